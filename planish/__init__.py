@@ -1,0 +1,1 @@
+"""Planish makes convolutional networks accurate, small and fast, and proves it by measurement."""

@@ -1,0 +1,151 @@
+"""A model in one format, with everything needed to feed it and to say where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
+    Outputs = dict[str, npt.NDArray[Any]]  # by name: {"logits": (N, classes)}
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class InputSpec:
+    """What a model is fed: uint8 pixels ``(N, height, width, channels)``, RGB or grey."""
+
+    channels: Literal[1, 3]
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Preprocessing:
+    """How an image file becomes the model's input. Data, not code: ``planish.data.preprocessing`` carries it out.
+
+    An image is decoded (rotation from EXIF honoured, alpha put on white, 16-bit scaled to 8), shrunk so that its shorter
+    side is at most ``decode_side``, resized to the input size, and normalised: ``(pixel / 255 - mean) / std``. Training, calibration,
+    evaluation and the shipped artifact all use this one definition; normalisation is part of every exported graph.
+
+    Args:
+        decode_side: upper bound in pixels for the shorter side of a decoded image, so that decoded images can be cached.
+        resize: ``squash`` to exactly (height, width), or ``crop``: shorter side to the input size, then the centre.
+        mean: one value a channel, on the 0..1 scale.
+        std: one value a channel, on the 0..1 scale, above 0.
+    """
+
+    decode_side: int
+    resize: Literal["squash", "crop"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Source:
+    """How to build the network that everything started from, without weights.
+
+    Args:
+        name: ``resnet20`` (ours), ``torchvision:resnet18``, ``timm:resnet18``, ``path/file.py:factory`` or ``module`` (handed over).
+        num_classes: size of the classifier.
+        channels: channels of the first convolution.
+        small_stem: True where the stem was changed for small images.
+        sha256: hash of ``file.py``, empty for the others.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    small_stem: bool = False
+    sha256: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Step:
+    """One technique as it was applied.
+
+    Args:
+        technique: its registered name.
+        params: its hyper-parameters.
+        changes: the facts it changed (see ``Artifact.facts``).
+        structure: what a rebuild needs beyond the hyper-parameters (for pruning: the new size of each layer); JSON only.
+        notes: what it did, in words for the report.
+    """
+
+    technique: str
+    params: dict[str, Any]
+    changes: dict[str, str] = Field(default_factory=dict)
+    structure: dict[str, Any] = Field(default_factory=dict)
+    notes: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Lineage:
+    """The source and every technique applied to it, in order."""
+
+    source: Source
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class Artifact:
+    """A model in one format. Immutable: a technique returns a new one and leaves this one, its module included, untouched.
+
+    Args:
+        format: ``torch``, ``onnx``, ``openvino``, ...
+        input_spec: what the model is fed.
+        preprocessing: how an image file becomes that.
+        class_names: in the order of the model's outputs.
+        lineage: how it came to be.
+        module: the network, for format ``torch``. It takes normalised float images ``(N, C, H, W)`` and returns logits.
+        files: the files that ship, for exported formats; the first is the one a runtime opens. Their graph takes uint8 pixels
+            ``images`` ``(N, H, W, C)`` with a dynamic N, normalises them itself and returns the task's named outputs (``logits``).
+        original: what the plan started from, None if this is it: the teacher of distillation and the reference of every comparison.
+    """
+
+    format: str
+    input_spec: InputSpec
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    lineage: Lineage
+    module: Any = Field(default=None, repr=False)
+    files: tuple[Path, ...] = ()
+    original: Artifact | None = Field(default=None, repr=False)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is true of this artifact, for ``Technique.requires``: ``{"format": "torch", "precision": "fp32"}``."""
+        facts = {"format": "torch", "precision": "fp32"}
+        for step in self.lineage.steps:
+            facts.update(step.changes)
+        return facts | {"format": self.format}
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk of what ships; for ``torch`` the bytes of the weights."""
+        if self.files:
+            return sum(f.stat().st_size for f in self.files)
+        state: Mapping[str, Any] = self.module.state_dict()
+        return sum(t.numel() * t.element_size() for t in state.values())
+
+    def with_step(self, step: Step, **changes: Any) -> Artifact:
+        """A new artifact with ``step`` added to the lineage and the given fields replaced."""
+        lineage = replace(self.lineage, steps=(*self.lineage.steps, step))
+        return replace(self, lineage=lineage, original=self.original or self, **changes)
+
+
+class Predictor(Protocol):
+    """Something that runs a model: an exported file loaded in its runtime, or a torch module."""
+
+    def __call__(self, images: Pixels) -> Outputs:
+        """Run one batch of uint8 pixels ``(N, H, W, C)``; returns the named outputs, first axis N."""
+        ...

@@ -1,0 +1,55 @@
+"""Errors people can act on: what was received, the rule, and the nearest thing that works."""
+
+from __future__ import annotations
+
+
+class PlanishError(Exception):
+    """A mistake or a limit the user can do something about.
+
+    The command line prints the message without a traceback and exits with code 2.
+
+    Args:
+        received: what was given, quoted where it came from the user.
+        rule: what would have been right.
+        fix: the nearest thing that works; may be empty where the rule says it all.
+    """
+
+    def __init__(self, received: str, rule: str = "", fix: str = "") -> None:
+        self.received, self.rule, self.fix = received, rule, fix
+        super().__init__(". ".join(part.rstrip(".") for part in (received, rule, fix) if part) + ".")
+
+
+class DataError(PlanishError):
+    """Images, labels or splits that cannot be used."""
+
+
+class ModelError(PlanishError):
+    """A network or weights that cannot be used."""
+
+
+class TrainingError(PlanishError):
+    """Training that cannot go on, a NaN loss above all."""
+
+
+class TechniqueError(PlanishError):
+    """A technique that does not apply to this artifact. Inside a plan the step is named."""
+
+
+class PlanError(PlanishError):
+    """A plan that cannot be read or whose steps do not combine."""
+
+
+class ExportError(PlanishError):
+    """A model that cannot be exported, or whose file does not agree with the original."""
+
+
+class RuntimeMissingError(PlanishError):
+    """A runtime that is not installed, or that this machine cannot run."""
+
+
+class BundleError(PlanishError):
+    """A bundle or a run folder that is incomplete, changed, or does not replay."""
+
+
+class GoalError(PlanishError):
+    """A goal that cannot be read: '--max-latency fast'."""

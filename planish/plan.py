@@ -1,0 +1,111 @@
+"""A plan: techniques in order. What a search proposes, what a user can write, what a cache is keyed by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from planish.artifact import Artifact
+from planish.errors import PlanError, PlanishError
+from planish.technique import Technique, describe, resolve
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+
+@dataclass(frozen=True, init=False)
+class Plan:
+    """Techniques in order: ``Plan(ChannelPruning(ratio=0.5), Distill(epochs=5), ToOnnx(), Int8())``."""
+
+    steps: tuple[Technique, ...]
+
+    def __init__(self, *steps: Technique) -> None:
+        object.__setattr__(self, "steps", steps)
+
+    @property
+    def key(self) -> str:
+        """Content hash, 12 hexadecimal digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        return " → ".join(str(step) for step in self.steps) or "original"
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        return [describe(step) for step in self.steps]
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dicts(), sort_keys=True)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dicts(), sort_keys=False)
+
+    @classmethod
+    def from_dicts(cls, steps: Any) -> Plan:
+        """The plan that ``to_dicts`` wrote, or that a user did.
+
+        Raises:
+            PlanError: not a list of steps, an unknown technique, or a hyper-parameter that does not fit; the step is named.
+        """
+        if not isinstance(steps, list) or not all(isinstance(s, dict) and "name" in s for s in steps):
+            raise PlanError(
+                "the plan is not a list of steps",
+                "each step is a mapping with 'name' and its hyper-parameters",
+                "for example '- {name: channel_pruning, ratio: 0.5}'",
+            )
+        techniques = []
+        for number, step in enumerate(steps, 1):
+            kind = resolve(str(step["name"]))
+            try:
+                techniques.append(TypeAdapter(kind).validate_python({k: v for k, v in step.items() if k != "name"}))
+            except ValidationError as error:
+                what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+                raise PlanError(
+                    f"step {number} ({step['name']}): {what}", f"its hyper-parameters are {', '.join(_fields(kind)) or 'none'}"
+                ) from None
+        return cls(*techniques)
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a plan from YAML or JSON (a YAML reader reads both)."""
+        try:
+            return cls.from_dicts(yaml.safe_load(path.read_text()))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise PlanError(f"cannot read the plan {path}: {error}") from None
+
+    def check(self, facts: dict[str, str]) -> dict[str, str]:
+        """Walk the plan without running it; returns the facts that hold at its end.
+
+        Raises:
+            PlanError: a step needs what the former ones do not leave.
+        """
+        facts = dict(facts)
+        for number, step in enumerate(self.steps, 1):
+            for fact, allowed in step.requires.items():
+                if facts.get(fact) not in allowed:
+                    raise PlanError(
+                        f"step {number} ({step.name}) needs {fact} {' or '.join(allowed)}, and here it is {facts.get(fact)}",
+                        "each step takes what the one before leaves",
+                        "change the order of the steps",
+                    )
+            facts.update(step.changes)
+        return facts
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Apply all steps in order; an error names the step."""
+        self.check(artifact.facts)
+        for number, step in enumerate(self.steps, 1):
+            try:
+                artifact = step.apply(artifact, task)
+            except PlanishError as error:
+                raise type(error)(f"step {number} ({step.name}): {error.received}", error.rule, error.fix) from error
+        return artifact
+
+
+def _fields(kind: type[Technique]) -> list[str]:
+    return list(getattr(kind, "__dataclass_fields__", {}))

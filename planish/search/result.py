@@ -1,0 +1,119 @@
+"""What a run found: ``result.json``. The report draws from this and from the files beside it, and from nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from planish.measurement import Measurement
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Goal:
+    """What the user asked for; None where they did not mind."""
+
+    max_drop_points: float = 1.0
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CandidateResult:
+    """A plan, the runtime that runs its file, and what was measured.
+
+    Args:
+        key: the plan's hash and the runtime: ``1f3a9c0b2d4e@openvino``.
+        plan: the techniques, as ``Plan.to_dicts`` gives them; empty for the original model.
+        summary: what was done, in words: ``channels -50 %, distilled 6 epochs, INT8``.
+        runtime: ``onnxruntime``, ``openvino``, ...
+        stage: how far it came: ``baseline``, ``glanced`` (cheap look), ``trained``, ``measured``.
+        measurements: by name. ``accuracy_validation``, ``accuracy_drop_validation`` (paired, points), ``latency_ms``,
+            ``latency_p95_ms``, ``latency_ratio`` (baseline / this; above 1 is faster), ``size_bytes``, ``macs``,
+            ``peak_memory_bytes``; for baseline and chosen also ``accuracy`` and the other test metrics.
+        meets_goal: on validation, latency and size.
+        why: why it was stopped, refused or not chosen; empty for the chosen one.
+    """
+
+    key: str
+    plan: list[dict[str, Any]]
+    summary: str
+    runtime: str
+    stage: Literal["baseline", "glanced", "trained", "measured"]
+    measurements: dict[str, Measurement] = Field(default_factory=dict)
+    meets_goal: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ClassResult:
+    """Test accuracy of one class, before and after."""
+
+    name: str
+    baseline: Measurement
+    chosen: Measurement
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Result:
+    """A whole run.
+
+    Args:
+        name: of the run folder.
+        command: the command line that reproduces it.
+        verdict: one sentence, with numbers and intervals.
+        goal_met: whether the chosen candidate met the goal.
+        baseline: the original model, in the runtime in which it is fastest on this machine.
+        baselines: the original in fp32 in every runtime.
+        chosen: what ships.
+        frontier: candidates nothing beats on accuracy, latency and size together.
+        candidates: all of them, also those stopped early.
+        latency_ratio: fp32 original / chosen, against whichever fp32 runtime gives the *smaller* ratio: the headline.
+        latency_ratios: the same against each fp32 runtime, by runtime.
+        size_ratio: original file / chosen file.
+        accuracy_drop: original minus chosen on test, in points, paired; positive is a loss.
+        per_class: test accuracy a class.
+        noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
+        machine: what it ran on.
+        data: name, images a split, how it was split, leaks and duplicates found.
+        seconds: by stage.
+        notes: what was decided on the user's behalf.
+    """
+
+    name: str
+    created: str
+    command: str
+    model: str
+    verdict: str
+    goal: Goal
+    goal_met: bool
+    baseline: CandidateResult
+    baselines: dict[str, CandidateResult]
+    chosen: CandidateResult
+    frontier: list[CandidateResult]
+    candidates: list[CandidateResult]
+    latency_ratio: Measurement
+    latency_ratios: dict[str, Measurement]
+    size_ratio: Measurement
+    accuracy_drop: Measurement
+    per_class: list[ClassResult]
+    noise_floor: Measurement
+    machine: dict[str, str | int | float]
+    data: dict[str, Any]
+    seconds: dict[str, float]
+    notes: list[str] = Field(default_factory=list)
+    version: int = 1
+
+    def save(self, path: Path) -> None:
+        """Write JSON whole, then rename it into place."""
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(TypeAdapter(Result).dump_json(self, indent=1))
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        return TypeAdapter(Result).validate_json(path.read_bytes())
