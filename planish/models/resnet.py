@@ -1,0 +1,83 @@
+"""Our own small networks for small images: the residual networks of He et al. for CIFAR-10."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+DEPTHS = (8, 14, 20, 32, 44, 56)
+NAMES = tuple(f"resnet{depth}" for depth in DEPTHS)
+_NAME = re.compile(r"resnet(\d+)(?:x(\d+(?:\.\d+)?))?")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut around them; a 1x1 convolution projects the shortcut where the shape changes."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or width_in != width:
+            self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return functional.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Three stages of basic blocks with 16, 32 and 64 channels (times ``width``), He et al. 2015 (arXiv:1512.03385), section 4.2.
+
+    Unlike the paper's, the shortcut projects where the shape changes (its option B), so that every addition is one of convolutions.
+    Any image size of at least 4 works; the stages run at full, half and quarter resolution.
+
+    Args:
+        depth: number of layers, ``6 n + 2``.
+        width: factor on the channels of every stage.
+        num_classes: size of the classifier.
+        channels: of the input.
+    """
+
+    def __init__(self, depth: int, width: float, num_classes: int, channels: int) -> None:
+        super().__init__()
+        widths = [max(1, round(w * width)) for w in (16, 32, 64)]
+        self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        stages, width_in = [], widths[0]
+        for number, stage_width in enumerate(widths):
+            blocks = []
+            for block in range((depth - 2) // 6):
+                blocks.append(BasicBlock(width_in, stage_width, stride=2 if number and not block else 1))
+                width_in = stage_width
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(width_in, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        return self.fc(self.pool(self.stages(out)).flatten(1))  # type: ignore[no-any-return]
+
+
+def is_ours(name: str) -> bool:
+    """Whether the name is one of ``NAMES``, with or without a width factor: ``resnet20``, ``resnet14x2``, ``resnet8x0.5``."""
+    match = _NAME.fullmatch(name)
+    return bool(match and int(match[1]) in DEPTHS and float(match[2] or 1) > 0)
+
+
+def resnet(name: str, num_classes: int, channels: int) -> ResNet:
+    """The network of that name, He-initialised from torch's global random state."""
+    match = _NAME.fullmatch(name)
+    if match is None or not is_ours(name):
+        raise ValueError(f"{name!r} is not one of ours")
+    return ResNet(int(match[1]), float(match[2] or 1), num_classes, channels)

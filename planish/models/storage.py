@@ -1,0 +1,117 @@
+"""Saving an artifact as JSON and safetensors, and building it again from its lineage. Nothing is ever pickled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
+from planish.errors import BundleError
+from planish.models.zoo import build
+from planish.technique import resolve
+
+_VERSION = 1
+_DESCRIPTION, _WEIGHTS = "artifact.json", "model.safetensors"
+
+
+def save_artifact(artifact: Artifact, folder: Path) -> None:
+    """Write the artifact to ``folder``: ``artifact.json`` and the weights, or the files of an exported model.
+
+    A folder of that name is replaced, and only when the new one is whole. ``artifact.original`` is not saved with it.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if artifact.module is not None:
+        save_model(artifact.module, str(partial / _WEIGHTS))  # keeps one copy of tensors that layers share
+    for file in artifact.files:
+        shutil.copyfile(file, partial / file.name)
+    description = {
+        "version": _VERSION,
+        "format": artifact.format,
+        "input_spec": _dump(artifact.input_spec),
+        "preprocessing": _dump(artifact.preprocessing),
+        "class_names": list(artifact.class_names),
+        "lineage": _dump(artifact.lineage),
+        "files": [file.name for file in artifact.files],
+    }
+    (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False))
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Artifact | None = None) -> Artifact:
+    """Read what ``save_artifact`` wrote. A network is built from its source, its techniques' structural changes are made again, and its
+    weights must then fit exactly; it comes back in eval mode.
+
+    Args:
+        folder: where it lies.
+        module: the network it started from, where that was handed over in Python.
+        original: what ``Artifact.original`` shall be.
+
+    Raises:
+        BundleError: the folder is incomplete or was changed.
+        ModelError: the source cannot be built here.
+    """
+    description, lineage = _read(folder)
+    try:
+        artifact = Artifact(
+            format=description["format"],
+            input_spec=TypeAdapter(InputSpec).validate_python(description["input_spec"]),
+            preprocessing=TypeAdapter(Preprocessing).validate_python(description["preprocessing"]),
+            class_names=tuple(description["class_names"]),
+            lineage=lineage,
+            files=tuple(folder / Path(name).name for name in description["files"]),
+            original=original,
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        raise _broken(folder, error) from error
+    absent = [file.name for file in artifact.files if not file.is_file()]
+    if absent:
+        raise BundleError(f"{folder} has no {', '.join(absent)}", "all files of an artifact lie in its folder", "make it again")
+    if artifact.files:
+        return artifact
+    built = build(lineage.source, module, artifact.input_spec.height)
+    for step in lineage.steps:
+        if step.structure and (rebuild := getattr(resolve(step.technique), "rebuild", None)):
+            built = rebuild(built, step.structure)
+    try:
+        load_model(built, str(folder / _WEIGHTS), strict=True)
+    except Exception as error:
+        raise _broken(folder, error) from error
+    return replace(artifact, module=built.eval())
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], Lineage]:
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text())
+        if description["version"] != _VERSION:
+            raise BundleError(
+                f"{folder} is of version {description['version']}", f"this Planish reads version {_VERSION}", "update Planish"
+            )
+        return description, TypeAdapter(Lineage).validate_python(description["lineage"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _broken(folder, error) from error
+
+
+def _broken(folder: Path, error: Exception) -> BundleError:
+    return BundleError(
+        f"{folder} is not a whole artifact: {type(error).__name__}: {error}",
+        f"it needs {_DESCRIPTION} and the weights or files it names",
+        "save it again",
+    )
+
+
+def _dump(value: Any) -> Any:
+    return TypeAdapter(type(value)).dump_python(value, mode="json")

@@ -1,0 +1,150 @@
+"""Finding and changing the first and the last layer of any network, by watching it run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from planish.errors import ModelError
+
+# The size at which published networks are watched: all of them run at it, also those whose stem is too coarse for small images.
+WATCH_SIZE = 224
+
+
+def run_order(module: nn.Module, channels: int, image_size: int) -> tuple[list[tuple[str, nn.Module]], Any]:
+    """Run the network on one black image; returns its layers with their names in the order in which they first ran, and the output."""
+    order: dict[str, nn.Module] = {}
+    handles = []
+    for name, layer in module.named_modules():
+        if not any(layer.children()):
+            handles.append(layer.register_forward_pre_hook(lambda layer, _, name=name: order.setdefault(name, layer) and None))
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        like = next(module.parameters(), torch.zeros(1))
+        with torch.no_grad():
+            output = module(torch.zeros(1, channels, image_size, image_size, dtype=like.dtype, device=like.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for m, training in modes:
+            m.training = training
+    return list(order.items()), output
+
+
+def set_input_channels(module: nn.Module, channels: int) -> None:
+    """Replace the first convolution by one for images of that many channels, He-initialised.
+
+    Raises:
+        ModelError: the first convolution does not read an RGB image.
+    """
+    name, conv = _first_convolution(run_order(module, 3, WATCH_SIZE)[0])
+    if conv.in_channels != 3 or conv.groups != 1:
+        raise ModelError(
+            f"the first convolution, {name!r}, reads {conv.in_channels} channels", f"it must read 3 to be changed to {channels}"
+        )
+    new = type(conv)(
+        channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        bias=conv.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    module.set_submodule(name, new)
+
+
+def shrink_stem(module: nn.Module, channels: int) -> str:
+    """Keep the resolution that the stem of a network made for large images throws away.
+
+    The rule: where the first convolution has a stride, it is halved (2 becomes 1, the 4 of ConvNeXt 2), and a max-pool that follows
+    within the stem (at most three convolutions later, none of them with a stride) is dropped. Kernels stay as they are,
+    so pretrained weights still fit. A ResNet then ends on maps of 4x4 for 32 pixels instead of 1x1.
+
+    Returns:
+        What was changed, empty where the network has no such stem (VGG, the networks of this package).
+    """
+    order = run_order(module, channels, WATCH_SIZE)[0]
+    name, conv = _first_convolution(order)
+    stride = int(conv.stride[0])
+    if stride < 2:
+        return ""
+    conv.stride = (stride // 2, stride // 2)
+    if conv.kernel_size[0] == stride and conv.padding in (0, (0, 0)):  # patches that touch must now overlap, and need a margin
+        conv.padding = (stride // 4, stride // 4)
+    did = f"stride of {name} {stride} -> {stride // 2}"
+    convolutions = 0
+    for pool_name, layer in order:
+        if isinstance(layer, nn.Conv2d):
+            convolutions += 1
+            if convolutions > 3 or max(layer.stride) > max(1, stride // 2):
+                break
+        elif isinstance(layer, nn.MaxPool2d):
+            module.set_submodule(pool_name, nn.Identity())
+            return f"{did}, max-pool {pool_name} dropped"
+    return did
+
+
+def find_classifier(module: nn.Module, channels: int, image_size: int) -> tuple[str, int]:
+    """Name of the layer that makes the logits, and how many it makes.
+
+    Raises:
+        ModelError: the network does not run on such an image, or does not return logits ``(N, classes)`` made by a linear layer.
+    """
+    try:
+        order, output = run_order(module, channels, image_size)
+    except Exception as error:  # the network is not ours: anything may come out of it
+        raise ModelError(
+            f"the network does not run on a {image_size}x{image_size} image with {channels} channels: {_first_line(error)}",
+            "it must take a float tensor (N, channels, height, width)",
+            "try a larger image size, or another network",
+        ) from error
+    if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[0] != 1:
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise ModelError(f"the network returns {shape} for one image", "it must return logits (N, classes), one tensor")
+    outputs = int(output.shape[1])
+    for name, layer in reversed(order):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            if _outputs(layer) == outputs:
+                return name, outputs
+            break
+    raise ModelError(
+        f"no linear layer or convolution with {outputs} outputs was found at the end of the network", "the logits must come from one"
+    )
+
+
+def replace_classifier(module: nn.Module, name: str, num_classes: int) -> nn.Module:
+    """Put a fresh classifier of another size in place of the layer ``name``; returns the network (another one if it was that layer)."""
+    old = module.get_submodule(name)
+    new: nn.Module
+    if isinstance(old, nn.Conv2d):
+        new = nn.Conv2d(old.in_channels, num_classes, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)  # type: ignore[arg-type]
+    elif isinstance(old, nn.Linear):
+        new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None)
+    else:
+        raise TypeError(f"{name!r} is a {type(old).__name__}")
+    if not name:
+        return new
+    module.set_submodule(name, new)
+    return module
+
+
+def _outputs(layer: nn.Linear | nn.Conv2d) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def _first_convolution(order: list[tuple[str, nn.Module]]) -> tuple[str, nn.Conv2d]:
+    for name, layer in order:
+        if isinstance(layer, nn.Conv2d):
+            return name, layer
+    raise ModelError("the network has no convolution", "Planish works on convolutional networks")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,281 @@
+"""A network by name: ours, torchvision's, timm's, or somebody's own; with weights or without, fitted to the images at hand."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from planish.artifact import Source
+from planish.errors import ModelError
+from planish.models import resnet
+from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
+from planish.models.weights import State, fit_weights, read_weights
+
+# Up to this size a stem made for 224 pixels throws away too much: a ResNet would end on 1x1 to 2x2 maps. See ``surgery.shrink_stem``.
+SMALL_IMAGE = 64
+_AUXILIARY = ("aux", "AuxLogits")  # classifiers that GoogLeNet and Inception use while they are trained from scratch
+
+
+@dataclass(frozen=True)
+class Created:
+    """A network ready to be trained or used.
+
+    Args:
+        source: how to build it again.
+        module: takes normalised float images ``(N, C, H, W)``, returns logits ``(N, num_classes)``.
+        notes: what was decided or changed, in words.
+        pretrained: whether it holds weights somebody gave (the library's, a file's, or those of the module handed over).
+        new_classifier: whether the classifier is fresh, so that the network cannot be used without training.
+        mean: normalisation that the weights expect, one value a channel on the 0..1 scale; None where nobody knows.
+        std: the same.
+    """
+
+    source: Source
+    module: nn.Module
+    notes: tuple[str, ...]
+    pretrained: bool
+    new_classifier: bool
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+def create(model: str | nn.Module, *, num_classes: int, channels: int, image_size: int, weights: str | Path | None = None) -> Created:
+    """A network for images of this kind. Fresh layers are initialised from torch's global random state.
+
+    Args:
+        model: ``resnet20``, ``resnet14x2`` (ours, see ``resnet.NAMES``), ``torchvision:NAME``, ``timm:NAME``, a bare NAME (looked up in
+            that order), ``FILE.py:factory``, or a network. A factory is given ``num_classes`` and ``channels`` or ``in_chans`` where its
+            signature has them.
+        num_classes: size of the classifier.
+        channels: 1 or 3.
+        image_size: shorter side in pixels; up to ``SMALL_IMAGE`` the stem of a library's network is changed, unless weights come with a
+            classifier that fits: such a network is already trained as it is.
+        weights: ``imagenet`` for the library's own, or a file (see ``weights.read_weights``).
+
+    Raises:
+        ModelError: an unknown name, a network that does not run on such images, or weights that do not fit.
+    """
+    if isinstance(model, nn.Module):
+        return _handed_over(model, num_classes, channels, image_size, weights)
+    name = _full_name(model)
+    state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights))
+    source = Source(name, num_classes, channels, sha256=_sha256(name))
+    module = build(source)
+    notes = [] if name == model else [f"{model} is {name}"]
+    library = name.startswith(("torchvision:", "timm:"))
+    if library and image_size <= SMALL_IMAGE:
+        small = f"images of {image_size} pixels are small"
+        if state is not None and _has_classifier(state, module, channels):
+            notes.append(f"{small}, but the weights come with a classifier that fits, so the stem stays as they were trained")
+        elif did := shrink_stem(module, channels):
+            notes.append(f"{small}, so the stem keeps their resolution: {did}")
+            source = replace(source, small_stem=True)
+    classifier = _check_classifier(module, num_classes, channels, image_size, name)
+    new_classifier, mean, std = True, None, None
+    if state is not None:
+        new_classifier, did_fit = fit_weights(module, state, classifier, _AUXILIARY if library else ())
+        notes += did_fit
+        mean, std = _normalisation(name, module, channels)
+        if mean is not None and str(weights) != "imagenet":
+            notes.append(f"{weights} is taken to expect the normalisation of {name}'s own weights")
+    return Created(source, module, tuple(notes), state is not None, new_classifier, mean, std)
+
+
+def build(source: Source, module: nn.Module | None = None, image_size: int = WATCH_SIZE) -> nn.Module:
+    """The network that ``source`` describes, without its weights.
+
+    Args:
+        source: from ``Created.source`` or an artifact's lineage.
+        module: the network that was handed over, for ``source.name == "module"``; it is copied.
+        image_size: a size it runs on, needed for such a network only.
+
+    Raises:
+        ModelError: it cannot be built here: no module given, the file is gone or changed.
+    """
+    if source.name == "module":
+        if module is None:
+            raise ModelError(
+                "this model started from a network that was handed over in Python",
+                "its code is not part of what was saved",
+                "give it again: load_artifact(folder, module=...)",
+            )
+        module = copy.deepcopy(module)
+        classifier, outputs = find_classifier(module, source.channels, image_size)
+        return module if outputs == source.num_classes else replace_classifier(module, classifier, source.num_classes)
+    kind, _, name = source.name.rpartition(":")
+    if kind == "":
+        return resnet.resnet(name, source.num_classes, source.channels)
+    if kind not in ("torchvision", "timm"):
+        return _from_file(Path(kind), name, source)
+    built = _torchvision(name, source.num_classes) if kind == "torchvision" else _timm(name, source.num_classes)
+    if source.channels != 3:
+        set_input_channels(built, source.channels)
+    if source.small_stem:
+        shrink_stem(built, source.channels)
+    return built
+
+
+def names() -> list[str]:
+    """All names that ``create`` knows: ours (each may have a width factor, ``resnet14x2``), torchvision's and timm's."""
+    import timm
+    import torchvision
+
+    torchvisions = torchvision.models.list_models(module=torchvision.models)
+    return [*resnet.NAMES, *(f"torchvision:{name}" for name in torchvisions), *(f"timm:{name}" for name in timm.list_models())]
+
+
+def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size: int, weights: str | Path | None) -> Created:
+    if weights == "imagenet":
+        raise ModelError("weights 'imagenet' for a network handed over in Python", "it comes with its own weights", "leave weights away")
+    source = Source("module", num_classes, channels)
+    built = build(source, module, image_size)
+    classifier, had = find_classifier(module, channels, image_size)
+    notes = [] if had == num_classes else [f"the network has {had} outputs: a fresh classifier of {num_classes} takes their place"]
+    new_classifier = had != num_classes
+    if weights is not None:
+        new_classifier, did = fit_weights(built, read_weights(Path(weights)), classifier)
+        notes += did
+    return Created(source, built, tuple(notes), True, new_classifier, None, None)
+
+
+def _has_classifier(state: State, module: nn.Module, channels: int) -> bool:
+    key = find_classifier(module, channels, WATCH_SIZE)[0] + ".weight"
+    return key in state and state[key].shape == module.get_parameter(key).shape
+
+
+def _full_name(name: str) -> str:
+    """``torchvision:resnet18`` for ``resnet18``; a factory's file is made absolute."""
+    kind, colon, rest = name.rpartition(":")
+    if kind.endswith(".py"):
+        return f"{Path(kind).resolve().as_posix()}:{rest}"
+    if resnet.is_ours(name):
+        return name
+    if colon and kind not in ("torchvision", "timm"):
+        raise ModelError(f"no network is called {name!r}", "before the colon stands 'torchvision', 'timm' or a FILE.py")
+    import torchvision
+
+    if kind != "timm" and rest in torchvision.models.list_models(module=torchvision.models):
+        return f"torchvision:{rest}"
+    import timm
+
+    if kind != "torchvision" and timm.is_model(rest):
+        return f"timm:{rest}"
+    known = [n for n in names() if not colon or n.startswith(kind)]
+    short = {n.rpartition(":")[2]: n for n in reversed(known)}
+    near = [short[n] for n in difflib.get_close_matches(rest, short, n=3)]
+    raise ModelError(
+        f"no network is called {name!r}",
+        "a network is one of ours (" + ", ".join(resnet.NAMES) + "), torchvision:NAME, timm:NAME or FILE.py:factory",
+        f"did you mean {' or '.join(near)}?" if near else "see planish.models.names()",
+    )
+
+
+def _torchvision(name: str, num_classes: int, **more: Any) -> nn.Module:
+    import torchvision
+
+    if name in ("googlenet", "inception_v3"):  # their auxiliary classifiers make the output a tuple, and slow initialisation warns
+        more |= {"aux_logits": False, "init_weights": True} if "weights" not in more else {}
+    return cast(nn.Module, torchvision.models.get_model(name, num_classes=num_classes, **more))
+
+
+def _timm(name: str, num_classes: int) -> nn.Module:
+    import timm
+
+    return cast(nn.Module, timm.create_model(name, num_classes=num_classes))
+
+
+def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
+    if source.sha256 and _sha256(source.name) != source.sha256:
+        raise ModelError(
+            f"{path} has changed since this model was made from it", "a network is rebuilt from the same code", "bring it back"
+        )
+    spec = importlib.util.spec_from_file_location(f"planish_factory_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path} cannot be imported", "it must be a Python file")
+    code = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(code)
+    except Exception as error:
+        raise ModelError(f"{path} does not run: {type(error).__name__}: {error}", "it is imported as a Python module") from error
+    factory: Callable[..., Any] | None = getattr(code, factory_name, None)
+    if not callable(factory):
+        near = [n for n, value in vars(code).items() if callable(value) and not n.startswith("_")]
+        raise ModelError(f"{path} has no function {factory_name!r}", f"it has {', '.join(near[:8]) or 'none'}", "use FILE.py:function")
+    offered = {"num_classes": source.num_classes, "channels": source.channels, "in_chans": source.channels}
+    taken = {key: value for key, value in offered.items() if key in inspect.signature(factory).parameters}
+    try:
+        built = factory(**taken)
+    except Exception as error:
+        raise ModelError(
+            f"{factory_name}({', '.join(f'{k}={v}' for k, v in taken.items())}) in {path} failed: {type(error).__name__}: {error}",
+            "a factory may take num_classes and channels or in_chans, and nothing else without a default",
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise ModelError(f"{factory_name} in {path} returned a {type(built).__name__}", "it must return a torch.nn.Module")
+    return built
+
+
+def _sha256(name: str) -> str:
+    """Hash of the file a factory's name points to, empty for other names."""
+    kind = name.rpartition(":")[0]
+    if not kind.endswith(".py"):
+        return ""
+    if not Path(kind).is_file():
+        raise ModelError(f"there is no file {kind}", "a network may be given as FILE.py:function")
+    return hashlib.sha256(Path(kind).read_bytes()).hexdigest()
+
+
+def _check_classifier(module: nn.Module, num_classes: int, channels: int, image_size: int, name: str) -> str:
+    """Name of the classifier, having run the network once on an image of this size."""
+    classifier, outputs = find_classifier(module, channels, image_size)
+    if outputs != num_classes:
+        raise ModelError(f"{name} returns {outputs} logits", f"the data has {num_classes} classes", "let the factory take num_classes")
+    return classifier
+
+
+def _library_weights(name: str) -> State:
+    """The weights a library publishes for its network, downloaded where they are not cached yet."""
+    kind, _, short = name.rpartition(":")
+    if kind not in ("torchvision", "timm"):
+        raise ModelError(
+            f"there are no ImageNet weights for {name}", "torchvision's and timm's networks have them", "give a file of weights"
+        )
+    try:
+        if kind == "torchvision":
+            return _torchvision(short, 1000, weights="DEFAULT").state_dict()
+        import timm
+
+        return cast(State, timm.create_model(short, pretrained=True).state_dict())
+    except Exception as error:  # urllib, requests, the hub's own: each has its family of errors
+        raise ModelError(
+            f"the ImageNet weights of {name} cannot be had: {(str(error) or type(error).__name__).splitlines()[0]}",
+            "they are downloaded once, then cached",
+            "where there is no network, bring the file and give --weights FILE",
+        ) from error
+
+
+def _normalisation(name: str, module: nn.Module, channels: int) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation that a library's weights were trained with; for grey images the mean over the channels."""
+    kind, _, short = name.rpartition(":")
+    if kind == "timm":
+        config = cast(dict[str, Any], module.pretrained_cfg)
+        mean, std = tuple(config["mean"]), tuple(config["std"])
+    elif short in ("googlenet", "inception_v3"):
+        mean, std = (0.5,) * 3, (0.5,) * 3  # torchvision undoes its own normalisation inside these two, which came from TensorFlow
+    elif kind == "torchvision":
+        import torchvision
+
+        preset = torchvision.models.get_model_weights(short).DEFAULT.transforms()
+        mean, std = tuple(preset.mean), tuple(preset.std)
+    else:
+        return None, None
+    return (mean, std) if channels == 3 else ((sum(mean) / len(mean),), (sum(std) / len(std),))
