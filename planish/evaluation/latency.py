@@ -1,0 +1,235 @@
+"""Latency that can be believed: every subject in a process of its own, all interleaved with the baseline, relaunched several times.
+
+A computer's speed drifts (other tenants, heat), so subjects take turns within each round and only ratios within a round are compared.
+A process keeps the luck of its start (where its memory lies) for life, so all are started afresh a few times, and the interval is over
+launches. And a second copy of the baseline always runs along: what the machine makes of two equals is its noise floor.
+
+T. Kalibera and R. Jones, Rigorous benchmarking in reasonable time, ISMM 2013.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Mapping
+from contextlib import ExitStack
+from time import monotonic, sleep
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from planish.evaluation.latency_process import WorkerProcess
+from planish.evaluation.machine import cpu_model
+from planish.evaluation.statistics import Interval, bootstrap_mean, over_launches, paired_ratio
+from planish.measurement import Measurement
+from planish.progress import Stage
+
+Verdict = Literal["faster", "slower", "no difference"]
+
+SMALLEST_DIFFERENCE = 3.0
+"""In %: no smaller difference is called one. Two copies of one file, timed as here on a busy two-core machine, stay within it."""
+
+_COPY = "second copy of the baseline"
+_TURN_MS = 12.0  # long against the switch from one process to another, short against the drift of the machine
+_MIN_CALLS = 3
+_MAX_CALLS = 2000
+_KEPT_SAMPLES = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is timed.
+
+    Args:
+        loader: where the function that loads it is found, ``package.module:function``; called in the subject's own process.
+        arguments: its keyword arguments, JSON values only. It returns a ``Predictor``.
+        images: a sample of what the model is fed, uint8 ``(N, H, W, C)``; batches are cut from it in order.
+        runtime: what runs it, for the measurements.
+        imports: modules of the runtime, imported before the memory of the empty process is taken.
+    """
+
+    loader: str
+    arguments: Mapping[str, Any]
+    images: npt.NDArray[np.uint8]
+    runtime: str = ""
+    imports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LatencyReport:
+    """What a bench found.
+
+    Args:
+        baseline: name of the subject that the others are compared with.
+        measurements: by subject, then by name: ``latency_ms`` (median), ``latency_p95_ms``, ``latency_ratio`` (baseline / subject, above
+            1 is faster), ``peak_memory_bytes`` (peak beyond the empty runtime).
+        verdicts: by subject, against the baseline.
+        noise_floor: how far the ratio of two copies of the baseline was from 1, in %; ``high`` is the far end of its interval.
+        samples: by subject, milliseconds of single calls in the order in which they ran; evenly thinned to 2,000 at most.
+        launches: how often all processes were started.
+        rounds: rounds over all launches.
+        threads: per process.
+        batch: images a call.
+        seconds: how long it all took.
+    """
+
+    baseline: str
+    measurements: dict[str, dict[str, Measurement]]
+    verdicts: dict[str, Verdict]
+    noise_floor: Measurement
+    samples: dict[str, list[float]]
+    launches: int
+    rounds: int
+    threads: int
+    batch: int
+    seconds: float
+
+
+def verdict(ratio: Measurement, noise_floor: Measurement) -> Verdict:
+    """Whether a latency ratio is a difference: its interval excludes 1, and it is beyond the noise floor, which is at least 3%."""
+    floor = 1 + max(noise_floor.value, SMALLEST_DIFFERENCE) / 100
+    if ratio.low is not None and ratio.low > 1 and ratio.value > floor:
+        return "faster"
+    if ratio.high is not None and ratio.high < 1 and ratio.value < 1 / floor:
+        return "slower"
+    return "no difference"
+
+
+def measure_latency(
+    subjects: Mapping[str, Subject],
+    *,
+    baseline: str,
+    threads: int = 1,
+    batch: int = 1,
+    seconds: float = 2.5,
+    rounds: int = 8,
+    launches: int = 4,
+    seed: int = 0,
+    timeout: float = 180.0,
+) -> LatencyReport:
+    """Time the subjects against the baseline. Nothing else should run on the machine meanwhile.
+
+    Args:
+        subjects: by name.
+        baseline: name of one of them.
+        threads: thread pools of each process.
+        batch: images a call.
+        seconds: timing for each subject, over all launches; starting the processes comes on top.
+        rounds: at least so many a launch, however long they take.
+        launches: how often all processes are started afresh; at least 3 for an interval that knows of the differences between launches.
+        seed: of the order within rounds.
+        timeout: seconds that loading, warming up or one turn may take.
+
+    Raises:
+        ModelError: a subject does not load, fails, dies or hangs; it is named.
+    """
+    if baseline not in subjects:
+        raise ValueError(f"the baseline {baseline!r} is not among the subjects {', '.join(subjects)}")
+    for name, subject in subjects.items():
+        if subject.images.ndim != 4 or subject.images.dtype != np.uint8 or not len(subject.images):
+            raise ValueError(
+                f"{name!r}: images are {subject.images.dtype} {subject.images.shape}, they must be uint8 (N, H, W, C), N at least 1"
+            )
+    everyone = {**subjects, _COPY: subjects[baseline]}
+    order = random.Random(seed)
+    calls: dict[str, list[list[npt.NDArray[np.float64]]]] = {name: [] for name in everyone}  # subject, launch, round: calls
+    memory: dict[str, list[float]] = {name: [] for name in everyone}
+    begun = monotonic()
+    with Stage("measuring latency", launches) as stage:
+        for _ in range(launches):
+            with ExitStack() as stack:
+                workers = _start(everyone, threads, batch, timeout, stack)
+                turn = {n: _calls_a_turn(w.ask("warm_up")[0]["call_ms"]) for n, w in workers.items()}
+                for name in workers:
+                    calls[name].append([])
+                start, done = monotonic(), 0
+                while done < rounds or monotonic() - start < seconds * len(everyone) / launches:
+                    names = list(workers)
+                    order.shuffle(names)
+                    for name in names:
+                        _, times = workers[name].ask("run", calls=turn[name])
+                        assert times is not None
+                        calls[name][-1].append(times)
+                        if threads > 1:
+                            sleep(0.005)  # thread pools spin for a while after their last call, and would disturb the next subject
+                    done += 1
+                for name, worker in workers.items():
+                    memory[name].append(float(worker.ask("memory")[0]["peak_memory_bytes"]))
+            stage.advance()
+    floor = _noise_floor(_ratio(calls[baseline], calls[_COPY], seed), launches, subjects[baseline].runtime)
+    measured = {n: _measurements(calls[n], calls[baseline], memory[n], s.runtime, seed, n == baseline) for n, s in subjects.items()}
+    return LatencyReport(
+        baseline=baseline,
+        measurements=measured,
+        verdicts={name: verdict(m["latency_ratio"], floor) for name, m in measured.items()},
+        noise_floor=floor,
+        samples={name: _thin(np.concatenate([r for launch in calls[name] for r in launch])) for name in subjects},
+        launches=launches,
+        rounds=sum(len(launch) for launch in calls[baseline]),
+        threads=threads,
+        batch=batch,
+        seconds=monotonic() - begun,
+    )
+
+
+def _start(subjects: Mapping[str, Subject], threads: int, batch: int, timeout: float, stack: ExitStack) -> dict[str, WorkerProcess]:
+    """Start all processes and load all models; loading is not timed, so it goes on side by side."""
+    workers = {}
+    for name, subject in subjects.items():
+        workers[name] = WorkerProcess(name, threads, timeout)
+        stack.callback(workers[name].close)
+        workers[name].start_loading(subject.loader, subject.arguments, subject.imports, batch, subject.images)
+    for worker in workers.values():
+        worker.wait()
+    return workers
+
+
+def _calls_a_turn(call_ms: float) -> int:
+    return min(_MAX_CALLS, max(_MIN_CALLS, math.ceil(_TURN_MS / max(call_ms, 1e-3))))
+
+
+def _medians(launches: list[list[npt.NDArray[np.float64]]]) -> list[npt.NDArray[np.float64]]:
+    """The median call of each round, one array ``(rounds,)`` a launch."""
+    return [np.array([np.median(times) for times in launch]) for launch in launches]
+
+
+def _ratio(baseline: list[list[npt.NDArray[np.float64]]], other: list[list[npt.NDArray[np.float64]]], seed: int) -> Interval:
+    return paired_ratio(_medians(baseline), _medians(other), seed)
+
+
+def _noise_floor(ratio: Interval, launches: int, runtime: str) -> Measurement:
+    apart = [abs(math.log(r)) for r in ratio]
+    nearest = 0.0 if ratio.low <= 1 <= ratio.high else min(apart[1:])
+    value, low, high = (100 * math.expm1(x) for x in (apart[0], nearest, max(apart[1:])))
+    return Measurement("noise_floor", value, "%", launches, False, low, high, cpu_model(), runtime)
+
+
+def _measurements(
+    calls: list[list[npt.NDArray[np.float64]]],
+    baseline: list[list[npt.NDArray[np.float64]]],
+    memory: list[float],
+    runtime: str,
+    seed: int,
+    is_baseline: bool,
+) -> dict[str, Measurement]:
+    rounds = sum(len(launch) for launch in calls)
+    p95 = over_launches([np.concatenate(launch) for launch in calls], lambda x, axis=None: np.percentile(x, 95, axis=axis), seed)
+    ratio = Interval(1.0, 1.0, 1.0) if is_baseline else _ratio(baseline, calls, seed)
+    found = {
+        "latency_ms": ("ms", rounds, False, over_launches(_medians(calls), seed=seed)),
+        "latency_p95_ms": ("ms", sum(len(times) for launch in calls for times in launch), False, p95),
+        "latency_ratio": ("ratio", rounds, True, ratio),
+        "peak_memory_bytes": ("bytes", len(memory), False, bootstrap_mean(memory, seed)),
+    }
+    return {
+        name: Measurement(name, interval.value, unit, n, higher, interval.low, interval.high, cpu_model(), runtime)
+        for name, (unit, n, higher, interval) in found.items()
+    }
+
+
+def _thin(samples: npt.NDArray[np.float64]) -> list[float]:
+    return [round(float(x), 5) for x in samples[:: -(-len(samples) // _KEPT_SAMPLES)]]

@@ -1,0 +1,74 @@
+"""What this machine is: what a latency depends on besides the model."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+_INSTRUCTION_SETS = {  # as the kernel lists them: as we print them
+    "avx2": "avx2",
+    "avx512f": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "avx512_bf16": "avx512_bf16",
+    "avx_vnni": "avx_vnni",
+    "amx_int8": "amx_int8",
+    "amx_bf16": "amx_bf16",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+    "sve": "sve",
+}
+_PACKAGES = ("planish", "torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "numpy")
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """The first processor as Linux describes it; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+@cache
+def cpu_model() -> str:
+    """The processor's name, ``Intel(R) Xeon(R) Platinum 8488C``."""
+    name = _cpuinfo().get("model name", "")
+    if not name and platform.system() == "Darwin":
+        name = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False).stdout.strip()
+    return name or platform.processor() or platform.machine()
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those that decide how fast INT8 and bf16 run here."""
+    flags = set((_cpuinfo().get("flags") or _cpuinfo().get("Features") or "").split())
+    return tuple(name for flag, name in _INSTRUCTION_SETS.items() if flag in flags)
+
+
+def describe_machine() -> dict[str, str | int | float]:
+    """Processor, memory, system and the versions of what runs models. Imports none of them, so it is quick."""
+    described: dict[str, str | int | float] = {
+        "cpu": cpu_model(),
+        "architecture": platform.machine(),
+        "cores": psutil.cpu_count(logical=False) or os.cpu_count() or 1,
+        "logical_cores": os.cpu_count() or 1,
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_bytes": psutil.virtual_memory().total,
+        "instruction_sets": " ".join(instruction_sets()),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "load_average": round(psutil.getloadavg()[0], 2),
+    }
+    for package in _PACKAGES:
+        try:
+            described[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            described[package] = "not installed"
+    return described

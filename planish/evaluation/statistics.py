@@ -1,0 +1,108 @@
+"""Intervals and paired tests. Every interval is a 95% one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+Floats = npt.NDArray[np.float64]
+_Z = 1.959963984540054  # two-sided 95% of the normal distribution
+
+
+class Interval(NamedTuple):
+    """An estimate with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def proportion(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's interval for a proportion, on the 0..1 scale; ``(0, 1)`` where there is nothing to go by.
+
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    interval = stats.binomtest(successes, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap_mean(values: npt.ArrayLike, seed: int = 0, resamples: int = 1000) -> Interval:
+    """Mean of ``values`` ``(N,)`` with its percentile bootstrap interval over images."""
+    x = np.asarray(values, dtype=np.float64)
+    mean = float(x.mean())
+    if len(x) < 2 or np.ptp(x) == 0:
+        return Interval(mean, mean, mean)
+    rows = max(1, 2_000_000 // len(x))  # keeps the index array below 16 MB
+    rng = np.random.default_rng(seed)
+    means = [x[rng.integers(0, len(x), (min(rows, resamples - done), len(x)))].mean(axis=1) for done in range(0, resamples, rows)]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return Interval(mean, float(low), float(high))
+
+
+def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0) -> Interval:
+    """Mean of ``a - b`` over the same images, both ``(N,)``.
+
+    Scores of 0 and 1 (right or wrong) get Bonett and Price's interval, which stays honest where the two models hardly ever differ: a
+    bootstrap of no differences at all would claim to be certain. Other scores are bootstrapped over images.
+
+    D. G. Bonett and R. M. Price, Adjusted Wald confidence interval for a difference of binomial proportions based on paired data, 2012.
+    """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"paired scores must have one shape (N,), got {x.shape} and {y.shape}")
+    if not np.isin(x, (0, 1)).all() or not np.isin(y, (0, 1)).all():
+        return bootstrap_mean(x - y, seed)
+    n = len(x)
+    gained, lost = (np.sum(x > y) + 1) / (n + 2), (np.sum(x < y) + 1) / (n + 2)
+    half = _Z * np.sqrt((gained + lost - (gained - lost) ** 2) / (n + 2))
+    value = float((x - y).mean())
+    return Interval(value, max(-1.0, float(min(value, gained - lost - half))), min(1.0, float(max(value, gained - lost + half))))
+
+
+def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Exact two-sided p-value that two models are right equally often; ``a`` and ``b`` say, image by image ``(N,)``, whether each was.
+
+    Q. McNemar, Note on the sampling error of the difference between correlated proportions or percentages, 1947.
+    """
+    x, y = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    gained, lost = int(np.sum(x & ~y)), int(np.sum(~x & y))
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def over_launches(launches: Sequence[npt.ArrayLike], statistic: Any = np.median, seed: int = 0) -> Interval:
+    """A statistic of positive timings that were taken in several launches of the same processes; one array ``(rounds,)`` a launch.
+
+    Rounds of one launch share what the launch drew by chance (where its memory lies, above all), so they are not independent, and an
+    interval over pooled rounds is far too narrow. Each launch gives one number; their geometric mean gets Student's interval on
+    the log scale. (A bootstrap that resamples three to five launches covers 80% where it promises 95%.) A single launch has only its
+    rounds to go by: they are bootstrapped, and the interval knows nothing of other launches.
+    """
+    logs = [np.log(np.asarray(x, dtype=np.float64)) for x in launches]
+    if len(logs) == 1:
+        rng = np.random.default_rng(seed)
+        drawn = statistic(logs[0][rng.integers(0, len(logs[0]), (2000, len(logs[0])))], axis=1)
+        centre, (low, high) = float(statistic(logs[0])), np.percentile(drawn, [2.5, 97.5])
+    else:
+        each = np.array([statistic(x) for x in logs])
+        centre = float(each.mean())
+        half = float(stats.t.ppf(0.975, len(each) - 1) * each.std(ddof=1) / np.sqrt(len(each)))
+        low, high = centre - half, centre + half
+    return Interval(float(np.exp(centre)), float(np.exp(low)), float(np.exp(high)))
+
+
+def paired_ratio(baseline: Sequence[npt.ArrayLike], candidate: Sequence[npt.ArrayLike], seed: int = 0) -> Interval:
+    """Latency ratio baseline / candidate, above 1 where the candidate is faster.
+
+    Args:
+        baseline: one array ``(rounds,)`` a launch, in any unit of time.
+        candidate: the same rounds of the same launches.
+        seed: of the bootstrap, which is used where there is one launch only.
+    """
+    ratios = [np.asarray(a, dtype=np.float64) / np.asarray(b, dtype=np.float64) for a, b in zip(baseline, candidate, strict=True)]
+    return over_launches(ratios, seed=seed)
