@@ -85,14 +85,12 @@ def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -
     hits, support, predicted = per_class(rows[right], cells[:, right]), per_class(rows, cells), per_class(columns, cells)
     precision, recall, f1 = _ratio(hits, predicted), _ratio(hits, support), _ratio(2 * hits, support + predicted)
     occurs = (support + predicted) > 0
-    found = {"balanced_accuracy": _average(recall, support > 0)}
-    for average in ("macro", "micro", "weighted"):
+    found = {"balanced_accuracy": _bootstrapped(_average(recall, support > 0))}
+    for average, weights in (("macro", occurs), ("weighted", support)):
         for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
-            if average == "micro":  # every image has one target and one prediction, so all three are the share that is right
-                found[f"{name}_micro"] = hits.sum(axis=1) / cells.sum(axis=1)
-            else:
-                found[f"{name}_{average}"] = _average(values, occurs if average == "macro" else support)
-    return {name: Interval(float(v[0]), *map(float, np.percentile(v[1:], [2.5, 97.5]))) for name, v in found.items()}
+            found[f"{name}_{average}"] = _bootstrapped(_average(values, weights))
+    # every image has one target and one prediction, so all three micro averages are the share that is right
+    return found | dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), _share(preds == targets))
 
 
 def auroc(probs: Floats, targets: Labels) -> Interval:
@@ -161,6 +159,12 @@ def _percent(name: str, n: int, interval: Interval, higher_is_better: bool = Tru
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _bootstrapped(drawn: Floats) -> Interval:
+    """Percentile interval; ``drawn[0]`` is the value itself, which the skew of many tiny classes must not leave outside."""
+    value, (low, high) = float(drawn[0]), np.percentile(drawn[1:], [2.5, 97.5])
+    return Interval(value, min(value, float(low)), max(value, float(high)))
 
 
 def _average(values: Floats, weights: npt.NDArray[Any]) -> Floats:

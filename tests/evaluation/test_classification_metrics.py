@@ -56,6 +56,17 @@ def test_values_agree_with_scikit_learn(n: int, classes: int) -> None:
     np.testing.assert_array_equal(confusion_matrix(preds, targets, classes), sk.confusion_matrix(targets, preds, labels=range(classes)))
 
 
+def test_interval_of_auroc_is_as_wide_as_a_plain_bootstrap_says() -> None:
+    logits, targets = draw(300, 3)
+    probs, rng = probabilities(logits), np.random.default_rng(0)
+    drawn = []
+    for _ in range(300):
+        some = rng.integers(0, 300, 300)
+        drawn.append(sk.roc_auc_score(targets[some], probs[some] / probs[some].sum(1, keepdims=True), multi_class="ovr"))
+    _, low, high = auroc(probs, targets)
+    assert high - low == pytest.approx(2 * 1.96 * np.std(drawn), rel=0.15)
+
+
 def test_calibration_error_against_a_plain_loop() -> None:
     logits, targets = draw(800, 5)
     probs = probabilities(3 * logits)
@@ -95,9 +106,9 @@ def test_intervals_cover_the_truth(name: str) -> None:
         logits[np.arange(n), targets] += 1.5
         return logits, targets
 
-    truth = measure(200_000, 10_000)[0]
+    truth = measure(50_000, 10_000)[0]
     inside = sum(low <= truth <= high for _, low, high in (measure(300, seed) for seed in range(150)))
-    assert 0.89 <= inside / 150 <= 1.0
+    assert 0.89 <= inside / 150 < 1.0
 
 
 def test_ten_thousand_images_are_quick_and_a_thousand_classes_possible() -> None:
