@@ -1,0 +1,278 @@
+"""All commands with their options."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from planish.cli.running import fail, print_json, running, stdout
+
+app = typer.Typer(
+    name="planish",
+    help="Makes convolutional networks accurate, small and fast, and proves it by measurement.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder with a folder per class, CSV or JSON-lines manifest, or fashion-mini, cifar10, fashion-mnist, mnist.")]
+Model = Annotated[str, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.")]
+Weights = Annotated[str | None, typer.Option(help="imagenet, or a .safetensors or .pth file.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
+Budget = Annotated[str, typer.Option(help="Wall-clock time for everything: 20m, 90s, 1h30m.")]
+Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
+Threads = Annotated[int, typer.Option(help="Threads the runtime may use.")]
+Batch = Annotated[int, typer.Option(help="Images a call.")]
+ImageSize = Annotated[int | None, typer.Option(help="Pixels the model is fed; by default the images' own size, at most 224.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out instead of stopping.")]
+Seed = Annotated[int, typer.Option(help="Of the split, fresh weights and training.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; no finished step is repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Train = Annotated[str, typer.Option(help="auto trains the model unless it knows the classes already; always; never.")]
+
+
+@app.command(epilog="Example: planish demo --budget 7m30s")
+def demo(
+    budget: Budget = "7m30s", out: Out = None, resume: Resume = False, json: Json = False, debug: Debug = False
+) -> None:
+    """The main job on images that come with the package: train, compress, export, measure, bundle, report."""
+    _run_search("demo", "fashion-mini", "resnet14x2", out, resume, json, debug, {"budget": budget})
+
+
+@app.command(
+    epilog="Example: planish optimize photos/ --model torchvision:mobilenet_v2 --weights imagenet --max-drop 1 --max-latency 5ms --max-size 4MB"
+)
+def optimize(
+    data: Data,
+    model: Model = "resnet14x2",
+    weights: Weights = None,
+    max_drop: Annotated[float, typer.Option(help="Points of accuracy that may be lost.")] = 1.0,
+    max_latency: Annotated[str | None, typer.Option(help="Of one call: 5ms, 800us.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Of the files that ship: 4MB, 512KiB.")] = None,
+    runtime: Runtime = "auto",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    budget: Budget = "20m",
+    out: Out = None,
+    resume: Resume = False,
+    image_size: ImageSize = None,
+    train: Train = "auto",
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a network small and fast within a loss of accuracy, and prove it on the exported file."""
+    options = {
+        "weights": weights, "max_drop": max_drop, "max_latency": max_latency, "max_size": max_size, "runtime": runtime, "threads": threads,
+        "batch": batch, "budget": budget, "image_size": image_size, "train_mode": train, "skip_bad": skip_bad, "seed": seed,
+    }  # fmt: skip
+    _run_search("optimize", data, model, out, resume, json, debug, options)
+
+
+def _run_search(
+    command: str, data: str, model: str, out: Path | None, resume: bool, json: bool, debug: bool, options: dict[str, Any]
+) -> None:
+    hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
+    with running(debug=debug, resume_hint=hint):
+        if options.get("train_mode", "auto") not in ("auto", "always", "never"):
+            fail(f"--train {options['train_mode']} is not known. It is auto, always or never.")
+        if resume and out is None:
+            fail("--resume needs --out. It goes on with the run in that folder.")
+        from planish import commands
+        from planish.report.terminal import LiveSearch, verdict_panel
+        from planish.search.optimize import default_folder
+
+        folder = out or default_folder(data, model)
+        words = shlex.join(["planish", *sys.argv[1:]])
+        with LiveSearch() as live:
+            result = commands.optimize(data, model=model, out=folder, resume=resume, command=words, watch=live.watch, **options)
+        if json:
+            print_json(result)
+            return
+        stdout.print(verdict_panel(result))
+        stdout.print(f"report   {folder / 'report.html'}\nbundle   {folder / 'bundle'}\nverify   planish verify {shlex.quote(str(folder / 'bundle'))}")
+
+
+@app.command(epilog="Example: planish train photos/ --model resnet20 --epochs 20 --out model/")
+def train(
+    data: Data,
+    model: Model = "resnet14x2",
+    weights: Weights = None,
+    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("model"),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Times every image is seen.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall-clock time; the schedule ends within it.")] = None,
+    image_size: ImageSize = None,
+    skip_bad: SkipBad = False,
+    resume: Resume = False,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model and evaluate it on test."""
+    with running(debug=debug, resume_hint="Give the same command with --resume to go on."), _progress():
+        from planish import commands
+        from planish.training.settings import FitSettings
+
+        given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+        make = FitSettings.for_finetune if weights else FitSettings.for_scratch
+        trained = commands.train(
+            data, model=model, weights=weights, out=out, settings=make(**{k: v for k, v in given.items() if v is not None}), budget=budget,
+            image_size=image_size, skip_bad=skip_bad, resume=resume, seed=seed,
+        )  # fmt: skip
+        _show_metrics(trained.metrics, json)
+        if not json:
+            stdout.print(f"model    {trained.folder}")
+
+
+@app.command(epilog="Example: planish evaluate runs/demo/bundle photos/")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundle, run, saved model or .onnx file.")],
+    data: Data,
+    split: Annotated[str, typer.Option(help="train, calibration, validation or test.")] = "test",
+    runtime: Runtime = "auto",
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """A model's metrics on images, with intervals."""
+    with running(debug=debug), _progress():
+        from planish import commands
+        from planish.task import SPLITS
+
+        if split not in SPLITS:
+            fail(f"there is no split {split!r}. Splits are {', '.join(SPLITS)}.")
+        _show_metrics(commands.evaluate(model, data, split=split, runtime=runtime, seed=seed, skip_bad=skip_bad), json)  # type: ignore[arg-type]
+
+
+@app.command(epilog="Example: planish compress model/ photos/ --plan plan.yaml --out small/")
+def compress(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, from planish train.")],
+    data: Data,
+    plan: Annotated[Path, typer.Option(help="YAML or JSON list of techniques: '- {name: channel_pruning, ratio: 0.5}'.")],
+    out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("compressed"),
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Carry out a plan written by hand; metrics before and after, on test."""
+    with running(debug=debug), _progress():
+        from planish import commands
+
+        found = commands.compress(model, data, plan=plan, out=out, seed=seed, skip_bad=skip_bad)
+        if json:
+            print_json(found)
+            return
+        stdout.print("before:")
+        _show_metrics(found.before, json=False)
+        stdout.print("after:")
+        _show_metrics(found.after, json=False)
+        stdout.print(f"size     {found.size_bytes_before:,} → {found.size_bytes_after:,} bytes\nresult   {found.folder}")
+
+
+@app.command(epilog="Example: planish export model/ photos/ --to openvino --int8 --out bundle/")
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, from planish train.")],
+    data: Data,
+    to: Annotated[str, typer.Option(help="onnx or openvino.")],
+    out: Annotated[Path, typer.Option(help="Folder for the bundle.")] = Path("bundle"),
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a model as a bundle in another format, checked against the model on real images."""
+    with running(debug=debug), _progress():
+        from planish import commands
+
+        stdout.print(f"bundle   {commands.export(model, data, to=to, out=out, int8=int8)}")
+
+
+@app.command(epilog="Example: planish bench runs/a/bundle runs/b/bundle --threads 1")
+def bench(
+    models: Annotated[list[str], typer.Argument(metavar="A B ...", help="Bundles, runs or .onnx files; the first is the baseline.")],
+    runtime: Runtime = "auto",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of timing for each model.")] = 2.5,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time exported models side by side; naming one twice shows what this machine makes of equals."""
+    with running(debug=debug), _progress():
+        from planish import commands
+        from planish.report.terminal import latency_table
+
+        found = commands.bench(models, runtime=runtime, threads=threads, batch=batch, seconds=seconds)
+        print_json(found) if json else stdout.print(latency_table(found))
+
+
+@app.command(epilog="Example: planish verify runs/demo/bundle")
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")], json: Json = False, debug: Debug = False
+) -> None:
+    """Check a bundle's files and replay its golden samples; exit code 1 on any mismatch."""
+    with running(debug=debug):
+        from planish import commands
+
+        found = commands.verify(bundle)
+        print_json(found) if json else stdout.print(str(found), markup=False)
+        if not found.ok:
+            raise typer.Exit(1)
+
+
+@app.command(epilog="Example: planish report runs/demo")
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")], debug: Debug = False) -> None:
+    """Write a run's page again."""
+    with running(debug=debug):
+        from planish import commands
+
+        stdout.print(str(commands.report(run)))
+
+
+@app.command(epilog="Example: planish data photos/ --json")
+def data(data: Data, seed: Seed = 0, skip_bad: SkipBad = False, json: Json = False, debug: Debug = False) -> None:
+    """What is in a data set: classes, splits, broken files, duplicates, leaks."""
+    with running(debug=debug), _progress():
+        from planish import commands
+        from planish.report.terminal import data_table
+
+        found = commands.data(data, seed=seed, skip_bad=skip_bad).describe()
+        print_json(found) if json else stdout.print(data_table(found))
+
+
+@app.command(epilog="Example: planish doctor --json")
+def doctor(json: Json = False, debug: Debug = False) -> None:
+    """What this machine can run: hardware, versions, runtimes."""
+    with running(debug=debug):
+        from planish import commands
+        from planish.report.terminal import doctor_table
+
+        found = commands.doctor()
+        print_json(found) if json else stdout.print(doctor_table(found))
+
+
+def _progress() -> Any:
+    from planish.report.terminal import TerminalProgress
+
+    return TerminalProgress()
+
+
+def _show_metrics(metrics: Any, json: bool) -> None:
+    from planish.report.terminal import measurements_table
+
+    print_json(metrics) if json else stdout.print(measurements_table(metrics))
+
+
+def main() -> None:
+    """Entry point of ``planish``."""
+    app()

@@ -1,0 +1,55 @@
+"""How a command runs: progress on the terminal, mistakes in one line, Ctrl-C that says how to go on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from planish.errors import PlanishError
+
+USER_MISTAKE, INTERRUPTED = 2, 130
+stdout = Console(highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
+    """Around every command: no traceback reaches people for their own mistake."""
+    try:
+        yield
+    except PlanishError as error:
+        if debug:
+            traceback.print_exc()
+        fail(str(error))
+    except KeyboardInterrupt:
+        stderr.print("\nStopped." + (f" {resume_hint}" if resume_hint else ""))
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        fail(f"{error.strerror}: {error.filename or 'a file'} cannot be written. Free some space or choose another folder; what was finished is kept.")
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, and end with exit code 2."""
+    stderr.print("[red]error:[/red] ", end="")
+    stderr.print(message, markup=False)
+    raise typer.Exit(USER_MISTAKE)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; dataclasses become objects."""
+    from pydantic import TypeAdapter
+
+    print(json.dumps(TypeAdapter(Any).dump_python(value, mode="json"), indent=1))

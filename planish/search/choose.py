@@ -1,0 +1,87 @@
+"""Which candidate ships. Chosen on validation, latency and size; the test split is not looked at here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from planish.search.result import CandidateResult, Goal
+
+# A drop is estimated from a finite validation split, and the luckiest of several candidates looks better than it is. Asking for
+# one standard error of room (Breiman et al. 1984, the "one standard error rule") keeps the promise on images not yet seen.
+_STANDARD_ERRORS_IN_INTERVAL = 2 * 1.96
+
+
+def drop_with_room(candidate: CandidateResult) -> float:
+    """Points lost on validation plus one standard error."""
+    drop = candidate.measurements["accuracy_drop_validation"]
+    if drop.low is None or drop.high is None:
+        return drop.value
+    return drop.value + (drop.high - drop.low) / _STANDARD_ERRORS_IN_INTERVAL
+
+
+def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
+    """By how much the candidate misses each limit, as a share of the limit; empty if it meets them all. The drop is taken at its value."""
+    found = {}
+    drop = candidate.measurements["accuracy_drop_validation"].value
+    if drop > goal.max_drop_points:
+        found["accuracy"] = (drop - goal.max_drop_points) / max(goal.max_drop_points, 0.1)
+    latency = candidate.measurements["latency_ms"].value
+    if goal.max_latency_ms is not None and latency > goal.max_latency_ms:
+        found["latency"] = latency / goal.max_latency_ms - 1
+    size = candidate.measurements["size_bytes"].value
+    if goal.max_size_bytes is not None and size > goal.max_size_bytes:
+        found["size"] = size / goal.max_size_bytes - 1
+    return found
+
+
+def choose(candidates: Sequence[CandidateResult], original: CandidateResult, goal: Goal) -> CandidateResult:
+    """The fastest measured candidate that meets every limit, with room for the drop if there is one such.
+
+    If none meets every limit, the one that keeps the accuracy and misses the other limits least; if none keeps the accuracy, the original.
+    """
+    measured = [c for c in candidates if c.stage == "measured"]
+    meeting = [c for c in measured if not misses(c, goal)]
+    with_room = [c for c in meeting if drop_with_room(c) <= goal.max_drop_points]
+    if with_room or meeting:
+        return min(with_room or meeting, key=lambda c: c.measurements["latency_ms"].value)
+    accurate = [c for c in [*measured, original] if "accuracy" not in misses(c, goal)]
+    if not accurate:
+        return original
+    return min(accurate, key=lambda c: (max(misses(c, goal).values(), default=0.0), c.measurements["latency_ms"].value))
+
+
+def nearest_miss(candidates: Sequence[CandidateResult], goal: Goal) -> CandidateResult | None:
+    """The measured candidate whose worst miss is smallest."""
+    measured = [c for c in candidates if c.stage == "measured"]
+    return min(measured, key=lambda c: max(misses(c, goal).values(), default=0.0), default=None)
+
+
+def frontier(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
+    """The measured candidates nothing beats on accuracy, latency and size together, fastest first."""
+    measured = [c for c in candidates if c.stage in ("measured", "baseline")]
+
+    def axes(c: CandidateResult) -> tuple[float, float, float]:
+        m = c.measurements
+        return m["accuracy_drop_validation"].value, m["latency_ms"].value, m["size_bytes"].value
+
+    def beaten(c: CandidateResult) -> bool:
+        mine = axes(c)
+        return any(axes(o) != mine and all(a <= b for a, b in zip(axes(o), mine, strict=True)) for o in measured)
+
+    return sorted((c for c in measured if not beaten(c)), key=lambda c: c.measurements["latency_ms"].value)
+
+
+def describe_miss(candidate: CandidateResult, goal: Goal) -> str:
+    """The limits it misses, in words: ``latency 6.10 ms is 1.10 ms over 5.00 ms``."""
+    m, words = candidate.measurements, []
+    found = misses(candidate, goal)
+    if "accuracy" in found:
+        drop = m["accuracy_drop_validation"].value
+        words.append(f"it loses {drop:.2f} points on validation, {drop - goal.max_drop_points:.2f} more than allowed")
+    if "latency" in found and goal.max_latency_ms is not None:
+        value = m["latency_ms"].value
+        words.append(f"it takes {value:.3g} ms, {value - goal.max_latency_ms:.3g} ms over the limit of {goal.max_latency_ms:.3g} ms")
+    if "size" in found and goal.max_size_bytes is not None:
+        value = m["size_bytes"].value
+        words.append(f"it has {value / 1e6:.3g} MB, {(value - goal.max_size_bytes) / 1e6:.3g} MB over the limit of {goal.max_size_bytes / 1e6:.3g} MB")
+    return " and ".join(words)

@@ -1,0 +1,225 @@
+"""The end of a run: the finalists measured side by side, one chosen, and test read once for it and the original."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planish.artifact import Outputs
+from planish.errors import PlanishError
+from planish.evaluation.machine import describe_machine
+from planish.evaluation.statistics import proportion
+from planish.export.bundle import write_bundle
+from planish.measurement import Measurement
+from planish.plan import Plan
+from planish.progress import note
+from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
+from planish.search.proposals import Trial, promise
+from planish.search.result import CandidateResult, ClassResult, Goal, Result
+from planish.search.state import Deployment, Search
+from planish.training.prepare import Job
+
+_ORIGINAL = Plan()
+_FINALISTS = 5
+_SLACK_POINTS = 0.7  # no more training to come: only the noise of validation is forgiven
+_SHOWN_DISAGREEMENTS = 60
+
+
+def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, model: str, command: str) -> Result:
+    """Measure, choose, read test, and write the run's files.
+
+    Args:
+        search: what is known so far.
+        job: the images and the model.
+        trials: trained levels.
+        folder: of the run; gets ``bundle/``, ``result.json``, ``latency.json``, ``predictions.npz`` and ``disagreements.npz``.
+        model: what the user called the model.
+        command: the command line.
+    """
+    runner = search.runner
+    subjects = _finalists(search, trials)
+    baseline_keys = {way.runtime: f"{way.plan(_ORIGINAL).key}@{way.runtime}" for way in search.fp32}
+    baseline = baseline_keys[search.fp32[0].runtime]
+    seconds = min(4.0, max(1.0, 0.3 * search.seconds_left / (len(subjects) + 1)))
+    report = runner.latency("final", subjects, baseline, search.threads, search.batch, seconds=seconds, launches=4)
+    measured = {key: _candidate(search, key, *subjects[key], report.measurements[key], key in baseline_keys.values()) for key in subjects}
+
+    others = [c for key, c in measured.items() if key not in baseline_keys.values()]
+    chosen = choose(others, measured[baseline], search.goal)
+    goal_met = not misses(chosen, search.goal)
+    tested = {
+        "baseline": runner.outputs(*subjects[baseline], "test"),
+        "chosen": runner.outputs(*subjects[chosen.key], "test"),
+    }
+    before = _with_test(search, measured[baseline], *subjects[baseline])
+    after = replace(_with_test(search, chosen, *subjects[chosen.key]), why="")
+    drop = runner.drop(*subjects[chosen.key], subjects[baseline], "test")
+    ratios = {runtime: report.ratio(key, chosen.key) for runtime, key in baseline_keys.items()}
+    size_ratio = before.measurements["size_bytes"].value / after.measurements["size_bytes"].value
+    headline = min(ratios.values(), key=lambda m: m.value)
+    candidates = [*_unmeasured(search, measured), *(after if c.key == after.key else _why(c, chosen, search.goal) for c in others)]
+    result = Result(
+        name=folder.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        model=model,
+        verdict=_verdict(chosen, others, search.goal, headline, size_ratio, drop),
+        goal=search.goal,
+        goal_met=goal_met,
+        baseline=before,
+        baselines={runtime: before if key == before.key else measured[key] for runtime, key in baseline_keys.items()},
+        chosen=after,
+        frontier=frontier([*others, before]),
+        candidates=candidates,
+        latency_ratio=headline,
+        latency_ratios=ratios,
+        size_ratio=Measurement("size_ratio", size_ratio, "ratio", 1, True),
+        accuracy_drop=drop,
+        per_class=_per_class(job, tested),
+        noise_floor=report.noise_floor,
+        machine=describe_machine() | {"threads": search.threads, "batch": search.batch},
+        data=job.data.describe(),
+        seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
+        notes=list(job.notes),
+    )
+    _write_files(folder, job, runner.artifact(subjects[chosen.key][0]).input_spec, tested, report.samples)
+    write_bundle(
+        runner.artifact(subjects[chosen.key][0]),
+        job.task,
+        folder / "bundle",
+        runtime=after.runtime,
+        measurements=after.measurements | {"accuracy_drop": drop, "latency_ratio": headline},
+        threads=search.threads,
+        batch=search.batch,
+    )
+    result.save(folder / "result.json")
+    return result
+
+
+def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, tuple[Plan, str]]:
+    """Plan and runtime by candidate key: the originals, the uncompressed network as deployed, and the best trials; as many as there is time for."""
+    ranked = sorted(trials, key=lambda t: promise(t, search.goal, _SLACK_POINTS), reverse=True)[:_FINALISTS]
+    ways: list[tuple[Deployment, Plan]] = [(way, _ORIGINAL) for way in search.fp32]
+    ways.append((search.deployment, _ORIGINAL))
+    ways += [(search.deployment, t.plan) for t in ranked]
+    if search.deployment.precision == "int8" and ranked:
+        ways.append((Deployment("fp32", search.deployment.runtime), ranked[0].plan))
+    subjects: dict[str, tuple[Plan, str]] = {}
+    for way, network in ways:
+        plan = way.plan(network)
+        if len(subjects) > len(search.fp32) and search.seconds_left < 30 and search.runner.store.get(f"artifact:{plan.key}") is None:
+            note(f"no time is left to measure {plan}")
+            continue
+        try:
+            search.runner.outputs(plan, way.runtime, "validation")
+        except PlanishError as error:
+            if way in search.fp32:
+                raise
+            note(f"{plan} is left out: {error}")
+            continue
+        search.runner.release()
+        subjects[f"{plan.key}@{way.runtime}"] = (plan, way.runtime)
+    return subjects
+
+
+def _candidate(
+    search: Search, key: str, plan: Plan, runtime: str, measurements: dict[str, Measurement], is_baseline: bool
+) -> CandidateResult:
+    runner, reference = search.runner, (search.fp32[0].plan(_ORIGINAL), search.fp32[0].runtime)
+    everything = measurements | {
+        "size_bytes": runner.size(plan, runtime),
+        "accuracy_validation": _named(runner.metrics(plan, runtime, "validation")["accuracy"], "accuracy_validation"),
+        "accuracy_drop_validation": _named(runner.drop(plan, runtime, reference, "validation"), "accuracy_drop_validation"),
+    }
+    candidate = search.show(key, plan, runtime, "baseline" if is_baseline else "measured", everything)
+    return replace(candidate, meets_goal=not misses(candidate, search.goal))
+
+
+def _with_test(search: Search, candidate: CandidateResult, plan: Plan, runtime: str) -> CandidateResult:
+    metrics = search.runner.metrics(plan, runtime, "test")
+    return replace(candidate, measurements=metrics | candidate.measurements)
+
+
+def _named(measurement: Measurement, name: str) -> Measurement:
+    return replace(measurement, name=name)
+
+
+def _unmeasured(search: Search, measured: Mapping[str, CandidateResult]) -> list[CandidateResult]:
+    """Candidates that were stopped on the way, the measured ones left out."""
+    return [c for c in search.candidates.values() if c.key not in measured and c.stage in ("glanced", "trained")]
+
+
+def _why(candidate: CandidateResult, chosen: CandidateResult, goal: Goal) -> CandidateResult:
+    if candidate.key == chosen.key:
+        return replace(candidate, why="")
+    miss = describe_miss(candidate, goal)
+    if miss:
+        return replace(candidate, why=miss)
+    faster = candidate.measurements["latency_ms"].value < chosen.measurements["latency_ms"].value
+    return replace(candidate, why="too close to the accuracy limit to be safe" if faster else "the chosen one is faster")
+
+
+def _verdict(
+    chosen: CandidateResult, others: Sequence[CandidateResult], goal: Goal, ratio: Measurement, size_ratio: float, drop: Measurement
+) -> str:
+    """One sentence with the numbers."""
+    change = "loses" if drop.value >= 0 else "gains"
+    numbers = (
+        f"{ratio.value:.1f}x [{ratio.low:.1f}, {ratio.high:.1f}] as fast as the fp32 original, {size_ratio:.1f}x smaller, "
+        f"and {change} {abs(drop.value):.2f} points [{drop.low:.2f}, {drop.high:.2f}] of accuracy on test"
+    )
+    if drop.low is not None and drop.high is not None and drop.low <= 0 <= drop.high:
+        numbers += " (no difference)"
+    if not misses(chosen, goal):
+        return f"The chosen model ({chosen.summary}, {chosen.runtime}) is {numbers}."
+    nearest = nearest_miss(others, goal) or chosen
+    return (
+        f"Nothing met the whole goal: the nearest is {nearest.summary} in {nearest.runtime}, but {describe_miss(nearest, goal)}. "
+        f"What ships ({chosen.summary}, {chosen.runtime}) is {numbers}."
+    )
+
+
+def _per_class(job: Job, tested: Mapping[str, Outputs]) -> list[ClassResult]:
+    targets = np.asarray(job.task.split("test").targets)
+    scores = {name: job.task.scores(outputs, targets) for name, outputs in tested.items()}
+
+    def measure(name: str, index: int) -> Measurement:
+        mine = scores[name][targets == index]
+        low, high = proportion(int(mine.sum()), len(mine))
+        return Measurement("accuracy", 100 * float(mine.mean()), "%", len(mine), True, 100 * low, 100 * high)
+
+    present = [i for i in range(len(job.task.class_names)) if (targets == i).any()]
+    return [ClassResult(job.task.class_names[i], measure("baseline", i), measure("chosen", i)) for i in present]
+
+
+def _write_files(folder: Path, job: Job, spec: Any, tested: Mapping[str, Outputs], samples: Mapping[str, list[float]]) -> None:
+    """What the report recomputes its numbers from."""
+    split = job.task.split("test")
+    targets = np.asarray(split.targets)
+    (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}))
+    baseline, chosen = tested["baseline"]["logits"], tested["chosen"]["logits"]
+    np.savez_compressed(folder / "predictions.npz", targets=targets, baseline=baseline, chosen=chosen, keys=np.array(split.keys))
+    said, says = baseline.argmax(1), chosen.argmax(1)
+    where = np.flatnonzero(said != says)[:_SHOWN_DISAGREEMENTS]
+    pixels = np.asarray(split.images(job.artifact.input_spec, job.artifact.preprocessing)[where])
+    np.savez_compressed(
+        folder / "disagreements.npz",
+        pixels=pixels,
+        targets=targets[where],
+        baseline=said[where],
+        chosen=says[where],
+        baseline_confidence=_confidence(baseline[where]),
+        chosen_confidence=_confidence(chosen[where]),
+        keys=np.array(split.keys)[where],
+    )
+
+
+def _confidence(logits: Any) -> Any:
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exp.max(axis=1) / exp.sum(axis=1)

@@ -1,0 +1,40 @@
+"""What people write on the command line: ``5ms``, ``4MB``, ``20m``."""
+
+from __future__ import annotations
+
+import re
+
+from planish.errors import GoalError
+
+_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
+_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def milliseconds(text: str | float) -> float:
+    """``5ms``, ``0.8 ms``, ``800us`` to milliseconds; a bare number is milliseconds."""
+    return _quantity(text, _MILLISECONDS, 1.0, "a latency", "5ms, 800us or 0.1s")
+
+
+def size_bytes(text: str | float) -> int:
+    """``4MB`` (10^6 bytes), ``512KiB`` (2^10) to bytes; a bare number is bytes."""
+    return round(_quantity(text, _BYTES, 1, "a size", "4MB, 512KiB or 4000000"))
+
+
+def seconds(text: str | float) -> float:
+    """``20m``, ``90s``, ``1.5h``, ``1h30m`` to seconds; a bare number is seconds."""
+    if isinstance(text, str):
+        parts = re.findall(r"[\d.]+\s*[a-z]+", text.strip().lower())
+        if len(parts) > 1 and "".join(parts) == text.strip().lower():
+            return sum(seconds(part) for part in parts)
+    return _quantity(text, _SECONDS, 1.0, "a time", "20m, 90s or 1h30m")
+
+
+def _quantity(text: str | float, units: dict[str, float], bare: float, what: str, examples: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zµ]*)\s*", str(text).lower())
+    if match is None or (match[2] and match[2] not in units):
+        raise GoalError(f"{str(text)!r} is not {what}", f"write a number and a unit: {', '.join(units)}", f"for example {examples}")
+    value = float(match[1]) * (units[match[2]] if match[2] else bare)
+    if value <= 0:
+        raise GoalError(f"{str(text)!r} is not above zero", f"{what} is more than nothing", f"for example {examples}")
+    return value

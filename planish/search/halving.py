@@ -1,0 +1,149 @@
+"""Successive halving: a cheap look at many levels of compression, then training for fewer and fewer of them.
+
+K. Jamieson and A. Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016 (arXiv:1502.07943).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from planish.errors import PlanishError
+from planish.plan import Plan
+from planish.progress import note
+from planish.search.proposals import LEVELS, Trial, promise
+from planish.search.runner import extend
+from planish.search.state import Search
+from planish.training import Distill
+
+_ORIGINAL = Plan()
+_SLACK_POINTS = (40.0, 6.0, 2.0)
+"""Accuracy that the training still to come is trusted to win back, before each rung."""
+
+
+def glance(search: Search, seconds: float) -> list[Trial]:
+    """A cheap look at several levels: cut, batch statistics re-estimated, no training; exported, and its latency measured.
+
+    Args:
+        search: what is known so far.
+        seconds: to spend, about; it decides how many levels are looked at.
+
+    Returns:
+        The levels worth training. A level that is not faster than the uncompressed network in the same precision is stopped here.
+    """
+    runner, deployment = search.runner, search.deployment
+    cost = 6 + sum(runner.store.seconds_of(f"artifact:{_prefix(search, n)}") for n in (1, 2, 3)) + _forward_seconds(search, "validation")
+    count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
+    trials = []
+    for level in LEVELS[:count]:
+        trial = Trial(level, level.plan())
+        if trials and search.seconds_left < 3 * cost:
+            break
+        try:
+            runner.artifact(deployment.plan(trial.plan))
+            trial.drop = runner.drop(trial.plan, "torch", (_ORIGINAL, "torch"), "validation")
+        except PlanishError as error:
+            note(f"{trial.name} does not apply: {error}")
+            continue
+        trials.append(trial)
+        runner.release()
+        _show(search, trial)
+    if not trials:
+        return []
+    subjects = {t.name: (deployment.plan(t.plan), deployment.runtime) for t in trials}
+    uncompressed, baseline = "uncompressed", "baseline"
+    subjects[uncompressed] = (deployment.plan(_ORIGINAL), deployment.runtime)
+    subjects[baseline] = (search.fp32[0].plan(_ORIGINAL), search.fp32[0].runtime)
+    report = runner.latency("first look", subjects, baseline, search.threads, search.batch, seconds=0.5, launches=2)
+    found, floor = report.measurements, report.noise_floor
+    for trial in trials:
+        trial.measurements = found[trial.name]
+        trial.measurements["size_bytes"] = runner.size(deployment.plan(trial.plan), deployment.runtime)
+        gain = found[uncompressed]["latency_ms"].value / trial.latency_ms
+        if gain < 1 + max(floor.value, 3.0) / 100:
+            trial.stopped = f"does not pay: {gain:.2f}x as fast as the uncompressed network in the same precision"
+        _show(search, trial)
+    return [t for t in trials if not t.stopped]
+
+
+def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial]:
+    """Spend ``seconds`` on distilling the most promising trials, in rungs: each keeps about half and gives each as much again.
+
+    Returns:
+        Trials that were trained, the longest trained first.
+    """
+    runner = search.runner
+    trained: list[Trial] = []
+    alive = list(trials)
+    widths = runner.store.once("rungs", "searching", lambda: _widths(search, alive, seconds))
+    for rung, width in enumerate(widths):
+        alive.sort(key=lambda t: promise(t, search.goal, _SLACK_POINTS[rung]), reverse=True)
+        for trial in alive[width:]:
+            trial.stopped = f"stopped before round {rung + 1} of training: others promised more"
+            _show(search, trial)
+        alive = alive[:width]
+        each = seconds / len(widths) / len(alive)
+        for trial in list(alive):
+            known = runner.store.get(f"rung {rung}: {trial.name}")
+            if known is None and search.seconds_left < each * 0.5:
+                alive.remove(trial)
+                trial.stopped = f"stopped before round {rung + 1} of training: no time was left"
+                continue
+            epochs = runner.store.once(f"rung {rung}: {trial.name}", "searching", lambda t=trial, s=each: _epochs(search, t, s))
+            plan = extend(trial.plan, Distill(epochs=epochs, max_seconds=float(math.ceil(each * 1.15))))
+            try:
+                trial.drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
+            except PlanishError as error:
+                alive.remove(trial)
+                trial.stopped = str(error)
+                _show(search, trial)
+                continue
+            trial.seconds_an_epoch = runner.store.seconds_of(f"artifact:{plan.key}") / epochs
+            trial.plan = plan
+            if trial not in trained:
+                trained.append(trial)
+            runner.release()
+            _show(search, trial)
+    return sorted(trained, key=lambda t: -len(t.plan.steps))
+
+
+def _prefix(search: Search, count: int) -> str:
+    """Key of the artifact after ``count`` steps of deploying the original."""
+    return Plan(*search.deployment.plan(_ORIGINAL).steps[:count]).key
+
+
+def _forward_seconds(search: Search, split: str) -> float:
+    """Seconds that the original takes over a split, from the time it took over validation."""
+    task = search.runner.task
+    measured = search.runner.store.seconds_of(f"outputs:{_ORIGINAL.key}@torch:validation")
+    return measured * len(task.split(split)) / len(task.split("validation"))  # type: ignore[arg-type]
+
+
+def _guess_epoch_seconds(search: Search, trial: Trial) -> float:
+    """Teacher forward, student forward and backward: about 1 + 3 times its share of the teacher's forward time."""
+    share = (1 - trial.level.pruning_ratio) * trial.level.resolution**2
+    return trial.seconds_an_epoch or _forward_seconds(search, "train") * (1.2 + 3 * share)
+
+
+def _epochs(search: Search, trial: Trial, seconds: float) -> int:
+    return max(1, math.floor(seconds / _guess_epoch_seconds(search, trial)))
+
+
+def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int]:
+    """How many trials each rung trains: as many as can have about an epoch each in the first."""
+    if not trials or seconds <= 0:
+        return []
+    epoch = max(_guess_epoch_seconds(search, t) for t in trials)
+    for widths in ([5, 3, 2], [4, 2, 1], [3, 2, 1], [2, 1]):
+        if widths[0] <= len(trials) and seconds / len(widths) / widths[0] >= epoch:
+            return widths
+    return [1]
+
+
+def _show(search: Search, trial: Trial) -> None:
+    deployment = search.deployment
+    measurements = dict(trial.measurements)
+    if trial.drop is not None:
+        measurements["accuracy_drop_validation"] = trial.drop
+    stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "glanced"
+    search.show(trial.name, deployment.plan(trial.plan), deployment.runtime, stage, measurements, why=trial.stopped)

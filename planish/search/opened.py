@@ -1,0 +1,113 @@
+"""A model that somebody names: a bundle, a run, a saved artifact, or an exported file of ours."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from planish.artifact import Artifact, InputSpec, Pixels, Predictor, Preprocessing
+from planish.errors import ModelError
+from planish.evaluation.latency import Subject
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export.bundle import read_bundle
+from planish.export.runtimes import available, load, registered
+from planish.models.storage import load_artifact
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model on disk.
+
+    Args:
+        path: what the user named.
+        format: ``torch``, ``onnx``, ``openvino``.
+        runtime: that runs it.
+        files: of the model; empty for torch.
+        input_spec: what it is fed.
+        preprocessing: how an image file becomes that.
+        class_names: in the order of its outputs.
+        artifact: where the path was a saved artifact.
+    """
+
+    path: Path
+    format: str
+    runtime: str
+    files: tuple[Path, ...]
+    input_spec: InputSpec
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    artifact: Artifact | None = None
+
+    def predictor(self, threads: int = 1, batch: int | None = None) -> Predictor:
+        """The model, loaded."""
+        if self.format == "torch":
+            assert self.artifact is not None
+            return TorchPredictor(self.artifact.module, self.preprocessing)
+        return load(self.files, self.runtime, threads=threads, batch=batch)
+
+    def subject(self, threads: int, batch: int) -> Subject:
+        """The model as the subject of a bench, fed random pixels.
+
+        Raises:
+            ModelError: a torch model; what is measured is the exported file.
+        """
+        if self.format == "torch":
+            raise ModelError(f"{self.path} is a torch model", "what is timed is an exported file", f"run: planish export {self.path} --to onnx")
+        size = (batch, self.input_spec.height, self.input_spec.width, self.input_spec.channels)
+        images: Pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        arguments = {"files": [str(f) for f in self.files], "runtime": self.runtime, "threads": threads, "batch": batch}
+        return Subject("planish.export.runtimes:load", arguments, images, self.runtime)
+
+
+def open_model(path: str | Path, runtime: str = "auto") -> Opened:
+    """Open what ``path`` names.
+
+    Args:
+        path: a bundle's folder, a run's folder (its bundle is meant), a saved artifact's folder, or an ``.onnx`` or ``.xml`` file that Planish wrote.
+        runtime: ``auto`` takes the bundle's, or the first that opens the format.
+
+    Raises:
+        ModelError: it is none of these.
+        BundleError: it is one, but broken.
+    """
+    place = Path(path)
+    if (place / "bundle" / "bundle.json").exists():
+        place = place / "bundle"
+    if (place / "bundle.json").exists():
+        bundle = read_bundle(place)
+        files = tuple(place / name for name in bundle.files)
+        chosen = bundle.runtime if runtime == "auto" else runtime
+        return Opened(Path(path), bundle.format, chosen, files, bundle.input_spec, bundle.preprocessing, bundle.class_names)
+    if (place / "artifact.json").exists():
+        artifact = load_artifact(place)
+        chosen = "torch" if artifact.format == "torch" else _runtime(artifact.format, runtime)
+        return Opened(
+            place, artifact.format, chosen, artifact.files, artifact.input_spec, artifact.preprocessing, artifact.class_names, artifact
+        )
+    if place.suffix == ".onnx" and place.is_file():
+        return _open_onnx(place, _runtime("onnx", runtime))
+    what = "does not exist" if not place.exists() else "is neither a bundle, a run, a saved model nor an ONNX file"
+    raise ModelError(f"{place} {what}", "a model is a folder with bundle.json or artifact.json, a run's folder, or an .onnx file that Planish wrote")
+
+
+def _runtime(format_: str, wanted: str) -> str:
+    fitting = [name for name in available() if format_ in registered()[name].formats]
+    if wanted == "auto" and fitting:
+        return fitting[0]
+    if wanted not in fitting:
+        raise ModelError(f"{wanted} cannot open {format_} files here", "a runtime opens certain formats", f"choose from {', '.join(fitting) or 'none'}")
+    return wanted
+
+
+def _open_onnx(file: Path, runtime: str) -> Opened:
+    import onnx
+
+    metadata = {p.key: p.value for p in onnx.load(str(file), load_external_data=False).metadata_props}
+    if "planish.input_spec" not in metadata:
+        raise ModelError(f"{file} was not written by Planish", "its input size and preprocessing are not known", "export it with: planish export")
+    spec = InputSpec(**json.loads(metadata["planish.input_spec"]))
+    preprocessing = Preprocessing(**json.loads(metadata["planish.preprocessing"]))
+    return Opened(file, "onnx", runtime, (file,), spec, preprocessing, tuple(json.loads(metadata["planish.class_names"])))

@@ -1,0 +1,198 @@
+"""The main job: images, a model and a goal in; the model to ship and the proof out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+from torch import nn
+
+from planish.artifact import Artifact
+from planish.errors import GoalError, PlanishError
+from planish.export.runtimes import available, find
+from planish.models.storage import load_artifact, save_artifact
+from planish.plan import Plan
+from planish.progress import note
+from planish.search import goal as units
+from planish.search.finish import finish
+from planish.search.halving import glance, train
+from planish.search.proposals import Trial
+from planish.search.result import Goal, Result
+from planish.search.runner import Runner
+from planish.search.state import Deployment, Search, Watch
+from planish.search.store import Store, claim
+from planish.training.original import TrainMode, train_original
+from planish.training.prepare import Job, prepare
+
+# Shares of what is left of the budget at each point.
+_ORIGINAL_SHARE, _GLANCE_SHARE, _FINISH_SHARE = 0.42, 0.2, 0.3
+_LEAST_FINISH_SECONDS = 40.0
+
+
+def optimize(
+    data: str | Path,
+    *,
+    model: str | nn.Module = "resnet14x2",
+    weights: str | Path | None = None,
+    max_drop: float = 1.0,
+    max_latency: str | float | None = None,
+    max_size: str | float | None = None,
+    runtime: str = "auto",
+    threads: int = 1,
+    batch: int = 1,
+    budget: str | float = "20m",
+    out: str | Path | None = None,
+    resume: bool = False,
+    image_size: int | None = None,
+    train_mode: TrainMode = "auto",
+    skip_bad: bool = False,
+    seed: int = 0,
+    command: str = "",
+    watch: Watch | None = None,
+) -> Result:
+    """Make a network small and fast within a loss of accuracy, and prove it on the exported file.
+
+    Args:
+        data: a folder with a folder per class, a CSV or JSON-lines manifest, or a built-in name.
+        model: a name (``resnet20``, ``torchvision:mobilenet_v2``, ``timm:...``), ``FILE.py:factory``, or a network.
+        weights: ``imagenet`` or a file; a model that knows the classes already is not trained again.
+        max_drop: points of accuracy that may be lost.
+        max_latency: of one call, ``5ms``.
+        max_size: of the files that ship, ``4MB``.
+        runtime: ``auto`` or one of ``planish.export.runtimes.RUNTIMES``.
+        threads: the runtime may use.
+        batch: images a call.
+        budget: wall-clock time for all of it, ``20m``.
+        out: the run's folder, by default ``runs/`` and a name made from data and model.
+        resume: go on with the run in ``out``; no finished step is repeated.
+        image_size: pixels the model is fed.
+        train_mode: ``auto`` trains the original unless it knows the classes, ``always``, ``never``.
+        skip_bad: leave broken images out.
+        seed: of everything random.
+        command: the command line, for the report.
+        watch: called with all candidates whenever something about one becomes known.
+
+    Returns:
+        What was found; also in ``result.json``, with the bundle beside it.
+
+    Raises:
+        PlanishError: the images, the model or the goal cannot be used.
+    """
+    begun = time.monotonic()
+    limits = Goal(
+        max_drop_points=max_drop,
+        max_latency_ms=None if max_latency is None else units.milliseconds(max_latency),
+        max_size_bytes=None if max_size is None else units.size_bytes(max_size),
+    )
+    seconds = units.seconds(budget)
+    allowed = tuple(available()) if runtime == "auto" else (_found(runtime),)
+    _check(max_drop, threads, batch)
+    name = model if isinstance(model, str) else type(model).__name__
+    folder = Path(out) if out is not None else default_folder(data, name)
+    job_settings = {
+        "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch,
+        "image_size": image_size, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
+        "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
+    }  # fmt: skip
+    job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+    store = claim(folder, job_settings, resume)
+    try:
+        deadline = begun + seconds - sum(store.seconds().values())
+        store.once("loading", "loading images", lambda: round(time.monotonic() - begun, 3))
+        spare = _ORIGINAL_SHARE * (deadline - time.monotonic())
+        original = _original(job, folder, store, train_mode, spare, seed)
+        runner = Runner(store, folder / "work", job.task, original)
+        fp32 = tuple(Deployment("fp32", r) for r in available())
+        search = Search(runner, limits, threads, batch, deadline, watch or (lambda _: None), fp32, fp32[0])
+        trials = _search(search, allowed)
+        return finish(search, job, trials, folder=folder, model=name, command=command)
+    finally:
+        store.close()
+
+
+def _found(runtime: str) -> str:
+    find(runtime)
+    return runtime
+
+
+def _check(max_drop: float, threads: int, batch: int) -> None:
+    if not 0 <= max_drop <= 100:
+        raise GoalError(f"a drop of {max_drop} points", "it is between 0 and 100 points of accuracy", "for example --max-drop 1")
+    cores = os.cpu_count() or 1
+    if not 1 <= threads <= cores:
+        raise GoalError(f"{threads} threads", f"this machine has {cores} cores", f"choose 1 to {cores}")
+    if not 1 <= batch <= 1024:
+        raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
+
+
+def _original(job: Job, folder: Path, store: Store, mode: TrainMode, seconds: float, seed: int) -> Artifact:
+    place = folder / "work" / "original"
+
+    def work() -> bool:
+        checkpoint = folder / "work" / "original.checkpoint"
+        checkpoint.parent.mkdir(exist_ok=True)
+        found = train_original(job, mode=mode, checkpoint=checkpoint, seconds=seconds, seed=seed)
+        save_artifact(found.artifact, place)
+        if found.history:
+            (folder / "history.json").write_text(json.dumps([dataclasses.asdict(epoch) for epoch in found.history]))
+        checkpoint.unlink(missing_ok=True)
+        return True
+
+    store.once("original", "training the original", work)
+    return load_artifact(place, module=job.artifact.module)
+
+
+def _search(search: Search, allowed: tuple[str, ...]) -> list[Trial]:
+    """Choose how to deploy, look at many levels, train the promising ones. Returns what is worth a final measurement."""
+    _deploy(search, allowed)
+    trials = glance(search, _GLANCE_SHARE * search.seconds_left)
+    finish_seconds = max(_LEAST_FINISH_SECONDS, _FINISH_SHARE * search.seconds_left)
+    return train(search, trials, search.seconds_left - finish_seconds)
+
+
+def _deploy(search: Search, allowed: tuple[str, ...]) -> None:
+    """Measure the original in each runtime and precision; candidates go to the fastest that keeps the accuracy."""
+    runner, original = search.runner, Plan()
+    runner.outputs(original, "torch", "validation")
+    ways = [*search.fp32, *(Deployment("int8", r) for r in allowed)]
+    drops = {}
+    for way in list(ways):
+        try:
+            runner.artifact(way.plan(original))
+            reference = search.fp32[0].plan(original), search.fp32[0].runtime
+            drops[way] = runner.drop(way.plan(original), way.runtime, reference, "validation")
+        except PlanishError as error:
+            if way in search.fp32[:1]:
+                raise
+            note(f"{way.precision} in {way.runtime} is left out: {error}")
+            ways.remove(way)
+    search.fp32 = tuple(w for w in search.fp32 if w in ways)
+    subjects = {f"{w.precision}@{w.runtime}": (w.plan(original), w.runtime) for w in ways}
+    baseline = f"fp32@{search.fp32[0].runtime}"
+    found = runner.latency("original", subjects, baseline, search.threads, search.batch, seconds=0.5, launches=2).measurements
+    for way in ways:
+        plan = way.plan(original)
+        found[f"{way.precision}@{way.runtime}"] |= {
+            "size_bytes": runner.size(plan, way.runtime),
+            "accuracy_drop_validation": drops[way],
+        }
+        stage = "baseline" if way in search.fp32 else "glanced"
+        search.show(f"{way.precision}@{way.runtime}", plan, way.runtime, stage, found[f"{way.precision}@{way.runtime}"])
+    # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
+    fit = [w for w in ways if w.runtime in allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5)]
+    search.deployment = min(fit, key=lambda w: found[f"{w.precision}@{w.runtime}"]["latency_ms"].value)
+    fastest = min(search.fp32, key=lambda w: found[f"{w.precision}@{w.runtime}"]["latency_ms"].value)
+    search.fp32 = (fastest, *(w for w in search.fp32 if w != fastest))
+    note(f"candidates ship as {search.deployment.precision} for {search.deployment.runtime}; the fastest fp32 runtime here is {fastest.runtime}")
+
+
+def default_folder(data: str | Path, model: str) -> Path:
+    """``runs/DATA-MODEL``, with a number where that is taken."""
+    stem = f"{Path(data).stem}-{Path(model).stem if '/' in model else model}".replace(":", "-").lower()
+    folder, number = Path("runs") / stem, 2
+    while folder.exists():
+        folder, number = Path("runs") / f"{stem}-{number}", number + 1
+    return folder

@@ -1,0 +1,95 @@
+"""What a search tries, and what it makes of a first look."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from planish.compression import ChannelPruning, Resolution
+from planish.measurement import Measurement
+from planish.plan import Plan
+from planish.search.result import Goal
+from planish.technique import Technique
+
+
+@dataclass(frozen=True)
+class Level:
+    """How strongly to compress: the share of channels to remove, and the factor on height and width."""
+
+    pruning_ratio: float
+    resolution: float = 1.0
+
+    def plan(self) -> Plan:
+        """The techniques that change the network's shape, before any training."""
+        steps: list[Technique] = []
+        if self.resolution < 1:
+            steps.append(Resolution(scale=self.resolution))
+        if self.pruning_ratio > 0:
+            steps.append(ChannelPruning(ratio=self.pruning_ratio))
+        return Plan(*steps)
+
+
+# In the order in which they are worth a look: first the middle, then both ends, then between. Resolution is the cheapest lever
+# of all, since it leaves every weight in place.
+LEVELS = (
+    Level(0.5),
+    Level(0.7),
+    Level(0.5, 0.75),
+    Level(0.3),
+    Level(0.6),
+    Level(0.7, 0.75),
+    Level(0.0, 0.75),
+    Level(0.4),
+    Level(0.8),
+    Level(0.3, 0.75),
+    Level(0.8, 0.75),
+    Level(0.0, 0.5),
+    Level(0.5, 0.5),
+)
+
+
+@dataclass
+class Trial:
+    """A level on its way through the rungs.
+
+    Args:
+        level: how strongly to compress.
+        plan: the network so far; it grows with every round of training and ends before export.
+        drop: points lost on validation by the network so far.
+        measurements: latency and size of its exported file, which training does not change.
+        seconds_an_epoch: of training, 0 while unknown.
+        stopped: why it gets no more time.
+    """
+
+    level: Level
+    plan: Plan
+    drop: Measurement | None = None
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    seconds_an_epoch: float = 0.0
+    stopped: str = ""
+
+    @property
+    def name(self) -> str:
+        return str(self.level.plan())
+
+    @property
+    def latency_ms(self) -> float:
+        return self.measurements["latency_ms"].value
+
+
+def promise(trial: Trial, goal: Goal, slack_points: float) -> float:
+    """How much a trial deserves more time: doublings of speed, less what it lacks in accuracy and in reaching the goal.
+
+    Args:
+        trial: with its latency measured and its drop on validation so far.
+        goal: the limits.
+        slack_points: points of accuracy that the training still to come is trusted to win back; one such amount beyond the limit costs one doubling.
+    """
+    assert trial.drop is not None
+    value = math.log2(max(trial.measurements["latency_ratio"].value, 1e-3))
+    value -= max(0.0, trial.drop.value - goal.max_drop_points) / slack_points
+    if goal.max_latency_ms is not None:
+        value -= 4 * max(0.0, math.log2(trial.latency_ms / goal.max_latency_ms))
+    if goal.max_size_bytes is not None:
+        value -= 4 * max(0.0, math.log2(trial.measurements["size_bytes"].value / goal.max_size_bytes))
+    return value

@@ -1,0 +1,158 @@
+"""Carries plans out, one step at a time, and never the same step twice."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from planish.artifact import Artifact
+from planish.evaluation.evaluate import evaluate
+from planish.evaluation.latency import LatencyReport, Subject, measure_latency
+from planish.evaluation.statistics import paired_difference
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export.runtimes import load
+from planish.measurement import Measurement
+from planish.models.storage import load_artifact, save_artifact
+from planish.plan import Plan
+from planish.search.store import Store
+from planish.task import SplitName, Task
+from planish.technique import Technique
+
+_REPORT = TypeAdapter(LatencyReport)
+
+
+class Runner:
+    """Artifacts by plan, and what was measured on them, in the folder ``work`` of a run.
+
+    Every prefix of a plan is an artifact of its own on disk, so plans that begin alike share their beginning and a killed run goes
+    on after the last finished step.
+
+    Args:
+        store: the run's memory.
+        folder: where artifacts and outputs are kept.
+        task: the images and what is to be learned.
+        original: what all plans start from; format torch.
+    """
+
+    def __init__(self, store: Store, folder: Path, task: Task, original: Artifact) -> None:
+        self.store, self.folder, self.task, self.original = store, folder, task, original
+        self._artifacts: dict[str, Artifact] = {}
+
+    def artifact(self, plan: Plan) -> Artifact:
+        """The original with the plan applied."""
+        artifact = self.original
+        for count in range(1, len(plan.steps) + 1):
+            artifact = self._step(artifact, Plan(*plan.steps[:count]))
+        return artifact
+
+    def _step(self, before: Artifact, plan: Plan) -> Artifact:
+        if plan.key not in self._artifacts:
+            step = plan.steps[-1]
+            folder = self.folder / plan.key
+
+            def work() -> str:
+                shutil.rmtree(folder, ignore_errors=True)
+                save_artifact(Plan(step).apply(before, self.task), folder)
+                return str(plan)
+
+            self.store.once(f"artifact:{plan.key}", step.name, work)
+            self._artifacts[plan.key] = load_artifact(folder, module=self.original.module, original=self.original)
+        return self._artifacts[plan.key]
+
+    def release(self) -> None:
+        """Forget the networks held in memory; they are on disk."""
+        self._artifacts.clear()
+
+    def outputs(self, plan: Plan, runtime: str, split: SplitName) -> dict[str, Any]:
+        """The model's named outputs on a whole split, computed by ``runtime`` from the shipped file (``torch`` for the network itself)."""
+        path = self.folder / f"outputs-{plan.key}-{runtime}-{split}.npz"
+
+        def work() -> bool:
+            artifact = self.artifact(plan)
+            if runtime == "torch":
+                predictor: Any = TorchPredictor(artifact.module, artifact.preprocessing)
+            else:
+                predictor = load(artifact.files, runtime, threads=2, batch=None)
+            found = evaluate(predictor, self.task, split, artifact.input_spec, artifact.preprocessing)
+            partial = path.with_name("partial-" + path.name)
+            np.savez(partial, **found.outputs)
+            partial.replace(path)
+            return True
+
+        self.store.once(f"outputs:{plan.key}@{runtime}:{split}", f"evaluating on {split}", work)
+        with np.load(path, allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}
+
+    def metrics(self, plan: Plan, runtime: str, split: SplitName) -> dict[str, Measurement]:
+        """All metrics of the task on a split."""
+        found = self.task.metrics(self.outputs(plan, runtime, split), self.task.split(split).targets)
+        return {name: replace(m, runtime=runtime) for name, m in found.items()}
+
+    def drop(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName) -> Measurement:
+        """How many points of the primary metric are lost against another model on the same images; negative is a gain."""
+        targets = self.task.split(split).targets
+        there = self.task.scores(self.outputs(*against, split), targets)
+        here = self.task.scores(self.outputs(plan, runtime, split), targets)
+        value, low, high = paired_difference(there, here)
+        name = f"{self.task.primary_metric}_drop"
+        return Measurement(name, 100 * value, "points", len(here), False, 100 * low, 100 * high, runtime=runtime)
+
+    def size(self, plan: Plan, runtime: str) -> Measurement:
+        """Bytes on disk of what ships."""
+        return Measurement("size_bytes", float(self.artifact(plan).size_bytes), "bytes", 1, False, runtime=runtime)
+
+    def latency(
+        self,
+        name: str,
+        subjects: Mapping[str, tuple[Plan, str]],
+        baseline: str,
+        threads: int,
+        batch: int,
+        *,
+        seconds: float,
+        launches: int,
+    ) -> LatencyReport:
+        """Measure exported files side by side, each in a process of its own.
+
+        Args:
+            name: of this session of measuring; measured once.
+            subjects: plan and runtime by candidate key.
+            baseline: the key that ratios are taken against.
+            threads: the runtime may use.
+            batch: images a call.
+            seconds: of timing for each subject.
+            launches: how often the processes are started afresh.
+        """
+
+        def work() -> Any:
+            report = measure_latency(
+                {key: self._subject(plan, runtime, threads, batch) for key, (plan, runtime) in subjects.items()},
+                baseline=baseline,
+                threads=threads,
+                batch=batch,
+                seconds=seconds,
+                launches=launches,
+            )
+            return _REPORT.dump_python(report, mode="json")
+
+        who = hashlib.sha256(repr(sorted((key, plan.key, runtime) for key, (plan, runtime) in subjects.items())).encode()).hexdigest()[:12]
+        return _REPORT.validate_python(self.store.once(f"latency:{name}:{who}", "measuring latency", work))
+
+    def _subject(self, plan: Plan, runtime: str, threads: int, batch: int) -> Subject:
+        artifact = self.artifact(plan)
+        split = self.task.split("calibration")
+        images = split.images(artifact.input_spec, artifact.preprocessing)
+        arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}
+        return Subject("planish.export.runtimes:load", arguments, np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:]))), runtime)
+
+
+def extend(plan: Plan, *steps: Technique) -> Plan:
+    """The plan with more steps at its end."""
+    return Plan(*plan.steps, *steps)

@@ -1,0 +1,85 @@
+"""The model that everything is compared with: evaluated if it is trained already, trained if not."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from planish.artifact import Artifact
+from planish.evaluation.evaluate import evaluate
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.progress import note
+from planish.training.fit import Epoch, fit
+from planish.training.prepare import Job
+from planish.training.settings import FitSettings
+
+TrainMode = Literal["auto", "always", "never"]
+_ABOVE_GUESSING = 0.25  # of the way from guessing to perfect that a network must have gone to count as trained
+
+
+@dataclass(frozen=True)
+class Original:
+    """The original, ready.
+
+    Args:
+        artifact: format torch, trained.
+        history: one entry an epoch; empty if it was trained already.
+    """
+
+    artifact: Artifact
+    history: tuple[Epoch, ...]
+
+
+def train_original(
+    job: Job,
+    *,
+    mode: TrainMode = "auto",
+    settings: FitSettings | None = None,
+    checkpoint: Path | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+) -> Original:
+    """Train the job's model unless it knows the classes already.
+
+    Args:
+        job: images and model.
+        mode: ``auto`` evaluates a model that came with weights and a fitting classifier, and trains it only if it is hardly better than
+            guessing; ``always`` trains; ``never`` takes it as it is.
+        settings: None for defaults that fit a fresh or a pretrained network.
+        checkpoint: where training saves itself and goes on from.
+        seconds: training ends within them, its schedule planned accordingly.
+        seed: used where ``settings`` is None.
+
+    Raises:
+        TrainingError: the loss became NaN.
+    """
+    if mode == "never" or (mode == "auto" and job.knows_classes and _is_trained(job)):
+        return Original(job.artifact, ())
+    if settings is None:
+        settings = FitSettings.for_finetune(seed=seed) if job.pretrained else FitSettings.for_scratch(seed=seed)
+    fitted = fit(
+        job.artifact.module,
+        job.task,
+        job.artifact.input_spec,
+        job.artifact.preprocessing,
+        settings,
+        checkpoint=checkpoint,
+        deadline=None if seconds is None else time.monotonic() + seconds,
+    )
+    return Original(replace(job.artifact, module=fitted.module), fitted.history)
+
+
+def _is_trained(job: Job) -> bool:
+    predictor = TorchPredictor(job.artifact.module, job.artifact.preprocessing)
+    found = evaluate(predictor, job.task, "validation", job.artifact.input_spec, job.artifact.preprocessing)
+    targets = np.asarray(found.targets)
+    guessing = float(np.bincount(targets).max() / len(targets))
+    reached = float(job.task.scores(found.outputs, targets).mean())
+    trained = reached > guessing + _ABOVE_GUESSING * (1 - guessing)
+    words = "it is trained already and is not trained again" if trained else "that is hardly better than guessing, so it is trained"
+    note(f"the model as given reaches {100 * reached:.1f} % on validation: {words}")
+    return trained

@@ -1,0 +1,111 @@
+"""From what a user names, images and a model, to a task and the artifact that everything starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
+from planish.data import ImageData, load_images
+from planish.errors import GoalError
+from planish.models import create
+from planish.progress import note
+from planish.tasks import Classification
+
+_LARGEST_DEFAULT = 224
+_MARGIN = 1.15  # decoded images keep this much more than the input size, so that training can crop
+
+
+@dataclass(frozen=True)
+class Job:
+    """Images and a model, ready to work on.
+
+    Args:
+        task: the images, split, and what is to be learned.
+        artifact: the model, format torch; trained or not.
+        data: where the images came from and what was found in them.
+        knows_classes: whether the model came with weights and a classifier of the right size, so that it may be trained already.
+        pretrained: whether the model came with weights.
+        notes: what was decided on the user's behalf.
+    """
+
+    task: Classification
+    artifact: Artifact
+    data: ImageData
+    knows_classes: bool
+    pretrained: bool
+    notes: tuple[str, ...]
+
+
+def prepare(
+    data: str | Path,
+    model: str | nn.Module,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    resize: Literal["squash", "crop"] | None = None,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> Job:
+    """Load the images and create the model for them.
+
+    Args:
+        data: a folder, a manifest, or a built-in name; see ``planish.data.load_images``.
+        model: a name, ``FILE.py:factory`` or a network; see ``planish.models.create``.
+        weights: ``imagenet`` or a file.
+        image_size: height and width the model is fed, in pixels; None for the images' own typical size, at most 224.
+        resize: how images come to that size; None squashes images that are about square and crops others.
+        skip_bad: leave broken files out instead of stopping.
+        seed: of the split and of fresh weights.
+
+    Raises:
+        DataError: the images cannot be used.
+        ModelError: the model or its weights cannot be used.
+    """
+    if image_size is not None and not 8 <= image_size <= 2048:
+        raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "leave it away for the images' own size")
+    channels = _first_channels(model) if isinstance(model, nn.Module) else None
+    decode_side = 256 if image_size is None else max(32, round(image_size * _MARGIN))
+    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels)
+    height, width = images.typical_height, images.typical_width
+    if image_size is None:
+        image_size = min(_LARGEST_DEFAULT, round((height * width) ** 0.5))
+        if image_size > 32:
+            image_size -= image_size % 16
+    torch.manual_seed(seed)
+    created = create(model, num_classes=len(images.class_names), channels=images.channels, image_size=image_size, weights=weights)
+    about_square = max(height, width) <= 1.1 * min(height, width)
+    preprocessing = Preprocessing(
+        decode_side=decode_side,
+        resize=resize or ("squash" if about_square else "crop"),
+        mean=created.mean or images.mean,
+        std=created.std or images.std,
+    )
+    artifact = Artifact(
+        format="torch",
+        input_spec=InputSpec(images.channels, image_size, image_size),
+        preprocessing=preprocessing,
+        class_names=images.class_names,
+        lineage=Lineage(created.source),
+        module=created.module.eval(),
+    )
+    for text in created.notes:
+        note(text)
+    return Job(
+        task=Classification(images.splits, images.class_names),
+        artifact=artifact,
+        data=images,
+        knows_classes=created.pretrained and not created.new_classifier,
+        pretrained=created.pretrained,
+        notes=created.notes,
+    )
+
+
+def _first_channels(module: nn.Module) -> int | None:
+    """Channels of the first convolution, where they are 1 or 3."""
+    first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    return first.in_channels if first is not None and first.in_channels in (1, 3) else None

@@ -1,0 +1,70 @@
+"""The accuracy guard: what is chosen, and what is said where nothing meets the goal."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planish.measurement import Measurement
+from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
+from planish.search.result import CandidateResult, Goal
+
+
+def candidate(key: str, drop: float, ms: float, size: int = 1000, half: float = 0.0, stage: str = "measured") -> CandidateResult:
+    return CandidateResult(
+        key, [], key, "onnxruntime", stage,  # type: ignore[arg-type]
+        {
+            "accuracy_drop_validation": Measurement("accuracy_drop_validation", drop, "points", 1000, False, drop - half, drop + half),
+            "latency_ms": Measurement("latency_ms", ms, "ms", 100, False),
+            "size_bytes": Measurement("size_bytes", size, "bytes", 1, False),
+        },
+    )  # fmt: skip
+
+
+ORIGINAL = candidate("original", 0.0, 10.0, 9000, stage="baseline")
+
+
+def test_the_fastest_within_the_limits_is_chosen() -> None:
+    others = [candidate("slow", 0.1, 5), candidate("good", 0.5, 3), candidate("lossy", 2.0, 1), candidate("trained", -5.0, 0.1, stage="trained")]
+    assert choose(others, ORIGINAL, Goal(max_drop_points=1)).key == "good"
+
+
+def test_a_drop_near_the_limit_needs_room_for_its_error() -> None:
+    others = [candidate("risky", 0.95, 1, half=1.0), candidate("safe", 0.2, 2, half=1.0)]
+    assert choose(others, ORIGINAL, Goal(max_drop_points=1)).key == "safe"
+    assert choose(others[:1], ORIGINAL, Goal(max_drop_points=1)).key == "risky"
+
+
+def test_where_nothing_keeps_the_accuracy_the_original_ships() -> None:
+    assert choose([candidate("lossy", 9.0, 1)], ORIGINAL, Goal(max_drop_points=1)) is ORIGINAL
+    assert choose([], ORIGINAL, Goal()) is ORIGINAL
+
+
+def test_a_goal_out_of_reach_keeps_accuracy_and_says_by_how_much_the_nearest_misses() -> None:
+    goal = Goal(max_drop_points=1, max_latency_ms=1.0)
+    others = [candidate("a", 0.5, 1.5), candidate("b", 0.2, 3.0), candidate("c", 1.2, 0.9)]
+    assert choose(others, ORIGINAL, goal).key == "a"
+    near = nearest_miss(others, goal)
+    assert near is not None
+    assert near.key == "c"
+    assert describe_miss(near, goal) == "it loses 1.20 points on validation, 0.20 more than allowed"
+    assert describe_miss(others[0], goal) == "it takes 1.5 ms, 0.5 ms over the limit of 1 ms"
+
+
+points = st.floats(-2, 5).map(lambda x: round(x, 1))
+
+
+@given(st.lists(st.tuples(points, st.floats(0.1, 9), st.integers(10, 99)), min_size=1, max_size=8), st.floats(0, 2))
+def test_nothing_on_the_frontier_is_beaten_and_the_choice_keeps_the_accuracy(rows: list, max_drop: float) -> None:
+    others = [candidate(str(i), *row) for i, row in enumerate(rows)]
+    edge = frontier(others)
+
+    def axes(c: CandidateResult) -> list[float]:
+        return [c.measurements[n].value for n in ("accuracy_drop_validation", "latency_ms", "size_bytes")]
+
+    for c in others:
+        beaten = any(all(x <= y for x, y in zip(axes(o), axes(c), strict=True)) and axes(o) != axes(c) for o in others)
+        assert (c in edge) != beaten
+    goal = Goal(max_drop_points=max_drop)
+    chosen = choose(others, ORIGINAL, goal)
+    assert "accuracy" not in misses(chosen, goal)

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from planish.errors import GoalError
+from planish.search.goal import milliseconds, seconds, size_bytes
+
+
+@pytest.mark.parametrize(("text", "value"), [("5ms", 5), ("0.8 ms", 0.8), ("800us", 0.8), ("0.1s", 100), (3.5, 3.5), ("7", 7)])
+def test_latency(text: str | float, value: float) -> None:
+    assert milliseconds(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("4MB", 4_000_000), ("512KiB", 524_288), (1000, 1000), ("1.5 kB", 1500)])
+def test_size(text: str | float, value: int) -> None:
+    assert size_bytes(text) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("20m", 1200), ("90s", 90), ("1h30m", 5400), ("7m30s", 450), ("1.5h", 5400), (60, 60)])
+def test_time(text: str | float, value: float) -> None:
+    assert seconds(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["fast", "-5ms", "0ms", "5 parsecs", "", "nan", "1e999ms"])
+def test_what_is_not_a_latency_says_how_to_write_one(text: str) -> None:
+    with pytest.raises(GoalError, match="for example 5ms"):
+        milliseconds(text)

@@ -1,0 +1,76 @@
+"""Plans: they survive being written down, and refuse what does not combine."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planish.compression import ChannelPruning, Int8, Resolution
+from planish.errors import PlanError
+from planish.export import ToOnnx, ToOpenVino
+from planish.plan import Plan
+from planish.technique import registered, resolve
+from planish.training import Distill
+
+TORCH = {"format": "torch", "precision": "fp32"}
+steps = st.one_of(
+    st.builds(ChannelPruning, ratio=st.sampled_from([0.1, 0.5, 0.9])),
+    st.builds(Resolution, scale=st.sampled_from([0.5, 0.75])),
+    st.builds(Distill, epochs=st.integers(1, 9)),
+    st.just(ToOnnx()),
+    st.just(Int8()),
+    st.just(ToOpenVino()),
+)
+
+
+@given(st.lists(steps, max_size=6))
+def test_a_plan_survives_yaml_and_json(tmp_path_factory: pytest.TempPathFactory, techniques: list) -> None:
+    plan = Plan(*techniques)
+    for text in (plan.to_yaml(), plan.to_json()):
+        path = tmp_path_factory.mktemp("plan") / "plan.yaml"
+        path.write_text(text)
+        assert Plan.load(path) == plan
+        assert Plan.load(path).key == plan.key
+
+
+def test_every_field_is_part_of_the_key() -> None:
+    keys = {Plan(ChannelPruning(ratio=0.5)).key, Plan(ChannelPruning(ratio=0.25)).key, Plan().key, Plan(ToOnnx(), Int8()).key, Plan(Int8(), ToOnnx()).key}
+    assert len(keys) == 5
+
+
+def test_the_rooms_techniques_are_registered_through_entry_points() -> None:
+    assert {"channel_pruning", "int8", "resolution", "distill", "to_onnx", "to_openvino"} <= registered().keys()
+    assert all(kind.reference for kind in registered().values())
+
+
+def test_an_unknown_technique_names_the_nearest() -> None:
+    with pytest.raises(PlanError, match="did you mean 'channel_pruning'"):
+        resolve("chanel_pruning")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ratio: 0.5", "not a list of steps"),
+        ("- {name: channel_pruning, ratio: 1.5}", "step 1 .channel_pruning.: ratio"),
+        ("- {name: channel_pruning, ration: 0.5}", "ration"),
+        ("- [", "cannot read the plan"),
+    ],
+)
+def test_a_broken_plan_says_what_is_wrong(tmp_path, text: str, message: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=message):
+        Plan.load(path)
+
+
+def test_steps_that_do_not_combine_are_refused_before_anything_runs() -> None:
+    with pytest.raises(PlanError, match=r"step 2 \(channel_pruning\) needs format torch, and here it is onnx"):
+        Plan(ToOnnx(), ChannelPruning(ratio=0.5)).check(TORCH)
+    with pytest.raises(PlanError, match=r"step 3 \(int8\) needs precision fp32, and here it is int8"):
+        Plan(ToOnnx(), Int8(), Int8()).check(TORCH)
+    assert Plan(ChannelPruning(ratio=0.5), Distill(epochs=1), ToOnnx(), Int8(), ToOpenVino()).check(TORCH) == {
+        "format": "openvino",
+        "precision": "int8",
+    }
