@@ -17,7 +17,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from planish.errors import ModelError
-from planish.evaluation.latency import LatencyReport, Subject, measure_latency, verdict
+from planish.evaluation.latency import LatencyReport, Subject, _noise_floor, measure_latency, verdict
+from planish.evaluation.statistics import paired_ratio
 from planish.measurement import Measurement
 
 HERE = Path(__file__).parent
@@ -71,6 +72,24 @@ def ratio(value: float, low: float, high: float) -> Measurement:
 )
 def test_verdict(measured: tuple[float, float, float], floor: float, expected: str) -> None:
     assert verdict(ratio(*measured), Measurement("noise_floor", floor, "%", 4, False)) == expected
+
+
+def test_verdict_distrusts_a_machine_on_which_equals_may_differ() -> None:
+    floor = Measurement("noise_floor", 4.0, "%", 4, False, 0.0, 15.0)
+    assert verdict(ratio(0.95, 0.92, 0.97), floor) == "no difference"
+    assert verdict(ratio(0.85, 0.80, 0.90), floor) == "slower"
+
+
+@pytest.mark.parametrize("noise", [0.005, 0.02, 0.06])
+def test_simulated_benches_of_equals_are_hardly_ever_called_different(noise: float) -> None:
+    rng, said = np.random.default_rng(0), {1.0: 0, 1.1: 0}
+    for _ in range(1000):
+        base, copy, other = np.exp(rng.normal(0, noise, (3, 5, 1)))
+        floor = _noise_floor(paired_ratio(base, copy), 5, "")
+        for truth in said:
+            said[truth] += verdict(ratio(*paired_ratio(truth * base, other)), floor) != "no difference"
+    assert said[1.0] <= 25
+    assert said[1.1] >= (980 if noise <= 0.02 else 100)
 
 
 def test_known_durations_are_measured() -> None:
