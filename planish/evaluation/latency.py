@@ -167,9 +167,7 @@ def measure_latency(
             stage.advance()
     floor = _noise_floor(_ratio(calls[baseline], calls[_COPY], seed), launches, subjects[baseline].runtime)
     if floor.high is not None and floor.high > _BUSY_MACHINE:
-        note(
-            f"two copies of {baseline!r} may differ by {floor.high:.0f}% on this machine just now: end other programs, or give it more seconds"
-        )
+        note(f"two copies of {baseline!r} may differ by {floor.high:.0f}% just now: end other programs, or give it more seconds")
     measured = {n: _measurements(calls[n], calls[baseline], memory[n], s.runtime, seed, n == baseline) for n, s in subjects.items()}
     return LatencyReport(
         baseline=baseline,
