@@ -108,7 +108,8 @@ def _load(file_bytes: bytes, max_pixels: int) -> Image.Image:
         width, height = image.size
         if width * height <= max_pixels:
             image.load()
-            return ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would lose the TIFF tags
+            return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"an image of too many pixels: {error}", f"at most {max_pixels:,} pixels are decoded") from error
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on a damaged file

@@ -1,0 +1,94 @@
+"""Data sets known by name. ``fashion-mini`` ships with the package; the others are found in ``$PLANISH_DATA`` or downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from planish.errors import DataError
+from planish.progress import Stage, note
+
+BUILTIN = ("fashion-mini", "cifar10", "fashion-mnist", "mnist")
+
+
+def builtin_folder(name: str, cache_dir: Path) -> Path:
+    """The folder of class folders of a built-in data set, made or downloaded on first use.
+
+    Raises:
+        DataError: it cannot be downloaded or written.
+    """
+    if name == "fashion-mini":
+        return _fashion_mini(cache_dir)
+    root = Path(os.environ.get("PLANISH_DATA") or cache_dir / "data").expanduser()
+    folder = root / name
+    if not (folder / "train").is_dir():
+        _download(name, folder)
+    return folder
+
+
+def _fashion_mini(cache_dir: Path) -> Path:
+    source = resources.files("planish.data") / "fashion_mini" / "images.npz"
+    with resources.as_file(source) as path:
+        folder = cache_dir / "fashion-mini" / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        if folder.is_dir():
+            return folder
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    classes = [str(c) for c in arrays["classes"]]
+    splits = {
+        split: zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], arrays[f"{split}_indices"], strict=True)
+        for split in ("train", "test")
+    }
+    total = len(arrays["train_labels"]) + len(arrays["test_labels"])
+    _write_folders(folder, classes, splits, "writing fashion-mini", total)
+    return folder
+
+
+def _download(name: str, folder: Path) -> None:
+    from torchvision import datasets
+
+    make: Any = {"cifar10": datasets.CIFAR10, "fashion-mnist": datasets.FashionMNIST, "mnist": datasets.MNIST}[name]
+    note(f"{name} is not in {str(folder.parent)!r}: downloading it there")
+    download = folder.parent / f"{name}.download"
+    try:
+        parts = {split: make(download, train=split == "train", download=True) for split in ("train", "test")}
+    except Exception as error:  # the network, the host, the checksum: torchvision raises a different one for each
+        raise DataError(
+            f"{name} could not be downloaded: {error}",
+            f"lay it out as {folder}/train/<class>/<image>.png and test/",
+            "set PLANISH_DATA to the folder that holds it; fashion-mini needs no download",
+        ) from error
+    classes = [c.split("/")[0].split(" - ")[0].lower().replace(" ", "-") for c in parts["train"].classes]
+    splits = {split: zip(part.data, part.targets, range(len(part)), strict=True) for split, part in parts.items()}
+    _write_folders(folder, classes, splits, f"writing {name}", sum(len(part) for part in parts.values()))
+    shutil.rmtree(download, ignore_errors=True)
+
+
+def _write_folders(
+    folder: Path, classes: list[str], splits: Mapping[str, Iterable[tuple[Any, Any, Any]]], stage_name: str, total: int
+) -> None:
+    """Write ``folder/split/class/index.png`` whole: under another name first, so that nobody meets half of it."""
+    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with Stage(stage_name, total) as stage:
+            for split, items in splits.items():
+                for name in classes:
+                    (partial / split / name).mkdir(parents=True)
+                for image, label, index in items:
+                    Image.fromarray(np.asarray(image)).save(partial / split / classes[int(label)] / f"{int(index):05d}.png")
+                    stage.advance()
+        partial.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else somebody else was faster
+            raise DataError(f"{str(folder)!r} cannot be written: {error.strerror}", "about 4 KB an image are needed") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

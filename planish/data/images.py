@@ -1,0 +1,273 @@
+"""``load_images``: from a folder, a manifest or a name to four splits, with a report of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from planish.artifact import InputSpec, Preprocessing
+from planish.data import splits as cutting
+from planish.data.builtin import BUILTIN, builtin_folder
+from planish.data.cache import cache_root, content_hashes, key_of, whole
+from planish.data.duplicates import THRESHOLD, near_duplicate_groups
+from planish.data.listing import Listed, list_folder
+from planish.data.manifest import list_manifest
+from planish.data.report import BadFile, DataReport, report_duplicates
+from planish.data.store import Store, decoded, resized
+from planish.errors import DataError
+from planish.progress import note
+from planish.task import SplitName
+
+if TYPE_CHECKING:
+    from planish.artifact import Pixels
+
+Indices = npt.NDArray[np.int64]
+_SMALLEST_STD = 1 / 255  # a data set of one colour: one grey level is as little as can differ
+_SHOWN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSplit:
+    """One split of a data set; a ``planish.task.Split``.
+
+    Args:
+        keys: the images' paths below the data folder.
+        targets: class indices, int64 ``(N,)``.
+        paths: where the files lie.
+    """
+
+    keys: tuple[str, ...]
+    targets: Indices
+    paths: tuple[Path, ...] = field(repr=False)
+    _hashes: npt.NDArray[np.uint8] = field(repr=False)
+    _store: Store = field(repr=False)
+    _rows: Indices = field(repr=False)
+    _cache: Path = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def images(self, spec: InputSpec, preprocessing: Preprocessing) -> Pixels:
+        """All images as the model is fed them, uint8 ``(N, h, w, C)``, read-only and memory-mapped. Made on first use, then found on disk.
+
+        They are exactly what ``planish.data.preprocessing.prepare`` makes of each file.
+
+        Raises:
+            DataError: the disk is full, or a file has become unreadable since it was listed.
+        """
+        store, rows = self._store, self._rows
+        if not store.serves(rows, spec.channels, preprocessing.decode_side):
+            store = decoded(self.paths, self._hashes, preprocessing.decode_side, spec.channels == 1, self._cache)
+            rows = np.arange(len(self))
+            if store.bad:
+                i, reason = next(iter(store.bad.items()))
+                raise DataError(f"{self.keys[i]!r} can no longer be decoded: {reason}")
+        return resized(store, rows, spec, preprocessing, self._cache)
+
+    def file_bytes(self, index: int) -> bytes:
+        """The image file as it lies on disk."""
+        return self.paths[index].read_bytes()
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set for classification.
+
+    Args:
+        name: of the folder, manifest or built-in set.
+        class_names: sorted; a target is an index into them.
+        splits: ``train``, ``calibration`` (part of train), ``validation``, ``test``.
+        channels: 1 if all images are grey, else 3.
+        typical_height: median in pixels, after shrinking to ``decode_side``.
+        typical_width: likewise.
+        mean: of each channel over train, on the 0..1 scale; every image counts the same.
+        std: likewise; never below one grey level.
+        report: what was found, for people and for JSON.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: dict[SplitName, ImageSplit]
+    channels: Literal[1, 3]
+    typical_height: int
+    typical_width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    report: DataReport
+
+    @property
+    def assignment(self) -> dict[str, str]:
+        """The split of every image by key, to be written down with a run. Calibration images are listed as train."""
+        return {key: name for name, split in self.splits.items() if name != "calibration" for key in split.keys}
+
+
+def load_images(
+    source: str | Path,
+    *,
+    seed: int = 0,
+    skip_bad: bool = False,
+    decode_side: int = 256,
+    channels: int | None = None,
+    cache_dir: Path | None = None,
+) -> ImageData:
+    """Load a data set.
+
+    Args:
+        source: a folder with a folder per class, with or without ``train/ val/ test/``; a manifest (``.csv``, or ``.jsonl`` with one object
+            a line: path, label, optional split); or a built-in name: ``fashion-mini``, ``cifar10``, ``fashion-mnist``, ``mnist``.
+        seed: of whatever is split here.
+        skip_bad: leave broken files out instead of stopping.
+        decode_side: images are kept with a shorter side of at most this many pixels.
+        channels: 1 to read everything as grey, 3 as RGB; None to go by the images.
+        cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
+
+    Raises:
+        DataError: the source does not exist or holds no usable images, or they cannot be split; broken files (all are named).
+    """
+    if channels not in (None, 1, 3):
+        raise DataError(f"channels={channels}", "images are grey (1) or RGB (3)")
+    if decode_side < 1:
+        raise DataError(f"decode_side={decode_side}", "it is at least 1 pixel")
+    root = cache_root(cache_dir)
+    name, listed = _list(source, root)
+    _several_classes(name, listed)
+    paths = [item.path for item in listed]
+    hashes, reasons = content_hashes(paths, root)
+    store = decoded(paths, hashes, decode_side, channels == 1, root)
+    reasons = store.bad | reasons
+    bad = [BadFile(key=listed[i].key, reason=reasons[i]) for i in sorted(reasons)]
+    if bad:
+        _tell_bad(bad, len(listed), skip_bad)
+    good = np.array([i for i in range(len(listed)) if i not in reasons], dtype=np.int64)
+    listed = [listed[i] for i in good]
+    _several_classes(name, listed)
+    class_names = tuple(sorted({item.label for item in listed}))
+    number = {label: i for i, label in enumerate(class_names)}
+    targets = np.array([number[item.label] for item in listed], dtype=np.int64)
+    groups = _groups(store, root)[good]
+    parts, how = _parts(listed, targets, groups, class_names, seed)
+    report = DataReport(
+        name=name,
+        images=len(listed),
+        counts={
+            part: dict(zip(class_names, np.bincount(targets[rows], minlength=len(class_names)).tolist(), strict=True))
+            for part, rows in parts.items()
+        },
+        how=how,
+        seed=seed,
+        bad=bad,
+        **report_duplicates([item.key for item in listed], hashes[good], groups, targets, parts),
+    )
+    for leak in report.leaks:
+        note(f"{leak.images} images of {leak.second} are also in {leak.first} (copies or near copies), for example {leak.examples[0][1]}")
+    shapes = store.shapes[good]
+    depth: Literal[1, 3] = 3 if (channels or int(shapes[:, 2].max())) == 3 else 1
+    train = good[parts["train"]]
+    mean = store.means[train].mean(axis=0)
+    std = np.sqrt(np.maximum(0, store.squares[train].mean(axis=0) - mean**2))
+    return ImageData(
+        name=name,
+        class_names=class_names,
+        splits={
+            part: ImageSplit(
+                keys=tuple(listed[i].key for i in rows),
+                targets=targets[rows],
+                paths=tuple(listed[i].path for i in rows),
+                _hashes=hashes[good[rows]],
+                _store=store,
+                _rows=good[rows],
+                _cache=root,
+            )
+            for part, rows in parts.items()
+        },
+        channels=depth,
+        typical_height=int(np.median(shapes[:, 0])),
+        typical_width=int(np.median(shapes[:, 1])),
+        mean=tuple(mean[:depth].tolist()),
+        std=tuple(np.maximum(std, _SMALLEST_STD)[:depth].tolist()),
+        report=report,
+    )
+
+
+def _list(source: str | Path, root: Path) -> tuple[str, list[Listed]]:
+    if str(source) in BUILTIN:
+        return str(source), list_folder(builtin_folder(str(source), root))
+    path = Path(source).expanduser().absolute()
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except PermissionError as error:
+        raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
+    if is_folder:
+        return path.name, list_folder(path)
+    if not is_file:
+        raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
+    if path.suffix.lower() not in (".csv", ".jsonl", ".ndjson", ".json"):
+        raise DataError(f"{str(source)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
+    return path.stem, list_manifest(path)
+
+
+def _several_classes(name: str, listed: Sequence[Listed]) -> None:
+    labels = {item.label for item in listed}
+    if len(labels) < 2:
+        found = f"only one class, {next(iter(labels))!r}" if labels else "no usable image"
+        raise DataError(f"{name!r} has {found}", "at least two classes are needed to tell apart", "each class has a folder of its own")
+
+
+def _tell_bad(bad: list[BadFile], total: int, skip_bad: bool) -> None:
+    shown = "; ".join(f"{b.key}: {b.reason.rstrip('.')}" for b in bad[:_SHOWN]) + (
+        f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    )
+    if not skip_bad:
+        raise DataError(
+            f"{len(bad)} of {total} files are broken: {shown}", "all files must be readable", "--skip-bad (skip_bad=True) leaves them out"
+        )
+    note(f"{len(bad)} of {total} files are broken and left out: {shown}")
+
+
+def _groups(store: Store, root: Path) -> Indices:
+    folder = root / "near-duplicates" / key_of(store.key, THRESHOLD)
+    if not folder.is_dir():
+        groups = near_duplicate_groups(store.thumbs, store.means)
+        with whole(folder) as partial:
+            np.save(partial / "groups.npy", groups)
+    return np.asarray(np.load(folder / "groups.npy"), dtype=np.int64)
+
+
+def _parts(
+    listed: Sequence[Listed], targets: Indices, groups: Indices, class_names: tuple[str, ...], seed: int
+) -> tuple[dict[SplitName, Indices], str]:
+    """Rows of each split, and in words how they came about."""
+    given: dict[str, Indices] = {
+        name: np.array([i for i, item in enumerate(listed) if item.split == name], dtype=np.int64)
+        for name in ("train", "validation", "test")
+    }
+    there = [name for name, rows in given.items() if len(rows)]
+    if there and "train" not in there:
+        raise DataError(f"only {' and '.join(there)} is given", "there must be images to train on", "add train/, or give no splits at all")
+    for name in there:
+        if missing := [class_names[c] for c in np.setdiff1d(np.arange(len(class_names)), targets[given[name]])]:
+            raise DataError(f"no image of {', '.join(map(repr, missing[:10]))} in {name}", "each class must be in each split")
+    wanted = {"validation": cutting.VALIDATION_SHARE, "test": cutting.TEST_SHARE}
+    shares = {"train": 1.0} | {name: share for name, share in wanted.items() if name not in there}
+    how = "as given"
+    if len(shares) > 1:
+        pool = given["train"] if there else np.arange(len(listed))
+        cut = cutting.cut(targets[pool], groups[pool], shares, seed, class_names)
+        given |= {name: pool[rows] for name, rows in cut.items()}
+        new = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if name != "train")
+        given_words, source = (" and ".join(there), "train") if there else ("nothing", "all images")
+        how = f"{given_words} given; {new} cut from {source}, stratified by class, seed {seed}"
+        note(f"splits: {how}")
+    train = given["train"]
+    parts: dict[SplitName, Indices] = {
+        "train": train,
+        "calibration": cutting.calibration(train, targets, seed),
+        "validation": given["validation"],
+        "test": given["test"],
+    }
+    return parts, how
