@@ -31,7 +31,7 @@ from planish.progress import Stage, note
 Verdict = Literal["faster", "slower", "no difference"]
 
 SMALLEST_DIFFERENCE = 3.0
-"""In %: no smaller difference is called one. Two copies of one file, timed as here on a busy two-core machine, stay within it."""
+"""In %: no smaller difference is called one. Two copies of one file, timed as here beside a neighbour that burns a core, stay within it."""
 
 _COPY = "second copy of the baseline"
 _TURN_MS = 12.0  # long against the switch from one process to another, short against the drift of the machine
