@@ -1,0 +1,333 @@
+"""The bundle: one folder with all that ships, and the check that it is whole and still gives the same answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+import planish
+from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
+from planish.errors import BundleError, PlanishError
+from planish.export.bundle_readme import readme
+from planish.export.reference import reference_statistics
+from planish.export.runtimes import find, load
+from planish.measurement import Measurement
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs, Predictor
+    from planish.task import Split, Task
+
+DESCRIPTION, SEAL, EXPECTED = "bundle.json", "bundle.json.sha256", "golden/expected.npz"
+_VERSION = 1
+# Of the largest expected value. Float kernels add up in another order on another processor; integer kernels also round to another
+# step now and then, and a step passes through all layers after it.
+_TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
+_REFERENCE_IMAGES = 1000
+_REFERENCE_FILES = 200
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Bundle:
+    """``bundle.json``.
+
+    Args:
+        name: of the task.
+        format: of the model.
+        files: the model's, relative to the bundle; the first is the one the runtime opens.
+        class_names: in the order of the model's outputs.
+        input_spec: what the model is fed.
+        preprocessing: how an image file becomes that.
+        lineage: how the model came to be.
+        runtime: what ran it when it was measured.
+        threads: it was measured with.
+        batch: images a call, as measured.
+        settings: of the runtime.
+        measurements: by name.
+        versions: of the libraries that made it.
+        golden: image files with known outputs, relative to the bundle.
+        tolerance: how far outputs may lie from the known ones, as a share of the largest known value.
+        sha256: of every file but this one and its seal.
+        created: in UTC.
+    """
+
+    name: str
+    format: str
+    files: tuple[str, ...] = Field(min_length=1)
+    class_names: tuple[str, ...]
+    input_spec: InputSpec
+    preprocessing: Preprocessing
+    lineage: Lineage
+    runtime: str
+    threads: int
+    batch: int
+    settings: dict[str, str]
+    measurements: dict[str, Measurement]
+    versions: dict[str, str]
+    golden: tuple[str, ...]
+    tolerance: float
+    sha256: dict[str, str]
+    created: str
+    version: int = _VERSION
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check of a bundle found.
+
+    Args:
+        folder: the bundle.
+        samples: golden samples replayed.
+        worst: largest difference from a known output, as a share of the largest known value.
+        tolerance: how much is allowed.
+        failures: one line each; empty where all is well.
+    """
+
+    folder: str
+    samples: int
+    worst: float
+    tolerance: float
+    failures: list[str]
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def __str__(self) -> str:
+        if self.failures:
+            return "\n".join([f"{self.folder} does not verify:", *(f"  {line}" for line in self.failures)])
+        return (
+            f"{self.folder} verifies: all files are unchanged, and {self.samples} golden samples give the known outputs "
+            f"(largest difference {self.worst:.1e} of the largest output, allowed {self.tolerance:g})"
+        )
+
+
+def write_bundle(
+    artifact: Artifact,
+    task: Task,
+    folder: Path,
+    *,
+    runtime: str,
+    measurements: Mapping[str, Measurement],
+    threads: int,
+    batch: int,
+    golden: int = 16,
+) -> Path:
+    """Write all that ships into ``folder``; it appears when it is whole, and an earlier bundle there is replaced.
+
+    Args:
+        artifact: exported.
+        task: its validation images become the golden samples and the reference statistics; test is not touched.
+        folder: where.
+        runtime: what runs the file.
+        measurements: by name.
+        threads: it was measured with.
+        batch: images a call, as measured.
+        golden: how many golden samples.
+
+    Raises:
+        BundleError: the artifact is not exported, or something else lies in ``folder``.
+    """
+    if not artifact.files:
+        raise BundleError(f"the model is in format {artifact.format}", "a bundle holds an exported model", "add a to_onnx step")
+    if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(f"{folder} exists and is not a bundle", "only a bundle is replaced by a bundle", "name another folder")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "golden").mkdir(parents=True)
+    for file in artifact.files:
+        shutil.copyfile(file, partial / file.name)
+    predictor = load([partial / artifact.files[0].name], runtime, threads=threads, batch=1)
+    names = _write_golden(artifact, task.split("validation"), partial, predictor, golden)
+    _write_reference(artifact, task.split("validation"), partial, predictor)
+    (partial / "README.md").write_text(readme(artifact, runtime), encoding="utf-8")
+    bundle = Bundle(
+        name=task.name,
+        format=artifact.format,
+        files=tuple(file.name for file in artifact.files),
+        class_names=artifact.class_names,
+        input_spec=artifact.input_spec,
+        preprocessing=artifact.preprocessing,
+        lineage=artifact.lineage,
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        settings=find(runtime).settings(threads),
+        measurements=dict(measurements),
+        versions={
+            "planish": _planish_version(),
+            runtime: find(runtime).version(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
+        golden=names,
+        tolerance=_TOLERANCE.get(artifact.facts["precision"], max(_TOLERANCE.values())),
+        sha256={name: _hash(partial / name) for name in sorted(_contents(partial))},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    (partial / DESCRIPTION).write_bytes(TypeAdapter(Bundle).dump_json(bundle, indent=1))
+    (partial / SEAL).write_text(f"{_hash(partial / DESCRIPTION)}  {DESCRIPTION}\n")
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read ``bundle.json``.
+
+    Raises:
+        BundleError: it is missing, damaged, or names files outside the folder.
+    """
+    try:
+        raw = json.loads((folder / DESCRIPTION).read_bytes())
+        if isinstance(raw, dict) and raw.get("version", _VERSION) != _VERSION:
+            raise BundleError(f"{folder} is of version {raw['version']}", f"this Planish reads version {_VERSION}", "update Planish")
+        bundle = TypeAdapter(Bundle).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(
+            f"{folder / DESCRIPTION} is not as Planish writes it: {where}: {first['msg']}", "", "make the bundle again"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{folder / DESCRIPTION} cannot be read: {error}", "a bundle is a folder with that file", "make the bundle again"
+        ) from error
+    for name in (*bundle.files, *bundle.golden, *bundle.sha256):
+        path = PurePosixPath(name)
+        outside = (
+            path.is_absolute()
+            or ".." in path.parts
+            or "\\" in name
+            or ":" in name
+            or not (folder / name).resolve().is_relative_to(folder.resolve())
+        )
+        if outside:
+            raise BundleError(
+                f"{folder / DESCRIPTION} names {name!r}", "all files of a bundle lie in its folder", "do not trust this bundle"
+            )
+    return bundle
+
+
+def verify(folder: Path) -> VerifyReport:
+    """Check that every file is there, unchanged, and that nothing was added; then replay the golden samples from their image files.
+
+    The model runs in the bundle's runtime with the bundle's settings. Outputs may differ by ``Bundle.tolerance`` of the largest known value
+    (another processor rounds differently), and the top class must be the known one wherever it leads by more than that.
+
+    Raises:
+        BundleError: the folder is not a bundle at all, or its description cannot be trusted.
+        RuntimeMissingError: the bundle's runtime is not installed.
+    """
+    bundle = read_bundle(folder)
+    failures = _changed_files(folder, bundle)
+    if failures:  # what was tampered with is not run
+        return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures)
+    predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
+    with np.load(folder / EXPECTED, allow_pickle=False) as saved:
+        expected = {name: saved[name] for name in saved.files}
+    worst = 0.0
+    for i, name in enumerate(bundle.golden):
+        try:
+            found = _from_file(predictor, (folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing)
+        except (PlanishError, RuntimeError) as error:
+            failures.append(f"{name}: {error}")
+            continue
+        for key, values in expected.items():
+            difference, failure = _compare(found.get(key), values[i], float(np.abs(values).max()), bundle.tolerance)
+            worst = max(worst, difference)
+            if failure:
+                failures.append(f"{name}: {key} {failure}")
+    return VerifyReport(str(folder), len(bundle.golden), worst, bundle.tolerance, failures)
+
+
+def _compare(found: Any, expected: Any, scale: float, tolerance: float) -> tuple[float, str]:
+    """Largest difference as a share of ``scale``, and what is wrong, if anything is."""
+    if found is None or found.shape != (1, *expected.shape):
+        return 0.0, f"has another shape than {expected.shape}"
+    difference = float(np.abs(found[0] - expected).max()) / (scale or 1.0)
+    if not difference <= tolerance:  # also where it is NaN
+        return difference, f"differs by {difference:.2g} of the largest value, allowed {tolerance:g}"
+    if expected.ndim == 1 and len(expected) > 1:
+        second, first = np.sort(expected)[-2:]
+        if first - second > tolerance * scale and found[0].argmax() != expected.argmax():
+            return difference, f"has {found[0].argmax()} on top instead of {expected.argmax()}"
+    return difference, ""
+
+
+def _changed_files(folder: Path, bundle: Bundle) -> list[str]:
+    present = _contents(folder) - {DESCRIPTION, SEAL}
+    failures = [f"{name} is missing" for name in sorted(set(bundle.sha256) - present)]
+    failures += [f"{name} does not belong here" for name in sorted(present - set(bundle.sha256))]
+    failures += [f"{name} was changed" for name in sorted(present & set(bundle.sha256)) if _hash(folder / name) != bundle.sha256[name]]
+    unlisted = sorted({*bundle.files, *bundle.golden, EXPECTED} - set(bundle.sha256))
+    failures += [f"{name} has no hash" for name in unlisted]
+    seal = folder / SEAL
+    if not seal.is_file():
+        failures.append(f"{SEAL} is missing")
+    elif seal.read_text(errors="replace").split()[:1] != [_hash(folder / DESCRIPTION)]:
+        failures.append(f"{DESCRIPTION} was changed")
+    return failures
+
+
+def _contents(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def _spread(length: int, count: int) -> list[int]:
+    return [int(i) for i in np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))]
+
+
+def _from_file(predictor: Predictor, data: bytes, spec: InputSpec, preprocessing: Preprocessing) -> Outputs:
+    from planish.data.preprocessing import prepare  # torchvision; only needed here
+
+    return predictor(prepare(data, spec, preprocessing)[None])
+
+
+def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Predictor, count: int) -> tuple[str, ...]:
+    names, outputs = [], []
+    for number, index in enumerate(_spread(len(split), count)):
+        data = split.file_bytes(index)
+        suffix = PurePosixPath(split.keys[index]).suffix.lower()
+        name = f"golden/{number:03d}{suffix if suffix[1:].isalnum() else ''}"
+        (folder / name).write_bytes(data)
+        outputs.append(_from_file(predictor, data, artifact.input_spec, artifact.preprocessing))
+        names.append(name)
+    np.savez(folder / EXPECTED, **{key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]})
+    return tuple(names)
+
+
+def _write_reference(artifact: Artifact, split: Split, folder: Path, predictor: Predictor) -> None:
+    chosen = _spread(len(split), _REFERENCE_IMAGES)
+    images = np.ascontiguousarray(split.images(artifact.input_spec, artifact.preprocessing)[chosen])
+    single = [predictor(images[i : i + 1]) for i in range(len(images))]
+    outputs = {key: np.concatenate([o[key] for o in single]) for key in single[0]}
+    files = [split.file_bytes(i) for i in _spread(len(split), _REFERENCE_FILES)]
+    statistics = reference_statistics(images, files, outputs, artifact.class_names)
+    (folder / "reference.json").write_text(json.dumps(statistics, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _planish_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(planish.__name__)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,73 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import platform
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from planish.kernels import onnxruntime_kernels
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs, Pixels
+
+
+def _settings() -> dict[str, str]:
+    # threads wait busily within a call and rest between calls, so that an idle model costs nothing
+    settings = {"session.force_spinning_stop": "1"}
+    cpu = Path("/proc/cpuinfo")
+    if platform.machine() in ("x86_64", "AMD64") and cpu.exists() and "vnni" not in cpu.read_text():
+        # such processors add pairs of 8-bit products in 16 bits, which overflows; slower, exact kernels are taken instead
+        settings["session.x64quantprecision"] = "1"
+    return settings
+
+
+class OnnxRuntime:
+    """Runs ``.onnx`` files."""
+
+    name: ClassVar[str] = "onnxruntime"
+    formats: ClassVar[tuple[str, ...]] = ("onnx",)
+    install: ClassVar[str] = "pip install onnxruntime"
+
+    @staticmethod
+    def version() -> str:
+        if find_spec("onnxruntime") is None:
+            return ""
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
+
+    @staticmethod
+    def settings(threads: int) -> dict[str, str]:
+        return {"intra_op_num_threads": str(threads), "inter_op_num_threads": "1", "execution_mode": "sequential", **_settings()}
+
+    @staticmethod
+    def load(file: Path, threads: int, batch: int | None) -> OnnxRuntimePredictor:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        for name, value in _settings().items():
+            options.add_session_config_entry(name, value)
+        return OnnxRuntimePredictor(onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]))
+
+    @staticmethod
+    def executed_precisions(file: Path) -> dict[str, int]:
+        return {precision: len(nodes) for precision, nodes in onnxruntime_kernels(file).items()}
+
+
+class OnnxRuntimePredictor:
+    """A file loaded in ONNX Runtime; any batch size."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._input: str = session.get_inputs()[0].name
+        self._outputs: list[str] = [output.name for output in session.get_outputs()]
+
+    def __call__(self, images: Pixels) -> Outputs:
+        """Run one batch of uint8 pixels ``(N, H, W, C)``."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: images}), strict=True))

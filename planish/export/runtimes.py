@@ -1,0 +1,117 @@
+"""The runtimes that run exported files, by name. Light to import: the process that measures latency starts with this."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from planish.artifact import Predictor
+from planish.errors import ExportError, RuntimeMissingError
+from planish.export.onnxruntime_runtime import OnnxRuntime
+from planish.export.openvino_runtime import OpenVino
+
+
+class Runtime(Protocol):
+    """A library that runs exported files.
+
+    Attributes:
+        name: as ``--runtime`` calls it.
+        formats: what it opens (``Artifact.format``).
+        install: the command that brings it, for the error message.
+    """
+
+    name: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    install: ClassVar[str]
+
+    @staticmethod
+    def version() -> str:
+        """Version of the library, empty where it is not installed or cannot run here."""
+        ...
+
+    @staticmethod
+    def settings(threads: int) -> dict[str, str]:
+        """What it is configured with, so that others can repeat a measurement."""
+        ...
+
+    @staticmethod
+    def load(file: Path, threads: int, batch: int | None) -> Predictor:
+        """Open ``file``; see ``planish.export.runtimes.load``."""
+        ...
+
+    @staticmethod
+    def executed_precisions(file: Path) -> dict[str, int]:
+        """How many convolution and linear layers run in which arithmetic: ``{"int8": 20, "float": 1}``."""
+        ...
+
+
+RUNTIMES: dict[str, type[Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+
+
+@cache
+def registered() -> dict[str, type[Runtime]]:
+    """All runtimes by name: ours, and what others add through the entry point ``planish.runtimes``."""
+    return RUNTIMES | {entry.name: entry.load() for entry in entry_points(group="planish.runtimes")}
+
+
+def available() -> list[str]:
+    """Names of the runtimes that work on this machine."""
+    return [name for name, runtime in registered().items() if runtime.version()]
+
+
+def find(name: str) -> type[Runtime]:
+    """The runtime of that name.
+
+    Raises:
+        RuntimeMissingError: there is none, or it is not installed.
+    """
+    runtimes = registered()
+    if name not in runtimes:
+        near = difflib.get_close_matches(name, runtimes, n=1)
+        raise RuntimeMissingError(
+            f"no runtime is called {name!r}", f"there are {', '.join(sorted(runtimes))}", f"did you mean {near[0]!r}?" if near else ""
+        )
+    found = runtimes[name]
+    if not found.version():
+        raise RuntimeMissingError(f"the runtime {name} is not installed", "a file runs only where its runtime is", f"run: {found.install}")
+    return found
+
+
+def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: int | None = None) -> Predictor:
+    """Open an exported model.
+
+    Args:
+        files: of the model; the first is the one the runtime opens.
+        runtime: its name.
+        threads: how many the runtime may compute with.
+        batch: images a call, where it is known: some runtimes are faster with a fixed batch. Other sizes still work.
+
+    Raises:
+        RuntimeMissingError: no such runtime here.
+        ExportError: the file cannot be opened.
+    """
+    kind = find(runtime)
+    file = Path(files[0])
+    try:
+        return kind.load(file, threads, batch)
+    except Exception as error:  # runtimes raise bare RuntimeError and their own kinds
+        raise ExportError(
+            f"{runtime} cannot open {file.name}: {first_line(error)}",
+            f"it opens {' and '.join(kind.formats)} files",
+            "export the model again",
+        ) from error
+
+
+def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, int]:
+    """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``."""
+    return find(runtime).executed_precisions(Path(files[0]))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters; its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

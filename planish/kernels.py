@@ -1,0 +1,32 @@
+"""Which kernels ONNX Runtime really runs: read from the graph as it optimises it, not from the file's wishes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+_INTEGER = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"}
+_FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
+
+
+def onnxruntime_kernels(file: Path) -> dict[str, list[str]]:
+    """Convolution and linear layers by the arithmetic they run in.
+
+    Returns:
+        ``{"int8": [node names], "float": [node names]}``.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it warns that an optimised file fits this machine only, which is what we want to see
+    options.intra_op_num_threads = 1
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        options.optimized_model_filepath = str(optimised)
+        onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(str(optimised), load_external_data=False).graph.node
+    return {
+        "int8": [node.name for node in nodes if node.op_type in _INTEGER],
+        "float": [node.name for node in nodes if node.op_type in _FLOAT],
+    }
