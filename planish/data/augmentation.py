@@ -1,0 +1,117 @@
+"""Random changes to training images, from ``torchvision.transforms.v2``. Validation, calibration and test images are never augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from planish.errors import TrainingError
+
+if TYPE_CHECKING:
+    from planish.artifact import InputSpec
+
+Strength = Literal["none", "light", "standard"]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+_SMALL_SIDE = 64  # up to here objects fill the image: shift it, do not zoom into it
+_SMALL_CHUNK = 4  # small images that share one draw of TrivialAugment; a call costs more than its pixels there
+
+
+def augment(spec: InputSpec, strength: Strength, flip: bool = True) -> Augment:
+    """A function from uint8 images ``(N, C, H, W)`` and a generator to augmented ones of the same shape.
+
+    ``none`` changes nothing. ``light`` pads and crops small images by an eighth of their side and crops larger ones at random size (half to
+    all of the area); both are mirrored. ``standard`` adds TrivialAugment (https://arxiv.org/abs/2103.10158): one random
+    operation of random strength, on each image, or on each four in a row where images are at most 64 pixels.
+
+    Args:
+        spec: size of the images.
+        strength: how much.
+        flip: mirror left to right; False where that changes the class (digits, letters, arrows).
+
+    Raises:
+        TrainingError: ``strength`` is none of the three.
+
+    Example:
+        >>> from planish.artifact import InputSpec
+        >>> change = augment(InputSpec(3, 32, 32), "light")
+        >>> change(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.Generator().manual_seed(0)).shape
+        torch.Size([8, 3, 32, 32])
+    """
+    if strength not in get_args(Strength):
+        raise TrainingError(f"augmentation {strength!r}", f"it is one of {', '.join(get_args(Strength))}")
+    small = max(spec.height, spec.width) <= _SMALL_SIDE
+    zoom = v2.RandomResizedCrop((spec.height, spec.width), scale=(0.5, 1.0), antialias=True)
+    trivial = v2.TrivialAugmentWide()
+
+    def apply(images: Tensor, generator: torch.Generator) -> Tensor:
+        if strength == "none" or len(images) == 0:
+            return images
+        with _drawing_from(generator):
+            images = _shift(images) if small else torch.cat([zoom(image) for image in torch.split(images, 1)])
+            if flip:
+                mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
+                images = torch.where(mirrored.to(images.device), images.flip(-1), images)
+            if strength == "standard":
+                images = torch.cat([trivial(part) for part in torch.split(images, _SMALL_CHUNK if small else 1)])
+        return images
+
+    return apply
+
+
+def mixup_cutmix(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> Mix:
+    """A function that mixes the images of a batch in pairs, by MixUp or CutMix, and their labels with them.
+
+    It takes float images ``(N, C, H, W)``, class indices ``(N,)`` and a generator, and returns images and soft targets
+    ``(N, num_classes)``.
+    With both alphas above 0 each batch gets one of the two, evenly; with both 0 only the labels change, to one-hot.
+
+    Papers: https://arxiv.org/abs/1710.09412, https://arxiv.org/abs/1905.04899
+
+    Raises:
+        TrainingError: an alpha is negative.
+    """
+    if min(mixup_alpha, cutmix_alpha) < 0:
+        raise TrainingError(f"mixup_alpha={mixup_alpha}, cutmix_alpha={cutmix_alpha}", "both are at least 0, and 0 is off")
+    mixes: list[v2.Transform] = []
+    if mixup_alpha > 0:
+        mixes.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
+    if cutmix_alpha > 0:
+        mixes.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+
+    def apply(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if not mixes:
+            return images, torch.nn.functional.one_hot(targets, num_classes).to(images.dtype)
+        with _drawing_from(generator):
+            mix = mixes[int(torch.randint(len(mixes), ()))]
+            mixed, soft = mix(images, targets)
+        return mixed, soft
+
+    return apply
+
+
+def _shift(images: Tensor) -> Tensor:
+    """Pad with black and crop, each image elsewhere. All at once: a call an image would cost more than the pixels."""
+    count, _, height, width = images.shape
+    y, x = max(1, height // 8), max(1, width // 8)
+    padded = torch.nn.functional.pad(images, (x, x, y, y)).permute(0, 2, 3, 1)
+    rows = torch.randint(2 * y + 1, (count, 1)) + torch.arange(height)
+    columns = torch.randint(2 * x + 1, (count, 1)) + torch.arange(width)
+    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let torchvision, which knows only the global CPU generator, draw from this one, and leave the global one as it was."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
