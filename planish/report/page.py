@@ -1,0 +1,214 @@
+"""``report.html``: one file that opens offline, made from a run folder and nothing else.
+
+Plots are inline SVG, a few kB each. Plotly was the other choice: its script alone is 4.8 MB, does not follow the page's theme, and leaves
+a screen reader with nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from planish.evaluation.latency import verdict
+from planish.report import plots, thumbnails, words
+from planish.report.recompute import ClassChange, Recomputed, recompute
+from planish.report.run_folder import RunFolder, read_run
+from planish.search.result import Result
+
+_HERE = Path(__file__).parent
+_FEW_CLASSES = 20
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html`` into a run folder.
+
+    Args:
+        run: folder with ``result.json``, ``latency.json`` and ``predictions.npz``; ``disagreements.npz``, ``history.json`` and ``bundle/``
+            are shown where they exist.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        BundleError: a file is missing, cannot be read, or does not fit the others.
+    """
+    page = render(read_run(run))
+    partial = run / "report.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    return partial.replace(run / "report.html")
+
+
+def render(run: RunFolder) -> str:
+    """The page of a run."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(words=words, cells=_confusion_cells)
+    script = (_HERE / "page.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    again = recompute(run)
+    result = run.result
+    everyone = words.everyone(result)
+    plotted = plots.plotted(everyone)
+    return environment.get_template("page.html.jinja").render(
+        result=result,
+        again=again,
+        css=Markup((_HERE / "page.css").read_text()),
+        script=Markup(script),
+        script_hash=digest,
+        goals=_goals(result),
+        nearest=None if result.goal_met else words.nearest_miss(result),
+        headline=_headline(result),
+        everyone=everyone,
+        frontier_keys={c.key for c in result.frontier},
+        runtimes=plots.runtimes(plotted),
+        frontier=[plots.frontier(result, plotted, narrow) for narrow in (False, True)] if plotted else [],
+        latencies=[plots.latencies(_latency_rows(run), narrow) for narrow in (False, True)],
+        timings=[(name, again.timings[key]) for key, name in _timed(result).items()],
+        classes=_classes(again),
+        matrices=len(result.per_class) <= _FEW_CLASSES,
+        thumbnails=_thumbnails(run, again),
+        training=[(title, plots.training(run.history, metric)) for title, metric in _CURVES] if len(run.history) > 1 else [],
+        bundle=run.bundle,
+        machine=_rows(result.machine),
+        data=_rows(result.data),
+        commands=_commands(run),
+    )
+
+
+_CURVES = (("Accuracy on validation, %", "validation_accuracy"), ("Loss on train", "train_loss"))
+
+
+def _goals(result: Result) -> list[tuple[str, str, bool]]:
+    """What was asked, what came out, whether it is met; one row a limit."""
+    goal, m = result.goal, result.chosen.measurements
+    rows = []
+    drop = m.get("accuracy_drop_validation")
+    if drop:
+        got = f"{words.change(drop)} points on validation ({words.change_interval(drop)})"
+        limit = f"lose at most {goal.max_drop_points:g} point{'' if goal.max_drop_points == 1 else 's'}"
+        rows.append((limit, got, drop.value <= goal.max_drop_points))
+    if goal.max_latency_ms and "latency_ms" in m:
+        rows.append((f"at most {goal.max_latency_ms:g} ms", f"{words.show(m['latency_ms'])}", m["latency_ms"].value <= goal.max_latency_ms))
+    if goal.max_size_bytes and "size_bytes" in m:
+        rows.append(
+            (f"at most {words.size(goal.max_size_bytes)}", words.show(m["size_bytes"]), m["size_bytes"].value <= goal.max_size_bytes)
+        )
+    return rows
+
+
+def _headline(result: Result) -> dict[str, Any]:
+    """The runtime whose fp32 gives the smaller ratio, its baseline, and whether the ratio is a difference at all."""
+    runtime = min(result.latency_ratios, key=lambda r: result.latency_ratios[r].value, default=result.baseline.runtime)
+    return {
+        "runtime": runtime,
+        "baseline": result.baselines.get(runtime, result.baseline),
+        "verdict": verdict(result.latency_ratio, result.noise_floor),
+        "verdicts": {r: verdict(ratio, result.noise_floor) for r, ratio in result.latency_ratios.items()},
+    }
+
+
+def _timed(result: Result) -> dict[str, str]:
+    """Names of the models whose single calls are drawn, by key."""
+    named = {c.key: f"original fp32, {words.runtime_name(c.runtime)}" for c in result.baselines.values()}
+    if result.chosen.key not in named:
+        named[result.chosen.key] = f"chosen, {words.runtime_name(result.chosen.runtime)}"
+    return named
+
+
+def _latency_rows(run: RunFolder) -> list[tuple[str, str, Any]]:
+    chosen = run.result.chosen.key
+    return [(name, "chosen" if key == chosen else "original", run.samples[key]) for key, name in _timed(run.result).items()]
+
+
+def _classes(again: Recomputed) -> dict[str, Any]:
+    """Classes in the data's order, or, where there are many, those that changed most and then the rest in short."""
+    all_of = again.per_class
+    ends = [m.low for c in all_of for m in (c.before, c.after) if m.n and m.low is not None]
+    floor = 10.0 * math.floor(min(ends, default=0.0) / 10)
+    many = len(all_of) > _FEW_CLASSES
+    ranked = sorted(all_of, key=_weight, reverse=True) if many else all_of
+    place = {"floor": floor, "scale": 100 / (100 - floor)}
+    return place | {
+        "shown": ranked[:_FEW_CLASSES],
+        "rest": ranked[_FEW_CLASSES:],
+        "different": sum(words.change_word(c.drop) != "no difference" for c in all_of),
+        "by_chance": max(1, round(len(all_of) / 20)),
+    }
+
+
+def _weight(changed: ClassChange) -> tuple[bool, float]:
+    return words.change_word(changed.drop) != "no difference", abs(changed.drop.value)
+
+
+def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, list[thumbnails.Thumbnail]]]:
+    if run.disagreements is None:
+        return []
+    groups = thumbnails.group(run.disagreements, [c.name for c in run.result.per_class])
+    titles = (
+        ("Right only after", "The chosen model is right, the original was wrong."),
+        ("Right only before", "The original was right, the chosen model is wrong."),
+        ("Both wrong, differently", "Neither is right, and they do not say the same."),
+    )
+    return [(*title, total, members) for title, total, members in zip(titles, again.differing, groups, strict=True) if total]
+
+
+def _confusion_cells(matrix: Any, row: int) -> list[tuple[int, int]]:
+    """Counts of one row with their shade, 0 to 100: the square root of the share, so that rare mistakes can still be seen."""
+    total = max(int(np.sum(matrix[row])), 1)
+    return [(int(count), round(100 * math.sqrt(count / total))) for count in matrix[row]]
+
+
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, str | list[str]]]:
+    """Names and values for people; what is empty or None is left out."""
+    return [(_label(key), _value(key, value)) for key, value in values.items() if value not in (None, "", [], {})]
+
+
+def _label(key: str) -> str:
+    return key.removesuffix("_bytes").replace("_", " ")
+
+
+def _value(key: str, value: Any) -> str | list[str]:
+    if isinstance(value, Mapping):
+        return [f"{_label(str(k))}: {_flat(str(k), v)}" for k, v in value.items()] or "none"
+    if isinstance(value, list | tuple) and len(value) > 3:
+        return [_flat(key, v) for v in value[:20]] + ([f"and {len(value) - 20:,} more"] if len(value) > 20 else [])
+    return _flat(key, value)
+
+
+def _flat(key: str, value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int | float) and key.endswith("_bytes"):
+        return words.size(value)
+    if isinstance(value, int | float):
+        # years, versions and seeds have no thousands separator to speak of below 10,000
+        return f"{value:,}" if abs(value) >= 10_000 else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_label(str(k))} {_flat(str(k), v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_flat(key, v) for v in value) or "none"
+    return str(value)
+
+
+def _commands(run: RunFolder) -> list[tuple[str, str]]:
+    try:
+        folder = run.path.resolve().relative_to(Path.cwd())
+    except ValueError:
+        folder = run.path
+    bundle = shlex.quote(str(folder / "bundle"))
+    return [
+        ("Make this run again", run.result.command),
+        ("Check the bundle on any machine", f"planish verify {bundle}"),
+        ("Serve it", f"planish serve {bundle}"),
+        ("Make this page again", f"planish report {shlex.quote(str(folder))}"),
+    ]

@@ -1,0 +1,165 @@
+"""Every number of the report once more, from stored predictions and timings; where it disagrees with the result, a warning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from planish.evaluation.statistics import paired_difference, proportion
+from planish.measurement import Measurement
+from planish.report.run_folder import RunFolder
+from planish.report.words import change, change_interval, milliseconds, number, times
+
+# Pooled medians are not quite the geometric mean of the launches' medians that a bench reports; and stored samples may be thinned.
+_LATENCY_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """Test accuracy of one class in % before and after, and the paired drop in points."""
+
+    name: str
+    before: Measurement
+    after: Measurement
+    drop: Measurement
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Pooled single calls, in ms."""
+
+    median: float
+    p95: float
+    slowest: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What the stored files say.
+
+    Args:
+        before: test accuracy of the baseline.
+        after: test accuracy of the chosen candidate.
+        drop: paired, in points.
+        per_class: in the order of the classes.
+        timings: by candidate key.
+        confusion: how often target (row) was taken for class (column), ``(classes, classes)``, before and after.
+        differing: numbers of test images on which the two differ: the chosen one is right, the baseline is right, neither is.
+        warnings: where the result says something else.
+    """
+
+    before: Measurement
+    after: Measurement
+    drop: Measurement
+    per_class: list[ClassChange]
+    timings: dict[str, Timing]
+    confusion: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+    differing: tuple[int, int, int]
+    warnings: list[str]
+
+
+def recompute(run: RunFolder) -> Recomputed:
+    """Recompute accuracies, their paired differences and latencies of a run."""
+    stored, result = run.predictions, run.result
+    before, after = stored.baseline.argmax(axis=1), stored.chosen.argmax(axis=1)
+    right_before, right_after = before == stored.targets, after == stored.targets
+    per_class = []
+    for index, named in enumerate(result.per_class):
+        rows = stored.targets == index
+        per_class.append(
+            ClassChange(
+                named.name, _accuracy(right_before[rows]), _accuracy(right_after[rows]), _drop(right_before[rows], right_after[rows])
+            )
+        )
+    differ = before != after
+    classes = len(result.per_class)
+    found = Recomputed(
+        before=_accuracy(right_before),
+        after=_accuracy(right_after),
+        drop=_drop(right_before, right_after),
+        per_class=per_class,
+        timings={key: Timing(float(np.median(x)), float(np.percentile(x, 95)), float(x.max()), len(x)) for key, x in run.samples.items()},
+        confusion=(_confusion(stored.targets, before, classes), _confusion(stored.targets, after, classes)),
+        differing=(int(right_after[differ].sum()), int(right_before[differ].sum()), int((differ & ~right_before & ~right_after).sum())),
+        warnings=[],
+    )
+    found.warnings.extend([*_accuracy_warnings(run, found), *_latency_warnings(run, found.timings)])
+    return found
+
+
+def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
+    n = len(right)
+    low, high = proportion(int(right.sum()), n)
+    return Measurement("accuracy", 100 * float(right.mean()) if n else 0.0, "%", n, True, 100 * low, 100 * high)
+
+
+def _drop(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> Measurement:
+    if not len(before):
+        return Measurement("accuracy_drop", 0.0, "points", 0, False, -100.0, 100.0)
+    value, low, high = paired_difference(before, after)
+    return Measurement("accuracy_drop", 100 * value, "points", len(before), False, 100 * low, 100 * high)
+
+
+def _confusion(targets: npt.NDArray[np.int64], preds: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
+    return np.bincount(targets * classes + preds, minlength=classes * classes).reshape(classes, classes)
+
+
+def _accuracy_warnings(run: RunFolder, found: Recomputed) -> list[str]:
+    result, warnings = run.result, []
+    half_an_image = 50 / found.before.n
+
+    def compare(what: str, said: Measurement | None, seen: Measurement, tolerance: float) -> None:
+        if said is None:
+            warnings.append(f"{what}: the result does not say; the stored predictions give {number(seen.value, 2)} {seen.unit}.")
+        elif abs(said.value - seen.value) > tolerance:
+            told, counted = (f"{number(m.value, 2)} {m.unit}" for m in (said, seen))
+            warnings.append(f"{what}: the result says {told}, the stored predictions give {counted}.")
+
+    compare("Test accuracy of the original", result.baseline.measurements.get("accuracy"), found.before, half_an_image)
+    compare("Test accuracy of the chosen model", result.chosen.measurements.get("accuracy"), found.after, half_an_image)
+    compare("Accuracy drop on test", result.accuracy_drop, found.drop, half_an_image)
+    said = result.accuracy_drop
+    ends = [(said.low, found.drop.low), (said.high, found.drop.high)]
+    # Another interval for the same data moves an end by a fraction of a point, never by half its width.
+    width = max((found.drop.high or 0) - (found.drop.low or 0), half_an_image)
+    if any(a is None or b is None or abs(a - b) > width / 2 for a, b in ends):
+        warnings.append(
+            f"Interval of the accuracy change: the result says {change_interval(said) or 'nothing'}, the stored predictions give "
+            f"{change(found.drop)}, {change_interval(found.drop)} points."
+        )
+    for named, seen in zip(result.per_class, found.per_class, strict=True):
+        if seen.before.n:
+            compare(f"Accuracy on {named.name}, original", named.baseline, seen.before, 50 / seen.before.n)
+            compare(f"Accuracy on {named.name}, chosen model", named.chosen, seen.after, 50 / seen.after.n)
+    return warnings
+
+
+def _latency_warnings(run: RunFolder, timings: dict[str, Timing]) -> list[str]:
+    result, warnings = run.result, []
+    for candidate in (*result.baselines.values(), result.chosen):
+        said, seen = candidate.measurements.get("latency_ms"), timings[candidate.key].median
+        if said is None or not _near(said, seen):
+            value = f"{milliseconds(said.value)} ms" if said else "nothing"
+            warnings.append(f"Latency of {candidate.key}: the result says {value}, the stored timings give {milliseconds(seen)} ms.")
+    after = timings[result.chosen.key].median
+    for runtime, ratio in result.latency_ratios.items():
+        if runtime in result.baselines:
+            seen = timings[result.baselines[runtime].key].median / after
+            if not _near(ratio, seen, 2 * _LATENCY_TOLERANCE):
+                warnings.append(
+                    f"Latency ratio against {runtime} fp32: the result says {times(ratio.value)}, the stored timings give {times(seen)}."
+                )
+    smallest = min((r.value for r in result.latency_ratios.values()), default=result.latency_ratio.value)
+    if result.latency_ratio.value > smallest * 1.001:
+        warnings.append(
+            f"The headline speed-up is {times(result.latency_ratio.value)}, but the smallest of the ratios to fp32 is {times(smallest)}."
+        )
+    return warnings
+
+
+def _near(said: Measurement, seen: float, tolerance: float = _LATENCY_TOLERANCE) -> bool:
+    inside = said.low is not None and said.high is not None and said.low <= seen <= said.high
+    return inside or abs(seen - said.value) <= tolerance * abs(said.value)

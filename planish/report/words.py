@@ -1,0 +1,142 @@
+"""Numbers as people read them: units, signs, intervals, and when to say "no difference"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from planish.measurement import Measurement
+from planish.search.result import CandidateResult, Result
+
+MINUS = "−"
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "tensorrt": "TensorRT", "torch": "PyTorch"}
+
+
+def runtime_name(runtime: str) -> str:
+    return _RUNTIMES.get(runtime, runtime)
+
+
+def number(value: float, digits: int, sign: bool = False) -> str:
+    """``1,234.50`` with a real minus; ``sign`` puts + before what is above 0. What rounds to 0 has no sign."""
+    text = f"{abs(value):,.{digits}f}"
+    if not text.strip("0.,"):
+        return text
+    return (MINUS if value < 0 else "+" if sign else "") + text
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits."""
+    return number(value, 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0)
+
+
+def size(value: float) -> str:
+    """Decimal units, as disks and ``--max-size 4MB`` count."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{number(value / scale, 2 if value < 10 * scale else 1 if value < 100 * scale else 0)} {unit}"
+    return f"{value:.0f} bytes"
+
+
+def times(value: float) -> str:
+    return number(value, 2 if value < 10 else 1) + "×"
+
+
+def seconds(value: float) -> str:
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def show(measurement: Measurement) -> str:
+    """The value with its unit, ready to print."""
+    m = measurement
+    if m.unit == "ms":
+        return f"{milliseconds(m.value)} ms"
+    if m.unit == "bytes":
+        return size(m.value)
+    if m.unit == "ratio":
+        return times(m.value)
+    if m.unit == "s":
+        return seconds(m.value)
+    if m.name == "macs":
+        return f"{number(m.value / 1e6, 1)} M"
+    return f"{number(m.value, 2)} {m.unit}".strip()
+
+
+def interval(measurement: Measurement) -> str:
+    """``3.90× to 4.40×``; empty where the number is exact."""
+    m = measurement
+    if m.low is None or m.high is None:
+        return ""
+    low, high = (show(Measurement(m.name, end, m.unit, m.n, m.higher_is_better)) for end in (m.low, m.high))
+    unit = high.rpartition(" ")[2]
+    return f"{low.removesuffix(f' {unit}')} to {high}"
+
+
+def includes(measurement: Measurement, value: float) -> bool:
+    """Whether the interval holds ``value``: then there is no difference to speak of."""
+    m = measurement
+    return m.low is not None and m.high is not None and m.low <= value <= m.high
+
+
+def change(drop: Measurement) -> str:
+    """A drop in points as the change people think in: a drop of 0.4 is ``−0.40``."""
+    return number(-drop.value, 2, sign=True)
+
+
+def change_interval(drop: Measurement) -> str:
+    if drop.low is None or drop.high is None:
+        return ""
+    return f"{number(-drop.high, 2, sign=True)} to {number(-drop.low, 2, sign=True)}"
+
+
+def change_word(drop: Measurement) -> str:
+    if includes(drop, 0):
+        return "no difference"
+    return "lost" if drop.value > 0 else "gained" if drop.value < 0 else "no difference"
+
+
+def everyone(result: Result) -> list[CandidateResult]:
+    """All candidates, each once: baselines, the chosen one, then the others by how far they came and by latency."""
+    rank = {"measured": 0, "trained": 1, "glanced": 2, "baseline": 3}
+    others = sorted((*result.frontier, *result.candidates), key=lambda c: (rank[c.stage], latency_of(c)))
+    found: dict[str, CandidateResult] = {}
+    for candidate in (*result.baselines.values(), result.baseline, result.chosen, *others):
+        found.setdefault(candidate.key, candidate)
+    return list(found.values())
+
+
+def latency_of(candidate: CandidateResult) -> float:
+    latency = candidate.measurements.get("latency_ms")
+    return latency.value if latency else float("inf")
+
+
+def misses(candidate: CandidateResult, result: Result) -> list[tuple[float, str]]:
+    """By how much a candidate misses each limit of the goal it does not meet: (share of the limit, words)."""
+    goal, found = result.goal, []
+    drop, latency, file = (candidate.measurements.get(n) for n in ("accuracy_drop_validation", "latency_ms", "size_bytes"))
+    if drop and drop.value > goal.max_drop_points:
+        over = drop.value - goal.max_drop_points
+        found.append((over / max(goal.max_drop_points, 0.1), f"loses {over:.2f} points too many on validation"))
+    if latency and goal.max_latency_ms and latency.value > goal.max_latency_ms:
+        over = latency.value - goal.max_latency_ms
+        found.append((over / goal.max_latency_ms, f"is {milliseconds(over)} ms too slow"))
+    if file and goal.max_size_bytes and file.value > goal.max_size_bytes:
+        over = file.value - goal.max_size_bytes
+        found.append((over / goal.max_size_bytes, f"is {size(over)} too large"))
+    return found
+
+
+def nearest_miss(result: Result) -> tuple[CandidateResult, list[str]] | None:
+    """The measured candidate whose worst miss is smallest, and what it misses; None where none was measured or one meets the goal."""
+    measured = [c for c in everyone(result) if c.stage in ("measured", "baseline")]
+    ranked = sorted(measured, key=lambda c: max((share for share, _ in misses(c, result)), default=0.0))
+    if not ranked or not misses(ranked[0], result):
+        return None
+    return ranked[0], [text for _, text in misses(ranked[0], result)]
+
+
+def listing(parts: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

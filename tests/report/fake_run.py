@@ -1,0 +1,230 @@
+"""A run folder made up in a second: numbers of a plausible size that agree with each other, as a real run leaves them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from planish.evaluation.statistics import paired_difference, proportion
+from planish.measurement import Measurement
+from planish.search.result import CandidateResult, ClassResult, Goal, Result
+
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CHOSEN = "1f3a9c0b2d4e@openvino"
+
+
+def measure(name: str, value: float, unit: str, spread: float = 0.0, higher: bool = False, n: int = 60) -> Measurement:
+    low, high = (value - spread, value + spread) if spread else (None, None)
+    return Measurement(name, value, unit, n, higher, low, high, "Fake CPU", "")
+
+
+def write_run(
+    folder: Path, class_names: Sequence[str] = FASHION, n: int = 2000, goal_met: bool = True, images: bool = True, side: int = 28
+) -> Result:
+    """Write a whole run folder; returns what its ``result.json`` says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    classes = len(class_names)
+    targets = np.arange(n) % classes
+    before = rng.normal(0, 1, (n, classes))
+    before[np.arange(n), targets] += rng.normal(3.1, 0.8, n) - (targets == classes // 2) * 1.2
+    before = before.astype(np.float32)
+    after = (before + rng.normal(0, 0.16, before.shape)).astype(np.float32)
+    keys = np.array([f"test/{class_names[t].replace('/', '-')}/{i:04d}.png" for i, t in enumerate(targets)])
+    np.savez(folder / "predictions.npz", targets=targets, baseline=before, chosen=after, keys=keys)
+    right = before.argmax(1) == targets, after.argmax(1) == targets
+    drop = paired_difference(*right)
+    samples = {
+        "original@onnxruntime": rng.lognormal(np.log(3.9), 0.04, 1500),
+        "original@openvino": rng.lognormal(np.log(3.3), 0.03, 1500),
+        CHOSEN: rng.lognormal(np.log(0.62), 0.05, 2000),
+    }
+    samples[CHOSEN][::97] *= 1.6
+    for i, (*_, latency, _size) in enumerate(MEASURED):
+        samples[f"{i:012x}@onnxruntime"] = rng.lognormal(np.log(latency), 0.04, 300)
+    (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": {k: v.round(5).tolist() for k, v in samples.items()}}))
+    result = _result(folder.name, class_names, targets, right, drop, samples, goal_met)
+    result.save(folder / "result.json")
+    if images:
+        _write_images(folder, rng, targets, before, after, keys, side)
+        history = [
+            {
+                "epoch": e,
+                "train_loss": 0.35 + 1.6 * 0.75**e,
+                "validation_accuracy": 90.2 - 40 * 0.7**e,
+                "seconds": 9.1,
+                "learning_rate": 0.1 / e,
+            }
+            for e in range(1, 19)
+        ]
+        (folder / "history.json").write_text(json.dumps(history))
+        (folder / "bundle" / "golden").mkdir(parents=True, exist_ok=True)
+        (folder / "bundle" / "bundle.json").write_text("{}")
+        (folder / "bundle" / "model.xml").write_bytes(b"x" * 31_000)
+        (folder / "bundle" / "model.bin").write_bytes(b"x" * 251_000)
+        (folder / "bundle" / "golden" / "0.png").write_bytes(b"x" * 700)
+    return result
+
+
+MEASURED = (  # summary, runtime, drop, half its interval, latency, size
+    ("INT8", "onnxruntime", 0.10, 0.35, 1.41, 295_000),
+    ("INT8", "openvino", 0.15, 0.40, 1.12, 298_000),
+    ("channels −30 %, distilled 6 epochs, INT8", "openvino", 0.20, 0.6, 0.83, 221_000),
+    ("channels −50 %, distilled 6 epochs", "onnxruntime", 0.35, 0.7, 1.32, 301_000),
+    ("channels −50 %, distilled 6 epochs, INT8", "onnxruntime", 0.55, 0.8, 0.81, 118_000),
+    ("channels −65 %, distilled 6 epochs, INT8", "openvino", 1.70, 0.9, 0.49, 79_000),
+    ("resolution 20 pixels, distilled 4 epochs, INT8", "openvino", 2.9, 1.0, 0.58, 296_000),
+    ("channels −80 %, distilled 4 epochs, INT8", "openvino", 5.2, 1.3, 0.36, 41_000),
+)
+
+
+def _candidate(key: str, summary: str, runtime: str, drop: float, half: float, latency: float, size: float, why: str) -> CandidateResult:
+    return CandidateResult(
+        key=key,
+        plan=[{"name": "int8"}],
+        summary=summary,
+        runtime=runtime,
+        stage="measured",
+        meets_goal=drop <= 1,
+        why=why,
+        measurements={
+            "accuracy_validation": measure("accuracy_validation", 90.2 - drop, "%", 1.3, True, 2000),
+            "accuracy_drop_validation": measure("accuracy_drop_validation", drop, "points", half, False, 2000),
+            "latency_ms": measure("latency_ms", latency, "ms", latency * 0.02),
+            "latency_p95_ms": measure("latency_p95_ms", latency * 1.1, "ms", latency * 0.02),
+            "latency_ratio": measure("latency_ratio", 3.3 / latency, "ratio", 3.3 / latency * 0.03, True),
+            "size_bytes": measure("size_bytes", size, "bytes", n=1),
+        },
+    )
+
+
+def _result(name, class_names, targets, right, drop, samples, goal_met) -> Result:  # type: ignore[no-untyped-def]
+    def accuracy(rows: np.ndarray) -> Measurement:
+        low, high = proportion(int(rows.sum()), len(rows))
+        return Measurement("accuracy", 100 * rows.mean(), "%", len(rows), True, 100 * low, 100 * high)
+
+    median = {key: float(np.median(x)) for key, x in samples.items()}
+    baselines = {}
+    for runtime in ("onnxruntime", "openvino"):
+        latency = median[f"original@{runtime}"]
+        baselines[runtime] = CandidateResult(
+            key=f"original@{runtime}",
+            plan=[],
+            summary="original model",
+            runtime=runtime,
+            stage="baseline",
+            measurements={
+                "accuracy": accuracy(right[0]),
+                "accuracy_validation": measure("accuracy_validation", 90.2, "%", 1.3, True, 2000),
+                "latency_ms": measure("latency_ms", latency, "ms", latency * 0.01),
+                "latency_ratio": measure("latency_ratio", median["original@openvino"] / latency, "ratio", 0.01, True),
+                "size_bytes": measure("size_bytes", 1_114_000, "bytes", n=1),
+            },
+        )
+    chosen = _candidate(CHOSEN, "channels −50 %, distilled 6 epochs, INT8", "openvino", 0.40, 0.7, median[CHOSEN], 121_000, "")
+    chosen.measurements["accuracy"] = accuracy(right[1])
+    whys = (
+        "beaten on latency and size",
+        "",
+        "",
+        "beaten by channels −50 %, INT8",
+        "",
+        "loses 1.70 points, the limit is 1",
+        "loses 2.90 points",
+        "",
+    )
+    others = [_candidate(f"{i:012x}@{m[1]}", *m, why=why) for i, (m, why) in enumerate(zip(MEASURED, whys, strict=True))]
+    glanced = [
+        CandidateResult(
+            key=f"aa{i:010x}@openvino",
+            plan=[],
+            summary=f"channels −{40 + 5 * i} %",
+            runtime="openvino",
+            stage="glanced" if i > 1 else "trained",
+            measurements={"accuracy_drop_validation": measure("accuracy_drop_validation", 5.0 + 9 * i, "points", 1.5, n=2000)},
+            why="stopped: others of its size lose less",
+        )
+        for i in range(7)
+    ]
+    ratios = {r: median[f"original@{r}"] / median[CHOSEN] for r in baselines}
+    n, fast = len(targets), ratios["openvino"]
+    return Result(
+        name=name,
+        created="2026-11-23 05:20",
+        command="planish optimize fashion-mini --model resnet20 --max-drop 1 --max-latency 1ms --threads 1 --budget 7m --seed 0",
+        model="resnet20",
+        verdict=f"{fast:.2f}× as fast as the original [{fast * 0.97:.2f}, {fast * 1.03:.2f}] and 9.2× smaller, "
+        f"with no difference in accuracy ({-100 * drop.value:+.2f} points [{-100 * drop.high:+.2f}, {-100 * drop.low:+.2f}])",
+        goal=Goal(1.0, 1.0 if goal_met else 0.3, 500_000),
+        goal_met=goal_met,
+        baseline=baselines["openvino"],
+        baselines=baselines,
+        chosen=chosen,
+        frontier=[others[2], chosen, others[4], others[5], others[7]],
+        candidates=[*others, chosen, *glanced],
+        latency_ratio=measure("latency_ratio", min(ratios.values()), "ratio", 0.15, True),
+        latency_ratios={r: measure("latency_ratio", v, "ratio", 0.15, True) for r, v in ratios.items()},
+        size_ratio=measure("size_ratio", 1_114_000 / 121_000, "ratio", higher=True, n=1),
+        accuracy_drop=Measurement("accuracy_drop", 100 * drop.value, "points", n, False, 100 * drop.low, 100 * drop.high),
+        per_class=[ClassResult(c, accuracy(right[0][targets == i]), accuracy(right[1][targets == i])) for i, c in enumerate(class_names)],
+        noise_floor=Measurement("noise_floor", 0.6, "%", 4, False, 0.0, 1.9),
+        machine={
+            "cpu": "Fake(R) Processor 8488C",
+            "cores": 2,
+            "memory_bytes": 16_500_000_000,
+            "threads": 1,
+            "batch": 1,
+            "instruction_sets": "avx2 avx512f avx512_vnni",
+            "os": "Linux-6.1-x86_64-with-glibc2.36",
+            "python": "3.11.9",
+            "torch": "2.14.1",
+        },
+        data={
+            "name": "fashion-mini",
+            "images": {"train": 8000, "calibration": 512, "validation": 2000, "test": n},
+            "split": "stratified, seed 0; near-duplicates kept on one side",
+            "near_duplicates": 14,
+            "leaks": [],
+        },
+        seconds={
+            "decoding images": 4.2,
+            "training the original": 171.0,
+            "cheap looks": 24.4,
+            "training candidates": 158.2,
+            "measuring latency": 61.0,
+            "test": 3.1,
+        },
+        notes=[
+            "Images are 28×28, so the first convolution has stride 1.",
+            "No --runtime was given: both ONNX Runtime and OpenVINO were tried.",
+        ],
+    )
+
+
+def _write_images(folder, rng, targets, before, after, keys, side) -> None:  # type: ignore[no-untyped-def]
+    def confidence(logits: np.ndarray) -> np.ndarray:
+        e = np.exp(logits - logits.max(1, keepdims=True))
+        return (e / e.sum(1, keepdims=True)).max(1)
+
+    differ = np.flatnonzero(before.argmax(1) != after.argmax(1))
+    yy, xx = np.mgrid[:side, :side] / side * 2 - 1
+    pixels = np.stack(
+        [
+            np.clip(255 * (1.2 - np.hypot(xx * (1 + t / 6), yy * (2 - t / 6)) + rng.normal(0, 0.08, xx.shape)), 0, 255)
+            for t in targets[differ]
+        ]
+    )
+    pixels = np.repeat(pixels[..., None], 1 if side < 64 else 3, axis=3).astype(np.uint8)
+    np.savez(
+        folder / "disagreements.npz",
+        pixels=pixels,
+        targets=targets[differ],
+        baseline=before.argmax(1)[differ],
+        chosen=after.argmax(1)[differ],
+        baseline_confidence=confidence(before)[differ],
+        chosen_confidence=confidence(after)[differ],
+        keys=keys[differ],
+    )
