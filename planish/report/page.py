@@ -18,7 +18,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from planish.evaluation.latency import verdict
+from planish.evaluation.latency import SMALLEST_DIFFERENCE, verdict
 from planish.report import plots, thumbnails, words
 from planish.report.recompute import ClassChange, Recomputed, recompute
 from planish.report.run_folder import RunFolder, read_run
@@ -68,6 +68,7 @@ def render(run: RunFolder) -> str:
         goals=_goals(result),
         nearest=None if result.goal_met else words.nearest_miss(result),
         headline=_headline(result),
+        smallest=max(result.noise_floor.value, SMALLEST_DIFFERENCE),
         everyone=everyone,
         frontier_keys={c.key for c in result.frontier},
         runtimes=plots.runtimes(plotted),
@@ -169,8 +170,8 @@ def _confusion_cells(matrix: Any, row: int) -> list[tuple[int, int]]:
 
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, str | list[str]]]:
-    """Names and values for people; what is empty or None is left out."""
-    return [(_label(key), _value(key, value)) for key, value in values.items() if value not in (None, "", [], {})]
+    """Names and values for people; what is not known is left out, an empty list is "none": no leaks were found."""
+    return [(_label(key), _value(key, value)) for key, value in values.items() if value is not None and value != ""]
 
 
 def _label(key: str) -> str:

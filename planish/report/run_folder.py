@@ -111,11 +111,15 @@ def _read(path: Path) -> bytes:
 def _result(path: Path) -> Result:
     _read(path)
     try:
-        return Result.load(path)
+        result = Result.load(path)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise _broken(path, f"{where}: {first['msg']}", "it must be as the run wrote it") from None
+    for candidate in (result.baseline, *result.baselines.values(), result.chosen):
+        if "latency_ms" not in candidate.measurements:
+            raise _broken(path, f"there is no latency_ms of {candidate.key}", "every fp32 baseline and the chosen candidate have theirs")
+    return result
 
 
 def _samples(path: Path, result: Result) -> dict[str, npt.NDArray[np.float64]]:

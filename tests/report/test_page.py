@@ -105,6 +105,7 @@ def test_numbers_are_those_of_the_stored_predictions(finished: Path, page: Page)
     for name, wanted in (("Right only after", stored["chosen"]), ("Right only before", stored["baseline"])):
         assert f"{name} {(differ & (np.argmax(wanted, 1) == stored['targets'])).sum()} " in page.text
     assert "Do not trust" not in page.text
+    assert "leaks none" in page.text
     assert "Accuracy on test no difference" in page.text
     for title in ("Everything that was tried", "What is taken for what", "How the original was trained", "What ships"):
         assert title in page.text

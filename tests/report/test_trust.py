@@ -102,6 +102,12 @@ def _edit_npz(name: str, **changes: object) -> Callable[[Path], None]:
     return edit
 
 
+def _no_latency(run: Path) -> None:
+    result = Result.load(run / "result.json")
+    del result.baseline.measurements["latency_ms"]
+    result.save(run / "result.json")
+
+
 def _write(name: str, data: bytes) -> Callable[[Path], None]:
     return lambda run: (run / name).write_bytes(data) and None
 
@@ -115,6 +121,7 @@ def _write(name: str, data: bytes) -> Callable[[Path], None]:
         (_write("result.json", b'{"name": "x'), "result.json"),
         (_edit_json("result.json", goal=3), "result.json: goal"),
         (_edit_json("result.json", more=3), "result.json: more"),
+        (_no_latency, "no latency_ms of original@openvino"),
         (_write("latency.json", b"\xff\xfe"), "latency.json"),
         (_edit_json("latency.json", unit="s"), "latency.json"),
         (_edit_json("latency.json", samples={}), "no times of original@onnxruntime"),
