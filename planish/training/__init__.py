@@ -1,1 +1,7 @@
+"""Training, and techniques that train."""
 
+from planish.training.distill import Distill
+from planish.training.fit import Epoch, Fitted, fit
+from planish.training.settings import FitSettings
+
+__all__ = ["Distill", "Epoch", "FitSettings", "Fitted", "fit"]

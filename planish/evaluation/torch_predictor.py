@@ -1,0 +1,48 @@
+"""A torch network as a ``Predictor``, so that it is evaluated by the same code as an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from planish.data.preprocessing import Normalise
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs, Pixels, Preprocessing
+
+
+class TorchPredictor:
+    """Runs ``module`` on uint8 pixels ``(N, H, W, C)``, normalising them as training does; returns float32 ``logits`` ``(N, classes)``.
+
+    The module runs where its weights are, in eval mode, and is left in the mode it was in.
+
+    Args:
+        module: takes normalised float images ``(N, C, H, W)``.
+        preprocessing: mean and standard deviation.
+        batch_size: most images run at once; longer inputs are cut.
+    """
+
+    def __init__(self, module: nn.Module, preprocessing: Preprocessing, batch_size: int = 256) -> None:
+        self.module, self.batch_size = module, batch_size
+        self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        self.normalise = Normalise(preprocessing.mean, preprocessing.std).to(self.device)
+
+    def __call__(self, images: Pixels, advance: Callable[[int], None] = lambda done: None) -> Outputs:
+        """Run all images; ``advance`` is told how many are done after each batch."""
+        modes = [(m, m.training) for m in self.module.modules()]
+        self.module.eval()
+        logits = []
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(images), self.batch_size):
+                    batch = torch.from_numpy(np.array(images[start : start + self.batch_size])).to(self.device)
+                    logits.append(self.module(self.normalise(batch)).float().cpu().numpy())
+                    advance(len(batch))
+        finally:
+            for m, training in modes:
+                m.training = training
+        return {"logits": np.concatenate(logits)}

@@ -1,0 +1,96 @@
+"""Shuffled, augmented batches; for a device other than the CPU they are made ready in the background."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from planish.data.augmentation import augment, mixup_cutmix
+
+if TYPE_CHECKING:
+    from planish.artifact import InputSpec, Pixels
+    from planish.training.settings import FitSettings
+
+    Batch = tuple[torch.Tensor, torch.Tensor]
+
+_AHEAD = 2  # batches kept ready
+
+
+def batches_an_epoch(images: int, batch_size: int) -> int:
+    """A last batch of one image is left out (another one every epoch): batch normalisation has nothing to normalise over."""
+    whole, rest = divmod(images, batch_size)
+    return whole + (rest > 1)
+
+
+def batches(
+    images: Pixels, targets: Any, spec: InputSpec, num_classes: int, settings: FitSettings, epoch: int, *, ahead: bool
+) -> Iterator[Batch]:
+    """One epoch of augmented images ``(N, H, W, C)`` on the scale 0..255, uint8 or (after mixup) float32, with their targets.
+
+    Order and augmentation depend on the seed and the epoch only, so an epoch can be repeated without storing any random state.
+
+    Args:
+        images: uint8 ``(N, H, W, C)``, perhaps memory-mapped.
+        targets: one an image.
+        spec: size of the images.
+        num_classes: for the soft targets of mixup and CutMix.
+        settings: batch size, augmentation and seed.
+        epoch: from 1.
+        ahead: make batches in a thread while the device computes. Not for a CPU: the step itself keeps its cores busy, and
+            augmentation borrows torch's global random state, which dropout on the CPU uses as well.
+    """
+    order = np.random.default_rng((settings.seed, epoch)).permutation(len(images))
+    generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
+    change = augment(spec, settings.augmentation, settings.flip)
+    mix = None
+    if settings.mixup_alpha or settings.cutmix_alpha:
+        mix = mixup_cutmix(num_classes, settings.mixup_alpha, settings.cutmix_alpha)
+
+    def make(number: int) -> Batch:
+        chosen = np.sort(order[number * settings.batch_size : (number + 1) * settings.batch_size])  # sorted, so that disks read forward
+        batch = torch.from_numpy(np.ascontiguousarray(images[chosen])).permute(0, 3, 1, 2)
+        wanted = torch.as_tensor(targets[chosen])
+        batch = change(batch, generator)
+        if mix is not None:
+            batch, wanted = mix(batch.float(), wanted, generator)
+        return batch.permute(0, 2, 3, 1), wanted
+
+    count = batches_an_epoch(len(images), settings.batch_size)
+    yield from _in_background(make, count) if ahead else map(make, range(count))
+
+
+def _in_background(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:
+    """``make(0) ... make(count - 1)`` from a thread; an error there is raised here, and leaving the loop early ends the thread."""
+    ready: queue.Queue[Any] = queue.Queue(_AHEAD)
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            for number in range(count):
+                if stop.is_set():
+                    return
+                ready.put(make(number))
+        except BaseException as error:
+            ready.put(error)
+
+    thread = threading.Thread(target=work, name="planish-batches", daemon=True)
+    thread.start()
+    try:
+        for _ in range(count):
+            made = ready.get()
+            if isinstance(made, BaseException):
+                raise made
+            yield made
+    finally:
+        stop.set()
+        while thread.is_alive():  # it may be waiting for room in the queue
+            try:
+                ready.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        thread.join()

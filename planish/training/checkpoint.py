@@ -1,0 +1,84 @@
+"""A training that was interrupted goes on where its last whole epoch ended. Written with ``torch.save``, read without running code."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from planish.errors import TrainingError
+
+
+class Stateful(Protocol):
+    """A network or an optimizer."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
+
+
+@dataclass
+class Progressed:
+    """How far a training is. Random state is not among it: every epoch derives its own from the seed.
+
+    Args:
+        bf16: the precision it was begun in.
+        history: one mapping an epoch.
+        progress: along the schedule, 0 to 1.
+        seconds: spent so far.
+        stopped: why it ended, empty while it has not.
+        best_score: on validation.
+        best_state: the weights that reached it, where they may be needed.
+        epochs_without_better: since then.
+    """
+
+    bf16: bool
+    history: list[dict[str, Any]] = field(default_factory=list)
+    progress: float = 0.0
+    seconds: float = 0.0
+    stopped: str = ""
+    best_score: float = float("-inf")
+    best_state: dict[str, torch.Tensor] | None = None
+    epochs_without_better: int = 0
+
+
+def identity(*parts: Any) -> str:
+    """A hash of what makes a training what it is; a checkpoint only continues the training it came from."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def write_checkpoint(path: Path, identity: str, progressed: Progressed, parts: Mapping[str, Stateful]) -> None:
+    """Write whole, then rename into place, so that an interruption leaves the former checkpoint."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    shown = {f.name: getattr(progressed, f.name) for f in fields(progressed)}
+    torch.save({"identity": identity, "progressed": shown} | {name: part.state_dict() for name, part in parts.items()}, partial)
+    partial.replace(path)
+
+
+def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> Progressed:
+    """Bring ``parts`` to the state they were written in.
+
+    Raises:
+        TrainingError: the file is no checkpoint, or one of another training.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        same = loaded["identity"] == identity
+        if same:
+            for name, part in parts.items():
+                part.load_state_dict(loaded[name])
+            return Progressed(**loaded["progressed"])
+    except Exception as error:
+        raise TrainingError(
+            f"cannot read the checkpoint {path}: {type(error).__name__}: {error}", "", "delete it to start afresh"
+        ) from error
+    raise TrainingError(
+        f"the checkpoint {path} belongs to another training",
+        "images, network, settings and teacher must be the same to go on",
+        "delete it to start afresh",
+    )

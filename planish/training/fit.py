@@ -1,0 +1,279 @@
+"""Training a network, or distilling one into another: one loop for both."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from planish.data.preprocessing import Normalise
+from planish.errors import TrainingError
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.progress import Stage, note
+from planish.training.batches import batches, batches_an_epoch
+from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
+from planish.training.pace import Pace, learning_rate
+from planish.training.precision import use_bf16
+from planish.training.settings import FitSettings
+
+if TYPE_CHECKING:
+    from planish.artifact import InputSpec, Preprocessing
+    from planish.task import Task
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to.
+
+    Args:
+        epoch: from 1.
+        train_loss: mean over its batches, of augmented images.
+        validation_score: the task's primary metric on validation, in percent.
+        seconds: with validation.
+        learning_rate: at its end.
+    """
+
+    epoch: int
+    train_loss: float
+    validation_score: float
+    seconds: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network, in eval mode on the CPU.
+
+    Args:
+        module: the trained copy.
+        history: epoch by epoch.
+        seconds: of the whole training, over all its resumptions.
+        stopped: why it ended: ``finished``, ``deadline`` (the schedule was shortened to end there) or ``patience``.
+    """
+
+    module: nn.Module
+    history: tuple[Epoch, ...]
+    seconds: float
+    stopped: str
+
+
+def fit(
+    module: nn.Module,
+    task: Task,
+    input_spec: InputSpec,
+    preprocessing: Preprocessing,
+    settings: FitSettings,
+    *,
+    teacher: nn.Module | None = None,
+    distillation_weight: float = 0.9,
+    temperature: float = 4.0,
+    checkpoint: Path | None = None,
+    deadline: float | None = None,
+) -> Fitted:
+    """Train a copy of ``module`` on the task's train split.
+
+    With a teacher the loss is ``(1 - distillation_weight) * task.loss + distillation_weight * task.distillation_loss``
+    (Hinton et al. 2015, arXiv:1503.02531); the teacher, in eval mode, sees the very images the student sees, augmentation and all.
+
+    Args:
+        module: takes normalised float images ``(N, C, H, W)``; left as it is.
+        task: images, loss and score.
+        input_spec: size and channels of the images.
+        preprocessing: normalisation.
+        settings: hyper-parameters.
+        teacher: takes the same images; None to learn from the targets alone.
+        distillation_weight: 0 to 1.
+        temperature: softens teacher and student.
+        checkpoint: file written after every epoch. If it is there, training goes on after its last epoch, with the result
+            that it would have had without the interruption.
+        deadline: in ``time.monotonic`` seconds; the schedule is shortened so that training, validation included, ends before it.
+
+    Raises:
+        TrainingError: the loss is not finite, nothing can be trained, or the checkpoint belongs to another training.
+    """
+    begun = time.monotonic()
+    images, targets = task.split("train").images(input_spec, preprocessing), task.split("train").targets
+    validation = task.split("validation").images(input_spec, preprocessing)
+    if len(images) < 2:
+        raise TrainingError(f"there are {len(images)} training images", "at least 2 are needed")
+    accelerator = Accelerator()
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    student = copy.deepcopy(module).to(memory_format=layout)
+    student, optimizer = accelerator.prepare(student, _optimizer(student, settings))
+    parts = {"module": student, "optimizer": optimizer}
+    if settings.ema_decay:
+        parts["average"] = copy.deepcopy(student)
+    judged = parts.get("average", student)
+    if teacher is not None:
+        teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
+
+    done = Progressed(bf16=use_bf16(settings.mixed_precision, accelerator.device))
+    key = identity(settings, len(images), input_spec, preprocessing, _shapes(module), teacher is None, distillation_weight, temperature)
+    if checkpoint is not None and checkpoint.exists():
+        done = read_checkpoint(checkpoint, key, parts)
+        note(f"training goes on after epoch {len(done.history)}")
+    loss_of = _Loss(
+        task, settings, Normalise(preprocessing.mean, preprocessing.std), student, teacher, distillation_weight, temperature,
+        accelerator.device, done.bf16,
+    )  # fmt: skip
+    count = batches_an_epoch(len(images), settings.batch_size)
+    pace = Pace(settings.epochs * count, deadline, done.progress)
+    steps = len(done.history) * count
+    with Stage("training" if teacher is None else "distilling", pace.total_steps) as stage:
+        stage.done = steps
+        while not done.stopped:
+            epoch, epoch_begun, losses, rate = len(done.history) + 1, time.monotonic(), [], 0.0
+            student.train()
+            with _random_state_of(settings.seed, epoch, accelerator.device):
+                ahead = accelerator.device.type != "cpu"
+                for batch, wanted in batches(images, targets, input_spec, len(task.class_names), settings, epoch, ahead=ahead):
+                    if pace.progress(steps) >= 1:
+                        break
+                    rate = _set_rate(optimizer, pace.progress(steps + 0.5), settings)
+                    loss = loss_of(batch, wanted)
+                    losses.append(loss.item())
+                    if not math.isfinite(losses[-1]):
+                        raise _diverged(losses[-1], epoch, len(losses), rate, settings)
+                    optimizer.zero_grad()
+                    accelerator.backward(loss)
+                    if settings.clip_norm is not None:
+                        accelerator.clip_grad_norm_(student.parameters(), settings.clip_norm)
+                    optimizer.step()
+                    steps += 1
+                    if settings.ema_decay:
+                        _follow(judged, student, min(settings.ema_decay, (1 + steps) / (10 + steps)))
+                    if deadline is not None and not done.history:  # a first guess: a forward pass is a third of a step
+                        a_step = (time.monotonic() - epoch_begun) / len(losses)
+                        pace.reserved_seconds = 0.5 * a_step * len(validation) / settings.batch_size
+                    stage.total = max(steps, round(steps / pace.progress(steps)))
+                    stage.advance()
+            validated = time.monotonic()
+            outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
+            score = 100 * float(np.mean(task.scores(outputs, task.split("validation").targets)))
+            now = time.monotonic()
+            pace.reserved_seconds = 1.2 * (now - validated)
+            mean_loss = float(np.mean(losses)) if losses else math.nan
+            done.history.append(asdict(Epoch(epoch, mean_loss, score, now - epoch_begun, rate)))
+            stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}, validation {task.primary_metric} {score:.2f} %")
+            done.progress, done.seconds, begun = pace.progress(steps), done.seconds + now - begun, now
+            _judge(done, score, judged, settings.patience)
+            if not done.stopped and done.progress >= 1:
+                done.stopped = "finished" if steps >= pace.total_steps else "deadline"
+            if checkpoint is not None:
+                write_checkpoint(checkpoint, key, done, parts)
+        stage.total = stage.done
+
+    if done.best_state is not None:
+        judged.load_state_dict(done.best_state)
+    fitted = accelerator.unwrap_model(judged).to("cpu").to(memory_format=torch.contiguous_format).eval()
+    return Fitted(fitted, tuple(Epoch(**epoch) for epoch in done.history), done.seconds, done.stopped)
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The loss of one batch, of targets and teacher together."""
+
+    task: Task
+    settings: FitSettings
+    normalise: nn.Module
+    student: nn.Module
+    teacher: nn.Module | None
+    weight: float
+    temperature: float
+    device: torch.device
+    bf16: bool
+
+    def __call__(self, batch: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """``batch``: ``(N, H, W, C)``, 0 to 255."""
+        targets = targets.to(self.device)
+        pixels = self.normalise.to(self.device)(batch.to(self.device))
+        if self.settings.channels_last:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            outputs = self.student(pixels)
+            with torch.no_grad():
+                taught = self.teacher(pixels) if self.teacher is not None else None
+        loss = self.task.loss(outputs.float(), targets, self.settings.label_smoothing)
+        if taught is None:
+            return loss
+        distilled = self.task.distillation_loss(outputs.float(), taught.float(), self.temperature)
+        return (1 - self.weight) * loss + self.weight * distilled
+
+
+def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if not trained:
+        raise TrainingError("no parameter of the network can be trained", "at least one needs requires_grad")
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},  # biases, and what normalisation layers scale and shift by
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, progress: float, settings: FitSettings) -> float:
+    rate = learning_rate(progress, settings.learning_rate, min(0.5, settings.warmup_epochs / settings.epochs))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+@contextmanager
+def _random_state_of(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Dropout, mixup and the like draw from a state that depends on seed and epoch; the caller's own is left as it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed * 100_003 + epoch)
+        yield
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """One step of the running average; counters are copied."""
+    for slow, fast in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
+        if slow.is_floating_point():
+            slow.lerp_(fast, 1 - decay)
+        else:
+            slow.copy_(fast)
+
+
+def _judge(done: Progressed, score: float, module: nn.Module, patience: int | None) -> None:
+    """Early stopping: keep the best weights, and stop after ``patience`` epochs without better ones."""
+    if patience is None:
+        return
+    if score > done.best_score:
+        done.best_score, done.epochs_without_better = score, 0
+        done.best_state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+        return
+    done.epochs_without_better += 1
+    if done.epochs_without_better >= patience:
+        done.stopped = "patience"
+
+
+def _diverged(loss: float, epoch: int, step: int, rate: float, settings: FitSettings) -> TrainingError:
+    fixes = [f"a learning rate below {settings.learning_rate / 3:.2g}"]
+    if settings.clip_norm is None:
+        fixes.append("clip_norm=1")
+    if settings.warmup_epochs < 1:
+        fixes.append("more warmup_epochs")
+    return TrainingError(
+        f"the loss became {loss} in epoch {epoch}, step {step}, at learning rate {rate:.3g}",
+        "training cannot go on from there",
+        f"try {', or '.join(fixes)}",
+    )
+
+
+def _shapes(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(value.shape)) for name, value in module.state_dict().items()]

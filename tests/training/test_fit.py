@@ -1,0 +1,262 @@
+"""Training: that it learns, repeats, resumes, stops in time, and says what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from planish.errors import TrainingError
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.progress import Progress, listening
+from planish.training import FitSettings, fit
+from planish.training.fit import _optimizer
+from planish.training.pace import Pace, learning_rate
+
+from .conftest import PREPROCESSING, SPEC, Quarters, QuarterTask
+
+QUICK = {"epochs": 3, "batch_size": 32, "learning_rate": 0.05, "mixed_precision": "off", "augmentation": "none"}
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_it_learns_and_leaves_the_given_network_alone(task, network):
+    before = copy.deepcopy(network)
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 6}))
+    assert fitted.history[-1].validation_score > 90
+    assert fitted.history[-1].train_loss < fitted.history[0].train_loss
+    assert fitted.stopped == "finished"
+    assert not fitted.module.training
+    assert same(network, before)
+    logits = TorchPredictor(fitted.module, PREPROCESSING)(task.split("validation").images(SPEC, PREPROCESSING))["logits"]
+    assert 100 * np.mean(logits.argmax(1) == task.split("validation").targets) == fitted.history[-1].validation_score
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"optimizer": "adamw", "learning_rate": 0.003, "ema_decay": 0.9, "clip_norm": 1.0},
+        {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "augmentation": "light", "label_smoothing": 0.1, "channels_last": False},
+        {"augmentation": "standard", "patience": 5, "ema_decay": 0.9},
+        {"mixed_precision": "bf16"},
+    ],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(task, network, tmp_path: Path, more, monkeypatch: pytest.MonkeyPatch):
+    network = nn.Sequential(network, nn.Dropout(0.1))  # something that draws random numbers
+    settings = FitSettings(**QUICK | more)
+    whole = fit(network, task, SPEC, PREPROCESSING, settings)
+    torch.manual_seed(99)  # somebody else's random numbers must not matter
+
+    real, calls = QuarterTask.loss, []
+
+    def interrupted(self, *arguments, **named):
+        calls.append(1)
+        if len(calls) == 8:  # in the second epoch of five steps
+            raise KeyboardInterrupt
+        return real(self, *arguments, **named)
+
+    monkeypatch.setattr(QuarterTask, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=tmp_path / "c.pt")
+    resumed = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=tmp_path / "c.pt")
+    assert len(calls) == 8 + 10  # the first epoch was not repeated
+    assert same(whole.module, resumed.module)
+    timeless = [[{**asdict(e), "seconds": 0} for e in f.history] for f in (whole, resumed)]
+    assert timeless[0] == timeless[1]
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+    calls.clear()
+    again = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=tmp_path / "c.pt")
+    assert same(again.module, whole.module)
+    assert not calls
+
+
+def test_a_checkpoint_of_another_training_is_refused(task, network, tmp_path: Path):
+    fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1}), checkpoint=tmp_path / "c.pt")
+    with pytest.raises(TrainingError, match="another training"):
+        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 2}), checkpoint=tmp_path / "c.pt")
+    (tmp_path / "c.pt").write_bytes(b"half")
+    with pytest.raises(TrainingError, match="cannot read"):
+        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1}), checkpoint=tmp_path / "c.pt")
+
+
+def test_seeds_matter(task, network):
+    one, other = (fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1, "seed": seed})).module for seed in (0, 1))
+    assert not same(one, other)
+
+
+def test_the_deadline_is_kept_and_the_schedule_ends_there(task, network):
+    begun = time.monotonic()
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 10_000}), deadline=begun + 4)
+    assert 2.5 < time.monotonic() - begun < 4.6
+    assert fitted.stopped == "deadline"
+    assert fitted.history[-1].learning_rate < 0.05 * QUICK["learning_rate"]
+    assert fitted.history[-1].validation_score > 90
+
+
+def test_a_deadline_that_has_passed_still_gives_a_network(task, network):
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), deadline=time.monotonic() - 1)
+    assert fitted.stopped == "deadline"
+    assert same(fitted.module, network)
+
+
+def test_a_generous_deadline_changes_nothing(task, network):
+    free = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK))
+    bound = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), deadline=time.monotonic() + 3600)
+    assert same(free.module, bound.module)
+    assert bound.stopped == "finished"
+
+
+@pytest.mark.parametrize("more", [{"learning_rate": 1e25}, {"learning_rate": 1e25, "clip_norm": 1.0, "warmup_epochs": 0}])
+def test_a_loss_that_is_not_finite_says_where_and_what_to_try(task, network, more):
+    with pytest.raises(TrainingError, match=r"epoch \d+, step \d+.*learning rate below") as caught:
+        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | more))
+    assert ("clip_norm" in caught.value.fix) == ("clip_norm" not in more)
+
+
+def test_a_single_last_image_is_left_out(network):
+    task = QuarterTask({"train": Quarters(33, 0), "validation": Quarters(8, 1)})
+    fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1}))
+    assert [len(outputs) for outputs, _ in task.seen] == [32]
+    task = QuarterTask({"train": Quarters(34, 0), "validation": Quarters(8, 1)})
+    fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1}))
+    assert [len(outputs) for outputs, _ in task.seen] == [32, 2]
+    with pytest.raises(TrainingError, match="at least 2"):
+        fit(network, QuarterTask({"train": Quarters(1, 0), "validation": Quarters(8, 1)}), SPEC, PREPROCESSING, FitSettings(**QUICK))
+
+
+def test_every_image_is_seen_once_an_epoch_with_its_own_target(network):
+    task = QuarterTask({"train": Quarters(70, 0), "validation": Quarters(8, 1)})
+    fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1}))
+    seen = torch.cat([targets for _, targets in task.seen])
+    assert torch.equal(seen.sort().values, torch.from_numpy(task.split("train").targets).sort().values)
+
+
+def test_early_stopping_restores_the_best(task, network, monkeypatch: pytest.MonkeyPatch):
+    scores = iter([0.5, 0.9, 0.6, 0.7, 0.8, 1.0])
+    monkeypatch.setattr(QuarterTask, "scores", lambda self, outputs, targets: np.array([next(scores)]))
+    stopped = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 6, "patience": 3}))
+    assert stopped.stopped == "patience"
+    assert len(stopped.history) == 5
+    kept: list[nn.Module] = []
+    real = TorchPredictor.__init__
+
+    def keep(self, module, *arguments):
+        kept.append(copy.deepcopy(module))
+        real(self, module, *arguments)
+
+    scores = iter([0.5, 0.9, 0.6, 0.7, 0.8, 1.0])
+    monkeypatch.setattr(TorchPredictor, "__init__", keep)
+    again = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 6, "patience": 3}))
+    assert same(again.module, kept[1])
+
+
+def test_norms_and_biases_are_not_decayed(network):
+    groups = _optimizer(network, FitSettings(weight_decay=0.1)).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            assert (id(parameter) in decayed) == (isinstance(module, nn.Conv2d | nn.Linear) and name == "weight")
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+
+
+def test_the_average_follows_the_weights(task, network):
+    plain = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK))
+    averaged = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"ema_decay": 0.9}))
+    assert not same(plain.module, averaged.module)
+    assert averaged.module.bn1.num_batches_tracked == plain.module.bn1.num_batches_tracked
+
+
+def test_teacher_and_student_see_the_same_images_and_the_teacher_does_not_change(task, network):
+    seen: list[torch.Tensor] = []
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm2d(1)
+
+        def forward(self, x):
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            seen.append(x.detach().clone())
+            return self.bn(x).mean((2, 3)).expand(-1, 4)
+
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            if self.training:
+                Noting.seen.append(x.detach().clone())
+            return self.network(x)
+
+        seen: list[torch.Tensor] = []  # noqa: RUF012
+
+    teacher = Watching().train()
+    fit(Noting(), task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1, "augmentation": "light"}), teacher=teacher)
+    assert len(seen) == 5
+    assert all(torch.equal(a, b) for a, b in zip(seen, Noting.seen, strict=True))
+    assert teacher.training
+    assert teacher.bn.num_batches_tracked == 0
+
+
+def test_the_weight_shares_the_loss_between_targets_and_teacher(task, network):
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(SPEC.height * SPEC.width, 4))
+    losses = {
+        weight: fit(
+            network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1, "learning_rate": 1e-12}),
+            teacher=teacher, distillation_weight=weight,
+        ).history[0].train_loss
+        for weight in (0.0, 0.25, 1.0)
+    }  # fmt: skip
+    assert losses[0.25] == pytest.approx(0.75 * losses[0.0] + 0.25 * losses[1.0], rel=1e-4)
+
+
+def test_progress_counts_up_to_its_total_and_says_how_it_goes(task, network):
+    told: list[Progress] = []
+    with listening(told.append):
+        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK))
+    training = [p for p in told if p.stage == "training"]
+    assert (training[-1].done, training[-1].total) == (15, 15)
+    assert sum("validation accuracy" in p.text for p in training) == 3
+
+
+def test_rates_rise_then_fall_to_nothing():
+    rates = [learning_rate(p, 0.4, 0.25) for p in np.linspace(0, 1, 101)]
+    assert rates[0] == 0
+    assert max(rates) == rates[25] == pytest.approx(0.4)
+    assert rates == sorted(rates[:25]) + sorted(rates[25:], reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert rates[62] == pytest.approx(0.2 * (1 + math.cos(math.pi * 0.37 / 0.75)), rel=1e-6)
+
+
+def test_pace_is_the_further_of_steps_and_clock(monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    pace = Pace(total_steps=10, deadline=120.0)
+    now[0] = 105.0
+    assert pace.progress(1) == 0.25
+    assert pace.progress(6) == 0.6
+    pace.reserved_seconds = 10
+    assert pace.progress(1) == 0.5
+    now[0] = 111.0
+    assert pace.progress(1) == 1.0
+    assert Pace(10, deadline=211.0, reached=0.5).progress(1) == 0.5
+
+
+def test_settings_refuse_what_cannot_be():
+    from pydantic import ValidationError
+
+    for wrong in ({"epochs": 0}, {"learning_rate": -1}, {"optimizer": "adam"}, {"momentun": 0.9}):
+        with pytest.raises(ValidationError):
+            FitSettings(**wrong)
