@@ -86,7 +86,7 @@ def recompute(run: RunFolder) -> Recomputed:
         differing=(int(right_after[differ].sum()), int(right_before[differ].sum()), int((differ & ~right_before & ~right_after).sum())),
         warnings=[],
     )
-    found.warnings.extend([*_accuracy_warnings(run, found), *_latency_warnings(run, found.timings)])
+    found.warnings.extend([*_accuracy_warnings(run, found), *_latency_warnings(run, found.timings), *_size_warnings(run)])
     return found
 
 
@@ -158,6 +158,15 @@ def _latency_warnings(run: RunFolder, timings: dict[str, Timing]) -> list[str]:
             f"The headline speed-up is {times(result.latency_ratio.value)}, but the smallest of the ratios to fp32 is {times(smallest)}."
         )
     return warnings
+
+
+def _size_warnings(run: RunFolder) -> list[str]:
+    said = run.result.size_ratio.value
+    before, after = (c.measurements.get("size_bytes") for c in (run.result.baseline, run.result.chosen))
+    # Formats differ a little in size and the ratio may be to another runtime's file of the original, so only what is plainly off is.
+    if before is None or after is None or not after.value or abs(said - before.value / after.value) <= 0.1 * said:
+        return []
+    return [f"Size ratio: the result says {times(said)}, the sizes of both files give {times(before.value / after.value)}."]
 
 
 def _near(said: Measurement, seen: float, tolerance: float = _LATENCY_TOLERANCE) -> bool:
