@@ -60,24 +60,28 @@ class UnionFind:
             np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Function names as `_name` gives them: without underscores at either end, so `__add__`, `add_` and `add` are one.
-_KEEPS = set(
+_KEEPS = _words(
     "clone contiguous to float double half bfloat16 type type_as detach data alias requires_grad zeros_like ones_like empty_like "
-    "rand_like randn_like full_like cpu dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout".split()
+    "rand_like randn_like full_like cpu dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout"
 )
-_ELEMENTWISE = set(
+_ELEMENTWISE = _words(
     "relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid tanh hardtanh hardswish hardsigmoid softplus softsign logsigmoid "
     "tanhshrink threshold rrelu hardshrink softshrink clamp clip abs neg exp log log2 log10 log1p sqrt rsqrt square reciprocal sin cos erf "
     "floor ceil round sign add iadd radd sub isub rsub mul imul rmul div idiv rdiv truediv itruediv rtruediv true_divide floor_divide "
     "pow rpow ipow maximum minimum where lerp addcmul addcdiv copy fill zero masked_fill nan_to_num eq ne lt le gt ge logical_and "
-    "logical_or logical_not and or invert xor expand_as bernoulli".split()
+    "logical_or logical_not and or invert xor expand_as bernoulli"
 )
-_MOVES = set(
+_MOVES = _words(
     "view reshape flatten unflatten permute transpose t T mT swapaxes swapdims movedim moveaxis squeeze unsqueeze expand repeat tile "
-    "repeat_interleave flip view_as reshape_as broadcast_to pixel_unshuffle ravel adjoint H".split()
+    "repeat_interleave flip view_as reshape_as broadcast_to pixel_unshuffle ravel adjoint H"
 )
-_PARTS = set("getitem narrow select index_select chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split unbind".split())
-_REDUCES = set("mean sum amax amin max min norm vector_norm var std var_mean std_mean logsumexp prod all any argmax argmin".split())
+_PARTS = _words("getitem narrow select index_select chunk split split_with_sizes tensor_split unsafe_chunk unsafe_split unbind")
+_REDUCES = _words("mean sum amax amin max min norm vector_norm var std var_mean std_mean logsumexp prod all any argmax argmin")
 _POOLS = {f"{kind}_pool{d}d": -d - 1 for d in (1, 2, 3) for kind in ("avg", "max", "lp", "adaptive_avg", "adaptive_max")}
 _POOLS |= {f"{name}_with_indices": axis for name, axis in _POOLS.items() if "max" in name} | {"interpolate": 1, "upsample": 1}
 
@@ -119,7 +123,7 @@ class ChannelLabels(TorchFunctionMode):
         """Within this block, it is known which submodule is running."""
         hooks = []
         for name, child in module.named_modules():
-            hooks.append(child.register_forward_pre_hook(lambda m, _, name=name: self._running.append((name, m))))  # type: ignore[misc]
+            hooks.append(child.register_forward_pre_hook(lambda m, _, name=name: self._running.append((name, m))))
             hooks.append(child.register_forward_hook(lambda *_: (self._running.pop(), None)[1], always_call=True))
         try:
             yield
@@ -218,7 +222,8 @@ class ChannelLabels(TorchFunctionMode):
         return torch.zeros(()).long().expand(tensor.shape)
 
     def _unite(self, a: Tensor, b: Tensor) -> None:
-        a, b = torch.broadcast_tensors(a, b)
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        a, b = a.expand(shape), b.expand(shape)
         once = tuple(slice(0, 1) if s == 0 == t else slice(None) for s, t in zip(a.stride(), b.stride(), strict=True))
         self.classes.unite(a[once].numpy().ravel(), b[once].numpy().ravel())
 
@@ -262,7 +267,8 @@ class ChannelLabels(TorchFunctionMode):
 
     def _meet(self, inputs: list[Tensor], shape: torch.Size) -> Tensor:
         """Elementwise with broadcasting: labels that meet are united."""
-        known, constants = [], []
+        known: list[Tensor] = []
+        constants: list[Tensor] = []
         for tensor in inputs:
             is_labelled = hasattr(tensor, _ATTRIBUTE) or (id(tensor) in self._names and tensor.numel() > 1)
             (known if is_labelled else constants).append(tensor)
@@ -395,10 +401,11 @@ class ChannelLabels(TorchFunctionMode):
 
     def _shuffle(self, name: str, func: Any, args: Any, kwargs: Any) -> Tensor:
         labels = self._labels(args[0])
-        number = _argument(args, kwargs, 1, "upscale_factor" if name == "pixel_shuffle" else "groups")
-        channels = self._channels(labels, -3 if name == "pixel_shuffle" else 1)
-        # A pixel's r * r channels lie side by side and go together; of a shuffle, the same place of each group.
-        self._unite_along(channels.view(-1, number**2) if name == "pixel_shuffle" else channels.view(number, -1), int(name == "pixel_shuffle"))
+        if name == "pixel_shuffle":  # a pixel's r * r channels lie side by side and go together
+            factor = _argument(args, kwargs, 1, "upscale_factor")
+            self._unite_along(self._channels(labels, -3).view(-1, factor**2), 1)
+        else:  # the same place of each group
+            self._unite_along(self._channels(labels, 1).view(_argument(args, kwargs, 1, "groups"), -1), 0)
         moved: Tensor = func(labels.contiguous(), *args[1:], **kwargs)
         return moved
 
@@ -436,14 +443,14 @@ class ChannelLabels(TorchFunctionMode):
             sizes = [len(t) for t in taken]
             if sizes and sizes[0] == size:
                 continue
-            if len(sizes) > 1 and sum(sizes) == size and self._hold(sizes, *labels.movedim(axis, 0).split(sizes)):
+            if len(sizes) > 1 and sum(sizes) == size and self._hold(sizes, *torch.split_with_sizes(labels.movedim(axis, 0), sizes)):
                 continue
             part = sizes[0] if sizes else 0
             if not part or size % part or any(len(t) != part or t[0] % part or t[-1] - t[0] != part - 1 for t in taken):
                 self._freeze(labels)
                 continue
             along = labels.movedim(axis, 0)
-            self._unite_along(along.unflatten(0, (size // part, part)), 0)
+            self._unite_along(along.reshape(size // part, part, *along.shape[1:]), 0)
             self._hold(part, along[:part])
             self._hold(size, along)
         return [self._one_axis(m) for m in tree_leaves(func(labels, *args[1:], **kwargs))]

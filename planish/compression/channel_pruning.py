@@ -105,7 +105,9 @@ class ChannelPruning:
         if self.recalibrate and units and len(split) > 1:
             note("batch-norm statistics were estimated again on calibration images")
             reestimate_batch_norm(pruned, (images.to(device) for images, _ in batches()))
-        notes = f"parameters {_count(module):,} → {_count(pruned):,}, MACs {macs(module, spec).value:,.0f} → {macs(pruned, spec).value:,.0f}"
+        notes = (
+            f"parameters {_count(module):,} → {_count(pruned):,}, MACs {macs(module, spec).value:,.0f} → {macs(pruned, spec).value:,.0f}"
+        )
         if frozen:
             layers = "; ".join(str(group) for group in frozen)
             note(f"channel pruning left {len(frozen)} groups as they are: their code has sizes written into it")

@@ -73,7 +73,9 @@ def trace(module: nn.Module, example: Tensor) -> ChannelGraph:
         for unit, count in zip(*np.unique(roots, return_counts=True), strict=True):
             if unit != FROZEN:
                 places.setdefault(int(unit), []).append(place)
-                widest[int(unit)] = max(widest.get(int(unit), 1), int(count)) if len(place) == 2 and place[1] == 0 else widest.get(int(unit), 1)
+                widest[int(unit)] = (
+                    max(widest.get(int(unit), 1), int(count)) if len(place) == 2 and place[1] == 0 else widest.get(int(unit), 1)
+                )
     together: dict[tuple[Any, ...], list[int]] = {}
     for unit, where in places.items():
         together.setdefault((widest[unit], *where), []).append(unit)
@@ -130,7 +132,7 @@ def structure_of(module: nn.Module, pruned: nn.Module, graph: ChannelGraph, unit
     cut = np.fromiter(units, np.int64)
     before, after, saved = _tensors(module), _tensors(pruned), module.state_dict(keep_vars=True)
     modules: dict[str, dict[str, Any]] = {}
-    for (owner, attribute, _), _classes in graph.sizes.items():
+    for owner, attribute, _ in graph.sizes:
         held = getattr(pruned.get_submodule(owner), attribute)
         modules.setdefault(owner, {})[attribute] = list(held) if isinstance(held, (tuple, list)) else held
     # What a state file does not hold (non-persistent buffers) is cut from the fresh network's own values.
@@ -170,14 +172,16 @@ def difference(module: nn.Module, graph: ChannelGraph, units: Sequence[int], exa
     """How far the pruned network's outputs are from the masked one's, as a share of the outputs' size; in float64, eval mode.
 
     Returns:
-        The largest absolute difference over the largest absolute output; infinite where the pruned network does not run or either is not finite.
+        The largest absolute difference over the largest absolute output; infinite where the pruned network does not run, or where
+        either is not finite.
     """
     module = copy.deepcopy(module).double().eval()
     example = example.double()
     try:
         with torch.no_grad():
-            got, expected = prune(module, graph, units)(example), masked(module, graph, units)(example)
-    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError):  # whatever a network's own code raises at sizes it does not expect
+            got = prune(module, graph, units)(example)
+            expected = masked(module, graph, units)(example)
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError):  # the network's own code expects other sizes
         return math.inf
     if got.shape != expected.shape or not (torch.isfinite(got).all() and torch.isfinite(expected).all()):
         return math.inf

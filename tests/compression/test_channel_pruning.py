@@ -1,0 +1,156 @@
+"""Channel pruning as a technique: what it chooses, what it records, what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pruning_nets import Grouped, LiteralSplit, Residual, randomised
+from torch import nn
+
+from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
+from planish.compression import structure
+from planish.compression.channel_pruning import ChannelPruning, choose, reestimate_batch_norm
+from planish.compression.importance import Importance, unit_scores
+from planish.errors import PlanError, TechniqueError
+from planish.plan import Plan
+
+
+class Noise:
+    """40 images of noise with five classes."""
+
+    def __init__(self) -> None:
+        self.pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+        self.targets = np.arange(40) % 5
+
+    def __len__(self) -> int:
+        return 40
+
+    def images(self, spec: InputSpec, preprocessing: Preprocessing) -> Any:
+        return self.pixels
+
+
+TASK: Any = SimpleNamespace(split=lambda name: Noise(), loss=lambda outputs, targets: F.cross_entropy(outputs, targets))
+
+
+def artifact(module: nn.Module) -> Artifact:
+    return Artifact(
+        format="torch",
+        input_spec=InputSpec(3, 16, 16),
+        preprocessing=Preprocessing(16, "squash", (0.5,) * 3, (0.25,) * 3),
+        class_names=tuple("abcde"),
+        lineage=Lineage(Source("module", 5, 3)),
+        module=module,
+    )
+
+
+def weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("importance", get_args(Importance))
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_applies_and_is_rebuilt(importance: Importance, scope: Any) -> None:
+    before = artifact(randomised(Residual()).train())
+    state = copy.deepcopy(before.module.state_dict())
+    technique = ChannelPruning(ratio=0.5, importance=importance, scope=scope)
+    after = technique.apply(before, TASK)
+    assert weights(after.module) < 0.5 * weights(before.module)
+    assert all(torch.equal(v, state[k]) for k, v in before.module.state_dict().items())
+    assert before.module.training
+    assert after.module.training
+    assert after.original is before
+    step = after.lineage.steps[-1]
+    assert step.params["ratio"] == 0.5
+    assert f"{weights(before.module):,} → {weights(after.module):,}" in step.notes
+    rebuilt = ChannelPruning.rebuild(Residual(), json.loads(json.dumps(step.structure)))
+    rebuilt.load_state_dict(after.module.state_dict())
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(rebuilt.eval()(images), after.module.eval()(images))
+
+
+def test_unimportant_channels_go() -> None:
+    """Eight of the 24 hidden channels are made nearly dead: every importance but chance finds just these."""
+    net = randomised(Residual())
+    dead = torch.arange(0, 24, 3)
+    net.a[0].weight.data[dead] *= 1e-3
+    net.a[1].weight.data[dead] *= 1e-3
+    net.a[1].bias.data[dead] = 0
+    net.b[0].weight.data[:, dead] *= 1e-3
+    graph = structure.trace(net, torch.randn(1, 3, 16, 16))
+    expected = set(graph.classes["a.0.weight", 0][dead].tolist())
+    batch = [(torch.randn(8, 3, 16, 16), torch.arange(8) % 5)]
+    for kind in ("l1", "l2", "bn_scale", "taylor"):
+        scores = unit_scores(kind, net, graph, lambda: batch, F.cross_entropy)
+        chosen = choose(graph, scores, 1 / 3, "uniform", 8)
+        assert set(next(units for group, units in chosen.items() if len(group.units) == 24)) == expected, kind
+        assert set(scores) == {unit for group in graph.groups for unit in group.units}
+
+
+@pytest.mark.parametrize(("ratio", "widths"), [(0.0, (16, 24)), (0.1, (16, 24)), (0.3, (8, 16)), (0.5, (8, 16)), (0.9, (8, 8))])
+def test_widths_are_multiples(ratio: float, widths: tuple[int, int]) -> None:
+    pruned = ChannelPruning(ratio, recalibrate=False).apply(artifact(randomised(Residual())), TASK).module
+    assert (pruned.stem[0].out_channels, pruned.a[0].out_channels) == widths
+
+
+def test_widths_of_tied_channels() -> None:
+    pruned = ChannelPruning(0.5, multiple=4).apply(artifact(randomised(Grouped())), TASK).module
+    assert pruned.a[0].out_channels == 16
+    assert pruned.a[0].groups == 4
+    narrow = ChannelPruning(0.95, multiple=1).apply(artifact(randomised(Residual())), TASK).module
+    assert narrow.a[0].out_channels == 1
+
+
+def test_global_scope_takes_more_where_it_matters_less() -> None:
+    graph = structure.trace(Residual().eval(), torch.randn(1, 3, 16, 16))
+    wide, narrow = sorted(graph.groups, key=lambda g: -len(g.units))
+    scores = dict.fromkeys(wide.units, 0.5) | dict.fromkeys(narrow.units, 1.0)
+    chosen = choose(graph, scores, 0.4, "global", 1)
+    assert (len(chosen[wide]), len(chosen[narrow])) == (16, 0)
+
+
+def test_batch_statistics_are_those_of_the_images() -> None:
+    net = randomised(Residual()).train()
+    net.stem[1].momentum, net.a[1].training = 0.3, False
+    images = torch.randn(40, 3, 16, 16)
+    with torch.no_grad():
+        seen = [net.stem[0](part) for part in images.split(20)]
+    reestimate_batch_norm(net, images.split(20))
+    torch.testing.assert_close(net.stem[1].running_mean, torch.stack([s.mean((0, 2, 3)) for s in seen]).mean(0))
+    torch.testing.assert_close(net.stem[1].running_var, torch.stack([s.var((0, 2, 3)) for s in seen]).mean(0))
+    assert net.stem[1].momentum == 0.3
+    assert net.training
+    assert not net.a[1].training
+
+
+def test_recalibration_is_a_choice() -> None:
+    net = randomised(Residual())
+    kept = ChannelPruning(0.5, recalibrate=False).apply(artifact(net), TASK).module.stem[1].running_var
+    assert set(kept.tolist()) <= set(net.stem[1].running_var.tolist())
+    assert not set(ChannelPruning(0.5).apply(artifact(net), TASK).module.stem[1].running_var.tolist()) & set(kept.tolist())
+
+
+def test_says_what_could_not_be_cut() -> None:
+    after = ChannelPruning(0.5).apply(artifact(randomised(LiteralSplit())), TASK)
+    assert "sizes written into it" in after.lineage.steps[-1].notes
+    assert after.module.a[0].out_channels == 16
+
+
+def test_nothing_to_cut_is_an_error() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+    with pytest.raises(TechniqueError, match="quantization"):
+        ChannelPruning(0.5).apply(artifact(net), TASK)
+
+
+def test_in_plans() -> None:
+    plan = Plan(ChannelPruning(ratio=0.5))
+    assert str(plan) == "channels −50 %"
+    assert Plan.from_dicts(json.loads(plan.to_json())) == plan
+    with pytest.raises(PlanError, match="ratio"):
+        Plan.from_dicts([{"name": "channel_pruning", "ratio": 1}])
