@@ -20,13 +20,14 @@ from planish.artifact import Artifact, Step
 from planish.errors import TechniqueError
 from planish.kernels import onnxruntime_kernels
 from planish.progress import Stage
+from planish.technique import describe
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
     from planish.task import Task
 
-_BATCH = 16
+_BATCH = 16  # at most
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
@@ -83,12 +84,11 @@ class Int8:
                     "leave this step out",
                 ) from error
         kernels = {precision: len(names) for precision, names in onnxruntime_kernels(file).items()}
-        result = artifact.with_step(Step(self.name, self._params(), self.changes, notes=_describe(kernels, len(chosen))), files=(file,))
+        params = {key: value for key, value in describe(self).items() if key != "name"}
+        step = Step(self.name, params, self.changes, notes=_describe(kernels, len(chosen)))
+        result = artifact.with_step(step, files=(file,))
         _copy_metadata(artifact, result)
         return result
-
-    def _params(self) -> dict[str, Any]:
-        return {"images": self.images, "method": self.method, "per_channel": self.per_channel}
 
     def _quantize(self, prepared: Path, file: Path, split: Pixels, chosen: Any) -> None:
         import onnx
@@ -162,7 +162,9 @@ class _Reader:
     """Feeds calibration images in small batches, as ONNX Runtime's ``CalibrationDataReader`` asks for them."""
 
     def __init__(self, split: Pixels, chosen: Any, stage: Stage) -> None:
-        self._batches = iter([chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)])
+        # the calibrators that count values need batches of one size
+        size = next(size for size in range(_BATCH, 0, -1) if len(chosen) % size == 0)
+        self._batches = iter([chosen[i : i + size] for i in range(0, len(chosen), size)])
         self._split, self._stage = split, stage
 
     def __iter__(self) -> Iterator[dict[str, Pixels]]:

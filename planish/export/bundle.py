@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -62,7 +62,7 @@ class Bundle:
 
     name: str
     format: str
-    files: tuple[str, ...] = Field(min_length=1)
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
     class_names: tuple[str, ...]
     input_spec: InputSpec
     preprocessing: Preprocessing
@@ -310,7 +310,8 @@ def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Pre
         (folder / name).write_bytes(data)
         outputs.append(_from_file(predictor, data, artifact.input_spec, artifact.preprocessing))
         names.append(name)
-    np.savez(folder / EXPECTED, **{key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]})
+    arrays = {key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]}
+    np.savez(folder / EXPECTED, **arrays)  # type: ignore[arg-type]
     return tuple(names)
 
 

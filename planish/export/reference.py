@@ -17,8 +17,8 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def input_values(images: Pixels) -> dict[str, npt.NDArray[np.float64]]:
-    """One value an image, for each of ``brightness`` (mean), ``contrast`` (standard deviation) and ``sharpness`` (mean absolute step between
-    neighbours), on grey values from 0 to 1.
+    """One value an image on grey values from 0 to 1: ``brightness`` (mean), ``contrast`` (standard deviation) and ``sharpness`` (mean
+    absolute step between neighbours).
 
     Args:
         images: as the model is fed them, uint8 ``(N, H, W, C)``.
@@ -32,8 +32,10 @@ def input_values(images: Pixels) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def prediction_values(outputs: Outputs) -> dict[str, npt.NDArray[np.float64]]:
-    """One value an image: ``confidence`` (of the top class), ``entropy`` (in nats) and ``predicted`` (index of the top class); nothing where
-    the model does not return ``logits`` ``(N, classes)``."""
+    """One value an image: ``confidence`` (of the top class), ``entropy`` (in nats) and ``predicted`` (index of the top class).
+
+    Nothing where the model does not return ``logits`` ``(N, classes)``.
+    """
     logits = outputs.get("logits")
     if logits is None or logits.ndim != 2:
         return {}

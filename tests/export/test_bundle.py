@@ -1,0 +1,175 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from export_fakes import FakeTask
+
+from planish.artifact import Artifact
+from planish.errors import BundleError
+from planish.export import ToOpenVino
+from planish.export.bundle import read_bundle, verify, write_bundle
+from planish.export.reference import input_values, prediction_values
+from planish.measurement import Measurement
+
+
+@pytest.fixture(scope="module")
+def bundle(int8_artifact: Artifact, task: FakeTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    measured = {"latency_ms": Measurement("latency_ms", 0.5, "ms", 100, False, 0.4, 0.6)}
+    return write_bundle(
+        int8_artifact,
+        task,
+        tmp_path_factory.mktemp("b") / "bundle",
+        runtime="onnxruntime",
+        measurements=measured,
+        threads=1,
+        batch=1,
+        golden=6,
+    )
+
+
+@pytest.fixture()
+def mine(bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
+
+
+def test_a_bundle_verifies_wherever_it_is_copied(mine: Path) -> None:
+    report = verify(mine)
+    assert report.ok, report
+    assert report.samples == 6
+    assert read_bundle(mine).measurements["latency_ms"].high == 0.6
+    assert not list(mine.parent.glob("*.partial"))
+
+
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden/000.png", "golden/expected.npz", "reference.json", "README.md"])
+def test_one_flipped_bit_or_a_lost_file_is_found(mine: Path, name: str) -> None:
+    _flip(mine / name)
+    assert verify(mine).failures == [f"{name} was changed"]
+    (mine / name).unlink()
+    assert verify(mine).failures == [f"{name} is missing"]
+
+
+def test_a_file_that_was_added_and_a_changed_description_are_found(mine: Path) -> None:
+    (mine / "golden" / "more.png").write_bytes(b"x")
+    assert verify(mine).failures == ["golden/more.png does not belong here"]
+    (mine / "golden" / "more.png").unlink()
+    (mine / "bundle.json").write_text((mine / "bundle.json").read_text().replace('"bar"', '"foo"'))
+    assert verify(mine).failures == ["bundle.json was changed"]
+
+
+def _reseal(folder: Path, change: Any) -> None:
+    import hashlib
+
+    described = json.loads((folder / "bundle.json").read_text())
+    change(described)
+    for name in described["sha256"]:
+        if (folder / name).is_file():
+            described["sha256"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "bundle.json").write_text(json.dumps(described))
+    (folder / "bundle.json.sha256").write_text(hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest())
+
+
+def test_a_model_that_answers_otherwise_is_found_though_all_hashes_fit(mine: Path) -> None:
+    with np.load(mine / "golden" / "expected.npz") as saved:
+        logits = saved["logits"].copy()
+    logits[2] = np.roll(logits[2], 1)
+    np.savez(mine / "golden" / "expected.npz", logits=logits)
+    _reseal(mine, lambda d: None)
+    report = verify(mine)
+    assert not report.ok
+    assert [line.split(":")[0] for line in report.failures] == ["golden/002.png"]
+
+
+def test_other_preprocessing_is_found(mine: Path) -> None:
+    _reseal(mine, lambda d: d["preprocessing"].update(resize="crop"))
+    assert not verify(mine).ok
+
+
+@pytest.mark.parametrize("name", ["../outside.onnx", "/etc/passwd", "a/../../b", "..\\outside", "C:/x"])
+def test_names_outside_the_folder_are_refused(mine: Path, name: str) -> None:
+    _reseal(mine, lambda d: d.update(files=[name]))
+    with pytest.raises(BundleError, match="lie in its folder"):
+        verify(mine)
+
+
+def test_a_link_out_of_the_folder_is_refused(mine: Path, tmp_path: Path) -> None:
+    shutil.move(mine / "model.onnx", tmp_path / "model.onnx")
+    (mine / "model.onnx").symlink_to(tmp_path / "model.onnx")
+    with pytest.raises(BundleError, match="lie in its folder"):
+        verify(mine)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}'])
+def test_a_damaged_description_is_a_bundle_error(mine: Path, text: str) -> None:
+    (mine / "bundle.json").write_text(text)
+    with pytest.raises(BundleError):
+        verify(mine)
+
+
+def test_only_a_bundle_is_replaced(int8_artifact: Artifact, network: Artifact, task: FakeTask, tmp_path: Path, mine: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").write_text("mine")
+    settings: Any = {"runtime": "onnxruntime", "measurements": {}, "threads": 1, "batch": 1, "golden": 2}
+    with pytest.raises(BundleError, match="is not a bundle"):
+        write_bundle(int8_artifact, task, tmp_path / "photos", **settings)
+    with pytest.raises(BundleError, match="exported"):
+        write_bundle(network, task, tmp_path / "new", **settings)
+    assert verify(write_bundle(int8_artifact, task, mine, **settings)).samples == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "photos"]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_the_lines_in_the_readme_give_the_golden_outputs(
+    onnx_artifact: Artifact, task: FakeTask, tmp_path: Path, runtime: str, resize: Any
+) -> None:
+    from dataclasses import replace
+
+    artifact = replace(onnx_artifact, preprocessing=replace(onnx_artifact.preprocessing, resize=resize, decode_side=36))
+    if runtime == "openvino":
+        artifact = ToOpenVino().apply(artifact, task)
+    folder = write_bundle(artifact, task, tmp_path / "b", runtime=runtime, measurements={}, threads=1, batch=1, golden=4)
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "planish" not in code
+    with np.load(folder / "golden" / "expected.npz") as saved:
+        expected = saved["logits"]
+    code += "\nnp.save(sys.argv[2], logits)\n"
+    for number in range(4):
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"golden/{number:03d}.png", str(tmp_path / "out.npy")], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_allclose(np.load(tmp_path / "out.npy")[0], expected[number], atol=1e-4)
+        assert done.stdout.strip() == artifact.class_names[expected[number].argmax()]
+        if number == 1 and runtime == "openvino":
+            break  # each start takes seconds
+
+
+def test_reference_statistics_say_what_inputs_and_predictions_look_like(bundle: Path) -> None:
+    found = json.loads((bundle / "reference.json").read_text())
+    assert found["n"] == 36
+    assert set(found["inputs"]) == {"brightness", "contrast", "sharpness", "width", "height"}
+    assert found["inputs"]["height"][0] == 24
+    assert all(sorted(q) == q for q in [*found["inputs"].values(), *found["predictions"].values()])
+    assert sum(found["class_mix"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_input_values_of_known_images() -> None:
+    stripes = np.zeros((1, 4, 4, 1), np.uint8)
+    stripes[:, :, ::2] = 255
+    values = input_values(np.concatenate([stripes, np.full_like(stripes, 51)]))
+    np.testing.assert_allclose(values["brightness"], [0.5, 0.2], atol=1e-6)
+    np.testing.assert_allclose(values["contrast"], [0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(values["sharpness"], [0.5, 0], atol=1e-6)
+    predicted = prediction_values({"logits": np.zeros((1, 4), np.float32)})
+    assert predicted["entropy"][0] == pytest.approx(np.log(4))
