@@ -109,7 +109,7 @@ class Distill:
         step = Step(
             technique=self.name,
             params={key: value for key, value in describe(self).items() if key != "name"},
-            notes=f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, validation {task.primary_metric} {last.validation_score:.2f} %"
+            notes=f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, validation {task.primary_metric} {last.validation_accuracy:.2f} %"
             + (", ended by its time limit" if fitted.stopped == "deadline" else ""),
         )
         return artifact.with_step(step, module=module)

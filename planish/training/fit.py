@@ -38,14 +38,14 @@ class Epoch:
     Args:
         epoch: from 1.
         train_loss: mean over its batches, of augmented images.
-        validation_score: the task's primary metric on validation, in percent.
+        validation_accuracy: mean of the task's scores on validation, in percent.
         seconds: with validation.
         learning_rate: at its end.
     """
 
     epoch: int
     train_loss: float
-    validation_score: float
+    validation_accuracy: float
     seconds: float
     learning_rate: float
 
