@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from planish.data.cache import disk_full_told, whole
 from planish.errors import DataError
 from planish.progress import Stage, note
 
@@ -76,19 +76,16 @@ def _download(name: str, folder: Path) -> None:
 def _write_folders(
     folder: Path, classes: list[str], splits: Mapping[str, Iterable[tuple[Any, Any, Any]]], stage_name: str, total: int
 ) -> None:
-    """Write ``folder/split/class/index.png`` whole: under another name first, so that nobody meets half of it."""
-    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    """Write ``folder/split/class/index.png``, whole or not at all."""
     try:
-        with Stage(stage_name, total) as stage:
+        with whole(folder) as partial, disk_full_told(folder.parent, lambda: 4096 * total), Stage(stage_name, total) as stage:
             for split, items in splits.items():
                 for name in classes:
                     (partial / split / name).mkdir(parents=True)
                 for image, label, index in items:
                     Image.fromarray(np.asarray(image)).save(partial / split / classes[int(label)] / f"{int(index):05d}.png")
                     stage.advance()
-        partial.rename(folder)
     except OSError as error:
-        if not folder.is_dir():  # else somebody else was faster
-            raise DataError(f"{str(folder)!r} cannot be written: {error.strerror}", "about 4 KB an image are needed") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise DataError(
+            f"{str(folder)!r} cannot be written: {error.strerror}", "", "set PLANISH_CACHE or PLANISH_DATA to a folder that can"
+        ) from error

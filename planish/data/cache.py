@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,7 +61,8 @@ def whole(final: Path) -> Iterator[Path]:
     """Give a temporary folder to write in; it takes the name ``final`` when the block ends well and vanishes otherwise."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final.parent)
-    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=final.parent))
+    partial = final.parent / f"partial-{uuid.uuid4().hex}"
+    partial.mkdir()
     try:
         yield partial
         try:

@@ -15,6 +15,8 @@ THRESHOLD = 0.1
 _CONTRAST_FLOOR = 4.0  # grey levels; below this an image is flat and its texture is noise
 _COLOUR_WEIGHT = 1.0
 _FREQUENCIES = 4
+_MOST_PAIRS = 5_000_000  # beyond, as with thousands of frames of one still camera, each image is linked to its nearest ones only
+_NEAREST = 32
 
 
 def thumbnail(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -49,14 +51,23 @@ def near_duplicate_groups(thumbs: npt.NDArray[np.uint8], means: npt.NDArray[np.f
     flat /= np.maximum(flat.std(axis=1, keepdims=True), _CONTRAST_FLOOR) * THUMB  # by THUMB: Euclidean distance becomes root mean square
     colour = (means[first] * _COLOUR_WEIGHT).astype(np.float32)
     low = dctn(flat.reshape(-1, THUMB, THUMB), axes=(1, 2), norm="ortho")[:, :_FREQUENCIES, :_FREQUENCIES].reshape(len(first), -1)
-    pairs = cKDTree(np.concatenate([low, colour], axis=1)).query_pairs(THRESHOLD, output_type="ndarray")
-    squared = np.concatenate(
-        [_squared(flat, colour, part) for part in np.array_split(pairs, len(pairs) // 50_000 + 1)],
-    )
+    pairs = _near(cKDTree(np.concatenate([low, colour], axis=1)))
+    squared = np.concatenate([_squared(flat, colour, part) for part in np.array_split(pairs, len(pairs) // 50_000 + 1)])
     pairs = pairs[squared <= THRESHOLD**2]
     links = coo_matrix((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(len(first), len(first)))
     groups = connected_components(links, directed=False)[1]
     return np.asarray(groups, dtype=np.int64)[same.ravel()]
+
+
+def _near(tree: cKDTree) -> npt.NDArray[np.int64]:
+    """Pairs of rows within the threshold, ``(P, 2)``."""
+    if tree.count_neighbors(tree, THRESHOLD) <= 2 * _MOST_PAIRS:
+        pairs: npt.NDArray[np.int64] = tree.query_pairs(THRESHOLD, output_type="ndarray")
+        return pairs
+    nearest = tree.query(tree.data, k=_NEAREST, distance_upper_bound=THRESHOLD)[1]
+    pairs = np.stack([np.repeat(np.arange(tree.n), _NEAREST), nearest.ravel()], axis=1)
+    kept: npt.NDArray[np.int64] = pairs[(pairs[:, 1] < tree.n) & (pairs[:, 0] != pairs[:, 1])]  # tree.n stands for "no such neighbour"
+    return kept
 
 
 def _squared(flat: npt.NDArray[np.float32], colour: npt.NDArray[np.float32], pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

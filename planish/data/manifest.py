@@ -56,10 +56,14 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise DataError(f"manifest {str(manifest)!r} cannot be read: {error}", "it is a text file in UTF-8") from error
     if manifest.suffix.lower() == ".csv":
         reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-        for row in reader:
-            yield reader.line_num, {str(k).strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str | None)}
+        try:
+            rows = [(reader.line_num, row) for row in reader]
+        except csv.Error as error:
+            raise DataError(f"{manifest.name}, line {reader.line_num} is not CSV: {error}", _COLUMNS) from error
+        for line, row in rows:
+            yield line, {str(k).strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str | None)}
         return
-    for line, content in enumerate(text.splitlines(), start=1):
+    for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
         try:
