@@ -105,11 +105,11 @@ class Distill:
             deadline=None if self.max_seconds is None else begun + self.max_seconds,
         )
         module = fitted.module[1] if isinstance(fitted.module, _Resized) else fitted.module
-        last = fitted.history[-1]
+        reached = f"validation {task.primary_metric} {fitted.history[-1].validation_accuracy:.2f} %"
         step = Step(
             technique=self.name,
             params={key: value for key, value in describe(self).items() if key != "name"},
-            notes=f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, validation {task.primary_metric} {last.validation_accuracy:.2f} %"
+            notes=f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, {reached}"
             + (", ended by its time limit" if fitted.stopped == "deadline" else ""),
         )
         return artifact.with_step(step, module=module)
