@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-import planish
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.errors import BundleError, PlanishError
 from planish.export.bundle_readme import readme
@@ -329,6 +328,6 @@ def _planish_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version(planish.__name__)
+        return version("planish")
     except PackageNotFoundError:
         return ""

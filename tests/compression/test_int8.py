@@ -115,7 +115,7 @@ def test_a_file_without_layers_is_refused(exported: Artifact, task: FakeTask, tm
     with pytest.raises(TechniqueError, match="no convolution"):
         Int8().apply(replace(exported, files=(tmp_path / "m.onnx",)), task)
     (tmp_path / "m.onnx").write_bytes(b"x")
-    with pytest.raises(TechniqueError, match="cannot handle m.onnx"):
+    with pytest.raises(TechniqueError, match="cannot handle"):
         Int8().apply(replace(exported, files=(tmp_path / "m.onnx",)), task)
 
 

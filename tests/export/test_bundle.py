@@ -32,7 +32,7 @@ def bundle(int8_artifact: Artifact, task: FakeTask, tmp_path_factory: pytest.Tem
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def mine(bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "bundle"))
 
