@@ -106,7 +106,9 @@ def train(
     if folder.exists():
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
     if checkpoint.exists() and not resume:
-        raise BundleError(f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it")
+        raise BundleError(
+            f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it"
+        )
     job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     seconds = None if budget is None else units.seconds(budget)
@@ -146,7 +148,9 @@ def compress(
     steps = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
     opened = open_model(model)
     if opened.artifact is None:
-        raise ModelError(f"{model} is an exported model", "a plan starts from a saved torch model", "run planish train, and give its --out folder")
+        raise ModelError(
+            f"{model} is an exported model", "a plan starts from a saved torch model", "run planish train, and give its --out folder"
+        )
     facts = steps.check(opened.artifact.facts)
     task = _task_for(data, opened.class_names, opened.input_spec.channels, opened.preprocessing.decode_side, seed, skip_bad)
     after = steps.apply(opened.artifact, task)
@@ -192,9 +196,7 @@ def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int
     return compress(model, data, plan=Plan(*steps), out=out).folder
 
 
-def bench(
-    models: Sequence[str | Path], *, runtime: str = "auto", threads: int = 1, batch: int = 1, seconds: float = 2.5
-) -> LatencyReport:
+def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int = 1, batch: int = 1, seconds: float = 2.5) -> LatencyReport:
     """Time exported models side by side, each in a process of its own; the first is the baseline. Naming one twice is an A/A test.
 
     Args:
@@ -205,7 +207,9 @@ def bench(
         seconds: of timing for each model.
     """
     if len(models) < 2:
-        raise ModelError("there is only one model to time", "a speed is a ratio of two", "name two models; the same one twice shows this machine's noise")
+        raise ModelError(
+            "there is only one model to time", "a speed is a ratio of two", "name two models; the same one twice shows this machine's noise"
+        )
     names: list[str] = []
     for model in models:
         name, number = str(model), 2

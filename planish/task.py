@@ -45,9 +45,16 @@ class Task(Protocol):
     The four splits are disjoint, except that calibration is part of train. Validation chooses; test is read once, at the end.
     """
 
-    name: str
-    class_names: tuple[str, ...]
-    primary_metric: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def primary_metric(self) -> str:
+        """Name of the metric that decides, in percent, higher is better."""
+        ...
 
     def split(self, name: SplitName) -> Split: ...
 

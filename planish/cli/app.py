@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from planish.cli.running import fail, print_json, running, stdout
+from planish.cli.running import fail, print_json, progress, running, stdout
 
 app = typer.Typer(
     name="planish",
@@ -21,7 +21,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Data = Annotated[str, typer.Argument(metavar="DATA", help="Folder with a folder per class, CSV or JSON-lines manifest, or fashion-mini, cifar10, fashion-mnist, mnist.")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="Folder with a folder per class, CSV or JSON-lines manifest, or fashion-mini, cifar10, fashion-mnist, mnist."
+    ),
+]
 Model = Annotated[str, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.")]
 Weights = Annotated[str | None, typer.Option(help="imagenet, or a .safetensors or .pth file.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
@@ -39,15 +44,13 @@ Train = Annotated[str, typer.Option(help="auto trains the model unless it knows 
 
 
 @app.command(epilog="Example: planish demo --budget 7m30s")
-def demo(
-    budget: Budget = "7m30s", out: Out = None, resume: Resume = False, json: Json = False, debug: Debug = False
-) -> None:
+def demo(budget: Budget = "7m30s", out: Out = None, resume: Resume = False, json: Json = False, debug: Debug = False) -> None:
     """The main job on images that come with the package: train, compress, export, measure, bundle, report."""
     _run_search("demo", "fashion-mini", "resnet14x2", out, resume, json, debug, {"budget": budget})
 
 
 @app.command(
-    epilog="Example: planish optimize photos/ --model torchvision:mobilenet_v2 --weights imagenet --max-drop 1 --max-latency 5ms --max-size 4MB"
+    epilog="Example: planish optimize photos/ --model mobilenet_v2 --weights imagenet --max-drop 1 --max-latency 5ms --max-size 4MB"
 )
 def optimize(
     data: Data,
@@ -87,18 +90,27 @@ def _run_search(
         if resume and out is None:
             fail("--resume needs --out. It goes on with the run in that folder.")
         from planish import commands
-        from planish.report.terminal import LiveSearch, verdict_panel
+        from planish.report.terminal import candidate_table, verdict_panel
         from planish.search.optimize import default_folder
 
         folder = out or default_folder(data, model)
         words = shlex.join(["planish", *sys.argv[1:]])
-        with LiveSearch() as live:
-            result = commands.optimize(data, model=model, out=folder, resume=resume, command=words, watch=live.watch, **options)
+        with progress() as shown:
+            result = commands.optimize(
+                data,
+                model=model,
+                out=folder,
+                resume=resume,
+                command=words,
+                watch=lambda c: shown.show(candidate_table(c, most=16)),
+                **options,
+            )
         if json:
             print_json(result)
             return
+        stdout.print(candidate_table([*result.baselines.values(), *result.candidates], chosen=result.chosen.key))
         stdout.print(verdict_panel(result))
-        stdout.print(f"report   {folder / 'report.html'}\nbundle   {folder / 'bundle'}\nverify   planish verify {shlex.quote(str(folder / 'bundle'))}")
+        stdout.print(f"report   {folder / 'report.html'}\nbundle   {folder / 'bundle'}\ncheck    planish verify {shlex.quote(str(folder))}")
 
 
 @app.command(epilog="Example: planish train photos/ --model resnet20 --epochs 20 --out model/")
@@ -119,7 +131,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model and evaluate it on test."""
-    with running(debug=debug, resume_hint="Give the same command with --resume to go on."), _progress():
+    with running(debug=debug, resume_hint="Give the same command with --resume to go on."), progress():
         from planish import commands
         from planish.training.settings import FitSettings
 
@@ -146,13 +158,13 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """A model's metrics on images, with intervals."""
-    with running(debug=debug), _progress():
+    with running(debug=debug), progress():
         from planish import commands
         from planish.task import SPLITS
 
         if split not in SPLITS:
             fail(f"there is no split {split!r}. Splits are {', '.join(SPLITS)}.")
-        _show_metrics(commands.evaluate(model, data, split=split, runtime=runtime, seed=seed, skip_bad=skip_bad), json)  # type: ignore[arg-type]
+        _show_metrics(commands.evaluate(model, data, split=split, runtime=runtime, seed=seed, skip_bad=skip_bad), json)
 
 
 @app.command(epilog="Example: planish compress model/ photos/ --plan plan.yaml --out small/")
@@ -167,7 +179,7 @@ def compress(
     debug: Debug = False,
 ) -> None:
     """Carry out a plan written by hand; metrics before and after, on test."""
-    with running(debug=debug), _progress():
+    with running(debug=debug), progress():
         from planish import commands
 
         found = commands.compress(model, data, plan=plan, out=out, seed=seed, skip_bad=skip_bad)
@@ -191,7 +203,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a model as a bundle in another format, checked against the model on real images."""
-    with running(debug=debug), _progress():
+    with running(debug=debug), progress():
         from planish import commands
 
         stdout.print(f"bundle   {commands.export(model, data, to=to, out=out, int8=int8)}")
@@ -208,9 +220,9 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Time exported models side by side; naming one twice shows what this machine makes of equals."""
-    with running(debug=debug), _progress():
+    with running(debug=debug), progress():
         from planish import commands
-        from planish.report.terminal import latency_table
+        from planish.cli.tables import latency_table
 
         found = commands.bench(models, runtime=runtime, threads=threads, batch=batch, seconds=seconds)
         print_json(found) if json else stdout.print(latency_table(found))
@@ -218,7 +230,9 @@ def bench(
 
 @app.command(epilog="Example: planish verify runs/demo/bundle")
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")], json: Json = False, debug: Debug = False
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")],
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Check a bundle's files and replay its golden samples; exit code 1 on any mismatch."""
     with running(debug=debug):
@@ -242,11 +256,11 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
 @app.command(epilog="Example: planish data photos/ --json")
 def data(data: Data, seed: Seed = 0, skip_bad: SkipBad = False, json: Json = False, debug: Debug = False) -> None:
     """What is in a data set: classes, splits, broken files, duplicates, leaks."""
-    with running(debug=debug), _progress():
+    with running(debug=debug), progress():
         from planish import commands
-        from planish.report.terminal import data_table
+        from planish.cli.tables import data_table
 
-        found = commands.data(data, seed=seed, skip_bad=skip_bad).describe()
+        found = commands.data(data, seed=seed, skip_bad=skip_bad).report.model_dump(mode="json")
         print_json(found) if json else stdout.print(data_table(found))
 
 
@@ -255,16 +269,10 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
     """What this machine can run: hardware, versions, runtimes."""
     with running(debug=debug):
         from planish import commands
-        from planish.report.terminal import doctor_table
+        from planish.cli.tables import doctor_table
 
         found = commands.doctor()
         print_json(found) if json else stdout.print(doctor_table(found))
-
-
-def _progress() -> Any:
-    from planish.report.terminal import TerminalProgress
-
-    return TerminalProgress()
 
 
 def _show_metrics(metrics: Any, json: bool) -> None:

@@ -8,16 +8,19 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from planish.errors import PlanishError
 
+if TYPE_CHECKING:
+    from planish.report.terminal import TerminalProgress
+
 USER_MISTAKE, INTERRUPTED = 2, 130
-stdout = Console(highlight=False, soft_wrap=True)
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
 
 
 @contextmanager
@@ -38,13 +41,26 @@ def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
     except OSError as error:
         if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        fail(f"{error.strerror}: {error.filename or 'a file'} cannot be written. Free some space or choose another folder; what was finished is kept.")
+        fail(
+            f"{error.strerror}: {error.filename or 'a file'} cannot be written. "
+            "Free some space or choose another folder; what was finished is kept."
+        )
+
+
+@contextmanager
+def progress() -> Iterator[TerminalProgress]:
+    """Show the progress of long work on standard error."""
+    from planish.progress import listening
+    from planish.report.terminal import TerminalProgress
+
+    with TerminalProgress() as shown, listening(shown):
+        yield shown
 
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong, and end with exit code 2."""
     stderr.print("[red]error:[/red] ", end="")
-    stderr.print(message, markup=False)
+    stderr.print(message, markup=False, soft_wrap=True)
     raise typer.Exit(USER_MISTAKE)
 
 

@@ -71,6 +71,7 @@ class LatencyReport:
         verdicts: by subject, against the baseline.
         noise_floor: how far the ratio of two copies of the baseline was from 1, in %; ``high`` is the far end of its interval.
         samples: by subject, milliseconds of single calls in the order in which they ran; evenly thinned to 2,000 at most.
+        round_medians: by subject, the median call of each round in ms, one list a launch; what ratios are made of.
         launches: how often all processes were started.
         rounds: rounds over all launches.
         threads: per process.
@@ -83,11 +84,18 @@ class LatencyReport:
     verdicts: dict[str, Verdict]
     noise_floor: Measurement
     samples: dict[str, list[float]]
+    round_medians: dict[str, list[list[float]]]
     launches: int
     rounds: int
     threads: int
     batch: int
     seconds: float
+
+    def ratio(self, baseline: str, subject: str) -> Measurement:
+        """Latency of any subject over that of any other, from the same rounds; above 1 where ``subject`` is faster."""
+        found = paired_ratio(self.round_medians[baseline], self.round_medians[subject])
+        known = self.measurements[subject]["latency_ratio"]
+        return dataclasses.replace(known, value=found.value, low=found.low, high=found.high)
 
 
 def verdict(ratio: Measurement, noise_floor: Measurement) -> Verdict:
@@ -174,6 +182,7 @@ def measure_latency(
         measurements=measured,
         verdicts={name: verdict(m["latency_ratio"], floor) for name, m in measured.items()},
         noise_floor=floor,
+        round_medians={name: [[round(float(x), 6) for x in launch] for launch in _medians(calls[name])] for name in subjects},
         samples={name: _thin(np.concatenate([r for launch in calls[name] for r in launch])) for name in subjects},
         launches=launches,
         rounds=sum(len(launch) for launch in calls[baseline]),

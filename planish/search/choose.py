@@ -83,5 +83,6 @@ def describe_miss(candidate: CandidateResult, goal: Goal) -> str:
         words.append(f"it takes {value:.3g} ms, {value - goal.max_latency_ms:.3g} ms over the limit of {goal.max_latency_ms:.3g} ms")
     if "size" in found and goal.max_size_bytes is not None:
         value = m["size_bytes"].value
-        words.append(f"it has {value / 1e6:.3g} MB, {(value - goal.max_size_bytes) / 1e6:.3g} MB over the limit of {goal.max_size_bytes / 1e6:.3g} MB")
+        over = (value - goal.max_size_bytes) / 1e6
+        words.append(f"it has {value / 1e6:.3g} MB, {over:.3g} MB over the limit of {goal.max_size_bytes / 1e6:.3g} MB")
     return " and ".join(words)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.artifact import Outputs
 from planish.errors import PlanishError
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.statistics import proportion
@@ -20,10 +18,14 @@ from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
+from planish.search.files import write_arrays, write_json
 from planish.search.proposals import Trial, promise
 from planish.search.result import CandidateResult, ClassResult, Goal, Result
 from planish.search.state import Deployment, Search
 from planish.training.prepare import Job
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs
 
 _ORIGINAL = Plan()
 _FINALISTS = 5
@@ -84,11 +86,11 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         per_class=_per_class(job, tested),
         noise_floor=report.noise_floor,
         machine=describe_machine() | {"threads": search.threads, "batch": search.batch},
-        data=job.data.describe(),
+        data=job.data.report.model_dump(mode="json"),
         seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
         notes=list(job.notes),
     )
-    _write_files(folder, job, runner.artifact(subjects[chosen.key][0]).input_spec, tested, report.samples)
+    _write_files(folder, job, tested, report.samples)
     write_bundle(
         runner.artifact(subjects[chosen.key][0]),
         job.task,
@@ -103,7 +105,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
 
 
 def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, tuple[Plan, str]]:
-    """Plan and runtime by candidate key: the originals, the uncompressed network as deployed, and the best trials; as many as there is time for."""
+    """Plan and runtime by candidate key: the originals, the uncompressed network as deployed, the best trials."""
     ranked = sorted(trials, key=lambda t: promise(t, search.goal, _SLACK_POINTS), reverse=True)[:_FINALISTS]
     ways: list[tuple[Deployment, Plan]] = [(way, _ORIGINAL) for way in search.fp32]
     ways.append((search.deployment, _ORIGINAL))
@@ -198,17 +200,17 @@ def _per_class(job: Job, tested: Mapping[str, Outputs]) -> list[ClassResult]:
     return [ClassResult(job.task.class_names[i], measure("baseline", i), measure("chosen", i)) for i in present]
 
 
-def _write_files(folder: Path, job: Job, spec: Any, tested: Mapping[str, Outputs], samples: Mapping[str, list[float]]) -> None:
+def _write_files(folder: Path, job: Job, tested: Mapping[str, Outputs], samples: Mapping[str, list[float]]) -> None:
     """What the report recomputes its numbers from."""
     split = job.task.split("test")
     targets = np.asarray(split.targets)
-    (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": samples}))
+    write_json(folder / "latency.json", {"unit": "ms", "samples": samples})
     baseline, chosen = tested["baseline"]["logits"], tested["chosen"]["logits"]
-    np.savez_compressed(folder / "predictions.npz", targets=targets, baseline=baseline, chosen=chosen, keys=np.array(split.keys))
+    write_arrays(folder / "predictions.npz", targets=targets, baseline=baseline, chosen=chosen, keys=np.array(split.keys))
     said, says = baseline.argmax(1), chosen.argmax(1)
     where = np.flatnonzero(said != says)[:_SHOWN_DISAGREEMENTS]
     pixels = np.asarray(split.images(job.artifact.input_spec, job.artifact.preprocessing)[where])
-    np.savez_compressed(
+    write_arrays(
         folder / "disagreements.npz",
         pixels=pixels,
         targets=targets[where],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from planish.errors import GoalError
 
@@ -30,7 +31,7 @@ def seconds(text: str | float) -> float:
     return _quantity(text, _SECONDS, 1.0, "a time", "20m, 90s or 1h30m")
 
 
-def _quantity(text: str | float, units: dict[str, float], bare: float, what: str, examples: str) -> float:
+def _quantity(text: str | float, units: Mapping[str, float], bare: float, what: str, examples: str) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zµ]*)\s*", str(text).lower())
     if match is None or (match[2] and match[2] not in units):
         raise GoalError(f"{str(text)!r} is not {what}", f"write a number and a unit: {', '.join(units)}", f"for example {examples}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from planish.errors import PlanishError
 from planish.plan import Plan
@@ -14,6 +15,7 @@ from planish.progress import note
 from planish.search.proposals import LEVELS, Trial, promise
 from planish.search.runner import extend
 from planish.search.state import Search
+from planish.task import SplitName
 from planish.training import Distill
 
 _ORIGINAL = Plan()
@@ -34,7 +36,7 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     runner, deployment = search.runner, search.deployment
     cost = 6 + sum(runner.store.seconds_of(f"artifact:{_prefix(search, n)}") for n in (1, 2, 3)) + _forward_seconds(search, "validation")
     count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
-    trials = []
+    trials: list[Trial] = []
     for level in LEVELS[:count]:
         trial = Trial(level, level.plan())
         if trials and search.seconds_left < 3 * cost:
@@ -89,7 +91,7 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                 alive.remove(trial)
                 trial.stopped = f"stopped before round {rung + 1} of training: no time was left"
                 continue
-            epochs = runner.store.once(f"rung {rung}: {trial.name}", "searching", lambda t=trial, s=each: _epochs(search, t, s))
+            epochs = runner.store.once(f"rung {rung}: {trial.name}", "searching", partial(_epochs, search, trial, each))
             plan = extend(trial.plan, Distill(epochs=epochs, max_seconds=float(math.ceil(each * 1.15))))
             try:
                 trial.drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
@@ -112,11 +114,11 @@ def _prefix(search: Search, count: int) -> str:
     return Plan(*search.deployment.plan(_ORIGINAL).steps[:count]).key
 
 
-def _forward_seconds(search: Search, split: str) -> float:
+def _forward_seconds(search: Search, split: SplitName) -> float:
     """Seconds that the original takes over a split, from the time it took over validation."""
     task = search.runner.task
     measured = search.runner.store.seconds_of(f"outputs:{_ORIGINAL.key}@torch:validation")
-    return measured * len(task.split(split)) / len(task.split("validation"))  # type: ignore[arg-type]
+    return measured * len(task.split(split)) / len(task.split("validation"))
 
 
 def _guess_epoch_seconds(search: Search, trial: Trial) -> float:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from planish.artifact import Artifact, InputSpec, Pixels, Predictor, Preprocessing
+from planish.artifact import Artifact, InputSpec, Predictor, Preprocessing
 from planish.errors import ModelError
 from planish.evaluation.latency import Subject
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.bundle import read_bundle
 from planish.export.runtimes import available, load, registered
 from planish.models.storage import load_artifact
+
+if TYPE_CHECKING:
+    from planish.artifact import Pixels
 
 
 @dataclass(frozen=True)
@@ -55,18 +59,20 @@ class Opened:
             ModelError: a torch model; what is measured is the exported file.
         """
         if self.format == "torch":
-            raise ModelError(f"{self.path} is a torch model", "what is timed is an exported file", f"run: planish export {self.path} --to onnx")
+            raise ModelError(
+                f"{self.path} is a torch model", "what is timed is an exported file", f"run: planish export {self.path} --to onnx"
+            )
         size = (batch, self.input_spec.height, self.input_spec.width, self.input_spec.channels)
         images: Pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
         arguments = {"files": [str(f) for f in self.files], "runtime": self.runtime, "threads": threads, "batch": batch}
-        return Subject("planish.export.runtimes:load", arguments, images, self.runtime)
+        return Subject("planish.export.runtimes:load", arguments, images, self.runtime, imports=(self.runtime,))
 
 
 def open_model(path: str | Path, runtime: str = "auto") -> Opened:
     """Open what ``path`` names.
 
     Args:
-        path: a bundle's folder, a run's folder (its bundle is meant), a saved artifact's folder, or an ``.onnx`` or ``.xml`` file that Planish wrote.
+        path: a bundle's folder, a run's folder (its bundle is meant), a saved artifact's folder, or our ``.onnx`` file.
         runtime: ``auto`` takes the bundle's, or the first that opens the format.
 
     Raises:
@@ -90,7 +96,9 @@ def open_model(path: str | Path, runtime: str = "auto") -> Opened:
     if place.suffix == ".onnx" and place.is_file():
         return _open_onnx(place, _runtime("onnx", runtime))
     what = "does not exist" if not place.exists() else "is neither a bundle, a run, a saved model nor an ONNX file"
-    raise ModelError(f"{place} {what}", "a model is a folder with bundle.json or artifact.json, a run's folder, or an .onnx file that Planish wrote")
+    raise ModelError(
+        f"{place} {what}", "a model is a folder with bundle.json or artifact.json, a run's folder, or an .onnx file that Planish wrote"
+    )
 
 
 def _runtime(format_: str, wanted: str) -> str:
@@ -98,7 +106,9 @@ def _runtime(format_: str, wanted: str) -> str:
     if wanted == "auto" and fitting:
         return fitting[0]
     if wanted not in fitting:
-        raise ModelError(f"{wanted} cannot open {format_} files here", "a runtime opens certain formats", f"choose from {', '.join(fitting) or 'none'}")
+        raise ModelError(
+            f"{wanted} cannot open {format_} files here", "a runtime opens certain formats", f"choose from {', '.join(fitting) or 'none'}"
+        )
     return wanted
 
 
@@ -107,7 +117,9 @@ def _open_onnx(file: Path, runtime: str) -> Opened:
 
     metadata = {p.key: p.value for p in onnx.load(str(file), load_external_data=False).metadata_props}
     if "planish.input_spec" not in metadata:
-        raise ModelError(f"{file} was not written by Planish", "its input size and preprocessing are not known", "export it with: planish export")
+        raise ModelError(
+            f"{file} was not written by Planish", "its input size and preprocessing are not known", "export it with: planish export"
+        )
     spec = InputSpec(**json.loads(metadata["planish.input_spec"]))
     preprocessing = Preprocessing(**json.loads(metadata["planish.preprocessing"]))
     return Opened(file, "onnx", runtime, (file,), spec, preprocessing, tuple(json.loads(metadata["planish.class_names"])))

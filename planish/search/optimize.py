@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.progress import note
 from planish.search import goal as units
+from planish.search.files import write_json
 from planish.search.finish import finish
 from planish.search.halving import glance, train
 from planish.search.proposals import Trial
@@ -101,7 +101,7 @@ def optimize(
     store = claim(folder, job_settings, resume)
     try:
         deadline = begun + seconds - sum(store.seconds().values())
-        store.once("loading", "loading images", lambda: round(time.monotonic() - begun, 3))
+        write_json(folder / "splits.json", job.data.assignment)
         spare = _ORIGINAL_SHARE * (deadline - time.monotonic())
         original = _original(job, folder, store, train_mode, spare, seed)
         runner = Runner(store, folder / "work", job.task, original)
@@ -137,7 +137,7 @@ def _original(job: Job, folder: Path, store: Store, mode: TrainMode, seconds: fl
         found = train_original(job, mode=mode, checkpoint=checkpoint, seconds=seconds, seed=seed)
         save_artifact(found.artifact, place)
         if found.history:
-            (folder / "history.json").write_text(json.dumps([dataclasses.asdict(epoch) for epoch in found.history]))
+            write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
         checkpoint.unlink(missing_ok=True)
         return True
 
@@ -186,7 +186,8 @@ def _deploy(search: Search, allowed: tuple[str, ...]) -> None:
     search.deployment = min(fit, key=lambda w: found[f"{w.precision}@{w.runtime}"]["latency_ms"].value)
     fastest = min(search.fp32, key=lambda w: found[f"{w.precision}@{w.runtime}"]["latency_ms"].value)
     search.fp32 = (fastest, *(w for w in search.fp32 if w != fastest))
-    note(f"candidates ship as {search.deployment.precision} for {search.deployment.runtime}; the fastest fp32 runtime here is {fastest.runtime}")
+    ships = f"{search.deployment.precision} for {search.deployment.runtime}"
+    note(f"candidates ship as {ships}; the fastest fp32 runtime here is {fastest.runtime}")
 
 
 def default_folder(data: str | Path, model: str) -> Path:

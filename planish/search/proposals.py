@@ -83,7 +83,7 @@ def promise(trial: Trial, goal: Goal, slack_points: float) -> float:
     Args:
         trial: with its latency measured and its drop on validation so far.
         goal: the limits.
-        slack_points: points of accuracy that the training still to come is trusted to win back; one such amount beyond the limit costs one doubling.
+        slack_points: accuracy that the training still to come is trusted to win back; so much beyond the limit costs one doubling.
     """
     assert trial.drop is not None
     value = math.log2(max(trial.measurements["latency_ratio"].value, 1e-3))

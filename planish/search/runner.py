@@ -21,9 +21,11 @@ from planish.export.runtimes import load
 from planish.measurement import Measurement
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
+from planish.search.files import write_arrays
 from planish.search.store import Store
 from planish.task import SplitName, Task
 from planish.technique import Technique
+from planish.workspace import workspace
 
 _REPORT = TypeAdapter(LatencyReport)
 
@@ -59,7 +61,9 @@ class Runner:
 
             def work() -> str:
                 shutil.rmtree(folder, ignore_errors=True)
-                save_artifact(Plan(step).apply(before, self.task), folder)
+                with workspace(self.folder / "scratch") as scratch:
+                    save_artifact(Plan(step).apply(before, self.task), folder)
+                shutil.rmtree(scratch, ignore_errors=True)
                 return str(plan)
 
             self.store.once(f"artifact:{plan.key}", step.name, work)
@@ -81,9 +85,7 @@ class Runner:
             else:
                 predictor = load(artifact.files, runtime, threads=2, batch=None)
             found = evaluate(predictor, self.task, split, artifact.input_spec, artifact.preprocessing)
-            partial = path.with_name("partial-" + path.name)
-            np.savez(partial, **found.outputs)
-            partial.replace(path)
+            write_arrays(path, **found.outputs)
             return True
 
         self.store.once(f"outputs:{plan.key}@{runtime}:{split}", f"evaluating on {split}", work)
@@ -147,10 +149,10 @@ class Runner:
 
     def _subject(self, plan: Plan, runtime: str, threads: int, batch: int) -> Subject:
         artifact = self.artifact(plan)
-        split = self.task.split("calibration")
-        images = split.images(artifact.input_spec, artifact.preprocessing)
+        images = self.task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
+        sample = np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:])))
         arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}
-        return Subject("planish.export.runtimes:load", arguments, np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:]))), runtime)
+        return Subject("planish.export.runtimes:load", arguments, sample, runtime, imports=(runtime,))
 
 
 def extend(plan: Plan, *steps: Technique) -> Plan:

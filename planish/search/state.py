@@ -65,7 +65,15 @@ class Search:
         return self.deadline - time.monotonic()
 
     def show(
-        self, name: str, plan: Plan, runtime: str, stage: str, measurements: dict[str, Measurement], *, meets_goal: bool = False, why: str = ""
+        self,
+        name: str,
+        plan: Plan,
+        runtime: str,
+        stage: str,
+        measurements: dict[str, Measurement],
+        *,
+        meets_goal: bool = False,
+        why: str = "",
     ) -> CandidateResult:
         """Keep what is known by now of the candidate called ``name``, and tell who watches."""
         known = CandidateResult(

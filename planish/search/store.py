@@ -107,7 +107,9 @@ def claim(folder: Path, job: dict[str, Any], resume: bool) -> Store:
     """
     if (folder / "store.sqlite").exists():
         if not resume:
-            raise BundleError(f"{folder} holds a run already", "a run is never overwritten", "add --resume to go on with it, or choose another --out")
+            raise BundleError(
+                f"{folder} holds a run already", "a run is never overwritten", "add --resume to go on with it, or choose another --out"
+            )
     elif resume and not folder.exists():
         raise BundleError(f"there is no run in {folder}", "--resume goes on with a run that was started", "leave --resume away to start it")
     elif folder.exists() and any(folder.iterdir()):
@@ -118,5 +120,9 @@ def claim(folder: Path, job: dict[str, Any], resume: bool) -> Store:
     different = sorted(k for k in job.keys() | known.keys() if job.get(k) != known.get(k))
     if different:
         what = ", ".join(f"{k} was {known.get(k)!r} and is now {job.get(k)!r}" for k in different)
-        raise BundleError(f"{folder} was started with other settings: {what}", "--resume goes on with the same job", "give the same settings, or another --out")
+        raise BundleError(
+            f"{folder} was started with other settings: {what}",
+            "--resume goes on with the same job",
+            "give the same settings, or another --out",
+        )
     return store

@@ -1,0 +1,67 @@
+"""Tables of the commands that are not about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from planish.evaluation.latency import LatencyReport
+from planish.report import words
+
+
+def latency_table(report: LatencyReport) -> Table:
+    """What a bench found, the baseline first."""
+    noise = words.show(report.noise_floor)
+    table = _table(
+        caption=f"{report.rounds} rounds in {report.launches} launches, {report.threads} threads, batch {report.batch}; noise floor {noise}"
+    )
+    for heading in ("", "median ms", "95 % of calls", "speed-up", "interval", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("", "verdict") else "right", overflow="fold")
+    for name, m in report.measurements.items():
+        baseline = name == report.baseline
+        table.add_row(
+            name,
+            words.show(m["latency_ms"]),
+            words.show(m["latency_p95_ms"]),
+            "" if baseline else words.show(m["latency_ratio"]),
+            "" if baseline else words.interval(m["latency_ratio"]),
+            "baseline" if baseline else report.verdicts[name],
+        )
+    return table
+
+
+def data_table(found: Mapping[str, Any]) -> Table:
+    """Images by class and split, and what was found."""
+    lines = [f"split: {found['how']}"]
+    lines.append(
+        f"{found['exact_duplicates']} exact and {found['near_duplicates']} near duplicates; {len(found['bad'])} broken files left out"
+    )
+    lines += [f"leak: {leak['images']} images of {leak['second']} are also in {leak['first']}" for leak in found["leaks"]]
+    lines += [f"one image, several labels: {', '.join(keys)}" for keys in found["label_conflicts"][:5]]
+    table = _table(title=f"{found['name']}: {found['images']:,} images", caption="\n".join(lines))
+    splits = list(found["counts"])
+    table.add_column("class")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name in found["counts"][splits[0]]:
+        table.add_row(name, *(f"{found['counts'][split].get(name, 0):,}" for split in splits))
+    return table
+
+
+def doctor_table(found: Mapping[str, Any]) -> Table:
+    """What this machine is and can run."""
+    table = _table()
+    table.add_column("")
+    table.add_column("", overflow="fold")
+    for section in ("machine", "runtimes"):
+        for name, value in found[section].items():
+            table.add_row(name.replace("_", " "), str(value))
+    table.add_row("free disk", f"{found['free_disk_bytes'] / 1e9:.1f} GB")
+    return table
+
+
+def _table(**options: Any) -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left", caption_justify="left", **options)

@@ -1,0 +1,24 @@
+"""Files of a run, written whole and then renamed into place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON values."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, ensure_ascii=False))
+    partial.replace(path)
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write arrays as a compressed ``.npz``, which loads without pickle."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    partial.replace(path)
