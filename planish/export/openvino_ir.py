@@ -17,8 +17,9 @@ from planish.workspace import fresh_folder
 if TYPE_CHECKING:
     from planish.task import Task
 
-# Both runtimes quantize to the same grid, but round intermediate results differently; a unit on the 8-bit scale may tip over at every layer
-_TOLERANCE = {"fp32": 1e-3, "int8": 0.25}
+# Both runtimes quantize to the same grid, but round intermediate results differently, and a step that tips over passes through all layers
+# after it. For INT8 this check finds gross errors only; what it costs in accuracy is measured in the runtime that ships.
+_TOLERANCE = {"fp32": 1e-3, "int8": 1.0}
 _CHECKED_IMAGES = 16
 
 
