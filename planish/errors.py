@@ -16,7 +16,7 @@ class PlanishError(Exception):
 
     def __init__(self, received: str, rule: str = "", fix: str = "") -> None:
         self.received, self.rule, self.fix = received, rule, fix
-        super().__init__(". ".join(part.rstrip(".") for part in (received, rule, fix) if part) + ".")
+        super().__init__(" ".join(part if part.endswith(("?", "!", ".")) else part + "." for part in (received, rule, fix) if part))
 
 
 class DataError(PlanishError):

@@ -35,7 +35,13 @@ def test_a_plan_survives_yaml_and_json(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_every_field_is_part_of_the_key() -> None:
-    keys = {Plan(ChannelPruning(ratio=0.5)).key, Plan(ChannelPruning(ratio=0.25)).key, Plan().key, Plan(ToOnnx(), Int8()).key, Plan(Int8(), ToOnnx()).key}
+    keys = {
+        Plan(ChannelPruning(ratio=0.5)).key,
+        Plan(ChannelPruning(ratio=0.25)).key,
+        Plan().key,
+        Plan(ToOnnx(), Int8()).key,
+        Plan(Int8(), ToOnnx()).key,
+    }
     assert len(keys) == 5
 
 

@@ -46,7 +46,9 @@ Train = Annotated[str, typer.Option(help="auto trains the model unless it knows 
 @app.command(epilog="Example: planish demo --budget 7m30s")
 def demo(budget: Budget = "7m30s", out: Out = None, resume: Resume = False, json: Json = False, debug: Debug = False) -> None:
     """The main job on images that come with the package: train, compress, export, measure, bundle, report."""
-    _run_search("demo", "fashion-mini", "resnet14x2", out, resume, json, debug, {"budget": budget})
+    from planish.commands import DEMO
+
+    _run_search(out=out, resume=resume, json=json, debug=debug, budget=budget, **DEMO)
 
 
 @app.command(
@@ -54,7 +56,7 @@ def demo(budget: Budget = "7m30s", out: Out = None, resume: Resume = False, json
 )
 def optimize(
     data: Data,
-    model: Model = "resnet14x2",
+    model: Model = "resnet20",
     weights: Weights = None,
     max_drop: Annotated[float, typer.Option(help="Points of accuracy that may be lost.")] = 1.0,
     max_latency: Annotated[str | None, typer.Option(help="Of one call: 5ms, 800us.")] = None,
@@ -66,6 +68,8 @@ def optimize(
     out: Out = None,
     resume: Resume = False,
     image_size: ImageSize = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most, of each training; the budget may cut it short.")] = None,
+    augmentation: Annotated[str, typer.Option(help="Of training images: none, light or standard.")] = "light",
     train: Train = "auto",
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -73,20 +77,23 @@ def optimize(
     debug: Debug = False,
 ) -> None:
     """Make a network small and fast within a loss of accuracy, and prove it on the exported file."""
-    options = {
-        "weights": weights, "max_drop": max_drop, "max_latency": max_latency, "max_size": max_size, "runtime": runtime, "threads": threads,
-        "batch": batch, "budget": budget, "image_size": image_size, "train_mode": train, "skip_bad": skip_bad, "seed": seed,
-    }  # fmt: skip
-    _run_search("optimize", data, model, out, resume, json, debug, options)
+    _run_search(
+        out=out, resume=resume, json=json, debug=debug, data=data, model=model, weights=weights, max_drop=max_drop, max_latency=max_latency,
+        max_size=max_size, runtime=runtime, threads=threads, batch=batch, budget=budget, image_size=image_size, epochs=epochs,
+        augmentation=_one_of("--augmentation", augmentation, "none", "light", "standard"),
+        train_mode=_one_of("--train", train, "auto", "always", "never"), skip_bad=skip_bad, seed=seed,
+    )  # fmt: skip
 
 
-def _run_search(
-    command: str, data: str, model: str, out: Path | None, resume: bool, json: bool, debug: bool, options: dict[str, Any]
-) -> None:
+def _one_of(option: str, value: str, *allowed: str) -> Any:
+    if value not in allowed:
+        fail(f"{option} {value} is not known. It is {', '.join(allowed[:-1])} or {allowed[-1]}.")
+    return value
+
+
+def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data: str, model: str, **options: Any) -> None:
     hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
     with running(debug=debug, resume_hint=hint):
-        if options.get("train_mode", "auto") not in ("auto", "always", "never"):
-            fail(f"--train {options['train_mode']} is not known. It is auto, always or never.")
         if resume and out is None:
             fail("--resume needs --out. It goes on with the run in that folder.")
         from planish import commands
@@ -110,13 +117,18 @@ def _run_search(
             return
         stdout.print(candidate_table([*result.baselines.values(), *result.candidates], chosen=result.chosen.key))
         stdout.print(verdict_panel(result))
-        stdout.print(f"report   {folder / 'report.html'}\nbundle   {folder / 'bundle'}\ncheck    planish verify {shlex.quote(str(folder))}")
+        for label, value in (
+            ("report", folder / "report.html"),
+            ("bundle", folder / "bundle"),
+            ("check", f"planish verify {shlex.quote(str(folder))}"),
+        ):
+            stdout.print(f"{label:<8} {value}", soft_wrap=True, markup=False)
 
 
 @app.command(epilog="Example: planish train photos/ --model resnet20 --epochs 20 --out model/")
 def train(
     data: Data,
-    model: Model = "resnet14x2",
+    model: Model = "resnet20",
     weights: Weights = None,
     out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("model"),
     epochs: Annotated[int | None, typer.Option(min=1, help="Times every image is seen.")] = None,

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import TechniqueError
-from planish.kernels import onnxruntime_kernels
+from planish.evaluation.kernels import onnxruntime_kernels
 from planish.progress import Stage
 from planish.technique import describe
 from planish.workspace import fresh_folder

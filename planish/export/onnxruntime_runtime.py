@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from planish.kernels import onnxruntime_kernels
+from planish.evaluation.kernels import onnxruntime_kernels
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels

@@ -34,7 +34,7 @@ def glance(search: Search, seconds: float) -> list[Trial]:
         The levels worth training. A level that is not faster than the uncompressed network in the same precision is stopped here.
     """
     runner, deployment = search.runner, search.deployment
-    cost = 6 + sum(runner.store.seconds_of(f"artifact:{_prefix(search, n)}") for n in (1, 2, 3)) + _forward_seconds(search, "validation")
+    cost = 2 + sum(runner.store.seconds_of(f"artifact:{_prefix(search, n)}") for n in (1, 2, 3)) + _forward_seconds(search, "validation")
     count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
     for level in LEVELS[:count]:
@@ -56,7 +56,7 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     uncompressed, baseline = "uncompressed", "baseline"
     subjects[uncompressed] = (deployment.plan(_ORIGINAL), deployment.runtime)
     subjects[baseline] = (search.fp32[0].plan(_ORIGINAL), search.fp32[0].runtime)
-    report = runner.latency("first look", subjects, baseline, search.threads, search.batch, seconds=0.5, launches=2)
+    report = runner.latency("first look", subjects, baseline, search.threads, search.batch, seconds=0.6, launches=3)
     found, floor = report.measurements, report.noise_floor
     for trial in trials:
         trial.measurements = found[trial.name]
@@ -84,15 +84,15 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
             trial.stopped = f"stopped before round {rung + 1} of training: others promised more"
             _show(search, trial)
         alive = alive[:width]
-        each = seconds / len(widths) / len(alive)
+        each = seconds / len(widths) / max(1, len(alive))
         for trial in list(alive):
-            known = runner.store.get(f"rung {rung}: {trial.name}")
-            if known is None and search.seconds_left < each * 0.5:
+            decision = f"rung {rung}: {trial.name}"
+            if runner.store.get(decision) is None and search.seconds_left < each * 0.5:
                 alive.remove(trial)
                 trial.stopped = f"stopped before round {rung + 1} of training: no time was left"
                 continue
-            epochs = runner.store.once(f"rung {rung}: {trial.name}", "searching", partial(_epochs, search, trial, each))
-            plan = extend(trial.plan, Distill(epochs=epochs, max_seconds=float(math.ceil(each * 1.15))))
+            epochs, most = runner.store.once(decision, "searching", partial(_epochs, search, trial, each))
+            plan = extend(trial.plan, Distill(epochs=epochs, max_seconds=most, augmentation=search.augmentation))
             try:
                 trial.drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
             except PlanishError as error:
@@ -127,8 +127,10 @@ def _guess_epoch_seconds(search: Search, trial: Trial) -> float:
     return trial.seconds_an_epoch or _forward_seconds(search, "train") * (1.2 + 3 * share)
 
 
-def _epochs(search: Search, trial: Trial, seconds: float) -> int:
-    return max(1, math.floor(seconds / _guess_epoch_seconds(search, trial)))
+def _epochs(search: Search, trial: Trial, seconds: float) -> tuple[int, float]:
+    """How many epochs fit into ``seconds``, and the most seconds they may take."""
+    fit = math.floor(seconds / _guess_epoch_seconds(search, trial))
+    return max(1, min(fit, search.most_epochs)), float(math.ceil(seconds * 1.15))
 
 
 def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int]:

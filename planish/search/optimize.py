@@ -26,16 +26,18 @@ from planish.search.state import Deployment, Search, Watch
 from planish.search.store import Store, claim
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import Job, prepare
+from planish.training.settings import Augmentation
 
 # Shares of what is left of the budget at each point.
-_ORIGINAL_SHARE, _GLANCE_SHARE, _FINISH_SHARE = 0.42, 0.2, 0.3
+_ORIGINAL_SHARE, _GLANCE_SHARE, _FINISH_SHARE = 0.42, 0.2, 0.22
 _LEAST_FINISH_SECONDS = 40.0
+_MOST_EPOCHS = 30  # of one round of recovery; more has not been seen to help
 
 
 def optimize(
     data: str | Path,
     *,
-    model: str | nn.Module = "resnet14x2",
+    model: str | nn.Module = "resnet20",
     weights: str | Path | None = None,
     max_drop: float = 1.0,
     max_latency: str | float | None = None,
@@ -47,6 +49,8 @@ def optimize(
     out: str | Path | None = None,
     resume: bool = False,
     image_size: int | None = None,
+    epochs: int | None = None,
+    augmentation: Augmentation = "light",
     train_mode: TrainMode = "auto",
     skip_bad: bool = False,
     seed: int = 0,
@@ -69,6 +73,8 @@ def optimize(
         out: the run's folder, by default ``runs/`` and a name made from data and model.
         resume: go on with the run in ``out``; no finished step is repeated.
         image_size: pixels the model is fed.
+        epochs: at most, of the original's training and of each round of recovery; None for defaults that the budget may cut short.
+        augmentation: of training images: ``none`` gets further where there is time for few epochs only, ``light``, ``standard``.
         train_mode: ``auto`` trains the original unless it knows the classes, ``always``, ``never``.
         skip_bad: leave broken images out.
         seed: of everything random.
@@ -94,7 +100,7 @@ def optimize(
     folder = Path(out) if out is not None else default_folder(data, name)
     job_settings = {
         "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch,
-        "image_size": image_size, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
+        "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
         "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
     }  # fmt: skip
     job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
@@ -103,10 +109,12 @@ def optimize(
         deadline = begun + seconds - sum(store.seconds().values())
         write_json(folder / "splits.json", job.data.assignment)
         spare = _ORIGINAL_SHARE * (deadline - time.monotonic())
-        original = _original(job, folder, store, train_mode, spare, seed)
+        original = _original(job, folder, store, train_mode, epochs, augmentation, spare, seed)
         runner = Runner(store, folder / "work", job.task, original)
         fp32 = tuple(Deployment("fp32", r) for r in available())
-        search = Search(runner, limits, threads, batch, deadline, watch or (lambda _: None), fp32, fp32[0])
+        search = Search(
+            runner, limits, threads, batch, epochs or _MOST_EPOCHS, augmentation, deadline, watch or (lambda _: None), fp32, fp32[0]
+        )
         trials = _search(search, allowed)
         return finish(search, job, trials, folder=folder, model=name, command=command)
     finally:
@@ -128,13 +136,15 @@ def _check(max_drop: float, threads: int, batch: int) -> None:
         raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
 
 
-def _original(job: Job, folder: Path, store: Store, mode: TrainMode, seconds: float, seed: int) -> Artifact:
+def _original(
+    job: Job, folder: Path, store: Store, mode: TrainMode, epochs: int | None, augmentation: Augmentation, seconds: float, seed: int
+) -> Artifact:
     place = folder / "work" / "original"
 
     def work() -> bool:
         checkpoint = folder / "work" / "original.checkpoint"
         checkpoint.parent.mkdir(exist_ok=True)
-        found = train_original(job, mode=mode, checkpoint=checkpoint, seconds=seconds, seed=seed)
+        found = train_original(job, mode=mode, epochs=epochs, augmentation=augmentation, checkpoint=checkpoint, seconds=seconds, seed=seed)
         save_artifact(found.artifact, place)
         if found.history:
             write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
@@ -172,7 +182,7 @@ def _deploy(search: Search, allowed: tuple[str, ...]) -> None:
     search.fp32 = tuple(w for w in search.fp32 if w in ways)
     subjects = {f"{w.precision}@{w.runtime}": (w.plan(original), w.runtime) for w in ways}
     baseline = f"fp32@{search.fp32[0].runtime}"
-    found = runner.latency("original", subjects, baseline, search.threads, search.batch, seconds=0.5, launches=2).measurements
+    found = runner.latency("original", subjects, baseline, search.threads, search.batch, seconds=0.6, launches=3).measurements
     for way in ways:
         plan = way.plan(original)
         found[f"{way.precision}@{way.runtime}"] |= {

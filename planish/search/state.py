@@ -14,6 +14,7 @@ from planish.search.result import CandidateResult, Goal
 from planish.search.runner import Runner, extend
 from planish.search.summary import summary
 from planish.technique import Technique
+from planish.training.settings import Augmentation
 
 Watch = Callable[[Sequence[CandidateResult]], None]
 
@@ -44,6 +45,8 @@ class Search:
         goal: the limits.
         threads: the runtime may use.
         batch: images a call.
+        most_epochs: of one round of training.
+        augmentation: of training images.
         deadline: on the clock of ``time.monotonic``.
         watch: told of all candidates whenever something about one becomes known.
         fp32: the original in fp32, one deployment a runtime.
@@ -54,6 +57,8 @@ class Search:
     goal: Goal
     threads: int
     batch: int
+    most_epochs: int
+    augmentation: Augmentation
     deadline: float
     watch: Watch
     fp32: tuple[Deployment, ...]

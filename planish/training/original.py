@@ -15,7 +15,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note
 from planish.training.fit import Epoch, fit
 from planish.training.prepare import Job
-from planish.training.settings import FitSettings
+from planish.training.settings import Augmentation, FitSettings
 
 TrainMode = Literal["auto", "always", "never"]
 _ABOVE_GUESSING = 0.25  # of the way from guessing to perfect that a network must have gone to count as trained
@@ -39,6 +39,8 @@ def train_original(
     *,
     mode: TrainMode = "auto",
     settings: FitSettings | None = None,
+    epochs: int | None = None,
+    augmentation: Augmentation = "light",
     checkpoint: Path | None = None,
     seconds: float | None = None,
     seed: int = 0,
@@ -50,6 +52,8 @@ def train_original(
         mode: ``auto`` evaluates a model that came with weights and a fitting classifier, and trains it only if it is hardly better than
             guessing; ``always`` trains; ``never`` takes it as it is.
         settings: None for defaults that fit a fresh or a pretrained network.
+        epochs: instead of the defaults', where ``settings`` is None.
+        augmentation: likewise.
         checkpoint: where training saves itself and goes on from.
         seconds: training ends within them, its schedule planned accordingly.
         seed: used where ``settings`` is None.
@@ -60,7 +64,9 @@ def train_original(
     if mode == "never" or (mode == "auto" and job.knows_classes and _is_trained(job)):
         return Original(job.artifact, ())
     if settings is None:
-        settings = FitSettings.for_finetune(seed=seed) if job.pretrained else FitSettings.for_scratch(seed=seed)
+        make = FitSettings.for_finetune if job.pretrained else FitSettings.for_scratch
+        given = {} if epochs is None else {"epochs": epochs}
+        settings = make(seed=seed, augmentation=augmentation, **given)
     fitted = fit(
         job.artifact.module,
         job.task,

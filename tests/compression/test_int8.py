@@ -15,7 +15,7 @@ from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.errors import TechniqueError
-from planish.kernels import onnxruntime_kernels
+from planish.evaluation.kernels import onnxruntime_kernels
 from planish.progress import Progress, listening
 from planish.technique import resolve
 

@@ -25,7 +25,12 @@ ORIGINAL = candidate("original", 0.0, 10.0, 9000, stage="baseline")
 
 
 def test_the_fastest_within_the_limits_is_chosen() -> None:
-    others = [candidate("slow", 0.1, 5), candidate("good", 0.5, 3), candidate("lossy", 2.0, 1), candidate("trained", -5.0, 0.1, stage="trained")]
+    others = [
+        candidate("slow", 0.1, 5),
+        candidate("good", 0.5, 3),
+        candidate("lossy", 2.0, 1),
+        candidate("trained", -5.0, 0.1, stage="trained"),
+    ]
     assert choose(others, ORIGINAL, Goal(max_drop_points=1)).key == "good"
 
 

@@ -1,0 +1,105 @@
+"""Benchmarks on real images; each writes ``benchmarks/results/NAME.md`` and ``NAME.json``.
+
+    .venv/bin/python benchmarks/run.py [NAME ...]      # no NAME: all whose images are there
+
+| NAME                 | needs                                                        | takes  |
+|----------------------|--------------------------------------------------------------|--------|
+| demo                 | nothing                                                      | 8 min  |
+| cifar10_mobilenet_v2 | $PLANISH_DATA/cifar10 and $PLANISH_DATA/weights/mobilenet_v2.pth | 35 min |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+import planish
+from planish.progress import listening
+from planish.report.terminal import TerminalProgress
+from planish.search.result import CandidateResult, Result
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ.get("PLANISH_DATA", Path.home() / ".cache/planish/data"))
+
+
+def demo(out: Path) -> Result:
+    return planish.demo(out=out)
+
+
+def cifar10_mobilenet_v2(out: Path) -> Result:
+    """CIFAR-10 from folders at 96 pixels; MobileNetV2 from ImageNet weights, fine-tuned, then optimized."""
+    return planish.optimize(
+        DATA / "cifar10",
+        model="torchvision:mobilenet_v2",
+        weights=DATA / "weights/mobilenet_v2.pth",
+        image_size=96,
+        max_drop=1.0,
+        budget="33m",
+        out=out,
+        command="python benchmarks/run.py cifar10_mobilenet_v2",
+    )
+
+
+BENCHMARKS = {"demo": demo, "cifar10_mobilenet_v2": cifar10_mobilenet_v2}
+NEEDS = {"demo": (), "cifar10_mobilenet_v2": (DATA / "cifar10", DATA / "weights/mobilenet_v2.pth")}
+
+
+def table(name: str, result: Result, commit: str) -> str:
+    """The run as Markdown: every measured candidate, the verdict, the machine and the seconds."""
+    lines = [f"# {name}", "", result.verdict, ""]
+    ratios = ", ".join(f"{m.value:.2f}x [{m.low:.2f}, {m.high:.2f}] against {runtime}" for runtime, m in result.latency_ratios.items())
+    lines += [f"Latency ratio of the chosen model to the fp32 original: {ratios}. Noise floor {result.noise_floor.value:.1f} %.", ""]
+    lines += ["| what was done | runtime | validation drop, points | latency, ms | ratio | size, bytes |", "|---|---|---|---|---|---|"]
+    lines += [row(c, result) for c in [*result.baselines.values(), *result.candidates] if c.stage in ("baseline", "measured")]
+    tested = ", ".join(f"{which} {c.measurements['accuracy']}" for which, c in (("original", result.baseline), ("chosen", result.chosen)))
+    machine = ", ".join(f"{key} {result.machine[key]}" for key in ("cpu", "cores", "instruction_sets", "threads", "batch"))
+    counts = {split: sum(classes.values()) for split, classes in result.data["counts"].items()}
+    lines += ["", f"Test accuracy: {tested}. Images: {counts}.", "", f"Machine: {machine}. Versions: torch {result.machine['torch']},"]
+    lines[-1] += f" onnxruntime {result.machine['onnxruntime']}, openvino {result.machine['openvino']}."
+    lines += ["", f"Seconds by stage: {result.seconds}, in all {sum(result.seconds.values()):.0f}.", "", f"{result.created}, commit {commit}."]
+    return "\n".join(lines) + "\n"
+
+
+def row(c: CandidateResult, result: Result) -> str:
+    m = c.measurements
+    name = f"**{c.summary}** (chosen)" if c.key == result.chosen.key else c.summary
+    drop = m["accuracy_drop_validation"] if c.stage != "baseline" or c.key != result.baseline.key else None
+    shown = f"{drop.value:.2f} [{drop.low:.2f}, {drop.high:.2f}]" if drop else ""
+    ratio = m["latency_ratio"]
+    return (
+        f"| {name} | {c.runtime} | {shown} | {m['latency_ms'].value:.3f} | {ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] "
+        f"| {m['size_bytes'].value:,.0f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    names = parser.parse_args().names or list(BENCHMARKS)
+    if unknown := [n for n in names if n not in BENCHMARKS]:
+        parser.error(f"no benchmark {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}")
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    commit = os.popen("git rev-parse --short HEAD").read().strip()
+    for name in names:
+        missing = [str(path) for path in NEEDS[name] if not path.exists()]
+        if missing:
+            print(f"{name} is left out: {', '.join(missing)} is not there", file=sys.stderr)
+            continue
+        out = Path("runs") / f"benchmark-{name}"
+        shutil.rmtree(out, ignore_errors=True)
+        with TerminalProgress() as shown, listening(shown):
+            result = BENCHMARKS[name](out)
+        (results / f"{name}.md").write_text(table(name, result, commit))
+        (results / f"{name}.json").write_text(json.dumps(json.loads((out / "result.json").read_text()), indent=1))
+        Console().print(table(name, result, commit), markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

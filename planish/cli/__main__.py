@@ -1,0 +1,5 @@
+"""``python -m planish.cli``."""
+
+from planish.cli.app import main
+
+main()
