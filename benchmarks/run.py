@@ -60,9 +60,11 @@ def table(name: str, result: Result, commit: str) -> str:
     tested = ", ".join(f"{which} {c.measurements['accuracy']}" for which, c in (("original", result.baseline), ("chosen", result.chosen)))
     machine = ", ".join(f"{key} {result.machine[key]}" for key in ("cpu", "cores", "instruction_sets", "threads", "batch"))
     counts = {split: sum(classes.values()) for split, classes in result.data["counts"].items()}
-    lines += ["", f"Test accuracy: {tested}. Images: {counts}.", "", f"Machine: {machine}. Versions: torch {result.machine['torch']},"]
-    lines[-1] += f" onnxruntime {result.machine['onnxruntime']}, openvino {result.machine['openvino']}."
-    lines += ["", f"Seconds by stage: {result.seconds}, in all {sum(result.seconds.values()):.0f}.", "", f"{result.created}, commit {commit}."]
+    versions = ", ".join(f"{library} {result.machine[library]}" for library in ("torch", "onnxruntime", "openvino"))
+    spent = f"Seconds by stage: {result.seconds}, in all {sum(result.seconds.values()):.0f}."
+    for text in (f"Test accuracy: {tested}. Images: {counts}.", f"Machine: {machine}. Versions: {versions}.", spent):
+        lines += ["", text]
+    lines += ["", f"{result.created}, commit {commit}."]
     return "\n".join(lines) + "\n"
 
 

@@ -58,7 +58,7 @@ def optimize(
     return result
 
 
-def demo(*, out: str | Path | None = None, budget: str = "7m30s", resume: bool = False, watch: Watch | None = None) -> Result:
+def demo(*, out: str | Path | None = None, budget: str = "7m50s", resume: bool = False, watch: Watch | None = None) -> Result:
     """The main job on the Fashion-MNIST images that come with the package."""
     command = shlex.join(["planish", "demo", "--budget", budget])
     return optimize(**DEMO, budget=budget, out=out, resume=resume, command=command, watch=watch)

@@ -43,8 +43,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Train = Annotated[str, typer.Option(help="auto trains the model unless it knows the classes already; always; never.")]
 
 
-@app.command(epilog="Example: planish demo --budget 7m30s")
-def demo(budget: Budget = "7m30s", out: Out = None, resume: Resume = False, json: Json = False, debug: Debug = False) -> None:
+@app.command(epilog="Example: planish demo --budget 7m50s")
+def demo(budget: Budget = "7m50s", out: Out = None, resume: Resume = False, json: Json = False, debug: Debug = False) -> None:
     """The main job on images that come with the package: train, compress, export, measure, bundle, report."""
     from planish.commands import DEMO
 

@@ -81,13 +81,11 @@ def measurements_table(measurements: Mapping[str, Measurement], title: str = "")
 
 def verdict_panel(result: Result) -> Panel:
     """The verdict, and the goal met or by how much the nearest misses."""
-    lines = [Text(result.verdict, style="bold")]
+    lines = [Text(result.verdict, style="bold"), Text(f"{result.chosen.summary}; {words.runtime_name(result.chosen.runtime)}")]
     if result.goal_met:
         lines.append(Text("✓ goal met", style="green"))
     else:
-        nearest = words.nearest_miss(result)
-        missed = f": the nearest, {nearest[0].summary} in {nearest[0].runtime}, {words.listing(nearest[1])}" if nearest else ""
-        lines.append(Text(f"✕ goal not met{missed}", style="yellow"))
+        lines.append(Text(f"✕ goal not met. {result.shortfall}", style="yellow"))
     return Panel(
         Group(*lines),
         box=box.ROUNDED,

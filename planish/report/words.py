@@ -112,31 +112,6 @@ def latency_of(candidate: CandidateResult) -> float:
     return latency.value if latency else float("inf")
 
 
-def misses(candidate: CandidateResult, result: Result) -> list[tuple[float, str]]:
-    """By how much a candidate misses each limit of the goal it does not meet: (share of the limit, words)."""
-    goal, found = result.goal, []
-    drop, latency, file = (candidate.measurements.get(n) for n in ("accuracy_drop_validation", "latency_ms", "size_bytes"))
-    if drop and drop.value > goal.max_drop_points:
-        over = drop.value - goal.max_drop_points
-        found.append((over / max(goal.max_drop_points, 0.1), f"loses {over:.2f} points too many on validation"))
-    if latency and goal.max_latency_ms and latency.value > goal.max_latency_ms:
-        over = latency.value - goal.max_latency_ms
-        found.append((over / goal.max_latency_ms, f"is {milliseconds(over)} ms too slow"))
-    if file and goal.max_size_bytes and file.value > goal.max_size_bytes:
-        over = file.value - goal.max_size_bytes
-        found.append((over / goal.max_size_bytes, f"is {size(over)} too large"))
-    return found
-
-
-def nearest_miss(result: Result) -> tuple[CandidateResult, list[str]] | None:
-    """The measured candidate whose worst miss is smallest, and what it misses; None where none was measured or one meets the goal."""
-    measured = [c for c in everyone(result) if c.stage in ("measured", "baseline")]
-    ranked = sorted(measured, key=lambda c: max((share for share, _ in misses(c, result)), default=0.0))
-    if not ranked or not misses(ranked[0], result):
-        return None
-    return ranked[0], [text for _, text in misses(ranked[0], result)]
-
-
 def listing(parts: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from planish.measurement import Measurement
 from planish.search.result import CandidateResult, Goal
 
 # A drop is estimated from a finite validation split, and the luckiest of several candidates looks better than it is. Asking for
@@ -11,9 +12,8 @@ from planish.search.result import CandidateResult, Goal
 _STANDARD_ERRORS_IN_INTERVAL = 2 * 1.96
 
 
-def drop_with_room(candidate: CandidateResult) -> float:
+def with_room(drop: Measurement) -> float:
     """Points lost on validation plus one standard error."""
-    drop = candidate.measurements["accuracy_drop_validation"]
     if drop.low is None or drop.high is None:
         return drop.value
     return drop.value + (drop.high - drop.low) / _STANDARD_ERRORS_IN_INTERVAL
@@ -41,9 +41,9 @@ def choose(candidates: Sequence[CandidateResult], original: CandidateResult, goa
     """
     measured = [c for c in candidates if c.stage == "measured"]
     meeting = [c for c in measured if not misses(c, goal)]
-    with_room = [c for c in meeting if drop_with_room(c) <= goal.max_drop_points]
-    if with_room or meeting:
-        return min(with_room or meeting, key=lambda c: c.measurements["latency_ms"].value)
+    safe = [c for c in meeting if with_room(c.measurements["accuracy_drop_validation"]) <= goal.max_drop_points]
+    if safe or meeting:
+        return min(safe or meeting, key=lambda c: c.measurements["latency_ms"].value)
     accurate = [c for c in [*measured, original] if "accuracy" not in misses(c, goal)]
     if not accurate:
         return original

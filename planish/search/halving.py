@@ -12,15 +12,16 @@ from functools import partial
 from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.proposals import LEVELS, Trial, promise
+from planish.search.proposals import LEVELS, Trial, promise, spread
 from planish.search.runner import extend
 from planish.search.state import Search
 from planish.task import SplitName
 from planish.training import Distill
 
 _ORIGINAL = Plan()
-_SLACK_POINTS = (40.0, 6.0, 2.0)
-"""Accuracy that the training still to come is trusted to win back, before each rung."""
+_LEAST_BATCHES = 100
+_SLACK_POINTS = (6.0, 2.0)
+"""Accuracy that the training still to come is trusted to win back, before the second rung and the third."""
 
 
 def glance(search: Search, seconds: float) -> list[Trial]:
@@ -79,11 +80,15 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     alive = list(trials)
     widths = runner.store.once("rungs", "searching", lambda: _widths(search, alive, seconds))
     for rung, width in enumerate(widths):
-        alive.sort(key=lambda t: promise(t, search.goal, _SLACK_POINTS[rung]), reverse=True)
-        for trial in alive[width:]:
-            trial.stopped = f"stopped before round {rung + 1} of training: others promised more"
-            _show(search, trial)
-        alive = alive[:width]
+        if rung == 0:
+            kept = spread(alive, width)
+        else:
+            kept = sorted(alive, key=lambda t: promise(t, search.goal, _SLACK_POINTS[rung - 1]), reverse=True)[:width]
+        for trial in alive:
+            if trial not in kept:
+                trial.stopped = f"stopped before round {rung + 1} of training: others promised more"
+                _show(search, trial)
+        alive = kept
         each = seconds / len(widths) / max(1, len(alive))
         for trial in list(alive):
             decision = f"rung {rung}: {trial.name}"
@@ -100,7 +105,8 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                 trial.stopped = str(error)
                 _show(search, trial)
                 continue
-            trial.seconds_an_epoch = runner.store.seconds_of(f"artifact:{plan.key}") / epochs
+            done = runner.artifact(plan).lineage.steps[-1].structure["epochs"]
+            trial.seconds_an_epoch = runner.store.seconds_of(f"artifact:{plan.key}") / max(done, 0.01)
             trial.plan = plan
             if trial not in trained:
                 trained.append(trial)
@@ -134,10 +140,11 @@ def _epochs(search: Search, trial: Trial, seconds: float) -> tuple[int, float]:
 
 
 def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int]:
-    """How many trials each rung trains: as many as can have about an epoch each in the first."""
+    """How many trials each rung trains: as many as can have an epoch each in the first, or 100 batches where epochs are long."""
     if not trials or seconds <= 0:
         return []
-    epoch = max(_guess_epoch_seconds(search, t) for t in trials)
+    batches = len(search.runner.task.split("train")) / Distill().batch_size
+    epoch = max(_guess_epoch_seconds(search, t) for t in trials) * min(1.0, _LEAST_BATCHES / batches)
     for widths in ([5, 3, 2], [4, 2, 1], [3, 2, 1], [2, 1]):
         if widths[0] <= len(trials) and seconds / len(widths) / widths[0] >= epoch:
             return widths

@@ -11,6 +11,7 @@ from torch import nn
 
 from planish.artifact import Artifact
 from planish.errors import GoalError, PlanishError
+from planish.export import ToOnnx
 from planish.export.runtimes import available, find
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
@@ -23,7 +24,7 @@ from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
 from planish.search.state import Deployment, Search, Watch
-from planish.search.store import Store, claim
+from planish.search.store import Store, check_folder, claim
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import Job, prepare
 from planish.training.settings import Augmentation
@@ -98,12 +99,16 @@ def optimize(
     _check(max_drop, threads, batch)
     name = model if isinstance(model, str) else type(model).__name__
     folder = Path(out) if out is not None else default_folder(data, name)
+    check_folder(folder, resume)
     job_settings = {
         "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch,
         "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
         "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
     }  # fmt: skip
     job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+    if not resume:
+        # A network that cannot be exported should say so before hours are spent on training it.
+        ToOnnx().apply(job.artifact, job.task)
     store = claim(folder, job_settings, resume)
     try:
         deadline = begun + seconds - sum(store.seconds().values())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from planish.compression import ChannelPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
+from planish.search.choose import with_room
 from planish.search.result import Goal
 from planish.technique import Technique
 
@@ -48,7 +50,7 @@ LEVELS = (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """A level on its way through the rungs.
 
@@ -87,9 +89,28 @@ def promise(trial: Trial, goal: Goal, slack_points: float) -> float:
     """
     assert trial.drop is not None
     value = math.log2(max(trial.measurements["latency_ratio"].value, 1e-3))
-    value -= max(0.0, trial.drop.value - goal.max_drop_points) / slack_points
+    value -= max(0.0, with_room(trial.drop) - goal.max_drop_points) / slack_points
     if goal.max_latency_ms is not None:
         value -= 4 * max(0.0, math.log2(trial.latency_ms / goal.max_latency_ms))
     if goal.max_size_bytes is not None:
         value -= 4 * max(0.0, math.log2(trial.measurements["size_bytes"].value / goal.max_size_bytes))
     return value
+
+
+def spread(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """``count`` trials, evenly spread from the slowest to the fastest of those no other beats in speed and in accuracy.
+
+    Before any training a pruned network is near guessing, however well it would recover; so the first rung does not bet on it.
+    """
+    by_speed = sorted(trials, key=lambda t: t.latency_ms)
+    edge: list[Trial] = []
+    for trial in by_speed:
+        assert trial.drop is not None
+        if not edge or edge[-1].drop is None or trial.drop.value < edge[-1].drop.value:
+            edge.append(trial)
+    if len(edge) < count:
+        edge += [t for t in by_speed if t not in edge][: count - len(edge)]
+        edge.sort(key=lambda t: t.latency_ms)
+    if count == 1:
+        return [edge[len(edge) // 2]]
+    return [edge[round(i * (len(edge) - 1) / (count - 1))] for i in range(min(count, len(edge)))]

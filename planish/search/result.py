@@ -66,7 +66,8 @@ class Result:
         name: of the run folder.
         command: the command line that reproduces it.
         verdict: one sentence, with numbers and intervals.
-        goal_met: whether the chosen candidate met the goal.
+        goal_met: whether the chosen candidate is within every limit on validation, and its drop on test too.
+        shortfall: by how much the nearest misses, in words; empty where the goal is met.
         baseline: the original model, in the runtime in which it is fastest on this machine.
         baselines: the original in fp32 in every runtime.
         chosen: what ships.
@@ -105,6 +106,7 @@ class Result:
     machine: dict[str, str | int | float]
     data: dict[str, Any]
     seconds: dict[str, float]
+    shortfall: str = ""
     notes: list[str] = Field(default_factory=list)
     version: int = 1
 

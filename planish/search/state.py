@@ -84,7 +84,7 @@ class Search:
         known = CandidateResult(
             key=f"{plan.key}@{runtime}",
             plan=plan.to_dicts(),
-            summary=summary(plan),
+            summary=summary(self.runner.artifact(plan).lineage),
             runtime=runtime,
             stage=stage,  # type: ignore[arg-type]
             measurements=measurements,

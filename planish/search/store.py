@@ -103,21 +103,30 @@ def _durable(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def claim(folder: Path, job: dict[str, Any], resume: bool) -> Store:
-    """Open the store of a run folder for this job.
+def check_folder(folder: Path, resume: bool) -> None:
+    """See that a run may use this folder.
 
     Raises:
-        BundleError: the folder holds a run and ``resume`` was not asked for, or it holds a run of another job.
+        BundleError: it holds a run and ``resume`` was not asked for, or something else; or there is nothing to resume.
     """
     if (folder / "store.sqlite").exists():
         if not resume:
             raise BundleError(
                 f"{folder} holds a run already", "a run is never overwritten", "add --resume to go on with it, or choose another --out"
             )
-    elif resume and not folder.exists():
+    elif resume:
         raise BundleError(f"there is no run in {folder}", "--resume goes on with a run that was started", "leave --resume away to start it")
-    elif folder.exists() and any(folder.iterdir()):
-        raise BundleError(f"{folder} is not empty and holds no run", "a run gets a folder of its own", "choose another --out")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(f"{folder} is not an empty folder", "a run gets a folder of its own", "choose another --out")
+
+
+def claim(folder: Path, job: dict[str, Any], resume: bool) -> Store:
+    """Open the store of a run folder for this job; see ``check_folder``.
+
+    Raises:
+        BundleError: the folder cannot be used, or it holds a run of another job.
+    """
+    check_folder(folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
     store = Store.at(folder)
     known = store.once("job", "setup", lambda: job)

@@ -1,20 +1,20 @@
-"""A plan in a few words."""
+"""What was done to an artifact, in a few words."""
 
 from __future__ import annotations
 
+from planish.artifact import Lineage
 from planish.plan import Plan
 
 
-def summary(plan: Plan) -> str:
-    """``channels −50 %, distilled 6 epochs, INT8``. Several rounds of training are one phrase; export steps go without saying."""
+def summary(lineage: Lineage) -> str:
+    """``channels −50 %, distilled 6 epochs, INT8``. Rounds of training are one phrase; export steps go without saying."""
     words: list[str] = []
-    epochs = 0.0
-    for step in plan.steps:
-        if step.name == "distill":
-            epochs += step.epochs  # type: ignore[attr-defined]
-        elif not step.name.startswith("to_"):
-            words.append(str(step))
+    epochs, place = 0.0, 0
+    for step in lineage.steps:
+        if step.technique == "distill":
+            epochs, place = epochs + step.structure["epochs"], len(words)
+        elif not step.technique.startswith("to_"):
+            words += map(str, Plan.from_dicts([{"name": step.technique, **step.params}]).steps)
     if epochs:
-        place = len(words) - 1 if words and words[-1] == "INT8" else len(words)
-        words.insert(place, f"distilled {epochs:g} epochs")
+        words.insert(place, f"distilled {epochs:.2g} epochs")
     return ", ".join(words) or "original"

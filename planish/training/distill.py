@@ -109,7 +109,8 @@ class Distill:
         step = Step(
             technique=self.name,
             params={key: value for key, value in describe(self).items() if key != "name"},
-            notes=f"{len(fitted.history)} epochs in {fitted.seconds:.0f} s, {reached}"
+            structure={"epochs": round(fitted.epochs, 2)},
+            notes=f"{fitted.epochs:.3g} epochs in {fitted.seconds:.0f} s, {reached}"
             + (", ended by its time limit" if fitted.stopped == "deadline" else ""),
         )
         return artifact.with_step(step, module=module)

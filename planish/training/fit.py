@@ -56,13 +56,15 @@ class Fitted:
 
     Args:
         module: the trained copy.
-        history: epoch by epoch.
+        history: epoch by epoch; the last may be cut short by a deadline.
+        epochs: times the training images were seen, 2.4 where a deadline came in the third.
         seconds: of the whole training, over all its resumptions.
         stopped: why it ended: ``finished``, ``deadline`` (the schedule was shortened to end there) or ``patience``.
     """
 
     module: nn.Module
     history: tuple[Epoch, ...]
+    epochs: float
     seconds: float
     stopped: str
 
@@ -176,7 +178,7 @@ def fit(
     if done.best_state is not None:
         judged.load_state_dict(done.best_state)
     fitted = accelerator.unwrap_model(judged).to("cpu").to(memory_format=torch.contiguous_format).eval()
-    return Fitted(fitted, tuple(Epoch(**epoch) for epoch in done.history), done.seconds, done.stopped)
+    return Fitted(fitted, tuple(Epoch(**epoch) for epoch in done.history), steps / count, done.seconds, done.stopped)
 
 
 @dataclass(frozen=True)

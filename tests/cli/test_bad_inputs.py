@@ -157,7 +157,7 @@ def test_an_option_that_cannot_be(data: Path, tmp_path: Path, option: str, value
 def test_a_folder_that_holds_something_else_is_left_alone(data: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
-    refused("optimize", data, "--out", tmp_path / "run", "--model", "resnet8", says=("not empty", "--out"))
+    refused("optimize", data, "--out", tmp_path / "run", "--model", "resnet8", says=("not an empty folder", "--out"))
     assert [f.name for f in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 

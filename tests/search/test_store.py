@@ -55,5 +55,5 @@ def test_a_run_is_never_overwritten_and_resumes_only_the_same_job(tmp_path: Path
     claim(folder, {"model": "a"}, resume=True).close()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    with pytest.raises(BundleError, match="not empty"):
+    with pytest.raises(BundleError, match="not an empty folder"):
         claim(tmp_path / "other", {}, resume=False)

@@ -1,0 +1,44 @@
+"""Published networks, pruned, saved, loaded without pickle, exported, and equal in ONNX Runtime to 1e-4."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planish.compression import ChannelPruning
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export import ToOnnx
+from planish.export.runtimes import load
+from planish.models import load_artifact, save_artifact
+from planish.testing import write_shapes
+from planish.training.prepare import prepare
+
+FAST = ["shufflenet_v2_x0_5", "mobilenet_v3_small"]
+SLOW = [
+    "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "densenet121", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2",
+    "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "regnet_x_400mf", "convnext_tiny", "resnet18", "resnet50", "resnext50_32x4d",
+    "squeezenet1_1", "vgg11_bn",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("photos") / "shapes", per_class=8, size=96, channels=3)
+
+
+@pytest.mark.parametrize("name", [*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
+def test_pruned_saved_loaded_exported(name: str, photos: Path, tmp_path: Path) -> None:
+    job = prepare(photos, f"torchvision:{name}", image_size=96)
+    pruned = ChannelPruning(ratio=0.4).apply(job.artifact, job.task)
+    assert pruned.size_bytes < 0.75 * job.artifact.size_bytes
+    save_artifact(pruned, tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("*.p*t*"))
+    loaded = load_artifact(tmp_path / "saved")
+    exported = ToOnnx().apply(loaded, job.task)
+    images = np.ascontiguousarray(job.task.split("validation").images(pruned.input_spec, pruned.preprocessing))
+    expected = TorchPredictor(pruned.module, pruned.preprocessing)(images)["logits"]
+    found = load(exported.files, "onnxruntime")(images)["logits"]
+    assert np.abs(expected).max() > 0
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
