@@ -21,7 +21,7 @@ from planish.search.choose import choose, describe_miss, frontier, misses, neare
 from planish.search.files import write_arrays, write_json
 from planish.search.proposals import Trial, promise
 from planish.search.result import CandidateResult, ClassResult, Goal, Result
-from planish.search.state import Deployment, Search
+from planish.search.state import Deployment, Search, Shipped
 from planish.training.prepare import Job
 
 if TYPE_CHECKING:
@@ -46,22 +46,19 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
     """
     runner = search.runner
     subjects = _finalists(search, trials)
-    baseline_keys = {way.runtime: f"{way.plan(_ORIGINAL).key}@{way.runtime}" for way in search.fp32}
-    baseline = baseline_keys[search.fp32[0].runtime]
+    baselines = {way.runtime: Shipped(_ORIGINAL, way).key for way in search.fp32}
+    baseline = baselines[search.fp32[0].runtime]
     seconds = min(4.0, max(1.0, 0.3 * search.seconds_left / (len(subjects) + 1)))
-    report = runner.latency("final", subjects, baseline, search.threads, search.batch, seconds=seconds, launches=4)
-    measured = {key: _candidate(search, key, *subjects[key], report.measurements[key], key in baseline_keys.values()) for key in subjects}
+    report = search.latency("final", subjects, baseline, seconds=seconds, launches=4)
+    measured = {key: _candidate(search, subjects, key, baseline, report.measurements[key]) for key in subjects}
 
-    others = [c for key, c in measured.items() if key not in baseline_keys.values()]
+    others = [c for key, c in measured.items() if key not in baselines.values()]
     chosen = choose(others, measured[baseline], search.goal)
-    tested = {
-        "baseline": runner.outputs(*subjects[baseline], "test"),
-        "chosen": runner.outputs(*subjects[chosen.key], "test"),
-    }
-    before = _with_test(search, measured[baseline], *subjects[baseline])
-    after = replace(_with_test(search, chosen, *subjects[chosen.key]), why="")
-    drop = runner.drop(*subjects[chosen.key], subjects[baseline], "test")
-    ratios = {runtime: report.ratio(key, chosen.key) for runtime, key in baseline_keys.items()}
+    ships = subjects[chosen.key]
+    tested = {name: runner.outputs(s.plan, s.runtime, "test") for name, s in (("baseline", subjects[baseline]), ("chosen", ships))}
+    before, after = (_with_test(search, c, subjects[c.key]) for c in (measured[baseline], chosen))
+    drop = runner.drop(ships.plan, ships.runtime, (subjects[baseline].plan, subjects[baseline].runtime), "test")
+    ratios = {runtime: report.ratio(key, chosen.key) for runtime, key in baselines.items()}
     size_ratio = before.measurements["size_bytes"].value / after.measurements["size_bytes"].value
     headline = min(ratios.values(), key=lambda m: m.value)
     shortfall = _shortfall(chosen, others, search.goal, drop)
@@ -76,7 +73,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         goal_met=not shortfall,
         shortfall=shortfall,
         baseline=before,
-        baselines={runtime: before if key == before.key else measured[key] for runtime, key in baseline_keys.items()},
+        baselines={runtime: before if key == before.key else measured[key] for runtime, key in baselines.items()},
         chosen=after,
         frontier=frontier([*others, before]),
         candidates=candidates,
@@ -93,7 +90,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
     )
     _write_files(folder, job, tested, report.samples)
     write_bundle(
-        runner.artifact(subjects[chosen.key][0]),
+        runner.artifact(ships.plan),
         job.task,
         folder / "bundle",
         runtime=after.runtime,
@@ -105,47 +102,52 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
     return result
 
 
-def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, tuple[Plan, str]]:
-    """Plan and runtime by candidate key: the originals, the uncompressed network as deployed, the best trials."""
+def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
+    """What is measured, by key: the originals, the uncompressed network as deployed, the best trials."""
     ranked = sorted(trials, key=lambda t: promise(t, search.goal, _SLACK_POINTS), reverse=True)[:_FINALISTS]
-    ways: list[tuple[Deployment, Plan]] = [(way, _ORIGINAL) for way in search.fp32]
-    ways.append((search.deployment, _ORIGINAL))
-    ways += [(search.deployment, t.plan) for t in ranked]
+    everything = [Shipped(_ORIGINAL, way) for way in (*search.fp32, search.deployment)]
+    everything += [Shipped(t.plan, search.deployment) for t in ranked]
     if search.deployment.precision == "int8" and ranked:
-        ways.append((Deployment("fp32", search.deployment.runtime), ranked[0].plan))
-    subjects: dict[str, tuple[Plan, str]] = {}
-    for way, network in ways:
-        plan = way.plan(network)
-        if len(subjects) > len(search.fp32) and search.seconds_left < 30 and search.runner.store.get(f"artifact:{plan.key}") is None:
-            note(f"no time is left to measure {plan}")
+        everything.append(Shipped(ranked[0].plan, Deployment("fp32", search.deployment.runtime)))
+    subjects: dict[str, Shipped] = {}
+    for shipped in everything:
+        if (
+            len(subjects) > len(search.fp32)
+            and search.seconds_left < 30
+            and search.runner.store.get(f"artifact:{shipped.plan.key}") is None
+        ):
+            note(f"no time is left to measure {shipped.plan}")
             continue
         try:
-            search.runner.outputs(plan, way.runtime, "validation")
+            search.runner.outputs(shipped.plan, shipped.runtime, "validation")
         except PlanishError as error:
-            if way in search.fp32:
+            if shipped.network == _ORIGINAL and shipped.way in search.fp32:
                 raise
-            note(f"{plan} is left out: {error}")
+            note(f"{shipped.plan} is left out: {error}")
             continue
         search.runner.release()
-        subjects[f"{plan.key}@{way.runtime}"] = (plan, way.runtime)
+        subjects[shipped.key] = shipped
     return subjects
 
 
 def _candidate(
-    search: Search, key: str, plan: Plan, runtime: str, measurements: dict[str, Measurement], is_baseline: bool
+    search: Search, subjects: Mapping[str, Shipped], key: str, baseline: str, measurements: dict[str, Measurement]
 ) -> CandidateResult:
-    runner, reference = search.runner, (search.fp32[0].plan(_ORIGINAL), search.fp32[0].runtime)
+    runner, shipped, reference = search.runner, subjects[key], subjects[baseline]
+    accuracy = runner.metrics(shipped.plan, shipped.runtime, "validation")[runner.task.primary_metric]
+    drop = runner.drop(shipped.plan, shipped.runtime, (reference.plan, reference.runtime), "validation")
     everything = measurements | {
-        "size_bytes": runner.size(plan, runtime),
-        "accuracy_validation": _named(runner.metrics(plan, runtime, "validation")["accuracy"], "accuracy_validation"),
-        "accuracy_drop_validation": _named(runner.drop(plan, runtime, reference, "validation"), "accuracy_drop_validation"),
+        "size_bytes": runner.size(shipped.plan, shipped.runtime),
+        "accuracy_validation": _named(accuracy, "accuracy_validation"),
+        "accuracy_drop_validation": _named(drop, "accuracy_drop_validation"),
     }
-    candidate = search.show(key, plan, runtime, "baseline" if is_baseline else "measured", everything)
+    original = shipped.network == _ORIGINAL and shipped.way in search.fp32
+    candidate = search.show(key, shipped, "baseline" if original else "measured", everything)
     return replace(candidate, meets_goal=not misses(candidate, search.goal))
 
 
-def _with_test(search: Search, candidate: CandidateResult, plan: Plan, runtime: str) -> CandidateResult:
-    metrics = search.runner.metrics(plan, runtime, "test")
+def _with_test(search: Search, candidate: CandidateResult, shipped: Shipped) -> CandidateResult:
+    metrics = search.runner.metrics(shipped.plan, shipped.runtime, "test")
     return replace(candidate, measurements=metrics | candidate.measurements)
 
 

@@ -13,8 +13,9 @@ from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.proposals import LEVELS, Trial, promise, spread
+from planish.search.result import Stage
 from planish.search.runner import extend
-from planish.search.state import Search
+from planish.search.state import Search, Shipped
 from planish.task import SplitName
 from planish.training import Distill
 
@@ -43,7 +44,7 @@ def glance(search: Search, seconds: float) -> list[Trial]:
         if trials and search.seconds_left < 3 * cost:
             break
         try:
-            runner.artifact(deployment.plan(trial.plan))
+            runner.artifact(Shipped(trial.plan, deployment).plan)
             trial.drop = runner.drop(trial.plan, "torch", (_ORIGINAL, "torch"), "validation")
         except PlanishError as error:
             note(f"{trial.name} does not apply: {error}")
@@ -53,15 +54,14 @@ def glance(search: Search, seconds: float) -> list[Trial]:
         _show(search, trial)
     if not trials:
         return []
-    subjects = {t.name: (deployment.plan(t.plan), deployment.runtime) for t in trials}
+    subjects = {t.name: Shipped(t.plan, deployment) for t in trials}
     uncompressed, baseline = "uncompressed", "baseline"
-    subjects[uncompressed] = (deployment.plan(_ORIGINAL), deployment.runtime)
-    subjects[baseline] = (search.fp32[0].plan(_ORIGINAL), search.fp32[0].runtime)
-    report = runner.latency("first look", subjects, baseline, search.threads, search.batch, seconds=0.6, launches=3)
+    subjects |= {uncompressed: Shipped(_ORIGINAL, deployment), baseline: Shipped(_ORIGINAL, search.fp32[0])}
+    report = search.latency("first look", subjects, baseline, seconds=0.6, launches=3)
     found, floor = report.measurements, report.noise_floor
     for trial in trials:
         trial.measurements = found[trial.name]
-        trial.measurements["size_bytes"] = runner.size(deployment.plan(trial.plan), deployment.runtime)
+        trial.measurements["size_bytes"] = runner.size(subjects[trial.name].plan, deployment.runtime)
         gain = found[uncompressed]["latency_ms"].value / trial.latency_ms
         if gain < 1 + max(floor.value, 3.0) / 100:
             trial.stopped = f"does not pay: {gain:.2f}x as fast as the uncompressed network in the same precision"
@@ -117,7 +117,7 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
 
 def _prefix(search: Search, count: int) -> str:
     """Key of the artifact after ``count`` steps of deploying the original."""
-    return Plan(*search.deployment.plan(_ORIGINAL).steps[:count]).key
+    return Plan(*search.deployment.steps().steps[:count]).key
 
 
 def _forward_seconds(search: Search, split: SplitName) -> float:
@@ -152,9 +152,8 @@ def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int
 
 
 def _show(search: Search, trial: Trial) -> None:
-    deployment = search.deployment
     measurements = dict(trial.measurements)
     if trial.drop is not None:
         measurements["accuracy_drop_validation"] = trial.drop
-    stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "glanced"
-    search.show(trial.name, deployment.plan(trial.plan), deployment.runtime, stage, measurements, why=trial.stopped)
+    stage: Stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "glanced"
+    search.show(trial.name, Shipped(trial.plan, search.deployment), stage, measurements, trial.stopped)

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from planish.artifact import Artifact
+from planish.data.augmentation import Strength
 from planish.errors import GoalError, PlanishError
 from planish.export import ToOnnx
 from planish.export.runtimes import available, find
@@ -23,11 +24,10 @@ from planish.search.halving import glance, train
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
-from planish.search.state import Deployment, Search, Watch
+from planish.search.state import Deployment, Search, Shipped, Watch
 from planish.search.store import Store, check_folder, claim
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import Job, prepare
-from planish.training.settings import Augmentation
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _GLANCE_SHARE, _FINISH_SHARE = 0.42, 0.2, 0.22
@@ -51,7 +51,7 @@ def optimize(
     resume: bool = False,
     image_size: int | None = None,
     epochs: int | None = None,
-    augmentation: Augmentation = "light",
+    augmentation: Strength = "light",
     train_mode: TrainMode = "auto",
     skip_bad: bool = False,
     seed: int = 0,
@@ -142,7 +142,7 @@ def _check(max_drop: float, threads: int, batch: int) -> None:
 
 
 def _original(
-    job: Job, folder: Path, store: Store, mode: TrainMode, epochs: int | None, augmentation: Augmentation, seconds: float, seed: int
+    job: Job, folder: Path, store: Store, mode: TrainMode, epochs: int | None, augmentation: Strength, seconds: float, seed: int
 ) -> Artifact:
     place = folder / "work" / "original"
 
@@ -172,37 +172,33 @@ def _deploy(search: Search, allowed: tuple[str, ...]) -> None:
     """Measure the original in each runtime and precision; candidates go to the fastest that keeps the accuracy."""
     runner, original = search.runner, Plan()
     runner.outputs(original, "torch", "validation")
-    ways = [*search.fp32, *(Deployment("int8", r) for r in allowed)]
+    ways = {way: Shipped(original, way) for way in (*search.fp32, *(Deployment("int8", r) for r in allowed))}
+    reference = ways[search.fp32[0]]
     drops = {}
-    for way in list(ways):
+    for way, shipped in list(ways.items()):
         try:
-            runner.artifact(way.plan(original))
-            reference = search.fp32[0].plan(original), search.fp32[0].runtime
-            drops[way] = runner.drop(way.plan(original), way.runtime, reference, "validation")
+            drops[way] = runner.drop(shipped.plan, shipped.runtime, (reference.plan, reference.runtime), "validation")
         except PlanishError as error:
-            if way in search.fp32[:1]:
+            if shipped == reference:
                 raise
             note(f"{way.precision} in {way.runtime} is left out: {error}")
-            ways.remove(way)
+            del ways[way]
     search.fp32 = tuple(w for w in search.fp32 if w in ways)
-    subjects = {f"{w.precision}@{w.runtime}": (w.plan(original), w.runtime) for w in ways}
-    baseline = f"fp32@{search.fp32[0].runtime}"
-    found = runner.latency("original", subjects, baseline, search.threads, search.batch, seconds=0.6, launches=3).measurements
-    for way in ways:
-        plan = way.plan(original)
-        found[f"{way.precision}@{way.runtime}"] |= {
-            "size_bytes": runner.size(plan, way.runtime),
-            "accuracy_drop_validation": drops[way],
-        }
-        stage = "baseline" if way in search.fp32 else "glanced"
-        search.show(f"{way.precision}@{way.runtime}", plan, way.runtime, stage, found[f"{way.precision}@{way.runtime}"])
+    subjects = {str(way): shipped for way, shipped in ways.items()}
+    found = search.latency("original", subjects, str(reference.way), seconds=0.6, launches=3).measurements
+    for way, shipped in ways.items():
+        known = found[str(way)] | {"size_bytes": runner.size(shipped.plan, way.runtime), "accuracy_drop_validation": drops[way]}
+        search.show(str(way), shipped, "baseline" if way in search.fp32 else "glanced", known)
+
+    def latency_ms(way: Deployment) -> float:
+        return found[str(way)]["latency_ms"].value
+
     # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
     fit = [w for w in ways if w.runtime in allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5)]
-    search.deployment = min(fit, key=lambda w: found[f"{w.precision}@{w.runtime}"]["latency_ms"].value)
-    fastest = min(search.fp32, key=lambda w: found[f"{w.precision}@{w.runtime}"]["latency_ms"].value)
-    search.fp32 = (fastest, *(w for w in search.fp32 if w != fastest))
+    search.deployment = min(fit, key=latency_ms)
+    search.fp32 = tuple(sorted(search.fp32, key=latency_ms))
     ships = f"{search.deployment.precision} for {search.deployment.runtime}"
-    note(f"candidates ship as {ships}; the fastest fp32 runtime here is {fastest.runtime}")
+    note(f"candidates ship as {ships}; the fastest fp32 runtime here is {search.fp32[0].runtime}")
 
 
 def default_folder(data: str | Path, model: str) -> Path:

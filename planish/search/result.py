@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from planish.measurement import Measurement
 
 _STRICT = ConfigDict(extra="forbid")
+Stage = Literal["baseline", "glanced", "trained", "measured"]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -43,7 +44,7 @@ class CandidateResult:
     plan: list[dict[str, Any]]
     summary: str
     runtime: str
-    stage: Literal["baseline", "glanced", "trained", "measured"]
+    stage: Stage
     measurements: dict[str, Measurement] = Field(default_factory=dict)
     meets_goal: bool = False
     why: str = ""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planish.compression import Int8
+from planish.data.augmentation import Strength
+from planish.evaluation.latency import LatencyReport
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search.result import CandidateResult, Goal
+from planish.search.result import CandidateResult, Goal, Stage
 from planish.search.runner import Runner, extend
 from planish.search.summary import summary
 from planish.technique import Technique
-from planish.training.settings import Augmentation
 
 Watch = Callable[[Sequence[CandidateResult]], None]
 
@@ -26,14 +27,37 @@ class Deployment:
     precision: str
     runtime: str
 
-    def plan(self, network: Plan) -> Plan:
-        """``network`` with the steps that make the file this deployment ships."""
+    def __str__(self) -> str:
+        return f"{self.precision}@{self.runtime}"
+
+    def steps(self) -> Plan:
+        """What makes the file that ships from a network."""
         steps: list[Technique] = [ToOnnx()]
         if self.precision == "int8":
             steps.append(Int8())
         if self.runtime == "openvino":
             steps.append(ToOpenVino())
-        return extend(network, *steps)
+        return Plan(*steps)
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A network, named by its plan, as it is deployed."""
+
+    network: Plan
+    way: Deployment
+
+    @property
+    def plan(self) -> Plan:
+        return extend(self.network, *self.way.steps().steps)
+
+    @property
+    def runtime(self) -> str:
+        return self.way.runtime
+
+    @property
+    def key(self) -> str:
+        return f"{self.plan.key}@{self.runtime}"
 
 
 @dataclass
@@ -58,7 +82,7 @@ class Search:
     threads: int
     batch: int
     most_epochs: int
-    augmentation: Augmentation
+    augmentation: Strength
     deadline: float
     watch: Watch
     fp32: tuple[Deployment, ...]
@@ -69,26 +93,20 @@ class Search:
     def seconds_left(self) -> float:
         return self.deadline - time.monotonic()
 
-    def show(
-        self,
-        name: str,
-        plan: Plan,
-        runtime: str,
-        stage: str,
-        measurements: dict[str, Measurement],
-        *,
-        meets_goal: bool = False,
-        why: str = "",
-    ) -> CandidateResult:
+    def latency(self, name: str, subjects: Mapping[str, Shipped], baseline: str, *, seconds: float, launches: int) -> LatencyReport:
+        """Measure side by side; see ``Runner.latency``."""
+        pairs = {key: (shipped.plan, shipped.runtime) for key, shipped in subjects.items()}
+        return self.runner.latency(name, pairs, baseline, self.threads, self.batch, seconds=seconds, launches=launches)
+
+    def show(self, name: str, shipped: Shipped, stage: Stage, measurements: dict[str, Measurement], why: str = "") -> CandidateResult:
         """Keep what is known by now of the candidate called ``name``, and tell who watches."""
         known = CandidateResult(
-            key=f"{plan.key}@{runtime}",
-            plan=plan.to_dicts(),
-            summary=summary(self.runner.artifact(plan).lineage),
-            runtime=runtime,
-            stage=stage,  # type: ignore[arg-type]
+            key=shipped.key,
+            plan=shipped.plan.to_dicts(),
+            summary=summary(self.runner.artifact(shipped.network).lineage, shipped.way.steps()),
+            runtime=shipped.runtime,
+            stage=stage,
             measurements=measurements,
-            meets_goal=meets_goal,
             why=why,
         )
         self.candidates[name] = known

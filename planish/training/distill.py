@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import ConfigDict, Field
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from planish.artifact import Artifact, InputSpec, Step
+from planish.data.augmentation import Strength
 from planish.errors import TechniqueError
 from planish.technique import describe
 from planish.training.fit import fit
@@ -54,7 +55,7 @@ class Distill:
     temperature: float = Field(default=4.0, gt=0)
     weight: float = Field(default=0.9, ge=0, le=1)
     batch_size: int = Field(default=128, ge=2)
-    augmentation: Literal["none", "light", "standard"] = "light"
+    augmentation: Strength = "light"
     flip: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
     max_seconds: float | None = Field(default=None, gt=0)

@@ -10,12 +10,13 @@ from typing import Literal
 import numpy as np
 
 from planish.artifact import Artifact
+from planish.data.augmentation import Strength
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note
 from planish.training.fit import Epoch, fit
 from planish.training.prepare import Job
-from planish.training.settings import Augmentation, FitSettings
+from planish.training.settings import FitSettings
 
 TrainMode = Literal["auto", "always", "never"]
 _ABOVE_GUESSING = 0.25  # of the way from guessing to perfect that a network must have gone to count as trained
@@ -40,7 +41,7 @@ def train_original(
     mode: TrainMode = "auto",
     settings: FitSettings | None = None,
     epochs: int | None = None,
-    augmentation: Augmentation = "light",
+    augmentation: Strength = "light",
     checkpoint: Path | None = None,
     seconds: float | None = None,
     seed: int = 0,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-Augmentation = Literal["none", "light", "standard"]
+from planish.data.augmentation import Strength
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -49,7 +49,7 @@ class FitSettings:
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     mixup_alpha: float = Field(default=0.0, ge=0)
     cutmix_alpha: float = Field(default=0.0, ge=0)
-    augmentation: Augmentation = "light"
+    augmentation: Strength = "light"
     flip: bool = True
     clip_norm: float | None = Field(default=None, gt=0)
     patience: int | None = Field(default=None, ge=1)

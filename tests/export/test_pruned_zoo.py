@@ -17,10 +17,25 @@ from planish.training.prepare import prepare
 
 FAST = ["shufflenet_v2_x0_5", "mobilenet_v3_small"]
 SLOW = [
-    "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0", "densenet121", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2",
-    "mobilenet_v3_large", "efficientnet_b0", "regnet_y_400mf", "regnet_x_400mf", "convnext_tiny", "resnet18", "resnet50", "resnext50_32x4d",
-    "squeezenet1_1", "vgg11_bn",
-]  # fmt: skip
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0",
+    "densenet121",
+    "googlenet",
+    "inception_v3",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "regnet_x_400mf",
+    "convnext_tiny",
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "squeezenet1_1",
+    "vgg11_bn",
+]
 
 
 @pytest.fixture(scope="module")
