@@ -82,6 +82,7 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
     largest = max((c.measurements["size_bytes"].value for c in candidates if "size_bytes" in c.measurements), default=1.0)
     originals = [c for c in candidates if c.stage == "baseline"]
     labels = []
+    below: list[float] = []  # where a label of what lies below the plot stands
     # Large markers first, so that no small one lies hidden below them; the chosen one is on top of all.
     for c in sorted(candidates, key=lambda c: (c.key == result.chosen.key, -_size(c))):
         cx, cy = x(c.measurements["latency_ms"].value), y(max(_change(c), lowest))
@@ -91,7 +92,8 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
         kind = "Chosen: " if chosen else ""
         marks = [_whisker(c, cx, y, lowest) if chosen or c.key in on_frontier else Markup()]
         marks.append(shape(kinds.index(c.runtime), cx, cy, radius))
-        if _change(c) < lowest:
+        if _change(c) < lowest and all(abs(cx - other) > 60 for other in below):
+            below.append(cx)
             marks.append(el("text", f"{change(c.measurements['accuracy_drop_validation'])} ↓", x=cx, y=cy - radius - 4, cls="tick middle"))
         text = tip(c, kind)
         parts.append(el("g", *marks, cls=f"point {cls}", tabindex="0", role="img", aria_label=text.replace("\n", ", "), data_tip=text))

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from planish.evaluation.statistics import paired_difference, proportion
+from planish.evaluation.statistics import over_launches, paired_difference, paired_ratio, proportion
 from planish.measurement import Measurement
 from planish.report.run_folder import RunFolder
 from planish.report.words import change, change_interval, milliseconds, number, times
 
-# Pooled medians are not quite the geometric mean of the launches' medians that a bench reports; and stored samples may be thinned.
-_LATENCY_TOLERANCE = 0.05
+_LATENCY_TOLERANCE = 1e-3  # stored times are rounded
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def recompute(run: RunFolder) -> Recomputed:
         differing=(int(right_after[differ].sum()), int(right_before[differ].sum()), int((differ & ~right_before & ~right_after).sum())),
         warnings=[],
     )
-    found.warnings.extend([*_accuracy_warnings(run, found), *_latency_warnings(run, found.timings), *_size_warnings(run)])
+    found.warnings.extend([*_accuracy_warnings(run, found), *_latency_warnings(run), *_size_warnings(run)])
     return found
 
 
@@ -137,18 +136,17 @@ def _accuracy_warnings(run: RunFolder, found: Recomputed) -> list[str]:
     return warnings
 
 
-def _latency_warnings(run: RunFolder, timings: dict[str, Timing]) -> list[str]:
+def _latency_warnings(run: RunFolder) -> list[str]:
     result, warnings = run.result, []
     for candidate in (*result.baselines.values(), result.chosen):
-        said, seen = candidate.measurements.get("latency_ms"), timings[candidate.key].median
-        if said is None or not _near(said, seen):
-            value = f"{milliseconds(said.value)} ms" if said else "nothing"
-            warnings.append(f"Latency of {candidate.key}: the result says {value}, the stored timings give {milliseconds(seen)} ms.")
-    after = timings[result.chosen.key].median
+        said, seen = candidate.measurements["latency_ms"], over_launches(run.rounds[candidate.key]).value
+        if not _near(said, seen):
+            told, timed = milliseconds(said.value), milliseconds(seen)
+            warnings.append(f"Latency of {candidate.key}: the result says {told} ms, the stored timings give {timed} ms.")
     for runtime, ratio in result.latency_ratios.items():
         if runtime in result.baselines:
-            seen = timings[result.baselines[runtime].key].median / after
-            if not _near(ratio, seen, 2 * _LATENCY_TOLERANCE):
+            seen = paired_ratio(run.rounds[result.baselines[runtime].key], run.rounds[result.chosen.key]).value
+            if not _near(ratio, seen):
                 warnings.append(
                     f"Latency ratio against {runtime} fp32: the result says {times(ratio.value)}, the stored timings give {times(seen)}."
                 )
@@ -169,6 +167,5 @@ def _size_warnings(run: RunFolder) -> list[str]:
     return [f"Size ratio: the result says {times(said)}, the sizes of both files give {times(before.value / after.value)}."]
 
 
-def _near(said: Measurement, seen: float, tolerance: float = _LATENCY_TOLERANCE) -> bool:
-    inside = said.low is not None and said.high is not None and said.low <= seen <= said.high
-    return inside or abs(seen - said.value) <= tolerance * abs(said.value)
+def _near(said: Measurement, seen: float) -> bool:
+    return abs(seen - said.value) <= _LATENCY_TOLERANCE * abs(said.value)

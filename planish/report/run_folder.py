@@ -60,6 +60,7 @@ class RunFolder:
         path: the folder.
         result: ``result.json``.
         samples: milliseconds of single calls by candidate key.
+        rounds: the median call of each round in ms, one list a launch, by candidate key; what medians and ratios are made of.
         predictions: on test.
         disagreements: images on which both models differ.
         history: the baseline's training.
@@ -69,6 +70,7 @@ class RunFolder:
     path: Path
     result: Result
     samples: dict[str, npt.NDArray[np.float64]]
+    rounds: dict[str, list[npt.NDArray[np.float64]]]
     predictions: Predictions
     disagreements: Disagreements | None
     history: list[Epoch]
@@ -85,10 +87,12 @@ def read_run(path: Path) -> RunFolder:
         raise BundleError(f"{path} is not a folder", "a report is made from the folder of a run", "runs lie in runs/NAME")
     result = _result(path / "result.json")
     classes = len(result.per_class)
+    samples, rounds = _timings(path / "latency.json", result)
     return RunFolder(
         path=path,
         result=result,
-        samples=_samples(path / "latency.json", result),
+        samples=samples,
+        rounds=rounds,
         predictions=_predictions(path / "predictions.npz", classes),
         disagreements=_disagreements(path / "disagreements.npz", classes),
         history=_history(path / "history.json"),
@@ -122,21 +126,24 @@ def _result(path: Path) -> Result:
     return result
 
 
-def _samples(path: Path, result: Result) -> dict[str, npt.NDArray[np.float64]]:
-    rule = 'it holds {"unit": "ms", "samples": {candidate: [milliseconds, ...]}}, all above 0'
+def _timings(path: Path, result: Result) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, list[npt.NDArray[np.float64]]]]:
+    rule = 'it holds {"unit": "ms", "samples": {candidate: [ms, ...]}, "rounds": {candidate: [[ms, ...], ...]}}, all above 0'
     try:
         stored = json.loads(_read(path))
         assert stored["unit"] == "ms"
         samples = {str(key): np.asarray(times, dtype=np.float64) for key, times in stored["samples"].items()}
+        rounds = {str(key): [np.asarray(x, dtype=np.float64) for x in launches] for key, launches in stored["rounds"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise _broken(path, f"cannot be understood ({type(error).__name__})", rule) from None
-    for key, times in samples.items():
+    for key, times in [*samples.items(), *((key, x) for key, launches in rounds.items() for x in launches)]:
         if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or times.min() <= 0:
             raise _broken(path, f"the times of {key} are not a list of positive numbers", rule)
     for candidate in (*result.baselines.values(), result.chosen):
-        if candidate.key not in samples:
+        if candidate.key not in samples or not rounds.get(candidate.key):
             raise _broken(path, f"there are no times of {candidate.key}", "every fp32 baseline and the chosen candidate have theirs")
-    return samples
+    if len({tuple(map(len, rounds[c.key])) for c in (*result.baselines.values(), result.chosen)}) > 1:
+        raise _broken(path, "not all candidates have the same rounds", rule)
+    return samples, rounds
 
 
 def _arrays(path: Path, names: list[str]) -> dict[str, npt.NDArray[Any]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planish.errors import PlanishError
+from planish.evaluation.latency import LatencyReport
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.statistics import proportion
 from planish.export.bundle import write_bundle
@@ -88,7 +89,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
         notes=list(job.notes),
     )
-    _write_files(folder, job, tested, report.samples)
+    _write_files(folder, job, tested, report)
     write_bundle(
         runner.artifact(ships.plan),
         job.task,
@@ -206,11 +207,11 @@ def _per_class(job: Job, tested: Mapping[str, Outputs]) -> list[ClassResult]:
     return [ClassResult(job.task.class_names[i], measure("baseline", i), measure("chosen", i)) for i in present]
 
 
-def _write_files(folder: Path, job: Job, tested: Mapping[str, Outputs], samples: Mapping[str, list[float]]) -> None:
+def _write_files(folder: Path, job: Job, tested: Mapping[str, Outputs], latency: LatencyReport) -> None:
     """What the report recomputes its numbers from."""
     split = job.task.split("test")
     targets = np.asarray(split.targets)
-    write_json(folder / "latency.json", {"unit": "ms", "samples": samples})
+    write_json(folder / "latency.json", {"unit": "ms", "samples": latency.samples, "rounds": latency.round_medians})
     baseline, chosen = tested["baseline"]["logits"], tested["chosen"]["logits"]
     write_arrays(folder / "predictions.npz", targets=targets, baseline=baseline, chosen=chosen, keys=np.array(split.keys))
     said, says = baseline.argmax(1), chosen.argmax(1)

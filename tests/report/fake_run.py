@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from planish.evaluation.statistics import paired_difference, proportion
+from planish.evaluation.statistics import over_launches, paired_difference, paired_ratio, proportion
 from planish.measurement import Measurement
 from planish.search.result import CandidateResult, ClassResult, Goal, Result
 
@@ -45,8 +45,12 @@ def write_run(
     samples[CHOSEN][::97] *= 1.6
     for i, (*_, latency, _size) in enumerate(MEASURED):
         samples[f"{i:012x}@onnxruntime"] = rng.lognormal(np.log(latency), 0.04, 300)
-    (folder / "latency.json").write_text(json.dumps({"unit": "ms", "samples": {k: v.round(5).tolist() for k, v in samples.items()}}))
-    result = _result(folder.name, class_names, targets, right, drop, samples, goal_met)
+    rounds = {
+        key: [[float(np.median(x)) for x in np.array_split(launch, 5)] for launch in np.array_split(v, 4)] for key, v in samples.items()
+    }
+    stored = {"unit": "ms", "samples": {k: v.round(5).tolist() for k, v in samples.items()}, "rounds": rounds}
+    (folder / "latency.json").write_text(json.dumps(stored))
+    result = _result(folder.name, class_names, targets, right, drop, rounds, goal_met)
     result.save(folder / "result.json")
     if images:
         _write_images(folder, rng, targets, before, after, keys, side)
@@ -101,12 +105,12 @@ def _candidate(key: str, summary: str, runtime: str, drop: float, half: float, l
     )
 
 
-def _result(name, class_names, targets, right, drop, samples, goal_met) -> Result:  # type: ignore[no-untyped-def]
+def _result(name, class_names, targets, right, drop, rounds, goal_met) -> Result:  # type: ignore[no-untyped-def]
     def accuracy(rows: np.ndarray) -> Measurement:
         low, high = proportion(int(rows.sum()), len(rows))
         return Measurement("accuracy", 100 * rows.mean(), "%", len(rows), True, 100 * low, 100 * high)
 
-    median = {key: float(np.median(x)) for key, x in samples.items()}
+    median = {key: over_launches(x).value for key, x in rounds.items()}
     baselines = {}
     for runtime in ("onnxruntime", "openvino"):
         latency = median[f"original@{runtime}"]
@@ -149,7 +153,7 @@ def _result(name, class_names, targets, right, drop, samples, goal_met) -> Resul
         )
         for i in range(7)
     ]
-    ratios = {r: median[f"original@{r}"] / median[CHOSEN] for r in baselines}
+    ratios = {r: paired_ratio(rounds[f"original@{r}"], rounds[CHOSEN]).value for r in baselines}
     n, fast = len(targets), ratios["openvino"]
     return Result(
         name=name,

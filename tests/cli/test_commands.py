@@ -1,0 +1,110 @@
+"""The commands in the order in which people use them, on images that a small network learns in seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import planish
+from planish.cli.app import app
+from planish.testing import write_shapes
+
+runner = CliRunner()
+PLAN = """
+- {name: channel_pruning, ratio: 0.5}
+- {name: distill, epochs: 1}
+- {name: to_onnx}
+- {name: int8}
+- {name: to_openvino}
+"""
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = runner.invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes", per_class=60)
+
+
+@pytest.fixture(scope="module")
+def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "model"
+    found = json.loads(run("train", data, "--model", "resnet8", "--epochs", 12, "--out", folder, "--json"))
+    assert found["accuracy"]["value"] > 60, "three classes, so a third is guessing"
+    return folder
+
+
+def test_a_saved_model_is_evaluated_as_it_was(data: Path, model: Path) -> None:
+    first, second = (json.loads(run("evaluate", model, data, "--json")) for _ in range(2))
+    assert first == second
+    assert "accuracy" in run("evaluate", model, data)
+
+
+@pytest.fixture(scope="module")
+def small(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "plan.yaml").write_text(PLAN)
+    found = json.loads(run("compress", model, data, "--plan", folder / "plan.yaml", "--out", folder / "bundle", "--json"))
+    assert found["before"]["accuracy"]["value"] == json.loads(run("evaluate", model, data, "--json"))["accuracy"]["value"]
+    return folder / "bundle"
+
+
+def test_a_compressed_model_verifies_until_a_file_changes(small: Path) -> None:
+    assert "verifies" in " ".join(run("verify", small).split())
+    weights = small / "model.bin"
+    kept = weights.read_bytes()
+    try:
+        weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        assert "model.bin" in run("verify", small, code=1)
+    finally:
+        weights.write_bytes(kept)
+
+
+def test_a_bundle_is_evaluated_and_timed(data: Path, model: Path, small: Path, tmp_path: Path) -> None:
+    assert json.loads(run("evaluate", small, data, "--json"))["accuracy"]["value"] > 30
+    run("export", model, data, "--to", "onnx", "--out", tmp_path / "fp32")
+    found = json.loads(run("bench", tmp_path / "fp32", small, "--seconds", 0.3, "--json"))
+    assert set(found["verdicts"]) == {str(tmp_path / "fp32"), str(small)}
+    assert found["measurements"][str(small)]["latency_ms"]["value"] > 0
+
+
+def test_data_and_doctor_speak_json(data: Path) -> None:
+    assert json.loads(run("data", data, "--json"))["images"] == 180
+    assert json.loads(run("doctor", "--json"))["runtimes"]["onnxruntime"]
+
+
+@pytest.mark.parametrize("command", [c.name or c.callback.__name__ for c in app.registered_commands])  # type: ignore[union-attr]
+def test_every_command_is_a_function_and_its_help_has_an_example(command: str) -> None:
+    assert f"Example: planish {command}" in " ".join(run(command, "--help").split())
+    assert callable(getattr(planish, command))
+
+
+def test_a_network_handed_over_in_python_ships(data: Path, tmp_path: Path) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = torch.nn.Sequential(
+                torch.nn.Conv2d(1, 16, 3, 2, 1),
+                torch.nn.BatchNorm2d(16),
+                torch.nn.ReLU(),
+                torch.nn.Conv2d(16, 32, 3, 2, 1),
+                torch.nn.ReLU(),
+            )
+            self.head = torch.nn.Linear(32, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.features(x).mean((2, 3)))
+
+    result = planish.optimize(data, model=Net(), budget="40s", epochs=2, out=tmp_path / "run")
+    assert planish.verify(tmp_path / "run").ok
+    assert result.baseline.measurements["size_bytes"].value > 0
+    assert (tmp_path / "run" / "report.html").exists()
+    assert set(json.loads((tmp_path / "run" / "splits.json").read_text()).values()) == {"train", "validation", "test"}

@@ -1,0 +1,50 @@
+"""What the search makes of a first look."""
+
+from __future__ import annotations
+
+import pytest
+
+from planish.measurement import Measurement
+from planish.search.proposals import LEVELS, Level, Trial, promise, spread
+from planish.search.result import Goal
+
+
+def trial(ratio: float, ms: float, drop: float, half: float = 0.0, size: int = 1000) -> Trial:
+    found = Trial(Level(ratio), Level(ratio).plan())
+    found.drop = Measurement("accuracy_drop", drop, "points", 1000, False, drop - half, drop + half)
+    found.measurements = {
+        "latency_ms": Measurement("latency_ms", ms, "ms", 50, False),
+        "latency_ratio": Measurement("latency_ratio", 8 / ms, "ratio", 50, True),
+        "size_bytes": Measurement("size_bytes", size, "bytes", 1, False),
+    }
+    return found
+
+
+def test_levels_are_all_different_and_each_does_something() -> None:
+    assert len({level.plan().key for level in LEVELS}) == len(LEVELS)
+    assert all(level.plan().steps for level in LEVELS)
+
+
+def test_the_first_rung_spans_from_slow_to_fast_and_leaves_out_what_others_beat() -> None:
+    slow, middle, fast = trial(0.3, 4, 5), trial(0.5, 2, 50), trial(0.7, 1, 75)
+    beaten = trial(0.6, 3, 70)
+    assert spread([fast, beaten, slow, middle], 3) == [fast, middle, slow]
+    assert spread([fast, beaten, slow, middle], 2) == [fast, slow]
+    assert spread([fast, beaten, slow, middle], 1) == [middle]
+    assert set(spread([fast, beaten, slow, middle], 4)) == {fast, beaten, slow, middle}
+    assert spread([slow], 3) == [slow]
+    assert spread([], 0) == []
+
+
+def test_twice_as_fast_is_worth_one_and_so_is_one_slack_of_accuracy() -> None:
+    goal = Goal(max_drop_points=1)
+    assert promise(trial(0.5, 2, 0), goal, 2) - promise(trial(0.5, 4, 0), goal, 2) == pytest.approx(1)
+    assert promise(trial(0.5, 2, 1), goal, 2) - promise(trial(0.5, 2, 3), goal, 2) == pytest.approx(1)
+    assert promise(trial(0.5, 2, 0.5), goal, 2) == promise(trial(0.5, 2, -3), goal, 2), "below the limit nothing is gained"
+    assert promise(trial(0.5, 2, 1, half=0.5), goal, 2) < promise(trial(0.5, 2, 1), goal, 2), "noise needs room"
+
+
+def test_missing_the_goal_costs_more_than_speed_brings() -> None:
+    goal = Goal(max_drop_points=1, max_latency_ms=2, max_size_bytes=1000)
+    assert promise(trial(0.5, 2, 0), goal, 2) > promise(trial(0.5, 2.5, -1), goal, 2)
+    assert promise(trial(0.5, 2, 0, size=1000), goal, 2) > promise(trial(0.5, 1.5, 0, size=1500), goal, 2)
