@@ -1,4 +1,4 @@
-"""Where techniques put the files they make, until whoever runs them keeps or drops those."""
+"""Where techniques put the files they make until whoever runs them keeps or drops those, and how a folder is replaced whole."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ def workspace(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         _folder.reset(token)
+
+
+def replace_folder(folder: Path, whole: Path) -> None:
+    """Give the folder ``whole``, which lies beside it, the name ``folder``; an earlier one goes only when the new one is in its place."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    whole.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def fresh_folder(prefix: str) -> Path:

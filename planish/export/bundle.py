@@ -21,6 +21,7 @@ from planish.export.bundle_readme import readme
 from planish.export.reference import reference_statistics
 from planish.export.runtimes import find, load
 from planish.measurement import Measurement
+from planish.workspace import replace_folder
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Predictor
@@ -175,12 +176,7 @@ def write_bundle(
     )
     (partial / DESCRIPTION).write_bytes(TypeAdapter(Bundle).dump_json(bundle, indent=1))
     (partial / SEAL).write_text(f"{_hash(partial / DESCRIPTION)}  {DESCRIPTION}\n")
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(folder, partial)
     return folder
 
 

@@ -16,6 +16,7 @@ from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.errors import BundleError
 from planish.models.zoo import build
 from planish.technique import resolve
+from planish.workspace import replace_folder
 
 _VERSION = 1
 _DESCRIPTION, _WEIGHTS = "artifact.json", "model.safetensors"
@@ -43,12 +44,7 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "files": [file.name for file in artifact.files],
     }
     (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False))
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_folder(folder, partial)
 
 
 def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Artifact | None = None) -> Artifact:
