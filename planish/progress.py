@@ -42,6 +42,21 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+@contextmanager
+def collecting_notes() -> Iterator[list[str]]:
+    """Within this block, notes are also kept in the list, each once."""
+    outer, kept = _listener.get(), []
+
+    def listener(progress: Progress) -> None:
+        if not progress.stage and progress.text not in kept:
+            kept.append(progress.text)
+        if outer is not None:
+            outer(progress)
+
+    with listening(listener):
+        yield kept
+
+
 class Stage:
     """Counts one piece of long work: ``with Stage("decoding images", len(files)) as stage: ... stage.advance()``."""
 

@@ -103,7 +103,6 @@ class ChannelPruning:
         structure = structures.structure_of(module, pruned, graph, units)
         pruned.to(device)
         if self.recalibrate and units and len(split) > 1:
-            note("batch-norm statistics were estimated again on calibration images")
             reestimate_batch_norm(pruned, (images.to(device) for images, _ in batches()))
         notes = (
             f"parameters {_count(module):,} → {_count(pruned):,}, MACs {macs(module, spec).value:,.0f} → {macs(pruned, spec).value:,.0f}"

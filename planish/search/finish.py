@@ -13,6 +13,7 @@ import numpy as np
 from planish.errors import PlanishError
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.machine import describe_machine
+from planish.evaluation.size import macs
 from planish.evaluation.statistics import proportion
 from planish.export.bundle import write_bundle
 from planish.measurement import Measurement
@@ -34,7 +35,7 @@ _SLACK_POINTS = 0.7  # no more training to come: only the noise of validation is
 _SHOWN_DISAGREEMENTS = 60
 
 
-def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, model: str, command: str) -> Result:
+def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, model: str, command: str, notes: list[str]) -> Result:
     """Measure, choose, read test, and write the run's files.
 
     Args:
@@ -44,6 +45,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         folder: of the run; gets ``bundle/``, ``result.json``, ``latency.json``, ``predictions.npz`` and ``disagreements.npz``.
         model: what the user called the model.
         command: the command line.
+        notes: what was decided on the user's behalf.
     """
     runner = search.runner
     subjects = _finalists(search, trials)
@@ -54,7 +56,8 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
     measured = {key: _candidate(search, subjects, key, baseline, report.measurements[key]) for key in subjects}
 
     others = [c for key, c in measured.items() if key not in baselines.values()]
-    chosen = choose(others, measured[baseline], search.goal)
+    fallback = next(way for way in search.fp32 if way.runtime in search.allowed)
+    chosen = choose(others, measured[baselines[fallback.runtime]], search.goal)
     ships = subjects[chosen.key]
     tested = {name: runner.outputs(s.plan, s.runtime, "test") for name, s in (("baseline", subjects[baseline]), ("chosen", ships))}
     before, after = (_with_test(search, c, subjects[c.key]) for c in (measured[baseline], chosen))
@@ -87,7 +90,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         machine=describe_machine() | {"threads": search.threads, "batch": search.batch},
         data=job.data.report.model_dump(mode="json"),
         seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
-        notes=list(job.notes),
+        notes=notes,
     )
     _write_files(folder, job, tested, report)
     write_bundle(
@@ -137,7 +140,9 @@ def _candidate(
     runner, shipped, reference = search.runner, subjects[key], subjects[baseline]
     accuracy = runner.metrics(shipped.plan, shipped.runtime, "validation")[runner.task.primary_metric]
     drop = runner.drop(shipped.plan, shipped.runtime, (reference.plan, reference.runtime), "validation")
+    network = runner.artifact(shipped.network)
     everything = measurements | {
+        "macs": macs(network.module, network.input_spec),
         "size_bytes": runner.size(shipped.plan, shipped.runtime),
         "accuracy_validation": _named(accuracy, "accuracy_validation"),
         "accuracy_drop_validation": _named(drop, "accuracy_drop_validation"),

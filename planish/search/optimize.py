@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from torch import nn
@@ -16,7 +17,7 @@ from planish.export import ToOnnx
 from planish.export.runtimes import available, find
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
-from planish.progress import note
+from planish.progress import collecting_notes, note
 from planish.search import goal as units
 from planish.search.files import write_json
 from planish.search.finish import finish
@@ -105,12 +106,14 @@ def optimize(
         "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
         "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
     }  # fmt: skip
-    job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
-    if not resume:
-        # A network that cannot be exported should say so before hours are spent on training it.
-        ToOnnx().apply(job.artifact, job.task)
-    store = claim(folder, job_settings, resume)
-    try:
+    with ExitStack() as stack:
+        notes = stack.enter_context(collecting_notes())
+        job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+        if not resume:
+            # A network that cannot be exported should say so before hours are spent on training it.
+            ToOnnx().apply(job.artifact, job.task)
+        store = claim(folder, job_settings, resume)
+        stack.callback(store.close)
         deadline = begun + seconds - sum(store.seconds().values())
         write_json(folder / "splits.json", job.data.assignment)
         spare = _ORIGINAL_SHARE * (deadline - time.monotonic())
@@ -118,12 +121,20 @@ def optimize(
         runner = Runner(store, folder / "work", job.task, original)
         fp32 = tuple(Deployment("fp32", r) for r in available())
         search = Search(
-            runner, limits, threads, batch, epochs or _MOST_EPOCHS, augmentation, deadline, watch or (lambda _: None), fp32, fp32[0]
+            runner,
+            limits,
+            threads,
+            batch,
+            epochs or _MOST_EPOCHS,
+            augmentation,
+            deadline,
+            watch or (lambda _: None),
+            allowed,
+            fp32,
+            fp32[0],
         )
-        trials = _search(search, allowed)
-        return finish(search, job, trials, folder=folder, model=name, command=command)
-    finally:
-        store.close()
+        trials = _search(search)
+        return finish(search, job, trials, folder=folder, model=name, command=command, notes=notes)
 
 
 def _found(runtime: str) -> str:
@@ -160,19 +171,19 @@ def _original(
     return load_artifact(place, module=job.artifact.module)
 
 
-def _search(search: Search, allowed: tuple[str, ...]) -> list[Trial]:
+def _search(search: Search) -> list[Trial]:
     """Choose how to deploy, look at many levels, train the promising ones. Returns what is worth a final measurement."""
-    _deploy(search, allowed)
+    _deploy(search)
     trials = glance(search, _GLANCE_SHARE * search.seconds_left)
     finish_seconds = max(_LEAST_FINISH_SECONDS, _FINISH_SHARE * search.seconds_left)
     return train(search, trials, search.seconds_left - finish_seconds)
 
 
-def _deploy(search: Search, allowed: tuple[str, ...]) -> None:
+def _deploy(search: Search) -> None:
     """Measure the original in each runtime and precision; candidates go to the fastest that keeps the accuracy."""
     runner, original = search.runner, Plan()
     runner.outputs(original, "torch", "validation")
-    ways = {way: Shipped(original, way) for way in (*search.fp32, *(Deployment("int8", r) for r in allowed))}
+    ways = {way: Shipped(original, way) for way in (*search.fp32, *(Deployment("int8", r) for r in search.allowed))}
     reference = ways[search.fp32[0]]
     drops = {}
     for way, shipped in list(ways.items()):
@@ -194,7 +205,7 @@ def _deploy(search: Search, allowed: tuple[str, ...]) -> None:
         return found[str(way)]["latency_ms"].value
 
     # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
-    fit = [w for w in ways if w.runtime in allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5)]
+    fit = [w for w in ways if w.runtime in search.allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5)]
     search.deployment = min(fit, key=latency_ms)
     search.fp32 = tuple(sorted(search.fp32, key=latency_ms))
     ships = f"{search.deployment.precision} for {search.deployment.runtime}"

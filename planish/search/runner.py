@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from planish.artifact import Artifact
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.latency import LatencyReport, Subject, measure_latency
+from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics import paired_difference
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.runtimes import load
@@ -108,7 +109,7 @@ class Runner:
 
     def size(self, plan: Plan, runtime: str) -> Measurement:
         """Bytes on disk of what ships."""
-        return Measurement("size_bytes", float(self.artifact(plan).size_bytes), "bytes", 1, False, runtime=runtime)
+        return replace(size_bytes(self.artifact(plan).files), runtime=runtime)
 
     def latency(
         self,

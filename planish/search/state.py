@@ -73,7 +73,8 @@ class Search:
         augmentation: of training images.
         deadline: on the clock of ``time.monotonic``.
         watch: told of all candidates whenever something about one becomes known.
-        fp32: the original in fp32, one deployment a runtime.
+        allowed: runtimes that may ship.
+        fp32: the original in fp32, one deployment a runtime, the fastest first.
         deployment: how candidates are deployed.
     """
 
@@ -85,6 +86,7 @@ class Search:
     augmentation: Strength
     deadline: float
     watch: Watch
+    allowed: tuple[str, ...]
     fp32: tuple[Deployment, ...]
     deployment: Deployment
     candidates: dict[str, CandidateResult] = field(default_factory=dict)
