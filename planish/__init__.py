@@ -1,6 +1,7 @@
 """Planish makes convolutional networks accurate, small and fast, and proves it by measurement.
 
-Every command is a function here: ``planish.optimize("photos/", model="torchvision:mobilenet_v2", weights="imagenet")``.
+Every command is a function in ``planish.commands``, and here too where no room has its name:
+``planish.optimize("photos/", model="mobilenet_v2", weights="imagenet")``.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planish.commands import bench, compress, data, demo, doctor, evaluate, export, optimize, report, train, verify
+    from planish.commands import bench, compress, demo, doctor, evaluate, optimize, train, verify
 
-__all__ = ["bench", "compress", "data", "demo", "doctor", "evaluate", "export", "optimize", "report", "train", "verify"]
+__all__ = ["bench", "compress", "demo", "doctor", "evaluate", "optimize", "train", "verify"]
 __version__ = "0.1.0"
 
 

@@ -211,6 +211,6 @@ def _commands(run: RunFolder) -> list[tuple[str, str]]:
     return [
         ("Make this run again", run.result.command),
         ("Check the bundle on any machine", f"planish verify {bundle}"),
-        ("Serve it", f"planish serve {bundle}"),
+        ("Serve it from your own code: a few lines of plain Python", f"cat {bundle}/README.md"),
         ("Make this page again", f"planish report {shlex.quote(str(folder))}"),
     ]

@@ -36,7 +36,7 @@ def glance(search: Search, seconds: float) -> list[Trial]:
         The levels worth training. A level that is not faster than the uncompressed network in the same precision is stopped here.
     """
     runner, deployment = search.runner, search.deployment
-    cost = 2 + sum(runner.store.seconds_of(f"artifact:{_prefix(search, n)}") for n in (1, 2, 3)) + _forward_seconds(search, "validation")
+    cost = 1 + ship_seconds(search)
     count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
     for level in LEVELS[:count]:
@@ -115,9 +115,11 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     return sorted(trained, key=lambda t: -len(t.plan.steps))
 
 
-def _prefix(search: Search, count: int) -> str:
-    """Key of the artifact after ``count`` steps of deploying the original."""
-    return Plan(*search.deployment.steps().steps[:count]).key
+def ship_seconds(search: Search) -> float:
+    """Seconds that exporting a network and running it over validation take, from what they took for the original."""
+    steps = search.deployment.steps().steps
+    exports = sum(search.runner.store.seconds_of(f"artifact:{Plan(*steps[:count]).key}") for count in range(1, len(steps) + 1))
+    return 1 + exports + _forward_seconds(search, "validation")
 
 
 def _forward_seconds(search: Search, split: SplitName) -> float:

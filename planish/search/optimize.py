@@ -20,8 +20,8 @@ from planish.plan import Plan
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
 from planish.search.files import write_json
-from planish.search.finish import finish
-from planish.search.halving import glance, train
+from planish.search.finish import FINALISTS, finish
+from planish.search.halving import glance, ship_seconds, train
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
@@ -31,8 +31,8 @@ from planish.training.original import TrainMode, train_original
 from planish.training.prepare import Job, prepare
 
 # Shares of what is left of the budget at each point.
-_ORIGINAL_SHARE, _GLANCE_SHARE, _FINISH_SHARE = 0.42, 0.2, 0.22
-_LEAST_FINISH_SECONDS = 40.0
+_ORIGINAL_SHARE, _GLANCE_SHARE = 0.42, 0.2
+_MEASURING_SECONDS = 30.0  # the last side-by-side, test and report
 _MOST_EPOCHS = 30  # of one round of recovery; more has not been seen to help
 
 
@@ -175,7 +175,7 @@ def _search(search: Search) -> list[Trial]:
     """Choose how to deploy, look at many levels, train the promising ones. Returns what is worth a final measurement."""
     _deploy(search)
     trials = glance(search, _GLANCE_SHARE * search.seconds_left)
-    finish_seconds = max(_LEAST_FINISH_SECONDS, _FINISH_SHARE * search.seconds_left)
+    finish_seconds = _MEASURING_SECONDS + (FINALISTS + 1) * ship_seconds(search)
     return train(search, trials, search.seconds_left - finish_seconds)
 
 

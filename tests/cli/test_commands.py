@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import planish
+import planish.commands
 from planish.cli.app import app
 from planish.testing import write_shapes
 
@@ -84,7 +84,7 @@ def test_data_and_doctor_speak_json(data: Path) -> None:
 @pytest.mark.parametrize("command", [c.name or c.callback.__name__ for c in app.registered_commands])  # type: ignore[union-attr]
 def test_every_command_is_a_function_and_its_help_has_an_example(command: str) -> None:
     assert f"Example: planish {command}" in " ".join(run(command, "--help").split())
-    assert callable(getattr(planish, command))
+    assert callable(getattr(planish.commands, command))
 
 
 def test_a_network_handed_over_in_python_ships(data: Path, tmp_path: Path) -> None:
