@@ -21,7 +21,7 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
 from planish.search.files import write_arrays, write_json
-from planish.search.proposals import Trial, promise
+from planish.search.proposals import Trial, expected_drop, promise
 from planish.search.result import CandidateResult, ClassResult, Goal, Result
 from planish.search.state import Deployment, Search, Shipped
 from planish.training.prepare import Job
@@ -108,7 +108,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
 
 def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
     """What is measured, by key: the originals, the uncompressed network as deployed, the best trials."""
-    ranked = sorted(trials, key=lambda t: promise(t, search.goal, _SLACK_POINTS), reverse=True)[:FINALISTS]
+    ranked = sorted(trials, key=lambda t: promise(t, expected_drop(t, trials), search.goal, _SLACK_POINTS), reverse=True)[:FINALISTS]
     everything = [Shipped(_ORIGINAL, way) for way in (*search.fp32, search.deployment)]
     everything += [Shipped(t.plan, search.deployment) for t in ranked]
     if search.deployment.precision == "int8" and ranked:

@@ -12,7 +12,7 @@ from functools import partial
 from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.proposals import LEVELS, Trial, promise, spread
+from planish.search.proposals import LEVELS, Trial, expected_drop, promise, spread
 from planish.search.result import Stage
 from planish.search.runner import extend
 from planish.search.state import Search, Shipped
@@ -70,7 +70,9 @@ def glance(search: Search, seconds: float) -> list[Trial]:
 
 
 def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial]:
-    """Spend ``seconds`` on distilling the most promising trials, in rungs: each keeps about half and gives each as much again.
+    """Spend ``seconds`` on distilling the most promising trials, in rungs: each keeps about half and gives them more.
+
+    The first rung is spread over all levels; the second takes those that promise most, also levels between two that were tried.
 
     Returns:
         Trials that were trained, the longest trained first.
@@ -80,17 +82,22 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     alive = list(trials)
     widths = runner.store.once("rungs", "searching", lambda: _widths(search, alive, seconds))
     for rung, width in enumerate(widths):
-        if rung == 0:
+        if not alive:
+            break
+        if rung == 0 or not trained:
             kept = spread(alive, width)
         else:
-            kept = sorted(alive, key=lambda t: promise(t, search.goal, _SLACK_POINTS[rung - 1]), reverse=True)[:width]
-        for trial in alive:
-            if trial not in kept:
-                trial.stopped = f"stopped before round {rung + 1} of training: others promised more"
-                _show(search, trial)
-        alive = kept
-        each = seconds / len(widths) / max(1, len(alive))
-        for trial in list(alive):
+            slack = _SLACK_POINTS[rung - 1]
+            ranked = sorted(alive, key=lambda t: promise(t, expected_drop(t, trained), search.goal, slack), reverse=True)
+            kept = ranked[:width]
+        if rung > 0 or len(widths) == 1:  # what the first rung passed over may still come in the second, between two that it tried
+            for trial in alive:
+                if trial not in kept:
+                    trial.stopped = f"stopped before round {rung + 1} of training: others promised more"
+                    _show(search, trial)
+            alive = kept
+        each = seconds / len(widths) / max(1, len(kept))
+        for trial in list(kept):
             decision = f"rung {rung}: {trial.name}"
             if runner.store.get(decision) is None and search.seconds_left < each * 0.5:
                 alive.remove(trial)

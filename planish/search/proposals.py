@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from planish.compression import ChannelPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
@@ -20,6 +22,11 @@ class Level:
 
     pruning_ratio: float
     resolution: float = 1.0
+
+    @property
+    def severity(self) -> float:
+        """A guess at how much accuracy it costs, on a scale of its own: only the order of levels and what lies between two is used."""
+        return self.pruning_ratio**2 + (1 - self.resolution) ** 2
 
     def plan(self) -> Plan:
         """The techniques that change the network's shape, before any training."""
@@ -79,17 +86,25 @@ class Trial:
         return self.measurements["latency_ms"].value
 
 
-def promise(trial: Trial, goal: Goal, slack_points: float) -> float:
+def expected_drop(trial: Trial, trained: Sequence[Trial]) -> float:
+    """Points lost, with room for noise: measured where the trial was trained, else interpolated between trained ones by severity."""
+    known = sorted((t.level.severity, with_room(t.drop)) for t in trained if t.drop is not None)
+    if trial in trained and trial.drop is not None:
+        return with_room(trial.drop)
+    return float(np.interp(trial.level.severity, [severity for severity, _ in known], [points for _, points in known]))
+
+
+def promise(trial: Trial, drop_points: float, goal: Goal, slack_points: float) -> float:
     """How much a trial deserves more time: doublings of speed, less what it lacks in accuracy and in reaching the goal.
 
     Args:
-        trial: with its latency measured and its drop on validation so far.
+        trial: with its latency measured.
+        drop_points: it is expected to lose, so far.
         goal: the limits.
         slack_points: accuracy that the training still to come is trusted to win back; so much beyond the limit costs one doubling.
     """
-    assert trial.drop is not None
     value = math.log2(max(trial.measurements["latency_ratio"].value, 1e-3))
-    value -= max(0.0, with_room(trial.drop) - goal.max_drop_points) / slack_points
+    value -= max(0.0, drop_points - goal.max_drop_points) / slack_points
     if goal.max_latency_ms is not None:
         value -= 4 * max(0.0, math.log2(trial.latency_ms / goal.max_latency_ms))
     if goal.max_size_bytes is not None:
@@ -98,15 +113,14 @@ def promise(trial: Trial, goal: Goal, slack_points: float) -> float:
 
 
 def spread(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """``count`` trials, evenly spread from the slowest to the fastest of those no other beats in speed and in accuracy.
+    """``count`` trials, evenly spread from the fastest to the slowest of those that no other beats in speed and in severity.
 
-    Before any training a pruned network is near guessing, however well it would recover; so the first rung does not bet on it.
+    Before any training a pruned network is near guessing, however well it would recover; so the first rung does not bet on its accuracy.
     """
     by_speed = sorted(trials, key=lambda t: t.latency_ms)
     edge: list[Trial] = []
     for trial in by_speed:
-        assert trial.drop is not None
-        if not edge or edge[-1].drop is None or trial.drop.value < edge[-1].drop.value:
+        if not edge or trial.level.severity < edge[-1].level.severity:
             edge.append(trial)
     if len(edge) < count:
         edge += [t for t in by_speed if t not in edge][: count - len(edge)]

@@ -82,8 +82,8 @@ class TechniqueConformance:
 
     def test_a_plan_is_refused_where_its_requirements_do_not_hold(self) -> None:
         for fact in self.technique.requires:
+            allowed = {name: values[0] for name, values in self.technique.requires.items()}
             with pytest.raises(PlanError, match=f"needs {fact}"):
-                allowed = {name: values[0] for name, values in self.technique.requires.items()}
                 Plan(self.technique).check(allowed | {fact: "something else"})
 
     def test_it_runs_saved_and_loaded_as_it_ran_before(self, job: tuple[Artifact, Task], applied: Artifact, tmp_path: Path) -> None:
