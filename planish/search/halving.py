@@ -21,7 +21,7 @@ from planish.training import Distill
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 100
-_SLACK_POINTS = (6.0, 2.0)
+_SLACK_POINTS = (3.0, 1.0)
 """Accuracy that the training still to come is trusted to win back, before the second rung and the third."""
 
 

@@ -31,7 +31,7 @@ from planish.training.original import TrainMode, train_original
 from planish.training.prepare import Job, prepare
 
 # Shares of what is left of the budget at each point.
-_ORIGINAL_SHARE, _GLANCE_SHARE = 0.42, 0.2
+_ORIGINAL_SHARE, _GLANCE_SHARE = 0.36, 0.2
 _MEASURING_SECONDS = 30.0  # the last side-by-side, test and report
 _MOST_EPOCHS = 30  # of one round of recovery; more has not been seen to help
 

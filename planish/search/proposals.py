@@ -113,7 +113,7 @@ def promise(trial: Trial, drop_points: float, goal: Goal, slack_points: float) -
 
 
 def spread(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """``count`` trials, evenly spread from the fastest to the slowest of those that no other beats in speed and in severity.
+    """The middles of ``count`` equal parts, from fast to slow, of the trials that no other beats in speed and in severity.
 
     Before any training a pruned network is near guessing, however well it would recover; so the first rung does not bet on its accuracy.
     """
@@ -125,6 +125,5 @@ def spread(trials: Sequence[Trial], count: int) -> list[Trial]:
     if len(edge) < count:
         edge += [t for t in by_speed if t not in edge][: count - len(edge)]
         edge.sort(key=lambda t: t.latency_ms)
-    if count == 1:
-        return [edge[len(edge) // 2]]
-    return [edge[round(i * (len(edge) - 1) / (count - 1))] for i in range(min(count, len(edge)))]
+    share = len(edge) / max(1, min(count, len(edge)))
+    return [edge[int((i + 0.5) * share)] for i in range(min(count, len(edge)))]
