@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_model
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
@@ -83,10 +84,28 @@ def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Ar
         if step.structure and (rebuild := getattr(resolve(step.technique), "rebuild", None)):
             built = rebuild(built, step.structure)
     try:
-        load_model(built, str(folder / _WEIGHTS), strict=True)
+        _load_weights(built, folder / _WEIGHTS)
     except Exception as error:
         raise _broken(folder, error) from error
     return replace(artifact, module=built.eval())
+
+
+def _load_weights(module: nn.Module, file: Path) -> None:
+    """Load weights strictly. Of tensors that layers share the file holds one copy; and networks that ask a state for its version
+    (MNASNet) get their own, which the file does not hold.
+    """
+    saved, state = load_file(file), module.state_dict()
+    shared: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, tensor in state.items():
+        shared.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
+    for names in shared.values():
+        kept = next((saved[name] for name in names if name in saved), None)
+        if kept is None:
+            raise KeyError(f"no weights for {names[0]}")
+        state.update(dict.fromkeys(names, kept))
+    if unexpected := saved.keys() - state.keys():
+        raise KeyError(f"weights for {', '.join(sorted(unexpected)[:5])}, which the network does not have")
+    module.load_state_dict(state, strict=True)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Lineage]:
