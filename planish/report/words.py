@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from planish.measurement import Measurement
 from planish.search.result import CandidateResult, Result
 
@@ -110,8 +108,3 @@ def everyone(result: Result) -> list[CandidateResult]:
 def latency_of(candidate: CandidateResult) -> float:
     latency = candidate.measurements.get("latency_ms")
     return latency.value if latency else float("inf")
-
-
-def listing(parts: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

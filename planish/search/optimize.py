@@ -33,7 +33,7 @@ from planish.training.prepare import Job, prepare
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _GLANCE_SHARE = 0.36, 0.2
 _MEASURING_SECONDS = 30.0  # the last side-by-side, test and report
-_MOST_EPOCHS = 30  # of one round of recovery; more has not been seen to help
+_MOST_EPOCHS = 30  # of one round of recovery; not tuned
 
 
 def optimize(
