@@ -9,8 +9,11 @@ _INTEGER = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "Mat
 _FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
 
 
-def onnxruntime_kernels(file: Path) -> dict[str, list[str]]:
+def onnxruntime_kernels(file: Path | str | bytes) -> dict[str, list[str]]:
     """Convolution and linear layers by the arithmetic they run in.
+
+    Args:
+        file: an ONNX file, or its bytes.
 
     Returns:
         ``{"int8": [node names], "float": [node names]}``.
@@ -24,7 +27,7 @@ def onnxruntime_kernels(file: Path) -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(optimised)
-        onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(file if isinstance(file, bytes) else str(file), options, providers=["CPUExecutionProvider"])
         nodes = onnx.load(str(optimised), load_external_data=False).graph.node
     return {
         "int8": [node.name for node in nodes if node.op_type in _INTEGER],

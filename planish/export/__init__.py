@@ -2,5 +2,6 @@
 
 from planish.export.onnx_file import ToOnnx
 from planish.export.openvino_ir import ToOpenVino
+from planish.export.pack import Pack
 
-__all__ = ["ToOnnx", "ToOpenVino"]
+__all__ = ["Pack", "ToOnnx", "ToOpenVino"]

@@ -18,7 +18,7 @@ A classifier of $classes classes, made by Planish: $summary.
 
     planish verify .
 
-## Run it without Planish
+## $heading
 
 Needs `pip install $package pillow numpy`. Images of more than 8 bits a channel need Planish, which scales them.
 
@@ -63,6 +63,11 @@ def readme(artifact: Artifact, runtime: str) -> str:
     steps = " → ".join(step.technique for step in artifact.lineage.steps)
     # a runtime that others added has its own way to be called; ONNX files also run in ONNX Runtime
     package, run = _RUN.get(runtime, _RUN["onnxruntime"])
+    imports, heading = package, "Run it without Planish"
+    if artifact.format == "packed":
+        package, heading = f"{package} planish", "Run it in Python"
+        run = run.replace('b["files"][0]', 'unpacked(Path(b["files"][0]))')
+        run = f"from pathlib import Path\nfrom planish.export.packed_file import unpacked\n{run}"
     return _TEXT.substitute(
         title=artifact.lineage.source.name,
         classes=len(artifact.class_names),
@@ -70,7 +75,8 @@ def readme(artifact: Artifact, runtime: str) -> str:
         model=artifact.files[0].name,
         runtime=runtime,
         package=package,
-        imports=package,
+        imports=imports,
+        heading=heading,
         grey='.convert("L")' if artifact.input_spec.channels == 1 else "",
         resize=_SQUASH if artifact.preprocessing.resize == "squash" else _CROP,
         run=run,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from planish.evaluation.kernels import onnxruntime_kernels
+from planish.export.packed_file import unpacked
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -24,10 +25,10 @@ def _settings() -> dict[str, str]:
 
 
 class OnnxRuntime:
-    """Runs ``.onnx`` files."""
+    """Runs ``.onnx`` files, packed ones as well."""
 
     name: ClassVar[str] = "onnxruntime"
-    formats: ClassVar[tuple[str, ...]] = ("onnx",)
+    formats: ClassVar[tuple[str, ...]] = ("onnx", "packed")
     install: ClassVar[str] = "pip install onnxruntime"
 
     @staticmethod
@@ -53,11 +54,11 @@ class OnnxRuntime:
         options.log_severity_level = 3
         for name, value in _settings().items():
             options.add_session_config_entry(name, value)
-        return OnnxRuntimePredictor(onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]))
+        return OnnxRuntimePredictor(onnxruntime.InferenceSession(unpacked(file), options, providers=["CPUExecutionProvider"]))
 
     @staticmethod
     def executed_precisions(file: Path) -> dict[str, int]:
-        return {precision: len(nodes) for precision, nodes in onnxruntime_kernels(file).items()}
+        return {precision: len(nodes) for precision, nodes in onnxruntime_kernels(unpacked(file)).items()}
 
 
 class OnnxRuntimePredictor:

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from planish.export.packed_file import unpacked
+
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
@@ -13,10 +15,10 @@ _LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
 
 class OpenVino:
-    """Runs OpenVINO's ``.xml`` + ``.bin`` and ``.onnx`` files."""
+    """Runs OpenVINO's ``.xml`` + ``.bin`` and ``.onnx`` files, packed ones as well."""
 
     name: ClassVar[str] = "openvino"
-    formats: ClassVar[tuple[str, ...]] = ("openvino", "onnx")
+    formats: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "packed")
     install: ClassVar[str] = "pip install openvino"
 
     @staticmethod
@@ -42,14 +44,14 @@ class OpenVino:
         import openvino
 
         core = openvino.Core()
-        return OpenVinoPredictor(core, core.read_model(str(file)), OpenVino.settings(threads), batch)
+        return OpenVinoPredictor(core, core.read_model(unpacked(file)), OpenVino.settings(threads), batch)
 
     @staticmethod
     def executed_precisions(file: Path) -> dict[str, int]:
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(str(file))
+        model = core.read_model(unpacked(file))
         _fix_batch(model, 1)
         counts = {"int8": 0, "float": 0}
         for node in core.compile_model(model, "CPU", OpenVino.settings(1)).get_runtime_model().get_ops():
