@@ -123,8 +123,11 @@ class Artifact:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What is true of this artifact, for ``Technique.requires``: ``{"format": "torch", "precision": "fp32"}``."""
-        facts = {"format": "torch", "precision": "fp32"}
+        """What is true of this artifact, for ``Technique.requires``: ``{"format": "torch", "precision": "fp32", "weights": "dense"}``.
+
+        ``weights`` may also be ``sparse``, ``n:m``, ``shared`` or ``shared per channel``: what training keeps, see ``training.kept``.
+        """
+        facts = {"format": "torch", "precision": "fp32", "weights": "dense"}
         for step in self.lineage.steps:
             facts.update(step.changes)
         return facts | {"format": self.format}

@@ -30,6 +30,7 @@ class Distill:
     The loss is ``(1 - weight) * loss on the targets + weight * KL(teacher, student)``, both softened by ``temperature`` and the KL
     multiplied by its square. Where there is no earlier model, this is plain fine-tuning. Where teacher and student see images of
     different sizes, images are loaded and augmented at the larger one and shrunk (antialiased) for the other, so both see the same view.
+    Weights that were pruned stay zero, and shared ones are trained as one.
 
     Args:
         epochs: times every training image is seen.
@@ -104,6 +105,7 @@ class Distill:
             distillation_weight=self.weight,
             temperature=self.temperature,
             deadline=None if self.max_seconds is None else begun + self.max_seconds,
+            weights=artifact.facts["weights"],
         )
         module = fitted.module[1] if isinstance(fitted.module, _Resized) else fitted.module
         reached = f"validation {task.primary_metric} {fitted.history[-1].validation_accuracy:.2f} %"

@@ -22,6 +22,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Stage, note
 from planish.training.batches import batches, batches_an_epoch
 from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
+from planish.training.kept import KeptWeights
 from planish.training.pace import Pace, learning_rate
 from planish.training.precision import use_bf16
 from planish.training.settings import FitSettings
@@ -81,6 +82,7 @@ def fit(
     temperature: float = 4.0,
     checkpoint: Path | None = None,
     deadline: float | None = None,
+    weights: str = "dense",
 ) -> Fitted:
     """Train a copy of ``module`` on the task's train split.
 
@@ -99,6 +101,7 @@ def fit(
         checkpoint: file written after every epoch. If it is there, training goes on after its last epoch, with the result
             that it would have had without the interruption.
         deadline: in ``time.monotonic`` seconds; the schedule is shortened so that training, validation included, ends before it.
+        weights: the artifact's fact of that name: what compression made of the weights, and training keeps.
 
     Raises:
         TrainingError: the loss is not finite, nothing can be trained, or the checkpoint belongs to another training.
@@ -116,6 +119,7 @@ def fit(
     if settings.ema_decay:
         parts["average"] = copy.deepcopy(student)
     judged = parts.get("average", student)
+    kept = [KeptWeights(part, weights) for part in dict.fromkeys((student, judged))]
     if teacher is not None:
         teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
 
@@ -154,6 +158,8 @@ def fit(
                     steps += 1
                     if settings.ema_decay:
                         _follow(judged, student, min(settings.ema_decay, (1 + steps) / (10 + steps)))
+                    for keep in kept:
+                        keep()
                     if deadline is not None and not done.history:  # a first guess: a forward pass is a third of a step
                         a_step = (time.monotonic() - epoch_begun) / len(losses)
                         pace.reserved_seconds = 0.5 * a_step * len(validation) / settings.batch_size
