@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from planish.artifact import Artifact, Step
 from planish.compression import structure as structures
+from planish.compression.calibration import calibration_batches
 from planish.compression.importance import Importance, unit_scores
 from planish.compression.structure import ChannelGraph, Group
-from planish.data.preprocessing import Normalise
 from planish.errors import TechniqueError
 from planish.evaluation.size import macs
 from planish.progress import note
@@ -26,8 +27,7 @@ from planish.technique import describe
 if TYPE_CHECKING:
     from planish.task import Task
 
-_BATCH = 32
-_CALIBRATION_IMAGES = 256
+Ratio = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -39,32 +39,34 @@ class ChannelPruning:
 
     Args:
         ratio: share of the channels to remove, 0 to below 1. Parameters and MACs fall with about the square of what stays.
-        importance: what makes a channel worth keeping, see ``importance.unit_scores``.
+        importance: what makes a channel worth keeping, see ``importance.IMPORTANCES``.
         scope: ``uniform`` takes the same share from every layer; ``global`` lets all channels of the network compete.
         multiple: widths become multiples of this, as vectorised kernels like them; narrow layers use smaller ones.
         recalibrate: estimate batch-norm statistics again on calibration images, which wins back much accuracy at once.
+        ratios: other shares than ``ratio`` for some groups of channels, by the first layer that makes them (``Group.name``).
 
     Example:
         >>> print(ChannelPruning(ratio=0.5))
         channels −50 %
     """
 
-    ratio: float = Field(ge=0, lt=1)
+    ratio: Ratio
     importance: Importance = "l2"
     scope: Literal["uniform", "global"] = "uniform"
     multiple: int = Field(default=8, ge=1)
     recalibrate: bool = True
+    ratios: Mapping[str, Ratio] = Field(default_factory=dict)
 
     name: ClassVar[str] = "channel_pruning"
     reference: ClassVar[str] = "Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv:1608.08710"
-    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",), "weights": ("dense", "sparse")}
 
     @property
     def changes(self) -> dict[str, str]:
         return {}
 
     def __str__(self) -> str:
-        return f"channels −{100 * self.ratio:.0f} %"
+        return f"channels −{100 * self.ratio:.0f} %" + (f", {len(self.ratios)} layers otherwise" if self.ratios else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
         """Prune.
@@ -75,17 +77,7 @@ class ChannelPruning:
         spec, module = artifact.input_spec, copy.deepcopy(artifact.module).eval()
         device = next(module.parameters()).device
         module.cpu()
-        normalise = Normalise(artifact.preprocessing.mean, artifact.preprocessing.std)
-        split = task.split("calibration")
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            pixels, targets = split.images(spec, artifact.preprocessing), split.targets
-            count = min(len(split), _CALIBRATION_IMAGES)
-            places = np.linspace(0, len(split) - 1, count).round().astype(int)  # spread, as a split may be sorted by class
-            for start in range(0, count, _BATCH):
-                taken = places[start : start + _BATCH]
-                yield normalise(torch.from_numpy(np.array(pixels[taken]))), torch.as_tensor(np.array(targets[taken]))
-
+        batches = calibration_batches(artifact, task)
         generator = torch.Generator().manual_seed(0)
         example = torch.randn(1, spec.channels, spec.height, spec.width, generator=generator)
         graph = structures.trace(module, example)
@@ -96,13 +88,13 @@ class ChannelPruning:
                 "use a network with batch norm, or quantization instead",
             )
         scores = unit_scores(self.importance, module, graph, batches, task.loss)
-        chosen = choose(graph, scores, self.ratio, self.scope, self.multiple)
+        chosen = choose(graph, scores, self.ratio, self.scope, self.multiple, self.ratios)
         chosen, frozen = exact(module, graph, chosen, example)
         units = [unit for cut in chosen.values() for unit in cut]
         pruned = structures.prune(module, graph, units)
         structure = structures.structure_of(module, pruned, graph, units)
         pruned.to(device)
-        if self.recalibrate and units and len(split) > 1:
+        if self.recalibrate and units and len(task.split("calibration")) > 1:
             reestimate_batch_norm(pruned, (images.to(device) for images, _ in batches()))
         notes = (
             f"parameters {_count(module):,} → {_count(pruned):,}, MACs {macs(module, spec).value:,.0f} → {macs(pruned, spec).value:,.0f}"
@@ -123,9 +115,26 @@ class ChannelPruning:
 
 
 def choose(
-    graph: ChannelGraph, scores: Mapping[int, float], ratio: float, scope: Literal["uniform", "global"], multiple: int
+    graph: ChannelGraph,
+    scores: Mapping[int, float],
+    ratio: float,
+    scope: Literal["uniform", "global"],
+    multiple: int,
+    ratios: Mapping[str, float] | None = None,
 ) -> dict[Group, list[int]]:
-    """The units to cut of each group, the least important first."""
+    """The units to cut of each group, the least important first; the other arguments are those of ``ChannelPruning``.
+
+    Raises:
+        TechniqueError: a name in ``ratios`` is no group's.
+    """
+    names = {group.name for group in graph.groups}
+    for unknown in sorted(set(ratios or {}) - names):
+        near = difflib.get_close_matches(unknown, names, n=1)
+        raise TechniqueError(
+            f"no group of channels begins at {unknown!r}",
+            f"groups that can be cut begin at {', '.join(sorted(names))}",
+            f"did you mean {near[0]!r}?" if near else "",
+        )
     if scope == "uniform":
         kept = {group: len(group.units) * (1 - ratio) for group in graph.groups}
     else:
@@ -133,6 +142,7 @@ def choose(
         removed = np.cumsum([channels for _, channels, _ in ranked])
         gone = {unit for (_, _, unit), so_far in zip(ranked, removed, strict=True) if so_far <= ratio * removed[-1]}
         kept = {group: float(sum(unit not in gone for unit in group.units)) for group in graph.groups}
+    kept |= {group: len(group.units) * (1 - ratios[group.name]) for group in graph.groups if ratios and group.name in ratios}
     return {
         group: sorted(group.units, key=scores.__getitem__)[: len(group.units) - _rounded(kept[group], group, multiple)]
         for group in graph.groups

@@ -32,6 +32,11 @@ class Group:
     dims: tuple[Dim, ...]
     channels: int
 
+    @property
+    def name(self) -> str:
+        """The first layer that makes these channels (several groups where its channels go different ways)."""
+        return next((n.removesuffix(".weight") for n, d in self.dims if d == 0 and n.endswith(".weight")), "")
+
     def __str__(self) -> str:
         made = [n.rpartition(".")[0] for n, d in self.dims if d == 0 and n.endswith("weight")]
         read = [n.rpartition(".")[0] for n, d in self.dims if d == 1]
