@@ -1,7 +1,12 @@
 """Techniques that make a network smaller and faster."""
 
+from planish.compression.block_pruning import BlockPruning
 from planish.compression.channel_pruning import ChannelPruning
 from planish.compression.int8 import Int8
+from planish.compression.iterative_pruning import IterativePruning
+from planish.compression.nm_pruning import NMPruning
 from planish.compression.resolution import Resolution
+from planish.compression.unstructured_pruning import UnstructuredPruning
+from planish.compression.weight_sharing import WeightSharing
 
-__all__ = ["ChannelPruning", "Int8", "Resolution"]
+__all__ = ["BlockPruning", "ChannelPruning", "Int8", "IterativePruning", "NMPruning", "Resolution", "UnstructuredPruning", "WeightSharing"]

@@ -138,7 +138,8 @@ def _torch_outputs(artifact: Artifact, images: Pixels) -> Outputs:
 def _export(artifact: Artifact) -> Any:
     import torch
 
-    module = simplified(_quiet_copy(artifact.module))
+    # folded into a convolution, batch norm would give each channel weights of its own, and a packed file could no longer share them
+    module = simplified(_quiet_copy(artifact.module), fold=not artifact.facts["weights"].startswith("shared"))
     spec = artifact.input_spec
     example = torch.zeros(2, spec.height, spec.width, spec.channels, dtype=torch.uint8)
     try:
@@ -184,13 +185,14 @@ def _pools_to_one_pixel(node: Any, layers: Mapping[str, nn.Module]) -> bool:
     return node.op == "call_function" and node.target is F.adaptive_avg_pool2d and size in (1, (1, 1), [1, 1])
 
 
-def simplified(module: nn.Module) -> nn.Module:
+def simplified(module: nn.Module, *, fold: bool = True) -> nn.Module:
     """The network with each batch norm that follows a convolution folded into it, and pooling to one pixel as a plain mean.
 
     The export takes half the time without them.
 
     Args:
         module: in eval mode; it may be changed.
+        fold: False leaves the convolutions as they are, and makes of each batch norm a product and a sum (runtimes fold those in memory).
 
     Returns:
         The simpler network, or ``module`` itself where Python control flow hides its graph (the exporter then folds what it can).
@@ -211,13 +213,37 @@ def simplified(module: nn.Module) -> nn.Module:
             continue
         norm, conv = layers[str(node.target)], layers[str(before.target)]
         alone = len(before.users) == 1 and calls[node.target] == 1 and calls[before.target] == 1
-        if type(norm) is nn.BatchNorm2d and type(conv) is nn.Conv2d and norm.track_running_stats and alone:
+        if not fold and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
+            traced.set_submodule(str(node.target), _scale_and_shift(norm))
+        elif type(norm) is nn.BatchNorm2d and type(conv) is nn.Conv2d and norm.track_running_stats and alone:
             traced.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
             node.replace_all_uses_with(before)
             traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
+
+
+def _scale_and_shift(norm: nn.BatchNorm2d) -> nn.Module:
+    import torch
+    from torch import nn
+
+    class ScaleAndShift(nn.Module):
+        scale: torch.Tensor
+        shift: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            assert norm.running_mean is not None and norm.running_var is not None
+            scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.detach())
+            shift = -norm.running_mean * scale + (0 if norm.bias is None else norm.bias.detach())
+            self.register_buffer("scale", scale.view(1, -1, 1, 1))
+            self.register_buffer("shift", shift.view(1, -1, 1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.scale + self.shift
+
+    return ScaleAndShift()
 
 
 def _fed_pixels(module: nn.Module, artifact: Artifact) -> nn.Module:

@@ -28,6 +28,7 @@ from planish.errors import ExportError
 from planish.export import huffman
 
 _MAGIC = b"planish packed 1\n"
+_SAMPLE = 4096  # values
 _ESCAPE = 255  # a gap of this much without a value at its end
 
 Array = npt.NDArray[Any]  # of unsigned integers: only bits matter here
@@ -151,9 +152,13 @@ def _values(planes: list[huffman.Bytes], item_bytes: int, shape: Sequence[int], 
 def _codebook(values: Array, owner: Array, rows: int) -> list[tuple[bool, bytes]] | None:
     """The sizes of the rows' codebooks, their entries and the indices; None where they would be too large to gain anything."""
     item_bits = 8 * values.itemsize
-    entries, index = np.unique(owner.astype(np.uint64) << np.uint64(item_bits) | values, return_inverse=True)
+    keys = owner.astype(np.uint64) << np.uint64(item_bits) | values
+    begin = keys[:_SAMPLE]
+    if len(np.unique(begin)) > len(begin) // 2:  # so for the whole, most likely: saves sorting it
+        return None
+    entries, index = np.unique(keys, return_inverse=True)
     sizes = np.bincount((entries >> np.uint64(item_bits)).astype(np.int64), minlength=rows)
-    if len(values) == 0 or sizes.max() > 256 or len(entries) > len(values) // 2:
+    if sizes.max(initial=0) > 256 or len(entries) > len(values) // 2:
         return None
     index -= (np.cumsum(sizes) - sizes)[owner]
     return [*_planes(sizes.astype("<u2")), *_planes(entries.astype(values.dtype)), _part(index.astype(np.uint8))]
@@ -169,8 +174,10 @@ def _joined(planes: list[huffman.Bytes], item_bytes: int) -> Array:
 
 
 def _part(symbols: huffman.Bytes) -> tuple[bool, bytes]:
-    coded = huffman.encode(symbols)
-    return (True, coded) if len(coded) < len(symbols) else (False, symbols.tobytes())
+    counts = np.bincount(symbols, minlength=256)
+    gains = int(counts @ huffman.code_lengths(counts)) < 8 * len(symbols)
+    coded = huffman.encode(symbols) if gains else b""
+    return (True, coded) if gains and len(coded) < len(symbols) else (False, symbols.tobytes())
 
 
 def _gaps(places: Array) -> huffman.Bytes:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from planish.compression import ChannelPruning, Int8, Resolution
-from planish.export import ToOnnx, ToOpenVino
+from planish.compression import (
+    BlockPruning,
+    ChannelPruning,
+    Int8,
+    IterativePruning,
+    NMPruning,
+    Resolution,
+    UnstructuredPruning,
+    WeightSharing,
+)
+from planish.export import Pack, ToOnnx, ToOpenVino
 from planish.technique import registered
 from planish.testing import TechniqueConformance
 from planish.training import Distill
@@ -15,6 +24,33 @@ class TestChannelPruning(TechniqueConformance):
 
 class TestResolution(TechniqueConformance):
     technique = Resolution(scale=0.75)
+
+
+class TestBlockPruning(TechniqueConformance):
+    technique = BlockPruning(ratio=0.5)
+    model = "resnet14"
+
+
+class TestUnstructuredPruning(TechniqueConformance):
+    technique = UnstructuredPruning(sparsity=0.8)
+
+
+class TestNMPruning(TechniqueConformance):
+    technique = NMPruning()
+
+
+class TestIterativePruning(TechniqueConformance):
+    technique = IterativePruning(pruning=ChannelPruning(ratio=0.5), rounds=2)
+
+
+class TestWeightSharing(TechniqueConformance):
+    technique = WeightSharing()
+    before = (UnstructuredPruning(sparsity=0.8),)
+
+
+class TestPack(TechniqueConformance):
+    technique = Pack()
+    before = (WeightSharing(), ToOnnx())
 
 
 class TestDistill(TechniqueConformance):

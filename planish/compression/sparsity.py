@@ -1,0 +1,59 @@
+"""What techniques that work on single weights have in common: which layers, and setting weights to zero."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from planish.errors import TechniqueError
+
+Layers = Literal["all", "conv", "linear"]
+
+
+def weights_of(module: nn.Module, layers: Layers, *, depthwise: bool) -> dict[str, nn.Parameter]:
+    """The weights of convolutions, linear layers or both, by layer; one that layers share is named once.
+
+    Args:
+        module: any network.
+        layers: which.
+        depthwise: whether with those of depthwise convolutions: few, and better not pruned (Zhu & Gupta 2017, arXiv:1710.01878).
+
+    Raises:
+        TechniqueError: there are none.
+    """
+    conv, linear = nn.modules.conv._ConvNd, nn.Linear
+    kinds = {"all": (conv, linear), "conv": (conv,), "linear": (linear,)}[layers]
+    found: dict[nn.Parameter, str] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, kinds) and (depthwise or getattr(layer, "groups", 1) == 1 or layer.weight.shape[1] > 1):
+            found.setdefault(layer.weight, name)
+    if not found:
+        wanted = "convolution or linear layer" if layers == "all" else {"conv": "convolution", "linear": "linear layer"}[layers]
+        raise TechniqueError(f"the network has no {wanted}", "it works on the weights of those", "leave this step out")
+    return {name: weight for weight, name in found.items()}
+
+
+def zeroed(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the network in which the weights of these layers are zero where their mask is."""
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weight: Tensor = module.get_submodule(name).weight  # type: ignore[assignment]
+            weight.mul_(mask)
+    return module
+
+
+def describe_zeros(module: nn.Module, masks: Mapping[str, Tensor]) -> str:
+    """What share of the weights is zero, in words."""
+    zeros = sum(int((~mask).sum()) for mask in masks.values())
+    weights, parameters = sum(mask.numel() for mask in masks.values()), sum(p.numel() for p in module.parameters())
+    sparsest = max(masks, key=lambda name: float((~masks[name]).float().mean()))
+    most = 100 * float((~masks[sparsest]).float().mean())
+    return (
+        f"{zeros:,} of {weights:,} weights in {len(masks)} layers are zero ({100 * zeros / parameters:.0f} % of all parameters; "
+        f"most in {sparsest}: {most:.0f} %). The runtimes have no kernel that skips them: smaller once packed, not faster"
+    )
