@@ -25,6 +25,8 @@ Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # normalised images (N,
 Loss = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[int, float]
 
+_PROBES = 4  # a batch
+
 
 def unit_scores(kind: Importance, module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
     """A score for every unit of the graph; the smallest goes first.
@@ -36,7 +38,8 @@ def unit_scores(kind: Importance, module: nn.Module, graph: ChannelGraph, batche
         batches: calibration images; those that look at weights alone do not call it.
         loss: of outputs and targets.
     """
-    return IMPORTANCES[kind](module, graph, batches, loss)
+    average = {unit: 1.0 for group in graph.groups for unit in group.units}  # where an importance has nothing to say
+    return average | IMPORTANCES[kind](module, graph, batches, loss)
 
 
 def norm(order: int, module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
@@ -79,7 +82,7 @@ def activation(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: L
     finally:
         for hook in hooks:
             hook.remove()
-    return norm(2, module, graph, batches, loss) | _combine(graph, sums)
+    return _combine(graph, sums)
 
 
 def taylor(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
@@ -99,30 +102,38 @@ def hessian(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss
     """The second-order change of the loss: half the mean curvature of a channel's weights times their squared norm.
 
     That is optimal brain damage (LeCun et al. 1989) with the diagonal of the Hessian averaged over a channel, as in Yu et al. 2021
-    (arXiv:2101.08940), and estimated by Hutchinson's method: one product of the Hessian with random signs a batch.
+    (arXiv:2101.08940), and estimated by Hutchinson's method: products of the Hessian with random signs, four a batch.
+    Estimates below zero count as zero.
     """
     weights = _weights(module, graph)
     unique = list({id(w): w for w in weights.values()}.values())
     diagonal = {id(w): torch.zeros_like(w) for w in unique}
     generator = torch.Generator().manual_seed(0)
     for gradients in _gradients(module, unique, batches, loss, create_graph=True):
-        signs = [torch.randint(0, 2, w.shape, generator=generator).to(w) * 2 - 1 for w in unique]
-        product = sum((g * s).sum() for g, s in zip(gradients, signs, strict=True))
-        try:
-            curvatures = torch.autograd.grad(product, unique, allow_unused=True)  # type: ignore[arg-type]
-        except RuntimeError as error:
-            raise TechniqueError(
-                f"the network has no second derivative: {error}", "importance 'hessian' needs one", "use importance 'taylor'"
-            ) from error
-        for weight, sign, curvature in zip(unique, signs, curvatures, strict=True):
-            if curvature is not None:
-                diagonal[id(weight)] += sign * curvature
+        for _ in range(_PROBES):
+            signs = [torch.randint(0, 2, w.shape, generator=generator).to(w) * 2 - 1 for w in unique]
+            product = sum((g * s).sum() for g, s in zip(gradients, signs, strict=True))
+            try:
+                curvatures = torch.autograd.grad(product, unique, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
+            except RuntimeError as error:  # an operation without one
+                raise _not_smooth(str(error)) from error
+            for weight, sign, curvature in zip(unique, signs, curvatures, strict=True):
+                if curvature is not None:
+                    diagonal[id(weight)] += sign * curvature
+    if not any(d.any() for d in diagonal.values()):
+        raise _not_smooth("it is zero everywhere")
     scores = {}
     for (name, dim), weight in weights.items():
         curvature = _over_slices(diagonal[id(weight)].double(), dim).clamp_min(0)
         squares = _over_slices(weight.detach().double() ** 2, dim)
         scores[name, dim] = (0.5 * curvature * squares * weight.shape[dim] / weight.numel()).cpu().numpy()
     return _combine(graph, scores)
+
+
+def _not_smooth(reason: str) -> TechniqueError:
+    return TechniqueError(
+        f"the network has no second derivative: {reason}", "importance 'hessian' is made of it", "use importance 'taylor'"
+    )
 
 
 def random(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:

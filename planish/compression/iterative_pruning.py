@@ -27,7 +27,7 @@ class IterativePruning:
     After round k of n the share ``final * (1 - (1 - k / n) ** 3)`` is gone: much at first, while much is redundant, little at the end.
 
     Args:
-        pruning: what to reach: channel pruning or unstructured pruning with all their fields, as in ``{ratio: 0.5}`` or ``{sparsity: 0.9}``.
+        pruning: what to reach: channel or unstructured pruning with all their fields, as in ``{ratio: 0.5}`` or ``{sparsity: 0.9}``.
         rounds: at least 2.
         distill: what follows each round.
 

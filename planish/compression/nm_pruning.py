@@ -79,7 +79,9 @@ class NMPruning:
                 raise TechniqueError(f"weights of {name!r} are not finite", "the largest are kept", "train it again")
         masks = {name: _largest(weight, self.n, self.m) for name, weight in fit.items()}
         dense = [name for name in weights if name not in fit]
-        notes = describe_zeros(artifact.module, masks) + (f". Dense, as {self.m} does not divide their inputs: {', '.join(dense)}" if dense else "")
+        notes = describe_zeros(artifact.module, masks) + (
+            f". Dense, as {self.m} does not divide their inputs: {', '.join(dense)}" if dense else ""
+        )
         params = {key: value for key, value in describe(self).items() if key != "name"}
         return artifact.with_step(Step(self.name, params, self.changes, notes=notes), module=zeroed(artifact.module, masks))
 

@@ -58,7 +58,7 @@ def find_blocks(module: nn.Module, images: Tensor) -> list[str]:
 
     A block is a module whose own code adds something to its input. That its output then *is* its input, bit for bit, is tried on
     real activations: so a ReLU behind the sum is no hindrance where the input is not negative anyway, and a projection in the
-    shortcut, a change of shape, or anything else on the way is one.
+    shortcut, a change of shape, or anything else on the way is one. Blocks within such a block are not named.
 
     Args:
         module: in eval mode; left untouched.
@@ -83,7 +83,7 @@ def find_blocks(module: nn.Module, images: Tensor) -> list[str]:
                     output = block(each[0].kept.clone())
                 if torch.equal(output, each[0].kept):
                     found.append(name)
-    return found
+    return [name for name in found if not any(name.startswith(f"{outer}.") for outer in found)]
 
 
 @contextmanager

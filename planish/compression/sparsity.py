@@ -30,7 +30,7 @@ def weights_of(module: nn.Module, layers: Layers, *, depthwise: bool) -> dict[st
     found: dict[nn.Parameter, str] = {}
     for name, layer in module.named_modules():
         if isinstance(layer, kinds) and (depthwise or getattr(layer, "groups", 1) == 1 or layer.weight.shape[1] > 1):
-            found.setdefault(layer.weight, name)
+            found.setdefault(layer.weight, name)  # type: ignore[arg-type]
     if not found:
         wanted = "convolution or linear layer" if layers == "all" else {"conv": "convolution", "linear": "linear layer"}[layers]
         raise TechniqueError(f"the network has no {wanted}", "it works on the weights of those", "leave this step out")

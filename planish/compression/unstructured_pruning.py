@@ -90,7 +90,7 @@ class UnstructuredPruning:
                 flat = score.view(-1)
                 flat[flat.topk(math.ceil(_LEAST * (1 - self.sparsity) * len(flat))).indices] = torch.inf
             together = _largest(torch.cat([score.flatten() for score in scores]), self.sparsity)
-            parts = together.split([score.numel() for score in scores])
+            parts = torch.split_with_sizes(together, [score.numel() for score in scores])
             kept = [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
         masks = {name: mask.to(artifact.module.get_submodule(name).weight.device) for name, mask in zip(weights, kept, strict=True)}
         params = {key: value for key, value in describe(self).items() if key != "name"}

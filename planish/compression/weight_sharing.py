@@ -31,8 +31,8 @@ class WeightSharing:
     """Replace the weights of each layer by the nearest of ``2 ** bits`` values, chosen by k-means. Distillation trains those values.
 
     Zeros of a pruned network stay zero, beside the codebook. This makes the file smaller (end the plan with ``to_onnx, pack``), not the
-    model faster: a runtime is given the full float weights. Batch norm is then exported beside the convolutions instead of folded into them,
-    which would give every channel values of its own; the runtimes fold it when they load the file.
+    model faster: a runtime is given the full float weights. Batch norm is then exported beside the convolutions instead of folded into
+    them, which would give every channel values of its own; the runtimes fold it when they load the file.
 
     Args:
         bits: of an index into the codebook.
@@ -104,7 +104,7 @@ def cluster(values: Floats, rows: Ints, number_of_rows: int, clusters: int) -> F
     if len(values) == 0:
         return values
     order = np.lexsort((values, rows))
-    sorted_values, sorted_rows = values[order], rows[order]
+    sorted_values = values[order]
     ends = np.cumsum(np.bincount(rows, minlength=number_of_rows))
     starts = np.concatenate([[0], ends[:-1]])
     present = np.flatnonzero(ends > starts)  # rows

@@ -225,7 +225,7 @@ def simplified(module: nn.Module, *, fold: bool = True) -> nn.Module:
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> nn.Module:
-    import torch
+    """Batch norm in use, as one product and one sum."""
     from torch import nn
 
     class ScaleAndShift(nn.Module):
@@ -234,7 +234,8 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> nn.Module:
 
         def __init__(self) -> None:
             super().__init__()
-            assert norm.running_mean is not None and norm.running_var is not None
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
             scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.detach())
             shift = -norm.running_mean * scale + (0 if norm.bias is None else norm.bias.detach())
             self.register_buffer("scale", scale.view(1, -1, 1, 1))

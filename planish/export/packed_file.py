@@ -121,7 +121,7 @@ def _smallest(values: Array, tensor: Tensor) -> tuple[bool, int, list[tuple[bool
     ways: list[tuple[bool, int, list[tuple[bool, bytes]]]] = []
     row_length = max(1, prod(tensor.shape[1:]))
     places = np.flatnonzero(values)
-    kept = [(False, values, np.arange(len(values)), [])]
+    kept: list[tuple[bool, Array, Array, list[tuple[bool, bytes]]]] = [(False, values, np.arange(len(values)), [])]
     if len(places) < 0.9 * len(values):
         kept.append((True, values[places], places, [_part(_gaps(places))]))
     for sparse, some, where, before in kept:

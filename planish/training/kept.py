@@ -22,7 +22,7 @@ class KeptWeights:
         found = list(dict.fromkeys(layer.weight for layer in layers)) if weights != "dense" else []
         self._masks = [(weight, weight.detach() != 0) for weight in found if (weight == 0).any()]
         tied = [(weight, _ties(weight.detach(), weights == "shared per channel")) for weight in found if weights.startswith("shared")]
-        self._ties = [(weight, ties, torch.bincount(ties)) for weight, ties in tied if int(ties.max()) < ties.numel() // 2]
+        self._ties = [(weight, ties, torch.bincount(ties)) for weight, ties in tied]
 
     @torch.no_grad()
     def __call__(self) -> None:
@@ -36,6 +36,7 @@ class KeptWeights:
 
 def _ties(weight: Tensor, per_channel: bool) -> Tensor:
     """For each weight, flat, the number of its class of equal ones, within the tensor or within its output channel."""
+    ties: Tensor
     values, ties = torch.unique(weight.flatten(), return_inverse=True)
     if per_channel:
         channel = torch.arange(len(weight), device=weight.device).repeat_interleave(weight[0].numel())

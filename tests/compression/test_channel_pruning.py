@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from pruning_nets import Grouped, LiteralSplit, Residual, randomised
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.compression import structure
 from planish.compression.channel_pruning import ChannelPruning, choose, reestimate_batch_norm
-from planish.compression.importance import Importance, unit_scores
+from planish.compression.importance import IMPORTANCES, Importance, activation, hessian, unit_scores
 from planish.errors import PlanError, TechniqueError
 from planish.plan import Plan
 
@@ -86,11 +87,78 @@ def test_unimportant_channels_go() -> None:
     graph = structure.trace(net, torch.randn(1, 3, 16, 16))
     expected = set(graph.classes["a.0.weight", 0][dead].tolist())
     batch = [(torch.randn(8, 3, 16, 16), torch.arange(8) % 5)]
-    for kind in ("l1", "l2", "bn_scale", "taylor"):
-        scores = unit_scores(kind, net, graph, lambda: batch, F.cross_entropy)
+    for kind in (name for name in IMPORTANCES if name != "random"):
+        scores = unit_scores(kind, net, graph, lambda: batch * 4, F.cross_entropy)
         chosen = choose(graph, scores, 1 / 3, "uniform", 8)
         assert set(next(units for group, units in chosen.items() if len(group.units) == 24)) == expected, kind
         assert set(scores) == {unit for group in graph.groups for unit in group.units}
+
+
+def test_every_importance_has_a_name() -> None:
+    assert tuple(IMPORTANCES) == get_args(Importance)
+
+
+def test_activation_is_what_the_next_layers_read() -> None:
+    net = randomised(Grouped())
+    images = torch.randn(6, 3, 16, 16)
+    graph = structure.trace(net, images[:1])
+    scores = activation(net, graph, lambda: [(images[:2], images), (images[2:], images)], F.cross_entropy)
+    with torch.no_grad():
+        hidden = net.a(net.stem(images)).abs().mean((0, 2, 3)).numpy()  # read by `b` alone, in two groups of 16 channels
+    classes = graph.classes["b.0.weight", 1]
+    expected = {c: hidden.reshape(2, 16).sum(0)[classes == c].mean() for c in set(classes.tolist())}
+    mean = np.mean(list(expected.values()))
+    for unit, value in expected.items():
+        assert scores[unit] == pytest.approx(value / mean, rel=1e-4)
+
+
+def test_curvature_is_the_trace_of_the_hessian() -> None:
+    """The estimate from many random signs comes near what all second derivatives give."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)).eval()
+    images, targets = torch.randn(8, 1, 3, 3), torch.arange(8) % 3
+    graph = structure.trace(net, images[:1])
+    scores = hessian(net, graph, lambda: [(images, targets)] * 250, F.cross_entropy)
+    parts = {}
+    for name, axis in (("0.weight", 0), ("3.weight", 1)):
+        weight = net.get_parameter(name).detach()
+        second = torch.autograd.functional.hessian(
+            lambda w, name=name: F.cross_entropy(torch.func.functional_call(net, {name: w}, images), targets), weight
+        )
+        diagonal = second.reshape(weight.numel(), -1).diagonal().view(weight.shape)
+        channels = [range(i, i + 1) if axis == 0 else range(4 * i, 4 * i + 4) for i in range(4)]
+        slices = [(diagonal.transpose(0, axis)[list(c)], weight.transpose(0, axis)[list(c)]) for c in channels]
+        # a channel of the convolution is one slice, of the linear layer four
+        sums = [(h.sum(1), (w**2).sum(1)) if axis else (h.sum(), (w**2).sum()) for h, w in slices]
+        values = [(h.clamp_min(0) * w).mean() for h, w in sums]
+        parts[name] = np.array(values) / np.mean(values)
+    expected = (parts["0.weight"] + parts["3.weight"]) / 2
+    found = [scores[u] for u in graph.classes["0.weight", 0].tolist()]
+    np.testing.assert_allclose(found, expected / expected.mean(), atol=0.15)
+
+
+def test_a_network_without_second_derivative() -> None:
+    net, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.randn(4, 3, 2, 2)
+    graph = structure.trace(net, images[:1])
+    with pytest.raises(TechniqueError, match="second derivative"):
+        hessian(net, graph, lambda: [(images, images)], lambda outputs, _: outputs.sum())
+
+
+def test_ratios_by_layer() -> None:
+    before = artifact(randomised(Residual()))
+    technique = ChannelPruning(0.5, multiple=1, ratios={"a.0": 0.75})
+    plan = Plan(technique)
+    assert Plan.from_dicts(json.loads(plan.to_json())) == plan
+    assert Plan.from_dicts(yaml.safe_load(plan.to_yaml())) == plan
+    assert str(plan) == "channels −50 %, 1 layers otherwise"
+    after = technique.apply(before, TASK).module
+    assert (after.stem[0].out_channels, after.a[0].out_channels) == (8, 6)
+    alone = ChannelPruning(0, multiple=1, scope="global", ratios={"a.0": 0.25}).apply(before, TASK).module
+    assert (alone.stem[0].out_channels, alone.a[0].out_channels) == (16, 18)
+    with pytest.raises(TechniqueError, match=r"'a\.9'.*begin at a\.0, stem\.0.*did you mean 'a\.0'"):
+        ChannelPruning(0.5, ratios={"a.9": 0.5}).apply(before, TASK)
+    with pytest.raises(PlanError, match="ratios"):
+        Plan.from_dicts([{"name": "channel_pruning", "ratio": 0.5, "ratios": {"a.0": 1.0}}])
 
 
 @pytest.mark.parametrize(("ratio", "widths"), [(0.0, (16, 24)), (0.1, (16, 24)), (0.3, (8, 16)), (0.5, (8, 16)), (0.9, (8, 8))])

@@ -1,0 +1,71 @@
+"""Rounds of pruning and distillation: the schedule, and that it ends where one round would."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from planish.compression import ChannelPruning, IterativePruning, UnstructuredPruning
+from planish.errors import PlanError
+from planish.plan import Plan
+from planish.training import Distill
+
+QUICK = Distill(epochs=1, max_seconds=2)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from planish.testing import write_shapes
+    from planish.training.prepare import prepare
+
+    return prepare(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), "resnet8")
+
+
+def widths(module: nn.Module) -> list[int]:
+    return [m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 5])
+def test_channels_end_where_one_round_would(job: Any, rounds: int) -> None:
+    pruning = ChannelPruning(ratio=0.5, multiple=4, ratios={first_layer(job): 0.25})
+    plans = IterativePruning(pruning=pruning, rounds=rounds)._steps()
+    left = left_there = 1.0
+    for k, step in enumerate(plans, 1):
+        assert isinstance(step, ChannelPruning)
+        left *= 1 - step.ratio
+        left_there *= 1 - next(iter(step.ratios.values()))
+        assert left == pytest.approx(1 - 0.5 * (1 - (1 - k / rounds) ** 3))  # Zhu & Gupta, equation 1
+    assert left_there == pytest.approx(0.75)
+    if rounds == 3:
+        once = pruning.apply(job.artifact, job.task)
+        after = IterativePruning(pruning=pruning, rounds=rounds, distill=QUICK).apply(job.artifact, job.task)
+        assert widths(after.module) == widths(once.module)
+        assert len(after.lineage.steps) == 1
+        assert after.lineage.steps[-1].notes.count("epochs in") == 3
+
+
+def first_layer(job: Any) -> str:
+    return next(n for n, m in job.artifact.module.named_modules() if isinstance(m, nn.Conv2d))
+
+
+def test_zeros_grow_to_the_end(job: Any) -> None:
+    technique = IterativePruning(pruning=UnstructuredPruning(sparsity=0.8, scope="layer"), rounds=2, distill=QUICK)
+    assert [step.sparsity for step in technique._steps()] == pytest.approx([0.7, 0.8])  # type: ignore[union-attr]
+    after = technique.apply(job.artifact, job.task)
+    assert after.facts["weights"] == "sparse"
+    for module in after.module.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            assert int((module.weight == 0).sum()) == round(0.8 * module.weight.numel())
+
+
+def test_in_plans() -> None:
+    written = [{"name": "iterative_pruning", "rounds": 3, "pruning": {"sparsity": 0.9}, "distill": {"epochs": 2}}]
+    plan = Plan.from_dicts(written)
+    assert plan.steps == (IterativePruning(pruning=UnstructuredPruning(sparsity=0.9), rounds=3, distill=Distill(epochs=2)),)
+    assert Plan.from_dicts(plan.to_dicts()) == plan
+    assert str(plan) == "90 % zeros in 3 rounds, each distilled 2 epochs"
+    for wrong in ({"rounds": 1, "pruning": {"ratio": 0.5}}, {"pruning": {"ratio": 2}}, {"pruning": {"size": 1}}, {}):
+        with pytest.raises(PlanError, match="iterative_pruning"):
+            Plan.from_dicts([{"name": "iterative_pruning", **wrong}])
