@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from planish.compression.channel_labels import Dim
+from planish.compression.label_classes import Dim
 from planish.compression.structure import ChannelGraph
 from planish.errors import TechniqueError
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from planish.compression.channel_labels import FROZEN, Dim, Ints, label
+from planish.compression.channel_labels import label
+from planish.compression.label_classes import FROZEN, Dim, Ints
 from planish.errors import TechniqueError
 
 Size = tuple[str, str, int]  # module, attribute, place in it if it is a list, else -1

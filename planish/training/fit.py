@@ -119,7 +119,7 @@ def fit(
     if settings.ema_decay:
         parts["average"] = copy.deepcopy(student)
     judged = parts.get("average", student)
-    kept = [KeptWeights(part, weights) for part in dict.fromkeys((student, judged))]
+    keep, keep_judged = KeptWeights(student, weights), KeptWeights(judged, weights)
     if teacher is not None:
         teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
 
@@ -155,16 +155,16 @@ def fit(
                     if settings.clip_norm is not None:
                         accelerator.clip_grad_norm_(student.parameters(), settings.clip_norm)
                     optimizer.step()
+                    keep()
                     steps += 1
                     if settings.ema_decay:
                         _follow(judged, student, min(settings.ema_decay, (1 + steps) / (10 + steps)))
-                    for keep in kept:
-                        keep()
                     if deadline is not None and not done.history:  # a first guess: a forward pass is a third of a step
                         a_step = (time.monotonic() - epoch_begun) / len(losses)
                         pace.reserved_seconds = 0.5 * a_step * len(validation) / settings.batch_size
                     stage.total = max(steps, round(steps / pace.progress(steps)))
                     stage.advance()
+            keep_judged()  # rounding may have parted the average of equal values
             validated = time.monotonic()
             outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
             score = 100 * float(np.mean(task.scores(outputs, task.split("validation").targets)))

@@ -27,8 +27,8 @@ from pruning_nets import (
 from torch import Tensor, nn
 
 from planish.compression import structure
-from planish.compression.channel_labels import UnionFind
 from planish.compression.channel_pruning import exact
+from planish.compression.label_classes import UnionFind
 from planish.compression.structure import ChannelGraph
 from planish.errors import TechniqueError
 
