@@ -21,7 +21,7 @@ from planish.task import SplitName
 from planish.training import Distill
 
 _ORIGINAL = Plan()
-_LEAST_BATCHES = 100
+_LEAST_BATCHES = 200
 _SLACK_POINTS = (3.0, 1.0)
 """Accuracy that the training still to come is trusted to win back, before the second rung and the third."""
 
@@ -154,7 +154,7 @@ def _epochs(search: Search, trial: Trial, seconds: float) -> tuple[int, float]:
 
 
 def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int]:
-    """How many trials each rung trains: as many as can have an epoch each in the first, or 100 batches where epochs are long."""
+    """How many trials each rung trains: as many as can have an epoch each in the first, or 200 batches where epochs are long."""
     if not trials or seconds <= 0:
         return []
     batches = len(search.runner.task.split("train")) / Distill().batch_size
