@@ -62,8 +62,10 @@ class Task(Protocol):
         """Training loss, a scalar. ``targets`` are as the split gives them, or soft ``(N, classes)`` after mixup."""
         ...
 
-    def distillation_loss(self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-        """How far the student's outputs are from the teacher's, a scalar on the scale of ``loss``."""
+    def distillation_loss(
+        self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """How far the student's outputs are from the teacher's, a scalar on the scale of ``loss``; decoupled where targets are given."""
         ...
 
     def decode(self, outputs: Outputs) -> Any:

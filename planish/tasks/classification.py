@@ -39,11 +39,24 @@ class Classification:
         """Cross-entropy; ``targets`` are class indices ``(N,)`` or probabilities ``(N, classes)``."""
         return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
 
-    def distillation_loss(self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-        """KL divergence of the softened distributions, averaged over images and multiplied by T² (Hinton et al. 2015, arXiv:1503.02531)."""
+    def distillation_loss(
+        self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """KL divergence of the softened distributions, averaged over images and multiplied by T² (Hinton et al. 2015, arXiv:1503.02531).
+
+        With targets it is decoupled (Zhao et al. 2022, arXiv:2203.08679). The divergence is that of "the right class or another" plus
+        that among the other classes, times the probability that the teacher gives to them; here the latter factor is 1, so that a sure
+        teacher still tells what the image resembles.
+        """
         student_log = F.log_softmax(outputs / temperature, dim=1)
         teacher_log = F.log_softmax(teacher / temperature, dim=1)
-        return F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True) * temperature**2
+        if targets is None:
+            return F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True) * temperature**2
+        right = F.one_hot(targets, outputs.shape[1]).bool()
+        binary = [torch.stack([log[right], log.masked_fill(right, -torch.inf).logsumexp(1)], 1) for log in (student_log, teacher_log)]
+        others = [F.log_softmax(log[~right].view(len(log), -1), dim=1) for log in (student_log, teacher_log)]
+        divergences = [F.kl_div(ours, theirs, reduction="batchmean", log_target=True) for ours, theirs in (binary, others)]
+        return torch.stack(divergences).sum() * temperature**2
 
     def decode(self, outputs: Outputs) -> Any:
         """The most likely class, int64 ``(N,)``."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -14,8 +15,10 @@ from torch.nn import functional
 
 from planish.artifact import Artifact, InputSpec, Step
 from planish.data.augmentation import Strength
-from planish.errors import TechniqueError
+from planish.errors import PlanishError, TechniqueError
+from planish.models.storage import load_artifact
 from planish.technique import describe
+from planish.training.feature_transfer import FeatureStudent, Watched
 from planish.training.fit import fit
 from planish.training.settings import FitSettings
 
@@ -31,11 +34,14 @@ class Distill:
     """Fine-tunes with the original model as the teacher, which wins back accuracy that pruning or a smaller input has cost.
 
     The loss is ``(1 - weight) * loss on the targets + weight * KL(teacher, student)``, both softened by ``temperature`` and the KL
-    multiplied by its square. Where there is no earlier model, this is plain fine-tuning. Where teacher and student see images of
-    different sizes, images are loaded and augmented at the larger one and shrunk (antialiased) for the other, so both see the same view.
+    multiplied by its square. Where there is no earlier model and none is named, this is plain fine-tuning. Where networks see images of
+    different sizes, images are loaded and augmented at the largest one and shrunk (antialiased) for the others, so all see the same view.
     Weights that were pruned stay zero, and shared ones are trained as one.
 
     Args:
+        method: ``logits`` alone; ``decoupled``, where the teacher's view of the wrong classes counts in full however sure it is of the
+            right one; ``feature`` or ``attention``, where maps inside the network are compared as well (of the first teacher).
+        teachers: folders of trained models (``planish train``) to learn from, whose logits are averaged; empty for the original.
         epochs: times every training image is seen.
         learning_rate: at its highest; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network that was trained
             from scratch stands 0.1, pretrained weights are forgotten at such a rate.
@@ -48,13 +54,16 @@ class Distill:
         max_seconds: the schedule is shortened to end in that time; None for as long as it takes.
         seed: of order and augmentation.
 
-    Reference: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531).
+    Reference: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531); decoupled: Zhao et al. 2022 (arXiv:2203.08679); feature: Romero et al. 2015
+    (arXiv:1412.6550); attention: Zagoruyko and Komodakis 2017 (arXiv:1612.03928).
     """
 
     name: ClassVar[str] = "distill"
     reference: ClassVar[str] = "Hinton et al. 2015, arXiv:1503.02531"
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
 
+    method: Literal["logits", "decoupled", "feature", "attention"] = "logits"
+    teachers: tuple[str, ...] = ()
     epochs: int = Field(default=5, ge=1)
     learning_rate: float = Field(default=0.05, gt=0)
     temperature: float = Field(default=4.0, gt=0)
@@ -81,14 +90,24 @@ class Distill:
             TrainingError: training went wrong.
         """
         begun = time.monotonic()
-        student: nn.Module = artifact.module
-        original, spec = artifact.original, artifact.input_spec
+        teachers = self._teachers(artifact)
+        specs = [a.input_spec for a in (artifact, *teachers)]
+        spec = InputSpec(specs[0].channels, max(s.height for s in specs), max(s.width for s in specs))
+        student = _resized(artifact.module, artifact.input_spec, spec)
+        taught_by = [_resized(t.module, t.input_spec, spec) for t in teachers]
         teacher: nn.Module | None = None
-        if original is not None:
-            _check_same_view(original, artifact)
-            teacher = original.module
-            spec = InputSpec(spec.channels, max(spec.height, original.input_spec.height), max(spec.width, original.input_spec.width))
-            student, teacher = _resized(student, artifact.input_spec, spec), _resized(original.module, original.input_spec, spec)
+        if self.method in ("feature", "attention"):
+            if not teachers:
+                raise TechniqueError(
+                    f"{self.method} transfer without a teacher", "it compares maps with a teacher's", "name one in teachers"
+                )
+            example = torch.zeros(2, spec.channels, spec.height, spec.width)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                student = FeatureStudent(student, taught_by[0], example, self.method)
+            taught_by[0] = Watched(taught_by[0], student.teacher_layers)
+        if teachers:
+            teacher = taught_by[0] if len(teachers) == 1 else Ensemble(taught_by)
         settings = FitSettings(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -104,15 +123,17 @@ class Distill:
             student,
             task,
             spec,
-            artifact.preprocessing if original is None else original.preprocessing,
+            artifact.preprocessing,
             settings,
             teacher=teacher,
             distillation_weight=self.weight,
             temperature=self.temperature,
+            decoupled=self.method == "decoupled",
             deadline=None if self.max_seconds is None else begun + self.max_seconds,
             weights=artifact.facts["weights"],
         )
-        module = fitted.module[1] if isinstance(fitted.module, _Resized) else fitted.module
+        module = fitted.module.network if isinstance(fitted.module, Watched) else fitted.module
+        module = module[1] if isinstance(module, _Resized) else module
         reached = f"validation {task.primary_metric} {fitted.history[-1].validation_accuracy:.2f} %"
         step = Step(
             technique=self.name,
@@ -122,6 +143,28 @@ class Distill:
             + (", ended by its time limit" if fitted.stopped == "deadline" else ""),
         )
         return artifact.with_step(step, module=module)
+
+    def _teachers(self, artifact: Artifact) -> list[Artifact]:
+        teachers = [] if artifact.original is None or self.teachers else [artifact.original]
+        for folder in self.teachers:
+            try:
+                teachers.append(load_artifact(Path(folder)))
+            except PlanishError as error:
+                raise TechniqueError(f"the teacher {folder} cannot be loaded: {error}") from error
+        for teacher in teachers:
+            _check_same_view(teacher, artifact)
+        return teachers
+
+
+class Ensemble(nn.Module):
+    """The mean of the logits of several networks that take the same images."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([network(x) for network in self.networks]).mean(0)
 
 
 class _Shrink(nn.Module):
@@ -142,6 +185,13 @@ def _resized(module: nn.Module, own: InputSpec, given: InputSpec) -> nn.Module:
 
 
 def _check_same_view(teacher: Artifact, student: Artifact) -> None:
+    if teacher.module is None:
+        raise TechniqueError(f"the teacher is an {teacher.format} file", "a teacher is a PyTorch network")
+    if teacher.class_names != student.class_names:
+        raise TechniqueError(
+            f"the teacher knows {', '.join(teacher.class_names[:5])}, ...; the student {', '.join(student.class_names[:5])}, ...",
+            "both must know the same classes, in the same order",
+        )
     if teacher.input_spec.channels != student.input_spec.channels:
         raise TechniqueError(
             f"the teacher sees {teacher.input_spec.channels} channels, the student {student.input_spec.channels}", "both must see the same"

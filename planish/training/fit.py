@@ -23,6 +23,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Stage, note
 from planish.training.batches import batches, batches_an_epoch
 from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
+from planish.training.feature_transfer import FeatureStudent
 from planish.training.kept import KeptWeights
 from planish.training.pace import Pace, learning_rate
 from planish.training.precision import use_bf16
@@ -81,6 +82,7 @@ def fit(
     teacher: nn.Module | None = None,
     distillation_weight: float = 0.9,
     temperature: float = 4.0,
+    decoupled: bool = False,
     checkpoint: Path | None = None,
     deadline: float | None = None,
     weights: str = "dense",
@@ -89,6 +91,7 @@ def fit(
 
     With a teacher the loss is ``(1 - distillation_weight) * task.loss + distillation_weight * task.distillation_loss``
     (Hinton et al. 2015, arXiv:1503.02531); the teacher, in eval mode, sees the very images the student sees, augmentation and all.
+    A ``FeatureStudent`` adds its distance from the teacher's maps.
 
     Args:
         module: takes normalised float images ``(N, C, H, W)``; left as it is.
@@ -99,6 +102,7 @@ def fit(
         teacher: takes the same images; None to learn from the targets alone.
         distillation_weight: 0 to 1.
         temperature: softens teacher and student.
+        decoupled: see ``Task.distillation_loss``.
         checkpoint: file written after every epoch. If it is there, training goes on after its last epoch, with the result
             that it would have had without the interruption.
         deadline: in ``time.monotonic`` seconds; the schedule is shortened so that training, validation included, ends before it.
@@ -125,13 +129,15 @@ def fit(
         teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
 
     done = Progressed(bf16=use_bf16(settings.mixed_precision, accelerator.device))
-    key = identity(settings, len(images), input_spec, preprocessing, _shapes(module), teacher is None, distillation_weight, temperature)
+    key = identity(
+        settings, len(images), input_spec, preprocessing, _shapes(module), teacher is None, distillation_weight, temperature, decoupled
+    )
     if checkpoint is not None and checkpoint.exists():
         done = read_checkpoint(checkpoint, key, parts)
         note(f"training goes on after epoch {len(done.history)}")
     loss_of = _Loss(
         task, settings, Normalise(preprocessing.mean, preprocessing.std), student, teacher, distillation_weight, temperature,
-        accelerator.device, done.bf16,
+        decoupled, accelerator.device, done.bf16,
     )  # fmt: skip
     count = batches_an_epoch(len(images), settings.batch_size)
     pace = Pace(settings.epochs * count, deadline, done.progress)
@@ -199,6 +205,7 @@ class _Loss:
     teacher: nn.Module | None
     weight: float
     temperature: float
+    decoupled: bool
     device: torch.device
     bf16: bool
 
@@ -215,8 +222,11 @@ class _Loss:
         loss = self.task.loss(outputs.float(), targets, self.settings.label_smoothing)
         if taught is None:
             return loss
-        distilled = self.task.distillation_loss(outputs.float(), taught.float(), self.temperature)
-        return (1 - self.weight) * loss + self.weight * distilled
+        distilled = self.task.distillation_loss(outputs.float(), taught.float(), self.temperature, targets if self.decoupled else None)
+        loss = (1 - self.weight) * loss + self.weight * distilled
+        if self.teacher is not None and isinstance(self.student, FeatureStudent):
+            loss = loss + self.student.distance(self.teacher)
+        return loss
 
 
 def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:

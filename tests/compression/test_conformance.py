@@ -15,7 +15,7 @@ from planish.compression import (
 from planish.export import Pack, ToOnnx, ToOpenVino
 from planish.technique import registered
 from planish.testing import TechniqueConformance
-from planish.training import Distill
+from planish.training import Distill, Student
 
 
 class TestChannelPruning(TechniqueConformance):
@@ -56,6 +56,25 @@ class TestPack(TechniqueConformance):
 class TestDistill(TechniqueConformance):
     technique = Distill(epochs=1)
     before = (ChannelPruning(ratio=0.5),)
+
+
+class TestDecoupledDistillation(TechniqueConformance):
+    technique = Distill(method="decoupled", epochs=1)
+    before = (ChannelPruning(ratio=0.5),)
+
+
+class TestFeatureTransfer(TechniqueConformance):
+    technique = Distill(method="feature", epochs=1)
+    before = (ChannelPruning(ratio=0.5), Resolution(scale=0.75))
+
+
+class TestAttentionTransfer(TechniqueConformance):
+    technique = Distill(method="attention", epochs=1)
+    before = (Student(model="resnet14"),)
+
+
+class TestStudent(TechniqueConformance):
+    technique = Student(model="torchvision:shufflenet_v2_x0_5")
 
 
 class TestToOnnx(TechniqueConformance):

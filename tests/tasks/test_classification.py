@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
@@ -38,3 +39,20 @@ def test_scores_are_what_the_primary_metric_is_the_mean_of() -> None:
     assert next(iter(metrics)) == task.primary_metric
     assert np.isclose(100 * task.scores(outputs, targets).mean(), metrics["accuracy"].value)
     assert (task.decode(outputs) == logits.argmax(axis=1)).all()
+
+
+def test_decoupled_distillation_is_the_divergence_with_its_factor_taken_out() -> None:
+    """The whole divergence is that of right against other, plus (1 - p) times that among the others (Zhao et al. 2022, equation 7)."""
+    logits, teacher, targets, t = rng.normal(size=(5, 4)), rng.normal(size=(5, 4)) * 3, np.array([0, 1, 2, 3, 1]), 2.0
+
+    def softmax(x):
+        return np.exp(x / t) / np.exp(x / t).sum(1, keepdims=True)
+
+    p, q = softmax(teacher), softmax(logits)
+    rows = np.arange(5)
+    pr, qr = p[rows, targets], q[rows, targets]
+    binary = pr * np.log(pr / qr) + (1 - pr) * np.log((1 - pr) / (1 - qr))
+    whole = (p * np.log(p / q)).sum(1)
+    others = (whole - binary) / (1 - pr)
+    found = task.distillation_loss(torch.from_numpy(logits), torch.from_numpy(teacher), t, torch.from_numpy(targets)).item()
+    assert found == pytest.approx((binary + others).mean() * t**2)
