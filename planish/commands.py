@@ -19,8 +19,8 @@ from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.explain.explain import Explanation
-from planish.explain.explain import explain as explain_model
+from planish.explanation.explain import Explanation
+from planish.explanation.explain import explain as explain_model
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.bundle import VerifyReport, write_bundle
 from planish.export.bundle import verify as verify_bundle
@@ -224,7 +224,7 @@ def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int =
 
 
 def explain(model: str | Path, **options: Any) -> Explanation:
-    """Where a model's time and error go, layer by layer, and why; see ``planish.explain.explain.explain`` for the options."""
+    """Where a model's time and error go, layer by layer, and why; see ``planish.explanation.explain.explain`` for the options."""
     return explain_model(model, **options)
 
 

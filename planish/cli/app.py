@@ -269,7 +269,7 @@ def explain(
             found = commands.explain(
                 model, runtime=runtime, threads=threads, batch=batch, data=data, reference=reference, settings=settings
             )
-        print_json(found) if json else stdout.print(explanation(found, top))
+        print_json(found) if json else stdout.print(explanation(found, top, stdout.width))
 
 
 def _setting(text: str) -> tuple[str, str]:

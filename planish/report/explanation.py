@@ -9,22 +9,24 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from planish.explain.explain import Explanation, LayerRow
+from planish.explanation.explain import Explanation, LayerRow
 from planish.report import words
 
-_NAME = 26  # characters of a layer's name
+_WIDE = 100  # columns from which names are given more room
+_SPACE = "\N{NO-BREAK SPACE}"
 
 
-def explanation(found: Explanation, top: int = 12) -> RenderableType:
+def explanation(found: Explanation, top: int = 12, width: int = 80) -> RenderableType:
     """Head, layers, findings.
 
     Args:
         found: what to show.
         top: the slowest layers to list; 0 for all, in the order of execution.
+        width: of the terminal, in columns.
     """
-    head = Text(f"{found.file}", style="bold")
+    head = Text(found.model, style="bold")
     head.append(f" in {words.runtime_name(found.runtime)}: {found.summary}", style="not bold")
-    parts: list[RenderableType] = [head, Text(_reach(found), style="dim"), _layers(found, top), _kinds(found)]
+    parts: list[RenderableType] = [head, Text(_reach(found), style="dim"), _layers(found, top, width >= _WIDE), _kinds(found)]
     if found.errors is not None:
         parts.append(
             Text(
@@ -48,42 +50,43 @@ def _reach(found: Explanation) -> str:
     )
 
 
-def _layers(found: Explanation, top: int) -> Table:
+def _layers(found: Explanation, top: int, wide: bool) -> Table:
     rows = list(found.layers) if top == 0 else sorted(found.layers, key=lambda x: -x.ms)[:top]
     rest = len(found.layers) - len(rows)
     rest_ms = sum(x.ms for x in found.layers) - sum(x.ms for x in rows)
     caption = f"and {rest} more layers in {words.milliseconds(rest_ms)} ms; --top 0 shows all" if rest else None
-    table = Table(caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left", title_justify="left")
+    table = Table(caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
     with_errors = any(x.snr_db is not None for x in rows)
-    table.add_column("layer", no_wrap=True, overflow="ellipsis", min_width=8)
-    table.add_column("executed as", no_wrap=True, overflow="ellipsis", min_width=11)
-    for heading in ("ms", "share", "type", "GOP/s", "reach"):
-        table.add_column(heading, justify="right" if heading != "type" else "left", no_wrap=True)
-    table.add_column("conv.", justify="right", no_wrap=True)
-    if with_errors:
-        table.add_column("dB", justify="right", no_wrap=True)
+    name_width, op_width = (34, 20) if wide else (18 if with_errors else 25, 12)
+    table.add_column("layer", no_wrap=True)
+    table.add_column("executed as", no_wrap=True)
+    headings = {"ms": 5, "share": 5, "type": 4, "GOP/s": 5, "reach": 5, "conv": 4} | ({"adds": 4, "dB": 3} if with_errors else {})
+    for heading, width in headings.items():
+        table.add_column(heading, justify="left" if heading == "type" else "right", no_wrap=True, min_width=width)
     for row in rows:
         cells = [
-            _short(row.name),
-            row.op,
+            _short(row.source or row.name, name_width),
+            _short(row.op, op_width),
             words.milliseconds(row.ms),
-            f"{100 * row.share:.0f} %",
+            _percent(row.share),
             row.precision,
             "" if row.gops is None else f"{row.gops:.0f}",
-            "" if row.reach_share is None else f"{100 * row.reach_share:.0f} %",
-            _conversions(row),
+            "" if row.reach_share is None else _percent(row.reach_share),
+            str(len(row.conversions) or ""),
         ]
-        table.add_row(*map(Text, cells), *([Text("" if row.snr_db is None else _db(row.snr_db))] if with_errors else []))
+        if with_errors:
+            cells += ["" if value is None else _db(value) for value in (row.added_db, row.snr_db)]
+        table.add_row(*map(Text, cells))
     return table
 
 
-def _short(name: str) -> str:
-    """Layers differ at the end of their names more often than at the beginning."""
-    return name if len(name) <= _NAME else "…" + name[1 - _NAME :]
+def _short(name: str, width: int) -> str:
+    """The end of a name, since layers differ there more often than at the beginning."""
+    return name if len(name) <= width else "…" + name[1 - width :]
 
 
-def _conversions(row: LayerRow) -> str:
-    return f"{len(row.conversions)}" if row.conversions else ""
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}{_SPACE}%"
 
 
 def _db(value: float) -> str:
@@ -91,7 +94,7 @@ def _db(value: float) -> str:
 
 
 def _kinds(found: Explanation) -> Text:
-    shares = [f"{kind} {100 * ms / found.latency_ms:.0f} %" for kind, ms in found.kinds_ms.items() if ms >= 0.005 * found.latency_ms]
+    shares = [f"{kind} {_percent(ms / found.latency_ms)}" for kind, ms in found.kinds_ms.items() if ms >= 0.005 * found.latency_ms]
     return Text("time     " + ", ".join(shares))
 
 
@@ -100,17 +103,17 @@ def _findings(found: Explanation) -> list[RenderableType]:
         return [Text("✓ nothing found that would pay to change", style="green")]
     parts: list[RenderableType] = []
     for number, finding in enumerate(found.findings, 1):
-        cost = "wrong results" if finding.wrong_results else f"costs about {words.milliseconds(finding.cost_ms)} ms"
+        cost = f"costs about {words.milliseconds(finding.cost_ms)} ms ({_percent(finding.cost_ms / found.latency_ms)})"
+        head = Text("makes results wrong: " if finding.wrong_results else f"{cost}: ", style="red" if finding.wrong_results else "yellow")
+        head.append(finding.what, style="bold default")
         table = Table.grid(padding=(0, 1, 0, 0))
-        table.add_column(width=4, justify="right")
+        table.add_column(width=3)
         table.add_column(ratio=1, overflow="fold")
-        head = Text(finding.what, style="bold")
-        head.append(f"  {cost}", style="red" if finding.wrong_results else "yellow")
         table.add_row(Text(f"{number}."), head)
         table.add_row(Text("why", style="dim"), Text(finding.why))
         table.add_row(Text("fix", style="green"), Text(finding.fix))
         if finding.layers:
-            named = ", ".join(_short(name) for name in finding.layers[:3])
+            named = ", ".join(_short(name, 34) for name in finding.layers[:3])
             more = f" and {len(finding.layers) - 3} more" if len(finding.layers) > 3 else ""
             table.add_row(Text("at", style="dim"), Text(named + more, style="dim"))
         parts += [table, Text("")]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from planish.explain.findings import Evidence, Finder, Finding, slowest
-from planish.explain.profile import ACTIVATIONS, LayerProfile, Profile
+from planish.explanation.findings import Evidence, Finder, Finding, slowest
+from planish.explanation.profile import ACTIVATIONS, LayerProfile, Profile
 
 _QUANTIZE = {"QuantizeLinear", "FakeQuantize", "Quantize"}
 _DEQUANTIZE = {"DequantizeLinear"}
 _FUSED = {"Relu", "Clip"}  # runtimes compute these inside an integer convolution
-_USEFUL = 0.5  # of the reach: what a good integer convolution gets
+_USEFUL = 0.8  # of the reach: what a good integer convolution gets
 
 
 @dataclass(frozen=True)

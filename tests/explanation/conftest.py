@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planish.explain import onnxruntime_profile, openvino_profile
+from planish.explanation import onnxruntime_profile, openvino_profile
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from planish.explain.model_file import median_ms
+from planish.explanation.model_file import median_ms
 from planish.export.onnxruntime_runtime import OnnxRuntime
 
 _SIZE = 1024  # of the square matrices: beyond the caches, and 12 ms in fp32 on one core with AVX-512

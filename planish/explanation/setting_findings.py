@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planish.explain.findings import Evidence, Finder, Finding, slowest
+from planish.explanation.findings import Evidence, Finder, Finding, slowest
 
 _CLEARLY = 1.1  # times: two medians of one file differ by less
 
@@ -16,8 +16,8 @@ def bf16_hint(evidence: Evidence) -> Finding | None:
     return Finding(
         "bf16_hint",
         f"{len(layers)} layers run in bf16; in fp32 a call takes {other.latency_ms:.3g} ms instead of {profile.latency_ms:.3g} ms",
-        "OpenVINO takes bf16 wherever the processor knows it, unless told otherwise; without AMX its peak is no higher than that of fp32, "
-        "and it is less exact",
+        "OpenVINO takes bf16 wherever the processor knows it, unless told otherwise; on some processors its peak is no higher than that of "
+        "fp32, and everywhere it is less exact",
         "set INFERENCE_PRECISION_HINT=f32, as Planish does",
         profile.latency_ms - other.latency_ms,
         slowest(profile, layers),

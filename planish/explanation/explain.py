@@ -15,15 +15,15 @@ from planish.data.preprocessing import prepare
 from planish.errors import ModelError
 from planish.evaluation.latency import Subject, measure_latency
 from planish.evaluation.machine import cpu_model, instruction_sets
-from planish.explain.findings import Alternative, Evidence, Finding, find_all
-from planish.explain.model_file import ModelFile
-from planish.explain.onnxruntime_profile import profile_onnxruntime
-from planish.explain.opening import Explained, open_explained, open_reference
-from planish.explain.openvino_profile import profile_openvino
-from planish.explain.overflow import full_range
-from planish.explain.profile import Profile
-from planish.explain.reach import Reach, measure_reach
-from planish.explain.signal_to_noise import Errors, measure_errors
+from planish.explanation.findings import Alternative, Evidence, Finding, find_all
+from planish.explanation.model_file import ModelFile
+from planish.explanation.onnxruntime_profile import profile_onnxruntime
+from planish.explanation.opening import Explained, open_explained, open_reference
+from planish.explanation.openvino_profile import profile_openvino
+from planish.explanation.overflow import full_range
+from planish.explanation.profile import Profile
+from planish.explanation.reach import Reach, measure_reach
+from planish.explanation.signal_to_noise import Errors, measure_errors
 from planish.progress import Stage
 
 _PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
@@ -36,6 +36,7 @@ class LayerRow:
 
     Args:
         name: as the runtime calls it.
+        source: the layer of the file that it computes; empty where that is not known.
         op: what was executed; ``kernel`` says by which code, where the runtime tells.
         kind: convolution, depthwise, linear, activation, conversion or other.
         ms: per call.
@@ -48,9 +49,11 @@ class LayerRow:
         conversions: nodes right before and after that quantize, dequantize, cast or reorder.
         conversions_ms: what they take.
         snr_db: signal-to-noise ratio of the output, see ``Errors``; None where it was not measured.
+        added_db: the same where only this output is rounded: the error that the layer adds.
     """
 
     name: str
+    source: str
     op: str
     kernel: str
     kind: str
@@ -64,6 +67,7 @@ class LayerRow:
     conversions: tuple[str, ...]
     conversions_ms: float
     snr_db: float | None
+    added_db: float | None
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,7 @@ def _rows(profile: Profile, reach: Reach, errors: Errors | None) -> list[LayerRo
         rows.append(
             LayerRow(
                 name=layer.name,
+                source=layer.source,
                 op=layer.op,
                 kernel=layer.kernel,
                 kind=layer.kind,
@@ -213,6 +218,7 @@ def _rows(profile: Profile, reach: Reach, errors: Errors | None) -> list[LayerRo
                 reach_share=None if gops is None else gops / reach.gops(layer.precision),
                 conversions=tuple(x.op for x in around),
                 conversions_ms=profile.total_ms(around),
+                added_db=errors.added_db.get(layer.source) if errors and layer.source else None,
                 snr_db=errors.layers_db.get(layer.source) if errors and layer.source else None,
             )
         )
@@ -297,7 +303,7 @@ def _subject(model: ModelFile) -> Subject:
         "path": str(model.path), "runtime": model.runtime, "threads": model.threads, "batch": model.batch, "settings": dict(model.settings)
     }  # fmt: skip
     cue = np.zeros((1, 1, 1, 1), dtype=np.uint8)
-    return Subject("planish.explain.model_file:load_for_bench", arguments, cue, model.runtime, imports=(model.runtime,))
+    return Subject("planish.explanation.model_file:load_for_bench", arguments, cue, model.runtime, imports=(model.runtime,))
 
 
 def _usable_cores() -> int:

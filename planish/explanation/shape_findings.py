@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from planish.explain.findings import Evidence, Finder, Finding, slowest
-from planish.explain.profile import LayerProfile
+from planish.explanation.findings import Evidence, Finder, Finding, slowest
+from planish.explanation.profile import LayerProfile
 
 _SPARSE = 0.5  # share of zeros from which a layer counts as pruned; rounding to 8 bits alone makes fewer
-_SLOW = 0.3  # of the reach: below, a depthwise layer waits for memory
+_SLOW = 0.5  # of the reach: below, a depthwise layer waits for memory and caches; dense ones come to more
 _DOMINANT = 0.4  # share of a call from which depthwise layers are the thing to change
 
 
@@ -36,16 +36,16 @@ def misaligned_channels(evidence: Evidence) -> Finding | None:
     layers = [x for x in profile.layers if waste[x.name] > 0.1]
     if not layers:
         return None
-    worst = slowest(profile, layers)
-    widths = {x.name: x.weight[0] for x in layers}
-    examples = ", ".join(str(w) for w in dict.fromkeys(widths[name] for name in worst[:4]))
+    widths = list(dict.fromkeys(x.weight[0] for x in sorted(layers, key=profile.ms, reverse=True) if x.weight[0] % block))
+    if not widths:
+        return None
     return Finding(
         "misaligned_channels",
-        f"{len(layers)} convolutions have a number of channels that is no multiple of {block}: {examples}",
+        f"{len(layers)} convolutions have a number of channels that is no multiple of {block}: {', '.join(map(str, widths[:4]))}",
         f"kernels compute {block} channels at once, and fill up what is missing",
-        f"prune or widen to multiples of {block}: {widths[worst[0]]} → {_nearest(widths[worst[0]], block)}",
+        f"prune or widen to multiples of {block}: {widths[0]} → {_nearest(widths[0], block)}",
         sum(profile.ms(x) * waste[x.name] for x in layers),
-        worst,
+        slowest(profile, layers),
     )
 
 
@@ -56,7 +56,8 @@ def _nearest(width: int, block: int) -> int:
 def memory_bound_depthwise(evidence: Evidence) -> Finding | None:
     """Depthwise layers that dominate while the arithmetic units wait for memory."""
     profile = evidence.profile
-    slow = [x for x in profile.layers if x.kind == "depthwise" and x.gops < _SLOW * evidence.reach.gops(x.precision)]
+    depthwise = [x for x in profile.layers if x.kind == "depthwise" and x.op != "ConvInteger"]  # that kernel is slow for another reason
+    slow = [x for x in depthwise if x.gops < _SLOW * evidence.reach.gops(x.precision)]
     time, everything = profile.total_ms(slow), sum(x.macs for x in profile.layers)
     if not slow or time < _DOMINANT * profile.latency_ms:
         return None
@@ -68,7 +69,7 @@ def memory_bound_depthwise(evidence: Evidence) -> Finding | None:
         "each value read is used for a few products only, so memory sets the pace and not arithmetic",
         "give them fewer or smaller maps: prune the channels of these layers, feed smaller images, stride earlier; where maps are large "
         "and channels few, one dense 3x3 convolution in place of the pair is often faster",
-        time * (1 - 1 / (1 + _SLOW)),
+        time - sum(2 * x.macs / (_SLOW * evidence.reach.gops(x.precision) * 1e6) for x in slow),
         slowest(profile, slow),
     )
 

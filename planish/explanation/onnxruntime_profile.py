@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from planish.explain.model_file import ModelFile, median_ms
-from planish.explain.profile import ACTIVATIONS, CONVERSIONS, Kind, LayerProfile, Profile
-from planish.explain.source_graph import SourceGraph
+from planish.explanation.model_file import ModelFile, median_ms
+from planish.explanation.profile import ACTIVATIONS, CONVERSIONS, Kind, LayerProfile, Profile
+from planish.explanation.source_graph import SourceGraph
 
 _SECONDS = 1.0
 _SUFFIX = "_kernel_time"
@@ -84,8 +84,8 @@ def _layers(graph: Any, events: list[dict[str, Any]], source: SourceGraph) -> It
             executed = shapes.get(node.input[_WEIGHTS[op]], ())
             origin = source.origin(name, list(node.output))
             weights = source.weights(origin) if origin is not None and origin.name not in claimed else None
-            claimed |= {origin.name} if weights else set()
-            if weights:
+            if origin is not None and weights is not None:
+                claimed.add(origin.name)
                 known = {"weight": weights.shape, "weight_type": weights.type, "zeros": weights.zeros}
             known["source"] = origin.name if origin is not None else ""
             known["macs"] = _macs(op, shape, executed, weights.shape if weights else executed)

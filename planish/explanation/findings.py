@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from planish.explain.profile import LayerProfile, Profile
-from planish.explain.reach import Reach
+from planish.explanation.profile import LayerProfile, Profile
+from planish.explanation.reach import Reach
 
 WORTH = 0.04
 """Share of a call that a finding must cost: less than this a change cannot be shown to pay."""
@@ -22,7 +22,7 @@ class Finding:
         why: it costs.
         fix: what to do.
         cost_ms: estimated, per call; what the fix would save.
-        layers: names of the executed layers concerned, most costly first.
+        layers: names of the layers concerned, most costly first.
         wrong_results: it does not cost time but accuracy, and comes first.
     """
 
@@ -82,13 +82,13 @@ Finder = Callable[[Evidence], Finding | None]
 
 
 def slowest(profile: Profile, layers: list[LayerProfile]) -> tuple[str, ...]:
-    """Their names, most costly first."""
-    return tuple(layer.name for layer in sorted(layers, key=profile.ms, reverse=True))
+    """Their names in the file, as far as they are known, most costly first."""
+    return tuple(layer.source or layer.name for layer in sorted(layers, key=profile.ms, reverse=True))
 
 
 def find_all(evidence: Evidence) -> list[Finding]:
     """Every finding that costs enough to matter: wrong results first, then by cost."""
-    from planish.explain import integer_findings, setting_findings, shape_findings
+    from planish.explanation import integer_findings, setting_findings, shape_findings
 
     finders = [*integer_findings.FINDERS, *shape_findings.FINDERS, *setting_findings.FINDERS]
     found = [finding for finder in finders if (finding := finder(evidence)) is not None]

@@ -13,7 +13,7 @@ from planish.artifact import Artifact, InputSpec, Preprocessing
 from planish.data import load_images
 from planish.data.preprocessing import prepare
 from planish.errors import DataError, ModelError
-from planish.explain.model_file import Array, ModelFile
+from planish.explanation.model_file import Array, ModelFile
 from planish.export import ToOnnx
 from planish.export.bundle import read_bundle
 from planish.export.runtimes import available

@@ -16,12 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import planish
 from planish.artifact import Artifact
 from planish.evaluation.kernels import onnxruntime_kernels
-from planish.explain.model_file import ModelFile
-from planish.explain.onnxruntime_profile import profile_onnxruntime
-from planish.explain.openvino_profile import profile_openvino
-from planish.explain.overflow import full_range
-from planish.explain.reach import measure_reach
-from planish.explain.signal_to_noise import measure_errors
+from planish.explanation.model_file import ModelFile
+from planish.explanation.onnxruntime_profile import profile_onnxruntime
+from planish.explanation.openvino_profile import profile_openvino
+from planish.explanation.overflow import full_range
+from planish.explanation.reach import measure_reach
+from planish.explanation.signal_to_noise import measure_errors
 
 PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
 
@@ -37,11 +37,11 @@ def resnet() -> Artifact:
 
 
 @pytest.mark.parametrize("runtime", PROFILERS)
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [3])
 def test_multiplications_are_those_that_torch_counts(mobilenet: Artifact, runtime: str, batch: int) -> None:
-    counter = FlopCounterMode(display=False)
+    counter, network = FlopCounterMode(display=False), artifact("torchvision:mobilenet_v2", 64).module
     with counter, torch.no_grad():
-        artifact("torchvision:mobilenet_v2", 64).module(torch.zeros(batch, 3, 64, 64))
+        network(torch.zeros(batch, 3, 64, 64))
     for file in (mobilenet.files[0], healthy(mobilenet)):
         profile = PROFILERS[runtime](ModelFile(file, runtime, batch=batch))
         assert 2 * sum(x.macs for x in profile.layers) == counter.get_total_flops()

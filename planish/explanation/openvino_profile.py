@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from planish.explain.model_file import ModelFile, median_ms
-from planish.explain.profile import ACTIVATIONS, CONVERSIONS, Kind, LayerProfile, Profile
+from planish.explanation.model_file import ModelFile, median_ms
+from planish.explanation.profile import ACTIVATIONS, CONVERSIONS, Kind, LayerProfile, Profile
 
 _SECONDS = 1.0
 _LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}

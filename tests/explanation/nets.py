@@ -86,8 +86,8 @@ def convolutions(*widths: int, activation: type[nn.Module] = nn.ReLU, depthwise:
     before = 3
     for i, width in enumerate(widths):
         layers += [nn.Conv2d(before, width, 3, 2 if i == 0 else 1, 1), activation()]
-        if depthwise:
-            layers += [nn.Conv2d(width, width, 5, 1, 2, groups=width), nn.ReLU(), nn.Conv2d(width, width, 7, 1, 3, groups=width), nn.ReLU()]
+        for _ in range(6 if depthwise else 0):
+            layers += [nn.Conv2d(width, width, 3, 1, 1, groups=width), nn.ReLU()]
         before = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 10))
 
