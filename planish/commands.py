@@ -19,8 +19,8 @@ from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.explanation.explain import Explanation
 from planish.explanation.explain import explain as explain_model
+from planish.explanation.result import Explanation
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.bundle import VerifyReport, write_bundle
 from planish.export.bundle import verify as verify_bundle

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from planish.explanation.explain import Explanation, LayerRow
+from planish.explanation.result import Explanation, LayerRow
 from planish.report import words
 
 _WIDE = 100  # columns from which names are given more room
@@ -26,41 +26,56 @@ def explanation(found: Explanation, top: int = 12, width: int = 80) -> Renderabl
     """
     head = Text(found.model, style="bold")
     head.append(f" in {words.runtime_name(found.runtime)}: {found.summary}", style="not bold")
-    parts: list[RenderableType] = [head, Text(_reach(found), style="dim"), _layers(found, top, width >= _WIDE), _kinds(found)]
-    if found.errors is not None:
-        parts.append(
-            Text(
-                f"error    the output has {_db(found.errors.final_db)} dB signal to noise on {found.errors.images} images, "
-                f"against {found.errors.reference}"
-            )
-        )
+    rows = sorted(found.layers, key=lambda x: -x.ms)[:top] if top else list(found.layers)
+    table = _layers(rows, wide=width >= _WIDE)
+    parts = [head, Text(_reach(found), style="dim"), table, Text(_legend(found, rows), style="dim"), Text(""), _facts(found), Text("")]
+    return Group(*parts, *_findings(found))
+
+
+def _facts(found: Explanation) -> Table:
+    facts = Table.grid(padding=(0, 1, 0, 0))
+    facts.add_column(width=7)
+    facts.add_column(ratio=1, overflow="fold")
+    facts.add_row("time", Text(_kinds(found)))
+    if (errors := found.errors) is not None:
+        noise = f"{_db(errors.final_db)} dB signal to noise in the output, on {errors.images} images"
+        facts.add_row("error", Text(f"{noise}, against {errors.reference}"))
     if found.preprocessing_ms is not None:
-        parts.append(Text(f"image    {words.milliseconds(found.preprocessing_ms)} ms to decode and resize one"))
-    parts += [Text(f"note     {note}", style="dim") for note in found.notes]
-    parts.append(Text(""))
-    parts += _findings(found)
-    return Group(*parts)
+        facts.add_row("image", f"{words.milliseconds(found.preprocessing_ms)} ms to decode and resize one")
+    for note in found.notes:
+        facts.add_row("note", Text(note))
+    return facts
 
 
 def _reach(found: Explanation) -> str:
     r = found.reach
-    return (
-        f"{found.cpu} reaches {r.fp32_gops:.0f} GOP/s in fp32 and {r.int8_gops:.0f} in int8 on a large matrix product "
-        f"({r.threads} {'thread' if r.threads == 1 else 'threads'})"
-    )
+    return f"{found.cpu}, {_threads(r.threads)}: {r.fp32_gops:.0f} GOP/s in fp32 and {r.int8_gops:.0f} in int8 on a large matrix product"
 
 
-def _layers(found: Explanation, top: int, wide: bool) -> Table:
-    rows = list(found.layers) if top == 0 else sorted(found.layers, key=lambda x: -x.ms)[:top]
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _legend(found: Explanation, rows: list[LayerRow]) -> str:
     rest = len(found.layers) - len(rows)
     rest_ms = sum(x.ms for x in found.layers) - sum(x.ms for x in rows)
-    caption = f"and {rest} more layers in {words.milliseconds(rest_ms)} ms; --top 0 shows all" if rest else None
-    table = Table(caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
-    with_errors = any(x.snr_db is not None for x in rows)
-    name_width, op_width = (34, 20) if wide else (18 if with_errors else 25, 12)
+    lines = [f"and {rest} more layers in {words.milliseconds(rest_ms)} ms; --top 0 shows all"] if rest else []
+    lines.append("reach: share of a large product's GOP/s; around: conversions before and after")
+    if _with_errors(rows):
+        lines.append("adds: signal to noise (dB) of rounding this output alone; dB: of it as it is")
+    return "\n".join(lines)
+
+
+def _with_errors(rows: list[LayerRow]) -> bool:
+    return any(row.snr_db is not None for row in rows)
+
+
+def _layers(rows: list[LayerRow], *, wide: bool) -> Table:
+    table, with_errors = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False), _with_errors(rows)
+    name_width, op_width = (34, 20) if wide else (16 if with_errors else 25, 12)
     table.add_column("layer", no_wrap=True)
     table.add_column("executed as", no_wrap=True)
-    headings = {"ms": 5, "share": 5, "type": 4, "GOP/s": 5, "reach": 5, "conv": 4} | ({"adds": 4, "dB": 3} if with_errors else {})
+    headings = {"ms": 5, "share": 5, "type": 4, "GOP/s": 5, "reach": 5, "around": 6} | ({"adds": 4, "dB": 3} if with_errors else {})
     for heading, width in headings.items():
         table.add_column(heading, justify="left" if heading == "type" else "right", no_wrap=True, min_width=width)
     for row in rows:
@@ -93,9 +108,9 @@ def _db(value: float) -> str:
     return "∞" if math.isinf(value) else f"{value:.0f}"
 
 
-def _kinds(found: Explanation) -> Text:
+def _kinds(found: Explanation) -> str:
     shares = [f"{kind} {_percent(ms / found.latency_ms)}" for kind, ms in found.kinds_ms.items() if ms >= 0.005 * found.latency_ms]
-    return Text("time     " + ", ".join(shares))
+    return ", ".join(shares)
 
 
 def _findings(found: Explanation) -> list[RenderableType]:

@@ -17,7 +17,7 @@ import planish
 from planish.artifact import Artifact
 from planish.cli.app import app
 from planish.compression import Int8
-from planish.explanation.explain import Explanation
+from planish.explanation.result import Explanation
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.bundle import write_bundle
 from planish.models.storage import save_artifact

@@ -15,7 +15,7 @@ from torch import nn
 import planish
 from planish.artifact import Artifact
 from planish.explanation import explain as explaining
-from planish.explanation.explain import Explanation
+from planish.explanation.result import Explanation
 from planish.models.storage import save_artifact
 
 

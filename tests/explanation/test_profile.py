@@ -37,13 +37,12 @@ def resnet() -> Artifact:
 
 
 @pytest.mark.parametrize("runtime", PROFILERS)
-@pytest.mark.parametrize("batch", [3])
-def test_multiplications_are_those_that_torch_counts(mobilenet: Artifact, runtime: str, batch: int) -> None:
+def test_multiplications_are_those_that_torch_counts(mobilenet: Artifact, runtime: str) -> None:
     counter, network = FlopCounterMode(display=False), artifact("torchvision:mobilenet_v2", 64).module
     with counter, torch.no_grad():
-        network(torch.zeros(batch, 3, 64, 64))
+        network(torch.zeros(3, 3, 64, 64))
     for file in (mobilenet.files[0], healthy(mobilenet)):
-        profile = PROFILERS[runtime](ModelFile(file, runtime, batch=batch))
+        profile = PROFILERS[runtime](ModelFile(file, runtime, batch=3))
         assert 2 * sum(x.macs for x in profile.layers) == counter.get_total_flops()
         assert sum(x.kind == "depthwise" for x in profile.layers) == 17
         assert sum(x.kind == "linear" for x in profile.layers) == 1
