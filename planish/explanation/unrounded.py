@@ -71,7 +71,15 @@ def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]
     for q in quantizers:
         after = next((name for name, before in pairs.items() if before == q.input[0]), "")
         scale, zero = source.array(q.input[1]), source.array(q.input[2]) if len(q.input) > 2 else np.uint8(0)
-        if after and q.input[0] not in inputs and after not in outputs and scale is not None and zero is not None and scale.ndim == 0:
+        if (
+            after
+            and q.input[0] not in inputs
+            and after not in outputs
+            and scale is not None
+            and zero is not None
+            and scale.size == zero.size == 1
+        ):
+            scale, zero = scale.reshape(()), zero.reshape(())
             origin, kind = source.origin("", [q.input[0]]), np.iinfo(zero.dtype)
             low, high = (np.float32(scale * (float(end) - zero)) for end in (kind.min, kind.max))
             found.setdefault(q.input[0], Rounded(q.input[0], after, origin.name if origin is not None else "", low, high, scale))
