@@ -53,7 +53,7 @@ def profile_openvino(model: ModelFile) -> Profile:
 
 
 def _layer(node: Any, ms: float, executed: set[str], zeros: dict[str, float]) -> LayerProfile:
-    op, source = _info(node, "layerType"), _info(node, "originalLayersNames").partition(",")[0]
+    op, source = _info(node, "layerType"), in_file(_info(node, "originalLayersNames").partition(",")[0])
     shape = tuple(node.output(0).get_shape())
     above = [node.input_value(i).get_node() for i in range(node.get_input_size())]
     weight: tuple[int, ...] = ()
@@ -79,6 +79,11 @@ def _layer(node: Any, ms: float, executed: set[str], zeros: dict[str, float]) ->
     )
 
 
+def in_file(name: str) -> str:
+    """Name of a layer before OpenVINO split its bias off."""
+    return name.removesuffix("/WithoutBiases")
+
+
 def _info(node: Any, key: str) -> str:
     info = node.get_rt_info()
     return str(info[key].astype(str)) if key in info else ""
@@ -94,7 +99,7 @@ def _zeros(graph: Any) -> dict[str, float]:
         while node.get_type_name() != "Constant" and node.get_input_size():
             node = node.input_value(0).get_node()
         if node.get_type_name() == "Constant" and (values := np.asarray(node.get_data())).size:
-            found[layer.get_friendly_name()] = float((values == 0).mean())
+            found[in_file(layer.get_friendly_name())] = float((values == 0).mean())
     return found
 
 

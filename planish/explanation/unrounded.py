@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from planish.explanation.model_file import Array, ModelFile, Run
+from planish.explanation.openvino_profile import in_file
 from planish.explanation.source_graph import SourceGraph
 
 _STEPS = 5  # from a FakeQuantize to the multiplication that undoes its scale
@@ -167,7 +168,7 @@ def _ranges(quantizer: Any) -> list[Array]:
 def _layer_above(node: Any) -> str:
     for _ in range(_STEPS):
         if node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
-            return str(node.get_friendly_name())
+            return in_file(str(node.get_friendly_name()))
         if node.get_input_size() == 0:
             return ""
         node = node.input_value(0).get_node()

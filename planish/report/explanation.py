@@ -71,8 +71,8 @@ def _with_errors(rows: list[LayerRow]) -> bool:
 
 
 def _layers(rows: list[LayerRow], *, wide: bool) -> Table:
-    table, with_errors = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False), _with_errors(rows)
-    name_width, op_width = (34, 20) if wide else (16 if with_errors else 25, 12)
+    table, with_errors = Table(box=box.SIMPLE_HEAD, padding=(0, int(wide), 0, 0), pad_edge=False), _with_errors(rows)
+    name_width, op_width = (34, 20) if wide else (19 if with_errors else 28, 12)
     table.add_column("layer", no_wrap=True)
     table.add_column("executed as", no_wrap=True)
     headings = {"ms": 5, "share": 5, "type": 4, "GOP/s": 5, "reach": 5, "around": 6} | ({"adds": 4, "dB": 3} if with_errors else {})
