@@ -19,6 +19,8 @@ from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.explanation.explain import explain as explain_model
+from planish.explanation.result import Explanation
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.bundle import VerifyReport, write_bundle
 from planish.export.bundle import verify as verify_bundle
@@ -219,6 +221,11 @@ def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int =
         names.append(name)
     subjects = {n: open_model(m, runtime).subject(threads, batch) for n, m in zip(names, models, strict=True)}
     return measure_latency(subjects, baseline=names[0], threads=threads, batch=batch, seconds=seconds)
+
+
+def explain(model: str | Path, **options: Any) -> Explanation:
+    """Where a model's time and error go, layer by layer, and why; see ``planish.explanation.explain.explain`` for the options."""
+    return explain_model(model, **options)
 
 
 def verify(bundle: str | Path) -> VerifyReport:

@@ -240,6 +240,45 @@ def bench(
         print_json(found) if json else stdout.print(latency_table(found))
 
 
+@app.command(epilog="Example: planish explain runs/demo/bundle   or   planish explain model-int8.onnx --threads 2 --top 20")
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundle, run, saved model, or any .onnx or OpenVINO .xml file.")],
+    runtime: Runtime = "auto",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    data: Annotated[
+        str | None, typer.Option(help="Images to measure the error on, else a bundle's golden samples; a .npy of inputs for others' files.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Float model it was quantized from; without it only the rounding of activations counts as error.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="Of the runtime, as your program sets it: INFERENCE_PRECISION_HINT=bf16. May be repeated.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Slowest layers to list; 0 for all, in the order of execution.")] = 12,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Where a model's time and error go, layer by layer; what makes it slow, and what to do about it."""
+    with running(debug=debug):
+        settings = dict(_setting(text) for text in setting or [])
+        with progress():
+            from planish import commands
+            from planish.report.explanation import explanation
+
+            found = commands.explain(
+                model, runtime=runtime, threads=threads, batch=batch, data=data, reference=reference, settings=settings
+            )
+        print_json(found) if json else stdout.print(explanation(found, top, stdout.width))
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        fail(f"--setting {text} has no value. It is NAME=VALUE, for example INFERENCE_PRECISION_HINT=bf16.")
+    return name, value
+
+
 @app.command(epilog="Example: planish verify runs/demo/bundle")
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")],

@@ -44,7 +44,8 @@ class OnnxRuntime:
         return {"intra_op_num_threads": str(threads), "inter_op_num_threads": "1", "execution_mode": "sequential", **_settings()}
 
     @staticmethod
-    def load(file: Path, threads: int, batch: int | None) -> OnnxRuntimePredictor:
+    def session_options(threads: int) -> Any:
+        """ONNX Runtime's ``SessionOptions`` with which every file is run, timed and profiled."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -54,6 +55,13 @@ class OnnxRuntime:
         options.log_severity_level = 3
         for name, value in _settings().items():
             options.add_session_config_entry(name, value)
+        return options
+
+    @staticmethod
+    def load(file: Path, threads: int, batch: int | None) -> OnnxRuntimePredictor:
+        import onnxruntime
+
+        options = OnnxRuntime.session_options(threads)
         return OnnxRuntimePredictor(onnxruntime.InferenceSession(unpacked(file), options, providers=["CPUExecutionProvider"]))
 
     @staticmethod

@@ -1,0 +1,1 @@
+"""Where a model's time and error go, why, and what to do about it."""

@@ -1,0 +1,214 @@
+"""Profile, measure what another setting would give, and look for causes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from planish.data.preprocessing import prepare
+from planish.errors import ModelError
+from planish.evaluation.latency import Subject, measure_latency
+from planish.evaluation.machine import cpu_model, instruction_sets
+from planish.explanation.findings import Alternative, Evidence, find_all
+from planish.explanation.model_file import ModelFile
+from planish.explanation.onnxruntime_profile import profile_onnxruntime
+from planish.explanation.opening import Explained, open_explained, open_reference
+from planish.explanation.openvino_profile import profile_openvino
+from planish.explanation.overflow import full_range
+from planish.explanation.profile import Profile
+from planish.explanation.reach import Reach, measure_reach
+from planish.explanation.result import Explanation, LayerRow
+from planish.explanation.signal_to_noise import Errors, measure_errors
+from planish.progress import Stage
+
+_PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
+_TIMED_FILES = 16
+
+
+def explain(
+    target: str | Path,
+    *,
+    runtime: str = "auto",
+    threads: int = 1,
+    batch: int = 1,
+    data: str | Path | None = None,
+    reference: str | Path | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Explanation:
+    """Say where a model's time and error go, why, and what to do.
+
+    Args:
+        target: a bundle, a run (its bundle), a saved model (its fp32 export), or any ``.onnx`` or ``.xml`` file.
+        runtime: ``auto`` takes the bundle's, or the file's own.
+        threads: the runtime may use.
+        batch: images a call.
+        data: images, as other commands take them; for a file that Planish did not write an array of inputs in a ``.npy`` file. Without it
+            a bundle's golden samples serve, and for other models the error of quantization is not measured.
+        reference: the float model that the file was quantized from. Without it, only the rounding of activations counts as error.
+        settings: of the runtime, over Planish's own, to explain a program that runs the file otherwise:
+            ``{"INFERENCE_PRECISION_HINT": "bf16"}`` for OpenVINO, session configuration entries for ONNX Runtime.
+
+    Raises:
+        ModelError: the target cannot be explained.
+        DataError: the images cannot be used.
+        ExportError: the runtime cannot run the file.
+    """
+    if threads < 1 or batch < 1:
+        raise ModelError(f"threads {threads}, batch {batch}", "both are at least 1")
+    with Stage("profiling", 4) as stage:
+        opened = open_explained(target, runtime=runtime, threads=threads, batch=batch, data=data, settings=settings or {})
+        model = opened.model
+        profile = _PROFILERS[model.runtime](model)
+        stage.advance()
+        reach = measure_reach(min(threads, _usable_cores()))
+        stage.advance()
+        errors, notes = _errors(opened, reference)
+        stage.advance()
+        alternatives = _alternatives(profile, model)
+        stage.advance()
+    evidence = Evidence(
+        profile=profile,
+        reach=reach,
+        x86=platform.machine() in ("x86_64", "AMD64"),
+        instruction_sets=instruction_sets(),
+        usable_cores=_usable_cores(),
+        alternatives=alternatives,
+        preprocessing_ms=_preprocessing_ms(opened),
+        full_range=full_range(model.path) if model.path.suffix == ".onnx" else 0.0,
+    )
+    return Explanation(
+        model=str(target),
+        file=model.path.name,
+        runtime=model.runtime,
+        threads=threads,
+        batch=batch,
+        latency_ms=profile.latency_ms,
+        cpu=cpu_model(),
+        reach=reach,
+        layers=tuple(_rows(profile, reach, errors)),
+        kinds_ms=_kinds(profile),
+        findings=tuple(find_all(evidence)),
+        errors=errors,
+        preprocessing_ms=evidence.preprocessing_ms,
+        alternatives=dict(alternatives),
+        notes=(*opened.notes, *notes),
+    )
+
+
+def _rows(profile: Profile, reach: Reach, errors: Errors | None) -> list[LayerRow]:
+    rows = []
+    for layer in profile.layers:
+        around = profile.conversions(layer) if layer.macs else []
+        ms = profile.ms(layer)
+        gops = layer.gops if layer.macs and layer.ms > 0 else None
+        rows.append(
+            LayerRow(
+                name=layer.name,
+                source=layer.source,
+                op=layer.op,
+                kernel=layer.kernel,
+                kind=layer.kind,
+                ms=ms,
+                share=ms / profile.latency_ms,
+                precision=layer.precision,
+                shape=layer.shape,
+                macs=layer.macs,
+                gops=gops,
+                reach_share=None if gops is None else gops / reach.gops(layer.precision),
+                conversions=tuple(x.op for x in around),
+                conversions_ms=profile.total_ms(around),
+                added_db=errors.added_db.get(layer.source) if errors and layer.source else None,
+                snr_db=errors.layers_db.get(layer.source) if errors and layer.source else None,
+            )
+        )
+    return rows
+
+
+def _kinds(profile: Profile) -> dict[str, float]:
+    kinds: dict[str, float] = {}
+    for layer in profile.layers:
+        kinds[layer.kind] = kinds.get(layer.kind, 0.0) + profile.ms(layer)
+    rest = profile.latency_ms - sum(kinds.values())
+    ordered = dict(sorted(kinds.items(), key=lambda item: -item[1]))
+    return ordered | ({"between layers": rest} if rest > 0 else {})
+
+
+def _errors(opened: Explained, reference: str | Path | None) -> tuple[Errors | None, list[str]]:
+    if opened.images is None:
+        given = ["no error was measured: that takes images; give --data"]
+        return None, given if reference is not None or _is_quantized(opened.model) else []
+    name, shape, _ = opened.model.inputs()[0]
+    size = shape[0]
+    images = opened.images if len(opened.images) >= size else np.concatenate([opened.images] * -(-size // len(opened.images)))
+    batches = [{name: np.ascontiguousarray(images[i : i + size])} for i in range(0, len(images) - size + 1, size)]
+    found = measure_errors(opened.model, batches, None if reference is None else open_reference(reference))
+    return found, []
+
+
+def _is_quantized(model: ModelFile) -> bool:
+    """Roughly, from the bytes: only to decide whether a note is worth its line."""
+    data = model.path.read_bytes()
+    return b"DequantizeLinear" in data or b"FakeQuantize" in data
+
+
+def _preprocessing_ms(opened: Explained) -> float | None:
+    """Median of preparing one file."""
+    if not opened.image_files or opened.input_spec is None or opened.preprocessing is None:
+        return None
+    times = []
+    for _ in range(3):
+        for file in opened.image_files[:_TIMED_FILES]:
+            begun = time.perf_counter()
+            prepare(file, opened.input_spec, opened.preprocessing)
+            times.append(time.perf_counter() - begun)
+    return float(np.median(times)) * 1e3
+
+
+def _alternatives(profile: Profile, model: ModelFile) -> dict[str, Alternative]:
+    """The settings that could be better than those asked for, measured next to them."""
+    tried: dict[str, ModelFile] = {}
+    if any(x.precision == "bf16" for x in profile.layers):
+        tried["f32"] = model.with_settings(settings={**model.settings, "INFERENCE_PRECISION_HINT": "f32"})
+    if model.threads > 1:
+        tried["1 thread"] = model.with_settings(threads=1)
+        if 1 < _usable_cores() < model.threads:
+            tried[f"{_usable_cores()} threads"] = model.with_settings(threads=_usable_cores())
+    if model.batch > 1 and _any_batch(model):
+        tried["batch 1"] = model.with_settings(batch=1)
+    if not tried:
+        return {}
+    report = measure_latency(
+        {name: _subject(m) for name, m in {"asked": model, **tried}.items()},
+        baseline="asked",
+        threads=model.threads,
+        seconds=1.0,
+        launches=3,
+    )
+    return {name: Alternative(report.measurements[name]["latency_ms"].value, report.verdicts[name]) for name in tried}
+
+
+def _any_batch(model: ModelFile) -> bool:
+    """Whether the file takes one image a call too."""
+    try:
+        one = model.with_settings(batch=1)
+        one.load()(one.random_inputs())
+    except Exception:  # a fixed batch; each runtime has its way to say so
+        return False
+    return True
+
+
+def _subject(model: ModelFile) -> Subject:
+    arguments = {
+        "path": str(model.path), "runtime": model.runtime, "threads": model.threads, "batch": model.batch, "settings": dict(model.settings)
+    }  # fmt: skip
+    cue = np.zeros((1, 1, 1, 1), dtype=np.uint8)
+    return Subject("planish.explanation.model_file:load_for_bench", arguments, cue, model.runtime, imports=(model.runtime,))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,32 @@
+"""Whether 8-bit weights overflow the 16-bit sums of processors without VNNI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from planish.explanation.source_graph import SourceGraph
+
+_MOST = 32767 // 255  # what two neighbouring weights of one sign may add up to, for activations up to 255
+
+
+def full_range(path: Path) -> float:
+    """Share of the output channels of integer layers in which two weights can add up to more than 16 bits hold.
+
+    A product of an unsigned activation with a weight is at most ``255 * 127``; without VNNI the processor adds two of them in 16 bits.
+    Which two meet depends on the kernel's order, so the two largest of one sign count.
+    """
+    source = SourceGraph(path)
+    channels = overflowing = 0
+    for node in source.graph.node:
+        name = node.input[0] if node.op_type == "DequantizeLinear" else node.input[3] if node.op_type == "QLinearConv" else ""
+        values = source.array(name) if name else None
+        if values is None or values.dtype != np.int8 or values.ndim < 2:
+            continue
+        flat = np.sort(values.reshape(len(values), -1).astype(np.int64), axis=1)
+        if flat.shape[1] < 2:
+            continue
+        channels += len(flat)
+        overflowing += int(((flat[:, -2:].sum(1) > _MOST) | (flat[:, :2].sum(1) < -_MOST)).sum())
+    return overflowing / channels if channels else 0.0

@@ -1,0 +1,130 @@
+"""How much error quantization adds, layer by layer: the power of a layer's output over that of its difference from a reference."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planish.errors import ModelError
+from planish.explanation.model_file import Array, ModelFile
+from planish.explanation.source_graph import SourceGraph
+from planish.explanation.unrounded import expose_onnx, expose_openvino
+
+Batches = Sequence[Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Signal-to-noise ratios in decibels: 20 dB is noise of a tenth of the signal's amplitude, each 6 dB more halve it.
+
+    Args:
+        final_db: of the model's output (the worst of them); infinite where nothing differs.
+        layers_db: of layers' outputs, by name of the layer in the file. Errors of earlier layers are included.
+        added_db: of rounding that output alone, all before it exact: what the layer itself adds.
+        images: they were measured on.
+        reference: what it is compared with, in words.
+    """
+
+    final_db: float
+    layers_db: dict[str, float]
+    added_db: dict[str, float]
+    images: int
+    reference: str
+
+
+class _Power:
+    """Sums of squares over batches."""
+
+    def __init__(self) -> None:
+        self.signal: dict[str, float] = {}
+        self.noise: dict[str, float] = {}
+
+    def add(self, name: str, expected: Array, found: Array) -> None:
+        if expected.shape != found.shape:
+            return
+        reference = expected.astype(np.float64)
+        self.signal[name] = self.signal.get(name, 0.0) + float(np.square(reference).sum())
+        self.noise[name] = self.noise.get(name, 0.0) + float(np.square(reference - found).sum())
+
+    def db(self, name: str) -> float:
+        if self.noise[name] == 0:
+            return float("inf")
+        return 10 * float(np.log10(max(self.signal[name], 1e-30) / self.noise[name]))
+
+
+def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = None) -> Errors | None:
+    """Compare a quantized file with a reference on the same inputs.
+
+    Args:
+        model: the file, with Q/DQ pairs.
+        batches: inputs by name.
+        reference: the float ONNX file it was made from. Without it the reference is the file itself with its activations left unrounded,
+            and the error is that of the activations alone.
+
+    Returns:
+        None where nothing in the file is rounded and there is no reference.
+
+    Raises:
+        ModelError: the reference takes other inputs.
+    """
+    expose = expose_onnx if model.path.suffix == ".onnx" else expose_openvino
+    with tempfile.TemporaryDirectory() as folder:
+        run, plain, tensors = expose(model, Path(folder))
+        if not tensors and reference is None:
+            return None
+        if reference is not None:
+            plain = _reference(reference, [tensor.before for tensor in tensors], Path(folder))
+        power, finals = _Power(), set()
+        for inputs in batches:
+            try:
+                expected = plain(inputs)
+            except Exception as error:  # the bindings raise whatever they do
+                raise ModelError(f"{reference} does not take what {model.path} takes", "a reference has the same inputs") from error
+            found = run(inputs)
+            for tensor in tensors:
+                if (values := expected.get(tensor.before)) is not None:
+                    power.add(tensor.before, values, found[tensor.after])
+                    power.add(f"{tensor.before} alone", values, tensor.apply(values))
+            outputs = [name for name in found if name not in {tensor.after for tensor in tensors}]
+            for i, name in enumerate(outputs):
+                key = f"output {i}"
+                finals.add(key)
+                power.add(key, expected[name] if name in expected else list(expected.values())[i], found[name])
+    layers_db: dict[str, float] = {}
+    added_db: dict[str, float] = {}
+    for tensor in tensors:
+        if tensor.before in power.noise and tensor.layer:
+            layers_db.setdefault(tensor.layer, power.db(tensor.before))
+            added_db.setdefault(tensor.layer, power.db(f"{tensor.before} alone"))
+    return Errors(
+        final_db=min((power.db(key) for key in finals if key in power.noise), default=float("nan")),
+        layers_db=layers_db,
+        added_db=added_db,
+        images=sum(len(next(iter(b.values()))) for b in batches),
+        reference=str(reference) if reference else "the same file with unrounded activations",
+    )
+
+
+def _reference(path: Path, wanted: Sequence[str], folder: Path) -> Any:
+    """The reference, with those of the wanted tensors that it has as further outputs."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    source, model = SourceGraph(path), ModelFile(path, "onnxruntime")
+    outputs = [output.name for output in source.graph.output]
+    extra = [name for name in dict.fromkeys(wanted) if name in source.made_by and name not in outputs]
+    source.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in extra)
+    onnx.save(source.model, str(folder / "reference.onnx"))
+    session = model.onnxruntime_session(model.onnxruntime_options(), folder / "reference.onnx")
+    names, inputs = [*outputs, *extra], [node.name for node in session.get_inputs()]
+
+    def run(fed: Mapping[str, Array]) -> dict[str, Array]:
+        by_position = dict(zip(inputs, fed.values(), strict=True))
+        return dict(zip(names, session.run(names, by_position), strict=True))
+
+    return run

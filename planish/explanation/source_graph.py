@@ -1,0 +1,105 @@
+"""The ONNX file as it was written: which of its layers an executed one came from, and what its weights are like."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from planish.errors import ExportError
+from planish.export.runtimes import first_line
+
+LAYERS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3}
+"""Operations with weights, and which input holds them."""
+
+_RENAMED = re.compile(r"(_token_\d+|_nchwc)$")  # what ONNX Runtime adds to names when it replaces a node
+_STEPS_UP = 4
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of a layer: shape as the file has it, type, share of zeros."""
+
+    shape: tuple[int, ...]
+    type: str
+    zeros: float
+
+
+class SourceGraph:
+    """An ONNX file. Nodes without a name get one, so that a profile can tell them apart.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ExportError: it is not an ONNX file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import onnx
+
+        try:
+            self.model = onnx.load(str(path))
+        except Exception as error:  # protobuf raises its own kind
+            raise ExportError(f"{path} is not an ONNX file: {first_line(error)}", "explain reads .onnx and .xml files") from error
+        self.graph = self.model.graph
+        taken = {node.name for node in self.graph.node}
+        for i, node in enumerate(self.graph.node):
+            if not node.name:
+                node.name = f"{node.op_type}_{i}" if f"{node.op_type}_{i}" not in taken else f"{node.op_type}_{i}_unnamed"
+        self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.constants |= {n.output[0]: a.t for n in self.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+        self.nodes = {node.name: node for node in self.graph.node}
+        self.made_by = {name: node for node in self.graph.node for name in node.output if name}
+
+    def array(self, name: str) -> np.ndarray[Any, Any] | None:
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def origin(self, name: str, outputs: list[str]) -> Any | None:
+        """The layer that an executed node computes.
+
+        Args:
+            name: of the executed node.
+            outputs: its tensors. Where an activation was fused into a convolution they are named after the activation.
+        """
+        base = _RENAMED.sub("", name)
+        if base in self.nodes and self.nodes[base].op_type in LAYERS:
+            return self.nodes[base]
+        waiting = [(tensor, 0) for given in (*outputs, base) for tensor in (_RENAMED.sub("", given),)]
+        while waiting:
+            tensor, steps = waiting.pop(0)
+            node = self.made_by.get(tensor)
+            if node is None or steps > _STEPS_UP:
+                continue
+            if node.op_type in LAYERS:
+                return node
+            waiting += [(above, steps + 1) for above in node.input]
+        return None
+
+    def weights(self, layer: Any) -> Weights | None:
+        """Of a layer of this graph; dequantized constants count as what they are stored in."""
+        name = layer.input[LAYERS[layer.op_type]]
+        zero_point = self.array(layer.input[5]) if layer.op_type == "QLinearConv" and len(layer.input) > 5 else None
+        above = self.made_by.get(name)
+        if above is not None and above.op_type == "DequantizeLinear":
+            name = above.input[0]
+            zero_point = self.array(above.input[2]) if len(above.input) > 2 else None
+        values = self.array(name)
+        if values is None or values.ndim < 2:
+            return None
+        zero = (
+            0
+            if zero_point is None or not zero_point.any()
+            else zero_point.reshape((-1,) + (1,) * (values.ndim - 1) if zero_point.ndim else ())
+        )
+        return Weights(values.shape, str(values.dtype), float((values == zero).mean()))
+
+    def activation_types(self) -> list[str]:
+        """Type of every tensor between layers that the file quantizes, ``int8`` or ``uint8``."""
+        return [str(z.dtype) for node in self.graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in self.constants
+                for z in [self.array(node.input[2]) if len(node.input) > 2 else np.uint8(0)] if z is not None]  # fmt: skip

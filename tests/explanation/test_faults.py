@@ -1,0 +1,179 @@
+"""Every fault is seeded in a real file and must be found by name; healthy files must give no finding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from nets import artifact, convolutions, exported, healthy, wrongly
+from onnx import numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
+
+import planish
+from planish.artifact import Artifact
+from planish.explanation import explain as explaining
+from planish.explanation.result import Explanation
+from planish.models.storage import save_artifact
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Artifact:
+    return exported("resnet8", 64)
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> Artifact:
+    return exported("torchvision:mobilenet_v2", 96)
+
+
+def names(found: Explanation) -> list[str]:
+    return [finding.name for finding in found.findings]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("network", ["resnet", pytest.param("mobilenet", marks=pytest.mark.slow)])
+def test_healthy_models_give_no_false_alarm(network: str, runtime: str, request: pytest.FixtureRequest) -> None:
+    float_: Artifact = request.getfixturevalue(network)
+    assert names(planish.explain(float_.files[0], runtime=runtime)) == []
+    found = planish.explain(healthy(float_, runtime), runtime=runtime)
+    assert names(found) == []
+    layers = [x for x in found.layers if x.macs]
+    assert {x.precision for x in layers} == {"int8"}
+
+
+def test_signed_activations(resnet: Artifact, tmp_path: Path) -> None:
+    file = wrongly(resnet, tmp_path, activation_type=QuantType.QInt8)
+    assert names(planish.explain(file))[:1] == ["signed_activations"]
+    assert "signed_activations" not in names(planish.explain(file, runtime="openvino")), "OpenVINO runs them in integers"
+
+
+@pytest.mark.parametrize("network", ["resnet", pytest.param("mobilenet", marks=pytest.mark.slow)])
+def test_pairs_that_block_fusion(network: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    options = {"OpTypesToExcludeOutputQuantization": ["Conv"]}
+    file = wrongly(request.getfixturevalue(network), tmp_path, op_types_to_quantize=["Conv"], extra_options=options)
+    assert names(planish.explain(file)) == ["blocked_fusion"]
+
+
+def test_activation_without_an_integer_kernel(tmp_path: Path) -> None:
+    found = planish.explain(wrongly(exported(convolutions(32, 32, 32, activation=nn.Hardswish), 48), tmp_path))
+    assert names(found) == ["float_activation"]
+    assert "HardSigmoid" in found.findings[0].what, "the quantizer takes hard-swish apart"
+
+
+def test_dynamic_quantization_of_convolutions(resnet: Artifact, tmp_path: Path) -> None:
+    file = tmp_path / "dynamic.onnx"
+    quantize_dynamic(str(resnet.files[0]), str(file), op_types_to_quantize=["Conv"], weight_type=QuantType.QUInt8)
+    found = planish.explain(file)
+    assert names(found) == ["dynamic_convolutions"]
+    assert 0 < found.findings[0].cost_ms < found.latency_ms
+
+
+def test_unsigned_weights(resnet: Artifact, tmp_path: Path) -> None:
+    assert names(planish.explain(wrongly(resnet, tmp_path, weight_type=QuantType.QUInt8))) == ["unsigned_weights"]
+
+
+@pytest.mark.parametrize(("per_channel", "reduce_range"), [(True, False), (True, True)])
+def test_overflow_without_vnni(
+    resnet: Artifact, tmp_path: Path, per_channel: bool, reduce_range: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explaining, "instruction_sets", lambda: ("avx2",))
+    found = planish.explain(wrongly(resnet, tmp_path, per_channel=per_channel, reduce_range=reduce_range))
+    assert ("overflow" in names(found)) == (not reduce_range)
+    if not reduce_range:
+        assert names(found)[0] == "overflow", "wrong results come first"
+
+
+def test_misaligned_channels() -> None:
+    assert "misaligned_channels" in names(planish.explain(exported(convolutions(37, 35, 41), 48).files[0]))
+    assert names(planish.explain(exported(convolutions(32, 48, 64), 48).files[0])) == []
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_memory_bound_depthwise(runtime: str) -> None:
+    large = exported(convolutions(64, depthwise=True), 256)  # maps of 4 MB, so that no cache close to the core holds two of them
+    assert names(planish.explain(large.files[0], runtime=runtime)) == ["memory_bound_depthwise"]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_sparse_weights(resnet: Artifact, runtime: str, tmp_path: Path) -> None:
+    model = onnx.load(str(resnet.files[0]))
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if values.ndim == 4 and values.shape[2] == 3:
+            values.flat[::5] = 0
+            values[abs(values) < abs(values).flatten()[abs(values).flatten().argsort()[int(0.8 * values.size)]]] = 0
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, str(tmp_path / "sparse.onnx"))
+    found = planish.explain(tmp_path / "sparse.onnx", runtime=runtime)
+    assert names(found) == ["sparse_weights"]
+    assert "80 %" in found.findings[0].what or "81 %" in found.findings[0].what
+
+
+def test_bf16_hint(resnet: Artifact) -> None:
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bf16")
+    found = planish.explain(resnet.files[0], runtime="openvino", settings={"INFERENCE_PRECISION_HINT": "bf16"})
+    assert {x.precision for x in found.layers if x.kind == "convolution"} == {"bf16"}
+    if found.alternatives["f32"].verdict == "faster":
+        assert "bf16_hint" in names(found)
+
+
+@pytest.mark.slow
+def test_too_many_threads(mobilenet: Artifact) -> None:
+    import os
+
+    found = planish.explain(mobilenet.files[0], threads=4 * len(os.sched_getaffinity(0)))
+    assert "threads" in names(found)
+
+
+def test_preprocessing_as_the_bottleneck(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    save_artifact(artifact("resnet8", 32), tmp_path / "model")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+    found = planish.explain(tmp_path / "model", data=tmp_path / "photos")
+    assert names(found) == ["preprocessing"]
+    assert found.preprocessing_ms is not None
+    assert found.preprocessing_ms > 5
+
+
+def evidence(**changes: Any) -> Any:
+    """For what depends on time alone, which no test should: profiles written by hand."""
+    from planish.explanation.findings import Evidence
+    from planish.explanation.profile import LayerProfile, Profile
+    from planish.explanation.reach import Reach
+
+    layer = LayerProfile(
+        "a", "Conv", "convolution", 1.0, changes.pop("precision", "fp32"), (1, 64, 8, 8), macs=10**8, weight=(64, 64, 3, 3)
+    )
+    profile = Profile(changes.pop("runtime", "onnxruntime"), changes.pop("threads", 1), changes.pop("batch", 1), 1.0, (layer,))
+    return Evidence(profile, Reach(100, 400, 1), **changes)
+
+
+def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
+    from planish.explanation.findings import Alternative, find_all
+
+    def found(name: str, verdict: str, ms: float, **changes: Any) -> list[str]:
+        return [f.name for f in find_all(evidence(alternatives={name: Alternative(ms, verdict)}, **changes))]
+
+    assert found("f32", "faster", 0.6, precision="bf16") == ["bf16_hint"]
+    assert found("f32", "no difference", 0.9, precision="bf16") == []
+    assert found("1 thread", "faster", 0.6, threads=2) == ["threads"]
+    assert found("1 thread", "no difference", 0.9, threads=2) == []
+    assert found("1 thread", "slower", 1.9, threads=2) == []
+    assert found("batch 1", "faster", 0.1, batch=8) == ["batch"]
+    assert found("batch 1", "faster", 0.2, batch=4) == ["batch"]
+    assert found("batch 1", "faster", 0.3, batch=4) == []
+    assert [f.name for f in find_all(evidence(preprocessing_ms=3.0))] == ["preprocessing"]
+    assert [f.name for f in find_all(evidence(preprocessing_ms=0.5))] == []
