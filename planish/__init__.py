@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planish.commands import bench, compress, demo, doctor, evaluate, explain, optimize, train, verify
+    from planish.commands import bench, compare, compress, demo, doctor, evaluate, explain, optimize, train, verify
 
-__all__ = ["bench", "compress", "demo", "doctor", "evaluate", "explain", "optimize", "train", "verify"]
+__all__ = ["bench", "compare", "compress", "demo", "doctor", "evaluate", "explain", "optimize", "train", "verify"]
 __version__ = "0.1.0"
 
 

@@ -29,7 +29,10 @@ from planish.measurement import Measurement
 from planish.models.storage import save_artifact
 from planish.plan import Plan
 from planish.report import write_report
+from planish.report.comparison import write_comparison
 from planish.search import goal as units
+from planish.search.compare import Comparison
+from planish.search.compare import compare as run_comparison
 from planish.search.opened import open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
@@ -64,6 +67,17 @@ def demo(*, out: str | Path | None = None, budget: str = "7m50s", resume: bool =
     """The main job on the Fashion-MNIST images that come with the package."""
     command = shlex.join(["planish", "demo", "--budget", budget])
     return optimize(**DEMO, budget=budget, out=out, resume=resume, command=command, watch=watch)
+
+
+def compare(data: str | Path, *, out: str | Path | None = None, **options: Any) -> Comparison:
+    """Try many ways of one topic on the same model, fairly; see ``planish.search.compare.compare`` for the options.
+
+    Returns:
+        What was found. The folder, ``out`` or ``runs/`` and the comparison's name, holds ``comparison.json`` and ``comparison.html``.
+    """
+    found = run_comparison(data, out=out, **options)
+    write_comparison(Path(out) if out is not None else Path("runs") / found.name)
+    return found
 
 
 @dataclass(frozen=True)
@@ -235,8 +249,8 @@ def verify(bundle: str | Path) -> VerifyReport:
 
 
 def report(run: str | Path) -> Path:
-    """Write a run's page again."""
-    return write_report(Path(run))
+    """Write the page of a run, or of a comparison, again."""
+    return write_comparison(Path(run)) if (Path(run) / "comparison.json").exists() else write_report(Path(run))
 
 
 def data(source: str | Path, *, seed: int = 0, skip_bad: bool = False) -> ImageData:

@@ -125,6 +125,48 @@ def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data
             stdout.print(f"{label:<8} {value}", soft_wrap=True, markup=False)
 
 
+@app.command(epilog="Example: planish compare fashion-mini --model resnet8x2 --topic pruning --epochs 8")
+def compare(
+    data: Data,
+    model: Model = "resnet20",
+    topic: Annotated[str, typer.Option(help="pruning or quantization.")] = "pruning",
+    weights: Weights = None,
+    runtime: Annotated[str, typer.Option(help="onnxruntime or openvino; it runs all files.")] = "onnxruntime",
+    threads: Threads = 1,
+    batch: Batch = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of the original's training.")] = None,
+    recovery_epochs: Annotated[int, typer.Option(min=1, help="Of distillation, for every arm that trains.")] = 2,
+    augmentation: Annotated[str, typer.Option(help="Of training images: none, light or standard.")] = "light",
+    train: Train = "auto",
+    image_size: ImageSize = None,
+    out: Out = None,
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Try the strategies of a topic at several levels: what each saves, measured, and what it costs."""
+    hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
+    with running(debug=debug, resume_hint=hint):
+        from planish import commands
+        from planish.report.comparison import comparison_table
+
+        with progress() as shown:
+            found = commands.compare(
+                data, model=model, topic=topic, weights=weights, runtime=runtime, threads=threads, batch=batch, epochs=epochs,
+                recovery_epochs=recovery_epochs, augmentation=_one_of("--augmentation", augmentation, "none", "light", "standard"),
+                train_mode=_one_of("--train", train, "auto", "always", "never"), image_size=image_size, out=out, resume=resume,
+                skip_bad=skip_bad, seed=seed, command=shlex.join(["planish", *sys.argv[1:]]),
+                watch=lambda rows: shown.show(comparison_table(rows)),
+            )  # fmt: skip
+        if json:
+            print_json(found)
+            return
+        stdout.print(comparison_table(found.rows, found.noise_floor))
+        stdout.print(f"page     {out or Path('runs') / found.name}/comparison.html", soft_wrap=True)
+
+
 @app.command(epilog="Example: planish train photos/ --model resnet20 --epochs 20 --out model/")
 def train(
     data: Data,

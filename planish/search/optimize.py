@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from contextlib import ExitStack
@@ -10,25 +9,24 @@ from pathlib import Path
 
 from torch import nn
 
-from planish.artifact import Artifact
 from planish.data.augmentation import Strength
 from planish.errors import GoalError, PlanishError
 from planish.export import ToOnnx
 from planish.export.runtimes import available, find
-from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
 from planish.search.files import write_json
 from planish.search.finish import FINALISTS, finish
 from planish.search.halving import glance, ship_seconds, train
+from planish.search.original import stored_original
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
 from planish.search.state import Deployment, Search, Shipped, Watch
-from planish.search.store import Store, check_folder, claim
-from planish.training.original import TrainMode, train_original
-from planish.training.prepare import Job, prepare
+from planish.search.store import check_folder, claim
+from planish.training.original import TrainMode
+from planish.training.prepare import prepare
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _GLANCE_SHARE = 0.36, 0.2
@@ -118,7 +116,7 @@ def optimize(
         deadline = begun + seconds - sum(store.seconds().values())
         write_json(folder / "splits.json", job.data.assignment)
         spare = _ORIGINAL_SHARE * (deadline - time.monotonic())
-        original = _original(job, folder, store, train_mode, epochs, augmentation, spare, seed)
+        original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed)
         runner = Runner(store, folder / "work", job.task, original)
         fp32 = tuple(Deployment("fp32", r) for r in available())
         search = Search(
@@ -152,25 +150,6 @@ def _check(max_drop: float, threads: int, batch: int) -> None:
         raise GoalError(f"{threads} threads", f"this machine has {cores} cores", f"choose 1 to {cores}")
     if not 1 <= batch <= 1024:
         raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
-
-
-def _original(
-    job: Job, folder: Path, store: Store, mode: TrainMode, epochs: int | None, augmentation: Strength, seconds: float, seed: int
-) -> Artifact:
-    place = folder / "work" / "original"
-
-    def work() -> bool:
-        checkpoint = folder / "work" / "original.checkpoint"
-        checkpoint.parent.mkdir(exist_ok=True)
-        found = train_original(job, mode=mode, epochs=epochs, augmentation=augmentation, checkpoint=checkpoint, seconds=seconds, seed=seed)
-        save_artifact(found.artifact, place)
-        if found.history:
-            write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
-        checkpoint.unlink(missing_ok=True)
-        return True
-
-    store.once("original", "training the original", work)
-    return load_artifact(place, module=job.artifact.module)
 
 
 def _search(search: Search) -> list[Trial]:

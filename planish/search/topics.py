@@ -1,0 +1,76 @@
+"""What ``planish compare`` tries of each topic: strategies, each at several levels, all followed by the same recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from planish.compression import BlockPruning, ChannelPruning, Int8, IterativePruning, NMPruning, UnstructuredPruning, WeightSharing
+from planish.errors import PlanError
+from planish.export import Pack, ToOnnx
+from planish.plan import Plan
+from planish.technique import Technique
+from planish.training import Distill
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One strategy at one level.
+
+    Args:
+        strategy: its name in the table.
+        level: how strong, as its technique says it: ``channels −50 %``.
+        plan: from the original to the ONNX file, packed where only that makes it smaller.
+    """
+
+    strategy: str
+    level: str
+    plan: Plan
+
+
+def pruning(recovery: Distill) -> list[Arm]:
+    """Structured and unstructured pruning at three levels; random channels are the control."""
+    arms: list[Arm] = []
+
+    def add(strategy: str, *steps: Technique, pack: bool = False) -> None:
+        arms.append(Arm(strategy, str(steps[0]), Plan(*steps, ToOnnx(), *([Pack()] if pack else []))))
+
+    for ratio in (0.3, 0.5, 0.7):
+        for strategy, channels in (
+            ("channels by L2 norm", ChannelPruning(ratio=ratio)),
+            ("channels by Taylor expansion", ChannelPruning(ratio=ratio, importance="taylor")),
+            ("channels at random", ChannelPruning(ratio=ratio, importance="random")),
+        ):
+            add(strategy, channels, recovery)
+        rounds = replace(recovery, epochs=max(1, recovery.epochs // 2))  # two rounds cost what the others' one recovery costs
+        add("channels in two rounds", IterativePruning(pruning=ChannelPruning(ratio=ratio), rounds=2, distill=rounds))
+        add("blocks", BlockPruning(ratio=ratio), recovery)
+    for sparsity in (0.5, 0.8, 0.9):
+        add("single weights", UnstructuredPruning(sparsity=sparsity), recovery, pack=True)
+    for n in (2, 1):
+        add("N:M", NMPruning(n=n, m=4), recovery, pack=True)
+    return arms
+
+
+def quantization(recovery: Distill) -> list[Arm]:
+    """Post-training INT8 by ways to find the ranges, and shared weights in few bits."""
+    arms = [Arm(f"INT8, {method}", "INT8", Plan(ToOnnx(), Int8(method=method))) for method in ("minmax", "percentile", "entropy")]
+    arms.append(Arm("INT8, one weight scale a layer", "INT8", Plan(ToOnnx(), Int8(per_channel=False))))
+    for bits in (4, 2):
+        sharing = WeightSharing(bits=bits)
+        arms.append(Arm("shared weights", str(sharing), Plan(sharing, recovery, ToOnnx(), Pack())))
+    return arms
+
+
+TOPICS: dict[str, Callable[[Distill], Sequence[Arm]]] = {"pruning": pruning, "quantization": quantization}
+
+
+def arms_of(topic: str, recovery: Distill) -> Sequence[Arm]:
+    """The arms of a topic.
+
+    Raises:
+        PlanError: there is no such topic.
+    """
+    if topic not in TOPICS:
+        raise PlanError(f"there is no topic {topic!r}", f"topics are {' and '.join(TOPICS)}", "for example --topic pruning")
+    return TOPICS[topic](recovery)
