@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planish.compression import ChannelPruning, Int8, Resolution
+from planish.compression import ChannelPruning, Factorize, Int8, Resolution
 from planish.export import ToOnnx, ToOpenVino
 from planish.technique import registered
 from planish.testing import TechniqueConformance
@@ -11,6 +11,15 @@ from planish.training import Distill
 
 class TestChannelPruning(TechniqueConformance):
     technique = ChannelPruning(ratio=0.5)
+
+
+class TestFactorize(TechniqueConformance):
+    technique = Factorize(ratio=0.4, runtime=None)
+
+
+class TestFactorizeMeasured(TechniqueConformance):
+    technique = Factorize(speedup=1.3)
+    before = (ChannelPruning(ratio=0.25),)
 
 
 class TestResolution(TechniqueConformance):

@@ -1,0 +1,39 @@
+"""Images to measure importance, statistics and losses on: a few, spread over the calibration split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from planish.artifact import Artifact
+from planish.data.preprocessing import Normalise
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+_BATCH = 32
+
+
+def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    """Calibration images, normalised ``(N, C, H, W)``, with their targets: the same ones each time the result is called.
+
+    Args:
+        artifact: for its input spec and preprocessing.
+        task: whose calibration split.
+        count: images, at most.
+    """
+    split, normalise = task.split("calibration"), Normalise(artifact.preprocessing.mean, artifact.preprocessing.std)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        pixels, targets = split.images(artifact.input_spec, artifact.preprocessing), split.targets
+        taken = min(len(split), count)
+        places = np.linspace(0, len(split) - 1, taken).round().astype(int)  # spread, as a split may be sorted by class
+        for start in range(0, taken, _BATCH):
+            batch = places[start : start + _BATCH]
+            yield normalise(torch.from_numpy(np.array(pixels[batch]))), torch.as_tensor(np.array(targets[batch]))
+
+    return batches
