@@ -14,6 +14,7 @@ from torch import Tensor
 from planish.compression.factor_layers import Place, chain, parameters, weight_shape
 from planish.compression.factors import Method, Ranks, full_ranks, kept_energy
 from planish.compression.layer_moments import Moments
+from planish.evaluation.latency import SMALLEST_DIFFERENCE
 from planish.evaluation.layer_latency import ConvShape, Precision, Variant, layer_latencies
 
 _LEVELS = 12  # ranks tried of each method
@@ -99,7 +100,7 @@ def options_of(weight: Tensor, place: Place, method: Method | Literal["auto"], s
 def timed(
     options: Mapping[str, Sequence[Option]], places: Mapping[str, Place], runtime: str, precision: Precision
 ) -> dict[str, list[Option]]:
-    """Options with their latency, without those that are no faster than the whole layer."""
+    """Options with their latency, without those that are not faster than the whole layer by what counts as a difference."""
 
     def variant(place: Place, option: Option) -> Variant:
         f = option.factors
@@ -108,7 +109,8 @@ def timed(
 
     times = iter(layer_latencies([variant(places[name], o) for name, some in options.items() for o in some], runtime))
     found = {name: [replace(o, latency_ms=next(times)) for o in some] for name, some in options.items()}
-    return {name: [whole, *(o for o in split if o.cost < whole.cost)] for name, (whole, *split) in found.items()}
+    gain = 1 + SMALLEST_DIFFERENCE / 100
+    return {name: [whole, *(o for o in split if o.cost * gain < whole.cost)] for name, (whole, *split) in found.items()}
 
 
 def least_error(options: Mapping[str, Sequence[Option]], cost: Callable[[Option], float], budget: float) -> dict[str, Option] | None:

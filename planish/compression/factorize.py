@@ -105,7 +105,7 @@ class Factorize:
             _check(self.layers, places, whole)
             places = {name: places[name] for name in self.layers}
         for name in places:
-            if not bool(torch.isfinite(module.get_submodule(name).weight).all()):  # type: ignore[arg-type]
+            if not bool(torch.isfinite(module.get_submodule(name).weight).all()):
                 raise TechniqueError(f"the weights of {name} are not finite", "a layer is split by its values", "train the network again")
         batches = calibration_batches(artifact, task, _CALIBRATION_IMAGES)
         seen = moments(module, {n: module.get_submodule(n) for n in places}, batches()) if self.data_aware else {}

@@ -126,7 +126,7 @@ def test_cp_errors_fall_with_the_rank() -> None:
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-3
     kept = kept_energy("cp", weight, [(4,), (12,)])
-    assert kept == pytest.approx([1 - errors[0] ** 2, 1 - errors[1] ** 2], abs=0.02)
+    assert kept == pytest.approx([1 - errors[0] ** 2, 1 - errors[1] ** 2], abs=0.05)
 
 
 @pytest.mark.parametrize("method", METHODS)
