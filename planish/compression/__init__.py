@@ -2,11 +2,24 @@
 
 from planish.compression.block_pruning import BlockPruning
 from planish.compression.channel_pruning import ChannelPruning
+from planish.compression.factorize import Factorize
 from planish.compression.int8 import Int8
 from planish.compression.iterative_pruning import IterativePruning
+from planish.compression.latency_pruning import LatencyPruning
 from planish.compression.nm_pruning import NMPruning
 from planish.compression.resolution import Resolution
 from planish.compression.unstructured_pruning import UnstructuredPruning
 from planish.compression.weight_sharing import WeightSharing
 
-__all__ = ["BlockPruning", "ChannelPruning", "Int8", "IterativePruning", "NMPruning", "Resolution", "UnstructuredPruning", "WeightSharing"]
+__all__ = [
+    "BlockPruning",
+    "ChannelPruning",
+    "Factorize",
+    "Int8",
+    "IterativePruning",
+    "LatencyPruning",
+    "NMPruning",
+    "Resolution",
+    "UnstructuredPruning",
+    "WeightSharing",
+]

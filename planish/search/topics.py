@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from planish.compression import BlockPruning, ChannelPruning, Int8, IterativePruning, NMPruning, UnstructuredPruning, WeightSharing
+from planish.compression import (
+    BlockPruning,
+    ChannelPruning,
+    Int8,
+    IterativePruning,
+    LatencyPruning,
+    NMPruning,
+    UnstructuredPruning,
+    WeightSharing,
+)
 from planish.errors import PlanError
 from planish.export import Pack, ToOnnx
 from planish.plan import Plan
@@ -45,6 +54,8 @@ def pruning(recovery: Distill) -> list[Arm]:
         rounds = replace(recovery, epochs=max(1, recovery.epochs // 2))  # two rounds cost what the others' one recovery costs
         add("channels in two rounds", IterativePruning(pruning=ChannelPruning(ratio=ratio), rounds=2, distill=rounds))
         add("blocks", BlockPruning(ratio=ratio), recovery)
+    for speedup in (1.5, 2.5, 4.0):
+        add("channels by milliseconds", LatencyPruning(speedup=speedup), recovery)
     for sparsity in (0.5, 0.8, 0.9):
         add("single weights", UnstructuredPruning(sparsity=sparsity), recovery, pack=True)
     for n in (2, 1):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from planish.artifact import Artifact
 from planish.compression import (
     BlockPruning,
     ChannelPruning,
+    Factorize,
     Int8,
     IterativePruning,
+    LatencyPruning,
     NMPruning,
     Resolution,
     UnstructuredPruning,
     WeightSharing,
 )
 from planish.export import Pack, ToOnnx, ToOpenVino
+from planish.task import Task
 from planish.technique import registered
 from planish.testing import TechniqueConformance
 from planish.training import Distill, Student
@@ -20,6 +24,23 @@ from planish.training import Distill, Student
 
 class TestChannelPruning(TechniqueConformance):
     technique = ChannelPruning(ratio=0.5)
+
+
+class TestFactorize(TechniqueConformance):
+    technique = Factorize(ratio=0.4, runtime=None)
+
+
+class TestFactorizeMeasured(TechniqueConformance):
+    technique = Factorize(speedup=1.3)
+    before = (ChannelPruning(ratio=0.25),)
+
+
+class TestLatencyPruning(TechniqueConformance):
+    technique = LatencyPruning(speedup=1.5)
+
+    def test_the_same_seed_gives_the_same_result(self, job: tuple[Artifact, Task], applied: Artifact) -> None:
+        again = self.technique.apply(*job)  # widths follow what was timed on this machine, which is remembered
+        assert again.lineage.steps[-1].structure == applied.lineage.steps[-1].structure
 
 
 class TestResolution(TechniqueConformance):

@@ -1,0 +1,144 @@
+"""What the layers of a network see and say on calibration images, as sums over images and positions: what output errors are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from planish.evaluation.layer_latency import Pair
+
+_POSITIONS = 32  # of each image and layer that a last factor is fitted to: neighbours hardly differ
+_RIDGE = 1e-3
+_BACKWARD_BATCH = 8  # gradients keep all activations
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What one layer says and how much it matters, float64.
+
+    Args:
+        mean: of the outputs ``(out,)``.
+        covariance: of the outputs ``(out, out)``.
+        sensitivity: ``(out, out)``: an error ``e`` at one position changes the network's outputs by about ``eᵀ sensitivity e``, squared.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    sensitivity: Tensor
+
+
+@contextmanager
+def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
+    """Within this block ``see(name, input, output)`` is told of each call of these layers."""
+
+    def hook(name: str) -> Callable[..., Tensor]:
+        def seen(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            see(name, given[0], output)
+            return output.clone()  # operations in place that follow leave what was seen as it was
+
+        return seen
+
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def moments(module: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Any]]) -> dict[str, Moments]:
+    """Moments of each layer over all images and positions.
+
+    The sensitivity is the mean of ``JᵀJ``, J the Jacobian of the network's outputs by the layer's, from one random direction of the outputs
+    an image (Hutchinson 1990); it needs no targets and does not vanish where a network is sure of itself, as gradients of the loss do.
+
+    Args:
+        module: in eval mode.
+        layers: of it, by name; each must run.
+        batches: normalised images ``(N, C, H, W)``, whatever comes with them.
+    """
+    sums: dict[str, list[Any]] = {}
+    seen: list[tuple[str, Tensor]] = []
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad(), watching(layers, lambda name, _, output: seen.append((name, output))):
+        for images, *_ in batches:
+            for part in torch.split(images, _BACKWARD_BATCH):
+                outputs = module(part.requires_grad_())  # so that frozen layers have gradients too
+                direction = torch.randint(0, 2, outputs.shape, generator=generator).to(outputs) * 2 - 1
+                gradients = torch.autograd.grad((outputs * direction).sum(), [o for _, o in seen], allow_unused=True)
+                for (name, output), gradient in zip(seen, gradients, strict=True):
+                    y = _rows(layers[name], output.detach())
+                    g = _rows(layers[name], gradient) if gradient is not None else torch.zeros_like(y)
+                    # products in float32 are exact enough, their sum over all images might not be
+                    found = [y.sum(0).double(), (y.T @ y).double(), (g.T @ g).double(), len(y)]
+                    sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
+                seen.clear()
+    result = {}
+    for name, (total, products, sensitivity, count) in sums.items():
+        mean = total / count
+        result[name] = Moments(mean, products / count - torch.outer(mean, mean), sensitivity / count)
+    return result
+
+
+def refit(
+    module: nn.Module, layers: Mapping[str, nn.Module], rows: Mapping[str, nn.Sequential], batches: Iterable[tuple[Tensor, Any]]
+) -> None:
+    """Fit the last factor of each row, and its bias, to the outputs of the layer it stands for: least squares, with a ridge to what it is.
+
+    Channel by channel the same as reconstructing outputs in Zhang et al. 2016 (arXiv:1505.06798).
+
+    Args:
+        module: with the original layers, in eval mode.
+        layers: the original ones, by name.
+        rows: their factors, by the same names; changed in place.
+        batches: as for ``moments``.
+    """
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    generator = torch.Generator().manual_seed(0)
+
+    def see(name: str, given: Tensor, output: Tensor) -> None:
+        features = _features(rows[name], given)
+        count = features.shape[1]
+        wanted = _rows(layers[name], output).reshape(len(output), count, -1)
+        places = torch.randperm(count, generator=generator)[:_POSITIONS]
+        z, y = features[:, places].flatten(0, 1), wanted[:, places].flatten(0, 1)
+        z = torch.cat([z, torch.ones(len(z), 1, dtype=z.dtype)], 1)
+        found = (z.T @ z).double(), (z.T @ y).double()
+        sums[name] = (sums[name][0] + found[0], sums[name][1] + found[1]) if name in sums else found
+
+    with torch.no_grad(), watching(layers, see):
+        for images, *_ in batches:
+            module(images)
+        for name, (own, crossed) in sums.items():
+            last = cast(nn.Conv2d | nn.Linear, rows[name][-1])
+            assert last.bias is not None
+            before = torch.cat([last.weight.flatten(1), last.bias[:, None]], 1).double().T
+            ridge = _RIDGE * own.diagonal().mean() * torch.eye(len(own), dtype=own.dtype)
+            ridge[-1, -1] = 1e-6 * own[-1, -1]  # a bias is not shrunk
+            after = torch.linalg.solve(own + ridge, crossed + ridge @ before).T
+            last.weight.copy_(after[:, :-1].reshape(last.weight.shape))
+            last.bias.copy_(after[:, -1])
+
+
+def _rows(layer: nn.Module, values: Tensor) -> Tensor:
+    """One row a position, one column a channel."""
+    if isinstance(layer, nn.Linear):
+        return values.reshape(-1, values.shape[-1])
+    return values.transpose(0, 1).flatten(1).T
+
+
+def _features(row: nn.Sequential, given: Tensor) -> Tensor:
+    """What the last factor multiplies with its weight: ``(N, positions, inputs x kernel)``."""
+    values: Tensor = row[:-1](given)
+    last = row[-1]
+    if isinstance(last, nn.Linear):
+        return values.reshape(len(given), -1, values.shape[-1])
+    assert isinstance(last, nn.Conv2d)
+    patches = functional.unfold(values, last.kernel_size, cast(Pair, last.dilation), cast(Pair, last.padding), cast(Pair, last.stride))
+    return patches.transpose(1, 2)

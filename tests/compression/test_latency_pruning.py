@@ -1,0 +1,98 @@
+"""Pruning to a speed: widths follow times and harm, and the exported network is as fast as was reckoned."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from planish.compression import ChannelPruning, LatencyPruning, latency_pruning, width_costs
+from planish.compression import structure as structures
+from planish.compression.width_choice import time_of
+from planish.errors import TechniqueError
+from planish.evaluation.layer_latency import Variant
+from planish.models.zoo import create
+from planish.testing import write_shapes
+from planish.training.prepare import prepare
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory):
+    return prepare(write_shapes(tmp_path_factory.mktemp("shapes")), "resnet8")
+
+
+def macs_as_time(variants: list[Variant], runtime: str) -> list[float]:
+    def macs(v: Variant) -> float:
+        (s,) = v.layers
+        height, width = s.output_size(v.size)
+        return s.in_channels // s.groups * s.out_channels * s.kernel[0] * s.kernel[1] * height * width / 1e6
+
+    return [macs(v) for v in variants]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "torchvision:mobilenet_v2", "torchvision:densenet121", "torchvision:shufflenet_v2_x0_5"])
+def test_costs_of_uncut_layers_are_those_of_the_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With multiplications for milliseconds, the sum over layers is what torch counts, whole and with widths cut alike."""
+    monkeypatch.setattr(width_costs, "layer_latencies", macs_as_time)
+    network = create(name, num_classes=5, channels=3, image_size=64).module.eval()
+    example = torch.randn(1, 3, 64, 64)
+    graph = structures.trace(network, example)
+    decided = list(latency_pruning._decisions(graph).values())
+    costs = width_costs.width_costs(network, example, graph, decided, np.array([[1.0, 0.5]] * len(decided)), "none", "fp32")
+    assert time_of(costs, [0] * len(decided)) == pytest.approx(counted(network, example) / 1e6, rel=1e-6)
+    half = structures.prune(network, graph, [u for groups in decided for g in groups for u in g.units[: len(g.units) // 2]])
+    assert time_of(costs, [1] * len(decided)) == pytest.approx(counted(half, example) / 1e6, rel=0.1)
+
+
+def counted(network: nn.Module, example: torch.Tensor) -> int:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(example)
+    return counter.get_total_flops() // 2
+
+
+def test_layers_that_do_no_harm_go_first(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(width_costs, "layer_latencies", macs_as_time)
+    artifact = copy.deepcopy(job.artifact)
+    dead = "layer2.0.conv1"
+    with torch.no_grad():  # half of its channels are zero, so that they can go for nothing
+        block = artifact.module.get_submodule("layer2.0")
+        block.conv1.weight[16:] = 0
+        block.bn1.weight[16:] = 0
+        block.bn1.bias[16:] = 0
+    pruned = LatencyPruning(speedup=1.1, multiple=1).apply(artifact, job.task)
+    assert pruned.module.get_submodule(dead).weight.shape[0] <= 16
+    assert torch.isfinite(pruned.module(torch.zeros(1, 1, 24, 24))).all()
+
+
+def test_it_loses_less_than_uniform_pruning_of_the_same_time(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(width_costs, "layer_latencies", macs_as_time)
+    chosen = LatencyPruning(speedup=2, multiple=1).apply(job.artifact, job.task)
+    assert "2" in str(chosen.lineage.steps[-1].notes)
+    before, after = (counted(m, torch.zeros(1, 1, 24, 24)) for m in (job.artifact.module, chosen.module))
+    assert before / after > 1.8
+    widths = [m.out_channels / n.out_channels for m, n in zip(convs(chosen.module), convs(job.artifact.module), strict=True)]
+    assert len({round(w, 2) for w in widths}) > 1  # not all layers alike
+    uniform = ChannelPruning(ratio=0.3, multiple=1, recalibrate=False).apply(job.artifact, job.task)
+    assert counted(uniform.module, torch.zeros(1, 1, 24, 24)) > 0.8 * after
+
+
+def convs(module: nn.Module) -> list[nn.Conv2d]:
+    return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+
+
+def test_more_than_can_be_had_is_refused(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(width_costs, "layer_latencies", macs_as_time)
+    with pytest.raises(TechniqueError, match="as fast, not 1000x"):
+        LatencyPruning(speedup=1000).apply(job.artifact, job.task)
+
+
+def test_a_network_without_anything_to_cut_is_refused(tmp_path: Path) -> None:
+    job = prepare(write_shapes(tmp_path / "shapes", per_class=12), nn.Sequential(nn.Flatten(), nn.Linear(24 * 24, 3)))
+    with pytest.raises(TechniqueError, match="no channel"):
+        LatencyPruning(speedup=2).apply(job.artifact, job.task)
