@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -33,6 +33,7 @@ class Distill:
 
     Args:
         epochs: times every training image is seen.
+        optimizer: ``sgd`` or ``adamw``, whose learning rate is some 100 times smaller.
         learning_rate: at its highest; after warming up for a tenth of the epochs it falls to 0 along a cosine.
         temperature: softens the teacher's probabilities.
         weight: of the teacher against the targets.
@@ -51,6 +52,7 @@ class Distill:
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
 
     epochs: int = Field(default=5, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.05, gt=0)
     temperature: float = Field(default=4.0, gt=0)
     weight: float = Field(default=0.9, ge=0, le=1)
@@ -86,6 +88,7 @@ class Distill:
             student, teacher = _resized(student, artifact.input_spec, spec), _resized(original.module, original.input_spec, spec)
         settings = FitSettings(
             epochs=self.epochs,
+            optimizer=self.optimizer,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
