@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planish.compression import ChannelPruning, Int8, Resolution
+from planish.compression import Binarize, ChannelPruning, Int8, LearnedRounding, QuantizeAware, Resolution
 from planish.export import ToOnnx, ToOpenVino
 from planish.technique import registered
 from planish.testing import TechniqueConformance
@@ -15,6 +15,25 @@ class TestChannelPruning(TechniqueConformance):
 
 class TestResolution(TechniqueConformance):
     technique = Resolution(scale=0.75)
+
+
+class TestQuantizeAware(TechniqueConformance):
+    technique = QuantizeAware(epochs=1, images=32)
+    before = (ChannelPruning(ratio=0.5),)
+
+
+class TestLearnedRounding(TechniqueConformance):
+    technique = LearnedRounding(bits=2, granularity="block", images=32, steps=20)
+
+
+class TestQuantizeAwareOnFewBits(TechniqueConformance):
+    technique = QuantizeAware(epochs=1, images=32)
+    before = (LearnedRounding(bits=4, images=32, steps=5),)
+
+
+class TestBinarize(TechniqueConformance):
+    technique = Binarize(epochs=1, activations="binary")
+    before = (ChannelPruning(ratio=0.5),)
 
 
 class TestDistill(TechniqueConformance):
