@@ -43,6 +43,7 @@ class Distill:
             right one; ``feature`` or ``attention``, where maps inside the network are compared as well (of the first teacher).
         teachers: folders of trained models (``planish train``) to learn from, whose logits are averaged; empty for the original.
         epochs: times every training image is seen.
+        optimizer: ``sgd`` or ``adamw``, whose learning rate is some 100 times smaller.
         learning_rate: at its highest; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network that was trained
             from scratch stands 0.1, pretrained weights are forgotten at such a rate.
         temperature: softens the teacher's probabilities.
@@ -65,6 +66,7 @@ class Distill:
     method: Literal["logits", "decoupled", "feature", "attention"] = "logits"
     teachers: tuple[str, ...] = ()
     epochs: int = Field(default=5, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.05, gt=0)
     temperature: float = Field(default=4.0, gt=0)
     weight: float = Field(default=0.9, ge=0, le=1)
@@ -110,6 +112,7 @@ class Distill:
             teacher = taught_by[0] if len(teachers) == 1 else Ensemble(taught_by)
         settings = FitSettings(
             epochs=self.epochs,
+            optimizer=self.optimizer,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,

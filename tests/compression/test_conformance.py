@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from planish.artifact import Artifact
 from planish.compression import (
+    Binarize,
     BlockPruning,
     ChannelPruning,
     Factorize,
     Int8,
     IterativePruning,
     LatencyPruning,
+    LearnedRounding,
     NMPruning,
+    QuantizeAware,
     Resolution,
     UnstructuredPruning,
     WeightSharing,
@@ -72,6 +75,25 @@ class TestWeightSharing(TechniqueConformance):
 class TestPack(TechniqueConformance):
     technique = Pack()
     before = (WeightSharing(), ToOnnx())
+
+
+class TestQuantizeAware(TechniqueConformance):
+    technique = QuantizeAware(epochs=1, images=32)
+    before = (ChannelPruning(ratio=0.5),)
+
+
+class TestLearnedRounding(TechniqueConformance):
+    technique = LearnedRounding(bits=2, granularity="block", images=32, steps=20)
+
+
+class TestQuantizeAwareOnFewBits(TechniqueConformance):
+    technique = QuantizeAware(epochs=1, images=32)
+    before = (LearnedRounding(bits=4, images=32, steps=5),)
+
+
+class TestBinarize(TechniqueConformance):
+    technique = Binarize(epochs=1, activations="binary")
+    before = (ChannelPruning(ratio=0.5),)
 
 
 class TestDistill(TechniqueConformance):

@@ -1,0 +1,196 @@
+"""Where fake quantization stands in a network: at the tensors that integer kernels read and write, as in our INT8 files."""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth, stochastic_depth
+
+from planish.errors import TechniqueError
+from planish.models.folding import fold_batch_norm
+from planish.models.quantized import LAYERS, ActivationQuantizer
+
+# What has an integer kernel: its inputs and its output are quantized ...
+_ARITHMETIC = {
+    operator.add, operator.iadd, torch.add, "add", "add_", operator.mul, operator.imul, torch.mul, "mul", "mul_", torch.cat, torch.concat,
+    torch.sigmoid, F.sigmoid, "sigmoid", torch.mean, "mean", F.avg_pool2d, F.adaptive_avg_pool2d,
+    nn.Sigmoid, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
+}  # fmt: skip
+# ... and what moves values without changing them: integers go through.
+_MOVES = {
+    F.max_pool2d, torch.flatten, "flatten", "view", "reshape", torch.reshape, "permute", torch.permute, "transpose", torch.transpose,
+    "contiguous", "chunk", torch.chunk, "split", torch.split, operator.getitem, "squeeze", torch.squeeze, "unsqueeze", torch.unsqueeze,
+    F.dropout, stochastic_depth, nn.MaxPool2d, nn.Flatten, nn.Dropout, StochasticDepth,
+}  # fmt: skip
+_RELU = {nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"}
+_RELU6 = {nn.ReLU6, F.relu6}
+# x times a gate: the product has an integer kernel, the activation as a whole has none
+_GATED: dict[object, Callable[..., Any]] = {
+    nn.SiLU: torch.sigmoid,
+    F.silu: torch.sigmoid,
+    nn.Hardswish: F.hardsigmoid,
+    F.hardswish: F.hardsigmoid,
+}
+
+
+class Placed(fx.GraphModule):
+    """A network as a graph, with an ``ActivationQuantizer`` at each tensor that integer kernels read or write."""
+
+    def quantizers(self) -> dict[str, ActivationQuantizer]:
+        """By the name of the tensor they stand at."""
+        return {name.removeprefix("quantizer."): m for name, m in self.named_modules() if isinstance(m, ActivationQuantizer)}
+
+    def layers(self) -> list[tuple[str, nn.Conv2d | nn.Linear, ActivationQuantizer]]:
+        """Convolution and linear layers in the order in which they run, each with the quantizer of its input."""
+        found = {}
+        for node in self.graph.nodes:
+            if isinstance(layer := _called(node, self), LAYERS):
+                quantizer = self.get_submodule(str(_source(node.args[0], self).target))
+                assert isinstance(quantizer, ActivationQuantizer)
+                found[str(node.target)] = (str(node.target), layer, quantizer)
+        return list(found.values())
+
+
+def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
+    """The network as a graph: batch norm folded, and a quantizer wherever the runtimes need one to compute in integers.
+
+    ReLU and ReLU6 are what quantization to unsigned values does anyway, so those before a quantizer go. The classifier's outputs
+    stay float, and so does everything that has no integer kernel.
+
+    Args:
+        module: copied.
+        channels: of the images.
+        height: of the images.
+        width: of the images.
+
+    Raises:
+        TechniqueError: the network's code hides its graph, or it has no convolution and no linear layer.
+    """
+    module = copy.deepcopy(module).eval()
+    fold_batch_norm(module)
+    try:
+        graph = Placed(module, fx.Tracer().trace(module))
+    except Exception as error:  # whatever the network does with a proxy in place of a tensor
+        raise TechniqueError(
+            f"the network's code hides its graph: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}",
+            "quantizers stand between its operations, so forward must not branch on what is in a tensor",
+            "quantize the exported file instead: to_onnx, int8",
+        ) from error
+    _simplify(graph)
+    like = next(module.parameters(), torch.empty(0))
+    with torch.no_grad():
+        ShapeProp(graph).propagate(torch.zeros(1, channels, height, width, device=like.device, dtype=like.dtype))
+    chosen = _chosen(graph)
+    for node in list(graph.graph.nodes):
+        if node in chosen:
+            _insert(graph, node)
+    graph.graph.lint()
+    graph.recompile()
+    graph.delete_all_unused_submodules()
+    if not graph.layers():
+        raise TechniqueError("the network has no convolution and no linear layer", "those are what INT8 speeds up", "leave this step out")
+    return graph
+
+
+@torch.no_grad()
+def calibrate(graph: Placed, batches: Iterable[Tensor]) -> None:
+    """Set the range of every quantizer to what it sees in ``batches`` of normalised images, with everything in float."""
+    seen: dict[nn.Module, tuple[float, float]] = {}
+
+    def watch(quantizer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        assert isinstance(quantizer, ActivationQuantizer)
+        x = inputs[0].clamp(0, quantizer.limit) if quantizer.rectified else inputs[0]
+        lowest, highest = seen.get(quantizer, (math.inf, -math.inf))
+        seen[quantizer] = min(lowest, float(x.min())), max(highest, float(x.max()))
+        return x
+
+    handles = [quantizer.register_forward_hook(watch) for quantizer in graph.quantizers().values()]
+    try:
+        for images in batches:
+            graph(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, quantizer in graph.quantizers().items():
+        lowest, highest = seen[quantizer]
+        if not math.isfinite(lowest) or not math.isfinite(highest):
+            raise TechniqueError(f"{name} is {lowest} to {highest} on calibration images", "values must be finite", "train it again")
+        quantizer.set_range(lowest, highest)
+
+
+def _kind(node: fx.Node, module: nn.Module) -> object:
+    """What the node calls: the type of a module, a function, or the name of a method."""
+    called = _called(node, module)
+    return node.target if called is None else type(called)
+
+
+def _called(node: fx.Node, module: nn.Module) -> nn.Module | None:
+    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _tensors(node: fx.Node) -> list[fx.Node]:
+    """The inputs of a node that are tensors (or tuples of them), constants included."""
+    return [n for n in node.all_input_nodes if n.op == "get_attr" or "tensor_meta" in n.meta]
+
+
+def _source(node: fx.Node, module: nn.Module) -> fx.Node:
+    """Where a tensor comes from, behind all that only moves values."""
+    while _kind(node, module) in _MOVES:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _simplify(graph: Placed) -> None:
+    """Take out identities, and write SiLU and hard-swish as products."""
+    for node in list(graph.graph.nodes):
+        if _kind(node, graph) is nn.Identity:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+        elif (gate_of := _GATED.get(_kind(node, graph))) is not None:
+            with graph.graph.inserting_before(node):
+                gate = graph.graph.call_function(gate_of, (node.args[0],))
+                product = graph.graph.call_function(operator.mul, (node.args[0], gate))
+            node.replace_all_uses_with(product)
+            graph.graph.erase_node(node)
+
+
+def _chosen(graph: Placed) -> set[fx.Node]:
+    """The tensors to quantize, each named by the node that makes it."""
+    chosen: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        kind, inputs = _kind(node, graph), _tensors(node)
+        is_layer = isinstance(_called(node, graph), LAYERS)
+        if not is_layer and (kind not in _ARITHMETIC or "tensor_meta" not in node.meta or any(n.op == "get_attr" for n in inputs)):
+            continue
+        chosen.update(_source(n, graph) for n in inputs)
+        if not isinstance(_called(node, graph), nn.Linear):  # linear layers have integer kernels that write float
+            chosen.add(node)
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    chosen -= {_source(node, graph) for node in output.all_input_nodes}
+    for node in list(chosen):
+        before = node.all_input_nodes[0] if node.all_input_nodes else node
+        if _kind(node, graph) in _RELU | _RELU6 and len(before.users) == 1:
+            chosen.discard(before)
+    return chosen
+
+
+def _insert(graph: Placed, node: fx.Node) -> None:
+    kind = _kind(node, graph)
+    rectified = kind in _RELU | _RELU6
+    target = f"quantizer.{node.name}"
+    like = next(graph.parameters(), torch.empty(0))
+    graph.add_submodule(target, ActivationQuantizer(rectified, 6.0 if kind in _RELU6 else math.inf).to(like.device))
+    with graph.graph.inserting_after(node):
+        quantizer = graph.graph.call_module(target, (node,))
+    node.replace_all_uses_with(quantizer, delete_user_cb=lambda user: user is not quantizer)
+    if rectified:
+        quantizer.args = (node.all_input_nodes[0],)
+        graph.graph.erase_node(node)
