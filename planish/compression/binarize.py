@@ -68,7 +68,7 @@ class Binarize:
     reference: ClassVar[str] = (
         "Rastegari et al. 2016, arXiv:1603.05279; Li and Liu 2016, arXiv:1605.04711; Zhu et al. 2017, arXiv:1612.01064"
     )
-    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",), "weights": ("dense",)}
 
     @property
     def changes(self) -> dict[str, str]:

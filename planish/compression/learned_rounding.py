@@ -62,7 +62,7 @@ class LearnedRounding:
 
     name: ClassVar[str] = "learned_rounding"
     reference: ClassVar[str] = "Nagel et al. 2020, arXiv:2004.10568; Li et al. 2021, arXiv:2102.05426"
-    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",), "weights": ("dense",)}
 
     @property
     def changes(self) -> dict[str, str]:

@@ -72,6 +72,7 @@ class QuantizeAware:
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "format": ("torch",),
         "precision": ("fp32", "int8_weights", "int4_weights", "int2_weights"),
+        "weights": ("dense",),
     }
 
     @property

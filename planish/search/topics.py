@@ -11,7 +11,9 @@ from planish.compression import (
     Int8,
     IterativePruning,
     LatencyPruning,
+    LearnedRounding,
     NMPruning,
+    QuantizeAware,
     UnstructuredPruning,
     WeightSharing,
 )
@@ -64,10 +66,14 @@ def pruning(recovery: Distill) -> list[Arm]:
 
 
 def quantization(recovery: Distill) -> list[Arm]:
-    """Post-training INT8 by ways to find the ranges, and shared weights in few bits."""
+    """INT8 by ways to find the ranges, learned or measured, and weights in few bits."""
     arms = [Arm(f"INT8, {method}", "INT8", Plan(ToOnnx(), Int8(method=method))) for method in ("minmax", "percentile", "entropy")]
     arms.append(Arm("INT8, one weight scale a layer", "INT8", Plan(ToOnnx(), Int8(per_channel=False))))
+    learned = QuantizeAware(epochs=recovery.epochs, augmentation=recovery.augmentation)
+    arms.append(Arm("INT8, scales learned in training", str(learned), Plan(learned, ToOnnx())))
     for bits in (4, 2):
+        rounded = LearnedRounding(bits=bits)
+        arms.append(Arm("weights with learned rounding", str(rounded), Plan(rounded, ToOnnx(), Pack())))
         sharing = WeightSharing(bits=bits)
         arms.append(Arm("shared weights", str(sharing), Plan(sharing, recovery, ToOnnx(), Pack())))
     return arms
