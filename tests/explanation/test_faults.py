@@ -112,6 +112,7 @@ def test_sparse_weights(resnet: Artifact, runtime: str, tmp_path: Path) -> None:
     assert "80 %" in found.findings[0].what or "81 %" in found.findings[0].what
 
 
+@pytest.mark.slow
 def test_bf16_hint(resnet: Artifact) -> None:
     import openvino
 
