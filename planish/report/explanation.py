@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -113,7 +111,7 @@ def _percent(share: float) -> str:
 
 
 def _db(value: float) -> str:
-    return "∞" if math.isinf(value) else f"{value:.0f}"
+    return f"{value:.0f}"
 
 
 def _kinds(found: Explanation) -> str:
