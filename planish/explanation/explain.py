@@ -189,7 +189,8 @@ def _alternatives(profile: Profile, model: ModelFile) -> dict[str, Alternative]:
         seconds=1.0,
         launches=3,
     )
-    return {name: Alternative(report.measurements[name]["latency_ms"].value, report.verdicts[name]) for name in tried}
+    asked = report.measurements["asked"]["latency_ms"].value
+    return {name: Alternative(report.measurements[name]["latency_ms"].value, report.verdicts[name], asked) for name in tried}
 
 
 def _any_batch(model: ModelFile) -> bool:

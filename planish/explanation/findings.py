@@ -42,10 +42,12 @@ class Alternative:
     Args:
         latency_ms: of a call.
         verdict: of the alternative: ``faster``, ``slower`` or ``no difference``.
+        asked_ms: of a call as asked for, in the same rounds.
     """
 
     latency_ms: float
     verdict: str
+    asked_ms: float
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def memory_bound_depthwise(evidence: Evidence) -> Finding | None:
         "memory_bound_depthwise",
         f"{len(slow)} depthwise convolutions take {100 * time / profile.latency_ms:.0f} % of the time for "
         f"{100 * macs / max(1, everything):.0f} % of the multiplications",
-        "each value read is used for a few products only, so memory sets the pace and not arithmetic",
+        "each value read is used for a few products only, so loading values sets the pace and not arithmetic",
         "give them fewer or smaller maps: prune the channels of these layers, feed smaller images, stride earlier; where maps are large "
         "and channels few, one dense 3x3 convolution in place of the pair is often faster",
         time - sum(2 * x.macs / (_SLOW * evidence.reach.gops(x.precision) * 1e6) for x in slow),

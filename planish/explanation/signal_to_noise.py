@@ -15,6 +15,7 @@ from planish.explanation.model_file import Array, ModelFile
 from planish.explanation.source_graph import SourceGraph
 from planish.explanation.unrounded import expose_onnx, expose_openvino
 
+_EQUAL_DB = 200
 Batches = Sequence[Mapping[str, Array]]
 
 
@@ -23,7 +24,7 @@ class Errors:
     """Signal-to-noise ratios in decibels: 20 dB is noise of a tenth of the signal's amplitude, each 6 dB more halve it.
 
     Args:
-        final_db: of the model's output (the worst of them); infinite where nothing differs.
+        final_db: of the model's output (the worst of them); 200 where nothing differs.
         layers_db: of layers' outputs, by name of the layer in the file. Errors of earlier layers are included.
         added_db: of rounding that output alone, all before it exact: what the layer itself adds.
         images: they were measured on.
@@ -52,9 +53,8 @@ class _Power:
         self.noise[name] = self.noise.get(name, 0.0) + float(np.square(reference - found).sum())
 
     def db(self, name: str) -> float:
-        if self.noise[name] == 0:
-            return float("inf")
-        return 10 * float(np.log10(max(self.signal[name], 1e-30) / self.noise[name]))
+        signal = max(self.signal[name], 1e-30)
+        return 10 * float(np.log10(signal / max(self.noise[name], signal * 10 ** (-_EQUAL_DB / 10))))
 
 
 def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = None) -> Errors | None:
@@ -70,7 +70,7 @@ def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = 
         None where nothing in the file is rounded and there is no reference.
 
     Raises:
-        ModelError: the reference takes other inputs.
+        ModelError: the reference takes other inputs, or has other outputs.
     """
     expose = expose_onnx if model.path.suffix == ".onnx" else expose_openvino
     with tempfile.TemporaryDirectory() as folder:
@@ -101,8 +101,10 @@ def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = 
         if tensor.before in power.noise and tensor.layer:
             layers_db.setdefault(tensor.layer, power.db(tensor.before))
             added_db.setdefault(tensor.layer, power.db(f"{tensor.before} alone"))
+    if not finals & power.noise.keys():
+        raise ModelError(f"the outputs of {reference} have other shapes than those of {model.path}", "a reference has the same outputs")
     return Errors(
-        final_db=min((power.db(key) for key in finals if key in power.noise), default=float("nan")),
+        final_db=min(power.db(key) for key in finals & power.noise.keys()),
         layers_db=layers_db,
         added_db=added_db,
         images=sum(len(next(iter(b.values()))) for b in batches),

@@ -82,7 +82,7 @@ def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]
         ):
             scale, zero = scale.reshape(()), zero.reshape(())
             origin, kind = source.origin("", [q.input[0]]), np.iinfo(zero.dtype)
-            low, high = (np.float32(scale * (float(end) - zero)) for end in (kind.min, kind.max))
+            low, high = (np.asarray(scale * (float(end) - zero), dtype=np.float32) for end in (kind.min, kind.max))
             found.setdefault(q.input[0], Rounded(q.input[0], after, origin.name if origin is not None else "", low, high, scale))
     tensors = list(found.values())
 

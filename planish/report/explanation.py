@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -28,7 +26,15 @@ def explanation(found: Explanation, top: int = 12, width: int = 80) -> Renderabl
     head.append(f" in {words.runtime_name(found.runtime)}: {found.summary}", style="not bold")
     rows = sorted(found.layers, key=lambda x: -x.ms)[:top] if top else list(found.layers)
     table = _layers(rows, wide=width >= _WIDE)
-    parts = [head, Text(_reach(found), style="dim"), table, Text(_legend(found, rows), style="dim"), Text(""), _facts(found), Text("")]
+    parts: list[RenderableType] = [
+        head,
+        Text(_reach(found), style="dim"),
+        table,
+        Text(_legend(found, rows), style="dim"),
+        Text(""),
+        _facts(found),
+        Text(""),
+    ]
     return Group(*parts, *_findings(found))
 
 
@@ -81,7 +87,7 @@ def _layers(rows: list[LayerRow], *, wide: bool) -> Table:
     for row in rows:
         cells = [
             _short(row.source or row.name, name_width),
-            _short(row.op, op_width),
+            row.op if len(row.op) <= op_width else row.op[: op_width - 1] + "…",
             words.milliseconds(row.ms),
             _percent(row.share),
             row.precision,
@@ -105,7 +111,7 @@ def _percent(share: float) -> str:
 
 
 def _db(value: float) -> str:
-    return "∞" if math.isinf(value) else f"{value:.0f}"
+    return f"{value:.0f}"
 
 
 def _kinds(found: Explanation) -> str:

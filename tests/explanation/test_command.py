@@ -82,7 +82,7 @@ def test_json_holds_all_of_it(bundles: dict[str, Path]) -> None:
     [
         ("model", (), "onnxruntime"),
         ("model", ("--runtime", "openvino"), "openvino"),
-        ("fp32", ("--batch", 2), "onnxruntime"),
+        pytest.param("fp32", ("--batch", 2), "onnxruntime", marks=pytest.mark.slow),
         ("run", (), "openvino"),
         ("int8", ("--reference", "fp32"), "onnxruntime"),
     ],
