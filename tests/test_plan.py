@@ -13,7 +13,7 @@ from planish.plan import Plan
 from planish.technique import registered, resolve
 from planish.training import Distill
 
-TORCH = {"format": "torch", "precision": "fp32"}
+TORCH = {"format": "torch", "precision": "fp32", "weights": "dense"}
 steps = st.one_of(
     st.builds(ChannelPruning, ratio=st.sampled_from([0.1, 0.5, 0.9])),
     st.builds(Resolution, scale=st.sampled_from([0.5, 0.75])),
@@ -79,4 +79,5 @@ def test_steps_that_do_not_combine_are_refused_before_anything_runs() -> None:
     assert Plan(ChannelPruning(ratio=0.5), Distill(epochs=1), ToOnnx(), Int8(), ToOpenVino()).check(TORCH) == {
         "format": "openvino",
         "precision": "int8",
+        "weights": "dense",
     }

@@ -103,7 +103,7 @@ def hessian(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss
 
     That is optimal brain damage (LeCun et al. 1989) with the diagonal of the Hessian averaged over a channel, as in Yu et al. 2021
     (arXiv:2101.08940), and estimated by Hutchinson's method: products of the Hessian with random signs, four a batch.
-    Estimates below zero count as zero.
+    Of curvatures below zero, which a network that is not at a minimum has, the size counts.
     """
     weights = _weights(module, graph)
     unique = list({id(w): w for w in weights.values()}.values())
@@ -124,7 +124,7 @@ def hessian(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss
         raise _not_smooth("it is zero everywhere")
     scores = {}
     for (name, dim), weight in weights.items():
-        curvature = _over_slices(diagonal[id(weight)].double(), dim).clamp_min(0)
+        curvature = _over_slices(diagonal[id(weight)].double(), dim).abs()
         squares = _over_slices(weight.detach().double() ** 2, dim)
         scores[name, dim] = (0.5 * curvature * squares * weight.shape[dim] / weight.numel()).cpu().numpy()
     return _combine(graph, scores)

@@ -79,8 +79,8 @@ def encode(symbols: Bytes) -> bytes:
         blocks = np.append(blocks, ends[-1] - blocks.sum())
     return b"".join(
         (
-            np.uint32(len(symbols)).tobytes(),
-            np.uint16(len(present)).tobytes(),
+            len(symbols).to_bytes(4, "little"),
+            len(present).to_bytes(2, "little"),
             present.astype(np.uint8).tobytes(),
             lengths[present].astype(np.uint8).tobytes(),
             blocks.astype("<u2").tobytes(),

@@ -3,7 +3,8 @@
 A tensor is coded in the smallest of these ways, all of them through the same Huffman coder:
 
 - where it has zeros, the gaps between the others (Han et al. 2016, arXiv:1510.00149), and only the others as values;
-- values as indices into a codebook of at most 256 entries, one for the tensor or one for each of its rows (output channels); or
+- values as indices into a codebook of at most 256 entries, one for the tensor, or one for each of its rows or columns (wherever the output
+  channels are); or
 - values as they are, byte by byte: the bytes that hold sign and exponent are far from random, those of the mantissa stay plain.
 
 Layout: ``_MAGIC``; uint32 length of the description; the description, JSON compressed with zlib; all between the tensors, compressed with
@@ -41,7 +42,7 @@ class Tensor:
     Args:
         offset: of its first byte.
         item_bytes: of one value: 1, 2, 4 or 8.
-        shape: its first axis are the rows that may have codebooks of their own.
+        shape: along its first axis are the rows, along its last the columns, that may have codebooks of their own.
     """
 
     offset: int
@@ -68,7 +69,7 @@ def pack(data: bytes, tensors: Sequence[Tensor]) -> bytes:
     rest = zlib.compress(b"".join(between), 9)
     description = {"sha256": hashlib.sha256(data).hexdigest(), "rest": len(rest), "tensors": described}
     header = zlib.compress(json.dumps(description, separators=(",", ":")).encode(), 9)
-    return b"".join((_MAGIC, np.uint32(len(header)).tobytes(), header, rest, *coded))
+    return b"".join((_MAGIC, len(header).to_bytes(4, "little"), header, rest, *coded))
 
 
 def unpack(packed: bytes) -> bytes:
@@ -117,19 +118,17 @@ def unpacked(file: Path) -> bytes | str:
 
 
 def _smallest(values: Array, tensor: Tensor) -> tuple[bool, int, list[tuple[bool, bytes]]]:
-    """Whether only values that are not zero are coded, the number of codebooks (0: none), and the parts: whether Huffman-coded, bytes."""
+    """Whether only values that are not zero are coded, which codebooks (see ``_owner``), and the parts: whether Huffman-coded, bytes."""
     ways: list[tuple[bool, int, list[tuple[bool, bytes]]]] = []
-    row_length = max(1, prod(tensor.shape[1:]))
+    books = {1, *(tensor.shape[:1]), *(-size for size in tensor.shape[-1:])} if tensor.item_bytes in (2, 4) and len(values) else set()
     places = np.flatnonzero(values)
     kept: list[tuple[bool, Array, Array, list[tuple[bool, bytes]]]] = [(False, values, np.arange(len(values)), [])]
     if len(places) < 0.9 * len(values):
         kept.append((True, values[places], places, [_part(_gaps(places))]))
     for sparse, some, where, before in kept:
         ways.append((sparse, 0, before + _planes(some)))
-        if tensor.item_bytes in (2, 4):
-            for rows, owner in ((1, np.zeros_like(where)), (tensor.shape[0] if tensor.shape else 1, where // row_length)):
-                if (book := _codebook(some, owner, rows)) is not None:
-                    ways.append((sparse, rows, before + book))
+        tried = [(rows, _codebook(some, _owner(where, tensor.shape, rows), abs(rows))) for rows in sorted(books)]
+        ways += [(sparse, rows, before + book) for rows, book in tried if book is not None]
     return min(ways, key=lambda way: sum(len(part) for _, part in way[2]))
 
 
@@ -140,8 +139,8 @@ def _values(planes: list[huffman.Bytes], item_bytes: int, shape: Sequence[int], 
         some = _joined(planes, item_bytes)
     else:
         sizes = _joined(planes[:2], 2).astype(np.int64)
-        owner = places // max(1, prod(shape[1:])) if rows > 1 else np.zeros_like(places)
-        some = _joined(planes[2 : 2 + item_bytes], item_bytes)[(np.cumsum(sizes) - sizes)[owner] + planes[2 + item_bytes]]
+        first = (np.cumsum(sizes) - sizes)[_owner(places, shape, rows)]
+        some = _joined(planes[2 : 2 + item_bytes], item_bytes)[first + planes[2 + item_bytes]]
     if not sparse:
         return some
     values = np.zeros(prod(shape), some.dtype)
@@ -149,12 +148,19 @@ def _values(planes: list[huffman.Bytes], item_bytes: int, shape: Sequence[int], 
     return values
 
 
+def _owner(places: Array, shape: Sequence[int], rows: int) -> Array:
+    """The codebook that serves each place: one for all (1), one for each of so many rows, or (below zero) columns."""
+    if rows == 1:
+        return np.zeros_like(places)
+    return places // prod(shape[1:]) if rows > 1 else places % shape[-1]
+
+
 def _codebook(values: Array, owner: Array, rows: int) -> list[tuple[bool, bytes]] | None:
-    """The sizes of the rows' codebooks, their entries and the indices; None where they would be too large to gain anything."""
+    """The sizes of the codebooks, their entries and the indices; None where they would be too large to gain anything."""
     item_bits = 8 * values.itemsize
     keys = owner.astype(np.uint64) << np.uint64(item_bits) | values
-    begin = keys[:_SAMPLE]
-    if len(np.unique(begin)) > len(begin) // 2:  # so for the whole, most likely: saves sorting it
+    begin = keys[owner <= rows * _SAMPLE // (len(keys) + 1)][:_SAMPLE]
+    if len(np.unique(begin)) > len(begin) // 2:  # what a few codebooks serve has few equal values, so the whole has: saves sorting it
         return None
     entries, index = np.unique(keys, return_inverse=True)
     sizes = np.bincount((entries >> np.uint64(item_bits)).astype(np.int64), minlength=rows)

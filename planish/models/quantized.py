@@ -218,7 +218,8 @@ def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
         return packed
     codes = (packed[:, None] >> _shifts(bits, packed.device).to(torch.uint8)) & (2**bits - 1)
     codes = codes.flatten()[: math.prod(shape)].reshape(shape).to(torch.int8)
-    return 2 * codes - 1 if bits == 1 else codes + bounds(bits)[0]
+    levels: Tensor = 2 * codes - 1 if bits == 1 else codes + bounds(bits)[0]
+    return levels
 
 
 def _shifts(bits: int, device: torch.device) -> Tensor:
@@ -234,7 +235,8 @@ def best_scale(weight: Tensor, bits: int) -> Tensor:
     """The scale of each output channel that leaves the least squared error after rounding to the nearest."""
     flat = weight.detach().flatten(1)
     largest = flat.abs().amax(1).clamp(min=SMALLEST) / (2 ** (bits - 1) - 0.5)
-    best, least = largest, torch.full_like(largest, math.inf)
+    best: Tensor = largest
+    least = torch.full_like(largest, math.inf)
     for share in torch.linspace(1.2, 0.2, 26).tolist():
         scale = (share * largest).clamp(min=SMALLEST)
         error = (integers(flat, scale, bits) * scale[:, None] - flat).square().sum(1)

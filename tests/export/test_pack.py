@@ -81,6 +81,7 @@ def test_sizes_are_near_what_theory_allows() -> None:
         (np.where(zero, 0, dense).astype(np.float32), position_bits + 0.1 * 28),  # sign and exponent of a normal value: about 4 bits
         (values, 4.0),
         (per_row, 4.0 + 256 * 16 * 32 / n),
+        (per_row.reshape(256, -1).T.copy(), 4.0 + 256 * 16 * 32 / n),
         (np.where(zero, 0, values).astype(np.float32), position_bits + 0.1 * 4),
         (rng.choice([-1, 0, 1], shape, p=[0.05, 0.9, 0.05]).astype(np.int8), position_bits + 0.1),
     ):
