@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from planish.artifact import Artifact, Step
+from planish.compression.calibration import calibration_images
 from planish.compression.learned_rounding import in_run_order
-from planish.compression.quantize_aware import calibration_batches
 from planish.data.augmentation import Strength
 from planish.errors import TechniqueError
 from planish.models.quantized import LAYERS, SMALLEST, LearnedScale, store_integers
@@ -86,7 +86,7 @@ class Binarize:
         """
         module = copy.deepcopy(artifact.module)
         with Stage("reading calibration images", _CALIBRATION_IMAGES) as stage:
-            images = list(calibration_batches(artifact, task, _CALIBRATION_IMAGES, stage))
+            images = list(calibration_images(artifact, task, _CALIBRATION_IMAGES, stage))
         module.eval()
         names = in_run_order(module, images[0][:1], lambda m: isinstance(m, LAYERS))[1:-1]
         if not names:

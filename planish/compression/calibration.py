@@ -11,6 +11,7 @@ from torch import Tensor
 
 from planish.artifact import Artifact
 from planish.data.preprocessing import Normalise
+from planish.progress import Stage
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -37,3 +38,11 @@ def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Cal
             yield normalise(torch.from_numpy(np.array(pixels[batch]))), torch.as_tensor(np.array(targets[batch]))
 
     return batches
+
+
+def calibration_images(artifact: Artifact, task: Task, count: int, stage: Stage) -> Iterator[Tensor]:
+    """The images of ``calibration_batches`` on the network's device; ``stage`` is told how many are done."""
+    device = next(artifact.module.parameters()).device
+    for images, _ in calibration_batches(artifact, task, count)():
+        yield images.to(device)
+        stage.advance(len(images))

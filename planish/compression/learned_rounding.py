@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from planish.artifact import Artifact, Step
-from planish.compression.quantize_aware import calibration_batches
+from planish.compression.calibration import calibration_images
 from planish.errors import TechniqueError
 from planish.models.folding import fold_batch_norm
 from planish.models.quantized import LAYERS, best_scale, bounds, store_integers
@@ -84,7 +84,7 @@ class LearnedRounding:
                 part.inplace = False  # what goes in is kept
         module = copy.deepcopy(original)
         with Stage("reading calibration images", min(self.images, len(task.split("calibration")))) as stage:
-            batches = list(calibration_batches(artifact, task, self.images, stage))
+            batches = list(calibration_images(artifact, task, self.images, stage))
         layers = in_run_order(module, batches[0][:1], lambda m: isinstance(m, LAYERS))
         if not layers:
             raise TechniqueError("the network has no convolution and no linear layer", "their weights are what is rounded", "leave it out")

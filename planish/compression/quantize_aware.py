@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from planish.artifact import Artifact, Step
+from planish.compression.calibration import calibration_images
 from planish.compression.fake_quant import Placed, calibrate, place
 from planish.data.augmentation import Strength
-from planish.data.preprocessing import Normalise
 from planish.models.quantized import LearnedScale, best_scale, bounds, integers, packed_weight, store_integers
 from planish.progress import Stage
 from planish.technique import describe
@@ -25,7 +24,6 @@ from planish.training import Distill
 if TYPE_CHECKING:
     from planish.task import Task
 
-_BATCH = 32
 _BIAS_STEPS = 2.0**24  # integer kernels keep a bias in 32 bits, in steps of input scale times weight scale; this leaves it room to grow
 
 
@@ -93,7 +91,7 @@ class QuantizeAware:
         spec = artifact.input_spec
         graph = place(artifact.module, spec.channels, spec.height, spec.width)
         with Stage("calibrating INT8", min(self.images, len(task.split("calibration")))) as stage:
-            calibrate(graph, calibration_batches(artifact, task, self.images, stage))
+            calibrate(graph, calibration_images(artifact, task, self.images, stage))
         bits = _learn_weights(graph, self.weight_bits)
         notes = f"{len(graph.layers())} layers and {len(graph.quantizers())} tensors quantized, calibrated on {stage.done} images"
         if self.epochs:
@@ -133,18 +131,6 @@ class QuantizeAware:
                 weight = layer.weight.detach()
                 store_integers(layer, torch.ones_like(weight), torch.ones(len(weight)), structure["bits"][name])
         return graph
-
-
-def calibration_batches(artifact: Artifact, task: Task, count: int, stage: Stage) -> Iterator[Tensor]:
-    """Normalised calibration images ``(N, C, H, W)`` on the network's device, spread evenly over the split."""
-    split = task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int))
-    device = next(artifact.module.parameters()).device
-    normalise = Normalise(artifact.preprocessing.mean, artifact.preprocessing.std)
-    for start in range(0, len(chosen), _BATCH):
-        batch = torch.from_numpy(np.array(split[chosen[start : start + _BATCH]]))
-        yield normalise(batch).to(device)
-        stage.advance(len(batch))
 
 
 def _learn_weights(graph: Placed, weight_bits: int) -> dict[str, int]:
