@@ -134,15 +134,15 @@ class Distill:
             decoupled=self.method == "decoupled",
             deadline=None if self.max_seconds is None else begun + self.max_seconds,
             weights=artifact.facts["weights"],
+            validate=False,
         )
         module = fitted.module.network if isinstance(fitted.module, Watched) else fitted.module
         module = module[1] if isinstance(module, _Resized) else module
-        reached = f"validation {task.primary_metric} {fitted.history[-1].validation_accuracy:.2f} %"
         step = Step(
             technique=self.name,
             params={key: value for key, value in describe(self).items() if key != "name"},
             structure={"epochs": round(fitted.epochs, 2)},
-            notes=f"{fitted.epochs:.3g} epochs in {fitted.seconds:.0f} s, {reached}"
+            notes=f"{fitted.epochs:.3g} epochs in {fitted.seconds:.0f} s, loss {fitted.history[-1].train_loss:.3f}"
             + (", ended by its time limit" if fitted.stopped == "deadline" else ""),
         )
         return artifact.with_step(step, module=module)
