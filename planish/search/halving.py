@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from planish.errors import PlanishError
@@ -20,13 +21,15 @@ from planish.task import SplitName
 from planish.training import Distill
 
 _ORIGINAL = Plan()
-_LEAST_BATCHES = 100
+_LEAST_BATCHES = 200
 _SLACK_POINTS = (3.0, 1.0)
 """Accuracy that the training still to come is trusted to win back, before the second rung and the third."""
 
 
 def glance(search: Search, seconds: float) -> list[Trial]:
     """A cheap look at several levels: cut, batch statistics re-estimated, no training; exported, and its latency measured.
+
+    Its accuracy is read on the few calibration images and is shown only: it says little about what training will recover.
 
     Args:
         search: what is known so far.
@@ -45,10 +48,11 @@ def glance(search: Search, seconds: float) -> list[Trial]:
             break
         try:
             runner.artifact(Shipped(trial.plan, deployment).plan)
-            trial.drop = runner.drop(trial.plan, "torch", (_ORIGINAL, "torch"), "validation")
+            drop = runner.drop(trial.plan, "torch", (_ORIGINAL, "torch"), "calibration")
         except PlanishError as error:
             note(f"{trial.name} does not apply: {error}")
             continue
+        trial.measurements["accuracy_drop_calibration"] = replace(drop, name="accuracy_drop_calibration")
         trials.append(trial)
         runner.release()
         _show(search, trial)
@@ -60,7 +64,7 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     report = search.latency("first look", subjects, baseline, seconds=0.6, launches=3)
     found, floor = report.measurements, report.noise_floor
     for trial in trials:
-        trial.measurements = found[trial.name]
+        trial.measurements |= found[trial.name]
         trial.measurements["size_bytes"] = runner.size(subjects[trial.name].plan, deployment.runtime)
         gain = found[uncompressed]["latency_ms"].value / trial.latency_ms
         if gain < 1 + max(floor.value, 3.0) / 100:
@@ -104,7 +108,8 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                 trial.stopped = f"stopped before round {rung + 1} of training: no time was left"
                 continue
             epochs, most = runner.store.once(decision, "searching", partial(_epochs, search, trial, each))
-            plan = extend(trial.plan, Distill(epochs=epochs, max_seconds=most, augmentation=search.augmentation))
+            recovery = Distill(epochs=epochs, learning_rate=search.learning_rate, max_seconds=most, augmentation=search.augmentation)
+            plan = extend(trial.plan, recovery)
             try:
                 trial.drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
             except PlanishError as error:
@@ -149,7 +154,7 @@ def _epochs(search: Search, trial: Trial, seconds: float) -> tuple[int, float]:
 
 
 def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int]:
-    """How many trials each rung trains: as many as can have an epoch each in the first, or 100 batches where epochs are long."""
+    """How many trials each rung trains: as many as can have an epoch each in the first, or 200 batches where epochs are long."""
     if not trials or seconds <= 0:
         return []
     batches = len(search.runner.task.split("train")) / Distill().batch_size

@@ -34,6 +34,7 @@ from planish.training.prepare import Job, prepare
 _ORIGINAL_SHARE, _GLANCE_SHARE = 0.36, 0.2
 _MEASURING_SECONDS = 30.0  # the last side-by-side, test and report
 _MOST_EPOCHS = 30  # of one round of recovery; not tuned
+_RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.05}  # highest learning rate, by how the original came to its weights
 
 
 def optimize(
@@ -127,6 +128,7 @@ def optimize(
             batch,
             epochs or _MOST_EPOCHS,
             augmentation,
+            _RECOVERY_RATE["pretrained" if job.pretrained else "scratch"],
             deadline,
             watch or (lambda _: None),
             allowed,

@@ -64,8 +64,8 @@ class Trial:
     Args:
         level: how strongly to compress.
         plan: the network so far; it grows with every round of training and ends before export.
-        drop: points lost on validation by the network so far.
-        measurements: latency and size of its exported file, which training does not change.
+        drop: points lost on validation by the network so far; None until it is trained.
+        measurements: latency and size of its exported file, which training does not change, and the drop on calibration before training.
         seconds_an_epoch: of training, 0 while unknown.
         stopped: why it gets no more time.
     """

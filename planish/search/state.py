@@ -71,6 +71,7 @@ class Search:
         batch: images a call.
         most_epochs: of one round of training.
         augmentation: of training images.
+        learning_rate: of recovery, at its highest.
         deadline: on the clock of ``time.monotonic``.
         watch: told of all candidates whenever something about one becomes known.
         allowed: runtimes that may ship.
@@ -84,6 +85,7 @@ class Search:
     batch: int
     most_epochs: int
     augmentation: Strength
+    learning_rate: float
     deadline: float
     watch: Watch
     allowed: tuple[str, ...]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from planish.data.preprocessing import Normalise
 from planish.errors import TrainingError
@@ -241,13 +242,14 @@ def _random_state_of(seed: int, epoch: int, device: torch.device) -> Iterator[No
         yield
 
 
-@torch.no_grad()
 def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
     """One step of the running average; counters are copied."""
-    for slow, fast in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
-        if slow.is_floating_point():
-            slow.lerp_(fast, 1 - decay)
-        else:
+    pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    move([slow for slow, _ in floats], [fast for _, fast in floats], 0)
+    for slow, fast in pairs:
+        if not slow.is_floating_point():
             slow.copy_(fast)
 
 
