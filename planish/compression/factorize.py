@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_batches
-from planish.compression.channel_pruning import reestimate_batch_norm
 from planish.compression.factor_choice import Factors, Option, least_error, methods_for, options_of, timed
 from planish.compression.factor_layers import Place, fill, find_layers, replacement, weight_of, weight_shape
 from planish.compression.factors import METHODS, Method, factorise, full_ranks
-from planish.compression.layer_moments import Moments, moments, refit
+from planish.compression.layer_moments import Moments, follow_batch_norm, moments, refit
 from planish.errors import TechniqueError
 from planish.evaluation.layer_latency import Precision
 from planish.evaluation.size import macs
@@ -121,7 +120,7 @@ class Factorize:
                 "its code must call its layers and not reach into them",
                 "prune channels or quantize instead",
             )
-        reestimate_batch_norm(module, (images for images, _ in batches()))
+        follow_batch_norm(artifact.module, module, lambda: (images for images, _ in batches()))
         for name, part in artifact.module.named_modules():
             module.get_submodule(name).train(part.training)  # parents come first, so that each part has the last word
         kinds = Counter(f.method for f in chosen.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from planish.compression.channel_pruning import reestimate_batch_norm
 from planish.evaluation.layer_latency import Pair
 
 _POSITIONS = 32  # of each image and layer that a last factor is fitted to: neighbours hardly differ
-_RIDGE = 1e-3
 _BACKWARD_BATCH = 8  # gradients keep all activations
 
 
@@ -23,12 +24,10 @@ class Moments:
     """What one layer says and how much it matters, float64.
 
     Args:
-        mean: of the outputs ``(out,)``.
         covariance: of the outputs ``(out, out)``.
         sensitivity: ``(out, out)``: an error ``e`` at one position changes the network's outputs by about ``eᵀ sensitivity e``, squared.
     """
 
-    mean: Tensor
     covariance: Tensor
     sensitivity: Tensor
 
@@ -57,6 +56,8 @@ def moments(module: nn.Module, layers: Mapping[str, nn.Module], batches: Iterabl
 
     The sensitivity is the mean of ``JᵀJ``, J the Jacobian of the network's outputs by the layer's, from one random direction of the outputs
     an image (Hutchinson 1990); it needs no targets and does not vanish where a network is sure of itself, as gradients of the loss do.
+    Where there are few rows for the channels, what was seen is shrunk: the covariance towards that of inputs without any structure, the
+    sensitivity towards equal channels.
 
     Args:
         module: in eval mode.
@@ -81,9 +82,19 @@ def moments(module: nn.Module, layers: Mapping[str, nn.Module], batches: Iterabl
                 seen.clear()
     result = {}
     for name, (total, products, sensitivity, count) in sums.items():
-        mean = total / count
-        result[name] = Moments(mean, products / count - torch.outer(mean, mean), sensitivity / count)
+        mean, size = total / count, len(total)
+        weight = cast(Tensor, layers[name].weight).detach().flatten(1).double()
+        result[name] = Moments(
+            _shrunk(products / count - torch.outer(mean, mean), weight @ weight.T, count),
+            _shrunk(sensitivity / count, torch.eye(size, dtype=torch.float64), count),
+        )
     return result
+
+
+def _shrunk(seen: Tensor, blank: Tensor, count: int) -> Tensor:
+    """``seen``, from ``count`` rows, drawn towards ``blank`` brought to the same trace."""
+    share = len(seen) / (len(seen) + count)
+    return (1 - share) * seen + share * blank * (seen.trace() / blank.trace().clamp_min(1e-300))
 
 
 def refit(
@@ -119,11 +130,32 @@ def refit(
             last = cast(nn.Conv2d | nn.Linear, rows[name][-1])
             assert last.bias is not None
             before = torch.cat([last.weight.flatten(1), last.bias[:, None]], 1).double().T
-            ridge = _RIDGE * own.diagonal().mean() * torch.eye(len(own), dtype=own.dtype)
+            ridge = len(own) / own[-1, -1] * own.diagonal().mean() * torch.eye(len(own), dtype=own.dtype)  # the more, the fewer the rows
             ridge[-1, -1] = 1e-6 * own[-1, -1]  # a bias is not shrunk
             after = torch.linalg.solve(own + ridge, crossed + ridge @ before).T
             last.weight.copy_(after[:, :-1].reshape(last.weight.shape))
             last.bias.copy_(after[:, -1])
+
+
+def follow_batch_norm(before: nn.Module, after: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> None:
+    """Change batch-norm statistics as they change from one network to the other on the same images.
+
+    Estimates from few images are noisy, and these images may differ from those a network was trained on; the change is free of both.
+
+    Args:
+        before: left as it is.
+        after: the changed network, with batch norms of the same names; they are given new statistics.
+        batches: called twice, normalised images ``(N, C, H, W)``.
+    """
+    estimated = [copy.deepcopy(network).cpu() for network in (before, after)]
+    for network in estimated:
+        reestimate_batch_norm(network, batches())
+    old, new = (dict(network.named_modules()) for network in estimated)
+    for name, norm in after.named_modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
+            a, b = cast(Any, old[name]), cast(Any, new[name])
+            norm.running_mean += (b.running_mean - a.running_mean).to(norm.running_mean)
+            norm.running_var *= (b.running_var / a.running_var.clamp_min(1e-12)).clamp(0.01, 100).to(norm.running_var)
 
 
 def _rows(layer: nn.Module, values: Tensor) -> Tensor:
