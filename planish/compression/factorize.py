@@ -43,8 +43,9 @@ class Factorize:
         energy: each layer takes its cheapest form that keeps this share of its outputs' energy.
         layers: by name, chosen elsewhere; nothing is timed.
         method: one for all layers, or ``auto``: the best of ``svd``, ``spatial`` and ``tucker`` for each. ``lu`` has the form of ``svd``
-            and a larger error; ``cp`` has the fewest weights and takes long to fit. See ``factors.factorise``.
-        data_aware: make the error of the outputs on calibration images small instead of the error of the weights.
+            and a larger error; ``cp`` takes long to fit, on a ResNet-20 ten times as long. See ``factors.factorise``.
+        data_aware: make the error of the outputs on calibration images small instead of the error of the weights. It gained 2 dB at
+            the outputs of a ResNet-20 at twice the speed, and lost 6 to 13 dB on a MobileNetV2, where False is the better choice.
         runtime: where layers are timed; None takes the count of weights for the cost.
         precision: in which they are timed: ``int8`` where the plan goes on to it.
 
