@@ -110,15 +110,15 @@ class Distill:
             distillation_weight=self.weight,
             temperature=self.temperature,
             deadline=None if self.max_seconds is None else begun + self.max_seconds,
+            validate=False,
             weights=artifact.facts["weights"],
         )
         module = fitted.module[1] if isinstance(fitted.module, _Resized) else fitted.module
-        reached = f"validation {task.primary_metric} {fitted.history[-1].validation_accuracy:.2f} %"
         step = Step(
             technique=self.name,
             params={key: value for key, value in describe(self).items() if key != "name"},
             structure={"epochs": round(fitted.epochs, 2)},
-            notes=f"{fitted.epochs:.3g} epochs in {fitted.seconds:.0f} s, {reached}"
+            notes=f"{fitted.epochs:.3g} epochs in {fitted.seconds:.0f} s, loss {fitted.history[-1].train_loss:.3f}"
             + (", ended by its time limit" if fitted.stopped == "deadline" else ""),
         )
         return artifact.with_step(step, module=module)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from planish.artifact import InputSpec, Preprocessing
     from planish.task import Task
 
+_WARM_STEPS = 3  # the first ones are slow, and say nothing about how long validation will take
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -40,7 +42,7 @@ class Epoch:
     Args:
         epoch: from 1.
         train_loss: mean over its batches, of augmented images.
-        validation_accuracy: mean of the task's scores on validation, in percent.
+        validation_accuracy: mean of the task's scores on validation, in percent; NaN where it was not looked at.
         seconds: with validation.
         learning_rate: at its end.
     """
@@ -83,6 +85,7 @@ def fit(
     temperature: float = 4.0,
     checkpoint: Path | None = None,
     deadline: float | None = None,
+    validate: bool = True,
     weights: str = "dense",
 ) -> Fitted:
     """Train a copy of ``module`` on the task's train split.
@@ -102,6 +105,7 @@ def fit(
         checkpoint: file written after every epoch. If it is there, training goes on after its last epoch, with the result
             that it would have had without the interruption.
         deadline: in ``time.monotonic`` seconds; the schedule is shortened so that training, validation included, ends before it.
+        validate: after each epoch; False leaves the time to training where somebody else evaluates, and patience has no effect.
         weights: the artifact's fact of that name: what compression made of the weights, and training keeps.
 
     Raises:
@@ -140,6 +144,7 @@ def fit(
         stage.done = steps
         while not done.stopped:
             epoch, epoch_begun, losses, rate = len(done.history) + 1, time.monotonic(), [], 0.0
+            warm = epoch_begun
             student.train()
             with _random_state_of(settings.seed, epoch, accelerator.device):
                 ahead = accelerator.device.type != "cpu"
@@ -160,22 +165,27 @@ def fit(
                     steps += 1
                     if settings.ema_decay:
                         _follow(judged, student, min(settings.ema_decay, (1 + steps) / (10 + steps)))
-                    if deadline is not None and not done.history:  # a first guess: a forward pass is a third of a step
-                        a_step = (time.monotonic() - epoch_begun) / len(losses)
+                    if validate and not done.history and len(losses) > _WARM_STEPS:  # a first guess: a forward pass is a third of a step
+                        a_step = (time.monotonic() - warm) / (len(losses) - _WARM_STEPS)
                         pace.reserved_seconds = 0.5 * a_step * len(validation) / settings.batch_size
+                    elif not done.history:
+                        warm = time.monotonic()
                     stage.total = max(steps, round(steps / pace.progress(steps)))
                     stage.advance()
             keep_judged()  # rounding may have parted the average of equal values
-            validated = time.monotonic()
-            outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
-            score = 100 * float(np.mean(task.scores(outputs, task.split("validation").targets)))
+            score = math.nan
+            if validate:
+                validated = time.monotonic()
+                outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
+                score = 100 * float(np.mean(task.scores(outputs, task.split("validation").targets)))
+                pace.reserved_seconds = 1.2 * (time.monotonic() - validated)
             now = time.monotonic()
-            pace.reserved_seconds = 1.2 * (now - validated)
             mean_loss = float(np.mean(losses)) if losses else math.nan
             done.history.append(asdict(Epoch(epoch, mean_loss, score, now - epoch_begun, rate)))
-            stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}, validation {task.primary_metric} {score:.2f} %")
+            shown = f", validation {task.primary_metric} {score:.2f} %" if validate else ""
+            stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}{shown}")
             done.progress, done.seconds, begun = pace.progress(steps), done.seconds + now - begun, now
-            _judge(done, score, judged, settings.patience)
+            _judge(done, score, judged, settings.patience if validate else None)
             if not done.stopped and done.progress >= 1:
                 done.stopped = "finished" if steps >= pace.total_steps else "deadline"
             if checkpoint is not None:

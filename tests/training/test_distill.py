@@ -34,7 +34,7 @@ def test_the_first_model_is_fine_tuned_and_becomes_the_original(artifact, task):
     assert tuned.original is artifact
     assert tuned.lineage.steps[-1].technique == "distill"
     assert tuned.lineage.steps[-1].params["epochs"] == 2
-    assert "validation accuracy" in tuned.lineage.steps[-1].notes
+    assert "2 epochs" in tuned.lineage.steps[-1].notes
     assert tuned.facts == artifact.facts
     assert all(torch.equal(a, b) for a, b in zip(before.values(), artifact.module.state_dict().values(), strict=True))
 
