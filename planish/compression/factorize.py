@@ -67,7 +67,7 @@ class Factorize:
     reference: ClassVar[str] = (
         "Zhang et al. 2016, arXiv:1505.06798; Jaderberg et al. 2014, arXiv:1405.3866; Kim et al. 2016, arXiv:1511.06530"
     )
-    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",), "weights": ("dense",)}
 
     @model_validator(mode="after")
     def _one_rule(self) -> Factorize:

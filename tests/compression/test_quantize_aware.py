@@ -34,7 +34,7 @@ class TrainableTask(FakeTask):
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
         return functional.cross_entropy(outputs, targets)
 
-    def distillation_loss(self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    def distillation_loss(self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None) -> torch.Tensor:
         return functional.mse_loss(outputs, teacher)
 
     def scores(self, outputs: Any, targets: Any) -> Any:
