@@ -76,8 +76,13 @@ def resolve(name: str) -> type[Technique]:
     return techniques[name]
 
 
-def describe(technique: Technique) -> dict[str, Any]:
-    """Name and hyper-parameters as JSON values: ``{"name": "channel_pruning", "ratio": 0.5}``."""
+def hyper_parameters(technique: Technique) -> dict[str, Any]:
+    """Its fields as JSON values: ``{"ratio": 0.5}``."""
     from pydantic import TypeAdapter
 
-    return {"name": technique.name, **TypeAdapter(type(technique)).dump_python(technique, mode="json")}
+    return dict(TypeAdapter(type(technique)).dump_python(technique, mode="json"))
+
+
+def describe(technique: Technique) -> dict[str, Any]:
+    """Name and hyper-parameters as JSON values: ``{"name": "channel_pruning", "ratio": 0.5}``."""
+    return {"name": technique.name, **hyper_parameters(technique)}

@@ -20,7 +20,7 @@ from planish.data.augmentation import Strength
 from planish.errors import TechniqueError
 from planish.models.quantized import LAYERS, SMALLEST, LearnedScale, store_integers
 from planish.progress import Stage
-from planish.technique import describe
+from planish.technique import hyper_parameters
 from planish.training import Distill
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Binarize:
                 store_integers(layer, values, scale, self._bits)
         notes = f"{len(names)} of {len(names) + 2} layers; {trained.lineage.steps[-1].notes}"
         structure = {"layers": names, "bits": self._bits, "activations": self.activations}
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         return artifact.with_step(Step(self.name, params, self.changes, structure, notes), module=trained.module)
 
     @property

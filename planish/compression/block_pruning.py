@@ -21,7 +21,7 @@ from planish.compression.residual_blocks import find_blocks
 from planish.errors import TechniqueError
 from planish.evaluation.size import macs
 from planish.progress import Stage
-from planish.technique import describe
+from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -90,7 +90,7 @@ class BlockPruning:
             reestimate_batch_norm(pruned, (images.to(device) for images, _ in batches()))
         before, after = (macs(m, artifact.input_spec).value for m in (artifact.module, pruned))
         notes = f"{len(removed)} of {len(blocks)} blocks: {', '.join(structure['removed'])}; MACs {before:,.0f} → {after:,.0f}"
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         return artifact.with_step(Step(self.name, params, self.changes, structure, notes), module=pruned)
 
     def _ranked(self, module: nn.Module, blocks: list[str], batches: Callable[[], Iterable[tuple[Tensor, Tensor]]], loss: Any) -> list[str]:

@@ -22,7 +22,7 @@ from planish.compression.structure import ChannelGraph, Group
 from planish.errors import TechniqueError
 from planish.evaluation.size import macs
 from planish.progress import note
-from planish.technique import describe
+from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -105,7 +105,7 @@ class ChannelPruning:
             notes += f". Not cut, as the network's code has their sizes written into it: {layers}"
         for before, after in zip(artifact.module.modules(), pruned.modules(), strict=True):
             after.training = before.training
-        step = Step(self.name, _params(self), self.changes, structure, notes)
+        step = Step(self.name, hyper_parameters(self), self.changes, structure, notes)
         return artifact.with_step(step, module=pruned)
 
     @staticmethod
@@ -223,7 +223,3 @@ def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor]) -> None:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _params(technique: ChannelPruning) -> dict[str, Any]:
-    return {key: value for key, value in describe(technique).items() if key != "name"}

@@ -22,7 +22,7 @@ from planish.errors import TechniqueError
 from planish.evaluation.layer_latency import Precision
 from planish.evaluation.size import macs
 from planish.progress import note
-from planish.technique import describe
+from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -136,7 +136,7 @@ class Factorize:
         structure = {
             "layers": {n: {"method": f.method, "ranks": list(f.ranks), "bias": rows[n][-1].bias is not None} for n, f in chosen.items()}
         }
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         return artifact.with_step(Step(self.name, params, self.changes, structure, notes), module=module.to(device))
 
     @staticmethod

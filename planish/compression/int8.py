@@ -20,7 +20,7 @@ from planish.artifact import Artifact, Step
 from planish.errors import TechniqueError
 from planish.evaluation.kernels import onnxruntime_kernels
 from planish.progress import Stage
-from planish.technique import describe
+from planish.technique import hyper_parameters
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Int8:
                     "leave this step out",
                 ) from error
         kernels = {precision: len(names) for precision, names in onnxruntime_kernels(file).items()}
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         step = Step(self.name, params, self.changes, notes=_describe(kernels, len(chosen)))
         result = artifact.with_step(step, files=(file,))
         _copy_metadata(artifact, result)

@@ -13,7 +13,7 @@ from torch import nn
 from planish.artifact import Artifact, Step
 from planish.compression.channel_pruning import ChannelPruning
 from planish.compression.unstructured_pruning import UnstructuredPruning
-from planish.technique import describe
+from planish.technique import hyper_parameters
 from planish.training.distill import Distill
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class IterativePruning:
         done = current.lineage.steps[len(artifact.lineage.steps) :]
         rounds = [step.structure for step in done if step.technique == self.pruning.name]
         notes = "; ".join(step.notes for step in done)
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         return artifact.with_step(Step(self.name, params, self.changes, {"rounds": rounds}, notes), module=current.module)
 
     def _steps(self) -> list[ChannelPruning | UnstructuredPruning]:

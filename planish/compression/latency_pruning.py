@@ -23,7 +23,7 @@ from planish.compression.width_costs import width_costs
 from planish.errors import TechniqueError
 from planish.evaluation.layer_latency import Precision
 from planish.progress import Stage
-from planish.technique import describe
+from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -104,7 +104,7 @@ class LatencyPruning:
         cut = pruned.lineage.steps[-1]
         expected = f"layers timed in {self.runtime} ({self.precision}): {whole:.3g} → {time_of(costs, choices):.3g} ms together"
         shares = ", ".join(f"{name} {100 * (1 - ratio):g} %" for name, ratio in ratios.items())
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         step = Step(self.name, params, self.changes, cut.structure, f"{expected}; {cut.notes}; kept: {shares}")
         return artifact.with_step(step, module=pruned.module)
 

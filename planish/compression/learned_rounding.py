@@ -18,7 +18,7 @@ from planish.errors import TechniqueError
 from planish.models.folding import fold_batch_norm
 from planish.models.quantized import LAYERS, best_scale, bounds, store_integers
 from planish.progress import Stage
-from planish.technique import describe
+from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -101,7 +101,7 @@ class LearnedRounding:
             f"{len(layers)} layers in {len(units)} {'blocks and layers' if self.granularity == 'block' else 'layers'}; "
             f"mean squared error of their outputs, summed: {nearest:.3g} rounded to the nearest, {learned:.3g} learned"
         )
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         return artifact.with_step(Step(self.name, params, self.changes, {"bits": bits}, notes), module=module)
 
     @staticmethod

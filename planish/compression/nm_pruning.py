@@ -13,7 +13,7 @@ from torch import Tensor
 from planish.artifact import Artifact, Step
 from planish.compression.sparsity import Layers, describe_zeros, weights_of, zeroed
 from planish.errors import TechniqueError
-from planish.technique import describe
+from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -82,7 +82,7 @@ class NMPruning:
         notes = describe_zeros(artifact.module, masks) + (
             f". Dense, as {self.m} does not divide their inputs: {', '.join(dense)}" if dense else ""
         )
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         return artifact.with_step(Step(self.name, params, self.changes, notes=notes), module=zeroed(artifact.module, masks))
 
 

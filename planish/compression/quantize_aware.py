@@ -18,7 +18,7 @@ from planish.compression.fake_quant import Placed, calibrate, place
 from planish.data.augmentation import Strength
 from planish.models.quantized import LearnedScale, best_scale, bounds, integers, packed_weight, store_integers
 from planish.progress import Stage
-from planish.technique import describe
+from planish.technique import hyper_parameters
 from planish.training import Distill
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class QuantizeAware:
         _settle(graph, bits)
         step = Step(
             self.name,
-            {key: value for key, value in describe(self).items() if key != "name"},
+            hyper_parameters(self),
             self.changes,
             {"bits": bits, "input": [spec.channels, spec.height, spec.width]},
             notes,

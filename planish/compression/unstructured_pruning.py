@@ -17,7 +17,7 @@ from planish.compression.calibration import calibration_batches
 from planish.compression.importance import weight_taylor
 from planish.compression.sparsity import Layers, describe_zeros, weights_of, zeroed
 from planish.errors import TechniqueError
-from planish.technique import describe
+from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -93,7 +93,7 @@ class UnstructuredPruning:
             parts = torch.split_with_sizes(together, [score.numel() for score in scores])
             kept = [part.view(score.shape) for part, score in zip(parts, scores, strict=True)]
         masks = {name: mask.to(artifact.module.get_submodule(name).weight.device) for name, mask in zip(weights, kept, strict=True)}
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         step = Step(self.name, params, self.changes, notes=describe_zeros(module, masks))
         return artifact.with_step(step, module=zeroed(artifact.module, masks))
 

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, Step
 from planish.compression.sparsity import Layers, weights_of
 from planish.errors import TechniqueError
-from planish.technique import describe
+from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -85,7 +85,7 @@ class WeightSharing:
                 parameter.copy_(torch.from_numpy(shared.reshape(weight.shape)))
         noise = 10 * np.log10(powers / errors) if errors else np.inf
         notes = f"{len(weights)} layers of {2**self.bits} values, signal to noise {noise:.1f} dB; smaller once packed, not faster"
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         return artifact.with_step(Step(self.name, params, self.changes, notes=notes), module=module)
 
 

@@ -17,7 +17,7 @@ from planish.artifact import Artifact, InputSpec, Step
 from planish.data.augmentation import Strength
 from planish.errors import PlanishError, TechniqueError
 from planish.models.storage import load_artifact
-from planish.technique import describe
+from planish.technique import hyper_parameters
 from planish.training.feature_transfer import FeatureStudent, Watched
 from planish.training.fit import fit
 from planish.training.settings import FitSettings
@@ -140,7 +140,7 @@ class Distill:
         module = module[1] if isinstance(module, _Resized) else module
         step = Step(
             technique=self.name,
-            params={key: value for key, value in describe(self).items() if key != "name"},
+            params=hyper_parameters(self),
             structure={"epochs": round(fitted.epochs, 2)},
             notes=f"{fitted.epochs:.3g} epochs in {fitted.seconds:.0f} s, loss {fitted.history[-1].train_loss:.3f}"
             + (", ended by its time limit" if fitted.stopped == "deadline" else ""),

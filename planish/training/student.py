@@ -13,7 +13,7 @@ from torch import nn
 from planish.artifact import Artifact, Source, Step
 from planish.errors import ModelError, TechniqueError
 from planish.models.zoo import build, create
-from planish.technique import describe
+from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -62,7 +62,7 @@ class Student:
                 f"the student cannot be built: {error}", "it is a network by name", "see planish.models.names()"
             ) from error
         structure = TypeAdapter(Source).dump_python(created.source, mode="json")
-        params = {key: value for key, value in describe(self).items() if key != "name"}
+        params = hyper_parameters(self)
         step = Step(self.name, params, self.changes, structure, "; ".join(created.notes))
         return artifact.with_step(step, module=created.module.eval())
 
