@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from planish.artifact import Artifact, Step
+from planish.artifact import Artifact, InputSpec, Step
 from planish.compression import structure as structures
 from planish.compression.calibration import calibration_batches
 from planish.compression.channel_pruning import ChannelPruning, choose
@@ -21,7 +23,8 @@ from planish.compression.structure import ChannelGraph, Group
 from planish.compression.width_choice import Floats, least_error, time_of
 from planish.compression.width_costs import width_costs
 from planish.errors import TechniqueError
-from planish.evaluation.layer_latency import Precision
+from planish.evaluation.layer_latency import Precision, Variant, layer_latencies
+from planish.models.storage import fingerprint
 from planish.progress import Stage
 from planish.technique import hyper_parameters
 
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 _KEPT = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)  # shares of a layer's channels that are choices, the whole first
-_IMAGES = 128
+_BATCH = 32
+_MOST_IMAGES, _LEAST_IMAGES = 128, 16
+_SECONDS = 60.0  # to weigh channels in, about: large networks are shown fewer images
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -43,6 +48,8 @@ class LatencyPruning:
         speedup: of the sum of the layers' times. A whole network has other work too, so that it gains somewhat less.
         runtime: where layers are timed.
         precision: in which they are timed: ``int8`` where the plan goes on to it.
+        threads: that the runtime may use.
+        batch: images a call.
         importance: which of a layer's channels go first, see ``importance.IMPORTANCES``.
         multiple: widths become multiples of this.
 
@@ -54,6 +61,8 @@ class LatencyPruning:
     speedup: float = Field(gt=1)
     runtime: str = "onnxruntime"
     precision: Precision = "fp32"
+    threads: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1)
     importance: Importance = "l2"
     multiple: int = Field(default=8, ge=1)
 
@@ -75,7 +84,7 @@ class LatencyPruning:
             TechniqueError: nothing can be cut, or not by so much.
         """
         spec, module = artifact.input_spec, copy.deepcopy(artifact.module).cpu().eval()
-        batches = calibration_batches(artifact, task, _IMAGES)
+        batches = calibration_batches(artifact, task, _MOST_IMAGES)
         example = torch.randn(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
         graph = structures.trace(module, example)
         decided = _decisions(graph)
@@ -87,9 +96,13 @@ class LatencyPruning:
             )
         scores = unit_scores(self.importance, module, graph, batches, task.loss)
         cuts = [choose(graph, scores, 1 - share, "uniform", self.multiple) for share in _KEPT]
-        errors = _errors(module, graph, decided, cuts, [images for images, _ in batches()], task)
+        images = torch.cat([images for images, _ in batches()])
+        known = _known_errors(fingerprint(module), spec, self.importance, self.multiple)
+        if not known:  # other speeds of one network need the same
+            known.append(_errors(module, graph, decided, cuts, images, task))
+        errors = known[0]
         kept = np.array([[1 - _share_cut(groups, cut) for cut in cuts] for groups in decided.values()])
-        costs = width_costs(module, example, graph, list(decided.values()), kept, self.runtime, self.precision)
+        costs = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times)
         whole = time_of(costs, [0] * len(decided))
         choices = least_error(errors, costs, whole / self.speedup)
         if choices is None:
@@ -108,6 +121,9 @@ class LatencyPruning:
         step = Step(self.name, params, self.changes, cut.structure, f"{expected}; {cut.notes}; kept: {shares}")
         return artifact.with_step(step, module=pruned.module)
 
+    def _times(self, variants: Sequence[Variant]) -> list[float]:
+        return layer_latencies(variants, self.runtime, threads=self.threads, batch=self.batch)
+
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Give a freshly built network the sizes of the pruned one; changes and returns ``module``."""
@@ -124,7 +140,13 @@ def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
 
 
 def _share_cut(groups: Sequence[Group], cut: Mapping[Group, Sequence[int]]) -> float:
-    return sum(len(cut[g]) for g in groups) / sum(len(g.units) for g in groups)
+    return len(_units(groups, cut)) / sum(len(g.units) for g in groups)
+
+
+@lru_cache(maxsize=2)
+def _known_errors(network: str, spec: InputSpec, importance: str, multiple: int) -> list[Floats]:
+    """Holds what ``_errors`` found for that network in this process, once it has."""
+    return []
 
 
 @torch.no_grad()
@@ -133,23 +155,31 @@ def _errors(
     graph: ChannelGraph,
     decided: Mapping[str, Sequence[Group]],
     cuts: Sequence[Mapping[Group, list[int]]],
-    batches: Sequence[Tensor],
+    images: Tensor,
     task: Task,
 ) -> Floats:
     """How far the outputs move when one decision takes one of its widths and all others stay whole, ``(decisions, widths)``."""
-    expected = [module(images) for images in batches]
-    errors = np.zeros((len(decided), len(cuts)))
-    with Stage("weighing channels", errors.size) as stage:
-        for d, groups in enumerate(decided.values()):
-            known = {0: 0.0}  # by units cut: neighbouring shares of a narrow layer round to one width
-            for k, cut in enumerate(cuts):
-                units = [unit for group in groups for unit in cut[group]]
-                if len(units) not in known:
-                    masked = structures.masked(module, graph, units)
-                    moved = [task.distillation_loss(masked(x), y, 1.0).item() for x, y in zip(batches, expected, strict=True)]
-                    if not np.isfinite(moved).all():
-                        raise TechniqueError("the network's outputs are not finite", "channels are weighed by them", "train it again")
-                    known[len(units)] = max(0.0, float(np.mean(moved)))
-                errors[d, k] = known[len(units)]
-                stage.advance()
-    return errors
+    # neighbouring shares of a narrow layer round to one width
+    masks = {(d, len(units)): units for d, groups in enumerate(decided.values()) for cut in cuts if (units := _units(groups, cut))}
+    module(images[:_LEAST_IMAGES])
+    begun = time.perf_counter()
+    module(images[:_LEAST_IMAGES])
+    affordable = _SECONDS / len(masks) / (time.perf_counter() - begun) * _LEAST_IMAGES
+    batches = torch.split(images[: int(np.clip(affordable, _LEAST_IMAGES, _MOST_IMAGES))], _BATCH)
+    expected = [module(batch) for batch in batches]
+    moved = {(d, 0): 0.0 for d in range(len(decided))}
+    with Stage("weighing channels", len(masks)) as stage:
+        for which, units in masks.items():
+            masked = structures.masked(module, graph, units)
+            moved[which] = float(
+                np.mean([task.distillation_loss(masked(x), y, 1.0).item() for x, y in zip(batches, expected, strict=True)])
+            )
+            if not np.isfinite(moved[which]):
+                raise TechniqueError("the network's outputs are not finite", "channels are weighed by them", "train it again")
+            moved[which] = max(0.0, float(np.mean(losses)))
+            stage.advance()
+    return np.array([[moved[d, len(_units(groups, cut))] for cut in cuts] for d, groups in enumerate(decided.values())])
+
+
+def _units(groups: Sequence[Group], cut: Mapping[Group, Sequence[int]]) -> list[int]:
+    return [unit for group in groups for unit in cut[group]]

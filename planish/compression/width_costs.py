@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from planish.compression.label_classes import Ints
 from planish.compression.layer_moments import watching
 from planish.compression.structure import ChannelGraph, Group
 from planish.compression.width_choice import FIXED, Cost, Floats
-from planish.evaluation.layer_latency import ConvShape, Pair, Precision, Variant, layer_latencies
+from planish.evaluation.layer_latency import ConvShape, Pair, Precision, Variant
 
 _TIMED = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width
 
@@ -48,8 +48,8 @@ def width_costs(
     graph: ChannelGraph,
     decided: Sequence[Sequence[Group]],
     kept: Floats,
-    runtime: str,
     precision: Precision,
+    times: Callable[[Sequence[Variant]], Sequence[float]],
 ) -> list[Cost]:
     """What each layer costs, by the decisions on the channels it reads and makes.
 
@@ -62,17 +62,17 @@ def width_costs(
         graph: of the module.
         decided: the groups of each decision.
         kept: ``(decisions, choices)``, the share of its channels that each choice keeps.
-        runtime: where layers are timed.
-        precision: likewise.
+        precision: in which layers are timed.
+        times: milliseconds of each variant of a layer.
     """
     decision_of = {unit: d for d, groups in enumerate(decided) for group in groups for unit in group.units}
     calls = _calls(module, example)
     grids = [([n] if c.depthwise else _grid(n), _grid(c.shape.out_channels)) for c in calls for n in (c.shape.in_channels,)]
     variants = [[c.at(i, o, precision) for i in inputs for o in outputs] for c, (inputs, outputs) in zip(calls, grids, strict=True)]
-    times = iter(layer_latencies([v for each in variants for v in each], runtime))
+    found = iter(times([v for each in variants for v in each]))
     costs = []
     for call, (inputs, outputs) in zip(calls, grids, strict=True):
-        ms = np.array([[next(times) for _ in outputs] for _ in inputs])
+        ms = np.array([[next(found) for _ in outputs] for _ in inputs])
         reads, makes = (_shares(graph.classes.get((f"{call.name}.weight", dim)), decision_of) for dim in (1, 0))
         if call.depthwise:
             reads = {FIXED: 1.0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -21,6 +22,15 @@ from planish.workspace import replace_folder
 
 _VERSION = 1
 _DESCRIPTION, _WEIGHTS = "artifact.json", "model.safetensors"
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A hash of the network's layers and of all its values."""
+    known = hashlib.sha256(repr(module).encode())
+    for name, value in module.state_dict().items():
+        known.update(name.encode())
+        known.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return known.hexdigest()
 
 
 def save_artifact(artifact: Artifact, folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from planish.compression import LatencyPruning
 from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
@@ -42,8 +43,11 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     cost = 1 + ship_seconds(search)
     count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
+    timed = LatencyPruning(
+        speedup=2, runtime=deployment.runtime, precision=deployment.precision, threads=search.threads, batch=search.batch
+    )
     for level in LEVELS[:count]:
-        trial = Trial(level, level.plan())
+        trial = Trial(level, level.plan(timed))
         if trials and search.seconds_left < 3 * cost:
             break
         try:
@@ -143,14 +147,15 @@ def _forward_seconds(search: Search, split: SplitName) -> float:
 
 def _guess_epoch_seconds(search: Search, trial: Trial) -> float:
     """Teacher forward, student forward and backward: about 1 + 3 times its share of the teacher's forward time."""
-    share = (1 - trial.level.pruning_ratio) * trial.level.resolution**2
-    return trial.seconds_an_epoch or _forward_seconds(search, "train") * (1.2 + 3 * share)
+    return trial.seconds_an_epoch or _forward_seconds(search, "train") * (1.2 + 3 * trial.level.share)
 
 
 def _epochs(search: Search, trial: Trial, seconds: float) -> tuple[int, float]:
-    """How many epochs fit into ``seconds``, and the most seconds they may take."""
-    fit = math.floor(seconds / _guess_epoch_seconds(search, trial))
-    return max(1, min(fit, search.most_epochs)), float(math.ceil(seconds * 1.15))
+    """The most epochs, and the seconds, whichever is over first: more than are expected to fit, as the teacher has answered many of the
+    images before, and the schedule follows the clock.
+    """
+    fit = math.ceil(2 * seconds / _guess_epoch_seconds(search, trial))
+    return min(fit, search.most_epochs), float(math.ceil(seconds))
 
 
 def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int]:

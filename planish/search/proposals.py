@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from planish.compression import ChannelPruning, Resolution
+from planish.compression import LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.search.choose import with_room
@@ -18,42 +18,51 @@ from planish.technique import Technique
 
 @dataclass(frozen=True)
 class Level:
-    """How strongly to compress: the share of channels to remove, and the factor on height and width."""
+    """How strongly to compress: how much faster pruning shall make the layers, and the factor on height and width."""
 
-    pruning_ratio: float
+    speedup: float = 1.0
     resolution: float = 1.0
 
     @property
     def severity(self) -> float:
         """A guess at how much accuracy it costs, on a scale of its own: only the order of levels and what lies between two is used."""
-        return self.pruning_ratio**2 + (1 - self.resolution) ** 2
+        return (1 - 1 / self.speedup) ** 2 + (1 - self.resolution) ** 2
 
-    def plan(self) -> Plan:
-        """The techniques that change the network's shape, before any training."""
+    @property
+    def share(self) -> float:
+        """About what is left of the time of one image."""
+        return self.resolution**2 / self.speedup
+
+    def plan(self, timed: LatencyPruning) -> Plan:
+        """The techniques that change the network's shape, before any training.
+
+        Args:
+            timed: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions.
+        """
         steps: list[Technique] = []
+        if self.speedup > 1:
+            steps.append(replace(timed, speedup=self.speedup))
         if self.resolution < 1:
             steps.append(Resolution(scale=self.resolution))
-        if self.pruning_ratio > 0:
-            steps.append(ChannelPruning(ratio=self.pruning_ratio))
         return Plan(*steps)
 
 
-# In the order in which they are worth a look: first the middle, then both ends, then between. Resolution is the cheapest lever
-# of all, since it leaves every weight in place.
+# In the order in which they are worth a look: first the middle, then both ends, then between. Resolution is a cheap lever, since it
+# leaves every weight in place.
 LEVELS = (
-    Level(0.5),
-    Level(0.7),
-    Level(0.5, 0.75),
-    Level(0.3),
-    Level(0.6),
-    Level(0.7, 0.75),
-    Level(0.0, 0.75),
-    Level(0.4),
-    Level(0.8),
-    Level(0.3, 0.75),
-    Level(0.8, 0.75),
-    Level(0.0, 0.5),
-    Level(0.5, 0.5),
+    Level(2.5),
+    Level(4.0),
+    Level(2.5, 0.75),
+    Level(1.5),
+    Level(3.0),
+    Level(4.0, 0.75),
+    Level(1.0, 0.75),
+    Level(2.0),
+    Level(6.0),
+    Level(1.5, 0.75),
+    Level(2.0, 0.75),
+    Level(1.0, 0.5),
+    Level(2.5, 0.5),
 )
 
 
@@ -79,7 +88,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        return str(self.level.plan())
+        return str(Plan(*(step for step in self.plan.steps if step.name != "distill")))
 
     @property
     def latency_ms(self) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from planish.compression import Int8
 from planish.data.augmentation import Strength
 from planish.evaluation.latency import LatencyReport
+from planish.evaluation.layer_latency import Precision
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
 from planish.plan import Plan
@@ -24,7 +25,7 @@ Watch = Callable[[Sequence[CandidateResult]], None]
 class Deployment:
     """How a network is put on a runtime: its precision and the runtime."""
 
-    precision: str
+    precision: Precision
     runtime: str
 
     def __str__(self) -> str:

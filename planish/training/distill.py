@@ -178,6 +178,9 @@ class _Shrink(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.interpolate(x, self.size, mode="bilinear", antialias=True)
 
+    def extra_repr(self) -> str:
+        return f"{self.size}"
+
 
 class _Resized(nn.Sequential):
     """A network behind a resize, so that it takes the other one's images."""

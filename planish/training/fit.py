@@ -27,6 +27,7 @@ from planish.training.feature_transfer import FeatureStudent
 from planish.training.kept import KeptWeights
 from planish.training.pace import Pace, learning_rate
 from planish.training.precision import use_bf16
+from planish.training.remembered import Answers, answers_of
 from planish.training.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -129,7 +130,10 @@ def fit(
         parts["average"] = copy.deepcopy(student)
     judged = parts.get("average", student)
     keep, keep_judged = KeptWeights(student, weights), KeptWeights(judged, weights)
+    answers = None
     if teacher is not None:
+        # maps are watched as the teacher runs, so that it has to
+        answers = None if isinstance(module, FeatureStudent) else answers_of(teacher)
         teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
 
     done = Progressed(bf16=use_bf16(settings.mixed_precision, accelerator.device))
@@ -140,7 +144,7 @@ def fit(
         done = read_checkpoint(checkpoint, key, parts)
         note(f"training goes on after epoch {len(done.history)}")
     loss_of = _Loss(
-        task, settings, Normalise(preprocessing.mean, preprocessing.std), student, teacher, distillation_weight, temperature,
+        task, settings, Normalise(preprocessing.mean, preprocessing.std), student, teacher, answers, distillation_weight, temperature,
         decoupled, accelerator.device, done.bf16,
     )  # fmt: skip
     count = batches_an_epoch(len(images), settings.batch_size)
@@ -213,6 +217,7 @@ class _Loss:
     normalise: nn.Module
     student: nn.Module
     teacher: nn.Module | None
+    answers: Answers | None
     weight: float
     temperature: float
     decoupled: bool
@@ -227,8 +232,7 @@ class _Loss:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = self.student(pixels)
-            with torch.no_grad():
-                taught = self.teacher(pixels) if self.teacher is not None else None
+            taught = self._taught(batch, pixels)
         loss = self.task.loss(outputs.float(), targets, self.settings.label_smoothing)
         if taught is None:
             return loss
@@ -237,6 +241,13 @@ class _Loss:
         if self.teacher is not None and isinstance(self.student, FeatureStudent):
             loss = loss + self.student.distance(self.teacher)
         return loss
+
+    @torch.no_grad()
+    def _taught(self, batch: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor | None:
+        if self.teacher is None:
+            return None
+        teacher = self.teacher
+        return teacher(pixels) if self.answers is None else self.answers.ask(batch, lambda asked: teacher(pixels[asked]))
 
 
 def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from planish.compression import ChannelPruning, LatencyPruning, latency_pruning, width_costs
+from planish.compression import ChannelPruning, LatencyPruning, latency_pruning
 from planish.compression import structure as structures
 from planish.compression.width_choice import time_of
+from planish.compression.width_costs import width_costs
 from planish.errors import TechniqueError
 from planish.evaluation.layer_latency import Variant
 from planish.models.zoo import create
@@ -25,7 +27,7 @@ def job(tmp_path_factory: pytest.TempPathFactory):
     return prepare(write_shapes(tmp_path_factory.mktemp("shapes")), "resnet8")
 
 
-def macs_as_time(variants: list[Variant], runtime: str) -> list[float]:
+def macs_as_time(variants: list[Variant], runtime: str, *, threads: int = 1, batch: int = 1) -> list[float]:
     def macs(v: Variant) -> float:
         (s,) = v.layers
         height, width = s.output_size(v.size)
@@ -35,14 +37,14 @@ def macs_as_time(variants: list[Variant], runtime: str) -> list[float]:
 
 
 @pytest.mark.parametrize("name", ["resnet8", "torchvision:mobilenet_v2", "torchvision:densenet121", "torchvision:shufflenet_v2_x0_5"])
-def test_costs_of_uncut_layers_are_those_of_the_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_of_uncut_layers_are_those_of_the_network(name: str) -> None:
     """With multiplications for milliseconds, the sum over layers is what torch counts, whole and with widths cut alike."""
-    monkeypatch.setattr(width_costs, "layer_latencies", macs_as_time)
     network = create(name, num_classes=5, channels=3, image_size=64).module.eval()
     example = torch.randn(1, 3, 64, 64)
     graph = structures.trace(network, example)
     decided = list(latency_pruning._decisions(graph).values())
-    costs = width_costs.width_costs(network, example, graph, decided, np.array([[1.0, 0.5]] * len(decided)), "none", "fp32")
+    kept = np.array([[1.0, 0.5]] * len(decided))
+    costs = width_costs(network, example, graph, decided, kept, "fp32", partial(macs_as_time, runtime="none"))
     assert time_of(costs, [0] * len(decided)) == pytest.approx(counted(network, example) / 1e6, rel=1e-6)
     half = structures.prune(network, graph, [u for groups in decided for g in groups for u in g.units[: len(g.units) // 2]])
     assert time_of(costs, [1] * len(decided)) == pytest.approx(counted(half, example) / 1e6, rel=0.1)
@@ -57,7 +59,7 @@ def counted(network: nn.Module, example: torch.Tensor) -> int:
 
 
 def test_layers_that_do_no_harm_go_first(job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(width_costs, "layer_latencies", macs_as_time)
+    monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
     artifact = copy.deepcopy(job.artifact)
     name, block = [(n, m) for n, m in artifact.module.named_modules() if hasattr(m, "conv2")][1]
     half = block.conv1.out_channels // 2
@@ -71,7 +73,7 @@ def test_layers_that_do_no_harm_go_first(job, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_it_loses_less_than_uniform_pruning_of_the_same_time(job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(width_costs, "layer_latencies", macs_as_time)
+    monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
     chosen = LatencyPruning(speedup=2, multiple=1).apply(job.artifact, job.task)
     assert "2" in str(chosen.lineage.steps[-1].notes)
     before, after = (counted(m, torch.zeros(1, 1, 24, 24)) for m in (job.artifact.module, chosen.module))
@@ -87,7 +89,7 @@ def convs(module: nn.Module) -> list[nn.Conv2d]:
 
 
 def test_more_than_can_be_had_is_refused(job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(width_costs, "layer_latencies", macs_as_time)
+    monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
     with pytest.raises(TechniqueError, match="as fast, not 1000x"):
         LatencyPruning(speedup=1000).apply(job.artifact, job.task)
 

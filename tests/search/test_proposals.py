@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from planish.compression import LatencyPruning
 from planish.measurement import Measurement
 from planish.search.proposals import LEVELS, Level, Trial, expected_drop, promise, spread
 from planish.search.result import Goal
 
+TIMED = LatencyPruning(speedup=2)
 
-def trial(ratio: float, ms: float, drop: float, half: float = 0.0, size: int = 1000) -> Trial:
-    found = Trial(Level(ratio), Level(ratio).plan())
+
+def trial(speedup: float, ms: float, drop: float, half: float = 0.0, size: int = 1000) -> Trial:
+    found = Trial(Level(speedup), Level(speedup).plan(TIMED))
     found.drop = Measurement("accuracy_drop", drop, "points", 1000, False, drop - half, drop + half)
     found.measurements = {
         "latency_ms": Measurement("latency_ms", ms, "ms", 50, False),
@@ -21,13 +24,13 @@ def trial(ratio: float, ms: float, drop: float, half: float = 0.0, size: int = 1
 
 
 def test_levels_are_all_different_and_each_does_something() -> None:
-    assert len({level.plan().key for level in LEVELS}) == len(LEVELS)
-    assert all(level.plan().steps for level in LEVELS)
+    assert len({level.plan(TIMED).key for level in LEVELS}) == len(LEVELS)
+    assert all(level.plan(TIMED).steps for level in LEVELS)
 
 
 def test_the_first_rung_spans_from_fast_to_slow_and_leaves_out_what_others_beat() -> None:
-    slow, middle, fast = trial(0.3, 4, 5), trial(0.5, 2, 50), trial(0.7, 1, 75)
-    beaten = trial(0.6, 3, 70)
+    slow, middle, fast = trial(1.5, 4, 5), trial(2, 2, 50), trial(4, 1, 75)
+    beaten = trial(3, 3, 70)
     assert spread([fast, beaten, slow, middle], 3) == [fast, middle, slow]
     assert spread([fast, beaten, slow, middle], 2) == [fast, slow]
     assert spread([fast, beaten, slow, middle], 1) == [middle]
@@ -37,23 +40,23 @@ def test_the_first_rung_spans_from_fast_to_slow_and_leaves_out_what_others_beat(
 
 
 def test_what_was_not_trained_is_expected_between_its_neighbours() -> None:
-    mild, severe, untried = trial(0.3, 4, 1), trial(0.7, 1, 9), trial(0.5, 2, 80)
+    mild, severe, untried = trial(1.5, 4, 1), trial(4, 1, 9), trial(2, 2, 80)
     between = expected_drop(untried, [severe, mild])
-    assert between == pytest.approx(1 + 8 * (0.25 - 0.09) / (0.49 - 0.09))
+    assert between == pytest.approx(1 + 8 * (1 / 4 - 1 / 9) / (9 / 16 - 1 / 9))
     assert expected_drop(mild, [severe, mild]) == 1
-    assert expected_drop(trial(0.8, 1, 80), [severe, mild]) == 9
+    assert expected_drop(trial(6, 1, 80), [severe, mild]) == 9
 
 
 def test_twice_as_fast_is_worth_one_and_so_is_one_slack_of_accuracy() -> None:
     goal = Goal(max_drop_points=1)
-    assert promise(trial(0.5, 2, 0), 0, goal, 2) - promise(trial(0.5, 4, 0), 0, goal, 2) == pytest.approx(1)
-    assert promise(trial(0.5, 2, 1), 1, goal, 2) - promise(trial(0.5, 2, 3), 3, goal, 2) == pytest.approx(1)
-    assert promise(trial(0.5, 2, 0.5), 0.5, goal, 2) == promise(trial(0.5, 2, -3), -3, goal, 2), "below the limit nothing is gained"
-    noisy = trial(0.5, 2, 1, half=0.5)
+    assert promise(trial(2, 2, 0), 0, goal, 2) - promise(trial(2, 4, 0), 0, goal, 2) == pytest.approx(1)
+    assert promise(trial(2, 2, 1), 1, goal, 2) - promise(trial(2, 2, 3), 3, goal, 2) == pytest.approx(1)
+    assert promise(trial(2, 2, 0.5), 0.5, goal, 2) == promise(trial(2, 2, -3), -3, goal, 2), "below the limit nothing is gained"
+    noisy = trial(2, 2, 1, half=0.5)
     assert expected_drop(noisy, [noisy]) > 1, "noise needs room"
 
 
 def test_missing_the_goal_costs_more_than_speed_brings() -> None:
     goal = Goal(max_drop_points=1, max_latency_ms=2, max_size_bytes=1000)
-    assert promise(trial(0.5, 2, 0), 0, goal, 2) > promise(trial(0.5, 2.5, -1), -1, goal, 2)
-    assert promise(trial(0.5, 2, 0, size=1000), 0, goal, 2) > promise(trial(0.5, 1.5, 0, size=1500), 0, goal, 2)
+    assert promise(trial(2, 2, 0), 0, goal, 2) > promise(trial(2, 2.5, -1), -1, goal, 2)
+    assert promise(trial(2, 2, 0, size=1000), 0, goal, 2) > promise(trial(2, 1.5, 0, size=1500), 0, goal, 2)

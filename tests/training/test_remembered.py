@@ -1,0 +1,66 @@
+"""A teacher's answers are those it would give, and it is asked about each image once."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+
+import torch
+from torch import nn
+
+from planish.training import Distill, remembered
+from planish.training.remembered import Answers, answers_of
+
+
+def test_each_image_is_asked_about_once():
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).requires_grad_(False)
+    images = torch.randint(0, 256, (6, 2, 2, 3), dtype=torch.uint8)
+    asked: list[int] = []
+
+    def ask(shown: torch.Tensor, chosen: list[int]) -> torch.Tensor:
+        asked.append(len(chosen))
+        return teacher(shown[chosen].float())
+
+    answers = Answers()
+    for indices in ([0, 1, 2, 3], [5, 1, 3]):
+        shown = images[indices]
+        assert torch.allclose(answers.ask(shown, partial(ask, shown)), teacher(shown.float()))
+    assert asked == [4, 1]
+
+
+def test_what_does_not_fit_is_answered_all_the_same(monkeypatch):
+    monkeypatch.setattr(remembered, "_MOST_BYTES", 4 * 3 * 4)
+    images, answers = torch.arange(8, dtype=torch.uint8).view(8, 1), Answers()
+    for start in (0, 4, 0, 4, 2):
+        part = images[start : start + 4]
+        found = answers.ask(part, lambda chosen, part=part: part[chosen].float().expand(-1, 3))
+        assert torch.equal(found, part.float().expand(-1, 3))
+
+
+def test_another_teacher_gives_other_answers():
+    teacher = nn.Linear(2, 2)
+    known = answers_of(teacher)
+    assert answers_of(copy.deepcopy(teacher)) is known
+    teacher.weight.data[0, 0] += 1
+    assert answers_of(teacher) is not known
+
+
+def test_a_second_distillation_does_not_run_the_teacher(artifact, task, monkeypatch):
+    """And gives the very same student."""
+    start = Distill(epochs=1, batch_size=32, augmentation="none").apply(artifact, task)
+    images_seen = []
+    plain = Answers.ask
+
+    def counted(self, images, teacher):
+        return plain(self, images, lambda chosen: images_seen.append(len(chosen)) or teacher(chosen))
+
+    monkeypatch.setattr(Answers, "ask", counted)
+    remembered._answers_of.cache_clear()
+    technique = Distill(epochs=2, batch_size=32, augmentation="light")
+    first = technique.apply(start, task)
+    asked = sum(images_seen)
+    assert 160 < asked <= 320  # two epochs of 160 images; a few views come twice
+    second = technique.apply(start, task)
+    assert sum(images_seen) == asked
+    for a, b in zip(first.module.state_dict().values(), second.module.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
