@@ -171,10 +171,8 @@ def _errors(
     with Stage("weighing channels", len(masks)) as stage:
         for which, units in masks.items():
             masked = structures.masked(module, graph, units)
-            moved[which] = float(
-                np.mean([task.distillation_loss(masked(x), y, 1.0).item() for x, y in zip(batches, expected, strict=True)])
-            )
-            if not np.isfinite(moved[which]):
+            losses = [task.distillation_loss(masked(x), y, 1.0).item() for x, y in zip(batches, expected, strict=True)]
+            if not np.isfinite(losses).all():
                 raise TechniqueError("the network's outputs are not finite", "channels are weighed by them", "train it again")
             moved[which] = max(0.0, float(np.mean(losses)))
             stage.advance()
