@@ -164,7 +164,7 @@ def _errors(
     module(images[:_LEAST_IMAGES])
     begun = time.perf_counter()
     module(images[:_LEAST_IMAGES])
-    affordable = _SECONDS / len(masks) / (time.perf_counter() - begun) * _LEAST_IMAGES
+    affordable = _SECONDS / max(1, len(masks)) / (time.perf_counter() - begun) * _LEAST_IMAGES
     batches = torch.split(images[: int(np.clip(affordable, _LEAST_IMAGES, _MOST_IMAGES))], _BATCH)
     expected = [module(batch) for batch in batches]
     moved = {(d, 0): 0.0 for d in range(len(decided))}
