@@ -78,7 +78,7 @@ def glance(search: Search, seconds: float) -> list[Trial]:
 
 
 def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial]:
-    """Spend ``seconds`` on distilling the most promising trials, in rungs: each keeps about half and gives them more.
+    """Spend ``seconds`` on distilling the most promising trials, in rungs: each keeps about half and has twice as long for them.
 
     The first rung is spread over all levels; the second takes those that promise most, also levels between two that were tried.
 
@@ -104,7 +104,7 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                     trial.stopped = f"stopped before round {rung + 1} of training: others promised more"
                     _show(search, trial)
             alive = kept
-        each = seconds / len(widths) / max(1, len(kept))
+        each = seconds * _shares(len(widths))[rung] / max(1, len(kept))
         for trial in list(kept):
             decision = f"rung {rung}: {trial.name}"
             if runner.store.get(decision) is None and search.seconds_left < each * 0.5:
@@ -165,9 +165,14 @@ def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int
     batches = len(search.runner.task.split("train")) / Distill().batch_size
     epoch = max(_guess_epoch_seconds(search, t) for t in trials) * min(1.0, _LEAST_BATCHES / batches)
     for widths in ([5, 3, 2], [4, 2, 1], [3, 2, 1], [2, 1]):
-        if widths[0] <= len(trials) and seconds / len(widths) / widths[0] >= epoch:
+        if widths[0] <= len(trials) and seconds * _shares(len(widths))[0] / widths[0] >= epoch:
             return widths
     return [1]
+
+
+def _shares(rungs: int) -> list[float]:
+    """Of the time, for each rung: the first have to tell trials apart, the last one trains what ships."""
+    return [2**rung / (2**rungs - 1) for rung in range(rungs)]
 
 
 def _show(search: Search, trial: Trial) -> None:
