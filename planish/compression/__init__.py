@@ -4,6 +4,7 @@ from planish.compression.binarize import Binarize
 from planish.compression.block_pruning import BlockPruning
 from planish.compression.channel_pruning import ChannelPruning
 from planish.compression.factorize import Factorize
+from planish.compression.half_precision import HalfPrecision
 from planish.compression.int8 import Int8
 from planish.compression.iterative_pruning import IterativePruning
 from planish.compression.latency_pruning import LatencyPruning
@@ -19,6 +20,7 @@ __all__ = [
     "BlockPruning",
     "ChannelPruning",
     "Factorize",
+    "HalfPrecision",
     "Int8",
     "IterativePruning",
     "LatencyPruning",

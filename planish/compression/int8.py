@@ -7,16 +7,21 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
+from planish.compression.activation_ranges import Calibrator, Range, activation_ranges
+from planish.compression.bias_correction import correct_biases
+from planish.compression.equalisation import equalise
+from planish.compression.mixed_precision import harm_of_each, shield, time_of_each, worth_keeping_float
 from planish.errors import TechniqueError
 from planish.evaluation.kernels import onnxruntime_kernels
 from planish.progress import Stage
@@ -27,7 +32,8 @@ if TYPE_CHECKING:
     from planish.artifact import Pixels
     from planish.task import Task
 
-_BATCH = 16  # at most
+_BATCH = 16
+_WEIGHED = 4  # batches that harm and mean errors are measured on
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
@@ -41,14 +47,23 @@ class Int8:
 
     Args:
         images: calibration images, spread evenly over the calibration split.
-        method: how the range of an activation is chosen: all that was seen (``minmax``), all but the rarest values
-            (``percentile``, 99.999%), or what loses least information (``entropy``).
+        method: how the range of an activation is chosen: all that was seen (``minmax``), all but the rarest values (``percentile``),
+            what loses least information (``entropy``) or has the least squared error (``mse``).
         per_channel: one weight scale an output channel; one a layer where False.
+        equalise: first scale channels that two layers share, where nothing or a ReLU lies between them (cross-layer equalisation).
+        correct_bias: afterwards take the mean error of each channel off its bias.
+        slack: mixed precision: how much slower than all INT8 the layers may be together, 0.1 for a tenth. Those whose rounding harms the
+            outputs most for the time it saves stay float.
+        runtime: where layers are timed for that.
     """
 
     images: Annotated[int, Field(ge=1)] = 256
-    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    method: Calibrator = "minmax"
     per_channel: bool = True
+    equalise: bool = False
+    correct_bias: bool = False
+    slack: Annotated[float, Field(ge=0)] = 0.0
+    runtime: str = "onnxruntime"
 
     name: ClassVar[str] = "int8"
     reference: ClassVar[str] = "Jacob et al. 2018, arXiv:1712.05877; Nagel et al. 2021, arXiv:2106.08295"
@@ -59,7 +74,9 @@ class Int8:
         return {"precision": "int8"}
 
     def __str__(self) -> str:
-        return "INT8"
+        added = [f"{self.method} ranges"] * (self.method != "minmax") + ["equalised"] * self.equalise
+        added += ["biases corrected"] * self.correct_bias + [f"float layers for {100 * self.slack:g} % of its time"] * (self.slack > 0)
+        return "INT8" + (f" ({', '.join(added)})" if added else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
         """Quantize.
@@ -73,8 +90,7 @@ class Int8:
         with tempfile.TemporaryDirectory() as folder, _silence():
             prepared = Path(folder) / "prepared.onnx"
             try:
-                _prepare(artifact.files[0], prepared)
-                self._quantize(prepared, file, split, chosen)
+                notes = self._quantize(artifact.files[0], prepared, file, [split[part] for part in _parts(chosen)])
             except TechniqueError:
                 raise
             except Exception as error:  # the quantizer raises whatever its helpers do
@@ -84,35 +100,86 @@ class Int8:
                     "leave this step out",
                 ) from error
         kernels = {precision: len(names) for precision, names in onnxruntime_kernels(file).items()}
-        params = hyper_parameters(self)
-        step = Step(self.name, params, self.changes, notes=_describe(kernels, len(chosen)))
+        notes = [_describe(kernels, len(chosen)), *notes]
+        step = Step(self.name, hyper_parameters(self), self.changes, notes="; ".join(notes))
         result = artifact.with_step(step, files=(file,))
-        _copy_metadata(artifact, result)
+        copy_metadata(artifact, result)
         return result
 
-    def _quantize(self, prepared: Path, file: Path, split: Pixels, chosen: Any) -> None:
+    def _quantize(self, given: Path, prepared: Path, file: Path, calibration: Sequence[Pixels]) -> list[str]:
+        """Write the quantized file; returns what is worth telling."""
         import onnx
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-        graph = onnx.load(str(prepared)).graph
-        if not any(node.op_type in _LAYERS for node in graph.node):
+        notes = []
+        _prepare(given, prepared)
+        model = onnx.load(str(prepared))
+        graph = model.graph
+        layers = [node for node in graph.node if node.op_type in _LAYERS]
+        if not layers:
             raise TechniqueError(
                 "the network has no convolution and no linear layer", "those are what INT8 speeds up", "leave this step out"
             )
-        method = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile, "entropy": CalibrationMethod.Entropy}
-        with Stage("calibrating INT8", len(chosen)) as stage:
-            quantize_static(
-                str(prepared),
-                str(file),
-                _Reader(split, chosen, stage),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=self.per_channel,
-                calibrate_method=method[self.method],
-                nodes_to_exclude=_head(graph),
-                extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"], "CalibPercentile": 99.999},
-            )
+        if self.equalise:
+            notes.append(f"{equalise(graph)} pairs of layers equalised")
+            onnx.save(model, str(prepared))
+
+        with Stage("calibrating INT8", (1 if self.method == "minmax" else 2) * sum(map(len, calibration))) as stage:
+
+            def batches() -> Iterator[Pixels]:
+                for images in calibration:
+                    yield images
+                    stage.advance(len(images))
+
+            ranges = _through_activations(graph, activation_ranges(prepared, batches, self.method))
+        left_float, kept = [*_head(graph), *_float_neighbours(graph)], []
+        write = partial(self._write, prepared, ranges, calibration[0][:1])
+        if self.slack:
+            timed = [node for node in layers if node.op_type in ("Conv", "Gemm")]
+            groups = [[node.name, *_activations_behind(graph, node)] for node in timed]
+            with Stage("weighing layers", len(timed)) as stage:
+                harm = harm_of_each(prepared, groups, lambda names, to: write(to, left_float, names), calibration[:_WEIGHED], stage)
+            fp32_ms, int8_ms = time_of_each(onnx.shape_inference.infer_shapes(model), [node.name for node in timed], self.runtime)
+            chosen = worth_keeping_float(harm, np.maximum(fp32_ms - int8_ms, 0), self.slack * float(int8_ms.sum()))
+            left_float += [name for i in chosen for name in groups[i]]
+            kept = [timed[i].name for i in chosen]
+            notes.append(f"float layers: {', '.join(kept) or 'none'}")
+        write(file, left_float)
+        if kept:
+            shield(file, kept)
+        if self.correct_bias:
+            with Stage("correcting biases", len(layers)) as stage:
+                notes.append(f"{correct_biases(prepared, file, lambda: calibration[:_WEIGHED], stage)} biases corrected")
+        return notes
+
+    def _write(
+        self,
+        prepared: Path,
+        ranges: Mapping[str, Range],
+        image: Pixels,
+        file: Path,
+        left_float: Sequence[str],
+        nodes: Sequence[str] | None = None,
+    ) -> None:
+        """Put the nodes in; of all operations, or of those named."""
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+        ends = {name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in ranges.items()}
+        quantize_static(
+            str(prepared),
+            str(file),
+            _Reader(image),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=self.per_channel,
+            nodes_to_quantize=None if nodes is None else list(nodes),
+            nodes_to_exclude=list(left_float),
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"], "TensorQuantOverrides": ends},
+        )
+
+
+def _parts(chosen: Any) -> list[Any]:
+    return np.split(chosen, range(_BATCH, len(chosen), _BATCH))
 
 
 def _prepare(file: Path, prepared: Path) -> None:
@@ -133,6 +200,42 @@ def _head(graph: Any) -> list[str]:
     return names
 
 
+def _readers(graph: Any) -> dict[str, list[Any]]:
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _float_neighbours(graph: Any) -> list[str]:
+    """Batch norm that no convolution took in, and concatenations that only it reads: without an integer kernel for it, quantizing them
+    costs accuracy and time, and OpenVINO 2026.4 crashed on a DenseNet-121 made so.
+    """
+    readers = _readers(graph)
+    names = []
+    for node in graph.node:
+        reading = readers.get(node.output[0], [])
+        if node.op_type == "BatchNormalization" or (
+            node.op_type == "Concat" and reading and all(reader.op_type == "BatchNormalization" for reader in reading)
+        ):
+            names.append(node.name)
+    return names
+
+
+def _activations_behind(graph: Any, layer: Any) -> list[str]:
+    return [node.name for node in _readers(graph).get(layer.output[0], []) if node.op_type in ("Relu", "Clip")]
+
+
+def _through_activations(graph: Any, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """What an activation alone reads is rounded behind it only, so that it takes that range."""
+    readers, found = _readers(graph), dict(ranges)
+    for node in graph.node:
+        if node.op_type in ("Relu", "Clip") and len(readers[node.input[0]]) == 1 and node.input[0] in found and node.output[0] in found:
+            found[node.input[0]] = found[node.output[0]]
+    return found
+
+
 def _describe(kernels: dict[str, int], images: int) -> str:
     count, total = kernels["int8"], sum(kernels.values())
     text = f"calibrated on {images} images; {count} of {total} convolution and linear layers run integer kernels in ONNX Runtime"
@@ -141,8 +244,8 @@ def _describe(kernels: dict[str, int], images: int) -> str:
     return text
 
 
-def _copy_metadata(before: Artifact, after: Artifact) -> None:
-    """The quantizer drops the file's metadata; put it back, with the lineage as it is now."""
+def copy_metadata(before: Artifact, after: Artifact) -> None:
+    """Give the file of ``after`` the metadata of that of ``before``, with the lineage as it is now."""
     import onnx
     from pydantic import TypeAdapter
 
@@ -159,27 +262,14 @@ def _copy_metadata(before: Artifact, after: Artifact) -> None:
 
 
 class _Reader:
-    """Feeds calibration images in small batches, as ONNX Runtime's ``CalibrationDataReader`` asks for them."""
+    """The quantizer insists on calibrating; as every range is given, one image will do."""
 
-    def __init__(self, split: Pixels, chosen: Any, stage: Stage) -> None:
-        # the calibrators that count values need batches of one size
-        size = next(size for size in range(_BATCH, 0, -1) if len(chosen) % size == 0)
-        self._batches = iter([chosen[i : i + size] for i in range(0, len(chosen), size)])
-        self._split, self._stage = split, stage
-
-    def __iter__(self) -> Iterator[dict[str, Pixels]]:
-        return self
-
-    def __next__(self) -> dict[str, Pixels]:
-        if (batch := self.get_next()) is None:
-            raise StopIteration
-        return batch
+    def __init__(self, image: Pixels) -> None:
+        self._images = iter([image])
 
     def get_next(self) -> dict[str, Pixels] | None:
-        if (indices := next(self._batches, None)) is None:
-            return None
-        self._stage.advance(len(indices))
-        return {"images": np.ascontiguousarray(self._split[indices])}
+        image = next(self._images, None)
+        return None if image is None else {"images": np.ascontiguousarray(image)}
 
 
 @contextmanager

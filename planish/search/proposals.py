@@ -26,7 +26,7 @@ class Level:
     @property
     def severity(self) -> float:
         """A guess at how much accuracy it costs, on a scale of its own: only the order of levels and what lies between two is used."""
-        return (1 - 1 / self.speedup) ** 2 + (1 - self.resolution) ** 2
+        return (1 - self.share) ** 2
 
     @property
     def share(self) -> float:
@@ -47,8 +47,7 @@ class Level:
         return Plan(*steps)
 
 
-# In the order in which they are worth a look: first the middle, then both ends, then between. Resolution is a cheap lever, since it
-# leaves every weight in place.
+# In the order in which they are worth a look: first the middle, then both ends, then between.
 LEVELS = (
     Level(2.5),
     Level(4.0),
@@ -59,6 +58,7 @@ LEVELS = (
     Level(1.0, 0.75),
     Level(2.0),
     Level(6.0),
+    Level(1.75),
     Level(1.5, 0.75),
     Level(2.0, 0.75),
     Level(1.0, 0.5),

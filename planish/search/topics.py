@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from planish.compression import (
     BlockPruning,
     ChannelPruning,
+    HalfPrecision,
     Int8,
     IterativePruning,
     LatencyPruning,
@@ -17,6 +19,7 @@ from planish.compression import (
     UnstructuredPruning,
     WeightSharing,
 )
+from planish.compression.activation_ranges import Calibrator
 from planish.errors import PlanError
 from planish.export import Pack, ToOnnx
 from planish.plan import Plan
@@ -66,9 +69,15 @@ def pruning(recovery: Distill) -> list[Arm]:
 
 
 def quantization(recovery: Distill) -> list[Arm]:
-    """INT8 by ways to find the ranges, learned or measured, and weights in few bits."""
-    arms = [Arm(f"INT8, {method}", "INT8", Plan(ToOnnx(), Int8(method=method))) for method in ("minmax", "percentile", "entropy")]
-    arms.append(Arm("INT8, one weight scale a layer", "INT8", Plan(ToOnnx(), Int8(per_channel=False))))
+    """INT8 by ways to find the ranges, learned or measured, with what is said to help it, and weights in few bits."""
+    ways = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
+    ways["INT8, one weight scale a layer"] = Int8(per_channel=False)
+    ways["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
+    ways["INT8, biases corrected"] = Int8(correct_bias=True)
+    ways["INT8 and float layers"] = Int8(slack=0.1)
+    arms = [Arm(strategy, "INT8", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
+    halves = (HalfPrecision(), HalfPrecision(kind="bf16"))
+    arms += [Arm("16-bit weights", str(half), Plan(ToOnnx(), half)) for half in halves]
     learned = QuantizeAware(epochs=recovery.epochs, augmentation=recovery.augmentation)
     arms.append(Arm("INT8, scales learned in training", str(learned), Plan(learned, ToOnnx())))
     for bits in (4, 2):

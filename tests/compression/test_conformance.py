@@ -8,6 +8,7 @@ from planish.compression import (
     BlockPruning,
     ChannelPruning,
     Factorize,
+    HalfPrecision,
     Int8,
     IterativePruning,
     LatencyPruning,
@@ -127,6 +128,16 @@ class TestToOnnx(TechniqueConformance):
 
 class TestInt8(TechniqueConformance):
     technique = Int8()
+    before = (ToOnnx(),)
+
+
+class TestInt8WithEverything(TechniqueConformance):
+    technique = Int8(method="mse", equalise=True, correct_bias=True, slack=0.3)
+    before = (ToOnnx(),)
+
+
+class TestHalfPrecision(TechniqueConformance):
+    technique = HalfPrecision()
     before = (ToOnnx(),)
 
 

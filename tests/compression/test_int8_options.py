@@ -1,0 +1,185 @@
+"""What Int8 can do beyond rounding: equalise, correct biases, leave layers float."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+sys.path.append(str(Path(__file__).parents[1] / "export"))
+from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
+
+from planish.artifact import Artifact, Lineage, Source
+from planish.compression import HalfPrecision, Int8, mixed_precision
+from planish.compression.bias_correction import correct_biases
+from planish.compression.equalisation import equalise
+from planish.errors import TechniqueError
+from planish.evaluation.kernels import onnxruntime_kernels
+from planish.export import ToOnnx, ToOpenVino
+from planish.export.runtimes import load
+from planish.progress import Stage
+
+
+@pytest.fixture(scope="module")
+def task() -> FakeTask:
+    return FakeTask()
+
+
+class Lopsided(nn.Module):
+    """Convolutions with ReLU between them: a plain, a grouped and a depthwise one; scales of channels differ a thousandfold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, 2, 1)
+        self.grouped = nn.Conv2d(8, 8, 3, 1, 1, groups=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, 1, 1, groups=8)
+        self.last = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 3)
+        factors = 10 ** torch.linspace(-1.5, 1.5, 8)
+        with torch.no_grad():
+            self.first.weight *= factors.view(-1, 1, 1, 1)
+            self.depthwise.weight *= factors.flip(0).view(-1, 1, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x).relu()
+        x = self.depthwise(self.grouped(x).relu())
+        return self.head(self.last(x).relu().mean((2, 3)))
+
+
+def exported(task: FakeTask, network: nn.Module) -> Artifact:
+    source = Lineage(Source("module", 3, 3))
+    return ToOnnx().apply(Artifact("torch", SPEC, PREPROCESSING, task.class_names, source, module=network.eval()), task)
+
+
+def images_of(task: FakeTask) -> Any:
+    return task.split("validation").images(SPEC, PREPROCESSING)
+
+
+def logits(artifact: Artifact, task: FakeTask) -> Any:
+    return load(artifact.files, "onnxruntime")(images_of(task))["logits"]
+
+
+def test_equalised_networks_compute_the_same_with_even_channels(task: FakeTask, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    artifact = exported(task, Lopsided())
+    model = onnx.load(str(artifact.files[0]))
+    before = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) == 4}
+    assert equalise(model.graph) == 3
+    onnx.save(model, str(tmp_path / "equal.onnx"))
+    expected = logits(artifact, task)
+    found = load((tmp_path / "equal.onnx",), "onnxruntime")(images_of(task))["logits"]
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    after = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) == 4}
+
+    def spread(weights: dict[str, Any]) -> float:
+        largest = [np.abs(w).max(axis=(1, 2, 3)) for name, w in weights.items() if not name.startswith("network.last")]
+        return float(np.mean([np.log10(each.max() / each.min()) for each in largest]))
+
+    assert spread(after) < 0.5 * spread(before)
+
+
+def test_equalising_rescues_a_lopsided_network(task: FakeTask) -> None:
+    torch.manual_seed(0)
+    artifact = exported(task, Lopsided())
+    expected = logits(artifact, task)
+    plain, equal = (
+        np.abs(logits(Int8(per_channel=False, equalise=e).apply(artifact, task), task) - expected).mean() for e in (False, True)
+    )
+    assert equal < 0.5 * plain
+
+
+def test_corrected_biases_take_the_mean_error_away(task: FakeTask) -> None:
+    artifact = exported(task, trained(task).module)
+    expected = logits(artifact, task)
+    plain, corrected = (Int8(correct_bias=c, per_channel=False).apply(artifact, task) for c in (False, True))
+    error, left = (np.abs((logits(a, task) - expected).mean(0)).max() for a in (plain, corrected))
+    assert left < error
+    assert "biases corrected" in corrected.lineage.steps[-1].notes
+    assert onnxruntime_kernels(corrected.files[0])["float"] == []
+
+
+def test_a_wrong_bias_is_put_right(task: FakeTask, tmp_path: Path) -> None:
+    artifact = exported(task, trained(task).module)
+    quantized = Int8().apply(artifact, task)
+    model = onnx.load(str(quantized.files[0]))
+    biases = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT32 and len(t.dims) == 1 and "zero" not in t.name]
+    spoilt = biases[2]
+    spoilt.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(spoilt) + 3000, spoilt.name))
+    onnx.save(model, str(tmp_path / "spoilt.onnx"))
+    expected = logits(artifact, task)
+    images = task.split("calibration").images(SPEC, PREPROCESSING)
+
+    def error() -> float:
+        return float(np.abs(load((tmp_path / "spoilt.onnx",), "onnxruntime")(images_of(task))["logits"] - expected).mean())
+
+    before = error()
+    with Stage("correcting", 0) as stage:
+        correct_biases(artifact.files[0], tmp_path / "spoilt.onnx", lambda: [images], stage)
+    assert error() < 0.3 * before
+
+
+def test_the_layer_whose_rounding_harms_most_stays_float(task: FakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One channel of the second layer dwarfs the others, so that a scale for the whole layer rounds those to nothing."""
+    monkeypatch.setattr(
+        mixed_precision, "layer_latencies", lambda variants, runtime: [2.0 if v.precision == "fp32" else 1.0 for v in variants]
+    )
+    torch.manual_seed(0)
+    network = Lopsided()
+    with torch.no_grad():
+        network.first.weight /= 10 ** torch.linspace(-1.5, 1.5, 8).view(-1, 1, 1, 1)
+        network.depthwise.weight /= 10 ** torch.linspace(1.5, -1.5, 8).view(-1, 1, 1, 1)
+        network.grouped.weight[0] *= 300
+        network.depthwise.weight[0] /= 300
+    artifact = exported(task, network)
+    mixed = Int8(per_channel=False, slack=0.2).apply(artifact, task)
+    (kept,) = onnxruntime_kernels(mixed.files[0])["float"]
+    assert f"float layers: {kept}" in mixed.lineage.steps[-1].notes
+    expected = logits(artifact, task)
+    error, plain = (np.abs(logits(a, task) - expected).mean() for a in (mixed, Int8(per_channel=False).apply(artifact, task)))
+    assert error < 0.5 * plain
+
+
+def test_a_knapsack_is_filled_as_brute_force_fills_it() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        harm, cost = rng.uniform(size=8), rng.uniform(size=8)
+        chosen = mixed_precision.worth_keeping_float(harm, cost, 1.5)
+        choices = [[i for i in range(8) if mask >> i & 1] for mask in range(256)]
+        best = max(harm[c].sum() for c in choices if cost[c].sum() <= 1.5)
+        assert cost[chosen].sum() <= 1.5
+        assert harm[chosen].sum() == pytest.approx(best)
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_half_precision_halves_the_weights_and_computes_with_them_in_both_runtimes(task: FakeTask, tmp_path: Path, kind: Any) -> None:
+    artifact = exported(task, trained(task).module)
+    half = HalfPrecision(kind=kind).apply(artifact, task)
+    rounded, bytes_of_weights = onnx.load(str(artifact.files[0])), 0
+    for tensor in rounded.graph.initializer:
+        if len(tensor.dims) > 1:
+            values = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+            bytes_of_weights += values.nbytes
+            narrow = values.to(torch.float16 if kind == "fp16" else torch.bfloat16).float().numpy()
+            tensor.CopyFrom(numpy_helper.from_array(narrow, tensor.name))
+    assert artifact.size_bytes - half.size_bytes > 0.4 * bytes_of_weights
+    onnx.save(rounded, str(tmp_path / "rounded.onnx"))
+    expected = load((tmp_path / "rounded.onnx",), "onnxruntime")(images_of(task))["logits"]
+    assert np.abs(expected - logits(artifact, task)).max() > 0
+    for files, runtime in ((half.files, "onnxruntime"), (ToOpenVino().apply(half, task).files, "openvino")):
+        assert np.abs(load(files, runtime)(images_of(task))["logits"] - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_a_weight_beyond_fp16_is_refused(task: FakeTask) -> None:
+    network = Lopsided()
+    network.head.weight.data[0, 0] = 1e6
+    artifact = exported(task, network)
+    with pytest.raises(TechniqueError, match="fp16 ends before"):
+        HalfPrecision().apply(artifact, task)
+    assert HalfPrecision(kind="bf16").apply(artifact, task).facts["precision"] == "bf16_weights"
