@@ -61,8 +61,13 @@ def mse(counts: Floats, ends: Range) -> Range:
 
 
 def entropy(counts: Floats, ends: Range) -> Range:
-    """The cut that loses least information: the Kullback-Leibler divergence of the rounded values from the clipped ones (Migacz 2017)."""
-    return _best_cut(counts, ends, _divergence)
+    """The cut that loses least information: the Kullback-Leibler divergence of the rounded values from the clipped ones (Migacz 2017).
+
+    Zeros do not count: every range holds them exactly, and behind a ReLU they are so many that all else would be cut for them.
+    """
+    zero = int(np.clip(-ends[0] / (ends[1] - ends[0]) * _BINS, 0, _BINS - 1))
+    beside = counts[max(0, zero - 1) : zero + 2]
+    return _best_cut(np.concatenate([counts[:zero], [beside.min()], counts[zero + 1 :]]), ends, _divergence)
 
 
 CALIBRATORS: Mapping[str, Callable[[Floats, Range], Range]] = {"percentile": percentile, "entropy": entropy, "mse": mse}

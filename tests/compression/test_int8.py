@@ -42,7 +42,7 @@ def _logits(artifact: Artifact, images: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "technique", [Int8(), Int8(method="percentile", images=24), Int8(method="entropy", images=24), Int8(per_channel=False)]
+    "technique", [Int8(), Int8(method="percentile", images=24), Int8(method="entropy"), Int8(method="mse"), Int8(per_channel=False)]
 )
 def test_outputs_stay_close_and_classes_the_same(exported: Artifact, task: FakeTask, technique: Int8) -> None:
     images = task.split("validation").images(SPEC, PREPROCESSING)
