@@ -97,8 +97,8 @@ def _quantized(run: Finished, network: Artifact, folder: Path, done: str, second
 
 
 def _opened(run: Finished, files: tuple[Path, ...], runtime: str) -> Opened:
-    a = run.original
-    return Opened(files[0], files[0].suffix, runtime, files, a.input_spec, a.preprocessing, a.class_names)
+    a, kind = run.original, "openvino" if files[0].suffix == ".xml" else "onnx"
+    return Opened(files[0], kind, runtime, files, a.input_spec, a.preprocessing, a.class_names)
 
 
 def _macs(network: Artifact) -> float:

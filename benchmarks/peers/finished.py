@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from planish.errors import BundleError, DataError
 from planish.models.storage import load_artifact
 from planish.search.result import Result
 from planish.search.store import Store
-from planish.task import SPLITS
 from planish.tasks import Classification
 
 
@@ -69,8 +69,10 @@ def open_finished(folder: Path, data: str | None) -> Finished:
         decode_side=original.preprocessing.decode_side,
         channels=original.input_spec.channels,
     )
-    counts = {split: len(images.splits[split]) for split in SPLITS}
-    known = {split: sum(classes.values()) for split, classes in result.data["counts"].items()}
-    if counts != known:
-        raise DataError(f"{data or settings['data']} has {counts} images", f"the run had {known}", "name the run's images with --data")
+    if json.loads(json.dumps(images.assignment)) != json.loads((folder / "splits.json").read_text()):
+        raise DataError(
+            f"{data or settings['data']} is not split as the run's images were",
+            "the peers train, choose and are tested on the very same images",
+            "name the run's images with --data",
+        )
     return Finished(folder, result, Classification(images.splits, images.class_names), original, settings, seconds.get("distill", 0.0))

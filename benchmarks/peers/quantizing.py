@@ -6,6 +6,9 @@ graph) and Planish's calibration images. The normalisation stays float, as it wo
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,18 +48,19 @@ def quantize_for_onnxruntime(file: Path, target: Path, images: list[Any], calibr
     """
     target.mkdir(parents=True)
     prepared, quantized = target / "prepared.onnx", target / "model.onnx"
-    quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
-    quantize_static(
-        str(prepared),
-        str(quantized),
-        _Reader(images),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        calibrate_method=CALIBRATIONS[calibration],
-        nodes_to_exclude=_normalisation_of_onnx(prepared),
-    )
+    with _quiet():
+        quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(quantized),
+            _Reader(images),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            calibrate_method=CALIBRATIONS[calibration],
+            nodes_to_exclude=_normalisation_of_onnx(prepared),
+        )
     prepared.unlink()
     return (quantized,)
 
@@ -72,13 +76,14 @@ def quantize_for_openvino(file: Path, target: Path, images: list[Any], preset: s
     """
     target.mkdir(parents=True)
     model = openvino.convert_model(str(file))
-    quantized = nncf.quantize(
-        model,
-        nncf.Dataset(images),
-        preset=PRESETS[preset],
-        subset_size=len(images),
-        ignored_scope=nncf.IgnoredScope(names=_normalisation_of_openvino(model)),
-    )
+    with _quiet():
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(images),
+            preset=PRESETS[preset],
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=_normalisation_of_openvino(model)),
+        )
     openvino.save_model(quantized, str(target / "model.xml"), compress_to_fp16=False)
     return target / "model.xml", target / "model.bin"
 
@@ -113,3 +118,15 @@ def _normalisation_of_openvino(model: Any) -> list[str]:
             break
         names.append(node.get_friendly_name())
     return names
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Both tools print progress and advice of their own between our lines."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(level)
