@@ -6,6 +6,10 @@
 |----------------------|--------------------------------------------------------------|--------|
 | demo                 | nothing                                                      | 8 min  |
 | cifar10_mobilenet_v2 | $PLANISH_DATA/cifar10 and $PLANISH_DATA/weights/mobilenet_v2.pth | 31 min |
+| cifar10_resnet20     | $PLANISH_DATA/cifar10                                        | 40 min |
+| cifar10_resnet18     | $PLANISH_DATA/cifar10                                        | 55 min |
+
+What a user would pick instead of Planish is measured beside a finished run by ``benchmarks.peers``.
 """
 
 from __future__ import annotations
@@ -46,8 +50,44 @@ def cifar10_mobilenet_v2(out: Path) -> Result:
     )
 
 
-BENCHMARKS = {"demo": demo, "cifar10_mobilenet_v2": cifar10_mobilenet_v2}
-NEEDS = {"demo": (), "cifar10_mobilenet_v2": (DATA / "cifar10", DATA / "weights/mobilenet_v2.pth")}
+def cifar10_resnet20(out: Path) -> Result:
+    """CIFAR-10 at its own 32 pixels; ResNet-20 trained from scratch, then optimized."""
+    return planish.optimize(
+        DATA / "cifar10",
+        model="resnet20",
+        image_size=32,
+        max_drop=1.0,
+        budget="40m",
+        out=out,
+        command="python benchmarks/run.py cifar10_resnet20",
+    )
+
+
+def cifar10_resnet18(out: Path) -> Result:
+    """CIFAR-10 at 64 pixels; torchvision's ResNet-18 trained from scratch, then optimized."""
+    return planish.optimize(
+        DATA / "cifar10",
+        model="torchvision:resnet18",
+        image_size=64,
+        max_drop=1.0,
+        budget="55m",
+        out=out,
+        command="python benchmarks/run.py cifar10_resnet18",
+    )
+
+
+BENCHMARKS = {
+    "demo": demo,
+    "cifar10_mobilenet_v2": cifar10_mobilenet_v2,
+    "cifar10_resnet20": cifar10_resnet20,
+    "cifar10_resnet18": cifar10_resnet18,
+}
+NEEDS = {
+    "demo": (),
+    "cifar10_mobilenet_v2": (DATA / "cifar10", DATA / "weights/mobilenet_v2.pth"),
+    "cifar10_resnet20": (DATA / "cifar10",),
+    "cifar10_resnet18": (DATA / "cifar10",),
+}
 
 
 def table(name: str, result: Result, commit: str) -> str:

@@ -1,0 +1,1 @@
+"""Measurements on real images; see ``run.py`` and ``peers``."""

@@ -1,0 +1,78 @@
+"""A finished run of ``planish optimize``: what the peers start from, and what they are measured against."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planish.artifact import Artifact
+from planish.data import load_images
+from planish.errors import BundleError, DataError
+from planish.models.storage import load_artifact
+from planish.search.result import Result
+from planish.search.store import Store
+from planish.tasks import Classification
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's original, its images and what it found.
+
+    Args:
+        folder: of the run.
+        result: its ``result.json``.
+        task: the same images in the same splits.
+        original: the trained network that Planish started from.
+        settings: what ``planish optimize`` was called with.
+        training_seconds: that Planish spent training candidates.
+    """
+
+    folder: Path
+    result: Result
+    task: Classification
+    original: Artifact
+    settings: dict[str, Any]
+    training_seconds: float
+
+    @property
+    def threads(self) -> int:
+        return int(self.result.machine["threads"])
+
+    @property
+    def batch(self) -> int:
+        return int(self.result.machine["batch"])
+
+
+def open_finished(folder: Path, data: str | None) -> Finished:
+    """Read a run.
+
+    Args:
+        folder: of the run.
+        data: where its images are; None for where they were.
+
+    Raises:
+        BundleError: there is no finished run.
+        DataError: the images are not those of the run.
+    """
+    if not (folder / "result.json").is_file():
+        raise BundleError(f"there is no result.json in {folder}", "peers are measured against a finished run", "run planish optimize first")
+    store = Store.at(folder)
+    settings, seconds = store.get("job"), store.seconds()
+    store.close()
+    result, original = Result.load(folder / "result.json"), load_artifact(folder / "work" / "original")
+    images = load_images(
+        data or settings["data"],
+        seed=settings["seed"],
+        skip_bad=settings["skip_bad"],
+        decode_side=original.preprocessing.decode_side,
+        channels=original.input_spec.channels,
+    )
+    if json.loads(json.dumps(images.assignment)) != json.loads((folder / "splits.json").read_text()):
+        raise DataError(
+            f"{data or settings['data']} is not split as the run's images were",
+            "the peers train, choose and are tested on the very same images",
+            "name the run's images with --data",
+        )
+    return Finished(folder, result, Classification(images.splits, images.class_names), original, settings, seconds.get("distill", 0.0))
