@@ -47,19 +47,21 @@ def glance(search: Search, seconds: float) -> list[Trial]:
         speedup=2, runtime=deployment.runtime, precision=deployment.precision, threads=search.threads, batch=search.batch
     )
     for level in LEVELS[:count]:
-        trial = Trial(level, level.plan(timed))
         if trials and search.seconds_left < 3 * cost:
             break
-        try:
-            runner.artifact(Shipped(trial.plan, deployment).plan)
-            drop = runner.drop(trial.plan, "torch", (_ORIGINAL, "torch"), "calibration")
-        except PlanishError as error:
-            note(f"{trial.name} does not apply: {error}")
-            continue
-        trial.measurements["accuracy_drop_calibration"] = replace(drop, name="accuracy_drop_calibration")
-        trials.append(trial)
-        runner.release()
-        _show(search, trial)
+        for plan in level.plans(timed):
+            trial = Trial(level, plan)
+            try:
+                runner.artifact(Shipped(plan, deployment).plan)
+                drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
+            except PlanishError as error:
+                note(f"{trial.name} does not apply: {error}")
+                continue
+            trial.measurements["accuracy_drop_calibration"] = replace(drop, name="accuracy_drop_calibration")
+            trials.append(trial)
+            runner.release()
+            _show(search, trial)
+            break
     if not trials:
         return []
     subjects = {t.name: Shipped(t.plan, deployment) for t in trials}

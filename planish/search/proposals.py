@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from planish.compression import LatencyPruning, Resolution
+from planish.compression import ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.search.choose import with_room
@@ -33,18 +33,20 @@ class Level:
         """About what is left of the time of one image."""
         return self.resolution**2 / self.speedup
 
-    def plan(self, timed: LatencyPruning) -> Plan:
-        """The techniques that change the network's shape, before any training.
+    def plans(self, timed: LatencyPruning) -> list[Plan]:
+        """The techniques that change the network's shape, before any training, and what to try where those are refused.
+
+        Layers of a very small network take hardly any time of their own, so that no choice of widths is found to reach the speed; one share
+        of channels everywhere may pay all the same.
 
         Args:
             timed: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions.
         """
-        steps: list[Technique] = []
-        if self.speedup > 1:
-            steps.append(replace(timed, speedup=self.speedup))
-        if self.resolution < 1:
-            steps.append(Resolution(scale=self.resolution))
-        return Plan(*steps)
+        smaller = [Resolution(scale=self.resolution)] if self.resolution < 1 else []
+        if self.speedup == 1:
+            return [Plan(*smaller)]
+        pruned: list[Technique] = [replace(timed, speedup=self.speedup), ChannelPruning(ratio=round(1 - 1 / self.speedup, 2))]
+        return [Plan(step, *smaller) for step in pruned]
 
 
 # In the order in which they are worth a look: first the middle, then both ends, then between.

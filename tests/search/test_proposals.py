@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from planish.compression import LatencyPruning
+from planish.compression import ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
+from planish.plan import Plan
 from planish.search.proposals import LEVELS, Level, Trial, expected_drop, promise, spread
 from planish.search.result import Goal
 
@@ -13,7 +14,7 @@ TIMED = LatencyPruning(speedup=2)
 
 
 def trial(speedup: float, ms: float, drop: float, half: float = 0.0, size: int = 1000) -> Trial:
-    found = Trial(Level(speedup), Level(speedup).plan(TIMED))
+    found = Trial(Level(speedup), Level(speedup).plans(TIMED)[0])
     found.drop = Measurement("accuracy_drop", drop, "points", 1000, False, drop - half, drop + half)
     found.measurements = {
         "latency_ms": Measurement("latency_ms", ms, "ms", 50, False),
@@ -24,8 +25,16 @@ def trial(speedup: float, ms: float, drop: float, half: float = 0.0, size: int =
 
 
 def test_levels_are_all_different_and_each_does_something() -> None:
-    assert len({level.plan(TIMED).key for level in LEVELS}) == len(LEVELS)
-    assert all(level.plan(TIMED).steps for level in LEVELS)
+    assert len({level.plans(TIMED)[0].key for level in LEVELS}) == len(LEVELS)
+    assert all(plan.steps for level in LEVELS for plan in level.plans(TIMED))
+
+
+def test_where_timed_pruning_is_refused_an_equal_share_is_tried() -> None:
+    assert Level(2.0, 0.75).plans(TIMED) == [
+        Plan(LatencyPruning(speedup=2), Resolution(scale=0.75)),
+        Plan(ChannelPruning(ratio=0.5), Resolution(scale=0.75)),
+    ]
+    assert Level(1.0, 0.5).plans(TIMED) == [Plan(Resolution(scale=0.5))]
 
 
 def test_the_first_rung_spans_from_fast_to_slow_and_leaves_out_what_others_beat() -> None:
