@@ -19,6 +19,7 @@ Range = tuple[float, float]
 _BINS = 2048
 _STEPS = 256
 _TAIL = 1e-5  # of the values, left out by ``percentile`` at both ends together
+_MOST_CUT = 1e-3  # of the values, by ``entropy``
 _CUTS = np.linspace(0.1, 1.0, 91)  # of the whole range, tried by ``mse`` and ``entropy``
 
 
@@ -63,7 +64,8 @@ def mse(counts: Floats, ends: Range) -> Range:
 def entropy(counts: Floats, ends: Range) -> Range:
     """The cut that loses least information: the Kullback-Leibler divergence of the rounded values from the clipped ones (Migacz 2017).
 
-    Zeros do not count: every range holds them exactly, and behind a ReLU they are so many that all else would be cut for them.
+    Zeros do not count: every range holds them exactly, and behind a ReLU they are so many that all else would be cut for them. And no more
+    than a thousandth of the values is cut off, as the divergence does not mind how far beyond the range they lie.
     """
     zero = int(np.clip(-ends[0] / (ends[1] - ends[0]) * _BINS, 0, _BINS - 1))
     beside = counts[max(0, zero - 1) : zero + 2]
@@ -92,6 +94,8 @@ def _divergence(counts: Floats, centres: Floats, cut: Range) -> float:
     clipped[len(inside) - 1 - np.argmax(inside[::-1])] += counts[centres > cut[1]].sum()
     steps = np.clip(np.rint((centres - cut[0]) / ((cut[1] - cut[0]) / (_STEPS - 1))), 0, _STEPS - 1).astype(int)
     seen = inside & (counts > 0)  # a step's values are spread over those of its bins that had any
+    if counts[~inside].sum() > _MOST_CUT * counts.sum():
+        return np.inf
     held = np.bincount(steps[inside], counts[inside], _STEPS)
     bins = np.bincount(steps[seen], minlength=_STEPS)
     rounded = np.where(seen, held[steps] / np.maximum(bins[steps], 1), 0)
