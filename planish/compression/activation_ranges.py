@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from planish.compression.onnx_graph import session_for
+
 if TYPE_CHECKING:
     from planish.artifact import Pixels
 
@@ -107,14 +109,9 @@ def _divergence(counts: Floats, centres: Floats, cut: Range) -> float:
 def _watching(file: Path) -> tuple[Any, list[str]]:
     """A session that returns every float activation, and their names."""
     import onnx
-    import onnxruntime
 
     model = onnx.shape_inference.infer_shapes(onnx.load(str(file)))
     kinds = {v.name: v.type.tensor_type.elem_type for v in [*model.graph.value_info, *model.graph.output]}
     made = [name for node in model.graph.node if node.op_type != "Constant" for name in node.output]
     names = [name for name in made if kinds.get(name) == onnx.TensorProto.FLOAT]
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]), names
+    return session_for(model, names), names

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from planish.compression.onnx_graph import session_for
+
 if TYPE_CHECKING:
     from planish.artifact import Pixels
     from planish.progress import Stage
@@ -64,17 +66,8 @@ def _has_integer_bias(node: Any, made_by: dict[str, Any], tensors: dict[str, Any
 
 
 def _means(model: Any, names: list[str], batches: Callable[[], Iterable[Pixels]]) -> dict[str, npt.NDArray[np.float64]]:
-    """The mean of each channel of these activations. Nodes that they do not need are not run."""
-    import onnx
-    import onnxruntime
-
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    """The mean of each channel of these activations."""
+    session = session_for(model, names)
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     count = 0
     for images in batches():

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from planish.compression.onnx_graph import readers
+
 _SWEEPS = 10
 _ENOUGH = 1.01  # scales closer to 1 than this change nothing worth another sweep
 
@@ -45,23 +47,20 @@ def equalise(graph: Any) -> int:
 
 def _pairs(graph: Any, tensors: dict[str, Any]) -> list[tuple[Any, Any]]:
     """Convolutions and the only convolution that reads them; each has its weights to itself."""
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    reads = readers(graph)
     for output in graph.output:
-        readers.setdefault(output.name, []).append(None)
+        reads.setdefault(output.name, []).append(None)
 
     def own(node: Any) -> bool:
-        return node.op_type == "Conv" and all(name in tensors and len(readers[name]) == 1 for name in node.input[1:])
+        return node.op_type == "Conv" and all(name in tensors and len(reads[name]) == 1 for name in node.input[1:])
 
     pairs = []
     for first in graph.node:
         if not own(first):
             continue
-        reading = readers.get(first.output[0], [])
+        reading = reads.get(first.output[0], [])
         if len(reading) == 1 and reading[0] is not None and reading[0].op_type == "Relu":
-            reading = readers.get(reading[0].output[0], [])
+            reading = reads.get(reading[0].output[0], [])
         if len(reading) == 1 and reading[0] is not None and own(reading[0]):
             pairs.append((first, reading[0]))
     return pairs

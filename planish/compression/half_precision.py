@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 class HalfPrecision:
     """Store the weights of an ONNX file in 16 bits; the runtime widens them when it loads the file, and computes in float32.
 
-    So the file is half as large and no faster: on CPUs neither runtime gains by 16-bit arithmetic throughout (OpenVINO can be told to
-    compute in bfloat16, which pays on processors with AMX only).
+    So the file is half as large and no faster.
 
     Args:
         kind: ``fp16`` has 11 significant bits and reaches 65504; ``bf16`` has 8 and reaches as far as float32.

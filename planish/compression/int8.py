@@ -22,6 +22,7 @@ from planish.compression.activation_ranges import Calibrator, Range, activation_
 from planish.compression.bias_correction import correct_biases
 from planish.compression.equalisation import equalise
 from planish.compression.mixed_precision import harm_of_each, shield, time_of_each, worth_keeping_float
+from planish.compression.onnx_graph import readers
 from planish.errors import TechniqueError
 from planish.evaluation.kernels import onnxruntime_kernels
 from planish.progress import Stage
@@ -200,22 +201,14 @@ def _head(graph: Any) -> list[str]:
     return names
 
 
-def _readers(graph: Any) -> dict[str, list[Any]]:
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    return readers
-
-
 def _float_neighbours(graph: Any) -> list[str]:
     """Batch norm that no convolution took in, and concatenations that only it reads: without an integer kernel for it, quantizing them
     costs accuracy and time, and OpenVINO 2026.4 crashed on a DenseNet-121 made so.
     """
-    readers = _readers(graph)
+    reads = readers(graph)
     names = []
     for node in graph.node:
-        reading = readers.get(node.output[0], [])
+        reading = reads.get(node.output[0], [])
         if node.op_type == "BatchNormalization" or (
             node.op_type == "Concat" and reading and all(reader.op_type == "BatchNormalization" for reader in reading)
         ):
@@ -224,14 +217,14 @@ def _float_neighbours(graph: Any) -> list[str]:
 
 
 def _activations_behind(graph: Any, layer: Any) -> list[str]:
-    return [node.name for node in _readers(graph).get(layer.output[0], []) if node.op_type in ("Relu", "Clip")]
+    return [node.name for node in readers(graph).get(layer.output[0], []) if node.op_type in ("Relu", "Clip")]
 
 
 def _through_activations(graph: Any, ranges: Mapping[str, Range]) -> dict[str, Range]:
     """What an activation alone reads is rounded behind it only, so that it takes that range."""
-    readers, found = _readers(graph), dict(ranges)
+    reads, found = readers(graph), dict(ranges)
     for node in graph.node:
-        if node.op_type in ("Relu", "Clip") and len(readers[node.input[0]]) == 1 and node.input[0] in found and node.output[0] in found:
+        if node.op_type in ("Relu", "Clip") and len(reads[node.input[0]]) == 1 and node.input[0] in found and node.output[0] in found:
             found[node.input[0]] = found[node.output[0]]
     return found
 

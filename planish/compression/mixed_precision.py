@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from planish.compression.onnx_graph import session_for
 from planish.evaluation.layer_latency import ConvShape, Precision, Variant, layer_latencies
 
 if TYPE_CHECKING:
@@ -108,9 +109,9 @@ def _variant(node: Any, shapes: dict[str, list[int]], weights: dict[str, list[in
 
 
 def _outputs(file: Path, batches: Iterable[Pixels]) -> list[Any]:
-    import onnxruntime
+    import onnx
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return [session.run(None, {"images": images})[0] for images in batches]
+    model = onnx.load(str(file))
+    names = [output.name for output in model.graph.output]
+    session = session_for(model, names)
+    return [session.run(names, {"images": images})[0] for images in batches]
