@@ -14,7 +14,7 @@ from planish.compression import LatencyPruning
 from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.proposals import LEVELS, Trial, expected_drop, promise, spread
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, promise, spread
 from planish.search.result import Stage
 from planish.search.runner import extend
 from planish.search.state import Search, Shipped
@@ -39,44 +39,59 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     Returns:
         The levels worth training. A level that is not faster than the uncompressed network in the same precision is stopped here.
     """
-    runner, deployment = search.runner, search.deployment
     cost = 1 + ship_seconds(search)
-    count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
+    count = search.runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
-    timed = LatencyPruning(
-        speedup=2, runtime=deployment.runtime, precision=deployment.precision, threads=search.threads, batch=search.batch
-    )
     for level in LEVELS[:count]:
         if trials and search.seconds_left < 3 * cost:
             break
-        for plan in level.plans(timed):
-            trial = Trial(level, plan)
-            try:
-                runner.artifact(Shipped(plan, deployment).plan)
-                drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
-            except PlanishError as error:
-                note(f"{trial.name} does not apply: {error}")
-                continue
-            trial.measurements["accuracy_drop_calibration"] = replace(drop, name="accuracy_drop_calibration")
-            trials.append(trial)
-            runner.release()
-            _show(search, trial)
-            break
+        trials += _look(search, level)
     if not trials:
         return []
+    _measure(search, "first look", trials)
+    if search.goal.max_latency_ms is not None and (aimed := aimed_at(search.goal.max_latency_ms, trials)) is not None:
+        fitting = _look(search, aimed)
+        _measure(search, "second look", fitting)
+        trials += fitting
+    return [t for t in trials if not t.stopped]
+
+
+def _look(search: Search, level: Level) -> list[Trial]:
+    """The level's network, cut and exported, in a list; an empty one where nothing of it applies."""
+    runner, deployment = search.runner, search.deployment
+    timed = LatencyPruning(
+        speedup=2, runtime=deployment.runtime, precision=deployment.precision, threads=search.threads, batch=search.batch
+    )
+    for plan in level.plans(timed):
+        trial = Trial(level, plan)
+        try:
+            runner.artifact(Shipped(plan, deployment).plan)
+            drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
+        except PlanishError as error:
+            note(f"{trial.name} does not apply: {error}")
+            continue
+        trial.measurements["accuracy_drop_calibration"] = replace(drop, name="accuracy_drop_calibration")
+        runner.release()
+        _show(search, trial)
+        return [trial]
+    return []
+
+
+def _measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
+    """Time the trials' files side by side, and stop those that are not faster than the uncompressed network in the same precision."""
+    deployment = search.deployment
     subjects = {t.name: Shipped(t.plan, deployment) for t in trials}
     uncompressed, baseline = "uncompressed", "baseline"
     subjects |= {uncompressed: Shipped(_ORIGINAL, deployment), baseline: Shipped(_ORIGINAL, search.fp32[0])}
-    report = search.latency("first look", subjects, baseline, seconds=0.6, launches=3)
+    report = search.latency(name, subjects, baseline, seconds=0.6, launches=3)
     found, floor = report.measurements, report.noise_floor
     for trial in trials:
         trial.measurements |= found[trial.name]
-        trial.measurements["size_bytes"] = runner.size(subjects[trial.name].plan, deployment.runtime)
+        trial.measurements["size_bytes"] = search.runner.size(subjects[trial.name].plan, deployment.runtime)
         gain = found[uncompressed]["latency_ms"].value / trial.latency_ms
         if gain < 1 + max(floor.value, 3.0) / 100:
             trial.stopped = f"does not pay: {gain:.2f}x as fast as the uncompressed network in the same precision"
         _show(search, trial)
-    return [t for t in trials if not t.stopped]
 
 
 def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial]:

@@ -15,6 +15,8 @@ from planish.search.choose import with_room
 from planish.search.result import Goal
 from planish.technique import Technique
 
+_AIM_BELOW = 0.97  # of the goal, as the next measurement will not say just the same
+
 
 @dataclass(frozen=True)
 class Level:
@@ -95,6 +97,31 @@ class Trial:
     @property
     def latency_ms(self) -> float:
         return self.measurements["latency_ms"].value
+
+
+def aimed_at(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
+    """The pruning that should just reach a latency, from how fast the others were for what their layers' times promised.
+
+    A network's time is that of what is not pruned, plus a share of the layers' times; both are fitted to what was measured.
+
+    Args:
+        latency_ms: to be reached.
+        measured: trials with their latency.
+
+    Returns:
+        None where fewer than two levels of pruning were measured, no pruning reaches it, or one of them is as good already.
+    """
+    pruned = [t for t in measured if t.level.resolution == 1 and any(s.name == LatencyPruning.name for s in t.plan.steps)]
+    shares = np.array([t.level.share for t in pruned])
+    if len(set(shares)) < 2:
+        return None
+    each, fixed = np.polyfit(shares, [t.latency_ms for t in pruned], 1)
+    share = (latency_ms * _AIM_BELOW - fixed) / each if each > 0 else 0.0
+    near = any(_AIM_BELOW**2 * latency_ms <= t.latency_ms <= latency_ms for t in pruned)
+    if near or not 0 < share < 1:
+        return None
+    level = Level(round(1 / share, 2))
+    return level if level.speedup > 1 and level not in (t.level for t in pruned) else None
 
 
 def expected_drop(trial: Trial, trained: Sequence[Trial]) -> float:

@@ -7,7 +7,7 @@ import pytest
 from planish.compression import ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search.proposals import LEVELS, Level, Trial, expected_drop, promise, spread
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, promise, spread
 from planish.search.result import Goal
 
 TIMED = LatencyPruning(speedup=2)
@@ -35,6 +35,20 @@ def test_where_timed_pruning_is_refused_an_equal_share_is_tried() -> None:
         Plan(ChannelPruning(ratio=0.5), Resolution(scale=0.75)),
     ]
     assert Level(1.0, 0.5).plans(TIMED) == [Plan(Resolution(scale=0.5))]
+
+
+def test_a_goal_in_milliseconds_is_aimed_at_by_what_was_measured() -> None:
+    """With 1 ms that pruning leaves alone and 4 ms of layers, 2 ms want the layers 4x as fast."""
+    measured = [trial(speedup, 1 + 4 / speedup, 5) for speedup in (1.5, 2.5, 6)]
+    level = aimed_at(2.0, measured)
+    assert level is not None
+    assert level.resolution == 1
+    assert 1 + 4 / level.speedup == pytest.approx(0.97 * 2, rel=0.01)
+    assert aimed_at(0.9, measured) is None, "no pruning reaches it"
+    assert aimed_at(6.0, measured) is None, "nothing has to be pruned for it"
+    assert aimed_at(1 + 4 / 2.5, measured) is None, "one is there already"
+    assert aimed_at(2.0, measured[:1]) is None
+    assert aimed_at(2.0, [trial(2, 1, 5), trial(4, 2, 5)]) is None, "times that make no sense"
 
 
 def test_the_first_rung_spans_from_fast_to_slow_and_leaves_out_what_others_beat() -> None:
