@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -92,15 +91,9 @@ def test_it_applies_exports_and_agrees_or_refuses(name: str, network: str, image
     exported = ToOnnx().apply(applied, job.task)  # which compares with PyTorch itself
     if exported.facts["precision"] == "fp32":
         quantized = Int8(images=32).apply(exported, job.task)
-        found, whole = signal_to_noise(applied, quantized, job.task), _int8_of_the_original(network, images)
-        print(f"INT8 of it: {found:.1f} dB, of the original {whole:.1f} dB")
-        assert found > min(10, whole - 6)  # untrained, some networks hardly depend on their images: all are little above the noise
-
-
-@cache
-def _int8_of_the_original(network: str, images: Path) -> float:
-    job = prepare(images, f"torchvision:{network}", image_size=SIZE)
-    return signal_to_noise(job.artifact, Int8(images=32).apply(ToOnnx().apply(job.artifact, job.task), job.task), job.task)
+        found = signal_to_noise(applied, quantized, job.task)
+        print(f"INT8 of it: {found:.1f} dB")
+        assert found > 10
 
 
 CHAIN = (ChannelPruning(ratio=0.3), Factorize(ratio=0.2, runtime=None), Distill(epochs=1, augmentation="none"), ToOnnx(), Int8(images=32))
