@@ -91,13 +91,13 @@ def _squared_error(counts: Floats, centres: Floats, cut: Range) -> float:
 
 def _divergence(counts: Floats, centres: Floats, cut: Range) -> float:
     inside = (centres >= cut[0]) & (centres <= cut[1])
+    if counts[~inside].sum() > _MOST_CUT * counts.sum():
+        return np.inf
     clipped = counts * inside  # what lies beyond is counted at the ends
     clipped[np.argmax(inside)] += counts[centres < cut[0]].sum()
     clipped[len(inside) - 1 - np.argmax(inside[::-1])] += counts[centres > cut[1]].sum()
     steps = np.clip(np.rint((centres - cut[0]) / ((cut[1] - cut[0]) / (_STEPS - 1))), 0, _STEPS - 1).astype(int)
     seen = inside & (counts > 0)  # a step's values are spread over those of its bins that had any
-    if counts[~inside].sum() > _MOST_CUT * counts.sum():
-        return np.inf
     held = np.bincount(steps[inside], counts[inside], _STEPS)
     bins = np.bincount(steps[seen], minlength=_STEPS)
     rounded = np.where(seen, held[steps] / np.maximum(bins[steps], 1), 0)

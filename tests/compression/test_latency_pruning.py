@@ -88,6 +88,19 @@ def convs(module: nn.Module) -> list[nn.Conv2d]:
     return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
 
 
+def test_channels_are_weighed_once_for_all_speeds_and_again_on_other_images(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
+    latency_pruning._known_errors.cache_clear()
+    weighed, plain = [], latency_pruning._errors
+    monkeypatch.setattr(latency_pruning, "_errors", lambda *given: weighed.append(1) or plain(*given))
+    for speedup in (1.5, 2):
+        LatencyPruning(speedup=speedup).apply(job.artifact, job.task)
+    assert len(weighed) == 1
+    others = prepare(write_shapes(tmp_path / "others", per_class=20), "resnet8")
+    LatencyPruning(speedup=2).apply(job.artifact, others.task)
+    assert len(weighed) == 2
+
+
 def test_more_than_can_be_had_is_refused(job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
     with pytest.raises(TechniqueError, match="as fast, not 1000x"):
