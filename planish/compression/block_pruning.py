@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_batches
-from planish.compression.channel_pruning import reestimate_batch_norm
+from planish.compression.reconstruction import can_fit, reconstruct
 from planish.compression.residual_blocks import find_blocks
 from planish.errors import TechniqueError
 from planish.evaluation.size import macs
@@ -42,7 +42,8 @@ class BlockPruning:
         ratio: share of the blocks that can go, above 0 to 1, rounded to whole blocks, at least one.
         importance: ``loss``, how much the task's loss rises; ``output``, how far outputs move (relative squared distance); ``random``,
             the control.
-        recalibrate: estimate batch-norm statistics again on calibration images.
+        recalibrate: fit the layers that are left to what they said before, on calibration images, and estimate batch-norm statistics
+            again (see ``reconstruction``).
 
     Example:
         >>> print(BlockPruning(ratio=0.5))
@@ -86,8 +87,11 @@ class BlockPruning:
         for name in removed:
             pruned.get_submodule(name).train(artifact.module.get_submodule(name).training)
         if self.recalibrate and len(task.split("calibration")) > 1:
-            device = next(pruned.parameters()).device
-            reestimate_batch_norm(pruned, (images.to(device) for images, _ in batches()))
+            fitted = copy.deepcopy(pruned).cpu().eval()
+            is_dense = artifact.facts["weights"] == "dense"  # as fitted weights are
+            outputs = {name: torch.arange(len(layer.weight)) for name, layer in fitted.named_modules() if is_dense and can_fit(layer)}
+            reconstruct(module, fitted, outputs, batches)
+            pruned.load_state_dict(fitted.state_dict())
         before, after = (macs(m, artifact.input_spec).value for m in (artifact.module, pruned))
         notes = f"{len(removed)} of {len(blocks)} blocks: {', '.join(structure['removed'])}; MACs {before:,.0f} → {after:,.0f}"
         params = hyper_parameters(self)

@@ -18,6 +18,7 @@ from planish.artifact import Artifact, Step
 from planish.compression import structure as structures
 from planish.compression.calibration import calibration_batches
 from planish.compression.importance import Importance, unit_scores
+from planish.compression.reconstruction import can_fit, reconstruct
 from planish.compression.structure import ChannelGraph, Group
 from planish.errors import TechniqueError
 from planish.evaluation.size import macs
@@ -42,7 +43,8 @@ class ChannelPruning:
         importance: what makes a channel worth keeping, see ``importance.IMPORTANCES``.
         scope: ``uniform`` takes the same share from every layer; ``global`` lets all channels of the network compete.
         multiple: widths become multiples of this, as vectorised kernels like them; narrow layers use smaller ones.
-        recalibrate: estimate batch-norm statistics again on calibration images, which wins back much accuracy at once.
+        recalibrate: fit the layers that read what was cut to what they said before, on calibration images, and estimate batch-norm
+            statistics again: wins back much accuracy at once (see ``reconstruction``).
         ratios: other shares than ``ratio`` for some groups of channels, by the first layer that makes them (``Group.name``).
 
     Example:
@@ -93,9 +95,10 @@ class ChannelPruning:
         units = [unit for cut in chosen.values() for unit in cut]
         pruned = structures.prune(module, graph, units)
         structure = structures.structure_of(module, pruned, graph, units)
-        pruned.to(device)
         if self.recalibrate and units and len(task.split("calibration")) > 1:
-            reestimate_batch_norm(pruned, (images.to(device) for images, _ in batches()))
+            sparse = artifact.facts["weights"] == "sparse"  # fitted weights are dense
+            reconstruct(module, pruned, {} if sparse else left_outputs(module, graph, units), batches)
+        pruned.to(device)
         notes = (
             f"parameters {_count(module):,} → {_count(pruned):,}, MACs {macs(module, spec).value:,.0f} → {macs(pruned, spec).value:,.0f}"
         )
@@ -195,30 +198,15 @@ def exact(
     return left, frozen
 
 
-def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace batch-norm statistics by their average over ``batches``; all modes and settings are left as they were.
-
-    Args:
-        module: changed in place.
-        batches: normalised images ``(N, C, H, W)``.
-    """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
-    before = [(norm, norm.training, norm.momentum) for norm in norms]
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum, norm.training = None, True  # cumulative average
-        with torch.no_grad():
-            for images in batches:
-                if len(images) > 1:
-                    module(images)
-    finally:
-        for norm, _, momentum in before:
-            norm.momentum = momentum
-        for child, training in modes:
-            child.training = training
+def left_outputs(module: nn.Module, graph: ChannelGraph, units: Sequence[int]) -> dict[str, Tensor]:
+    """For each layer that reads what is cut, and can be fitted to do without: which of its outputs are left."""
+    cut = np.array(units)
+    found = {}
+    for name, layer in module.named_modules():
+        read, made = (graph.classes.get((f"{name}.weight", dim)) for dim in (1, 0))
+        if can_fit(layer) and read is not None and np.isin(read, cut).any():
+            found[name] = torch.arange(len(layer.weight)) if made is None else torch.from_numpy(np.flatnonzero(~np.isin(made, cut)))
+    return found
 
 
 def _count(module: nn.Module) -> int:

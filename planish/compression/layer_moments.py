@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from planish.compression.channel_pruning import reestimate_batch_norm
+from planish.compression.batch_norm import reestimate_batch_norm
 from planish.evaluation.layer_latency import Pair
 
 _POSITIONS = 32  # of each image and layer that a last factor is fitted to: neighbours hardly differ
