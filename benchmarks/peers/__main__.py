@@ -24,14 +24,12 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished run of planish optimize")
     parser.add_argument("--data", help="its images, if they are no longer where they were")
     parser.add_argument("--seconds", type=float, help="of training for all peers together; by default what Planish spent on distillation")
-    parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5, 0.7], help="shares of channels that are pruned")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.3, 0.5, 0.65], help="shares of channels that are pruned")
     parser.add_argument("--timing", type=float, default=4.0, help="seconds of timing for each model")
     arguments = parser.parse_args()
     try:
         run = open_finished(arguments.run, arguments.data)
         budget = arguments.seconds if arguments.seconds is not None else run.training_seconds
-        if budget <= 0:
-            parser.error("Planish trained no candidate in this run; say with --seconds how long the peers may train")
         with TerminalProgress() as shown, listening(shown):
             everyone = list(contestants(run, arguments.ratios, budget))
             compared = compare(run, everyone, arguments.timing)

@@ -26,7 +26,7 @@ class Compared:
         measurements: by key and name: ``accuracy``, ``accuracy_drop``, ``accuracy_drop_validation``, ``latency_ms``,
             ``latency_ratio_onnxruntime`` and ``latency_ratio_openvino`` (fp32 original / this), ``size_bytes``.
         latency: the interleaved run.
-        best: key of the fastest peer within the allowed drop on validation, None where no peer is.
+        best: key of the peer that Planish's rule of choice takes, None where no peer is within the allowed drop on validation.
         sentence: Planish against that peer.
     """
 
@@ -100,7 +100,7 @@ def _sentence(run: Finished, by_key: dict[str, Contestant], best: str | None, te
     assert gain.high is not None
     sure = "" if gain.low > 0 or gain.high < 0 else ", which is no difference"
     return (
-        f"A call takes {mine.value:.3f} ms with Planish's model and {its.value:.3f} ms with the fastest peer within {allowed} "
-        f"({peer.done}, {peer.model.runtime}): {speed}; Planish's test accuracy is {gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] "
+        f"A call takes {mine.value:.3f} ms with Planish's model and {its.value:.3f} ms with the peer the same rule takes within {allowed}"
+        f" ({peer.done}, {peer.model.runtime}): {speed}; Planish's test accuracy is {gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] "
         f"points above the peer's{sure}."
     )

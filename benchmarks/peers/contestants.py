@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.finished import Finished
-from benchmarks.peers.pruning import finetune, prune
 from benchmarks.peers.quantizing import CALIBRATIONS, PRESETS, calibration_images, quantize_for_onnxruntime, quantize_for_openvino
+from benchmarks.peers.recovery import recover
 from planish.artifact import Artifact
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.size import macs
@@ -55,7 +55,7 @@ def contestants(run: Finished, ratios: list[float], seconds: float) -> Iterator[
     Args:
         run: what they start from.
         ratios: shares of channels that Torch-Pruning removes, a network each.
-        seconds: of training, divided evenly among them.
+        seconds: of training for all of them together.
     """
     folder = run.folder / "peers"
     shutil.rmtree(folder, ignore_errors=True)
@@ -66,13 +66,11 @@ def contestants(run: Finished, ratios: list[float], seconds: float) -> Iterator[
         yield Contestant(f"original@{runtime}", "original, fp32", _opened(run, files, runtime), False, 0.0, _macs(run.original))
     chosen = run.result.chosen
     theirs = chosen.measurements["macs"].value
-    yield Contestant(PLANISH, f"Planish: {chosen.summary}", open_model(run.folder), False, run.training_seconds, theirs)
+    yield Contestant(PLANISH, f"Planish: {chosen.summary}", open_model(run.folder), False, run.chosen_seconds, theirs)
     yield from _quantized(run, run.original, folder / "unpruned", "", 0.0)
-    for ratio in ratios:
-        pruned = prune(run.original, ratio)
-        fitted = finetune(pruned, run, seconds / len(ratios))
-        done = f"Torch-Pruning {ratio:.0%}, fine-tuned {fitted.epochs:.3g} epochs, "
-        yield from _quantized(run, replace(pruned, module=fitted.module), folder / f"pruned-{ratio:g}", done, fitted.seconds)
+    for pruned in recover(run, ratios, seconds):
+        done = f"Torch-Pruning {pruned.ratio:.0%}, distilled {pruned.epochs:.3g} epochs, "
+        yield from _quantized(run, pruned.network, folder / f"pruned-{pruned.ratio:g}", done, pruned.seconds)
 
 
 def _quantized(run: Finished, network: Artifact, folder: Path, done: str, seconds: float) -> Iterator[Contestant]:

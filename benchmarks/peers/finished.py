@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from planish.artifact import Artifact
 from planish.data import load_images
 from planish.errors import BundleError, DataError
 from planish.models.storage import load_artifact
+from planish.plan import Plan
 from planish.search.result import Result
 from planish.search.store import Store
 from planish.tasks import Classification
+from planish.training import Distill
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,18 @@ class Finished:
         result: its ``result.json``.
         task: the same images in the same splits.
         original: the trained network that Planish started from.
-        settings: what ``planish optimize`` was called with.
-        training_seconds: that Planish spent training candidates.
+        recovery: how its candidates were trained.
+        training_seconds: that Planish spent so on all of them.
+        chosen_seconds: of that on what it shipped.
     """
 
     folder: Path
     result: Result
     task: Classification
     original: Artifact
-    settings: dict[str, Any]
+    recovery: Distill
     training_seconds: float
+    chosen_seconds: float
 
     @property
     def threads(self) -> int:
@@ -53,15 +56,23 @@ def open_finished(folder: Path, data: str | None) -> Finished:
         data: where its images are; None for where they were.
 
     Raises:
-        BundleError: there is no finished run.
+        BundleError: there is no finished run, or none of its candidates was trained.
         DataError: the images are not those of the run.
     """
     if not (folder / "result.json").is_file():
         raise BundleError(f"there is no result.json in {folder}", "peers are measured against a finished run", "run planish optimize first")
+    result, original = Result.load(folder / "result.json"), load_artifact(folder / "work" / "original")
+    chosen, *others = (Plan.from_dicts(c.plan) for c in (result.chosen, *result.candidates))
+    recoveries = [step for plan in (chosen, *others) for step in plan.steps if isinstance(step, Distill)]
+    if not recoveries:
+        raise BundleError(
+            f"Planish trained no candidate in {folder}", "peers recover as its candidates did", "give planish optimize a longer --budget"
+        )
     store = Store.at(folder)
     settings, seconds = store.get("job"), store.seconds()
+    trained = (Plan(*chosen.steps[: i + 1]) for i, step in enumerate(chosen.steps) if isinstance(step, Distill))
+    chosen_seconds = sum(store.seconds_of(f"artifact:{plan.key}") for plan in trained)
     store.close()
-    result, original = Result.load(folder / "result.json"), load_artifact(folder / "work" / "original")
     images = load_images(
         data or settings["data"],
         seed=settings["seed"],
@@ -75,4 +86,5 @@ def open_finished(folder: Path, data: str | None) -> Finished:
             "the peers train, choose and are tested on the very same images",
             "name the run's images with --data",
         )
-    return Finished(folder, result, Classification(images.splits, images.class_names), original, settings, seconds.get("distill", 0.0))
+    task = Classification(images.splits, images.class_names)
+    return Finished(folder, result, task, original, recoveries[0], seconds[Distill.name], chosen_seconds)

@@ -1,23 +1,18 @@
-"""Structured pruning with Torch-Pruning, as its documentation recommends, and fine-tuning afterwards as its users do it."""
+"""Structured pruning with Torch-Pruning, as its documentation recommends."""
 
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import replace
 
 import torch
 import torch_pruning as tp
 from torch import nn
 
-from benchmarks.peers.finished import Finished
 from planish.artifact import Artifact
 from planish.models.surgery import find_classifier
-from planish.training.fit import Fitted, fit
-from planish.training.settings import FitSettings
 
 _ROUND_TO = 8  # channels; what Torch-Pruning recommends for speed
-_MOST_EPOCHS = 200  # more than any budget has time for: the learning rate ends where the seconds do
 
 
 def prune(original: Artifact, ratio: float) -> Artifact:
@@ -39,30 +34,10 @@ def prune(original: Artifact, ratio: float) -> Artifact:
         round_to=_ROUND_TO,
     )
     pruner.step()
-    return replace(original, module=module)
+    return replace(original, module=module, original=original)
 
 
 def _rounded(width: int, ratio: float) -> float:
     """The ratio that leaves the multiple of ``_ROUND_TO`` nearest to ``(1 - ratio) * width``, and half a channel more against rounding."""
     kept = max(_ROUND_TO, _ROUND_TO * round((1 - ratio) * width / _ROUND_TO))
     return max(0.0, 1 - (kept + 0.5) / width)
-
-
-def finetune(pruned: Artifact, run: Finished, seconds: float) -> Fitted:
-    """Train on the labels for so many seconds, with the augmentation and the highest learning rate that Planish's own candidates had.
-
-    SGD with Nesterov momentum, warm-up for a tenth of the time, a cosine to 0, label smoothing, and an average of the weights.
-    """
-    settings = FitSettings(
-        epochs=_MOST_EPOCHS,
-        batch_size=64,
-        learning_rate=0.02 if run.settings["weights"] else 0.1,
-        weight_decay=1e-4,
-        warmup_epochs=_MOST_EPOCHS / 10,
-        label_smoothing=0.05,
-        ema_decay=0.99,
-        augmentation=run.settings["augmentation"],
-        seed=run.settings["seed"],
-    )
-    deadline = time.monotonic() + seconds
-    return fit(pruned.module, run.task, pruned.input_spec, pruned.preprocessing, settings, deadline=deadline, validate=False)

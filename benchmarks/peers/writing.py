@@ -19,10 +19,10 @@ _LIBRARIES = ("torch", "torch-pruning", "nncf", "onnxruntime", "openvino")
 _HOW = """\
 All rows were timed in one interleaved run, each file in a process of its own, next to a second copy of the baseline; ratios are to the
 original in fp32, above 1 is faster. The drop is against the original on the same images. Torch-Pruning: `BasePruner`, group L2
-importance, the classifier kept, every layer at the nearest multiple of 8 channels; fine-tuned on the labels with the augmentation,
-batches and learning rate of Planish's own candidates and label smoothing. All files have Planish's export, take the same pixels, and are
-calibrated on the same images. Of two calibrations (ONNX Runtime) and two presets (NNCF) each row shows the one that is more accurate on
-validation; the bold peer is the one that Planish's own rule of choice takes, which asks for one standard error of room where it can."""
+importance, the classifier kept, every layer at the nearest multiple of 8 channels; then the recovery that Planish's own candidates had.
+All files have Planish's export, take the same pixels, and are calibrated on the same images. Of two calibrations (ONNX Runtime) and two
+presets (NNCF) each row shows the one that is more accurate on validation; the bold peer is the one that Planish's own rule of choice
+takes, which asks for one standard error of room where it can."""
 
 
 def write(run: Finished, compared: Compared, budget: float, results: Path) -> str:
@@ -79,10 +79,17 @@ def _markdown(name: str, run: Finished, compared: Compared, budget: float) -> st
     about = ", ".join(f"{key} {machine[key]}" for key in ("cpu", "cores", "instruction_sets"))
     counts = {split: sum(classes.values()) for split, classes in run.result.data["counts"].items()}
     latency = compared.latency
-    trained = f"Training: {run.training_seconds:.0f} s in all for Planish's candidates, {budget:.0f} s in all for the peers, divided evenly"
+    r = run.recovery
+    recovered = (
+        f"Recovery, the same for Planish's candidates and the peers: distilled from the original (weight {r.weight:g}, temperature "
+        f"{r.temperature:g}), {r.optimizer}, learning rate {r.learning_rate:g}, batches of {r.batch_size}, augmentation {r.augmentation}, "
+        "weights averaged. Both train in rounds, each for the more promising half and twice as long as the one before: "
+        f"{run.training_seconds:.0f} s in all for Planish's candidates, {budget:.0f} s in all for the peers. The table has each network's."
+    )
     for paragraph in (
         _HOW,
-        f"{trained} among their pruning ratios. Noise floor {latency.noise_floor.value:.1f} %. Images: {counts}.",
+        recovered,
+        f"Noise floor {latency.noise_floor.value:.1f} %. Images: {counts}.",
         f"Machine: {about}, threads {latency.threads}, batch {latency.batch}. "
         f"Versions: {', '.join(f'{library} {version(library)}' for library in _LIBRARIES)}.",
         f"{datetime.now(UTC).isoformat(timespec='seconds')}, commit {os.popen('git rev-parse --short HEAD').read().strip()}.",

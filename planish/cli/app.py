@@ -158,12 +158,12 @@ def compare(
                 recovery_epochs=recovery_epochs, augmentation=_one_of("--augmentation", augmentation, "none", "light", "standard"),
                 train_mode=_one_of("--train", train, "auto", "always", "never"), image_size=image_size, out=out, resume=resume,
                 skip_bad=skip_bad, seed=seed, command=shlex.join(["planish", *sys.argv[1:]]),
-                watch=lambda rows: shown.show(comparison_table(rows)),
+                watch=lambda rows: shown.show(comparison_table(rows, width=shown.console.width)),
             )  # fmt: skip
         if json:
             print_json(found)
             return
-        stdout.print(comparison_table(found.rows, found.noise_floor))
+        stdout.print(comparison_table(found.rows, found.noise_floor, stdout.width))
         stdout.print(f"page     {out or Path('runs') / found.name}/comparison.html", soft_wrap=True)
 
 

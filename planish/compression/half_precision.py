@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
-from planish.compression.int8 import copy_metadata
+from planish.compression.int8 import set_metadata
 from planish.errors import TechniqueError
 from planish.technique import hyper_parameters
 from planish.workspace import fresh_folder
@@ -68,9 +68,9 @@ class HalfPrecision:
         model.graph.node.extend(nodes)
         step = Step(self.name, hyper_parameters(self), self.changes, notes=f"{count:,} weights stored in 16 bits, computed with in 32")
         file = fresh_folder("half-") / "model.onnx"
-        onnx.save(model, str(file))
         result = artifact.with_step(step, files=(file,))
-        copy_metadata(artifact, result)
+        set_metadata(model, model, result.lineage)
+        onnx.save(model, str(file))
         return result
 
 

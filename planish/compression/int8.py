@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from planish.artifact import Artifact, Step
+from planish.artifact import Artifact, Lineage, Step
 from planish.compression.activation_ranges import Calibrator, Range, activation_ranges
 from planish.compression.bias_correction import correct_biases
 from planish.compression.equalisation import equalise
@@ -104,7 +104,7 @@ class Int8:
         notes = [_describe(kernels, len(chosen)), *notes]
         step = Step(self.name, hyper_parameters(self), self.changes, notes="; ".join(notes))
         result = artifact.with_step(step, files=(file,))
-        copy_metadata(artifact, result)
+        _finish(artifact, result)
         return result
 
     def _quantize(self, given: Path, prepared: Path, file: Path, calibration: Sequence[Pixels]) -> list[str]:
@@ -237,21 +237,22 @@ def _describe(kernels: dict[str, int], images: int) -> str:
     return text
 
 
-def copy_metadata(before: Artifact, after: Artifact) -> None:
-    """Give the file of ``after`` the metadata of that of ``before``, with the lineage as it is now."""
+def _finish(before: Artifact, after: Artifact) -> None:
+    """Give the quantizer's file the metadata of the one it was made from, and leave out the shapes it noted."""
     import onnx
-    from pydantic import TypeAdapter
-
-    from planish.artifact import Lineage
 
     model = onnx.load(str(after.files[0]))
-    kept = {p.key: p.value for p in onnx.load(str(before.files[0]), load_external_data=False).metadata_props}
-    kept["planish.lineage"] = TypeAdapter(Lineage).dump_json(after.lineage).decode()
-    del model.metadata_props[:]
-    for key, value in kept.items():
-        model.metadata_props.add(key=key, value=value)
+    set_metadata(model, onnx.load(str(before.files[0]), load_external_data=False), after.lineage)
     model.graph.ClearField("value_info")
     onnx.save(model, str(after.files[0]))
+
+
+def set_metadata(model: Any, given: Any, lineage: Lineage) -> None:
+    """Let ``model`` say what ``given`` says (ONNX models, may be the same), with the lineage as it is now."""
+    from onnx import helper
+
+    said = {p.key: p.value for p in given.metadata_props}
+    helper.set_model_props(model, said | {"planish.lineage": TypeAdapter(Lineage).dump_json(lineage).decode()})
 
 
 class _Reader:

@@ -8,32 +8,44 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
+from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from planish.evaluation.latency import verdict
 from planish.measurement import Measurement
 from planish.report import words
-from planish.report.svg import Scale, drawing, el, log_ticks, plain, ticks
+from planish.report.svg import Scale, drawing, el, log_ticks, plain, shape, ticks
 from planish.search.compare import Comparison, Row
 
 _HERE = Path(__file__).parent
 _COLOURS = 8  # classes s0 to s7 of the page's style
+_WIDE = 100  # columns of a terminal on which every interval has a column of its own
 
 
-def comparison_table(rows: Sequence[Row], noise_floor: Measurement | None = None) -> Table:
-    """Strategy, level, compression, measured speed-up and change of accuracy, each with its interval."""
+def comparison_table(rows: Sequence[Row], noise_floor: Measurement | None = None, width: int = _WIDE) -> Table:
+    """Strategy, level, compression, measured speed-up and change of accuracy, each with its interval.
+
+    Args:
+        rows: the arms.
+        noise_floor: of the machine, in %, once it is known.
+        width: of the terminal; where it has few columns, levels stand below strategies and intervals below values.
+    """
+    wide = width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("strategy", overflow="fold", ratio=2)
-    table.add_column("level", overflow="fold", ratio=1)
-    for heading in ("smaller", "speed-up", "interval", "points", "interval"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("strategy", "level") if wide else ("strategy",):
+        table.add_column(heading, overflow="fold")
+    for heading in ("smaller", "speed-up", "interval", "points", "interval") if wide else ("smaller", "speed-up", "points"):
+        table.add_column(heading, justify="right", overflow="fold")
     for row in rows:
         cells = _cells(row, noise_floor)
-        if row.why:
-            table.add_row(Text(row.strategy), Text(row.level), Text(f"refused: {row.why}", style="dim"), "", "", "", "")
+        level = Text("\n").join(Text(line, style) for line, style in ((row.level, ""), (cells["refused"], "dim")) if line)
+        if wide:
+            table.add_row(Text(row.strategy), level, *(cells[name] for name in ("smaller", "speed", "speed_range", "points", "range")))
         else:
-            table.add_row(Text(row.strategy), Text(row.level), *(cells[k] for k in ("smaller", "speed", "speed_range", "points", "range")))
+            who = Group(Text(row.strategy), Padding(level, (0, 0, 0, 2)))
+            table.add_row(who, cells["smaller"], f"{cells['speed']}\n{cells['speed_range']}", f"{cells['points']}\n{cells['range']}")
     return table
 
 
@@ -47,6 +59,7 @@ def _cells(row: Row, noise_floor: Measurement | None) -> dict[str, str]:
         "speed_range": words.interval(speed) if speed is not None else "",
         "points": words.change(drop) if drop else "",
         "range": words.change_interval(drop) if drop else "",
+        "refused": f"refused: {row.why}" if row.why else "",
     }
 
 
@@ -56,16 +69,17 @@ def write_comparison(folder: Path) -> Path:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    strategies = {name: i % _COLOURS for i, name in enumerate(dict.fromkeys(row.strategy for row in found.rows))}
+    strategies = {name: i for i, name in enumerate(dict.fromkeys(row.strategy for row in found.rows))}
     page = environment.get_template("comparison.html.jinja").render(
         found=found,
         css=Markup((_HERE / "page.css").read_text()),
         words=words,
-        strategies=strategies,
+        measured={row.strategy for row in found.rows if not row.why},
+        keys={name: _key(i) for name, i in strategies.items()},
         rows=[(row, _cells(row, found.noise_floor)) for row in found.rows],
         plots=[
-            _plot(found, "latency_ratio", "speed-up, measured", strategies),
-            _plot(found, "size_ratio", "times smaller on disk", strategies),
+            _plot(found, name, title, strategies, narrow=False) + _plot(found, name, title, strategies, narrow=True)
+            for name, title in (("latency_ratio", "speed-up, measured"), ("size_ratio", "times smaller on disk"))
         ],
     )
     partial = folder / "comparison.html.partial"
@@ -73,9 +87,28 @@ def write_comparison(folder: Path) -> Path:
     return partial.replace(folder / "comparison.html")
 
 
-def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int]) -> Markup:
+def _look(index: int) -> str:
+    """CSS classes of the strategy of that number: the eight colours, then the same with hollow marks and dashed lines."""
+    return f"arm s{index % _COLOURS}" + (" hollow" if index // _COLOURS % 2 else "")
+
+
+def _mark(index: int, x: float, y: float) -> Markup:
+    """A form for each of eight strategies, so that those of one filling can be told apart without colours; the next eight have others
+    for the same colours.
+    """
+    return shape(index + 3 * (index // _COLOURS), x, y, 5.5, cls=f"{_look(index)} dot")
+
+
+def _key(index: int) -> Markup:
+    """A strategy's line and mark, to stand before its name."""
+    line = el("line", x1=1, x2=35, y1=9, y2=9, cls=_look(index))
+    middle = "xMidYMid slice"  # where there is room for the mark only
+    return el("svg", line, _mark(index, 18.0, 9.0), viewBox="0 0 36 18", preserveAspectRatio=middle, aria_hidden="true", cls="plot key")
+
+
+def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int], narrow: bool) -> Markup:
     """Change of accuracy over a ratio, one line a strategy through its levels; whiskers are 95 % intervals."""
-    width, height = 960.0, 420.0
+    width, height, left = (380.0, 400.0, 36.0) if narrow else (960.0, 460.0, 60.0)
     rows = [row for row in found.rows if name in row.measurements]
     if not rows:
         return Markup()
@@ -83,27 +116,35 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
     ys = [-row.measurements["accuracy_drop"].value for row in rows] + [0.0]
     lowest = max(min(ys), -15.0)  # what fails altogether would squeeze the rest
     pad = max((max(ys) - lowest) * 0.1, 0.3)
-    x = Scale(min(xs) / 1.1, max(xs) * 1.1, 60, width - 14, log=True)
-    y = Scale(lowest - pad, max(ys) + pad, height - 52, 18)
+    x = Scale(min(xs) / 1.1, max(xs) * 1.1, left, width - 14, log=True)
+    y = Scale(lowest - pad, max(ys) + pad, height - 52, 22)
     parts = []
     for value in ticks(y.low, y.high, 6):
         parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), cls="grid zero" if value == 0 else "grid"))
         parts.append(el("text", plain(value), x=x.start - 8, y=y(value) + 4, cls="tick end"))
-    parts += [el("text", f"{plain(value)}×", x=x(value), y=y.start + 18, cls="tick middle") for value in log_ticks(x.low, x.high, 9)]
+    for value in log_ticks(x.low, x.high, 5 if narrow else 9):
+        parts.append(el("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 5, cls="grid"))
+        parts.append(el("text", f"{plain(value)}×", x=x(value), y=y.start + 20, cls="tick middle"))
     parts.append(el("text", f"{title} (log scale)", x=(x.start + x.end) / 2, y=height - 8, cls="axis middle"))
-    parts.append(el("text", "accuracy change on test, points", x=60.0, y=11, cls="axis"))
-    for strategy, colour in strategies.items():
+    parts.append(el("text", "accuracy change on test, points", x=x.start, y=11, cls="axis"))
+    marks = [_original(x(1.0), y(0.0))]
+    for strategy, index in strategies.items():
         mine = sorted((row for row in rows if row.strategy == strategy), key=lambda row: row.measurements[name].value)
         places = [(x(row.measurements[name].value), y(max(-row.measurements["accuracy_drop"].value, lowest))) for row in mine]
         if len(places) > 1:
-            parts.append(el("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places), cls=f"arm s{colour}"))
+            parts.append(el("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places), cls=_look(index)))
         for row, (cx, cy) in zip(mine, places, strict=True):
             drop = row.measurements["accuracy_drop"]
-            marks = []
             if drop.low is not None and drop.high is not None:
                 top, foot = (y(min(max(-end, y.low), y.high)) for end in (drop.low, drop.high))
-                marks.append(el("line", x1=cx, x2=cx, y1=top, y2=foot, cls=f"arm thin s{colour}"))
-            text = f"{row.strategy}, {row.level}: {words.show(row.measurements[name])}, {words.change(drop)} points"
-            marks += [el("circle", cx=cx, cy=cy, r=5.0, cls=f"arm dot s{colour}"), el("title", text)]
-            parts.append(el("g", *marks, tabindex="0", role="img", aria_label=text))
-    return drawing(f"Accuracy change over {title}", width, height, *parts, role="group")
+                parts.append(el("line", x1=cx, x2=cx, y1=top, y2=foot, cls=f"{_look(index)} whisker"))
+            who = ", ".join(filter(None, (row.strategy, row.level)))
+            text = f"{who}: {words.show(row.measurements[name])}, {words.change(drop)} points"
+            marks.append(el("g", _mark(index, cx, cy), el("title", text), tabindex="0", role="img", aria_label=text))
+    shown = "only-narrow" if narrow else "only-wide"
+    return drawing(f"Accuracy change over {title}", width, height, *parts, *marks, cls=shown, role="group")
+
+
+def _original(x: float, y: float) -> Markup:
+    label = el("text", "original", x=x + 10, y=y - 8, cls="label")
+    return el("g", el("circle", cx=x, cy=y, r=5.5), label, cls="original")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -58,21 +58,29 @@ def plain(value: float) -> str:
     return f"{value:,.10g}".replace("-", "−")
 
 
+def _around(count: int, *radii: float) -> tuple[tuple[float, float], ...]:
+    """Corners at equal angles around 0, the first straight above it, at the radii in turn."""
+    angles = (2 * math.pi * i / count for i in range(count))
+    return tuple((radii[i % len(radii)] * math.sin(a), -radii[i % len(radii)] * math.cos(a)) for i, a in enumerate(angles))
+
+
+_W, _L = 0.42, 1.28  # half the width and the length of a plus's arms
+_SIDE = math.sqrt(math.pi)  # of a square with the area of a circle of radius 1
+_DIAMOND, _TRIANGLE, _STAR = _around(4, math.sqrt(math.pi / 2)), _around(3, 1.55), _around(10, 1.65, 0.7)
+_PLUS = ((-_W, -_L), (_W, -_L), (_W, -_W), (_L, -_W), (_L, _W), (_W, _W), (_W, _L), (-_W, _L), (-_W, _W), (-_L, _W), (-_L, -_W), (-_W, -_W))
+_CROSS = tuple(((a - b) / math.sqrt(2), (a + b) / math.sqrt(2)) for a, b in _PLUS)
+_POLYGONS = (_DIAMOND, _TRIANGLE, tuple((a, -b) for a, b in _TRIANGLE), _PLUS, _CROSS, _STAR)
+
+
 def shape(kind: int, x: float, y: float, r: float, **attributes: str | float | None) -> Markup:
-    """Circle, square, diamond or triangle of equal area, so that size and form can be read apart."""
-    if kind % 4 == 0:
+    """Circle, square, diamond, triangle, the same upside down, plus, cross or star, all of about the same area."""
+    kind %= 2 + len(_POLYGONS)
+    if kind == 0:
         return el("circle", cx=x, cy=y, r=r, **attributes)
-    if kind % 4 == 1:
-        side = r * math.sqrt(math.pi)
+    if kind == 1:
+        side = r * _SIDE
         return el("rect", x=x - side / 2, y=y - side / 2, width=side, height=side, rx=1.5, **attributes)
-    corners: Sequence[tuple[float, float]]
-    if kind % 4 == 2:
-        d = r * math.sqrt(math.pi / 2)
-        corners = ((x, y - d), (x + d, y), (x, y + d), (x - d, y))
-    else:
-        d = r * 1.55
-        corners = ((x, y - d), (x + d * 0.87, y + d / 2), (x - d * 0.87, y + d / 2))
-    return el("polygon", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in corners), **attributes)
+    return el("polygon", points=" ".join(f"{x + r * a:.1f},{y + r * b:.1f}" for a, b in _POLYGONS[kind - 2]), **attributes)
 
 
 def drawing(title: str, width: float, height: float, *children: str | Markup, cls: str = "", role: str = "img") -> Markup:

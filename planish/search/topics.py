@@ -33,7 +33,7 @@ class Arm:
 
     Args:
         strategy: its name in the table.
-        level: how strong, as its technique says it: ``channels −50 %``.
+        level: how strong: ``channels −50 %``; empty where the strategy says all.
         plan: from the original to the ONNX file, packed where only that makes it smaller.
     """
 
@@ -46,18 +46,19 @@ def pruning(recovery: Distill) -> list[Arm]:
     """Structured and unstructured pruning at three levels; random channels are the control."""
     arms: list[Arm] = []
 
-    def add(strategy: str, *steps: Technique, pack: bool = False) -> None:
-        arms.append(Arm(strategy, str(steps[0]), Plan(*steps, ToOnnx(), *([Pack()] if pack else []))))
+    def add(strategy: str, *steps: Technique, level: str = "", pack: bool = False) -> None:
+        arms.append(Arm(strategy, level or str(steps[0]), Plan(*steps, ToOnnx(), *([Pack()] if pack else []))))
 
     for ratio in (0.3, 0.5, 0.7):
+        by_norm = ChannelPruning(ratio=ratio)
         for strategy, channels in (
-            ("channels by L2 norm", ChannelPruning(ratio=ratio)),
+            ("channels by L2 norm", by_norm),
             ("channels by Taylor expansion", ChannelPruning(ratio=ratio, importance="taylor")),
             ("channels at random", ChannelPruning(ratio=ratio, importance="random")),
         ):
             add(strategy, channels, recovery)
         rounds = replace(recovery, epochs=max(1, recovery.epochs // 2))  # two rounds cost what the others' one recovery costs
-        add("channels in two rounds", IterativePruning(pruning=ChannelPruning(ratio=ratio), rounds=2, distill=rounds))
+        add("channels in two rounds", IterativePruning(pruning=by_norm, rounds=2, distill=rounds), level=str(by_norm))
         add("blocks", BlockPruning(ratio=ratio), recovery)
     for speedup in (1.5, 2.5, 4.0):
         add("channels by milliseconds", LatencyPruning(speedup=speedup), recovery)
@@ -70,21 +71,21 @@ def pruning(recovery: Distill) -> list[Arm]:
 
 def quantization(recovery: Distill) -> list[Arm]:
     """INT8 by ways to find the ranges, learned or measured, with what is said to help it, and weights in few bits."""
+    slack = 0.1
     ways = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
     ways["INT8, one weight scale a layer"] = Int8(per_channel=False)
     ways["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
     ways["INT8, biases corrected"] = Int8(correct_bias=True)
-    ways["INT8 and float layers"] = Int8(slack=0.1)
-    arms = [Arm(strategy, "INT8", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
+    arms = [Arm(strategy, "", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
+    arms.append(Arm("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack))))
     halves = (HalfPrecision(), HalfPrecision(kind="bf16"))
-    arms += [Arm("16-bit weights", str(half), Plan(ToOnnx(), half)) for half in halves]
+    arms += [Arm("16-bit weights", half.kind, Plan(ToOnnx(), half)) for half in halves]
     learned = QuantizeAware(epochs=recovery.epochs, augmentation=recovery.augmentation)
-    arms.append(Arm("INT8, scales learned in training", str(learned), Plan(learned, ToOnnx())))
+    arms.append(Arm("INT8, scales learned in training", "", Plan(learned, ToOnnx())))
     for bits in (4, 2):
-        rounded = LearnedRounding(bits=bits)
-        arms.append(Arm("weights with learned rounding", str(rounded), Plan(rounded, ToOnnx(), Pack())))
-        sharing = WeightSharing(bits=bits)
-        arms.append(Arm("shared weights", str(sharing), Plan(sharing, recovery, ToOnnx(), Pack())))
+        rounded, sharing = LearnedRounding(bits=bits), WeightSharing(bits=bits)
+        arms.append(Arm("weights with learned rounding", f"{bits} bits", Plan(rounded, ToOnnx(), Pack())))
+        arms.append(Arm("shared weights", f"{2**bits} values a layer", Plan(sharing, recovery, ToOnnx(), Pack())))
     return arms
 
 

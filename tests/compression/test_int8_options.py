@@ -161,6 +161,9 @@ def test_a_knapsack_is_filled_as_brute_force_fills_it() -> None:
 def test_half_precision_halves_the_weights_and_computes_with_them_in_both_runtimes(task: FakeTask, tmp_path: Path, kind: Any) -> None:
     artifact = exported(task, trained(task).module)
     half = HalfPrecision(kind=kind).apply(artifact, task)
+    said = {p.key: p.value for p in onnx.load(str(half.files[0])).metadata_props}
+    assert "planish.class_names" in said
+    assert '"half_precision"' in said["planish.lineage"]
     rounded, bytes_of_weights = onnx.load(str(artifact.files[0])), 0
     for tensor in rounded.graph.initializer:
         if len(tensor.dims) > 1:

@@ -24,6 +24,7 @@ TORCH = {"format": "torch", "precision": "fp32", "weights": "dense"}
 def test_every_arm_is_a_plan_that_can_be_carried_out(topic: str) -> None:
     arms = arms_of(topic, Distill(epochs=2))
     assert len({arm.plan.key for arm in arms}) == len(arms)
+    assert len({(arm.strategy, arm.level) for arm in arms}) == len(arms)
     for arm in arms:
         assert arm.plan.check(TORCH)["format"] in ("onnx", "packed")
 
