@@ -9,13 +9,30 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from planish.compression.factors import Method, Ranks, Shape, shapes
-from planish.compression.layer_moments import watching
+from planish.compression.factors import Method, Ranks, Shape, factorise, full_ranks, shapes
+from planish.compression.layer_moments import Moments, watching
 from planish.errors import TechniqueError
 from planish.evaluation.layer_latency import ConvShape, Pair
 
 # Which of the factors walks along the height and which along the width: it has the kernel, stride, padding and dilation of that axis.
 _CARRIERS: dict[Method, Pair] = {"svd": (0, 0), "lu": (0, 0), "spatial": (0, 1), "tucker": (1, 1), "cp": (1, 2)}
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to split a layer whatever its width: ``share`` of the ranks that it could have."""
+
+    method: Method
+    share: float
+
+
+def ranks_of(form: Form, shape: ConvShape) -> Ranks:
+    """The ranks of a layer of that shape, multiples of 8 where there is room for them."""
+    found = []
+    for full in full_ranks(form.method, weight_shape(shape)):
+        step = 8 if full >= 32 else 1
+        found.append(min(full, max(1, round(full * form.share / step) * step)))
+    return tuple(found)
 
 
 def why_not(layer: nn.Module) -> str:
@@ -102,6 +119,14 @@ def fill(row: nn.Sequential, factors: list[Tensor], bias: Tensor | None) -> None
         last = cast(Tensor | None, row[-1].bias)
         if last is not None:
             last.copy_(torch.zeros_like(last) if bias is None else bias)
+
+
+def split(layer: nn.Module, method: Method, ranks: Ranks, seen: Moments | None) -> nn.Sequential:
+    """The factors of a layer, filled: best for what was seen, or for its weights alone."""
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    row = replacement(layer, method, ranks, layer.bias is not None or seen is not None)
+    fill(row, factorise(method, weight_of(layer), ranks, *((seen.sensitivity, seen.covariance) if seen else ())), layer.bias)
+    return row
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_batches
 from planish.compression.factor_choice import Factors, Option, least_error, methods_for, options_of, timed
-from planish.compression.factor_layers import Place, fill, find_layers, replacement, weight_of, weight_shape
-from planish.compression.factors import METHODS, Method, factorise, full_ranks
+from planish.compression.factor_layers import Place, find_layers, replacement, split, weight_of, weight_shape
+from planish.compression.factors import METHODS, Method, full_ranks
 from planish.compression.layer_moments import Moments, follow_batch_norm, moments, refit
 from planish.errors import TechniqueError
 from planish.evaluation.layer_latency import Precision
@@ -110,7 +110,7 @@ class Factorize:
         batches = calibration_batches(artifact, task, _CALIBRATION_IMAGES)
         seen = moments(module, {n: module.get_submodule(n) for n in places}, batches()) if self.data_aware else {}
         chosen, notes = (dict(self.layers), "") if self.layers is not None else self._choose(module, places, seen)
-        rows = {name: self._row(module, name, factors, seen.get(name)) for name, factors in chosen.items()}
+        rows = {name: split(module.get_submodule(name), factors.method, factors.ranks, seen.get(name)) for name, factors in chosen.items()}
         if self.data_aware:
             refit(module, {n: module.get_submodule(n) for n in rows}, rows, batches())
         refused = _replace(module, rows, example)
@@ -193,15 +193,6 @@ class Factorize:
                 f"ask for ratio {1 - least:.2f} or less" if self.ratio is not None else f"ask for speedup {1 / least:.2f} or less",
             )
         return picked
-
-    def _row(self, module: nn.Module, name: str, factors: Factors, seen: Moments | None) -> nn.Sequential:
-        """The factors of one layer, filled."""
-        layer = module.get_submodule(name)
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        row = replacement(layer, factors.method, factors.ranks, layer.bias is not None or self.data_aware)
-        data = (seen.sensitivity, seen.covariance) if seen is not None else ()
-        fill(row, factorise(factors.method, weight_of(layer), factors.ranks, *data), layer.bias)
-        return row
 
 
 def _check(layers: Mapping[str, Factors], places: Mapping[str, Place], whole: Mapping[str, str]) -> None:

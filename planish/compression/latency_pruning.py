@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,23 +19,25 @@ from planish.artifact import Artifact, Step
 from planish.compression import structure as structures
 from planish.compression.calibration import calibration_batches
 from planish.compression.channel_pruning import ChannelPruning, choose
+from planish.compression.factor_choice import Factors
+from planish.compression.factor_layers import Form, find_layers, ranks_of, shape_of
+from planish.compression.factorize import Factorize
+from planish.compression.harm import harm_of_forms, harm_of_widths
 from planish.compression.importance import Importance, unit_scores
+from planish.compression.layer_moments import moments
 from planish.compression.structure import ChannelGraph, Group
-from planish.compression.width_choice import Floats, least_error, time_of
+from planish.compression.width_choice import Choice, least_error, time_of
 from planish.compression.width_costs import width_costs
 from planish.errors import TechniqueError
-from planish.evaluation.layer_latency import Precision, Variant, layer_latencies
+from planish.evaluation.layer_latency import Precision, Variant, layer_latencies, multiplications
 from planish.models.storage import fingerprint
-from planish.progress import Stage
 from planish.technique import hyper_parameters
 
 if TYPE_CHECKING:
     from planish.task import Task
 
 _KEPT = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)  # shares of a layer's channels that are choices, the whole first
-_BATCH = 32
-_MOST_IMAGES, _LEAST_IMAGES = 128, 16
-_SECONDS = 60.0  # to weigh channels in, about: large networks are shown fewer images
+_IMAGES = 128
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -53,6 +55,8 @@ class LatencyPruning:
         batch: images a call.
         importance: which of a layer's channels go first, see ``importance.IMPORTANCES``.
         multiple: widths become multiples of this.
+        low_rank: layers may also be split (see ``factorize``) where that costs less than fewer channels.
+        cost: ``macs`` counts multiplications instead of timing layers, as most tools do; for comparison.
 
     Example:
         >>> print(LatencyPruning(speedup=2))
@@ -66,6 +70,8 @@ class LatencyPruning:
     batch: int = Field(default=1, ge=1)
     importance: Importance = "l2"
     multiple: int = Field(default=8, ge=1)
+    low_rank: bool = False
+    cost: Literal["latency", "macs"] = "latency"
 
     name: ClassVar[str] = "latency_pruning"
     reference: ClassVar[str] = "Yang et al. 2018, NetAdapt, arXiv:1804.03230; Shen et al. 2021, HALP, arXiv:2110.10811"
@@ -76,7 +82,8 @@ class LatencyPruning:
         return {}
 
     def __str__(self) -> str:
-        return f"channels pruned for {self.speedup:g}x"
+        what = "channels and ranks chosen" if self.low_rank else "channels pruned"
+        return f"{what} for {self.speedup:g}x" + (" fewer MACs" if self.cost == "macs" else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
         """Choose the widths, and prune.
@@ -85,7 +92,7 @@ class LatencyPruning:
             TechniqueError: nothing can be cut, or not by so much.
         """
         spec, module = artifact.input_spec, copy.deepcopy(artifact.module).cpu().eval()
-        batches = calibration_batches(artifact, task, _MOST_IMAGES)
+        batches = calibration_batches(artifact, task, _IMAGES)
         example = torch.randn(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
         graph = structures.trace(module, example)
         decided = _decisions(graph)
@@ -95,41 +102,51 @@ class LatencyPruning:
                 "widths are what this technique chooses",
                 "use a network with batch norm, or quantization instead",
             )
+        images = torch.cat([images for images, _ in batches()])
         scores = unit_scores(self.importance, module, graph, batches, task.loss)
         cuts = [choose(graph, scores, 1 - share, "uniform", self.multiple) for share in _KEPT]
-        images = torch.cat([images for images, _ in batches()])
-        shown = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-        known = _known_errors(fingerprint(module), shown, self.importance, self.multiple)
-        if not known:  # other speeds of one network need the same
-            known.append(_errors(module, graph, decided, cuts, images, task))
-        errors = known[0]
-        kept = np.array([[1 - _share_cut(groups, cut) for cut in cuts] for groups in decided.values()])
-        costs = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times)
-        whole = time_of(costs, [0] * len(decided))
-        choices = least_error(errors, costs, whole / self.speedup)
-        if choices is None:
-            fastest = time_of(costs, [len(_KEPT) - 1] * len(decided))
+        gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
+        known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # other speeds of one network need the same
+        errors = _once(_known(*known, self.importance, self.multiple), lambda: harm_of_widths(module, graph, gone, images, task))
+        forms = _once(_known(*known, "forms"), lambda: _forms(module, example, batches, images, task)) if self.low_rank else {}
+        kept = np.array([[1 - len(u) / sum(len(g.units) for g in gs) for u in us] for gs, us in zip(decided.values(), gone, strict=True)])
+        costs, layers = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times, forms)
+        uncut = Choice([0] * len(decided), [0] * len(costs))
+        whole = time_of(costs, uncut)
+        choice = least_error(errors, costs, whole / self.speedup)
+        if choice is None:
+            fastest = time_of(costs, replace(uncut, widths=[len(_KEPT) - 1] * len(decided)))
             raise TechniqueError(
-                f"pruning can make the layers {whole / fastest:.1f}x as fast, not {self.speedup:g}x",
-                f"every layer keeps {100 * _KEPT[-1]:g} % of its channels",
-                f"ask for speedup {0.95 * whole / fastest:.1f} or less, and combine it with a smaller input or INT8",
+                f"pruning to {100 * _KEPT[-1]:g} % of all channels makes the layers {whole / fastest:.1f}x as fast, not {self.speedup:g}x",
+                "that is the least a layer keeps",
+                "ask for less, and combine it with a smaller input or INT8",
             )
-        ratios = {name: 1 - _KEPT[k] for name, k in zip(decided, choices, strict=True)}
-        pruned = ChannelPruning(ratio=0, importance=self.importance, multiple=self.multiple, ratios=ratios).apply(artifact, task)
-        cut = pruned.lineage.steps[-1]
-        expected = f"layers timed in {self.runtime} ({self.precision}): {whole:.3g} → {time_of(costs, choices):.3g} ms together"
+        ratios = {name: 1 - _KEPT[k] for name, k in zip(decided, choice.widths, strict=True)}
+        changed = ChannelPruning(ratio=0, importance=self.importance, multiple=self.multiple, ratios=ratios).apply(artifact, task)
+        structure, notes = {"channels": changed.lineage.steps[-1].structure}, changed.lineage.steps[-1].notes
+        chosen = {name: mine[form] for (name, mine), form in zip(layers, choice.forms, strict=True)}
+        split_up = {name: form for name, form in chosen.items() if form is not None}
+        if split_up:
+            shapes = {name: shape_of(layer) for name, layer in changed.module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+            factors = {name: Factors(form.method, ranks_of(form, shapes[name])) for name, form in split_up.items()}
+            changed = Factorize(layers=factors).apply(changed, task)
+            structure["factors"] = changed.lineage.steps[-1].structure
+            notes += "; " + changed.lineage.steps[-1].notes
+        what = "multiplications" if self.cost == "macs" else f"layers timed in {self.runtime} ({self.precision}), ms"
         shares = ", ".join(f"{name} {100 * (1 - ratio):g} %" for name, ratio in ratios.items())
-        params = hyper_parameters(self)
-        step = Step(self.name, params, self.changes, cut.structure, f"{expected}; {cut.notes}; kept: {shares}")
-        return artifact.with_step(step, module=pruned.module)
+        notes = f"{what}: {whole:.3g} → {time_of(costs, choice):.3g} together; {notes}; kept: {shares}"
+        return artifact.with_step(Step(self.name, hyper_parameters(self), self.changes, structure, notes), module=changed.module)
 
     def _times(self, variants: Sequence[Variant]) -> list[float]:
+        if self.cost == "macs":
+            return [multiplications(v) / 1e6 for v in variants]
         return layer_latencies(variants, self.runtime, threads=self.threads, batch=self.batch)
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Give a freshly built network the sizes of the pruned one; changes and returns ``module``."""
-        return structures.rebuild(module, structure)
+        module = structures.rebuild(module, structure["channels"])
+        return Factorize.rebuild(module, structure["factors"]) if "factors" in structure else module
 
 
 def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
@@ -141,44 +158,23 @@ def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
     return decided
 
 
-def _share_cut(groups: Sequence[Group], cut: Mapping[Group, Sequence[int]]) -> float:
-    return len(_units(groups, cut)) / sum(len(g.units) for g in groups)
+def _forms(
+    module: nn.Module, example: Tensor, batches: Callable[[], Iterable[tuple[Tensor, Any]]], images: Tensor, task: Task
+) -> dict[str, dict[Form, float]]:
+    places, _ = find_layers(module, example)
+    return harm_of_forms(module, places, moments(module, {n: module.get_submodule(n) for n in places}, batches()), images, task)
 
 
-@lru_cache(maxsize=2)
-def _known_errors(network: str, images: str, importance: str, multiple: int) -> list[Floats]:
-    """Holds what ``_errors`` found for that network on those images in this process, once it has."""
+def _once(known: list[Any], find: Callable[[], Any]) -> Any:
+    if not known:
+        known.append(find())
+    return known[0]
+
+
+@lru_cache(maxsize=4)
+def _known(network: str, images: str, *settings: object) -> list[Any]:
+    """Holds what was found for that network on those images in this process, once it has been."""
     return []
-
-
-@torch.no_grad()
-def _errors(
-    module: nn.Module,
-    graph: ChannelGraph,
-    decided: Mapping[str, Sequence[Group]],
-    cuts: Sequence[Mapping[Group, list[int]]],
-    images: Tensor,
-    task: Task,
-) -> Floats:
-    """How far the outputs move when one decision takes one of its widths and all others stay whole, ``(decisions, widths)``."""
-    # neighbouring shares of a narrow layer round to one width
-    masks = {(d, len(units)): units for d, groups in enumerate(decided.values()) for cut in cuts if (units := _units(groups, cut))}
-    module(images[:_LEAST_IMAGES])
-    begun = time.perf_counter()
-    module(images[:_LEAST_IMAGES])
-    affordable = _SECONDS / max(1, len(masks)) / (time.perf_counter() - begun) * _LEAST_IMAGES
-    batches = torch.split(images[: int(np.clip(affordable, _LEAST_IMAGES, _MOST_IMAGES))], _BATCH)
-    expected = [module(batch) for batch in batches]
-    moved = {(d, 0): 0.0 for d in range(len(decided))}
-    with Stage("weighing channels", len(masks)) as stage:
-        for which, units in masks.items():
-            masked = structures.masked(module, graph, units)
-            losses = [task.distillation_loss(masked(x), y, 1.0).item() for x, y in zip(batches, expected, strict=True)]
-            if not np.isfinite(losses).all():
-                raise TechniqueError("the network's outputs are not finite", "channels are weighed by them", "train it again")
-            moved[which] = max(0.0, float(np.mean(losses)))
-            stage.advance()
-    return np.array([[moved[d, len(_units(groups, cut))] for cut in cuts] for d, groups in enumerate(decided.values())])
 
 
 def _units(groups: Sequence[Group], cut: Mapping[Group, Sequence[int]]) -> list[int]:

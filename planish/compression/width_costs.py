@@ -1,22 +1,26 @@
-"""The time of a network's layers by the widths they may get: timed in the runtime on a coarse grid, interpolated between."""
+"""The time of a network's layers by the widths and forms they may get: timed in the runtime on a coarse grid, interpolated between."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from planish.compression.factor_layers import shape_of
+from planish.compression.factor_layers import Form, chain, ranks_of, shape_of
 from planish.compression.label_classes import Ints
 from planish.compression.layer_moments import watching
 from planish.compression.structure import ChannelGraph, Group
 from planish.compression.width_choice import FIXED, Cost, Floats
+from planish.evaluation.latency import SMALLEST_DIFFERENCE
 from planish.evaluation.layer_latency import ConvShape, Pair, Precision, Variant
 
 _TIMED = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width
+_TIMED_SPLIT = (0.25, 0.5, 1.0)  # the same where it is split
+
+Times = Callable[[Sequence[Variant]], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,17 @@ class _Call:
     def depthwise(self) -> bool:
         return self.shape.groups > 1 and self.shape.groups == self.shape.in_channels
 
-    def at(self, inputs: int, outputs: int, precision: Precision) -> Variant:
-        """The same layer at other widths."""
+    def at(self, inputs: int, outputs: int, precision: Precision, form: Form | None = None) -> Variant:
+        """The same layer at other widths, whole or split."""
         groups = self.shape.groups
         if self.depthwise:
             each = self.shape.out_channels // self.shape.in_channels
             inputs, outputs, groups = max(1, outputs // each), max(1, outputs // each) * each, max(1, outputs // each)
         elif groups > 1:
             inputs, outputs = (max(1, round(n / groups)) * groups for n in (inputs, outputs))
-        return Variant((replace(self.shape, in_channels=inputs, out_channels=outputs, groups=groups),), self.size, inputs, precision)
+        shape = replace(self.shape, in_channels=inputs, out_channels=outputs, groups=groups)
+        layers = (shape,) if form is None else chain(shape, form.method, ranks_of(form, shape))
+        return Variant(layers, self.size, inputs, precision)
 
 
 def width_costs(
@@ -49,12 +55,13 @@ def width_costs(
     decided: Sequence[Sequence[Group]],
     kept: Floats,
     precision: Precision,
-    times: Callable[[Sequence[Variant]], Sequence[float]],
-) -> list[Cost]:
-    """What each layer costs, by the decisions on the channels it reads and makes.
+    times: Times,
+    forms: Mapping[str, Mapping[Form, float]] | None = None,
+) -> tuple[list[Cost], list[tuple[str, list[Form | None]]]]:
+    """What each layer costs, by the decisions on the channels it reads and makes, and by its form.
 
     Where a layer's channels come under several decisions (concatenation), its time is the mean of what each would give alone, weighted by
-    channels.
+    channels, and it stays whole. A form that is not faster than the whole layer at full width is left out.
 
     Args:
         module: in eval mode.
@@ -64,32 +71,60 @@ def width_costs(
         kept: ``(decisions, choices)``, the share of its channels that each choice keeps.
         precision: in which layers are timed.
         times: milliseconds of each variant of a layer.
+        forms: by layer, how it may be split, and the error of each way.
+
+    Returns:
+        The costs, and for each the layer and its forms, ``None`` the whole one.
     """
     decision_of = {unit: d for d, groups in enumerate(decided) for group in groups for unit in group.units}
     calls = _calls(module, example)
-    grids = [([n] if c.depthwise else _grid(n), _grid(c.shape.out_channels)) for c in calls for n in (c.shape.in_channels,)]
-    variants = [[c.at(i, o, precision) for i in inputs for o in outputs] for c, (inputs, outputs) in zip(calls, grids, strict=True)]
-    found = iter(times([v for each in variants for v in each]))
-    costs = []
-    for call, (inputs, outputs) in zip(calls, grids, strict=True):
-        ms = np.array([[next(found) for _ in outputs] for _ in inputs])
-        reads, makes = (_shares(graph.classes.get((f"{call.name}.weight", dim)), decision_of) for dim in (1, 0))
-        if call.depthwise:
-            reads = {FIXED: 1.0}
+    allowed = _faster(calls, forms or {}, precision, times)
+    wanted: list[Variant] = []
+    for call in calls:
+        for form in (None, *allowed.get(call.name, ())):
+            wanted += [call.at(i, o, precision, form) for i in _grid(call, "in", form) for o in _grid(call, "out", form)]
+    found = dict(zip(wanted, times(wanted), strict=True))
+    costs, layers = [], []
+    for call in calls:
+        ends = {dim: _shares(graph.classes.get((f"{call.name}.weight", dim)), decision_of) for dim in (0, 1)}
+        reads, makes = {FIXED: 1.0} if call.depthwise else ends[1], ends[0]
+        is_simple = len(reads) == len(makes) == 1
+        mine: list[Form | None] = [None, *(allowed.get(call.name, ()) if is_simple else ())]
+        errors = np.array([0.0 if form is None else (forms or {})[call.name][form] for form in mine])
+        tables = []
+        for form in mine:
+            inputs, outputs = _grid(call, "in", form), _grid(call, "out", form)
+            tables.append((np.array([[found[call.at(i, o, precision, form)] for o in outputs] for i in inputs]), inputs, outputs))
         for a, share_a in reads.items():
             for b, share_b in makes.items():
                 wide_in, wide_out = (
                     total * (np.ones(kept.shape[1]) if d == FIXED else kept[d])
                     for total, d in ((call.shape.in_channels, a), (call.shape.out_channels, b))
                 )
-                costs.append(Cost(a, b, share_a * share_b * _between(ms, inputs, outputs, wide_in, wide_out)))
-    return costs
+                ms = np.array([_between(table, inputs, outputs, wide_in, wide_out) for table, inputs, outputs in tables])
+                costs.append(Cost(a, b, share_a * share_b * ms, errors))
+                layers.append((call.name, mine))
+    return costs, layers
 
 
-def _grid(width: int) -> list[int]:
+def _faster(calls: Sequence[_Call], forms: Mapping[str, Mapping[Form, float]], precision: Precision, times: Times) -> dict[str, list[Form]]:
+    """Of each layer that runs once, the forms that are faster than the whole one by what counts as a difference."""
+    names = [call.name for call in calls]
+    once = [call for call in calls if call.name in forms and names.count(call.name) == 1]
+    tried = [(call, form) for call in once for form in (None, *forms[call.name])]
+    variants = [call.at(call.shape.in_channels, call.shape.out_channels, precision, form) for call, form in tried]
+    ms = {(call.name, form): t for (call, form), t in zip(tried, times(variants), strict=True)}
+    gain = 1 + SMALLEST_DIFFERENCE / 100
+    return {call.name: [f for f in forms[call.name] if ms[call.name, f] * gain < ms[call.name, None]] for call in once}
+
+
+def _grid(call: _Call, side: str, form: Form | None) -> list[int]:
     """Widths that are timed, whole multiples of 8 where there is room for them."""
+    width = call.shape.in_channels if side == "in" else call.shape.out_channels
+    if side == "in" and call.depthwise:
+        return [width]
     step = 8 if width >= 64 else 1
-    return sorted({max(1, round(width * share / step) * step) for share in _TIMED} | {width})
+    return sorted({max(1, round(width * share / step) * step) for share in (_TIMED if form is None else _TIMED_SPLIT)} | {width})
 
 
 def _between(ms: Floats, inputs: list[int], outputs: list[int], wide_in: Floats, wide_out: Floats) -> Floats:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import math
 import os
 import random
 import tempfile
@@ -76,6 +77,15 @@ class Variant:
     size: Pair
     channels: int
     precision: Precision = "fp32"
+
+
+def multiplications(variant: Variant) -> int:
+    """Of one image."""
+    total, size = 0, variant.size
+    for shape in variant.layers:
+        size = shape.output_size(size)
+        total += shape.in_channels // shape.groups * shape.out_channels * math.prod(shape.kernel) * math.prod(size)
+    return total
 
 
 _ANCHOR = Variant((ConvShape(64, 64, (3, 3), (1, 1), (1, 1)),), (28, 28), 64)

@@ -13,10 +13,11 @@ from torch import nn
 
 from planish.compression import ChannelPruning, LatencyPruning, latency_pruning
 from planish.compression import structure as structures
-from planish.compression.width_choice import time_of
+from planish.compression.width_choice import Choice, time_of
 from planish.compression.width_costs import width_costs
 from planish.errors import TechniqueError
-from planish.evaluation.layer_latency import Variant
+from planish.evaluation.layer_latency import Variant, multiplications
+from planish.models.storage import load_artifact, save_artifact
 from planish.models.zoo import create
 from planish.testing import write_shapes
 from planish.training.prepare import prepare
@@ -28,12 +29,7 @@ def job(tmp_path_factory: pytest.TempPathFactory):
 
 
 def macs_as_time(variants: list[Variant], runtime: str, *, threads: int = 1, batch: int = 1) -> list[float]:
-    def macs(v: Variant) -> float:
-        (s,) = v.layers
-        height, width = s.output_size(v.size)
-        return s.in_channels // s.groups * s.out_channels * s.kernel[0] * s.kernel[1] * height * width / 1e6
-
-    return [macs(v) for v in variants]
+    return [multiplications(v) / 1e6 for v in variants]
 
 
 @pytest.mark.parametrize("name", ["resnet8", "torchvision:mobilenet_v2", "torchvision:densenet121", "torchvision:shufflenet_v2_x0_5"])
@@ -44,10 +40,11 @@ def test_costs_of_uncut_layers_are_those_of_the_network(name: str) -> None:
     graph = structures.trace(network, example)
     decided = list(latency_pruning._decisions(graph).values())
     kept = np.array([[1.0, 0.5]] * len(decided))
-    costs = width_costs(network, example, graph, decided, kept, "fp32", partial(macs_as_time, runtime="none"))
-    assert time_of(costs, [0] * len(decided)) == pytest.approx(counted(network, example) / 1e6, rel=1e-6)
+    costs, _ = width_costs(network, example, graph, decided, kept, "fp32", partial(macs_as_time, runtime="none"))
+    whole = [0] * len(costs)
+    assert time_of(costs, Choice([0] * len(decided), whole)) == pytest.approx(counted(network, example) / 1e6, rel=1e-6)
     half = structures.prune(network, graph, [u for groups in decided for g in groups for u in g.units[: len(g.units) // 2]])
-    assert time_of(costs, [1] * len(decided)) == pytest.approx(counted(half, example) / 1e6, rel=0.1)
+    assert time_of(costs, Choice([1] * len(decided), whole)) == pytest.approx(counted(half, example) / 1e6, rel=0.1)
 
 
 def counted(network: nn.Module, example: torch.Tensor) -> int:
@@ -84,15 +81,38 @@ def test_it_loses_less_than_uniform_pruning_of_the_same_time(job, monkeypatch: p
     assert counted(uniform.module, torch.zeros(1, 1, 24, 24)) > 0.8 * after
 
 
+def test_layers_are_split_where_that_harms_less(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer whose kernels are outer products is split for nothing; the result is rebuilt from what is saved."""
+    monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
+    artifact = copy.deepcopy(job.artifact)
+    name, block = [(n, m) for n, m in artifact.module.named_modules() if hasattr(m, "conv2")][-1]
+    with torch.no_grad():
+        weight = block.conv2.weight
+        weight.copy_(torch.einsum("orh,irw->oihw", torch.randn(len(weight), 4, 3), torch.randn(weight.shape[1], 4, 3)) / 20)
+    found = LatencyPruning(speedup=1.2, low_rank=True, multiple=1).apply(artifact, job.task)
+    assert isinstance(found.module.get_submodule(f"{name}.conv2"), nn.Sequential)
+    save_artifact(found, tmp_path / "saved")
+    x = torch.rand(2, 1, 24, 24)
+    again = load_artifact(tmp_path / "saved", module=artifact.module).module
+    torch.testing.assert_close(again.eval()(x), found.module.eval()(x))
+
+
+def test_by_multiplications_nothing_is_timed(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency_pruning, "layer_latencies", lambda *_, **__: pytest.fail("timed"))
+    pruned = LatencyPruning(speedup=2, cost="macs", multiple=1).apply(job.artifact, job.task)
+    before, after = (counted(m, torch.zeros(1, 1, 24, 24)) for m in (job.artifact.module, pruned.module))
+    assert before / after == pytest.approx(2, rel=0.1)
+
+
 def convs(module: nn.Module) -> list[nn.Conv2d]:
     return [m for m in module.modules() if isinstance(m, nn.Conv2d)]
 
 
 def test_channels_are_weighed_once_for_all_speeds_and_again_on_other_images(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
-    latency_pruning._known_errors.cache_clear()
-    weighed, plain = [], latency_pruning._errors
-    monkeypatch.setattr(latency_pruning, "_errors", lambda *given: weighed.append(1) or plain(*given))
+    latency_pruning._known.cache_clear()
+    weighed, plain = [], latency_pruning.harm_of_widths
+    monkeypatch.setattr(latency_pruning, "harm_of_widths", lambda *given: weighed.append(1) or plain(*given))
     for speedup in (1.5, 2):
         LatencyPruning(speedup=speedup).apply(job.artifact, job.task)
     assert len(weighed) == 1

@@ -1,0 +1,105 @@
+"""What is lost where one part of a network is cut or split and the rest stays whole: how far the outputs move on calibration images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from planish.compression import structure as structures
+from planish.compression.factor_choice import Factors, methods_for
+from planish.compression.factor_layers import Form, Place, ranks_of, split
+from planish.compression.factors import Method
+from planish.compression.layer_moments import Moments
+from planish.compression.structure import ChannelGraph
+from planish.compression.width_choice import Floats
+from planish.errors import TechniqueError
+from planish.progress import Stage
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+_BATCH = 32
+_MOST_IMAGES, _LEAST_IMAGES = 128, 16
+_SECONDS = 60.0  # to weigh in, about: large networks are shown fewer images
+_SHARES = (0.25, 0.5)  # of a layer's ranks that are tried
+
+
+def harm_of_widths(module: nn.Module, graph: ChannelGraph, cuts: Sequence[Sequence[Sequence[int]]], images: Tensor, task: Task) -> Floats:
+    """The harm of each decision's widths, ``(decisions, widths)``: the divergence of the outputs from those of the whole network.
+
+    Args:
+        module: in eval mode.
+        graph: of it.
+        cuts: for each decision and width the units that are cut.
+        images: normalised ``(N, C, H, W)``.
+        task: for the divergence.
+    """
+    # neighbouring shares of a narrow layer round to one width
+    masks = {(d, len(units)): units for d, widths in enumerate(cuts) for units in widths if units}
+    judge = _Judge(module, images, task, len(masks))
+    moved = {(d, 0): 0.0 for d in range(len(cuts))}
+    with Stage("weighing channels", len(masks)) as stage:
+        for which, units in masks.items():
+            moved[which] = judge(structures.masked(module, graph, units))
+            stage.advance()
+    return np.array([[moved[d, len(units)] for units in widths] for d, widths in enumerate(cuts)])
+
+
+def harm_of_forms(
+    module: nn.Module, places: Mapping[str, Place], seen: Mapping[str, Moments], images: Tensor, task: Task
+) -> dict[str, dict[Form, float]]:
+    """The harm of splitting each layer in each way that makes sense for it.
+
+    Args:
+        module: in eval mode; left as it is.
+        places: layers that can be split.
+        seen: their moments.
+        images: normalised ``(N, C, H, W)``.
+        task: for the divergence.
+    """
+    tried = [(name, Form(m, share)) for name, place in places.items() for m in _methods(place) for share in _SHARES]
+    judge = _Judge(module, images, task, len(tried))
+    harm: dict[str, dict[Form, float]] = {name: {} for name in places}
+    with Stage("weighing ranks", len(tried)) as stage:
+        for name, form in tried:
+            layer = module.get_submodule(name)
+            factors = Factors(form.method, ranks_of(form, places[name].shape))
+            module.set_submodule(name, split(layer, factors.method, factors.ranks, seen[name]))
+            try:
+                harm[name][form] = judge(module)
+            except (AttributeError, TypeError, RuntimeError):  # the network's code reaches into this layer
+                harm.pop(name, None)
+            finally:
+                module.set_submodule(name, layer)
+            stage.advance()
+    return harm
+
+
+def _methods(place: Place) -> list[Method]:
+    return [m for m in methods_for("auto", place.shape) if place.shape.kernel == (1, 1) or m != "svd"]
+
+
+class _Judge:
+    """Compares a changed network's outputs with those of the whole one, on as many images as time allows."""
+
+    @torch.no_grad()
+    def __init__(self, module: nn.Module, images: Tensor, task: Task, count: int) -> None:
+        module(images[:_LEAST_IMAGES])
+        begun = time.perf_counter()
+        module(images[:_LEAST_IMAGES])
+        affordable = _SECONDS / max(1, count) / (time.perf_counter() - begun) * _LEAST_IMAGES
+        self.batches = torch.split(images[: int(np.clip(affordable, _LEAST_IMAGES, _MOST_IMAGES))], _BATCH)
+        self.expected = [module(batch) for batch in self.batches]
+        self.task = task
+
+    @torch.no_grad()
+    def __call__(self, changed: nn.Module) -> float:
+        losses = [self.task.distillation_loss(changed(x), y, 1.0).item() for x, y in zip(self.batches, self.expected, strict=True)]
+        if not np.isfinite(losses).all():
+            raise TechniqueError("the network's outputs are not finite", "what is cut is weighed by them", "train it again")
+        return max(0.0, float(np.mean(losses)))
