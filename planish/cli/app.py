@@ -71,6 +71,9 @@ def optimize(
     epochs: Annotated[int | None, typer.Option(min=1, help="At most, of each training; the budget may cut it short.")] = None,
     augmentation: Annotated[str, typer.Option(help="Of training images: none, light or standard.")] = "light",
     train: Train = "auto",
+    student: Annotated[
+        list[str] | None, typer.Option(help="Another architecture to try, taught by the original; may be given again. 'none' for none.")
+    ] = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
     json: Json = False,
@@ -81,7 +84,8 @@ def optimize(
         out=out, resume=resume, json=json, debug=debug, data=data, model=model, weights=weights, max_drop=max_drop, max_latency=max_latency,
         max_size=max_size, runtime=runtime, threads=threads, batch=batch, budget=budget, image_size=image_size, epochs=epochs,
         augmentation=_one_of("--augmentation", augmentation, "none", "light", "standard"),
-        train_mode=_one_of("--train", train, "auto", "always", "never"), skip_bad=skip_bad, seed=seed,
+        train_mode=_one_of("--train", train, "auto", "always", "never"), skip_bad=skip_bad,
+        students=[] if student == ["none"] else student or None, seed=seed,
     )  # fmt: skip
 
 
@@ -129,7 +133,7 @@ def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data
 def compare(
     data: Data,
     model: Model = "resnet20",
-    topic: Annotated[str, typer.Option(help="pruning or quantization.")] = "pruning",
+    topic: Annotated[str, typer.Option(help="pruning, quantization or planning.")] = "pruning",
     weights: Weights = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime or openvino; it runs all files.")] = "onnxruntime",
     threads: Threads = 1,

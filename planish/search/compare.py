@@ -122,7 +122,7 @@ def compare(
     Args:
         data: a folder with a folder per class, a manifest, or a built-in name.
         model: a name, ``FILE.py:factory``, or a network.
-        topic: ``pruning`` or ``quantization``.
+        topic: ``pruning``, ``quantization`` or ``planning``.
         weights: ``imagenet`` or a file; a model that knows the classes already is not trained again.
         runtime: that runs all files.
         threads: it may use.

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _ORIGINAL = Plan()
 FINALISTS = 5
-_SLACK_POINTS = 0.7  # no more training to come: only the noise of validation is forgiven
 _SHOWN_DISAGREEMENTS = 60
 
 
@@ -108,7 +107,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
 
 def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
     """What is measured, by key: the originals, the uncompressed network as deployed, the best trials."""
-    ranked = sorted(trials, key=lambda t: promise(t, expected_drop(t, trials), search.goal, _SLACK_POINTS), reverse=True)[:FINALISTS]
+    ranked = sorted(trials, key=lambda t: promise(t, expected_drop(t, trials), search.goal), reverse=True)[:FINALISTS]
     everything = [Shipped(_ORIGINAL, way) for way in (*search.fp32, search.deployment)]
     everything += [Shipped(t.plan, search.deployment) for t in ranked]
     if search.deployment.precision == "int8" and ranked:

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from planish.compression import LatencyPruning
 from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, promise, spread
+from planish.search.choose import with_room
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, fitted, promise, spread, timed
 from planish.search.result import Stage
 from planish.search.runner import extend
 from planish.search.state import Search, Shipped
@@ -23,8 +26,9 @@ from planish.training import Distill
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 200
-_SLACK_POINTS = (3.0, 1.0)
-"""Accuracy that the training still to come is trusted to win back, before the second rung and the third."""
+_LARGE_PIXELS = 64
+_RANKS_SECONDS = 150.0  # of looking, from which on there is time to see whether layers should also be split
+_RANKS_GAIN_POINTS = 1.0
 
 
 def glance(search: Search, seconds: float) -> list[Trial]:
@@ -39,16 +43,18 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     Returns:
         The levels worth training. A level that is not faster than the uncompressed network in the same precision is stopped here.
     """
-    cost = 1 + ship_seconds(search)
-    count = search.runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
+    runner, cost = search.runner, 1 + ship_seconds(search)
+    search.low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, LEVELS[0]))
+    count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
-    for level in LEVELS[:count]:
+    for level in (*LEVELS[:count], *_students(search)):
         if trials and search.seconds_left < 3 * cost:
             break
         trials += _look(search, level)
     if not trials:
         return []
     _measure(search, "first look", trials)
+    _note_prediction(trials)
     if search.goal.max_latency_ms is not None and (aimed := aimed_at(search.goal.max_latency_ms, trials)) is not None:
         fitting = _look(search, aimed)
         _measure(search, "second look", fitting)
@@ -56,13 +62,45 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     return [t for t in trials if not t.stopped]
 
 
+def _students(search: Search) -> list[Level]:
+    """The architectures that are tried as students, each at the full size and, where images are large, at half of it."""
+    spec = search.runner.original.input_spec
+    scales = (1.0, 0.5) if min(spec.height, spec.width) >= _LARGE_PIXELS else (1.0,)
+    return [Level(student=name, resolution=scale) for name in search.students for scale in scales]
+
+
+def _ranks_pay(search: Search, level: Level) -> bool:
+    """Whether more is left of the network when its layers may be split as well, at the same time of layers and before any training."""
+    drops = []
+    for low_rank in (False, True):
+        plan = level.plans(_pruning(search, low_rank))[0]
+        try:
+            drops.append(search.runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration").value)
+        except PlanishError:
+            return False
+    note(f"at {level.speedup:g}x, pruned to it costs {drops[0]:.1f} points before training, with layers also split {drops[1]:.1f}")
+    return drops[1] < drops[0] - _RANKS_GAIN_POINTS
+
+
+def _pruning(search: Search, low_rank: bool) -> LatencyPruning:
+    way = search.deployment
+    return LatencyPruning(
+        speedup=2, runtime=way.runtime, precision=way.precision, threads=search.threads, batch=search.batch, low_rank=low_rank
+    )
+
+
+def _note_prediction(trials: Sequence[Trial]) -> None:
+    """Tell how well the sum of the layers' times, corrected by what was measured, predicts the files' latency."""
+    pruned = timed(trials)
+    if len(pruned) > 2 and (line := fitted(pruned)) is not None:
+        off = [abs(line[0] * t.level.share + line[1] - t.latency_ms) / t.latency_ms for t in pruned]
+        note(f"latency predicted from timed layers is off by {100 * float(np.median(off)):.0f} % (median of {len(pruned)} files)")
+
+
 def _look(search: Search, level: Level) -> list[Trial]:
     """The level's network, cut and exported, in a list; an empty one where nothing of it applies."""
     runner, deployment = search.runner, search.deployment
-    timed = LatencyPruning(
-        speedup=2, runtime=deployment.runtime, precision=deployment.precision, threads=search.threads, batch=search.batch
-    )
-    for plan in level.plans(timed):
+    for plan in level.plans(_pruning(search, search.low_rank)):
         trial = Trial(level, plan)
         try:
             runner.artifact(Shipped(plan, deployment).plan)
@@ -88,9 +126,9 @@ def _measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
     for trial in trials:
         trial.measurements |= found[trial.name]
         trial.measurements["size_bytes"] = search.runner.size(subjects[trial.name].plan, deployment.runtime)
-        gain = found[uncompressed]["latency_ms"].value / trial.latency_ms
-        if gain < 1 + max(floor.value, 3.0) / 100:
-            trial.stopped = f"does not pay: {gain:.2f}x as fast as the uncompressed network in the same precision"
+        trial.gain = found[uncompressed]["latency_ms"].value / trial.latency_ms
+        if trial.gain < 1 + max(floor.value, 3.0) / 100:
+            trial.stopped = f"does not pay: {trial.gain:.2f}x as fast as the uncompressed network in the same precision"
         _show(search, trial)
 
 
@@ -112,8 +150,8 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
         if rung == 0 or not trained:
             kept = spread(alive, width)
         else:
-            slack = _SLACK_POINTS[rung - 1]
-            ranked = sorted(alive, key=lambda t: promise(t, expected_drop(t, trained), search.goal, slack), reverse=True)
+            to_come = sum(seconds * share / w for share, w in list(zip(_shares(len(widths)), widths, strict=True))[rung:])
+            ranked = sorted(alive, key=lambda t: promise(t, expected_drop(t, trained, to_come), search.goal), reverse=True)
             kept = ranked[:width]
         if rung > 0 or len(widths) == 1:  # what the first rung passed over may still come in the second, between two that it tried
             for trial in alive:
@@ -139,7 +177,9 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                 _show(search, trial)
                 continue
             done = runner.artifact(plan).lineage.steps[-1].structure["epochs"]
-            trial.seconds_an_epoch = runner.store.seconds_of(f"artifact:{plan.key}") / max(done, 0.01)
+            spent = runner.store.seconds_of(f"artifact:{plan.key}")
+            trial.seconds_an_epoch = spent / max(done, 0.01)
+            trial.history.append((spent + (trial.history[-1][0] if trial.history else 0.0), with_room(trial.drop)))
             trial.plan = plan
             if trial not in trained:
                 trained.append(trial)
@@ -164,7 +204,7 @@ def _forward_seconds(search: Search, split: SplitName) -> float:
 
 def _guess_epoch_seconds(search: Search, trial: Trial) -> float:
     """Teacher forward, student forward and backward: about 1 + 3 times its share of the teacher's forward time."""
-    return trial.seconds_an_epoch or _forward_seconds(search, "train") * (1.2 + 3 * trial.level.share)
+    return trial.seconds_an_epoch or _forward_seconds(search, "train") * (1.2 + 3 / trial.gain)
 
 
 def _epochs(search: Search, trial: Trial, seconds: float) -> tuple[int, float]:
@@ -181,7 +221,7 @@ def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int
         return []
     batches = len(search.runner.task.split("train")) / Distill().batch_size
     epoch = max(_guess_epoch_seconds(search, t) for t in trials) * min(1.0, _LEAST_BATCHES / batches)
-    for widths in ([5, 3, 2], [4, 2, 1], [3, 2, 1], [2, 1]):
+    for widths in ([5, 3, 2, 1], [4, 2, 1], [3, 2, 1], [2, 1]):
         if widths[0] <= len(trials) and seconds * _shares(len(widths))[0] / widths[0] >= epoch:
             return widths
     return [1]
@@ -189,7 +229,7 @@ def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int
 
 def _shares(rungs: int) -> list[float]:
     """Of the time, for each rung: the first have to tell trials apart, the last one trains what ships."""
-    return [2**rung / (2**rungs - 1) for rung in range(rungs)]
+    return [2**rung / (2**rungs - 1) for rung in range(rungs)] if rungs < 4 else [0.1, 0.2, 0.25, 0.45]
 
 
 def _show(search: Search, trial: Trial) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,6 +34,7 @@ _ORIGINAL_SHARE, _GLANCE_SHARE = 0.36, 0.2
 _MEASURING_SECONDS = 30.0  # the last side-by-side, test and report
 _MOST_EPOCHS = 30  # of one round of recovery; not tuned
 _RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # highest learning rate, by how the original came to its weights
+_STUDENTS = ("resnet20", "resnet8x2")
 
 
 def optimize(
@@ -54,6 +56,7 @@ def optimize(
     augmentation: Strength = "light",
     train_mode: TrainMode = "auto",
     skip_bad: bool = False,
+    students: Sequence[str] | None = None,
     seed: int = 0,
     command: str = "",
     watch: Watch | None = None,
@@ -78,6 +81,8 @@ def optimize(
         augmentation: of training images: ``none`` gets further where there is time for few epochs only, ``light``, ``standard``.
         train_mode: ``auto`` trains the original unless it knows the classes, ``always``, ``never``.
         skip_bad: leave broken images out.
+        students: other architectures that are tried, taught by the original; None for some small ones where the original itself is trained
+            from scratch (against one that was pretrained they would need more images and time), none where empty.
         seed: of everything random.
         command: the command line, for the report.
         watch: called with all candidates whenever something about one becomes known.
@@ -103,6 +108,7 @@ def optimize(
     job_settings = {
         "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch,
         "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
+        "students": None if students is None else list(students),
         "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
     }  # fmt: skip
     with ExitStack() as stack:
@@ -132,6 +138,7 @@ def optimize(
             allowed,
             fp32,
             fp32[0],
+            _STUDENTS if students is None and not job.pretrained else tuple(students or ()),
         )
         trials = _search(search)
         return finish(search, job, trials, folder=folder, model=name, command=command, notes=notes)

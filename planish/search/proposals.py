@@ -11,19 +11,25 @@ import numpy as np
 from planish.compression import ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search.choose import with_room
 from planish.search.result import Goal
 from planish.technique import Technique
+from planish.training.student import Student
 
+_PER_DOUBLING = 0.75  # of a drop is left when training has doubled, about
+_SHRINKS = (0.55, 0.95)  # between these; beyond, it is noise
+_POINTS_A_DOUBLING = 0.7  # beyond the limit cost as much as a doubling of speed brings: the noise of validation
 _AIM_BELOW = 0.97  # of the goal, as the next measurement will not say just the same
 
 
 @dataclass(frozen=True)
 class Level:
-    """How strongly to compress: how much faster pruning shall make the layers, and the factor on height and width."""
+    """How strongly to compress: how much faster pruning shall make the layers, and the factor on height and width; or another
+    architecture, by name, to be taught instead.
+    """
 
     speedup: float = 1.0
     resolution: float = 1.0
+    student: str = ""
 
     @property
     def severity(self) -> float:
@@ -45,6 +51,8 @@ class Level:
             timed: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions.
         """
         smaller = [Resolution(scale=self.resolution)] if self.resolution < 1 else []
+        if self.student:
+            return [Plan(*smaller, Student(model=self.student))]
         if self.speedup == 1:
             return [Plan(*smaller)]
         pruned: list[Technique] = [replace(timed, speedup=self.speedup), ChannelPruning(ratio=round(1 - 1 / self.speedup, 2))]
@@ -79,7 +87,9 @@ class Trial:
         plan: the network so far; it grows with every round of training and ends before export.
         drop: points lost on validation by the network so far; None until it is trained.
         measurements: latency and size of its exported file, which training does not change, and the drop on calibration before training.
+        gain: how much faster its file is than the uncompressed network's in the same precision.
         seconds_an_epoch: of training, 0 while unknown.
+        history: seconds of training so far, and points lost then, with room for noise; after each round.
         stopped: why it gets no more time.
     """
 
@@ -87,7 +97,9 @@ class Trial:
     plan: Plan
     drop: Measurement | None = None
     measurements: dict[str, Measurement] = field(default_factory=dict)
+    gain: float = 1.0
     seconds_an_epoch: float = 0.0
+    history: list[tuple[float, float]] = field(default_factory=list)
     stopped: str = ""
 
     @property
@@ -97,6 +109,23 @@ class Trial:
     @property
     def latency_ms(self) -> float:
         return self.measurements["latency_ms"].value
+
+
+def timed(measured: Sequence[Trial]) -> list[Trial]:
+    """Those pruned by timed layers alone."""
+    return [t for t in measured if t.level.resolution == 1 and any(s.name == LatencyPruning.name for s in t.plan.steps)]
+
+
+def fitted(pruned: Sequence[Trial]) -> tuple[float, float] | None:
+    """Milliseconds of all timed layers, and of the rest of the network: what corrects the table of times by files that were measured.
+
+    None where fewer than two levels were.
+    """
+    shares = np.array([t.level.share for t in pruned])
+    if len(set(shares)) < 2:
+        return None
+    each, fixed = np.polyfit(shares, [t.latency_ms for t in pruned], 1)
+    return float(each), float(fixed)
 
 
 def aimed_at(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
@@ -111,11 +140,10 @@ def aimed_at(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
     Returns:
         None where fewer than two levels of pruning were measured, no pruning reaches it, or one of them is as good already.
     """
-    pruned = [t for t in measured if t.level.resolution == 1 and any(s.name == LatencyPruning.name for s in t.plan.steps)]
-    shares = np.array([t.level.share for t in pruned])
-    if len(set(shares)) < 2:
+    pruned = timed(measured)
+    if (line := fitted(pruned)) is None:
         return None
-    each, fixed = np.polyfit(shares, [t.latency_ms for t in pruned], 1)
+    each, fixed = line
     share = (latency_ms * _AIM_BELOW - fixed) / each if each > 0 else 0.0
     near = any(_AIM_BELOW**2 * latency_ms <= t.latency_ms <= latency_ms for t in pruned)
     if near or not 0 < share < 1:
@@ -124,25 +152,35 @@ def aimed_at(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
     return level if level.speedup > 1 and level not in (t.level for t in pruned) else None
 
 
-def expected_drop(trial: Trial, trained: Sequence[Trial]) -> float:
-    """Points lost, with room for noise: measured where the trial was trained, else interpolated between trained ones by severity."""
-    known = sorted((t.level.severity, with_room(t.drop)) for t in trained if t.drop is not None)
-    if trial in trained and trial.drop is not None:
-        return with_room(trial.drop)
+def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) -> float:
+    """Points that will be lost after ``seconds`` more of training, with room for noise.
+
+    A drop shrinks by about the same factor whenever training has doubled: by what it was between a trial's last two rounds, else by what is
+    usual. What was not trained is expected between trained trials, by severity.
+    """
+    if trial.history:
+        spent, drop = trial.history[-1]
+        shrinks = _PER_DOUBLING
+        if len(trial.history) > 1 and (before := trial.history[-2])[1] > 0.5 and drop > 0:
+            doublings = math.log2(spent / before[0])
+            shrinks = float(np.clip((drop / before[1]) ** (1 / max(doublings, 0.1)), *_SHRINKS))
+        return drop * shrinks ** math.log2(1 + seconds / spent) if drop > 0 else drop
+    known = sorted((t.level.severity, expected_drop(t, trained, seconds)) for t in trained if not t.level.student)
+    if trial.level.student or not known:
+        return math.inf
     return float(np.interp(trial.level.severity, [severity for severity, _ in known], [points for _, points in known]))
 
 
-def promise(trial: Trial, drop_points: float, goal: Goal, slack_points: float) -> float:
+def promise(trial: Trial, drop_points: float, goal: Goal) -> float:
     """How much a trial deserves more time: doublings of speed, less what it lacks in accuracy and in reaching the goal.
 
     Args:
         trial: with its latency measured.
-        drop_points: it is expected to lose, so far.
+        drop_points: it is expected to lose in the end.
         goal: the limits.
-        slack_points: accuracy that the training still to come is trusted to win back; so much beyond the limit costs one doubling.
     """
     value = math.log2(max(trial.measurements["latency_ratio"].value, 1e-3))
-    value -= max(0.0, drop_points - goal.max_drop_points) / slack_points
+    value -= max(0.0, drop_points - goal.max_drop_points) / _POINTS_A_DOUBLING
     if goal.max_latency_ms is not None:
         value -= 4 * max(0.0, math.log2(trial.latency_ms / goal.max_latency_ms))
     if goal.max_size_bytes is not None:
@@ -153,9 +191,12 @@ def promise(trial: Trial, drop_points: float, goal: Goal, slack_points: float) -
 def spread(trials: Sequence[Trial], count: int) -> list[Trial]:
     """The middles of ``count`` equal parts, from fast to slow, of the trials that no other beats in speed and in severity.
 
-    Before any training a pruned network is near guessing, however well it would recover; so the first rung does not bet on its accuracy.
+    Before training the accuracy of a pruned network says little of how well it will recover; so the first rung does not bet on it. Up to
+    half of the places are for students.
     """
-    by_speed = sorted(trials, key=lambda t: t.latency_ms)
+    students = [t for t in trials if t.level.student][: count // 2]
+    count -= len(students)
+    by_speed = sorted((t for t in trials if not t.level.student), key=lambda t: t.latency_ms)
     edge: list[Trial] = []
     for trial in by_speed:
         if not edge or trial.level.severity < edge[-1].level.severity:
@@ -164,4 +205,4 @@ def spread(trials: Sequence[Trial], count: int) -> list[Trial]:
         edge += [t for t in by_speed if t not in edge][: count - len(edge)]
         edge.sort(key=lambda t: t.latency_ms)
     share = len(edge) / max(1, min(count, len(edge)))
-    return [edge[int((i + 0.5) * share)] for i in range(min(count, len(edge)))]
+    return [edge[int((i + 0.5) * share)] for i in range(min(count, len(edge)))] + students

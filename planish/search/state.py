@@ -78,6 +78,8 @@ class Search:
         allowed: runtimes that may ship.
         fp32: the original in fp32, one deployment a runtime, the fastest first.
         deployment: how candidates are deployed.
+        students: architectures that are taught instead, by name.
+        low_rank: whether pruning may also split layers.
     """
 
     runner: Runner
@@ -92,6 +94,8 @@ class Search:
     allowed: tuple[str, ...]
     fp32: tuple[Deployment, ...]
     deployment: Deployment
+    students: tuple[str, ...] = ()
+    low_rank: bool = False
     candidates: dict[str, CandidateResult] = field(default_factory=dict)
 
     @property

@@ -9,6 +9,7 @@ from typing import get_args
 from planish.compression import (
     BlockPruning,
     ChannelPruning,
+    Factorize,
     HalfPrecision,
     Int8,
     IterativePruning,
@@ -16,6 +17,7 @@ from planish.compression import (
     LearnedRounding,
     NMPruning,
     QuantizeAware,
+    Resolution,
     UnstructuredPruning,
     WeightSharing,
 )
@@ -89,7 +91,30 @@ def quantization(recovery: Distill) -> list[Arm]:
     return arms
 
 
-TOPICS: dict[str, Callable[[Distill], Sequence[Arm]]] = {"pruning": pruning, "quantization": quantization}
+def planning(recovery: Distill) -> list[Arm]:
+    """How widths are chosen: all layers alike, by multiplications, by milliseconds, with ranks; and each lever alone. All end in INT8."""
+    arms: list[Arm] = []
+
+    def add(strategy: str, technique: Technique) -> None:
+        arms.append(Arm(strategy, str(technique), Plan(technique, recovery, ToOnnx(), Int8())))
+
+    for ratio in (0.3, 0.45, 0.6):
+        add("all layers alike", ChannelPruning(ratio=ratio))
+    for speedup in (1.5, 2.0, 3.0):
+        add("by multiplications", LatencyPruning(speedup=speedup, precision="int8", cost="macs"))
+        add("by milliseconds", LatencyPruning(speedup=speedup, precision="int8"))
+        add("by milliseconds, with ranks", LatencyPruning(speedup=speedup, precision="int8", low_rank=True))
+    for speedup in (1.2, 1.5, 2.0):
+        add("ranks alone", Factorize(speedup=speedup, precision="int8"))
+    for ratio in (0.25, 0.5):
+        add("blocks alone", BlockPruning(ratio=ratio))
+    for scale in (0.75, 0.5):
+        add("resolution alone", Resolution(scale=scale))
+    arms.append(Arm("INT8 alone", "", Plan(ToOnnx(), Int8())))
+    return arms
+
+
+TOPICS: dict[str, Callable[[Distill], Sequence[Arm]]] = {"pruning": pruning, "quantization": quantization, "planning": planning}
 
 
 def arms_of(topic: str, recovery: Distill) -> Sequence[Arm]:
@@ -99,5 +124,5 @@ def arms_of(topic: str, recovery: Distill) -> Sequence[Arm]:
         PlanError: there is no such topic.
     """
     if topic not in TOPICS:
-        raise PlanError(f"there is no topic {topic!r}", f"topics are {' and '.join(TOPICS)}", "for example --topic pruning")
+        raise PlanError(f"there is no topic {topic!r}", f"topics are {', '.join(TOPICS)}", "for example --topic pruning")
     return TOPICS[topic](recovery)

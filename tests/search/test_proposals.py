@@ -13,9 +13,9 @@ from planish.search.result import Goal
 TIMED = LatencyPruning(speedup=2)
 
 
-def trial(speedup: float, ms: float, drop: float, half: float = 0.0, size: int = 1000) -> Trial:
+def trial(speedup: float, ms: float, drop: float, seconds: float = 100, size: int = 1000) -> Trial:
     found = Trial(Level(speedup), Level(speedup).plans(TIMED)[0])
-    found.drop = Measurement("accuracy_drop", drop, "points", 1000, False, drop - half, drop + half)
+    found.history = [(seconds, drop)]
     found.measurements = {
         "latency_ms": Measurement("latency_ms", ms, "ms", 50, False),
         "latency_ratio": Measurement("latency_ratio", 8 / ms, "ratio", 50, True),
@@ -59,27 +59,51 @@ def test_the_first_rung_spans_from_fast_to_slow_and_leaves_out_what_others_beat(
     assert spread([fast, beaten, slow, middle], 1) == [middle]
     assert set(spread([fast, beaten, slow, middle], 4)) == {fast, beaten, slow, middle}
     assert spread([slow], 3) == [slow]
+    student = trial(1, 1.5, 9)
+    student.level = Level(student="resnet8")
+    assert spread([fast, beaten, slow, middle, student], 3) == [fast, slow, student]
     assert spread([], 0) == []
 
 
 def test_what_was_not_trained_is_expected_between_its_neighbours() -> None:
-    mild, severe, untried = trial(1.5, 4, 1), trial(4, 1, 9), trial(2, 2, 80)
+    mild, severe, untried, fastest = trial(1.5, 4, 1), trial(4, 1, 9), trial(2, 2, 80), trial(6, 1, 80)
+    untried.history = fastest.history = []
     between = expected_drop(untried, [severe, mild])
     assert between == pytest.approx(1 + 8 * (1 / 4 - 1 / 9) / (9 / 16 - 1 / 9))
     assert expected_drop(mild, [severe, mild]) == 1
-    assert expected_drop(trial(6, 1, 80), [severe, mild]) == 9
+    assert expected_drop(fastest, [severe, mild]) == 9
 
 
-def test_twice_as_fast_is_worth_one_and_so_is_one_slack_of_accuracy() -> None:
+def test_a_drop_is_expected_to_shrink_with_training_as_it_did_before() -> None:
+    usual, quick, slow = (trial(2, 2, 4) for _ in range(3))
+    quick.history, slow.history = [(50, 6.0), (100, 4.0)], [(50, 4.2), (100, 4.0)]
+    assert expected_drop(usual, [usual], 100) == pytest.approx(4 * 0.75)
+    assert expected_drop(quick, [quick], 100) == pytest.approx(4 * 4 / 6)
+    assert expected_drop(slow, [slow], 300) == pytest.approx(4 * 0.95**2)
+    assert expected_drop(quick, [quick]) == 4.0
+    gained = trial(2, 2, -1)
+    assert expected_drop(gained, [gained], 100) == -1
+
+
+def test_a_student_is_expected_by_its_own_training_only() -> None:
+    student = Trial(Level(student="resnet8"), Level(student="resnet8").plans(TIMED)[0])
+    assert expected_drop(student, [trial(2, 2, 1)]) == float("inf")
+    student.history = [(100, 3.0)]
+    assert expected_drop(student, [student]) == 3.0
+    assert expected_drop(trial(2, 2, 0), [student, trial(2, 2, 1)]) == 0
+    untrained = trial(2, 2, 0)
+    untrained.history = []
+    assert expected_drop(untrained, [student, trial(2, 2, 1)]) == 1
+
+
+def test_twice_as_fast_is_worth_one_and_accuracy_beyond_the_limit_costs() -> None:
     goal = Goal(max_drop_points=1)
-    assert promise(trial(2, 2, 0), 0, goal, 2) - promise(trial(2, 4, 0), 0, goal, 2) == pytest.approx(1)
-    assert promise(trial(2, 2, 1), 1, goal, 2) - promise(trial(2, 2, 3), 3, goal, 2) == pytest.approx(1)
-    assert promise(trial(2, 2, 0.5), 0.5, goal, 2) == promise(trial(2, 2, -3), -3, goal, 2), "below the limit nothing is gained"
-    noisy = trial(2, 2, 1, half=0.5)
-    assert expected_drop(noisy, [noisy]) > 1, "noise needs room"
+    assert promise(trial(2, 2, 0), 0, goal) - promise(trial(2, 4, 0), 0, goal) == pytest.approx(1)
+    assert promise(trial(2, 2, 1), 1, goal) - promise(trial(2, 2, 2.4), 2.4, goal) == pytest.approx(2)
+    assert promise(trial(2, 2, 0.5), 0.5, goal) == promise(trial(2, 2, -3), -3, goal), "below the limit nothing is gained"
 
 
 def test_missing_the_goal_costs_more_than_speed_brings() -> None:
     goal = Goal(max_drop_points=1, max_latency_ms=2, max_size_bytes=1000)
-    assert promise(trial(2, 2, 0), 0, goal, 2) > promise(trial(2, 2.5, -1), -1, goal, 2)
-    assert promise(trial(2, 2, 0, size=1000), 0, goal, 2) > promise(trial(2, 1.5, 0, size=1500), 0, goal, 2)
+    assert promise(trial(2, 2, 0), 0, goal) > promise(trial(2, 2.5, -1), -1, goal)
+    assert promise(trial(2, 2, 0, size=1000), 0, goal) > promise(trial(2, 1.5, 0, size=1500), 0, goal)
