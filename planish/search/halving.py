@@ -6,11 +6,13 @@ K. Jamieson and A. Talwalkar, Non-stochastic Best Arm Identification and Hyperpa
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 
 from planish.compression import LatencyPruning
 from planish.errors import PlanishError
@@ -26,6 +28,7 @@ from planish.training import Distill
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 200
+_BATCH = 32
 _LARGE_PIXELS = 64
 _RANKS_SECONDS = 150.0  # of looking, from which on there is time to see whether layers should also be split
 _RANKS_GAIN_POINTS = 1.0
@@ -166,8 +169,10 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                 alive.remove(trial)
                 trial.stopped = f"stopped before round {rung + 1} of training: no time was left"
                 continue
-            epochs, most = runner.store.once(decision, "searching", partial(_epochs, search, trial, each))
-            recovery = Distill(epochs=epochs, learning_rate=search.learning_rate, max_seconds=most, augmentation=search.augmentation)
+            most = runner.store.once(decision, "searching", partial(float, math.ceil(each)))
+            recovery = Distill(
+                epochs=search.most_epochs, learning_rate=search.learning_rate, max_seconds=most, augmentation=search.augmentation
+            )
             plan = extend(trial.plan, recovery)
             try:
                 trial.drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
@@ -196,23 +201,26 @@ def ship_seconds(search: Search) -> float:
 
 
 def _forward_seconds(search: Search, split: SplitName) -> float:
-    """Seconds that the original takes over a split, from the time it took over validation."""
-    task = search.runner.task
-    measured = search.runner.store.seconds_of(f"outputs:{_ORIGINAL.key}@torch:validation")
-    return measured * len(task.split(split)) / len(task.split("validation"))
+    """Seconds that the original takes over a split: by the fastest of a few batches, as one disturbed moment must not decide the search."""
+    runner = search.runner
+
+    def fastest() -> float:
+        spec, module = runner.original.input_spec, runner.original.module.eval()
+        images = torch.randn(_BATCH, spec.channels, spec.height, spec.width, device=next(module.parameters()).device)
+        seconds = []
+        with torch.no_grad():
+            for _ in range(5):
+                begun = time.perf_counter()
+                module(images)
+                seconds.append(time.perf_counter() - begun)
+        return min(seconds) / _BATCH
+
+    return len(runner.task.split(split)) * float(runner.store.once("seconds an image", "searching", fastest))
 
 
 def _guess_epoch_seconds(search: Search, trial: Trial) -> float:
     """Teacher forward, student forward and backward: about 1 + 3 times its share of the teacher's forward time."""
     return trial.seconds_an_epoch or _forward_seconds(search, "train") * (1.2 + 3 / trial.gain)
-
-
-def _epochs(search: Search, trial: Trial, seconds: float) -> tuple[int, float]:
-    """The most epochs, and the seconds, whichever is over first: more than are expected to fit, as the teacher has answered many of the
-    images before, and the schedule follows the clock.
-    """
-    fit = math.ceil(2 * seconds / _guess_epoch_seconds(search, trial))
-    return min(fit, search.most_epochs), float(math.ceil(seconds))
 
 
 def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int]:
