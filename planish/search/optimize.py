@@ -32,7 +32,7 @@ from planish.training.prepare import prepare
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _GLANCE_SHARE = 0.36, 0.2
 _MEASURING_SECONDS = 30.0  # the last side-by-side, test and report
-_MOST_EPOCHS = 30  # of one round of recovery; not tuned
+_MOST_EPOCHS = 60  # of one round of recovery; not tuned
 _RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # highest learning rate, by how the original came to its weights
 _STUDENTS = ("resnet20", "resnet8x2")
 
