@@ -56,4 +56,4 @@ def stretch(channels: Weights, largest: Weights) -> float:
         rounding = np.rint(steps / factor) * factor - steps
         return float((rounding.sum(1) ** 2 + (rounding**2).sum(1)).sum())
 
-    return min(_STRETCHES.tolist(), key=error)
+    return float(min(_STRETCHES, key=error))
