@@ -61,7 +61,7 @@ TECHNIQUES: dict[str, Technique] = {
     )
 }
 SIZE = 64
-MOVED = 0.03  # INT8 rounds weights and activations by about 0.01 each
+MOVED = 0.04  # twice what INT8 amounts to in these networks (0.01 of the weights, as much of each activation), as if with a bit less
 Logits = npt.NDArray[np.float32]
 
 
@@ -117,7 +117,7 @@ def _tried(technique: Technique, artifact: Artifact, task: Task) -> tuple[Artifa
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_it_applies_exports_and_agrees_or_refuses(name: str, network: str, images: Path) -> None:
-    """What INT8 may cost is set by the network itself, which is untrained: no worse than moving each of its weights by 3 %.
+    """What INT8 may cost is set by the network itself, which is untrained: no worse than moving each of its weights by 4 %.
 
     A fixed number of dB would judge the network, not INT8. Batch norm whose statistics were estimated on data, as pruning does, makes
     a random network amplify every difference, layer after layer (Yang et al. 2019, arXiv:1902.08129): in a MobileNetV2 where each layer
