@@ -150,7 +150,8 @@ class BinaryScale(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         sign = torch.where(weight >= 0, 1.0, -1.0)
-        return (weight + (sign - weight).detach()) * self.scale().reshape(-1, *[1] * (weight.ndim - 1))
+        # sign + (weight - weight) and not weight + (sign - weight), which is 0 or 2 for huge weights
+        return (sign + (weight - weight.detach())) * self.scale().reshape(-1, *[1] * (weight.ndim - 1))
 
 
 class BinaryActivation(nn.Module):

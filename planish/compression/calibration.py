@@ -33,8 +33,10 @@ def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Cal
         pixels, targets = split.images(artifact.input_spec, artifact.preprocessing), split.targets
         taken = min(len(split), count)
         places = np.linspace(0, len(split) - 1, taken).round().astype(int)  # spread, as a split may be sorted by class
-        for start in range(0, taken, _BATCH):
-            batch = places[start : start + _BATCH]
+        count_of_batches = -(-taken // _BATCH)
+        for first in range(count_of_batches):
+            # of about equal size, and each spread over all: statistics of batches are averaged as if they were alike
+            batch = places[first::count_of_batches]
             yield normalise(torch.from_numpy(np.array(pixels[batch]))), torch.as_tensor(np.array(targets[batch]))
 
     return batches

@@ -114,11 +114,15 @@ def factorise(
 
 
 def _roots(metric: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
-    """Square root of a metric and its inverse; directions that hardly matter count a little, so that nothing explodes."""
+    """Square root of a metric and its inverse; directions that hardly matter count a little, so that nothing explodes.
+
+    The metric is scaled to eigenvalues of 1 on average. That changes no choice, and factors do not become tiny before huge ones.
+    """
     if metric is None:
         return torch.eye(size, dtype=torch.float64), torch.eye(size, dtype=torch.float64)
     values, vectors = torch.linalg.eigh(metric.double())
-    values = values.clamp_min(0) + 1e-3 * values.mean().clamp_min(1e-30)
+    values = values.clamp_min(0)
+    values = values / values.mean().clamp_min(1e-300) + 1e-3
     return (vectors * values.sqrt()) @ vectors.T, (vectors / values.sqrt()) @ vectors.T
 
 

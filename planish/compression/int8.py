@@ -23,6 +23,7 @@ from planish.compression.bias_correction import correct_biases
 from planish.compression.equalisation import equalise
 from planish.compression.mixed_precision import harm_of_each, shield, time_of_each, worth_keeping_float
 from planish.compression.onnx_graph import readers
+from planish.compression.weight_ranges import shared_weight_ranges
 from planish.errors import TechniqueError
 from planish.evaluation.kernels import onnxruntime_kernels
 from planish.progress import Stage
@@ -91,7 +92,8 @@ class Int8:
         with tempfile.TemporaryDirectory() as folder, _silence():
             prepared = Path(folder) / "prepared.onnx"
             try:
-                notes = self._quantize(artifact.files[0], prepared, file, [split[part] for part in _parts(chosen)])
+                shared = artifact.facts["weights"].startswith("shared")
+                notes = self._quantize(artifact.files[0], prepared, file, [split[part] for part in _parts(chosen)], shared)
             except TechniqueError:
                 raise
             except Exception as error:  # the quantizer raises whatever its helpers do
@@ -107,8 +109,8 @@ class Int8:
         _finish(artifact, result)
         return result
 
-    def _quantize(self, given: Path, prepared: Path, file: Path, calibration: Sequence[Pixels]) -> list[str]:
-        """Write the quantized file; returns what is worth telling."""
+    def _quantize(self, given: Path, prepared: Path, file: Path, calibration: Sequence[Pixels], shared: bool) -> list[str]:
+        """Write the quantized file; returns what is worth telling. ``shared``: its layers have few different weights."""
         import onnx
 
         notes = []
@@ -132,8 +134,13 @@ class Int8:
                     stage.advance(len(images))
 
             ranges = _through_activations(graph, activation_ranges(prepared, batches, self.method))
+        ends: dict[str, list[dict[str, Any]]] = {
+            name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in ranges.items()
+        }
+        if shared:
+            ends |= shared_weight_ranges(graph, self.per_channel)
         left_float, kept = [*_head(graph), *_float_neighbours(graph)], []
-        write = partial(self._write, prepared, ranges, calibration[0][:1])
+        write = partial(self._write, prepared, ends, calibration[0][:1])
         if self.slack:
             timed = [node for node in layers if node.op_type in ("Conv", "Gemm")]
             groups = [[node.name, *_activations_behind(graph, node)] for node in timed]
@@ -155,7 +162,7 @@ class Int8:
     def _write(
         self,
         prepared: Path,
-        ranges: Mapping[str, Range],
+        ends: Mapping[str, list[dict[str, Any]]],
         image: Pixels,
         file: Path,
         left_float: Sequence[str],
@@ -164,7 +171,6 @@ class Int8:
         """Put the nodes in; of all operations, or of those named."""
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-        ends = {name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in ranges.items()}
         quantize_static(
             str(prepared),
             str(file),
@@ -175,7 +181,7 @@ class Int8:
             per_channel=self.per_channel,
             nodes_to_quantize=None if nodes is None else list(nodes),
             nodes_to_exclude=list(left_float),
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"], "TensorQuantOverrides": ends},
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"], "TensorQuantOverrides": dict(ends)},
         )
 
 

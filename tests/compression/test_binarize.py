@@ -47,6 +47,17 @@ def test_scales_begin_as_published() -> None:
     assert sorted(set(ternary.round(decimals=4).flatten().tolist())) == [-1, 0, 1]
 
 
+@pytest.mark.parametrize("size", [1.0, 1e9])
+def test_binary_weights_of_any_size(size: float) -> None:
+    weight = (size * torch.randn(3, 50, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    binary = BinaryScale(weight)
+    signs = binary(weight) / binary.scale()[:, None]
+    assert signs.unique().tolist() == [-1, 1]
+    signs.sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, torch.ones_like(weight))
+
+
 def test_activations_take_two_values_and_gradients_pass_near_the_threshold() -> None:
     binary = BinaryActivation(nn.Conv2d(2, 3, 1))
     nn.init.constant_(binary.threshold, 0.5)

@@ -18,6 +18,7 @@ from torch import nn
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.compression import structure
 from planish.compression.batch_norm import reestimate_batch_norm
+from planish.compression.calibration import calibration_batches
 from planish.compression.channel_pruning import ChannelPruning, choose
 from planish.compression.importance import IMPORTANCES, Importance, activation, hessian, unit_scores
 from planish.errors import PlanError, TechniqueError
@@ -224,3 +225,13 @@ def test_in_plans() -> None:
     assert Plan.from_dicts(json.loads(plan.to_json())) == plan
     with pytest.raises(PlanError, match="ratio"):
         Plan.from_dicts([{"name": "channel_pruning", "ratio": 1}])
+
+
+def test_batches_of_calibration_images_are_alike() -> None:
+    """A small rest would weigh as much as a whole batch in re-estimated statistics, and classes in turn would hide their differences."""
+    batches = [targets for _, targets in calibration_batches(artifact(Residual()), TASK)()]
+    assert [len(targets) for targets in batches] == [20, 20]
+    assert sorted(torch.cat(batches).tolist()) == sorted(Noise().targets)
+    first, second = ([i for i, _ in calibration_batches(artifact(Residual()), TASK, n)()] for n in (32, 33))
+    assert len(first) == 1
+    assert [len(i) for i in second] == [17, 16]

@@ -180,3 +180,10 @@ def test_composed_is_what_the_layers_compute() -> None:
         fill(row, factors, None)
         with torch.no_grad():
             torch.testing.assert_close(row(x), F.conv2d(x, composed(method, factors), padding=1))
+
+
+def test_the_size_of_the_metric_is_not_that_of_the_factors() -> None:
+    weight, root = random_weight(6, 5, 3, 3), random_weight(6, 6, seed=1)
+    factors, same = (factorise("svd", weight, (3,), metric=scale * root @ root.T) for scale in (1.0, 1e-20))
+    for a, b in zip(factors, same, strict=True):
+        torch.testing.assert_close(a.abs(), b.abs())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ sys.path.append(str(Path(__file__).parents[1] / "export"))
 from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 
 from planish.artifact import Artifact, Lineage, Source
-from planish.compression import HalfPrecision, Int8, mixed_precision
+from planish.compression import HalfPrecision, Int8, WeightSharing, mixed_precision
 from planish.compression.bias_correction import correct_biases
 from planish.compression.equalisation import equalise
+from planish.compression.weight_ranges import stretch
 from planish.errors import TechniqueError
 from planish.evaluation.kernels import onnxruntime_kernels
 from planish.export import ToOnnx, ToOpenVino
@@ -186,3 +188,48 @@ def test_a_weight_beyond_fp16_is_refused(task: FakeTask) -> None:
     with pytest.raises(TechniqueError, match="fp16 ends before"):
         HalfPrecision().apply(artifact, task)
     assert HalfPrecision(kind="bf16").apply(artifact, task).facts["precision"] == "bf16_weights"
+
+
+@pytest.fixture
+def off_grid() -> Any:
+    """Few values, each 0.4 of a step above a whole number of steps: rounded to the nearest, all errors have one sign."""
+    steps = np.random.default_rng(0).choice([-99.6, -49.6, -19.6, 5.4, 30.4, 80.4], (32, 16 * 9))
+    steps[:, 0] = 127
+    return (steps / 127 / 10).astype(np.float32)
+
+
+def test_errors_of_shared_weights_cancel(off_grid: Any) -> None:
+    largest = np.abs(off_grid).max(1)
+    factor = stretch(off_grid, largest)
+    steps = 127 * off_grid / largest[:, None]
+    assert 1 < factor <= 1.25
+    nearest, stretched = (np.abs((np.rint(steps / f) * f - steps).sum(1)).mean() for f in (1, factor))
+    assert stretched < 0.2 * nearest
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_shared_weights_survive_int8(task: FakeTask, off_grid: Any, per_channel: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3)
+    )  # fmt: skip
+    with torch.no_grad():
+        network[2].weight.copy_(torch.from_numpy(off_grid).view(32, 16, 3, 3))
+    dense = Artifact("torch", SPEC, PREPROCESSING, task.class_names, Lineage(Source("module", 3, 3)), module=network.eval())
+    shared = WeightSharing().apply(dense, task)
+    images = np.ascontiguousarray(task.split("validation").images(SPEC, PREPROCESSING)[:16])
+    step = Int8(images=32, per_channel=per_channel)
+
+    def noise(given: Artifact) -> float:
+        found, exact = (load(a.files, "onnxruntime")(images)["logits"] for a in (step.apply(given, task), given))
+        return float(np.square(found - exact).mean())
+
+    exported = ToOnnx().apply(shared, task)
+    unaware = replace(exported, lineage=replace(exported.lineage, steps=exported.lineage.steps[1:]))
+    assert unaware.facts["weights"] == "dense"
+    assert noise(exported) < 0.5 * noise(unaware)
+    model = onnx.load(str(step.apply(exported, task).files[0]))
+    integers = [
+        numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("_quantized") and t.data_type == onnx.TensorProto.INT8
+    ]
+    assert min(len(np.unique(w)) for w in integers) <= 7
