@@ -6,8 +6,8 @@
 |----------------------|--------------------------------------------------------------|--------|
 | demo                 | nothing                                                      | 8 min  |
 | cifar10_mobilenet_v2 | $PLANISH_DATA/cifar10 and $PLANISH_DATA/weights/mobilenet_v2.pth | 31 min |
-| cifar10_resnet20     | $PLANISH_DATA/cifar10                                        | 40 min |
-| cifar10_resnet18     | $PLANISH_DATA/cifar10                                        | 55 min |
+| cifar10_resnet20     | $PLANISH_DATA/cifar10                                        | 30 min |
+| cifar10_resnet18     | $PLANISH_DATA/cifar10                                        | 45 min |
 
 What a user would pick instead of Planish is measured beside a finished run by ``benchmarks.peers``.
 """
@@ -45,12 +45,12 @@ def cifar10_mobilenet_v2(out: Path) -> Result:
 
 def cifar10_resnet20(out: Path) -> Result:
     """ResNet-20 at CIFAR-10's own 32 pixels, trained from scratch, then optimized."""
-    return _cifar10("cifar10_resnet20", out, model="resnet20", image_size=32, budget="40m")
+    return _cifar10("cifar10_resnet20", out, model="resnet20", image_size=32, budget="30m")
 
 
 def cifar10_resnet18(out: Path) -> Result:
     """torchvision's ResNet-18 at 64 pixels, trained from scratch, then optimized."""
-    return _cifar10("cifar10_resnet18", out, model="torchvision:resnet18", image_size=64, budget="55m")
+    return _cifar10("cifar10_resnet18", out, model="torchvision:resnet18", image_size=64, budget="45m")
 
 
 def _cifar10(name: str, out: Path, **options: Any) -> Result:
