@@ -18,6 +18,7 @@ from planish.compression import LatencyPruning
 from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
+from planish.search import rounding
 from planish.search.choose import with_room
 from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, fitted, promise, spread, timed
 from planish.search.result import Stage
@@ -163,6 +164,9 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                     _show(search, trial)
             alive = kept
         each = seconds * _shares(len(widths))[rung] / max(1, len(kept))
+        is_last = rung == len(widths) - 1
+        learns = is_last and rung > 0 and bool(kept) and runner.store.once("rounding", "searching", partial(rounding.pays, search, kept[0]))
+        each *= 1 - rounding.SHARE if learns else 1
         for trial in list(kept):
             decision = f"rung {rung}: {trial.name}"
             if runner.store.get(decision) is None and search.seconds_left < each * 0.5:
@@ -190,6 +194,9 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                 trained.append(trial)
             runner.release()
             _show(search, trial)
+            if learns and trial is kept[0] and (learned := rounding.learn(search, trial, each / (1 - rounding.SHARE) * rounding.SHARE)):
+                trained.append(learned)
+                _show(search, learned)
     return sorted(trained, key=lambda t: -len(t.plan.steps))
 
 

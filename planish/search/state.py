@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from planish.compression import Int8
+from planish.compression import Int8, QuantizeAware
 from planish.data.augmentation import Strength
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.layer_latency import Precision
@@ -49,8 +49,14 @@ class Shipped:
     way: Deployment
 
     @property
+    def steps(self) -> Plan:
+        """What makes the file from the network; one that was trained with rounding brings its own scales."""
+        is_quantized = any(step.name == QuantizeAware.name for step in self.network.steps)
+        return Plan(*(step for step in self.way.steps().steps if not (is_quantized and step.name == Int8.name)))
+
+    @property
     def plan(self) -> Plan:
-        return extend(self.network, *self.way.steps().steps)
+        return extend(self.network, *self.steps.steps)
 
     @property
     def runtime(self) -> str:
@@ -112,7 +118,7 @@ class Search:
         known = CandidateResult(
             key=shipped.key,
             plan=shipped.plan.to_dicts(),
-            summary=summary(self.runner.artifact(shipped.network).lineage, shipped.way.steps()),
+            summary=summary(self.runner.artifact(shipped.network).lineage, shipped.steps),
             runtime=shipped.runtime,
             stage=stage,
             measurements=measurements,

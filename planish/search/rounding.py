@@ -1,0 +1,48 @@
+"""The last step of training where rounding costs accuracy: the network learns with the very rounding that its INT8 file does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import partial
+
+from planish.compression import QuantizeAware
+from planish.errors import PlanishError
+from planish.plan import Plan
+from planish.progress import note
+from planish.search.choose import with_room
+from planish.search.proposals import Trial
+from planish.search.runner import extend
+from planish.search.state import Search, Shipped
+
+_WORTH_POINTS = 0.2  # that rounding must cost
+SHARE = 0.3  # of the last round's time
+
+
+def pays(search: Search, trial: Trial) -> bool:
+    """Whether the trial's INT8 file loses so much against the network itself on validation that training with rounding is worth its time."""
+    if search.deployment.precision != "int8":
+        return False
+    shipped = Shipped(trial.plan, search.deployment)
+    try:
+        lost = search.runner.drop(shipped.plan, shipped.runtime, (trial.plan, "torch"), "validation").value
+    except PlanishError:
+        return False
+    note(f"INT8 costs {lost:.2f} points on validation ({trial.name})" + (", so rounding is learned" if lost > _WORTH_POINTS else ""))
+    return lost > _WORTH_POINTS
+
+
+def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
+    """The trial with quantization-aware training after its other training; None where the network cannot be quantized so."""
+    store = search.runner.store
+    most = store.once(f"rounding: {trial.name}", "searching", partial(float, math.ceil(seconds)))
+    step = QuantizeAware(epochs=search.most_epochs, max_seconds=most, augmentation=search.augmentation)
+    learned = replace(trial, plan=extend(trial.plan, step), history=list(trial.history))
+    shipped = Shipped(learned.plan, search.deployment)
+    try:
+        learned.drop = search.runner.drop(shipped.plan, shipped.runtime, (Plan(), "torch"), "validation")
+    except PlanishError as error:
+        note(f"rounding cannot be learned: {error}")
+        return None
+    learned.history.append((learned.history[-1][0] + seconds, with_room(learned.drop)))
+    return learned

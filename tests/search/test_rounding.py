@@ -1,0 +1,33 @@
+"""Training with rounding at the end of a search: what ships then has no second quantization, and is a candidate like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import planish
+from planish.compression import ChannelPruning, QuantizeAware
+from planish.plan import Plan
+from planish.search import rounding
+from planish.search.state import Deployment, Shipped
+from planish.testing import write_shapes
+
+
+def test_a_network_trained_with_rounding_brings_its_own_scales() -> None:
+    way = Deployment("int8", "openvino")
+    pruned = Plan(ChannelPruning(ratio=0.5))
+    assert [s.name for s in Shipped(pruned, way).plan.steps] == ["channel_pruning", "to_onnx", "int8", "to_openvino"]
+    learned = Plan(*pruned.steps, QuantizeAware())
+    assert [s.name for s in Shipped(learned, way).plan.steps] == ["channel_pruning", "qat", "to_onnx", "to_openvino"]
+
+
+@pytest.mark.slow
+def test_a_search_ends_with_learned_rounding_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "_WORTH_POINTS", -100.0)
+    data = write_shapes(tmp_path / "shapes", per_class=200, size=32)
+    result = planish.optimize(data, model="resnet8x2", budget="2m30s", max_drop=3, students=[], out=tmp_path / "run")
+    learned = [c for c in result.candidates if "INT8 learned" in c.summary]
+    assert [c.stage for c in learned] == ["measured"]
+    assert learned[0].summary.count("INT8") == 1
+    assert learned[0].measurements["accuracy_drop_validation"].value < 20
