@@ -20,7 +20,7 @@ SHARE = 0.3  # of the last round's time
 
 
 def pays(search: Search, trial: Trial) -> bool:
-    """Whether the trial's INT8 file loses so much against the network itself on validation that training with rounding is worth its time."""
+    """Whether the trial's INT8 file loses so much against the network itself on validation that training with rounding pays."""
     if search.deployment.precision != "int8":
         return False
     shipped = Shipped(trial.plan, search.deployment)
