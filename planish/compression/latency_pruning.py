@@ -91,6 +91,10 @@ class LatencyPruning:
         Raises:
             TechniqueError: nothing can be cut, or not by so much.
         """
+        if self.low_rank and artifact.facts["weights"] != "dense":
+            raise TechniqueError(
+                "the network's zeros would be lost where layers are split", "low_rank is for dense weights", "leave it out"
+            )
         spec, module = artifact.input_spec, copy.deepcopy(artifact.module).cpu().eval()
         batches = calibration_batches(artifact, task, _IMAGES)
         example = torch.randn(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
@@ -122,20 +126,26 @@ class LatencyPruning:
                 "ask for less, and combine it with a smaller input or INT8",
             )
         ratios = {name: 1 - _KEPT[k] for name, k in zip(decided, choice.widths, strict=True)}
+        chosen = {name: mine[form] for (name, mine), form in zip(layers, choice.forms, strict=True)}
+        changed, structure, notes = self._apply(artifact, task, ratios, {name: form for name, form in chosen.items() if form is not None})
+        what = "multiplications" if self.cost == "macs" else f"layers timed in {self.runtime} ({self.precision}), ms"
+        shares = ", ".join(f"{name} {100 * (1 - ratio):g} %" for name, ratio in ratios.items())
+        notes = f"{what}: {whole:.3g} → {time_of(costs, choice):.3g} together; {notes}; kept: {shares}"
+        return artifact.with_step(Step(self.name, hyper_parameters(self), self.changes, structure, notes), module=changed.module)
+
+    def _apply(
+        self, artifact: Artifact, task: Task, ratios: Mapping[str, float], split_up: Mapping[str, Form]
+    ) -> tuple[Artifact, dict[str, Any], str]:
+        """Cut and split as was chosen; what ``rebuild`` needs, and what is worth telling."""
         changed = ChannelPruning(ratio=0, importance=self.importance, multiple=self.multiple, ratios=ratios).apply(artifact, task)
         structure, notes = {"channels": changed.lineage.steps[-1].structure}, changed.lineage.steps[-1].notes
-        chosen = {name: mine[form] for (name, mine), form in zip(layers, choice.forms, strict=True)}
-        split_up = {name: form for name, form in chosen.items() if form is not None}
         if split_up:
             shapes = {name: shape_of(layer) for name, layer in changed.module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
             factors = {name: Factors(form.method, ranks_of(form, shapes[name])) for name, form in split_up.items()}
             changed = Factorize(layers=factors).apply(changed, task)
             structure["factors"] = changed.lineage.steps[-1].structure
             notes += "; " + changed.lineage.steps[-1].notes
-        what = "multiplications" if self.cost == "macs" else f"layers timed in {self.runtime} ({self.precision}), ms"
-        shares = ", ".join(f"{name} {100 * (1 - ratio):g} %" for name, ratio in ratios.items())
-        notes = f"{what}: {whole:.3g} → {time_of(costs, choice):.3g} together; {notes}; kept: {shares}"
-        return artifact.with_step(Step(self.name, hyper_parameters(self), self.changes, structure, notes), module=changed.module)
+        return changed, structure, notes
 
     def _times(self, variants: Sequence[Variant]) -> list[float]:
         if self.cost == "macs":

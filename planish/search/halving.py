@@ -36,7 +36,7 @@ _RANKS_GAIN_POINTS = 1.0
 
 
 def glance(search: Search, seconds: float) -> list[Trial]:
-    """A cheap look at several levels: cut, batch statistics re-estimated, no training; exported, and its latency measured.
+    """A cheap look at several levels: cut, what is left fitted, no training; exported, and its latency measured.
 
     Its accuracy is read on the few calibration images and is shown only: it says little about what training will recover.
 
@@ -82,7 +82,7 @@ def _ranks_pay(search: Search, level: Level) -> bool:
             drops.append(search.runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration").value)
         except PlanishError:
             return False
-    note(f"at {level.speedup:g}x, pruned to it costs {drops[0]:.1f} points before training, with layers also split {drops[1]:.1f}")
+    note(f"layers made {level.speedup:g}x as fast cost {drops[0]:.1f} points before training, with some of them split {drops[1]:.1f}")
     return drops[1] < drops[0] - _RANKS_GAIN_POINTS
 
 
