@@ -93,7 +93,7 @@ class LatencyPruning:
         """
         if self.low_rank and artifact.facts["weights"] != "dense":
             raise TechniqueError(
-                "the network's zeros would be lost where layers are split", "low_rank is for dense weights", "leave it out"
+                "splitting layers would lose the network's zeros", "low_rank is for dense weights", "leave it out"
             )
         spec, module = artifact.input_spec, copy.deepcopy(artifact.module).cpu().eval()
         batches = calibration_batches(artifact, task, _IMAGES)
