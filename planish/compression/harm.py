@@ -80,6 +80,40 @@ def harm_of_forms(
     return harm
 
 
+@torch.no_grad()
+def harm_of_rounding(module: nn.Module, images: Tensor, task: Task) -> dict[str, float]:
+    """The harm of each convolution and linear layer alone in 8 bits: weights with one scale an output channel, inputs with one scale.
+
+    Args:
+        module: in eval mode; left as it is.
+        images: normalised ``(N, C, H, W)``.
+        task: for the divergence.
+    """
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    judge = _Judge(module, images, task, len(layers))
+    harm = {}
+    with Stage("weighing rounding", len(layers)) as stage:
+        for name, layer in layers.items():
+            weight = layer.weight.detach().clone()
+            scale = (weight.flatten(1).abs().amax(1) / 127).clamp_min(1e-12).reshape(-1, *[1] * (weight.ndim - 1))
+            hook = layer.register_forward_pre_hook(lambda _, given: (_rounded(given[0]), *given[1:]))
+            try:
+                layer.weight.copy_((weight / scale).round() * scale)
+                harm[name] = judge(module)
+            finally:
+                layer.weight.copy_(weight)
+                hook.remove()
+            stage.advance()
+    return harm
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """In 256 steps from the least to the largest value, 0 among them."""
+    low, high = values.amin().clamp_max(0), values.amax().clamp_min(0)
+    scale = ((high - low) / 255).clamp_min(1e-12)
+    return (values / scale).round() * scale
+
+
 def _methods(place: Place) -> list[Method]:
     return [m for m in methods_for("auto", place.shape) if place.shape.kernel == (1, 1) or m != "svd"]
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _BATCH = 16
 _WEIGHED = 4  # batches that harm and mean errors are measured on
 _LAYERS = ("Conv", "Gemm", "MatMul")
+FLOAT_LAYERS = "float_layers"  # in the structure of a step: what a planner wants to stay float
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -57,6 +58,7 @@ class Int8:
         slack: mixed precision: how much slower than all INT8 the layers may be together, 0.1 for a tenth. Those whose rounding harms the
             outputs most for the time it saves stay float.
         runtime: where layers are timed for that.
+        float_layers: names of layers of the network that stay float; those that an earlier step of the plan chose do so as well.
     """
 
     images: Annotated[int, Field(ge=1)] = 256
@@ -66,6 +68,7 @@ class Int8:
     correct_bias: bool = False
     slack: Annotated[float, Field(ge=0)] = 0.0
     runtime: str = "onnxruntime"
+    float_layers: tuple[str, ...] = ()
 
     name: ClassVar[str] = "int8"
     reference: ClassVar[str] = "Jacob et al. 2018, arXiv:1712.05877; Nagel et al. 2021, arXiv:2106.08295"
@@ -78,6 +81,7 @@ class Int8:
     def __str__(self) -> str:
         added = [f"{self.method} ranges"] * (self.method != "minmax") + ["equalised"] * self.equalise
         added += ["biases corrected"] * self.correct_bias + [f"float layers for {100 * self.slack:g} % of its time"] * (self.slack > 0)
+        added += [f"{len(self.float_layers)} layers float"] * bool(self.float_layers)
         return "INT8" + (f" ({', '.join(added)})" if added else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
@@ -93,7 +97,8 @@ class Int8:
             prepared = Path(folder) / "prepared.onnx"
             try:
                 shared = artifact.facts["weights"].startswith("shared")
-                notes = self._quantize(artifact.files[0], prepared, file, [split[part] for part in _parts(chosen)], shared)
+                planned = {name for step in artifact.lineage.steps for name in step.structure.get(FLOAT_LAYERS, ())}
+                notes = self._quantize(artifact.files[0], prepared, file, [split[part] for part in _parts(chosen)], shared, planned)
             except TechniqueError:
                 raise
             except Exception as error:  # the quantizer raises whatever its helpers do
@@ -109,8 +114,19 @@ class Int8:
         _finish(artifact, result)
         return result
 
-    def _quantize(self, given: Path, prepared: Path, file: Path, calibration: Sequence[Pixels], shared: bool) -> list[str]:
-        """Write the quantized file; returns what is worth telling. ``shared``: its layers have few different weights."""
+    def _quantize(
+        self, given: Path, prepared: Path, file: Path, calibration: Sequence[Pixels], shared: bool, planned: set[str]
+    ) -> list[str]:
+        """Write the quantized file; returns what is worth telling.
+
+        Args:
+            given: the float file.
+            prepared: where it is put with all shapes known.
+            file: where the quantized one is put.
+            calibration: batches of images.
+            shared: its layers have few different weights.
+            planned: names of layers that a planner wants to stay float.
+        """
         import onnx
 
         notes = []
@@ -139,17 +155,19 @@ class Int8:
         }
         if shared:
             ends |= shared_weight_ranges(graph, self.per_channel)
-        left_float, kept = [*_head(graph), *_float_neighbours(graph)], []
+        left_float = [*_head(graph), *_float_neighbours(graph)]
+        kept = self._named(layers, planned)
+        left_float += [name for node in layers if node.name in kept for name in (node.name, *_activations_behind(graph, node))]
         write = partial(self._write, prepared, ends, calibration[0][:1])
         if self.slack:
-            timed = [node for node in layers if node.op_type in ("Conv", "Gemm")]
+            timed = [node for node in layers if node.op_type in ("Conv", "Gemm") and node.name not in kept]
             groups = [[node.name, *_activations_behind(graph, node)] for node in timed]
             with Stage("weighing layers", len(timed)) as stage:
                 harm = harm_of_each(prepared, groups, lambda names, to: write(to, left_float, names), calibration[:_WEIGHED], stage)
             fp32_ms, int8_ms = time_of_each(onnx.shape_inference.infer_shapes(model), [node.name for node in timed], self.runtime)
             chosen = worth_keeping_float(harm, np.maximum(fp32_ms - int8_ms, 0), self.slack * float(int8_ms.sum()))
             left_float += [name for i in chosen for name in groups[i]]
-            kept = [timed[i].name for i in chosen]
+            kept += [timed[i].name for i in chosen]
             notes.append(f"float layers: {', '.join(kept) or 'none'}")
         write(file, left_float)
         if kept:
@@ -158,6 +176,15 @@ class Int8:
             with Stage("correcting biases", len(layers)) as stage:
                 notes.append(f"{correct_biases(prepared, file, lambda: calibration[:_WEIGHED], stage)} biases corrected")
         return notes
+
+    def _named(self, layers: Sequence[Any], planned: set[str]) -> list[str]:
+        """The nodes of layers that shall stay float."""
+        nodes = {node.input[1].removeprefix("network.").removesuffix(".weight"): node.name for node in layers}
+        if missing := [name for name in self.float_layers if name not in nodes]:
+            raise TechniqueError(
+                f"there is no layer {missing[0]!r} to stay float", f"layers are {', '.join(nodes)}", "see planish explain for their times"
+            )
+        return [node for name, node in nodes.items() if name in planned or name in self.float_layers]
 
     def _write(
         self,

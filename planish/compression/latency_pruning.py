@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -22,12 +22,13 @@ from planish.compression.channel_pruning import ChannelPruning, choose
 from planish.compression.factor_choice import Factors
 from planish.compression.factor_layers import Form, find_layers, ranks_of, shape_of
 from planish.compression.factorize import Factorize
-from planish.compression.harm import harm_of_forms, harm_of_widths
+from planish.compression.harm import harm_of_forms, harm_of_rounding, harm_of_widths
 from planish.compression.importance import Importance, unit_scores
+from planish.compression.int8 import FLOAT_LAYERS
 from planish.compression.layer_moments import moments
 from planish.compression.structure import ChannelGraph, Group
 from planish.compression.width_choice import Choice, least_error, time_of
-from planish.compression.width_costs import width_costs
+from planish.compression.width_costs import Way, width_costs
 from planish.errors import TechniqueError
 from planish.evaluation.layer_latency import Precision, Variant, layer_latencies, multiplications
 from planish.models.storage import fingerprint
@@ -56,6 +57,8 @@ class LatencyPruning:
         importance: which of a layer's channels go first, see ``importance.IMPORTANCES``.
         multiple: widths become multiples of this.
         low_rank: layers may also be split (see ``factorize``) where that costs less than fewer channels.
+        mixed_precision: layers may stay float where rounding them harms more than it saves; an ``int8`` step later in the plan leaves
+            them so.
         cost: ``macs`` counts multiplications instead of timing layers, as most tools do; for comparison.
 
     Example:
@@ -71,7 +74,14 @@ class LatencyPruning:
     importance: Importance = "l2"
     multiple: int = Field(default=8, ge=1)
     low_rank: bool = False
+    mixed_precision: bool = False
     cost: Literal["latency", "macs"] = "latency"
+
+    @model_validator(mode="after")
+    def _integers(self) -> LatencyPruning:
+        if self.mixed_precision and self.precision != "int8":
+            raise ValueError("mixed_precision is for a plan that goes on to int8, so precision is int8")
+        return self
 
     name: ClassVar[str] = "latency_pruning"
     reference: ClassVar[str] = "Yang et al. 2018, NetAdapt, arXiv:1804.03230; Shen et al. 2021, HALP, arXiv:2110.10811"
@@ -82,7 +92,8 @@ class LatencyPruning:
         return {}
 
     def __str__(self) -> str:
-        what = "channels and ranks chosen" if self.low_rank else "channels pruned"
+        more = ["ranks"] * self.low_rank + ["precisions"] * self.mixed_precision
+        what = " and ".join(["channels", *more]) + " chosen" if more else "channels pruned"
         return f"{what} for {self.speedup:g}x" + (" fewer MACs" if self.cost == "macs" else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
@@ -92,9 +103,7 @@ class LatencyPruning:
             TechniqueError: nothing can be cut, or not by so much.
         """
         if self.low_rank and artifact.facts["weights"] != "dense":
-            raise TechniqueError(
-                "splitting layers would lose the network's zeros", "low_rank is for dense weights", "leave it out"
-            )
+            raise TechniqueError("splitting layers would lose the network's zeros", "low_rank is for dense weights", "leave it out")
         spec, module = artifact.input_spec, copy.deepcopy(artifact.module).cpu().eval()
         batches = calibration_batches(artifact, task, _IMAGES)
         example = torch.randn(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
@@ -112,9 +121,13 @@ class LatencyPruning:
         gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
         known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # other speeds of one network need the same
         errors = _once(_known(*known, self.importance, self.multiple), lambda: harm_of_widths(module, graph, gone, images, task))
-        forms = _once(_known(*known, "forms"), lambda: _forms(module, example, batches, images, task)) if self.low_rank else {}
+        ways: dict[str, dict[Way, float]] = {}
+        if self.low_rank:
+            ways = _once(_known(*known, "ranks"), lambda: _split_ways(module, example, batches, images, task))
+        if self.mixed_precision:
+            ways = _with_float(ways, _once(_known(*known, "rounding"), lambda: harm_of_rounding(module, images, task)))
         kept = np.array([[1 - len(u) / sum(len(g.units) for g in gs) for u in us] for gs, us in zip(decided.values(), gone, strict=True)])
-        costs, layers = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times, forms)
+        costs, layers = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times, ways)
         uncut = Choice([0] * len(decided), [0] * len(costs))
         whole = time_of(costs, uncut)
         choice = least_error(errors, costs, whole / self.speedup)
@@ -127,7 +140,11 @@ class LatencyPruning:
             )
         ratios = {name: 1 - _KEPT[k] for name, k in zip(decided, choice.widths, strict=True)}
         chosen = {name: mine[form] for (name, mine), form in zip(layers, choice.forms, strict=True)}
-        changed, structure, notes = self._apply(artifact, task, ratios, {name: form for name, form in chosen.items() if form is not None})
+        split_up = {name: way.form for name, way in chosen.items() if way.form is not None}
+        changed, structure, notes = self._apply(artifact, task, ratios, split_up)
+        if self.mixed_precision:
+            structure[FLOAT_LAYERS] = [name for name, way in chosen.items() if way.is_float]
+            notes += f"; to stay float: {', '.join(structure[FLOAT_LAYERS]) or 'none'}"
         what = "multiplications" if self.cost == "macs" else f"layers timed in {self.runtime} ({self.precision}), ms"
         shares = ", ".join(f"{name} {100 * (1 - ratio):g} %" for name, ratio in ratios.items())
         notes = f"{what}: {whole:.3g} → {time_of(costs, choice):.3g} together; {notes}; kept: {shares}"
@@ -168,11 +185,21 @@ def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
     return decided
 
 
-def _forms(
+def _split_ways(
     module: nn.Module, example: Tensor, batches: Callable[[], Iterable[tuple[Tensor, Any]]], images: Tensor, task: Task
-) -> dict[str, dict[Form, float]]:
+) -> dict[str, dict[Way, float]]:
     places, _ = find_layers(module, example)
-    return harm_of_forms(module, places, moments(module, {n: module.get_submodule(n) for n in places}, batches()), images, task)
+    seen = moments(module, {n: module.get_submodule(n) for n in places}, batches())
+    harm = harm_of_forms(module, places, seen, images, task)
+    return {name: {Way(form): error for form, error in forms.items()} for name, forms in harm.items()}
+
+
+def _with_float(ways: Mapping[str, Mapping[Way, float]], rounding: Mapping[str, float]) -> dict[str, dict[Way, float]]:
+    """Every way in INT8 has the harm of rounding on top of its own; the whole layer may also stay float, without any."""
+    return {
+        name: {Way(): harm, Way(is_float=True): 0.0} | {way: error + harm for way, error in ways.get(name, {}).items()}
+        for name, harm in rounding.items()
+    }
 
 
 def _once(known: list[Any], find: Callable[[], Any]) -> Any:

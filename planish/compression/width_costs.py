@@ -1,4 +1,4 @@
-"""The time of a network's layers by the widths and forms they may get: timed in the runtime on a coarse grid, interpolated between."""
+"""The time of a network's layers by their widths and the ways they are carried out: timed on a coarse grid, interpolated between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,23 @@ from planish.evaluation.latency import SMALLEST_DIFFERENCE
 from planish.evaluation.layer_latency import ConvShape, Pair, Precision, Variant
 
 _TIMED = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width
-_TIMED_SPLIT = (0.25, 0.5, 1.0)  # the same where it is split
+_TIMED_ELSE = (0.25, 0.5, 1.0)  # the same where it is split, or float
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a layer is carried out.
+
+    Args:
+        form: that it is split in, None where it is whole.
+        is_float: it stays float between layers in INT8.
+    """
+
+    form: Form | None = None
+    is_float: bool = False
+
+
+_WHOLE = Way()
 
 Times = Callable[[Sequence[Variant]], Sequence[float]]
 
@@ -35,8 +51,8 @@ class _Call:
     def depthwise(self) -> bool:
         return self.shape.groups > 1 and self.shape.groups == self.shape.in_channels
 
-    def at(self, inputs: int, outputs: int, precision: Precision, form: Form | None = None) -> Variant:
-        """The same layer at other widths, whole or split."""
+    def at(self, inputs: int, outputs: int, precision: Precision, way: Way = _WHOLE) -> Variant:
+        """The same layer at other widths, carried out in that way."""
         groups = self.shape.groups
         if self.depthwise:
             each = self.shape.out_channels // self.shape.in_channels
@@ -44,8 +60,8 @@ class _Call:
         elif groups > 1:
             inputs, outputs = (max(1, round(n / groups)) * groups for n in (inputs, outputs))
         shape = replace(self.shape, in_channels=inputs, out_channels=outputs, groups=groups)
-        layers = (shape,) if form is None else chain(shape, form.method, ranks_of(form, shape))
-        return Variant(layers, self.size, inputs, precision)
+        layers = (shape,) if way.form is None else chain(shape, way.form.method, ranks_of(way.form, shape))
+        return Variant(layers, self.size, inputs, "fp32_in_int8" if way.is_float else precision)
 
 
 def width_costs(
@@ -56,12 +72,12 @@ def width_costs(
     kept: Floats,
     precision: Precision,
     times: Times,
-    forms: Mapping[str, Mapping[Form, float]] | None = None,
-) -> tuple[list[Cost], list[tuple[str, list[Form | None]]]]:
-    """What each layer costs, by the decisions on the channels it reads and makes, and by its form.
+    harm: Mapping[str, Mapping[Way, float]] | None = None,
+) -> tuple[list[Cost], list[tuple[str, list[Way]]]]:
+    """What each layer costs, by the decisions on the channels it reads and makes, and by the way it is carried out.
 
     Where a layer's channels come under several decisions (concatenation), its time is the mean of what each would give alone, weighted by
-    channels, and it stays whole. A form that is not faster than the whole layer at full width is left out.
+    channels, and it stays whole and in INT8. A form that is not faster than the whole layer at full width is left out.
 
     Args:
         module: in eval mode.
@@ -71,30 +87,29 @@ def width_costs(
         kept: ``(decisions, choices)``, the share of its channels that each choice keeps.
         precision: in which layers are timed.
         times: milliseconds of each variant of a layer.
-        forms: by layer, how it may be split, and the error of each way.
+        harm: by layer, the ways it may be carried out, and the error of each.
 
     Returns:
-        The costs, and for each the layer and its forms, ``None`` the whole one.
+        The costs, and for each the layer and its ways, the whole one first.
     """
     decision_of = {unit: d for d, groups in enumerate(decided) for group in groups for unit in group.units}
     calls = _calls(module, example)
-    allowed = _faster(calls, forms or {}, precision, times)
+    ways = _worth_trying(calls, harm or {}, precision, times)
     wanted: list[Variant] = []
     for call in calls:
-        for form in (None, *allowed.get(call.name, ())):
-            wanted += [call.at(i, o, precision, form) for i in _grid(call, "in", form) for o in _grid(call, "out", form)]
+        for way in ways[call.name]:
+            wanted += [call.at(i, o, precision, way) for i in _grid(call, "in", way) for o in _grid(call, "out", way)]
     found = dict(zip(wanted, times(wanted), strict=True))
     costs, layers = [], []
     for call in calls:
         ends = {dim: _shares(graph.classes.get((f"{call.name}.weight", dim)), decision_of) for dim in (0, 1)}
         reads, makes = {FIXED: 1.0} if call.depthwise else ends[1], ends[0]
-        is_simple = len(reads) == len(makes) == 1
-        mine: list[Form | None] = [None, *(allowed.get(call.name, ()) if is_simple else ())]
-        errors = np.array([0.0 if form is None else (forms or {})[call.name][form] for form in mine])
+        mine = ways[call.name] if len(reads) == len(makes) == 1 else [_WHOLE]
+        errors = np.array([(harm or {}).get(call.name, {}).get(way, 0.0) for way in mine])
         tables = []
-        for form in mine:
-            inputs, outputs = _grid(call, "in", form), _grid(call, "out", form)
-            tables.append((np.array([[found[call.at(i, o, precision, form)] for o in outputs] for i in inputs]), inputs, outputs))
+        for way in mine:
+            inputs, outputs = _grid(call, "in", way), _grid(call, "out", way)
+            tables.append((np.array([[found[call.at(i, o, precision, way)] for o in outputs] for i in inputs]), inputs, outputs))
         for a, share_a in reads.items():
             for b, share_b in makes.items():
                 wide_in, wide_out = (
@@ -107,24 +122,32 @@ def width_costs(
     return costs, layers
 
 
-def _faster(calls: Sequence[_Call], forms: Mapping[str, Mapping[Form, float]], precision: Precision, times: Times) -> dict[str, list[Form]]:
-    """Of each layer that runs once, the forms that are faster than the whole one by what counts as a difference."""
+def _worth_trying(
+    calls: Sequence[_Call], harm: Mapping[str, Mapping[Way, float]], precision: Precision, times: Times
+) -> dict[str, list[Way]]:
+    """Of each layer the whole way, and where it runs once the others: of those that split it only what is faster by what counts as a
+    difference.
+    """
     names = [call.name for call in calls]
-    once = [call for call in calls if call.name in forms and names.count(call.name) == 1]
-    tried = [(call, form) for call in once for form in (None, *forms[call.name])]
-    variants = [call.at(call.shape.in_channels, call.shape.out_channels, precision, form) for call, form in tried]
-    ms = {(call.name, form): t for (call, form), t in zip(tried, times(variants), strict=True)}
+    once = [call for call in calls if call.name in harm and names.count(call.name) == 1]
+    tried = [(call, way) for call in once for way in (_WHOLE, *harm[call.name]) if not way.is_float]
+    variants = [call.at(call.shape.in_channels, call.shape.out_channels, precision, way) for call, way in tried]
+    ms = {(call.name, way): t for (call, way), t in zip(tried, times(variants), strict=True)}
     gain = 1 + SMALLEST_DIFFERENCE / 100
-    return {call.name: [f for f in forms[call.name] if ms[call.name, f] * gain < ms[call.name, None]] for call in once}
+    found = {name: [_WHOLE] for name in names}
+    for call in once:
+        others = [way for way in harm[call.name] if way != _WHOLE]
+        found[call.name] += [w for w in others if w.is_float or ms[call.name, w] * gain < ms[call.name, _WHOLE]]
+    return found
 
 
-def _grid(call: _Call, side: str, form: Form | None) -> list[int]:
+def _grid(call: _Call, side: str, way: Way) -> list[int]:
     """Widths that are timed, whole multiples of 8 where there is room for them."""
     width = call.shape.in_channels if side == "in" else call.shape.out_channels
     if side == "in" and call.depthwise:
         return [width]
     step = 8 if width >= 64 else 1
-    return sorted({max(1, round(width * share / step) * step) for share in (_TIMED if form is None else _TIMED_SPLIT)} | {width})
+    return sorted({max(1, round(width * share / step) * step) for share in (_TIMED if way == _WHOLE else _TIMED_ELSE)} | {width})
 
 
 def _between(ms: Floats, inputs: list[int], outputs: list[int], wide_in: Floats, wide_out: Floats) -> Floats:

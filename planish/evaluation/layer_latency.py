@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from planish.artifact import Predictor
 
 Precision = Literal["fp32", "int8"]
+LayerPrecision = Literal["fp32", "int8", "fp32_in_int8"]
 Pair = tuple[int, int]
 
 _LOADER = "planish.export.runtimes:load"  # this room runs what it is given; runtimes live above it
@@ -70,13 +71,14 @@ class Variant:
         layers: none for the frame alone.
         size: height and width of the first layer's input.
         channels: of the first layer's input.
-        precision: ``int8`` puts quantize and dequantize nodes around everything, as the technique ``int8`` does.
+        precision: ``int8`` puts quantize and dequantize nodes around everything, as the technique ``int8`` does; ``fp32_in_int8`` is a
+            layer that stays float between layers in INT8, and has to convert what it reads and makes.
     """
 
     layers: tuple[ConvShape, ...]
     size: Pair
     channels: int
-    precision: Precision = "fp32"
+    precision: LayerPrecision = "fp32"
 
 
 def multiplications(variant: Variant) -> int:
@@ -115,7 +117,7 @@ def layer_latencies(
     keys = {_key(v): v for v in variants}
     missing = [v for key, v in keys.items() if key not in known]
     if missing:
-        groups: dict[tuple[Pair, int, Precision], list[Variant]] = {}
+        groups: dict[tuple[Pair, int, LayerPrecision], list[Variant]] = {}
         for v in missing:
             groups.setdefault((v.size, v.channels, v.precision), []).append(v)
         with Stage(f"timing layers in {runtime}", len(missing)) as stage:
@@ -173,20 +175,20 @@ def _model(variant: Variant, batch: int) -> bytes:
 
     random_numbers = np.random.default_rng(0)
     nodes, constants = [], []
-    is_int8 = variant.precision == "int8"
+    is_int8, has_integers = variant.precision == "int8", variant.precision != "fp32"
 
     def constant(name: str, values: Any) -> str:
         constants.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
     def quantized(name: str) -> str:
-        if not is_int8:
+        if not has_integers:
             return name
         nodes.append(helper.make_node("QuantizeLinear", [name, "scale", "zero"], [name + "_q"]))
         nodes.append(helper.make_node("DequantizeLinear", [name + "_q", "scale", "zero"], [name + "_d"]))
         return name + "_d"
 
-    if is_int8:
+    if has_integers:
         constant("scale", np.float32(0.02))
         constant("zero", np.uint8(128))
     nodes.append(helper.make_node("MaxPool", ["images"], ["pooled"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1]))
@@ -207,6 +209,10 @@ def _model(variant: Variant, batch: int) -> bytes:
         else:
             constant(weight, values)
             constant(bias, np.zeros(layer.out_channels, np.float32))
+            if has_integers:  # or ONNX Runtime would round the weights by itself, see ``mixed_precision.shield``
+                least = constant(f"least{number}", np.float32(np.finfo(np.float32).min))
+                nodes.append(helper.make_node("Clip", [last, least], [f"shielded{number}"]))
+                last = f"shielded{number}"
         nodes.append(
             helper.make_node(
                 "Conv",

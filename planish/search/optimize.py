@@ -31,6 +31,7 @@ from planish.training.prepare import prepare
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _GLANCE_SHARE = 0.36, 0.2
+_ROUNDING_POINTS = 0.2  # that INT8 costs the original, from which on layers may stay float
 _MEASURING_SECONDS = 30.0  # the last side-by-side, test and report
 _MOST_EPOCHS = 60  # of one round of recovery; not tuned
 _RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # highest learning rate, by how the original came to its weights
@@ -195,6 +196,7 @@ def _deploy(search: Search) -> None:
     # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
     fit = [w for w in ways if w.runtime in search.allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5)]
     search.deployment = min(fit, key=latency_ms)
+    search.mixed_precision = search.deployment.precision == "int8" and drops[search.deployment].value > _ROUNDING_POINTS
     search.fp32 = tuple(sorted(search.fp32, key=latency_ms))
     ships = f"{search.deployment.precision} for {search.deployment.runtime}"
     note(f"candidates ship as {ships}; the fastest fp32 runtime here is {search.fp32[0].runtime}")

@@ -86,6 +86,7 @@ class Search:
         deployment: how candidates are deployed.
         students: architectures that are taught instead, by name.
         low_rank: whether pruning may also split layers.
+        mixed_precision: whether it may also leave layers float.
     """
 
     runner: Runner
@@ -102,6 +103,7 @@ class Search:
     deployment: Deployment
     students: tuple[str, ...] = ()
     low_rank: bool = False
+    mixed_precision: bool = False
     candidates: dict[str, CandidateResult] = field(default_factory=dict)
 
     @property

@@ -5,20 +5,25 @@ from __future__ import annotations
 import copy
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
-from planish.compression import ChannelPruning, LatencyPruning, latency_pruning
+from planish.compression import ChannelPruning, Int8, LatencyPruning, latency_pruning
 from planish.compression import structure as structures
+from planish.compression.harm import harm_of_rounding
 from planish.compression.width_choice import Choice, time_of
 from planish.compression.width_costs import width_costs
 from planish.errors import TechniqueError
 from planish.evaluation.layer_latency import Variant, multiplications
+from planish.export import ToOnnx
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.zoo import create
+from planish.plan import Plan
 from planish.testing import write_shapes
 from planish.training.prepare import prepare
 
@@ -95,6 +100,42 @@ def test_layers_are_split_where_that_harms_less(job, tmp_path: Path, monkeypatch
     x = torch.rand(2, 1, 24, 24)
     again = load_artifact(tmp_path / "saved", module=artifact.module).module
     torch.testing.assert_close(again.eval()(x), found.module.eval()(x))
+
+
+def test_a_layer_that_rounding_harms_stays_float_in_the_file(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One channel of a layer reads values a thousand times those of the others, so that 256 steps are too few for the rest."""
+    monkeypatch.setattr(latency_pruning, "layer_latencies", cheaper_in_integers)
+    artifact = copy.deepcopy(job.artifact)
+    name, block = next((n, m) for n, m in artifact.module.named_modules() if hasattr(m, "conv2"))
+    with torch.no_grad():
+        block.bn1.weight[0] *= 1000
+        block.conv2.weight[:, 0] = 0
+    planned = LatencyPruning(speedup=1.1, precision="int8", mixed_precision=True, multiple=1).apply(artifact, job.task)
+    assert f"{name}.conv2" in planned.lineage.steps[-1].structure["float_layers"]
+    file = Plan(ToOnnx(), Int8()).apply(planned, job.task).files[0]
+    model = onnx.load(str(file))
+    makers = {output: node for node in model.graph.node for output in node.output}
+    layers = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
+    is_float = [makers.get(n.input[1]) is None for n in layers]  # its weight is no dequantized integer
+    assert 0 < sum(is_float) == len(planned.lineage.steps[-1].structure["float_layers"]) < len(layers)
+
+
+def cheaper_in_integers(variants: list[Variant], runtime: str, *, threads: int = 1, batch: int = 1) -> list[float]:
+    return [multiplications(v) / 1e6 * (1.0 if v.precision == "int8" else 1.5) for v in variants]
+
+
+def test_rounding_of_a_linear_network_is_what_its_steps_say() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
+    images = torch.rand(64, 3, 2, 2)
+    squared = SimpleNamespace(distillation_loss=lambda a, b, _: (a - b).square().mean())
+    before = network[1].weight.detach().clone()
+    harm = harm_of_rounding(network, images, squared)["1"]
+    assert torch.equal(network[1].weight, before)
+    # uniform errors within half a step: of inputs in 256 steps of 1, of weights in 127 steps a row
+    of_inputs = before.square().sum(1).mean() * (1 / 255) ** 2 / 12
+    of_weights = ((before.abs().amax(1) / 127) ** 2 / 12).mean() * images.flatten(1).square().sum(1).mean()
+    assert harm == pytest.approx(float(of_inputs + of_weights), rel=0.5)
 
 
 def test_by_multiplications_nothing_is_timed(job, monkeypatch: pytest.MonkeyPatch) -> None:
