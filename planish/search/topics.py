@@ -103,7 +103,8 @@ def planning(recovery: Distill) -> list[Arm]:
     for speedup in (1.5, 2.0, 3.0):
         add("by multiplications", LatencyPruning(speedup=speedup, precision="int8", cost="macs"))
         add("by milliseconds", LatencyPruning(speedup=speedup, precision="int8"))
-        add("by milliseconds, with ranks", LatencyPruning(speedup=speedup, precision="int8", low_rank=True))
+        everything = LatencyPruning(speedup=speedup, precision="int8", low_rank=True, mixed_precision=True)
+        add("by milliseconds, with ranks and precisions", everything)
     for speedup in (1.2, 1.5, 2.0):
         add("ranks alone", Factorize(speedup=speedup, precision="int8"))
     for ratio in (0.25, 0.5):
