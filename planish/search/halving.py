@@ -20,7 +20,7 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.search import rounding
 from planish.search.choose import with_room
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, fitted, promise, spread, timed
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, fitted, further, promise, spread, timed
 from planish.search.result import Stage
 from planish.search.runner import extend
 from planish.search.state import Search, Shipped
@@ -55,6 +55,8 @@ def glance(search: Search, seconds: float) -> list[Trial]:
         if trials and search.seconds_left < 3 * cost:
             break
         trials += _look(search, level)
+    while (level := further(trials)) and search.seconds_left > 3 * cost and (found := _look(search, level)):
+        trials += found
     if not trials:
         return []
     _measure(search, "first look", trials)

@@ -18,6 +18,8 @@ from planish.training.student import Student
 _PER_DOUBLING = 0.75  # of a drop is left when training has doubled, about
 _SHRINKS = (0.55, 0.95)  # between these; beyond, it is noise
 _POINTS_A_DOUBLING = 0.7  # beyond the limit cost as much as a doubling of speed brings: the noise of validation
+_EASY_POINTS = 15.0  # lost before any training are won back in a little of it
+_FASTEST = 20.0  # times, that layers are pruned to
 _AIM_BELOW = 0.97  # of the goal, as the next measurement will not say just the same
 
 
@@ -109,6 +111,16 @@ class Trial:
     @property
     def latency_ms(self) -> float:
         return self.measurements["latency_ms"].value
+
+
+def further(trials: Sequence[Trial]) -> Level | None:
+    """The next stronger pruning, while the strongest so far costs hardly anything before any training; None where it costs much."""
+    pruned = timed(trials)
+    if not pruned:
+        return None
+    strongest = max(pruned, key=lambda t: t.level.speedup)
+    easy = strongest.measurements["accuracy_drop_calibration"].value < _EASY_POINTS
+    return Level(round(1.5 * strongest.level.speedup, 2)) if easy and strongest.level.speedup < _FASTEST else None
 
 
 def timed(measured: Sequence[Trial]) -> list[Trial]:

@@ -7,7 +7,7 @@ import pytest
 from planish.compression import ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, promise, spread
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, further, promise, spread
 from planish.search.result import Goal
 
 TIMED = LatencyPruning(speedup=2)
@@ -49,6 +49,18 @@ def test_a_goal_in_milliseconds_is_aimed_at_by_what_was_measured() -> None:
     assert aimed_at(1 + 4 / 2.5, measured) is None, "one is there already"
     assert aimed_at(2.0, measured[:1]) is None
     assert aimed_at(2.0, [trial(2, 1, 5), trial(4, 2, 5)]) is None, "times that make no sense"
+
+
+def test_pruning_goes_further_while_it_costs_hardly_anything() -> None:
+    def looked(speedup: float, points: float) -> Trial:
+        found = trial(speedup, 8 / speedup, 0)
+        found.measurements["accuracy_drop_calibration"] = Measurement("accuracy_drop_calibration", points, "points", 500, False)
+        return found
+
+    assert further([looked(2, 0), looked(4, 5)]) == Level(6.0)
+    assert further([looked(2, 0), looked(4, 30)]) is None
+    assert further([looked(24, 1)]) is None
+    assert further([]) is None
 
 
 def test_the_first_rung_spans_from_fast_to_slow_and_leaves_out_what_others_beat() -> None:
