@@ -19,8 +19,10 @@ from planish.progress import collecting_notes, note
 from planish.search import goal as units
 from planish.search.files import write_json
 from planish.search.finish import FINALISTS, finish
-from planish.search.halving import glance, ship_seconds, train
+from planish.search.halving import train
+from planish.search.look import glance
 from planish.search.original import stored_original
+from planish.search.pace import ship_seconds
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner

@@ -13,6 +13,7 @@ from planish.evaluation.layer_latency import Precision
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
 from planish.plan import Plan
+from planish.search.proposals import Trial
 from planish.search.result import CandidateResult, Goal, Stage
 from planish.search.runner import Runner, extend
 from planish.search.summary import summary
@@ -129,3 +130,11 @@ class Search:
         self.candidates[name] = known
         self.watch(list(self.candidates.values()))
         return known
+
+    def show_trial(self, trial: Trial) -> None:
+        """The same for a trial, by its own name."""
+        known = dict(trial.measurements)
+        if trial.drop is not None:
+            known["accuracy_drop_validation"] = trial.drop
+        stage: Stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "glanced"
+        self.show(trial.name, Shipped(trial.plan, self.deployment), stage, known, trial.stopped)

@@ -1,0 +1,38 @@
+"""What parts of a search take, from what was timed of the original."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from planish.plan import Plan
+from planish.search.state import Search
+from planish.task import SplitName
+
+_BATCH = 32
+
+
+def ship_seconds(search: Search) -> float:
+    """Seconds that exporting a network and running it over validation take, from what they took for the original."""
+    steps = search.deployment.steps().steps
+    exports = sum(search.runner.store.seconds_of(f"artifact:{Plan(*steps[:count]).key}") for count in range(1, len(steps) + 1))
+    return 1 + exports + forward_seconds(search, "validation")
+
+
+def forward_seconds(search: Search, split: SplitName) -> float:
+    """Seconds that the original takes over a split: by the fastest of a few batches, as one disturbed moment must not decide the search."""
+    runner = search.runner
+
+    def fastest() -> float:
+        spec, module = runner.original.input_spec, runner.original.module.eval()
+        images = torch.randn(_BATCH, spec.channels, spec.height, spec.width, device=next(module.parameters()).device)
+        seconds = []
+        with torch.no_grad():
+            for _ in range(5):
+                begun = time.perf_counter()
+                module(images)
+                seconds.append(time.perf_counter() - begun)
+        return min(seconds) / _BATCH
+
+    return len(runner.task.split(split)) * float(runner.store.once("seconds an image", "searching", fastest))
