@@ -114,13 +114,14 @@ class Trial:
 
 
 def further(trials: Sequence[Trial]) -> Level | None:
-    """The next stronger pruning, while the strongest so far costs hardly anything before any training; None where it costs much."""
-    pruned = timed(trials)
-    if not pruned:
+    """The next stronger pruning, while the strongest so far costs hardly anything before any training; None where it costs much, or where
+    pruning by timed layers was refused already.
+    """
+    strongest = max((t for t in trials if t.level.resolution == 1 and not t.level.student), key=lambda t: t.level.speedup, default=None)
+    if strongest is None or not timed([strongest]) or strongest.level.speedup >= _FASTEST:
         return None
-    strongest = max(pruned, key=lambda t: t.level.speedup)
     easy = strongest.measurements["accuracy_drop_calibration"].value < _EASY_POINTS
-    return Level(round(1.5 * strongest.level.speedup, 2)) if easy and strongest.level.speedup < _FASTEST else None
+    return Level(round(1.5 * strongest.level.speedup, 2)) if easy else None
 
 
 def timed(measured: Sequence[Trial]) -> list[Trial]:

@@ -61,6 +61,9 @@ def test_pruning_goes_further_while_it_costs_hardly_anything() -> None:
     assert further([looked(2, 0), looked(4, 30)]) is None
     assert further([looked(24, 1)]) is None
     assert further([]) is None
+    refused = looked(6, 3)
+    refused.plan = Plan(ChannelPruning(ratio=0.83))
+    assert further([looked(4, 3), refused]) is None, "an equal share everywhere was tried in place of timed layers"
 
 
 def test_the_first_rung_spans_from_fast_to_slow_and_leaves_out_what_others_beat() -> None:
