@@ -14,7 +14,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note
 
 _MOST_EPOCHS = 1000  # more than any budget has time for: the learning rate ends where the seconds do
-_SLACK_POINTS = (3.0, 1.0)  # that what is still to come is trusted to win back after the first round, and later; as in Planish's search
+_SLACK_POINTS = (3.0, 1.0)  # that what is still to come is trusted to win back after the first round, and later
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Pruned:
 def recover(run: Finished, ratios: list[float], seconds: float) -> list[Pruned]:
     """Prune at every ratio and distil in rounds: each goes on with the more promising half, and has twice the time of the one before.
 
-    Promising are, as in Planish's search, the fastest within reach of the allowed drop, then those that lose least.
+    Promising are the fastest within reach of the allowed drop, then those that lose least.
 
     Args:
         run: whose original is pruned and teaches.

@@ -117,10 +117,8 @@ def least_error(errors: Floats, costs: Sequence[Cost], budget_ms: float, seconds
     if solved.x is None:
         return None
     widths = [int(k) for k in solved.x[: decisions * width].reshape(decisions, width).argmax(1)]
-    found = [
-        _fastest(solved.x[start : start + ms.size].reshape(ms.shape), ms) for (_, _, ms, _), start in zip(blocks, starts, strict=False)
-    ]
-    forms = iter(found[len(pairs) :])
+    with_forms = zip(blocks[len(pairs) :], starts[len(pairs) : -1], strict=True)
+    forms = iter([_fastest(solved.x[start : start + ms.size].reshape(ms.shape), ms) for (_, _, ms, _), start in with_forms])
     return Choice(widths, [next(forms) if len(cost.errors) > 1 else 0 for cost in costs])
 
 

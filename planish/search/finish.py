@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.compression import QuantizeAware
 from planish.errors import PlanishError
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.machine import describe_machine
@@ -110,10 +109,11 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
     """What is measured, by key: the originals, the uncompressed network as deployed, the best trials."""
     ranked = sorted(trials, key=lambda t: promise(t, expected_drop(t, trials), search.goal), reverse=True)[:FINALISTS]
     everything = [Shipped(_ORIGINAL, way) for way in (*search.fp32, search.deployment)]
-    everything += [Shipped(t.plan, search.deployment) for t in ranked]
-    float_plans = [t.plan for t in ranked if all(step.name != QuantizeAware.name for step in t.plan.steps)]
-    if search.deployment.precision == "int8" and float_plans:
-        everything.append(Shipped(float_plans[0], Deployment("fp32", search.deployment.runtime)))
+    best = [Shipped(t.plan, search.deployment) for t in ranked]
+    everything += best
+    without_rounding = next((shipped.network for shipped in best if not shipped.learned_rounding), None)
+    if search.deployment.precision == "int8" and without_rounding is not None:
+        everything.append(Shipped(without_rounding, Deployment("fp32", search.deployment.runtime)))
     subjects: dict[str, Shipped] = {}
     for shipped in everything:
         if (

@@ -52,8 +52,12 @@ class Shipped:
     @property
     def steps(self) -> Plan:
         """What makes the file from the network; one that was trained with rounding brings its own scales."""
-        is_quantized = any(step.name == QuantizeAware.name for step in self.network.steps)
-        return Plan(*(step for step in self.way.steps().steps if not (is_quantized and step.name == Int8.name)))
+        return Plan(*(step for step in self.way.steps().steps if not (self.learned_rounding and step.name == Int8.name)))
+
+    @property
+    def learned_rounding(self) -> bool:
+        """Whether the network was trained with the rounding of INT8."""
+        return any(step.name == QuantizeAware.name for step in self.network.steps)
 
     @property
     def plan(self) -> Plan:
