@@ -18,6 +18,7 @@ from planish.compression.layer_moments import Moments
 from planish.compression.structure import ChannelGraph
 from planish.compression.width_choice import Floats
 from planish.errors import TechniqueError
+from planish.models.quantized import SMALLEST, ActivationQuantizer, fake_quantize
 from planish.progress import Stage
 
 if TYPE_CHECKING:
@@ -95,10 +96,10 @@ def harm_of_rounding(module: nn.Module, images: Tensor, task: Task) -> dict[str,
     with Stage("weighing rounding", len(layers)) as stage:
         for name, layer in layers.items():
             weight = layer.weight.detach().clone()
-            scale = (weight.flatten(1).abs().amax(1) / 127).clamp_min(1e-12).reshape(-1, *[1] * (weight.ndim - 1))
+            scale = (weight.flatten(1).abs().amax(1) / 127).clamp_min(SMALLEST)
             hook = layer.register_forward_pre_hook(lambda _, given: (_rounded(given[0]), *given[1:]))
             try:
-                layer.weight.copy_((weight / scale).round() * scale)
+                layer.weight.copy_(fake_quantize(weight, scale, torch.zeros_like(scale), -127, 127))
                 harm[name] = judge(module)
             finally:
                 layer.weight.copy_(weight)
@@ -109,9 +110,10 @@ def harm_of_rounding(module: nn.Module, images: Tensor, task: Task) -> dict[str,
 
 def _rounded(values: Tensor) -> Tensor:
     """In 256 steps from the least to the largest value, 0 among them."""
-    low, high = values.amin().clamp_max(0), values.amax().clamp_min(0)
-    scale = ((high - low) / 255).clamp_min(1e-12)
-    return (values / scale).round() * scale
+    quantizer = ActivationQuantizer().to(values.device)
+    quantizer.set_range(float(values.amin()), float(values.amax()))
+    rounded: Tensor = quantizer(values)
+    return rounded
 
 
 def _methods(place: Place) -> list[Method]:

@@ -145,7 +145,7 @@ def compare(
     Raises:
         PlanishError: the images, the model or the topic cannot be used.
     """
-    arms = arms_of(topic, Distill(epochs=recovery_epochs, augmentation=augmentation, seed=seed))
+    arms = arms_of(topic, Distill(epochs=recovery_epochs, augmentation=augmentation, seed=seed), runtime)
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
     name = model if isinstance(model, str) else type(model).__name__

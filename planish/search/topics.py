@@ -44,7 +44,7 @@ class Arm:
     plan: Plan
 
 
-def pruning(recovery: Distill) -> list[Arm]:
+def pruning(recovery: Distill, runtime: str) -> list[Arm]:
     """Structured and unstructured pruning at three levels; random channels are the control."""
     arms: list[Arm] = []
 
@@ -63,7 +63,7 @@ def pruning(recovery: Distill) -> list[Arm]:
         add("channels in two rounds", IterativePruning(pruning=by_norm, rounds=2, distill=rounds), level=str(by_norm))
         add("blocks", BlockPruning(ratio=ratio), recovery)
     for speedup in (1.5, 2.5, 4.0):
-        add("channels by milliseconds", LatencyPruning(speedup=speedup), recovery)
+        add("channels by milliseconds", LatencyPruning(speedup=speedup, runtime=runtime), recovery)
     for sparsity in (0.5, 0.8, 0.9):
         add("single weights", UnstructuredPruning(sparsity=sparsity), recovery, pack=True)
     for n in (2, 1):
@@ -71,7 +71,7 @@ def pruning(recovery: Distill) -> list[Arm]:
     return arms
 
 
-def quantization(recovery: Distill) -> list[Arm]:
+def quantization(recovery: Distill, runtime: str) -> list[Arm]:
     """INT8 by ways to find the ranges, learned or measured, with what is said to help it, and weights in few bits."""
     slack = 0.1
     ways = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
@@ -79,7 +79,7 @@ def quantization(recovery: Distill) -> list[Arm]:
     ways["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
     ways["INT8, biases corrected"] = Int8(correct_bias=True)
     arms = [Arm(strategy, "", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
-    arms.append(Arm("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack))))
+    arms.append(Arm("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack, runtime=runtime))))
     halves = (HalfPrecision(), HalfPrecision(kind="bf16"))
     arms += [Arm("16-bit weights", half.kind, Plan(ToOnnx(), half)) for half in halves]
     learned = QuantizeAware(epochs=recovery.epochs, augmentation=recovery.augmentation)
@@ -91,7 +91,7 @@ def quantization(recovery: Distill) -> list[Arm]:
     return arms
 
 
-def planning(recovery: Distill) -> list[Arm]:
+def planning(recovery: Distill, runtime: str) -> list[Arm]:
     """How widths are chosen: all layers alike, by multiplications, by milliseconds, with ranks; and each lever alone. All end in INT8."""
     arms: list[Arm] = []
 
@@ -101,12 +101,12 @@ def planning(recovery: Distill) -> list[Arm]:
     for ratio in (0.3, 0.45, 0.6):
         add("all layers alike", ChannelPruning(ratio=ratio))
     for speedup in (1.5, 2.0, 3.0):
-        add("by multiplications", LatencyPruning(speedup=speedup, precision="int8", cost="macs"))
-        add("by milliseconds", LatencyPruning(speedup=speedup, precision="int8"))
-        everything = LatencyPruning(speedup=speedup, precision="int8", low_rank=True, mixed_precision=True)
-        add("by milliseconds, with ranks and precisions", everything)
+        by_milliseconds = LatencyPruning(speedup=speedup, runtime=runtime, precision="int8")
+        add("by multiplications", replace(by_milliseconds, cost="macs"))
+        add("by milliseconds", by_milliseconds)
+        add("by milliseconds, with ranks and precisions", replace(by_milliseconds, low_rank=True, mixed_precision=True))
     for speedup in (1.2, 1.5, 2.0):
-        add("ranks alone", Factorize(speedup=speedup, precision="int8"))
+        add("ranks alone", Factorize(speedup=speedup, runtime=runtime, precision="int8"))
     for ratio in (0.25, 0.5):
         add("blocks alone", BlockPruning(ratio=ratio))
     for scale in (0.75, 0.5):
@@ -115,15 +115,20 @@ def planning(recovery: Distill) -> list[Arm]:
     return arms
 
 
-TOPICS: dict[str, Callable[[Distill], Sequence[Arm]]] = {"pruning": pruning, "quantization": quantization, "planning": planning}
+TOPICS: dict[str, Callable[[Distill, str], Sequence[Arm]]] = {"pruning": pruning, "quantization": quantization, "planning": planning}
 
 
-def arms_of(topic: str, recovery: Distill) -> Sequence[Arm]:
+def arms_of(topic: str, recovery: Distill, runtime: str = "onnxruntime") -> Sequence[Arm]:
     """The arms of a topic.
+
+    Args:
+        topic: a key of ``TOPICS``.
+        recovery: after each technique that needs it.
+        runtime: in which layers are timed where a technique goes by time.
 
     Raises:
         PlanError: there is no such topic.
     """
     if topic not in TOPICS:
         raise PlanError(f"there is no topic {topic!r}", f"topics are {', '.join(TOPICS)}", "for example --topic pruning")
-    return TOPICS[topic](recovery)
+    return TOPICS[topic](recovery, runtime)

@@ -36,6 +36,13 @@ def test_arms_that_train_have_the_same_number_of_epochs() -> None:
         assert epochs == 4, arm
 
 
+def test_layers_are_timed_in_the_runtime_that_is_compared() -> None:
+    steps = [step for topic in TOPICS for arm in arms_of(topic, Distill(), "openvino") for step in arm.plan.to_dicts()]
+    by_time = [step for step in steps if "runtime" in step and (step["name"] != "int8" or step["slack"] > 0)]
+    assert {step["name"] for step in by_time} == {"latency_pruning", "factorize", "int8"}
+    assert {step["runtime"] for step in by_time} == {"openvino"}
+
+
 def test_an_unknown_topic_is_refused() -> None:
     with pytest.raises(PlanError, match="pruning"):
         arms_of("weather", Distill())
@@ -44,9 +51,9 @@ def test_an_unknown_topic_is_refused() -> None:
 def test_a_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = topics.pruning
 
-    def few(recovery: Distill) -> list[topics.Arm]:
+    def few(recovery: Distill, runtime: str) -> list[topics.Arm]:
         wanted = {"channels by L2 norm", "single weights", "blocks"}
-        return [arm for arm in every(recovery) if arm.strategy in wanted and arm.level not in ("channels −30 %", "50 % zeros")]
+        return [arm for arm in every(recovery, runtime) if arm.strategy in wanted and arm.level not in ("channels −30 %", "50 % zeros")]
 
     monkeypatch.setitem(topics.TOPICS, "pruning", few)
     data = write_shapes(tmp_path / "shapes", per_class=30)
@@ -76,7 +83,7 @@ def test_a_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_what_does_not_apply_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = topics.pruning
-    monkeypatch.setitem(topics.TOPICS, "pruning", lambda recovery: [a for a in every(recovery) if a.strategy == "blocks"][:1])
+    monkeypatch.setitem(topics.TOPICS, "pruning", lambda *given: [a for a in every(*given) if a.strategy == "blocks"][:1])
     data = write_shapes(tmp_path / "shapes", per_class=20)
     found = planish.compare(
         data, model="torchvision:vgg11_bn", topic="pruning", epochs=1, recovery_epochs=1, image_size=32, out=tmp_path / "run"
