@@ -14,6 +14,7 @@ from planish.compression.quantize_aware import QuantizeAware
 from planish.compression.resolution import Resolution
 from planish.compression.unstructured_pruning import UnstructuredPruning
 from planish.compression.weight_sharing import WeightSharing
+from planish.compression.width import Width
 
 __all__ = [
     "Binarize",
@@ -30,4 +31,5 @@ __all__ = [
     "Resolution",
     "UnstructuredPruning",
     "WeightSharing",
+    "Width",
 ]

@@ -99,25 +99,37 @@ def prune(module: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> nn.Mo
     Raises:
         TechniqueError: a layer would lose all its channels.
     """
-    cut = np.fromiter(units, np.int64)
+    return repeated(module, graph, dict.fromkeys(units, 0))
+
+
+def repeated(module: nn.Module, graph: ChannelGraph, times: Mapping[int, int]) -> nn.Module:
+    """A copy of the network in which each unit is there so many times, side by side; once where nothing is said.
+
+    Raises:
+        TechniqueError: a layer would lose all its channels.
+    """
     module = copy.deepcopy(module)
     tensors = _tensors(module)
     for (name, dim), classes in graph.classes.items():
-        keep = np.flatnonzero(~np.isin(classes, cut))
-        if len(keep) == 0:
+        kept = np.repeat(np.arange(len(classes)), _times(classes, times))
+        if len(kept) == 0:
             raise TechniqueError(f"all {len(classes)} channels of {name} would be cut", "every layer keeps at least one")
-        if len(keep) < len(classes):
-            tensors[name] = tensors[name].detach().index_select(dim, torch.from_numpy(keep).to(tensors[name].device))
+        if len(kept) != len(classes):
+            tensors[name] = tensors[name].detach().index_select(dim, torch.from_numpy(kept).to(tensors[name].device))
     _replace(module, tensors)
     for (owner, attribute, place), classes in graph.sizes.items():
         child = module.get_submodule(owner)
-        count = int((~np.isin(classes, cut)).sum())
+        count = int(_times(classes, times).sum())
         if place < 0:
             setattr(child, attribute, count)
         else:
             held = getattr(child, attribute)
             setattr(child, attribute, type(held)([*held[:place], count, *held[place + 1 :]]))
     return module
+
+
+def _times(classes: Ints, times: Mapping[int, int]) -> Ints:
+    return np.array([times.get(int(unit), 1) for unit in classes], np.int64)
 
 
 def masked(module: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> nn.Module:
@@ -135,16 +147,20 @@ def masked(module: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> nn.M
 
 def structure_of(module: nn.Module, pruned: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> dict[str, Any]:
     """How ``pruned`` differs from ``module``, in JSON values, for ``rebuild``."""
-    cut = np.fromiter(units, np.int64)
-    before, after, saved = _tensors(module), _tensors(pruned), module.state_dict(keep_vars=True)
+    return difference_of(module, pruned, graph, dict.fromkeys(units, 0))
+
+
+def difference_of(module: nn.Module, changed: nn.Module, graph: ChannelGraph, times: Mapping[int, int]) -> dict[str, Any]:
+    """The same for what ``repeated`` made."""
+    before, after, saved = _tensors(module), _tensors(changed), module.state_dict(keep_vars=True)
     modules: dict[str, dict[str, Any]] = {}
     for owner, attribute, _ in graph.sizes:
-        held = getattr(pruned.get_submodule(owner), attribute)
+        held = getattr(changed.get_submodule(owner), attribute)
         modules.setdefault(owner, {})[attribute] = list(held) if isinstance(held, (tuple, list)) else held
     # What a state file does not hold (non-persistent buffers) is cut from the fresh network's own values.
     unsaved = set(before) - set(saved)
     kept = {
-        name: {str(dim): np.flatnonzero(~np.isin(graph.classes[name, dim], cut)).tolist() for n, dim in graph.classes if n == name}
+        name: {str(d): np.repeat(np.arange(len(c)), _times(c, times)).tolist() for (n, d), c in graph.classes.items() if n == name}
         for name in unsaved
         if before[name].shape != after[name].shape
     }
@@ -153,16 +169,16 @@ def structure_of(module: nn.Module, pruned: nn.Module, graph: ChannelGraph, unit
 
 
 def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-    """Give a freshly built network the sizes of a pruned one, so that its weights fit; changes and returns ``module``.
+    """Give a freshly built network the sizes of a pruned or widened one, so that its weights fit; changes and returns ``module``.
 
     Raises:
         TechniqueError: the network is not the one the structure was recorded from.
     """
     tensors = _tensors(module)
     for name, shape in structure["parameters"].items():
-        if name not in tensors or any(new > old for new, old in zip(shape, tensors[name].shape, strict=False)):
-            raise TechniqueError(f"the network has no {name} of at least {shape}", "a structure fits the network it was recorded from")
-        tensors[name] = tensors[name][tuple(slice(0, size) for size in shape)].clone()
+        if name not in tensors or len(shape) != tensors[name].ndim:
+            raise TechniqueError(f"the network has no {name} with {len(shape)} axes", "a structure fits the network it was recorded from")
+        tensors[name] = tensors[name].new_zeros(shape)
     for name, kept in structure["kept"].items():
         for dim, places in kept.items():
             tensors[name] = tensors[name].index_select(int(dim), torch.tensor(places))

@@ -1,0 +1,169 @@
+"""Looking into a network somebody else wrote: shapes by running it, the order of operations by tracing it."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from planish.artifact import Artifact, InputSpec, Step
+from planish.errors import TechniqueError
+from planish.technique import Technique, hyper_parameters
+
+_SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+LAYERS = (nn.Conv2d, nn.Linear)
+
+
+class _Tracer(fx.Tracer):
+    """Every module without children is one operation, ours and timm's as well as torch's."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
+
+
+def traced(module: nn.Module) -> fx.GraphModule:
+    """The network as a graph that shares its layers.
+
+    Raises:
+        TechniqueError: its code hides its graph.
+    """
+    try:
+        return fx.GraphModule(module, _Tracer().trace(module))
+    except Exception as error:  # whatever the network does with a proxy in place of a tensor
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TechniqueError(
+            f"the network's code hides its graph: {reason}",
+            "this lever has to see what is computed from what, so forward must not branch on what is in a tensor",
+            "write forward without such branches, or build the variant yourself: FILE.py:factory",
+        ) from error
+
+
+def copied(artifact: Artifact) -> nn.Module:
+    """The artifact's network to be changed."""
+    module: nn.Module = copy.deepcopy(artifact.module)
+    return module
+
+
+def changed(artifact: Artifact, lever: Technique, module: nn.Module, structure: Mapping[str, Any], notes: str) -> Artifact:
+    """The artifact with another network and one step more.
+
+    Raises:
+        TechniqueError: the changed network does not run.
+    """
+    spec = artifact.input_spec
+    module.eval()
+    try:
+        with torch.no_grad():
+            output = module(_black(module, spec))
+    except Exception as error:  # shapes that do not fit, in code that is not ours
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TechniqueError(
+            f"with {lever} the network does not run on {spec.height}x{spec.width} pixels: {reason}",
+            "what a lever puts in must fit what is around it",
+            "leave it out for this network",
+        ) from error
+    if output.shape != (2, len(artifact.class_names)):
+        raise TechniqueError(f"with {lever} the network returns {tuple(output.shape)} for two images", "it must return logits (N, classes)")
+    step = Step(lever.name, hyper_parameters(lever), lever.changes, dict(structure), notes)
+    return artifact.with_step(step, module=module)
+
+
+def output_shapes(module: nn.Module, spec: InputSpec) -> dict[str, torch.Size]:
+    """The shape of what each module returns for two images, by name; modules that return no single tensor are left out."""
+    shapes: dict[str, torch.Size] = {}
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _m, _i, out: shapes.__setitem__(name, out.shape) if isinstance(out, Tensor) else None
+
+    hooks = [m.register_forward_hook(note(name)) for name, m in module.named_modules()]
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        with torch.no_grad():
+            module.eval()(_black(module, spec))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m, training in modes:
+            m.training = training
+    return shapes
+
+
+def residual_branches(module: nn.Module) -> list[str]:
+    """Names of the modules whose output is added to a shortcut, in the order in which they run: the ends of the residual branches.
+
+    Of the two terms of a sum, the branch is the one with more layers that the other does not depend on.
+
+    Raises:
+        TechniqueError: the network's code hides its graph.
+    """
+    graph = traced(module)
+    layers: dict[fx.Node, frozenset[fx.Node]] = {}
+    found: list[str] = []
+    for node in graph.graph.nodes:
+        before = frozenset().union(*(layers[n] for n in node.all_input_nodes)) if node.all_input_nodes else frozenset()
+        is_layer = node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), LAYERS)
+        layers[node] = before | {node} if is_layer else before
+        terms = [n for n in node.args if isinstance(n, fx.Node)]
+        if node.op in ("call_function", "call_method") and node.target in _SUMS and len(terms) == 2:
+            own = [len(layers[term] - layers[other]) for term, other in (terms, terms[::-1])]
+            branch = terms[0] if own[0] > own[1] else terms[1]
+            if max(own) > 0 and branch.op == "call_module" and len(branch.users) == 1:
+                found.append(str(branch.target))
+    return [name for name in dict.fromkeys(found) if found.count(name) == 1]
+
+
+def put_behind(module: nn.Module, name: str, new: nn.Module) -> None:
+    """``new`` takes what the module of that name returns."""
+    module.set_submodule(name, nn.Sequential(module.get_submodule(name), new))
+
+
+def replaced(module: nn.Module, matches: Callable[[nn.Module], bool], make: Callable[[nn.Module], nn.Module]) -> int:
+    """Put ``make(m)`` in the place of every module that matches, under all its names; returns how many there were."""
+    made: dict[nn.Module, nn.Module] = {}
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if child is not None and matches(child):
+                if child not in made:
+                    made[child] = make(child)
+                parent._modules[name] = made[child]
+    return len(made)
+
+
+def functions_as_modules(module: nn.Module, table: Sequence[tuple[Callable[[fx.Node], bool], Callable[[fx.Node], nn.Module]]]) -> nn.Module:
+    """The network with functions in its code turned into modules, so that levers find them.
+
+    Args:
+        module: left as it is where its code has none of them, or hides its graph.
+        table: which nodes, and the module for each; it takes the node's first argument.
+    """
+    try:
+        graph = traced(module)
+    except TechniqueError:
+        return module
+    count = 0
+    for node in list(graph.graph.nodes):
+        make = next((make for matches, make in table if node.op in ("call_function", "call_method") and matches(node)), None)
+        if make is None:
+            continue
+        name = f"function_{count}"
+        while hasattr(graph, name):
+            name += "_"
+        graph.add_module(name, make(node))
+        with graph.graph.inserting_before(node):
+            call = graph.graph.call_module(name, (node.args[0],))
+        node.replace_all_uses_with(call)
+        graph.graph.erase_node(node)
+        count += 1
+    if not count:
+        return module
+    graph.recompile()
+    return graph
+
+
+def _black(module: nn.Module, spec: InputSpec) -> Tensor:
+    like = next(module.parameters(), torch.zeros(1))
+    return torch.zeros(2, spec.channels, spec.height, spec.width, dtype=like.dtype, device=like.device)
