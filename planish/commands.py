@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,22 @@ from planish.models.storage import save_artifact
 from planish.plan import Plan
 from planish.report import write_report
 from planish.report.comparison import write_comparison
+from planish.report.experiment import write_experiment
 from planish.search import goal as units
 from planish.search.compare import Comparison
 from planish.search.compare import compare as run_comparison
+from planish.search.experiment import Experiment, experiment
 from planish.search.opened import open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
 from planish.search.result import Result
 from planish.search.state import Watch
+from planish.search.studies import STUDIES
 from planish.task import SplitName, Task
 from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
-from planish.training.settings import FitSettings
+from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values
 
 # As much network as 7 minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it brings.
 DEMO = {"data": "fashion-mini", "model": "resnet8x2", "augmentation": "none"}
@@ -70,7 +73,7 @@ def demo(*, out: str | Path | None = None, budget: str = "7m50s", resume: bool =
 
 
 def compare(data: str | Path, *, out: str | Path | None = None, **options: Any) -> Comparison:
-    """Try many ways of one topic on the same model, fairly; see ``planish.search.compare.compare`` for the options.
+    """Try many ways of one topic of compression on the same model, fairly; see ``planish.search.compare.compare`` for the options.
 
     Returns:
         What was found. The folder, ``out`` or ``runs/`` and the comparison's name, holds ``comparison.json`` and ``comparison.html``.
@@ -78,6 +81,24 @@ def compare(data: str | Path, *, out: str | Path | None = None, **options: Any) 
     found = run_comparison(data, out=out, **options)
     write_comparison(Path(out) if out is not None else Path("runs") / found.name)
     return found
+
+
+def vary(data: str | Path, *, factors: Mapping[str, Sequence[Any]], out: str | Path | None = None, **options: Any) -> Experiment:
+    """A fair experiment over levers; see ``planish.search.experiment.experiment`` for the options.
+
+    Returns:
+        What was found. The folder, ``out`` or ``runs/`` and the experiment's name, holds ``experiment.json`` and ``experiment.html``.
+    """
+    found = experiment(data, factors=factors, out=out, **options)
+    write_experiment(Path(out) if out is not None else Path("runs") / found.name)
+    return found
+
+
+def study(data: str | Path, topic: str, **options: Any) -> Experiment:
+    """A ready-made experiment of ``planish.search.studies.STUDIES``; options take the place of what it says."""
+    made = STUDIES[topic]
+    given = {"model": made.model, "design": made.design, "recipe": made.recipe, **options}
+    return vary(data, factors=made.factors, **given | {"changes": [*made.changes, *options.get("changes", ())]})
 
 
 @dataclass(frozen=True)
@@ -95,25 +116,25 @@ def train(
     model: str | nn.Module = "resnet20",
     weights: str | Path | None = None,
     out: str | Path = "model",
-    settings: FitSettings | None = None,
+    recipe: Recipe | str | Path | None = None,
+    changes: Sequence[str] = (),
     train_mode: TrainMode = "always",
     budget: str | float | None = None,
-    image_size: int | None = None,
     skip_bad: bool = False,
     resume: bool = False,
     seed: int = 0,
 ) -> Trained:
-    """Train a model and evaluate it on test.
+    """Train a model by a recipe and evaluate it on test. The recipe, as it was carried out, is kept as ``recipe.yaml`` beside the model.
 
     Args:
         data: a folder, a manifest or a built-in name.
         model: a name, ``FILE.py:factory`` or a network.
         weights: ``imagenet`` or a file.
         out: folder for the model; must not exist unless ``resume``.
-        settings: None for defaults that fit a fresh or a pretrained network.
+        recipe: a recipe, the name of one that comes with the package, or a YAML file; None for one that fits fresh or pretrained weights.
+        changes: of its values: ``training.epochs=10``, ``norm=group``.
         train_mode: ``auto`` evaluates a model that came with weights first, and trains it only if it is hardly better than guessing.
         budget: wall-clock time, ``10m``.
-        image_size: pixels the model is fed.
         skip_bad: leave broken images out.
         resume: go on from the checkpoint of an interrupted training.
         seed: of the split, fresh weights and training.
@@ -126,13 +147,17 @@ def train(
         raise BundleError(
             f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it"
         )
-    job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+    named = recipe if isinstance(recipe, Recipe) else default_recipe(weights is not None) if recipe is None else load_recipe(recipe)
+    resolved = set_values(named, [f"training.seed={seed}", *changes])
+    job = prepare(data, model, weights=weights, image_size=resolved.image_size, skip_bad=skip_bad, seed=seed)
+    job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
     folder.parent.mkdir(parents=True, exist_ok=True)
     seconds = None if budget is None else units.seconds(budget)
-    original = train_original(job, mode=train_mode, settings=settings, checkpoint=checkpoint, seconds=seconds, seed=seed)
+    original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
     predictor = TorchPredictor(original.artifact.module, original.artifact.preprocessing)
     found = evaluate_split(predictor, job.task, "test", original.artifact.input_spec, original.artifact.preprocessing)
     save_artifact(original.artifact, folder)
+    (folder / "recipe.yaml").write_text(resolved.to_yaml())
     checkpoint.unlink(missing_ok=True)
     return Trained(original.artifact, folder, found.metrics)
 
@@ -249,8 +274,11 @@ def verify(bundle: str | Path) -> VerifyReport:
 
 
 def report(run: str | Path) -> Path:
-    """Write the page of a run, or of a comparison, again."""
-    return write_comparison(Path(run)) if (Path(run) / "comparison.json").exists() else write_report(Path(run))
+    """Write the page of a run, a comparison or an experiment again."""
+    folder = Path(run)
+    if (folder / "experiment.json").exists():
+        return write_experiment(folder)
+    return write_comparison(folder) if (folder / "comparison.json").exists() else write_report(folder)
 
 
 def data(source: str | Path, *, seed: int = 0, skip_bad: bool = False) -> ImageData:

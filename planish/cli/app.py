@@ -129,19 +129,37 @@ def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data
             stdout.print(f"{label:<8} {value}", soft_wrap=True, markup=False)
 
 
-@app.command(epilog="Example: planish compare fashion-mini --model resnet8x2 --topic pruning --epochs 8")
+@app.command(
+    epilog="Examples: planish compare fashion-mini --vary activation=relu,elu,prelu --vary norm=batch,group --seeds 3 --budget 30m; "
+    "planish compare fashion-mini --topic pruning --model resnet8x2 --epochs 8"
+)
 def compare(
     data: Data,
-    model: Model = "resnet20",
-    topic: Annotated[str, typer.Option(help="pruning, quantization or planning.")] = "pruning",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="A lever, or a key of the recipe, and its values, the reference first; given again for another factor."),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option(
+            help="A ready-made comparison. Of compression: pruning, quantization, planning. Of levers: initialization, activation, "
+            "pooling, normalization, augmentation, regularization, depth-width, shortcuts, transfer."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.")] = None,
     weights: Weights = None,
-    runtime: Annotated[str, typer.Option(help="onnxruntime or openvino; it runs all files.")] = "onnxruntime",
-    threads: Threads = 1,
-    batch: Batch = 1,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of the original's training.")] = None,
-    recovery_epochs: Annotated[int, typer.Option(min=1, help="Of distillation, for every arm that trains.")] = 2,
-    augmentation: Annotated[str, typer.Option(help="Of training images: none, light or standard.")] = "light",
-    train: Train = "auto",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training; of the original's, where compression is compared.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Levers: what all arms share; a recipe's name or a YAML file.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Levers: a value for all arms: batch_size=32.")] = None,
+    design: Annotated[str | None, typer.Option(help="Levers: factorial combines all values; one varies one factor at a time.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Levers: trainings of each arm, 3 by default.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Levers: wall-clock time for all; without --epochs it is shared out.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="Compression: onnxruntime (default) or openvino; it runs all files.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Compression: threads the runtime may use, 1 by default.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Compression: images a call, 1 by default.")] = None,
+    recovery_epochs: Annotated[int | None, typer.Option(min=1, help="Compression: of distillation, for every arm that trains; 2.")] = None,
+    augmentation: Annotated[str | None, typer.Option(help="Compression: of training images: none, light (default) or standard.")] = None,
+    train: Annotated[str | None, typer.Option(help="Compression: auto, always or never train the original.")] = None,
     image_size: ImageSize = None,
     out: Out = None,
     resume: Resume = False,
@@ -150,36 +168,80 @@ def compare(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Try the strategies of a topic at several levels: what each saves, measured, and what it costs."""
+    """What a lever of accuracy or a technique of compression brings, measured fairly: equal budget, paired, with intervals."""
     hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
     with running(debug=debug, resume_hint=hint):
         from planish import commands
         from planish.report.comparison import comparison_table
+        from planish.report.experiment import experiment_table, findings
+        from planish.search.experiment import factors_of
+        from planish.search.studies import STUDIES
+        from planish.search.topics import TOPICS
 
+        shared = {
+            "weights": weights, "epochs": epochs, "out": out, "resume": resume, "skip_bad": skip_bad, "seed": seed,
+            "command": shlex.join(["planish", *sys.argv[1:]]),
+        } | ({"model": model} if model else {})  # fmt: skip
+        of_levers = {"recipe": recipe, "changes": changes, "design": design, "seeds": seeds, "budget": budget}
+        of_compression = {
+            "runtime": runtime, "threads": threads, "batch": batch, "recovery_epochs": recovery_epochs,
+            "augmentation": augmentation, "train_mode": train,
+        }  # fmt: skip
+        if (vary is None) == (topic is None):
+            fail(f"what shall be compared? Give --vary FACTOR=A,B, or --topic with one of {', '.join([*TOPICS, *STUDIES])}.")
+        compresses = topic in TOPICS
+        if topic is not None and not compresses and topic not in STUDIES:
+            fail(f"there is no topic {topic!r}. Topics are {', '.join([*TOPICS, *STUDIES])}.")
+        wrong = [name for name, value in (of_levers if compresses else of_compression).items() if value is not None]
+        if wrong:
+            option = {"changes": "set", "train_mode": "train"}.get(wrong[0], wrong[0].replace("_", "-"))
+            fail(f"--{option} has no meaning here. It is for comparing {'levers' if compresses else 'compression'}.")
+        given = {name: value for name, value in (of_compression if compresses else of_levers).items() if value is not None}
         with progress() as shown:
-            found = commands.compare(
-                data, model=model, topic=topic, weights=weights, runtime=runtime, threads=threads, batch=batch, epochs=epochs,
-                recovery_epochs=recovery_epochs, augmentation=_one_of("--augmentation", augmentation, "none", "light", "standard"),
-                train_mode=_one_of("--train", train, "auto", "always", "never"), image_size=image_size, out=out, resume=resume,
-                skip_bad=skip_bad, seed=seed, command=shlex.join(["planish", *sys.argv[1:]]),
-                watch=lambda rows: shown.show(comparison_table(rows, width=shown.console.width)),
-            )  # fmt: skip
+            if compresses:
+                if augmentation is not None:
+                    _one_of("--augmentation", augmentation, "none", "light", "standard")
+                if train is not None:
+                    _one_of("--train", train, "auto", "always", "never")
+                found = commands.compare(
+                    data, topic=topic, image_size=image_size, **shared, **given,
+                    watch=lambda rows: shown.show(comparison_table(rows, width=shown.console.width)),
+                )  # fmt: skip
+            else:
+                if design is not None:
+                    _one_of("--design", design, "factorial", "one")
+                if image_size is not None:
+                    given["changes"] = [*(changes or ()), f"image_size={image_size}"]
+                options = {**shared, **given, "watch": lambda arms: shown.show(experiment_table(arms))}
+                result = commands.study(data, topic, **options) if topic else commands.vary(data, factors=factors_of(vary or ()), **options)
         if json:
-            print_json(found)
+            print_json(found if compresses else result)
             return
-        stdout.print(comparison_table(found.rows, found.noise_floor, stdout.width))
-        stdout.print(f"page     {out or Path('runs') / found.name}/comparison.html", soft_wrap=True)
+        if compresses:
+            stdout.print(comparison_table(found.rows, found.noise_floor, stdout.width))
+            stdout.print(f"page     {out or Path('runs') / found.name}/comparison.html", soft_wrap=True)
+            return
+        stdout.print(experiment_table(result.arms))
+        for text in findings(result):
+            stdout.print(text, markup=False)
+        stdout.print(f"page     {out or Path('runs') / result.name}/experiment.html", soft_wrap=True)
 
 
-@app.command(epilog="Example: planish train photos/ --model resnet20 --epochs 20 --out model/")
+@app.command(
+    epilog="Example: planish train photos/ --model resnet20 --recipe scratch-small --set epochs=20 --set activation=elu --out model/"
+)
 def train(
     data: Data,
     model: Model = "resnet20",
     weights: Weights = None,
     out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("model"),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Times every image is seen.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At its highest.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Name (see planish recipes) or YAML file; by default one for fresh or for pretrained weights.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value of the recipe: training.epochs=10, norm=group.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Times every image is seen; --set training.epochs.")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time; the schedule ends within it.")] = None,
     image_size: ImageSize = None,
     skip_bad: SkipBad = False,
@@ -188,20 +250,37 @@ def train(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model and evaluate it on test."""
+    """Train a model by a recipe and evaluate it on test."""
     with running(debug=debug, resume_hint="Give the same command with --resume to go on."), progress():
         from planish import commands
-        from planish.training.settings import FitSettings
 
-        given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
-        make = FitSettings.for_finetune if weights else FitSettings.for_scratch
+        short = [f"{key}={value}" for key, value in (("epochs", epochs), ("image_size", image_size)) if value is not None]
         trained = commands.train(
-            data, model=model, weights=weights, out=out, settings=make(**{k: v for k, v in given.items() if v is not None}), budget=budget,
-            image_size=image_size, skip_bad=skip_bad, resume=resume, seed=seed,
+            data, model=model, weights=weights, out=out, recipe=recipe, changes=[*short, *(changes or ())], budget=budget,
+            skip_bad=skip_bad, resume=resume, seed=seed,
         )  # fmt: skip
         _show_metrics(trained.metrics, json)
         if not json:
             stdout.print(f"model    {trained.folder}")
+
+
+@app.command(epilog="Example: planish recipes finetune-few > mine.yaml")
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one as YAML.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """The recipes that come with the package, or one of them, to be changed."""
+    with running(debug=debug):
+        from planish.training.recipe import load_recipe, shipped
+
+        if json:
+            print_json(shipped() if name is None else load_recipe(name))
+        elif name is None:
+            for known, text in shipped().items():
+                stdout.print(f"{known:<16} {text}", markup=False, soft_wrap=True)
+        else:
+            print(load_recipe(name).to_yaml(), end="")
 
 
 @app.command(epilog="Example: planish evaluate runs/demo/bundle photos/")

@@ -106,3 +106,32 @@ def paired_ratio(baseline: Sequence[npt.ArrayLike], candidate: Sequence[npt.Arra
     """
     ratios = [np.asarray(a, dtype=np.float64) / np.asarray(b, dtype=np.float64) for a, b in zip(baseline, candidate, strict=True)]
     return over_launches(ratios, seed=seed)
+
+
+def over_seeds(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Interval:
+    """Mean of ``a - b`` over images and over trainings with other seeds, both ``(seeds, N)``: the same images and seeds in both.
+
+    The interval counts both what other images and what other seeds would have given: the variance of the mean is that of the images' mean
+    differences over N plus that of the seeds' over their number. Student's quantile has the degrees of freedom of Welch and Satterthwaite
+    (B. L. Welch, The generalization of Student's problem when several different population variances are involved, 1947). With a single
+    seed only the images count, and nothing is known of other seeds.
+
+    Args:
+        a: scores.
+        b: likewise.
+        level: that the interval holds at, 0.95 for 95 %.
+    """
+    x, y = np.atleast_2d(np.asarray(a, np.float64)), np.atleast_2d(np.asarray(b, np.float64))
+    if x.shape != y.shape:
+        raise ValueError(f"paired scores must have one shape (seeds, N), got {x.shape} and {y.shape}")
+    difference = x - y
+    seeds, images = difference.shape
+    by_image, by_seed = difference.mean(axis=0), difference.mean(axis=1)
+    of_images = float(by_image.var(ddof=1)) / images if images > 1 else 0.0
+    of_seeds = float(by_seed.var(ddof=1)) / seeds if seeds > 1 else 0.0
+    value, variance = float(difference.mean()), of_images + of_seeds
+    if variance == 0:
+        return Interval(value, value, value)
+    freedom = variance**2 / (of_images**2 / max(1, images - 1) + of_seeds**2 / max(1, seeds - 1))
+    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * variance**0.5
+    return Interval(value, value - half, value + half)

@@ -1,4 +1,4 @@
-"""Our own small networks for small images: the residual networks of He et al. for CIFAR-10."""
+"""Our own small networks for small images: the networks of He et al. for CIFAR-10, with shortcuts and without."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 DEPTHS = (8, 14, 20, 32, 44, 56)
-NAMES = tuple(f"resnet{depth}" for depth in DEPTHS)
-_NAME = re.compile(r"resnet(\d+)(?:x(\d+(?:\.\d+)?))?")
+NAMES = tuple(f"{kind}{depth}" for kind in ("resnet", "plain") for depth in DEPTHS)
+_NAME = re.compile(r"(resnet|plain)(\d+)(?:x(\d+(?:\.\d+)?))?")
 
 
 class BasicBlock(nn.Module):
@@ -20,16 +19,28 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or width_in != width:
             self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.relu1(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return functional.relu(out + self.shortcut(x))
+        return self.relu2(out + self.shortcut(x))  # type: ignore[no-any-return]
+
+
+class PlainBlock(nn.Sequential):
+    """The same two convolutions without a shortcut."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__(
+            nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+        )  # fmt: skip
 
 
 class ResNet(nn.Module):
@@ -40,21 +51,23 @@ class ResNet(nn.Module):
 
     Args:
         depth: number of layers, ``6 n + 2``.
+        block: ``BasicBlock``, or ``PlainBlock`` for the paper's plain network.
         width: factor on the channels of every stage.
         num_classes: size of the classifier.
         channels: of the input.
     """
 
-    def __init__(self, depth: int, width: float, num_classes: int, channels: int) -> None:
+    def __init__(self, depth: int, block: type[nn.Module], width: float, num_classes: int, channels: int) -> None:
         super().__init__()
         widths = [max(1, round(w * width)) for w in (16, 32, 64)]
         self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU()
         stages, width_in = [], widths[0]
         for number, stage_width in enumerate(widths):
             blocks = []
-            for block in range((depth - 2) // 6):
-                blocks.append(BasicBlock(width_in, stage_width, stride=2 if number and not block else 1))
+            for index in range((depth - 2) // 6):
+                blocks.append(block(width_in, stage_width, stride=2 if number and not index else 1))
                 width_in = stage_width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
@@ -65,14 +78,14 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn1(self.conv1(x)))
         return self.fc(self.pool(self.stages(out)).flatten(1))  # type: ignore[no-any-return]
 
 
 def is_ours(name: str) -> bool:
-    """Whether the name is one of ``NAMES``, with or without a width factor: ``resnet20``, ``resnet14x2``, ``resnet8x0.5``."""
+    """Whether the name is one of ``NAMES``, with or without a width factor: ``resnet20``, ``resnet14x2``, ``plain8x0.5``."""
     match = _NAME.fullmatch(name)
-    return bool(match and int(match[1]) in DEPTHS and float(match[2] or 1) > 0)
+    return bool(match and int(match[2]) in DEPTHS and float(match[3] or 1) > 0)
 
 
 def resnet(name: str, num_classes: int, channels: int) -> ResNet:
@@ -80,4 +93,4 @@ def resnet(name: str, num_classes: int, channels: int) -> ResNet:
     match = _NAME.fullmatch(name)
     if match is None or not is_ours(name):
         raise ValueError(f"{name!r} is not one of ours")
-    return ResNet(int(match[1]), float(match[2] or 1), num_classes, channels)
+    return ResNet(int(match[2]), BasicBlock if match[1] == "resnet" else PlainBlock, float(match[3] or 1), num_classes, channels)

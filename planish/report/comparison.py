@@ -16,11 +16,11 @@ from rich.text import Text
 from planish.evaluation.latency import verdict
 from planish.measurement import Measurement
 from planish.report import words
-from planish.report.svg import Scale, drawing, el, log_ticks, plain, shape, ticks
+from planish.report.arms import key, look, mark
+from planish.report.svg import Scale, drawing, el, log_ticks, plain, ticks
 from planish.search.compare import Comparison, Row
 
 _HERE = Path(__file__).parent
-_COLOURS = 8  # classes s0 to s7 of the page's style
 _WIDE = 100  # columns of a terminal on which every interval has a column of its own
 
 
@@ -75,7 +75,7 @@ def write_comparison(folder: Path) -> Path:
         css=Markup((_HERE / "page.css").read_text()),
         words=words,
         measured={row.strategy for row in found.rows if not row.why},
-        keys={name: _key(i) for name, i in strategies.items()},
+        keys={name: key(i) for name, i in strategies.items()},
         rows=[(row, _cells(row, found.noise_floor)) for row in found.rows],
         plots=[
             _plot(found, name, title, strategies, narrow=False) + _plot(found, name, title, strategies, narrow=True)
@@ -85,25 +85,6 @@ def write_comparison(folder: Path) -> Path:
     partial = folder / "comparison.html.partial"
     partial.write_text(page, encoding="utf-8")
     return partial.replace(folder / "comparison.html")
-
-
-def _look(index: int) -> str:
-    """CSS classes of the strategy of that number: the eight colours, then the same with hollow marks and dashed lines."""
-    return f"arm s{index % _COLOURS}" + (" hollow" if index // _COLOURS % 2 else "")
-
-
-def _mark(index: int, x: float, y: float) -> Markup:
-    """A form for each of eight strategies, so that those of one filling can be told apart without colours; the next eight have others
-    for the same colours.
-    """
-    return shape(index + 3 * (index // _COLOURS), x, y, 5.5, cls=f"{_look(index)} dot")
-
-
-def _key(index: int) -> Markup:
-    """A strategy's line and mark, to stand before its name."""
-    line = el("line", x1=1, x2=35, y1=9, y2=9, cls=_look(index))
-    middle = "xMidYMid slice"  # where there is room for the mark only
-    return el("svg", line, _mark(index, 18.0, 9.0), viewBox="0 0 36 18", preserveAspectRatio=middle, aria_hidden="true", cls="plot key")
 
 
 def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int], narrow: bool) -> Markup:
@@ -132,15 +113,15 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
         mine = sorted((row for row in rows if row.strategy == strategy), key=lambda row: row.measurements[name].value)
         places = [(x(row.measurements[name].value), y(max(-row.measurements["accuracy_drop"].value, lowest))) for row in mine]
         if len(places) > 1:
-            parts.append(el("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places), cls=_look(index)))
+            parts.append(el("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places), cls=look(index)))
         for row, (cx, cy) in zip(mine, places, strict=True):
             drop = row.measurements["accuracy_drop"]
             if drop.low is not None and drop.high is not None:
                 top, foot = (y(min(max(-end, y.low), y.high)) for end in (drop.low, drop.high))
-                parts.append(el("line", x1=cx, x2=cx, y1=top, y2=foot, cls=f"{_look(index)} whisker"))
+                parts.append(el("line", x1=cx, x2=cx, y1=top, y2=foot, cls=f"{look(index)} whisker"))
             who = ", ".join(filter(None, (row.strategy, row.level)))
             text = f"{who}: {words.show(row.measurements[name])}, {words.change(drop)} points"
-            marks.append(el("g", _mark(index, cx, cy), el("title", text), tabindex="0", role="img", aria_label=text))
+            marks.append(el("g", mark(index, cx, cy), el("title", text), tabindex="0", role="img", aria_label=text))
     shown = "only-narrow" if narrow else "only-wide"
     return drawing(f"Accuracy change over {title}", width, height, *parts, *marks, cls=shown, role="group")
 

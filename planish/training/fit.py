@@ -29,6 +29,7 @@ from planish.training.pace import Pace, learning_rate
 from planish.training.precision import use_bf16
 from planish.training.remembered import Answers, answers_of
 from planish.training.settings import FitSettings
+from planish.training.thaw import Thaw
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Preprocessing
@@ -124,7 +125,8 @@ def fit(
     accelerator = Accelerator()
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     student = copy.deepcopy(module).to(memory_format=layout)
-    student, optimizer = accelerator.prepare(student, _optimizer(student, settings))
+    thaw = Thaw(student, input_spec, settings.freeze, settings.layer_decay)
+    student, optimizer = accelerator.prepare(student, _optimizer(student, settings, thaw))
     parts = {"module": student, "optimizer": optimizer}
     if settings.ema_decay:
         parts["average"] = copy.deepcopy(student)
@@ -156,11 +158,13 @@ def fit(
             epoch, epoch_begun, losses, rate = len(done.history) + 1, time.monotonic(), [], 0.0
             warm = epoch_begun
             student.train()
+            thaw(pace.progress(steps), restart=True)
             with _random_state_of(settings.seed, epoch, accelerator.device):
                 ahead = accelerator.device.type != "cpu"
                 for batch, wanted in batches(images, targets, input_spec, len(task.class_names), settings, epoch, ahead=ahead):
                     if pace.progress(steps) >= 1:
                         break
+                    thaw(pace.progress(steps))
                     rate = _set_rate(optimizer, pace.progress(steps + 0.5), settings)
                     loss = loss_of(batch, wanted)
                     losses.append(loss.item())
@@ -250,15 +254,16 @@ class _Loss:
         return teacher(pixels) if self.answers is None else self.answers.ask(batch, lambda asked: teacher(pixels[asked]))
 
 
-def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+def _optimizer(module: nn.Module, settings: FitSettings, thaw: Thaw) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
         raise TrainingError("no parameter of the network can be trained", "at least one needs requires_grad")
+    # biases, and what normalisation layers scale and shift by, are not decayed
+    kinds = {p: (settings.weight_decay if p.ndim > 1 else 0.0, thaw.rate_of(p)) for p in trained}
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},  # biases, and what normalisation layers scale and shift by
+        {"params": [p for p in trained if kinds[p] == kind], "weight_decay": kind[0], "factor": kind[1]}
+        for kind in dict.fromkeys(kinds.values())
     ]
-    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate)
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0)
@@ -267,7 +272,7 @@ def _optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimize
 def _set_rate(optimizer: torch.optim.Optimizer, progress: float, settings: FitSettings) -> float:
     rate = learning_rate(progress, settings.learning_rate, min(0.5, settings.warmup_epochs / settings.epochs))
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     return rate
 
 

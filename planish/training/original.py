@@ -16,6 +16,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note
 from planish.training.fit import Epoch, fit
 from planish.training.prepare import Job
+from planish.training.recipe import default_recipe
 from planish.training.settings import FitSettings
 
 TrainMode = Literal["auto", "always", "never"]
@@ -65,9 +66,8 @@ def train_original(
     if mode == "never" or (mode == "auto" and job.knows_classes and _is_trained(job)):
         return Original(job.artifact, ())
     if settings is None:
-        make = FitSettings.for_finetune if job.pretrained else FitSettings.for_scratch
-        given = {} if epochs is None else {"epochs": epochs}
-        settings = make(seed=seed, augmentation=augmentation, **given)
+        settings = replace(default_recipe(job.pretrained).training, seed=seed, augmentation=augmentation)
+        settings = settings if epochs is None else replace(settings, epochs=epochs)
     fitted = fit(
         job.artifact.module,
         job.task,

@@ -50,6 +50,7 @@ def prepare(
     resize: Literal["squash", "crop"] | None = None,
     skip_bad: bool = False,
     seed: int = 0,
+    weights_seed: int | None = None,
 ) -> Job:
     """Load the images and create the model for them.
 
@@ -61,6 +62,7 @@ def prepare(
         resize: how images come to that size; None squashes images that are about square and crops others.
         skip_bad: leave broken files out instead of stopping.
         seed: of the split and of fresh weights.
+        weights_seed: of fresh weights, where the split shall stay.
 
     Raises:
         DataError: the images cannot be used.
@@ -76,7 +78,7 @@ def prepare(
         image_size = min(_LARGEST_DEFAULT, round((height * width) ** 0.5))
         if image_size > 32:
             image_size -= image_size % 16
-    torch.manual_seed(seed)
+    torch.manual_seed(seed if weights_seed is None else weights_seed)
     created = create(model, num_classes=len(images.class_names), channels=images.channels, image_size=image_size, weights=weights)
     about_square = max(height, width) <= 1.1 * min(height, width)
     preprocessing = Preprocessing(

@@ -1,13 +1,14 @@
-"""How a network is trained, and settings that are known to work."""
+"""How a network is trained."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.data.augmentation import Strength
+from planish.training.thaw import Freeze
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -33,6 +34,9 @@ class FitSettings:
         clip_norm: largest norm of the gradient, None for no limit.
         patience: epochs without a better validation score after which training stops, and the best weights are restored;
             None to train to the end and keep the last.
+        freeze: ``none``; ``backbone``: the classifier alone learns (a linear probe); ``gradual``: one part of the network after the other,
+            the last first, until half of the training. Frozen batch norm stays in eval mode.
+        layer_decay: each quarter of the network learns at that factor of the rate of the one behind it; 1 for one rate.
         mixed_precision: ``auto`` uses bfloat16 where this device gains by it, which is measured.
         channels_last: memory layout in which most devices run convolutions faster.
         seed: of shuffling, augmentation and dropout. Equal seeds give equal results on the same machine, unless a deadline cuts in.
@@ -53,20 +57,8 @@ class FitSettings:
     flip: bool = True
     clip_norm: float | None = Field(default=None, gt=0)
     patience: int | None = Field(default=None, ge=1)
+    freeze: Freeze = "none"
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     mixed_precision: Literal["auto", "off", "bf16"] = "auto"
     channels_last: bool = True
     seed: int = 0
-
-    @classmethod
-    def for_scratch(cls, **changes: Any) -> FitSettings:
-        """For a network with fresh weights: small batches, a high learning rate, label smoothing and an average of the weights.
-
-        Where there is time for fewer than about ten epochs, ``augmentation="none"`` gets further.
-        """
-        preset = {"batch_size": 64, "learning_rate": 0.1, "warmup_epochs": 1, "label_smoothing": 0.05, "ema_decay": 0.99}
-        return cls(**{**preset, **changes})
-
-    @classmethod
-    def for_finetune(cls, **changes: Any) -> FitSettings:
-        """For a network with good weights: a low learning rate and little decay, so that they are not forgotten."""
-        return cls(**{"epochs": 8, "learning_rate": 0.02, "warmup_epochs": 0.5, "weight_decay": 1e-4, "label_smoothing": 0.05, **changes})

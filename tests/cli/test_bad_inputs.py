@@ -187,7 +187,7 @@ def test_a_model_that_cannot_be_exported(data: Path, tmp_path: Path) -> None:
 
 def test_a_loss_that_becomes_nan(data: Path, tmp_path: Path) -> None:
     refused(
-        "train", data, "--model", "resnet8", "--learning-rate", "1e30", "--epochs", "2", "--out", tmp_path / "model",
+        "train", data, "--model", "resnet8", "--set", "learning_rate=1e30", "--epochs", "2", "--out", tmp_path / "model",
         says=("learning rate",),
     )  # fmt: skip
     assert not (tmp_path / "model").exists()

@@ -39,7 +39,7 @@ from planish.training.prepare import Job, prepare
 
 LEVERS: tuple[Technique, ...] = (
     *(Activation(kind) for kind in ("elu", "selu", "prelu")),
-    *(Norm(kind) for kind in ("group", "layer", "instance", "none", "batch")),
+    *(Norm(kind) for kind in ("group", "layer", "instance", "standardised", "none", "batch")),
     *(Pooling(kind) for kind in ("max", "gem", "attention", "pyramid")),
     *(Downsampling(kind) for kind in ("average", "gem", "strided", "blur")),
     Initialization("matched"), Initialization("orthogonal"), Dropout(0.3), DropConnect(0.3), DropConnect(0.1, layers="all"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 _GAIN = 2 / (1 - 1 / math.pi)
-Kind = Literal["batch", "group", "layer", "instance", "none"]
+Kind = Literal["batch", "group", "layer", "instance", "standardised", "none"]
 
 
 class Affine(nn.Module):
@@ -51,9 +51,9 @@ class StandardisedConv2d(nn.Conv2d):
 class Norm:
     """Puts one kind of normalisation in the place of all batch norms (and other normalisations over channels) of a network.
 
-    Learned factors and offsets are kept. ``none`` leaves only those, and standardises the weights of convolutions instead
-    (Qiao et al. 2019, arXiv:1903.10520, scaled as in Brock et al. 2021, arXiv:2101.08692). ``layer`` normalises over channels and
-    pixels of an image, ``instance`` over the pixels of each channel.
+    Learned factors and offsets are kept; ``none`` leaves nothing else. ``standardised`` does so as well, and standardises the weights of
+    convolutions instead (Qiao et al. 2019, arXiv:1903.10520, scaled as in Brock et al. 2021, arXiv:2101.08692). ``layer`` normalises over
+    channels and pixels of an image, ``instance`` over the pixels of each channel.
 
     Args:
         kind: the normalisation.
@@ -105,7 +105,7 @@ class Norm:
 
 def _swap(module: nn.Module, kind: Kind, groups: int) -> int:
     count = replaced(module, _is_norm, lambda norm: _made(norm, kind, groups))
-    if kind == "none" and count:
+    if kind == "standardised" and count:
         for layer in module.modules():
             if type(layer) is nn.Conv2d and layer.weight[0].numel() > 1:
                 layer.__class__ = StandardisedConv2d

@@ -1,0 +1,44 @@
+"""The most memory that something takes while it runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+_EVERY_SECONDS = 0.05
+
+
+class Peak:
+    """Bytes at the most beyond what was taken before."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def peak_memory() -> Iterator[Peak]:
+    """Watch this process, or the CUDA device where there is one, for the time of the block."""
+    peak, done = Peak(), threading.Event()
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated() - before
+        return
+    process = psutil.Process()
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not done.wait(_EVERY_SECONDS):
+            peak.bytes = max(peak.bytes, process.memory_info().rss - before)
+
+    thread = threading.Thread(target=watch, name="planish-memory", daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,150 @@
+"""An experiment for people: the table on the terminal, and ``experiment.html``, one file that opens offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from planish.measurement import Measurement
+from planish.report import words
+from planish.report.arms import key, look, mark
+from planish.report.svg import Scale, drawing, el, plain, ticks
+from planish.search.experiment import ArmResult, Experiment, short_key, short_value
+
+_HERE = Path(__file__).parent
+
+
+def experiment_table(arms: Sequence[ArmResult]) -> Table:
+    """One row an arm: accuracy on test, the difference to the reference with its interval, what it took."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("arm", overflow="fold")
+    for heading in ("seeds", "accuracy", "difference, points", "verdict", "s an epoch"):
+        table.add_column(heading, justify="left" if heading == "verdict" else "right", overflow="fold")
+    for arm in arms:
+        m = arm.measurements
+        who = Text("\n").join(Text(line, style) for line, style in ((arm.label, ""), (arm.why, "dim")) if line)
+        table.add_row(
+            who,
+            str(sum(not trial.failed for trial in arm.trials)),
+            words.show(m["accuracy"]) if "accuracy" in m else "",
+            difference(m["accuracy_difference"]) if "accuracy_difference" in m else "",
+            arm.verdict,
+            f"{m['seconds_an_epoch'].value:.1f}" if m else "",
+        )
+    return table
+
+
+def difference(measurement: Measurement) -> str:
+    """``+1.20 [0.40, 2.00]``."""
+    m = measurement
+    low, high = (words.number(m.value if end is None else end, 2) for end in (m.low, m.high))
+    return f"{words.number(m.value, 2, sign=True)} [{low}, {high}]"
+
+
+def findings(found: Experiment) -> list[str]:
+    """What came out, in sentences, the largest difference first."""
+    measured = [arm for arm in found.arms[1:] if arm.verdict]
+    sentences = []
+    for kind, word in (("better", "better than"), ("worse", "behind")):
+        those = sorted((a for a in measured if a.verdict == kind), key=lambda a: -abs(a.measurements["accuracy_difference"].value))
+        sentences += [
+            f"{a.label} is {abs(a.measurements['accuracy_difference'].value):.1f} points {word} {found.arms[0].label}." for a in those
+        ]
+    same = [arm.label for arm in measured if arm.verdict == "no difference"]
+    if same:
+        sentences.append(f"No difference to {found.arms[0].label} was found for {'; '.join(same)}.")
+    if measured and max(len(arm.trials) for arm in found.arms) == 1:
+        sentences.append("One seed was trained, which says nothing about other seeds: a difference may be the seed's.")
+    return sentences
+
+
+def write_experiment(folder: Path) -> Path:
+    """Write ``experiment.html`` beside ``experiment.json``; returns its path."""
+    found = Experiment.load(folder / "experiment.json")
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("experiment.html.jinja").render(
+        found=found,
+        css=Markup((_HERE / "page.css").read_text()),
+        words=words,
+        difference=difference,
+        findings=findings(found),
+        factors={short_key(key): [short_value(v) for v in values] for key, values in found.factors.items()},
+        effects=[(f"{short_key(e.key)}={short_value(e.value)}", f"{short_key(e.key)}={short_value(found.factors[e.key][0])}", e.difference)
+                 for e in found.effects],
+        keys={arm.label: key(i) for i, arm in enumerate(found.arms) if arm.measurements},
+        forest=_forest(found, narrow=False) + _forest(found, narrow=True),
+        curves=_curves(found, narrow=False) + _curves(found, narrow=True),
+    )  # fmt: skip
+    partial = folder / "experiment.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    return partial.replace(folder / "experiment.html")
+
+
+def _forest(found: Experiment, narrow: bool) -> Markup:
+    """Each arm's difference to the reference, with its interval."""
+    arms = [(i, arm) for i, arm in enumerate(found.arms) if "accuracy_difference" in arm.measurements]
+    if not arms:
+        return Markup()
+    width, left, row = (380.0, 130.0, 30.0) if narrow else (960.0, 300.0, 30.0)
+    ends = [e for _, arm in arms for e in (arm.measurements["accuracy_difference"].low, arm.measurements["accuracy_difference"].high)]
+    low, high = min(0.0, *(e for e in ends if e is not None)), max(0.0, *(e for e in ends if e is not None))
+    pad = max(0.05 * (high - low), 0.2)
+    height = 16 + row * len(arms) + 44
+    x = Scale(low - pad, high + pad, left, width - 14)
+    foot = 10 + row * len(arms)
+    parts = []
+    for value in ticks(x.low, x.high, 4 if narrow else 8):
+        parts.append(el("line", x1=x(value), x2=x(value), y1=8, y2=foot + 4, cls="grid zero" if value == 0 else "grid"))
+        parts.append(el("text", plain(value), x=x(value), y=foot + 20, cls="tick middle"))
+    parts.append(el("text", f"points against {found.arms[0].label}", x=(x.start + x.end) / 2, y=height - 4, cls="axis middle"))
+    for place, (index, arm) in enumerate(arms):
+        m = arm.measurements["accuracy_difference"]
+        y = 10 + row * place + row / 2
+        text = f"{arm.label}: {difference(m)} points, {arm.verdict}"
+        marks = [
+            el(
+                "line",
+                x1=x(m.value if m.low is None else m.low),
+                x2=x(m.value if m.high is None else m.high),
+                y1=y,
+                y2=y,
+                cls=f"{look(index)} whisker",
+            ),
+            mark(index, x(m.value), y),
+        ]
+        name = arm.label if len(arm.label) < (18 if narrow else 40) else arm.label[: 17 if narrow else 39] + "…"
+        parts.append(el("text", name, x=left - 10, y=y + 4, cls="label end"))
+        parts.append(el("g", *marks, el("title", text), tabindex="0", role="img", aria_label=text))
+    return drawing("Difference of every arm", width, height, *parts, cls="only-narrow" if narrow else "only-wide", role="group")
+
+
+def _curves(found: Experiment, narrow: bool) -> Markup:
+    """Validation accuracy over the seconds of training, a line a trial."""
+    curves = [(i, arm.label, trial.curve) for i, arm in enumerate(found.arms) for trial in arm.trials if len(trial.curve) > 1]
+    if not curves:
+        return Markup()
+    width, height, left = (380.0, 320.0, 36.0) if narrow else (960.0, 400.0, 60.0)
+    x = Scale(0.0, max(s for *_, curve in curves for s, _ in curve), left, width - 14)
+    values = [v for *_, curve in curves for _, v in curve]
+    y = Scale(min(values), max(max(values), min(values) + 1), height - 50, 22)
+    parts = []
+    for value in ticks(y.low, y.high, 6):
+        parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), cls="grid"))
+        parts.append(el("text", plain(value), x=x.start - 8, y=y(value) + 4, cls="tick end"))
+    parts += [
+        el("text", plain(value), x=x(value), y=y.start + 20, cls="tick middle") for value in ticks(x.low, x.high, 5 if narrow else 10)
+    ]
+    parts.append(el("text", "seconds of training", x=(x.start + x.end) / 2, y=height - 6, cls="axis middle"))
+    parts.append(el("text", "accuracy on validation, %", x=x.start, y=11, cls="axis"))
+    for index, label, curve in curves:
+        points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in curve)
+        parts.append(el("polyline", el("title", label), points=points, cls=look(index)))
+    return drawing("Validation accuracy of every trial", width, height, *parts, cls="only-narrow" if narrow else "only-wide")

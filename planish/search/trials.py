@@ -1,0 +1,148 @@
+"""Trainings of an experiment: one arm with one seed each, carried out once, its scores kept image by image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from planish.errors import ModelError, TechniqueError, TrainingError
+from planish.evaluation.evaluate import evaluate
+from planish.evaluation.memory import peak_memory
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.search.files import write_arrays
+from planish.search.store import Store
+from planish.task import SplitName
+from planish.technique import Technique
+from planish.training.fit import fit
+from planish.training.prepare import Job, prepare
+from planish.training.recipe import Recipe, pull
+
+_EPOCHS_BY_THE_CLOCK = 60  # at most, where seconds decide
+_JUDGED: tuple[SplitName, ...] = ("validation", "test")
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Trial:
+    """One arm trained with one seed.
+
+    Args:
+        seed: of weights, order and augmentation.
+        epochs: that it was trained.
+        seconds: of training.
+        peak_memory_bytes: beyond what the process took before.
+        parameters: of the network.
+        curve: ``(seconds, validation accuracy in %)`` after each epoch.
+        failed: why there is no trained network; empty otherwise.
+    """
+
+    seed: int
+    epochs: float = 0.0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    parameters: int = 0
+    curve: list[tuple[float, float]] = Field(default_factory=list)
+    failed: str = ""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Arm:
+    """What is trained: a network by name, the weights it starts from (a file, ``imagenet``, or empty for fresh ones), and the recipe."""
+
+    model: str
+    weights: str
+    recipe: Recipe
+
+    def key(self, seed: int) -> str:
+        """Content hash, 12 hexadecimal digits."""
+        return hashlib.sha256(json.dumps([self.model, self.weights, self.recipe.to_yaml(), seed]).encode()).hexdigest()[:12]
+
+
+class Trainer:
+    """Carries trials out.
+
+    Args:
+        store: of finished trials.
+        folder: where their scores lie.
+        data: the images; split alike for all trials, by ``seed``.
+        skip_bad: leave broken images out.
+        seed: of the split.
+        seconds: of each training; None where the recipe's epochs decide.
+    """
+
+    def __init__(self, store: Store, folder: Path, data: str | Path, skip_bad: bool, seed: int, seconds: float | None) -> None:
+        self.store, self.folder, self.seconds = store, folder, seconds
+        self._data, self._skip_bad, self._seed = data, skip_bad, seed
+        self._jobs: dict[tuple[Any, ...], Job] = {}
+        folder.mkdir(exist_ok=True)
+
+    def trial(self, arm: Arm, seed: int) -> Trial:
+        """Train one arm with one seed. What it cannot do is told in ``failed``."""
+        found = self.store.once(
+            f"trial:{arm.key(seed)}", "training", lambda: TypeAdapter(Trial).dump_python(self._train(arm, seed), mode="json")
+        )
+        return TypeAdapter(Trial).validate_python(found)
+
+    def scores(self, arm: Arm, seeds: int, split: SplitName) -> Scores:
+        """One score an image of the split, of the first ``seeds`` trials: ``(seeds, N)``."""
+        rows = []
+        for seed in range(self._seed, self._seed + seeds):
+            with np.load(self._file(arm, seed, split), allow_pickle=False) as saved:
+                rows.append(saved["scores"])
+        return np.stack(rows)
+
+    def _train(self, arm: Arm, seed: int) -> Trial:
+        settings = replace(arm.recipe.training, seed=seed)
+        deadline = None
+        if self.seconds is not None:
+            settings, deadline = replace(settings, epochs=_EPOCHS_BY_THE_CLOCK), time.monotonic() + self.seconds
+        try:
+            job = self._job(arm, seed)
+            artifact = pull(job.artifact, job.task, [_seeded(lever, seed) for lever in arm.recipe.techniques()])
+            spec, preprocessing = artifact.input_spec, artifact.preprocessing
+            with peak_memory() as peak:
+                fitted = fit(artifact.module, job.task, spec, preprocessing, settings, deadline=deadline)
+        except (TechniqueError, ModelError) as error:
+            return Trial(seed, failed=f"refused: {error}")
+        except TrainingError as error:
+            return Trial(seed, failed=f"failed: {error}")
+        predictor = TorchPredictor(fitted.module, preprocessing)
+        for split in _JUDGED:
+            found = evaluate(predictor, job.task, split, spec, preprocessing)
+            write_arrays(self._file(arm, seed, split), scores=job.task.scores(found.outputs, found.targets))
+        spent = np.cumsum([epoch.seconds for epoch in fitted.history]).tolist()
+        curve = [(s, epoch.validation_accuracy) for s, epoch in zip(spent, fitted.history, strict=True)]
+        parameters = sum(p.numel() for p in fitted.module.parameters())
+        return Trial(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve)
+
+    def _job(self, arm: Arm, seed: int) -> Job:
+        key = (arm.model, arm.weights, arm.recipe.image_size, seed)
+        if key not in self._jobs:
+            self._jobs.clear()
+            self._jobs[key] = prepare(
+                self._data,
+                arm.model,
+                weights=arm.weights or None,
+                image_size=arm.recipe.image_size,
+                skip_bad=self._skip_bad,
+                seed=self._seed,
+                weights_seed=seed,
+            )
+        return self._jobs[key]
+
+    def _file(self, arm: Arm, seed: int, split: SplitName) -> Path:
+        return self.folder / f"scores-{arm.key(seed)}-{split}.npz"
+
+
+def _seeded(lever: Technique, seed: int) -> Technique:
+    return replace(lever, seed=seed) if hasattr(lever, "seed") else lever  # type: ignore[type-var]

@@ -1,0 +1,221 @@
+"""A recipe: the levers that are pulled on a network and how it is then trained, as YAML that people can read, change and share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import Artifact
+from planish.errors import PlanError
+from planish.technique import Technique, resolve
+from planish.training.settings import FitSettings
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+# in this order: what changes the structure comes before what looks at it
+LEVERS = (
+    "depth", "width", "kernels", "downsampling", "pooling", "squeeze_excitation", "norm", "activation", "initialization", "dropout",
+    "dropconnect", "stochastic_depth",
+)  # fmt: skip
+NOTHING = "none"  # as the value of a lever: it is not pulled
+_KEPT = ("norm",)  # of which "none" is a value of its own
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Recipe:
+    """How a model is made of a network and images.
+
+    Args:
+        description: what it is for.
+        levers: hyper-parameters of each lever that is pulled, by its name; a single value stands for its first one:
+            ``{"activation": "elu", "norm": {"kind": "group", "groups": 16}}``.
+        training: hyper-parameters of the training.
+        image_size: pixels the model is fed; None for the images' own size, at most 224.
+    """
+
+    description: str = ""
+    levers: dict[str, Any] = Field(default_factory=dict)
+    training: FitSettings = Field(default_factory=FitSettings)
+    image_size: int | None = Field(default=None, ge=8, le=2048)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(TypeAdapter(Recipe).dump_python(self, mode="json"), sort_keys=False)
+
+    def techniques(self) -> list[Technique]:
+        """The levers in the order in which they are pulled.
+
+        Raises:
+            PlanError: a lever or one of its values is unknown.
+        """
+        found = []
+        for name in LEVERS:
+            value = self.levers.get(name)
+            if value is None or (value == NOTHING and name not in _KEPT):
+                continue
+            kind = resolve(name)
+            given = value if isinstance(value, Mapping) else {fields(kind)[0].name: value}
+            try:
+                found.append(TypeAdapter(kind).validate_python(dict(given)))
+            except ValidationError as error:
+                raise PlanError(f"levers.{name}: {value!r}", _said(error)) from None
+        return found
+
+
+def shipped() -> dict[str, str]:
+    """Names of the recipes that come with the package, each with what it is for."""
+    return {name: load_recipe(name).description for name in _names()}
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """Read a recipe: one that comes with the package by its name, or a YAML file, which may begin with ``base: NAME`` and say only what is
+    different.
+
+    Raises:
+        PlanError: there is no such recipe, or something in it is not known; the nearest right word is named.
+    """
+    if str(source) in _names():
+        text = (_FOLDER / f"{source}.yaml").read_text()
+    else:
+        path = Path(source)
+        if path.suffix not in (".yaml", ".yml", ".json"):
+            near = difflib.get_close_matches(str(source), _names(), n=1)
+            raise PlanError(
+                f"there is no recipe {str(source)!r}",
+                f"recipes are {', '.join(_names())}, or a YAML file",
+                f"did you mean {near[0]!r}?" if near else "",
+            )
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"cannot read the recipe {path}: {error}") from None
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PlanError(f"the recipe {source} is not YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise PlanError(f"the recipe {source} is not a mapping", f"its keys are {', '.join(_TOP)}")
+    base = load_recipe(str(given.pop("base"))) if "base" in given else Recipe()
+    return _with(base, _flat(given))
+
+
+def default_recipe(pretrained: bool) -> Recipe:
+    """What is taken where none is named: by whether the network comes with weights."""
+    return load_recipe("finetune-many" if pretrained else "scratch-small")
+
+
+def set_values(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+    """The recipe with some values changed.
+
+    Args:
+        recipe: left as it is.
+        assignments: ``training.epochs=10``, ``levers.activation=elu``, ``levers.norm.groups=16``; the part before the point may be left out
+            where only one fits: ``epochs=10``.
+
+    Raises:
+        PlanError: not an assignment, or an unknown key or value.
+    """
+    values = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise PlanError(f"{assignment!r} is not an assignment", "it is KEY=VALUE", "for example training.epochs=10")
+        values[full_key(key)] = parse_value(value)
+    return _with(recipe, values)
+
+
+def parse_value(text: str) -> Any:
+    """A value as on the command line: ``10``, ``0.5``, ``true``, ``elu``."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def full_key(key: str) -> str:
+    """``training.epochs`` for ``epochs``, ``levers.activation`` for ``activation``.
+
+    Raises:
+        PlanError: there is no such key; the nearest one is named.
+    """
+    first, _, rest = key.partition(".")
+    if key in _TOP and key not in ("levers", "training"):
+        return key
+    if first == "training" and rest in _SETTINGS:
+        return key
+    if first == "levers" and rest.partition(".")[0] in LEVERS:
+        return key
+    if first in LEVERS:
+        return f"levers.{key}"
+    if key in _SETTINGS:
+        return f"training.{key}"
+    known = [*_SETTINGS, *LEVERS, "image_size"]
+    near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
+    raise PlanError(
+        f"there is no key {key!r} in a recipe",
+        f"levers are {', '.join(LEVERS)}; of training there are {', '.join(_SETTINGS)}",
+        f"did you mean {near[0]!r}?" if near else "",
+    )
+
+
+def pull(artifact: Artifact, task: Task, levers: Sequence[Technique]) -> Artifact:
+    """The artifact with its levers pulled, as something to start from: not a compressed form of what it was.
+
+    Raises:
+        TechniqueError: one does not apply to this network.
+    """
+    for lever in levers:
+        artifact = lever.apply(artifact, task)
+    return replace(artifact, original=None)
+
+
+_FOLDER = files("planish.training") / "recipes"
+_TOP = tuple(field.name for field in fields(Recipe))
+_SETTINGS = tuple(field.name for field in fields(FitSettings))
+
+
+def _names() -> list[str]:
+    return sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"training": {"epochs": 10}}`` as ``{"training.epochs": 10}``; a lever's value stays whole."""
+    values = {}
+    for key, value in given.items():
+        if key in ("training", "levers") and isinstance(value, Mapping):
+            values.update({full_key(f"{key}.{name}"): inner for name, inner in value.items()})
+        else:
+            values[full_key(key)] = value
+    return values
+
+
+def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    whole = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    for key, value in values.items():
+        first, _, rest = key.partition(".")
+        name, _, part = rest.partition(".")
+        if not rest:
+            whole[first] = value
+        elif part:
+            now = whole[first].get(name)
+            whole[first][name] = (now if isinstance(now, dict) else {}) | {part: value}
+        else:
+            whole[first][name] = value
+    try:
+        changed = TypeAdapter(Recipe).validate_python(whole)
+    except ValidationError as error:
+        raise PlanError("the recipe does not fit together", _said(error)) from None
+    changed.techniques()  # so that a wrong value of a lever is told now
+    return changed
+
+
+def _said(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

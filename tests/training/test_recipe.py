@@ -1,0 +1,88 @@
+"""Recipes: read, changed, resolved; and what is wrong in one is told with the nearest right word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import planish
+from planish.errors import PlanError
+from planish.models.levers import Activation, Norm
+from planish.technique import registered
+from planish.testing import write_shapes
+from planish.training.prepare import prepare
+from planish.training.recipe import LEVERS, Recipe, load_recipe, pull, set_values, shipped
+
+
+def test_every_lever_of_a_recipe_is_a_technique() -> None:
+    assert set(LEVERS) <= registered().keys()
+
+
+def test_shipped_recipes_are_read_and_say_what_they_are_for() -> None:
+    assert {"scratch-small", "finetune-few", "finetune-many"} <= shipped().keys()
+    assert all(shipped().values())
+    for name in shipped():
+        assert load_recipe(name) == set_values(load_recipe(name), [])
+
+
+def test_values_are_set_by_full_and_by_short_key() -> None:
+    recipe = set_values(
+        load_recipe("scratch-small"), ["training.epochs=10", "learning_rate=0.3", "activation=elu", "norm.kind=group", "norm.groups=4"]
+    )
+    assert (recipe.training.epochs, recipe.training.learning_rate) == (10, 0.3)
+    assert recipe.techniques() == [Norm("group", groups=4), Activation("elu")]
+    assert set_values(recipe, ["activation=none"]).techniques() == [Norm("group", groups=4)]
+    assert set_values(recipe, ["norm=none"]).techniques()[0] == Norm("none")
+
+
+def test_a_file_may_say_only_what_differs(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: finetune-few\ntraining: {epochs: 3}\nlevers: {dropout: 0.2}\n")
+    recipe = load_recipe(mine)
+    assert recipe.training.epochs == 3
+    assert recipe.training.layer_decay == load_recipe("finetune-few").training.layer_decay
+    written = tmp_path / "again.yaml"
+    written.write_text(recipe.to_yaml())
+    assert load_recipe(written) == recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["training.epoch=3"], "did you mean 'epochs'"),
+        (["activations=elu"], "did you mean 'activation'"),
+        (["activation=eluu"], "levers.activation"),
+        (["epochs=0"], "training.epochs"),
+        (["epochs"], "KEY=VALUE"),
+    ],
+)
+def test_a_wrong_key_or_value_says_what_is_right(changes: list[str], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        set_values(Recipe(), changes)
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    with pytest.raises(PlanError, match="did you mean 'finetune-few'"):
+        load_recipe("finetune-fw")
+
+
+def test_train_keeps_the_recipe_and_the_levers(tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "shapes", per_class=20)
+    trained = planish.train(data, model="resnet8", changes=["epochs=1", "activation=elu", "norm=group"], out=tmp_path / "model")
+    kept = load_recipe(tmp_path / "model" / "recipe.yaml")
+    assert kept.levers == {"activation": "elu", "norm": "group"}
+    kinds = {type(m) for m in trained.artifact.module.modules()}
+    assert torch.nn.ELU in kinds
+    assert torch.nn.GroupNorm in kinds
+    assert not kinds & {torch.nn.ReLU, torch.nn.BatchNorm2d}
+    again = planish.evaluate(tmp_path / "model", data)
+    assert again["accuracy"].value == trained.metrics["accuracy"].value
+
+
+def test_pulled_levers_are_where_a_network_starts_from(tmp_path: Path) -> None:
+    job = prepare(write_shapes(tmp_path / "shapes", per_class=20), "resnet8")
+    artifact = pull(job.artifact, job.task, [Activation("elu"), Norm("group")])
+    assert artifact.original is None
+    assert [step.technique for step in artifact.lineage.steps] == ["activation", "norm"]
