@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -47,7 +50,7 @@ def test_parts_thaw_from_the_last_to_the_first(job: Job) -> None:
         thaw(progress)
         seen.append({name for name, p in module.named_parameters() if p.requires_grad})
     assert seen[0] == {"fc.weight", "fc.bias"}
-    assert all(a < b for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(seen))
     assert seen[-1] == {name for name, _ in module.named_parameters()}
     assert "conv1.weight" not in seen[-2]
 
@@ -79,8 +82,6 @@ def test_parameters_that_ask_for_no_gradient_never_learn(job: Job) -> None:
 
 
 def prepare_copy(job: Job) -> nn.Module:
-    import copy
-
     module: nn.Module = copy.deepcopy(job.artifact.module)
     torch.manual_seed(0)
     return module
