@@ -10,6 +10,7 @@ from planish.compression import Int8, QuantizeAware
 from planish.data.augmentation import Strength
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.layer_latency import Precision
+from planish.evaluation.machine import saturates
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
 from planish.plan import Plan
@@ -36,7 +37,7 @@ class Deployment:
         """What makes the file that ships from a network."""
         steps: list[Technique] = [ToOnnx()]
         if self.precision == "int8":
-            steps.append(Int8())
+            steps.append(Int8(weight_bits=7 if saturates() else 8))
         if self.runtime == "openvino":
             steps.append(ToOpenVino())
         return Plan(*steps)

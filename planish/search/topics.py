@@ -77,6 +77,7 @@ def quantization(recovery: Distill, runtime: str) -> list[Arm]:
     ways = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
     ways["INT8, one weight scale a layer"] = Int8(per_channel=False)
     ways["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
+    ways["INT8, 7-bit weights"] = Int8(weight_bits=7)
     ways["INT8, biases corrected"] = Int8(correct_bias=True)
     arms = [Arm(strategy, "", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
     arms.append(Arm("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack, runtime=runtime))))
