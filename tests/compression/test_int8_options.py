@@ -238,7 +238,7 @@ def test_shared_weights_survive_int8(task: FakeTask, off_grid: Any, per_channel:
 
 def test_seven_bit_weights_never_overflow_a_pair_of_products(task: FakeTask, tmp_path: Path) -> None:
     """255 times two weights must fit into 16 bits; with 8 bits it does not. And the file still says what the float one says."""
-    artifact = exported(task, trained())
+    artifact = ToOnnx().apply(trained(task), task)
     files = {bits: Int8(weight_bits=bits).apply(artifact, task).files for bits in (7, 8)}
     largest = {}
     for bits, (file, *_) in files.items():
