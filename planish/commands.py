@@ -17,7 +17,7 @@ from planish.data import ImageData, load_images
 from planish.errors import BundleError, DataError, ModelError
 from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
-from planish.evaluation.machine import describe_machine, saturates
+from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
@@ -209,7 +209,7 @@ def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int
         raise ModelError(f"there is no format {to!r}", f"formats are {' and '.join(formats)}", "for example --to onnx")
     steps: list[Any] = list(formats[to])
     if int8:
-        steps.insert(1, Int8(weight_bits=7 if saturates() else 8))
+        steps.insert(1, Int8.for_this_machine())
     return compress(model, data, plan=Plan(*steps), out=out).folder
 
 

@@ -26,6 +26,7 @@ from planish.compression.onnx_graph import readers
 from planish.compression.weight_ranges import shared_weight_ranges
 from planish.errors import TechniqueError
 from planish.evaluation.kernels import onnxruntime_kernels
+from planish.evaluation.machine import saturates
 from planish.progress import Stage
 from planish.technique import hyper_parameters
 from planish.workspace import fresh_folder
@@ -75,6 +76,11 @@ class Int8:
     name: ClassVar[str] = "int8"
     reference: ClassVar[str] = "Jacob et al. 2018, arXiv:1712.05877; Nagel et al. 2021, arXiv:2106.08295"
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("onnx",), "precision": ("fp32",)}
+
+    @classmethod
+    def for_this_machine(cls) -> Int8:
+        """With weights of as many bits as this machine's integer kernels compute exactly."""
+        return cls(weight_bits=7 if saturates() else 8)
 
     @property
     def changes(self) -> dict[str, str]:

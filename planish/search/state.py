@@ -10,7 +10,6 @@ from planish.compression import Int8, QuantizeAware
 from planish.data.augmentation import Strength
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.layer_latency import Precision
-from planish.evaluation.machine import saturates
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
 from planish.plan import Plan
@@ -37,7 +36,7 @@ class Deployment:
         """What makes the file that ships from a network."""
         steps: list[Technique] = [ToOnnx()]
         if self.precision == "int8":
-            steps.append(Int8(weight_bits=7 if saturates() else 8))
+            steps.append(Int8.for_this_machine())
         if self.runtime == "openvino":
             steps.append(ToOpenVino())
         return Plan(*steps)

@@ -95,9 +95,10 @@ def quantization(recovery: Distill, runtime: str) -> list[Arm]:
 def planning(recovery: Distill, runtime: str) -> list[Arm]:
     """How widths are chosen: all layers alike, by multiplications, by milliseconds, with ranks; and each lever alone. All end in INT8."""
     arms: list[Arm] = []
+    int8 = Int8.for_this_machine()
 
     def add(strategy: str, technique: Technique) -> None:
-        arms.append(Arm(strategy, str(technique), Plan(technique, recovery, ToOnnx(), Int8())))
+        arms.append(Arm(strategy, str(technique), Plan(technique, recovery, ToOnnx(), int8)))
 
     for ratio in (0.3, 0.45, 0.6):
         add("all layers alike", ChannelPruning(ratio=ratio))
@@ -112,7 +113,7 @@ def planning(recovery: Distill, runtime: str) -> list[Arm]:
         add("blocks alone", BlockPruning(ratio=ratio))
     for scale in (0.75, 0.5):
         add("resolution alone", Resolution(scale=scale))
-    arms.append(Arm("INT8 alone", "", Plan(ToOnnx(), Int8())))
+    arms.append(Arm("INT8 alone", "", Plan(ToOnnx(), int8)))
     return arms
 
 
