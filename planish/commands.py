@@ -227,14 +227,14 @@ def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int
         data: the images it was trained on.
         to: ``onnx`` or ``openvino``.
         out: the bundle's folder.
-        int8: quantize to 8 bits.
+        int8: quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
     """
     formats = {"onnx": (ToOnnx(),), "openvino": (ToOnnx(), ToOpenVino())}
     if to not in formats:
         raise ModelError(f"there is no format {to!r}", f"formats are {' and '.join(formats)}", "for example --to onnx")
     steps: list[Any] = list(formats[to])
     if int8:
-        steps.insert(1, Int8())
+        steps.insert(1, Int8.for_this_machine())
     return compress(model, data, plan=Plan(*steps), out=out).folder
 
 

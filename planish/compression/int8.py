@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -26,6 +26,7 @@ from planish.compression.onnx_graph import readers
 from planish.compression.weight_ranges import shared_weight_ranges
 from planish.errors import TechniqueError
 from planish.evaluation.kernels import onnxruntime_kernels
+from planish.evaluation.machine import saturates
 from planish.progress import Stage
 from planish.technique import hyper_parameters
 from planish.workspace import fresh_folder
@@ -42,7 +43,7 @@ FLOAT_LAYERS = "float_layers"  # in the structure of a step: what a planner want
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Int8:
-    """Weights in signed 8 bits, one scale a channel; activations in unsigned 8 bits, one scale a tensor, calibrated on real images.
+    """Weights in signed 8 (or 7) bits, one scale a channel; activations in unsigned 8 bits, one scale a tensor, calibrated on real images.
 
     Quantize and dequantize nodes are put around every operation that has an integer kernel (QDQ form); both runtimes fuse them. The
     normalisation of the pixels and the logits stay float. Signed activations would leave half the convolutions of ONNX Runtime in
@@ -53,6 +54,7 @@ class Int8:
         method: how the range of an activation is chosen: all that was seen (``minmax``), all but the rarest values (``percentile``),
             what loses least information (``entropy``) or has the least squared error (``mse``).
         per_channel: one weight scale an output channel; one a layer where False.
+        weight_bits: 7 for processors whose integer kernels overflow with 8 (x86 without VNNI, see ``evaluation.machine.saturates``).
         equalise: first scale channels that two layers share, where nothing or a ReLU lies between them (cross-layer equalisation).
         correct_bias: afterwards take the mean error of each channel off its bias.
         slack: mixed precision: how much slower than all INT8 the layers may be together, 0.1 for a tenth. Those whose rounding harms the
@@ -64,6 +66,7 @@ class Int8:
     images: Annotated[int, Field(ge=1)] = 256
     method: Calibrator = "minmax"
     per_channel: bool = True
+    weight_bits: Literal[7, 8] = 8
     equalise: bool = False
     correct_bias: bool = False
     slack: Annotated[float, Field(ge=0)] = 0.0
@@ -74,12 +77,18 @@ class Int8:
     reference: ClassVar[str] = "Jacob et al. 2018, arXiv:1712.05877; Nagel et al. 2021, arXiv:2106.08295"
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("onnx",), "precision": ("fp32",)}
 
+    @classmethod
+    def for_this_machine(cls) -> Int8:
+        """With weights of as many bits as this machine's integer kernels compute exactly."""
+        return cls(weight_bits=7 if saturates() else 8)
+
     @property
     def changes(self) -> dict[str, str]:
         return {"precision": "int8"}
 
     def __str__(self) -> str:
-        added = [f"{self.method} ranges"] * (self.method != "minmax") + ["equalised"] * self.equalise
+        added = [f"{self.method} ranges"] * (self.method != "minmax") + ["7-bit weights"] * (self.weight_bits == 7)
+        added += ["equalised"] * self.equalise
         added += ["biases corrected"] * self.correct_bias + [f"float layers for {100 * self.slack:g} % of its time"] * (self.slack > 0)
         added += [f"{len(self.float_layers)} layers float"] * bool(self.float_layers)
         return "INT8" + (f" ({', '.join(added)})" if added else "")
@@ -206,6 +215,7 @@ class Int8:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=self.per_channel,
+            reduce_range=self.weight_bits == 7,
             nodes_to_quantize=None if nodes is None else list(nodes),
             nodes_to_exclude=list(left_float),
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"], "TensorQuantOverrides": dict(ends)},

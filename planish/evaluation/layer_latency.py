@@ -25,7 +25,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.data.cache import cache_root
-from planish.evaluation.machine import cpu_model
+from planish.evaluation.machine import cpu_model, instruction_sets, saturates
 from planish.progress import Stage
 
 if TYPE_CHECKING:
@@ -198,7 +198,8 @@ def _model(variant: Variant, batch: int) -> bytes:
         weight, bias = f"weight{number}", f"bias{number}"
         values = random_numbers.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
         if is_int8:
-            scales = np.abs(values).max((1, 2, 3)).astype(np.float32) / 127
+            # 7 bits where 8 would overflow: the search quantizes so there, and kernels may differ
+            scales = np.abs(values).max((1, 2, 3)).astype(np.float32) / (63 if saturates() else 127)
             constant(weight + "_q", np.round(values / scales[:, None, None, None]).astype(np.int8))
             constant(weight + "_scale", scales)
             constant(weight + "_zero", np.zeros(len(scales), np.int8))
@@ -244,7 +245,8 @@ def _machine_key(runtime: str, threads: int, batch: int) -> str:
         version = metadata.version(runtime)
     except metadata.PackageNotFoundError:  # a third party's runtime may be called otherwise than its package
         version = ""
-    return hashlib.sha256(repr((cpu_model(), os.cpu_count(), runtime, version, threads, batch)).encode()).hexdigest()[:16]
+    machine = cpu_model(), instruction_sets(), os.cpu_count()
+    return hashlib.sha256(repr((*machine, runtime, version, threads, batch)).encode()).hexdigest()[:16]
 
 
 def _read(file: Path) -> dict[str, float]:

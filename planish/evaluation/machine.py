@@ -52,6 +52,12 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(name for flag, name in _INSTRUCTION_SETS.items() if flag in flags)
 
 
+def saturates() -> bool:
+    """Whether integer kernels add pairs of 8-bit products in 16 bits, which overflows for weights of more than 7 bits: x86 without VNNI."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    return x86 and bool(_cpuinfo()) and not any("vnni" in name or name == "amx_int8" for name in instruction_sets())
+
+
 def describe_machine() -> dict[str, str | int | float]:
     """Processor, memory, system and the versions of what runs models. Imports none of them, so it is quick."""
     described: dict[str, str | int | float] = {

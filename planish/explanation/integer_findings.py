@@ -216,7 +216,7 @@ def overflow(evidence: Evidence) -> Finding | None:
         "without VNNI pairs of 8-bit products are added in 16 bits and saturate, silently. A scale a channel makes every channel use "
         "all 8 bits, so it happens more often than with one scale a layer"
         + (". Planish loads the file with session.x64quantprecision=1: exact but slow kernels; other programs do not" if exact else ""),
-        "quantize weights to 7 bits (reduce_range=True), or run on a processor with VNNI",
+        "quantize weights to 7 bits: Planish's int8 with weight_bits: 7, reduce_range=True elsewhere; or run on a processor with VNNI",
         0.0,
         slowest(profile, layers),
         wrong_results=True,

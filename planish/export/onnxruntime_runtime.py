@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from planish.evaluation.kernels import onnxruntime_kernels
+from planish.evaluation.machine import saturates
 from planish.export.packed_file import unpacked
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 def _settings() -> dict[str, str]:
     # threads wait busily within a call and rest between calls, so that an idle model costs nothing
     settings = {"session.force_spinning_stop": "1"}
-    cpu = Path("/proc/cpuinfo")
-    if platform.machine() in ("x86_64", "AMD64") and cpu.exists() and "vnni" not in cpu.read_text():
-        # such processors add pairs of 8-bit products in 16 bits, which overflows; slower, exact kernels are taken instead
+    if saturates():  # slower, exact kernels are taken instead
         settings["session.x64quantprecision"] = "1"
     return settings
 

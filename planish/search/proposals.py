@@ -18,6 +18,7 @@ from planish.training.student import Student
 _PER_DOUBLING = 0.75  # of a drop is left when training has doubled, about
 _SHRINKS = (0.55, 0.95)  # between these; beyond, it is noise
 _POINTS_A_DOUBLING = 0.7  # beyond the limit cost as much as a doubling of speed brings: the noise of validation
+_LEAST_POINTS = 0.1  # a drop may be none
 _EASY_POINTS = 15.0  # lost before any training are won back in a little of it
 _FASTEST = 20.0  # times, that layers are pruned to
 _AIM_BELOW = 0.97  # of the goal, as the next measurement will not say just the same
@@ -169,7 +170,7 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) 
     """Points that will be lost after ``seconds`` more of training, with room for noise.
 
     A drop shrinks by about the same factor whenever training has doubled: by what it was between a trial's last two rounds, else by what is
-    usual. What was not trained is expected between trained trials, by severity.
+    usual. What was not trained is expected between trained trials, by severity, on a log scale: the last channels cost the most.
     """
     if trial.history:
         spent, drop = trial.history[-1]
@@ -181,7 +182,8 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) 
     known = sorted((t.level.severity, expected_drop(t, trained, seconds)) for t in trained if not t.level.student)
     if trial.level.student or not known:
         return math.inf
-    return float(np.interp(trial.level.severity, [severity for severity, _ in known], [points for _, points in known]))
+    logs = [math.log(max(points, _LEAST_POINTS)) for _, points in known]
+    return math.exp(np.interp(trial.level.severity, [severity for severity, _ in known], logs))
 
 
 def promise(trial: Trial, drop_points: float, goal: Goal) -> float:

@@ -36,7 +36,7 @@ class Deployment:
         """What makes the file that ships from a network."""
         steps: list[Technique] = [ToOnnx()]
         if self.precision == "int8":
-            steps.append(Int8())
+            steps.append(Int8.for_this_machine())
         if self.runtime == "openvino":
             steps.append(ToOpenVino())
         return Plan(*steps)

@@ -77,6 +77,7 @@ def quantization(recovery: Distill, runtime: str) -> list[Arm]:
     ways = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
     ways["INT8, one weight scale a layer"] = Int8(per_channel=False)
     ways["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
+    ways["INT8, 7-bit weights"] = Int8(weight_bits=7)
     ways["INT8, biases corrected"] = Int8(correct_bias=True)
     arms = [Arm(strategy, "", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
     arms.append(Arm("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack, runtime=runtime))))
@@ -94,9 +95,10 @@ def quantization(recovery: Distill, runtime: str) -> list[Arm]:
 def planning(recovery: Distill, runtime: str) -> list[Arm]:
     """How widths are chosen: all layers alike, by multiplications, by milliseconds, with ranks; and each lever alone. All end in INT8."""
     arms: list[Arm] = []
+    int8 = Int8.for_this_machine()
 
     def add(strategy: str, technique: Technique) -> None:
-        arms.append(Arm(strategy, str(technique), Plan(technique, recovery, ToOnnx(), Int8())))
+        arms.append(Arm(strategy, str(technique), Plan(technique, recovery, ToOnnx(), int8)))
 
     for ratio in (0.3, 0.45, 0.6):
         add("all layers alike", ChannelPruning(ratio=ratio))
@@ -111,7 +113,7 @@ def planning(recovery: Distill, runtime: str) -> list[Arm]:
         add("blocks alone", BlockPruning(ratio=ratio))
     for scale in (0.75, 0.5):
         add("resolution alone", Resolution(scale=scale))
-    arms.append(Arm("INT8 alone", "", Plan(ToOnnx(), Int8())))
+    arms.append(Arm("INT8 alone", "", Plan(ToOnnx(), int8)))
     return arms
 
 

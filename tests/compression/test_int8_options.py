@@ -23,6 +23,7 @@ from planish.compression.bias_correction import correct_biases
 from planish.compression.equalisation import equalise
 from planish.compression.weight_ranges import stretch
 from planish.errors import TechniqueError
+from planish.evaluation import machine
 from planish.evaluation.kernels import onnxruntime_kernels
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes import load
@@ -233,3 +234,30 @@ def test_shared_weights_survive_int8(task: FakeTask, off_grid: Any, per_channel:
         numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("_quantized") and t.data_type == onnx.TensorProto.INT8
     ]
     assert min(len(np.unique(w)) for w in integers) <= 7
+
+
+def test_seven_bit_weights_never_overflow_a_pair_of_products(task: FakeTask, tmp_path: Path) -> None:
+    """255 times two weights must fit into 16 bits; with 8 bits it does not. And the file still says what the float one says."""
+    artifact = ToOnnx().apply(trained(task), task)
+    files = {bits: Int8(weight_bits=bits).apply(artifact, task).files for bits in (7, 8)}
+    largest = {}
+    for bits, (file, *_) in files.items():
+        tensors = [numpy_helper.to_array(t) for t in onnx.load(str(file)).graph.initializer]
+        largest[bits] = max(int(np.abs(t.astype(int)).max()) for t in tensors if t.dtype == np.int8 and t.ndim > 1)
+    assert largest[8] == 127
+    assert 255 * 2 * largest[7] < 2**15 <= 255 * 2 * largest[8]
+    pixels = np.random.default_rng(0).integers(0, 256, (4, SPEC.height, SPEC.width, SPEC.channels), np.uint8)
+    expected = load(artifact.files, "onnxruntime")(pixels)["logits"]
+    error = {bits: float(np.abs(load(f, "onnxruntime")(pixels)["logits"] - expected).mean()) for bits, f in files.items()}
+    assert error[7] < 3 * error[8] + 0.01 * np.abs(expected).mean()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("avx2 fma", True), ("avx2 avx_vnni", False), ("avx512f avx512_vnni", False), ("amx_int8", False)]
+)
+def test_processors_that_saturate(flags: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: {"flags": flags})
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    assert machine.saturates() == expected
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    assert not machine.saturates()
