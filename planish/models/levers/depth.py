@@ -120,15 +120,19 @@ def _chain_like(chain: nn.Module, layers: list[nn.Module]) -> nn.Module:
     return new
 
 
-def _stages(module: nn.Module, shapes: Mapping[str, torch.Size]) -> list[_Stage]:
-    found = []
-    for name, chain in module.named_modules():
-        if type(chain) is nn.Sequential and name:
-            found += _of_blocks(name, chain, shapes) or _of_layers(name, chain, shapes)
-    return found
+def _stages(module: nn.Module, shapes: Mapping[str, torch.Size], name: str = "") -> list[_Stage]:
+    """The stages of the outermost chains that have some; what blocks are made of is no stage."""
+    if _is_chain(module) and name and (found := _of_blocks(name, module, shapes) or _of_layers(name, module, shapes)):
+        return found
+    inner = [(child, layer) for child, layer in module.named_children() if not _is_chain(module) or _is_chain(layer)]
+    return [stage for child, layer in inner for stage in _stages(layer, shapes, f"{name}.{child}".lstrip("."))]
 
 
-def _of_blocks(name: str, chain: nn.Sequential, shapes: Mapping[str, torch.Size]) -> list[_Stage]:
+def _is_chain(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _of_blocks(name: str, chain: nn.Module, shapes: Mapping[str, torch.Size]) -> list[_Stage]:
     """A chain whose children are blocks: neighbours of one class are a stage, which ends where maps get another shape."""
     stages: list[_Stage] = []
     children = list(chain.children())
@@ -148,7 +152,7 @@ def _of_blocks(name: str, chain: nn.Sequential, shapes: Mapping[str, torch.Size]
     return [s for s in stages if len(s.blocks) > 1]
 
 
-def _of_layers(name: str, chain: nn.Sequential, shapes: Mapping[str, torch.Size]) -> list[_Stage]:
+def _of_layers(name: str, chain: nn.Module, shapes: Mapping[str, torch.Size]) -> list[_Stage]:
     """A chain of single layers (VGG): a block is a convolution and what follows it, a stage what lies between two poolings."""
     stages: list[_Stage] = []
     children = list(chain.children())
