@@ -13,7 +13,7 @@ from torch import nn
 from planish.artifact import Artifact
 from planish.compression import structure as structures
 from planish.errors import TechniqueError
-from planish.models.levers.graph import LAYERS, changed, copied
+from planish.models.levers.graph import LAYERS, changed, copied, drawing
 from planish.models.levers.initialization import fans, gain_of, main_activation
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ class Width:
         wider = structures.repeated(module, graph, times)
         shapes = {name: p.shape for name, p in module.named_parameters()}
         gain = gain_of(main_activation(module))
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(self.seed)
+        with drawing(self.seed), torch.no_grad():
             for name, layer in wider.named_modules():
                 if isinstance(layer, LAYERS) and layer.weight.shape != shapes[f"{name}.weight"]:
                     layer.weight.copy_(torch.randn(layer.weight.shape) * gain / fans(layer)[0] ** 0.5)

@@ -309,4 +309,4 @@ def test_depth_multiplies_stages(network: str, times: float, blocks: int, images
 def test_width_multiplies_channels_of_every_layer(users: Job) -> None:
     module = Width(2.0).apply(users.artifact, users.task).module
     assert [module.stem.out_channels, module.conv1.in_channels, module.conv2.out_channels, module.head.in_features] == [32] * 4
-    assert module.head.out_features == 4
+    assert module.head.out_features == 3

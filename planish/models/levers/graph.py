@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,6 +47,14 @@ def copied(artifact: Artifact) -> nn.Module:
     """The artifact's network to be changed."""
     module: nn.Module = copy.deepcopy(artifact.module)
     return module
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Fresh layers made in this block draw their weights from that seed; torch's own random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def changed(artifact: Artifact, lever: Technique, module: nn.Module, structure: Mapping[str, Any], notes: str) -> Artifact:

@@ -14,7 +14,7 @@ from torch import nn
 
 from planish.artifact import Artifact
 from planish.models.levers.activation import is_activation
-from planish.models.levers.graph import LAYERS, changed, copied
+from planish.models.levers.graph import LAYERS, changed, copied, drawing
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -67,8 +67,7 @@ class Initialization:
         module = copied(artifact)
         activation = main_activation(module)
         kind = _suiting(activation) if self.kind == "matched" else self.kind
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(self.seed)
+        with drawing(self.seed), torch.no_grad():
             count, gain = 0, gain_of(activation)
             for layer in module.modules():
                 if isinstance(layer, LAYERS):

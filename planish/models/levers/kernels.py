@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from planish.artifact import Artifact
 from planish.errors import TechniqueError
-from planish.models.levers.graph import changed, copied, replaced
+from planish.models.levers.graph import changed, copied, drawing, replaced
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -34,6 +34,7 @@ class Kernels:
     Args:
         size: in pixels; None leaves the sizes.
         form: what the kernels are made of.
+        seed: of fresh weights.
 
     Example:
         >>> print(Kernels(size=5, form="stacked"))
@@ -42,6 +43,7 @@ class Kernels:
 
     size: Size | None = None
     form: Form = "full"
+    seed: int = 0
 
     name: ClassVar[str] = "kernels"
     reference: ClassVar[str] = (
@@ -65,19 +67,22 @@ class Kernels:
             TechniqueError: there is none that could be.
         """
         module, name = copied(artifact), artifact.lineage.source.name
-        weights = {n: m.weight.detach().clone() for n, m in module.named_modules() if _is_square(m)}
+        before = {n: m for n, m in module.named_modules() if _is_square(m)}
         structure = {"size": self.size, "form": self.form}
-        count = _swap(module, self.size, self.form)
+        with drawing(self.seed):
+            count = _swap(module, self.size, self.form)
         if not count:
             raise TechniqueError(
                 f"{name} has no convolution that {self} changes",
                 "kernels are square, larger than one pixel, and larger than 3x3 to be stacked; separable ones are not made so again",
             )
         with torch.no_grad():
-            for layer_name, old in weights.items():
+            for layer_name, old in before.items():
                 layer = module.get_submodule(layer_name)
-                if isinstance(layer, nn.Conv2d) and layer.weight.shape != old.shape:
-                    layer.weight.copy_(_centred(old, layer.kernel_size[0]))
+                if isinstance(layer, nn.Conv2d) and layer is not old:
+                    layer.weight.copy_(_centred(old.weight, layer.kernel_size[0]))
+                    if old.bias is not None:
+                        layer.bias.copy_(old.bias)
         return changed(artifact, self, module, structure, f"{count} convolutions")
 
     @staticmethod

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from planish.artifact import Artifact, InputSpec
 from planish.errors import TechniqueError
-from planish.models.levers.graph import changed, copied, functions_as_modules, output_shapes, replaced
+from planish.models.levers.graph import changed, copied, drawing, functions_as_modules, output_shapes, replaced
 from planish.models.surgery import find_classifier
 
 if TYPE_CHECKING:
@@ -96,9 +96,11 @@ class Pooling:
 
     Args:
         kind: the pooling.
+        seed: of fresh weights.
     """
 
     kind: Final
+    seed: int = 0
 
     name: ClassVar[str] = "pooling"
     reference: ClassVar[str] = "Radenovic et al. 2018, arXiv:1711.02512 (gem); He et al. 2014, arXiv:1406.4729 (pyramid)"
@@ -138,7 +140,9 @@ class Pooling:
         if self.kind == "pyramid":
             structure |= {"next": _next_linear(module, spec), "features": channels * sum(side**2 for side in _LEVELS)}
             notes += f"; {structure['next']} starts afresh, as it reads {structure['features']} values"
-        return changed(artifact, self, _pooled(module, structure), structure, notes)
+        with drawing(self.seed):
+            module = _pooled(module, structure)
+        return changed(artifact, self, module, structure, notes)
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
@@ -155,9 +159,11 @@ class Downsampling:
 
     Args:
         kind: how.
+        seed: of fresh weights.
     """
 
     kind: Inside
+    seed: int = 0
 
     name: ClassVar[str] = "downsampling"
     reference: ClassVar[str] = "Springenberg et al. 2015, arXiv:1412.6806 (strided); Zhang 2019, arXiv:1904.11486 (blur)"
@@ -187,7 +193,9 @@ class Downsampling:
                 "blur acts on strided convolutions as well",
             )
         structure = {"kind": self.kind, "at": at}
-        return changed(artifact, self, _downsampled(module, structure), structure, f"{len(at)} places are {self.kind}")
+        with drawing(self.seed):
+            module = _downsampled(module, structure)
+        return changed(artifact, self, module, structure, f"{len(at)} places are {self.kind}")
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:

@@ -13,7 +13,7 @@ from torchvision.ops import SqueezeExcitation as Squeeze
 
 from planish.artifact import Artifact
 from planish.errors import TechniqueError
-from planish.models.levers.graph import changed, copied, output_shapes, put_behind, replaced, residual_branches
+from planish.models.levers.graph import changed, copied, drawing, output_shapes, put_behind, replaced, residual_branches
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -29,9 +29,11 @@ class SqueezeExcitation:
 
     Args:
         reduction: how many times fewer channels the two layers have between them.
+        seed: of their weights.
     """
 
     reduction: int = Field(default=16, ge=0)
+    seed: int = 0
 
     name: ClassVar[str] = "squeeze_excitation"
     reference: ClassVar[str] = "Hu et al. 2018, arXiv:1709.01507"
@@ -65,7 +67,9 @@ class SqueezeExcitation:
             raise TechniqueError(f"{name} has no residual branch and no pooling", "it is put where one ends")
         shapes = output_shapes(module, artifact.input_spec)
         structure = {"reduction": self.reduction, "at": {place: shapes[place][1] for place in places}}
-        return changed(artifact, self, self.rebuild(module, structure), structure, f"put behind {len(places)} layers")
+        with drawing(self.seed):
+            module = self.rebuild(module, structure)
+        return changed(artifact, self, module, structure, f"put behind {len(places)} layers")
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
