@@ -178,12 +178,12 @@ def compare(
         from planish.search.studies import STUDIES
         from planish.search.topics import TOPICS
 
-        shared = {
+        shared: dict[str, Any] = {
             "weights": weights, "epochs": epochs, "out": out, "resume": resume, "skip_bad": skip_bad, "seed": seed,
             "command": shlex.join(["planish", *sys.argv[1:]]),
         } | ({"model": model} if model else {})  # fmt: skip
-        of_levers = {"recipe": recipe, "changes": changes, "design": design, "seeds": seeds, "budget": budget}
-        of_compression = {
+        of_levers: dict[str, Any] = {"recipe": recipe, "changes": changes, "design": design, "seeds": seeds, "budget": budget}
+        of_compression: dict[str, Any] = {
             "runtime": runtime, "threads": threads, "batch": batch, "recovery_epochs": recovery_epochs,
             "augmentation": augmentation, "train_mode": train,
         }  # fmt: skip
@@ -212,7 +212,7 @@ def compare(
                     _one_of("--design", design, "factorial", "one")
                 if image_size is not None:
                     given["changes"] = [*(changes or ()), f"image_size={image_size}"]
-                options = {**shared, **given, "watch": lambda arms: shown.show(experiment_table(arms))}
+                options: dict[str, Any] = {**shared, **given, "watch": lambda arms: shown.show(experiment_table(arms))}
                 result = commands.study(data, topic, **options) if topic else commands.vary(data, factors=factors_of(vary or ()), **options)
         if json:
             print_json(found if compresses else result)

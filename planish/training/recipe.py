@@ -62,7 +62,7 @@ class Recipe:
             if value is None or (value == NOTHING and name not in _KEPT):
                 continue
             kind = resolve(name)
-            given = value if isinstance(value, Mapping) else {fields(kind)[0].name: value}
+            given = value if isinstance(value, Mapping) else {_first_field(kind): value}
             try:
                 found.append(TypeAdapter(kind).validate_python(dict(given)))
             except ValidationError as error:
@@ -180,6 +180,10 @@ def pull(artifact: Artifact, task: Task, levers: Sequence[Technique]) -> Artifac
 _FOLDER = files("planish.training") / "recipes"
 _TOP = tuple(field.name for field in fields(Recipe))
 _SETTINGS = tuple(field.name for field in fields(FitSettings))
+
+
+def _first_field(kind: type[Technique]) -> str:
+    return next(iter(getattr(kind, "__dataclass_fields__", {})), "")
 
 
 def _names() -> list[str]:

@@ -76,7 +76,7 @@ class Initialization:
                 if isinstance(bias := getattr(layer, "bias", None), torch.Tensor):
                     bias.zero_()
                 if _normalises(layer):
-                    layer.weight.fill_(1)  # type: ignore[union-attr, operator]
+                    layer.weight.fill_(1)  # type: ignore[operator]
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.reset_running_stats()
         return changed(artifact, self, module, {}, f"{count} layers are {kind}")

@@ -67,7 +67,7 @@ class Kernels:
             TechniqueError: there is none that could be.
         """
         module, name = copied(artifact), artifact.lineage.source.name
-        before = {n: m for n, m in module.named_modules() if _is_square(m)}
+        before = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d) and _side(m) > 1}
         structure = {"size": self.size, "form": self.form}
         with drawing(self.seed):
             count = _swap(module, self.size, self.form)
@@ -81,7 +81,7 @@ class Kernels:
                 layer = module.get_submodule(layer_name)
                 if isinstance(layer, nn.Conv2d) and layer is not old:
                     layer.weight.copy_(_centred(old.weight, layer.kernel_size[0]))
-                    if old.bias is not None:
+                    if layer.bias is not None and old.bias is not None:
                         layer.bias.copy_(old.bias)
         return changed(artifact, self, module, structure, f"{count} convolutions")
 
@@ -92,26 +92,22 @@ class Kernels:
         return module
 
 
-def _is_square(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size[0] == module.kernel_size[1] > 1
-        and module.kernel_size[0] % 2 == 1
-        and not isinstance(module.padding, str)
-    )
+def _side(module: nn.Module) -> int:
+    """Of an odd square kernel with padding in pixels, else 0."""
+    if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.kernel_size[0] != module.kernel_size[1]:
+        return 0
+    return module.kernel_size[0] if module.kernel_size[0] % 2 else 0
 
 
 def _swap(module: nn.Module, size: int | None, form: Form) -> int:
-    count = 0 if size is None else replaced(module, lambda m: _is_square(m) and m.kernel_size[0] != size, lambda m: _sized(m, size))
+    count = 0 if size is None else replaced(module, lambda m: _side(m) > 1 and _side(m) != size, lambda m: _sized(m, size))
     return count + (replaced(module, lambda m: _fits(m, form), lambda m: _made_of(m, form)) if form != "full" else 0)
 
 
 def _fits(module: nn.Module, form: Form) -> bool:
-    if not _is_square(module):
+    if form == "separable" and getattr(module, "groups", 0) != 1:
         return False
-    if form == "separable":
-        return module.groups == 1  # type: ignore[no-any-return]
-    return form == "spatial" or module.kernel_size[0] > 3  # type: ignore[index, operator]
+    return _side(module) > (3 if form == "stacked" else 1)
 
 
 def _sized(conv: Any, size: int) -> nn.Conv2d:

@@ -44,7 +44,8 @@ class StandardisedConv2d(nn.Conv2d):
         fan_in = self.weight[0].numel()
         centred = self.weight - self.weight.mean(axes, keepdim=True)
         deviation = centred.square().mean(axes, keepdim=True).add(1e-6).sqrt()
-        return self._conv_forward(x, centred / deviation * math.sqrt(_GAIN / fan_in), self.bias)
+        out: Tensor = self._conv_forward(x, centred / deviation * math.sqrt(_GAIN / fan_in), self.bias)
+        return out
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -145,4 +146,4 @@ def _channels(norm: nn.Module) -> int:
     for name in ("num_features", "num_channels"):
         if isinstance(value := getattr(norm, name, None), int):
             return value
-    return int(norm.weight.numel())  # type: ignore[union-attr, operator]
+    return int(norm.weight.numel())  # type: ignore[operator]

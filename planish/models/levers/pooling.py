@@ -59,7 +59,8 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         share = self.score(x).flatten(2).softmax(2)
-        return (x.flatten(2) * share).sum(2)[:, :, None, None]
+        mean: Tensor = (x.flatten(2) * share).sum(2)
+        return mean[:, :, None, None]
 
 
 class SpatialPyramid(nn.Module):

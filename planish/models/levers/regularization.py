@@ -34,7 +34,8 @@ class DropConnectConv2d(nn.Conv2d):
     p: float
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, F.dropout(self.weight, self.p, self.training), self.bias)
+        out: Tensor = self._conv_forward(x, F.dropout(self.weight, self.p, self.training), self.bias)
+        return out
 
 
 class DropBranch(nn.Module):
