@@ -77,7 +77,7 @@ def write_experiment(folder: Path) -> Path:
         difference=difference,
         findings=findings(found),
         factors={short_key(key): [short_value(v) for v in values] for key, values in found.factors.items()},
-        effects=[(f"{short_key(e.key)}={short_value(e.value)}", f"{short_key(e.key)}={short_value(found.factors[e.key][0])}", e.difference)
+        effects=[(f"{short_key(e.key)}={short_value(e.value)}", f"{short_key(e.key)}={short_value(found.factors[e.key][0])}", e)
                  for e in found.effects],
         keys={arm.label: key(i) for i, arm in enumerate(found.arms) if arm.measurements},
         forest=_forest(found, narrow=False) + _forest(found, narrow=True),

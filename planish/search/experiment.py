@@ -68,11 +68,13 @@ class Effect:
     Args:
         key: of the factor.
         value: of it.
+        seeds: trainings of each arm that it is made of.
         difference: in points, against the factor's first value.
     """
 
     key: str
     value: Any
+    seeds: int
     difference: Measurement
 
 
@@ -250,7 +252,7 @@ def experiment(
             factors={key: list(each) for key, each in factors.items()},
             design=design,
             seeds=seeds,
-            budget=f"{base.training.epochs} epochs" if share is None else f"{share:.0f} seconds",
+            budget=f"{base.training.epochs} epoch{'s' if base.training.epochs > 1 else ''}" if share is None else f"{share:.0f} seconds",
             arms=_measured(found, arms, trainer),
             effects=_effects(found, arms, trainer, factors) if design == "factorial" and len(factors) > 1 else [],
             machine=describe_machine(),
@@ -332,7 +334,7 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
 
 
 def _effects(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer, factors: Mapping[str, Sequence[Any]]) -> list[Effect]:
-    """Of each value of a factor, paired with the arms that differ in that factor only; arms without a pair are left out."""
+    """Of each value of a factor, from the pairs of arms that differ in that factor only and were trained most often."""
     scores = {i: trainer.scores(arm, count, "test") for i, arm in enumerate(arms) if (count := _whole(found[i]))}
     comparisons = sum(len(values) - 1 for values in factors.values())
     effects = []
@@ -345,10 +347,12 @@ def _effects(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer, 
             ]
             if not pairs:
                 continue
-            count = min(len(scores[i]) for pair in pairs for i in pair)
+            counts = {pair: min(len(scores[i]) for i in pair) for pair in pairs}
+            count = max(counts.values())
+            pairs = [pair for pair in pairs if counts[pair] == count]
             mine, theirs = (np.mean([scores[pair[side]][:count] for pair in pairs], axis=0) for side in (0, 1))
             difference = over_seeds(mine, theirs, 1 - 0.05 / comparisons)
-            effects.append(Effect(key, value, _percent("accuracy_difference", difference, mine, "points")))
+            effects.append(Effect(key, value, count, _percent("accuracy_difference", difference, mine, "points")))
     return effects
 
 

@@ -63,14 +63,38 @@ class AttentionPool(nn.Module):
         return mean[:, :, None, None]
 
 
+class GridMax(nn.Module):
+    """The maxima of a grid of cells, ``(N, C, rows, columns)``: adaptive maximum pooling, written so that ONNX has it for any grid."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.output_size = (rows, columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        rows = [
+            torch.stack([x[..., top:foot, left:right].amax((2, 3)) for left, right in _cells(width, self.output_size[1])], -1)
+            for top, foot in _cells(height, self.output_size[0])
+        ]
+        return torch.stack(rows, -2)
+
+
+def _cells(size: int, count: int) -> list[tuple[int, int]]:
+    return [(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+
 class SpatialPyramid(nn.Module):
     """Maxima over grids of 1, 2 and 4 cells a side, one after the other: ``(N, 21 C, 1, 1)`` for any input size.
 
     He et al. 2014, arXiv:1406.4729.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.grids = nn.ModuleList(GridMax(side, side) for side in _LEVELS)
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([F.adaptive_max_pool2d(x, side).flatten(1) for side in _LEVELS], 1)[:, :, None, None]
+        return torch.cat([grid(x).flatten(1) for grid in self.grids], 1)[:, :, None, None]
 
 
 class BlurPool(nn.Module):
@@ -226,7 +250,7 @@ _FUNCTIONS: Sequence[tuple[Callable[[fx.Node], bool], Callable[[fx.Node], nn.Mod
 
 
 def _is_final(module: nn.Module) -> bool:
-    return isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d | GeneralisedMean | AttentionPool) or (
+    return isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d | GridMax | GeneralisedMean | AttentionPool) or (
         type(module).__name__ in ("FastAdaptiveAvgPool",)
     )
 
@@ -267,7 +291,7 @@ def _pooled(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         case "average":
             new = nn.AdaptiveAvgPool2d(size)
         case "max":
-            new = nn.AdaptiveMaxPool2d(size)
+            new = GridMax(*(size if isinstance(size, tuple | list) else (size, size)))
         case "gem":
             new = GeneralisedMean(nn.AdaptiveAvgPool2d(size))
         case "attention":
