@@ -212,7 +212,7 @@ def compare(
                     _one_of("--design", design, "factorial", "one")
                 if image_size is not None:
                     given["changes"] = [*(changes or ()), f"image_size={image_size}"]
-                options: dict[str, Any] = {**shared, **given, "watch": lambda arms: shown.show(experiment_table(arms))}
+                options: dict[str, Any] = {**shared, **given, "watch": lambda arms: shown.show(experiment_table(arms, shown.console.width))}
                 result = commands.study(data, topic, **options) if topic else commands.vary(data, factors=factors_of(vary or ()), **options)
         if json:
             print_json(found if compresses else result)
@@ -221,7 +221,7 @@ def compare(
             stdout.print(comparison_table(found.rows, found.noise_floor, stdout.width))
             stdout.print(f"page     {out or Path('runs') / found.name}/comparison.html", soft_wrap=True)
             return
-        stdout.print(experiment_table(result.arms))
+        stdout.print(experiment_table(result.arms, stdout.width))
         for text in findings(result):
             stdout.print(text, markup=False)
         stdout.print(f"page     {out or Path('runs') / result.name}/experiment.html", soft_wrap=True)

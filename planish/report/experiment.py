@@ -18,25 +18,32 @@ from planish.report.svg import Scale, drawing, el, plain, ticks
 from planish.search.experiment import ArmResult, Experiment, short_key, short_value
 
 _HERE = Path(__file__).parent
+_WIDE = 100  # columns of a terminal on which everything has room
 
 
-def experiment_table(arms: Sequence[ArmResult]) -> Table:
-    """One row an arm: accuracy on test, the difference to the reference with its interval, what it took."""
+def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
+    """One row an arm: accuracy on test, the difference to the reference with its interval, what it took.
+
+    Args:
+        arms: as far as they are.
+        width: of the terminal; where it has few columns, a factor has a line of its own and seconds are left out.
+    """
+    wide = width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("arm", overflow="fold")
-    for heading in ("seeds", "accuracy", "difference, points", "verdict", "s an epoch"):
+    for heading in ("seeds", "accuracy", "difference, points", "verdict", *(["s an epoch"] if wide else [])):
         table.add_column(heading, justify="left" if heading == "verdict" else "right", overflow="fold")
     for arm in arms:
         m = arm.measurements
-        who = Text("\n").join(Text(line, style) for line, style in ((arm.label, ""), (arm.why, "dim")) if line)
-        table.add_row(
-            who,
+        label = arm.label if wide else arm.label.replace(", ", ",\n")
+        cells = [
+            Text("\n").join(Text(line, style) for line, style in ((label, ""), (arm.why, "dim")) if line),
             str(sum(not trial.failed for trial in arm.trials)),
             words.show(m["accuracy"]) if "accuracy" in m else "",
-            difference(m["accuracy_difference"]) if "accuracy_difference" in m else "",
+            difference(m["accuracy_difference"]).replace(" ", " " if wide else "\n", 1) if "accuracy_difference" in m else "",
             arm.verdict,
-            f"{m['seconds_an_epoch'].value:.1f}" if m else "",
-        )
+        ]
+        table.add_row(*cells, *([f"{m['seconds_an_epoch'].value:.1f}" if m else ""] if wide else []))
     return table
 
 

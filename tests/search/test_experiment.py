@@ -80,7 +80,7 @@ def test_an_experiment_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pyt
     assert len(seen) == sum(len(arm.trials) for arm in found.arms)
     assert {e.key for e in found.effects} == {"levers.initialization", "levers.activation"}
     assert any("zeros" in text and "behind" in text for text in findings(found))
-    assert experiment_table(found.arms).row_count == 4
+    assert experiment_table(found.arms).row_count == experiment_table(found.arms, 80).row_count == 4
     page = (tmp_path / "run" / "experiment.html").read_text()
     assert "no further seed" in page
     assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
