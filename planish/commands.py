@@ -15,9 +15,11 @@ from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.data import ImageData, load_images
 from planish.errors import BundleError, DataError, ModelError
+from planish.evaluation.calibration import temperature_scaling
 from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
 from planish.evaluation.machine import describe_machine
+from planish.evaluation.robustness import robustness
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
@@ -163,16 +165,45 @@ def train(
 
 
 def evaluate(
-    model: str | Path, data: str | Path, *, split: SplitName = "test", runtime: str = "auto", seed: int = 0, skip_bad: bool = False
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: SplitName = "test",
+    runtime: str = "auto",
+    calibrate: bool = False,
+    corruptions: bool = False,
+    seed: int = 0,
+    skip_bad: bool = False,
 ) -> dict[str, Measurement]:
     """Metrics of a bundle, run, saved model or exported file on images, with intervals.
 
+    Args:
+        model: what to evaluate.
+        data: a folder, a manifest or a built-in name.
+        split: which images.
+        runtime: ``auto`` takes the bundle's own.
+        calibrate: also fit a temperature on validation, and say what it does to log loss and calibration error.
+        corruptions: also evaluate on noisy, blurred, foggy and compressed images, 55 times up to 1000 of them.
+        seed: of the split and the corruptions.
+        skip_bad: leave broken images out.
+
     Raises:
-        DataError: the images have other classes than the model.
+        DataError: the images have other classes than the model; or the temperature would be judged on the images that it was fitted on.
     """
+    if calibrate and split == "validation":
+        raise DataError("a temperature for validation", "it is fitted there and judged on other images", "evaluate test")
     opened = open_model(model, runtime)
-    task = _task_for(data, opened.class_names, opened.input_spec.channels, opened.preprocessing.decode_side, seed, skip_bad)
-    return evaluate_split(opened.predictor(threads=2), task, split, opened.input_spec, opened.preprocessing).metrics
+    spec, preprocessing = opened.input_spec, opened.preprocessing
+    task = _task_for(data, opened.class_names, spec.channels, preprocessing.decode_side, seed, skip_bad)
+    predictor = opened.predictor(threads=2)
+    found = evaluate_split(predictor, task, split, spec, preprocessing)
+    metrics = dict(found.metrics)
+    if calibrate:
+        validation = evaluate_split(predictor, task, "validation", spec, preprocessing)
+        metrics |= temperature_scaling(validation.outputs["logits"], validation.targets, found.outputs["logits"], found.targets)
+    if corruptions:
+        metrics |= robustness(predictor, task, split, spec, preprocessing, seed=seed)
+    return metrics
 
 
 def compress(

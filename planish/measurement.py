@@ -13,7 +13,7 @@ class Measurement:
     Args:
         name: what was measured, in the design's words: ``accuracy``, ``latency_ms``, ``size_bytes``.
         value: the number, in ``unit``.
-        unit: ``%``, ``ms``, ``bytes``, ``ratio``, ``points``, ``s``.
+        unit: ``%``, ``ms``, ``bytes``, ``ratio``, ``points``, ``s``, ``nats``; empty for a bare number (a temperature).
         n: how many samples stand behind it (images, rounds, files).
         higher_is_better: direction, so that nobody downstream has to know the name.
         low: lower end of the 95% interval; None where the number is exact (a file size).
@@ -37,4 +37,4 @@ class Measurement:
         text = f"{self.value:,.{digits}f}"
         if self.low is not None and self.high is not None:
             text += f" [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
-        return f"{text} {self.unit}"
+        return f"{text} {self.unit}".rstrip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -13,6 +14,21 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "calibration", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
+LossKind = Literal["cross_entropy", "focal"]
+ClassWeights = Literal["none", "balanced"]
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What a training wishes of the loss; the fields are those of ``FitSettings``, where they are explained and checked."""
+
+    kind: LossKind = "cross_entropy"
+    focal_gamma: float = 2.0
+    class_weights: ClassWeights = "none"
+    label_smoothing: float = 0.0
+
+
+PLAIN_LOSS = LossSettings()
 
 
 class Split(Protocol):
@@ -58,8 +74,8 @@ class Task(Protocol):
 
     def split(self, name: SplitName) -> Split: ...
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        """Training loss, a scalar. ``targets`` are as the split gives them, or soft ``(N, classes)`` after mixup."""
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
+        """Training loss, a scalar, the mean over images. ``targets`` are as the split gives them, or soft ``(N, classes)`` after mixup."""
         ...
 
     def distillation_loss(

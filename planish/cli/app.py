@@ -289,6 +289,12 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="train, calibration, validation or test.")] = "test",
     runtime: Runtime = "auto",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Also fit a temperature on validation: log loss and calibration error with it.")
+    ] = False,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Also evaluate up to 1000 images made noisy, blurred, foggy and so on, each 55 times.")
+    ] = False,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     json: Json = False,
@@ -301,7 +307,10 @@ def evaluate(
 
         if split not in SPLITS:
             fail(f"there is no split {split!r}. Splits are {', '.join(SPLITS)}.")
-        _show_metrics(commands.evaluate(model, data, split=split, runtime=runtime, seed=seed, skip_bad=skip_bad), json)
+        found = commands.evaluate(
+            model, data, split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, seed=seed, skip_bad=skip_bad
+        )
+        _show_metrics(found, json)
 
 
 @app.command(epilog="Example: planish compress model/ photos/ --plan plan.yaml --out small/")

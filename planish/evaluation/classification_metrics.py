@@ -34,25 +34,24 @@ def classification_metrics(logits: npt.ArrayLike, targets: npt.ArrayLike, class_
     Raises:
         ModelError: the outputs hold NaN, or are not one logit a class.
     """
-    scores, labels = _checked(logits, targets, len(class_names))
+    scores, labels = checked(logits, targets, len(class_names))
     n, preds = len(labels), scores.argmax(axis=1)
     probs = probabilities(scores)
-    found = [_percent("accuracy", n, _share(preds == labels))]
+    found = [percent("accuracy", n, share(preds == labels))]
     if len(class_names) > 5:
-        found.append(_percent("top5_accuracy", n, _share(_in_top(scores, labels, 5))))
-    found += [_percent(name, n, interval) for name, interval in count_metrics(preds, labels, len(class_names)).items()]
-    found.append(_percent("auroc_macro", n, auroc(probs, labels)))
-    loss = bootstrap_mean(-special.log_softmax(scores, axis=1)[np.arange(n), labels])
-    found.append(Measurement("log_loss", loss.value, "nats", n, False, loss.low, loss.high))
-    found.append(_percent("calibration_error", n, calibration_error(probs, labels), higher_is_better=False))
+        found.append(percent("top5_accuracy", n, share(_in_top(scores, labels, 5))))
+    found += [percent(name, n, interval) for name, interval in count_metrics(preds, labels, len(class_names)).items()]
+    found.append(percent("auroc_macro", n, auroc(probs, labels)))
+    found.append(nats("log_loss", n, log_loss(scores, labels)))
+    found.append(percent("calibration_error", n, calibration_error(probs, labels), higher_is_better=False))
     return {m.name: m for m in found}
 
 
 def per_class_accuracy(logits: npt.ArrayLike, targets: npt.ArrayLike, class_names: Sequence[str]) -> dict[str, Measurement]:
     """Share of each class's images that were recognised (its recall), with Wilson's interval; ``n`` is the number of its images."""
-    scores, labels = _checked(logits, targets, len(class_names))
+    scores, labels = checked(logits, targets, len(class_names))
     right = scores.argmax(axis=1) == labels
-    return {name: _percent("accuracy", int((labels == i).sum()), _share(right[labels == i])) for i, name in enumerate(class_names)}
+    return {name: percent("accuracy", int((labels == i).sum()), share(right[labels == i])) for i, name in enumerate(class_names)}
 
 
 def confusion_matrix(preds: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> Labels:
@@ -90,7 +89,7 @@ def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -
         for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
             found[f"{name}_{average}"] = _bootstrapped(_average(values, weights))
     # every image has one target and one prediction, so all three micro averages are the share that is right
-    return found | dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), _share(preds == targets))
+    return found | dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), share(preds == targets))
 
 
 def auroc(probs: Floats, targets: Labels) -> Interval:
@@ -119,20 +118,38 @@ def auroc(probs: Floats, targets: Labels) -> Interval:
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
 
+def log_loss(logits: Floats, targets: Labels) -> Interval:
+    """Mean of minus the logarithm of the probability given to the right class, in nats, bootstrapped over images."""
+    return bootstrap_mean(-special.log_softmax(logits, axis=1)[np.arange(len(targets)), targets])
+
+
 def calibration_error(probs: Floats, targets: Labels) -> Interval:
     """Expected calibration error over 15 bins of equal width: the mean distance between how sure the model is and how often it is right.
 
-    C. Guo et al., On calibration of modern neural networks, ICML 2017. The interval keeps the sign each bin was seen with.
+    Chance makes a distance of none, so the estimate tends to be too high. The lower end takes off all that chance may have added in bins
+    whose sign is in doubt; a calibrated model's interval begins at 0.
+
+    C. Guo et al., On calibration of modern neural networks, ICML 2017.
     """
-    confidence = probs.max(axis=1)
+    n, confidence = len(targets), probs.max(axis=1)
     gap = confidence - (probs.argmax(axis=1) == targets)
-    bins = np.clip(np.ceil(confidence * _BINS).astype(int) - 1, 0, _BINS - 1)
-    sign = np.sign(np.bincount(bins, weights=gap, minlength=_BINS))
-    value, low, high = bootstrap_mean(sign[bins] * gap)
-    return Interval(value, max(0.0, low), high)
+    bins = np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], confidence)  # an edge belongs to the bin below it
+    seen = np.bincount(bins, weights=gap, minlength=_BINS) / n
+    covariance = (np.diag(np.bincount(bins, weights=gap**2, minlength=_BINS)) / n - np.outer(seen, seen)) / n
+    sign, sure = np.sign(seen), seen**2 > 4 * np.diag(covariance)
+    chance = np.random.default_rng(0).multivariate_normal(np.zeros(_BINS), covariance, _RESAMPLES)
+    added = np.where(sure, sign * chance, np.abs(chance)).sum(axis=1)
+    value = float(np.abs(seen).sum())
+    high = value + 1.96 * max(0.0, float(sign @ covariance @ sign)) ** 0.5
+    return Interval(value, max(0.0, value - float(np.percentile(added, 97.5))), min(1.0, high))
 
 
-def _checked(logits: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> tuple[Floats, Labels]:
+def checked(logits: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> tuple[Floats, Labels]:
+    """Arrays of the types that the metrics expect.
+
+    Raises:
+        ModelError: the outputs hold NaN, or are not one logit a class.
+    """
     scores, labels = np.asarray(logits, dtype=np.float64), np.asarray(targets, dtype=np.int64)
     if scores.shape != (len(labels), classes) or not len(labels):
         raise ModelError(f"the model's outputs are {scores.shape} for {len(labels)} images", f"classification needs logits (N, {classes})")
@@ -143,18 +160,27 @@ def _checked(logits: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> tup
 
 
 def _in_top(scores: Floats, labels: Labels, k: int) -> npt.NDArray[np.bool_]:
-    best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    return np.asarray((best == labels[:, None]).any(axis=1))
+    """Of equal scores the later class comes first, as in scikit-learn."""
+    own = scores[np.arange(len(labels)), labels][:, None]
+    ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) > labels[:, None]))
+    return np.asarray(ahead.sum(axis=1) < k)
 
 
-def _share(right: npt.NDArray[np.bool_]) -> Interval:
+def share(right: npt.NDArray[np.bool_]) -> Interval:
+    """How often ``right`` ``(N,)`` is true, with Wilson's interval, on the 0..1 scale; 0 and no knowledge where it is empty."""
     successes = int(right.sum())
     return Interval(successes / max(1, len(right)), *proportion(successes, len(right)))
 
 
-def _percent(name: str, n: int, interval: Interval, higher_is_better: bool = True) -> Measurement:
+def percent(name: str, n: int, interval: Interval, higher_is_better: bool = True) -> Measurement:
+    """An interval on the 0..1 scale as a measurement in percent."""
     value, low, high = (100 * x for x in interval)
     return Measurement(name, value, "%", n, higher_is_better, low, high)
+
+
+def nats(name: str, n: int, interval: Interval) -> Measurement:
+    """A log loss as a measurement."""
+    return Measurement(name, interval.value, "nats", n, False, interval.low, interval.high)
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from planish.evaluation.classification_metrics import classification_metrics
+from planish.task import PLAIN_LOSS
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs
     from planish.measurement import Measurement
-    from planish.task import Split, SplitName
+    from planish.task import LossSettings, Split, SplitName
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,27 @@ class Classification:
     def split(self, name: SplitName) -> Split:
         return self.splits[name]
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-        """Cross-entropy; ``targets`` are class indices ``(N,)`` or probabilities ``(N, classes)``."""
-        return F.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
+        """Cross-entropy, or focal loss: each class's part of it times ``(1 - p)^gamma``, so that what is learned already counts little.
+
+        ``targets`` are class indices ``(N,)`` or probabilities ``(N, classes)``, and one-hot probabilities give what their indices give.
+        Class weights multiply each class's part as well, and the sum is over the number of images, not over their weights as in
+        ``torch.nn.functional.cross_entropy``: balanced weights average 1 over the training images, so a batch estimates their mean loss.
+
+        T.-Y. Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002).
+        """
+        if settings.kind == "cross_entropy" and settings.class_weights == "none":
+            return F.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
+        classes = outputs.shape[1]
+        parts = F.one_hot(targets, classes).to(outputs.dtype) if targets.ndim == 1 else targets
+        parts = (1 - settings.label_smoothing) * parts + settings.label_smoothing / classes
+        log = F.log_softmax(outputs, dim=1)
+        if settings.class_weights == "balanced":
+            parts = parts * torch.as_tensor(self._balanced_weights, dtype=log.dtype, device=log.device)
+        if settings.kind == "focal":
+            missing = -torch.expm1(log)  # 1 - p, exact where p is nearly 1; at 0 its power has no gradient
+            parts = parts * missing.clamp_min(torch.finfo(log.dtype).tiny) ** settings.focal_gamma
+        return -(parts * log).sum(1).mean()
 
     def distillation_loss(
         self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: torch.Tensor | None = None
@@ -68,3 +89,9 @@ class Classification:
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         return classification_metrics(outputs["logits"], np.asarray(targets), self.class_names)
+
+    @cached_property
+    def _balanced_weights(self) -> npt.NDArray[np.float64]:
+        """``n / (classes * count)`` of the training images ``(classes,)``, scikit-learn's; a class that is not among them weighs 1."""
+        counts = np.bincount(self.splits["train"].targets, minlength=len(self.class_names))
+        return np.where(counts > 0, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1.0)

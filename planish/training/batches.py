@@ -1,4 +1,4 @@
-"""Shuffled, augmented batches; for a device other than the CPU they are made ready in the background."""
+"""Shuffled or balanced, augmented batches; for a device other than the CPU they are made ready in the background."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from planish.data.augmentation import augment, mixup_cutmix
+from planish.errors import TrainingError
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels
@@ -25,6 +27,36 @@ def batches_an_epoch(images: int, batch_size: int) -> int:
     """A last batch of one image is left out (another one every epoch): batch normalisation has nothing to normalise over."""
     whole, rest = divmod(images, batch_size)
     return whole + (rest > 1)
+
+
+def order_of(targets: Any, count: int, settings: FitSettings, epoch: int) -> npt.NDArray[np.int64]:
+    """The images of one epoch in the order in which they are shown, int64 ``(count,)``; depends on seed and epoch only.
+
+    The balanced sampler takes each class ``count / classes`` times, give or take one: whole rounds through its images, then a random part.
+
+    Args:
+        targets: one an image.
+        count: images.
+        settings: sampler and seed.
+        epoch: from 1.
+
+    Raises:
+        TrainingError: the targets have no classes to balance.
+    """
+    rng = np.random.default_rng((settings.seed, epoch))
+    if settings.sampler == "shuffled":
+        return rng.permutation(count)
+    labels = np.asarray(targets)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise TrainingError("the balanced sampler was given targets without classes", "it needs one class an image", "use sampler=shuffled")
+    _, sizes = np.unique(labels, return_counts=True)
+    quotas = np.full(len(sizes), count // len(sizes))
+    quotas[rng.permutation(len(sizes))[: count % len(sizes)]] += 1
+    chosen = []
+    for rows, quota in zip(np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1]), quotas, strict=True):
+        rounds, rest = divmod(int(quota), len(rows))
+        chosen += [np.tile(rows, rounds), rng.permutation(rows)[:rest]]
+    return rng.permutation(np.concatenate(chosen))
 
 
 def batches(
@@ -44,7 +76,7 @@ def batches(
         ahead: make batches in a thread while the device computes. Not for a CPU: the step itself keeps its cores busy, and
             augmentation borrows torch's global random state, which dropout on the CPU uses as well.
     """
-    order = np.random.default_rng((settings.seed, epoch)).permutation(len(images))
+    order = order_of(targets, len(images), settings, epoch)
     generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
     change = augment(spec, settings.augmentation, settings.flip)
     mix = None

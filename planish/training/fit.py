@@ -44,7 +44,7 @@ class Epoch:
 
     Args:
         epoch: from 1.
-        train_loss: mean over its batches, of augmented images.
+        train_loss: mean over its batches, of augmented images, with all that was added to it.
         validation_accuracy: mean of the task's scores on validation, in percent; NaN where it was not looked at.
         seconds: with validation.
         learning_rate: at its end.
@@ -214,7 +214,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Loss:
-    """The loss of one batch, of targets and teacher together."""
+    """The loss of one batch: of targets and teacher together, and of large weights."""
 
     task: Task
     settings: FitSettings
@@ -237,13 +237,15 @@ class _Loss:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             outputs = self.student(pixels)
             taught = self._taught(batch, pixels)
-        loss = self.task.loss(outputs.float(), targets, self.settings.label_smoothing)
-        if taught is None:
-            return loss
-        distilled = self.task.distillation_loss(outputs.float(), taught.float(), self.temperature, targets if self.decoupled else None)
-        loss = (1 - self.weight) * loss + self.weight * distilled
+        loss = self.task.loss(outputs.float(), targets, self.settings.loss_settings)
+        if taught is not None:
+            distilled = self.task.distillation_loss(outputs.float(), taught.float(), self.temperature, targets if self.decoupled else None)
+            loss = (1 - self.weight) * loss + self.weight * distilled
         if self.teacher is not None and isinstance(self.student, FeatureStudent):
             loss = loss + self.student.distance(self.teacher)
+        if self.settings.l1:
+            weights = [p for p in self.student.parameters() if p.requires_grad and p.ndim > 1]
+            loss = loss + self.settings.l1 * sum(weight.abs().sum() for weight in weights)
         return loss
 
     @torch.no_grad()

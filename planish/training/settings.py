@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.data.augmentation import Strength
+from planish.task import ClassWeights, LossKind, LossSettings
 from planish.training.thaw import Freeze
 
 
@@ -24,7 +25,15 @@ class FitSettings:
         learning_rate: at its highest.
         momentum: of ``sgd``.
         weight_decay: on weights; biases and the parameters of normalisation layers are not decayed.
+        l1: times the sum of the absolute weights is added to the loss; it leaves biases and normalisation layers alone, as the decay does.
+            Weights come close to 0, hardly any becomes 0 itself.
         warmup_epochs: may be a fraction.
+        loss: ``cross_entropy``, or ``focal``, which counts images the less the surer the network is of them (Lin et al. 2017,
+            arXiv:1708.02002): for classes that are rare, or images that are mostly easy.
+        focal_gamma: how much less; 0 is cross-entropy.
+        class_weights: ``balanced`` weighs a class by images / (classes * its images), so that rare ones count as much as frequent ones.
+        sampler: ``balanced`` shows each class equally often, rare ones more than once an epoch and not all images of frequent ones; the
+            epoch keeps its length. Balance by weights or by the sampler: both at once favour rare classes.
         label_smoothing: 0 for none (Szegedy et al. 2016, arXiv:1512.00567).
         ema_decay: of the running average of weights that is evaluated and returned; None for the last weights themselves.
         mixup_alpha: of the Beta distribution, 0 for no mixup (Zhang et al. 2018, arXiv:1710.09412).
@@ -48,7 +57,12 @@ class FitSettings:
     learning_rate: float = Field(default=0.1, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
+    l1: float = Field(default=0.0, ge=0)
     warmup_epochs: float = Field(default=1.0, ge=0)
+    loss: LossKind = "cross_entropy"
+    focal_gamma: float = Field(default=2.0, ge=0)
+    class_weights: ClassWeights = "none"
+    sampler: Literal["shuffled", "balanced"] = "shuffled"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     mixup_alpha: float = Field(default=0.0, ge=0)
@@ -62,3 +76,8 @@ class FitSettings:
     mixed_precision: Literal["auto", "off", "bf16"] = "auto"
     channels_last: bool = True
     seed: int = 0
+
+    @property
+    def loss_settings(self) -> LossSettings:
+        """What the task's loss is told."""
+        return LossSettings(self.loss, self.focal_gamma, self.class_weights, self.label_smoothing)

@@ -48,6 +48,22 @@ def test_a_saved_model_is_evaluated_as_it_was(data: Path, model: Path) -> None:
     assert "accuracy" in run("evaluate", model, data)
 
 
+def test_an_evaluation_can_calibrate_and_corrupt(data: Path, model: Path) -> None:
+    plain = json.loads(run("evaluate", model, data, "--json"))
+    found = json.loads(run("evaluate", model, data, "--calibrate", "--corruptions", "--json"))
+    assert plain == {name: found[name] for name in plain}
+    new = set(found) - set(plain)
+    assert {"temperature", "log_loss_scaled", "calibration_error_scaled", "accuracy_corrupted", "accuracy_jpeg"} < new
+    assert len(new) == 3 + 12
+    assert found["temperature"]["value"] > 0
+    assert found["accuracy_corrupted"]["value"] < found["accuracy"]["value"]
+    shown = run("evaluate", model, data, "--calibrate")
+    assert "temperature" in shown
+    assert "corrupted" not in shown
+    refused = runner.invoke(app, ["evaluate", str(model), str(data), "--split", "validation", "--calibrate"])
+    assert (refused.exit_code, "evaluate test" in refused.output) == (2, True)
+
+
 @pytest.fixture(scope="module")
 def small(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")

@@ -24,6 +24,7 @@ from planish.export import ToOnnx
 from planish.export.runtimes import executed_precisions, load
 from planish.models.quantized import best_scale, fake_quantize, pack, packed_weight, unpack
 from planish.plan import Plan
+from planish.task import PLAIN_LOSS, LossSettings
 
 
 class TrainableTask(FakeTask):
@@ -31,7 +32,7 @@ class TrainableTask(FakeTask):
         super().__init__()
         self.splits["train"] = Images(96, 2)
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         return functional.cross_entropy(outputs, targets)
 
     def distillation_loss(self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None) -> torch.Tensor:

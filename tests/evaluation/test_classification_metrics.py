@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
 
 from planish.errors import ModelError
 from planish.evaluation.classification_metrics import (
@@ -12,7 +13,6 @@ from planish.evaluation.classification_metrics import (
     calibration_error,
     classification_metrics,
     confusion_matrix,
-    count_metrics,
     per_class_accuracy,
     probabilities,
 )
@@ -27,9 +27,33 @@ def draw(n: int, classes: int, seed: int = 0, strength: float = 1.5) -> tuple[np
     return logits, targets
 
 
-@pytest.mark.parametrize(("n", "classes"), [(60, 2), (500, 7), (300, 40)])
-def test_values_agree_with_scikit_learn(n: int, classes: int) -> None:
-    logits, targets = draw(n, classes)
+def problem(kind: str, n: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A random problem with what makes conventions differ."""
+    logits, targets = draw(n, classes, seed)
+    absent = classes // 2
+    if kind in ("absent from targets", "absent"):
+        targets[targets == absent] = 0
+    if kind in ("absent from predictions", "absent"):
+        logits[:, absent] = -20.0
+    if kind == "ties":
+        logits = np.clip(np.round(logits), -1, 1)
+    return logits, targets
+
+
+@pytest.mark.parametrize("kind", ["plain", "absent from targets", "absent from predictions", "absent", "ties"])
+@pytest.mark.parametrize(("n", "classes", "seed"), [(60, 3, 0), (500, 7, 1), (300, 40, 2), (12, 10, 3), (2000, 6, 4)])
+def test_values_agree_with_scikit_learn(kind: str, n: int, classes: int, seed: int) -> None:
+    compare(*problem(kind, n, classes, seed), classes)
+
+
+@pytest.mark.parametrize("kind", ["plain", "ties"])
+def test_values_of_two_classes_agree_with_scikit_learn(kind: str) -> None:
+    compare(*problem(kind, 60, 2, 0), 2)
+
+
+def compare(logits: np.ndarray, targets: np.ndarray, classes: int) -> None:
+    """Every metric that scikit-learn has, to 1e-6."""
+    n = len(targets)
     probs, preds = probabilities(logits), logits.argmax(1)
     found = classification_metrics(logits, targets, [str(i) for i in range(classes)])
     expected = {
@@ -54,6 +78,14 @@ def test_values_agree_with_scikit_learn(n: int, classes: int) -> None:
         assert m.low <= m.value <= m.high, m.name
         assert m.n == n
     np.testing.assert_array_equal(confusion_matrix(preds, targets, classes), sk.confusion_matrix(targets, preds, labels=range(classes)))
+    share_right, confidence = calibration_curve(preds == targets, probs.max(1), n_bins=15, pos_label=True)
+    counts = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], probs.max(1)))
+    error = 100 * np.average(np.abs(share_right - confidence), weights=counts[counts > 0])
+    assert found["calibration_error"].value == pytest.approx(error, abs=1e-6)
+    recall = sk.recall_score(targets, preds, labels=range(classes), average=None, zero_division=0)
+    assert [m.value for m in per_class_accuracy(logits, targets, [str(i) for i in range(classes)]).values()] == pytest.approx(
+        list(100 * recall), abs=1e-6
+    )
 
 
 def test_interval_of_auroc_is_as_wide_as_a_plain_bootstrap_says() -> None:
@@ -89,26 +121,56 @@ def test_per_class_accuracy_is_recall_and_an_absent_class_is_unknown() -> None:
     assert (found["d"].n, found["d"].low, found["d"].high) == (0, 0, 100)
 
 
-@pytest.mark.parametrize("name", ["balanced_accuracy", "f1_macro", "precision_weighted", "auroc", "calibration_error"])
-def test_intervals_cover_the_truth(name: str) -> None:
-    def measure(n: int, seed: int) -> tuple[float, float, float]:
-        logits, targets = draw_balanced(n, seed)
-        if name == "auroc":
-            return auroc(probabilities(logits), targets)
-        if name == "calibration_error":  # an over-confident model: the bias of the estimate is small against the error itself
-            return calibration_error(probabilities(5 * logits), targets)
-        return count_metrics(logits.argmax(1), targets, 4)[name]
+def draw_even(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Four classes and a model whose probabilities are right if the logits are taken 1.5 times."""
+    targets = rng.integers(0, 4, n)
+    logits = rng.normal(size=(n, 4))
+    logits[np.arange(n), targets] += 1.5
+    return logits, targets
 
-    def draw_balanced(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng(seed)
-        targets = rng.integers(0, 4, n)
-        logits = rng.normal(size=(n, 4))
-        logits[np.arange(n), targets] += 1.5
-        return logits, targets
 
-    truth = measure(50_000, 10_000)[0]
-    inside = sum(low <= truth <= high for _, low, high in (measure(300, seed) for seed in range(150)))
-    assert 0.89 <= inside / 150 < 1.0
+def true_values(sharpness: float) -> dict[str, float]:
+    """Of very many images, by scikit-learn."""
+    logits, targets = draw_even(400_000, np.random.default_rng(99))
+    probs, preds = probabilities(sharpness * logits), logits.argmax(1)
+    share_right, confidence = calibration_curve(preds == targets, probs.max(1), n_bins=15)
+    counts = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], probs.max(1)))
+    return {
+        "accuracy": 100 * sk.accuracy_score(targets, preds),
+        "balanced_accuracy": 100 * sk.balanced_accuracy_score(targets, preds),
+        "precision_weighted": 100 * sk.precision_score(targets, preds, average="weighted"),
+        "f1_macro": 100 * sk.f1_score(targets, preds, average="macro"),
+        "auroc_macro": 100 * sk.roc_auc_score(targets, probs, multi_class="ovr"),
+        "log_loss": sk.log_loss(targets, probs),
+        "calibration_error": 100 * np.average(np.abs(share_right - confidence), weights=counts[counts > 0]),
+    }
+
+
+def coverage(sharpness: float, n: int, rounds: int) -> dict[str, float]:
+    """How often the interval of each metric holds the truth."""
+    truth, rng = true_values(sharpness), np.random.default_rng(0)
+    inside = dict.fromkeys(truth, 0)
+    for _ in range(rounds):
+        logits, targets = draw_even(n, rng)
+        found = classification_metrics(sharpness * logits, targets, "abcd")
+        for name, value in truth.items():
+            inside[name] += found[name].low <= value <= found[name].high  # type: ignore[operator]
+    return {name: count / rounds for name, count in inside.items()}
+
+
+def test_intervals_cover_the_truth() -> None:
+    found = coverage(5.0, 300, 150)
+    assert min(found.values()) >= 0.89, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sharpness", "n"), [(5.0, 200), (2.5, 1000), (1.5, 300), (0.7, 300)])
+def test_intervals_have_their_stated_coverage(sharpness: float, n: int) -> None:
+    """A sure model that is often wrong, one somewhat too sure, a calibrated one, and one too modest."""
+    found = coverage(sharpness, n, 1000)
+    assert min(found.values()) >= 0.925, found
+    del found["calibration_error"]  # whose interval is cautious where signs are in doubt
+    assert max(found.values()) <= 0.97, found
 
 
 def test_ten_thousand_images_are_quick_and_a_thousand_classes_possible() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.models import create
+from planish.task import PLAIN_LOSS, LossSettings
 
 SIZE = 12
 PREPROCESSING = Preprocessing(decode_side=SIZE, resize="squash", mean=(0.3,), std=(0.25,))
@@ -62,9 +63,9 @@ class QuarterTask:
     def split(self, name: str) -> Quarters:
         return self.splits[name]
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         self.seen.append((outputs.detach(), targets))
-        return functional.cross_entropy(outputs, targets, label_smoothing=label_smoothing)
+        return functional.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
 
     def distillation_loss(self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None) -> torch.Tensor:
         return functional.mse_loss(outputs, teacher)

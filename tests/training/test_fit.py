@@ -48,6 +48,7 @@ def test_it_learns_and_leaves_the_given_network_alone(task, network):
         {"optimizer": "adamw", "learning_rate": 0.003, "ema_decay": 0.9, "clip_norm": 1.0},
         {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "augmentation": "light", "label_smoothing": 0.1, "channels_last": False},
         {"augmentation": "standard", "patience": 5, "ema_decay": 0.9},
+        {"sampler": "balanced", "l1": 1e-4},
         {"mixed_precision": "bf16"},
     ],
 )
@@ -257,6 +258,6 @@ def test_pace_is_the_further_of_steps_and_clock(monkeypatch: pytest.MonkeyPatch)
 def test_settings_refuse_what_cannot_be():
     from pydantic import ValidationError
 
-    for wrong in ({"epochs": 0}, {"learning_rate": -1}, {"optimizer": "adam"}, {"momentun": 0.9}):
+    for wrong in ({"epochs": 0}, {"learning_rate": -1}, {"optimizer": "adam"}, {"momentun": 0.9}, {"loss": "hinge"}, {"l1": -1}):
         with pytest.raises(ValidationError):
             FitSettings(**wrong)
