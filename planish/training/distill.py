@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from planish.artifact import Artifact, InputSpec, Step
-from planish.data.augmentation import Strength
+from planish.data.augmentation import Augmentation
 from planish.errors import PlanishError, TechniqueError
 from planish.models.storage import load_artifact
 from planish.technique import hyper_parameters
@@ -49,7 +49,7 @@ class Distill:
         temperature: softens the teacher's probabilities.
         weight: of the teacher against the targets.
         batch_size: images a step.
-        augmentation: strength.
+        augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
         weight_decay: on weights.
         max_seconds: the schedule is shortened to end in that time; None for as long as it takes.
@@ -71,7 +71,7 @@ class Distill:
     temperature: float = Field(default=4.0, gt=0)
     weight: float = Field(default=0.9, ge=0, le=1)
     batch_size: int = Field(default=64, ge=2)
-    augmentation: Strength = "light"
+    augmentation: Augmentation = "light"
     flip: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
     max_seconds: float | None = Field(default=None, gt=0)

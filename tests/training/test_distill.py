@@ -89,3 +89,15 @@ def test_another_view_is_refused(artifact, task):
 def test_it_ends_within_its_seconds(artifact, task):
     out = Distill(epochs=10_000, batch_size=32, augmentation="none", max_seconds=2).apply(artifact, task)
     assert "time limit" in out.lineage.steps[-1].notes
+
+
+def test_it_trains_with_single_operations_and_remembers_them(artifact, task, tmp_path):
+    from planish.models.storage import load_artifact, save_artifact
+
+    technique = Distill(**QUICK | {"augmentation": {"shift": 0.1, "brightness": 0.2}})
+    tuned = technique.apply(artifact, task)
+    step = tuned.lineage.steps[-1]
+    assert step.params["augmentation"] == {"shift": 0.1, "brightness": 0.2}
+    assert Plan.from_dicts([{"name": step.technique, **step.params}]) == Plan(technique)
+    save_artifact(tuned, tmp_path / "saved")
+    assert load_artifact(tmp_path / "saved").lineage == tuned.lineage
