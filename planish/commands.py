@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from planish.artifact import Artifact
+from planish.artifact import Artifact, Normalisation
 from planish.compression import Int8
 from planish.data import ImageData, load_images
 from planish.errors import BundleError, DataError, ModelError
@@ -99,6 +99,7 @@ def train(
     train_mode: TrainMode = "always",
     budget: str | float | None = None,
     image_size: int | None = None,
+    normalisation: Normalisation = "dataset",
     skip_bad: bool = False,
     resume: bool = False,
     seed: int = 0,
@@ -114,6 +115,7 @@ def train(
         train_mode: ``auto`` evaluates a model that came with weights first, and trains it only if it is hardly better than guessing.
         budget: wall-clock time, ``10m``.
         image_size: pixels the model is fed.
+        normalisation: by numbers of the data set, or of each image; see ``planish.artifact.Preprocessing``.
         skip_bad: leave broken images out.
         resume: go on from the checkpoint of an interrupted training.
         seed: of the split, fresh weights and training.
@@ -126,7 +128,7 @@ def train(
         raise BundleError(
             f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it"
         )
-    job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+    job = prepare(data, model, weights=weights, image_size=image_size, normalisation=normalisation, skip_bad=skip_bad, seed=seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
     seconds = None if budget is None else units.seconds(budget)
     original = train_original(job, mode=train_mode, settings=settings, checkpoint=checkpoint, seconds=seconds, seed=seed)

@@ -145,7 +145,7 @@ def fit(
         done = read_checkpoint(checkpoint, key, parts)
         note(f"training goes on after epoch {len(done.history)}")
     loss_of = _Loss(
-        task, settings, Normalise(preprocessing.mean, preprocessing.std), student, teacher, answers, distillation_weight, temperature,
+        task, settings, Normalise.of(preprocessing), student, teacher, answers, distillation_weight, temperature,
         decoupled, accelerator.device, done.bf16,
     )  # fmt: skip
     count = batches_an_epoch(len(images), settings.batch_size)
