@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     Pixels = npt.NDArray[np.uint8]  # (N, H, W, C)
     Outputs = dict[str, npt.NDArray[Any]]  # by name: {"logits": (N, classes)}
 
+Normalisation = Literal["dataset", "min_max", "z_score"]
+
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -34,20 +36,24 @@ class Preprocessing:
     """How an image file becomes the model's input. Data, not code: ``planish.data.preprocessing`` carries it out.
 
     An image is decoded (rotation from EXIF honoured, alpha put on white, 16-bit scaled to 8), shrunk so that its shorter
-    side is at most ``decode_side``, resized to the input size, and normalised: ``(pixel / 255 - mean) / std``. Training, calibration,
-    evaluation and the shipped artifact all use this one definition; normalisation is part of every exported graph.
+    side is at most ``decode_side``, resized to the input size, and normalised. Training, calibration, evaluation and the shipped artifact
+    all use this one definition; normalisation is part of every exported graph.
 
     Args:
         decode_side: upper bound in pixels for the shorter side of a decoded image, so that decoded images can be cached.
         resize: ``squash`` to exactly (height, width), or ``crop``: shorter side to the input size, then the centre.
         mean: one value a channel, on the 0..1 scale.
         std: one value a channel, on the 0..1 scale, above 0.
+        normalisation: ``dataset``: ``(pixel / 255 - mean) / std``. The others take each image's own numbers, over pixels and channels:
+            ``min_max``: ``(pixel - lowest) / (highest - lowest)``; ``z_score``: ``(pixel - mean) / standard deviation``. Both divide by one
+            grey level at least, so that an image of one colour becomes 0.
     """
 
     decode_side: int
     resize: Literal["squash", "crop"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    normalisation: Normalisation = "dataset"
 
 
 @dataclass(frozen=True, config=_STRICT)

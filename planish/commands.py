@@ -151,7 +151,9 @@ def train(
         )
     named = recipe if isinstance(recipe, Recipe) else default_recipe(weights is not None) if recipe is None else load_recipe(recipe)
     resolved = set_values(named, [f"training.seed={seed}", *changes])
-    job = prepare(data, model, weights=weights, image_size=resolved.image_size, skip_bad=skip_bad, seed=seed)
+    job = prepare(
+        data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed
+    )
     job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
     folder.parent.mkdir(parents=True, exist_ok=True)
     seconds = None if budget is None else units.seconds(budget)

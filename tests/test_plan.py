@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planish.compression import ChannelPruning, Int8, Resolution
+from planish.data.operations import Operations
 from planish.errors import PlanError
 from planish.export import ToOnnx, ToOpenVino
 from planish.plan import Plan
@@ -17,7 +18,9 @@ TORCH = {"format": "torch", "precision": "fp32", "weights": "dense"}
 steps = st.one_of(
     st.builds(ChannelPruning, ratio=st.sampled_from([0.1, 0.5, 0.9])),
     st.builds(Resolution, scale=st.sampled_from([0.5, 0.75])),
-    st.builds(Distill, epochs=st.integers(1, 9)),
+    st.builds(
+        Distill, epochs=st.integers(1, 9), augmentation=st.sampled_from(["light", Operations(rotate=15, scale=(0.8, 1.2), flip=True)])
+    ),
     st.just(ToOnnx()),
     st.just(Int8()),
     st.just(ToOpenVino()),
@@ -55,12 +58,24 @@ def test_an_unknown_technique_names_the_nearest() -> None:
         resolve("chanel_pruning")
 
 
+def test_augmentations_are_written_as_a_mapping_of_what_is_on(tmp_path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("- {name: distill, augmentation: {rotate: 15, scale: [0.8, 1.2], flip: true}}")
+    plan = Plan.load(path)
+    assert plan == Plan(Distill(augmentation=Operations(rotate=15, scale=(0.8, 1.2), flip=True)))
+    assert plan.to_dicts()[0]["augmentation"] == {"scale": [0.8, 1.2], "rotate": 15.0, "flip": True}
+    assert plan.key != Plan(Distill()).key
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("ratio: 0.5", "not a list of steps"),
         ("- {name: channel_pruning, ratio: 1.5}", "step 1 .channel_pruning.: ratio"),
         ("- {name: channel_pruning, ration: 0.5}", "ration"),
+        ("- {name: distill, augmentation: {rotate: 500}}", "rotate: Input should be less than or equal to 180"),
+        ("- {name: distill, augmentation: {rotation: 5}}", "rotation: Unexpected"),
+        ("- {name: distill, augmentation: heavy}", "'none', 'light' or 'standard'"),
         ("- [", "cannot read the plan"),
     ],
 )

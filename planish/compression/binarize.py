@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_images
 from planish.compression.learned_rounding import in_run_order
-from planish.data.augmentation import Strength
+from planish.data.augmentation import Augmentation
 from planish.errors import TechniqueError
 from planish.models.quantized import LAYERS, SMALLEST, LearnedScale, store_integers
 from planish.progress import Stage
@@ -44,7 +44,7 @@ class Binarize:
         epochs: times every training image is seen.
         learning_rate: at its highest, of AdamW.
         batch_size: images a step.
-        augmentation: strength.
+        augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
         max_seconds: training is shortened to end in that time; None for as long as it takes.
         seed: of order and augmentation.
@@ -59,7 +59,7 @@ class Binarize:
     epochs: int = Field(default=5, ge=1)
     learning_rate: float = Field(default=0.001, gt=0)
     batch_size: int = Field(default=128, ge=2)
-    augmentation: Strength = "light"
+    augmentation: Augmentation = "light"
     flip: bool = True
     max_seconds: float | None = Field(default=None, gt=0)
     seed: int = 0

@@ -27,7 +27,7 @@ def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Cal
         task: whose calibration split.
         count: images, at most.
     """
-    split, normalise = task.split("calibration"), Normalise(artifact.preprocessing.mean, artifact.preprocessing.std)
+    split, normalise = task.split("calibration"), Normalise.of(artifact.preprocessing)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         pixels, targets = split.images(artifact.input_spec, artifact.preprocessing), split.targets

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _BATCH = 16
 _WEIGHED = 4  # batches that harm and mean errors are measured on
 _LAYERS = ("Conv", "Gemm", "MatMul")
+_NORMALISING = ("Cast", "Transpose", "Mul", "Add", "Sub", "Div", "ReduceMin", "ReduceMax", "ReduceMean", "Sqrt", "Clip", "Max")
 FLOAT_LAYERS = "float_layers"  # in the structure of a step: what a planner wants to stay float
 
 
@@ -238,7 +239,7 @@ def _head(graph: Any) -> list[str]:
     reached = {graph.input[0].name}
     names = []
     for node in graph.node:  # in topological order
-        if node.op_type in ("Cast", "Transpose", "Mul", "Add", "Sub", "Div") and any(name in reached for name in node.input):
+        if node.op_type in _NORMALISING and any(name in reached for name in node.input):
             names.append(node.name)
             reached.update(node.output)
     return names

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_images
 from planish.compression.fake_quant import Placed, calibrate, place
-from planish.data.augmentation import Strength
+from planish.data.augmentation import Augmentation
 from planish.models.quantized import LearnedScale, best_scale, bounds, integers, packed_weight, store_integers
 from planish.progress import Stage
 from planish.technique import hyper_parameters
@@ -45,7 +45,7 @@ class QuantizeAware:
         epochs: times every training image is seen; 0 only calibrates.
         learning_rate: at its highest.
         batch_size: images a step.
-        augmentation: strength.
+        augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
         max_seconds: training is shortened to end in that time; None for as long as it takes.
         seed: of order and augmentation.
@@ -60,7 +60,7 @@ class QuantizeAware:
     epochs: int = Field(default=2, ge=0)
     learning_rate: float = Field(default=0.0002, gt=0)
     batch_size: int = Field(default=128, ge=2)
-    augmentation: Strength = "light"
+    augmentation: Augmentation = "light"
     flip: bool = True
     max_seconds: float | None = Field(default=None, gt=0)
     seed: int = 0

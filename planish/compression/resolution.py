@@ -69,7 +69,7 @@ class Resolution:
         _try(module, spec)
         if self.recalibrate and spec != before:
             split = task.split("calibration").images(spec, artifact.preprocessing)
-            normalise = Normalise(artifact.preprocessing.mean, artifact.preprocessing.std)
+            normalise = Normalise.of(artifact.preprocessing)
             device = next(module.parameters()).device
             reestimate_batch_norm(module, (normalise(batch).to(device) for batch in _batches(split)))
         notes = f"{before.height} x {before.width} → {spec.height} x {spec.width} pixels"

@@ -1,4 +1,4 @@
-"""Random changes to training images, from ``torchvision.transforms.v2``. Validation, calibration and test images are never augmented."""
+"""Random changes to training images. Validation, calibration and test images are never augmented."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from planish.data.operations import Change, Operations, changes, to_uint8
 from planish.errors import TrainingError
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec
 
 Strength = Literal["none", "light", "standard"]
+Augmentation = Strength | Operations
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -23,20 +25,21 @@ _SMALL_SIDE = 64  # up to here objects fill the image: shift it, do not zoom int
 _SMALL_CHUNK = 4  # small images that share one draw of TrivialAugment; a call costs more than its pixels there
 
 
-def augment(spec: InputSpec, strength: Strength, flip: bool = True) -> Augment:
+def augment(spec: InputSpec, augmentation: Augmentation, flip: bool = True) -> Augment:
     """A function from uint8 images ``(N, C, H, W)`` and a generator to augmented ones of the same shape.
 
     ``none`` changes nothing. ``light`` pads and crops small images by an eighth of their side and crops larger ones at random size (half to
     all of the area); both are mirrored. ``standard`` adds TrivialAugment (https://arxiv.org/abs/2103.10158): one random
-    operation of random strength, on each image, or on each four in a row where images are at most 64 pixels.
+    operation of random strength, on each image, or on each four in a row where images are at most 64 pixels. ``Operations`` name
+    each change and its strength.
 
     Args:
         spec: size of the images.
-        strength: how much.
-        flip: mirror left to right; False where that changes the class (digits, letters, arrows).
+        augmentation: how much, or what and how much.
+        flip: mirror left to right; False where that changes the class (digits, letters, arrows), whatever ``Operations`` say.
 
     Raises:
-        TrainingError: ``strength`` is none of the three.
+        TrainingError: ``augmentation`` is neither one of the three nor ``Operations``.
 
     Example:
         >>> from planish.artifact import InputSpec
@@ -44,25 +47,52 @@ def augment(spec: InputSpec, strength: Strength, flip: bool = True) -> Augment:
         >>> change(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.Generator().manual_seed(0)).shape
         torch.Size([8, 3, 32, 32])
     """
-    if strength not in get_args(Strength):
-        raise TrainingError(f"augmentation {strength!r}", f"it is one of {', '.join(get_args(Strength))}")
     small = max(spec.height, spec.width) <= _SMALL_SIDE
+    if isinstance(augmentation, Operations):
+        change = _one_after_another(changes(augmentation, flip, _SMALL_CHUNK if small else 1))
+    elif augmentation in get_args(Strength):
+        change = _of_strength(spec, augmentation, flip, small)
+    else:
+        raise TrainingError(
+            f"augmentation {augmentation!r}",
+            f"it is one of {', '.join(get_args(Strength))}, or Operations",
+            "for example Operations(rotate=15)",
+        )
+    nothing = augmentation in ("none", Operations())
+
+    def apply(images: Tensor, generator: torch.Generator) -> Tensor:
+        if nothing or len(images) == 0:
+            return images
+        with _drawing_from(generator):
+            return change(images)
+
+    return apply
+
+
+def _one_after_another(steps: list[Change]) -> Change:
+    def change(images: Tensor) -> Tensor:
+        values = images.to(torch.float32, memory_format=torch.contiguous_format)
+        for step in steps:
+            values = step(values)
+        return to_uint8(values)
+
+    return change
+
+
+def _of_strength(spec: InputSpec, strength: Strength, flip: bool, small: bool) -> Change:
     zoom = v2.RandomResizedCrop((spec.height, spec.width), scale=(0.5, 1.0), antialias=True)
     trivial = v2.TrivialAugmentWide()
 
-    def apply(images: Tensor, generator: torch.Generator) -> Tensor:
-        if strength == "none" or len(images) == 0:
-            return images
-        with _drawing_from(generator):
-            images = _shift(images) if small else torch.cat([zoom(image) for image in torch.split(images, 1)])
-            if flip:
-                mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
-                images = torch.where(mirrored.to(images.device), images.flip(-1), images)
-            if strength == "standard":
-                images = torch.cat([trivial(part) for part in torch.split(images, _SMALL_CHUNK if small else 1)])
+    def change(images: Tensor) -> Tensor:
+        images = _shift(images) if small else torch.cat([zoom(image) for image in torch.split(images, 1)])
+        if flip:
+            mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
+            images = torch.where(mirrored.to(images.device), images.flip(-1), images)
+        if strength == "standard":
+            images = torch.cat([trivial(part) for part in torch.split(images, _SMALL_CHUNK if small else 1)])
         return images
 
-    return apply
+    return change
 
 
 def mixup_cutmix(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> Mix:

@@ -17,7 +17,7 @@ from planish.errors import DataError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from planish.artifact import InputSpec, Preprocessing
+    from planish.artifact import InputSpec, Normalisation, Preprocessing
 
 # Pillow can also run Ghostscript and parse dozens of rare formats; files from strangers only ever reach these readers.
 # (Phones' multi-picture files are opened by the JPEG reader.)
@@ -80,7 +80,12 @@ def prepare(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) ->
 
 
 class Normalise(nn.Module):
-    """``(pixel / 255 - mean) / std``: uint8 ``(N, H, W, C)`` to float32 ``(N, C, H, W)``. The first layer of every exported graph.
+    """From pixels to what a network takes, uint8 ``(N, H, W, C)`` to float32 ``(N, C, H, W)``. The first layer of every exported graph.
+
+    Args:
+        mean: one value a channel, on the 0..1 scale.
+        std: likewise.
+        normalisation: see ``Preprocessing``.
 
     Example:
         >>> layer = Normalise(mean=(0.5,), std=(0.25,))
@@ -91,15 +96,39 @@ class Normalise(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], normalisation: Normalisation = "dataset") -> None:
         super().__init__()
+        self.normalisation = normalisation
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    @classmethod
+    def of(cls, preprocessing: Preprocessing) -> Normalise:
+        """The one that ``preprocessing`` describes."""
+        return cls(preprocessing.mean, preprocessing.std, preprocessing.normalisation)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise one batch."""
         pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
+        if self.normalisation != "dataset":
+            return normalise_each(pixels, self.normalisation)
         return (pixels / 255 - self.mean) / self.std
+
+
+def normalise_each(images: torch.Tensor, normalisation: Normalisation, least: float = 1.0) -> torch.Tensor:
+    """``min_max`` or ``z_score`` of each image.
+
+    Args:
+        images: float, four axes, the first of them N.
+        normalisation: not ``dataset``.
+        least: what is divided by where an image is flatter than that; one grey level for images on the scale 0..255.
+    """
+    axes = (1, 2, 3)
+    if normalisation == "min_max":
+        lowest = images.amin(axes, keepdim=True)
+        return (images - lowest) / (images.amax(axes, keepdim=True) - lowest).clamp(min=least)
+    centred = images - images.mean(axes, keepdim=True)
+    return centred / (centred * centred).mean(axes, keepdim=True).sqrt().clamp(min=least)
 
 
 def _load(file_bytes: bytes, max_pixels: int) -> Image.Image:

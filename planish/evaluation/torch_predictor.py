@@ -29,7 +29,7 @@ class TorchPredictor:
     def __init__(self, module: nn.Module, preprocessing: Preprocessing, batch_size: int = 256) -> None:
         self.module, self.batch_size = module, batch_size
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
-        self.normalise = Normalise(preprocessing.mean, preprocessing.std).to(self.device)
+        self.normalise = Normalise.of(preprocessing).to(self.device)
 
     def __call__(self, images: Pixels, advance: Callable[[int], None] = lambda done: None) -> Outputs:
         """Run all images; ``advance`` is told how many are done after each batch."""

@@ -127,7 +127,7 @@ def _torch_outputs(artifact: Artifact, images: Pixels) -> Outputs:
     from planish.data.preprocessing import Normalise
 
     def run(dtype: torch.dtype) -> Any:
-        network = nn.Sequential(Normalise(artifact.preprocessing.mean, artifact.preprocessing.std), copy.deepcopy(artifact.module))
+        network = nn.Sequential(Normalise.of(artifact.preprocessing), copy.deepcopy(artifact.module))
         with torch.no_grad():
             return network.cpu().to(dtype).eval()(torch.from_numpy(images))
 
@@ -268,7 +268,7 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def _fed_pixels(module: nn.Module, artifact: Artifact) -> nn.Module:
-    """``Normalise`` as one product and one sum, then the network.
+    """``Normalise`` by the data set as one product and one sum, then the network.
 
     Both constants hold a whole row of pixels: ONNX Runtime multiplies rows of 3 W numbers much faster than W times 3 numbers, and with
     the sums before the transposition an INT8 model, whose kernels are channels-last inside, needs no transposition at all.
@@ -276,8 +276,11 @@ def _fed_pixels(module: nn.Module, artifact: Artifact) -> nn.Module:
     import torch
     from torch import nn
 
+    from planish.data.preprocessing import normalise_each
+
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (artifact.preprocessing.mean, artifact.preprocessing.std))
     width = artifact.input_spec.width
+    normalisation = artifact.preprocessing.normalisation
 
     class FedPixels(nn.Module):
         scale: torch.Tensor
@@ -290,7 +293,9 @@ def _fed_pixels(module: nn.Module, artifact: Artifact) -> nn.Module:
             self.register_buffer("shift", (-mean / std).float().expand(1, 1, width, -1).contiguous())
 
         def forward(self, images: torch.Tensor) -> Any:
-            return self.network((images.float() * self.scale + self.shift).permute(0, 3, 1, 2))
+            pixels = images.float()
+            pixels = pixels * self.scale + self.shift if normalisation == "dataset" else normalise_each(pixels, normalisation)
+            return self.network(pixels.permute(0, 3, 1, 2))
 
     return FedPixels().eval()
 

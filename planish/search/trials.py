@@ -126,7 +126,7 @@ class Trainer:
         return Trial(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve)
 
     def _job(self, arm: Arm, seed: int) -> Job:
-        key = (arm.model, arm.weights, arm.recipe.image_size, seed)
+        key = (arm.model, arm.weights, arm.recipe.image_size, arm.recipe.normalisation, seed)
         if key not in self._jobs:
             self._jobs.clear()
             self._jobs[key] = prepare(
@@ -134,6 +134,7 @@ class Trainer:
                 arm.model,
                 weights=arm.weights or None,
                 image_size=arm.recipe.image_size,
+                normalisation=arm.recipe.normalisation,
                 skip_bad=self._skip_bad,
                 seed=self._seed,
                 weights_seed=seed,

@@ -13,8 +13,9 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn import functional
 
-from planish.artifact import Artifact, InputSpec, Step
-from planish.data.augmentation import Strength
+from planish.artifact import Artifact, InputSpec, Normalisation, Step
+from planish.data.augmentation import Augmentation
+from planish.data.preprocessing import normalise_each
 from planish.errors import PlanishError, TechniqueError
 from planish.models.storage import load_artifact
 from planish.technique import hyper_parameters
@@ -49,7 +50,7 @@ class Distill:
         temperature: softens the teacher's probabilities.
         weight: of the teacher against the targets.
         batch_size: images a step.
-        augmentation: strength.
+        augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
         weight_decay: on weights.
         max_seconds: the schedule is shortened to end in that time; None for as long as it takes.
@@ -71,7 +72,7 @@ class Distill:
     temperature: float = Field(default=4.0, gt=0)
     weight: float = Field(default=0.9, ge=0, le=1)
     batch_size: int = Field(default=64, ge=2)
-    augmentation: Strength = "light"
+    augmentation: Augmentation = "light"
     flip: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
     max_seconds: float | None = Field(default=None, gt=0)
@@ -95,8 +96,9 @@ class Distill:
         teachers = self._teachers(artifact)
         specs = [a.input_spec for a in (artifact, *teachers)]
         spec = InputSpec(specs[0].channels, max(s.height for s in specs), max(s.width for s in specs))
-        student = _resized(artifact.module, artifact.input_spec, spec)
-        taught_by = [_resized(t.module, t.input_spec, spec) for t in teachers]
+        how = artifact.preprocessing.normalisation
+        student = _resized(artifact.module, artifact.input_spec, spec, how)
+        taught_by = [_resized(t.module, t.input_spec, spec, how) for t in teachers]
         teacher: nn.Module | None = None
         if self.method in ("feature", "attention"):
             if not teachers:
@@ -171,23 +173,24 @@ class Ensemble(nn.Module):
 
 
 class _Shrink(nn.Module):
-    def __init__(self, height: int, width: int) -> None:
+    def __init__(self, height: int, width: int, normalisation: Normalisation) -> None:
         super().__init__()
-        self.size = (height, width)
+        self.size, self.normalisation = (height, width), normalisation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.interpolate(x, self.size, mode="bilinear", antialias=True)
+        shrunk = functional.interpolate(x, self.size, mode="bilinear", antialias=True)
+        return shrunk if self.normalisation == "dataset" else normalise_each(shrunk, self.normalisation, least=1e-6)
 
     def extra_repr(self) -> str:
-        return f"{self.size}"
+        return f"{self.size}, {self.normalisation}"
 
 
 class _Resized(nn.Sequential):
     """A network behind a resize, so that it takes the other one's images."""
 
 
-def _resized(module: nn.Module, own: InputSpec, given: InputSpec) -> nn.Module:
-    return module if own == given else _Resized(_Shrink(own.height, own.width), module)
+def _resized(module: nn.Module, own: InputSpec, given: InputSpec, normalisation: Normalisation = "dataset") -> nn.Module:
+    return module if own == given else _Resized(_Shrink(own.height, own.width, normalisation), module)
 
 
 def _check_same_view(teacher: Artifact, student: Artifact) -> None:
@@ -202,7 +205,7 @@ def _check_same_view(teacher: Artifact, student: Artifact) -> None:
         raise TechniqueError(
             f"the teacher sees {teacher.input_spec.channels} channels, the student {student.input_spec.channels}", "both must see the same"
         )
-    for what in ("mean", "std", "resize"):
+    for what in ("mean", "std", "normalisation", "resize"):
         ours, theirs = getattr(student.preprocessing, what), getattr(teacher.preprocessing, what)
         if ours != theirs:
             raise TechniqueError(f"the teacher's {what} is {theirs}, the student's {ours}", "both must see the same images")

@@ -24,6 +24,7 @@ from planish.progress import Stage, note
 from planish.training.batches import batches, batches_an_epoch
 from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
 from planish.training.feature_transfer import FeatureStudent
+from planish.training.input_speed import Waiting, tell_if_input_is_slow
 from planish.training.kept import KeptWeights
 from planish.training.pace import Pace, learning_rate
 from planish.training.precision import use_bf16
@@ -146,7 +147,7 @@ def fit(
         done = read_checkpoint(checkpoint, key, parts)
         note(f"training goes on after epoch {len(done.history)}")
     loss_of = _Loss(
-        task, settings, Normalise(preprocessing.mean, preprocessing.std), student, teacher, answers, distillation_weight, temperature,
+        task, settings, Normalise.of(preprocessing), student, teacher, answers, distillation_weight, temperature,
         decoupled, accelerator.device, done.bf16,
     )  # fmt: skip
     count = batches_an_epoch(len(images), settings.batch_size)
@@ -157,11 +158,12 @@ def fit(
         while not done.stopped:
             epoch, epoch_begun, losses, rate = len(done.history) + 1, time.monotonic(), [], 0.0
             warm = epoch_begun
+            waiting = Waiting()
             student.train()
             thaw(pace.progress(steps), restart=True)
             with _random_state_of(settings.seed, epoch, accelerator.device):
                 ahead = accelerator.device.type != "cpu"
-                for batch, wanted in batches(images, targets, input_spec, len(task.class_names), settings, epoch, ahead=ahead):
+                for batch, wanted in waiting.on(batches(images, targets, input_spec, len(task.class_names), settings, epoch, ahead=ahead)):
                     if pace.progress(steps) >= 1:
                         break
                     thaw(pace.progress(steps))
@@ -186,6 +188,8 @@ def fit(
                         warm = time.monotonic()
                     stage.total = max(steps, round(steps / pace.progress(steps)))
                     stage.advance()
+            if not done.history and accelerator.device.type == "cpu":
+                tell_if_input_is_slow(waiting.seconds, time.monotonic() - epoch_begun, images, input_spec, settings)
             keep_judged()  # rounding may have parted the average of equal values
             score = math.nan
             if validate:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from planish.artifact import Artifact
-from planish.data.augmentation import Strength
+from planish.data.augmentation import Augmentation
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note
@@ -42,7 +42,7 @@ def train_original(
     mode: TrainMode = "auto",
     settings: FitSettings | None = None,
     epochs: int | None = None,
-    augmentation: Strength = "light",
+    augmentation: Augmentation = "light",
     checkpoint: Path | None = None,
     seconds: float | None = None,
     seed: int = 0,

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
+from planish.artifact import Artifact, InputSpec, Lineage, Normalisation, Preprocessing
 from planish.data import ImageData, load_images
 from planish.errors import GoalError
 from planish.models import create
@@ -48,6 +48,7 @@ def prepare(
     weights: str | Path | None = None,
     image_size: int | None = None,
     resize: Literal["squash", "crop"] | None = None,
+    normalisation: Normalisation = "dataset",
     skip_bad: bool = False,
     seed: int = 0,
     weights_seed: int | None = None,
@@ -60,6 +61,7 @@ def prepare(
         weights: ``imagenet`` or a file.
         image_size: height and width the model is fed, in pixels; None for the images' own typical size, at most 224.
         resize: how images come to that size; None squashes images that are about square and crops others.
+        normalisation: by numbers of the data set, or of each image; see ``Preprocessing``.
         skip_bad: leave broken files out instead of stopping.
         seed: of the split and of fresh weights.
         weights_seed: of fresh weights, where the split shall stay.
@@ -86,6 +88,7 @@ def prepare(
         resize=resize or ("squash" if about_square else "crop"),
         mean=created.mean or images.mean,
         std=created.std or images.std,
+        normalisation=normalisation,
     )
     artifact = Artifact(
         format="torch",

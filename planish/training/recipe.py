@@ -13,7 +13,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from planish.artifact import Artifact
+from planish.artifact import Artifact, Normalisation
 from planish.errors import PlanError
 from planish.technique import Technique, resolve
 from planish.training.settings import FitSettings
@@ -40,12 +40,14 @@ class Recipe:
             ``{"activation": "elu", "norm": {"kind": "group", "groups": 16}}``.
         training: hyper-parameters of the training.
         image_size: pixels the model is fed; None for the images' own size, at most 224.
+        normalisation: of pixels, by numbers of the data set or of each image; see ``planish.artifact.Preprocessing``.
     """
 
     description: str = ""
     levers: dict[str, Any] = Field(default_factory=dict)
     training: FitSettings = Field(default_factory=FitSettings)
     image_size: int | None = Field(default=None, ge=8, le=2048)
+    normalisation: Normalisation = "dataset"
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(TypeAdapter(Recipe).dump_python(self, mode="json"), sort_keys=False)
@@ -157,7 +159,7 @@ def full_key(key: str) -> str:
         return f"levers.{key}"
     if key in _SETTINGS:
         return f"training.{key}"
-    known = [*_SETTINGS, *LEVERS, "image_size"]
+    known = [*_SETTINGS, *LEVERS, *_TOP]
     near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
     raise PlanError(
         f"there is no key {key!r} in a recipe",

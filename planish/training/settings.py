@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from planish.data.augmentation import Strength
+from planish.data.augmentation import Augmentation
 from planish.task import ClassWeights, LossKind, LossSettings
 from planish.training.thaw import Freeze
 
@@ -38,7 +38,7 @@ class FitSettings:
         ema_decay: of the running average of weights that is evaluated and returned; None for the last weights themselves.
         mixup_alpha: of the Beta distribution, 0 for no mixup (Zhang et al. 2018, arXiv:1710.09412).
         cutmix_alpha: the same for CutMix (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
-        augmentation: strength, see ``planish.data.augmentation``.
+        augmentation: a strength, or operations with their strengths, ``{"rotate": 15}``; see ``planish.data.augmentation``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
         clip_norm: largest norm of the gradient, None for no limit.
         patience: epochs without a better validation score after which training stops, and the best weights are restored;
@@ -67,7 +67,7 @@ class FitSettings:
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     mixup_alpha: float = Field(default=0.0, ge=0)
     cutmix_alpha: float = Field(default=0.0, ge=0)
-    augmentation: Strength = "light"
+    augmentation: Augmentation = "light"
     flip: bool = True
     clip_norm: float | None = Field(default=None, gt=0)
     patience: int | None = Field(default=None, ge=1)

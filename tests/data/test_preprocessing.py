@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import TypeAdapter
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.data.preprocessing import Normalise, decode, prepare, resize
@@ -191,3 +192,34 @@ def test_normalise_exports_to_onnx_with_any_batch() -> None:
     for count in (1, 5):
         images = torch.randint(0, 256, (count, 8, 9, 3), dtype=torch.uint8)
         assert np.allclose(session.run(None, {"images": images.numpy()})[0], layer(images), atol=1e-6)
+
+
+def of_each_image(images: np.ndarray, normalisation: str) -> np.ndarray:
+    """With numpy, in float64; one grey level is the least that is divided by."""
+    out = []
+    for image in images.astype(np.float64):
+        offset, spread = (image.min(), np.ptp(image)) if normalisation == "min_max" else (image.mean(), image.std())
+        out.append((image - offset) / max(spread, 1))
+    return np.stack(out).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("normalisation", ["min_max", "z_score"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalise_by_each_image_agrees_with_numpy(normalisation: str, channels: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 9, channels), dtype=np.uint8)
+    images[1] //= 9
+    images[2], images[3] = 0, 255  # of one colour
+    images[4], images[4, 0, 0, 0] = 100, 101  # hardly more than that
+    preprocessing = Preprocessing(256, "squash", (0.5,) * channels, (0.2,) * channels, normalisation)  # type: ignore[arg-type]
+    out = Normalise.of(preprocessing)(torch.from_numpy(images))
+    assert out.dtype == torch.float32
+    assert np.allclose(out, of_each_image(images, normalisation), atol=1e-5)
+    assert (out[2:4] == 0).all()
+    assert (out[0].min(), out[0].max()) == (0, 1) if normalisation == "min_max" else abs(float(out[0].std(correction=0)) - 1) < 1e-5
+
+
+def test_preprocessing_written_before_there_was_a_choice_is_by_the_data_set() -> None:
+    written = {"decode_side": 32, "resize": "squash", "mean": [0.5], "std": [0.2]}
+    assert TypeAdapter(Preprocessing).validate_python(written).normalisation == "dataset"
+    images = torch.arange(16, dtype=torch.uint8).view(1, 4, 4, 1)
+    assert torch.equal(Normalise.of(TypeAdapter(Preprocessing).validate_python(written))(images), Normalise((0.5,), (0.2,))(images))

@@ -129,9 +129,7 @@ def test_on_a_users_network(lever: Technique, users: Job, tmp_path: Path) -> Non
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2", "efficientnet_b0", "vgg11"])
 @pytest.mark.parametrize("lever", LEVERS, ids=str)
-def test_on_networks_people_use(
-    lever: Technique, network: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_networks_people_use(lever: Technique, network: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = prepare(images, f"torchvision:{network}", image_size=64)
     why = REFUSED.get((network, str(lever))) or REFUSED.get((network, lever.name))
     if why is None and (str(lever), network) in {("no squeeze-and-excitation", n) for n in ("resnet18", "mobilenet_v2", "vgg11")}:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from planish.artifact import InputSpec
+from planish.data.preprocessing import normalise_each
 from planish.errors import TechniqueError
 from planish.plan import Plan
 from planish.technique import resolve
@@ -80,6 +81,15 @@ def test_resizing_keeps_a_flat_image_and_leaves_equal_sizes_alone():
     torch.testing.assert_close(shrunk(torch.full((1, 1, 12, 12), 0.7)), torch.full((1, 1, 8, 8), 0.7))
 
 
+@pytest.mark.parametrize("normalisation", ["min_max", "z_score"])
+def test_what_is_shrunk_is_normalised_as_it_will_be_when_deployed(normalisation):
+    pixels = torch.randint(0, 256, (3, 1, 12, 12), generator=torch.Generator().manual_seed(0)).float()
+    pixels[2] = 50
+    small = torch.nn.functional.interpolate(pixels, (8, 8), mode="bilinear", antialias=True)
+    shrink = _resized(nn.Identity(), InputSpec(1, 8, 8), InputSpec(1, 12, 12), normalisation)
+    torch.testing.assert_close(shrink(normalise_each(pixels, normalisation)), normalise_each(small, normalisation), rtol=1e-4, atol=1e-4)
+
+
 def test_another_view_is_refused(artifact, task):
     other = replace(artifact, preprocessing=replace(artifact.preprocessing, mean=(0.1,)))
     with pytest.raises(TechniqueError, match="mean"):
@@ -89,3 +99,15 @@ def test_another_view_is_refused(artifact, task):
 def test_it_ends_within_its_seconds(artifact, task):
     out = Distill(epochs=10_000, batch_size=32, augmentation="none", max_seconds=2).apply(artifact, task)
     assert "time limit" in out.lineage.steps[-1].notes
+
+
+def test_it_trains_with_single_operations_and_remembers_them(artifact, task, tmp_path):
+    from planish.models.storage import load_artifact, save_artifact
+
+    technique = Distill(**QUICK | {"augmentation": {"shift": 0.1, "brightness": 0.2}})
+    tuned = technique.apply(artifact, task)
+    step = tuned.lineage.steps[-1]
+    assert step.params["augmentation"] == {"shift": 0.1, "brightness": 0.2}
+    assert Plan.from_dicts([{"name": step.technique, **step.params}]) == Plan(technique)
+    save_artifact(tuned, tmp_path / "saved")
+    assert load_artifact(tmp_path / "saved").lineage == tuned.lineage

@@ -49,6 +49,7 @@ def test_it_learns_and_leaves_the_given_network_alone(task, network):
         {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "augmentation": "light", "label_smoothing": 0.1, "channels_last": False},
         {"augmentation": "standard", "patience": 5, "ema_decay": 0.9},
         {"sampler": "balanced", "l1": 1e-4},
+        {"augmentation": {"rotate": 10, "noise": 5, "trivialaugment": True}},
         {"mixed_precision": "bf16"},
     ],
 )

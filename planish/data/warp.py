@@ -1,0 +1,75 @@
+"""Geometry of whole batches: one affine matrix an image, and one resampling that carries them all out.
+
+Matrices are ``(N, 3, 3)`` and take a point of the old image to the new one, in pixels from the centre, x to the right and y down. Their
+product from right to left is one change after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def affine_matrices(degrees: Tensor, factor: Tensor, shear: Tensor, shift: Tensor) -> Tensor:
+    """Shear, then scale, rotate and shift, about the centre; the matrix of ``torchvision.transforms.v2.functional.affine``.
+
+    Args:
+        degrees: clockwise ``(N,)``.
+        factor: above 1 enlarges ``(N,)``.
+        shear: degrees by which columns lean ``(N,)``.
+        shift: pixels to the right and down ``(N, 2)``.
+    """
+    angle, lean = degrees.deg2rad(), shear.deg2rad().tan()
+    cos, sin = factor * angle.cos(), factor * angle.sin()
+    right, down = shift.unbind(1)
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    return torch.stack([cos, -cos * lean - sin, right, sin, cos - sin * lean, down, zero, zero, one], 1).view(-1, 3, 3)
+
+
+def crop_matrices(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Enlarge each box until it fills the image.
+
+    Args:
+        boxes: see ``random_boxes``.
+        height: of the images in pixels.
+        width: likewise.
+    """
+    top, left, tall, wide = boxes.unbind(1)
+    right, down = -(left + wide / 2 - 0.5) * width / wide, -(top + tall / 2 - 0.5) * height / tall
+    zero, one = torch.zeros_like(top), torch.ones_like(top)
+    return torch.stack([1 / wide, zero, right, zero, 1 / tall, down, zero, zero, one], 1).view(-1, 3, 3)
+
+
+def random_boxes(count: int, low: float, high: float, stretch: float) -> Tensor:
+    """Boxes inside an image ``(count, 4)``: top, left, height and width, as shares of its sides. Drawn from torch's global generator.
+
+    Args:
+        count: of boxes.
+        low: least share of the area.
+        high: largest share of the area; it is drawn evenly between the two.
+        stretch: a box has the image's ratio of sides times 1 / stretch to stretch, and less than that where it would not fit.
+    """
+    area = torch.empty(count).uniform_(low, high)
+    most = (-area.log()).clamp(max=math.log(stretch))
+    ratio = (most * torch.empty(count).uniform_(-1, 1)).exp()
+    sides = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], 1).clamp(max=1)
+    return torch.cat([torch.rand(count, 2) * (1 - sides), sides], 1)
+
+
+def warp(images: Tensor, matrices: Tensor, outside: Literal["zeros", "border"] = "zeros") -> Tensor:
+    """Carry out one matrix an image, bilinear.
+
+    Args:
+        images: float ``(N, C, H, W)``.
+        matrices: ``(N, 3, 3)``.
+        outside: what comes from there is black, or as the image's edge.
+    """
+    height, width = images.shape[2:]
+    halves = torch.tensor([width / 2, height / 2, 1.0])
+    back = torch.linalg.inv(matrices) * halves / halves[:, None]  # ``affine_grid`` counts from -1 to 1
+    grid = functional.affine_grid(back[:, :2].to(images), list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=False)

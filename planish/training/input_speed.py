@@ -1,0 +1,136 @@
+"""How fast batches are made, and whether that keeps the network waiting."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from planish.data.augmentation import Augmentation, augment
+from planish.data.operations import Operations
+from planish.evaluation.machine import cpu_model
+from planish.evaluation.statistics import bootstrap_mean
+from planish.measurement import Measurement
+from planish.progress import note
+from planish.training.batches import batches
+
+if TYPE_CHECKING:
+    from planish.artifact import InputSpec, Pixels
+    from planish.training.settings import FitSettings
+
+T = TypeVar("T")
+
+_WORTH_TELLING = 0.2  # share of the time
+_REPEATS = 3  # of a timing, of which the fastest counts
+_told: set[Augmentation] = set()  # a search trains dozens of networks on the same batches
+
+
+class Waiting:
+    """Adds up how long a loop waits for its next item: ``for batch in waiting.on(batches)``.
+
+    Attributes:
+        seconds: so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on(self, items: Iterable[T]) -> Iterator[T]:
+        """The items."""
+        begun = time.perf_counter()
+        for item in items:
+            self.seconds += time.perf_counter() - begun
+            yield item
+            begun = time.perf_counter()
+
+
+def input_rate(
+    images: Pixels, targets: Any, spec: InputSpec, num_classes: int, settings: FitSettings, *, seconds: float = 1.0
+) -> Measurement:
+    """Images a second of making batches alone: read from the cache, augmented and mixed, with no network behind them.
+
+    Args:
+        images: uint8 ``(N, H, W, C)``, perhaps memory-mapped.
+        targets: one an image.
+        spec: size of the images.
+        num_classes: for mixup and CutMix.
+        settings: batch size, augmentation and seed.
+        seconds: for which batches are made, after a first one that is not timed; at least two are.
+    """
+    endless = (batch for epoch in itertools.count(1) for batch in batches(images, targets, spec, num_classes, settings, epoch, ahead=False))
+    next(endless)
+    each: list[float] = []  # seconds an image
+    count, end = 0, time.perf_counter() + seconds
+    while len(each) < 2 or time.perf_counter() < end:
+        begun = time.perf_counter()
+        made = len(next(endless)[0])
+        each.append((time.perf_counter() - begun) / made)
+        count += made
+    mean = bootstrap_mean(each)
+    return Measurement("input_rate", 1 / mean.value, "images/s", count, True, 1 / mean.high, 1 / mean.low, device=cpu_model())
+
+
+def input_finding(making: float, whole: float, costliest: str = "") -> str:
+    """What to tell of a training that spends more than a fifth of its time on making batches; empty where it does not.
+
+    Args:
+        making: seconds spent making batches; or 1 / ``input_rate``, seconds an image.
+        whole: seconds of all of it, batches and steps; or the sum of both an image.
+        costliest: from ``costliest_operation``.
+    """
+    if making <= _WORTH_TELLING * whole:
+        return ""
+    text = f"making batches takes {100 * making / whole:.0f} % of the training time"
+    return f"{text}; the costliest augmentation is {costliest}" if costliest else text
+
+
+def costliest_operation(images: Pixels, spec: InputSpec, augmentation: Augmentation, flip: bool = True) -> str:
+    """Which augmentation takes longest on a batch, and how long: ``blur, 3.1 ms for 64 images``; empty where there is none.
+
+    Args:
+        images: uint8 ``(N, H, W, C)``, one batch.
+        spec: size of the images.
+        augmentation: a strength counts as one operation.
+        flip: see ``augment``.
+    """
+    batch = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+    parts: dict[str, Augmentation] = {}
+    if isinstance(augmentation, Operations):
+        parts = {name: Operations(**{name: getattr(augmentation, name)}) for name in augmentation.on}
+    elif augmentation != "none":
+        parts = {augmentation: augmentation}
+    if not parts:
+        return ""
+    took = {name: _seconds(batch, spec, part, flip) for name, part in parts.items()}
+    name = max(took, key=lambda name: took[name])
+    return f"{name}, {1000 * took[name]:.1f} ms for {len(batch)} images"
+
+
+def tell_if_input_is_slow(making: float, whole: float, images: Pixels, spec: InputSpec, settings: FitSettings) -> None:
+    """Note ``input_finding``, with the costliest operation, where there is something to tell: once for each augmentation.
+
+    Args:
+        making: seconds spent making batches.
+        whole: seconds of the epoch without its validation.
+        images: that are trained on.
+        spec: their size.
+        settings: for batch size and augmentation.
+    """
+    if settings.augmentation not in _told and input_finding(making, whole):
+        _told.add(settings.augmentation)
+        costliest = costliest_operation(images[: settings.batch_size], spec, settings.augmentation, settings.flip)
+        note(input_finding(making, whole, costliest))
+
+
+def _seconds(batch: torch.Tensor, spec: InputSpec, augmentation: Augmentation, flip: bool) -> float:
+    change, generator = augment(spec, augmentation, flip), torch.Generator().manual_seed(0)
+    times = []
+    for _ in range(_REPEATS):
+        begun = time.perf_counter()
+        change(batch, generator)
+        times.append(time.perf_counter() - begun)
+    return min(times)
