@@ -9,11 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL.Image import Image
 from torch import nn
 
 from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.data import ImageData, load_images
+from planish.data.augmentation import augment, mixup_cutmix
+from planish.data.contact_sheet import contact_sheet
 from planish.errors import BundleError, DataError, ModelError
 from planish.evaluation.calibration import temperature_scaling
 from planish.evaluation.evaluate import evaluate as evaluate_split
@@ -48,7 +53,9 @@ from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
 from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values
+from planish.training.settings import FitSettings
 
+_SHOWN_IMAGES = 6  # of training, with what augmentation makes of them
 # As much network as 7 minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it brings.
 DEMO = {"data": "fashion-mini", "model": "resnet8x2", "augmentation": "none"}
 
@@ -126,7 +133,9 @@ def train(
     resume: bool = False,
     seed: int = 0,
 ) -> Trained:
-    """Train a model by a recipe and evaluate it on test. The recipe, as it was carried out, is kept as ``recipe.yaml`` beside the model.
+    """Train a model by a recipe and evaluate it on test.
+
+    Beside the model lie ``recipe.yaml``, as it was carried out, and ``augmented.png``: some images and what augmentation makes of them.
 
     Args:
         data: a folder, a manifest or a built-in name.
@@ -162,6 +171,7 @@ def train(
     found = evaluate_split(predictor, job.task, "test", original.artifact.input_spec, original.artifact.preprocessing)
     save_artifact(original.artifact, folder)
     (folder / "recipe.yaml").write_text(resolved.to_yaml())
+    _what_it_saw(original.artifact, job.task, resolved.training).save(folder / "augmented.png")
     checkpoint.unlink(missing_ok=True)
     return Trained(original.artifact, folder, found.metrics)
 
@@ -323,6 +333,15 @@ def doctor() -> dict[str, Any]:
     """What this machine can run: hardware, versions, runtimes and what to install for those that are missing."""
     runtimes = {name: kind.version() or f"missing; {kind.install}" for name, kind in registered().items()}
     return {"machine": describe_machine(), "runtimes": runtimes, "free_disk_bytes": shutil.disk_usage(".").free}
+
+
+def _what_it_saw(artifact: Artifact, task: Task, settings: FitSettings) -> Image:
+    images = task.split("train").images(artifact.input_spec, artifact.preprocessing)
+    shown = images[np.unique(np.linspace(0, len(images) - 1, _SHOWN_IMAGES).astype(int))]
+    mixes = settings.mixup_alpha or settings.cutmix_alpha
+    mix = mixup_cutmix(len(task.class_names), settings.mixup_alpha, settings.cutmix_alpha) if mixes else None
+    change = augment(artifact.input_spec, settings.augmentation, settings.flip)
+    return contact_sheet(shown, change, torch.Generator().manual_seed(settings.seed), mix=mix)
 
 
 def _task_for(source: str | Path, class_names: tuple[str, ...], channels: int, decode_side: int, seed: int, skip_bad: bool) -> Task:

@@ -73,6 +73,7 @@ def test_train_keeps_the_recipe_and_the_levers(tmp_path: Path) -> None:
     trained = planish.train(data, model="resnet8", changes=["epochs=1", "activation=elu", "norm=group"], out=tmp_path / "model")
     kept = load_recipe(tmp_path / "model" / "recipe.yaml")
     assert kept.levers == {"activation": "elu", "norm": "group"}
+    assert (tmp_path / "model" / "augmented.png").stat().st_size > 500
     kinds = {type(m) for m in trained.artifact.module.modules()}
     assert torch.nn.ELU in kinds
     assert torch.nn.GroupNorm in kinds
