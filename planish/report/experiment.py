@@ -36,7 +36,7 @@ def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
     for arm in arms:
         m = arm.measurements
         label = arm.label if wide else arm.label.replace(", ", ",\n")
-        cells = [
+        cells: list[Text | str] = [
             Text("\n").join(Text(line, style) for line, style in ((label, ""), (arm.why, "dim")) if line),
             str(sum(not trial.failed for trial in arm.trials)),
             words.show(m["accuracy"]) if "accuracy" in m else "",
