@@ -52,7 +52,7 @@ from planish.task import SplitName, Task
 from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
-from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values
+from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values, shipped
 from planish.training.settings import FitSettings
 
 _SHOWN_IMAGES = 6  # of training, with what augmentation makes of them
@@ -101,6 +101,11 @@ def vary(data: str | Path, *, factors: Mapping[str, Sequence[Any]], out: str | P
     found = experiment(data, factors=factors, out=out, **options)
     write_experiment(Path(out) if out is not None else Path("runs") / found.name)
     return found
+
+
+def recipes() -> dict[str, Recipe]:
+    """The recipes that come with the package, by name."""
+    return shipped()
 
 
 def study(data: str | Path, topic: str, **options: Any) -> Experiment:

@@ -130,8 +130,8 @@ def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data
 
 
 @app.command(
-    epilog="Examples: planish compare fashion-mini --vary activation=relu,elu,prelu --vary norm=batch,group --seeds 3 --budget 30m; "
-    "planish compare fashion-mini --topic pruning --model resnet8x2 --epochs 8"
+    epilog="Example: planish compare fashion-mini --vary activation=relu,elu,prelu --vary norm=batch,group --seeds 3 --budget 30m. "
+    "Or ready-made: planish compare fashion-mini --topic pruning --model resnet8x2 --epochs 8"
 )
 def compare(
     data: Data,
@@ -272,15 +272,18 @@ def recipes(
 ) -> None:
     """The recipes that come with the package, or one of them, to be changed."""
     with running(debug=debug):
-        from planish.training.recipe import load_recipe, shipped
+        from planish import commands
 
+        known = commands.recipes()
+        if name is not None and name not in known:
+            fail(f"there is no recipe {name!r}. Recipes are {', '.join(known)}.")
         if json:
-            print_json(shipped() if name is None else load_recipe(name))
+            print_json(known if name is None else known[name])
         elif name is None:
-            for known, text in shipped().items():
-                stdout.print(f"{known:<16} {text}", markup=False, soft_wrap=True)
+            for shipped, recipe in known.items():
+                stdout.print(f"{shipped:<16} {recipe.description}", markup=False, soft_wrap=True)
         else:
-            print(load_recipe(name).to_yaml(), end="")
+            print(known[name].to_yaml(), end="")
 
 
 @app.command(epilog="Example: planish evaluate runs/demo/bundle photos/")

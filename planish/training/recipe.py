@@ -72,9 +72,9 @@ class Recipe:
         return found
 
 
-def shipped() -> dict[str, str]:
-    """Names of the recipes that come with the package, each with what it is for."""
-    return {name: load_recipe(name).description for name in _names()}
+def shipped() -> dict[str, Recipe]:
+    """The recipes that come with the package, by name."""
+    return {name: load_recipe(name) for name in _names()}
 
 
 def load_recipe(source: str | Path) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.compression import Int8
+from planish.evaluation.machine import saturates
 from planish.export import ToOnnx, ToOpenVino
 from planish.models.zoo import create
 
@@ -52,9 +54,9 @@ def exported(network: str | nn.Module, size: int) -> Artifact:
 
 
 def healthy(float_: Artifact, runtime: str = "onnxruntime") -> Path:
-    """As Planish quantizes it."""
+    """As Planish quantizes it for this machine."""
     task: Any = Samples(float_.input_spec.height)
-    quantized = Int8(images=16).apply(float_, task)
+    quantized = replace(Int8.for_this_machine(), images=16).apply(float_, task)
     return (ToOpenVino().apply(quantized, task) if runtime == "openvino" else quantized).files[0]
 
 
@@ -65,7 +67,8 @@ def wrongly(float_: Artifact, folder: Path, **options: Any) -> Path:
     logging.disable(logging.ERROR)
     try:
         quant_pre_process(str(float_.files[0]), str(prepared), skip_symbolic_shape=True)
-        given = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True, **options}
+        given = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True, "reduce_range": saturates()}
+        given |= options
         quantize_static(str(prepared), str(file), _Reader(float_.input_spec.height), quant_format=QuantFormat.QDQ, **given)
     finally:
         logging.disable(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     any_task: Any = task
     torch_artifact = artifact("resnet8", 32)
     float_ = ToOnnx().apply(torch_artifact, any_task)
-    int8 = Int8(images=16).apply(float_, any_task)
+    int8 = replace(Int8.for_this_machine(), images=16).apply(float_, any_task)
     save_artifact(torch_artifact, folder / "model")
 
     def write(name: str, made: Artifact, runtime: str) -> None:

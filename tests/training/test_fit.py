@@ -19,6 +19,7 @@ from planish.progress import Progress, listening
 from planish.training import FitSettings, fit
 from planish.training.fit import _optimizer
 from planish.training.pace import Pace, learning_rate
+from planish.training.thaw import Thaw
 
 from .conftest import PREPROCESSING, SPEC, Quarters, QuarterTask
 
@@ -163,7 +164,7 @@ def test_early_stopping_restores_the_best(task, network, monkeypatch: pytest.Mon
 
 
 def test_norms_and_biases_are_not_decayed(network):
-    groups = _optimizer(network, FitSettings(weight_decay=0.1)).param_groups
+    groups = _optimizer(network, FitSettings(weight_decay=0.1), Thaw(network, SPEC, "none", 1.0)).param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):

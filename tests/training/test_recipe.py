@@ -22,9 +22,9 @@ def test_every_lever_of_a_recipe_is_a_technique() -> None:
 
 def test_shipped_recipes_are_read_and_say_what_they_are_for() -> None:
     assert {"scratch-small", "finetune-few", "finetune-many"} <= shipped().keys()
-    assert all(shipped().values())
-    for name in shipped():
-        assert load_recipe(name) == set_values(load_recipe(name), [])
+    for name, recipe in shipped().items():
+        assert recipe.description
+        assert load_recipe(name) == recipe == set_values(recipe, [])
 
 
 def test_values_are_set_by_full_and_by_short_key() -> None:
