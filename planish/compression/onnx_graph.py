@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from planish.evaluation.kernels import exact_integers
+
 
 def readers(graph: Any) -> dict[str, list[Any]]:
     """The nodes that read each tensor, by its name; what nobody reads is missing."""
@@ -26,4 +28,6 @@ def session_for(model: Any, outputs: Sequence[str]) -> Any:
     watched.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    for name, value in exact_integers().items():
+        options.add_session_config_entry(name, value)
     return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])

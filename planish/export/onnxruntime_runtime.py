@@ -6,8 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from planish.evaluation.kernels import onnxruntime_kernels
-from planish.evaluation.machine import saturates
+from planish.evaluation.kernels import exact_integers, onnxruntime_kernels
 from planish.export.packed_file import unpacked
 
 if TYPE_CHECKING:
@@ -16,10 +15,7 @@ if TYPE_CHECKING:
 
 def _settings() -> dict[str, str]:
     # threads wait busily within a call and rest between calls, so that an idle model costs nothing
-    settings = {"session.force_spinning_stop": "1"}
-    if saturates():  # slower, exact kernels are taken instead
-        settings["session.x64quantprecision"] = "1"
-    return settings
+    return {"session.force_spinning_stop": "1", **exact_integers()}
 
 
 class OnnxRuntime:

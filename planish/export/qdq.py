@@ -57,12 +57,10 @@ def finish(graph: Any) -> None:
             graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
-    def zeros(count: int, kind: Any) -> str:
-        return store(f"zero_points_{count}_{np.dtype(kind).name}", np.zeros(count, kind))
-
     for node in graph.node:  # in topological order
         if node.op_type == "DequantizeLinear" and len(node.input) == 2:  # without a zero point, ONNX Runtime has no integer kernel for Gemm
-            node.input.append(zeros(len(tensors[node.input[1]]), np.int8))
+            # of each layer its own: where ONNX Runtime makes weights unsigned, it replaces the zero points as well
+            node.input.append(store(f"{node.input[0]}_zero_points", np.zeros(len(tensors[node.input[1]]), np.int8)))
         read: Any = made_by.get(node.input[0]) if node.input else None
         quantized = read is not None and read.op_type == "DequantizeLinear"
         if quantized and node.op_type == "Transpose" and read.input[0] in tensors:
@@ -84,7 +82,7 @@ def finish(graph: Any) -> None:
                 if np.abs(values).max() > _LARGEST:
                     raise ValueError(f"a bias of {node.name} takes {np.abs(values).max():.3g} steps, and 32 bits hold {_LARGEST}")
                 name = store(f"{node.output[0]}_bias", values.astype(np.int32))
-                numbers = [name, store(f"{name}_scale", scale), zeros(len(scale), np.int32)]
+                numbers = [name, store(f"{name}_scale", scale), store(f"{name}_zero_points", np.zeros(len(scale), np.int32))]
                 add(helper.make_node("DequantizeLinear", numbers, [f"{name}_float"], f"{name}_dq", axis=0))
                 node.input[2] = f"{name}_float"
             add(node)

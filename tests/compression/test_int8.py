@@ -16,6 +16,7 @@ from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.errors import TechniqueError
 from planish.evaluation.kernels import onnxruntime_kernels
+from planish.export.runtimes import load
 from planish.progress import Progress, listening
 from planish.technique import resolve
 
@@ -36,9 +37,7 @@ def quantized(exported: Artifact, task: FakeTask) -> Artifact:
 
 
 def _logits(artifact: Artifact, images: Any) -> Any:
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(str(artifact.files[0])).run(None, {"images": images})[0]
+    return load(artifact.files, "onnxruntime")(images)["logits"]
 
 
 @pytest.mark.parametrize(

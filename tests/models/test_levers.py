@@ -191,10 +191,6 @@ class TestDepth(TechniqueConformance):
     model = "resnet14"
 
 
-class TestWidth(TechniqueConformance):
-    technique = Width(2.0)
-
-
 def test_functions_in_the_code_become_modules_and_the_network_computes_the_same(users: Job) -> None:
     applied = Activation("relu").apply(users.artifact, users.task)
     x = torch.randn(2, 3, 32, 32)
