@@ -40,7 +40,7 @@ class QuantizeAware:
     integers. The first and the last layer always have 8 bits.
 
     Args:
-        weight_bits: 8, 4 or 2.
+        weight_bits: 8, 4 or 2; 7 for processors whose integer kernels overflow with 8 (see ``Int8``), in every layer, stored in 8.
         images: calibration images, spread evenly over the calibration split; activations begin with the range seen on them.
         epochs: times every training image is seen; 0 only calibrates.
         learning_rate: at its highest.
@@ -55,7 +55,7 @@ class QuantizeAware:
         INT8 learned in 2 epochs
     """
 
-    weight_bits: Literal[8, 4, 2] = 8
+    weight_bits: Literal[8, 7, 4, 2] = 8
     images: int = Field(default=256, ge=1)
     epochs: int = Field(default=2, ge=0)
     learning_rate: float = Field(default=0.0002, gt=0)
@@ -104,7 +104,7 @@ class QuantizeAware:
             self.name,
             hyper_parameters(self),
             self.changes,
-            {"bits": bits, "input": [spec.channels, spec.height, spec.width]},
+            {"bits": {name: _stored(count) for name, count in bits.items()}, "input": [spec.channels, spec.height, spec.width]},
             notes,
         )
         return artifact.with_step(step, module=graph)
@@ -140,7 +140,7 @@ def _learn_weights(graph: Placed, weight_bits: int) -> dict[str, int]:
     for number, (name, layer, quantizer) in enumerate(layers):
         if packed_weight(layer) is not None:
             continue
-        bits[name] = weight_bits if 0 < number < len(layers) - 1 else 8
+        bits[name] = weight_bits if 0 < number < len(layers) - 1 or weight_bits == 7 else 8
         learned = LearnedScale(best_scale(layer.weight, bits[name]), *bounds(bits[name]))
         if layer.bias is not None:  # channels without weights to speak of need a coarser scale than those would like
             learned.least = torch.maximum(learned.least, layer.bias.detach().abs() / (quantizer.scale * _BIAS_STEPS))
@@ -157,4 +157,9 @@ def _settle(graph: Placed, bits: Mapping[str, int]) -> None:
         if name in bits:
             weight: Any = layer.parametrizations.weight  # type: ignore[union-attr]
             scale = weight[0].scale()
-            store_integers(layer, integers(weight.original, scale, bits[name]), scale, bits[name])
+            store_integers(layer, integers(weight.original, scale, bits[name]), scale, _stored(bits[name]))
+
+
+def _stored(bits: int) -> int:
+    """In how many bits integers of so many are packed."""
+    return 8 if bits == 7 else bits

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from planish.compression import QuantizeAware
+from planish.compression import Int8, QuantizeAware
 from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
@@ -36,7 +36,8 @@ def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
     """The trial with quantization-aware training after its other training; None where the network cannot be quantized so."""
     store = search.runner.store
     most = store.once(f"rounding: {trial.name}", "searching", partial(float, math.ceil(seconds)))
-    step = QuantizeAware(epochs=search.most_epochs, max_seconds=most, augmentation=search.augmentation)
+    bits = Int8.for_this_machine().weight_bits
+    step = QuantizeAware(weight_bits=bits, epochs=search.most_epochs, max_seconds=most, augmentation=search.augmentation)
     learned = replace(trial, plan=extend(trial.plan, step), history=list(trial.history))
     shipped = Shipped(learned.plan, search.deployment)
     try:

@@ -26,7 +26,7 @@ from planish.compression import (
     Resolution,
     UnstructuredPruning,
     WeightSharing,
-    latency_pruning,
+    harm,
 )
 from planish.errors import PlanError, TechniqueError
 from planish.evaluation import layer_latency
@@ -73,7 +73,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """How well latency pruning weighs and times is tested elsewhere; here any widths will do, and minutes a network are saved."""
-    monkeypatch.setattr(latency_pruning, "_SECONDS", 1.0)
+    monkeypatch.setattr(harm, "_SECONDS", 1.0)
     monkeypatch.setattr(layer_latency, "_ROUNDS", 1)
     monkeypatch.setattr(layer_latency, "_TURN_S", 0.0)
 

@@ -16,13 +16,14 @@ sys.path.append(str(Path(__file__).parents[1] / "export"))
 from export_fakes import PREPROCESSING, SPEC, FakeTask, Images, trained
 
 from planish.artifact import Artifact
-from planish.compression import QuantizeAware
+from planish.compression import Int8, QuantizeAware
 from planish.compression.fake_quant import place
 from planish.errors import PlanError, TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
 from planish.export.runtimes import executed_precisions, load
 from planish.models.quantized import best_scale, fake_quantize, pack, packed_weight, unpack
+from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.task import PLAIN_LOSS, LossSettings
 
@@ -54,7 +55,8 @@ def network(task: TrainableTask) -> Artifact:
 
 @pytest.fixture(scope="module")
 def learned(network: Artifact, task: TrainableTask) -> Artifact:
-    return QuantizeAware(epochs=3, batch_size=16, learning_rate=1e-3).apply(network, task)
+    bits = Int8.for_this_machine().weight_bits
+    return QuantizeAware(weight_bits=bits, epochs=3, batch_size=16, learning_rate=1e-3).apply(network, task)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,16 @@ def test_no_two_layers_share_zero_points(exported: Artifact) -> None:
     stored = {t.name for t in graph.initializer}
     points = [n.input[2] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored]
     assert len(points) == len(set(points)) > 10
+
+
+def test_seven_bits_are_kept_in_every_layer_and_come_back(network: Artifact, task: TrainableTask, tmp_path: Path) -> None:
+    applied = QuantizeAware(weight_bits=7, epochs=0).apply(network, task)
+    weights = [layer.parametrizations.weight.original for _, layer, _ in applied.module.layers()]
+    assert all(w.dtype == torch.int8 and int(w.min()) >= -64 and int(w.max()) <= 63 for w in weights)
+    save_artifact(applied, tmp_path / "saved")
+    again = load_artifact(tmp_path / "saved", module=network.module)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again.module(images), applied.module(images))
 
 
 def test_training_moved_the_scales(network: Artifact, learned: Artifact, task: TrainableTask) -> None:
