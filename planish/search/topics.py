@@ -83,8 +83,8 @@ def quantization(recovery: Distill, runtime: str) -> list[Arm]:
     arms.append(Arm("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack, runtime=runtime))))
     halves = (HalfPrecision(), HalfPrecision(kind="bf16"))
     arms += [Arm("16-bit weights", half.kind, Plan(ToOnnx(), half)) for half in halves]
-    bits = Int8.for_this_machine().weight_bits
-    learned = QuantizeAware(weight_bits=bits, epochs=recovery.epochs, augmentation=recovery.augmentation)
+    exact = Int8.for_this_machine().weight_bits
+    learned = QuantizeAware(weight_bits=exact, epochs=recovery.epochs, augmentation=recovery.augmentation)
     arms.append(Arm("INT8, scales learned in training", "", Plan(learned, ToOnnx())))
     for bits in (4, 2):
         rounded, sharing = LearnedRounding(bits=bits), WeightSharing(bits=bits)
