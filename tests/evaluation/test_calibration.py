@@ -74,7 +74,7 @@ def test_it_helps_on_other_images_and_says_by_how_much(truth: float) -> None:
     validation, test = draw(500, 5, truth, 0), draw(2000, 5, truth, 1)
     found = temperature_scaling(*validation, *test)
     assert list(found) == ["temperature", "log_loss", "calibration_error", "log_loss_scaled", "calibration_error_scaled"]
-    assert found["temperature"].value == pytest.approx(truth, rel=0.2)
+    assert found["temperature"].value == fit_temperature(*validation).value == pytest.approx(truth, rel=0.2)
     assert found["temperature"].n == 500
     logits, targets = test
     for suffix, divisor in (("", 1), ("_scaled", found["temperature"].value)):
