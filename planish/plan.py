@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from planish.artifact import Artifact
 from planish.errors import PlanError, PlanishError
-from planish.technique import Technique, describe, resolve
+from planish.technique import Technique, describe, parameter_names, resolve, wrong_values
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -64,9 +64,9 @@ class Plan:
             try:
                 techniques.append(TypeAdapter(kind).validate_python({k: v for k, v in step.items() if k != "name"}))
             except ValidationError as error:
-                what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
                 raise PlanError(
-                    f"step {number} ({step['name']}): {what}", f"its hyper-parameters are {', '.join(_fields(kind)) or 'none'}"
+                    f"step {number} ({step['name']}): {wrong_values(error)}",
+                    f"its hyper-parameters are {', '.join(parameter_names(kind)) or 'none'}",
                 ) from None
         return cls(*techniques)
 
@@ -105,7 +105,3 @@ class Plan:
             except PlanishError as error:
                 raise type(error)(f"step {number} ({step.name}): {error.received}", error.rule, error.fix) from error
         return artifact
-
-
-def _fields(kind: type[Technique]) -> list[str]:
-    return list(getattr(kind, "__dataclass_fields__", {}))

@@ -13,6 +13,8 @@ from planish.artifact import Artifact
 from planish.errors import PlanError
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from planish.task import Task
 
 
@@ -86,3 +88,13 @@ def hyper_parameters(technique: Technique) -> dict[str, Any]:
 def describe(technique: Technique) -> dict[str, Any]:
     """Name and hyper-parameters as JSON values: ``{"name": "channel_pruning", "ratio": 0.5}``."""
     return {"name": technique.name, **hyper_parameters(technique)}
+
+
+def parameter_names(kind: type[Technique]) -> list[str]:
+    """Names of its hyper-parameters, in order."""
+    return list(getattr(kind, "__dataclass_fields__", {}))
+
+
+def wrong_values(error: ValidationError) -> str:
+    """What is wrong with values that people wrote, each with its key."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

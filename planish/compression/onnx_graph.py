@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from planish.evaluation.kernels import exact_integers
+from planish.evaluation.kernels import silent_options
 
 
 def readers(graph: Any) -> dict[str, list[Any]]:
@@ -26,8 +26,4 @@ def session_for(model: Any, outputs: Sequence[str]) -> Any:
     watched.CopyFrom(model)
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    for name, value in exact_integers().items():
-        options.add_session_config_entry(name, value)
-    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(watched.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])

@@ -104,7 +104,7 @@ class QuantizeAware:
             self.name,
             hyper_parameters(self),
             self.changes,
-            {"bits": {name: _stored(count) for name, count in bits.items()}, "input": [spec.channels, spec.height, spec.width]},
+            {"bits": bits, "input": [spec.channels, spec.height, spec.width]},
             notes,
         )
         return artifact.with_step(step, module=graph)
@@ -157,9 +157,4 @@ def _settle(graph: Placed, bits: Mapping[str, int]) -> None:
         if name in bits:
             weight: Any = layer.parametrizations.weight  # type: ignore[union-attr]
             scale = weight[0].scale()
-            store_integers(layer, integers(weight.original, scale, bits[name]), scale, _stored(bits[name]))
-
-
-def _stored(bits: int) -> int:
-    """In how many bits integers of so many are packed."""
-    return 8 if bits == 7 else bits
+            store_integers(layer, integers(weight.original, scale, bits[name]), scale, bits[name])

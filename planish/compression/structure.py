@@ -129,7 +129,8 @@ def repeated(module: nn.Module, graph: ChannelGraph, times: Mapping[int, int]) -
 
 
 def _times(classes: Ints, times: Mapping[int, int]) -> Ints:
-    return np.array([times.get(int(unit), 1) for unit in classes], np.int64)
+    units, place = np.unique(classes, return_inverse=True)
+    return np.array([times.get(int(unit), 1) for unit in units], np.int64)[place]
 
 
 def masked(module: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> nn.Module:
@@ -168,16 +169,21 @@ def difference_of(module: nn.Module, changed: nn.Module, graph: ChannelGraph, ti
     return {"modules": modules, "parameters": shapes, "kept": kept}
 
 
-def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-    """Give a freshly built network the sizes of a pruned or widened one, so that its weights fit; changes and returns ``module``.
+def rebuild(module: nn.Module, structure: Mapping[str, Any], may_grow: bool = False) -> nn.Module:
+    """Give a freshly built network the sizes of a pruned one, so that its weights fit; changes and returns ``module``.
+
+    Args:
+        module: freshly built.
+        structure: from ``structure_of`` or ``difference_of``.
+        may_grow: it may be that of a widened network.
 
     Raises:
         TechniqueError: the network is not the one the structure was recorded from.
     """
     tensors = _tensors(module)
     for name, shape in structure["parameters"].items():
-        if name not in tensors or len(shape) != tensors[name].ndim:
-            raise TechniqueError(f"the network has no {name} with {len(shape)} axes", "a structure fits the network it was recorded from")
+        if name not in tensors or (not may_grow and any(new > old for new, old in zip(shape, tensors[name].shape, strict=False))):
+            raise TechniqueError(f"the network has no {name} of at least {shape}", "a structure fits the network it was recorded from")
         tensors[name] = tensors[name].new_zeros(shape)
     for name, kept in structure["kept"].items():
         for dim, places in kept.items():

@@ -14,7 +14,7 @@ from planish.artifact import Artifact
 from planish.compression import structure as structures
 from planish.errors import TechniqueError
 from planish.models.levers.graph import LAYERS, changed, copied, drawing
-from planish.models.levers.initialization import fans, gain_of, main_activation
+from planish.models.levers.initialization import draw, gain_of, main_activation
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -72,7 +72,7 @@ class Width:
         with drawing(self.seed), torch.no_grad():
             for name, layer in wider.named_modules():
                 if isinstance(layer, LAYERS) and layer.weight.shape != shapes[f"{name}.weight"]:
-                    layer.weight.copy_(torch.randn(layer.weight.shape) * gain / fans(layer)[0] ** 0.5)
+                    draw(layer, "he_normal", gain)
         before, after = (sum(p.numel() for p in m.parameters()) for m in (module, wider))
         structure = structures.difference_of(module, wider, graph, times)
         return changed(artifact, self, wider, structure, f"{before:,} parameters became {after:,}")
@@ -89,4 +89,4 @@ class Width:
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """The same change to a network without its weights."""
-        return structures.rebuild(module, structure)
+        return structures.rebuild(module, structure, may_grow=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from planish.evaluation.machine import saturates
 
@@ -14,6 +15,17 @@ _FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "Fuse
 def exact_integers() -> dict[str, str]:
     """Settings of an ONNX Runtime session without which its integer kernels overflow on this machine; it takes others where it has to."""
     return {"session.x64quantprecision": "1"} if saturates() else {}
+
+
+def silent_options() -> Any:
+    """ONNX Runtime's ``SessionOptions`` for looking into a graph: exact integers, no messages."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    for name, value in exact_integers().items():
+        options.add_session_config_entry(name, value)
+    return options
 
 
 def onnxruntime_kernels(file: Path | str | bytes) -> dict[str, list[str]]:
@@ -28,11 +40,8 @@ def onnxruntime_kernels(file: Path | str | bytes) -> dict[str, list[str]]:
     import onnx
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # it warns that an optimised file fits this machine only, which is what we want to see
+    options = silent_options()  # it warns that an optimised file fits this machine only, which is what we want to see
     options.intra_op_num_threads = 1
-    for name, value in exact_integers().items():
-        options.add_session_config_entry(name, value)
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
         options.optimized_model_filepath = str(optimised)

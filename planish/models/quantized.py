@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 LAYERS = (nn.Conv2d, nn.Linear)
+_WHOLE_BYTES = (8, 7)  # bits, of which only one number fits into a byte
 SMALLEST = 1e-8  # a scale must stay above 0
 
 
@@ -196,12 +197,12 @@ def pack(values: Tensor, bits: int) -> Tensor:
 
     Args:
         values: int8, from ``-2 ** (bits - 1)`` to ``2 ** (bits - 1) - 1``; for one bit -1 and 1.
-        bits: 8, 4, 2 or 1.
+        bits: 8, 7, 4, 2 or 1.
 
     Returns:
-        int8 as it was for 8 bits, otherwise uint8 ``(bytes,)``, the first value in the lowest bits.
+        int8 as it was for 8 and 7 bits, otherwise uint8 ``(bytes,)``, the first value in the lowest bits.
     """
-    if bits == 8:
+    if bits in _WHOLE_BYTES:
         return values.to(torch.int8)
     low = bounds(bits)[0]
     codes = (values.flatten().int() - low).div(2 if bits == 1 else 1, rounding_mode="floor")
@@ -214,7 +215,7 @@ def pack(values: Tensor, bits: int) -> Tensor:
 
 def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     """What ``pack`` packed, int8 of that shape."""
-    if bits == 8:
+    if bits in _WHOLE_BYTES:
         return packed
     codes = (packed[:, None] >> _shifts(bits, packed.device).to(torch.uint8)) & (2**bits - 1)
     codes = codes.flatten()[: math.prod(shape)].reshape(shape).to(torch.int8)

@@ -21,6 +21,7 @@ from planish.export.runtimes import find
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import collecting_notes
+from planish.search.files import write_result
 from planish.search.original import stored_original
 from planish.search.runner import Runner, extend
 from planish.search.store import claim
@@ -84,9 +85,7 @@ class Comparison:
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(TypeAdapter(Comparison).dump_json(self, indent=1))
-        partial.replace(path)
+        write_result(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Comparison:

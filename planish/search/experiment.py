@@ -21,6 +21,7 @@ from planish.evaluation.statistics import Interval, over_seeds
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
+from planish.search.files import write_result
 from planish.search.store import claim
 from planish.search.trials import Arm, Scores, Trainer, Trial
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, set_values
@@ -111,9 +112,7 @@ class Experiment:
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(TypeAdapter(Experiment).dump_json(self, indent=1))
-        partial.replace(path)
+        write_result(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Experiment:

@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON values."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, ensure_ascii=False))
+    partial.replace(path)
+
+
+def write_result(path: Path, value: Any) -> None:
+    """Write a pydantic dataclass as JSON that people can read."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(TypeAdapter(type(value)).dump_json(value, indent=1))
     partial.replace(path)
 
 

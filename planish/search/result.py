@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.measurement import Measurement
+from planish.search.files import write_result
 
 _STRICT = ConfigDict(extra="forbid")
 Stage = Literal["baseline", "glanced", "trained", "measured"]
@@ -113,9 +114,7 @@ class Result:
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(TypeAdapter(Result).dump_json(self, indent=1))
-        partial.replace(path)
+        write_result(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Result:

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Normalisation
 from planish.errors import PlanError
-from planish.technique import Technique, resolve
+from planish.technique import Technique, parameter_names, resolve, wrong_values
 from planish.training.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ class Recipe:
             if value is None or (value == NOTHING and name not in _KEPT):
                 continue
             kind = resolve(name)
-            given = value if isinstance(value, Mapping) else {_first_field(kind): value}
+            given = value if isinstance(value, Mapping) else {parameter_names(kind)[0]: value}
             try:
                 found.append(TypeAdapter(kind).validate_python(dict(given)))
             except ValidationError as error:
-                raise PlanError(f"levers.{name}: {value!r}", _said(error)) from None
+                raise PlanError(f"levers.{name}: {value!r}", wrong_values(error)) from None
         return found
 
 
@@ -184,10 +184,6 @@ _TOP = tuple(field.name for field in fields(Recipe))
 _SETTINGS = tuple(field.name for field in fields(FitSettings))
 
 
-def _first_field(kind: type[Technique]) -> str:
-    return next(iter(getattr(kind, "__dataclass_fields__", {})), "")
-
-
 def _names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
 
@@ -218,10 +214,6 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     try:
         changed = TypeAdapter(Recipe).validate_python(whole)
     except ValidationError as error:
-        raise PlanError("the recipe does not fit together", _said(error)) from None
+        raise PlanError("the recipe does not fit together", wrong_values(error)) from None
     changed.techniques()  # so that a wrong value of a lever is told now
     return changed
-
-
-def _said(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

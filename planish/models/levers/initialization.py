@@ -71,7 +71,7 @@ class Initialization:
             count, gain = 0, gain_of(activation)
             for layer in module.modules():
                 if isinstance(layer, LAYERS):
-                    _draw(layer.weight, kind, gain, *fans(layer))
+                    draw(layer, kind, gain)
                     count += 1
                 if isinstance(bias := getattr(layer, "bias", None), torch.Tensor):
                     bias.zero_()
@@ -122,7 +122,15 @@ def fans(layer: nn.Conv2d | nn.Linear) -> tuple[int, int]:
     return weight[0].numel(), weight.shape[0] // groups * weight[0, 0].numel()
 
 
-def _draw(weight: torch.Tensor, kind: str, gain: float, fan_in: int, fan_out: int) -> None:
+def draw(layer: nn.Conv2d | nn.Linear, kind: str, gain: float) -> None:
+    """Draw the layer's weights from torch's own random state.
+
+    Args:
+        layer: changed in place, under ``torch.no_grad``.
+        kind: as in ``Initialization``, but for ``matched``.
+        gain: of the activation, see ``gain_of``.
+    """
+    weight, (fan_in, fan_out) = layer.weight, fans(layer)
     match kind:
         case "zeros":
             weight.zero_()
