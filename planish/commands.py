@@ -172,7 +172,7 @@ def train(
     folder.parent.mkdir(parents=True, exist_ok=True)
     seconds = None if budget is None else units.seconds(budget)
     original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
-    predictor = TorchPredictor(original.artifact.module, original.artifact.preprocessing)
+    predictor = TorchPredictor.fastest(original.artifact.module, original.artifact.preprocessing)
     found = evaluate_split(predictor, job.task, "test", original.artifact.input_spec, original.artifact.preprocessing)
     save_artifact(original.artifact, folder)
     (folder / "recipe.yaml").write_text(resolved.to_yaml())

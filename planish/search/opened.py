@@ -49,7 +49,7 @@ class Opened:
         """The model, loaded."""
         if self.format == "torch":
             assert self.artifact is not None
-            return TorchPredictor(self.artifact.module, self.preprocessing)
+            return TorchPredictor.fastest(self.artifact.module, self.preprocessing)
         return load(self.files, self.runtime, threads=threads, batch=batch)
 
     def subject(self, threads: int, batch: int) -> Subject:

@@ -116,7 +116,7 @@ class Trainer:
             return Trial(seed, failed=f"refused: {error}")
         except TrainingError as error:
             return Trial(seed, failed=f"failed: {error}")
-        predictor = TorchPredictor(fitted.module, preprocessing)
+        predictor = TorchPredictor.fastest(fitted.module, preprocessing)
         for split in _JUDGED:
             found = evaluate(predictor, job.task, split, spec, preprocessing)
             write_arrays(self._file(arm, seed, split), scores=job.task.scores(found.outputs, found.targets))
