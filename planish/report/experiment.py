@@ -83,7 +83,7 @@ def write_experiment(folder: Path) -> Path:
         words=words,
         difference=difference,
         findings=findings(found),
-        factors={short_key(key): [short_value(v) for v in values] for key, values in found.factors.items()},
+        factors={short_key(factor): [short_value(v) for v in values] for factor, values in found.factors.items()},
         effects=[(f"{short_key(e.key)}={short_value(e.value)}", f"{short_key(e.key)}={short_value(found.factors[e.key][0])}", e)
                  for e in found.effects],
         keys={arm.label: key(i) for i, arm in enumerate(found.arms) if arm.measurements},
