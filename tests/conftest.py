@@ -1,4 +1,4 @@
-"""Tests keep their decoded images to themselves."""
+"""Tests keep their decoded images to themselves, and train on the CPU, where equal seeds give equal bits."""
 
 from __future__ import annotations
 
@@ -10,3 +10,5 @@ import tempfile
 if "PLANISH_CACHE" not in os.environ:
     os.environ["PLANISH_CACHE"] = tempfile.mkdtemp(prefix="planish-tests-")
     atexit.register(shutil.rmtree, os.environ["PLANISH_CACHE"], ignore_errors=True)
+
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")

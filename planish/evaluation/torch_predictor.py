@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from planish.data.preprocessing import Normalise
@@ -35,8 +36,8 @@ class TorchPredictor:
     @classmethod
     def fastest(cls, module: nn.Module, preprocessing: Preprocessing) -> TorchPredictor:
         """On the accelerator, a copy, where this machine has one; otherwise where its weights are."""
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return cls(module if device is None else copy.deepcopy(module).to(device), preprocessing)
+        device = Accelerator().device
+        return cls(module if device.type == "cpu" else copy.deepcopy(module).to(device), preprocessing)
 
     def __call__(self, images: Pixels, advance: Callable[[int], None] = lambda done: None) -> Outputs:
         """Run all images; ``advance`` is told how many are done after each batch."""

@@ -84,8 +84,11 @@ def batches(
         mix = mixup_cutmix(num_classes, settings.mixup_alpha, settings.cutmix_alpha)
 
     def make(number: int) -> Batch:
-        chosen = np.sort(order[number * settings.batch_size : (number + 1) * settings.batch_size])  # sorted, so that disks read forward
-        batch = torch.from_numpy(np.ascontiguousarray(images[chosen])).permute(0, 3, 1, 2)
+        chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size]
+        forward = np.argsort(chosen)  # disks read forward; but mixup pairs neighbours, and those of a sorted batch are of one class
+        pixels = np.empty((len(chosen), *images.shape[1:]), np.uint8)
+        pixels[forward] = images[chosen[forward]]
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         wanted = torch.as_tensor(targets[chosen])
         batch = change(batch, generator)
         if mix is not None:
