@@ -15,7 +15,7 @@ from planish.measurement import Measurement
 from planish.report import words
 from planish.report.arms import key, look, mark
 from planish.report.svg import Scale, drawing, el, plain, ticks
-from planish.search.experiment import ArmResult, Experiment, short_key, short_value
+from planish.search.experiment import TOO_FEW, ArmResult, Experiment, short_key, short_value
 
 _HERE = Path(__file__).parent
 _WIDE = 100  # columns of a terminal on which everything has room
@@ -66,6 +66,11 @@ def findings(found: Experiment) -> list[str]:
     same = [arm.label for arm in measured if arm.verdict == "no difference"]
     if same:
         sentences.append(f"No difference to {found.arms[0].label} was found for {'; '.join(same)}.")
+    unclear = [arm.label for arm in measured if arm.verdict == TOO_FEW]
+    if unclear:
+        sentences.append(
+            f"There are too few seeds, or images, to tell {'; '.join(unclear)} from {found.arms[0].label}: the intervals are wide."
+        )
     if measured and max(len(arm.trials) for arm in found.arms) == 1:
         sentences.append("One seed was trained, which says nothing about other seeds: a difference may be the seed's.")
     return sentences

@@ -29,6 +29,8 @@ from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, pars
 _STRICT = ConfigDict(extra="forbid")
 _MOST_ARMS = 64
 _HOPELESS_POINTS = 5.0  # behind the best on validation, for sure
+_TOO_WIDE_POINTS = 3.0  # to either side: an interval that says neither that there is a difference nor that there is none
+TOO_FEW = "too few seeds to tell"
 _MODEL, _WEIGHTS = "model", "weights"  # factors that are no part of a recipe
 GIVEN = "given"  # as a value of weights: those of --weights
 _TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
@@ -42,24 +44,21 @@ class ArmResult:
     """One arm and what was measured of it.
 
     Args:
+        label: what is different about it, in words.
         values: what is varied, by key: ``{"levers.activation": "elu"}``.
         trials: one a seed.
         measurements: ``accuracy`` on test, mean of all seeds; ``accuracy_difference`` to the reference, paired by seed and image, its
             interval so wide that all of the experiment's hold together; ``seconds_an_epoch``; ``peak_memory_bytes``; ``parameters``.
-        verdict: ``reference``, ``better``, ``worse``, ``no difference``; empty where nothing was measured.
+        verdict: ``reference``, ``better``, ``worse``, ``no difference``, ``too few seeds to tell``; empty where nothing was measured.
         why: it was refused, failed, or got no further seed.
     """
 
+    label: str
     values: Values
     trials: list[Trial] = Field(default_factory=list)
     measurements: dict[str, Measurement] = Field(default_factory=dict)
     verdict: str = ""
     why: str = ""
-
-    @property
-    def label(self) -> str:
-        """``activation=elu, norm=group``."""
-        return ", ".join(f"{short_key(key)}={short_value(value)}" for key, value in self.values.items())
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -227,7 +226,7 @@ def experiment(
         store = claim(folder, settings, resume)
         stack.callback(store.close)
         trainer = Trainer(store, folder / "work", data, skip_bad, seed, share)
-        found = [ArmResult(each) for each in values]
+        found = [ArmResult(_label(each, values[0], design), each) for each in values]
         for number in range(seeds):
             spent = sum(store.seconds().values())
             if number and limit is not None and spent * (number + 1) / number > limit:
@@ -272,6 +271,12 @@ def short_value(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{key}={inner}" for key, inner in value.items())
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _label(values: Values, first: Values, design: Design) -> str:
+    """``activation=elu, norm=group``; where one factor is varied at a time, that one only."""
+    shown = {key: value for key, value in values.items() if design == "factorial" or len(values) == 1 or value != first[key]}
+    return ", ".join(f"{short_key(key)}={short_value(value)}" for key, value in shown.items()) or "the reference"
 
 
 def _arm(model: str, weights: str, base: Recipe, values: Values) -> Arm:
@@ -322,7 +327,7 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
             count = min(len(mine), len(reference))
             difference = over_seeds(mine[:count], reference[:count], 1 - 0.05 / comparisons)
             found_here["accuracy_difference"] = _percent("accuracy_difference", difference, mine[:count], "points")
-            verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "no difference"
+            verdict = _verdict(difference)
         each = [trial.seconds / max(trial.epochs, 1e-9) for trial in whole]
         found_here["seconds_an_epoch"] = Measurement("seconds_an_epoch", float(np.median(each)), "s", len(whole), False)
         peak = float(max(trial.peak_memory_bytes for trial in whole))
@@ -330,6 +335,14 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
         found_here["parameters"] = Measurement("parameters", float(whole[0].parameters), "count", 1, False)
         measured.append(replace(arm, measurements=found_here, verdict=verdict))
     return measured
+
+
+def _verdict(difference: Interval) -> str:
+    if difference.low > 0:
+        return "better"
+    if difference.high < 0:
+        return "worse"
+    return TOO_FEW if 50 * (difference.high - difference.low) > _TOO_WIDE_POINTS else "no difference"
 
 
 def _effects(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer, factors: Mapping[str, Sequence[Any]]) -> list[Effect]:

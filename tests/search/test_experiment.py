@@ -96,6 +96,26 @@ def test_an_arm_against_itself_is_no_difference(shapes: Path, tmp_path: Path) ->
     assert found.arms[1].measurements["accuracy_difference"].value == 0
 
 
+def test_one_factor_at_a_time_is_named_alone_and_a_wide_interval_tells_nothing(tmp_path: Path) -> None:
+    few = write_shapes(tmp_path / "shapes", per_class=12, size=16)
+    found = experiment(
+        few,
+        factors=factors_of(["activation=relu,elu", "l1=0,0.0001"]),
+        design="one",
+        model="resnet8",
+        epochs=1,
+        seeds=2,
+        out=tmp_path / "run",
+    )
+    assert [arm.label for arm in found.arms] == ["the reference", "activation=elu", "l1=0.0001"]
+    for arm in found.arms[1:]:
+        m = arm.measurements["accuracy_difference"]
+        wide = m.low <= 0 <= m.high and m.high - m.low > 6
+        assert (arm.verdict == "too few seeds to tell") == wide
+    assert any(arm.verdict == "too few seeds to tell" for arm in found.arms)
+    assert any("oo few seeds" in text for text in findings(found))
+
+
 def test_what_does_not_apply_is_an_arm_with_its_reason(shapes: Path, tmp_path: Path) -> None:
     found = experiment(
         shapes, factors=factors_of(["squeeze_excitation=none,16", "model=plain8,resnet8"]), epochs=1, seeds=1, out=tmp_path / "run"
