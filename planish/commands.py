@@ -38,16 +38,21 @@ from planish.plan import Plan
 from planish.report import write_report
 from planish.report.comparison import write_comparison
 from planish.report.experiment import write_experiment
+from planish.report.suspects import write_suspects
 from planish.search import goal as units
 from planish.search.compare import Comparison
 from planish.search.compare import compare as run_comparison
 from planish.search.experiment import Experiment, experiment
+from planish.search.folds import Folds
+from planish.search.folds import folds as cross_validate
 from planish.search.opened import open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
 from planish.search.result import Result
 from planish.search.state import Watch
 from planish.search.studies import STUDIES
+from planish.search.suspects import Suspects
+from planish.search.suspects import suspects as find_suspects
 from planish.task import SplitName, Task
 from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
@@ -179,6 +184,15 @@ def train(
     _what_it_saw(original.artifact, job.task, resolved.training).save(folder / "augmented.png")
     checkpoint.unlink(missing_ok=True)
     return Trained(original.artifact, folder, found.metrics)
+
+
+def folds(data: str | Path, **options: Any) -> Folds:
+    """How accurate a recipe is by cross-validation, test untouched; see ``planish.search.folds.folds`` for the options.
+
+    Returns:
+        What was found; ``out``, or ``runs/`` and its name, holds it as ``folds.json``, with what was said of each image.
+    """
+    return cross_validate(data, **options)
 
 
 def evaluate(
@@ -322,16 +336,27 @@ def verify(bundle: str | Path) -> VerifyReport:
 
 
 def report(run: str | Path) -> Path:
-    """Write the page of a run, a comparison or an experiment again."""
+    """Write the page of a run, a comparison, an experiment or suspects again."""
     folder = Path(run)
-    if (folder / "experiment.json").exists():
-        return write_experiment(folder)
-    return write_comparison(folder) if (folder / "comparison.json").exists() else write_report(folder)
+    pages = {"experiment": write_experiment, "comparison": write_comparison, "suspects": write_suspects}
+    write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
+    return write(folder)
 
 
 def data(source: str | Path, *, seed: int = 0, skip_bad: bool = False) -> ImageData:
     """What is in a data set: classes, splits, broken files, duplicates, leaks."""
     return load_images(source, seed=seed, skip_bad=skip_bad)
+
+
+def suspects(source: str | Path, *, out: str | Path | None = None, **options: Any) -> Suspects:
+    """Images whose label is probably wrong; see ``planish.search.suspects.suspects`` for the options.
+
+    Returns:
+        What was found. The folder, ``out`` or ``runs/`` and its name, holds ``suspects.json`` and ``suspects.html``.
+    """
+    found = find_suspects(source, out=out, **options)
+    write_suspects(Path(out) if out is not None else Path("runs") / found.name)
+    return found
 
 
 def doctor() -> dict[str, Any]:

@@ -35,6 +35,12 @@ Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
 Threads = Annotated[int, typer.Option(help="Threads the runtime may use.")]
 Batch = Annotated[int, typer.Option(help="Images a call.")]
 ImageSize = Annotated[int | None, typer.Option(help="Pixels the model is fed; by default the images' own size, at most 224.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Name (see planish recipes) or YAML file; by default one for fresh or for pretrained weights."),
+]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a value of the recipe: training.epochs=10, norm=group.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Times every image is seen; --set training.epochs.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out instead of stopping.")]
 Seed = Annotated[int, typer.Option(help="Of the split, fresh weights and training.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; no finished step is repeated.")]
@@ -234,15 +240,15 @@ def train(
     data: Data,
     model: Model = "resnet20",
     weights: Weights = None,
-    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("model"),
-    recipe: Annotated[
-        str | None, typer.Option(help="Name (see planish recipes) or YAML file; by default one for fresh or for pretrained weights.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a value of the recipe: training.epochs=10, norm=group.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Times every image is seen; --set training.epochs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the model, or for what folds found.")] = None,
+    recipe: RecipeName = None,
+    changes: Changes = None,
+    epochs: Epochs = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time; the schedule ends within it.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validation instead of a model: accuracy of the recipe on train and validation.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Of all folds, with other seeds; 1 by default.")] = None,
     image_size: ImageSize = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
@@ -250,15 +256,30 @@ def train(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model by a recipe and evaluate it on test."""
-    with running(debug=debug, resume_hint="Give the same command with --resume to go on."), progress():
+    """Train a model by a recipe and evaluate it on test; or, with --folds, learn how good the recipe is without touching test."""
+    with running(debug=debug, resume_hint="Give the same command with --resume to go on."), progress() as shown:
         from planish import commands
+        from planish.report.folds import findings, folds_table
 
-        short = [f"{key}={value}" for key, value in (("epochs", epochs), ("image_size", image_size)) if value is not None]
-        trained = commands.train(
-            data, model=model, weights=weights, out=out, recipe=recipe, changes=[*short, *(changes or ())], budget=budget,
-            skip_bad=skip_bad, resume=resume, seed=seed,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "model": model, "weights": weights, "recipe": recipe, "changes": _changes(changes, epochs=epochs, image_size=image_size),
+            "budget": budget, "skip_bad": skip_bad, "resume": resume, "seed": seed,
+        }  # fmt: skip
+        if folds is not None:
+            found = commands.folds(
+                data, folds=folds, repeats=repeats or 1, out=out, command=shlex.join(["planish", *sys.argv[1:]]), **options,
+                watch=lambda trained: shown.show(folds_table(trained)),
+            )  # fmt: skip
+            if json:
+                print_json(found)
+                return
+            stdout.print(folds_table(found.trained))
+            for text in findings(found):
+                stdout.print(text, markup=False)
+            return
+        if repeats is not None:
+            fail("--repeats has no meaning without --folds. Give, for example, --folds 5 --repeats 2.")
+        trained = commands.train(data, out=out or Path("model"), **options)
         _show_metrics(trained.metrics, json)
         if not json:
             stdout.print(f"model    {trained.folder}")
@@ -441,15 +462,64 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
         stdout.print(str(commands.report(run)))
 
 
-@app.command(epilog="Example: planish data photos/ --json")
-def data(data: Data, seed: Seed = 0, skip_bad: SkipBad = False, json: Json = False, debug: Debug = False) -> None:
-    """What is in a data set: classes, splits, broken files, duplicates, leaks."""
-    with running(debug=debug), progress():
+@app.command(epilog="Example: planish data photos/   or   planish data photos/ --suspects --model mobilenet_v2 --weights imagenet")
+def data(
+    data: Data,
+    suspects: Annotated[
+        bool, typer.Option("--suspects", help="Train in folds, and list images whose label is probably wrong, with a page to look at them.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="That is trained; resnet20 by default.")] = None,
+    weights: Weights = None,
+    recipe: RecipeName = None,
+    changes: Changes = None,
+    epochs: Epochs = None,
+    image_size: ImageSize = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="That images are cut into; 5 by default.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Of all folds, with other seeds; 1 by default.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall-clock time for all trainings; each has an equal share.")] = None,
+    out: Out = None,
+    resume: Resume = False,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """What is in a data set: classes, splits, broken files, duplicates, leaks; and, by training on it, wrong labels."""
+    hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
+    given: dict[str, Any] = {
+        name: value
+        for name, value in {
+            "model": model, "weights": weights, "recipe": recipe, "folds": folds, "repeats": repeats, "budget": budget, "out": out,
+            "changes": _changes(changes, epochs=epochs, image_size=image_size) or None, "resume": resume or None,
+        }.items()
+        if value is not None
+    }  # fmt: skip
+    with running(debug=debug, resume_hint=hint if given else ""), progress():
         from planish import commands
+
+        shared: dict[str, Any] = {"skip_bad": skip_bad, "seed": seed}
+        if suspects:
+            _suspects(commands.suspects(data, command=shlex.join(["planish", *sys.argv[1:]]), **given, **shared), out, json)
+            return
+        if given:
+            fail(f"--{'set' if 'changes' in given else next(iter(given))} has no meaning here. It is for --suspects.")
         from planish.cli.tables import data_table
 
-        found = commands.data(data, seed=seed, skip_bad=skip_bad).report.model_dump(mode="json")
+        found = commands.data(data, **shared).report.model_dump(mode="json")
         print_json(found) if json else stdout.print(data_table(found))
+
+
+def _suspects(found: Any, out: Path | None, json: bool) -> None:
+    from planish.report.suspects import findings, suspects_table
+
+    if json:
+        print_json(found)
+        return
+    if found.suspects:
+        stdout.print(suspects_table(found))
+    for text in findings(found):
+        stdout.print(text, markup=False)
+    stdout.print(f"page     {out or Path('runs') / found.name}/suspects.html", soft_wrap=True)
 
 
 @app.command(epilog="Example: planish doctor --json")
@@ -461,6 +531,11 @@ def doctor(json: Json = False, debug: Debug = False) -> None:
 
         found = commands.doctor()
         print_json(found) if json else stdout.print(doctor_table(found))
+
+
+def _changes(changes: list[str] | None, **short: int | None) -> list[str]:
+    """What --set says of the recipe, after what has an option of its own."""
+    return [*(f"{key}={value}" for key, value in short.items() if value is not None), *(changes or ())]
 
 
 def _show_metrics(metrics: Any, json: bool) -> None:
