@@ -57,6 +57,8 @@ from planish.task import SplitName, Task
 from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
+from planish.training.probe import FewShot
+from planish.training.probe import few_shot as probe
 from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values, shipped
 from planish.training.settings import FitSettings
 
@@ -357,6 +359,11 @@ def suspects(source: str | Path, *, out: str | Path | None = None, **options: An
     found = find_suspects(source, out=out, **options)
     write_suspects(Path(out) if out is not None else Path("runs") / found.name)
     return found
+
+
+def few_shot(source: str | Path, **options: Any) -> FewShot:
+    """What a few images a class are enough for on a frozen network; see ``planish.training.probe.few_shot`` for the options."""
+    return probe(source, **options)
 
 
 def doctor() -> dict[str, Any]:

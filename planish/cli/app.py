@@ -468,14 +468,17 @@ def data(
     suspects: Annotated[
         bool, typer.Option("--suspects", help="Train in folds, and list images whose label is probably wrong, with a page to look at them.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="That is trained; resnet20 by default.")] = None,
+    few_shot: Annotated[
+        str | None, typer.Option(help="Images a class, 1,5,10: what they are enough for, by a linear classifier on a frozen network.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="resnet20 by default, mobilenet_v2 for --few-shot.")] = None,
     weights: Weights = None,
     recipe: RecipeName = None,
     changes: Changes = None,
     epochs: Epochs = None,
     image_size: ImageSize = None,
     folds: Annotated[int | None, typer.Option(min=2, help="That images are cut into; 5 by default.")] = None,
-    repeats: Annotated[int | None, typer.Option(min=1, help="Of all folds, with other seeds; 1 by default.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Of all folds, with other seeds, 1 by default; of few-shot draws, 10.")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time for all trainings; each has an equal share.")] = None,
     out: Out = None,
     resume: Resume = False,
@@ -486,30 +489,49 @@ def data(
 ) -> None:
     """What is in a data set: classes, splits, broken files, duplicates, leaks; and, by training on it, wrong labels."""
     hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
-    given: dict[str, Any] = {
-        name: value
-        for name, value in {
-            "model": model, "weights": weights, "recipe": recipe, "folds": folds, "repeats": repeats, "budget": budget, "out": out,
-            "changes": _changes(changes, epochs=epochs, image_size=image_size) or None, "resume": resume or None,
-        }.items()
-        if value is not None
+    of_training: dict[str, Any] = {
+        "recipe": recipe, "set": changes, "epochs": epochs, "folds": folds, "budget": budget, "out": out, "resume": resume or None,
     }  # fmt: skip
-    with running(debug=debug, resume_hint=hint if given else ""), progress():
+    of_network: dict[str, Any] = {"model": model, "weights": weights, "image-size": image_size, "repeats": repeats}
+    with running(debug=debug, resume_hint=hint if suspects else ""), progress():
         from planish import commands
 
-        shared: dict[str, Any] = {"skip_bad": skip_bad, "seed": seed}
+        if suspects and few_shot is not None:
+            fail("--suspects and --few-shot are two questions. Ask one after the other.")
+        unused = {} if suspects else of_training if few_shot is not None else of_training | of_network
+        if wrong := [name for name, value in unused.items() if value is not None]:
+            fail(f"--{wrong[0]} has no meaning here. It is for --suspects{'' if wrong[0] in of_training else ' and --few-shot'}.")
+        shared: dict[str, Any] = {"skip_bad": skip_bad, "seed": seed} | _given(model=model, weights=weights)
         if suspects:
-            _suspects(commands.suspects(data, command=shlex.join(["planish", *sys.argv[1:]]), **given, **shared), out, json)
-            return
-        if given:
-            fail(f"--{'set' if 'changes' in given else next(iter(given))} has no meaning here. It is for --suspects.")
-        from planish.cli.tables import data_table
+            shared |= _given(recipe=recipe, folds=folds, repeats=repeats, budget=budget, out=out)
+            short = _changes(changes, epochs=epochs, image_size=image_size)
+            command = shlex.join(["planish", *sys.argv[1:]])
+            _show_suspects(commands.suspects(data, changes=short, resume=resume, command=command, **shared), out, json)
+        elif few_shot is not None:
+            from planish.report.few_shot import few_shot_table
 
-        found = commands.data(data, **shared).report.model_dump(mode="json")
-        print_json(found) if json else stdout.print(data_table(found))
+            shared |= _given(image_size=image_size, draws=repeats)
+            probed = commands.few_shot(data, shots=_numbers("--few-shot", few_shot), **shared)
+            print_json(probed) if json else stdout.print(few_shot_table(probed))
+        else:
+            from planish.cli.tables import data_table
+
+            found = commands.data(data, **shared).report.model_dump(mode="json")
+            print_json(found) if json else stdout.print(data_table(found))
 
 
-def _suspects(found: Any, out: Path | None, json: bool) -> None:
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        fail(f"{option} {text} cannot be read. It is whole numbers with commas, for example 1,5,10.")
+
+
+def _show_suspects(found: Any, out: Path | None, json: bool) -> None:
     from planish.report.suspects import findings, suspects_table
 
     if json:

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from planish.measurement import Measurement
 from planish.report import words
 from planish.search.folds import Fold, Folds
-
-TOO_WIDE_POINTS = 5.0  # from end to end; an interval that is wider tells little
 
 
 def folds_table(trained: Sequence[Fold]) -> Table:
@@ -37,16 +34,7 @@ def findings(found: Folds) -> list[str]:
     m = found.accuracy
     how = f"{found.folds} folds" + (f", {found.repeats} times" if found.repeats > 1 else "")
     said = [f"Networks recognise {words.show(m)} [{words.interval(m)}] of {m.n:,} images that they had not seen ({how})."]
-    if too_wide(m):
+    if words.too_wide(m):
         narrower = "more images narrow it" if found.repeats > 2 else "more images narrow it, and --repeats a little"
-        said.append(f"Too few images to tell: the interval is {_width(m):.0f} points wide; {narrower}.")
+        said.append(f"Too few images to tell: the interval is {words.width(m):.0f} points wide; {narrower}.")
     return said
-
-
-def too_wide(measurement: Measurement) -> bool:
-    """Whether the interval, in percent or points, is too wide to tell anything."""
-    return _width(measurement) > TOO_WIDE_POINTS
-
-
-def _width(m: Measurement) -> float:
-    return 0.0 if m.low is None or m.high is None else m.high - m.low
