@@ -38,6 +38,7 @@ from planish.plan import Plan
 from planish.report import write_report
 from planish.report.comparison import write_comparison
 from planish.report.experiment import write_experiment
+from planish.report.learning_curve import write_learning_curve
 from planish.report.suspects import write_suspects
 from planish.search import goal as units
 from planish.search.compare import Comparison
@@ -45,6 +46,8 @@ from planish.search.compare import compare as run_comparison
 from planish.search.experiment import Experiment, experiment
 from planish.search.folds import Folds
 from planish.search.folds import folds as cross_validate
+from planish.search.learning_curve import LearningCurve
+from planish.search.learning_curve import learning_curve as find_learning_curve
 from planish.search.opened import open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
@@ -338,9 +341,11 @@ def verify(bundle: str | Path) -> VerifyReport:
 
 
 def report(run: str | Path) -> Path:
-    """Write the page of a run, a comparison, an experiment or suspects again."""
+    """Write the page of a run, a comparison, an experiment, suspects or a learning curve again."""
     folder = Path(run)
-    pages = {"experiment": write_experiment, "comparison": write_comparison, "suspects": write_suspects}
+    pages = {
+        "experiment": write_experiment, "comparison": write_comparison, "suspects": write_suspects, "learning_curve": write_learning_curve,
+    }  # fmt: skip
     write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
     return write(folder)
 
@@ -358,6 +363,17 @@ def suspects(source: str | Path, *, out: str | Path | None = None, **options: An
     """
     found = find_suspects(source, out=out, **options)
     write_suspects(Path(out) if out is not None else Path("runs") / found.name)
+    return found
+
+
+def learning_curve(source: str | Path, *, out: str | Path | None = None, **options: Any) -> LearningCurve:
+    """Would more images help? See ``planish.search.learning_curve.learning_curve`` for the options.
+
+    Returns:
+        What was found. The folder, ``out`` or ``runs/`` and its name, holds ``learning_curve.json`` and ``learning_curve.html``.
+    """
+    found = find_learning_curve(source, out=out, **options)
+    write_learning_curve(Path(out) if out is not None else Path("runs") / found.name)
     return found
 
 

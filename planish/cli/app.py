@@ -468,6 +468,9 @@ def data(
     suspects: Annotated[
         bool, typer.Option("--suspects", help="Train in folds, and list images whose label is probably wrong, with a page to look at them.")
     ] = False,
+    learning_curve: Annotated[
+        bool, typer.Option("--learning-curve", help="Train on more and more of the images: would twice as many help?")
+    ] = False,
     few_shot: Annotated[
         str | None, typer.Option(help="Images a class, 1,5,10: what they are enough for, by a linear classifier on a frozen network.")
     ] = None,
@@ -477,7 +480,7 @@ def data(
     changes: Changes = None,
     epochs: Epochs = None,
     image_size: ImageSize = None,
-    folds: Annotated[int | None, typer.Option(min=2, help="That images are cut into; 5 by default.")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="That images are cut into: 5 by default, 3 for --learning-curve.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Of all folds, with other seeds, 1 by default; of few-shot draws, 10.")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time for all trainings; each has an equal share.")] = None,
     out: Out = None,
@@ -493,20 +496,27 @@ def data(
         "recipe": recipe, "set": changes, "epochs": epochs, "folds": folds, "budget": budget, "out": out, "resume": resume or None,
     }  # fmt: skip
     of_network: dict[str, Any] = {"model": model, "weights": weights, "image-size": image_size, "repeats": repeats}
-    with running(debug=debug, resume_hint=hint if suspects else ""), progress():
+    with running(debug=debug, resume_hint=hint if suspects or learning_curve else ""), progress():
         from planish import commands
 
-        if suspects and few_shot is not None:
-            fail("--suspects and --few-shot are two questions. Ask one after the other.")
-        unused = {} if suspects else of_training if few_shot is not None else of_training | of_network
+        if suspects + learning_curve + (few_shot is not None) > 1:
+            fail("--suspects, --learning-curve and --few-shot are questions of their own. Ask one after the other.")
+        trains = suspects or learning_curve
+        unused = {} if trains else of_training if few_shot is not None else of_training | of_network
         if wrong := [name for name, value in unused.items() if value is not None]:
-            fail(f"--{wrong[0]} has no meaning here. It is for --suspects{'' if wrong[0] in of_training else ' and --few-shot'}.")
+            also = "" if wrong[0] in of_training else ", --few-shot"
+            fail(f"--{wrong[0]} has no meaning here. It is for --suspects, --learning-curve{also}.")
         shared: dict[str, Any] = {"skip_bad": skip_bad, "seed": seed} | _given(model=model, weights=weights)
+        if trains:
+            shared |= _given(recipe=recipe, folds=folds, repeats=repeats, budget=budget, out=out) | {"resume": resume}
+            shared |= {
+                "changes": _changes(changes, epochs=epochs, image_size=image_size),
+                "command": shlex.join(["planish", *sys.argv[1:]]),
+            }
         if suspects:
-            shared |= _given(recipe=recipe, folds=folds, repeats=repeats, budget=budget, out=out)
-            short = _changes(changes, epochs=epochs, image_size=image_size)
-            command = shlex.join(["planish", *sys.argv[1:]])
-            _show_suspects(commands.suspects(data, changes=short, resume=resume, command=command, **shared), out, json)
+            _show_suspects(commands.suspects(data, **shared), out, json)
+        elif learning_curve:
+            _show_learning_curve(commands.learning_curve(data, **shared), out, json)
         elif few_shot is not None:
             from planish.report.few_shot import few_shot_table
 
@@ -542,6 +552,17 @@ def _show_suspects(found: Any, out: Path | None, json: bool) -> None:
     for text in findings(found):
         stdout.print(text, markup=False)
     stdout.print(f"page     {out or Path('runs') / found.name}/suspects.html", soft_wrap=True)
+
+
+def _show_learning_curve(found: Any, out: Path | None, json: bool) -> None:
+    from planish.report.learning_curve import answer, learning_curve_table
+
+    if json:
+        print_json(found)
+        return
+    stdout.print(learning_curve_table(found))
+    stdout.print(answer(found), markup=False)
+    stdout.print(f"page     {out or Path('runs') / found.name}/learning_curve.html", soft_wrap=True)
 
 
 @app.command(epilog="Example: planish doctor --json")

@@ -37,7 +37,7 @@ from planish.training.prepare import Job, prepare
 from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values
 
 _STRICT = ConfigDict(extra="forbid")
-_TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
+TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
 
 Logits = npt.NDArray[np.float32]
 
@@ -252,7 +252,7 @@ def folds(
         "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "folds": folds,
         "repeats": repeats, "budget": budget, "skip_bad": skip_bad, "seed": seed,
     }  # fmt: skip
-    seconds = None if budget is None else _TRAINED_SHARE * units.seconds(budget) / (folds * repeats)
+    seconds = None if budget is None else TRAINED_SHARE * units.seconds(budget) / (folds * repeats)
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
         store = claim(folder, settings, resume)

@@ -184,7 +184,7 @@ def logistic_regression(x: npt.ArrayLike, targets: npt.ArrayLike, classes: int, 
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach().numpy(), bias.detach().numpy()
 
 
