@@ -9,6 +9,7 @@ from markupsafe import Markup
 from rich import box
 from rich.table import Table
 
+from planish.measurement import Measurement
 from planish.report import words
 from planish.report.arms import look, mark
 from planish.report.experiment import difference
@@ -62,12 +63,11 @@ def _plot(found: LearningCurve, narrow: bool) -> Markup:
     """Accuracy over images on a log axis: what was measured, the law through it, and what it says of twice the images."""
     width, height, left = (380.0, 320.0, 40.0) if narrow else (960.0, 420.0, 60.0)
     sizes, most = [point.images for point in found.points], found.points[-1].images
-    last, gain = found.points[-1].accuracy, found.gain
-    marks = [(_FITTED, point.images, point.accuracy.value, point.accuracy.low, point.accuracy.high) for point in found.points]
-    expected = _law(found, 2 * most)
-    ends = [expected + (0.0 if end is None else end - gain.value) for end in (gain.low, gain.high)]
-    marks.append((_FORECAST, 2 * most, expected, *(min(max(end, 0.0), 100.0) for end in ends)))
-    values = [v for mark_ in marks for v in mark_[2:] if v is not None]
+    marks = [(_FITTED, p.images, p.accuracy.value, *_ends(p.accuracy)) for p in found.points]
+    expected, gain = _law(found, 2 * most), found.gain
+    low, high = (min(max(expected + end - gain.value, 0.0), 100.0) for end in _ends(gain))
+    marks.append((_FORECAST, 2 * most, expected, low, high))
+    values = [value for _, _, *three in marks for value in three]
     pad = max(0.05 * (max(values) - min(values)), 1.0)
     x = Scale(sizes[0] / 1.15, 2 * most * 1.15, left, width - 14, log=True)
     y = Scale(max(0.0, min(values) - pad), min(100.0, max(values) + pad), height - 52, 24)
@@ -83,13 +83,17 @@ def _plot(found: LearningCurve, narrow: bool) -> Markup:
         line = " ".join(f"{x(n):.1f},{y(min(max(_law(found, n), y.low), y.high)):.1f}" for n in steps)
         parts.append(el("polyline", points=line, cls=look(kind)))
     for kind, images, value, low, high in marks:
-        text = f"{images:,} images: {value:.1f} %" + (" expected" if kind == _FORECAST else f" [{words.interval(last)}]" * (images == most))
-        whisker = el("line", x1=x(images), x2=x(images), y1=y(low or value), y2=y(high or value), cls=f"{look(_FITTED)} whisker")
+        text = f"{images:,} images: {value:.1f} % [{low:.1f}, {high:.1f}]" + (", expected" if kind == _FORECAST else "")
+        whisker = el("line", x1=x(images), x2=x(images), y1=y(low), y2=y(high), cls=f"{look(_FITTED)} whisker")
         parts.append(el("g", whisker, mark(kind, x(images), y(value)), el("title", text), tabindex="0", role="img", aria_label=text))
     return drawing("Accuracy over training images", width, height, *parts, cls="only-narrow" if narrow else "only-wide", role="group")
+
+
+def _ends(m: Measurement) -> tuple[float, float]:
+    return m.value if m.low is None else m.low, m.value if m.high is None else m.high
 
 
 def _law(found: LearningCurve, images: float) -> float:
     """Accuracy in percent that the fitted law says."""
     law = found.law
-    return 100 * (1 - law["a"] - law["b"] * images ** -law["c"])
+    return 100 * (1 - law["a"] - law["b"] * float(images ** -law["c"]))
