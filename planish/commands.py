@@ -62,7 +62,7 @@ from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
 from planish.training.probe import FewShot
 from planish.training.probe import few_shot as probe
-from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values, shipped
+from planish.training.recipe import Recipe, pull, resolved_recipe, shipped
 from planish.training.settings import FitSettings
 
 _SHOWN_IMAGES = 6  # of training, with what augmentation makes of them
@@ -173,8 +173,7 @@ def train(
         raise BundleError(
             f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it"
         )
-    named = recipe if isinstance(recipe, Recipe) else default_recipe(weights is not None) if recipe is None else load_recipe(recipe)
-    resolved = set_values(named, [f"training.seed={seed}", *changes])
+    resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], pretrained=weights is not None)
     job = prepare(
         data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed
     )

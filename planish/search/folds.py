@@ -34,7 +34,7 @@ from planish.search.trials import seeded
 from planish.tasks import Classification
 from planish.training.fit import fit
 from planish.training.prepare import Job, prepare
-from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values
+from planish.training.recipe import Recipe, pull, resolved_recipe
 
 _STRICT = ConfigDict(extra="forbid")
 TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
@@ -194,12 +194,6 @@ class FoldTrainer:
         return Fold(repeat, 0, len(learned), accuracy, fitted.epochs, fitted.seconds), found.outputs["logits"].astype(np.float32)
 
 
-def resolved_recipe(recipe: Recipe | str | Path | None, changes: Sequence[str], weights: str | Path | None) -> Recipe:
-    """The recipe that is named, or one that fits fresh or pretrained weights, with its changes."""
-    named = recipe if isinstance(recipe, Recipe) else default_recipe(weights is not None) if recipe is None else load_recipe(recipe)
-    return set_values(named, changes)
-
-
 def folds(
     data: str | Path,
     *,
@@ -246,7 +240,7 @@ def folds(
     """
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 5 --repeats 2")
-    resolved = resolved_recipe(recipe, changes, weights)
+    resolved = resolved_recipe(recipe, changes, pretrained=weights is not None)
     folder = Path(out) if out is not None else default_folder("folds", data, model)
     settings = {
         "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "folds": folds,

@@ -21,10 +21,10 @@ from planish.measurement import Measurement
 from planish.progress import collecting_notes
 from planish.search import goal as units
 from planish.search.files import write_arrays, write_result
-from planish.search.folds import TRAINED_SHARE, FoldTrainer, default_folder, resolved_recipe
+from planish.search.folds import TRAINED_SHARE, FoldTrainer, default_folder
 from planish.search.store import claim
 from planish.training.batches import batches_an_epoch
-from planish.training.recipe import Recipe
+from planish.training.recipe import Recipe, resolved_recipe
 
 _STRICT = ConfigDict(extra="forbid")
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -128,7 +128,7 @@ def learning_curve(
     """
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 3 --repeats 2")
-    resolved = resolved_recipe(recipe, changes, weights)
+    resolved = resolved_recipe(recipe, changes, pretrained=weights is not None)
     folder = Path(out) if out is not None else default_folder("learning-curve", data, model)
     settings = {
         "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "curve_folds": folds,

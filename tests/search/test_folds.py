@@ -36,6 +36,7 @@ def test_folds_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pytest.Monk
     def watched(network: object, task: object, *rest: object, **options: object) -> object:
         train, held_out = (set(task.split(name).keys) for name in ("train", "validation"))  # type: ignore[attr-defined]
         assert not train & held_out
+        assert options["validate"] is False, "what is judged must not choose when to stop"
         trained_on.append((train, held_out))
         if len(trained_on) == 4:
             raise KeyboardInterrupt
@@ -175,5 +176,7 @@ def test_suspects_on_the_command_line(shapes: Path, tmp_path: Path) -> None:
     assert (out / "suspects.html").read_text() == page.replace(found["command"], json.loads((out / "suspects.json").read_text())["command"])
     refused = run.invoke(app, ["data", str(shapes), "--folds", "3"])
     assert (refused.exit_code, "--folds has no meaning here" in refused.output) == (2, True)
+    folds = run.invoke(app, ["train", str(shapes), "--folds", "2", *[str(a) for a in small[:-4]], "--resume", "--out", str(out)])
+    assert (folds.exit_code, "that they had not seen (2 folds)" in " ".join(folds.output.split())) == (0, True), "suspects left its folds"
     refused = run.invoke(app, ["train", str(shapes), "--repeats", "3"])
     assert (refused.exit_code, "--folds 5" in refused.output) == (2, True)
