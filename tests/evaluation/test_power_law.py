@@ -63,3 +63,31 @@ def test_more_judged_images_narrow_the_interval() -> None:
         interval = gain_of_twice(SIZES, scores, np.arange(images)[None] % 3)
         widths.append(interval.high - interval.low)
     assert widths[1] < 0.6 * widths[0]
+
+
+def test_the_interval_holds_for_classifiers_that_share_images() -> None:
+    """Nearest centroids in 30 dimensions, whose error falls faster than the law allows; without the widening 89 % held."""
+    rng, size, rounds, folds = np.random.default_rng(0), 30, 100, 3
+    images, sizes, judged = 300, [25, 50, 100, 200], np.arange(3000) % 2
+
+    def cloud(y: np.ndarray) -> np.ndarray:
+        return rng.normal(size=(len(y), size)) + (2 * y - 1)[:, None] / size**0.5
+
+    def right(x: np.ndarray, y: np.ndarray, new: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        first, second = x[y == 0].mean(axis=0), x[y == 1].mean(axis=0)
+        return ((new - (first + second) / 2) @ (second - first) > 0) == truth
+
+    before, after = (
+        np.mean([right(cloud(few), few, cloud(judged), judged).mean() for few in [np.arange(n) % 2] * 150]) for n in (200, 400)
+    )
+    held = 0
+    for _ in range(rounds):
+        y = rng.permutation(np.arange(images) % 2)
+        x, fold_of, scores = cloud(y), rng.permutation(np.arange(images) % folds), np.zeros((4, 1, images))
+        for i in range(folds):
+            outside, test = rng.permutation(np.flatnonzero(fold_of != i)), fold_of == i
+            for s, n in enumerate(sizes):
+                scores[s, 0, test] = right(x[outside[:n]], y[outside[:n]], x[test], y[test])
+        interval = gain_of_twice(sizes, scores, fold_of[None])
+        held += interval.low <= after - before <= interval.high
+    assert held / rounds > 0.95

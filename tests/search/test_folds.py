@@ -21,7 +21,7 @@ from planish.search import folds as module
 from planish.search.folds import Folds, OutOfFold
 from planish.testing import write_shapes
 
-QUICK = {"model": "resnet8x0.5", "changes": ["augmentation=none", "batch_size=16", "epochs=4"]}
+QUICK = {"model": "resnet8x0.5", "changes": ["augmentation=none", "batch_size=16", "epochs=8"]}
 
 
 @pytest.fixture(scope="module")
