@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from planish.evaluation.machine import describe_machine
 from planish.evaluation.power_law import fit_power_law, gain_of_twice
 from planish.evaluation.statistics import over_folds
 from planish.measurement import Measurement
-from planish.progress import collecting_notes
+from planish.progress import Stage, collecting_notes
 from planish.search import goal as units
 from planish.search.files import write_arrays, write_result
 from planish.search.folds import TRAINED_SHARE, FoldTrainer, default_folder
@@ -97,7 +98,6 @@ def learning_curve(
     skip_bad: bool = False,
     seed: int = 0,
     command: str = "",
-    watch: Callable[[int, int], None] | None = None,
 ) -> LearningCurve:
     """Train on an eighth, a quarter, half and all of the images outside of each fold, and judge the fold; test stays untouched.
 
@@ -118,7 +118,6 @@ def learning_curve(
         skip_bad: leave broken images out.
         seed: of the data's split, and the first of the repeats' seeds.
         command: the command line, for the page.
-        watch: called with trainings done and trainings in all.
 
     Returns:
         What was found; also in ``learning_curve.json``, with all scores in ``scores.npz``.
@@ -154,18 +153,16 @@ def learning_curve(
         steps = whole * batches_an_epoch(outside, batch)
         epochs = [max(1, round(steps / max(1, batches_an_epoch(size, batch)))) for size in sizes]
         fold_of = np.stack([trainer.folds(folds, repeat) for repeat in range(repeats)])
-        scores, done = np.zeros((len(sizes), repeats, len(targets))), 0
-        for repeat in range(repeats):
-            for i in range(folds):
-                held_out = np.flatnonzero(fold_of[repeat] == i)
-                order = _nested(np.flatnonzero(fold_of[repeat] != i), targets, seed + repeat)
-                for s, size in enumerate(sizes):
-                    learned = np.sort(order if s == len(sizes) - 1 else order[:size])
-                    _, logits = trainer.judge(f"fold-{repeat}-{i}-of-{size}", repeat, learned, held_out, epochs[s])
-                    scores[s, repeat, held_out] = logits.argmax(axis=1) == targets[held_out]
-                    done += 1
-                    if watch:
-                        watch(done, trainings)
+        scores = np.zeros((len(sizes), repeats, len(targets)))
+        stage = stack.enter_context(Stage("training on more and more images", trainings))
+        for repeat, i in itertools.product(range(repeats), range(folds)):
+            held_out = np.flatnonzero(fold_of[repeat] == i)
+            order = _nested(np.flatnonzero(fold_of[repeat] != i), targets, seed + repeat)
+            for s, size in enumerate(sizes):
+                learned = np.sort(order if s == len(sizes) - 1 else order[:size])
+                _, logits = trainer.judge(f"fold-{repeat}-{i}-of-{size}", repeat, learned, held_out, epochs[s])
+                scores[s, repeat, held_out] = logits.argmax(axis=1) == targets[held_out]
+                stage.advance()
         write_arrays(folder / "scores.npz", keys=np.array(trainer.pool.keys), images=np.array(sizes), scores=scores, folds=fold_of)
         law = fit_power_law(sizes, 1 - scores.mean(axis=(1, 2)))
         gain = gain_of_twice(sizes, scores, fold_of)
