@@ -54,7 +54,7 @@ def data(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """What is in a data set: classes, splits, broken files, duplicates, leaks; by training on it, wrong labels and what more images bring."""
+    """What is in a data set: classes, splits, broken files, duplicates, leaks; by training, wrong labels and what more images bring."""
     hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
     of_training: dict[str, Any] = {
         "recipe": recipe, "set": changes, "epochs": epochs, "folds": folds, "budget": budget, "out": out, "resume": resume or None,
