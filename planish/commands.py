@@ -38,21 +38,31 @@ from planish.plan import Plan
 from planish.report import write_report
 from planish.report.comparison import write_comparison
 from planish.report.experiment import write_experiment
+from planish.report.learning_curve import write_learning_curve
+from planish.report.suspects import write_suspects
 from planish.search import goal as units
 from planish.search.compare import Comparison
 from planish.search.compare import compare as run_comparison
 from planish.search.experiment import Experiment, experiment
+from planish.search.folds import Folds
+from planish.search.folds import folds as cross_validate
+from planish.search.learning_curve import LearningCurve
+from planish.search.learning_curve import learning_curve as find_learning_curve
 from planish.search.opened import open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
 from planish.search.result import Result
 from planish.search.state import Watch
 from planish.search.studies import STUDIES
+from planish.search.suspects import Suspects
+from planish.search.suspects import suspects as find_suspects
 from planish.task import SplitName, Task
 from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
-from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values, shipped
+from planish.training.probe import FewShot
+from planish.training.probe import few_shot as probe
+from planish.training.recipe import Recipe, pull, resolved_recipe, shipped
 from planish.training.settings import FitSettings
 
 _SHOWN_IMAGES = 6  # of training, with what augmentation makes of them
@@ -163,8 +173,7 @@ def train(
         raise BundleError(
             f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it"
         )
-    named = recipe if isinstance(recipe, Recipe) else default_recipe(weights is not None) if recipe is None else load_recipe(recipe)
-    resolved = set_values(named, [f"training.seed={seed}", *changes])
+    resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], pretrained=weights is not None)
     job = prepare(
         data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed
     )
@@ -179,6 +188,15 @@ def train(
     _what_it_saw(original.artifact, job.task, resolved.training).save(folder / "augmented.png")
     checkpoint.unlink(missing_ok=True)
     return Trained(original.artifact, folder, found.metrics)
+
+
+def folds(data: str | Path, **options: Any) -> Folds:
+    """How accurate a recipe is by cross-validation, test untouched; see ``planish.search.folds.folds`` for the options.
+
+    Returns:
+        What was found; ``out``, or ``runs/`` and its name, holds it as ``folds.json``, with what was said of each image.
+    """
+    return cross_validate(data, **options)
 
 
 def evaluate(
@@ -322,16 +340,45 @@ def verify(bundle: str | Path) -> VerifyReport:
 
 
 def report(run: str | Path) -> Path:
-    """Write the page of a run, a comparison or an experiment again."""
+    """Write the page of a run, a comparison, an experiment, suspects or a learning curve again."""
     folder = Path(run)
-    if (folder / "experiment.json").exists():
-        return write_experiment(folder)
-    return write_comparison(folder) if (folder / "comparison.json").exists() else write_report(folder)
+    pages = {
+        "experiment": write_experiment, "comparison": write_comparison, "suspects": write_suspects, "learning_curve": write_learning_curve,
+    }  # fmt: skip
+    write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
+    return write(folder)
 
 
 def data(source: str | Path, *, seed: int = 0, skip_bad: bool = False) -> ImageData:
     """What is in a data set: classes, splits, broken files, duplicates, leaks."""
     return load_images(source, seed=seed, skip_bad=skip_bad)
+
+
+def suspects(source: str | Path, *, out: str | Path | None = None, **options: Any) -> Suspects:
+    """Images whose label is probably wrong; see ``planish.search.suspects.suspects`` for the options.
+
+    Returns:
+        What was found. The folder, ``out`` or ``runs/`` and its name, holds ``suspects.json`` and ``suspects.html``.
+    """
+    found = find_suspects(source, out=out, **options)
+    write_suspects(Path(out) if out is not None else Path("runs") / found.name)
+    return found
+
+
+def learning_curve(source: str | Path, *, out: str | Path | None = None, **options: Any) -> LearningCurve:
+    """Would more images help? See ``planish.search.learning_curve.learning_curve`` for the options.
+
+    Returns:
+        What was found. The folder, ``out`` or ``runs/`` and its name, holds ``learning_curve.json`` and ``learning_curve.html``.
+    """
+    found = find_learning_curve(source, out=out, **options)
+    write_learning_curve(Path(out) if out is not None else Path("runs") / found.name)
+    return found
+
+
+def few_shot(source: str | Path, **options: Any) -> FewShot:
+    """What a few images a class are enough for on a frozen network; see ``planish.training.probe.few_shot`` for the options."""
+    return probe(source, **options)
 
 
 def doctor() -> dict[str, Any]:

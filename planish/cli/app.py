@@ -9,6 +9,28 @@ from typing import Annotated, Any
 
 import typer
 
+from planish.cli.data import data
+from planish.cli.options import (
+    Batch,
+    Budget,
+    Changes,
+    Data,
+    Debug,
+    Epochs,
+    ImageSize,
+    Json,
+    Model,
+    Out,
+    RecipeName,
+    Resume,
+    Runtime,
+    Seed,
+    SkipBad,
+    Threads,
+    Train,
+    Weights,
+    recipe_changes,
+)
 from planish.cli.running import fail, print_json, progress, running, stdout
 
 app = typer.Typer(
@@ -20,27 +42,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA", help="Folder with a folder per class, CSV or JSON-lines manifest, or fashion-mini, cifar10, fashion-mnist, mnist."
-    ),
-]
-Model = Annotated[str, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.")]
-Weights = Annotated[str | None, typer.Option(help="imagenet, or a .safetensors or .pth file.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
-Budget = Annotated[str, typer.Option(help="Wall-clock time for everything: 20m, 90s, 1h30m.")]
-Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
-Threads = Annotated[int, typer.Option(help="Threads the runtime may use.")]
-Batch = Annotated[int, typer.Option(help="Images a call.")]
-ImageSize = Annotated[int | None, typer.Option(help="Pixels the model is fed; by default the images' own size, at most 224.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out instead of stopping.")]
-Seed = Annotated[int, typer.Option(help="Of the split, fresh weights and training.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; no finished step is repeated.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Train = Annotated[str, typer.Option(help="auto trains the model unless it knows the classes already; always; never.")]
 
 
 @app.command(epilog="Example: planish demo --budget 7m50s")
@@ -234,15 +235,15 @@ def train(
     data: Data,
     model: Model = "resnet20",
     weights: Weights = None,
-    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("model"),
-    recipe: Annotated[
-        str | None, typer.Option(help="Name (see planish recipes) or YAML file; by default one for fresh or for pretrained weights.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a value of the recipe: training.epochs=10, norm=group.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Times every image is seen; --set training.epochs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the model, or for what folds found.")] = None,
+    recipe: RecipeName = None,
+    changes: Changes = None,
+    epochs: Epochs = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time; the schedule ends within it.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Cross-validation instead of a model: accuracy of the recipe on train and validation.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Of all folds, with other seeds; 1 by default.")] = None,
     image_size: ImageSize = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
@@ -250,15 +251,30 @@ def train(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a model by a recipe and evaluate it on test."""
-    with running(debug=debug, resume_hint="Give the same command with --resume to go on."), progress():
+    """Train a model by a recipe and evaluate it on test; or, with --folds, learn how good the recipe is without touching test."""
+    with running(debug=debug, resume_hint="Give the same command with --resume to go on."), progress() as shown:
         from planish import commands
+        from planish.report.folds import findings, folds_table
 
-        short = [f"{key}={value}" for key, value in (("epochs", epochs), ("image_size", image_size)) if value is not None]
-        trained = commands.train(
-            data, model=model, weights=weights, out=out, recipe=recipe, changes=[*short, *(changes or ())], budget=budget,
-            skip_bad=skip_bad, resume=resume, seed=seed,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "model": model, "weights": weights, "recipe": recipe, "changes": recipe_changes(changes, epochs=epochs, image_size=image_size),
+            "budget": budget, "skip_bad": skip_bad, "resume": resume, "seed": seed,
+        }  # fmt: skip
+        if folds is not None:
+            found = commands.folds(
+                data, folds=folds, repeats=repeats or 1, out=out, command=shlex.join(["planish", *sys.argv[1:]]), **options,
+                watch=lambda trained: shown.show(folds_table(trained)),
+            )  # fmt: skip
+            if json:
+                print_json(found)
+                return
+            stdout.print(folds_table(found.trained))
+            for text in findings(found):
+                stdout.print(text, markup=False)
+            return
+        if repeats is not None:
+            fail("--repeats has no meaning without --folds. Give, for example, --folds 5 --repeats 2.")
+        trained = commands.train(data, out=out or Path("model"), **options)
         _show_metrics(trained.metrics, json)
         if not json:
             stdout.print(f"model    {trained.folder}")
@@ -441,15 +457,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
         stdout.print(str(commands.report(run)))
 
 
-@app.command(epilog="Example: planish data photos/ --json")
-def data(data: Data, seed: Seed = 0, skip_bad: SkipBad = False, json: Json = False, debug: Debug = False) -> None:
-    """What is in a data set: classes, splits, broken files, duplicates, leaks."""
-    with running(debug=debug), progress():
-        from planish import commands
-        from planish.cli.tables import data_table
-
-        found = commands.data(data, seed=seed, skip_bad=skip_bad).report.model_dump(mode="json")
-        print_json(found) if json else stdout.print(data_table(found))
+app.command(epilog="Example: planish data photos/   or   planish data photos/ --suspects --model mobilenet_v2 --weights imagenet")(data)
 
 
 @app.command(epilog="Example: planish doctor --json")

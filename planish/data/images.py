@@ -39,11 +39,13 @@ class ImageSplit:
         keys: the images' paths below the data folder.
         targets: class indices, int64 ``(N,)``.
         paths: where the files lie.
+        groups: images with one number are near duplicates, ``(N,)``.
     """
 
     keys: tuple[str, ...]
     targets: Indices
     paths: tuple[Path, ...] = field(repr=False)
+    groups: Indices = field(repr=False)
     _hashes: npt.NDArray[np.uint8] = field(repr=False)
     _store: Store = field(repr=False)
     _rows: Indices = field(repr=False)
@@ -72,6 +74,19 @@ class ImageSplit:
     def file_bytes(self, index: int) -> bytes:
         """The image file as it lies on disk."""
         return self.paths[index].read_bytes()
+
+    def joined(self, other: ImageSplit) -> ImageSplit:
+        """The images of both, of one data set."""
+        return ImageSplit(
+            keys=self.keys + other.keys,
+            targets=np.concatenate([self.targets, other.targets]),
+            paths=self.paths + other.paths,
+            groups=np.concatenate([self.groups, other.groups]),
+            _hashes=np.concatenate([self._hashes, other._hashes]),
+            _store=self._store,
+            _rows=np.concatenate([self._rows, other._rows]),
+            _cache=self._cache,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +193,7 @@ def load_images(
                 keys=tuple(listed[i].key for i in rows),
                 targets=targets[rows],
                 paths=tuple(listed[i].path for i in rows),
+                groups=groups[rows],
                 _hashes=hashes[good[rows]],
                 _store=store,
                 _rows=good[rows],

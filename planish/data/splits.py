@@ -44,27 +44,7 @@ def cut(targets: Indices, groups: Indices, shares: Mapping[str, float], seed: in
         )
     room = np.stack([np.maximum(1, np.rint(counts * shares[name])) for name in names])
     room[0] = np.maximum(1, counts - room[1:].sum(axis=0))
-    rng = np.random.default_rng(seed)
-    part_of = np.full(len(targets), -1, dtype=np.int64)
-    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
-    order = np.argsort(group, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(size)])
-    several = rng.permutation(np.flatnonzero(size > 1))
-    for g in several[np.argsort(-size[several], kind="stable")]:
-        members = order[starts[g] : starts[g + 1]]
-        takes = np.bincount(targets[members], minlength=len(class_names))
-        overfull = np.maximum(0, takes - room).sum(axis=1)  # images that would be too many in each part
-        part = int(np.lexsort((-(room * (takes > 0)).sum(axis=1), overfull))[0])
-        part_of[members] = part
-        room[part] -= takes
-    for c in range(len(class_names)):
-        single = rng.permutation(np.flatnonzero((targets == c) & (part_of < 0)))
-        wanted = np.maximum(0, room[1:, c]).astype(np.int64)
-        # Groups may have filled the first part beyond its room; what is left is then shared out in order.
-        ends = np.minimum(np.cumsum(wanted), len(single))
-        part_of[single] = 0
-        for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True), start=1):
-            part_of[single[start:end]] = part
+    part_of = _placed(targets, groups, room, np.random.default_rng(seed))
     parts = {name: np.flatnonzero(part_of == i) for i, name in enumerate(names)}
     for name, rows in parts.items():
         if without := np.setdiff1d(np.arange(len(class_names)), targets[rows]).tolist():
@@ -74,6 +54,63 @@ def cut(targets: Indices, groups: Indices, shares: Mapping[str, float], seed: in
                 "add images of that class that differ, or give the splits yourself",
             )
     return parts
+
+
+def folds(targets: Indices, groups: Indices, count: int, seed: int, class_names: Sequence[str]) -> Indices:
+    """The fold of each image, ``(N,)``: folds of equal size, give or take one, each with its share of every class; groups whole.
+
+    Args:
+        targets: class of each image, ``(N,)``.
+        groups: near-duplicate group of each image, ``(N,)``.
+        count: of folds, 2 or more.
+        seed: the same seed gives the same folds.
+        class_names: for the messages.
+
+    Raises:
+        DataError: a class has fewer images, or fewer that are no near duplicates of each other, than there are folds.
+    """
+    counts = np.bincount(targets, minlength=len(class_names))
+    ends = np.cumsum(counts)  # images that are left over when classes are shared out go to the folds in turn
+    extra = [[(end - 1 - i) % count for i in range(number % count)] for end, number in zip(ends, counts, strict=True)]
+    room = np.tile(counts // count, (count, 1)).astype(np.float64)
+    for c, chosen in enumerate(extra):
+        room[chosen, c] += 1
+    fold_of = _placed(targets, groups, room, np.random.default_rng(seed))
+    present = np.zeros((count, len(class_names)), dtype=bool)
+    present[fold_of, targets] = True
+    if few := np.flatnonzero(~present.all(axis=0)).tolist():
+        different = len(np.unique(groups[targets == few[0]]))
+        raise DataError(
+            f"class {class_names[few[0]]!r} has {counts[few[0]]} images, {different} of them different, for {count} folds",
+            "near duplicates are kept in one fold, and each fold needs an image of every class",
+            f"take {min(different, count - 1)} folds" if min(different, count - 1) > 1 else "add images of that class",
+        )
+    return fold_of
+
+
+def _placed(targets: Indices, groups: Indices, room: npt.NDArray[np.float64], rng: np.random.Generator) -> Indices:
+    """The part of each image, ``(N,)``; ``room`` ``(parts, classes)`` says how many there should be."""
+    part_of = np.full(len(targets), -1, dtype=np.int64)
+    _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(size)])
+    several = rng.permutation(np.flatnonzero(size > 1))
+    for g in several[np.argsort(-size[several], kind="stable")]:
+        members = order[starts[g] : starts[g + 1]]
+        takes = np.bincount(targets[members], minlength=room.shape[1])
+        overfull = np.maximum(0, takes - room).sum(axis=1)  # images that would be too many in each part
+        part = int(np.lexsort((-(room * (takes > 0)).sum(axis=1), overfull))[0])
+        part_of[members] = part
+        room[part] -= takes
+    for c in range(room.shape[1]):
+        single = rng.permutation(np.flatnonzero((targets == c) & (part_of < 0)))
+        wanted = np.maximum(0, room[1:, c]).astype(np.int64)
+        # Groups may have filled the first part beyond its room; what is left is then shared out in order.
+        ends = np.minimum(np.cumsum(wanted), len(single))
+        part_of[single] = 0
+        for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True), start=1):
+            part_of[single[start:end]] = part
+    return part_of
 
 
 def calibration(train: Indices, targets: Indices, seed: int, size: int = CALIBRATION_IMAGES) -> Indices:

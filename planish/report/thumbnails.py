@@ -53,7 +53,7 @@ def _thumbnail(found: Disagreements, index: int, class_names: list[str]) -> Thum
     return Thumbnail(
         source=data_uri(pixels),
         key=str(found.keys[index]),
-        pixelated=max(pixels.shape[:2]) <= _PNG_SIDE,
+        pixelated=is_small(pixels),
         target=class_names[found.targets[index]],
         before=class_names[found.baseline[index]],
         after=class_names[found.chosen[index]],
@@ -66,10 +66,15 @@ def _percent(confidence: float) -> float:
     return 100 * float(confidence)
 
 
+def is_small(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Whether an image ``(H, W, C)`` is so small that it is shown pixel by pixel."""
+    return bool(max(pixels.shape[:2]) <= _PNG_SIDE)
+
+
 def data_uri(pixels: npt.NDArray[np.uint8]) -> str:
     """Pixels ``(H, W, C)`` as a data URI: PNG up to 64 pixels a side, else JPEG of at most 112."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    small = max(image.size) <= _PNG_SIDE
+    small = is_small(pixels)
     buffer = io.BytesIO()
     if small:
         image.save(buffer, "PNG", optimize=True)

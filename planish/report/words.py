@@ -6,6 +6,7 @@ from planish.measurement import Measurement
 from planish.search.result import CandidateResult, Result
 
 MINUS = "−"
+TOO_WIDE_POINTS = 5.0  # an interval of accuracy that is wider from end to end tells little
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "tensorrt": "TensorRT", "torch": "PyTorch"}
 
 
@@ -76,6 +77,17 @@ def includes(measurement: Measurement, value: float) -> bool:
     """Whether the interval holds ``value``: then there is no difference to speak of."""
     m = measurement
     return m.low is not None and m.high is not None and m.low <= value <= m.high
+
+
+def width(measurement: Measurement) -> float:
+    """Of the interval, from end to end; 0 where the number is exact."""
+    m = measurement
+    return 0.0 if m.low is None or m.high is None else m.high - m.low
+
+
+def too_wide(measurement: Measurement) -> bool:
+    """Whether an interval in percent or points is so wide that there are too few images to tell."""
+    return width(measurement) > TOO_WIDE_POINTS
 
 
 def change(drop: Measurement) -> str:

@@ -108,7 +108,7 @@ class Trainer:
             settings, deadline = replace(settings, epochs=_EPOCHS_BY_THE_CLOCK), time.monotonic() + self.seconds
         try:
             job = self._job(arm, seed)
-            artifact = pull(job.artifact, job.task, [_seeded(lever, seed) for lever in arm.recipe.techniques()])
+            artifact = pull(job.artifact, job.task, [seeded(lever, seed) for lever in arm.recipe.techniques()])
             spec, preprocessing = artifact.input_spec, artifact.preprocessing
             with peak_memory() as peak:
                 fitted = fit(artifact.module, job.task, spec, preprocessing, settings, deadline=deadline)
@@ -145,5 +145,6 @@ class Trainer:
         return self.folder / f"scores-{arm.key(seed)}-{split}.npz"
 
 
-def _seeded(lever: Technique, seed: int) -> Technique:
+def seeded(lever: Technique, seed: int) -> Technique:
+    """The lever with that seed, where it has one."""
     return replace(lever, seed=seed) if hasattr(lever, "seed") else lever  # type: ignore[type-var]

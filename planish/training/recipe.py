@@ -114,6 +114,12 @@ def default_recipe(pretrained: bool) -> Recipe:
     return load_recipe("finetune-many" if pretrained else "scratch-small")
 
 
+def resolved_recipe(recipe: Recipe | str | Path | None, changes: Iterable[str], pretrained: bool) -> Recipe:
+    """The recipe that is given or named, or the default where it is None, with its changes; see ``set_values``."""
+    named = recipe if isinstance(recipe, Recipe) else default_recipe(pretrained) if recipe is None else load_recipe(recipe)
+    return set_values(named, changes)
+
+
 def set_values(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     """The recipe with some values changed.
 

@@ -1,0 +1,40 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="Folder with a folder per class, CSV or JSON-lines manifest, or fashion-mini, cifar10, fashion-mnist, mnist."
+    ),
+]
+Model = Annotated[str, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.")]
+Weights = Annotated[str | None, typer.Option(help="imagenet, or a .safetensors or .pth file.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
+Budget = Annotated[str, typer.Option(help="Wall-clock time for everything: 20m, 90s, 1h30m.")]
+Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
+Threads = Annotated[int, typer.Option(help="Threads the runtime may use.")]
+Batch = Annotated[int, typer.Option(help="Images a call.")]
+ImageSize = Annotated[int | None, typer.Option(help="Pixels the model is fed; by default the images' own size, at most 224.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option("--recipe", help="Name (see planish recipes) or YAML file; by default one for fresh or for pretrained weights."),
+]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a value of the recipe: training.epochs=10, norm=group.")]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Times every image is seen; --set training.epochs.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out instead of stopping.")]
+Seed = Annotated[int, typer.Option(help="Of the split, fresh weights and training.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; no finished step is repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Train = Annotated[str, typer.Option(help="auto trains the model unless it knows the classes already; always; never.")]
+
+
+def recipe_changes(changes: list[str] | None, **short: int | None) -> list[str]:
+    """What --set says of the recipe, after what has an option of its own."""
+    return [*(f"{key}={value}" for key, value in short.items() if value is not None), *(changes or ())]
