@@ -257,11 +257,11 @@ def train(
         short = [f"{key}={value}" for key, value in (("epochs", epochs), ("image_size", image_size)) if value is not None]
         trained = commands.train(
             data, model=model, weights=weights, out=out, recipe=recipe, changes=[*short, *(changes or ())], budget=budget,
-            skip_bad=skip_bad, resume=resume, seed=seed,
+            skip_bad=skip_bad, resume=resume, seed=seed, command=shlex.join(["planish", *sys.argv[1:]]),
         )  # fmt: skip
         _show_metrics(trained.metrics, json)
         if not json:
-            stdout.print(f"model    {trained.folder}")
+            stdout.print(f"model    {trained.folder}\npage     {trained.folder / 'evaluation.html'}", soft_wrap=True)
 
 
 @app.command(epilog="Example: planish recipes finetune-few > mine.yaml")
@@ -286,7 +286,7 @@ def recipes(
             print(known[name].to_yaml(), end="")
 
 
-@app.command(epilog="Example: planish evaluate runs/demo/bundle photos/")
+@app.command(epilog="Example: planish evaluate runs/demo/bundle photos/ --out evaluation/")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundle, run, saved model or .onnx file.")],
     data: Data,
@@ -298,6 +298,10 @@ def evaluate(
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Also evaluate up to 1000 images made noisy, blurred, foggy and so on, each 55 times.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a page with classes, mistakes, calibration and thresholds, and what it is made of.")
+    ] = None,
+    precision: Annotated[float | None, typer.Option(help="Percent that the page's thresholds shall keep; 95 by default.")] = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     json: Json = False,
@@ -310,10 +314,15 @@ def evaluate(
 
         if split not in SPLITS:
             fail(f"there is no split {split!r}. Splits are {', '.join(SPLITS)}.")
+        if precision is not None and out is None:
+            fail("--precision has no meaning without --out. The thresholds are in the page.")
         found = commands.evaluate(
-            model, data, split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, seed=seed, skip_bad=skip_bad
-        )
+            model, data, split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, out=out, seed=seed, skip_bad=skip_bad,
+            command=shlex.join(["planish", *sys.argv[1:]]), **({} if precision is None else {"precision": precision}),
+        )  # fmt: skip
         _show_metrics(found, json)
+        if out is not None and not json:
+            stdout.print(f"page     {out / 'evaluation.html'}", soft_wrap=True)
 
 
 @app.command(epilog="Example: planish compress model/ photos/ --plan plan.yaml --out small/")

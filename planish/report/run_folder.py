@@ -95,7 +95,7 @@ def read_run(path: Path) -> RunFolder:
         rounds=rounds,
         predictions=_predictions(path / "predictions.npz", classes),
         disagreements=_disagreements(path / "disagreements.npz", classes),
-        history=_history(path / "history.json"),
+        history=read_history(path / "history.json"),
         bundle=_bundle(path / "bundle"),
     )
 
@@ -192,7 +192,12 @@ def _check_classes(path: Path, classes: int, *indices: npt.NDArray[np.int64]) ->
             raise _broken(path, "it has classes that the result does not", f"classes are integers from 0 to {classes - 1}")
 
 
-def _history(path: Path) -> list[Epoch]:
+def read_history(path: Path) -> list[Epoch]:
+    """Epoch by epoch, as a training left it; empty where it left nothing.
+
+    Raises:
+        BundleError: it is not a list of epochs.
+    """
     if not path.exists():
         return []
     try:
