@@ -21,7 +21,7 @@ from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
-from planish.export import ToOnnx, ToOpenVino
+from planish.export import Temperature, ToOnnx, ToOpenVino
 from planish.export.bundle import VerifyReport, write_bundle
 from planish.export.bundle import verify as verify_bundle
 from planish.export.runtimes import registered
@@ -288,7 +288,7 @@ class Compressed:
     size_bytes_after: int
 
 
-def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int8: bool = False) -> Path:
+def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int8: bool = False, calibrate: bool = False) -> Path:
     """Write a saved torch model as a bundle in another format. The images calibrate, and check the file against the model.
 
     Args:
@@ -297,13 +297,13 @@ def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int
         to: ``onnx`` or ``openvino``.
         out: the bundle's folder.
         int8: quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
+        calibrate: divide the logits by a temperature that is fitted on the validation images.
     """
     formats = {"onnx": (ToOnnx(),), "openvino": (ToOnnx(), ToOpenVino())}
     if to not in formats:
         raise ModelError(f"there is no format {to!r}", f"formats are {' and '.join(formats)}", "for example --to onnx")
     steps: list[Any] = list(formats[to])
-    if int8:
-        steps.insert(1, Int8.for_this_machine())
+    steps[1:1] = [*[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate]
     return compress(model, data, plan=Plan(*steps), out=out).folder
 
 

@@ -358,13 +358,16 @@ def export(
     to: Annotated[str, typer.Option(help="onnx or openvino.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")] = Path("bundle"),
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Divide the logits by a temperature fitted on validation: probabilities to be believed.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Write a model as a bundle in another format, checked against the model on real images."""
     with running(debug=debug), progress():
         from planish import commands
 
-        stdout.print(f"bundle   {commands.export(model, data, to=to, out=out, int8=int8)}")
+        stdout.print(f"bundle   {commands.export(model, data, to=to, out=out, int8=int8, calibrate=calibrate)}")
 
 
 @app.command(epilog="Example: planish bench runs/a/bundle runs/b/bundle --threads 1")

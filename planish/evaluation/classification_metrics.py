@@ -145,7 +145,7 @@ def calibration_error(probs: Floats, targets: Labels) -> Interval:
 
 def confidence_bins(probs: Floats) -> Labels:
     """Which of 15 bins of equal width each image's highest probability lies in ``(N,)``; an edge belongs to the bin below it."""
-    return np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], probs.max(axis=1)).astype(np.int64)
+    return np.asarray(np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], probs.max(axis=1)), dtype=np.int64)
 
 
 def checked(logits: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> tuple[Floats, Labels]:

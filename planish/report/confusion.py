@@ -42,7 +42,8 @@ def most_confused(matrix: Counts, most: int = _MOST) -> Counts:
         return chosen
     distance = (mixed.max() - mixed)[np.triu_indices(len(chosen), 1)]
     tree = hierarchy.linkage(distance, "average")
-    return chosen[hierarchy.leaves_list(hierarchy.optimal_leaf_ordering(tree, distance))]
+    leaves: Counts = hierarchy.leaves_list(hierarchy.optimal_leaf_ordering(tree, distance))
+    return np.asarray(chosen[leaves])
 
 
 def heat_map(matrix: Counts, class_names: Sequence[str]) -> Markup:

@@ -53,7 +53,7 @@ def write_evaluation(folder: Path) -> Path:
         matrix=matrix,
         shades=shades,
         heat=Markup() if few else heat_map(matrix, names),
-        mistakes=mistakes(predicted.pixels, predicted.worst, predicted.logits, predicted.targets, predicted.keys, names),
+        mistakes=mistakes(predicted.pixels, predicted.worst.tolist(), predicted.logits, predicted.targets, predicted.keys, names),
         diagrams=_diagrams(found, predicted),
         curve=_curve(found, predicted),
         corrupted=_corrupted(found),
