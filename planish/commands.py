@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ from planish.search.compare import Comparison
 from planish.search.compare import compare as run_comparison
 from planish.search.evaluation import judge, keep
 from planish.search.experiment import Experiment, experiment
-from planish.search.files import write_json
 from planish.search.opened import open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
+from planish.search.original import write_training
 from planish.search.result import Result
 from planish.search.state import Watch
 from planish.search.studies import STUDIES
@@ -50,7 +50,6 @@ from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
 from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values, shipped
-from planish.training.seen import what_it_sees
 
 # As much network as 7 minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it brings.
 DEMO = {"data": "fashion-mini", "model": "resnet8x2", "augmentation": "none"}
@@ -177,9 +176,7 @@ def train(
     judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
     save_artifact(artifact, folder)
     (folder / "recipe.yaml").write_text(resolved.to_yaml())
-    if original.history:
-        write_json(folder / "history.json", [asdict(epoch) for epoch in original.history])
-        what_it_sees(artifact, job.task, resolved.training).save(folder / "augmented.png")
+    write_training(original, job.task, folder)
     name = model if isinstance(model, str) else type(model).__name__
     keep(folder, judged, job.task, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
     write_evaluation(folder)
@@ -288,7 +285,9 @@ class Compressed:
     size_bytes_after: int
 
 
-def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int8: bool = False, calibrate: bool = False) -> Path:
+def export(
+    model: str | Path, data: str | Path, *, to: str, out: str | Path, int8: bool = False, calibrate: bool = False, seed: int = 0
+) -> Path:
     """Write a saved torch model as a bundle in another format. The images calibrate, and check the file against the model.
 
     Args:
@@ -298,13 +297,14 @@ def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int
         out: the bundle's folder.
         int8: quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
         calibrate: divide the logits by a temperature that is fitted on the validation images.
+        seed: of the split, as in training.
     """
     formats = {"onnx": (ToOnnx(),), "openvino": (ToOnnx(), ToOpenVino())}
     if to not in formats:
         raise ModelError(f"there is no format {to!r}", f"formats are {' and '.join(formats)}", "for example --to onnx")
     steps: list[Any] = list(formats[to])
     steps[1:1] = [*[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate]
-    return compress(model, data, plan=Plan(*steps), out=out).folder
+    return compress(model, data, plan=Plan(*steps), out=out, seed=seed).folder
 
 
 def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int = 1, batch: int = 1, seconds: float = 2.5) -> LatencyReport:

@@ -361,13 +361,14 @@ def export(
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Divide the logits by a temperature fitted on validation: probabilities to be believed.")
     ] = False,
+    seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
     """Write a model as a bundle in another format, checked against the model on real images."""
     with running(debug=debug), progress():
         from planish import commands
 
-        stdout.print(f"bundle   {commands.export(model, data, to=to, out=out, int8=int8, calibrate=calibrate)}")
+        stdout.print(f"bundle   {commands.export(model, data, to=to, out=out, int8=int8, calibrate=calibrate, seed=seed)}")
 
 
 @app.command(epilog="Example: planish bench runs/a/bundle runs/b/bundle --threads 1")

@@ -85,7 +85,8 @@ def _sureness(found: Evaluation, predicted: Predicted) -> str:
     if fitted.low is None or fitted.high is None or fitted.low <= 1 <= fitted.high:
         return f"{text}. A temperature fitted on validation, {words.number(fitted.value, 2)}, is no different from 1: it is calibrated."
     kind = "too sure" if fitted.value > 1 else "not sure enough"
-    return f"{text}: it is {kind}. Divided by a temperature of {words.number(fitted.value, 2)} its logits fit validation best."
+    text += f": it is {kind}. Divided by a temperature of {words.number(fitted.value, 2)} its logits fit validation best"
+    return f"{text}; planish export --calibrate builds that into the file." if found.runtime == "torch" else f"{text}."
 
 
 def _diagrams(found: Evaluation, predicted: Predicted) -> list[tuple[str, Measurement | None, Markup]]:

@@ -29,8 +29,8 @@ def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder.
 
     Args:
-        run: folder with ``result.json``, ``latency.json`` and ``predictions.npz``; ``disagreements.npz``, ``history.json`` and ``bundle/``
-            are shown where they exist.
+        run: folder with ``result.json``, ``latency.json`` and ``predictions.npz``; ``disagreements.npz``, ``mistakes.npz``,
+            ``history.json``, ``augmented.png`` and ``bundle/`` are shown where they exist.
 
     Returns:
         Path of the page.
@@ -68,6 +68,8 @@ def render(run: RunFolder) -> str:
         classes=_classes(again),
         matrices=len(result.per_class) <= FEW_CLASSES,
         thumbnails=_thumbnails(run, again),
+        mistakes=_mistakes(run),
+        sheet=thumbnails.sheet_uri(run.path / "augmented.png"),
         training=[(title, plots.training(run.history, metric)) for title, metric in CURVES] if len(run.history) > 1 else [],
         bundle=run.bundle,
         machine=facts(result.machine),
@@ -153,6 +155,13 @@ def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, 
         ("Both wrong, differently", "Neither is right, and they do not say the same."),
     )
     return [(*title, total, members) for title, total, members in zip(titles, again.differing, groups, strict=True) if total]
+
+
+def _mistakes(run: RunFolder) -> list[thumbnails.Mistake]:
+    if run.mistakes is None:
+        return []
+    said, names = run.predictions, [c.name for c in run.result.per_class]
+    return thumbnails.mistakes(run.mistakes.pixels, run.mistakes.rows.tolist(), said.chosen, said.targets, said.keys, names)
 
 
 def facts(values: Mapping[str, Any]) -> list[tuple[str, str | list[str]]]:
