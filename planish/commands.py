@@ -49,7 +49,7 @@ from planish.task import SplitName, Task
 from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
-from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values, shipped
+from planish.training.recipe import Recipe, default_recipe, load_recipe, pull, set_values, shipped, warn_of_fresh_weights
 
 # As much network as 7 minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it brings.
 DEMO = {"data": "fashion-mini", "model": "resnet8x2", "augmentation": "none"}
@@ -167,6 +167,7 @@ def train(
         job = prepare(
             data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed
         )
+        warn_of_fresh_weights(recipe, job.pretrained)
         job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
         folder.parent.mkdir(parents=True, exist_ok=True)
         seconds = None if budget is None else units.seconds(budget)
