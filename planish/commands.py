@@ -220,11 +220,15 @@ def evaluate(
     Raises:
         DataError: the images have other classes than the model; or the temperature would be judged on the images that it was fitted on.
         GoalError: the precision is not between 0 and 100.
+        BundleError: nothing can be written to ``out``.
     """
     if not 0 < precision < 100:
         raise GoalError(f"a precision of {precision:g} %", "it lies above 0 and below 100", "for example --precision 95")
     if calibrate and split == "validation":
         raise DataError("a temperature for validation", "it is fitted there and judged on other images", "evaluate test")
+    if out is not None and (Path(out).is_file() or (Path(out) / "bundle.json").exists()):
+        what = "a file" if Path(out).is_file() else "a bundle, in which nothing else may lie"
+        raise BundleError(f"{out} is {what}", "an evaluation has a folder of its own, or lies beside a saved model", "choose another --out")
     with collecting_notes() as notes:
         opened = open_model(model, runtime)
         spec, preprocessing = opened.input_spec, opened.preprocessing

@@ -19,6 +19,7 @@ from planish.report.run_folder import read_history
 from planish.report.thumbnails import mistakes, sheet_uri
 from planish.search.evaluation import Evaluation, Predicted, load_evaluation
 
+_UNKNOWN = 100.0  # times its lower end that the upper end of a temperature's interval is where nothing was learned
 _PROMISE = 95.0  # percent; the one of the tiles where it was looked at
 
 
@@ -80,9 +81,11 @@ def _sureness(found: Evaluation, predicted: Predicted) -> str:
     right = found.metrics["accuracy"]
     text = f"On average it is {words.number(sure, 1)} % sure, and right in {words.number(right.value, 1)} %"
     fitted = found.metrics.get("temperature")
-    if fitted is None:
+    if fitted is None or fitted.low is None or fitted.high is None:
         return f"{text}."
-    if fitted.low is None or fitted.high is None or fitted.low <= 1 <= fitted.high:
+    if fitted.high > _UNKNOWN * fitted.low:
+        return f"{text}. The validation images are too few, or too easy, to tell a temperature."
+    if fitted.low <= 1 <= fitted.high:
         return f"{text}. A temperature fitted on validation, {words.number(fitted.value, 2)}, is no different from 1: it is calibrated."
     kind = "too sure" if fitted.value > 1 else "not sure enough"
     text += f": it is {kind}. Divided by a temperature of {words.number(fitted.value, 2)} its logits fit validation best"

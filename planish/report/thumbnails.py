@@ -19,9 +19,9 @@ from planish.report.run_folder import Disagreements
 _PNG_SIDE = 64  # larger images are shrunk and, since a photo's PNG is ten times its JPEG, sent as JPEG
 _JPEG_SIDE = 112
 _MOST = 18
-_SHEET_SIDE = 900
-_SHEET_BYTES = 150_000  # up to here a sheet stays a PNG
-_BUDGET = 240_000  # bytes of base64 over all groups; keeps the page well below 600 kB
+_BUDGET, _MISTAKES_BUDGET = 240_000, 120_000  # bytes of base64 over all groups, and of mistakes; the page stays below 600 kB
+_SHEET_SIDE = 720
+_SHEET_BYTES = 90_000  # up to here a sheet stays a PNG
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def mistakes(
     """
     found: list[Mistake] = []
     for image, row in zip(pixels, rows, strict=True):
-        if sum(len(mistake.source) for mistake in found) > _BUDGET:
+        if sum(len(mistake.source) for mistake in found) > _MISTAKES_BUDGET:
             break
         probs = probabilities(logits[row])
         said = int(probs.argmax())
@@ -113,7 +113,7 @@ def sheet_uri(file: Path) -> str | None:
     with Image.open(file) as image:
         image.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "JPEG", quality=80)
+        image.convert("RGB").save(buffer, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -85,6 +85,12 @@ def test_training_and_evaluating_leave_a_page_that_can_be_made_again(data: Path,
     assert file.read_text() == before
 
 
+def test_a_bundle_and_a_file_are_no_place_for_an_evaluation(data: Path, model: Path, small: Path) -> None:
+    for place in (small, model / "recipe.yaml"):
+        refused = runner.invoke(app, ["evaluate", str(model), str(data), "--out", str(place)])
+        assert (refused.exit_code, "choose another --out" in " ".join(refused.output.split())) == (2, True)
+
+
 def test_precision_belongs_to_the_page(data: Path, model: Path, tmp_path: Path) -> None:
     for options in (["--precision", "90"], ["--precision", "100", "--out", str(tmp_path / "page")]):
         refused = runner.invoke(app, ["evaluate", str(model), str(data), *options])

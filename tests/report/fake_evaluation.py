@@ -57,21 +57,28 @@ class FakeTask:
         return (outputs["logits"].argmax(1) == targets).astype(float)
 
 
-def logits_of(task: FakeTask, sharpness: float = 2.0) -> np.ndarray:
-    """Of test, then of validation; the sharper, the surer."""
+def logits_of(task: FakeTask, sharpness: float = 2.0, skill: float = 4.0) -> np.ndarray:
+    """Of test, then of validation; the sharper, the surer; the more skill, the fewer mistakes."""
     targets = np.concatenate([task.split(name).targets for name in ("test", "validation")])
     classes, rng = len(task.class_names), np.random.default_rng(2)
     logits = rng.normal(0, 1, (len(targets), classes))
-    logits[np.arange(len(targets)), targets] += 4.0 + rng.normal(0, 1, len(targets))
+    logits[np.arange(len(targets)), targets] += skill + rng.normal(0, 1, len(targets))
     logits[np.arange(len(targets)), targets ^ 1 if classes % 2 == 0 else targets] += 2.0
     return (sharpness * logits).astype(np.float32)
 
 
 def write_fake(
-    folder: Path, class_names: Sequence[str], n: int = 1200, corruptions: bool = False, split: Any = "test", sharpness: float = 2.0
+    folder: Path,
+    class_names: Sequence[str],
+    n: int = 1200,
+    corruptions: bool = False,
+    split: Any = "test",
+    sharpness: float = 2.0,
+    skill: float = 4.0,
 ) -> Evaluation:
+    """Evaluate on ``n`` images a split, and keep that in ``folder``."""
     task = FakeTask(class_names, n)
-    logits = logits_of(task, sharpness)
+    logits = logits_of(task, sharpness, skill)
 
     def predictor(images: np.ndarray) -> dict[str, np.ndarray]:
         numbers = images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 1, 0]

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from test_page import Page
 
 from planish.errors import BundleError
+from planish.evaluation.thresholds import threshold_for_precision
 from planish.report.confusion import most_confused
 from planish.report.evaluation import write_evaluation
 from planish.search.evaluation import load_evaluation
@@ -122,6 +123,15 @@ def test_numbers_that_were_changed_are_told(tmp_path: Path) -> None:
     assert "Do not trust this page" in Page(write_evaluation(tmp_path).read_text()).text
 
 
+def test_a_model_without_mistakes_has_a_page_that_claims_no_more_than_it_knows(tmp_path: Path) -> None:
+    found = write_fake(tmp_path, NAMES, n=200, skill=40.0)
+    assert found.mistakes == 0
+    text = Page(write_evaluation(tmp_path).read_text()).text
+    assert "no image is wrong" in text
+    assert "too easy, to tell a temperature" in text
+    assert "The surest mistakes" not in text
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     write_fake(tmp_path, NAMES, n=300)
     (tmp_path / "evaluation.npz").write_bytes(b"no")
@@ -158,7 +168,7 @@ def test_thresholds_keep_their_promise_on_validation_and_tell_of_test(tmp_path: 
     kept = [t for t in found.thresholds if t.value is not None]
     assert kept
     for threshold in kept:
-        assert 100 * chosen[1][chosen[0] >= threshold.value].mean() > threshold.wanted
+        assert threshold.value == pytest.approx(threshold_for_precision(*chosen, threshold.wanted / 100))
         answered = told[0] >= threshold.value
         assert threshold.measurements["coverage"].value == pytest.approx(100 * answered.mean())
         assert threshold.measurements["precision"].value == pytest.approx(100 * told[1][answered].mean())
