@@ -71,16 +71,15 @@ def coverage_curve(
     parts.append(el("text", "right among these, %", x=x.start, y=11, cls="axis"))
     points = " ".join(f"{x(100 * float(coverage[i])):.1f},{y(100 * float(precision[i])):.1f}" for i in rows)
     parts.append(el("polyline", points=points, cls="curve"))
-    for number, threshold in enumerate(marked):
-        m = threshold.measurements
-        text = (
-            f"surer than {100 * (threshold.value or 0):.1f} %: answers {m['coverage'].value:.1f} %, right in {m['precision'].value:.1f} %"
-        )
-        cx, cy = x(m["coverage"].value), y(m["precision"].value)
-        label = el("text", f"{plain(threshold.wanted)} %", x=cx, y=cy + (22 if number % 2 else -11), cls="label middle")
-        parts.append(
-            el("g", el("circle", cx=cx, cy=cy, r=5.5), el("title", text), cls="point best", tabindex="0", role="img", aria_label=text)
-        )
-        parts.append(label)
+    for number, value in enumerate(dict.fromkeys(t.value for t in marked)):  # one may keep several promises
+        kept = [t for t in marked if t.value == value]
+        promise = f"{', '.join(plain(t.wanted) for t in kept)} %"
+        answers, right = (kept[0].measurements[name].value for name in ("coverage", "precision"))
+        text = f"{promise} asked for: answers {answers:.1f} % of the images, right in {right:.1f} %"
+        dot = el("circle", cx=x(answers), cy=y(right), r=5.5)
+        parts.append(el("g", dot, el("title", text), cls="point best", tabindex="0", role="img", aria_label=text))
+        anchor, nudge = ("middle", 0) if answers < 94 else ("end", 6)
+        below = 22 if number % 2 else -11
+        parts.append(el("text", promise, x=x(answers) + nudge, y=y(right) + below, cls=f"label {anchor}"))
     cls = "only-narrow" if narrow else "only-wide"
     return drawing("Share of right answers over share of images answered", width, height, *parts, cls=cls, role="group")
