@@ -71,8 +71,8 @@ def coverage_curve(
     parts.append(el("text", "right among these, %", x=x.start, y=11, cls="axis"))
     points = " ".join(f"{x(100 * float(coverage[i])):.1f},{y(100 * float(precision[i])):.1f}" for i in rows)
     parts.append(el("polyline", points=points, cls="curve"))
-    for number, value in enumerate(dict.fromkeys(t.value for t in marked)):  # one may keep several promises
-        kept = [t for t in marked if t.value == value]
+    for number, least in enumerate(dict.fromkeys(t.value for t in marked)):  # one may keep several promises
+        kept = [t for t in marked if t.value == least]
         promise = f"{', '.join(plain(t.wanted) for t in kept)} %"
         answers, right = (kept[0].measurements[name].value for name in ("coverage", "precision"))
         text = f"{promise} asked for: answers {answers:.1f} % of the images, right in {right:.1f} %"
