@@ -9,40 +9,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL.Image import Image
 from torch import nn
 
 from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.data import ImageData, load_images
-from planish.data.augmentation import augment, mixup_cutmix
-from planish.data.contact_sheet import contact_sheet
-from planish.errors import BundleError, DataError, ModelError
-from planish.evaluation.calibration import temperature_scaling
+from planish.errors import BundleError, DataError, GoalError, ModelError
 from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
 from planish.evaluation.machine import describe_machine
-from planish.evaluation.robustness import robustness
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
-from planish.export import ToOnnx, ToOpenVino
+from planish.export import Temperature, ToOnnx, ToOpenVino
 from planish.export.bundle import VerifyReport, write_bundle
 from planish.export.bundle import verify as verify_bundle
 from planish.export.runtimes import registered
 from planish.measurement import Measurement
 from planish.models.storage import save_artifact
 from planish.plan import Plan
+from planish.progress import collecting_notes
 from planish.report import write_report
 from planish.report.comparison import write_comparison
+from planish.report.evaluation import write_evaluation
 from planish.report.experiment import write_experiment
 from planish.report.learning_curve import write_learning_curve
 from planish.report.suspects import write_suspects
 from planish.search import goal as units
 from planish.search.compare import Comparison
 from planish.search.compare import compare as run_comparison
+from planish.search.evaluation import judge, keep
 from planish.search.experiment import Experiment, experiment
 from planish.search.folds import Folds
 from planish.search.folds import folds as cross_validate
@@ -51,6 +47,7 @@ from planish.search.learning_curve import learning_curve as find_learning_curve
 from planish.search.opened import open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
+from planish.search.original import write_training
 from planish.search.result import Result
 from planish.search.state import Watch
 from planish.search.studies import STUDIES
@@ -62,10 +59,8 @@ from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
 from planish.training.probe import FewShot
 from planish.training.probe import few_shot as probe
-from planish.training.recipe import Recipe, pull, resolved_recipe, shipped
-from planish.training.settings import FitSettings
+from planish.training.recipe import Recipe, pull, resolved_recipe, shipped, warn_of_fresh_weights
 
-_SHOWN_IMAGES = 6  # of training, with what augmentation makes of them
 # As much network as 7 minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it brings.
 DEMO = {"data": "fashion-mini", "model": "resnet8x2", "augmentation": "none"}
 
@@ -147,10 +142,12 @@ def train(
     skip_bad: bool = False,
     resume: bool = False,
     seed: int = 0,
+    command: str = "",
 ) -> Trained:
     """Train a model by a recipe and evaluate it on test.
 
-    Beside the model lie ``recipe.yaml``, as it was carried out, and ``augmented.png``: some images and what augmentation makes of them.
+    Beside the model lie ``recipe.yaml``, as it was carried out; ``augmented.png``: some images and what augmentation makes of them; and
+    ``evaluation.html``, the page of ``evaluate``, with the training's course in it.
 
     Args:
         data: a folder, a manifest or a built-in name.
@@ -164,6 +161,7 @@ def train(
         skip_bad: leave broken images out.
         resume: go on from the checkpoint of an interrupted training.
         seed: of the split, fresh weights and training.
+        command: the command line, for the page.
     """
     folder = Path(out)
     checkpoint = folder.with_name(folder.name + ".checkpoint")
@@ -174,20 +172,26 @@ def train(
             f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it"
         )
     resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], pretrained=weights is not None)
-    job = prepare(
-        data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed
-    )
-    job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    seconds = None if budget is None else units.seconds(budget)
-    original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
-    predictor = TorchPredictor.fastest(original.artifact.module, original.artifact.preprocessing)
-    found = evaluate_split(predictor, job.task, "test", original.artifact.input_spec, original.artifact.preprocessing)
-    save_artifact(original.artifact, folder)
+    with collecting_notes() as notes:
+        job = prepare(
+            data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed
+        )
+        warn_of_fresh_weights(recipe, job.pretrained)
+        job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        seconds = None if budget is None else units.seconds(budget)
+        original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
+    artifact = original.artifact
+    spec, preprocessing = artifact.input_spec, artifact.preprocessing
+    judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
+    save_artifact(artifact, folder)
     (folder / "recipe.yaml").write_text(resolved.to_yaml())
-    _what_it_saw(original.artifact, job.task, resolved.training).save(folder / "augmented.png")
+    write_training(original, job.task, folder)
+    name = model if isinstance(model, str) else type(model).__name__
+    keep(folder, judged, job.task, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
+    write_evaluation(folder)
     checkpoint.unlink(missing_ok=True)
-    return Trained(original.artifact, folder, found.metrics)
+    return Trained(artifact, folder, judged.found.metrics)
 
 
 def folds(data: str | Path, **options: Any) -> Folds:
@@ -207,10 +211,16 @@ def evaluate(
     runtime: str = "auto",
     calibrate: bool = False,
     corruptions: bool = False,
+    out: str | Path | None = None,
+    precision: float = 95.0,
     seed: int = 0,
     skip_bad: bool = False,
+    command: str = "",
 ) -> dict[str, Measurement]:
     """Metrics of a bundle, run, saved model or exported file on images, with intervals.
+
+    With ``out``, that folder holds ``evaluation.html``: classes, mistakes, calibration, and thresholds that keep a promise; beside it
+    ``evaluation.json`` and the predictions it was made of.
 
     Args:
         model: what to evaluate.
@@ -219,26 +229,39 @@ def evaluate(
         runtime: ``auto`` takes the bundle's own.
         calibrate: also fit a temperature on validation, and say what it does to log loss and calibration error.
         corruptions: also evaluate on noisy, blurred, foggy and compressed images, 55 times up to 1000 of them.
+        out: folder for the page, which also calibrates; earlier ones are replaced.
+        precision: in percent, that the page's thresholds shall keep.
         seed: of the split and the corruptions.
         skip_bad: leave broken images out.
+        command: the command line, for the page.
 
     Raises:
         DataError: the images have other classes than the model; or the temperature would be judged on the images that it was fitted on.
+        GoalError: the precision is not between 0 and 100.
+        BundleError: nothing can be written to ``out``.
     """
+    if not 0 < precision < 100:
+        raise GoalError(f"a precision of {precision:g} %", "it lies above 0 and below 100", "for example --precision 95")
     if calibrate and split == "validation":
         raise DataError("a temperature for validation", "it is fitted there and judged on other images", "evaluate test")
-    opened = open_model(model, runtime)
-    spec, preprocessing = opened.input_spec, opened.preprocessing
-    task = _task_for(data, opened.class_names, spec.channels, preprocessing.decode_side, seed, skip_bad)
-    predictor = opened.predictor(threads=2)
-    found = evaluate_split(predictor, task, split, spec, preprocessing)
-    metrics = dict(found.metrics)
-    if calibrate:
-        validation = evaluate_split(predictor, task, "validation", spec, preprocessing)
-        metrics |= temperature_scaling(validation.outputs["logits"], validation.targets, found.outputs["logits"], found.targets)
-    if corruptions:
-        metrics |= robustness(predictor, task, split, spec, preprocessing, seed=seed)
-    return metrics
+    if out is not None and (Path(out).is_file() or (Path(out) / "bundle.json").exists()):
+        what = "a file" if Path(out).is_file() else "a bundle, in which nothing else may lie"
+        raise BundleError(f"{out} is {what}", "an evaluation has a folder of its own, or lies beside a saved model", "choose another --out")
+    with collecting_notes() as notes:
+        opened = open_model(model, runtime)
+        spec, preprocessing = opened.input_spec, opened.preprocessing
+        task = _task_for(data, opened.class_names, spec.channels, preprocessing.decode_side, seed, skip_bad)
+        judged = judge(
+            opened.predictor(threads=2), task, split, spec, preprocessing,
+            calibrate=calibrate or out is not None, corruptions=corruptions, seed=seed,
+        )  # fmt: skip
+    if out is not None:
+        keep(
+            Path(out), judged, task, spec, preprocessing, model=str(model), data=str(data), runtime=opened.runtime, precision=precision,
+            command=command, notes=notes,
+        )  # fmt: skip
+        write_evaluation(Path(out))
+    return judged.metrics
 
 
 def compress(
@@ -285,7 +308,9 @@ class Compressed:
     size_bytes_after: int
 
 
-def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int8: bool = False) -> Path:
+def export(
+    model: str | Path, data: str | Path, *, to: str, out: str | Path, int8: bool = False, calibrate: bool = False, seed: int = 0
+) -> Path:
     """Write a saved torch model as a bundle in another format. The images calibrate, and check the file against the model.
 
     Args:
@@ -294,14 +319,15 @@ def export(model: str | Path, data: str | Path, *, to: str, out: str | Path, int
         to: ``onnx`` or ``openvino``.
         out: the bundle's folder.
         int8: quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
+        calibrate: divide the logits by a temperature that is fitted on the validation images.
+        seed: of the split, as in training.
     """
     formats = {"onnx": (ToOnnx(),), "openvino": (ToOnnx(), ToOpenVino())}
     if to not in formats:
         raise ModelError(f"there is no format {to!r}", f"formats are {' and '.join(formats)}", "for example --to onnx")
     steps: list[Any] = list(formats[to])
-    if int8:
-        steps.insert(1, Int8.for_this_machine())
-    return compress(model, data, plan=Plan(*steps), out=out).folder
+    steps[1:1] = [*[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate]
+    return compress(model, data, plan=Plan(*steps), out=out, seed=seed).folder
 
 
 def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int = 1, batch: int = 1, seconds: float = 2.5) -> LatencyReport:
@@ -340,13 +366,13 @@ def verify(bundle: str | Path) -> VerifyReport:
 
 
 def report(run: str | Path) -> Path:
-    """Write the page of a run, a comparison, an experiment, suspects or a learning curve again."""
+    """Write the page of a run, a comparison, an experiment, an evaluation, suspects or a learning curve again."""
     folder = Path(run)
     pages = {
-        "experiment": write_experiment, "comparison": write_comparison, "suspects": write_suspects, "learning_curve": write_learning_curve,
+        "result": write_report, "experiment": write_experiment, "comparison": write_comparison, "evaluation": write_evaluation,
+        "suspects": write_suspects, "learning_curve": write_learning_curve,
     }  # fmt: skip
-    write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
-    return write(folder)
+    return next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)(folder)
 
 
 def data(source: str | Path, *, seed: int = 0, skip_bad: bool = False) -> ImageData:
@@ -385,15 +411,6 @@ def doctor() -> dict[str, Any]:
     """What this machine can run: hardware, versions, runtimes and what to install for those that are missing."""
     runtimes = {name: kind.version() or f"missing; {kind.install}" for name, kind in registered().items()}
     return {"machine": describe_machine(), "runtimes": runtimes, "free_disk_bytes": shutil.disk_usage(".").free}
-
-
-def _what_it_saw(artifact: Artifact, task: Task, settings: FitSettings) -> Image:
-    images = task.split("train").images(artifact.input_spec, artifact.preprocessing)
-    shown = images[np.unique(np.linspace(0, len(images) - 1, _SHOWN_IMAGES).astype(int))]
-    mixes = settings.mixup_alpha or settings.cutmix_alpha
-    mix = mixup_cutmix(len(task.class_names), settings.mixup_alpha, settings.cutmix_alpha) if mixes else None
-    change = augment(artifact.input_spec, settings.augmentation, settings.flip)
-    return contact_sheet(shown, change, torch.Generator().manual_seed(settings.seed), mix=mix)
 
 
 def _task_for(source: str | Path, class_names: tuple[str, ...], channels: int, decode_side: int, seed: int, skip_bad: bool) -> Task:

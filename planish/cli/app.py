@@ -274,10 +274,10 @@ def train(
             return
         if repeats is not None:
             fail("--repeats has no meaning without --folds. Give, for example, --folds 5 --repeats 2.")
-        trained = commands.train(data, out=out or Path("model"), **options)
+        trained = commands.train(data, out=out or Path("model"), command=shlex.join(["planish", *sys.argv[1:]]), **options)
         _show_metrics(trained.metrics, json)
         if not json:
-            stdout.print(f"model    {trained.folder}")
+            stdout.print(f"model    {trained.folder}\npage     {trained.folder / 'evaluation.html'}", soft_wrap=True)
 
 
 @app.command(epilog="Example: planish recipes finetune-few > mine.yaml")
@@ -302,7 +302,7 @@ def recipes(
             print(known[name].to_yaml(), end="")
 
 
-@app.command(epilog="Example: planish evaluate runs/demo/bundle photos/")
+@app.command(epilog="Example: planish evaluate runs/demo/bundle photos/ --out evaluation/")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundle, run, saved model or .onnx file.")],
     data: Data,
@@ -314,6 +314,10 @@ def evaluate(
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Also evaluate up to 1000 images made noisy, blurred, foggy and so on, each 55 times.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a page with classes, mistakes, calibration and thresholds, and what it is made of.")
+    ] = None,
+    precision: Annotated[float | None, typer.Option(help="Percent that the page's thresholds shall keep; 95 by default.")] = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     json: Json = False,
@@ -326,10 +330,15 @@ def evaluate(
 
         if split not in SPLITS:
             fail(f"there is no split {split!r}. Splits are {', '.join(SPLITS)}.")
+        if precision is not None and out is None:
+            fail("--precision has no meaning without --out. The thresholds are in the page.")
         found = commands.evaluate(
-            model, data, split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, seed=seed, skip_bad=skip_bad
-        )
+            model, data, split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, out=out, seed=seed, skip_bad=skip_bad,
+            command=shlex.join(["planish", *sys.argv[1:]]), **({} if precision is None else {"precision": precision}),
+        )  # fmt: skip
         _show_metrics(found, json)
+        if out is not None and not json:
+            stdout.print(f"page     {out / 'evaluation.html'}", soft_wrap=True)
 
 
 @app.command(epilog="Example: planish compress model/ photos/ --plan plan.yaml --out small/")
@@ -365,13 +374,17 @@ def export(
     to: Annotated[str, typer.Option(help="onnx or openvino.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")] = Path("bundle"),
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Divide the logits by a temperature fitted on validation: probabilities to be believed.")
+    ] = False,
+    seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
     """Write a model as a bundle in another format, checked against the model on real images."""
     with running(debug=debug), progress():
         from planish import commands
 
-        stdout.print(f"bundle   {commands.export(model, data, to=to, out=out, int8=int8)}")
+        stdout.print(f"bundle   {commands.export(model, data, to=to, out=out, int8=int8, calibrate=calibrate, seed=seed)}")
 
 
 @app.command(epilog="Example: planish bench runs/a/bundle runs/b/bundle --threads 1")

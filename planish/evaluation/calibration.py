@@ -6,12 +6,22 @@ C. Guo et al., On calibration of modern neural networks, ICML 2017 (arXiv:1706.0
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from planish.evaluation.classification_metrics import calibration_error, checked, log_loss, nats, percent, probabilities
+from planish.evaluation.classification_metrics import (
+    calibration_error,
+    checked,
+    confidence_bins,
+    log_loss,
+    nats,
+    percent,
+    probabilities,
+    share,
+)
 from planish.evaluation.statistics import Floats, Interval
 from planish.measurement import Measurement
 
@@ -82,3 +92,35 @@ def temperature_scaling(
         found.append(nats(f"log_loss{suffix}", len(labels), log_loss(scores / divisor, labels)))
         found.append(percent(f"calibration_error{suffix}", len(labels), error, higher_is_better=False))
     return {m.name: m for m in found}
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Images that a model is about equally sure of.
+
+    Args:
+        confidence: their mean highest probability, 0 to 1.
+        accuracy: how often the prediction is right, 0 to 1, with Wilson's interval.
+        n: how many they are.
+    """
+
+    confidence: float
+    accuracy: Interval
+    n: int
+
+
+def reliability(logits: npt.ArrayLike, targets: npt.ArrayLike) -> list[ReliabilityBin]:
+    """How often a model is right where it is how sure, in the bins of the calibration error; empty bins are left out.
+
+    Args:
+        logits: ``(N, classes)``, divided by a temperature or not.
+        targets: class numbers ``(N,)``.
+
+    Raises:
+        ModelError: the logits hold NaN, or are not ``(N, classes)``.
+    """
+    scores, labels = checked(logits, targets, np.shape(logits)[-1])
+    probs = probabilities(scores)
+    bins, right = confidence_bins(probs), probs.argmax(axis=1) == labels
+    members = [bins == number for number in np.unique(bins)]
+    return [ReliabilityBin(float(probs[rows].max(axis=1).mean()), share(right[rows]), int(rows.sum())) for rows in members]

@@ -131,9 +131,8 @@ def calibration_error(probs: Floats, targets: Labels) -> Interval:
 
     C. Guo et al., On calibration of modern neural networks, ICML 2017.
     """
-    n, confidence = len(targets), probs.max(axis=1)
-    gap = confidence - (probs.argmax(axis=1) == targets)
-    bins = np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], confidence)  # an edge belongs to the bin below it
+    n, bins = len(targets), confidence_bins(probs)
+    gap = probs.max(axis=1) - (probs.argmax(axis=1) == targets)
     seen = np.bincount(bins, weights=gap, minlength=_BINS) / n
     covariance = (np.diag(np.bincount(bins, weights=gap**2, minlength=_BINS)) / n - np.outer(seen, seen)) / n
     sign, sure = np.sign(seen), seen**2 > 4 * np.diag(covariance)
@@ -142,6 +141,11 @@ def calibration_error(probs: Floats, targets: Labels) -> Interval:
     value = float(np.abs(seen).sum())
     high = value + 1.96 * max(0.0, float(sign @ covariance @ sign)) ** 0.5
     return Interval(value, max(0.0, value - float(np.percentile(added, 97.5))), min(1.0, high))
+
+
+def confidence_bins(probs: Floats) -> Labels:
+    """Which of 15 bins of equal width each image's highest probability lies in ``(N,)``; an edge belongs to the bin below it."""
+    return np.asarray(np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], probs.max(axis=1)), dtype=np.int64)
 
 
 def checked(logits: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> tuple[Floats, Labels]:

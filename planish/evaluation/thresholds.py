@@ -122,6 +122,16 @@ def at_threshold(threshold: float, scores: npt.ArrayLike, positive: npt.ArrayLik
     return found | {"f1": percent("f1", len(either), f1)}
 
 
+def precision_by_coverage(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """For every threshold, from high to low: the share of images that it accepts, and the share of these that are positive.
+
+    With ``top_scores``, how right a model is where it answers, over how often it answers (R. El-Yaniv and Y. Wiener, On the foundations of
+    noise-free selective classification, JMLR 2010).
+    """
+    _, accepted, hits = _accepting(scores, positive)
+    return accepted / accepted[-1], hits / accepted
+
+
 def _accepting(scores: npt.ArrayLike, positive: npt.ArrayLike, wanted: float = 0.5) -> tuple[Floats, Labels, Labels]:
     """The distinct scores from high to low, how many images each accepts as a threshold, and how many of these are positive."""
     if not 0 < wanted < 1:

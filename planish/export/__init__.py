@@ -3,5 +3,6 @@
 from planish.export.onnx_file import ToOnnx
 from planish.export.openvino_ir import ToOpenVino
 from planish.export.pack import Pack
+from planish.export.temperature import Temperature
 
-__all__ = ["Pack", "ToOnnx", "ToOpenVino"]
+__all__ = ["Pack", "Temperature", "ToOnnx", "ToOpenVino"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
 from rich.console import Group
@@ -17,10 +16,10 @@ from planish.evaluation.latency import verdict
 from planish.measurement import Measurement
 from planish.report import words
 from planish.report.arms import key, look, mark
+from planish.report.html import filled, write_page
 from planish.report.svg import Scale, drawing, el, log_ticks, plain, ticks
 from planish.search.compare import Comparison, Row
 
-_HERE = Path(__file__).parent
 _WIDE = 100  # columns of a terminal on which every interval has a column of its own
 
 
@@ -66,14 +65,10 @@ def _cells(row: Row, noise_floor: Measurement | None) -> dict[str, str]:
 def write_comparison(folder: Path) -> Path:
     """Write ``comparison.html`` beside ``comparison.json``; returns its path."""
     found = Comparison.load(folder / "comparison.json")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     strategies = {name: i for i, name in enumerate(dict.fromkeys(row.strategy for row in found.rows))}
-    page = environment.get_template("comparison.html.jinja").render(
+    page = filled(
+        "comparison.html.jinja",
         found=found,
-        css=Markup((_HERE / "page.css").read_text()),
-        words=words,
         measured={row.strategy for row in found.rows if not row.why},
         keys={name: key(i) for name, i in strategies.items()},
         rows=[(row, _cells(row, found.noise_floor)) for row in found.rows],
@@ -82,9 +77,7 @@ def write_comparison(folder: Path) -> Path:
             for name, title in (("latency_ratio", "speed-up, measured"), ("size_ratio", "times smaller on disk"))
         ],
     )
-    partial = folder / "comparison.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(folder / "comparison.html")
+    return write_page(folder / "comparison.html", page)
 
 
 def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int], narrow: bool) -> Markup:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
 from rich.table import Table
@@ -14,10 +13,10 @@ from rich.text import Text
 from planish.measurement import Measurement
 from planish.report import words
 from planish.report.arms import key, look, mark
+from planish.report.html import filled, write_page
 from planish.report.svg import Scale, drawing, el, plain, ticks
 from planish.search.experiment import TOO_FEW, ArmResult, Experiment, short_key, short_value
 
-_HERE = Path(__file__).parent
 _WIDE = 100  # columns of a terminal on which everything has room
 
 
@@ -79,13 +78,9 @@ def findings(found: Experiment) -> list[str]:
 def write_experiment(folder: Path) -> Path:
     """Write ``experiment.html`` beside ``experiment.json``; returns its path."""
     found = Experiment.load(folder / "experiment.json")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("experiment.html.jinja").render(
+    page = filled(
+        "experiment.html.jinja",
         found=found,
-        css=Markup((_HERE / "page.css").read_text()),
-        words=words,
         difference=difference,
         findings=findings(found),
         factors={short_key(factor): [short_value(v) for v in values] for factor, values in found.factors.items()},
@@ -95,9 +90,7 @@ def write_experiment(folder: Path) -> Path:
         forest=_forest(found, narrow=False) + _forest(found, narrow=True),
         curves=_curves(found, narrow=False) + _curves(found, narrow=True),
     )  # fmt: skip
-    partial = folder / "experiment.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(folder / "experiment.html")
+    return write_page(folder / "experiment.html", page)
 
 
 def _forest(found: Experiment, narrow: bool) -> Markup:

@@ -14,26 +14,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from planish.evaluation.latency import SMALLEST_DIFFERENCE, verdict
 from planish.report import plots, thumbnails, words
+from planish.report.confusion import FEW_CLASSES, shades
+from planish.report.html import HERE, filled, write_page
 from planish.report.recompute import ClassChange, Recomputed, recompute
 from planish.report.run_folder import RunFolder, read_run
 from planish.search.result import Result
-
-_HERE = Path(__file__).parent
-_FEW_CLASSES = 20
 
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder.
 
     Args:
-        run: folder with ``result.json``, ``latency.json`` and ``predictions.npz``; ``disagreements.npz``, ``history.json`` and ``bundle/``
-            are shown where they exist.
+        run: folder with ``result.json``, ``latency.json`` and ``predictions.npz``; ``disagreements.npz``, ``mistakes.npz``,
+            ``history.json``, ``augmented.png`` and ``bundle/`` are shown where they exist.
 
     Returns:
         Path of the page.
@@ -41,28 +38,22 @@ def write_report(run: Path) -> Path:
     Raises:
         BundleError: a file is missing, cannot be read, or does not fit the others.
     """
-    page = render(read_run(run))
-    partial = run / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(run / "report.html")
+    return write_page(run / "report.html", render(read_run(run)))
 
 
 def render(run: RunFolder) -> str:
     """The page of a run."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(words=words, cells=_confusion_cells)
-    script = (_HERE / "page.js").read_text()
+    script = (HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     again = recompute(run)
     result = run.result
     everyone = words.everyone(result)
     plotted = plots.plotted(everyone)
-    return environment.get_template("page.html.jinja").render(
+    return filled(
+        "page.html.jinja",
         result=result,
         again=again,
-        css=Markup((_HERE / "page.css").read_text()),
+        shades=shades,
         script=Markup(script),
         script_hash=digest,
         goals=_goals(result),
@@ -75,17 +66,19 @@ def render(run: RunFolder) -> str:
         latencies=[plots.latencies(_latency_rows(run), narrow) for narrow in (False, True)],
         timings=[(name, again.timings[key]) for key, name in _timed(result).items()],
         classes=_classes(again),
-        matrices=len(result.per_class) <= _FEW_CLASSES,
+        matrices=len(result.per_class) <= FEW_CLASSES,
         thumbnails=_thumbnails(run, again),
-        training=[(title, plots.training(run.history, metric)) for title, metric in _CURVES] if len(run.history) > 1 else [],
+        mistakes=_mistakes(run),
+        sheet=thumbnails.sheet_uri(run.path / "augmented.png"),
+        training=[(title, plots.training(run.history, metric)) for title, metric in CURVES] if len(run.history) > 1 else [],
         bundle=run.bundle,
-        machine=_rows(result.machine),
-        data=_rows(result.data),
+        machine=facts(result.machine),
+        data=facts(result.data),
         commands=_commands(run),
     )
 
 
-_CURVES = (("Accuracy on validation, %", "validation_accuracy"), ("Loss on train", "train_loss"))
+CURVES = (("Accuracy on validation, %", "validation_accuracy"), ("Loss on train", "train_loss"))
 
 
 def _goals(result: Result) -> list[tuple[str, str, bool]]:
@@ -137,12 +130,12 @@ def _classes(again: Recomputed) -> dict[str, Any]:
     all_of = again.per_class
     ends = [m.low for c in all_of for m in (c.before, c.after) if m.n and m.low is not None]
     floor = 10.0 * math.floor(min(ends, default=0.0) / 10)
-    many = len(all_of) > _FEW_CLASSES
+    many = len(all_of) > FEW_CLASSES
     ranked = sorted(all_of, key=_weight, reverse=True) if many else all_of
     place = {"floor": floor, "scale": 100 / (100 - floor)}
     return place | {
-        "shown": ranked[:_FEW_CLASSES],
-        "rest": ranked[_FEW_CLASSES:],
+        "shown": ranked[:FEW_CLASSES],
+        "rest": ranked[FEW_CLASSES:],
         "different": sum(words.change_word(c.drop) != "no difference" for c in all_of),
         "by_chance": max(1, round(len(all_of) / 20)),
     }
@@ -164,13 +157,14 @@ def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, 
     return [(*title, total, members) for title, total, members in zip(titles, again.differing, groups, strict=True) if total]
 
 
-def _confusion_cells(matrix: Any, row: int) -> list[tuple[int, int]]:
-    """Counts of one row with their shade, 0 to 100: the square root of the share, so that rare mistakes can still be seen."""
-    total = max(int(np.sum(matrix[row])), 1)
-    return [(int(count), round(100 * math.sqrt(count / total))) for count in matrix[row]]
+def _mistakes(run: RunFolder) -> list[thumbnails.Mistake]:
+    if run.mistakes is None:
+        return []
+    said, names = run.predictions, [c.name for c in run.result.per_class]
+    return thumbnails.mistakes(run.mistakes.pixels, run.mistakes.rows.tolist(), said.chosen, said.targets, said.keys, names)
 
 
-def _rows(values: Mapping[str, Any]) -> list[tuple[str, str | list[str]]]:
+def facts(values: Mapping[str, Any]) -> list[tuple[str, str | list[str]]]:
     """Names and values for people; what is not known is left out, an empty list is "none": no leaks were found."""
     return [(_label(key), _value(key, value)) for key, value in values.items() if value is not None and value != ""]
 

@@ -41,6 +41,14 @@ class Disagreements:
     keys: npt.NDArray[np.str_]
 
 
+@dataclass(frozen=True)
+class Mistakes:
+    """Test images that the chosen model gets wrong, the surest first: ``rows`` of the predictions ``(K,)``, ``pixels`` ``(K, H, W, C)``."""
+
+    rows: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8]
+
+
 class Epoch(BaseModel):
     """One epoch of the baseline's training."""
 
@@ -54,7 +62,7 @@ class Epoch(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """All that a report is made of; the last three are empty where the run has none.
+    """All that a report is made of; the last four are empty where the run has none.
 
     Args:
         path: the folder.
@@ -63,6 +71,7 @@ class RunFolder:
         rounds: the median call of each round in ms, one list a launch, by candidate key; what medians and ratios are made of.
         predictions: on test.
         disagreements: images on which both models differ.
+        mistakes: images that the chosen model gets wrong.
         history: the baseline's training.
         bundle: name and bytes of each file that ships.
     """
@@ -73,6 +82,7 @@ class RunFolder:
     rounds: dict[str, list[npt.NDArray[np.float64]]]
     predictions: Predictions
     disagreements: Disagreements | None
+    mistakes: Mistakes | None
     history: list[Epoch]
     bundle: list[tuple[str, int]]
 
@@ -88,14 +98,16 @@ def read_run(path: Path) -> RunFolder:
     result = _result(path / "result.json")
     classes = len(result.per_class)
     samples, rounds = _timings(path / "latency.json", result)
+    predictions = _predictions(path / "predictions.npz", classes)
     return RunFolder(
         path=path,
         result=result,
         samples=samples,
         rounds=rounds,
-        predictions=_predictions(path / "predictions.npz", classes),
+        predictions=predictions,
         disagreements=_disagreements(path / "disagreements.npz", classes),
-        history=_history(path / "history.json"),
+        mistakes=_mistakes(path / "mistakes.npz", len(predictions.targets)),
+        history=read_history(path / "history.json"),
         bundle=_bundle(path / "bundle"),
     )
 
@@ -171,19 +183,27 @@ def _disagreements(path: Path, classes: int) -> Disagreements | None:
     found = Disagreements(**_arrays(path, [f.name for f in fields(Disagreements)]))
     k = len(found.targets)
     flat = (found.baseline, found.chosen, found.baseline_confidence, found.chosen_confidence, found.keys)
-    pixels = found.pixels
-    if (
-        pixels.ndim != 4
-        or pixels.dtype != np.uint8
-        or len(pixels) != k
-        or pixels.shape[3] not in (1, 3)
-        or any(a.shape != (k,) for a in flat)
-    ):
+    _check_pixels(path, k, found.pixels, *flat)
+    _check_classes(path, classes, found.targets, found.baseline, found.chosen)
+    return found if k else None
+
+
+def _mistakes(path: Path, images: int) -> Mistakes | None:
+    if not path.exists():
+        return None
+    found = Mistakes(**_arrays(path, [f.name for f in fields(Mistakes)]))
+    _check_pixels(path, len(found.rows), found.pixels, found.rows)
+    if len(found.rows) and not 0 <= found.rows.min() <= found.rows.max() < images:
+        raise _broken(path, "it has rows that the predictions do not", f"rows are integers from 0 to {images - 1}")
+    return found if len(found.rows) else None
+
+
+def _check_pixels(path: Path, k: int, pixels: npt.NDArray[Any], *flat: npt.NDArray[Any]) -> None:
+    fits = pixels.ndim == 4 and pixels.dtype == np.uint8 and len(pixels) == k and pixels.shape[3] in (1, 3)
+    if not fits or any(a.shape != (k,) for a in flat):
         raise _broken(
             path, f"the arrays do not fit: pixels {pixels.dtype} {pixels.shape}", "pixels are uint8 (k, H, W, 1 or 3), the rest (k,)"
         )
-    _check_classes(path, classes, found.targets, found.baseline, found.chosen)
-    return found if k else None
 
 
 def _check_classes(path: Path, classes: int, *indices: npt.NDArray[np.int64]) -> None:
@@ -192,7 +212,12 @@ def _check_classes(path: Path, classes: int, *indices: npt.NDArray[np.int64]) ->
             raise _broken(path, "it has classes that the result does not", f"classes are integers from 0 to {classes - 1}")
 
 
-def _history(path: Path) -> list[Epoch]:
+def read_history(path: Path) -> list[Epoch]:
+    """Epoch by epoch, as a training left it; empty where it left nothing.
+
+    Raises:
+        BundleError: it is not a list of epochs.
+    """
     if not path.exists():
         return []
     try:

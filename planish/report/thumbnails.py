@@ -1,21 +1,27 @@
-"""The images on which both models differ, small enough to travel inside the page."""
+"""Images that travel inside a page, small enough: those on which two models differ, mistakes, a contact sheet."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from planish.evaluation.classification_metrics import probabilities
 from planish.report.run_folder import Disagreements
 
 _PNG_SIDE = 64  # larger images are shrunk and, since a photo's PNG is ten times its JPEG, sent as JPEG
 _JPEG_SIDE = 112
 _MOST = 18
-_BUDGET = 240_000  # bytes of base64 over all groups; keeps the page well below 600 kB
+_BUDGET, _MISTAKES_BUDGET = 240_000, 120_000  # bytes of base64 over all groups, and of mistakes; the page stays below 600 kB
+_SHEET_SIDE = 720
+_SHEET_BYTES = 90_000  # up to here a sheet stays a PNG
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,18 @@ class Thumbnail:
     after: str
     before_confidence: float
     after_confidence: float
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One image that is taken for something else: a data URI, class names, and how sure the model is of its own, in %."""
+
+    source: str
+    key: str
+    pixelated: bool
+    target: str
+    said: str
+    confidence: float
 
 
 def group(found: Disagreements, class_names: list[str]) -> tuple[list[Thumbnail], list[Thumbnail], list[Thumbnail]]:
@@ -60,6 +78,43 @@ def _thumbnail(found: Disagreements, index: int, class_names: list[str]) -> Thum
         before_confidence=_percent(found.baseline_confidence[index]),
         after_confidence=_percent(found.chosen_confidence[index]),
     )
+
+
+def mistakes(
+    pixels: npt.NDArray[np.uint8], rows: Sequence[int], logits: npt.NDArray[Any], targets: Any, keys: Any, class_names: Sequence[str]
+) -> list[Mistake]:
+    """Some images that a model gets wrong, as many as the page has room for.
+
+    Args:
+        pixels: ``(K, H, W, C)``.
+        rows: of these images ``(K,)`` in what follows.
+        logits: ``(N, classes)``.
+        targets: class numbers ``(N,)``.
+        keys: one name an image ``(N,)``.
+        class_names: in the order of the logits.
+    """
+    found: list[Mistake] = []
+    for image, row in zip(pixels, rows, strict=True):
+        if sum(len(mistake.source) for mistake in found) > _MISTAKES_BUDGET:
+            break
+        probs = probabilities(logits[row])
+        said = int(probs.argmax())
+        small = max(image.shape[:2]) <= _PNG_SIDE
+        found.append(Mistake(data_uri(image), str(keys[row]), small, class_names[targets[row]], class_names[said], _percent(probs[said])))
+    return found
+
+
+def sheet_uri(file: Path) -> str | None:
+    """A contact sheet as a data URI, where there is one; a large one is shrunk and sent as JPEG."""
+    if not file.is_file():
+        return None
+    if file.stat().st_size <= _SHEET_BYTES:
+        return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+    with Image.open(file) as image:
+        image.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _percent(confidence: float) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from planish.errors import PlanishError
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.machine import describe_machine
+from planish.evaluation.mistakes import worst_mistakes
 from planish.evaluation.size import macs
 from planish.evaluation.statistics import proportion
 from planish.export.bundle import write_bundle
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _ORIGINAL = Plan()
 FINALISTS = 5
 _SHOWN_DISAGREEMENTS = 60
+_SHOWN_MISTAKES = 18
 
 
 def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, model: str, command: str, notes: list[str]) -> Result:
@@ -41,7 +43,8 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         search: what is known so far.
         job: the images and the model.
         trials: trained levels.
-        folder: of the run; gets ``bundle/``, ``result.json``, ``latency.json``, ``predictions.npz`` and ``disagreements.npz``.
+        folder: of the run; gets ``bundle/``, ``result.json``, ``latency.json``, ``predictions.npz``, ``disagreements.npz`` and
+            ``mistakes.npz``.
         model: what the user called the model.
         command: the command line.
         notes: what was decided on the user's behalf.
@@ -222,7 +225,8 @@ def _write_files(folder: Path, job: Job, tested: Mapping[str, Outputs], latency:
     write_arrays(folder / "predictions.npz", targets=targets, baseline=baseline, chosen=chosen, keys=np.array(split.keys))
     said, says = baseline.argmax(1), chosen.argmax(1)
     where = np.flatnonzero(said != says)[:_SHOWN_DISAGREEMENTS]
-    pixels = np.asarray(split.images(job.artifact.input_spec, job.artifact.preprocessing)[where])
+    spec, preprocessing = job.artifact.input_spec, job.artifact.preprocessing
+    pixels = np.asarray(split.images(spec, preprocessing)[where])
     write_arrays(
         folder / "disagreements.npz",
         pixels=pixels,
@@ -233,6 +237,8 @@ def _write_files(folder: Path, job: Job, tested: Mapping[str, Outputs], latency:
         chosen_confidence=_confidence(chosen[where]),
         keys=np.array(split.keys)[where],
     )
+    worst = worst_mistakes(chosen, targets, _SHOWN_MISTAKES)
+    write_arrays(folder / "mistakes.npz", rows=worst, pixels=np.asarray(split.images(spec, preprocessing)[worst]))
 
 
 def _confidence(logits: Any) -> Any:

@@ -10,8 +10,10 @@ from planish.data.augmentation import Strength
 from planish.models.storage import load_artifact, save_artifact
 from planish.search.files import write_json
 from planish.search.store import Store
-from planish.training.original import TrainMode, train_original
+from planish.task import Task
+from planish.training.original import Original, TrainMode, train_original
 from planish.training.prepare import Job
+from planish.training.seen import what_it_sees
 
 
 def stored_original(
@@ -27,10 +29,16 @@ def stored_original(
         checkpoint.parent.mkdir(exist_ok=True)
         found = train_original(job, mode=mode, epochs=epochs, augmentation=augmentation, checkpoint=checkpoint, seconds=seconds, seed=seed)
         save_artifact(found.artifact, place)
-        if found.history:
-            write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
+        write_training(found, job.task, folder)
         checkpoint.unlink(missing_ok=True)
         return True
 
     store.once("original", "training the original", work)
     return load_artifact(place, module=job.artifact.module)
+
+
+def write_training(found: Original, task: Task, folder: Path) -> None:
+    """What a page shows of a training, where there was one: ``history.json`` and ``augmented.png``."""
+    if found.settings is not None:
+        write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
+        what_it_sees(found.artifact, task, found.settings).save(folder / "augmented.png")

@@ -85,6 +85,22 @@ class Distill:
     def changes(self) -> dict[str, str]:
         return {}
 
+    @property
+    def settings(self) -> FitSettings:
+        """Of the training; by default those of the recipe ``recovery``."""
+        return FitSettings(
+            epochs=self.epochs,
+            optimizer=self.optimizer,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.epochs / 10,
+            ema_decay=_EMA_DECAY,
+            augmentation=self.augmentation,
+            flip=self.flip,
+            seed=self.seed,
+        )
+
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
         """Train a copy of the artifact's network.
 
@@ -112,24 +128,12 @@ class Distill:
             taught_by[0] = Watched(taught_by[0], student.teacher_layers)
         if teachers:
             teacher = taught_by[0] if len(teachers) == 1 else Ensemble(taught_by)
-        settings = FitSettings(
-            epochs=self.epochs,
-            optimizer=self.optimizer,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            warmup_epochs=self.epochs / 10,
-            ema_decay=_EMA_DECAY,
-            augmentation=self.augmentation,
-            flip=self.flip,
-            seed=self.seed,
-        )
         fitted = fit(
             student,
             task,
             spec,
             artifact.preprocessing,
-            settings,
+            self.settings,
             teacher=teacher,
             distillation_weight=self.weight,
             temperature=self.temperature,

@@ -30,10 +30,12 @@ class Original:
     Args:
         artifact: format torch, trained.
         history: one entry an epoch; empty if it was trained already.
+        settings: of the training; None if there was none.
     """
 
     artifact: Artifact
-    history: tuple[Epoch, ...]
+    history: tuple[Epoch, ...] = ()
+    settings: FitSettings | None = None
 
 
 def train_original(
@@ -64,7 +66,7 @@ def train_original(
         TrainingError: the loss became NaN.
     """
     if mode == "never" or (mode == "auto" and job.knows_classes and _is_trained(job)):
-        return Original(job.artifact, ())
+        return Original(job.artifact)
     if settings is None:
         settings = replace(default_recipe(job.pretrained).training, seed=seed, augmentation=augmentation)
         settings = settings if epochs is None else replace(settings, epochs=epochs)
@@ -77,7 +79,7 @@ def train_original(
         checkpoint=checkpoint,
         deadline=None if seconds is None else time.monotonic() + seconds,
     )
-    return Original(replace(job.artifact, module=fitted.module), fitted.history)
+    return Original(replace(job.artifact, module=fitted.module), fitted.history, settings)
 
 
 def _is_trained(job: Job) -> bool:

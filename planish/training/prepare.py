@@ -100,6 +100,11 @@ def prepare(
     )
     for text in created.notes:
         note(text)
+    if created.mean is not None and normalisation != "dataset":
+        note(
+            "the weights expect images normalised by the numbers of the data set they were trained on, and "
+            f"{normalisation} takes each image's own: they begin worse than they are; normalisation=dataset keeps what they know"
+        )
     return Job(
         task=Classification(images.splits, images.class_names),
         artifact=artifact,

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Normalisation
 from planish.errors import PlanError
+from planish.progress import note
 from planish.technique import Technique, parameter_names, resolve, wrong_values
 from planish.training.settings import FitSettings
 
@@ -26,6 +27,7 @@ LEVERS = (
     "depth", "width", "kernels", "downsampling", "pooling", "squeeze_excitation", "norm", "activation", "initialization", "dropout",
     "dropconnect", "stochastic_depth",
 )  # fmt: skip
+RECOVERY = "recovery"  # the recipe that ``distill`` follows
 NOTHING = "none"  # as the value of a lever: it is not pulled
 _KEPT = ("norm",)  # of which "none" is a value of its own
 
@@ -118,6 +120,20 @@ def resolved_recipe(recipe: Recipe | str | Path | None, changes: Iterable[str], 
     """The recipe that is given or named, or the default where it is None, with its changes; see ``set_values``."""
     named = recipe if isinstance(recipe, Recipe) else default_recipe(pretrained) if recipe is None else load_recipe(recipe)
     return set_values(named, changes)
+
+
+def warn_of_fresh_weights(named: Recipe | str | Path | None, pretrained: bool) -> None:
+    """Say so where the recipe for what was trained before meets weights that were not.
+
+    Args:
+        named: the recipe, as the user did.
+        pretrained: whether the network came with weights.
+    """
+    if named == RECOVERY and not pretrained:
+        note(
+            f"the recipe {RECOVERY} wins back what a trained network lost when it was made smaller, and this one has fresh weights: "
+            "scratch-small is made for them"
+        )
 
 
 def set_values(recipe: Recipe, assignments: Iterable[str]) -> Recipe:

@@ -64,6 +64,50 @@ def test_an_evaluation_can_calibrate_and_corrupt(data: Path, model: Path) -> Non
     assert (refused.exit_code, "evaluate test" in refused.output) == (2, True)
 
 
+def test_training_and_evaluating_leave_a_page_that_can_be_made_again(data: Path, model: Path, tmp_path: Path) -> None:
+    assert {"evaluation.json", "evaluation.npz", "evaluation.html", "history.json", "augmented.png", "recipe.yaml"} <= {
+        f.name for f in model.iterdir()
+    }
+    page = (model / "evaluation.html").read_text()
+    assert "How it was trained" in page
+    assert "What it saw" in page
+    shown = run("evaluate", model, data, "--out", tmp_path / "new" / "page", "--precision", 80)
+    assert "evaluation.html" in shown
+    found = json.loads((tmp_path / "new" / "page" / "evaluation.json").read_text())
+    told = json.loads(run("evaluate", model, data, "--calibrate", "--json"))
+    assert found["metrics"] == told
+    assert [threshold["wanted"] for threshold in found["thresholds"]] == [80, 90, 95, 99]
+    assert {each["threshold"]["wanted"] for each in found["per_class"]} == {80}
+    file = tmp_path / "new" / "page" / "evaluation.html"
+    before = file.read_text()
+    file.unlink()
+    run("report", file.parent)
+    assert file.read_text() == before
+
+
+def test_a_bundle_and_a_file_are_no_place_for_an_evaluation(data: Path, model: Path, small: Path) -> None:
+    for place in (small, model / "recipe.yaml"):
+        refused = runner.invoke(app, ["evaluate", str(model), str(data), "--out", str(place)])
+        assert (refused.exit_code, "choose another --out" in " ".join(refused.output.split())) == (2, True)
+
+
+def test_precision_belongs_to_the_page(data: Path, model: Path, tmp_path: Path) -> None:
+    for options in (["--precision", "90"], ["--precision", "100", "--out", str(tmp_path / "page")]):
+        refused = runner.invoke(app, ["evaluate", str(model), str(data), *options])
+        assert refused.exit_code == 2
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_an_export_can_be_calibrated(to: str, data: Path, model: Path, tmp_path: Path) -> None:
+    run("export", model, data, "--to", to, "--calibrate", "--out", tmp_path / "bundle")
+    before, after = (json.loads(run("evaluate", m, data, "--calibrate", "--json")) for m in (model, tmp_path / "bundle"))
+    assert abs(before["temperature"]["value"] - 1) > 0.02
+    assert after["temperature"]["value"] == pytest.approx(1, abs=0.01)
+    assert after["accuracy"]["value"] == before["accuracy"]["value"]
+    assert after["log_loss"]["value"] == pytest.approx(before["log_loss_scaled"]["value"], abs=1e-3)
+    run("verify", tmp_path / "bundle")
+
+
 @pytest.fixture(scope="module")
 def small(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")

@@ -20,7 +20,7 @@ from planish.compression import (
     WeightSharing,
     Width,
 )
-from planish.export import Pack, ToOnnx, ToOpenVino
+from planish.export import Pack, Temperature, ToOnnx, ToOpenVino
 from planish.task import Task
 from planish.technique import registered
 from planish.testing import TechniqueConformance
@@ -144,6 +144,11 @@ class TestHalfPrecision(TechniqueConformance):
 
 class TestToOpenVino(TechniqueConformance):
     technique = ToOpenVino()
+    before = (ToOnnx(), Int8())
+
+
+class TestTemperature(TechniqueConformance):
+    technique = Temperature()
     before = (ToOnnx(), Int8())
 
 

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 from scipy.special import softmax
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
 from planish.errors import ModelError
-from planish.evaluation.calibration import fit_temperature, temperature_scaling
+from planish.evaluation.calibration import fit_temperature, reliability, temperature_scaling
+from planish.evaluation.classification_metrics import calibration_error
 
 
 def draw(n: int, classes: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,3 +93,17 @@ def test_it_helps_on_other_images_and_says_by_how_much(truth: float) -> None:
 def test_logits_of_other_classes_are_refused() -> None:
     with pytest.raises(ModelError):
         temperature_scaling(*draw(20, 3, 1, 0), *draw(20, 4, 1, 0))
+
+
+def test_a_reliability_diagram_has_scikit_learns_points_and_adds_up_to_the_calibration_error() -> None:
+    logits, targets = draw(800, 4, 2.5, 3)
+    probs = softmax(logits, axis=1)
+    sure, right = probs.max(1), probs.argmax(1) == targets
+    bins = reliability(logits, targets)
+    shares, confidences = calibration_curve(right, sure, n_bins=15)
+    np.testing.assert_allclose([b.confidence for b in bins], confidences)
+    np.testing.assert_allclose([b.accuracy.value for b in bins], shares)
+    assert sum(b.n for b in bins) == 800
+    gap = sum(b.n * abs(b.confidence - b.accuracy.value) for b in bins) / 800
+    assert gap == pytest.approx(calibration_error(probs, targets).value)
+    assert all(b.accuracy.low <= b.accuracy.value <= b.accuracy.high for b in bins)

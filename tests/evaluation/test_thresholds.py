@@ -14,6 +14,7 @@ from planish.errors import ModelError
 from planish.evaluation.thresholds import (
     at_threshold,
     class_scores,
+    precision_by_coverage,
     threshold_for_f1,
     threshold_for_precision,
     threshold_for_recall,
@@ -154,3 +155,12 @@ def test_the_interval_of_f1_covers() -> None:
     true = 100 * f1_score(positive, accepted)
     found = [at_threshold(0.7, *draw(200, rng))["f1"] for _ in range(1000)]
     assert 0.93 <= np.mean([m.low <= true <= m.high for m in found]) <= 0.97  # type: ignore[operator]
+
+
+def test_precision_by_coverage_is_scikit_learns_curve() -> None:
+    scores, positive = draw(300, np.random.default_rng(5))
+    scores = scores.round(2)  # with ties
+    coverage, precision = precision_by_coverage(scores, positive)
+    expected, _, thresholds = precision_recall_curve(positive, scores)
+    np.testing.assert_allclose(precision, expected[:-1][::-1])
+    np.testing.assert_allclose(coverage, [(scores >= t).mean() for t in thresholds[::-1]])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from planish.evaluation.statistics import over_launches, paired_difference, paired_ratio, proportion
 from planish.measurement import Measurement
@@ -214,18 +215,20 @@ def _write_images(folder, rng, targets, before, after, keys, side) -> None:  # t
         e = np.exp(logits - logits.max(1, keepdims=True))
         return (e / e.sum(1, keepdims=True)).max(1)
 
+    def pictures(rows: np.ndarray) -> np.ndarray:
+        yy, xx = np.mgrid[:side, :side] / side * 2 - 1
+        pixels = np.stack(
+            [
+                np.clip(255 * (1.2 - np.hypot(xx * (1 + t / 6), yy * (2 - t / 6)) + rng.normal(0, 0.08, xx.shape)), 0, 255)
+                for t in targets[rows]
+            ]
+        )
+        return np.repeat(pixels[..., None], 1 if side < 64 else 3, axis=3).astype(np.uint8)
+
     differ = np.flatnonzero(before.argmax(1) != after.argmax(1))
-    yy, xx = np.mgrid[:side, :side] / side * 2 - 1
-    pixels = np.stack(
-        [
-            np.clip(255 * (1.2 - np.hypot(xx * (1 + t / 6), yy * (2 - t / 6)) + rng.normal(0, 0.08, xx.shape)), 0, 255)
-            for t in targets[differ]
-        ]
-    )
-    pixels = np.repeat(pixels[..., None], 1 if side < 64 else 3, axis=3).astype(np.uint8)
     np.savez(
         folder / "disagreements.npz",
-        pixels=pixels,
+        pixels=pictures(differ),
         targets=targets[differ],
         baseline=before.argmax(1)[differ],
         chosen=after.argmax(1)[differ],
@@ -233,3 +236,7 @@ def _write_images(folder, rng, targets, before, after, keys, side) -> None:  # t
         chosen_confidence=confidence(after)[differ],
         keys=keys[differ],
     )
+    wrong = np.flatnonzero(after.argmax(1) != targets)
+    worst = wrong[np.argsort(-confidence(after)[wrong], kind="stable")][:18]
+    np.savez(folder / "mistakes.npz", rows=worst, pixels=pictures(worst))
+    Image.fromarray(np.concatenate(pictures(worst[:4]), axis=1).squeeze()).save(folder / "augmented.png")

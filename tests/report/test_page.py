@@ -12,6 +12,7 @@ import pytest
 from fake_run import CHOSEN, write_run
 
 from planish.report import write_report
+from planish.search.result import Result
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -111,6 +112,18 @@ def test_numbers_are_those_of_the_stored_predictions(finished: Path, page: Page)
         assert title in page.text
 
 
+def test_the_chosen_models_surest_mistake_comes_first_and_what_training_saw_is_shown(finished: Path, page: Page) -> None:
+    stored = np.load(finished / "predictions.npz")
+    names = [c.name for c in Result.load(finished / "result.json").per_class]
+    logits, targets = stored["chosen"].astype(float), stored["targets"]
+    sure = np.exp(logits.max(1) - np.logaddexp.reduce(logits, axis=1))
+    wrong = np.flatnonzero(logits.argmax(1) != targets)
+    surest = wrong[sure[wrong].argmax()]
+    shown = page.text[page.text.index("The surest mistakes") :]
+    assert re.search(rf"{names[targets[surest]]} {names[logits[surest].argmax()]} {100 * sure[surest]:.1f} %", shown)
+    assert page.all("img")[-1]["alt"].startswith("Training images")
+
+
 def test_confusion_matrices_sum_to_the_images(finished: Path) -> None:
     text = (finished / "report.html").read_text()
     tables = re.findall(r'<table class="confusion">.*?</table>', text, re.S)
@@ -158,17 +171,15 @@ def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
 
 
 def test_optional_files_are_left_out(run: Path) -> None:
-    for name in ("disagreements.npz", "history.json", "bundle/bundle.json"):
+    for name in ("disagreements.npz", "mistakes.npz", "history.json", "augmented.png", "bundle/bundle.json"):
         (run / name).unlink()
     page = Page(write_report(run).read_text())
-    for title in ("Images on which both differ", "How the original was trained", "What ships"):
+    for title in ("Images on which both differ", "The surest mistakes", "How the original was trained", "What ships"):
         assert title not in page.text
 
 
 def test_original_shipped_unchanged(run: Path) -> None:
     from dataclasses import replace
-
-    from planish.search.result import Result
 
     result = Result.load(run / "result.json")
     stored = dict(np.load(run / "predictions.npz"))

@@ -139,6 +139,8 @@ def _write(name: str, data: bytes) -> Callable[[Path], None]:
         (_edit_npz("predictions.npz", targets=np.full(2000, 10)), "classes that the result does not"),
         (_edit_npz("disagreements.npz", pixels=np.zeros((2, 8, 8, 3), np.uint8)), "disagreements.npz"),
         (_write("disagreements.npz", b"x"), "disagreements.npz"),
+        (_write("mistakes.npz", b"x"), "mistakes.npz"),
+        (_edit_npz("mistakes.npz", rows=np.full(18, 5000)), "mistakes.npz"),
         (_write("history.json", b"[{}]"), "history.json"),
     ],
 )

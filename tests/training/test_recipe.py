@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 import planish
 from planish.errors import PlanError
 from planish.models.levers import Activation, Norm
+from planish.progress import collecting_notes
 from planish.technique import registered
 from planish.testing import write_shapes
+from planish.training import Distill
 from planish.training.prepare import prepare
 from planish.training.recipe import LEVERS, Recipe, load_recipe, pull, set_values, shipped
 
@@ -87,3 +91,27 @@ def test_pulled_levers_are_where_a_network_starts_from(tmp_path: Path) -> None:
     artifact = pull(job.artifact, job.task, [Activation("elu"), Norm("group")])
     assert artifact.original is None
     assert [step.technique for step in artifact.lineage.steps] == ["activation", "norm"]
+
+
+def test_the_recipe_of_recovery_is_what_distill_does() -> None:
+    assert load_recipe("recovery").training == Distill().settings
+
+
+@pytest.mark.parametrize(("recipe", "said"), [("recovery", True), ("scratch-small", False), (None, False)])
+def test_recovery_of_fresh_weights_is_told_what_it_is_for(recipe: str | None, said: bool, tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "shapes", per_class=20)
+    with collecting_notes() as notes:
+        planish.train(data, model="resnet8", recipe=recipe, changes=["epochs=1"], out=tmp_path / "model")
+    assert any("made smaller, and this one has fresh weights" in text for text in notes) is said
+
+
+@pytest.mark.parametrize(("normalisation", "said"), [("z_score", True), ("min_max", True), ("dataset", False)])
+def test_weights_that_expect_another_normalisation_are_told(normalisation: Any, said: bool, tmp_path: Path) -> None:
+    torch.save(torchvision.models.get_model("squeezenet1_1").state_dict(), tmp_path / "weights.pth")
+    data = write_shapes(tmp_path / "shapes", per_class=20, channels=3)
+    with collecting_notes() as notes:
+        prepare(data, "torchvision:squeezenet1_1", weights=tmp_path / "weights.pth", image_size=64, normalisation=normalisation)
+    assert any("they begin worse" in text for text in notes) is said
+    with collecting_notes() as notes:
+        prepare(data, "torchvision:squeezenet1_1", image_size=64, normalisation=normalisation)
+    assert not any("they begin worse" in text for text in notes), "fresh weights expect nothing"

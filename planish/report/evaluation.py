@@ -1,0 +1,117 @@
+"""``evaluation.html``: what a model can and cannot do, in one file that opens offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from planish.evaluation.calibration import reliability
+from planish.evaluation.classification_metrics import confusion_matrix, probabilities
+from planish.evaluation.thresholds import precision_by_coverage, top_scores
+from planish.measurement import Measurement
+from planish.report import plots, words
+from planish.report.confusion import FEW_CLASSES, heat_map, shades
+from planish.report.evaluation_plots import coverage_curve, reliability_diagram
+from planish.report.html import filled, write_page
+from planish.report.page import CURVES, facts
+from planish.report.run_folder import read_history
+from planish.report.thumbnails import mistakes, sheet_uri
+from planish.search.evaluation import Evaluation, Predicted, load_evaluation
+
+_UNKNOWN = 100.0  # times its lower end that the upper end of a temperature's interval is where nothing was learned
+_PROMISE = 95.0  # percent; the one of the tiles where it was looked at
+
+
+def write_evaluation(folder: Path) -> Path:
+    """Write ``evaluation.html`` into a folder.
+
+    Args:
+        folder: with ``evaluation.json`` and ``evaluation.npz``; ``history.json``, ``augmented.png`` and ``recipe.yaml`` of a training are
+            shown where they exist.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        BundleError: a file is missing, or not as it was written.
+    """
+    found, predicted = load_evaluation(folder)
+    names = [each.name for each in found.per_class]
+    matrix = confusion_matrix(predicted.logits.argmax(axis=1), predicted.targets, len(names))
+    few = len(names) <= FEW_CLASSES
+    history = read_history(folder / "history.json")
+    recipe = folder / "recipe.yaml"
+    page = filled(
+        "evaluation.html.jinja",
+        found=found,
+        names=names,
+        warning=_warning(found, predicted),
+        sureness=_sureness(found, predicted),
+        promise=next((t for t in found.thresholds if t.wanted == _PROMISE), None),
+        classes=found.per_class if few else sorted(found.per_class, key=lambda c: c.measurements["f1"].value),
+        few=few,
+        matrix=matrix,
+        shades=shades,
+        heat=Markup() if few else heat_map(matrix, names),
+        mistakes=mistakes(predicted.pixels, predicted.worst.tolist(), predicted.logits, predicted.targets, predicted.keys, names),
+        diagrams=_diagrams(found, predicted),
+        curve=_curve(found, predicted),
+        corrupted=_corrupted(found),
+        training=[(title, plots.training(history, metric)) for title, metric in CURVES] if len(history) > 1 else [],
+        sheet=sheet_uri(folder / "augmented.png"),
+        recipe=recipe.read_text() if recipe.is_file() else "",
+        machine=facts(found.machine),
+    )
+    return write_page(folder / "evaluation.html", page)
+
+
+def _warning(found: Evaluation, predicted: Predicted) -> str:
+    """Whether the stored predictions say something else than the metrics."""
+    told = found.metrics.get("accuracy")
+    seen = 100 * float((predicted.logits.argmax(axis=1) == predicted.targets).mean())
+    if told is None or abs(told.value - seen) < 50 / len(predicted.targets):
+        return ""
+    return f"Accuracy: the file says {words.number(told.value, 2)} %, the stored predictions give {words.number(seen, 2)} %."
+
+
+def _sureness(found: Evaluation, predicted: Predicted) -> str:
+    """In words: whether the model is as sure as it is right."""
+    sure = 100 * float(probabilities(predicted.logits).max(axis=1).mean())
+    right = found.metrics["accuracy"]
+    text = f"On average it is {words.number(sure, 1)} % sure, and right in {words.number(right.value, 1)} %"
+    fitted = found.metrics.get("temperature")
+    if fitted is None or fitted.low is None or fitted.high is None:
+        return f"{text}."
+    if fitted.high > _UNKNOWN * fitted.low:
+        return f"{text}. The validation images are too few, or too easy, to tell a temperature."
+    if fitted.low <= 1 <= fitted.high:
+        return f"{text}. A temperature fitted on validation, {words.number(fitted.value, 2)}, is no different from 1: it is calibrated."
+    kind = "too sure" if fitted.value > 1 else "not sure enough"
+    text += f": it is {kind}. Divided by a temperature of {words.number(fitted.value, 2)} its logits fit validation best"
+    return f"{text}; planish export --calibrate builds that into the file." if found.runtime == "torch" else f"{text}."
+
+
+def _diagrams(found: Evaluation, predicted: Predicted) -> list[tuple[str, Measurement | None, Markup]]:
+    """Title, calibration error and diagram as the model is, and with its temperature."""
+    pairs = [("As it is", "calibration_error", 1.0)]
+    if "temperature" in found.metrics:
+        pairs.append(("With the temperature", "calibration_error_scaled", found.metrics["temperature"].value))
+    return [
+        (title, found.metrics.get(name), reliability_diagram(reliability(predicted.logits / divisor, predicted.targets), title))
+        for title, name, divisor in pairs
+    ]
+
+
+def _curve(found: Evaluation, predicted: Predicted) -> Markup:
+    coverage, precision = precision_by_coverage(*top_scores(predicted.logits, predicted.targets))
+    return Markup().join(coverage_curve(coverage, precision, found.thresholds, narrow) for narrow in (False, True))
+
+
+def _corrupted(found: Evaluation) -> list[tuple[str, Measurement]]:
+    """The score of clean images, then of corrupted ones, the worst last."""
+    primary = next(iter(found.metrics))
+    start = f"{primary}_"
+    rows = [(name.removeprefix(start).replace("_", " "), m) for name, m in found.metrics.items() if name.startswith(start)]
+    rows.sort(key=lambda row: -row[1].value)
+    return [("clean", found.metrics[primary]), *rows] if rows else []

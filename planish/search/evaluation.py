@@ -1,0 +1,287 @@
+"""An evaluation that is kept: ``evaluation.json``, and ``evaluation.npz`` with the predictions that stand behind its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import InputSpec, Predictor, Preprocessing
+from planish.errors import BundleError, ModelError
+from planish.evaluation.calibration import temperature_scaling
+from planish.evaluation.classification_metrics import probabilities
+from planish.evaluation.evaluate import Evaluated, evaluate
+from planish.evaluation.machine import describe_machine
+from planish.evaluation.mistakes import Confusion, confusions, worst_mistakes
+from planish.evaluation.robustness import robustness
+from planish.evaluation.thresholds import at_threshold, threshold_for_precision, top_scores
+from planish.measurement import Measurement
+from planish.search.files import write_arrays, write_result
+from planish.task import SplitName, Task
+
+_STRICT = ConfigDict(extra="forbid")
+_PROMISES = (90.0, 95.0, 99.0)  # percent right where the model answers
+_FILES = "it is evaluation.json and evaluation.npz"
+SHOWN_MISTAKES = 24
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Threshold:
+    """From which probability on a prediction is taken so that some precision is kept: chosen on validation, told on other images.
+
+    Args:
+        wanted: precision in percent.
+        value: the least probability; None where no threshold can promise it.
+        measurements: ``precision``, ``recall``, ``coverage`` (the share that is accepted) and ``f1`` of the images that are told.
+        why: there is none.
+    """
+
+    wanted: float
+    value: float | None = None
+    measurements: dict[str, Measurement] = Field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ClassEvaluation:
+    """One class against the rest.
+
+    Args:
+        name: of the class.
+        measurements: ``precision``, ``recall`` (its accuracy) and ``f1`` of what the model says, in percent.
+        threshold: from which probability of this class on it is right as often as was asked for; None without validation images.
+    """
+
+    name: str
+    measurements: dict[str, Measurement]
+    threshold: Threshold | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Evaluation:
+    """``evaluation.json``.
+
+    Args:
+        model: what was evaluated, as the user named it.
+        split: which images.
+        runtime: what ran the model.
+        metrics: the primary one first; with ``temperature`` and what it does, and corruptions, where they were measured.
+        per_class: in the order of the model's outputs.
+        confusions: the pairs of classes that are mixed up most.
+        thresholds: for answering only where the model is sure enough; empty without validation images.
+        mistakes: how many images are wrong.
+        machine: what it ran on.
+        notes: what was decided on the user's behalf.
+    """
+
+    name: str
+    created: str
+    command: str
+    model: str
+    data: str
+    split: SplitName
+    runtime: str
+    metrics: dict[str, Measurement]
+    per_class: list[ClassEvaluation]
+    confusions: list[Confusion]
+    thresholds: list[Threshold]
+    mistakes: int
+    machine: dict[str, str | int | float]
+    notes: list[str] = Field(default_factory=list)
+    version: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """``evaluation.npz``.
+
+    Args:
+        logits: ``(N, classes)``.
+        targets: class numbers ``(N,)``.
+        keys: one name an image ``(N,)``.
+        worst: rows of the surest mistakes ``(K,)``, the surest first.
+        pixels: of these, uint8 ``(K, H, W, C)``.
+        validation_logits: ``(M, classes)``; M is 0 where validation itself was evaluated.
+        validation_targets: ``(M,)``.
+    """
+
+    logits: npt.NDArray[Any]
+    targets: npt.NDArray[Any]
+    keys: npt.NDArray[Any]
+    worst: npt.NDArray[Any]
+    pixels: npt.NDArray[Any]
+    validation_logits: npt.NDArray[Any]
+    validation_targets: npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What a model said, and how good that is.
+
+    Args:
+        split: of the images.
+        found: on these.
+        validation: on validation; None where that was not asked for, or is the split itself.
+        metrics: of ``found``, with those of temperature and corruptions.
+    """
+
+    split: SplitName
+    found: Evaluated
+    validation: Evaluated | None
+    metrics: dict[str, Measurement]
+
+
+def judge(
+    predictor: Predictor,
+    task: Task,
+    split: SplitName,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    *,
+    calibrate: bool = True,
+    corruptions: bool = False,
+    seed: int = 0,
+) -> Judged:
+    """Evaluate on a split.
+
+    Args:
+        predictor: the model.
+        task: the images.
+        split: which of them.
+        spec: size of the images.
+        preprocessing: of the model.
+        calibrate: also evaluate on validation, and say what a temperature fitted there does.
+        corruptions: also evaluate on corrupted images.
+        seed: of the corruptions.
+    """
+    found, validation = evaluate(predictor, task, split, spec, preprocessing), None
+    metrics = dict(found.metrics)
+    if calibrate and split != "validation":
+        validation = evaluate(predictor, task, "validation", spec, preprocessing)
+        metrics |= temperature_scaling(validation.outputs["logits"], validation.targets, found.outputs["logits"], found.targets)
+    if corruptions:
+        metrics |= robustness(predictor, task, split, spec, preprocessing, seed=seed)
+    return Judged(split, found, validation, metrics)
+
+
+def keep(
+    folder: Path,
+    judged: Judged,
+    task: Task,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    *,
+    model: str,
+    data: str,
+    runtime: str,
+    precision: float = 95.0,
+    command: str = "",
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """Write ``evaluation.json`` and ``evaluation.npz`` into ``folder``; earlier ones are replaced.
+
+    Args:
+        folder: is made where it is missing.
+        judged: what was found.
+        task: the images.
+        spec: size of the images.
+        preprocessing: of the model.
+        model: as the user named it.
+        data: likewise.
+        runtime: what ran the model.
+        precision: in percent, that thresholds shall keep.
+        command: the command line.
+        notes: what was decided on the user's behalf.
+    """
+    split = task.split(judged.split)
+    logits, targets = judged.found.outputs["logits"], np.asarray(judged.found.targets)
+    preds, names = logits.argmax(axis=1), task.class_names
+    before = judged.validation
+    worst = worst_mistakes(logits, targets, SHOWN_MISTAKES)
+    predictions = Predicted(
+        logits=logits,
+        targets=targets,
+        keys=np.array(split.keys),
+        worst=worst,
+        pixels=np.asarray(split.images(spec, preprocessing)[worst]),
+        validation_logits=np.zeros((0, len(names))) if before is None else before.outputs["logits"],
+        validation_targets=np.zeros(0, np.int64) if before is None else np.asarray(before.targets),
+    )
+    per_class = []
+    for number, name in enumerate(names):
+        of_class = at_threshold(0.5, preds == number, targets == number)
+        per_class.append(ClassEvaluation(name, {key: of_class[key] for key in ("precision", "recall", "f1")}))
+    evaluation = Evaluation(
+        name=folder.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        model=model,
+        data=data,
+        split=judged.split,
+        runtime=runtime,
+        metrics=judged.metrics,
+        per_class=per_class if before is None else _with_thresholds(per_class, predictions, precision),
+        confusions=confusions(preds, targets, names),
+        thresholds=[] if before is None else _for_answering(predictions, precision),
+        mistakes=int((preds != targets).sum()),
+        machine=describe_machine(),
+        notes=list(notes),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(folder / "evaluation.npz", **vars(predictions))
+    write_result(folder / "evaluation.json", evaluation)
+    return evaluation
+
+
+def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted]:
+    """Read what ``keep`` wrote.
+
+    Raises:
+        BundleError: a file is missing, or not as it was written.
+    """
+    try:
+        evaluation = TypeAdapter(Evaluation).validate_json((folder / "evaluation.json").read_bytes())
+        with np.load(folder / "evaluation.npz", allow_pickle=False) as stored:
+            return evaluation, Predicted(**{name: stored[name] for name in stored.files})
+    except (OSError, ValidationError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise BundleError(f"the evaluation in {folder} cannot be read: {reason}", _FILES, "run planish evaluate again with --out") from None
+
+
+def _for_answering(predictions: Predicted, precision: float) -> list[Threshold]:
+    chosen = top_scores(predictions.validation_logits, predictions.validation_targets)
+    told = top_scores(predictions.logits, predictions.targets)
+    return [_threshold(wanted, chosen, told) for wanted in sorted({*_PROMISES, precision})]
+
+
+def _with_thresholds(per_class: Sequence[ClassEvaluation], predictions: Predicted, precision: float) -> list[ClassEvaluation]:
+    chosen, told = probabilities(predictions.validation_logits), probabilities(predictions.logits)
+    return [
+        ClassEvaluation(
+            each.name,
+            each.measurements,
+            _threshold(
+                precision,
+                (chosen[:, number], predictions.validation_targets == number),
+                (told[:, number], predictions.targets == number),
+            ),
+        )
+        for number, each in enumerate(per_class)
+    ]
+
+
+def _threshold(wanted: float, chosen: tuple[Any, Any], told: tuple[Any, Any]) -> Threshold:
+    """Scores and what is positive, of the images that choose and of those that it is told on."""
+    try:
+        value = threshold_for_precision(*chosen, wanted / 100)
+    except ModelError as error:
+        return Threshold(wanted, why=f"{error.received}; {error.rule}")
+    return Threshold(wanted, value, at_threshold(value, *told))
