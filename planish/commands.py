@@ -37,10 +37,13 @@ from planish.models.storage import save_artifact
 from planish.plan import Plan
 from planish.report import write_report
 from planish.report.comparison import write_comparison
+from planish.report.ensembles import write_ensembles
 from planish.report.experiment import write_experiment
 from planish.search import goal as units
 from planish.search.compare import Comparison
 from planish.search.compare import compare as run_comparison
+from planish.search.ensembles import EnsembleStudy
+from planish.search.ensembles import ensembles as run_ensembles
 from planish.search.experiment import Experiment, experiment
 from planish.search.opened import open_model
 from planish.search.optimize import default_folder
@@ -100,6 +103,17 @@ def vary(data: str | Path, *, factors: Mapping[str, Sequence[Any]], out: str | P
     """
     found = experiment(data, factors=factors, out=out, **options)
     write_experiment(Path(out) if out is not None else Path("runs") / found.name)
+    return found
+
+
+def ensembles(data: str | Path, *, out: str | Path | None = None, **options: Any) -> EnsembleStudy:
+    """What ensembles and averages of weights bring and cost; see ``planish.search.ensembles.ensembles`` for the options.
+
+    Returns:
+        What was found. The folder, ``out`` or ``runs/`` and the study's name, holds ``ensembles.json`` and ``ensembles.html``.
+    """
+    found = run_ensembles(data, out=out, **options)
+    write_ensembles(Path(out) if out is not None else Path("runs") / found.name)
     return found
 
 
@@ -322,10 +336,12 @@ def verify(bundle: str | Path) -> VerifyReport:
 
 
 def report(run: str | Path) -> Path:
-    """Write the page of a run, a comparison or an experiment again."""
+    """Write the page of a run, a comparison, an experiment or a study of ensembles again."""
     folder = Path(run)
     if (folder / "experiment.json").exists():
         return write_experiment(folder)
+    if (folder / "ensembles.json").exists():
+        return write_ensembles(folder)
     return write_comparison(folder) if (folder / "comparison.json").exists() else write_report(folder)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -87,7 +88,7 @@ def write_experiment(folder: Path) -> Path:
         effects=[(f"{short_key(e.key)}={short_value(e.value)}", f"{short_key(e.key)}={short_value(found.factors[e.key][0])}", e)
                  for e in found.effects],
         keys={arm.label: key(i) for i, arm in enumerate(found.arms) if arm.measurements},
-        forest=_forest(found, narrow=False) + _forest(found, narrow=True),
+        forest=forest(found.arms, narrow=False) + forest(found.arms, narrow=True),
         curves=_curves(found, narrow=False) + _curves(found, narrow=True),
     )  # fmt: skip
     partial = folder / "experiment.html.partial"
@@ -95,9 +96,22 @@ def write_experiment(folder: Path) -> Path:
     return partial.replace(folder / "experiment.html")
 
 
-def _forest(found: Experiment, narrow: bool) -> Markup:
-    """Each arm's difference to the reference, with its interval."""
-    arms = [(i, arm) for i, arm in enumerate(found.arms) if "accuracy_difference" in arm.measurements]
+class Compared(Protocol):
+    """What has a difference to a reference."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def measurements(self) -> Mapping[str, Measurement]: ...
+
+    @property
+    def verdict(self) -> str: ...
+
+
+def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
+    """Each arm's difference to the first, with its interval."""
+    arms = [(i, arm) for i, arm in enumerate(everyone) if "accuracy_difference" in arm.measurements]
     if not arms:
         return Markup()
     width, left, row = (380.0, 130.0, 30.0) if narrow else (960.0, 300.0, 30.0)
@@ -111,7 +125,7 @@ def _forest(found: Experiment, narrow: bool) -> Markup:
     for value in ticks(x.low, x.high, 4 if narrow else 8):
         parts.append(el("line", x1=x(value), x2=x(value), y1=8, y2=foot + 4, cls="grid zero" if value == 0 else "grid"))
         parts.append(el("text", plain(value), x=x(value), y=foot + 20, cls="tick middle"))
-    parts.append(el("text", f"points against {found.arms[0].label}", x=(x.start + x.end) / 2, y=height - 4, cls="axis middle"))
+    parts.append(el("text", f"points against {everyone[0].label}", x=(x.start + x.end) / 2, y=height - 4, cls="axis middle"))
     for place, (index, arm) in enumerate(arms):
         m = arm.measurements["accuracy_difference"]
         y = 10 + row * place + row / 2

@@ -87,7 +87,7 @@ def uniform_soup(networks: Sequence[nn.Module], fit_statistics: Callable[[nn.Mod
 
     Args:
         networks: of one architecture.
-        fit_statistics: estimates batch-norm statistics anew, in place: the mean of the networks' own does not fit the mean of their weights.
+        fit_statistics: estimates batch-norm statistics anew, in place; the mean of the networks' own does not fit their mean weights.
 
     Reference: Wortsman et al. 2022 (arXiv:2203.05482).
     """

@@ -327,5 +327,5 @@ def test_snapshots_are_the_weights_at_the_end_of_each_cycle(task, network, monke
 def test_averaging_that_does_not_go_together_is_refused(task, network):
     with pytest.raises(TrainingError, match="choose one"):
         fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"cycles": 2, "swa_share": 0.3}))
-    with pytest.raises(TrainingError, match="warming up.*at most swa_share=0.5"):
+    with pytest.raises(TrainingError, match=r"warming up.*at most swa_share=0\.5"):
         fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"warmup_epochs": 3, "swa_share": 0.6}))
