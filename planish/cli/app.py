@@ -74,6 +74,9 @@ def optimize(
     student: Annotated[
         list[str] | None, typer.Option(help="Another architecture to try, taught by the original; may be given again. 'none' for none.")
     ] = None,
+    teachers: Annotated[
+        int, typer.Option(min=1, help="Networks that teach together: the original, and others like it, trained in half of the budget.")
+    ] = 1,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
     json: Json = False,
@@ -85,7 +88,7 @@ def optimize(
         max_size=max_size, runtime=runtime, threads=threads, batch=batch, budget=budget, image_size=image_size, epochs=epochs,
         augmentation=_one_of("--augmentation", augmentation, "none", "light", "standard"),
         train_mode=_one_of("--train", train, "auto", "always", "never"), skip_bad=skip_bad,
-        students=[] if student == ["none"] else student or None, seed=seed,
+        students=[] if student == ["none"] else student or None, teachers=teachers, seed=seed,
     )  # fmt: skip
 
 
