@@ -21,6 +21,7 @@ from planish.search.ensembles import EnsembleStudy
 
 _HERE = Path(__file__).parent
 _WIDE = 100  # columns of a terminal on which everything has room
+_FARTHEST_POINTS = 5.0  # behind, that a plot still shows
 _RATIOS = {"training": "training_seconds", "parameters": "parameters"}
 _COSTS = {"call": "time of a call", "training": "seconds of training", "parameters": "parameters"}
 
@@ -64,7 +65,12 @@ def findings(study: EnsembleStudy) -> list[str]:
     single, *others = study.arms
     measured = sorted((arm for arm in others if arm.verdict), key=lambda arm: -_gain(arm).value)
     better = [arm for arm in measured if arm.verdict == "better"]
-    sentences = [f"{_named(arm)} gains {_gain(arm).value:.1f} points over the single network, {_price(arm, single)}." for arm in better]
+    copied = next((f"; one fine-tuned copy gains {_gain(arm).value:.1f}" for arm in measured if arm.label == "fine-tuned copy"), "")
+    sentences = [
+        f"{_named(arm)} gains {_gain(arm).value:.1f} points over the single network, {_price(arm, single)}"
+        f"{copied if arm.label.startswith('soup, ') else ''}."
+        for arm in better
+    ]
     free = [arm for arm in better if arm.speed == "no difference"]
     if better and better[0] not in free:
         sentences.append(f"Without a slower file, {free[0].label} gains most." if free else "Nothing gains without a slower file.")
@@ -126,7 +132,7 @@ def _plot(study: EnsembleStudy, name: str, narrow: bool) -> Markup:
         return Markup()
     width, height, left = (380.0, 360.0, 36.0) if narrow else (960.0, 400.0, 60.0)
     gains = [_gain(arm).value for _, arm, _ in found] + [0.0]
-    lowest = max(min(gains), -2 * max(max(gains), 0.5))  # what fails altogether would squeeze the rest
+    lowest = max(min(gains), -_FARTHEST_POINTS)  # what fails altogether would squeeze the rest
     pad = max((max(gains) - lowest) * 0.15, 0.3)
     x = Scale(0.9 * min(1.0, *(cost[name] for *_, cost in found)), 1.15 * max(cost[name] for *_, cost in found), left, width - 14, log=True)
     y = Scale(lowest - pad, max(gains) + pad, height - 52, 22)
@@ -146,6 +152,8 @@ def _plot(study: EnsembleStudy, name: str, narrow: bool) -> Markup:
         if m.low is not None and m.high is not None:
             ends = (y(min(max(end, y.low), y.high)) for end in (m.low, m.high))
             parts.append(el("line", x1=cx, x2=cx, y1=next(ends), y2=next(ends), cls=f"{look(index)} whisker"))
+        if m.value < lowest:
+            parts.append(el("text", words.number(m.value, 0), x=cx + 10, y=cy + 4, cls="tick"))
         text = f"{arm.label}: {difference(m)} points, {words.times(cost[name])} the {_COSTS[name]}"
         marks.append(el("g", mark(index, cx, cy), el("title", text), tabindex="0", role="img", aria_label=text))
     shown = "only-narrow" if narrow else "only-wide"

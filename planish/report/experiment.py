@@ -19,6 +19,7 @@ from planish.report.svg import Scale, drawing, el, plain, ticks
 from planish.search.experiment import ArmResult, Experiment, short_key, short_value
 
 _HERE = Path(__file__).parent
+_FARTHEST_POINTS = 15.0  # behind, that a plot still shows
 _WIDE = 100  # columns of a terminal on which everything has room
 
 
@@ -114,9 +115,10 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
     arms = [(i, arm) for i, arm in enumerate(everyone) if "accuracy_difference" in arm.measurements]
     if not arms:
         return Markup()
-    width, left, row = (380.0, 130.0, 30.0) if narrow else (960.0, 300.0, 30.0)
+    width, left, row = (380.0, 146.0, 30.0) if narrow else (960.0, 300.0, 30.0)
     ends = [e for _, arm in arms for e in (arm.measurements["accuracy_difference"].low, arm.measurements["accuracy_difference"].high)]
     low, high = min(0.0, *(e for e in ends if e is not None)), max(0.0, *(e for e in ends if e is not None))
+    low = max(low, -_FARTHEST_POINTS)  # what fails altogether would squeeze the rest: it stands at the edge, with its number
     pad = max(0.05 * (high - low), 0.2)
     height = 16 + row * len(arms) + 44
     x = Scale(low - pad, high + pad, left, width - 14)
@@ -133,15 +135,16 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
         marks = [
             el(
                 "line",
-                x1=x(m.value if m.low is None else m.low),
-                x2=x(m.value if m.high is None else m.high),
+                x1=x(max(m.value if m.low is None else m.low, low)),
+                x2=x(max(m.value if m.high is None else m.high, low)),
                 y1=y,
                 y2=y,
                 cls=f"{look(index)} whisker",
             ),
-            mark(index, x(m.value), y),
+            mark(index, x(max(m.value, low)), y),
+            *([el("text", words.number(m.value, 0), x=x(low) + 10, y=y + 4, cls="tick")] if m.value < low else []),
         ]
-        name = arm.label if len(arm.label) < (18 if narrow else 40) else arm.label[: 17 if narrow else 39] + "…"
+        name = arm.label if len(arm.label) < (18 if narrow else 40) else arm.label[: 16 if narrow else 39] + "…"
         parts.append(el("text", name, x=left - 10, y=y + 4, cls="label end"))
         parts.append(el("g", *marks, el("title", text), tabindex="0", role="img", aria_label=text))
     return drawing("Difference of every arm", width, height, *parts, cls="only-narrow" if narrow else "only-wide", role="group")

@@ -111,8 +111,8 @@ class Bench:
         for arm in arms:
             measurements, verdict, speed = dict(arm.measurements), arm.verdict, ""
             if arm.measurements and not verdict:
-                scores = np.broadcast_to(self._scores[arm.label], single.shape)
-                difference = over_seeds(scores, single, 1 - 0.05 / comparisons)
+                scores = self._scores[arm.label]
+                difference = over_seeds(np.broadcast_to(scores, single.shape), single, 1 - 0.05 / comparisons)
                 measurements["accuracy_difference"] = percent("accuracy_difference", difference, scores, "points")
                 verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "no difference"
             if (file := self._files.get(arm.label)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def make_study(*arms: EnsembleArm) -> EnsembleStudy:
 
 EVERY = (
     make_arm("SWA", 0.6, 0.4),
-    make_arm("snapshots", 0.3, 0.5, 1 / 3, 1.0, 3),
+    make_arm("snapshot ensemble", 0.3, 0.5, 1 / 3, 1.0, 3),
     make_arm("TTA, flip", -0.2, 0.4, 0.5),
     make_arm("soup of 3 seeds", -60.0, 5.0, 1.0, 3.0),
     make_arm("ensemble of 3", 1.6, 0.4, 1 / 3, 3.0, 3),
@@ -61,8 +62,10 @@ def test_findings_name_gain_and_cost() -> None:
         "Without a slower file, SWA gains most.",
         "The student keeps 50% of what the ensemble of 3 gains, in a file of a single network.",
         "Soup of 3 seeds is 60.0 points behind the single network.",
-        "No difference to the single network was found for student; snapshots; TTA, flip.",
+        "No difference to the single network was found for student; snapshot ensemble; TTA, flip.",
     ]
+    soups = findings(make_study(make_arm("soup, uniform", 0.8, 0.5, training=2.0), make_arm("fine-tuned copy", 0.7, 0.9)))
+    assert soups[0].endswith("for as fast a file and 2.0 times the training; one fine-tuned copy gains 0.7.")
     assert "Nothing gains without a slower file." in findings(make_study(EVERY[4]))
     assert findings(make_study(make_arm("SWA", 0.1, 0.3))) == ["No difference to the single network was found for SWA."]
 
@@ -90,7 +93,8 @@ def test_the_page_shows_every_arm_and_what_is_far_off_stays_inside_the_plots(tmp
     study.save(tmp_path / "ensembles.json")
     page = write_ensembles(tmp_path).read_text()
     for arm in study.arms:
-        assert page.count(f"<span>{arm.label}<small>") == 1
+        assert len(re.findall(f"</svg><span>{arm.label}<", page)) == 1
     assert "failed: the loss became nan" in page
     heights = [float(part.split('"')[0]) for part in page.split(' y2="')[1:]]
     assert 0 <= min(heights) <= max(heights) < 500
+    assert page.count(">−60</text>") == 2 * 3  # beside its mark at the edge of each plot, wide and narrow

@@ -60,7 +60,7 @@ def test_costs_are_those_of_everything_that_was_needed(run: tuple[Path, Ensemble
     arms = {arm.label: arm.measurements for arm in run[1].arms}
     single = arms["single network"]
     assert arms["ensemble of 3"]["parameters"].value == 3 * single["parameters"].value
-    assert arms["snapshots"]["parameters"].value == 3 * single["parameters"].value
+    assert arms["snapshot ensemble"]["parameters"].value == 3 * single["parameters"].value
     assert arms["TTA, shift"]["parameters"].value == arms["student"]["parameters"].value == single["parameters"].value
     assert arms["ensemble of 3"]["training_seconds"].value == pytest.approx(3 * single["training_seconds"].value)
     assert arms["student"]["training_seconds"].value > arms["ensemble of 3"]["training_seconds"].value
@@ -82,7 +82,7 @@ def test_a_second_sitting_repeats_nothing_and_the_page_holds_every_arm(
     assert commands.ensembles(shapes, out=out, resume=True, **OPTIONS).arms == study.arms
     page = commands.report(out).read_text()
     table = page.split('<table id="arm-table">')[1]
-    assert re.findall(r"</svg><span>(.+?)<small>", table) == [arm.label for arm in study.arms]
+    assert re.findall(r"</svg><span>(.+?)</span>", table) == [arm.label for arm in study.arms]
     assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
     printed = CliRunner().invoke(app, ["report", str(out)])
     assert printed.exit_code == 0
