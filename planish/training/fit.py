@@ -183,7 +183,8 @@ def fit(
                     keep()
                     steps += 1
                     if judged is not student:
-                        done.averaged_steps += pace.progress(steps) > 1 - settings.swa_share
+                        if done.averaged_steps or pace.progress(steps) > 1 - settings.swa_share:
+                            done.averaged_steps += 1
                         follow(judged, student, decay(settings, steps, done.averaged_steps))
                     if len(done.snapshots) + 1 < settings.cycles and _ends_a_cycle(done, pace.progress(steps), settings):
                         done.snapshots.append(_state(judged))
@@ -204,8 +205,8 @@ def fit(
             if validate:
                 outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
                 score = 100 * float(np.mean(task.scores(outputs, task.split("validation").targets)))
-                still_to_come = STATISTICS_IMAGES / len(validation) if settings.swa_share and not done.averaged_steps else 0
-                pace.reserved_seconds = 1.2 * (1 + still_to_come) * (time.monotonic() - validated)
+                to_come = min(STATISTICS_IMAGES, len(images)) if settings.swa_share and not done.averaged_steps else 0
+                pace.reserved_seconds = 1.2 * (1 + to_come / len(validation)) * (time.monotonic() - validated)
             now = time.monotonic()
             mean_loss = float(np.mean(losses)) if losses else math.nan
             done.history.append(asdict(Epoch(epoch, mean_loss, score, now - epoch_begun, rate)))

@@ -329,3 +329,11 @@ def test_averaging_that_does_not_go_together_is_refused(task, network):
         fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"cycles": 2, "swa_share": 0.3}))
     with pytest.raises(TrainingError, match=r"warming up.*at most swa_share=0\.5"):
         fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"warmup_epochs": 3, "swa_share": 0.6}))
+
+
+def test_swa_ends_before_its_deadline_and_averages_what_it_learned(task, network):
+    begun = time.monotonic()
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 10_000, "swa_share": 0.25}), deadline=begun + 4)
+    assert 2.5 < time.monotonic() - begun < 4.6
+    assert fitted.stopped == "deadline"
+    assert fitted.history[-1].validation_accuracy > 90
