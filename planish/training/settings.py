@@ -54,8 +54,8 @@ class FitSettings:
         layer_decay: each quarter of the network learns at that factor of the rate of the one behind it; 1 for one rate.
         mixed_precision: ``auto`` uses bfloat16 where this device gains by it, which is measured.
         channels_last: memory layout in which most devices run convolutions faster.
-        seed: of shuffling, augmentation and dropout. Equal seeds give equal results on the same CPU, unless a deadline cuts in; a GPU adds up
-            in no fixed order.
+        seed: of shuffling, augmentation and dropout. Equal seeds give equal results on the same CPU, unless a deadline cuts in; a GPU adds
+            up in no fixed order.
     """
 
     epochs: int = Field(default=20, ge=1)
