@@ -78,23 +78,13 @@ def _ways(members: Members) -> list[Way]:
         Way("single network", "the weights after the last step", seeds, members.single),
         Way("EMA", f"running average of the weights, decay {members.ema_decay:g}", seeds, members.ema),
         Way("SWA", f"average of the weights over the last {SWA_SHARE:.0%} of the training, at a constant rate", seeds, members.swa),
-        Way(
-            "snapshot ensemble",
-            f"ensemble of the ends of {members.cycles} cycles of one training",
-            seeds,
-            members.snapshots,
-        ),
+        Way("snapshot ensemble", f"ensemble of the ends of {members.cycles} cycles of one training", seeds, members.snapshots),
         Way("TTA, shift", f"{views}{mirrored}, each also moved by a pixel up, down, left, right", seeds, partial(members.views, shift=1)),
         Way("fine-tuned copy", f"one of {copies}", seeds, members.trained_on),
         Way("soup, uniform", f"mean weights of {copies}", seeds, partial(members.soup, greedy=False)),
         Way("soup, greedy", "the best copy, and those that do not make it worse on validation", seeds, partial(members.soup, greedy=True)),
         Way(f"soup of {seeds} seeds", "mean weights of single networks that began apart", 1, members.soup_of_seeds),
-        Way(
-            f"ensemble of {seeds}",
-            "mean of the probabilities of all single networks",
-            1,
-            partial(members.ensemble, count=seeds),
-        ),
+        Way(f"ensemble of {seeds}", "mean of the probabilities of all single networks", 1, partial(members.ensemble, count=seeds)),
         Way("student", f"a single network taught by the ensemble of {seeds}", seeds, members.student),
     ]
     if members.plain.flip:
