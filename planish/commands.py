@@ -31,6 +31,7 @@ from planish.plan import Plan
 from planish.progress import collecting_notes
 from planish.report import write_report
 from planish.report.comparison import write_comparison
+from planish.report.ensembles import write_ensembles
 from planish.report.evaluation import write_evaluation
 from planish.report.experiment import write_experiment
 from planish.report.learning_curve import write_learning_curve
@@ -38,6 +39,8 @@ from planish.report.suspects import write_suspects
 from planish.search import goal as units
 from planish.search.compare import Comparison
 from planish.search.compare import compare as run_comparison
+from planish.search.ensembles import EnsembleStudy
+from planish.search.ensembles import ensembles as run_ensembles
 from planish.search.evaluation import judge, keep
 from planish.search.experiment import Experiment, experiment
 from planish.search.folds import Folds
@@ -105,6 +108,17 @@ def vary(data: str | Path, *, factors: Mapping[str, Sequence[Any]], out: str | P
     """
     found = experiment(data, factors=factors, out=out, **options)
     write_experiment(Path(out) if out is not None else Path("runs") / found.name)
+    return found
+
+
+def ensembles(data: str | Path, *, out: str | Path | None = None, **options: Any) -> EnsembleStudy:
+    """What ensembles and averages of weights bring and cost; see ``planish.search.ensembles.ensembles`` for the options.
+
+    Returns:
+        What was found. The folder, ``out`` or ``runs/`` and the study's name, holds ``ensembles.json`` and ``ensembles.html``.
+    """
+    found = run_ensembles(data, out=out, **options)
+    write_ensembles(Path(out) if out is not None else Path("runs") / found.name)
     return found
 
 
@@ -366,11 +380,11 @@ def verify(bundle: str | Path) -> VerifyReport:
 
 
 def report(run: str | Path) -> Path:
-    """Write the page of a run, a comparison, an experiment, an evaluation, suspects or a learning curve again."""
+    """Write the page of a run, a comparison, an experiment, an evaluation, a study of ensembles, suspects or a learning curve again."""
     folder = Path(run)
     pages = {
         "result": write_report, "experiment": write_experiment, "comparison": write_comparison, "evaluation": write_evaluation,
-        "suspects": write_suspects, "learning_curve": write_learning_curve,
+        "ensembles": write_ensembles, "suspects": write_suspects, "learning_curve": write_learning_curve,
     }  # fmt: skip
     return next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)(folder)
 

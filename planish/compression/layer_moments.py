@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from planish.compression.batch_norm import reestimate_batch_norm
 from planish.evaluation.layer_latency import Pair
+from planish.models.batch_norm import reestimate_batch_norm
 
 _POSITIONS = 32  # of each image and layer that a last factor is fitted to: neighbours hardly differ
 _BACKWARD_BATCH = 8  # gradients keep all activations

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from planish.compression.batch_norm import reestimate_batch_norm
 from planish.compression.layer_moments import watching
+from planish.models.batch_norm import reestimate_batch_norm
 from planish.progress import Stage
 
 _POSITIONS = 64  # of each image and layer: neighbours hardly differ

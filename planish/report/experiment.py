@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from markupsafe import Markup
 from rich import box
@@ -17,6 +18,7 @@ from planish.report.html import filled, write_page
 from planish.report.svg import Scale, drawing, el, plain, ticks
 from planish.search.experiment import TOO_FEW, ArmResult, Experiment, short_key, short_value
 
+_FARTHEST_POINTS = 15.0  # behind, that a plot still shows
 _WIDE = 100  # columns of a terminal on which everything has room
 
 
@@ -87,20 +89,34 @@ def write_experiment(folder: Path) -> Path:
         effects=[(f"{short_key(e.key)}={short_value(e.value)}", f"{short_key(e.key)}={short_value(found.factors[e.key][0])}", e)
                  for e in found.effects],
         keys={arm.label: key(i) for i, arm in enumerate(found.arms) if arm.measurements},
-        forest=_forest(found, narrow=False) + _forest(found, narrow=True),
+        forest=forest(found.arms, narrow=False) + forest(found.arms, narrow=True),
         curves=_curves(found, narrow=False) + _curves(found, narrow=True),
     )  # fmt: skip
     return write_page(folder / "experiment.html", page)
 
 
-def _forest(found: Experiment, narrow: bool) -> Markup:
-    """Each arm's difference to the reference, with its interval."""
-    arms = [(i, arm) for i, arm in enumerate(found.arms) if "accuracy_difference" in arm.measurements]
+class Compared(Protocol):
+    """What has a difference to a reference."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def measurements(self) -> Mapping[str, Measurement]: ...
+
+    @property
+    def verdict(self) -> str: ...
+
+
+def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
+    """Each arm's difference to the first, with its interval."""
+    arms = [(i, arm) for i, arm in enumerate(everyone) if "accuracy_difference" in arm.measurements]
     if not arms:
         return Markup()
-    width, left, row = (380.0, 130.0, 30.0) if narrow else (960.0, 300.0, 30.0)
+    width, left, row = (380.0, 146.0, 30.0) if narrow else (960.0, 300.0, 30.0)
     ends = [e for _, arm in arms for e in (arm.measurements["accuracy_difference"].low, arm.measurements["accuracy_difference"].high)]
     low, high = min(0.0, *(e for e in ends if e is not None)), max(0.0, *(e for e in ends if e is not None))
+    low = max(low, -_FARTHEST_POINTS)  # what fails altogether would squeeze the rest: it stands at the edge, with its number
     pad = max(0.05 * (high - low), 0.2)
     height = 16 + row * len(arms) + 44
     x = Scale(low - pad, high + pad, left, width - 14)
@@ -109,7 +125,7 @@ def _forest(found: Experiment, narrow: bool) -> Markup:
     for value in ticks(x.low, x.high, 4 if narrow else 8):
         parts.append(el("line", x1=x(value), x2=x(value), y1=8, y2=foot + 4, cls="grid zero" if value == 0 else "grid"))
         parts.append(el("text", plain(value), x=x(value), y=foot + 20, cls="tick middle"))
-    parts.append(el("text", f"points against {found.arms[0].label}", x=(x.start + x.end) / 2, y=height - 4, cls="axis middle"))
+    parts.append(el("text", f"points against {everyone[0].label}", x=(x.start + x.end) / 2, y=height - 4, cls="axis middle"))
     for place, (index, arm) in enumerate(arms):
         m = arm.measurements["accuracy_difference"]
         y = 10 + row * place + row / 2
@@ -117,15 +133,16 @@ def _forest(found: Experiment, narrow: bool) -> Markup:
         marks = [
             el(
                 "line",
-                x1=x(m.value if m.low is None else m.low),
-                x2=x(m.value if m.high is None else m.high),
+                x1=x(max(m.value if m.low is None else m.low, low)),
+                x2=x(max(m.value if m.high is None else m.high, low)),
                 y1=y,
                 y2=y,
                 cls=f"{look(index)} whisker",
             ),
-            mark(index, x(m.value), y),
+            mark(index, x(max(m.value, low)), y),
+            *([el("text", words.number(m.value, 0), x=x(low) + 10, y=y + 4, cls="tick")] if m.value < low else []),
         ]
-        name = arm.label if len(arm.label) < (18 if narrow else 40) else arm.label[: 17 if narrow else 39] + "…"
+        name = arm.label if len(arm.label) < (18 if narrow else 40) else arm.label[: 16 if narrow else 39] + "…"
         parts.append(el("text", name, x=left - 10, y=y + 4, cls="label end"))
         parts.append(el("g", *marks, el("title", text), tabindex="0", role="img", aria_label=text))
     return drawing("Difference of every arm", width, height, *parts, cls="only-narrow" if narrow else "only-wide", role="group")

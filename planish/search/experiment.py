@@ -320,14 +320,14 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
             measured.append(arm)
             continue
         whole = [trial for trial in arm.trials if not trial.failed]
-        found_here = {"accuracy": _percent("accuracy", over_seeds(mine, np.zeros_like(mine)), mine, "%")}
+        found_here = {"accuracy": percent("accuracy", over_seeds(mine, np.zeros_like(mine)), mine, "%")}
         verdict = "reference" if i == 0 else ""
         reference = scores[0]
         if i and reference is not None:
             count = min(len(mine), len(reference))
             difference = over_seeds(mine[:count], reference[:count], 1 - 0.05 / comparisons)
-            found_here["accuracy_difference"] = _percent("accuracy_difference", difference, mine[:count], "points")
-            verdict = _verdict(difference)
+            found_here["accuracy_difference"] = percent("accuracy_difference", difference, mine[:count], "points")
+            verdict = verdict_of(difference)
         each = [trial.seconds / max(trial.epochs, 1e-9) for trial in whole]
         found_here["seconds_an_epoch"] = Measurement("seconds_an_epoch", float(np.median(each)), "s", len(whole), False)
         peak = float(max(trial.peak_memory_bytes for trial in whole))
@@ -337,7 +337,8 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
     return measured
 
 
-def _verdict(difference: Interval) -> str:
+def verdict_of(difference: Interval) -> str:
+    """What a difference on the 0..1 scale comes to: ``better``, ``worse``, ``no difference``, or ``too few seeds to tell``."""
     if difference.low > 0:
         return "better"
     if difference.high < 0:
@@ -364,10 +365,11 @@ def _effects(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer, 
             pairs = [pair for pair in pairs if counts[pair] == count]
             mine, theirs = (np.mean([scores[pair[side]][:count] for pair in pairs], axis=0) for side in (0, 1))
             difference = over_seeds(mine, theirs, 1 - 0.05 / comparisons)
-            effects.append(Effect(key, value, count, _percent("accuracy_difference", difference, mine, "points")))
+            effects.append(Effect(key, value, count, percent("accuracy_difference", difference, mine, "points")))
     return effects
 
 
-def _percent(name: str, interval: Interval, scores: Scores, unit: str) -> Measurement:
+def percent(name: str, interval: Interval, scores: Scores, unit: str) -> Measurement:
+    """An interval on the scale of 0 to 1 as a measurement in percent or points; ``scores`` ``(seeds, N)`` are what it is made of."""
     value, low, high = (100 * x for x in interval)
     return Measurement(name, value, unit, scores.size, True, low, high)

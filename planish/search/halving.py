@@ -62,7 +62,11 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                 continue
             most = runner.store.once(decision, "searching", partial(float, math.ceil(each)))
             recovery = Distill(
-                epochs=search.most_epochs, learning_rate=search.learning_rate, max_seconds=most, augmentation=search.augmentation
+                teachers=search.teachers,
+                epochs=search.most_epochs,
+                learning_rate=search.learning_rate,
+                max_seconds=most,
+                augmentation=search.augmentation,
             )
             plan = extend(trial.plan, recovery)
             try:
@@ -88,8 +92,8 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
 
 
 def _guess_epoch_seconds(search: Search, trial: Trial) -> float:
-    """Teacher forward, student forward and backward: about 1 + 3 times its share of the teacher's forward time."""
-    return trial.seconds_an_epoch or forward_seconds(search, "train") * (1.2 + 3 / trial.gain)
+    """Each teacher forward, student forward and backward: about 1 + 3 times its share of the teacher's forward time."""
+    return trial.seconds_an_epoch or forward_seconds(search, "train") * (1.2 * max(1, len(search.teachers)) + 3 / trial.gain)
 
 
 def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int]:

@@ -29,10 +29,10 @@ from planish.search.runner import Runner
 from planish.search.state import Deployment, Search, Shipped, Watch
 from planish.search.store import check_folder, claim
 from planish.training.original import TrainMode
-from planish.training.prepare import prepare
+from planish.training.prepare import Job, prepare
 
 # Shares of what is left of the budget at each point.
-_ORIGINAL_SHARE, _GLANCE_SHARE = 0.36, 0.2
+_ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
 _ROUNDING_POINTS = 0.2  # that INT8 costs the original, from which on layers may stay float
 _MEASURING_SECONDS = 30.0  # the last side-by-side, test and report
 _MOST_EPOCHS = 60  # of one round of recovery; not tuned
@@ -60,6 +60,7 @@ def optimize(
     train_mode: TrainMode = "auto",
     skip_bad: bool = False,
     students: Sequence[str] | None = None,
+    teachers: int = 1,
     seed: int = 0,
     command: str = "",
     watch: Watch | None = None,
@@ -86,6 +87,7 @@ def optimize(
         skip_bad: leave broken images out.
         students: other architectures that are tried, taught by the original; None for some small ones where the original itself is trained
             from scratch (against one that was pretrained they would need more images and time), none where empty.
+        teachers: networks that teach together: the original and further ones like it, trained from other seeds in half of the budget.
         seed: of everything random.
         command: the command line, for the report.
         watch: called with all candidates whenever something about one becomes known.
@@ -111,12 +113,13 @@ def optimize(
     job_settings = {
         "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch,
         "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
-        "students": None if students is None else list(students),
+        "students": None if students is None else list(students), "teachers": teachers,
         "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
     }  # fmt: skip
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
         job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+        _check_teachers(teachers, model, train_mode, job)
         if not resume:
             # A network that cannot be exported should say so before hours are spent on training it.
             ToOnnx().apply(job.artifact, job.task)
@@ -124,8 +127,13 @@ def optimize(
         stack.callback(store.close)
         deadline = begun + seconds - sum(store.seconds().values())
         write_json(folder / "splits.json", job.data.assignment)
-        spare = _ORIGINAL_SHARE * (deadline - time.monotonic())
+        spare = (_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * (deadline - time.monotonic())
         original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed)
+        taught_by = ["original"] if teachers > 1 else []
+        for number in range(1, teachers):
+            taught_by.append(f"teacher-{number}")
+            other = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed, weights_seed=seed + number)
+            stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
         fp32 = tuple(Deployment("fp32", r) for r in available())
         search = Search(
@@ -142,6 +150,7 @@ def optimize(
             fp32,
             fp32[0],
             _STUDENTS if students is None and not job.pretrained else tuple(students or ()),
+            tuple(str(folder / "work" / name) for name in taught_by),
         )
         trials = _search(search)
         return finish(search, job, trials, folder=folder, model=name, command=command, notes=notes)
@@ -160,6 +169,15 @@ def _check(max_drop: float, threads: int, batch: int) -> None:
         raise GoalError(f"{threads} threads", f"this machine has {cores} cores", f"choose 1 to {cores}")
     if not 1 <= batch <= 1024:
         raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
+
+
+def _check_teachers(teachers: int, model: str | nn.Module, train_mode: TrainMode, job: Job) -> None:
+    if teachers < 1:
+        raise GoalError(f"{teachers} teachers", "the original teaches, alone or with others", "for example --teachers 3")
+    if teachers > 1 and isinstance(model, nn.Module):
+        raise GoalError(f"{teachers} teachers", "a network that is handed over cannot be begun again from other weights", "name the model")
+    if teachers > 1 and (train_mode == "never" or (train_mode == "auto" and job.knows_classes)):
+        raise GoalError(f"{teachers} teachers", "a model that is not trained here has no others like it", "add --train always")
 
 
 def _search(search: Search) -> list[Trial]:

@@ -17,23 +17,32 @@ from planish.training.seen import what_it_sees
 
 
 def stored_original(
-    job: Job, folder: Path, store: Store, mode: TrainMode, epochs: int | None, augmentation: Strength, seconds: float | None, seed: int
+    job: Job,
+    folder: Path,
+    store: Store,
+    mode: TrainMode,
+    epochs: int | None,
+    augmentation: Strength,
+    seconds: float | None,
+    seed: int,
+    name: str = "original",
 ) -> Artifact:
     """Train the job's model unless it knows the classes or was trained before; see ``train_original``. Killed, it goes on after the last
-    finished epoch.
+    finished epoch. ``name`` is another one where a further teacher is trained.
     """
-    place = folder / "work" / "original"
+    place = folder / "work" / name
 
     def work() -> bool:
-        checkpoint = folder / "work" / "original.checkpoint"
+        checkpoint = folder / "work" / f"{name}.checkpoint"
         checkpoint.parent.mkdir(exist_ok=True)
         found = train_original(job, mode=mode, epochs=epochs, augmentation=augmentation, checkpoint=checkpoint, seconds=seconds, seed=seed)
         save_artifact(found.artifact, place)
-        write_training(found, job.task, folder)
+        if name == "original":
+            write_training(found, job.task, folder)
         checkpoint.unlink(missing_ok=True)
         return True
 
-    store.once("original", "training the original", work)
+    store.once(name, f"training the {name}", work)
     return load_artifact(place, module=job.artifact.module)
 
 

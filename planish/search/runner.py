@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,26 +135,56 @@ class Runner:
             launches: how often the processes are started afresh.
         """
 
-        def work() -> Any:
-            report = measure_latency(
-                {key: self._subject(plan, runtime, threads, batch) for key, (plan, runtime) in subjects.items()},
-                baseline=baseline,
-                threads=threads,
-                batch=batch,
-                seconds=seconds,
-                launches=launches,
-            )
-            return _REPORT.dump_python(report, mode="json")
-
         who = hashlib.sha256(repr(sorted((key, plan.key, runtime) for key, (plan, runtime) in subjects.items())).encode()).hexdigest()[:12]
-        return _REPORT.validate_python(self.store.once(f"latency:{name}:{who}", "measuring latency", work))
+        files = {key: (partial(self.artifact, plan), runtime) for key, (plan, runtime) in subjects.items()}
+        return latency_once(self.store, f"{name}:{who}", self.task, files, baseline, threads, batch, seconds=seconds, launches=launches)
 
-    def _subject(self, plan: Plan, runtime: str, threads: int, batch: int) -> Subject:
-        artifact = self.artifact(plan)
-        images = self.task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
-        sample = np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:])))
-        arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}
-        return Subject("planish.export.runtimes:load", arguments, sample, runtime, imports=(runtime,))
+
+def latency_once(
+    store: Store,
+    name: str,
+    task: Task,
+    subjects: Mapping[str, tuple[Callable[[], Artifact], str]],
+    baseline: str,
+    threads: int,
+    batch: int,
+    *,
+    seconds: float,
+    launches: int,
+) -> LatencyReport:
+    """Measure exported artifacts side by side, once; see ``Runner.latency``.
+
+    Args:
+        store: that remembers what was found, by ``name``.
+        name: of this session of measuring.
+        task: whose calibration images are fed.
+        subjects: what gives the artifact, and its runtime, by key.
+        baseline: the key that ratios are taken against.
+        threads: the runtime may use.
+        batch: images a call.
+        seconds: of timing for each subject.
+        launches: how often the processes are started afresh.
+    """
+
+    def work() -> Any:
+        report = measure_latency(
+            {key: _subject(artifact(), task, runtime, threads, batch) for key, (artifact, runtime) in subjects.items()},
+            baseline=baseline,
+            threads=threads,
+            batch=batch,
+            seconds=seconds,
+            launches=launches,
+        )
+        return _REPORT.dump_python(report, mode="json")
+
+    return _REPORT.validate_python(store.once(f"latency:{name}", "measuring latency", work))
+
+
+def _subject(artifact: Artifact, task: Task, runtime: str, threads: int, batch: int) -> Subject:
+    images = task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
+    sample = np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:])))
+    arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}
+    return Subject("planish.export.runtimes:load", arguments, sample, runtime, imports=(runtime,))
 
 
 def extend(plan: Plan, *steps: Technique) -> Plan:

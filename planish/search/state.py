@@ -90,6 +90,7 @@ class Search:
         fp32: the original in fp32, one deployment a runtime, the fastest first.
         deployment: how candidates are deployed.
         students: architectures that are taught instead, by name.
+        teachers: folders of the networks that teach; empty for the original alone.
         low_rank: whether pruning may also split layers.
         mixed_precision: whether it may also leave layers float.
     """
@@ -107,6 +108,7 @@ class Search:
     fp32: tuple[Deployment, ...]
     deployment: Deployment
     students: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
     low_rank: bool = False
     mixed_precision: bool = False
     candidates: dict[str, CandidateResult] = field(default_factory=dict)

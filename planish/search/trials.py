@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from planish.artifact import Artifact
 from planish.errors import ModelError, TechniqueError, TrainingError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.memory import peak_memory
@@ -26,7 +27,7 @@ from planish.training.fit import fit
 from planish.training.prepare import Job, prepare
 from planish.training.recipe import Recipe, pull
 
-_EPOCHS_BY_THE_CLOCK = 60  # at most, where seconds decide
+EPOCHS_BY_THE_CLOCK = 60  # at most, where seconds decide
 _JUDGED: tuple[SplitName, ...] = ("validation", "test")
 
 Scores = npt.NDArray[np.float64]
@@ -101,14 +102,23 @@ class Trainer:
                 rows.append(saved["scores"])
         return np.stack(rows)
 
+    def start(self, arm: Arm, seed: int) -> tuple[Job, Artifact]:
+        """The images, and the network before training, its levers pulled.
+
+        Raises:
+            TechniqueError: a lever does not apply.
+            ModelError: the network or its weights cannot be used.
+        """
+        job = self._job(arm, seed)
+        return job, pull(job.artifact, job.task, [seeded(lever, seed) for lever in arm.recipe.techniques()])
+
     def _train(self, arm: Arm, seed: int) -> Trial:
         settings = replace(arm.recipe.training, seed=seed)
         deadline = None
         if self.seconds is not None:
-            settings, deadline = replace(settings, epochs=_EPOCHS_BY_THE_CLOCK), time.monotonic() + self.seconds
+            settings, deadline = replace(settings, epochs=EPOCHS_BY_THE_CLOCK), time.monotonic() + self.seconds
         try:
-            job = self._job(arm, seed)
-            artifact = pull(job.artifact, job.task, [seeded(lever, seed) for lever in arm.recipe.techniques()])
+            job, artifact = self.start(arm, seed)
             spec, preprocessing = artifact.input_spec, artifact.preprocessing
             with peak_memory() as peak:
                 fitted = fit(artifact.module, job.task, spec, preprocessing, settings, deadline=deadline)

@@ -34,6 +34,8 @@ class Progressed:
         best_score: on validation.
         best_state: the weights that reached it, where they may be needed.
         epochs_without_better: since then.
+        averaged_steps: whose weights are in the average of ``swa_share``.
+        snapshots: the weights at the end of each cycle but the last.
     """
 
     bf16: bool
@@ -44,6 +46,8 @@ class Progressed:
     best_score: float = float("-inf")
     best_state: dict[str, torch.Tensor] | None = None
     epochs_without_better: int = 0
+    averaged_steps: int = 0
+    snapshots: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
 
 def identity(*parts: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from planish.data.preprocessing import normalise_each
 from planish.errors import PlanishError, TechniqueError
 from planish.models.storage import load_artifact
 from planish.technique import hyper_parameters
+from planish.training.ensembles import Ensemble
 from planish.training.feature_transfer import FeatureStudent, Watched
 from planish.training.fit import fit
 from planish.training.settings import FitSettings
@@ -42,7 +43,7 @@ class Distill:
     Args:
         method: ``logits`` alone; ``decoupled``, where the teacher's view of the wrong classes counts in full however sure it is of the
             right one; ``feature`` or ``attention``, where maps inside the network are compared as well (of the first teacher).
-        teachers: folders of trained models (``planish train``) to learn from, whose logits are averaged; empty for the original.
+        teachers: folders of trained models (``planish train``) to learn from, whose probabilities are averaged; empty for the original.
         epochs: times every training image is seen.
         optimizer: ``sgd`` or ``adamw``, whose learning rate is some 100 times smaller.
         learning_rate: at its highest; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network that was trained
@@ -163,17 +164,6 @@ class Distill:
         for teacher in teachers:
             _check_same_view(teacher, artifact)
         return teachers
-
-
-class Ensemble(nn.Module):
-    """The mean of the logits of several networks that take the same images."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([network(x) for network in self.networks]).mean(0)
 
 
 class _Shrink(nn.Module):

@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from planish.data.preprocessing import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Stage, note
+from planish.training.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, follow
 from planish.training.batches import batches, batches_an_epoch
 from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
 from planish.training.feature_transfer import FeatureStudent
 from planish.training.input_speed import Waiting, tell_if_input_is_slow
 from planish.training.kept import KeptWeights
-from planish.training.pace import Pace, learning_rate
+from planish.training.pace import Pace, cycles_done, learning_rate
 from planish.training.precision import use_bf16
 from planish.training.remembered import Answers, answers_of
 from planish.training.settings import FitSettings
@@ -68,6 +68,7 @@ class Fitted:
         epochs: times the training images were seen, 2.4 where a deadline came in the third.
         seconds: of the whole training, over all its resumptions.
         stopped: why it ended: ``finished``, ``deadline`` (the schedule was shortened to end there) or ``patience``.
+        snapshots: the network at the end of each cycle of the learning rate; the last is ``module``.
     """
 
     module: nn.Module
@@ -75,6 +76,7 @@ class Fitted:
     epochs: float
     seconds: float
     stopped: str
+    snapshots: tuple[nn.Module, ...]
 
 
 def fit(
@@ -118,6 +120,7 @@ def fit(
     Raises:
         TrainingError: the loss is not finite, nothing can be trained, or the checkpoint belongs to another training.
     """
+    check_averaging(settings)
     begun = time.monotonic()
     images, targets = task.split("train").images(input_spec, preprocessing), task.split("train").targets
     validation = task.split("validation").images(input_spec, preprocessing)
@@ -129,7 +132,7 @@ def fit(
     thaw = Thaw(student, input_spec, settings.freeze, settings.layer_decay)
     student, optimizer = accelerator.prepare(student, _optimizer(student, settings, thaw))
     parts = {"module": student, "optimizer": optimizer}
-    if settings.ema_decay:
+    if settings.ema_decay or settings.swa_share:
         parts["average"] = copy.deepcopy(student)
     judged = parts.get("average", student)
     keep, keep_judged = KeptWeights(student, weights), KeptWeights(judged, weights)
@@ -179,8 +182,12 @@ def fit(
                     optimizer.step()
                     keep()
                     steps += 1
-                    if settings.ema_decay:
-                        _follow(judged, student, min(settings.ema_decay, (1 + steps) / (10 + steps)))
+                    if judged is not student:
+                        if done.averaged_steps or pace.progress(steps) > 1 - settings.swa_share:
+                            done.averaged_steps += 1
+                        follow(judged, student, decay(settings, steps, done.averaged_steps))
+                    if len(done.snapshots) + 1 < settings.cycles and _ends_a_cycle(done, pace.progress(steps), settings):
+                        done.snapshots.append(_state(judged))
                     if validate and not done.history and len(losses) > _WARM_STEPS:  # a first guess: a forward pass is a third of a step
                         a_step = (time.monotonic() - warm) / (len(losses) - _WARM_STEPS)
                         pace.reserved_seconds = 0.5 * a_step * len(validation) / settings.batch_size
@@ -191,12 +198,15 @@ def fit(
             if not done.history and accelerator.device.type == "cpu":
                 tell_if_input_is_slow(waiting.seconds, time.monotonic() - epoch_begun, images, input_spec, settings)
             keep_judged()  # rounding may have parted the average of equal values
+            validated = time.monotonic()
+            if done.averaged_steps:
+                fit_statistics(judged, task, input_spec, preprocessing, settings)
             score = math.nan
             if validate:
-                validated = time.monotonic()
                 outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
                 score = 100 * float(np.mean(task.scores(outputs, task.split("validation").targets)))
-                pace.reserved_seconds = 1.2 * (time.monotonic() - validated)
+                to_come = min(STATISTICS_IMAGES, len(images)) if settings.swa_share and not done.averaged_steps else 0
+                pace.reserved_seconds = 1.2 * (1 + to_come / len(validation)) * (time.monotonic() - validated)
             now = time.monotonic()
             mean_loss = float(np.mean(losses)) if losses else math.nan
             done.history.append(asdict(Epoch(epoch, mean_loss, score, now - epoch_begun, rate)))
@@ -213,7 +223,12 @@ def fit(
     if done.best_state is not None:
         judged.load_state_dict(done.best_state)
     fitted = accelerator.unwrap_model(judged).to("cpu").to(memory_format=torch.contiguous_format).eval()
-    return Fitted(fitted, tuple(Epoch(**epoch) for epoch in done.history), steps / count, done.seconds, done.stopped)
+    snapshots = []
+    for state in done.snapshots:
+        snapshots.append(copy.deepcopy(fitted))
+        snapshots[-1].load_state_dict(state)
+    history = tuple(Epoch(**epoch) for epoch in done.history)
+    return Fitted(fitted, history, steps / count, done.seconds, done.stopped, (*snapshots, fitted))
 
 
 @dataclass(frozen=True)
@@ -276,7 +291,7 @@ def _optimizer(module: nn.Module, settings: FitSettings, thaw: Thaw) -> torch.op
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, progress: float, settings: FitSettings) -> float:
-    rate = learning_rate(progress, settings.learning_rate, min(0.5, settings.warmup_epochs / settings.epochs))
+    rate = learning_rate(progress, settings.learning_rate, settings.warmup_share, settings.cycles, 1 - settings.swa_share)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
     return rate
@@ -290,28 +305,25 @@ def _random_state_of(seed: int, epoch: int, device: torch.device) -> Iterator[No
         yield
 
 
-def _follow(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """One step of the running average; counters are copied."""
-    pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
-    floats = [pair for pair in pairs if pair[0].is_floating_point()]
-    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    move([slow for slow, _ in floats], [fast for _, fast in floats], 0)
-    for slow, fast in pairs:
-        if not slow.is_floating_point():
-            slow.copy_(fast)
-
-
 def _judge(done: Progressed, score: float, module: nn.Module, patience: int | None) -> None:
     """Early stopping: keep the best weights, and stop after ``patience`` epochs without better ones."""
     if patience is None:
         return
     if score > done.best_score:
         done.best_score, done.epochs_without_better = score, 0
-        done.best_state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+        done.best_state = _state(module)
         return
     done.epochs_without_better += 1
     if done.epochs_without_better >= patience:
         done.stopped = "patience"
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+
+
+def _ends_a_cycle(done: Progressed, progress: float, settings: FitSettings) -> bool:
+    return cycles_done(progress, settings.warmup_share, settings.cycles) > len(done.snapshots)
 
 
 def _diverged(loss: float, epoch: int, step: int, rate: float, settings: FitSettings) -> TrainingError:

@@ -17,6 +17,7 @@ class FitSettings:
     """Hyper-parameters of one training.
 
     The learning rate rises linearly during ``warmup_epochs``, then falls to 0 along a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983).
+    Weights can be averaged on the way (``ema_decay``, ``swa_share``), or kept at several ends (``cycles``).
 
     Args:
         epochs: times every training image is seen.
@@ -36,6 +37,11 @@ class FitSettings:
             epoch keeps its length. Balance by weights or by the sampler: both at once favour rare classes.
         label_smoothing: 0 for none (Szegedy et al. 2016, arXiv:1512.00567).
         ema_decay: of the running average of weights that is evaluated and returned; None for the last weights themselves.
+        swa_share: of the training, at its end, during which the learning rate stays where the cosine has come to, and the average of the
+            weights after each step is evaluated and returned, with batch-norm statistics of its own; 0 for none (Izmailov et al. 2018,
+            arXiv:1803.05407; each step instead of each epoch: Cha et al. 2021, arXiv:2102.08604).
+        cycles: times the rate falls to 0, and begins at its highest again; the weights at the end of each are kept: ``Fitted.snapshots``
+            (Huang et al. 2017, arXiv:1704.00109).
         mixup_alpha: of the Beta distribution, 0 for no mixup (Zhang et al. 2018, arXiv:1710.09412).
         cutmix_alpha: the same for CutMix (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
         augmentation: a strength, or operations with their strengths, ``{"rotate": 15}``; see ``planish.data.augmentation``.
@@ -66,6 +72,8 @@ class FitSettings:
     sampler: Literal["shuffled", "balanced"] = "shuffled"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    swa_share: float = Field(default=0.0, ge=0, lt=1)
+    cycles: int = Field(default=1, ge=1)
     mixup_alpha: float = Field(default=0.0, ge=0)
     cutmix_alpha: float = Field(default=0.0, ge=0)
     augmentation: Augmentation = "light"
@@ -77,6 +85,11 @@ class FitSettings:
     mixed_precision: Literal["auto", "off", "bf16"] = "auto"
     channels_last: bool = True
     seed: int = 0
+
+    @property
+    def warmup_share(self) -> float:
+        """Of the training, during which the learning rate rises."""
+        return min(0.5, self.warmup_epochs / self.epochs)
 
     @property
     def loss_settings(self) -> LossSettings:

@@ -17,11 +17,11 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.compression import structure
-from planish.compression.batch_norm import reestimate_batch_norm
 from planish.compression.calibration import calibration_batches
 from planish.compression.channel_pruning import ChannelPruning, choose
 from planish.compression.importance import IMPORTANCES, Importance, activation, hessian, unit_scores
 from planish.errors import PlanError, TechniqueError
+from planish.models.batch_norm import reestimate_batch_norm
 from planish.plan import Plan
 
 

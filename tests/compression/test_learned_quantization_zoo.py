@@ -16,11 +16,11 @@ from test_quantize_aware import TrainableTask
 
 from planish.artifact import Artifact, InputSpec, Lineage, Source
 from planish.compression import Binarize, Int8, LearnedRounding, QuantizeAware
-from planish.compression.batch_norm import reestimate_batch_norm
 from planish.data.preprocessing import Normalise
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
 from planish.export.runtimes import executed_precisions, load
+from planish.models.batch_norm import reestimate_batch_norm
 from planish.models.storage import load_artifact, save_artifact
 
 NETWORKS = ("resnet18", "mobilenet_v2", "shufflenet_v2_x1_0", "vgg16_bn", "convnext_tiny")

@@ -11,10 +11,10 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Source
 from planish.compression import Int8
-from planish.compression.batch_norm import reestimate_batch_norm
 from planish.data.preprocessing import Normalise
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes import executed_precisions, load
+from planish.models.batch_norm import reestimate_batch_norm
 
 # share of convolution and linear layers that must run integer kernels in ONNX Runtime
 ZOO = {

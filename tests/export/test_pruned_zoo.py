@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from planish.compression import ChannelPruning
-from planish.compression.batch_norm import reestimate_batch_norm
 from planish.compression.calibration import calibration_batches
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
 from planish.export.runtimes import load
 from planish.models import load_artifact, save_artifact
+from planish.models.batch_norm import reestimate_batch_norm
 from planish.testing import write_shapes
 from planish.training.prepare import prepare
 

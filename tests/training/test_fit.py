@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from planish.data.preprocessing import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Progress, listening
@@ -52,6 +53,8 @@ def test_it_learns_and_leaves_the_given_network_alone(task, network):
         {"sampler": "balanced", "l1": 1e-4},
         {"augmentation": {"rotate": 10, "noise": 5, "trivialaugment": True}},
         {"mixed_precision": "bf16"},
+        {"swa_share": 0.55},
+        {"cycles": 5, "warmup_epochs": 0, "ema_decay": 0.5},
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(task, network, tmp_path: Path, more, monkeypatch: pytest.MonkeyPatch):
@@ -74,6 +77,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(task, network, tmp_path: P
     resumed = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=tmp_path / "c.pt")
     assert len(calls) == 8 + 10  # the first epoch was not repeated
     assert same(whole.module, resumed.module)
+    assert len(whole.snapshots) == settings.cycles
+    assert all(same(a, b) for a, b in zip(whole.snapshots, resumed.snapshots, strict=True))
     timeless = [[{**asdict(e), "seconds": 0} for e in f.history] for f in (whole, resumed)]
     assert timeless[0] == timeless[1]
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
@@ -263,3 +268,72 @@ def test_settings_refuse_what_cannot_be():
     for wrong in ({"epochs": 0}, {"learning_rate": -1}, {"optimizer": "adam"}, {"momentun": 0.9}, {"loss": "hinge"}, {"l1": -1}):
         with pytest.raises(ValidationError):
             FitSettings(**wrong)
+
+
+def test_rates_start_again_in_every_cycle_or_stay_where_they_are():
+    rates = [learning_rate(0.1 + 0.01 * (step + 0.5), 0.4, 0.1, cycles=3) for step in range(90)]
+    alone = [learning_rate((step + 0.5) / 30, 0.4, 0.0) for step in range(30)]
+    np.testing.assert_allclose(rates, alone * 3, atol=1e-9)
+    assert learning_rate(1.0, 0.4, 0.1, cycles=3) == pytest.approx(0, abs=1e-12)
+    stays = [learning_rate(p, 0.4, 0.1, constant_from=0.75) for p in np.linspace(0, 1, 101)]
+    assert stays[:76] == [learning_rate(p, 0.4, 0.1) for p in np.linspace(0, 1, 101)[:76]]
+    assert set(stays[75:]) == {stays[75]}
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """The weights after each step of the optimizer, in the order of the network's parameters."""
+    after: list[dict[str, torch.Tensor]] = []
+    real = torch.optim.SGD.step
+
+    def step(self, *arguments):
+        found = real(self, *arguments)
+        after.append({id(p): p.detach().clone() for group in self.param_groups for p in group["params"]})
+        return found
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    return after
+
+
+def test_swa_is_the_mean_of_the_weights_after_each_of_the_last_steps(task, network, monkeypatch: pytest.MonkeyPatch):
+    after = watched(monkeypatch)
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"swa_share": 0.4, "ema_decay": 0.9}))
+    assert len(after) == 15
+    last = [list(state.values()) for state in after[-6:]]
+    expected = sorted(float(torch.stack(same).double().mean(0).norm()) for same in zip(*last, strict=True))
+    found = sorted(float(p.detach().double().norm()) for p in fitted.module.parameters())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    plain = sorted(float(p.double().norm()) for p in last[-1])
+    assert not np.allclose(plain, expected, rtol=1e-5)
+    # the statistics of the first batch norm are those of what the average makes of training images
+    images = torch.from_numpy(task.split("train").images(SPEC, PREPROCESSING))
+    with torch.no_grad():
+        maps = fitted.module.conv1(Normalise.of(PREPROCESSING)(images))
+    torch.testing.assert_close(fitted.module.bn1.running_mean, maps.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    assert fitted.history[-1].learning_rate == fitted.history[-2].learning_rate > 0
+
+
+def test_snapshots_are_the_weights_at_the_end_of_each_cycle(task, network, monkeypatch: pytest.MonkeyPatch):
+    after = watched(monkeypatch)
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"cycles": 3, "warmup_epochs": 0}))
+    assert len(fitted.snapshots) == 3
+    assert fitted.snapshots[-1] is fitted.module
+    for snapshot, step in zip(fitted.snapshots, (5, 10, 15), strict=True):
+        expected = sorted(float(p.norm()) for p in after[step - 1].values())
+        assert sorted(float(p.detach().norm()) for p in snapshot.parameters()) == pytest.approx(expected)
+        assert not snapshot.training
+    assert len(fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1})).snapshots) == 1
+
+
+def test_averaging_that_does_not_go_together_is_refused(task, network):
+    with pytest.raises(TrainingError, match="choose one"):
+        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"cycles": 2, "swa_share": 0.3}))
+    with pytest.raises(TrainingError, match=r"warming up.*at most swa_share=0\.5"):
+        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"warmup_epochs": 3, "swa_share": 0.6}))
+
+
+def test_swa_ends_before_its_deadline_and_averages_what_it_learned(task, network):
+    begun = time.monotonic()
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 10_000, "swa_share": 0.25}), deadline=begun + 4)
+    assert 2.5 < time.monotonic() - begun < 4.6
+    assert fitted.stopped == "deadline"
+    assert fitted.history[-1].validation_accuracy > 90

@@ -16,7 +16,6 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.zoo import create
 from planish.training import Distill, Student
-from planish.training.distill import Ensemble
 from planish.training.feature_transfer import FeatureStudent, Watched, stages
 
 QUICK = {"batch_size": 32, "augmentation": "none"}
@@ -26,12 +25,6 @@ def accuracy(artifact, task) -> float:
     split = task.split("validation")
     outputs = TorchPredictor(artifact.module, artifact.preprocessing)(split.images(artifact.input_spec, artifact.preprocessing))
     return float(np.mean(outputs["logits"].argmax(1) == split.targets))
-
-
-def test_an_ensemble_is_the_mean_of_its_logits():
-    networks = [nn.Linear(4, 3), nn.Linear(4, 3)]
-    x = torch.randn(5, 4)
-    torch.testing.assert_close(Ensemble(networks)(x), (networks[0](x) + networks[1](x)) / 2)
 
 
 def test_a_student_learns_from_two_saved_teachers(artifact, task, tmp_path):

@@ -17,6 +17,8 @@ def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor], run: Cal
         run: runs the network on a batch, where it need not be run to its end.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return
     before = [(norm, norm.training, norm.momentum) for norm in norms]
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
