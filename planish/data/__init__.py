@@ -1,5 +1,5 @@
 """Images: folders, manifests and built-in sets, split, decoded and augmented."""
 
-from planish.data.images import ImageData, ImageSplit, load_images
+from planish.data.images import ImageData, ImageSplit, images_per_class, load_images
 
-__all__ = ["ImageData", "ImageSplit", "load_images"]
+__all__ = ["ImageData", "ImageSplit", "images_per_class", "load_images"]

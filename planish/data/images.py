@@ -210,6 +210,17 @@ def load_images(
     )
 
 
+def images_per_class(source: str | Path) -> float:
+    """Images that are not for test, by the mean over classes; files are listed, not read.
+
+    Raises:
+        DataError: see ``load_images``.
+    """
+    name, listed = _list(source, cache_root(None))
+    _several_classes(name, listed)
+    return sum(item.split != "test" for item in listed) / len({item.label for item in listed})
+
+
 def _list(source: str | Path, root: Path) -> tuple[str, list[Listed]]:
     if str(source) in BUILTIN:
         return str(source), list_folder(builtin_folder(str(source), root))

@@ -240,7 +240,7 @@ def folds(
     """
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 5 --repeats 2")
-    resolved = resolved_recipe(recipe, changes, pretrained=weights is not None)
+    resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
     folder = Path(out) if out is not None else default_folder("folds", data, model)
     settings = {
         "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "folds": folds,

@@ -127,7 +127,7 @@ def learning_curve(
     """
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 3 --repeats 2")
-    resolved = resolved_recipe(recipe, changes, pretrained=weights is not None)
+    resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
     folder = Path(out) if out is not None else default_folder("learning-curve", data, model)
     settings = {
         "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "curve_folds": folds,

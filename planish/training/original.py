@@ -68,7 +68,8 @@ def train_original(
     if mode == "never" or (mode == "auto" and job.knows_classes and _is_trained(job)):
         return Original(job.artifact)
     if settings is None:
-        settings = replace(default_recipe(job.pretrained).training, seed=seed, augmentation=augmentation)
+        per_class = len(job.task.split("train").targets) / len(job.task.class_names)
+        settings = replace(default_recipe(job.pretrained, per_class).training, seed=seed, augmentation=augmentation)
         settings = settings if epochs is None else replace(settings, epochs=epochs)
     fitted = fit(
         job.artifact.module,

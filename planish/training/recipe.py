@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Normalisation
+from planish.data import images_per_class
 from planish.errors import PlanError
 from planish.progress import note
 from planish.technique import Technique, parameter_names, resolve, wrong_values
@@ -27,6 +28,7 @@ LEVERS = (
     "depth", "width", "kernels", "downsampling", "pooling", "squeeze_excitation", "norm", "activation", "initialization", "dropout",
     "dropconnect", "stochastic_depth",
 )  # fmt: skip
+_FEW = 300  # images a class
 RECOVERY = "recovery"  # the recipe that ``distill`` follows
 NOTHING = "none"  # as the value of a lever: it is not pulled
 _KEPT = ("norm",)  # of which "none" is a value of its own
@@ -111,15 +113,16 @@ def load_recipe(source: str | Path) -> Recipe:
     return _with(base, _flat(given))
 
 
-def default_recipe(pretrained: bool) -> Recipe:
-    """What is taken where none is named: by whether the network comes with weights."""
-    return load_recipe("finetune-many" if pretrained else "scratch-small")
+def default_recipe(pretrained: bool, images_per_class: float) -> Recipe:
+    """What is taken where none is named: by whether the network comes with weights, and how many images there are to train on."""
+    return load_recipe("scratch-small" if not pretrained else "finetune-few" if images_per_class <= _FEW else "finetune-many")
 
 
-def resolved_recipe(recipe: Recipe | str | Path | None, changes: Iterable[str], pretrained: bool) -> Recipe:
-    """The recipe that is given or named, or the default where it is None, with its changes; see ``set_values``."""
-    named = recipe if isinstance(recipe, Recipe) else default_recipe(pretrained) if recipe is None else load_recipe(recipe)
-    return set_values(named, changes)
+def resolved_recipe(recipe: Recipe | str | Path | None, changes: Iterable[str], data: str | Path, pretrained: bool) -> Recipe:
+    """The recipe that is given or named, or the default for ``data`` where it is None, with its changes; see ``set_values``."""
+    if recipe is None:
+        recipe = default_recipe(pretrained, images_per_class(data))
+    return set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
 
 
 def warn_of_fresh_weights(named: Recipe | str | Path | None, pretrained: bool) -> None:

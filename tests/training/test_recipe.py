@@ -10,6 +10,7 @@ import torch
 import torchvision
 
 import planish
+from planish.data import images_per_class
 from planish.errors import PlanError
 from planish.models.levers import Activation, Norm
 from planish.progress import collecting_notes
@@ -17,7 +18,7 @@ from planish.technique import registered
 from planish.testing import write_shapes
 from planish.training import Distill
 from planish.training.prepare import prepare
-from planish.training.recipe import LEVERS, Recipe, load_recipe, pull, set_values, shipped
+from planish.training.recipe import LEVERS, Recipe, default_recipe, load_recipe, pull, resolved_recipe, set_values, shipped
 
 
 def test_every_lever_of_a_recipe_is_a_technique() -> None:
@@ -115,3 +116,13 @@ def test_weights_that_expect_another_normalisation_are_told(normalisation: Any, 
     with collecting_notes() as notes:
         prepare(data, "torchvision:squeezenet1_1", image_size=64, normalisation=normalisation)
     assert not any("they begin worse" in text for text in notes), "fresh weights expect nothing"
+
+
+def test_few_images_are_tuned_by_the_recipe_for_few(tmp_path: Path) -> None:
+    folder = write_shapes(tmp_path / "shapes", per_class=12, size=16)
+    assert images_per_class(folder) == 12
+    few, many = load_recipe("finetune-few"), load_recipe("finetune-many")
+    assert resolved_recipe(None, [], folder, pretrained=True) == few
+    assert resolved_recipe(None, [], folder, pretrained=False) == load_recipe("scratch-small")
+    assert resolved_recipe("finetune-many", [], folder, pretrained=True) == many
+    assert default_recipe(True, 5000) == many
