@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from planish.compression import ChannelPruning, LatencyPruning, Resolution
+from planish.compression import BlockPruning, ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.search.result import Goal
@@ -26,12 +26,13 @@ _AIM_BELOW = 0.97  # of the goal, as the next measurement will not say just the 
 
 @dataclass(frozen=True)
 class Level:
-    """How strongly to compress: how much faster pruning shall make the layers, and the factor on height and width; or another
-    architecture, by name, to be taught instead.
+    """How strongly to compress: how much faster pruning shall make the layers, the factor on height and width, and the share of the residual
+    blocks that goes first; or another architecture, by name, to be taught instead.
     """
 
     speedup: float = 1.0
     resolution: float = 1.0
+    blocks: float = 0.0
     student: str = ""
 
     @property
@@ -42,7 +43,12 @@ class Level:
     @property
     def share(self) -> float:
         """About what is left of the time of one image."""
-        return self.resolution**2 / self.speedup
+        return (1 - self.blocks) * self.resolution**2 / self.speedup
+
+    @property
+    def widths_alone(self) -> bool:
+        """Whether nothing but widths, and perhaps ranks, is changed."""
+        return self.resolution == 1 and self.blocks == 0 and not self.student
 
     def plans(self, timed: LatencyPruning) -> list[Plan]:
         """The techniques that change the network's shape, before any training, and what to try where those are refused.
@@ -51,15 +57,17 @@ class Level:
         of channels everywhere may pay all the same.
 
         Args:
-            timed: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions.
+            timed: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions; only blocks
+                go before it, whose layers need no width.
         """
+        shorter = [BlockPruning(ratio=self.blocks)] if self.blocks else []
         smaller = [Resolution(scale=self.resolution)] if self.resolution < 1 else []
         if self.student:
             return [Plan(*smaller, Student(model=self.student))]
         if self.speedup == 1:
-            return [Plan(*smaller)]
+            return [Plan(*shorter, *smaller)]
         pruned: list[Technique] = [replace(timed, speedup=self.speedup), ChannelPruning(ratio=round(1 - 1 / self.speedup, 2))]
-        return [Plan(step, *smaller) for step in pruned]
+        return [Plan(*shorter, step, *smaller) for step in pruned]
 
 
 # In the order in which they are worth a look: first the middle, then both ends, then between.
@@ -68,12 +76,15 @@ LEVELS = (
     Level(4.0),
     Level(2.5, 0.75),
     Level(1.5),
+    Level(1.0, blocks=0.5),
     Level(3.0),
     Level(4.0, 0.75),
     Level(1.0, 0.75),
     Level(2.0),
+    Level(1.75, blocks=0.3),
     Level(6.0),
     Level(1.75),
+    Level(1.0, blocks=0.3),
     Level(1.5, 0.75),
     Level(2.0, 0.75),
     Level(1.0, 0.5),
@@ -118,7 +129,7 @@ def further(trials: Sequence[Trial]) -> Level | None:
     """The next stronger pruning, while the strongest so far costs hardly anything before any training; None where it costs much, or where
     pruning by timed layers was refused already.
     """
-    strongest = max((t for t in trials if t.level.resolution == 1 and not t.level.student), key=lambda t: t.level.speedup, default=None)
+    strongest = max((t for t in trials if t.level.widths_alone), key=lambda t: t.level.speedup, default=None)
     if strongest is None or not timed([strongest]) or strongest.level.speedup >= _FASTEST:
         return None
     easy = strongest.measurements["accuracy_drop_calibration"].value < _EASY_POINTS
@@ -127,7 +138,7 @@ def further(trials: Sequence[Trial]) -> Level | None:
 
 def timed(measured: Sequence[Trial]) -> list[Trial]:
     """Those pruned by timed layers alone."""
-    return [t for t in measured if t.level.resolution == 1 and any(s.name == LatencyPruning.name for s in t.plan.steps)]
+    return [t for t in measured if t.level.widths_alone and any(s.name == LatencyPruning.name for s in t.plan.steps)]
 
 
 def fitted(pruned: Sequence[Trial]) -> tuple[float, float] | None:

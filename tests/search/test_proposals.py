@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planish.compression import ChannelPruning, LatencyPruning, Resolution
+from planish.compression import BlockPruning, ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, further, promise, spread
@@ -35,6 +35,8 @@ def test_where_timed_pruning_is_refused_an_equal_share_is_tried() -> None:
         Plan(ChannelPruning(ratio=0.5), Resolution(scale=0.75)),
     ]
     assert Level(1.0, 0.5).plans(TIMED) == [Plan(Resolution(scale=0.5))]
+    assert Level(1.0, blocks=0.5).plans(TIMED) == [Plan(BlockPruning(ratio=0.5))]
+    assert [step.name for step in Level(2.0, blocks=0.3).plans(TIMED)[0].steps] == ["block_pruning", "latency_pruning"]
 
 
 def test_a_goal_in_milliseconds_is_aimed_at_by_what_was_measured() -> None:
