@@ -26,7 +26,7 @@ _AIM_BELOW = 0.97  # of the goal, as the next measurement will not say just the 
 
 @dataclass(frozen=True)
 class Level:
-    """How strongly to compress: how much faster pruning shall make the layers, the factor on height and width, and the share of the residual
+    """How strongly to compress: how much faster pruning shall make the layers, the factor on height and width, and the share of residual
     blocks that goes first; or another architecture, by name, to be taught instead.
     """
 
@@ -74,9 +74,10 @@ class Level:
 LEVELS = (
     Level(2.5),
     Level(4.0),
+    Level(blocks=0.5),
     Level(2.5, 0.75),
     Level(1.5),
-    Level(1.0, blocks=0.5),
+    Level(2.5, blocks=0.5),
     Level(3.0),
     Level(4.0, 0.75),
     Level(1.0, 0.75),
@@ -84,7 +85,7 @@ LEVELS = (
     Level(1.75, blocks=0.3),
     Level(6.0),
     Level(1.75),
-    Level(1.0, blocks=0.3),
+    Level(blocks=0.3),
     Level(1.5, 0.75),
     Level(2.0, 0.75),
     Level(1.0, 0.5),
