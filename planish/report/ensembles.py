@@ -18,6 +18,7 @@ from planish.report.html import filled, write_page
 from planish.report.svg import Scale, drawing, el, log_ticks, plain, ticks
 from planish.search.ensemble_bench import EnsembleArm
 from planish.search.ensembles import EnsembleStudy
+from planish.search.experiment import TOO_FEW
 
 _WIDE = 100  # columns of a terminal on which everything has room
 _FARTHEST_POINTS = 5.0  # behind, that a plot still shows
@@ -83,6 +84,9 @@ def findings(study: EnsembleStudy) -> list[str]:
     same = [arm.label for arm in measured if arm.verdict == "no difference"]
     if same:
         sentences.append(f"No difference to the single network was found for {'; '.join(same)}.")
+    unclear = [arm.label for arm in measured if arm.verdict == TOO_FEW]
+    if unclear:
+        sentences.append(f"There are too few seeds, or images, to tell of {'; '.join(unclear)}: the intervals are wide.")
     return sentences
 
 

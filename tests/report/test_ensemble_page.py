@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from planish.measurement import Measurement
 from planish.report.ensembles import costs, ensemble_table, findings, write_ensembles
 from planish.search.ensemble_bench import EnsembleArm
 from planish.search.ensembles import EnsembleStudy
+from planish.search.experiment import TOO_FEW
 
 
 def make_arm(
@@ -67,6 +69,8 @@ def test_findings_name_gain_and_cost() -> None:
     soups = findings(make_study(make_arm("soup, uniform", 0.8, 0.5, training=2.0), make_arm("fine-tuned copy", 0.7, 0.9)))
     assert soups[0].endswith("for as fast a file and 2.0 times the training; one fine-tuned copy gains 0.7.")
     assert "Nothing gains without a slower file." in findings(make_study(EVERY[4]))
+    unclear = replace(make_arm("SWA", 0.1, 20), verdict=TOO_FEW)
+    assert findings(make_study(unclear)) == ["There are too few seeds, or images, to tell of SWA: the intervals are wide."]
     assert findings(make_study(make_arm("SWA", 0.1, 0.3))) == ["No difference to the single network was found for SWA."]
 
 
