@@ -4,9 +4,10 @@
 
 Each turn is one epoch of the same network on the same images with the same batch and augmentation (shifted crops, mirrored; above 64
 pixels crops of random size); the turns go round, so that the machine's drift meets all. Planish runs as it does by default, in bfloat16
-where that is faster, and in float32 like the others. The plain loop is what most people write: ``ImageFolder``, ``DataLoader`` with a worker a
-core, SGD. timm's training script is not part of its package, so its steps are written here around timm's own dataset, loader and
-optimizer. Both decode every image every epoch; Planish keeps what it decoded once, which takes the seconds told as ``preparing_seconds``.
+where that is faster, and in float32 like the others. The plain loop is what most people write: ``ImageFolder``, ``DataLoader`` with a
+worker a core, SGD. timm's training script is not part of its package, so its steps are written here around timm's own dataset, loader
+and optimizer. Both decode every image every epoch; Planish keeps what it decoded once, which takes the seconds told as
+``preparing_seconds``.
 """
 
 from __future__ import annotations
