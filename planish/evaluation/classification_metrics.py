@@ -176,10 +176,10 @@ def share(right: npt.NDArray[np.bool_]) -> Interval:
     return Interval(successes / max(1, len(right)), *proportion(successes, len(right)))
 
 
-def percent(name: str, n: int, interval: Interval, higher_is_better: bool = True) -> Measurement:
-    """An interval on the 0..1 scale as a measurement in percent."""
+def percent(name: str, n: int, interval: Interval, higher_is_better: bool = True, unit: str = "%") -> Measurement:
+    """An interval on the 0..1 scale as a measurement in percent, or in points where it is a difference."""
     value, low, high = (100 * x for x in interval)
-    return Measurement(name, value, "%", n, higher_is_better, low, high)
+    return Measurement(name, value, unit, n, higher_is_better, low, high)
 
 
 def nats(name: str, n: int, interval: Interval) -> Measurement:

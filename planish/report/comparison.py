@@ -17,7 +17,7 @@ from planish.measurement import Measurement
 from planish.report import words
 from planish.report.arms import key, look, mark
 from planish.report.html import filled, write_page
-from planish.report.svg import Scale, drawing, el, log_ticks, plain, ticks
+from planish.report.svg import Scale, drawing, el, ratio_frame
 from planish.search.compare import Comparison, Row
 
 _WIDE = 100  # columns of a terminal on which every interval has a column of its own
@@ -92,13 +92,7 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
     pad = max((max(ys) - lowest) * 0.1, 0.3)
     x = Scale(min(xs) / 1.1, max(xs) * 1.1, left, width - 14, log=True)
     y = Scale(lowest - pad, max(ys) + pad, height - 52, 22)
-    parts = []
-    for value in ticks(y.low, y.high, 6):
-        parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), cls="grid zero" if value == 0 else "grid"))
-        parts.append(el("text", plain(value), x=x.start - 8, y=y(value) + 4, cls="tick end"))
-    for value in log_ticks(x.low, x.high, 5 if narrow else 9):
-        parts.append(el("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 5, cls="grid"))
-        parts.append(el("text", f"{plain(value)}×", x=x(value), y=y.start + 20, cls="tick middle"))
+    parts = ratio_frame(x, y, narrow)
     parts.append(el("text", f"{title} (log scale)", x=(x.start + x.end) / 2, y=height - 8, cls="axis middle"))
     parts.append(el("text", "accuracy change on test, points", x=x.start, y=11, cls="axis"))
     marks = [_original(x(1.0), y(0.0))]

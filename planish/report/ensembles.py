@@ -15,7 +15,7 @@ from planish.report import words
 from planish.report.arms import key, look, mark
 from planish.report.experiment import difference, forest
 from planish.report.html import filled, write_page
-from planish.report.svg import Scale, drawing, el, log_ticks, plain, ticks
+from planish.report.svg import Scale, drawing, el, ratio_frame
 from planish.search.ensemble_bench import EnsembleArm
 from planish.search.ensembles import EnsembleStudy
 from planish.search.experiment import TOO_FEW
@@ -133,13 +133,7 @@ def _plot(study: EnsembleStudy, name: str, narrow: bool) -> Markup:
     pad = max((max(gains) - lowest) * 0.15, 0.3)
     x = Scale(0.9 * min(1.0, *(cost[name] for *_, cost in found)), 1.15 * max(cost[name] for *_, cost in found), left, width - 14, log=True)
     y = Scale(lowest - pad, max(gains) + pad, height - 52, 22)
-    parts = []
-    for value in ticks(y.low, y.high, 6):
-        parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), cls="grid zero" if value == 0 else "grid"))
-        parts.append(el("text", plain(value), x=x.start - 8, y=y(value) + 4, cls="tick end"))
-    for value in log_ticks(x.low, x.high, 5 if narrow else 9):
-        parts.append(el("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 5, cls="grid"))
-        parts.append(el("text", f"{plain(value)}×", x=x(value), y=y.start + 20, cls="tick middle"))
+    parts = ratio_frame(x, y, narrow)
     parts.append(el("text", f"{_COSTS[name]}, times the single network's", x=(x.start + x.end) / 2, y=height - 8, cls="axis middle"))
     parts.append(el("text", "accuracy on test, points gained", x=x.start, y=11, cls="axis"))
     marks = [el("g", el("circle", cx=x(1.0), cy=y(0.0), r=5.5), cls="original")]

@@ -83,6 +83,18 @@ def shape(kind: int, x: float, y: float, r: float, **attributes: str | float | N
     return el("polygon", points=" ".join(f"{x + r * a:.1f},{y + r * b:.1f}" for a, b in _POLYGONS[kind - 2]), **attributes)
 
 
+def ratio_frame(x: Scale, y: Scale, narrow: bool) -> list[Markup]:
+    """Grid and ticks of a plot of differences against ratios, these on a log scale."""
+    parts = []
+    for value in ticks(y.low, y.high, 6):
+        parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), cls="grid zero" if value == 0 else "grid"))
+        parts.append(el("text", plain(value), x=x.start - 8, y=y(value) + 4, cls="tick end"))
+    for value in log_ticks(x.low, x.high, 5 if narrow else 9):
+        parts.append(el("line", x1=x(value), x2=x(value), y1=y.start, y2=y.start + 5, cls="grid"))
+        parts.append(el("text", f"{plain(value)}×", x=x(value), y=y.start + 20, cls="tick middle"))
+    return parts
+
+
 def drawing(title: str, width: float, height: float, *children: str | Markup, cls: str = "", role: str = "img") -> Markup:
     """The SVG element, scaled to the width of the page; ``role`` ``group`` where parts of it can be focused."""
     return el("svg", *children, viewBox=f"0 0 {width:g} {height:g}", role=role, aria_label=title, cls=f"plot {cls}".strip())

@@ -21,7 +21,7 @@ from planish.export.runtimes import find
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import collecting_notes
-from planish.search.files import write_result
+from planish.search.files import results_folder, write_result
 from planish.search.original import stored_original
 from planish.search.runner import Runner, extend
 from planish.search.store import claim
@@ -148,7 +148,7 @@ def compare(
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
     name = model if isinstance(model, str) else type(model).__name__
-    folder = Path(out) if out is not None else Path("runs") / f"compare-{topic}-{Path(data).stem}-{Path(name).stem}".replace(":", "-")
+    folder = results_folder(out, f"compare-{topic}", data, name)
     settings = {
         "topic": topic, "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads,
         "batch": batch, "epochs": epochs, "recovery_epochs": recovery_epochs, "augmentation": augmentation, "train": train_mode,

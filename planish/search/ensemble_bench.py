@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact
 from planish.errors import PlanishError
+from planish.evaluation.classification_metrics import percent
 from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics import over_seeds
 from planish.export import ToOnnx, ToOpenVino
@@ -22,7 +23,7 @@ from planish.measurement import Measurement
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.search.ensemble_members import Built, Members
-from planish.search.experiment import percent, verdict_of
+from planish.search.experiment import verdict_of
 from planish.search.files import write_arrays
 from planish.search.runner import latency_once
 from planish.technique import Technique
@@ -85,7 +86,7 @@ class Bench:
         scores = np.stack([self._read(way, number) for number in range(way.models)])
         self._scores[way.label] = scores
         measurements = {
-            "accuracy": percent("accuracy", over_seeds(scores, np.zeros_like(scores)), scores, "%"),
+            "accuracy": percent("accuracy", scores.size, over_seeds(scores, np.zeros_like(scores))),
             "training_seconds": Measurement("training_seconds", float(np.mean([r["seconds"] for r in rows])), "s", len(rows), False),
             "parameters": Measurement("parameters", float(rows[0]["parameters"]), "count", 1, False),
         }
@@ -113,7 +114,7 @@ class Bench:
             if arm.measurements and not verdict:
                 scores = self._scores[arm.label]
                 difference = over_seeds(np.broadcast_to(scores, single.shape), single, 1 - 0.05 / comparisons)
-                measurements["accuracy_difference"] = percent("accuracy_difference", difference, scores, "points")
+                measurements["accuracy_difference"] = percent("accuracy_difference", scores.size, difference, unit="points")
                 verdict = verdict_of(difference)
             if (file := self._files.get(arm.label)) is not None:
                 timed = report.measurements[file]

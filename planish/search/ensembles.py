@@ -20,8 +20,7 @@ from planish.progress import collecting_notes
 from planish.search import goal as units
 from planish.search.ensemble_bench import Bench, EnsembleArm, Way
 from planish.search.ensemble_members import COPIES, COPY_SHARE, SWA_SHARE, Members
-from planish.search.files import write_result
-from planish.search.folds import default_folder
+from planish.search.files import results_folder, write_result
 from planish.search.store import claim
 from planish.search.trials import Arm, Trainer
 from planish.training.recipe import Recipe, load_recipe, set_values
@@ -148,7 +147,7 @@ def ensembles(
     base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))
-    folder = Path(out) if out is not None else default_folder("ensembles", data, model)
+    folder = results_folder(out, "ensembles", data, model)
     settings = {
         "data": str(data), "model": model, "recipe": base.to_yaml(), "seeds": seeds, "epochs": epochs, "budget": budget,
         "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch, "skip_bad": skip_bad, "seed": seed,

@@ -16,14 +16,15 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.errors import GoalError
+from planish.evaluation.classification_metrics import percent
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.statistics import Interval, over_seeds
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import write_result
+from planish.search.files import results_folder, write_result
 from planish.search.store import claim
-from planish.search.trials import Arm, Scores, Trainer, Trial
+from planish.search.trials import Arm, Trainer, Trial
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, set_values
 
 _STRICT = ConfigDict(extra="forbid")
@@ -214,7 +215,7 @@ def experiment(
     values = arms_of(factors, design)
     arms = [_arm(model, str(weights or ""), base, each) for each in values]
     words = "-".join(map(short_key, factors))
-    folder = Path(out) if out is not None else Path("runs") / f"vary-{words}-{Path(data).stem}-{Path(model).stem}".replace(":", "-")
+    folder = results_folder(out, f"vary-{words}", data, model)
     settings = {
         "data": str(data), "model": model, "factors": {key: list(each) for key, each in factors.items()}, "design": design, "seeds": seeds,
         "recipe": base.to_yaml(), "budget": budget, "epochs": epochs, "weights": str(weights or ""), "skip_bad": skip_bad, "seed": seed,
@@ -320,13 +321,13 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
             measured.append(arm)
             continue
         whole = [trial for trial in arm.trials if not trial.failed]
-        found_here = {"accuracy": percent("accuracy", over_seeds(mine, np.zeros_like(mine)), mine, "%")}
+        found_here = {"accuracy": percent("accuracy", mine.size, over_seeds(mine, np.zeros_like(mine)))}
         verdict = "reference" if i == 0 else ""
         reference = scores[0]
         if i and reference is not None:
             count = min(len(mine), len(reference))
             difference = over_seeds(mine[:count], reference[:count], 1 - 0.05 / comparisons)
-            found_here["accuracy_difference"] = percent("accuracy_difference", difference, mine[:count], "points")
+            found_here["accuracy_difference"] = percent("accuracy_difference", mine[:count].size, difference, unit="points")
             verdict = verdict_of(difference)
         each = [trial.seconds / max(trial.epochs, 1e-9) for trial in whole]
         found_here["seconds_an_epoch"] = Measurement("seconds_an_epoch", float(np.median(each)), "s", len(whole), False)
@@ -365,11 +366,5 @@ def _effects(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer, 
             pairs = [pair for pair in pairs if counts[pair] == count]
             mine, theirs = (np.mean([scores[pair[side]][:count] for pair in pairs], axis=0) for side in (0, 1))
             difference = over_seeds(mine, theirs, 1 - 0.05 / comparisons)
-            effects.append(Effect(key, value, count, percent("accuracy_difference", difference, mine, "points")))
+            effects.append(Effect(key, value, count, percent("accuracy_difference", mine.size, difference, unit="points")))
     return effects
-
-
-def percent(name: str, interval: Interval, scores: Scores, unit: str) -> Measurement:
-    """An interval on the scale of 0 to 1 as a measurement in percent or points; ``scores`` ``(seeds, N)`` are what it is made of."""
-    value, low, high = (100 * x for x in interval)
-    return Measurement(name, value, unit, scores.size, True, low, high)

@@ -10,6 +10,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 
+def results_folder(out: str | Path | None, kind: str, data: str | Path, model: str) -> Path:
+    """``out``, or where it is None ``runs/folds-photos-resnet20``."""
+    return Path(out) if out is not None else Path("runs") / f"{kind}-{Path(data).stem}-{Path(model).stem}".replace(":", "-")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON values."""
     partial = path.with_name(path.name + ".partial")

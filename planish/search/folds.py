@@ -28,7 +28,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import write_arrays, write_result
+from planish.search.files import results_folder, write_arrays, write_result
 from planish.search.store import Store, claim
 from planish.search.trials import seeded
 from planish.tasks import Classification
@@ -241,7 +241,7 @@ def folds(
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 5 --repeats 2")
     resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
-    folder = Path(out) if out is not None else default_folder("folds", data, model)
+    folder = results_folder(out, "folds", data, model)
     settings = {
         "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "folds": folds,
         "repeats": repeats, "budget": budget, "skip_bad": skip_bad, "seed": seed,
@@ -288,8 +288,3 @@ def folds(
         )
         write_result(folder / "folds.json", result)
     return result
-
-
-def default_folder(kind: str, data: str | Path, model: str) -> Path:
-    """``runs/folds-photos-resnet20``."""
-    return Path("runs") / f"{kind}-{Path(data).stem}-{Path(model).stem}".replace(":", "-")

@@ -21,8 +21,8 @@ from planish.evaluation.statistics import over_folds
 from planish.measurement import Measurement
 from planish.progress import Stage, collecting_notes
 from planish.search import goal as units
-from planish.search.files import write_arrays, write_result
-from planish.search.folds import TRAINED_SHARE, FoldTrainer, default_folder
+from planish.search.files import results_folder, write_arrays, write_result
+from planish.search.folds import TRAINED_SHARE, FoldTrainer
 from planish.search.store import claim
 from planish.training.batches import batches_an_epoch
 from planish.training.recipe import Recipe, resolved_recipe
@@ -128,7 +128,7 @@ def learning_curve(
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 3 --repeats 2")
     resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
-    folder = Path(out) if out is not None else default_folder("learning-curve", data, model)
+    folder = results_folder(out, "learning-curve", data, model)
     settings = {
         "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "curve_folds": folds,
         "repeats": repeats, "budget": budget, "skip_bad": skip_bad, "seed": seed,
@@ -181,7 +181,7 @@ def learning_curve(
                 for size, epoch, score in zip(sizes, epochs, scores, strict=True)
             ],
             law={"a": float(law.a), "b": float(law.b), "c": float(law.c)},
-            gain=Measurement("accuracy_difference", 100 * gain.value, "points", len(targets), True, 100 * gain.low, 100 * gain.high),
+            gain=percent("accuracy_difference", len(targets), gain, unit="points"),
             machine=describe_machine(),
             seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
             notes=notes,

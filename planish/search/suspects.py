@@ -17,8 +17,8 @@ from planish.data.preprocessing import prepare
 from planish.evaluation.classification_metrics import probabilities
 from planish.evaluation.label_noise import suspected_labels
 from planish.measurement import Measurement
-from planish.search.files import write_arrays, write_result
-from planish.search.folds import OutOfFold, default_folder
+from planish.search.files import results_folder, write_arrays, write_result
+from planish.search.folds import OutOfFold
 from planish.search.folds import folds as cross_validate
 
 _STRICT = ConfigDict(extra="forbid")
@@ -96,7 +96,7 @@ def suspects(
     Returns:
         What was found; also in ``suspects.json``, with pixels of the first ones in ``suspects.npz``.
     """
-    folder = Path(out) if out is not None else default_folder("suspects", data, model)
+    folder = results_folder(out, "suspects", data, model)
     judged = cross_validate(data, model=model, out=folder, skip_bad=skip_bad, seed=seed, command=command, **options)
     said = OutOfFold.load(folder)
     probs = probabilities(said.logits).mean(axis=0)

@@ -16,7 +16,8 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from planish.errors import DataError, GoalError
-from planish.evaluation.statistics import Floats, Interval, over_seeds
+from planish.evaluation.classification_metrics import percent
+from planish.evaluation.statistics import Floats, over_seeds
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
 from planish.models.surgery import find_classifier
@@ -123,8 +124,8 @@ def few_shot(
                 stage.advance()
     found: list[Shot] = []
     for i, per_class in enumerate(wanted):
-        accuracy = _percent("accuracy", over_seeds(scores[i], np.zeros_like(scores[i])), scores[i].size, "%")
-        gain = _percent("accuracy_difference", over_seeds(scores[i], scores[i - 1]), scores[i].size, "points") if i else None
+        accuracy = percent("accuracy", scores[i].size, over_seeds(scores[i], np.zeros_like(scores[i])))
+        gain = percent("accuracy_difference", scores[i].size, over_seeds(scores[i], scores[i - 1]), unit="points") if i else None
         found.append(Shot(per_class, accuracy, gain))
     guessing = 100 * float(np.bincount(validation.targets).max()) / len(validation)
     return FewShot(str(data), model, str(weights), draws, guessing, found, notes)
@@ -195,8 +196,3 @@ def _rank_in_class(targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     ranks = np.empty(len(targets), dtype=np.int64)
     ranks[order] = np.arange(len(targets)) - starts
     return ranks
-
-
-def _percent(name: str, interval: Interval, n: int, unit: str) -> Measurement:
-    value, low, high = (100 * x for x in interval)
-    return Measurement(name, value, unit, n, True, low, high)
