@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from planish.cli.compare import compare
 from planish.cli.data import data
 from planish.cli.options import (
     Batch,
@@ -31,7 +32,7 @@ from planish.cli.options import (
     Weights,
     recipe_changes,
 )
-from planish.cli.running import fail, print_json, progress, running, stdout
+from planish.cli.running import fail, one_of, print_json, progress, running, stdout
 
 app = typer.Typer(
     name="planish",
@@ -87,16 +88,10 @@ def optimize(
     _run_search(
         out=out, resume=resume, json=json, debug=debug, data=data, model=model, weights=weights, max_drop=max_drop, max_latency=max_latency,
         max_size=max_size, runtime=runtime, threads=threads, batch=batch, budget=budget, image_size=image_size, epochs=epochs,
-        augmentation=_one_of("--augmentation", augmentation, "none", "light", "standard"),
-        train_mode=_one_of("--train", train, "auto", "always", "never"), skip_bad=skip_bad,
+        augmentation=one_of("--augmentation", augmentation, "none", "light", "standard"),
+        train_mode=one_of("--train", train, "auto", "always", "never"), skip_bad=skip_bad,
         students=[] if student == ["none"] else student or None, teachers=teachers, seed=seed,
     )  # fmt: skip
-
-
-def _one_of(option: str, value: str, *allowed: str) -> Any:
-    if value not in allowed:
-        fail(f"{option} {value} is not known. It is {', '.join(allowed[:-1])} or {allowed[-1]}.")
-    return value
 
 
 def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data: str, model: str, **options: Any) -> None:
@@ -133,118 +128,10 @@ def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data
             stdout.print(f"{label:<8} {value}", soft_wrap=True, markup=False)
 
 
-@app.command(
+app.command(
     epilog="Example: planish compare fashion-mini --vary activation=relu,elu,prelu --vary norm=batch,group --seeds 3 --budget 30m. "
     "Or ready-made: planish compare fashion-mini --topic pruning --model resnet8x2 --epochs 8"
-)
-def compare(
-    data: Data,
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(help="A lever, or a key of the recipe, and its values, the reference first; given again for another factor."),
-    ] = None,
-    topic: Annotated[
-        str | None,
-        typer.Option(
-            help="A ready-made comparison. Of compression: pruning, quantization, planning. Of levers: initialization, activation, "
-            "pooling, normalization, augmentation, regularization, depth-width, shortcuts, transfer. And ensembles."
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.")] = None,
-    weights: Weights = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training; of the original's, where compression is compared.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Levers, ensembles: what all arms share; a recipe's name or a YAML file.")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="Levers, ensembles: a value for all arms: batch_size=32.")] = None,
-    design: Annotated[str | None, typer.Option(help="Levers: factorial combines all values; one varies one factor at a time.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Levers, ensembles: trainings of each arm, 3 by default.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Levers, ensembles: wall-clock time; without --epochs it is shared out.")] = None,
-    runtime: Annotated[str | None, typer.Option(help="Compression, ensembles: onnxruntime (default) or openvino.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Compression, ensembles: threads the runtime may use, 1 by default.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Compression, ensembles: images a call, 1 by default.")] = None,
-    recovery_epochs: Annotated[int | None, typer.Option(min=1, help="Compression: of distillation, for every arm that trains; 2.")] = None,
-    augmentation: Annotated[str | None, typer.Option(help="Compression: of training images: none, light (default) or standard.")] = None,
-    train: Annotated[str | None, typer.Option(help="Compression: auto, always or never train the original.")] = None,
-    image_size: ImageSize = None,
-    out: Out = None,
-    resume: Resume = False,
-    skip_bad: SkipBad = False,
-    seed: Seed = 0,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """What a lever of accuracy or a technique of compression brings, measured fairly: equal budget, paired, with intervals."""
-    hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
-    with running(debug=debug, resume_hint=hint):
-        from planish import commands
-        from planish.report.comparison import comparison_table
-        from planish.report.ensembles import ensemble_table
-        from planish.report.ensembles import findings as gains
-        from planish.report.experiment import experiment_table, findings
-        from planish.search.experiment import factors_of
-        from planish.search.studies import STUDIES
-        from planish.search.topics import TOPICS
-
-        shared: dict[str, Any] = {
-            "weights": weights, "epochs": epochs, "out": out, "resume": resume, "skip_bad": skip_bad, "seed": seed,
-            "command": shlex.join(["planish", *sys.argv[1:]]),
-        } | ({"model": model} if model else {})  # fmt: skip
-        of_training: dict[str, Any] = {"recipe": recipe, "changes": changes, "seeds": seeds, "budget": budget}
-        of_files: dict[str, Any] = {"runtime": runtime, "threads": threads, "batch": batch}
-        of_levers: dict[str, Any] = {**of_training, "design": design}
-        of_compression: dict[str, Any] = {
-            **of_files, "recovery_epochs": recovery_epochs, "augmentation": augmentation, "train_mode": train,
-        }  # fmt: skip
-        meant = {"levers": of_levers, "compression": of_compression, "ensembles": {**of_training, **of_files}}
-        topics = {"compression": [*TOPICS], "levers": [*STUDIES], "ensembles": ["ensembles"]}
-        known = ", ".join(name for names in topics.values() for name in names)
-        if (vary is None) == (topic is None):
-            fail(f"what shall be compared? Give --vary FACTOR=A,B, or --topic with one of {known}.")
-        kind = "levers" if topic is None else next((kind for kind, names in topics.items() if topic in names), "")
-        if not kind:
-            fail(f"there is no topic {topic!r}. Topics are {known}.")
-        wrong = [name for name, value in (of_levers | of_compression).items() if value is not None and name not in meant[kind]]
-        if wrong:
-            option = {"changes": "set", "train_mode": "train"}.get(wrong[0], wrong[0].replace("_", "-"))
-            fail(f"--{option} has no meaning here. It is for comparing {' and '.join(k for k, o in meant.items() if wrong[0] in o)}.")
-        given = {name: value for name, value in meant[kind].items() if value is not None}
-        if image_size is not None and kind != "compression":
-            given["changes"] = [*(changes or ()), f"image_size={image_size}"]
-        with progress() as shown:
-            if kind == "compression":
-                if augmentation is not None:
-                    _one_of("--augmentation", augmentation, "none", "light", "standard")
-                if train is not None:
-                    _one_of("--train", train, "auto", "always", "never")
-                found = commands.compare(
-                    data, topic=topic, image_size=image_size, **shared, **given,
-                    watch=lambda rows: shown.show(comparison_table(rows, width=shown.console.width)),
-                )  # fmt: skip
-            elif kind == "ensembles":
-                study = commands.ensembles(
-                    data, **shared, **given, watch=lambda arms: shown.show(ensemble_table(arms, shown.console.width))
-                )
-            else:
-                if design is not None:
-                    _one_of("--design", design, "factorial", "one")
-                options: dict[str, Any] = {**shared, **given, "watch": lambda arms: shown.show(experiment_table(arms, shown.console.width))}
-                result = commands.study(data, topic, **options) if topic else commands.vary(data, factors=factors_of(vary or ()), **options)
-        if json:
-            print_json(found if kind == "compression" else study if kind == "ensembles" else result)
-            return
-        if kind == "compression":
-            stdout.print(comparison_table(found.rows, found.noise_floor, stdout.width))
-            stdout.print(f"page     {out or Path('runs') / found.name}/comparison.html", soft_wrap=True)
-            return
-        if kind == "ensembles":
-            stdout.print(ensemble_table(study.arms, stdout.width))
-            for text in gains(study):
-                stdout.print(text, markup=False)
-            stdout.print(f"page     {out or Path('runs') / study.name}/ensembles.html", soft_wrap=True)
-            return
-        stdout.print(experiment_table(result.arms, stdout.width))
-        for text in findings(result):
-            stdout.print(text, markup=False)
-        stdout.print(f"page     {out or Path('runs') / result.name}/experiment.html", soft_wrap=True)
+)(compare)
 
 
 @app.command(

@@ -64,6 +64,13 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(USER_MISTAKE)
 
 
+def one_of(option: str, value: str, *allowed: str) -> Any:
+    """The value of an option, where it is one of those allowed."""
+    if value not in allowed:
+        fail(f"{option} {value} is not known. It is {', '.join(allowed[:-1])} or {allowed[-1]}.")
+    return value
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output; dataclasses become objects."""
     from pydantic import TypeAdapter
