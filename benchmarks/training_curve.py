@@ -63,7 +63,7 @@ def table(found: dict) -> str:
         f"[{p['accuracy']['low']:.2f}, {p['accuracy']['high']:.2f}] |"
         for p in found["points"]
     ]
-    history = found["points"][-1]["history"]
+    machine, history = found["machine"], found["points"][-1]["history"]
     minutes = list(itertools.accumulate(epoch["seconds"] / 60 for epoch in history))
     shown = sorted({round(i * (len(history) - 1) / 9) for i in range(10)})
     way = ", ".join(f"{history[i]['validation_accuracy']:.1f} after {minutes[i]:.1f} min" for i in shown)
@@ -71,7 +71,7 @@ def table(found: dict) -> str:
         [
             f"# Accuracy against minutes of training: {found['model']} on {found['data']}, recipe {found['recipe']}",
             "",
-            f"{found['machine']}. Seed {found['seed']}; a training of its own for each budget; accuracy on test with 95 % interval.",
+            f"{machine['cpu']}, {machine['usable_cores']} cores, {machine['instruction_sets']}. Seed {found['seed']}; a training for each budget; test accuracy with 95 % interval.",
             "",
             "| budget | minutes taken | epochs | test accuracy, % |",
             "|---|---|---|---|",
