@@ -71,7 +71,8 @@ def table(found: dict) -> str:
         [
             f"# Accuracy against minutes of training: {found['model']} on {found['data']}, recipe {found['recipe']}",
             "",
-            f"{machine['cpu']}, {machine['usable_cores']} cores, {machine['instruction_sets']}. Seed {found['seed']}; a training for each budget; test accuracy with 95 % interval.",
+            f"{machine['cpu']}, {machine['usable_cores']} cores, {machine['instruction_sets']}. Seed {found['seed']}; "
+            "a training for each budget; test accuracy with 95 % interval.",
             "",
             "| budget | minutes taken | epochs | test accuracy, % |",
             "|---|---|---|---|",
