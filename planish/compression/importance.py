@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from planish.compression.label_classes import Dim
 from planish.compression.structure import ChannelGraph
 from planish.errors import TechniqueError
+from planish.models.strided import SafeStrides
 
 Importance = Literal["l2", "l1", "bn_scale", "activation", "taylor", "hessian", "random"]
 Floats = npt.NDArray[np.float64]
@@ -167,7 +168,9 @@ def _gradients(
 ) -> Iterator[list[Tensor]]:
     """The gradients of each batch; zero for weights the loss does not depend on."""
     for images, targets in batches():
-        found = torch.autograd.grad(loss(module(images), targets), list(weights), allow_unused=True, create_graph=create_graph)
+        with SafeStrides():
+            outputs = module(images)
+        found = torch.autograd.grad(loss(outputs, targets), list(weights), allow_unused=True, create_graph=create_graph)
         yield [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
 
 

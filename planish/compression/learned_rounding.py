@@ -17,6 +17,7 @@ from planish.compression.calibration import calibration_images
 from planish.errors import TechniqueError
 from planish.models.folding import fold_batch_norm
 from planish.models.quantized import LAYERS, best_scale, bounds, store_integers
+from planish.models.strided import SafeStrides
 from planish.progress import Stage
 from planish.technique import hyper_parameters
 
@@ -154,7 +155,9 @@ class LearnedRounding:
         scale = outputs.square().mean().clamp(min=1e-12)  # so that the pull towards 0 and 1 weighs the same everywhere
         for step in range(self.steps):
             chosen = torch.randint(len(inputs), (min(self.batch_size, len(inputs)),), generator=generator)
-            loss = (part(inputs[chosen]) - outputs[chosen]).square().mean() / scale
+            with SafeStrides():
+                found = part(inputs[chosen])
+            loss = (found - outputs[chosen]).square().mean() / scale
             progress = step / self.steps
             if progress >= 0.2:
                 sharpness = 2 + 18 * (1 - (progress - 0.2) / 0.8)

@@ -19,6 +19,7 @@ from torch import nn
 from planish.data.preprocessing import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.models.strided import SafeStrides
 from planish.progress import Stage, note
 from planish.training.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, follow
 from planish.training.batches import batches, batches_an_epoch
@@ -254,7 +255,8 @@ class _Loss:
         if self.settings.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            outputs = self.student(pixels)
+            with SafeStrides():
+                outputs = self.student(pixels)
             taught = self._taught(batch, pixels)
         loss = self.task.loss(outputs.float(), targets, self.settings.loss_settings)
         if taught is not None:
