@@ -11,10 +11,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from planish.errors import DataError, PlanishError
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("planish.serving")
 _OPEN = ("/v2/health/live", "/v2/health/ready")  # without a key: who watches a service needs no secret
+_PAGE = Path(__file__).parent / "page"
+_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; base-uri 'none'"
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -94,7 +98,7 @@ def service(models: Sequence[ServedModel], limits: Limits = Limits()) -> FastAPI
         yield
         await asyncio.gather(*(batcher.close() for batcher in batchers.values()))
 
-    app = FastAPI(title="Planish", description="Images in, answers out.", lifespan=whole_life)
+    app = FastAPI(title="Planish", description="Images in, answers out.", lifespan=whole_life, docs_url=None, redoc_url=None)
 
     def find(name: str | None, version: str | None = None) -> ServedModel:
         versions = served.get(next(iter(served)) if name is None else name)
@@ -182,6 +186,16 @@ def service(models: Sequence[ServedModel], limits: Limits = Limits()) -> FastAPI
     @app.post("/v2/models/{name}/versions/{version}/infer")
     async def infer_by_name(request: Request, name: str, version: str | None = None) -> Response:
         return await infer(request, find(name, version))
+
+    @app.get("/models")
+    async def models_served() -> dict[str, Any]:
+        return {"models": [{"name": model.name, "version": model.version, "classes": model.bundle.class_names} for model in batchers]}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": _POLICY})
+
+    app.mount("/page", StaticFiles(directory=_PAGE))
 
     @app.post("/predict")
     async def predict_first(request: Request) -> Response:

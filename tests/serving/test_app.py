@@ -128,6 +128,15 @@ def test_health_metadata_and_metrics(client: TestClient) -> None:
     assert count[1] == count[0] + 1
 
 
+def test_the_page_asks_nobody_else(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    parts = [page.text, *(client.get(f"/page/{name}").text for name in ("page.js", "page.css"))]
+    assert all("http://" not in part and "https://" not in part for part in parts)
+    assert [model["version"] for model in client.get("/models").json()["models"]] == ["1", "2"]
+    assert client.get("/page/..%2fapp.py").status_code == 404
+
+
 def test_keys(bundle: Path) -> None:
     with TestClient(service(open_models([bundle]), Limits(keys=("one", "two")))) as client:
         assert client.get("/v2").status_code == 401
