@@ -91,7 +91,7 @@ def service(models: Sequence[ServedModel], limits: Limits = Limits()) -> FastAPI
     for model in models:
         served.setdefault(model.name, {})[model.version] = model
         batchers[model] = Batcher(model.run, max_batch=limits.max_batch, max_queue=limits.max_queue, watch=_watch(metrics, model))
-        metrics.queued.labels(model.name, model.version).set_function(lambda b=batchers[model]: b.queued)
+        metrics.queued.labels(model.name, model.version).set_function(_waiting(batchers[model]))
 
     @asynccontextmanager
     async def whole_life(app: FastAPI) -> AsyncIterator[None]:
@@ -212,6 +212,10 @@ def service(models: Sequence[ServedModel], limits: Limits = Limits()) -> FastAPI
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _waiting(batcher: Batcher) -> Callable[[], float]:
+    return lambda: batcher.queued
 
 
 def _watch(metrics: _Metrics, model: ServedModel) -> Callable[[int, float], None]:
