@@ -28,6 +28,11 @@ def serve(
     keys: Annotated[
         Path | None, typer.Option("--keys", exists=True, dir_okay=False, help="File with a key a line, one of which requests must bring.")
     ] = None,
+    canary: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME@VERSION=SHARE of the requests without a version; shirts@2=0.1."),
+    ] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Exchange a model when its folder holds a newer bundle.")] = False,
     certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
     debug: Debug = False,
@@ -47,6 +52,8 @@ def serve(
             max_pixels=max_pixels,
             timeout_s=timeout,
             keys=() if keys is None else tuple(line.strip() for line in keys.read_text().splitlines() if line.strip()),
+            canary=canary or (),
+            reload=reload,
             certificate=certificate,
             certificate_key=key,
             watch=lambda text: stdout.print(text, markup=False, soft_wrap=True),

@@ -8,10 +8,11 @@ import json
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -22,6 +23,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from planish.errors import DataError, PlanishError
 from planish.serving.batching import Batcher, BusyError
 from planish.serving.model import ServedModel
+from planish.serving.models import Entry, Models
 from planish.serving.protocol import HEADER_LENGTH, model_metadata, read_request, write_response
 
 if TYPE_CHECKING:
@@ -78,39 +80,50 @@ class _Metrics:
         self.classes = Counter("planish_predictions", "Answers by class.", [*of_model, "class"], registry=self.registry)
 
 
-def service(models: Sequence[ServedModel], limits: Limits = Limits()) -> FastAPI:
+def service(
+    models: Sequence[ServedModel],
+    limits: Limits = Limits(),
+    *,
+    shares: Mapping[tuple[str, str], float] = MappingProxyType({}),
+    reload_s: float | None = None,
+) -> FastAPI:
     """The application; run it with any ASGI server.
 
     Args:
-        models: at least one; of several with one name the last version is the one that is meant without a version.
+        models: at least one; of several with one name the first is the one that is meant without a version.
         limits: what it takes on.
+        shares: of those requests that others of that name answer, by name and version.
+        reload_s: seconds between looks for newer bundles in the models' folders; None for none.
     """
     metrics = _Metrics()
-    served: dict[str, dict[str, ServedModel]] = {}
-    batchers: dict[ServedModel, Batcher] = {}
-    for model in models:
-        served.setdefault(model.name, {})[model.version] = model
-        batchers[model] = Batcher(model.run, max_batch=limits.max_batch, max_queue=limits.max_queue, watch=_watch(metrics, model))
-        metrics.queued.labels(model.name, model.version).set_function(_waiting(batchers[model]))
+
+    def start(model: ServedModel) -> Batcher:
+        batcher = Batcher(model.run, max_batch=limits.max_batch, max_queue=limits.max_queue, watch=_watch(metrics, model))
+        metrics.queued.labels(model.name, model.version).set_function(lambda: batcher.queued)
+        return batcher
+
+    served = Models(models, start, shares)
 
     @asynccontextmanager
     async def whole_life(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(served.reload(reload_s)) if reload_s else None
         yield
-        await asyncio.gather(*(batcher.close() for batcher in batchers.values()))
+        if watching is not None:
+            watching.cancel()
+        await served.close()
 
     app = FastAPI(title="Planish", description="Images in, answers out.", lifespan=whole_life, docs_url=None, redoc_url=None)
 
-    def find(name: str | None, version: str | None = None) -> ServedModel:
-        versions = served.get(next(iter(served)) if name is None else name)
-        if versions is None:
-            raise _RefusedError(404, f"no model has this name; there are {', '.join(served)}")
-        if version is not None and version not in versions:
-            raise _RefusedError(404, f"the model has no such version; there are {', '.join(versions)}")
-        return versions[version] if version is not None else list(versions.values())[-1]
+    def find(name: str | None, version: str | None = None) -> Entry:
+        entry = served.find(name, version)
+        if entry is None:
+            known = ", ".join(f"{entry.model.name} version {entry.model.version}" for entry in served)
+            raise _RefusedError(404, f"there is no such model; there are {known}")
+        return entry
 
-    async def run(model: ServedModel, images: Pixels) -> Outputs:
+    async def run(entry: Entry, images: Pixels) -> Outputs:
         try:
-            return await asyncio.wait_for(batchers[model](images), limits.timeout_s)
+            return await asyncio.wait_for(entry.batcher(images), limits.timeout_s)
         except BusyError as busy:
             raise _RefusedError(429, str(busy), {"Retry-After": str(math.ceil(busy.retry_after_s))}) from busy
         except TimeoutError as error:
@@ -131,22 +144,26 @@ def service(models: Sequence[ServedModel], limits: Limits = Limits()) -> FastAPI
         _LOG.info(json.dumps(said))
         return response
 
-    async def predict(request: Request, model: ServedModel) -> Response:
+    async def predict(request: Request, entry: Entry) -> Response:
+        model = entry.model
+
         async def work() -> Response:
             data = await _body(request, limits.max_bytes)
             pixels = await asyncio.to_thread(model.pixels, data, limits.max_pixels)
-            said = model.answers(await run(model, pixels))[0]
+            said = model.answers(await run(entry, pixels))[0]
             if "class" in said:
                 metrics.classes.labels(model.name, model.version, said["class"]).inc()
             return JSONResponse({"model": model.name, "version": model.version, **said})
 
         return await answer(model, work)
 
-    async def infer(request: Request, model: ServedModel) -> Response:
+    async def infer(request: Request, entry: Entry) -> Response:
+        model = entry.model
+
         async def work() -> Response:
             body = await _body(request, limits.max_bytes)
             images, asked = read_request(body, request.headers.get(HEADER_LENGTH), model.input_shape)
-            content, head = write_response(model, await run(model, images), asked)
+            content, head = write_response(model, await run(entry, images), asked)
             if head is None:
                 return Response(content, media_type="application/json")
             return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})
@@ -175,12 +192,12 @@ def service(models: Sequence[ServedModel], limits: Limits = Limits()) -> FastAPI
     @app.get("/v2/models/{name}/ready")
     @app.get("/v2/models/{name}/versions/{version}/ready")
     async def ready(name: str, version: str | None = None) -> dict[str, Any]:
-        return {"name": find(name, version).name, "ready": True}
+        return {"name": find(name, version).model.name, "ready": True}
 
     @app.get("/v2/models/{name}")
     @app.get("/v2/models/{name}/versions/{version}")
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
-        return model_metadata(find(name, version), list(served[name]))
+        return model_metadata(find(name, version).model, served.versions(name))
 
     @app.post("/v2/models/{name}/infer")
     @app.post("/v2/models/{name}/versions/{version}/infer")
@@ -189,7 +206,12 @@ def service(models: Sequence[ServedModel], limits: Limits = Limits()) -> FastAPI
 
     @app.get("/models")
     async def models_served() -> dict[str, Any]:
-        return {"models": [{"name": model.name, "version": model.version, "classes": model.bundle.class_names} for model in batchers]}
+        return {
+            "models": [
+                {"name": model.name, "version": model.version, "classes": model.bundle.class_names}
+                for model in (entry.model for entry in served)
+            ]
+        }
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -212,10 +234,6 @@ def service(models: Sequence[ServedModel], limits: Limits = Limits()) -> FastAPI
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
-
-
-def _waiting(batcher: Batcher) -> Callable[[], float]:
-    return lambda: batcher.queued
 
 
 def _watch(metrics: _Metrics, model: ServedModel) -> Callable[[int, float], None]:

@@ -33,7 +33,7 @@ class ServedModel:
     """
 
     def __init__(self, name: str, version: str, folder: Path, threads: int | None = None) -> None:
-        self.name, self.version, self.folder = name, version, folder
+        self.name, self.version, self.folder, self.threads = name, version, folder, threads
         self.bundle: Bundle = read_bundle(folder)
         if changed := changed_files(folder, self.bundle):
             raise BundleError(f"{folder}: {'; '.join(changed[:3])}", "a bundle is served as it was made", "make the bundle again")
@@ -43,6 +43,11 @@ class ServedModel:
         self.input_shape = (spec.height, spec.width, spec.channels)
         outputs = self.run(np.zeros((1, *self.input_shape), np.uint8))  # the first call is the slowest
         self.outputs = {name: values.shape[1:] for name, values in outputs.items()}
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name and version."""
+        return self.name, self.version
 
     def run(self, images: Pixels) -> Outputs:
         """One batch of uint8 pixels ``(N, H, W, C)``."""

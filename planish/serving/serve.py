@@ -11,6 +11,7 @@ from pathlib import Path
 from planish.errors import BundleError
 from planish.serving.model import ServedModel
 
+_RELOAD_S = 2.0
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
 
 
@@ -26,6 +27,8 @@ def serve(
     max_pixels: int = 32_000_000,
     timeout_s: float = 30.0,
     keys: Sequence[str] = (),
+    canary: Sequence[str] = (),
+    reload: bool = False,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
     watch: Callable[[str], None] = lambda text: None,
@@ -45,6 +48,8 @@ def serve(
         max_pixels: likewise.
         timeout_s: likewise.
         keys: likewise.
+        canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
+        reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
         watch: told what is served where.
@@ -67,8 +72,9 @@ def serve(
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     scheme = "https" if certificate else "http"
     watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
+    app = service(models, limits, shares=_shares(canary), reload_s=_RELOAD_S if reload else None)
     uvicorn.run(
-        service(models, limits), host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
+        app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
         ssl_certfile=certificate, ssl_keyfile=certificate_key,
     )  # fmt: skip
 
@@ -87,6 +93,18 @@ def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> li
             )
         models[name, version] = ServedModel(name, version, place, threads)
     return list(models.values())
+
+
+def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:
+    shares = {}
+    for text in canary:
+        given = re.fullmatch(r"([\w.-]+)@([\w.-]+)=(0?\.\d+|[01](?:\.0*)?)", text)
+        if given is None:
+            raise BundleError(
+                f"a canary is given as {text!r}", "it is NAME@VERSION=SHARE, the share from 0 to 1", "for example shirts@2=0.1"
+            )
+        shares[given[1], given[2]] = float(given[3])
+    return shares
 
 
 def _log_to_stdout() -> None:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import io
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from planish.errors import BundleError
+from planish.export import ToOnnx
+from planish.export.bundle import write_bundle
 from planish.serving.app import Limits, service
+from planish.serving.batching import Batcher
+from planish.serving.models import Models
 from planish.serving.protocol import HEADER_LENGTH
 from planish.serving.serve import open_models
+from planish.training.prepare import Job
+from planish.workspace import replace_folder
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +133,7 @@ def test_health_metadata_and_metrics(client: TestClient) -> None:
     before = client.get("/metrics").text
     client.post("/predict", content=b"no image")
     after = client.get("/metrics").text
-    line = 'planish_requests_total{model="shapes",status="400",version="2"}'
+    line = 'planish_requests_total{model="shapes",status="400",version="1"}'
     count = [float(next((row.split()[-1] for row in text.splitlines() if row.startswith(line)), "0")) for text in (before, after)]
     assert count[1] == count[0] + 1
 
@@ -153,3 +163,52 @@ def test_a_changed_bundle_is_not_served(bundle: Path, tmp_path: Path) -> None:
         open_models([mine])
     with pytest.raises(BundleError, match="two bundles"):
         open_models([bundle, bundle])
+
+
+def test_a_canary_answers_its_share(bundle: Path) -> None:
+    models = open_models([f"shapes={bundle}", f"shapes@2={bundle}", f"other={bundle}"])
+    served = Models(models, lambda model: Batcher(model.run, max_batch=1, max_queue=1), {("shapes", "2"): 0.25})
+    found = [served.find("shapes") for _ in range(4000)]
+    assert 0.2 < sum(entry.model.version == "2" for entry in found if entry) / len(found) < 0.3
+    assert all(served.find("shapes", "1") is entry for entry in found if entry and entry.model.version == "1")
+    for share in ({("shapes", "3"): 0.1}, {("shapes", "2"): 1.5}, {("shapes", "1"): 0.6, ("shapes", "2"): 0.6}):
+        with pytest.raises(BundleError):
+            Models(models, lambda model: Batcher(model.run, max_batch=1, max_queue=1), share)
+
+
+def test_a_newer_bundle_is_exchanged_under_load_and_a_broken_one_is_not(bundle: Path, job: Job, tmp_path: Path) -> None:
+    """Every request is answered by the old model or by the new one, and the new one answers in the end."""
+    mine, other = Path(shutil.copytree(bundle, tmp_path / "mine")), another(job, tmp_path / "other")
+    data = golden(bundle)[0][0]
+
+    def answer(of: Path) -> dict[str, Any]:
+        with TestClient(service(open_models([f"mine={of}"]))) as c:
+            return dict(c.post("/predict", content=data).json())
+
+    old, new = answer(mine), answer(other)
+    assert old["classes"] != new["classes"]
+    with TestClient(service(open_models([f"mine={mine}"]), reload_s=0.05)) as client:
+        broken = Path(shutil.copytree(other, tmp_path / "broken"))
+        (broken / "model.onnx").write_bytes(b"x")
+        replace_folder(mine, broken)
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            assert client.post("/predict", content=data).json() == old
+        replace_folder(mine, other)
+        found: dict[str, Any] = {}
+        while found != new:
+            answered = client.post("/predict", content=data)
+            assert answered.status_code == 200
+            found = answered.json()
+            assert found in (old, new)
+            assert time.monotonic() < deadline + 20
+
+
+def another(job: Job, folder: Path) -> Path:
+    """A bundle of the same network with other weights."""
+    changed = copy.deepcopy(job.artifact.module)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(1.5)
+    exported = ToOnnx().apply(dataclasses.replace(job.artifact, module=changed), job.task)
+    return write_bundle(exported, job.task, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=4)
