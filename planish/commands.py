@@ -379,6 +379,13 @@ def verify(bundle: str | Path) -> VerifyReport:
     return verify_bundle(place / "bundle" if (place / "bundle" / "bundle.json").exists() else place)
 
 
+def serve(bundles: Sequence[str | Path], **options: Any) -> None:
+    """Answer images over HTTP until stopped; see ``planish.serving.serve.serve`` for the options."""
+    from planish.serving.serve import serve as listen
+
+    listen(bundles, **options)
+
+
 def report(run: str | Path) -> Path:
     """Write the page of a run, a comparison, an experiment, an evaluation, a study of ensembles, suspects or a learning curve again."""
     folder = Path(run)

@@ -33,6 +33,7 @@ from planish.cli.options import (
     recipe_changes,
 )
 from planish.cli.running import fail, one_of, print_json, progress, running, stdout
+from planish.cli.serve import serve
 
 app = typer.Typer(
     name="planish",
@@ -365,6 +366,9 @@ def verify(
         print_json(found) if json else stdout.print(str(found), markup=False)
         if not found.ok:
             raise typer.Exit(1)
+
+
+app.command(epilog="Example: planish serve runs/demo   or   planish serve shirts=runs/demo shirts@2=runs/demo-2 --port 8080")(serve)
 
 
 @app.command(epilog="Example: planish report runs/demo")

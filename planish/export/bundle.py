@@ -228,7 +228,7 @@ def verify(folder: Path) -> VerifyReport:
         RuntimeMissingError: the bundle's runtime is not installed.
     """
     bundle = read_bundle(folder)
-    failures = _changed_files(folder, bundle)
+    failures = changed_files(folder, bundle)
     if failures:  # what was tampered with is not run
         return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures)
     predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
@@ -263,7 +263,8 @@ def _compare(found: Any, expected: Any, scale: float, tolerance: float) -> tuple
     return difference, ""
 
 
-def _changed_files(folder: Path, bundle: Bundle) -> list[str]:
+def changed_files(folder: Path, bundle: Bundle) -> list[str]:
+    """What is not as it was when the bundle was made, one line each."""
     present = _contents(folder) - {DESCRIPTION, SEAL}
     failures = [f"{name} is missing" for name in sorted(set(bundle.sha256) - present)]
     failures += [f"{name} does not belong here" for name in sorted(present - set(bundle.sha256))]

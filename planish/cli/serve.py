@@ -1,0 +1,60 @@
+"""The command that puts bundles on a port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planish.cli.options import Debug
+from planish.cli.running import running, stdout
+
+
+def serve(
+    bundles: Annotated[
+        list[str], typer.Argument(metavar="BUNDLE...", help="Folders of bundles or runs; NAME=FOLDER or NAME@VERSION=FOLDER to name one.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the runtime, for each bundle; by default those it was measured with.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Images a call of the model.")] = 16,
+    max_queue: Annotated[int, typer.Option(min=1, help="Images that may wait; beyond that requests are answered 429.")] = 128,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image file.")] = 32_000_000,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds after which a request is answered 504.")] = 30.0,
+    keys: Annotated[
+        Path | None, typer.Option("--keys", exists=True, dir_okay=False, help="File with a key a line, one of which requests must bring.")
+    ] = None,
+    canary: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME@VERSION=SHARE of the requests without a version; shirts@2=0.1."),
+    ] = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Exchange a model when its folder holds a newer bundle.")] = False,
+    certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
+    key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Answer images over HTTP: POST /predict with a file, or the Open Inference Protocol v2; /metrics for Prometheus."""
+    with running(debug=debug):
+        from planish import commands
+
+        commands.serve(
+            bundles,
+            host=host,
+            port=port,
+            threads=threads,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            max_bytes=max_bytes,
+            max_pixels=max_pixels,
+            timeout_s=timeout,
+            keys=() if keys is None else tuple(line.strip() for line in keys.read_text().splitlines() if line.strip()),
+            canary=canary or (),
+            reload=reload,
+            certificate=certificate,
+            certificate_key=key,
+            watch=lambda text: stdout.print(text, markup=False, soft_wrap=True),
+        )

@@ -1,0 +1,267 @@
+"""The HTTP service: images in, answers out, by the Open Inference Protocol or as plain files; health, readiness and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from planish.errors import DataError, PlanishError
+from planish.serving.batching import Batcher, BusyError
+from planish.serving.model import ServedModel
+from planish.serving.models import Entry, Models
+from planish.serving.protocol import HEADER_LENGTH, model_metadata, read_request, write_response
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs, Pixels
+
+_LOG = logging.getLogger("planish.serving")
+_OPEN = ("/v2/health/live", "/v2/health/ready")  # without a key: who watches a service needs no secret
+_PAGE = Path(__file__).parent / "page"
+_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; base-uri 'none'"
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a service takes on.
+
+    Args:
+        max_batch: images a call of the model.
+        max_queue: images that may wait; beyond that requests are answered 429.
+        max_bytes: of a request's body.
+        max_pixels: of an image file, before it is shrunk.
+        timeout_s: after which a request is answered 504.
+        keys: one of which requests must bring as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; none are needed where it is empty.
+    """
+
+    max_batch: int = 16
+    max_queue: int = 128
+    max_bytes: int = 16_000_000
+    max_pixels: int = 32_000_000
+    timeout_s: float = 30.0
+    keys: tuple[str, ...] = ()
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, headers
+
+
+@dataclass
+class _Metrics:
+    """Of one service, in a registry of its own."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def __post_init__(self) -> None:
+        of_model = ["model", "version"]
+        self.requests = Counter("planish_requests", "Requests by status.", [*of_model, "status"], registry=self.registry)
+        self.seconds = Histogram("planish_request_seconds", "From request to answer.", of_model, buckets=_SECONDS, registry=self.registry)
+        self.model_seconds = Histogram("planish_model_seconds", "Of one batch.", of_model, buckets=_SECONDS, registry=self.registry)
+        self.batches = Histogram("planish_batch_images", "Images a batch.", of_model, buckets=_IMAGES, registry=self.registry)
+        self.queued = Gauge("planish_queued_images", "Images that wait.", of_model, registry=self.registry)
+        self.classes = Counter("planish_predictions", "Answers by class.", [*of_model, "class"], registry=self.registry)
+
+
+def service(
+    models: Sequence[ServedModel],
+    limits: Limits = Limits(),
+    *,
+    shares: Mapping[tuple[str, str], float] = MappingProxyType({}),
+    reload_s: float | None = None,
+) -> FastAPI:
+    """The application; run it with any ASGI server.
+
+    Args:
+        models: at least one; of several with one name the first is the one that is meant without a version.
+        limits: what it takes on.
+        shares: of those requests that others of that name answer, by name and version.
+        reload_s: seconds between looks for newer bundles in the models' folders; None for none.
+    """
+    metrics = _Metrics()
+
+    def start(model: ServedModel) -> Batcher:
+        batcher = Batcher(model.run, max_batch=limits.max_batch, max_queue=limits.max_queue, watch=_watch(metrics, model))
+        metrics.queued.labels(model.name, model.version).set_function(lambda: batcher.queued)
+        return batcher
+
+    served = Models(models, start, shares)
+
+    @asynccontextmanager
+    async def whole_life(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(served.reload(reload_s)) if reload_s else None
+        yield
+        if watching is not None:
+            watching.cancel()
+        await served.close()
+
+    app = FastAPI(title="Planish", description="Images in, answers out.", lifespan=whole_life, docs_url=None, redoc_url=None)
+
+    def find(name: str | None, version: str | None = None) -> Entry:
+        entry = served.find(name, version)
+        if entry is None:
+            known = ", ".join(f"{entry.model.name} version {entry.model.version}" for entry in served)
+            raise _RefusedError(404, f"there is no such model; there are {known}")
+        return entry
+
+    async def run(entry: Entry, images: Pixels) -> Outputs:
+        try:
+            return await asyncio.wait_for(entry.batcher(images), limits.timeout_s)
+        except BusyError as busy:
+            raise _RefusedError(429, str(busy), {"Retry-After": str(math.ceil(busy.retry_after_s))}) from busy
+        except TimeoutError as error:
+            raise _RefusedError(504, f"no answer within {limits.timeout_s:g} s") from error
+
+    async def answer(model: ServedModel, work: Callable[[], Awaitable[Response]]) -> Response:
+        begun = time.perf_counter()
+        try:
+            response = await work()
+        except _RefusedError as refused:
+            response = _error(refused.status, str(refused), refused.headers)
+        except PlanishError as error:
+            response = _error(400, str(error))
+        metrics.requests.labels(model.name, model.version, str(response.status_code)).inc()
+        seconds = time.perf_counter() - begun
+        metrics.seconds.labels(model.name, model.version).observe(seconds)
+        said = {"time": time.time(), "model": model.name, "version": model.version, "status": response.status_code, "seconds": seconds}
+        _LOG.info(json.dumps(said))
+        return response
+
+    async def predict(request: Request, entry: Entry) -> Response:
+        model = entry.model
+
+        async def work() -> Response:
+            data = await _body(request, limits.max_bytes)
+            pixels = await asyncio.to_thread(model.pixels, data, limits.max_pixels)
+            said = model.answers(await run(entry, pixels))[0]
+            if "class" in said:
+                metrics.classes.labels(model.name, model.version, said["class"]).inc()
+            return JSONResponse({"model": model.name, "version": model.version, **said})
+
+        return await answer(model, work)
+
+    async def infer(request: Request, entry: Entry) -> Response:
+        model = entry.model
+
+        async def work() -> Response:
+            body = await _body(request, limits.max_bytes)
+            images, asked = read_request(body, request.headers.get(HEADER_LENGTH), model.input_shape)
+            content, head = write_response(model, await run(entry, images), asked)
+            if head is None:
+                return Response(content, media_type="application/json")
+            return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})
+
+        return await answer(model, work)
+
+    @app.middleware("http")
+    async def allowed(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        if limits.keys and request.url.path not in _OPEN and not _has_key(request, limits.keys):
+            return _error(401, "a key is needed", {"WWW-Authenticate": "Bearer"})
+        return await call_next(request)
+
+    @app.exception_handler(_RefusedError)
+    async def refused(request: Request, error: _RefusedError) -> Response:
+        return _error(error.status, str(error), error.headers)
+
+    @app.get("/v2/health/live")
+    @app.get("/v2/health/ready")
+    async def health() -> dict[str, bool]:
+        return {"live": True, "ready": True}
+
+    @app.get("/v2")
+    async def server() -> dict[str, Any]:
+        return {"name": "planish", "version": "2", "extensions": ["binary_tensor_data"]}
+
+    @app.get("/v2/models/{name}/ready")
+    @app.get("/v2/models/{name}/versions/{version}/ready")
+    async def ready(name: str, version: str | None = None) -> dict[str, Any]:
+        return {"name": find(name, version).model.name, "ready": True}
+
+    @app.get("/v2/models/{name}")
+    @app.get("/v2/models/{name}/versions/{version}")
+    async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
+        return model_metadata(find(name, version).model, served.versions(name))
+
+    @app.post("/v2/models/{name}/infer")
+    @app.post("/v2/models/{name}/versions/{version}/infer")
+    async def infer_by_name(request: Request, name: str, version: str | None = None) -> Response:
+        return await infer(request, find(name, version))
+
+    @app.get("/models")
+    async def models_served() -> dict[str, Any]:
+        return {
+            "models": [
+                {"name": model.name, "version": model.version, "classes": model.bundle.class_names}
+                for model in (entry.model for entry in served)
+            ]
+        }
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": _POLICY})
+
+    app.mount("/page", StaticFiles(directory=_PAGE))
+
+    @app.post("/predict")
+    async def predict_first(request: Request) -> Response:
+        """The first model; the body is an image file."""
+        return await predict(request, find(None))
+
+    @app.post("/models/{name}/predict")
+    async def predict_by_name(request: Request, name: str, version: str | None = None) -> Response:
+        """The body is an image file."""
+        return await predict(request, find(name, version))
+
+    @app.get("/metrics")
+    async def prometheus() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _watch(metrics: _Metrics, model: ServedModel) -> Callable[[int, float], None]:
+    def watch(images: int, seconds: float) -> None:
+        metrics.batches.labels(model.name, model.version).observe(images)
+        metrics.model_seconds.labels(model.name, model.version).observe(seconds)
+
+    return watch
+
+
+async def _body(request: Request, max_bytes: int) -> bytes:
+    """The whole body; more than ``max_bytes`` is refused before it is read."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise _RefusedError(413, f"a request may have {max_bytes} bytes")
+    if not body:
+        raise DataError("the request has no body", "an image file or a request of the protocol is needed")
+    return bytes(body)
+
+
+def _has_key(request: Request, keys: Sequence[str]) -> bool:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = token if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "")
+    matches = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]  # all of them, so that time tells nothing
+    return any(matches)
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": message}, status, headers)

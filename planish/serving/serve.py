@@ -1,0 +1,115 @@
+"""Bundles on a port."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from planish.errors import BundleError
+from planish.serving.model import ServedModel
+
+_RELOAD_S = 2.0
+_DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
+
+
+def serve(
+    bundles: Sequence[str | Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    threads: int | None = None,
+    max_batch: int = 16,
+    max_queue: int = 128,
+    max_bytes: int = 16_000_000,
+    max_pixels: int = 32_000_000,
+    timeout_s: float = 30.0,
+    keys: Sequence[str] = (),
+    canary: Sequence[str] = (),
+    reload: bool = False,
+    certificate: Path | None = None,
+    certificate_key: Path | None = None,
+    watch: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Answer requests until SIGTERM or Ctrl-C; then no new ones are taken, and those accepted are answered.
+
+    A line of JSON on standard output tells of each request.
+
+    Args:
+        bundles: folders of bundles or runs, ``NAME=FOLDER`` or ``NAME@VERSION=FOLDER``; the name is the folder's otherwise, the version 1.
+        host: address to listen on.
+        port: 0 for any that is free.
+        threads: of the runtime, for each bundle; None for those it was measured with.
+        max_batch: see ``planish.serving.app.Limits``, as the next ones are.
+        max_queue: likewise.
+        max_bytes: likewise.
+        max_pixels: likewise.
+        timeout_s: likewise.
+        keys: likewise.
+        canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
+        reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
+        certificate: PEM file, for TLS.
+        certificate_key: PEM file.
+        watch: told what is served where.
+
+    Raises:
+        BundleError: a bundle is damaged, two have one name and version, or FastAPI or uvicorn is not installed.
+    """
+    try:
+        import uvicorn
+
+        from planish.serving.app import Limits, service
+    except ImportError as error:
+        raise BundleError(
+            f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
+        ) from error
+    models = open_models(bundles, threads)
+    limits = Limits(max_batch, max_queue, max_bytes, max_pixels, timeout_s, tuple(keys))
+    _log_to_stdout()
+    for model in models:
+        watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
+    scheme = "https" if certificate else "http"
+    watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
+    app = service(models, limits, shares=_shares(canary), reload_s=_RELOAD_S if reload else None)
+    uvicorn.run(
+        app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
+        ssl_certfile=certificate, ssl_keyfile=certificate_key,
+    )  # fmt: skip
+
+
+def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
+    """Open what is to be served, each named as it is asked for."""
+    models: dict[tuple[str, str], ServedModel] = {}
+    for given in bundles:
+        named = re.fullmatch(r"([\w.-]+)(?:@([\w.-]+))?=(.+)", str(given))
+        folder = Path(named[3] if named else given)
+        place = folder / "bundle" if (folder / "bundle" / "bundle.json").exists() else folder
+        name, version = (named[1], named[2] or "1") if named else (re.sub(r"[^\w.-]", "-", folder.resolve().name), "1")
+        if (name, version) in models:
+            raise BundleError(
+                f"two bundles are called {name} in version {version}", "each needs a name of its own", f"{name}@2={folder} for the second"
+            )
+        models[name, version] = ServedModel(name, version, place, threads)
+    return list(models.values())
+
+
+def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:
+    shares = {}
+    for text in canary:
+        given = re.fullmatch(r"([\w.-]+)@([\w.-]+)=(0?\.\d+|[01](?:\.0*)?)", text)
+        if given is None:
+            raise BundleError(
+                f"a canary is given as {text!r}", "it is NAME@VERSION=SHARE, the share from 0 to 1", "for example shirts@2=0.1"
+            )
+        shares[given[1], given[2]] = float(given[3])
+    return shares
+
+
+def _log_to_stdout() -> None:
+    log = logging.getLogger("planish.serving")
+    log.setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers, log.propagate = [handler], False

@@ -1,0 +1,214 @@
+"""What the service answers: to good requests what the bundle promised, to bad ones an error of the client's, never one of its own."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from planish.errors import BundleError
+from planish.export import ToOnnx
+from planish.export.bundle import write_bundle
+from planish.serving.app import Limits, service
+from planish.serving.batching import Batcher
+from planish.serving.models import Models
+from planish.serving.protocol import HEADER_LENGTH
+from planish.serving.serve import open_models
+from planish.training.prepare import Job
+from planish.workspace import replace_folder
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Path) -> Iterator[TestClient]:
+    with TestClient(service(open_models([f"shapes={bundle}", f"shapes@2={bundle}"]), Limits(max_bytes=200_000, max_pixels=100_000))) as c:
+        yield c
+
+
+def golden(bundle: Path) -> tuple[list[bytes], np.ndarray, list[str]]:
+    described = json.loads((bundle / "bundle.json").read_text())
+    with np.load(bundle / "golden" / "expected.npz") as saved:
+        return [(bundle / name).read_bytes() for name in described["golden"]], saved["logits"], described["class_names"]
+
+
+def tensor(client: TestClient, count: int = 1, **changes: Any) -> dict[str, Any]:
+    shape = client.get("/v2/models/shapes").json()["inputs"][0]["shape"][1:]
+    one = {"name": "images", "datatype": "UINT8", "shape": [count, *shape], "data": [7] * (count * int(np.prod(shape)))}
+    return {"inputs": [one | changes]}
+
+
+def test_image_files_get_the_answers_the_bundle_knows(client: TestClient, bundle: Path) -> None:
+    files, logits, names = golden(bundle)
+    for data, expected in zip(files, logits, strict=True):
+        said = client.post("/predict", content=data)
+        assert said.status_code == 200
+        shares = np.exp(expected - expected.max()) / np.exp(expected - expected.max()).sum()
+        assert said.json()["class"] == names[int(expected.argmax())]
+        assert {c["name"]: c["confidence"] for c in said.json()["classes"]} == pytest.approx(
+            dict(zip(names, shares, strict=True)), abs=1e-4
+        )
+        assert client.post("/models/shapes/predict?version=2", content=data).json()["version"] == "2"
+
+
+def test_the_protocol_in_json_and_in_binary(client: TestClient) -> None:
+    request = tensor(client, 3)
+    plain = client.post("/v2/models/shapes/infer", json=request | {"id": "seven"}).json()
+    assert (plain["id"], plain["outputs"][0]["shape"][0]) == ("seven", 3)
+    values = np.array(request["inputs"][0].pop("data"), np.uint8)
+    request["inputs"][0]["parameters"] = {"binary_data_size": values.nbytes}
+    head = json.dumps(request | {"parameters": {"binary_data_output": True}}).encode()
+    answer = client.post("/v2/models/shapes/versions/1/infer", content=head + values.tobytes(), headers={HEADER_LENGTH: str(len(head))})
+    length = int(answer.headers[HEADER_LENGTH])
+    found = np.frombuffer(answer.content[length:], np.float32)
+    assert json.loads(answer.content[:length])["outputs"][0]["parameters"]["binary_data_size"] == found.nbytes
+    assert found == pytest.approx(plain["outputs"][0]["data"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"}, {"datatype": "FP32"}, {"shape": [1, 2, 3]}, {"shape": [-1, 16, 16, 1]}, {"shape": "x"}, {"shape": [1e9]},
+        {"data": [1, 2]}, {"data": [[1], [2, 3]]}, {"data": ["a"]}, {"data": None}, {"data": [float("nan")]}, {"data": [300] * 256},
+        {"parameters": {"binary_data_size": 12}}, {"parameters": {"binary_data_size": -1}}, {"parameters": {"binary_data_size": "12"}},
+    ],
+)  # fmt: skip
+def test_wrong_tensors_are_the_clients_fault(client: TestClient, changes: dict[str, Any]) -> None:
+    answer = client.post("/v2/models/shapes/infer", content=json.dumps(tensor(client, **changes)))
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"inputs": []}', b'{"inputs": 3}', b"\xff\xfe"])
+def test_what_is_no_request(client: TestClient, body: bytes) -> None:
+    assert client.post("/v2/models/shapes/infer", content=body).status_code == 400
+    assert client.post("/predict", content=body).status_code == 400
+
+
+@pytest.mark.parametrize("length", ["-1", "x", "99999999", "²", ""])
+def test_wrong_header_lengths(client: TestClient, length: str) -> None:
+    answer = client.post("/v2/models/shapes/infer", content=b"{}", headers={HEADER_LENGTH: length.encode()})
+    assert answer.status_code == 400
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=300), st.integers(0, 400), st.integers(0, 255))
+def test_damaged_images_are_refused_or_answered(client: TestClient, bundle: Path, noise: bytes, place: int, value: int) -> None:
+    data = bytearray(golden(bundle)[0][0])
+    data[place % len(data)] = value
+    for body in (bytes(data), bytes(data[:place]), noise, bytes(data[:50]) + noise):
+        assert client.post("/predict", content=body).status_code in (200, 400)
+
+
+def test_limits(client: TestClient) -> None:
+    large = io.BytesIO()
+    Image.new("RGB", (400, 300)).save(large, "PNG")
+    assert client.post("/predict", content=large.getvalue()).status_code == 400, "more pixels than allowed"
+    assert client.post("/predict", content=b"x" * 200_001).status_code == 413
+
+
+def test_names_and_versions_that_are_not_there(client: TestClient) -> None:
+    for path in ("/v2/models/other", "/v2/models/shapes/versions/3", "/v2/models/other/ready"):
+        assert client.get(path).status_code == 404
+    assert client.post("/models/..%2f/predict", content=b"x").status_code == 404
+    assert client.post("/models/shapes/predict?version=9", content=b"x").status_code == 404
+
+
+def test_health_metadata_and_metrics(client: TestClient) -> None:
+    assert client.get("/v2/health/ready").status_code == 200
+    found = client.get("/v2/models/shapes").json()
+    assert found["versions"] == ["1", "2"]
+    before = client.get("/metrics").text
+    client.post("/predict", content=b"no image")
+    after = client.get("/metrics").text
+    line = 'planish_requests_total{model="shapes",status="400",version="1"}'
+    count = [float(next((row.split()[-1] for row in text.splitlines() if row.startswith(line)), "0")) for text in (before, after)]
+    assert count[1] == count[0] + 1
+
+
+def test_the_page_asks_nobody_else(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    parts = [page.text, *(client.get(f"/page/{name}").text for name in ("page.js", "page.css"))]
+    assert all("http://" not in part and "https://" not in part for part in parts)
+    assert [model["version"] for model in client.get("/models").json()["models"]] == ["1", "2"]
+    assert client.get("/page/..%2fapp.py").status_code == 404
+
+
+def test_keys(bundle: Path) -> None:
+    with TestClient(service(open_models([bundle]), Limits(keys=("one", "two")))) as client:
+        assert client.get("/v2").status_code == 401
+        assert client.get("/v2", headers={"Authorization": "Bearer three"}).status_code == 401
+        assert client.get("/v2", headers={"Authorization": "Bearer two"}).status_code == 200
+        assert client.get("/v2", headers={"X-API-Key": "one"}).status_code == 200
+        assert client.get("/v2/health/live").status_code == 200
+
+
+def test_a_changed_bundle_is_not_served(bundle: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(bundle, tmp_path / "mine"))
+    (mine / "model.onnx").write_bytes(b"x")
+    with pytest.raises(BundleError, match=r"model\.onnx was changed"):
+        open_models([mine])
+    with pytest.raises(BundleError, match="two bundles"):
+        open_models([bundle, bundle])
+
+
+def test_a_canary_answers_its_share(bundle: Path) -> None:
+    models = open_models([f"shapes={bundle}", f"shapes@2={bundle}", f"other={bundle}"])
+    served = Models(models, lambda model: Batcher(model.run, max_batch=1, max_queue=1), {("shapes", "2"): 0.25})
+    found = [served.find("shapes") for _ in range(4000)]
+    assert 0.2 < sum(entry.model.version == "2" for entry in found if entry) / len(found) < 0.3
+    assert all(served.find("shapes", "1") is entry for entry in found if entry and entry.model.version == "1")
+    for share in ({("shapes", "3"): 0.1}, {("shapes", "2"): 1.5}, {("shapes", "1"): 0.6, ("shapes", "2"): 0.6}):
+        with pytest.raises(BundleError):
+            Models(models, lambda model: Batcher(model.run, max_batch=1, max_queue=1), share)
+
+
+def test_a_newer_bundle_is_exchanged_under_load_and_a_broken_one_is_not(bundle: Path, job: Job, tmp_path: Path) -> None:
+    """Every request is answered by the old model or by the new one, and the new one answers in the end."""
+    mine, other = Path(shutil.copytree(bundle, tmp_path / "mine")), another(job, tmp_path / "other")
+    data = golden(bundle)[0][0]
+
+    def answer(of: Path) -> dict[str, Any]:
+        with TestClient(service(open_models([f"mine={of}"]))) as c:
+            return dict(c.post("/predict", content=data).json())
+
+    old, new = answer(mine), answer(other)
+    assert old["classes"] != new["classes"]
+    with TestClient(service(open_models([f"mine={mine}"]), reload_s=0.05)) as client:
+        broken = Path(shutil.copytree(other, tmp_path / "broken"))
+        (broken / "model.onnx").write_bytes(b"x")
+        replace_folder(mine, broken)
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            assert client.post("/predict", content=data).json() == old
+        replace_folder(mine, other)
+        found: dict[str, Any] = {}
+        while found != new:
+            answered = client.post("/predict", content=data)
+            assert answered.status_code == 200
+            found = answered.json()
+            assert found in (old, new)
+            assert time.monotonic() < deadline + 20
+
+
+def another(job: Job, folder: Path) -> Path:
+    """A bundle of the same network with other weights."""
+    changed = copy.deepcopy(job.artifact.module)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(1.5)
+    exported = ToOnnx().apply(dataclasses.replace(job.artifact, module=changed), job.task)
+    return write_bundle(exported, job.task, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=4)
