@@ -25,6 +25,7 @@ from planish.serving.batching import Batcher, BusyError
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
 from planish.serving.protocol import HEADER_LENGTH, model_metadata, read_request, write_response
+from planish.serving.why import covered, lost
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -144,15 +145,21 @@ def service(
         _LOG.info(json.dumps(said))
         return response
 
-    async def predict(request: Request, entry: Entry) -> Response:
+    async def reasons(entry: Entry, pixels: Pixels, said: dict[str, Any]) -> list[list[float]]:
+        found = entry.model.answers(await run(entry, covered(pixels)), top=len(entry.model.bundle.class_names))
+        return lost(said["confidence"], [next(c["confidence"] for c in one["classes"] if c["name"] == said["class"]) for one in found])
+
+    async def predict(request: Request, entry: Entry, why: bool) -> Response:
         model = entry.model
 
         async def work() -> Response:
             data = await _body(request, limits.max_bytes)
-            pixels = await asyncio.to_thread(model.pixels, data, limits.max_pixels)
+            pixels, region = await asyncio.to_thread(model.pixels, data, limits.max_pixels)
             said = model.answers(await run(entry, pixels))[0]
             if "class" in said:
                 metrics.classes.labels(model.name, model.version, said["class"]).inc()
+            if why:
+                said |= {"why": await reasons(entry, pixels, said), "region": region}
             return JSONResponse({"model": model.name, "version": model.version, **said})
 
         return await answer(model, work)
@@ -220,14 +227,14 @@ def service(
     app.mount("/page", StaticFiles(directory=_PAGE))
 
     @app.post("/predict")
-    async def predict_first(request: Request) -> Response:
-        """The first model; the body is an image file."""
-        return await predict(request, find(None))
+    async def predict_first(request: Request, why: bool = False) -> Response:
+        """The first model; the body is an image file. ``why`` adds how much each part of the image mattered, 8 x 8 of them."""
+        return await predict(request, find(None), why)
 
     @app.post("/models/{name}/predict")
-    async def predict_by_name(request: Request, name: str, version: str | None = None) -> Response:
+    async def predict_by_name(request: Request, name: str, version: str | None = None, why: bool = False) -> Response:
         """The body is an image file."""
-        return await predict(request, find(name, version))
+        return await predict(request, find(name, version), why)
 
     @app.get("/metrics")
     async def prometheus() -> Response:

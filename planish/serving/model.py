@@ -11,6 +11,7 @@ from planish.data.preprocessing import decode, resize
 from planish.errors import BundleError
 from planish.export.bundle import Bundle, changed_files, read_bundle
 from planish.export.runtimes import load
+from planish.serving.why import seen_region
 from planish.tasks.answers import answers
 
 if TYPE_CHECKING:
@@ -53,15 +54,16 @@ class ServedModel:
         """One batch of uint8 pixels ``(N, H, W, C)``."""
         return self._predictor(images)
 
-    def pixels(self, file_bytes: bytes, max_pixels: int) -> Pixels:
-        """An image file as uint8 ``(1, H, W, C)``.
+    def pixels(self, file_bytes: bytes, max_pixels: int) -> tuple[Pixels, list[float]]:
+        """An image file as uint8 ``(1, H, W, C)``, and the part of it that this is; see ``planish.serving.why.seen_region``.
 
         Raises:
             DataError: it is not an image, or has more than ``max_pixels``.
         """
         spec, preprocessing = self.bundle.input_spec, self.bundle.preprocessing
-        return resize(decode(file_bytes, spec.channels, preprocessing.decode_side, max_pixels), spec, preprocessing)[None]
+        image = decode(file_bytes, spec.channels, preprocessing.decode_side, max_pixels)
+        return resize(image, spec, preprocessing)[None], seen_region(image.shape[0], image.shape[1], spec, preprocessing)
 
-    def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
+    def answers(self, outputs: Outputs, top: int = 5) -> list[dict[str, Any]]:
         """What to say of each image; see ``planish.tasks.answers``."""
-        return answers(self.bundle.name, outputs, self.bundle.class_names)
+        return answers(self.bundle.name, outputs, self.bundle.class_names, top)

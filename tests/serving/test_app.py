@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from planish.artifact import InputSpec, Preprocessing
 from planish.errors import BundleError
 from planish.export import ToOnnx
 from planish.export.bundle import write_bundle
@@ -28,6 +29,7 @@ from planish.serving.batching import Batcher
 from planish.serving.models import Models
 from planish.serving.protocol import HEADER_LENGTH
 from planish.serving.serve import open_models
+from planish.serving.why import covered, lost, seen_region
 from planish.training.prepare import Job
 from planish.workspace import replace_folder
 
@@ -61,6 +63,29 @@ def test_image_files_get_the_answers_the_bundle_knows(client: TestClient, bundle
             dict(zip(names, shares, strict=True)), abs=1e-4
         )
         assert client.post("/models/shapes/predict?version=2", content=data).json()["version"] == "2"
+
+
+def test_the_parts_that_carry_the_answer_are_found() -> None:
+    """A model that looks at one corner: covering anything else costs nothing."""
+    image = np.zeros((1, 16, 16, 1), np.uint8)
+    image[0, 10:, 10:] = 200
+    found = np.array(lost(200.0, [float(part[12, 12, 0]) for part in covered(image)]))
+    assert found.shape == (8, 8)
+    assert (found[5:8, 5:8].sum() > 0, found[:5].max(), found[:, :5].max()) == (True, 0.0, 0.0)
+
+
+def test_why_is_told_where_it_is_asked_for(client: TestClient, bundle: Path) -> None:
+    data = golden(bundle)[0][0]
+    said = client.post("/predict?why=true", content=data).json()
+    assert np.shape(said["why"]) == (8, 8)
+    assert said["region"] == [0, 0, 1, 1]
+    assert "why" not in client.post("/predict", content=data).json()
+
+
+def test_the_region_of_a_crop_is_its_middle() -> None:
+    crop = Preprocessing(64, "crop", (0.5,), (0.5,))
+    assert seen_region(100, 200, InputSpec(1, 32, 32), crop) == [0.25, 0, 0.5, 1]
+    assert seen_region(100, 50, InputSpec(1, 32, 32), crop) == [0, 0.25, 1, 0.5]
 
 
 def test_the_protocol_in_json_and_in_binary(client: TestClient) -> None:

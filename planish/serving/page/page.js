@@ -2,6 +2,7 @@
 const $ = (id) => document.getElementById(id);
 const WATCH_MS = 2000;
 let shownUrl = null;
+let last = null;
 
 async function listModels() {
   const found = await (await fetch("models")).json();
@@ -51,18 +52,37 @@ async function ask(file) {
   image.onload = () => image.classList.toggle("small", image.naturalWidth < 100);
   image.src = shownUrl;
   image.alt = `the image that was given: ${file.name || "from the clipboard"}`;
-  image.hidden = false;
+  $("frame").hidden = false;
+  $("mattered").hidden = true;
+  last = file;
   $("hint").textContent = "Another one:";
   const begun = performance.now();
   try {
-    const response = await fetch($("model").value, { method: "POST", body: file });
+    const response = await fetch(`${$("model").value}&why=${$("why").checked}`, { method: "POST", body: file });
     const said = await response.json();
     const took = performance.now() - begun;
     if (!response.ok) return say(paragraph(said.error, "error"));
+    if (said.why) colour(said.why, said.region);
     say(...said.classes.map(bar), paragraph(`${said.model}, version ${said.version}; ${took.toFixed(0)} ms with the way there and back`, "quiet"));
   } catch (error) {
     say(paragraph("The service does not answer.", "error"));
   }
+}
+
+/** Cells that carry the answer in orange, those that speak against it in blue, over the part of the image that the model sees. */
+function colour(why, [left, top, width, height]) {
+  const canvas = $("mattered");
+  const context = canvas.getContext("2d");
+  const most = Math.max(0.02, ...why.flat().map(Math.abs));
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  why.forEach((row, y) =>
+    row.forEach((value, x) => {
+      context.fillStyle = `rgb(${value > 0 ? "255 140 0" : "40 120 255"} / ${Math.abs(value) / most})`;
+      context.fillRect(x, y, 1, 1);
+    }),
+  );
+  for (const [side, share] of Object.entries({ left, top, width, height })) canvas.style[side] = `${100 * share}%`;
+  canvas.hidden = false;
 }
 
 /** Sum of all samples of one name in Prometheus' text. */
@@ -100,6 +120,8 @@ for (const id of ["file", "camera"]) {
     event.target.value = "";
   });
 }
+$("why").addEventListener("change", () => ask(last));
+$("model").addEventListener("change", () => ask(last));
 const drop = $("drop");
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   drop.addEventListener(kind, (event) => {
