@@ -42,7 +42,7 @@ class GeneralisedMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         p = self.p.clamp(min=1)
         pooled: Tensor = self.mean(x.clamp(min=_LEAST).pow(p))
-        return pooled.pow(1 / p)
+        return pooled.pow(1 / p).clone()  # a dropout in place may follow, and the gradient of a power needs what came out of it
 
 
 class AttentionPool(nn.Module):
