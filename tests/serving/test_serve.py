@@ -20,12 +20,13 @@ import tritonclient.http as triton
 
 
 @pytest.fixture
-def served(bundle: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def served(bundle: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "planish.cli", "serve", f"shapes={bundle}", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    log = (tmp_path / "log").open("w+")  # a pipe that nobody reads would fill, and the service wait for it
+    process = subprocess.Popen(command, stdout=log, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     address = f"127.0.0.1:{port}"
     try:
         for _ in range(300):
@@ -33,12 +34,13 @@ def served(bundle: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
                 urllib.request.urlopen(f"http://{address}/v2/health/ready", timeout=1)
                 break
             except (urllib.error.URLError, ConnectionError):
-                assert process.poll() is None, process.stdout and process.stdout.read()
+                assert process.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.1)
         yield process, address
     finally:
         process.kill()
         process.wait()
+        log.close()
 
 
 def test_tritons_client_works_unchanged(served: tuple[subprocess.Popen[str], str]) -> None:
