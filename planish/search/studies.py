@@ -80,7 +80,7 @@ STUDIES: dict[str, Study] = {
     ),
     "shortcuts": Study(
         "what do shortcuts do for a deep network?",
-        {"model": ["plain20", "resnet20", "plain8", "resnet8"]},
+        {"model": ["plain44", "resnet44", "plain8", "resnet8"]},
         changes=["augmentation=none"],
     ),
     "transfer": Study(
