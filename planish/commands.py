@@ -22,7 +22,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
 from planish.export import Temperature, ToOnnx, ToOpenVino
-from planish.export.bundle import VerifyReport, write_bundle
+from planish.export.bundle import VerifyReport, bundle_folder, write_bundle
 from planish.export.bundle import verify as verify_bundle
 from planish.export.runtimes import registered
 from planish.measurement import Measurement
@@ -375,8 +375,7 @@ def explain(model: str | Path, **options: Any) -> Explanation:
 
 def verify(bundle: str | Path) -> VerifyReport:
     """Replay a bundle's golden samples and check its files. The report says what failed."""
-    place = Path(bundle)
-    return verify_bundle(place / "bundle" if (place / "bundle" / "bundle.json").exists() else place)
+    return verify_bundle(bundle_folder(Path(bundle)))
 
 
 def serve(bundles: Sequence[str | Path], **options: Any) -> None:

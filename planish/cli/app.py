@@ -32,7 +32,7 @@ from planish.cli.options import (
     Weights,
     recipe_changes,
 )
-from planish.cli.running import fail, one_of, print_json, progress, running, stdout
+from planish.cli.running import fail, one_of, print_json, progress, resume_hint, running, stdout
 from planish.cli.serve import serve
 
 app = typer.Typer(
@@ -96,8 +96,7 @@ def optimize(
 
 
 def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data: str, model: str, **options: Any) -> None:
-    hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
-    with running(debug=debug, resume_hint=hint):
+    with running(debug=debug, resume_hint=resume_hint(out)):
         if resume and out is None:
             fail("--resume needs --out. It goes on with the run in that folder.")
         from planish import commands

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from planish.cli.options import Data, Debug, ImageSize, Json, Out, Resume, Seed, SkipBad, Weights
-from planish.cli.running import fail, one_of, print_json, progress, running, stdout
+from planish.cli.running import fail, one_of, print_json, progress, resume_hint, running, stdout
 
 
 def compare(
@@ -49,8 +49,7 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """What a lever of accuracy or a technique of compression brings, measured fairly: equal budget, paired, with intervals."""
-    hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
-    with running(debug=debug, resume_hint=hint):
+    with running(debug=debug, resume_hint=resume_hint(out)):
         from planish import commands
         from planish.report.comparison import comparison_table
         from planish.report.ensembles import ensemble_table

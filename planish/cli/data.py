@@ -24,7 +24,7 @@ from planish.cli.options import (
     Weights,
     recipe_changes,
 )
-from planish.cli.running import fail, print_json, progress, running, stdout
+from planish.cli.running import fail, print_json, progress, resume_hint, running, stdout
 
 
 def data(
@@ -55,12 +55,11 @@ def data(
     debug: Debug = False,
 ) -> None:
     """What is in a data set: classes, splits, broken files, duplicates, leaks; by training, wrong labels and what more images bring."""
-    hint = "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
     of_training: dict[str, Any] = {
         "recipe": recipe, "set": changes, "epochs": epochs, "folds": folds, "budget": budget, "out": out, "resume": resume or None,
     }  # fmt: skip
     of_network: dict[str, Any] = {"model": model, "weights": weights, "image-size": image_size, "repeats": repeats}
-    with running(debug=debug, resume_hint=hint if suspects or learning_curve else ""), progress():
+    with running(debug=debug, resume_hint=resume_hint(out) if suspects or learning_curve else ""), progress():
         from planish import commands
 
         if suspects + learning_curve + (few_shot is not None) > 1:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -45,6 +46,11 @@ def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
             f"{error.strerror}: {error.filename or 'a file'} cannot be written. "
             "Free some space or choose another folder; what was finished is kept."
         )
+
+
+def resume_hint(out: Path | None) -> str:
+    """For a command whose finished steps are kept, in ``out`` or in a folder it has named."""
+    return "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
 
 
 @contextmanager

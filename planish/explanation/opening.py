@@ -15,7 +15,7 @@ from planish.data.preprocessing import prepare
 from planish.errors import DataError, ModelError
 from planish.explanation.model_file import Array, ModelFile
 from planish.export import ToOnnx
-from planish.export.bundle import read_bundle
+from planish.export.bundle import bundle_folder, read_bundle
 from planish.export.runtimes import available
 from planish.search.opened import Opened, open_model
 
@@ -155,7 +155,7 @@ def _samples(opened: Opened, data: str | Path | None) -> tuple[tuple[bytes, ...]
         chosen = np.unique(np.linspace(0, len(split) - 1, min(_IMAGES, len(split))).astype(int))
         files = tuple(split.file_bytes(int(i)) for i in chosen)
     else:
-        place = opened.path / "bundle" if (opened.path / "bundle" / "bundle.json").exists() else opened.path
+        place = bundle_folder(opened.path)
         golden = read_bundle(place).golden if (place / "bundle.json").exists() else ()
         files = tuple((place / name).read_bytes() for name in golden)
     return files, np.stack([prepare(file, spec, how) for file in files]) if files else None

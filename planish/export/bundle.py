@@ -180,6 +180,11 @@ def write_bundle(
     return folder
 
 
+def bundle_folder(place: Path) -> Path:
+    """The bundle in a run's folder, or the folder itself."""
+    return place / "bundle" if (place / "bundle" / DESCRIPTION).exists() else place
+
+
 def read_bundle(folder: Path) -> Bundle:
     """Read ``bundle.json``.
 

@@ -13,7 +13,7 @@ from planish.artifact import Artifact, InputSpec, Predictor, Preprocessing
 from planish.errors import ModelError
 from planish.evaluation.latency import Subject
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export.bundle import read_bundle
+from planish.export.bundle import bundle_folder, read_bundle
 from planish.export.runtimes import available, load, registered
 from planish.models.storage import load_artifact
 
@@ -79,9 +79,7 @@ def open_model(path: str | Path, runtime: str = "auto") -> Opened:
         ModelError: it is none of these.
         BundleError: it is one, but broken.
     """
-    place = Path(path)
-    if (place / "bundle" / "bundle.json").exists():
-        place = place / "bundle"
+    place = bundle_folder(Path(path))
     if (place / "bundle.json").exists():
         bundle = read_bundle(place)
         files = tuple(place / name for name in bundle.files)

@@ -48,7 +48,6 @@ class Batcher:
     ) -> None:
         self._run, self._max_batch, self._max_queue, self._watch = run, max_batch, max_queue, watch
         self._queue: deque[_Waiting] = deque()
-        self._queued = 0
         self._seconds_an_image = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="planish-model")
         self._worker: asyncio.Task[None] | None = None
@@ -56,7 +55,7 @@ class Batcher:
     @property
     def queued(self) -> int:
         """Images that wait."""
-        return self._queued
+        return sum(len(waiting.images) for waiting in self._queue)
 
     async def __call__(self, images: Pixels) -> Outputs:
         """Outputs of these images, first axis as they are given.
@@ -64,11 +63,11 @@ class Batcher:
         Raises:
             BusyError: too many images wait already.
         """
-        if self._queued and self._queued + len(images) > self._max_queue:
-            raise BusyError(max(0.1, self._queued * self._seconds_an_image))
+        queued = self.queued
+        if queued and queued + len(images) > self._max_queue:
+            raise BusyError(max(0.1, queued * self._seconds_an_image))
         waiting = _Waiting(images, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
-        self._queued += len(images)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await waiting.answer
@@ -110,7 +109,6 @@ class Batcher:
         count = 0
         while self._queue and (not batch or count + len(self._queue[0].images) <= self._max_batch):
             waiting = self._queue.popleft()
-            self._queued -= len(waiting.images)
             if not waiting.answer.done():
                 batch.append(waiting)
                 count += len(waiting.images)

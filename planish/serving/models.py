@@ -64,8 +64,10 @@ class Models:
     def find(self, name: str | None, version: str | None = None) -> Entry | None:
         """The one that answers a request; the first of all where no name is given. None where there is none."""
         versions = self._entries.get(next(iter(self._entries)) if name is None else name)
-        if versions is None or version is not None:
-            return None if versions is None else versions.get(version or "")
+        if versions is None:
+            return None
+        if version is not None:
+            return versions.get(version)
         first = next(iter(versions.values()))
         place = random.random()
         for (of, other), share in self._shares.items():

@@ -7,8 +7,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from planish.errors import BundleError
+from planish.export.bundle import bundle_folder
 from planish.serving.model import ServedModel
 
 _RELOAD_S = 2.0
@@ -21,17 +23,12 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     threads: int | None = None,
-    max_batch: int = 16,
-    max_queue: int = 128,
-    max_bytes: int = 16_000_000,
-    max_pixels: int = 32_000_000,
-    timeout_s: float = 30.0,
-    keys: Sequence[str] = (),
     canary: Sequence[str] = (),
     reload: bool = False,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
     watch: Callable[[str], None] = lambda text: None,
+    **limits: Any,
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C; then no new ones are taken, and those accepted are answered.
 
@@ -42,17 +39,12 @@ def serve(
         host: address to listen on.
         port: 0 for any that is free.
         threads: of the runtime, for each bundle; None for those it was measured with.
-        max_batch: see ``planish.serving.app.Limits``, as the next ones are.
-        max_queue: likewise.
-        max_bytes: likewise.
-        max_pixels: likewise.
-        timeout_s: likewise.
-        keys: likewise.
         canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
         reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
         watch: told what is served where.
+        limits: of requests; the fields of ``planish.serving.app.Limits``.
 
     Raises:
         BundleError: a bundle is damaged, two have one name and version, or FastAPI or uvicorn is not installed.
@@ -66,13 +58,12 @@ def serve(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
     models = open_models(bundles, threads)
-    limits = Limits(max_batch, max_queue, max_bytes, max_pixels, timeout_s, tuple(keys))
     _log_to_stdout()
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     scheme = "https" if certificate else "http"
     watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
-    app = service(models, limits, shares=_shares(canary), reload_s=_RELOAD_S if reload else None)
+    app = service(models, Limits(**limits), shares=_shares(canary), reload_s=_RELOAD_S if reload else None)
     uvicorn.run(
         app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
         ssl_certfile=certificate, ssl_keyfile=certificate_key,
@@ -85,13 +76,12 @@ def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> li
     for given in bundles:
         named = re.fullmatch(r"([\w.-]+)(?:@([\w.-]+))?=(.+)", str(given))
         folder = Path(named[3] if named else given)
-        place = folder / "bundle" if (folder / "bundle" / "bundle.json").exists() else folder
         name, version = (named[1], named[2] or "1") if named else (re.sub(r"[^\w.-]", "-", folder.resolve().name), "1")
         if (name, version) in models:
             raise BundleError(
                 f"two bundles are called {name} in version {version}", "each needs a name of its own", f"{name}@2={folder} for the second"
             )
-        models[name, version] = ServedModel(name, version, place, threads)
+        models[name, version] = ServedModel(name, version, bundle_folder(folder), threads)
     return list(models.values())
 
 

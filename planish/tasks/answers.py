@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planish.errors import BundleError
+from planish.evaluation.classification_metrics import probabilities
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs
@@ -31,11 +32,8 @@ def answers(task: str, outputs: Outputs, class_names: Sequence[str], top: int = 
 
 
 def _classes(outputs: Outputs, class_names: Sequence[str], top: int) -> list[dict[str, Any]]:
-    logits = outputs["logits"].astype(np.float64)
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
     found = []
-    for row in shares:
+    for row in probabilities(outputs["logits"]):
         surest = [{"name": class_names[i], "confidence": float(row[i])} for i in np.argsort(-row, kind="stable")[:top]]
         found.append({"class": surest[0]["name"], "confidence": surest[0]["confidence"], "classes": surest})
     return found
