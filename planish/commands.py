@@ -56,6 +56,8 @@ from planish.search.state import Watch
 from planish.search.studies import STUDIES
 from planish.search.suspects import Suspects
 from planish.search.suspects import suspects as find_suspects
+from planish.serving.monitor import Monitored
+from planish.serving.monitor import monitor as look_for_drift
 from planish.task import SplitName, Task
 from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
@@ -383,6 +385,18 @@ def serve(bundles: Sequence[str | Path], **options: Any) -> None:
     from planish.serving.serve import serve as listen
 
     listen(bundles, **options)
+
+
+def monitor(source: str | Path, bundles: Sequence[str | Path] = (), **options: Any) -> list[Monitored]:
+    """Look for drift in a service's log, or ask the service; see ``planish.serving.monitor.monitor`` for the options."""
+    return look_for_drift(source, bundles, **options)
+
+
+def worth_labelling(log: str | Path, out: str | Path, count: int) -> int:
+    """Copy the logged images that are most worth a label; see ``planish.serving.labelling.worth_labelling``."""
+    from planish.serving.labelling import worth_labelling as copy
+
+    return copy(Path(log), Path(out), count)
 
 
 def report(run: str | Path) -> Path:

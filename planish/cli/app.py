@@ -11,6 +11,7 @@ import typer
 
 from planish.cli.compare import compare
 from planish.cli.data import data
+from planish.cli.monitor import monitor
 from planish.cli.options import (
     Batch,
     Budget,
@@ -368,6 +369,10 @@ def verify(
 
 
 app.command(epilog="Example: planish serve runs/demo   or   planish serve shirts=runs/demo shirts@2=runs/demo-2 --port 8080")(serve)
+
+app.command(
+    epilog="Example: planish monitor log/ runs/demo   or   planish monitor http://localhost:8000 --every 10m --webhook https://..."
+)(monitor)
 
 
 @app.command(epilog="Example: planish report runs/demo")

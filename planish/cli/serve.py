@@ -33,6 +33,12 @@ def serve(
         typer.Option(help="NAME@VERSION=SHARE of the requests without a version; shirts@2=0.1."),
     ] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Exchange a model when its folder holds a newer bundle.")] = False,
+    watch_rate: Annotated[
+        float, typer.Option(min=0.001, help="At most that many predictions a second are looked at for drift, and logged.")
+    ] = 20.0,
+    log: Annotated[Path | None, typer.Option(help="Folder to log predictions in, for planish monitor.")] = None,
+    log_bytes: Annotated[int, typer.Option(min=10_000, help="That the log may have; the oldest lines go first.")] = 100_000_000,
+    log_images: Annotated[int, typer.Option(min=0, help="Image files to keep beside the log; the oldest go first.")] = 0,
     certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
     debug: Debug = False,
@@ -40,6 +46,7 @@ def serve(
     """Answer images over HTTP: POST /predict with a file, or the Open Inference Protocol v2; /metrics for Prometheus."""
     with running(debug=debug):
         from planish import commands
+        from planish.serving.recorder import LogSettings
 
         commands.serve(
             bundles,
@@ -54,6 +61,8 @@ def serve(
             keys=() if keys is None else tuple(line.strip() for line in keys.read_text().splitlines() if line.strip()),
             canary=canary or (),
             reload=reload,
+            watch_rate=watch_rate,
+            log=LogSettings(log, log_bytes, log_images),
             certificate=certificate,
             certificate_key=key,
             watch=lambda text: stdout.print(text, markup=False, soft_wrap=True),

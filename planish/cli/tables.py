@@ -10,6 +10,7 @@ from rich.table import Table
 
 from planish.evaluation.latency import LatencyReport
 from planish.report import words
+from planish.serving.monitor import Monitored
 
 
 def latency_table(report: LatencyReport) -> Table:
@@ -60,6 +61,25 @@ def doctor_table(found: Mapping[str, Any]) -> Table:
         for name, value in found[section].items():
             table.add_row(name.replace("_", " "), str(value))
     table.add_row("free disk", f"{found['free_disk_bytes'] / 1e9:.1f} GB")
+    return table
+
+
+def monitor_table(found: Monitored) -> Table:
+    """What was found of a model, the strongest first."""
+    lines = [found.verdict + (f" since {found.since}" if found.since else "")]
+    if found.latency_ms:
+        lines.append("a request takes {:.1f} ms, 95 % of them less than {:.1f} ms".format(*found.latency_ms))
+    if found.others:
+        lines.append(f"{found.others:,} predictions of other bundles of that name were passed over")
+    table = _table(title=lines[0], caption="\n".join(lines[1:]))
+    for heading in ("", "reference → last images", "chance without drift", ""):
+        table.add_column(heading, overflow="fold")
+    for one in found.findings:
+        if one.log10_evidence is None:
+            chance = ""
+        else:
+            chance = f"at most 1 in {10**one.log10_evidence:,.0f}" if one.log10_evidence >= 1 else "nothing unusual"
+        table.add_row(one.of, one.words, chance, "drifted" if one.drifted else "")
     return table
 
 

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.errors import BundleError, PlanishError
 from planish.export.bundle_readme import readme
-from planish.export.reference import reference_statistics
+from planish.export.reference import reference_values
 from planish.export.runtimes import find, load
 from planish.measurement import Measurement
 from planish.workspace import replace_folder
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
     from planish.artifact import Outputs, Predictor
     from planish.task import Split, Task
 
-DESCRIPTION, SEAL, EXPECTED = "bundle.json", "bundle.json.sha256", "golden/expected.npz"
-_VERSION = 1
+DESCRIPTION, SEAL, EXPECTED, REFERENCE = "bundle.json", "bundle.json.sha256", "golden/expected.npz", "reference.json"
+_VERSION = 2
 # Of the largest expected value. Float kernels add up in another order on another processor; integer kernels also round to another
 # step now and then, and a step passes through all layers after it.
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
 _REFERENCE_IMAGES = 1000
-_REFERENCE_FILES = 200
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -126,7 +125,7 @@ def write_bundle(
 
     Args:
         artifact: exported.
-        task: its validation images become the golden samples and the reference statistics; test is not touched.
+        task: its validation images become the golden samples and the reference values; test is not touched.
         folder: where.
         runtime: what runs the file.
         measurements: by name.
@@ -321,9 +320,8 @@ def _write_reference(artifact: Artifact, split: Split, folder: Path, predictor: 
     images = np.ascontiguousarray(split.images(artifact.input_spec, artifact.preprocessing)[chosen])
     single = [predictor(images[i : i + 1]) for i in range(len(images))]
     outputs = {key: np.concatenate([o[key] for o in single]) for key in single[0]}
-    files = [split.file_bytes(i) for i in _spread(len(split), _REFERENCE_FILES)]
-    statistics = reference_statistics(images, files, outputs, artifact.class_names)
-    (folder / "reference.json").write_text(json.dumps(statistics, indent=1, ensure_ascii=False), encoding="utf-8")
+    found = reference_values(images, [split.file_bytes(i) for i in chosen], outputs, artifact.class_names)
+    (folder / REFERENCE).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
 
 
 def _planish_version() -> str:

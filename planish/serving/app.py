@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from planish.serving.batching import Batcher, BusyError
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
 from planish.serving.protocol import HEADER_LENGTH, model_metadata, read_request, write_response
+from planish.serving.recorder import Recorder
 from planish.serving.why import covered, lost
 
 if TYPE_CHECKING:
@@ -79,6 +81,16 @@ class _Metrics:
         self.batches = Histogram("planish_batch_images", "Images a batch.", of_model, buckets=_IMAGES, registry=self.registry)
         self.queued = Gauge("planish_queued_images", "Images that wait.", of_model, registry=self.registry)
         self.classes = Counter("planish_predictions", "Answers by class.", [*of_model, "class"], registry=self.registry)
+        self.watched = Gauge("planish_drift_images", "Looked at for drift in this period.", of_model, registry=self.registry)
+        self.drift = Gauge("planish_drift", "1 where this drifted in this period.", [*of_model, "of"], registry=self.registry)
+
+    def watch(self, model: ServedModel, batcher: Batcher) -> None:
+        """Show what these two say of themselves."""
+        labels, drift = (model.name, model.version), model.drift
+        self.queued.labels(*labels).set_function(lambda: batcher.queued)
+        self.watched.labels(*labels).set_function(lambda: drift.images)
+        for kind in drift.kinds:
+            self.drift.labels(*labels, kind).set_function(partial(drift.drifted, kind))
 
 
 def service(
@@ -87,6 +99,7 @@ def service(
     *,
     shares: Mapping[tuple[str, str], float] = MappingProxyType({}),
     reload_s: float | None = None,
+    recorder: Recorder | None = None,
 ) -> FastAPI:
     """The application; run it with any ASGI server.
 
@@ -95,12 +108,13 @@ def service(
         limits: what it takes on.
         shares: of those requests that others of that name answer, by name and version.
         reload_s: seconds between looks for newer bundles in the models' folders; None for none.
+        recorder: looks at predictions for drift, and logs them; the service closes it.
     """
     metrics = _Metrics()
 
     def start(model: ServedModel) -> Batcher:
         batcher = Batcher(model.run, max_batch=limits.max_batch, max_queue=limits.max_queue, watch=_watch(metrics, model))
-        metrics.queued.labels(model.name, model.version).set_function(lambda: batcher.queued)
+        metrics.watch(model, batcher)
         return batcher
 
     served = Models(models, start, shares)
@@ -112,6 +126,8 @@ def service(
         if watching is not None:
             watching.cancel()
         await served.close()
+        if recorder is not None:
+            await asyncio.to_thread(recorder.close)
 
     app = FastAPI(title="Planish", description="Images in, answers out.", lifespan=whole_life, docs_url=None, redoc_url=None)
 
@@ -153,9 +169,13 @@ def service(
         model = entry.model
 
         async def work() -> Response:
+            begun = time.perf_counter()
             data = await _body(request, limits.max_bytes)
             pixels, region = await asyncio.to_thread(model.pixels, data, limits.max_pixels)
-            said = model.answers(await run(entry, pixels))[0]
+            outputs = await run(entry, pixels)
+            if recorder is not None:
+                recorder.offer(model, pixels, outputs, time.perf_counter() - begun, data)
+            said = model.answers(outputs)[0]
             if "class" in said:
                 metrics.classes.labels(model.name, model.version, said["class"]).inc()
             if why:
@@ -168,9 +188,13 @@ def service(
         model = entry.model
 
         async def work() -> Response:
+            begun = time.perf_counter()
             body = await _body(request, limits.max_bytes)
             images, asked = read_request(body, request.headers.get(HEADER_LENGTH), model.input_shape)
-            content, head = write_response(model, await run(entry, images), asked)
+            outputs = await run(entry, images)
+            if recorder is not None:
+                recorder.offer(model, images, outputs, time.perf_counter() - begun)
+            content, head = write_response(model, outputs, asked)
             if head is None:
                 return Response(content, media_type="application/json")
             return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})

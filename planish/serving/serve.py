@@ -12,6 +12,7 @@ from typing import Any
 from planish.errors import BundleError
 from planish.export.bundle import bundle_folder
 from planish.serving.model import ServedModel
+from planish.serving.recorder import NO_LOG, LogSettings, Recorder
 
 _RELOAD_S = 2.0
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
@@ -25,6 +26,8 @@ def serve(
     threads: int | None = None,
     canary: Sequence[str] = (),
     reload: bool = False,
+    watch_rate: float = 20.0,
+    log: LogSettings = NO_LOG,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
     watch: Callable[[str], None] = lambda text: None,
@@ -41,6 +44,8 @@ def serve(
         threads: of the runtime, for each bundle; None for those it was measured with.
         canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
         reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
+        watch_rate: at most that many predictions a second are looked at for drift, and logged.
+        log: where predictions are logged, and how much of them.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
         watch: told what is served where.
@@ -63,26 +68,36 @@ def serve(
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     scheme = "https" if certificate else "http"
     watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
-    app = service(models, Limits(**limits), shares=_shares(canary), reload_s=_RELOAD_S if reload else None)
+    recorder = Recorder(log, watch_rate)
+    app = service(models, Limits(**limits), shares=_shares(canary), reload_s=_RELOAD_S if reload else None, recorder=recorder)
     uvicorn.run(
         app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
         ssl_certfile=certificate, ssl_keyfile=certificate_key,
     )  # fmt: skip
 
 
-def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
-    """Open what is to be served, each named as it is asked for."""
-    models: dict[tuple[str, str], ServedModel] = {}
+def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
+    """Folders of bundles by name and version; see ``serve``.
+
+    Raises:
+        BundleError: two have one name and version.
+    """
+    found: dict[tuple[str, str], Path] = {}
     for given in bundles:
         named = re.fullmatch(r"([\w.-]+)(?:@([\w.-]+))?=(.+)", str(given))
         folder = Path(named[3] if named else given)
         name, version = (named[1], named[2] or "1") if named else (re.sub(r"[^\w.-]", "-", folder.resolve().name), "1")
-        if (name, version) in models:
+        if (name, version) in found:
             raise BundleError(
                 f"two bundles are called {name} in version {version}", "each needs a name of its own", f"{name}@2={folder} for the second"
             )
-        models[name, version] = ServedModel(name, version, bundle_folder(folder), threads)
-    return list(models.values())
+        found[name, version] = bundle_folder(folder)
+    return found
+
+
+def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
+    """Open what is to be served, each named as it is asked for."""
+    return [ServedModel(name, version, folder, threads) for (name, version), folder in named_bundles(bundles).items()]
 
 
 def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:

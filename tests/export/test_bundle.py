@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from export_fakes import FakeTask
+from scipy import special, stats
 
 from planish.artifact import Artifact
 from planish.errors import BundleError
 from planish.export import ToOpenVino
 from planish.export.bundle import read_bundle, verify, write_bundle
-from planish.export.reference import input_values, prediction_values
+from planish.export.reference import image_values
 from planish.measurement import Measurement
 
 
@@ -155,21 +156,22 @@ def test_the_lines_in_the_readme_give_the_golden_outputs(
             break  # each start takes seconds
 
 
-def test_reference_statistics_say_what_inputs_and_predictions_look_like(bundle: Path) -> None:
+def test_the_reference_holds_a_value_for_each_image(bundle: Path) -> None:
     found = json.loads((bundle / "reference.json").read_text())
-    assert found["n"] == 36
-    assert set(found["inputs"]) == {"brightness", "contrast", "sharpness", "width", "height"}
-    assert found["inputs"]["height"][0] == 24
-    assert all(sorted(q) == q for q in [*found["inputs"].values(), *found["predictions"].values()])
-    assert sum(found["class_mix"].values()) == pytest.approx(1, abs=1e-4)
+    assert {name: len(values) for name, values in found["values"].items()} == dict.fromkeys(
+        ["brightness", "contrast", "sharpness", "width", "height", "confidence", "entropy", "energy"], 36
+    )
+    assert set(found["values"]["height"]) == {24, 32, 40, 48}
+    assert sum(found["classes"].values()) == 36
 
 
-def test_input_values_of_known_images() -> None:
+def test_values_of_known_images() -> None:
     stripes = np.zeros((1, 4, 4, 1), np.uint8)
     stripes[:, :, ::2] = 255
-    values = input_values(np.concatenate([stripes, np.full_like(stripes, 51)]))
+    logits = np.array([[2.0, 0, 0, 0], [0, 0, 0, 0]], np.float32)
+    values = image_values(np.concatenate([stripes, np.full_like(stripes, 51)]), {"logits": logits})
     np.testing.assert_allclose(values["brightness"], [0.5, 0.2], atol=1e-6)
     np.testing.assert_allclose(values["contrast"], [0.5, 0], atol=1e-6)
     np.testing.assert_allclose(values["sharpness"], [0.5, 0], atol=1e-6)
-    predicted = prediction_values({"logits": np.zeros((1, 4), np.float32)})
-    assert predicted["entropy"][0] == pytest.approx(np.log(4))
+    np.testing.assert_allclose(values["entropy"], stats.entropy(special.softmax(logits, axis=1), axis=1), atol=1e-6)
+    np.testing.assert_allclose(values["energy"], special.logsumexp(logits, axis=1), atol=1e-6)
