@@ -37,11 +37,12 @@ def write_files(data: str, folder: Path) -> str:
     """The images as files in ``known/``, split as they were, but those of the last class in ``new/``; returns that class."""
     images = load_images(data)
     new = images.class_names[-1]
-    for split_name in ("train", "calibration", "validation", "test"):
-        split = images.splits[split_name]
+    for split_name, split in images.splits.items():
+        if split_name == "calibration":  # part of train
+            continue
         for index, target in enumerate(split.targets):
             label = images.class_names[target]
-            place = folder / ("new" if label == new else "known") / split_name.replace("calibration", "train") / label
+            place = folder / ("new" if label == new else "known") / split_name / label
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{split_name}-{index:05d}.png").write_bytes(split.file_bytes(index))
     return new

@@ -52,6 +52,8 @@ from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
 from planish.search.original import write_training
 from planish.search.result import Result
+from planish.search.retrain import Continued
+from planish.search.retrain import continue_from as retrain
 from planish.search.state import Watch
 from planish.search.studies import STUDIES
 from planish.search.suspects import Suspects
@@ -208,6 +210,11 @@ def train(
     write_evaluation(folder)
     checkpoint.unlink(missing_ok=True)
     return Trained(artifact, folder, judged.found.metrics)
+
+
+def continue_from(served: str | Path, data: str | Path, added: str | Path, **options: Any) -> Continued:
+    """Take new images in, and compare what comes of it with what is served; see ``planish.search.retrain.continue_from``."""
+    return retrain(served, data, added, **options)
 
 
 def folds(data: str | Path, **options: Any) -> Folds:

@@ -151,6 +151,13 @@ def train(
         int | None, typer.Option(min=2, help="Cross-validation instead of a model: accuracy of the recipe on train and validation.")
     ] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Of all folds, with other seeds; 1 by default.")] = None,
+    continue_from: Annotated[
+        Path | None, typer.Option(help="A run: train its network on DATA and --add, and make a bundle of it as the run's was made.")
+    ] = None,
+    add: Annotated[str | None, typer.Option(help="New labelled images for it: a folder, or the labels.csv of planish monitor.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let the new bundle take the old one's place if it is better on old and on new images.")
+    ] = False,
     image_size: ImageSize = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
@@ -178,6 +185,17 @@ def train(
             stdout.print(folds_table(found.trained))
             for text in findings(found):
                 stdout.print(text, markup=False)
+            return
+        if (continue_from is None) != (add is None):
+            fail("--continue-from and --add belong together. For example --continue-from runs/photos --add to-label/labels.csv.")
+        if continue_from is not None and add is not None:
+            of_training = {name: options[name] for name in ("recipe", "changes", "budget", "skip_bad", "seed")}
+            continued = commands.continue_from(
+                continue_from, data, add, out=out or Path("continued"), replace_served=replace, **of_training
+            )  # fmt: skip
+            print_json(continued) if json else stdout.print(continued.verdict, markup=False)
+            if not continued.better:
+                raise typer.Exit(1)
             return
         if repeats is not None:
             fail("--repeats has no meaning without --folds. Give, for example, --folds 5 --repeats 2.")
