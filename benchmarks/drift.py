@@ -13,19 +13,21 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from planish import commands
-from planish.artifact import Pixels
 from planish.data import load_images
 from planish.evaluation.machine import describe_machine
 from planish.export.bundle import REFERENCE
 from planish.export.reference import image_values
 from planish.serving.drift import Drift
 from planish.serving.serve import open_models
+
+if TYPE_CHECKING:
+    from planish.artifact import Pixels
 
 RESULTS = Path(__file__).parent / "results"
 REFERENCE_IMAGES, GOOD_IMAGES, REPEATS, NEW_SHARE = 1000, 500, 20, 0.1

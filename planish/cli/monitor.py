@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from planish.cli.options import Debug, Json
-from planish.cli.running import fail, one_of, print_json, running, stdout
+from planish.cli.running import fail, one_of, print_json, progress, running, stdout
 
 
 def monitor(
@@ -28,7 +28,7 @@ def monitor(
     debug: Debug = False,
 ) -> None:
     """Has what comes in changed since the model was made? Exit code 1 if so."""
-    with running(debug=debug):
+    with running(debug=debug), progress():
         from planish import commands
         from planish.cli.tables import monitor_table
         from planish.search.goal import seconds

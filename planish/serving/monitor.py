@@ -15,6 +15,7 @@ import numpy as np
 
 from planish.errors import DataError
 from planish.export.bundle import SEAL
+from planish.progress import Stage
 from planish.serving.drift import Drift, Finding, Period
 from planish.serving.recorder import LOG_FILE
 from planish.serving.serve import named_bundles
@@ -110,14 +111,16 @@ def records(log: Path) -> Iterator[dict[str, Any]]:
     files = sorted(log.glob(f"{LOG_FILE}*"), key=lambda file: -int(file.suffix[1:]) if file.suffix[1:].isdigit() else 0)
     if not files:
         raise DataError(f"{log} has no {LOG_FILE}", "it is written by: planish serve --log FOLDER")
-    for file in files:
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(found, dict) and {"time", "model", "version", "bundle", "seconds"} <= found.keys():
-                yield found
+    with Stage("reading the log", sum(file.stat().st_size for file in files)) as stage:
+        for file in files:
+            for line in file.read_bytes().splitlines(keepends=True):
+                stage.advance(len(line))
+                try:
+                    found = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(found, dict) and {"time", "model", "version", "bundle", "seconds"} <= found.keys():
+                    yield found
 
 
 def tell(found: Sequence[Monitored], webhook: str) -> None:
