@@ -215,7 +215,7 @@ def test_the_command_ends_with_1_and_tells_the_webhook(
     loud = run(app, ["monitor", str(tmp_path / "dark"), str(bundle), "--webhook", f"{address}/ok", "--json"])
     assert loud.exit_code == 1, loud.output
     assert "brightness" in str(told[0]["text"])
-    assert any(one["of"] == "brightness" and one["drifted"] for one in json.loads(loud.output)[0]["findings"])
+    assert any(one["of"] == "brightness" and one["drifted"] for one in json.loads(loud.stdout)[0]["findings"])
     for wrong in (f"{address}/no", "file:///etc/passwd", "not an address"):
         with pytest.raises(DataError, match="was not told"):
             tell(monitor(tmp_path / "dark", [bundle]), wrong)
