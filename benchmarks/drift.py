@@ -1,6 +1,6 @@
 """How often the monitor cries wolf, and after how many images it notices what is there.
 
-    .venv/bin/python benchmarks/drift.py [--data cifar10] [--budget 5m] [--weeks 100] [--images 2000]
+    .venv/bin/python benchmarks/drift.py [--data fashion-mnist] [--budget 5m] [--weeks 100] [--images 5000]
 
 A network learns all classes but the last. Each simulated week draws a reference of 1000 images and a stream of others, all of which the
 network never saw. Weeks without drift are just that. In the others every image after the first 500 is darker, or blurred, or a class no
@@ -83,10 +83,10 @@ def week(folder: Path, model: Any, usual: Said, stream: Said) -> tuple[list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--budget", default="5m")
     parser.add_argument("--weeks", type=int, default=100)
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=5000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -16,10 +16,11 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-_SLOPES = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+_SLOPES = np.array([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0])
 _POWER = 8
-_MEMORIES = np.array([50.0, 200.0, 1000.0])  # images that a bet on the class mix looks back on
+_TIMES = np.array([0.25, 0.5, 1.5, 2.0, 4.0])  # as often as usual, that a bet says a class will come
 
 
 class _Capital:
@@ -27,17 +28,17 @@ class _Capital:
     can still win when the time comes; ever less, so that sharing costs nothing in the long run."""
 
     def __init__(self, bets: int) -> None:
-        self._shares = [1 / bets] * bets  # lists: there are few, and numpy would take ten times as long
+        self._shares = np.full(bets, 1 / bets)
         self._count = 1
         self.log10 = 0.0  # of the whole capital
 
-    def multiply(self, factors: Sequence[float]) -> None:
-        won = [share * factor for share, factor in zip(self._shares, factors, strict=True)]
-        total = sum(won)
+    def multiply(self, factors: npt.NDArray[np.float64]) -> None:
+        self._shares *= factors
+        total = float(self._shares.sum())
         self.log10 += math.log10(total)
         self._count += 1
-        kept, given = (1 - 1 / self._count) / total, 1 / self._count / len(won)
-        self._shares = [kept * share + given for share in won]
+        self._shares *= (1 - 1 / self._count) / total
+        self._shares += 1 / self._count / len(self._shares)
 
 
 class ValueChange:
@@ -65,7 +66,7 @@ class ValueChange:
         below, upto = bisect_left(self._pool, value), bisect_right(self._pool, value)
         rank = (below + self._random.random() * (upto - below + 1)) / (len(self._pool) + 1)
         insort(self._pool, value, below, upto)
-        self._capital.multiply([1.0, *_moved(rank), *_moved(abs(2 * rank - 1))])
+        self._capital.multiply(np.concatenate([[1.0], _moved(rank), _moved(abs(2 * rank - 1))]))
 
     @property
     def log10_evidence(self) -> float:
@@ -73,15 +74,15 @@ class ValueChange:
         return self._capital.log10
 
 
-def _moved(rank: float) -> list[float]:
+def _moved(rank: float) -> npt.NDArray[np.float64]:
     """Bets on ranks that are higher or lower than they should be, a little or much."""
-    return [*(1 + slope * (rank - 0.5) for slope in _SLOPES), _POWER * rank ** (_POWER - 1), _POWER * (1 - rank) ** (_POWER - 1)]
+    return np.append(1 + _SLOPES * (rank - 0.5), [_POWER * rank ** (_POWER - 1), _POWER * (1 - rank) ** (_POWER - 1)])
 
 
 class MixChange:
     """Whether classes still come as often as in the reference: one that is missing, one that came to be frequent.
 
-    Bets that the mix of the last images goes on.
+    Bets on each class that it comes so many times as often as it did.
 
     Args:
         reference: images of each class ``(classes,)`` from when all was well.
@@ -90,23 +91,21 @@ class MixChange:
 
     def __init__(self, reference: Sequence[int], seed: int = 0) -> None:
         self._counts = np.asarray(reference, dtype=np.float64)
-        self._recent = np.tile(self._counts / self._counts.sum(), (len(_MEMORIES), 1))
         self._random = random.Random(seed)
-        self._capital = _Capital(1 + len(_MEMORIES))
+        self._capital = _Capital(1 + len(reference) * len(_TIMES))
 
     def add(self, value: float) -> None:
         """Take in the next image's class number."""
         index = int(value)
         edges = np.concatenate([[0.0], self._counts.cumsum()])
-        total = edges[-1]
-        rank = (edges[index] + self._random.random() * (self._counts[index] + 1)) / (total + 1)
-        place = int(np.searchsorted(edges[1:-1], rank * total, side="right"))  # one of as many parts as there are classes, known beforehand
-        usual = self._counts / total
-        factors = (usual + self._recent) / 2 / np.where(usual > 0, usual, 1)
-        self._capital.multiply([1.0, *factors[:, place].tolist()])
+        rank = (edges[index] + self._random.random() * (self._counts[index] + 1)) / (edges[-1] + 1)
+        place = int(np.searchsorted(edges[1:-1], rank * edges[-1], side="right"))  # one of as many parts as classes, known beforehand
+        usual = self._counts / edges[-1]
+        said = np.minimum(np.outer(usual, _TIMES), (1 + usual[:, None]) / 2)
+        factors = (1 - said) / np.maximum(1 - usual[:, None], 1e-12)  # of a class that is all there is, only its own place is used
+        factors[place] = said[place] / usual[place]
+        self._capital.multiply(np.append(1.0, factors))
         self._counts[index] += 1
-        self._recent *= 1 - 1 / _MEMORIES[:, None]
-        self._recent[:, place] += 1 / _MEMORIES
 
     @property
     def log10_evidence(self) -> float:
