@@ -66,21 +66,25 @@ def doctor_table(found: Mapping[str, Any]) -> Table:
 
 def monitor_table(found: Monitored) -> Table:
     """What was found of a model, the strongest first."""
-    lines = [found.verdict + (f" since {found.since}" if found.since else "")]
+    lines = [f"since {found.since}"] * bool(found.since)
     if found.latency_ms:
         lines.append("a request takes {:.1f} ms, 95 % of them less than {:.1f} ms".format(*found.latency_ms))
     if found.others:
         lines.append(f"{found.others:,} predictions of other bundles of that name were passed over")
-    table = _table(title=lines[0], caption="\n".join(lines[1:]))
-    for heading in ("", "reference → last images", "chance without drift", ""):
+    table = _table(title=found.verdict, caption="\n".join(lines))
+    for heading in ("", "", "reference → last images", "without drift"):
         table.add_column(heading, overflow="fold")
     for one in found.findings:
-        if one.log10_evidence is None:
-            chance = ""
-        else:
-            chance = f"at most 1 in {10**one.log10_evidence:,.0f}" if one.log10_evidence >= 1 else "nothing unusual"
-        table.add_row(one.of, one.words, chance, "drifted" if one.drifted else "")
+        table.add_row(one.of, "drifted" if one.drifted else "", one.words, _chance(one.log10_evidence))
     return table
+
+
+def _chance(log10_evidence: float | None) -> str:
+    if log10_evidence is None:
+        return ""
+    if log10_evidence > 6:
+        return "less than 1 in a million"
+    return f"at most 1 in {10**log10_evidence:,.0f}" if log10_evidence >= 1 else "nothing unusual"
 
 
 def _table(**options: Any) -> Table:

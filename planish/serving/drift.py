@@ -116,7 +116,7 @@ class Drift:
         if name != CLASSES:
             usual = self._values[name]
             mean, now, spread = fmean(usual), fmean(recent), pstdev(usual)
-            return f"{mean:.3g} → {now:.3g}" + (f" ({(now - mean) / spread:+.1f} standard deviations)" if spread else "")
+            return f"{mean:.3g} → {now:.3g}" + (f" ({(now - mean) / spread:+.1f} SD)" if spread else "")
         total = sum(self._classes.values())
         shares = {
             name: (count / total, sum(one == self._numbers[name] for one in recent) / len(recent)) for name, count in self._classes.items()
