@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from scipy.ndimage import gaussian_filter
 
 from planish import commands
 from planish.data import load_images
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from planish.artifact import Pixels
 
 RESULTS = Path(__file__).parent / "results"
-REFERENCE_IMAGES, GOOD_IMAGES, REPEATS, NEW_SHARE = 1000, 500, 20, 0.1
+REFERENCE_IMAGES, GOOD_IMAGES, REPEATS, NEW_SHARE, BLUR_PIXELS = 1000, 500, 20, 0.1, 0.7
 MONDAY = 4 * 86_400
 Said = list[tuple[dict[str, float], str]]
 
@@ -61,8 +61,7 @@ def values_of(model: Any, images: Pixels) -> Said:
 def changed(images: Pixels, how: str) -> Pixels:
     if how == "darker by a quarter":
         return (images * 0.75).round().astype(np.uint8)
-    blur = ImageFilter.GaussianBlur(0.7)
-    return np.stack([np.asarray(Image.fromarray(image).filter(blur)) for image in images])
+    return gaussian_filter(images, (0, BLUR_PIXELS, BLUR_PIXELS, 0))
 
 
 def week(folder: Path, model: Any, usual: Said, stream: Said) -> tuple[list[str], int | None]:
