@@ -39,9 +39,9 @@ def serve(
 ) -> None:
     """Answer images over HTTP: POST /predict with a file, or the Open Inference Protocol v2; /metrics for Prometheus."""
     with running(debug=debug):
-        from planish import commands
+        from planish.serving.serve import serve as listen  # planish.commands would bring torch, which a service has no use for
 
-        commands.serve(
+        listen(
             bundles,
             host=host,
             port=port,

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, InputSpec, Step
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.errors import TechniqueError
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.technique import describe

@@ -129,7 +129,7 @@ def _torch_outputs(artifact: Artifact, images: Pixels) -> tuple[Outputs, float]:
     import torch
     from torch import nn
 
-    from planish.data.preprocessing import Normalise
+    from planish.data.normalisation import Normalise
 
     def run(dtype: torch.dtype) -> Any:
         network = nn.Sequential(Normalise.of(artifact.preprocessing), copy.deepcopy(artifact.module))
@@ -282,7 +282,7 @@ def _fed_pixels(module: nn.Module, artifact: Artifact) -> nn.Module:
     import torch
     from torch import nn
 
-    from planish.data.preprocessing import normalise_each
+    from planish.data.normalisation import normalise_each
 
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (artifact.preprocessing.mean, artifact.preprocessing.std))
     width = artifact.input_spec.width
