@@ -377,7 +377,7 @@ def verify(
 
         limit = None if max_latency is None else milliseconds(max_latency)
         found = check(bundle_folder(bundle), latency=latency, max_latency_ms=limit)
-        print_json(found) if json else stdout.print(str(found), markup=False)
+        print_json(found) if json else stdout.print(str(found), markup=False, soft_wrap=True)
         if not found.ok:
             raise typer.Exit(1)
 
