@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from planish.cli.options import Debug
-from planish.cli.running import running, stdout
+from planish.cli.running import fail, running, stdout
 
 
 def serve(
@@ -35,10 +35,14 @@ def serve(
     reload: Annotated[bool, typer.Option("--reload", help="Exchange a model when its folder holds a newer bundle.")] = False,
     certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="As replicas in Ray Serve, here or in the cluster RAY_ADDRESS names.")] = False,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes in Ray Serve, each with all models.")] = 1,
     debug: Debug = False,
 ) -> None:
     """Answer images over HTTP: POST /predict with a file, or the Open Inference Protocol v2; /metrics for Prometheus."""
     with running(debug=debug):
+        if replicas > 1 and not ray:
+            fail("--replicas has no meaning without --ray, which starts them.")
         from planish.serving.serve import serve as listen  # planish.commands would bring torch, which a service has no use for
 
         listen(
@@ -56,5 +60,6 @@ def serve(
             reload=reload,
             certificate=certificate,
             certificate_key=key,
+            replicas=replicas if ray else None,
             watch=lambda text: stdout.print(text, markup=False, soft_wrap=True),
         )

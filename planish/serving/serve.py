@@ -7,13 +7,17 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planish.errors import BundleError
 from planish.export.bundle import bundle_folder
 from planish.serving.model import ServedModel
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 _RELOAD_S = 2.0
+_NAMED = re.compile(r"([\w.-]+)(?:@([\w.-]+))?=(.+)")
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
 
 
@@ -27,6 +31,7 @@ def serve(
     reload: bool = False,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
+    replicas: int | None = None,
     watch: Callable[[str], None] = lambda text: None,
     **limits: Any,
 ) -> None:
@@ -43,11 +48,12 @@ def serve(
         reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
+        replicas: as so many processes in Ray Serve; None for this process alone.
         watch: told what is served where.
         limits: of requests; the fields of ``planish.serving.app.Limits``.
 
     Raises:
-        BundleError: a bundle is damaged, two have one name and version, or FastAPI or uvicorn is not installed.
+        BundleError: a bundle is damaged, two have one name and version, or FastAPI, uvicorn or Ray Serve is not installed.
     """
     try:
         import uvicorn
@@ -58,15 +64,31 @@ def serve(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
     models = open_models(bundles, threads)
-    _log_to_stdout()
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     scheme = "https" if certificate else "http"
     watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
-    app = service(models, Limits(**limits), shares=_shares(canary), reload_s=_RELOAD_S if reload else None)
+    bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
+    listening: dict[str, Any] = {"host": host, "port": port}
+    if replicas is not None:
+        from planish.serving.replicas import serve_replicas
+
+        given = [_absolute(bundle) for bundle in bundles]  # a replica has a working directory of its own
+        most = max(threads or model.bundle.threads for model in models)
+
+        def build() -> FastAPI:
+            _log_to_stdout()
+            return service(open_models(given, threads), bounds, shares=shares, reload_s=reload_s)
+
+        serve_replicas(
+            build, replicas=replicas, threads=most, max_requests=2 * bounds.max_queue,  # so that it is the service that refuses
+            certificate=certificate, certificate_key=certificate_key, **listening,
+        )  # fmt: skip
+        return
+    _log_to_stdout()
     uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
-        ssl_certfile=certificate, ssl_keyfile=certificate_key,
+        service(models, bounds, shares=shares, reload_s=reload_s), log_level="warning", access_log=False,
+        timeout_graceful_shutdown=_DRAIN_S, ssl_certfile=certificate, ssl_keyfile=certificate_key, **listening,
     )  # fmt: skip
 
 
@@ -74,7 +96,7 @@ def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> li
     """Open what is to be served, each named as it is asked for."""
     models: dict[tuple[str, str], ServedModel] = {}
     for given in bundles:
-        named = re.fullmatch(r"([\w.-]+)(?:@([\w.-]+))?=(.+)", str(given))
+        named = _NAMED.fullmatch(str(given))
         folder = Path(named[3] if named else given)
         name, version = (named[1], named[2] or "1") if named else (re.sub(r"[^\w.-]", "-", folder.resolve().name), "1")
         if (name, version) in models:
@@ -83,6 +105,13 @@ def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> li
             )
         models[name, version] = ServedModel(name, version, bundle_folder(folder), threads)
     return list(models.values())
+
+
+def _absolute(given: str | Path) -> str:
+    """The same bundle, named from any working directory."""
+    named = _NAMED.fullmatch(str(given))
+    folder = Path(named[3] if named else given).resolve()
+    return f"{str(given)[: named.start(3)]}{folder}" if named else str(folder)
 
 
 def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:
