@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +74,7 @@ def read_foreign(file: Path) -> Foreign:
     kind = inputs[0].type.tensor_type if len(inputs) == 1 else None
     if kind is None or kind.elem_type != onnx.TensorProto.FLOAT or len(kind.shape.dim) != 4:
         raise ModelError(f"{file} takes {said}", "a classifier takes one float32 tensor of images (N, C, H, W)", "export it so")
-    batch, channels, height, width = (
-        d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value > 0 else None for d in kind.shape.dim
-    )
+    batch, channels, height, width = (d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
     if channels not in (1, 3):
         nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
         raise ModelError(f"{file} takes {said}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
@@ -117,7 +116,7 @@ def fed_pixels(foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, 
     _drop_unused(graph)
     graph.ClearField("value_info")
     model.ClearField("metadata_props")
-    found = _run(model, {"images": sample})[0]
+    (found,) = _run(model, "images", [sample])[0]
     if softmax:
         found = np.exp(found - found.max(axis=1, keepdims=True))
         found /= found.sum(axis=1, keepdims=True)
@@ -136,7 +135,7 @@ def _outputs(foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, cl
     size = foreign.batch or 1
     known = {tensor.name for tensor in foreign.model.graph.initializer}
     taken = next(value.name for value in foreign.model.graph.input if value.name not in known)
-    rows = [_run(foreign.model, {taken: np.repeat(image[None], size, axis=0)}) for image in images]
+    rows = _run(foreign.model, taken, [np.repeat(image[None], size, axis=0) for image in images])
     names = [output.name for output in foreign.model.graph.output]
     shapes = {name: values.shape[1:] for name, values in zip(names, rows[0], strict=True)}
     fitting = [name for name, shape in shapes.items() if shape == (classes,)]
@@ -150,17 +149,16 @@ def _outputs(foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, cl
     return np.concatenate([row[place][:1] for row in rows]), fitting[0]
 
 
-def _run(model: Any, feed: dict[str, Any]) -> Any:
+def _run(model: Any, name: str, batches: Sequence[Any]) -> list[Any]:
+    """All outputs for each batch."""
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
-        return session.run(None, feed)
+        return [session.run(None, {name: batch}) for batch in batches]
     except Exception as error:  # its bindings raise many kinds without a common base
-        shapes = ", ".join(f"{values.dtype} {values.shape}" for values in feed.values())
-        raise ModelError(
-            f"ONNX Runtime does not run the file on {shapes}: {first_line(error)}", "it must run on one image at least"
-        ) from error
+        taken = f"{batches[0].dtype} {batches[0].shape}"
+        raise ModelError(f"ONNX Runtime does not run the file on {taken}: {first_line(error)}", "it must run on images") from error
 
 
 def _renewed(model: Any) -> tuple[Any, list[str]]:
@@ -168,14 +166,13 @@ def _renewed(model: Any) -> tuple[Any, list[str]]:
     import onnx
 
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if version < 13:
-        try:
-            return onnx.version_converter.convert_version(model, _OPSET), [
-                f"brought from version {version} of ONNX's operators to {_OPSET}"
-            ]
-        except Exception as error:  # the converter raises RuntimeError for operators that it does not know
-            return _copy(model), [f"its operators are of version {version} and stay so ({first_line(error)}); INT8 may not be possible"]
-    return _copy(model), []
+    if version >= 13:
+        return _copy(model), []
+    try:
+        newer = onnx.version_converter.convert_version(model, _OPSET)
+    except Exception as error:  # the converter raises RuntimeError for operators that it does not know
+        return _copy(model), [f"its operators are of version {version} and stay so ({first_line(error)}); INT8 may not be possible"]
+    return newer, [f"brought from version {version} of ONNX's operators to {_OPSET}"]
 
 
 def _copy(model: Any) -> Any:
@@ -189,6 +186,9 @@ def _free_batch(model: Any, batch: int) -> None:
     from onnx import numpy_helper
 
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants |= {
+        node.output[0]: a.t for node in model.graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"
+    }
     for node in model.graph.node:
         if node.op_type != "Reshape" or node.input[1] not in constants:
             continue

@@ -112,7 +112,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
                 failures.append(f"{name}: {key} {failure}")
     measured = _latency(folder, bundle, np.stack(images)) if latency and images else None
     if measured is not None and max_latency_ms is not None and measured.value > max_latency_ms:
-        failures.append(f"it takes {measured} for {bundle.batch} images with {bundle.threads} threads, at most {max_latency_ms:g} ms")
+        failures.append(f"a call takes {measured} (batch {bundle.batch}, threads {bundle.threads}), at most {max_latency_ms:g} ms")
     promised = bundle.measurements.get("latency_ms")
     return VerifyReport(str(folder), len(bundle.golden), worst, bundle.tolerance, failures, measured, promised)
 

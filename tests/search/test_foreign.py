@@ -118,6 +118,27 @@ def test_a_network_of_timm(shapes: Path, tmp_path: Path) -> None:
     says_what(network, job, (0.0,) * 3, (1.0,) * 3)
 
 
+class Viewed(nn.Module):
+    """Counts on a batch of one; what comes after cannot be freed from that by its reshape alone."""
+
+    def __init__(self, mixes: bool) -> None:
+        super().__init__()
+        self.conv, self.last, self.mixes = nn.Conv2d(3, 4, 5, 4), nn.Linear(196, 3), mixes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        x = self.last(x.reshape(int(x.shape[0]), -1))
+        return x - x.mean(0, keepdim=True) / 2 if self.mixes else x
+
+
+def test_a_fixed_batch_is_freed_or_refused(shapes: Path, tmp_path: Path) -> None:
+    options = {"dynamo": False, "opset_version": 13}
+    network = Viewed(False).eval()
+    says_what(network, file_job(shapes, export(network, tmp_path / "net.onnx", **options)))
+    with pytest.raises(ModelError, match=r"one by one.*made for 1"):
+        file_job(shapes, export(Viewed(True).eval(), tmp_path / "mixes.onnx", **options))
+
+
 def test_smaller_images(resnet: nn.Module, any_batch: Job, shapes: Path, tmp_path: Path) -> None:
     smaller = Resolution(scale=0.75).apply(any_batch.artifact, any_batch.task)
     assert (smaller.input_spec.height, smaller.input_spec.width) == (24, 24)
