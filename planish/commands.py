@@ -22,9 +22,10 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
 from planish.export import Temperature, ToOnnx, ToOpenVino
-from planish.export.bundle import VerifyReport, bundle_folder, write_bundle
-from planish.export.bundle import verify as verify_bundle
+from planish.export.bundle import bundle_folder, write_bundle
 from planish.export.runtimes import registered
+from planish.export.verify import VerifyReport
+from planish.export.verify import verify as verify_bundle
 from planish.measurement import Measurement
 from planish.models.storage import save_artifact
 from planish.plan import Plan
@@ -382,9 +383,16 @@ def explain(model: str | Path, **options: Any) -> Explanation:
     return explain_model(model, **options)
 
 
-def verify(bundle: str | Path) -> VerifyReport:
-    """Replay a bundle's golden samples and check its files. The report says what failed."""
-    return verify_bundle(bundle_folder(Path(bundle)))
+def verify(bundle: str | Path, *, latency: bool = True, max_latency: str | float | None = None) -> VerifyReport:
+    """Check a bundle's files, replay its golden samples, and measure its latency. The report says what failed.
+
+    Args:
+        bundle: its folder, or a run's.
+        latency: measure it, and set it beside what the bundle promised.
+        max_latency: of one call, ``5ms``; more is a failure.
+    """
+    limit = None if max_latency is None else units.milliseconds(max_latency)
+    return verify_bundle(bundle_folder(Path(bundle)), latency=latency, max_latency_ms=limit)
 
 
 def serve(bundles: Sequence[str | Path], **options: Any) -> None:

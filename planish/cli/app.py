@@ -21,16 +21,20 @@ from planish.cli.options import (
     Epochs,
     ImageSize,
     Json,
+    Mean,
     Model,
     Out,
     RecipeName,
+    Resize,
     Resume,
     Runtime,
     Seed,
     SkipBad,
+    Std,
     Threads,
     Train,
     Weights,
+    numbers,
     recipe_changes,
 )
 from planish.cli.running import fail, one_of, print_json, progress, resume_hint, running, stdout
@@ -72,6 +76,9 @@ def optimize(
     out: Out = None,
     resume: Resume = False,
     image_size: ImageSize = None,
+    resize: Resize = None,
+    mean: Mean = None,
+    std: Std = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most, of each training; the budget may cut it short.")] = None,
     augmentation: Annotated[str, typer.Option(help="Of training images: none, light or standard.")] = "light",
     train: Train = "auto",
@@ -90,6 +97,8 @@ def optimize(
     _run_search(
         out=out, resume=resume, json=json, debug=debug, data=data, model=model, weights=weights, max_drop=max_drop, max_latency=max_latency,
         max_size=max_size, runtime=runtime, threads=threads, batch=batch, budget=budget, image_size=image_size, epochs=epochs,
+        resize=None if resize is None else one_of("--resize", resize, "squash", "crop"), mean=numbers("--mean", mean),
+        std=numbers("--std", std),
         augmentation=one_of("--augmentation", augmentation, "none", "light", "standard"),
         train_mode=one_of("--train", train, "auto", "always", "never"), skip_bad=skip_bad,
         students=[] if student == ["none"] else student or None, teachers=teachers, seed=seed,
@@ -373,15 +382,21 @@ def _setting(text: str) -> tuple[str, str]:
 @app.command(epilog="Example: planish verify runs/demo/bundle")
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")],
+    latency: Annotated[bool, typer.Option(help="Measure the latency here, beside what the bundle promised.")] = True,
+    max_latency: Annotated[str | None, typer.Option(help="Of one call, 5ms; exit code 1 where it is missed.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a bundle's files and replay its golden samples; exit code 1 on any mismatch."""
+    """Check a bundle's files, replay its golden samples and measure its latency; exit code 1 on any mismatch."""
     with running(debug=debug):
-        from planish import commands
+        # not by way of planish.commands: a machine that only runs models has no torch
+        from planish.export.bundle import bundle_folder
+        from planish.export.verify import verify as check
+        from planish.search.goal import milliseconds
 
-        found = commands.verify(bundle)
-        print_json(found) if json else stdout.print(str(found), markup=False)
+        limit = None if max_latency is None else milliseconds(max_latency)
+        found = check(bundle_folder(bundle), latency=latency, max_latency_ms=limit)
+        print_json(found) if json else stdout.print(str(found), markup=False, soft_wrap=True)
         if not found.ok:
             raise typer.Exit(1)
 

@@ -29,17 +29,18 @@ def monitor(
 ) -> None:
     """Has what comes in changed since the model was made? Exit code 1 if so."""
     with running(debug=debug), progress():
-        from planish import commands
         from planish.cli.tables import monitor_table
         from planish.search.goal import seconds
+        from planish.serving.labelling import worth_labelling
         from planish.serving.monitor import ALERT_RULES
+        from planish.serving.monitor import monitor as look  # planish.commands would bring torch, which is not needed here
 
         if (label is None) != (out is None):
             fail("--label and --out belong together. For example --label 50 --out to-label.")
         if rules is not None:
             rules.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ALERT_RULES, rules)
-        found = commands.monitor(
+        found = look(
             source, bundles or (), false_alarms=false_alarms, period=one_of("--period", period, "day", "week"),
             every_s=None if every is None else seconds(every), webhook=webhook,
         )  # fmt: skip
@@ -49,7 +50,7 @@ def monitor(
             for one in found:
                 stdout.print(monitor_table(one))
         if label is not None and out is not None:
-            count = commands.worth_labelling(source, out, label)
+            count = worth_labelling(Path(source), out, label)
             if not json:
                 stdout.print(f"{count} images most worth a label: fill in {out / 'labels.csv'}", soft_wrap=True)
         if any(one.drifted for one in found):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from planish.cli.options import Debug
-from planish.cli.running import running, stdout
+from planish.cli.running import fail, running, stdout
 
 
 def serve(
@@ -41,14 +41,18 @@ def serve(
     log_images: Annotated[int, typer.Option(min=0, help="Image files to keep beside the log; the oldest go first.")] = 0,
     certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="As replicas in Ray Serve, here or in the cluster RAY_ADDRESS names.")] = False,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes in Ray Serve, each with all models.")] = 1,
     debug: Debug = False,
 ) -> None:
     """Answer images over HTTP: POST /predict with a file, or the Open Inference Protocol v2; /metrics for Prometheus."""
     with running(debug=debug):
-        from planish import commands
+        if replicas > 1 and not ray:
+            fail("--replicas has no meaning without --ray, which starts them.")
         from planish.serving.recorder import LogSettings
+        from planish.serving.serve import serve as listen  # planish.commands would bring torch, which a service has no use for
 
-        commands.serve(
+        listen(
             bundles,
             host=host,
             port=port,
@@ -65,5 +69,6 @@ def serve(
             log=LogSettings(log, log_bytes, log_images),
             certificate=certificate,
             certificate_key=key,
+            replicas=replicas if ray else None,
             watch=lambda text: stdout.print(text, markup=False, soft_wrap=True),
         )

@@ -116,7 +116,9 @@ def _open_onnx(file: Path, runtime: str) -> Opened:
     metadata = {p.key: p.value for p in onnx.load(str(file), load_external_data=False).metadata_props}
     if "planish.input_spec" not in metadata:
         raise ModelError(
-            f"{file} was not written by Planish", "its input size and preprocessing are not known", "export it with: planish export"
+            f"{file} was not written by Planish",
+            "its preprocessing is not known",
+            "planish optimize DATA --model FILE.onnx makes a bundle of it",
         )
     spec = InputSpec(**json.loads(metadata["planish.input_spec"]))
     preprocessing = Preprocessing(**json.loads(metadata["planish.preprocessing"]))

@@ -89,6 +89,8 @@ class Drift:
             at: seconds since 1970; None for now.
         """
         number = int(((time.time() if at is None else at) - _MONDAY) // _SECONDS[self._period])
+        if number < self.number:  # of a replica whose log is read later
+            return
         if number > self.number or self.images == _MOST_IMAGES:
             self.start(number)
         self.images += 1

@@ -108,7 +108,7 @@ def records(log: Path) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: there is no log.
     """
-    files = sorted(log.glob(f"{LOG_FILE}*"), key=lambda file: -int(file.suffix[1:]) if file.suffix[1:].isdigit() else 0)
+    files = sorted(log.rglob(f"{LOG_FILE}*"), key=lambda file: -int(file.suffix[1:]) if file.suffix[1:].isdigit() else 0)
     if not files:
         raise DataError(f"{log} has no {LOG_FILE}", "it is written by: planish serve --log FOLDER")
     with Stage("reading the log", sum(file.stat().st_size for file in files)) as stage:

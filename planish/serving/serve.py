@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planish.errors import BundleError
 from planish.export.bundle import bundle_folder
 from planish.serving.model import ServedModel
 from planish.serving.recorder import NO_LOG, LogSettings, Recorder
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 _RELOAD_S = 2.0
+_NAMED = re.compile(r"([\w.-]+)(?:@([\w.-]+))?=(.+)")
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
 
 
@@ -30,6 +36,7 @@ def serve(
     log: LogSettings = NO_LOG,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
+    replicas: int | None = None,
     watch: Callable[[str], None] = lambda text: None,
     **limits: Any,
 ) -> None:
@@ -48,11 +55,12 @@ def serve(
         log: where predictions are logged, and how much of them.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
+        replicas: as so many processes in Ray Serve; None for this process alone.
         watch: told what is served where.
         limits: of requests; the fields of ``planish.serving.app.Limits``.
 
     Raises:
-        BundleError: a bundle is damaged, two have one name and version, or FastAPI or uvicorn is not installed.
+        BundleError: a bundle is damaged, two have one name and version, or FastAPI, uvicorn or Ray Serve is not installed.
     """
     try:
         import uvicorn
@@ -63,16 +71,33 @@ def serve(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
     models = open_models(bundles, threads)
-    _log_to_stdout()
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     scheme = "https" if certificate else "http"
     watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
-    recorder = Recorder(log, watch_rate)
-    app = service(models, Limits(**limits), shares=_shares(canary), reload_s=_RELOAD_S if reload else None, recorder=recorder)
+    bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
+    listening: dict[str, Any] = {"host": host, "port": port}
+    if replicas is not None:
+        from planish.serving.replicas import serve_replicas
+
+        given = [_absolute(bundle) for bundle in bundles]  # a replica has a working directory of its own
+        most = max(threads or model.bundle.threads for model in models)
+
+        def build() -> FastAPI:
+            _log_to_stdout()
+            own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
+            return service(open_models(given, threads), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate))
+
+        serve_replicas(
+            build, replicas=replicas, threads=most, max_requests=2 * bounds.max_queue,  # so that it is the service that refuses
+            certificate=certificate, certificate_key=certificate_key, **listening,
+        )  # fmt: skip
+        return
+    _log_to_stdout()
+    app = service(models, bounds, shares=shares, reload_s=reload_s, recorder=Recorder(log, watch_rate))
     uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
-        ssl_certfile=certificate, ssl_keyfile=certificate_key,
+        app, log_level="warning", access_log=False,
+        timeout_graceful_shutdown=_DRAIN_S, ssl_certfile=certificate, ssl_keyfile=certificate_key, **listening,
     )  # fmt: skip
 
 
@@ -84,7 +109,7 @@ def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
     """
     found: dict[tuple[str, str], Path] = {}
     for given in bundles:
-        named = re.fullmatch(r"([\w.-]+)(?:@([\w.-]+))?=(.+)", str(given))
+        named = _NAMED.fullmatch(str(given))
         folder = Path(named[3] if named else given)
         name, version = (named[1], named[2] or "1") if named else (re.sub(r"[^\w.-]", "-", folder.resolve().name), "1")
         if (name, version) in found:
@@ -98,6 +123,13 @@ def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
 def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
     """Open what is to be served, each named as it is asked for."""
     return [ServedModel(name, version, folder, threads) for (name, version), folder in named_bundles(bundles).items()]
+
+
+def _absolute(given: str | Path) -> str:
+    """The same bundle, named from any working directory."""
+    named = _NAMED.fullmatch(str(given))
+    folder = Path(named[3] if named else given).resolve()
+    return f"{str(given)[: named.start(3)]}{folder}" if named else str(folder)
 
 
 def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:

@@ -16,6 +16,7 @@ from planish.compression import (
     NMPruning,
     QuantizeAware,
     Resolution,
+    Simplify,
     UnstructuredPruning,
     WeightSharing,
     Width,
@@ -50,6 +51,16 @@ class TestLatencyPruning(TechniqueConformance):
 
 class TestResolution(TechniqueConformance):
     technique = Resolution(scale=0.75)
+
+
+class TestResolutionOfAFile(TechniqueConformance):
+    technique = Resolution(scale=0.75)
+    before = (ToOnnx(),)
+
+
+class TestSimplify(TechniqueConformance):
+    technique = Simplify()
+    before = (ToOnnx(),)
 
 
 class TestBlockPruning(TechniqueConformance):

@@ -11,7 +11,8 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data.preprocessing import Normalise, decode, prepare, resize
+from planish.data.normalisation import Normalise
+from planish.data.preprocessing import decode, prepare, resize
 from planish.errors import DataError
 
 

@@ -12,7 +12,7 @@ from export_fakes import PREPROCESSING, SPEC, FakeTask
 from torch import nn
 
 from planish.artifact import Artifact
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.errors import ExportError, RuntimeMissingError
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes import RUNTIMES, available, executed_precisions, load
