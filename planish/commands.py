@@ -21,7 +21,7 @@ from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
-from planish.export import Temperature, ToOnnx, ToOpenVino
+from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport
 from planish.export.bundle import bundle_folder, write_bundle
 from planish.export.runtimes import registered
 from planish.export.verify import VerifyReport
@@ -340,17 +340,25 @@ def export(
     Args:
         model: folder of a saved torch model.
         data: the images it was trained on.
-        to: ``onnx`` or ``openvino``.
+        to: ``onnx``, ``openvino``, ``litert``, ``executorch``, ``torch_export`` or ``tensorrt``.
         out: the bundle's folder.
         int8: quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
         calibrate: divide the logits by a temperature that is fitted on the validation images.
         seed: of the split, as in training.
     """
-    formats = {"onnx": (ToOnnx(),), "openvino": (ToOnnx(), ToOpenVino())}
-    if to not in formats:
-        raise ModelError(f"there is no format {to!r}", f"formats are {' and '.join(formats)}", "for example --to onnx")
-    steps: list[Any] = list(formats[to])
-    steps[1:1] = [*[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate]
+    by_way_of_onnx: dict[str, tuple[Any, ...]] = {"onnx": (), "openvino": (ToOpenVino(),), "tensorrt": (ToTensorRt(),)}
+    directly: dict[str, Any] = {"litert": ToLiteRt(int8=int8), "executorch": ToExecuTorch(int8=int8), "torch_export": ToTorchExport()}
+    if to in directly:
+        if calibrate or (int8 and to == "torch_export"):
+            what = "a temperature" if calibrate else "INT8"
+            raise ModelError(
+                f"{what} in a {to} file", "it is written into ONNX files, and what is made of them", "export to onnx or openvino"
+            )
+        steps = [directly[to]]
+    elif to in by_way_of_onnx:
+        steps = [ToOnnx(), *[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate, *by_way_of_onnx[to]]
+    else:
+        raise ModelError(f"there is no format {to!r}", f"formats are {', '.join([*by_way_of_onnx, *directly])}", "for example --to onnx")
     return compress(model, data, plan=Plan(*steps), out=out, seed=seed).folder
 
 

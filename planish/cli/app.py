@@ -305,7 +305,7 @@ def compress(
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, from planish train.")],
     data: Data,
-    to: Annotated[str, typer.Option(help="onnx or openvino.")],
+    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, torch_export or tensorrt.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")] = Path("bundle"),
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits.")] = False,
     calibrate: Annotated[

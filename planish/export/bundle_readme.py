@@ -43,14 +43,27 @@ print(b["class_names"][int(logits[0].argmax())])""")
 
 _RESIZED = {"squash": "$w, $h", "crop": "max($w, $h * im.width // im.height), max($h, $w * im.height // im.width)"}
 
-# By runtime: what to import and install, and one or two lines from pixels `x` in the file `$file` to `logits`.
+# By runtime: what to install, what to import, and one or two lines from pixels `x` in the file `$file` to `logits`.
 _RUN = {
-    "onnxruntime": ("onnxruntime", 'logits = onnxruntime.InferenceSession($file).run(None, {"images": x})[0]'),
+    "onnxruntime": ("onnxruntime", "onnxruntime", 'logits = onnxruntime.InferenceSession($file).run(None, {"images": x})[0]'),
     "openvino": (
+        "openvino",
         "openvino",
         "model = openvino.Core().read_model($file)\n"
         'logits = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x)[0]',
     ),
+    "litert": (
+        "ai-edge-litert",
+        "ai_edge_litert.interpreter as lite",
+        'm = lite.Interpreter($file); m.allocate_tensors(); m.set_tensor(m.get_input_details()[0]["index"], x); m.invoke()\n'
+        'o = m.get_output_details()[0]; s, z = o["quantization"]; logits = (m.get_tensor(o["index"]) - np.float32(z)) * (s or 1)',
+    ),
+    "executorch": (
+        "executorch",
+        "torch, executorch.runtime as et",
+        'logits = et.Runtime.get().load_program($file).load_method("forward").execute([torch.from_numpy(x.copy())])[0].numpy()',
+    ),
+    "torch": ("torch", "torch", "logits = torch.export.load($file).module()(torch.from_numpy(x.copy())).detach().numpy()"),
 }
 _FILE = 'b["files"][0]'
 
@@ -59,10 +72,10 @@ def readme(artifact: Artifact, runtime: str) -> str:
     """The text of README.md for an exported artifact."""
     spec, source = artifact.input_spec, artifact.lineage.source.name
     # a runtime that others added has its own way to be called; ONNX files also run in ONNX Runtime
-    package, run = _RUN.get(runtime, _RUN["onnxruntime"])
+    package, imported, run = _RUN.get(runtime, _RUN["onnxruntime"])
     packed = artifact.format == "packed"  # only Planish knows how to open these
     lines = Template(_LINES.safe_substitute(resized=_RESIZED[artifact.preprocessing.resize], run=run)).substitute(
-        imports=f"{package}, planish.export.packed_file as packed" if packed else package,
+        imports=f"{imported}, planish.export.packed_file as packed" if packed else imported,
         file=f'packed.unpack(open({_FILE}, "rb").read())' if packed else _FILE,
         h=spec.height,
         w=spec.width,

@@ -17,8 +17,11 @@ from PIL import Image
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
-from planish.export import Pack, ToOnnx, ToOpenVino
+from planish.errors import RuntimeMissingError
+from planish.export import Pack, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport
 from planish.export.bundle import write_bundle
+from planish.export.litert_file import converter_python
+from planish.export.runtimes import find
 from planish.plan import Plan
 
 _REPLAY = """
@@ -79,7 +82,7 @@ def exported(channels: Any, resize: Any, steps: Sequence[Any], task: FakeTask) -
     net = nn.Sequential(nn.Conv2d(channels, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(160, 3))
     how = Preprocessing(36, resize, (0.4,) * channels, (0.2,) * channels)
     artifact = Artifact("torch", InputSpec(channels, 24, 20), how, CLASSES, Lineage(Source("module", 3, channels)), module=net.eval())
-    return Plan(ToOnnx(), *steps).apply(artifact, task)
+    return Plan(*steps).apply(artifact, task)
 
 
 def replay(folder: Path, tmp_path: Path, absent: Sequence[str]) -> tuple[Any, str]:
@@ -96,11 +99,15 @@ def replay(folder: Path, tmp_path: Path, absent: Sequence[str]) -> tuple[Any, st
 
 
 FORMATS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "onnx": ((), "onnxruntime"),
-    "onnx in openvino": ((), "openvino"),
-    "openvino": ((ToOpenVino(),), "openvino"),
-    "packed": ((Pack(),), "onnxruntime"),
-    "packed in openvino": ((Pack(),), "openvino"),
+    "onnx": ((ToOnnx(),), "onnxruntime"),
+    "onnx in openvino": ((ToOnnx(),), "openvino"),
+    "openvino": ((ToOnnx(), ToOpenVino()), "openvino"),
+    "packed": ((ToOnnx(), Pack()), "onnxruntime"),
+    "packed in openvino": ((ToOnnx(), Pack()), "openvino"),
+    "torch_export": ((ToTorchExport(),), "torch"),
+    "litert": ((ToLiteRt(),), "litert"),
+    "litert, INT8": ((ToLiteRt(int8=True),), "litert"),
+    "executorch": ((ToExecuTorch(),), "executorch"),
 }
 
 
@@ -110,12 +117,19 @@ FORMATS: dict[str, tuple[tuple[Any, ...], str]] = {
 )
 def test_the_lines_give_the_golden_outputs(tmp_path: Path, form: str, resize: str, channels: int) -> None:
     steps, runtime = FORMATS[form]
+    try:
+        find(runtime)
+        if runtime == "litert":
+            converter_python()
+    except RuntimeMissingError as error:
+        pytest.skip(str(error))
     task = FakeTask()
     task.splits["validation"] = OddImages()
     artifact = exported(channels, resize, steps, task)
     folder = write_bundle(artifact, task, tmp_path / "b", runtime=runtime, measurements={}, threads=1, batch=1, golden=20)
     own = () if artifact.format == "packed" else ("planish",)  # packed files are Planish's own
-    found, printed = replay(folder, tmp_path, (*own, "torch", "torchvision"))
+    torch_itself = () if runtime in ("torch", "executorch") else ("torch",)
+    found, printed = replay(folder, tmp_path, (*own, *torch_itself, "torchvision"))
     with np.load(folder / "golden" / "expected.npz") as saved:
         expected = saved["logits"]
     assert np.abs(expected - expected.mean(axis=0)).max() > 0.1, "the images differ"
