@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from planish.errors import BundleError
 from planish.export.bundle import bundle_folder
 from planish.serving.model import ServedModel
 
+_BACKLOG = 2048  # connections that may wait to be accepted
 _RELOAD_S = 2.0
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
 
@@ -47,12 +50,14 @@ def serve(
         limits: of requests; the fields of ``planish.serving.app.Limits``.
 
     Raises:
-        BundleError: a bundle is damaged, two have one name and version, or FastAPI or uvicorn is not installed.
+        BundleError: a bundle is damaged, two have one name and version, or FastAPI or uvicorn is not installed, the port is taken, or the
+            certificate cannot be used.
     """
     try:
         import uvicorn
 
         from planish.serving.app import Limits, service
+        from planish.serving.connection import Connection
     except ImportError as error:
         raise BundleError(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
@@ -61,13 +66,32 @@ def serve(
     _log_to_stdout()
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
-    scheme = "https" if certificate else "http"
-    watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
     app = service(models, Limits(**limits), shares=_shares(canary), reload_s=_RELOAD_S if reload else None)
-    uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
+    config = uvicorn.Config(
+        app, http=Connection, ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
         ssl_certfile=certificate, ssl_keyfile=certificate_key,
     )  # fmt: skip
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise BundleError(
+            f"{certificate} and {certificate_key}: {error}", "they are a certificate and its private key, PEM files"
+        ) from error
+    with _listening(host, port) as listener:
+        address = f"{'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        watch(f"listening on {address}; try: curl --data-binary @photo.jpg {address}/predict")
+        with contextlib.suppress(KeyboardInterrupt):  # raised once all is answered
+            uvicorn.Server(config).run([listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise BundleError(
+            f"{host}:{port}: {error.strerror or error}", "the server needs an address of this machine and a free port"
+        ) from error
 
 
 def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
