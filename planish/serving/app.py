@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from planish.errors import DataError, PlanishError
 from planish.serving.batching import Batcher, BusyError
-from planish.serving.description import IMAGE_FILE, INFERRED, PREDICTED, TENSORS, describe, failures
+from planish.serving.description import IMAGE_FILE, INFERRED, METRICS, PREDICTED, TENSORS, describe, failures
 from planish.serving.keys import KeyCheck
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
@@ -193,6 +194,10 @@ def service(
     async def refused(request: Request, error: _RefusedError) -> Response:
         return _error(error.status, str(error))
 
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, error.detail, dict(error.headers or {}))
+
     @app.exception_handler(RequestValidationError)
     async def misread(request: Request, error: RequestValidationError) -> Response:
         return _error(400, "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
@@ -246,7 +251,7 @@ def service(
         """The body is an image file."""
         return await predict(request, find(name, version), why)
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=failures())
+    @app.get("/metrics", response_class=Response, responses=METRICS)
     async def prometheus() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from planish.serving.keys import OPEN
+
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -14,13 +16,6 @@ class Failure(BaseModel):
     """What is answered to a request that failed."""
 
     error: str
-
-
-class Share(BaseModel):
-    """A class, and how sure the model is of it."""
-
-    name: str
-    confidence: float
 
 
 class Prediction(BaseModel):
@@ -58,6 +53,7 @@ def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
 ASKED = failures(400, 404, 413, 429, 504)
 PREDICTED = ASKED | {200: {"model": Prediction}}
 INFERRED = ASKED | {200: {"model": Inference, "content": {"application/octet-stream": _BINARY}}}
+METRICS = failures() | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 IMAGE_FILE = {"requestBody": {"required": True, "content": dict.fromkeys(("application/octet-stream", "image/jpeg", "image/png"), _BINARY)}}
 _INPUT = {
@@ -98,3 +94,5 @@ def describe(app: FastAPI, keys: bool) -> None:
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
         document["security"] = [{"bearer": []}, {"key": []}]
+        for path in OPEN & document["paths"].keys():
+            document["paths"][path]["get"]["security"] = []

@@ -50,6 +50,7 @@ def _png(width: int, height: int, *chunks: tuple[bytes, bytes], bits: int = 1) -
 
 
 BOMBS = [
+    bytes(400_000),
     _png(60_000, 60_000), _png(1, 900_000), _png(900_000, 1), _png(2**31 - 1, 2**31 - 1), _png(0, 0), _png(1000, 1000),
     _png(30, 30, (b"zTXt", b"a\0\0" + zlib.compress(bytes(80_000_000), 9))),
     _png(30, 30, (b"iCCP", b"a\0\0" + zlib.compress(bytes(80_000_000), 9))),
