@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
-from uvicorn.protocols.http.h11_impl import H11Protocol
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import H11Protocol as Protocol
+else:
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol as Protocol  # httptools' where it is installed
 
 HEAD_S = 10.0  # for the whole head of a request; bodies are timed by the application
 _LAST_S = 0.5  # for a request that is on its way when the service stops
 
 
-class Connection(H11Protocol):
+class Connection(Protocol):
     """uvicorn's, which would wait for ever for a head that never begins or never ends."""
 
     _waiting: asyncio.TimerHandle | None = None
@@ -52,6 +57,8 @@ class Connection(H11Protocol):
     def _wait(self, seconds: float) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
+        if self.transport.is_closing():
+            return
         self._waiting = self.loop.call_later(seconds, self._give_up)
 
     def _give_up(self) -> None:

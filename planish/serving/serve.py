@@ -7,6 +7,7 @@ import logging
 import re
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def serve(
         ) from error
     models = open_models(bundles, threads)
     _log_to_stdout()
+    warnings.filterwarnings("ignore", module="PIL")  # of each damaged file in words of its own, all of which Python would keep
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     app = service(models, Limits(**limits), shares=_shares(canary), reload_s=_RELOAD_S if reload else None)
@@ -87,7 +89,9 @@ def serve(
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer's body waits 40 ms for its head to be acknowledged
+        return listener
     except OSError as error:
         raise BundleError(
             f"{host}:{port}: {error.strerror or error}", "the server needs an address of this machine and a free port"

@@ -82,9 +82,12 @@ CONTENT_TYPES = st.sampled_from(
 
 @st.composite
 def image_requests(draw: st.DrawFn) -> bytes:
-    model = draw(st.sampled_from(["/predict", "/models/shapes/predict"]) | ODD_TEXT.map(lambda name: f"/models/{name}/predict"))
+    model = draw(st.sampled_from(["/predict", "/models/shapes/predict"] * 3 + [""])) or f"/models/{draw(ODD_TEXT)}/predict"
     version = draw(
-        st.just("") | ODD_TEXT.map(lambda text: f"?version={text}") | st.sampled_from(["?why=true", "?why=x", "?version=1&version=2"])
+        st.just("")
+        | st.just("")
+        | ODD_TEXT.map(lambda text: f"?version={text}")
+        | st.sampled_from(["?why=true", "?why=x", "?version=1&version=2"])
     )
     return message(_one_line(model + version), draw(damaged()), {"Content-Type": draw(CONTENT_TYPES)})
 

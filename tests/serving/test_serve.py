@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,3 +38,15 @@ def test_tritons_client_works_unchanged(served: Served) -> None:
         asked = triton.InferRequestedOutput("logits", binary_data=False)
         alone = client.infer("shapes", [one], outputs=[asked], request_id=str(i))
         assert alone.as_numpy("logits")[0] == pytest.approx(together[i], abs=1e-4)
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement(served: Served, bundle: Path) -> None:
+    """Without TCP_NODELAY each takes 40 ms more on a connection that is kept."""
+    data = next((bundle / "golden").glob("*.png")).read_bytes()
+    connection, seconds = http.client.HTTPConnection("127.0.0.1", served.port), []
+    for _ in range(30):
+        begun = time.perf_counter()
+        connection.request("POST", "/predict", data)
+        connection.getresponse().read()
+        seconds.append(time.perf_counter() - begun)
+    assert sorted(seconds)[10] < 0.03
