@@ -33,7 +33,7 @@ CHECKS = [
 schemathesis.openapi.media_type("image/png", st.sampled_from(FILES) | damaged(), aliases=["image/jpeg", "application/octet-stream"])
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(4000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("with_keys", [False, True])
 def test_answers_are_as_described(serve: Callable[..., Served], bundle: Path, tmp_path: Path, count: int, with_keys: bool) -> None:
     (tmp_path / "keys").write_text("secret\n")
