@@ -23,7 +23,7 @@ from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
 from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport
 from planish.export.bundle import bundle_folder, write_bundle
-from planish.export.runtimes import registered
+from planish.export.runtimes import available, registered
 from planish.export.verify import VerifyReport
 from planish.export.verify import verify as verify_bundle
 from planish.measurement import Measurement
@@ -314,7 +314,7 @@ def compress(
     if facts["format"] == "torch":
         save_artifact(after, folder)
     else:
-        runtime = next(name for name, kind in registered().items() if facts["format"] in kind.formats and kind.version())
+        runtime = available(facts["format"])[0]
         write_bundle(after, task, folder, runtime=runtime, measurements={}, threads=1, batch=1)
     reopened = open_model(folder)
     after_metrics = evaluate_split(reopened.predictor(threads=2), task, "test", reopened.input_spec, reopened.preprocessing).metrics

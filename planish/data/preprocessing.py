@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # (Phones' multi-picture files are opened by the JPEG reader.)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _BITS_PER_SAMPLE = 258  # TIFF tag
+_LONGEST = 16  # times what the crop needs of the longer side
 
 
 def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int = 64_000_000) -> npt.NDArray[np.uint8]:
@@ -63,6 +64,13 @@ def resize(image: npt.NDArray[np.uint8], spec: InputSpec, preprocessing: Preproc
     if (height, width) == (spec.height, spec.width):
         return image
     pil = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    if preprocessing.resize == "crop":  # of a line of pixels only the middle is scaled up: the whole would fill the memory
+        high = min(height, _LONGEST * width * spec.height // spec.width + 1)
+        wide = min(width, _LONGEST * height * spec.width // spec.height + 1)
+        if (high, wide) != (height, width):
+            left, top = (width - wide) // 2, (height - high) // 2
+            pil = pil.crop((left, top, left + wide, top + high))
+            height, width = high, wide
     if preprocessing.resize == "squash":
         return _to_array(pil.resize((spec.width, spec.height), Image.Resampling.BILINEAR))
     size = max(spec.width, spec.height * width // height), max(spec.height, spec.width * height // width)

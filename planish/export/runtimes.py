@@ -65,9 +65,9 @@ def registered() -> dict[str, type[Runtime]]:
     return RUNTIMES | {entry.name: entry.load() for entry in entry_points(group="planish.runtimes")}
 
 
-def available() -> list[str]:
-    """Names of the runtimes that work on this machine."""
-    return [name for name, runtime in registered().items() if runtime.version()]
+def available(format_: str | None = None) -> list[str]:
+    """Names of the runtimes that work on this machine, and open that format where one is given."""
+    return [name for name, kind in registered().items() if (format_ is None or format_ in kind.formats) and kind.version()]
 
 
 def find(name: str) -> type[Runtime]:

@@ -116,7 +116,7 @@ def optimize(
         max_size_bytes=None if max_size is None else units.size_bytes(max_size),
     )
     seconds = units.seconds(budget)
-    allowed = tuple(available()) if runtime == "auto" else (_found(runtime),)
+    allowed = tuple(available("onnx")) if runtime == "auto" else (_found(runtime),)
     _check(max_drop, threads, batch)
     name = model if isinstance(model, str) else type(model).__name__
     is_file = name.endswith(".onnx")
@@ -158,7 +158,7 @@ def optimize(
             other = prepare(data, model, weights=weights, **given, weights_seed=seed + number)
             stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
-        fp32 = tuple(Deployment("fp32", r, is_file) for r in available())
+        fp32 = tuple(Deployment("fp32", r, is_file) for r in available("onnx"))
         search = Search(
             runner,
             limits,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import socket
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from planish.serving.recorder import NO_LOG, LogSettings, Recorder
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+_BACKLOG = 2048  # connections that may wait to be accepted
 _RELOAD_S = 2.0
 _NAMED = re.compile(r"([\w.-]+)(?:@([\w.-]+))?=(.+)")
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
@@ -60,12 +64,14 @@ def serve(
         limits: of requests; the fields of ``planish.serving.app.Limits``.
 
     Raises:
-        BundleError: a bundle is damaged, two have one name and version, or FastAPI, uvicorn or Ray Serve is not installed.
+        BundleError: a bundle is damaged, two have one name and version, FastAPI, uvicorn or Ray Serve is not installed, the port is taken,
+            or the certificate cannot be used.
     """
     try:
         import uvicorn
 
         from planish.serving.app import Limits, service
+        from planish.serving.connection import Connection
     except ImportError as error:
         raise BundleError(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
@@ -73,10 +79,7 @@ def serve(
     models = open_models(bundles, threads)
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
-    scheme = "https" if certificate else "http"
-    watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
     bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
-    listening: dict[str, Any] = {"host": host, "port": port}
     if replicas is not None:
         from planish.serving.replicas import serve_replicas
 
@@ -88,17 +91,43 @@ def serve(
             own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
             return service(open_models(given, threads), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate))
 
+        scheme = "https" if certificate else "http"
+        watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
         serve_replicas(
             build, replicas=replicas, threads=most, max_requests=2 * bounds.max_queue,  # so that it is the service that refuses
-            certificate=certificate, certificate_key=certificate_key, **listening,
+            host=host, port=port, certificate=certificate, certificate_key=certificate_key,
         )  # fmt: skip
         return
     _log_to_stdout()
-    app = service(models, bounds, shares=shares, reload_s=reload_s, recorder=Recorder(log, watch_rate))
-    uvicorn.run(
-        app, log_level="warning", access_log=False,
-        timeout_graceful_shutdown=_DRAIN_S, ssl_certfile=certificate, ssl_keyfile=certificate_key, **listening,
+    warnings.filterwarnings("ignore", module="PIL")  # of each damaged file in words of its own, all of which Python would keep
+    config = uvicorn.Config(
+        service(models, bounds, shares=shares, reload_s=reload_s, recorder=Recorder(log, watch_rate)),
+        http=Connection, ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
+        ssl_certfile=certificate, ssl_keyfile=certificate_key,
     )  # fmt: skip
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise BundleError(
+            f"{certificate} and {certificate_key}: {error}", "they are a certificate and its private key, PEM files"
+        ) from error
+    with _listening(host, port) as listener:
+        address = f"{'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        watch(f"listening on {address}; try: curl --data-binary @photo.jpg {address}/predict")
+        with contextlib.suppress(KeyboardInterrupt):  # raised once all is answered
+            uvicorn.Server(config).run([listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer's body waits 40 ms for its head to be acknowledged
+        return listener
+    except OSError as error:
+        raise BundleError(
+            f"{host}:{port}: {error.strerror or error}", "the server needs an address of this machine and a free port"
+        ) from error
 
 
 def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:

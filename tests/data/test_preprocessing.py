@@ -150,6 +150,13 @@ def test_resize_agrees_with_pillow() -> None:
     assert (cropped == by_hand).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 2_000_000, 1), (2_000_000, 1, 1)])
+def test_a_line_of_pixels_does_not_fill_the_memory(shape: tuple[int, int, int]) -> None:
+    """Scaled up as a whole it would have 80 billion pixels."""
+    image = np.full(shape, 9, np.uint8)
+    assert (resize(image, InputSpec(1, 200, 200), settings_for("crop")) == np.full((200, 200, 1), 9)).all()
+
+
 @given(
     st.integers(1, 50),
     st.integers(1, 50),
