@@ -37,7 +37,7 @@ def check_knowledge(search: Search) -> None:
 
 def without_training(search: Search) -> list[Trial]:
     """Look at a simpler graph, smaller inputs, and more careful rounding where INT8 costs accuracy. What is not faster is stopped, unless
-    it keeps more accuracy than the uncompressed network as it is deployed.
+    it keeps more accuracy than the uncompressed network as it is deployed, or is smaller where that is asked for.
     """
     note(
         "pruning, factorizing, distillation and quantization-aware training are left out: they change or train weights in a PyTorch "
@@ -51,6 +51,8 @@ def without_training(search: Search) -> list[Trial]:
         careful = Int8(method="mse", weight_bits=bits, equalise=True, correct_bias=True)
         mixed = Int8(weight_bits=bits, slack=_SLACK, correct_bias=True)
         levels += [(Level(), Plan(careful)), (Level(), Plan(mixed))]
+    if way.precision == "fp32":
+        levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still be what is small enough
     trials = []
     for level, plan in levels:
         trial, shipped = Trial(level, plan), Shipped(plan, way)
@@ -65,5 +67,11 @@ def without_training(search: Search) -> list[Trial]:
         trials.append(trial)
     if trials:
         measure(search, "first look", trials)
-    kept = search.candidates[str(way)].measurements["accuracy_drop_validation"].value
-    return [t for t in trials if not t.stopped or (t.drop is not None and t.drop.value < kept)]
+    kept = search.candidates[str(way)].measurements
+
+    def has_a_use(trial: Trial) -> bool:
+        more_accurate = trial.drop is not None and trial.drop.value < kept["accuracy_drop_validation"].value
+        smaller = trial.measurements["size_bytes"].value < kept["size_bytes"].value
+        return not trial.stopped or more_accurate or (smaller and search.goal.max_size_bytes is not None)
+
+    return [trial for trial in trials if has_a_use(trial)]
