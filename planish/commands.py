@@ -6,15 +6,17 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.data import ImageData, load_images
-from planish.errors import BundleError, DataError, GoalError, ModelError
+from planish.errors import BundleError, DataError, GoalError, ModelError, RuntimeMissingError
 from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
 from planish.evaluation.machine import describe_machine
@@ -23,6 +25,7 @@ from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
 from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport
 from planish.export.bundle import bundle_folder, write_bundle
+from planish.export.litert_file import converter_python
 from planish.export.runtimes import available, registered
 from planish.export.verify import VerifyReport
 from planish.export.verify import verify as verify_bundle
@@ -465,9 +468,24 @@ def few_shot(source: str | Path, **options: Any) -> FewShot:
 
 
 def doctor() -> dict[str, Any]:
-    """What this machine can run: hardware, versions, runtimes and what to install for those that are missing."""
+    """What this machine is, what it can run, and what to install for what is missing."""
     runtimes = {name: kind.version() or f"missing; {kind.install}" for name, kind in registered().items()}
-    return {"machine": describe_machine(), "runtimes": runtimes, "free_disk_bytes": shutil.disk_usage(".").free}
+    extras = {
+        name: "installed" if find_spec(package) else f"missing; pip install 'planish[{name}]'"
+        for name, package in {"serve": "fastapi", "ray": "ray", "litert": "ai_edge_litert", "executorch": "executorch"}.items()
+    }
+    try:
+        extras["litert's converter"] = converter_python()
+    except RuntimeMissingError as error:
+        extras["litert's converter"] = f"missing; {error.fix}"
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] + ["Apple GPU"] * torch.backends.mps.is_available()
+    training = {"devices": ", ".join(devices) or "the processor alone"}
+    return {
+        "machine": describe_machine() | {"free_disk_bytes": shutil.disk_usage(".").free},
+        "training": training,
+        "runtimes": runtimes,
+        "extras": extras,
+    }
 
 
 def _task_for(source: str | Path, class_names: tuple[str, ...], channels: int, decode_side: int, seed: int, skip_bad: bool) -> Task:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from planish.evaluation.latency import LatencyReport
 from planish.report import words
@@ -54,13 +55,16 @@ def data_table(found: Mapping[str, Any]) -> Table:
 
 def doctor_table(found: Mapping[str, Any]) -> Table:
     """What this machine is and can run."""
-    table = _table()
+    table = _table(show_header=False)
     table.add_column("")
     table.add_column("", overflow="fold")
-    for section in ("machine", "runtimes"):
-        for name, value in found[section].items():
-            table.add_row(name.replace("_", " "), str(value))
-    table.add_row("free disk", f"{found['free_disk_bytes'] / 1e9:.1f} GB")
+    for section, values in found.items():
+        table.add_row(f"[bold]{section}[/bold]", "")
+        for name, value in values.items():
+            words = f"{value / 1e9:.1f} GB" if name.endswith("_bytes") else str(value)
+            table.add_row(
+                f"  {name.removesuffix('_bytes').replace('_', ' ')}", Text(words, "yellow" if words.startswith("missing") else "")
+            )
     return table
 
 
