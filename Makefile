@@ -2,7 +2,7 @@
 PYTHON ?= python3
 INSTALLED := .venv/.installed
 
-.PHONY: demo test slow check bench clean
+.PHONY: demo test slow formats check bench clean
 
 demo: $(INSTALLED)
 	.venv/bin/planish demo
@@ -12,6 +12,13 @@ test: $(INSTALLED)
 
 slow: $(INSTALLED)
 	.venv/bin/python -m pytest -m slow
+
+# LiteRT's converter wants older libraries, so it has an environment of its own
+formats: $(INSTALLED)
+	test -x .venv-litert/bin/python || $(PYTHON) -m venv .venv-litert
+	.venv-litert/bin/python -m pip install --quiet --disable-pip-version-check 'litert-torch==0.10.*' torch==2.14.1 torchvision==0.29.1
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,litert,executorch]'
+	PLANISH_LITERT_PYTHON=$(CURDIR)/.venv-litert/bin/python .venv/bin/python -m pytest -m "slow or not slow" tests/export/test_formats.py tests/export/test_bundle_readme.py
 
 check: $(INSTALLED)
 	.venv/bin/ruff check .
@@ -29,4 +36,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-litert build *.egg-info

@@ -1,10 +1,11 @@
 """The service under load on this machine's loopback, beside its own runtime in a bare loop.
 
-    .venv/bin/python benchmarks/serving.py BUNDLE [--seconds 10] [--overload-seconds 60]
+    .venv/bin/python benchmarks/serving.py BUNDLE [--seconds 10] [--minutes 1]
 
 Three questions. At saturation, how much of the bare runtime's throughput is left (turn by turn, so that the machine's drift meets both)?
-At half of that load, with requests that come at random times, how long do answers take, against the bare runtime's batch of one? At twice
-the capacity, is every request answered, with 200 or 429, and does memory stay flat? Clients run in a process of their own on the same
+At half of that load, with requests that come at random times, how long do answers take, against the bare runtime's batch of one, and
+against a queue before the bare runtime that costs no time of its own (computed from the bare runtime's times)? At twice the capacity, is
+every request answered, with 200 or 429, and does memory stay flat? Clients run in a process of their own on the same
 cores, which costs throughput; tensors are sent in binary by the Open Inference Protocol.
 """
 
@@ -47,6 +48,23 @@ def bare(bundle: Path, batch: int, seconds: float) -> tuple[float, float]:
         predictor(images)
         times.append(time.perf_counter() - begun)
     return batch * len(times) / sum(times), 1000 * float(np.median(times))
+
+
+def queue(rate: float, one_ms: float, batch_a_second: float) -> tuple[float, float]:
+    """Median and 99th percentile of milliseconds from request to answer where a queue costs nothing but the wait for the runtime.
+
+    Requests come at random times; those that wait while a batch runs are the next batch, whose time grows evenly from that of one image.
+    """
+    rng, more_ms = np.random.default_rng(0), (1000 * BATCH / batch_a_second - one_ms) / (BATCH - 1)
+    due = np.cumsum(rng.exponential(1000 / rate, 100_000))
+    took, free, first = np.empty(len(due)), 0.0, 0
+    while first < len(due):
+        begun = max(free, due[first])
+        last = min(first + BATCH, max(first + 1, int(np.searchsorted(due, begun, "right"))))
+        free = begun + one_ms + (last - first - 1) * more_ms
+        took[first:last], first = free - due[first:last], last
+    p50, p99 = np.percentile(took, [50, 99])
+    return float(p50), float(p99)
 
 
 def request(bundle: Path) -> tuple[bytes, dict[str, str]]:
@@ -106,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--overload-seconds", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=1, help="of twice the capacity")
     parser.add_argument("--clients", type=int, default=2 * BATCH)
     arguments = parser.parse_args()
     with socket.socket() as free:
@@ -128,17 +146,20 @@ def main() -> None:
         capacity = float(np.median([one["a_second"] for one in rounds]))
         _rate, one_ms = bare(arguments.bundle, 1, arguments.seconds)
         half = asyncio.run(opened(url, body, headers, capacity / 2, arguments.seconds))
+        ideal = queue(capacity / 2, one_ms, float(np.median([one["bare"] for one in rounds])))
         print(f"half load: p50 {half['p50_ms']:.2f} ms, p99 {half['p99_ms']:.2f} ms; bare {one_ms:.2f} ms", flush=True)
+        print(f"a queue alone: p50 {ideal[0]:.2f} ms, p99 {ideal[1]:.2f} ms", flush=True)
         process = psutil.Process(server.pid)
         before = process.memory_info().rss
-        over = asyncio.run(opened(url, body, headers, 2 * capacity, arguments.overload_seconds))
+        over = asyncio.run(opened(url, body, headers, 2 * capacity, 60 * arguments.minutes))
         after = process.memory_info().rss
         print(f"twice the capacity: {dict(over['statuses'])}, memory {before / 1e6:.0f} -> {after / 1e6:.0f} MB", flush=True)
     finally:
         server.terminate()
         server.wait()
     found = {
-        "rounds": rounds, "bare_batch_1_ms": one_ms, "half_load": half, "overload": over, "rss_bytes": [before, after],
+        "rounds": rounds, "bare_batch_1_ms": one_ms, "half_load": half, "queue_alone_ms": ideal, "overload": over,
+        "rss_bytes": [before, after],
         "runtime": read_bundle(arguments.bundle).runtime, "batch": BATCH, "clients": arguments.clients, "machine": describe_machine(),
     }  # fmt: skip
     RESULTS.joinpath("serving.json").write_text(json.dumps(found, indent=2) + "\n")

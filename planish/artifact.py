@@ -61,11 +61,12 @@ class Source:
     """How to build the network that everything started from, without weights.
 
     Args:
-        name: ``resnet20`` (ours), ``torchvision:resnet18``, ``timm:resnet18``, ``path/file.py:factory`` or ``module`` (handed over).
+        name: ``resnet20`` (ours), ``torchvision:resnet18``, ``timm:resnet18``, ``path/file.py:factory``, ``module`` (handed over),
+            or the name of an ONNX file.
         num_classes: size of the classifier.
         channels: channels of the first convolution.
         small_stem: True where the stem was changed for small images.
-        sha256: hash of ``file.py``, empty for the others.
+        sha256: hash of ``file.py`` or of the ONNX file, empty for the others.
     """
 
     name: str

@@ -6,25 +6,29 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.data import ImageData, load_images
-from planish.errors import BundleError, DataError, GoalError, ModelError
+from planish.errors import BundleError, DataError, GoalError, ModelError, RuntimeMissingError
 from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
-from planish.export import Temperature, ToOnnx, ToOpenVino
-from planish.export.bundle import VerifyReport, bundle_folder, write_bundle
-from planish.export.bundle import verify as verify_bundle
-from planish.export.runtimes import registered
+from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport
+from planish.export.bundle import bundle_folder, write_bundle
+from planish.export.litert_file import converter_python
+from planish.export.runtimes import available, registered
+from planish.export.verify import VerifyReport
+from planish.export.verify import verify as verify_bundle
 from planish.measurement import Measurement
 from planish.models.storage import save_artifact
 from planish.plan import Plan
@@ -52,10 +56,14 @@ from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
 from planish.search.original import write_training
 from planish.search.result import Result
+from planish.search.retrain import Continued
+from planish.search.retrain import continue_from as retrain
 from planish.search.state import Watch
 from planish.search.studies import STUDIES
 from planish.search.suspects import Suspects
 from planish.search.suspects import suspects as find_suspects
+from planish.serving.monitor import Monitored
+from planish.serving.monitor import monitor as look_for_drift
 from planish.task import SplitName, Task
 from planish.tasks import Classification
 from planish.training.original import TrainMode, train_original
@@ -208,6 +216,11 @@ def train(
     return Trained(artifact, folder, judged.found.metrics)
 
 
+def continue_from(served: str | Path, data: str | Path, added: str | Path, **options: Any) -> Continued:
+    """Take new images in, and compare what comes of it with what is served; see ``planish.search.retrain.continue_from``."""
+    return retrain(served, data, added, **options)
+
+
 def folds(data: str | Path, **options: Any) -> Folds:
     """How accurate a recipe is by cross-validation, test untouched; see ``planish.search.folds.folds`` for the options.
 
@@ -304,7 +317,7 @@ def compress(
     if facts["format"] == "torch":
         save_artifact(after, folder)
     else:
-        runtime = next(name for name, kind in registered().items() if facts["format"] in kind.formats and kind.version())
+        runtime = available(facts["format"])[0]
         write_bundle(after, task, folder, runtime=runtime, measurements={}, threads=1, batch=1)
     reopened = open_model(folder)
     after_metrics = evaluate_split(reopened.predictor(threads=2), task, "test", reopened.input_spec, reopened.preprocessing).metrics
@@ -330,17 +343,25 @@ def export(
     Args:
         model: folder of a saved torch model.
         data: the images it was trained on.
-        to: ``onnx`` or ``openvino``.
+        to: ``onnx``, ``openvino``, ``litert``, ``executorch``, ``torch_export`` or ``tensorrt``.
         out: the bundle's folder.
         int8: quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
         calibrate: divide the logits by a temperature that is fitted on the validation images.
         seed: of the split, as in training.
     """
-    formats = {"onnx": (ToOnnx(),), "openvino": (ToOnnx(), ToOpenVino())}
-    if to not in formats:
-        raise ModelError(f"there is no format {to!r}", f"formats are {' and '.join(formats)}", "for example --to onnx")
-    steps: list[Any] = list(formats[to])
-    steps[1:1] = [*[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate]
+    by_way_of_onnx: dict[str, tuple[Any, ...]] = {"onnx": (), "openvino": (ToOpenVino(),), "tensorrt": (ToTensorRt(),)}
+    directly: dict[str, Any] = {"litert": ToLiteRt(int8=int8), "executorch": ToExecuTorch(int8=int8), "torch_export": ToTorchExport()}
+    if to in directly:
+        if calibrate or (int8 and to == "torch_export"):
+            what = "a temperature" if calibrate else "INT8"
+            raise ModelError(
+                f"{what} in a {to} file", "it is written into ONNX files, and what is made of them", "export to onnx or openvino"
+            )
+        steps = [directly[to]]
+    elif to in by_way_of_onnx:
+        steps = [ToOnnx(), *[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate, *by_way_of_onnx[to]]
+    else:
+        raise ModelError(f"there is no format {to!r}", f"formats are {', '.join([*by_way_of_onnx, *directly])}", "for example --to onnx")
     return compress(model, data, plan=Plan(*steps), out=out, seed=seed).folder
 
 
@@ -373,9 +394,16 @@ def explain(model: str | Path, **options: Any) -> Explanation:
     return explain_model(model, **options)
 
 
-def verify(bundle: str | Path) -> VerifyReport:
-    """Replay a bundle's golden samples and check its files. The report says what failed."""
-    return verify_bundle(bundle_folder(Path(bundle)))
+def verify(bundle: str | Path, *, latency: bool = True, max_latency: str | float | None = None) -> VerifyReport:
+    """Check a bundle's files, replay its golden samples, and measure its latency. The report says what failed.
+
+    Args:
+        bundle: its folder, or a run's.
+        latency: measure it, and set it beside what the bundle promised.
+        max_latency: of one call, ``5ms``; more is a failure.
+    """
+    limit = None if max_latency is None else units.milliseconds(max_latency)
+    return verify_bundle(bundle_folder(Path(bundle)), latency=latency, max_latency_ms=limit)
 
 
 def serve(bundles: Sequence[str | Path], **options: Any) -> None:
@@ -383,6 +411,18 @@ def serve(bundles: Sequence[str | Path], **options: Any) -> None:
     from planish.serving.serve import serve as listen
 
     listen(bundles, **options)
+
+
+def monitor(source: str | Path, bundles: Sequence[str | Path] = (), **options: Any) -> list[Monitored]:
+    """Look for drift in a service's log, or ask the service; see ``planish.serving.monitor.monitor`` for the options."""
+    return look_for_drift(source, bundles, **options)
+
+
+def worth_labelling(log: str | Path, out: str | Path, count: int) -> int:
+    """Copy the logged images that are most worth a label; see ``planish.serving.labelling.worth_labelling``."""
+    from planish.serving.labelling import worth_labelling as copy
+
+    return copy(Path(log), Path(out), count)
 
 
 def report(run: str | Path) -> Path:
@@ -428,9 +468,24 @@ def few_shot(source: str | Path, **options: Any) -> FewShot:
 
 
 def doctor() -> dict[str, Any]:
-    """What this machine can run: hardware, versions, runtimes and what to install for those that are missing."""
+    """What this machine is, what it can run, and what to install for what is missing."""
     runtimes = {name: kind.version() or f"missing; {kind.install}" for name, kind in registered().items()}
-    return {"machine": describe_machine(), "runtimes": runtimes, "free_disk_bytes": shutil.disk_usage(".").free}
+    extras = {
+        name: "installed" if find_spec(package) else f"missing; pip install 'planish[{name}]'"
+        for name, package in {"serve": "fastapi", "ray": "ray", "litert": "ai_edge_litert", "executorch": "executorch"}.items()
+    }
+    try:
+        extras["litert's converter"] = converter_python()
+    except RuntimeMissingError as error:
+        extras["litert's converter"] = f"missing; {error.fix}"
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] + ["Apple GPU"] * torch.backends.mps.is_available()
+    training = {"devices": ", ".join(devices) or "the processor alone"}
+    return {
+        "machine": describe_machine() | {"free_disk_bytes": shutil.disk_usage(".").free},
+        "training": training,
+        "runtimes": runtimes,
+        "extras": extras,
+    }
 
 
 def _task_for(source: str | Path, class_names: tuple[str, ...], channels: int, decode_side: int, seed: int, skip_bad: bool) -> Task:

@@ -11,6 +11,7 @@ import typer
 
 from planish.cli.compare import compare
 from planish.cli.data import data
+from planish.cli.monitor import monitor
 from planish.cli.options import (
     Batch,
     Budget,
@@ -20,16 +21,20 @@ from planish.cli.options import (
     Epochs,
     ImageSize,
     Json,
+    Mean,
     Model,
     Out,
     RecipeName,
+    Resize,
     Resume,
     Runtime,
     Seed,
     SkipBad,
+    Std,
     Threads,
     Train,
     Weights,
+    numbers,
     recipe_changes,
 )
 from planish.cli.running import fail, one_of, print_json, progress, resume_hint, running, stdout
@@ -71,6 +76,9 @@ def optimize(
     out: Out = None,
     resume: Resume = False,
     image_size: ImageSize = None,
+    resize: Resize = None,
+    mean: Mean = None,
+    std: Std = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most, of each training; the budget may cut it short.")] = None,
     augmentation: Annotated[str, typer.Option(help="Of training images: none, light or standard.")] = "light",
     train: Train = "auto",
@@ -89,6 +97,8 @@ def optimize(
     _run_search(
         out=out, resume=resume, json=json, debug=debug, data=data, model=model, weights=weights, max_drop=max_drop, max_latency=max_latency,
         max_size=max_size, runtime=runtime, threads=threads, batch=batch, budget=budget, image_size=image_size, epochs=epochs,
+        resize=None if resize is None else one_of("--resize", resize, "squash", "crop"), mean=numbers("--mean", mean),
+        std=numbers("--std", std),
         augmentation=one_of("--augmentation", augmentation, "none", "light", "standard"),
         train_mode=one_of("--train", train, "auto", "always", "never"), skip_bad=skip_bad,
         students=[] if student == ["none"] else student or None, teachers=teachers, seed=seed,
@@ -150,6 +160,13 @@ def train(
         int | None, typer.Option(min=2, help="Cross-validation instead of a model: accuracy of the recipe on train and validation.")
     ] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Of all folds, with other seeds; 1 by default.")] = None,
+    continue_from: Annotated[
+        Path | None, typer.Option(help="A run: train its network on DATA and --add, and make a bundle of it as the run's was made.")
+    ] = None,
+    add: Annotated[str | None, typer.Option(help="New labelled images for it: a folder, or the labels.csv of planish monitor.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let the new bundle take the old one's place if it is better on old and on new images.")
+    ] = False,
     image_size: ImageSize = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
@@ -177,6 +194,17 @@ def train(
             stdout.print(folds_table(found.trained))
             for text in findings(found):
                 stdout.print(text, markup=False)
+            return
+        if (continue_from is None) != (add is None):
+            fail("--continue-from and --add belong together. For example --continue-from runs/photos --add to-label/labels.csv.")
+        if continue_from is not None and add is not None:
+            of_training = {name: options[name] for name in ("recipe", "changes", "budget", "skip_bad", "seed")}
+            continued = commands.continue_from(
+                continue_from, data, add, out=out or Path("continued"), replace_served=replace, **of_training
+            )  # fmt: skip
+            print_json(continued) if json else stdout.print(continued.verdict, markup=False)
+            if not continued.better:
+                raise typer.Exit(1)
             return
         if repeats is not None:
             fail("--repeats has no meaning without --folds. Give, for example, --folds 5 --repeats 2.")
@@ -277,7 +305,7 @@ def compress(
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, from planish train.")],
     data: Data,
-    to: Annotated[str, typer.Option(help="onnx or openvino.")],
+    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, torch_export or tensorrt.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")] = Path("bundle"),
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits.")] = False,
     calibrate: Annotated[
@@ -354,20 +382,30 @@ def _setting(text: str) -> tuple[str, str]:
 @app.command(epilog="Example: planish verify runs/demo/bundle")
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")],
+    latency: Annotated[bool, typer.Option(help="Measure the latency here, beside what the bundle promised.")] = True,
+    max_latency: Annotated[str | None, typer.Option(help="Of one call, 5ms; exit code 1 where it is missed.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a bundle's files and replay its golden samples; exit code 1 on any mismatch."""
+    """Check a bundle's files, replay its golden samples and measure its latency; exit code 1 on any mismatch."""
     with running(debug=debug):
-        from planish import commands
+        # not by way of planish.commands: a machine that only runs models has no torch
+        from planish.export.bundle import bundle_folder
+        from planish.export.verify import verify as check
+        from planish.search.goal import milliseconds
 
-        found = commands.verify(bundle)
-        print_json(found) if json else stdout.print(str(found), markup=False)
+        limit = None if max_latency is None else milliseconds(max_latency)
+        found = check(bundle_folder(bundle), latency=latency, max_latency_ms=limit)
+        print_json(found) if json else stdout.print(str(found), markup=False, soft_wrap=True)
         if not found.ok:
             raise typer.Exit(1)
 
 
 app.command(epilog="Example: planish serve runs/demo   or   planish serve shirts=runs/demo shirts@2=runs/demo-2 --port 8080")(serve)
+
+app.command(
+    epilog="Example: planish monitor log/ runs/demo   or   planish monitor http://localhost:8000 --every 10m --webhook https://..."
+)(monitor)
 
 
 @app.command(epilog="Example: planish report runs/demo")

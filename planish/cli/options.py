@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from planish.cli.running import fail
+
 Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA", help="Folder with a folder per class, CSV or JSON-lines manifest, or fashion-mini, cifar10, fashion-mnist, mnist."
     ),
 ]
-Model = Annotated[str, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.")]
+Model = Annotated[str, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory; optimize also takes FILE.onnx.")]
 Weights = Annotated[str | None, typer.Option(help="imagenet, or a .safetensors or .pth file.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
 Budget = Annotated[str, typer.Option(help="Wall-clock time for everything: 20m, 90s, 1h30m.")]
@@ -29,6 +31,9 @@ Changes = Annotated[list[str] | None, typer.Option("--set", help="Change a value
 Epochs = Annotated[int | None, typer.Option(min=1, help="Times every image is seen; --set training.epochs.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave broken images out instead of stopping.")]
 Seed = Annotated[int, typer.Option(help="Of the split, fresh weights and training.")]
+Resize = Annotated[str | None, typer.Option(help="squash, or crop to the middle; by default squash for images that are about square.")]
+Mean = Annotated[str | None, typer.Option(help="That FILE.onnx expects taken off pixel / 255: 0.485,0.456,0.406 by default, or 0.")]
+Std = Annotated[str | None, typer.Option(help="That it expects to be divided by then: 0.229,0.224,0.225 by default, or 1.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; no finished step is repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -38,3 +43,11 @@ Train = Annotated[str, typer.Option(help="auto trains the model unless it knows 
 def recipe_changes(changes: list[str] | None, **short: int | None) -> list[str]:
     """What --set says of the recipe, after what has an option of its own."""
     return [*(f"{key}={value}" for key, value in short.items() if value is not None), *(changes or ())]
+
+
+def numbers(option: str, text: str | None) -> list[float] | None:
+    """``0.5`` or ``0.485,0.456,0.406``."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        fail(f"{option} {text} is not a number, nor several with commas between. For example {option} 0.485,0.456,0.406.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from planish.cli.options import Debug
-from planish.cli.running import running, stdout
+from planish.cli.running import fail, running, stdout
 
 
 def serve(
@@ -33,15 +33,26 @@ def serve(
         typer.Option(help="NAME@VERSION=SHARE of the requests without a version; shirts@2=0.1."),
     ] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Exchange a model when its folder holds a newer bundle.")] = False,
+    watch_rate: Annotated[
+        float, typer.Option(min=0.001, help="At most that many predictions a second are looked at for drift, and logged.")
+    ] = 20.0,
+    log: Annotated[Path | None, typer.Option(help="Folder to log predictions in, for planish monitor.")] = None,
+    log_bytes: Annotated[int, typer.Option(min=10_000, help="That the log may have; the oldest lines go first.")] = 100_000_000,
+    log_images: Annotated[int, typer.Option(min=0, help="Image files to keep beside the log; the oldest go first.")] = 0,
     certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
+    ray: Annotated[bool, typer.Option("--ray", help="As replicas in Ray Serve, here or in the cluster RAY_ADDRESS names.")] = False,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes in Ray Serve, each with all models.")] = 1,
     debug: Debug = False,
 ) -> None:
     """Answer images over HTTP: POST /predict with a file, or the Open Inference Protocol v2; /metrics for Prometheus."""
     with running(debug=debug):
-        from planish import commands
+        if replicas > 1 and not ray:
+            fail("--replicas has no meaning without --ray, which starts them.")
+        from planish.serving.recorder import LogSettings
+        from planish.serving.serve import serve as listen  # planish.commands would bring torch, which a service has no use for
 
-        commands.serve(
+        listen(
             bundles,
             host=host,
             port=port,
@@ -54,7 +65,10 @@ def serve(
             keys=() if keys is None else tuple(line.strip() for line in keys.read_text().splitlines() if line.strip()),
             canary=canary or (),
             reload=reload,
+            watch_rate=watch_rate,
+            log=LogSettings(log, log_bytes, log_images),
             certificate=certificate,
             certificate_key=key,
+            replicas=replicas if ray else None,
             watch=lambda text: stdout.print(text, markup=False, soft_wrap=True),
         )

@@ -7,9 +7,11 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from planish.evaluation.latency import LatencyReport
 from planish.report import words
+from planish.serving.monitor import Monitored
 
 
 def latency_table(report: LatencyReport) -> Table:
@@ -53,14 +55,40 @@ def data_table(found: Mapping[str, Any]) -> Table:
 
 def doctor_table(found: Mapping[str, Any]) -> Table:
     """What this machine is and can run."""
-    table = _table()
+    table = _table(show_header=False)
     table.add_column("")
     table.add_column("", overflow="fold")
-    for section in ("machine", "runtimes"):
-        for name, value in found[section].items():
-            table.add_row(name.replace("_", " "), str(value))
-    table.add_row("free disk", f"{found['free_disk_bytes'] / 1e9:.1f} GB")
+    for section, values in found.items():
+        table.add_row(f"[bold]{section}[/bold]", "")
+        for name, value in values.items():
+            words = f"{value / 1e9:.1f} GB" if name.endswith("_bytes") else str(value)
+            table.add_row(
+                f"  {name.removesuffix('_bytes').replace('_', ' ')}", Text(words, "yellow" if words.startswith("missing") else "")
+            )
     return table
+
+
+def monitor_table(found: Monitored) -> Table:
+    """What was found of a model, the strongest first."""
+    lines = [f"since {found.since}"] * bool(found.since)
+    if found.latency_ms:
+        lines.append("a request takes {:.1f} ms, 95 % of them less than {:.1f} ms".format(*found.latency_ms))
+    if found.others:
+        lines.append(f"{found.others:,} predictions of other bundles of that name were passed over")
+    table = _table(title=found.verdict, caption="\n".join(lines))
+    for heading in ("", "", "reference → last images", "without drift"):
+        table.add_column(heading, overflow="fold")
+    for one in found.findings:
+        table.add_row(one.of, "drifted" if one.drifted else "", one.words, _chance(one.log10_evidence))
+    return table
+
+
+def _chance(log10_evidence: float | None) -> str:
+    if log10_evidence is None:
+        return ""
+    if log10_evidence > 6:
+        return "less than 1 in a million"
+    return f"at most 1 in {10**log10_evidence:,.0f}" if log10_evidence >= 1 else "nothing unusual"
 
 
 def _table(**options: Any) -> Table:

@@ -12,6 +12,7 @@ from planish.compression.learned_rounding import LearnedRounding
 from planish.compression.nm_pruning import NMPruning
 from planish.compression.quantize_aware import QuantizeAware
 from planish.compression.resolution import Resolution
+from planish.compression.simplify import Simplify
 from planish.compression.unstructured_pruning import UnstructuredPruning
 from planish.compression.weight_sharing import WeightSharing
 from planish.compression.width import Width
@@ -29,6 +30,7 @@ __all__ = [
     "NMPruning",
     "QuantizeAware",
     "Resolution",
+    "Simplify",
     "UnstructuredPruning",
     "WeightSharing",
     "Width",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from planish.artifact import Artifact
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.progress import Stage
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
-from planish.compression.int8 import set_metadata
+from planish.compression.onnx_graph import set_metadata
 from planish.errors import TechniqueError
 from planish.technique import hyper_parameters
 from planish.workspace import fresh_folder

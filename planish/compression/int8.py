@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from planish.artifact import Artifact, Lineage, Step
+from planish.artifact import Artifact, Step
 from planish.compression.activation_ranges import Calibrator, Range, activation_ranges
 from planish.compression.bias_correction import correct_biases
 from planish.compression.equalisation import equalise
 from planish.compression.mixed_precision import harm_of_each, shield, time_of_each, worth_keeping_float
-from planish.compression.onnx_graph import readers
+from planish.compression.onnx_graph import fold, readers, set_metadata
 from planish.compression.weight_ranges import shared_weight_ranges
 from planish.errors import TechniqueError
 from planish.evaluation.kernels import onnxruntime_kernels
@@ -140,7 +140,7 @@ class Int8:
         import onnx
 
         notes = []
-        _prepare(given, prepared)
+        fold(given, prepared)
         model = onnx.load(str(prepared))
         graph = model.graph
         layers = [node for node in graph.node if node.op_type in _LAYERS]
@@ -227,13 +227,6 @@ def _parts(chosen: Any) -> list[Any]:
     return np.split(chosen, range(_BATCH, len(chosen), _BATCH))
 
 
-def _prepare(file: Path, prepared: Path) -> None:
-    """Fold and fuse what can be, and infer shapes: the quantizer places its nodes by patterns."""
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
-
-
 def _head(graph: Any) -> list[str]:
     """Names of the nodes between the pixels and the first layer. Normalised pixels are quantized once, where that layer reads them."""
     reached = {graph.input[0].name}
@@ -289,14 +282,6 @@ def _finish(before: Artifact, after: Artifact) -> None:
     set_metadata(model, onnx.load(str(before.files[0]), load_external_data=False), after.lineage)
     model.graph.ClearField("value_info")
     onnx.save(model, str(after.files[0]))
-
-
-def set_metadata(model: Any, given: Any, lineage: Lineage) -> None:
-    """Let ``model`` say what ``given`` says (ONNX models, may be the same), with the lineage as it is now."""
-    from onnx import helper
-
-    said = {p.key: p.value for p in given.metadata_props}
-    helper.set_model_props(model, said | {"planish.lineage": TypeAdapter(Lineage).dump_json(lineage).decode()})
 
 
 class _Reader:

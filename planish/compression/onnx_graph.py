@@ -1,10 +1,14 @@
-"""What the steps of quantization ask of an ONNX file: who reads an activation, and which values it takes."""
+"""What techniques ask of an ONNX file and do to it: who reads an activation, which values it takes, folding, what it says of itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from planish.artifact import Lineage
 from planish.evaluation.kernels import silent_options
 
 
@@ -27,3 +31,18 @@ def session_for(model: Any, outputs: Sequence[str]) -> Any:
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs)
     return onnxruntime.InferenceSession(watched.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
+
+
+def fold(file: Path, folded: Path) -> None:
+    """Compute what is constant, take batch norm into convolutions, drop what does nothing, and infer shapes; ``folded`` is written."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    quant_pre_process(str(file), str(folded), skip_symbolic_shape=True)
+
+
+def set_metadata(model: Any, given: Any, lineage: Lineage) -> None:
+    """Let ``model`` say what ``given`` says (ONNX models, may be the same), with the lineage as it is now."""
+    from onnx import helper
+
+    said = {p.key: p.value for p in given.metadata_props}
+    helper.set_model_props(model, said | {"planish.lineage": TypeAdapter(Lineage).dump_json(lineage).decode()})

@@ -12,10 +12,12 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, InputSpec, Step
-from planish.data.preprocessing import Normalise
+from planish.compression.onnx_resolution import resize_file
+from planish.data.normalisation import Normalise
 from planish.errors import TechniqueError
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.technique import describe
+from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +38,7 @@ class Resolution:
 
     Args:
         scale: factor on height and width, above 0, at most 1.
-        recalibrate: estimate batch-norm statistics again on calibration images of the new size.
+        recalibrate: estimate batch-norm statistics again on calibration images of the new size; a file has none left.
 
     Example:
         >>> print(Resolution(scale=0.75))
@@ -48,7 +50,7 @@ class Resolution:
 
     name: ClassVar[str] = "resolution"
     reference: ClassVar[str] = "Touvron et al. 2019, Fixing the train-test resolution discrepancy, arXiv:1906.06423"
-    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",)}
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch", "onnx")}
 
     @property
     def changes(self) -> dict[str, str]:
@@ -65,6 +67,13 @@ class Resolution:
         """
         before = artifact.input_spec
         spec = InputSpec(before.channels, _scaled(before.height, self.scale), _scaled(before.width, self.scale))
+        notes = f"{before.height} x {before.width} → {spec.height} x {spec.width} pixels"
+        step = Step(self.name, {k: v for k, v in describe(self).items() if k != "name"}, self.changes, notes=notes)
+        if artifact.format == "onnx":
+            file = fresh_folder("resolution-") / "model.onnx"
+            result = artifact.with_step(step, input_spec=spec, files=(file,))
+            resize_file(artifact.files[0], before, result)
+            return result
         module = copy.deepcopy(artifact.module)
         _try(module, spec)
         if self.recalibrate and spec != before:
@@ -72,8 +81,6 @@ class Resolution:
             normalise = Normalise.of(artifact.preprocessing)
             device = next(module.parameters()).device
             reestimate_batch_norm(module, (normalise(batch).to(device) for batch in _batches(split)))
-        notes = f"{before.height} x {before.width} → {spec.height} x {spec.width} pixels"
-        step = Step(self.name, {k: v for k, v in describe(self).items() if k != "name"}, self.changes, notes=notes)
         return artifact.with_step(step, input_spec=spec, module=module)
 
 

@@ -1,4 +1,7 @@
-"""From an image file to what a model is fed. Training, calibration, evaluation and the shipped artifact all use these functions."""
+"""From an image file to what a model is fed. Training, calibration, evaluation and the shipped artifact all use these functions.
+
+Pillow and numpy are all they need, so that a service and ``planish verify`` run without torch.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,20 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import nn
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from planish.errors import DataError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from planish.artifact import InputSpec, Normalisation, Preprocessing
+    from planish.artifact import InputSpec, Preprocessing
 
 # Pillow can also run Ghostscript and parse dozens of rare formats; files from strangers only ever reach these readers.
 # (Phones' multi-picture files are opened by the JPEG reader.)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _BITS_PER_SAMPLE = 258  # TIFF tag
+_LONGEST = 16  # times what the crop needs of the longer side
 
 
 def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int = 64_000_000) -> npt.NDArray[np.uint8]:
@@ -51,7 +51,7 @@ def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int =
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = _convert(image, channels)
     if min(image.size) > decode_side:
-        image = F.resize(image, [decode_side], InterpolationMode.BILINEAR, antialias=True)
+        image = image.resize([decode_side * side // min(image.size) for side in image.size], Image.Resampling.BILINEAR)
     return _to_array(image)
 
 
@@ -64,71 +64,23 @@ def resize(image: npt.NDArray[np.uint8], spec: InputSpec, preprocessing: Preproc
     if (height, width) == (spec.height, spec.width):
         return image
     pil = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    if preprocessing.resize == "crop":  # of a line of pixels only the middle is scaled up: the whole would fill the memory
+        high = min(height, _LONGEST * width * spec.height // spec.width + 1)
+        wide = min(width, _LONGEST * height * spec.width // spec.height + 1)
+        if (high, wide) != (height, width):
+            left, top = (width - wide) // 2, (height - high) // 2
+            pil = pil.crop((left, top, left + wide, top + high))
+            height, width = high, wide
     if preprocessing.resize == "squash":
-        size = [spec.height, spec.width]
-    elif height * spec.width <= width * spec.height:  # the height is what just covers
-        size = [spec.height, max(spec.width, int(spec.height * width / height))]
-    else:
-        size = [max(spec.height, int(spec.width * height / width)), spec.width]
-    pil = F.resize(pil, size, InterpolationMode.BILINEAR, antialias=True)
-    return _to_array(F.center_crop(pil, [spec.height, spec.width]))
+        return _to_array(pil.resize((spec.width, spec.height), Image.Resampling.BILINEAR))
+    size = max(spec.width, spec.height * width // height), max(spec.height, spec.width * height // width)
+    left, top = round((size[0] - spec.width) / 2), round((size[1] - spec.height) / 2)
+    return _to_array(pil.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + spec.width, top + spec.height)))
 
 
 def prepare(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """Decode and resize: from an image file to uint8 ``(spec.height, spec.width, spec.channels)``. Raises like ``decode``."""
     return resize(decode(file_bytes, spec.channels, preprocessing.decode_side), spec, preprocessing)
-
-
-class Normalise(nn.Module):
-    """From pixels to what a network takes, uint8 ``(N, H, W, C)`` to float32 ``(N, C, H, W)``. The first layer of every exported graph.
-
-    Args:
-        mean: one value a channel, on the 0..1 scale.
-        std: likewise.
-        normalisation: see ``Preprocessing``.
-
-    Example:
-        >>> layer = Normalise(mean=(0.5,), std=(0.25,))
-        >>> layer(torch.full((1, 2, 2, 1), 255, dtype=torch.uint8)).unique()
-        tensor([2.])
-    """
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], normalisation: Normalisation = "dataset") -> None:
-        super().__init__()
-        self.normalisation = normalisation
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
-
-    @classmethod
-    def of(cls, preprocessing: Preprocessing) -> Normalise:
-        """The one that ``preprocessing`` describes."""
-        return cls(preprocessing.mean, preprocessing.std, preprocessing.normalisation)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise one batch."""
-        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
-        if self.normalisation != "dataset":
-            return normalise_each(pixels, self.normalisation)
-        return (pixels / 255 - self.mean) / self.std
-
-
-def normalise_each(images: torch.Tensor, normalisation: Normalisation, least: float = 1.0) -> torch.Tensor:
-    """``min_max`` or ``z_score`` of each image.
-
-    Args:
-        images: float, four axes, the first of them N.
-        normalisation: not ``dataset``.
-        least: what is divided by where an image is flatter than that; one grey level for images on the scale 0..255.
-    """
-    axes = (1, 2, 3)
-    if normalisation == "min_max":
-        lowest = images.amin(axes, keepdim=True)
-        return (images - lowest) / (images.amax(axes, keepdim=True) - lowest).clamp(min=least)
-    centred = images - images.mean(axes, keepdim=True)
-    return centred / (centred * centred).mean(axes, keepdim=True).sqrt().clamp(min=least)
 
 
 def _load(file_bytes: bytes, max_pixels: int) -> Image.Image:

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels, Preprocessing

@@ -1,4 +1,4 @@
-"""The bundle: one folder with all that ships, and the check that it is whole and still gives the same answers."""
+"""The bundle: one folder with all that ships."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
-from planish.errors import BundleError, PlanishError
+from planish.data.preprocessing import prepare
+from planish.errors import BundleError
 from planish.export.bundle_readme import readme
-from planish.export.reference import reference_statistics
+from planish.export.reference import reference_values
 from planish.export.runtimes import find, load
 from planish.measurement import Measurement
 from planish.workspace import replace_folder
 
 if TYPE_CHECKING:
-    from planish.artifact import Outputs, Predictor
+    from planish.artifact import Predictor
     from planish.task import Split, Task
 
-DESCRIPTION, SEAL, EXPECTED = "bundle.json", "bundle.json.sha256", "golden/expected.npz"
-_VERSION = 1
+DESCRIPTION, SEAL, EXPECTED, REFERENCE = "bundle.json", "bundle.json.sha256", "golden/expected.npz", "reference.json"
+_VERSION = 2
 # Of the largest expected value. Float kernels add up in another order on another processor; integer kernels also round to another
 # step now and then, and a step passes through all layers after it.
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
 _REFERENCE_IMAGES = 1000
-_REFERENCE_FILES = 200
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -80,37 +80,6 @@ class Bundle:
     version: int = _VERSION
 
 
-@dataclass(frozen=True)
-class VerifyReport:
-    """What a check of a bundle found.
-
-    Args:
-        folder: the bundle.
-        samples: golden samples replayed.
-        worst: largest difference from a known output, as a share of the largest known value.
-        tolerance: how much is allowed.
-        failures: one line each; empty where all is well.
-    """
-
-    folder: str
-    samples: int
-    worst: float
-    tolerance: float
-    failures: list[str]
-
-    @property
-    def ok(self) -> bool:
-        return not self.failures
-
-    def __str__(self) -> str:
-        if self.failures:
-            return "\n".join([f"{self.folder} does not verify:", *(f"  {line}" for line in self.failures)])
-        return (
-            f"{self.folder} verifies: all files are unchanged, and {self.samples} golden samples give the known outputs "
-            f"(largest difference {self.worst:.1e} of the largest output, allowed {self.tolerance:g})"
-        )
-
-
 def write_bundle(
     artifact: Artifact,
     task: Task,
@@ -126,7 +95,7 @@ def write_bundle(
 
     Args:
         artifact: exported.
-        task: its validation images become the golden samples and the reference statistics; test is not touched.
+        task: its validation images become the golden samples and the reference values; test is not touched.
         folder: where.
         runtime: what runs the file.
         measurements: by name.
@@ -222,52 +191,6 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def verify(folder: Path) -> VerifyReport:
-    """Check that every file is there, unchanged, and that nothing was added; then replay the golden samples from their image files.
-
-    The model runs in the bundle's runtime with the bundle's settings. Outputs may differ by ``Bundle.tolerance`` of the largest known value
-    (another processor rounds differently), and the top class must be the known one wherever it leads by more than that.
-
-    Raises:
-        BundleError: the folder is not a bundle at all, or its description cannot be trusted.
-        RuntimeMissingError: the bundle's runtime is not installed.
-    """
-    bundle = read_bundle(folder)
-    failures = changed_files(folder, bundle)
-    if failures:  # what was tampered with is not run
-        return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures)
-    predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
-    with np.load(folder / EXPECTED, allow_pickle=False) as saved:
-        expected = {name: saved[name] for name in saved.files}
-    worst = 0.0
-    for i, name in enumerate(bundle.golden):
-        try:
-            found = _from_file(predictor, (folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing)
-        except (PlanishError, RuntimeError) as error:
-            failures.append(f"{name}: {error}")
-            continue
-        for key, values in expected.items():
-            difference, failure = _compare(found.get(key), values[i], float(np.abs(values).max()), bundle.tolerance)
-            worst = max(worst, difference)
-            if failure:
-                failures.append(f"{name}: {key} {failure}")
-    return VerifyReport(str(folder), len(bundle.golden), worst, bundle.tolerance, failures)
-
-
-def _compare(found: Any, expected: Any, scale: float, tolerance: float) -> tuple[float, str]:
-    """Largest difference as a share of ``scale``, and what is wrong, if anything is."""
-    if found is None or found.shape != (1, *expected.shape):
-        return 0.0, f"has another shape than {expected.shape}"
-    difference = float(np.abs(found[0] - expected).max()) / (scale or 1.0)
-    if not difference <= tolerance:  # also where it is NaN
-        return difference, f"differs by {difference:.2g} of the largest value, allowed {tolerance:g}"
-    if expected.ndim == 1 and len(expected) > 1:
-        second, first = np.sort(expected)[-2:]
-        if first - second > tolerance * scale and found[0].argmax() != expected.argmax():
-            return difference, f"has {found[0].argmax()} on top instead of {expected.argmax()}"
-    return difference, ""
-
-
 def changed_files(folder: Path, bundle: Bundle) -> list[str]:
     """What is not as it was when the bundle was made, one line each."""
     present = _contents(folder) - {DESCRIPTION, SEAL}
@@ -296,12 +219,6 @@ def _spread(length: int, count: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))]
 
 
-def _from_file(predictor: Predictor, data: bytes, spec: InputSpec, preprocessing: Preprocessing) -> Outputs:
-    from planish.data.preprocessing import prepare  # torchvision; only needed here
-
-    return predictor(prepare(data, spec, preprocessing)[None])
-
-
 def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Predictor, count: int) -> tuple[str, ...]:
     names, outputs = [], []
     for number, index in enumerate(_spread(len(split), count)):
@@ -309,7 +226,7 @@ def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Pre
         suffix = PurePosixPath(split.keys[index]).suffix.lower()
         name = f"golden/{number:03d}{suffix if suffix[1:].isalnum() else ''}"
         (folder / name).write_bytes(data)
-        outputs.append(_from_file(predictor, data, artifact.input_spec, artifact.preprocessing))
+        outputs.append(predictor(prepare(data, artifact.input_spec, artifact.preprocessing)[None]))
         names.append(name)
     arrays = {key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]}
     np.savez(folder / EXPECTED, **arrays)  # type: ignore[arg-type]
@@ -321,9 +238,8 @@ def _write_reference(artifact: Artifact, split: Split, folder: Path, predictor: 
     images = np.ascontiguousarray(split.images(artifact.input_spec, artifact.preprocessing)[chosen])
     single = [predictor(images[i : i + 1]) for i in range(len(images))]
     outputs = {key: np.concatenate([o[key] for o in single]) for key in single[0]}
-    files = [split.file_bytes(i) for i in _spread(len(split), _REFERENCE_FILES)]
-    statistics = reference_statistics(images, files, outputs, artifact.class_names)
-    (folder / "reference.json").write_text(json.dumps(statistics, indent=1, ensure_ascii=False), encoding="utf-8")
+    found = reference_values(images, [split.file_bytes(i) for i in chosen], outputs, artifact.class_names)
+    (folder / REFERENCE).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
 
 
 def _planish_version() -> str:

@@ -1,4 +1,4 @@
-"""The README of a bundle, with a dozen lines of Python that run the model without Planish."""
+"""The README of a bundle, with at most twelve lines of Python that run the model without Planish."""
 
 from __future__ import annotations
 
@@ -20,64 +20,76 @@ A classifier of $classes classes, made by Planish: $summary.
 
 ## $heading
 
-Needs `pip install $package pillow numpy`. Images of more than 8 bits a channel need Planish, which scales them.
+Needs `pip install $packages pillow numpy`. Images of more than 8 bits a channel need Planish, which scales them.
 
 ```python
-import json, sys
-import numpy as np, $imports
-from PIL import Image, ImageOps
-
-b = json.load(open("bundle.json", encoding="utf-8"))
-h, w, side = b["input_spec"]["height"], b["input_spec"]["width"], b["preprocessing"]["decode_side"]
-im = ImageOps.exif_transpose(Image.open(sys.argv[1] if len(sys.argv) > 1 else b["golden"][0]))
-if im.has_transparency_data:
-    im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im.convert("RGBA"))
-im = im.convert("RGB")$grey
-if min(im.size) > side:
-    im = im.resize([max(side, int(side * s / min(im.size))) for s in im.size], Image.Resampling.BILINEAR)
-$resize
-x = np.asarray(im, dtype=np.uint8).reshape(1, h, w, -1)
-$run
-print(b["class_names"][int(logits[0].argmax())])
+$lines
 ```
 """)
 
-_SQUASH = "im = im.resize((w, h), Image.Resampling.BILINEAR)"
-_CROP = """\
-scale = max(w / im.width, h / im.height)
-im = im.resize((max(w, int(im.width * scale)), max(h, int(im.height * scale))), Image.Resampling.BILINEAR)
-left, top = round((im.width - w) / 2), round((im.height - h) / 2)
-im = im.crop((left, top, left + w, top + h))"""
+# The resize covers the input, the slices keep its middle; for a model that takes squashed images both sides fit at once.
+_LINES = Template("""\
+import json, sys, numpy as np, $imports
+from PIL import Image, ImageOps
+b = json.load(open("bundle.json", encoding="utf-8"))
+im = ImageOps.exif_transpose(Image.open(sys.argv[1] if len(sys.argv) > 1 else b["golden"][0]))
+if im.has_transparency_data: im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im.convert("RGBA"))
+im = im.convert("RGB")$grey
+if min(im.size) > $side: im = im.resize([$side * s // min(im.size) for s in im.size], Image.Resampling.BILINEAR)
+im = im.resize(($resized), Image.Resampling.BILINEAR)
+x = np.asarray(im)[round((im.height - $h) / 2):, round((im.width - $w) / 2):][:$h, :$w].reshape(1, $h, $w, $channels)
+$run
+print(b["class_names"][int(logits[0].argmax())])""")
 
+_RESIZED = {"squash": "$w, $h", "crop": "max($w, $h * im.width // im.height), max($h, $w * im.height // im.width)"}
+
+# By runtime: what to install, what to import, and one or two lines from pixels `x` in the file `$file` to `logits`.
 _RUN = {
-    "onnxruntime": ("onnxruntime", 'logits = onnxruntime.InferenceSession(b["files"][0]).run(None, {"images": x})[0]'),
+    "onnxruntime": ("onnxruntime", "onnxruntime", 'logits = onnxruntime.InferenceSession($file).run(None, {"images": x})[0]'),
     "openvino": (
         "openvino",
-        'model = openvino.compile_model(b["files"][0], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})\nlogits = model(x)[0]',
+        "openvino",
+        "model = openvino.Core().read_model($file)\n"
+        'logits = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x)[0]',
     ),
+    "litert": (
+        "ai-edge-litert",
+        "ai_edge_litert.interpreter as lite",
+        'm = lite.Interpreter($file); m.allocate_tensors(); m.set_tensor(m.get_input_details()[0]["index"], x); m.invoke()\n'
+        'o = m.get_output_details()[0]; s, z = o["quantization"]; logits = (m.get_tensor(o["index"]) - np.float32(z)) * (s or 1)',
+    ),
+    "executorch": (
+        "executorch",
+        "torch, executorch.runtime as et",
+        'logits = et.Runtime.get().load_program($file).load_method("forward").execute([torch.from_numpy(x.copy())])[0].numpy()',
+    ),
+    "torch": ("torch", "torch", "logits = torch.export.load($file).module()(torch.from_numpy(x.copy())).detach().numpy()"),
 }
+_FILE = 'b["files"][0]'
 
 
 def readme(artifact: Artifact, runtime: str) -> str:
     """The text of README.md for an exported artifact."""
-    steps = " → ".join(step.technique for step in artifact.lineage.steps)
+    spec, source = artifact.input_spec, artifact.lineage.source.name
     # a runtime that others added has its own way to be called; ONNX files also run in ONNX Runtime
-    package, run = _RUN.get(runtime, _RUN["onnxruntime"])
-    imports, heading = package, "Run it without Planish"
-    if artifact.format == "packed":
-        package, heading = f"{package} planish", "Run it in Python"
-        run = run.replace('b["files"][0]', 'unpacked(Path(b["files"][0]))')
-        run = f"from pathlib import Path\nfrom planish.export.packed_file import unpacked\n{run}"
+    package, imported, run = _RUN.get(runtime, _RUN["onnxruntime"])
+    packed = artifact.format == "packed"  # only Planish knows how to open these
+    lines = Template(_LINES.safe_substitute(resized=_RESIZED[artifact.preprocessing.resize], run=run)).substitute(
+        imports=f"{imported}, planish.export.packed_file as packed" if packed else imported,
+        file=f'packed.unpack(open({_FILE}, "rb").read())' if packed else _FILE,
+        h=spec.height,
+        w=spec.width,
+        channels=spec.channels,
+        side=artifact.preprocessing.decode_side,
+        grey='.convert("L")' if spec.channels == 1 else "",
+    )
     return _TEXT.substitute(
-        title=artifact.lineage.source.name,
+        title=source,
         classes=len(artifact.class_names),
-        summary=f"{artifact.lineage.source.name} → {steps}",
+        summary=" → ".join([source, *(step.technique for step in artifact.lineage.steps)]),
         model=artifact.files[0].name,
         runtime=runtime,
-        package=package,
-        imports=imports,
-        heading=heading,
-        grey='.convert("L")' if artifact.input_spec.channels == 1 else "",
-        resize=_SQUASH if artifact.preprocessing.resize == "squash" else _CROP,
-        run=run,
+        heading="Run it in Python" if packed else "Run it without Planish",
+        packages=f"{package} planish" if packed else package,
+        lines=lines,
     )

@@ -129,7 +129,7 @@ def _torch_outputs(artifact: Artifact, images: Pixels) -> tuple[Outputs, float]:
     import torch
     from torch import nn
 
-    from planish.data.preprocessing import Normalise
+    from planish.data.normalisation import Normalise
 
     def run(dtype: torch.dtype) -> Any:
         network = nn.Sequential(Normalise.of(artifact.preprocessing), copy.deepcopy(artifact.module))
@@ -185,7 +185,7 @@ def _export(artifact: Artifact) -> Any:
             finish(model.graph)
     except Exception as error:  # the exporter lets whatever the network or its own passes raise through
         raise ExportError(*_explain(error)) from error
-    _pool_globally(model.graph)
+    pool_globally(model.graph)
     _strip(model)
     return model
 
@@ -282,7 +282,7 @@ def _fed_pixels(module: nn.Module, artifact: Artifact) -> nn.Module:
     import torch
     from torch import nn
 
-    from planish.data.preprocessing import normalise_each
+    from planish.data.normalisation import normalise_each
 
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (artifact.preprocessing.mean, artifact.preprocessing.std))
     width = artifact.input_spec.width
@@ -306,7 +306,7 @@ def _fed_pixels(module: nn.Module, artifact: Artifact) -> nn.Module:
     return FedPixels().eval()
 
 
-def _pool_globally(graph: Any) -> None:
+def pool_globally(graph: Any) -> None:
     """Name the mean over height and width what it is: for ``GlobalAveragePool`` runtimes have integer kernels, for ``ReduceMean`` not."""
     from onnx import helper, numpy_helper
 
@@ -315,7 +315,7 @@ def _pool_globally(graph: Any) -> None:
         if node.op_type != "ReduceMean" or len(node.input) != 2 or node.input[1] not in constants:
             continue
         keeps = all(helper.get_attribute_value(a) == 1 for a in node.attribute if a.name == "keepdims")
-        if keeps and numpy_helper.to_array(constants[node.input[1]]).tolist() == [2, 3]:
+        if keeps and numpy_helper.to_array(constants[node.input[1]]).tolist() in ([2, 3], [-2, -1], [-1, -2]):
             node.op_type = "GlobalAveragePool"
             del node.input[1], node.attribute[:]
 

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from planish.errors import ExportError
 from planish.evaluation.kernels import exact_integers, onnxruntime_kernels
 from planish.export.packed_file import unpacked
 
@@ -61,6 +62,41 @@ class OnnxRuntime:
     @staticmethod
     def executed_precisions(file: Path) -> dict[str, int]:
         return {precision: len(nodes) for precision, nodes in onnxruntime_kernels(unpacked(file)).items()}
+
+
+class OnnxRuntimeCuda(OnnxRuntime):
+    """ONNX Runtime on an NVIDIA GPU. Not run yet: no machine with one was at hand."""
+
+    name: ClassVar[str] = "onnxruntime-cuda"
+    install: ClassVar[str] = "pip install onnxruntime-gpu"
+    provider: ClassVar[str] = "CUDAExecutionProvider"
+
+    @classmethod
+    def version(cls) -> str:
+        if find_spec("onnxruntime") is None:
+            return ""
+        import onnxruntime
+
+        return str(onnxruntime.__version__) if cls.provider in onnxruntime.get_available_providers() else ""
+
+    @classmethod
+    def load(cls, file: Path, threads: int, batch: int | None) -> OnnxRuntimePredictor:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(
+            unpacked(file), OnnxRuntime.session_options(threads), providers=[cls.provider, "CPUExecutionProvider"]
+        )
+        if cls.provider not in session.get_providers():  # it falls back without a word
+            raise ExportError(f"{cls.provider} does not start", "its libraries and a GPU are needed", cls.install)
+        return OnnxRuntimePredictor(session)
+
+
+class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
+    """ONNX Runtime with TensorRT's kernels. Not run yet: no machine with them was at hand."""
+
+    name: ClassVar[str] = "onnxruntime-tensorrt"
+    install: ClassVar[str] = "pip install onnxruntime-gpu tensorrt"
+    provider: ClassVar[str] = "TensorrtExecutionProvider"
 
 
 class OnnxRuntimePredictor:

@@ -11,8 +11,12 @@ from typing import ClassVar, Protocol
 
 from planish.artifact import Predictor
 from planish.errors import ExportError, RuntimeMissingError
-from planish.export.onnxruntime_runtime import OnnxRuntime
+from planish.export.executorch_runtime import ExecuTorch
+from planish.export.litert_runtime import LiteRt
+from planish.export.onnxruntime_runtime import OnnxRuntime, OnnxRuntimeCuda, OnnxRuntimeTensorRt
 from planish.export.openvino_runtime import OpenVino
+from planish.export.tensorrt_runtime import TensorRt
+from planish.export.torch_runtime import TorchRuntime
 
 
 class Runtime(Protocol):
@@ -49,7 +53,10 @@ class Runtime(Protocol):
         ...
 
 
-RUNTIMES: dict[str, type[Runtime]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+RUNTIMES: dict[str, type[Runtime]] = {
+    runtime.name: runtime
+    for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, TensorRt, OnnxRuntimeCuda, OnnxRuntimeTensorRt)
+}
 
 
 @cache
@@ -58,9 +65,9 @@ def registered() -> dict[str, type[Runtime]]:
     return RUNTIMES | {entry.name: entry.load() for entry in entry_points(group="planish.runtimes")}
 
 
-def available() -> list[str]:
-    """Names of the runtimes that work on this machine."""
-    return [name for name, runtime in registered().items() if runtime.version()]
+def available(format_: str | None = None) -> list[str]:
+    """Names of the runtimes that work on this machine, and open that format where one is given."""
+    return [name for name, kind in registered().items() if (format_ is None or format_ in kind.formats) and kind.version()]
 
 
 def find(name: str) -> type[Runtime]:
@@ -98,6 +105,8 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
     file = Path(files[0])
     try:
         return kind.load(file, threads, batch)
+    except ExportError:
+        raise
     except Exception as error:  # runtimes raise bare RuntimeError and their own kinds
         raise ExportError(
             f"{runtime} cannot open {file.name}: {first_line(error)}",

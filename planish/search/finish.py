@@ -24,7 +24,7 @@ from planish.search.choose import choose, describe_miss, frontier, misses, neare
 from planish.search.files import write_arrays, write_json
 from planish.search.proposals import Trial, expected_drop, promise
 from planish.search.result import CandidateResult, ClassResult, Goal, Result
-from planish.search.state import Deployment, Search, Shipped
+from planish.search.state import Search, Shipped
 from planish.training.prepare import Job
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
     everything += best
     without_rounding = next((shipped.network for shipped in best if not shipped.learned_rounding), None)
     if search.deployment.precision == "int8" and without_rounding is not None:
-        everything.append(Shipped(without_rounding, Deployment("fp32", search.deployment.runtime)))
+        everything.append(Shipped(without_rounding, replace(search.deployment, precision="fp32")))
     subjects: dict[str, Shipped] = {}
     for shipped in everything:
         if (
@@ -146,11 +146,12 @@ def _candidate(
     drop = runner.drop(shipped.plan, shipped.runtime, (reference.plan, reference.runtime), "validation")
     network = runner.artifact(shipped.network)
     everything = measurements | {
-        "macs": macs(network.module, network.input_spec),
         "size_bytes": runner.size(shipped.plan, shipped.runtime),
         "accuracy_validation": _named(accuracy, "accuracy_validation"),
         "accuracy_drop_validation": _named(drop, "accuracy_drop_validation"),
     }
+    if network.module is not None:
+        everything["macs"] = macs(network.module, network.input_spec)
     original = shipped.network == _ORIGINAL and shipped.way in search.fp32
     candidate = search.show(key, shipped, "baseline" if original else "measured", everything)
     return replace(candidate, meets_goal=not misses(candidate, search.goal))

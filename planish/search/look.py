@@ -46,11 +46,11 @@ def glance(search: Search, seconds: float) -> list[Trial]:
         trials += found
     if not trials:
         return []
-    _measure(search, "first look", trials)
+    measure(search, "first look", trials)
     _note_prediction(trials)
     if search.goal.max_latency_ms is not None and (aimed := aimed_at(search.goal.max_latency_ms, trials)) is not None:
         fitting = _look(search, aimed)
-        _measure(search, "second look", fitting)
+        measure(search, "second look", fitting)
         trials += fitting
     return [t for t in trials if not t.stopped]
 
@@ -109,7 +109,7 @@ def _look(search: Search, level: Level) -> list[Trial]:
     return []
 
 
-def _measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
+def measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
     """Time the trials' files side by side, and stop those that are not faster than the uncompressed network in the same precision."""
     deployment = search.deployment
     subjects = {t.name: Shipped(t.plan, deployment) for t in trials}

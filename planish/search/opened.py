@@ -14,7 +14,7 @@ from planish.errors import ModelError
 from planish.evaluation.latency import Subject
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.bundle import bundle_folder, read_bundle
-from planish.export.runtimes import available, load, registered
+from planish.export.runtimes import available, load
 from planish.models.storage import load_artifact
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def open_model(path: str | Path, runtime: str = "auto") -> Opened:
 
 
 def _runtime(format_: str, wanted: str) -> str:
-    fitting = [name for name in available() if format_ in registered()[name].formats]
+    fitting = available(format_)
     if wanted == "auto" and fitting:
         return fitting[0]
     if wanted not in fitting:
@@ -116,7 +116,9 @@ def _open_onnx(file: Path, runtime: str) -> Opened:
     metadata = {p.key: p.value for p in onnx.load(str(file), load_external_data=False).metadata_props}
     if "planish.input_spec" not in metadata:
         raise ModelError(
-            f"{file} was not written by Planish", "its input size and preprocessing are not known", "export it with: planish export"
+            f"{file} was not written by Planish",
+            "its preprocessing is not known",
+            "planish optimize DATA --model FILE.onnx makes a bundle of it",
         )
     spec = InputSpec(**json.loads(metadata["planish.input_spec"]))
     preprocessing = Preprocessing(**json.loads(metadata["planish.preprocessing"]))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Literal
 
 from torch import nn
 
@@ -19,6 +20,7 @@ from planish.progress import collecting_notes, note
 from planish.search import goal as units
 from planish.search.files import write_json
 from planish.search.finish import FINALISTS, finish
+from planish.search.foreign import file_job, refuse_training
 from planish.search.halving import train
 from planish.search.look import glance
 from planish.search.original import stored_original
@@ -28,6 +30,7 @@ from planish.search.result import Goal, Result
 from planish.search.runner import Runner
 from planish.search.state import Deployment, Search, Shipped, Watch
 from planish.search.store import check_folder, claim
+from planish.search.untrained import check_knowledge, without_training
 from planish.training.original import TrainMode
 from planish.training.prepare import Job, prepare
 
@@ -55,6 +58,9 @@ def optimize(
     out: str | Path | None = None,
     resume: bool = False,
     image_size: int | None = None,
+    resize: Literal["squash", "crop"] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     epochs: int | None = None,
     augmentation: Strength = "light",
     train_mode: TrainMode = "auto",
@@ -69,7 +75,8 @@ def optimize(
 
     Args:
         data: a folder with a folder per class, a CSV or JSON-lines manifest, or a built-in name.
-        model: a name (``resnet20``, ``torchvision:mobilenet_v2``, ``timm:...``), ``FILE.py:factory``, or a network.
+        model: a name (``resnet20``, ``torchvision:mobilenet_v2``, ``timm:...``), ``FILE.py:factory``, a network, or a classifier's
+            ``.onnx`` file from anywhere, with which all is tried that needs no training.
         weights: ``imagenet`` or a file; a model that knows the classes already is not trained again.
         max_drop: points of accuracy that may be lost.
         max_latency: of one call, ``5ms``.
@@ -81,6 +88,10 @@ def optimize(
         out: the run's folder, by default ``runs/`` and a name made from data and model.
         resume: go on with the run in ``out``; no finished step is repeated.
         image_size: pixels the model is fed.
+        resize: how images come to that size; None squashes images that are about square and crops others.
+        mean: that an ``.onnx`` file expects to be taken off, one value a channel or one for all, on the 0..1 scale; None for what the file
+            says, else ImageNet's.
+        std: likewise, that it expects to be divided by.
         epochs: at most, of the original's training and of each round of recovery; None for defaults that the budget may cut short.
         augmentation: of training images: ``none`` gets further where there is time for few epochs only, ``light``, ``standard``.
         train_mode: ``auto`` trains the original unless it knows the classes, ``always``, ``never``.
@@ -105,22 +116,34 @@ def optimize(
         max_size_bytes=None if max_size is None else units.size_bytes(max_size),
     )
     seconds = units.seconds(budget)
-    allowed = tuple(available()) if runtime == "auto" else (_found(runtime),)
+    allowed = tuple(available("onnx")) if runtime == "auto" else (_found(runtime),)
     _check(max_drop, threads, batch)
     name = model if isinstance(model, str) else type(model).__name__
+    is_file = name.endswith(".onnx")
+    if not is_file and (mean is not None or std is not None):
+        raise GoalError(
+            f"a mean or std for {name}", "networks bring theirs or take the data's; only a file may expect any", "leave it away"
+        )
+    given: dict[str, Any] = {"image_size": image_size, "resize": resize, "skip_bad": skip_bad, "seed": seed}
     folder = Path(out) if out is not None else default_folder(data, name)
     check_folder(folder, resume)
     job_settings = {
         "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch,
         "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
+        "resize": resize, "mean": None if mean is None else list(mean), "std": None if std is None else list(std),
         "students": None if students is None else list(students), "teachers": teachers,
         "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
     }  # fmt: skip
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
-        job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+        if is_file:
+            refuse_training(name, weights=weights, student=students, epochs=epochs, teachers=teachers > 1, train=train_mode == "always")
+            job = file_job(data, Path(name), mean=mean, std=std, **given)
+            train_mode = "never"
+        else:
+            job = prepare(data, model, weights=weights, **given)
         _check_teachers(teachers, model, train_mode, job)
-        if not resume:
+        if not resume and not is_file:
             # A network that cannot be exported should say so before hours are spent on training it.
             ToOnnx().apply(job.artifact, job.task)
         store = claim(folder, job_settings, resume)
@@ -132,10 +155,10 @@ def optimize(
         taught_by = ["original"] if teachers > 1 else []
         for number in range(1, teachers):
             taught_by.append(f"teacher-{number}")
-            other = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed, weights_seed=seed + number)
+            other = prepare(data, model, weights=weights, **given, weights_seed=seed + number)
             stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
-        fp32 = tuple(Deployment("fp32", r) for r in available())
+        fp32 = tuple(Deployment("fp32", r, is_file) for r in available("onnx"))
         search = Search(
             runner,
             limits,
@@ -182,6 +205,10 @@ def _check_teachers(teachers: int, model: str | nn.Module, train_mode: TrainMode
 
 def _search(search: Search) -> list[Trial]:
     """Choose how to deploy, look at many levels, train the promising ones. Returns what is worth a final measurement."""
+    if search.runner.original.module is None:
+        check_knowledge(search)
+        _deploy(search)
+        return without_training(search)
     _deploy(search)
     trials = glance(search, _GLANCE_SHARE * search.seconds_left)
     finish_seconds = _MEASURING_SECONDS + (FINALISTS + 1) * ship_seconds(search)
@@ -191,8 +218,10 @@ def _search(search: Search) -> list[Trial]:
 def _deploy(search: Search) -> None:
     """Measure the original in each runtime and precision; candidates go to the fastest that keeps the accuracy."""
     runner, original = search.runner, Plan()
-    runner.outputs(original, "torch", "validation")
-    ways = {way: Shipped(original, way) for way in (*search.fp32, *(Deployment("int8", r) for r in search.allowed))}
+    is_file = runner.original.module is None
+    if not is_file:
+        runner.outputs(original, "torch", "validation")
+    ways = {way: Shipped(original, way) for way in (*search.fp32, *(Deployment("int8", r, is_file) for r in search.allowed))}
     reference = ways[search.fp32[0]]
     drops = {}
     for way, shipped in list(ways.items()):

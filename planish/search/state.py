@@ -24,17 +24,18 @@ Watch = Callable[[Sequence[CandidateResult]], None]
 
 @dataclass(frozen=True)
 class Deployment:
-    """How a network is put on a runtime: its precision and the runtime."""
+    """How a network is put on a runtime: its precision, the runtime, and whether the network is an ONNX file already."""
 
     precision: Precision
     runtime: str
+    is_file: bool = False
 
     def __str__(self) -> str:
         return f"{self.precision}@{self.runtime}"
 
     def steps(self) -> Plan:
         """What makes the file that ships from a network."""
-        steps: list[Technique] = [ToOnnx()]
+        steps: list[Technique] = [] if self.is_file else [ToOnnx()]
         if self.precision == "int8":
             steps.append(Int8.for_this_machine())
         if self.runtime == "openvino":
@@ -51,8 +52,9 @@ class Shipped:
 
     @property
     def steps(self) -> Plan:
-        """What makes the file from the network; one that was trained with rounding brings its own scales."""
-        return Plan(*(step for step in self.way.steps().steps if not (self.learned_rounding and step.name == Int8.name)))
+        """What makes the file from the network; one that was rounded already, or trained with rounding, brings its own scales."""
+        rounded = self.learned_rounding or any(step.name == Int8.name for step in self.network.steps)
+        return Plan(*(step for step in self.way.steps().steps if not (rounded and step.name == Int8.name)))
 
     @property
     def learned_rounding(self) -> bool:

@@ -18,7 +18,7 @@ def summary(lineage: Lineage, then: Plan) -> str:
     for step in lineage.steps:
         if step.technique == "distill":
             epochs, place = epochs + step.structure["epochs"], len(words)
-        else:
+        elif not step.technique.startswith("to_"):
             words += map(str, Plan.from_dicts([{"name": step.technique, **step.params}]).steps)
     if epochs:
         words.insert(place, f"distilled {epochs:.2g} epochs")

@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import math
 import time
+from collections import Counter as Counts
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from planish.errors import DataError, PlanishError
 from planish.serving.batching import Batcher, BusyError
+from planish.serving.description import IMAGE_FILE, INFERRED, METRICS, PREDICTED, TENSORS, describe, failures
+from planish.serving.keys import KeyCheck
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
 from planish.serving.protocol import HEADER_LENGTH, model_metadata, read_request, write_response
+from planish.serving.recorder import Recorder
 from planish.serving.why import covered, lost
 
 if TYPE_CHECKING:
-    from planish.artifact import Outputs, Pixels
+    from planish.artifact import Pixels
 
 _LOG = logging.getLogger("planish.serving")
-_OPEN = ("/v2/health/live", "/v2/health/ready")  # without a key: who watches a service needs no secret
 _PAGE = Path(__file__).parent / "page"
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob: data:; base-uri 'none'"
+_GONE = 499  # in metrics and log alone: nobody is there to read it
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -60,9 +67,9 @@ class Limits:
 
 
 class _RefusedError(Exception):
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
-        self.status, self.headers = status, headers
+        self.status = status
 
 
 @dataclass
@@ -79,6 +86,16 @@ class _Metrics:
         self.batches = Histogram("planish_batch_images", "Images a batch.", of_model, buckets=_IMAGES, registry=self.registry)
         self.queued = Gauge("planish_queued_images", "Images that wait.", of_model, registry=self.registry)
         self.classes = Counter("planish_predictions", "Answers by class.", [*of_model, "class"], registry=self.registry)
+        self.watched = Gauge("planish_drift_images", "Looked at for drift in this period.", of_model, registry=self.registry)
+        self.drift = Gauge("planish_drift", "1 where this drifted in this period.", [*of_model, "of"], registry=self.registry)
+
+    def watch(self, model: ServedModel, batcher: Batcher) -> None:
+        """Show what these two say of themselves."""
+        labels, drift = (model.name, model.version), model.drift
+        self.queued.labels(*labels).set_function(lambda: batcher.queued)
+        self.watched.labels(*labels).set_function(lambda: drift.images)
+        for kind in drift.kinds:
+            self.drift.labels(*labels, kind).set_function(partial(drift.drifted, kind))
 
 
 def service(
@@ -87,6 +104,7 @@ def service(
     *,
     shares: Mapping[tuple[str, str], float] = MappingProxyType({}),
     reload_s: float | None = None,
+    recorder: Recorder | None = None,
 ) -> FastAPI:
     """The application; run it with any ASGI server.
 
@@ -95,12 +113,13 @@ def service(
         limits: what it takes on.
         shares: of those requests that others of that name answer, by name and version.
         reload_s: seconds between looks for newer bundles in the models' folders; None for none.
+        recorder: looks at predictions for drift, and logs them; the service closes it.
     """
     metrics = _Metrics()
 
     def start(model: ServedModel) -> Batcher:
         batcher = Batcher(model.run, max_batch=limits.max_batch, max_queue=limits.max_queue, watch=_watch(metrics, model))
-        metrics.queued.labels(model.name, model.version).set_function(lambda: batcher.queued)
+        metrics.watch(model, batcher)
         return batcher
 
     served = Models(models, start, shares)
@@ -112,8 +131,12 @@ def service(
         if watching is not None:
             watching.cancel()
         await served.close()
+        if recorder is not None:
+            await asyncio.to_thread(recorder.close)
 
     app = FastAPI(title="Planish", description="Images in, answers out.", lifespan=whole_life, docs_url=None, redoc_url=None)
+    if limits.keys:
+        app.add_middleware(KeyCheck, keys=limits.keys)
 
     def find(name: str | None, version: str | None = None) -> Entry:
         entry = served.find(name, version)
@@ -122,22 +145,28 @@ def service(
             raise _RefusedError(404, f"there is no such model; there are {known}")
         return entry
 
-    async def run(entry: Entry, images: Pixels) -> Outputs:
-        try:
-            return await asyncio.wait_for(entry.batcher(images), limits.timeout_s)
-        except BusyError as busy:
-            raise _RefusedError(429, str(busy), {"Retry-After": str(math.ceil(busy.retry_after_s))}) from busy
-        except TimeoutError as error:
-            raise _RefusedError(504, f"no answer within {limits.timeout_s:g} s") from error
+    under_way = Counts[tuple[str, str]]()  # requests by model: their bodies, files and images are what fills the memory
 
-    async def answer(model: ServedModel, work: Callable[[], Awaitable[Response]]) -> Response:
-        begun = time.perf_counter()
+    async def answer(entry: Entry, work: Callable[[], Awaitable[Response]]) -> Response:
+        model, begun = entry.model, time.perf_counter()
+        under_way[model.key] += 1
         try:
-            response = await work()
+            if under_way[model.key] > limits.max_queue + limits.max_batch:
+                raise entry.batcher.busy()
+            async with asyncio.timeout(limits.timeout_s):
+                response = await work()
         except _RefusedError as refused:
-            response = _error(refused.status, str(refused), refused.headers)
+            response = _error(refused.status, str(refused))
         except PlanishError as error:
             response = _error(400, str(error))
+        except BusyError as busy:
+            response = _error(429, str(busy), {"Retry-After": str(math.ceil(busy.retry_after_s))})
+        except TimeoutError:
+            response = _error(504, f"no answer within {limits.timeout_s:g} s")
+        except ClientDisconnect:
+            response = _error(_GONE, "the client has gone")
+        finally:
+            under_way[model.key] -= 1
         metrics.requests.labels(model.name, model.version, str(response.status_code)).inc()
         seconds = time.perf_counter() - begun
         metrics.seconds.labels(model.name, model.version).observe(seconds)
@@ -146,72 +175,82 @@ def service(
         return response
 
     async def reasons(entry: Entry, pixels: Pixels, said: dict[str, Any]) -> list[list[float]]:
-        found = entry.model.answers(await run(entry, covered(pixels)), top=len(entry.model.bundle.class_names))
+        found = entry.model.answers(await entry.batcher(covered(pixels)), top=len(entry.model.bundle.class_names))
         return lost(said["confidence"], [next(c["confidence"] for c in one["classes"] if c["name"] == said["class"]) for one in found])
 
     async def predict(request: Request, entry: Entry, why: bool) -> Response:
         model = entry.model
 
         async def work() -> Response:
+            begun = time.perf_counter()
             data = await _body(request, limits.max_bytes)
             pixels, region = await asyncio.to_thread(model.pixels, data, limits.max_pixels)
-            said = model.answers(await run(entry, pixels))[0]
+            outputs = await entry.batcher(pixels)
+            if recorder is not None:
+                recorder.offer(model, pixels, outputs, time.perf_counter() - begun, data)
+            said = model.answers(outputs)[0]
             if "class" in said:
                 metrics.classes.labels(model.name, model.version, said["class"]).inc()
             if why:
                 said |= {"why": await reasons(entry, pixels, said), "region": region}
             return JSONResponse({"model": model.name, "version": model.version, **said})
 
-        return await answer(model, work)
+        return await answer(entry, work)
 
     async def infer(request: Request, entry: Entry) -> Response:
         model = entry.model
 
         async def work() -> Response:
+            begun = time.perf_counter()
             body = await _body(request, limits.max_bytes)
             images, asked = read_request(body, request.headers.get(HEADER_LENGTH), model.input_shape)
-            content, head = write_response(model, await run(entry, images), asked)
+            outputs = await entry.batcher(images)
+            if recorder is not None:
+                recorder.offer(model, images, outputs, time.perf_counter() - begun)
+            content, head = write_response(model, outputs, asked)
             if head is None:
                 return Response(content, media_type="application/json")
             return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})
 
-        return await answer(model, work)
-
-    @app.middleware("http")
-    async def allowed(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if limits.keys and request.url.path not in _OPEN and not _has_key(request, limits.keys):
-            return _error(401, "a key is needed", {"WWW-Authenticate": "Bearer"})
-        return await call_next(request)
+        return await answer(entry, work)
 
     @app.exception_handler(_RefusedError)
     async def refused(request: Request, error: _RefusedError) -> Response:
-        return _error(error.status, str(error), error.headers)
+        return _error(error.status, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, error.detail, dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def misread(request: Request, error: RequestValidationError) -> Response:
+        return _error(400, "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
 
     @app.get("/v2/health/live")
     @app.get("/v2/health/ready")
     async def health() -> dict[str, bool]:
         return {"live": True, "ready": True}
 
-    @app.get("/v2")
+    @app.get("/v2", responses=failures())
     async def server() -> dict[str, Any]:
         return {"name": "planish", "version": "2", "extensions": ["binary_tensor_data"]}
 
-    @app.get("/v2/models/{name}/ready")
-    @app.get("/v2/models/{name}/versions/{version}/ready")
+    @app.get("/v2/models/{name}/ready", responses=failures(404))
+    @app.get("/v2/models/{name}/versions/{version}/ready", responses=failures(404))
     async def ready(name: str, version: str | None = None) -> dict[str, Any]:
         return {"name": find(name, version).model.name, "ready": True}
 
-    @app.get("/v2/models/{name}")
-    @app.get("/v2/models/{name}/versions/{version}")
+    @app.get("/v2/models/{name}", responses=failures(404))
+    @app.get("/v2/models/{name}/versions/{version}", responses=failures(404))
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
         return model_metadata(find(name, version).model, served.versions(name))
 
-    @app.post("/v2/models/{name}/infer")
-    @app.post("/v2/models/{name}/versions/{version}/infer")
+    @app.post("/v2/models/{name}/infer", responses=INFERRED, openapi_extra=TENSORS)
+    @app.post("/v2/models/{name}/versions/{version}/infer", responses=INFERRED, openapi_extra=TENSORS)
     async def infer_by_name(request: Request, name: str, version: str | None = None) -> Response:
         return await infer(request, find(name, version))
 
-    @app.get("/models")
+    @app.get("/models", responses=failures())
     async def models_served() -> dict[str, Any]:
         return {
             "models": [
@@ -226,20 +265,21 @@ def service(
 
     app.mount("/page", StaticFiles(directory=_PAGE))
 
-    @app.post("/predict")
+    @app.post("/predict", responses=PREDICTED, openapi_extra=IMAGE_FILE)
     async def predict_first(request: Request, why: bool = False) -> Response:
         """The first model; the body is an image file. ``why`` adds how much each part of the image mattered, 8 x 8 of them."""
         return await predict(request, find(None), why)
 
-    @app.post("/models/{name}/predict")
+    @app.post("/models/{name}/predict", responses=PREDICTED, openapi_extra=IMAGE_FILE)
     async def predict_by_name(request: Request, name: str, version: str | None = None, why: bool = False) -> Response:
         """The body is an image file."""
         return await predict(request, find(name, version), why)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=Response, responses=METRICS)
     async def prometheus() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    describe(app, keys=bool(limits.keys))
     return app
 
 
@@ -263,12 +303,6 @@ async def _body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _has_key(request: Request, keys: Sequence[str]) -> bool:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    given = token if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "")
-    matches = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]  # all of them, so that time tells nothing
-    return any(matches)
-
-
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": message}, status, headers)
+    content = json.dumps({"error": message})  # in ASCII: a message may quote what is no text
+    return Response(content, status, headers, media_type="application/json")

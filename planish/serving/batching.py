@@ -57,6 +57,10 @@ class Batcher:
         """Images that wait."""
         return sum(len(waiting.images) for waiting in self._queue)
 
+    def busy(self) -> BusyError:
+        """To raise where no more can be taken on."""
+        return BusyError(max(0.1, self.queued * self._seconds_an_image))
+
     async def __call__(self, images: Pixels) -> Outputs:
         """Outputs of these images, first axis as they are given.
 
@@ -65,7 +69,7 @@ class Batcher:
         """
         queued = self.queued
         if queued and queued + len(images) > self._max_queue:
-            raise BusyError(max(0.1, queued * self._seconds_an_image))
+            raise self.busy()
         waiting = _Waiting(images, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         if self._worker is None or self._worker.done():

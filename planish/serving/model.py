@@ -9,8 +9,9 @@ import numpy as np
 
 from planish.data.preprocessing import decode, resize
 from planish.errors import BundleError
-from planish.export.bundle import Bundle, changed_files, read_bundle
+from planish.export.bundle import SEAL, Bundle, changed_files, read_bundle
 from planish.export.runtimes import load
+from planish.serving.drift import Drift
 from planish.serving.why import seen_region
 from planish.tasks.answers import answers
 
@@ -38,6 +39,8 @@ class ServedModel:
         self.bundle: Bundle = read_bundle(folder)
         if changed := changed_files(folder, self.bundle):
             raise BundleError(f"{folder}: {'; '.join(changed[:3])}", "a bundle is served as it was made", "make the bundle again")
+        self.seal = (folder / SEAL).read_text()
+        self.drift = Drift(folder)
         files = [folder / file for file in self.bundle.files]
         self._predictor = load(files, self.bundle.runtime, threads=threads or self.bundle.threads)
         spec = self.bundle.input_spec

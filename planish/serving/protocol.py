@@ -6,6 +6,8 @@ https://github.com/kserve/open-inference-protocol, and Triton's extension for bi
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +47,8 @@ def read_request(body: bytes, header_length: str | None, shape: tuple[int, ...])
     """
     length = len(body)
     if header_length is not None:
-        if not header_length.isascii() or not header_length.isdigit() or int(header_length) > len(body):
-            raise DataError(f"{HEADER_LENGTH} is {header_length!r}", f"it is a number of bytes, at most {len(body)} here")
+        if not re.fullmatch("[0-9]{1,18}", header_length) or int(header_length) > len(body):
+            raise DataError(f"{HEADER_LENGTH} is {header_length[:20]!r}", f"it is a number of bytes, at most {len(body)} here")
         length = int(header_length)
     try:
         request = json.loads(body[:length])
@@ -57,7 +59,7 @@ def read_request(body: bytes, header_length: str | None, shape: tuple[int, ...])
         raise DataError("the request has other inputs", f"it has one, called {INPUT!r}")
     tensor = given[0]
     found = tensor.get("shape")
-    right = isinstance(found, list) and all(type(n) is int for n in found) and tuple(found[1:]) == shape and found[0] > 0
+    right = isinstance(found, list) and all(type(n) is int for n in found) and tuple(found[1:]) == shape and 0 < found[0] <= len(body)
     if not right or tensor.get("datatype") != "UINT8":
         raise DataError(
             f"{INPUT!r} is {str(tensor.get('datatype'))[:20]} {str(found)[:60]}", f"it must be UINT8 [N, {', '.join(map(str, shape))}]"
@@ -69,7 +71,7 @@ def read_request(body: bytes, header_length: str | None, shape: tuple[int, ...])
 def _pixels(tensor: Mapping[str, Any], binary: bytes, shape: list[int]) -> Pixels:
     parameters = tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-    count = int(np.prod(shape, dtype=object))
+    count = math.prod(shape)
     if size is not None:
         if type(size) is not int or size != len(binary) or size != count:
             raise DataError(f"{len(binary)} bytes of binary data, said to be {str(size)[:20]}", f"the shape needs {count}")
@@ -114,6 +116,6 @@ def _wanted(request: Mapping[str, Any], outputs: Outputs) -> dict[str, bool]:
     asked = request.get("outputs")
     if not asked:
         return dict.fromkeys(outputs, everywhere)
-    if not isinstance(asked, list) or not all(isinstance(one, dict) and one.get("name") in outputs for one in asked):
+    if not isinstance(asked, list) or not all(isinstance(one, dict) and one.get("name") in list(outputs) for one in asked):
         raise DataError("the request asks for other outputs", f"there are {', '.join(outputs)}")
     return {one["name"]: flag(one, "binary_data", everywhere) for one in asked}

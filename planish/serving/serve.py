@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
+import socket
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from planish.errors import BundleError
 from planish.export.bundle import bundle_folder
 from planish.serving.model import ServedModel
+from planish.serving.recorder import NO_LOG, LogSettings, Recorder
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_BACKLOG = 2048  # connections that may wait to be accepted
 _RELOAD_S = 2.0
+_NAMED = re.compile(r"([\w.-]+)(?:@([\w.-]+))?=(.+)")
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
 
 
@@ -25,8 +36,11 @@ def serve(
     threads: int | None = None,
     canary: Sequence[str] = (),
     reload: bool = False,
+    watch_rate: float = 20.0,
+    log: LogSettings = NO_LOG,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
+    replicas: int | None = None,
     watch: Callable[[str], None] = lambda text: None,
     **limits: Any,
 ) -> None:
@@ -41,48 +55,110 @@ def serve(
         threads: of the runtime, for each bundle; None for those it was measured with.
         canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
         reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
+        watch_rate: at most that many predictions a second are looked at for drift, and logged.
+        log: where predictions are logged, and how much of them.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
+        replicas: as so many processes in Ray Serve; None for this process alone.
         watch: told what is served where.
         limits: of requests; the fields of ``planish.serving.app.Limits``.
 
     Raises:
-        BundleError: a bundle is damaged, two have one name and version, or FastAPI or uvicorn is not installed.
+        BundleError: a bundle is damaged, two have one name and version, FastAPI, uvicorn or Ray Serve is not installed, the port is taken,
+            or the certificate cannot be used.
     """
     try:
         import uvicorn
 
         from planish.serving.app import Limits, service
+        from planish.serving.connection import Connection
     except ImportError as error:
         raise BundleError(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
     models = open_models(bundles, threads)
-    _log_to_stdout()
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
-    scheme = "https" if certificate else "http"
-    watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
-    app = service(models, Limits(**limits), shares=_shares(canary), reload_s=_RELOAD_S if reload else None)
-    uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
+    bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
+    if replicas is not None:
+        from planish.serving.replicas import serve_replicas
+
+        given = [_absolute(bundle) for bundle in bundles]  # a replica has a working directory of its own
+        most = max(threads or model.bundle.threads for model in models)
+
+        def build() -> FastAPI:
+            _log_to_stdout()
+            own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
+            return service(open_models(given, threads), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate))
+
+        scheme = "https" if certificate else "http"
+        watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
+        serve_replicas(
+            build, replicas=replicas, threads=most, max_requests=2 * bounds.max_queue,  # so that it is the service that refuses
+            host=host, port=port, certificate=certificate, certificate_key=certificate_key,
+        )  # fmt: skip
+        return
+    _log_to_stdout()
+    warnings.filterwarnings("ignore", module="PIL")  # of each damaged file in words of its own, all of which Python would keep
+    config = uvicorn.Config(
+        service(models, bounds, shares=shares, reload_s=reload_s, recorder=Recorder(log, watch_rate)),
+        http=Connection, ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
         ssl_certfile=certificate, ssl_keyfile=certificate_key,
     )  # fmt: skip
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise BundleError(
+            f"{certificate} and {certificate_key}: {error}", "they are a certificate and its private key, PEM files"
+        ) from error
+    with _listening(host, port) as listener:
+        address = f"{'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        watch(f"listening on {address}; try: curl --data-binary @photo.jpg {address}/predict")
+        with contextlib.suppress(KeyboardInterrupt):  # raised once all is answered
+            uvicorn.Server(config).run([listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer's body waits 40 ms for its head to be acknowledged
+        return listener
+    except OSError as error:
+        raise BundleError(
+            f"{host}:{port}: {error.strerror or error}", "the server needs an address of this machine and a free port"
+        ) from error
+
+
+def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
+    """Folders of bundles by name and version; see ``serve``.
+
+    Raises:
+        BundleError: two have one name and version.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    for given in bundles:
+        named = _NAMED.fullmatch(str(given))
+        folder = Path(named[3] if named else given)
+        name, version = (named[1], named[2] or "1") if named else (re.sub(r"[^\w.-]", "-", folder.resolve().name), "1")
+        if (name, version) in found:
+            raise BundleError(
+                f"two bundles are called {name} in version {version}", "each needs a name of its own", f"{name}@2={folder} for the second"
+            )
+        found[name, version] = bundle_folder(folder)
+    return found
 
 
 def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
     """Open what is to be served, each named as it is asked for."""
-    models: dict[tuple[str, str], ServedModel] = {}
-    for given in bundles:
-        named = re.fullmatch(r"([\w.-]+)(?:@([\w.-]+))?=(.+)", str(given))
-        folder = Path(named[3] if named else given)
-        name, version = (named[1], named[2] or "1") if named else (re.sub(r"[^\w.-]", "-", folder.resolve().name), "1")
-        if (name, version) in models:
-            raise BundleError(
-                f"two bundles are called {name} in version {version}", "each needs a name of its own", f"{name}@2={folder} for the second"
-            )
-        models[name, version] = ServedModel(name, version, bundle_folder(folder), threads)
-    return list(models.values())
+    return [ServedModel(name, version, folder, threads) for (name, version), folder in named_bundles(bundles).items()]
+
+
+def _absolute(given: str | Path) -> str:
+    """The same bundle, named from any working directory."""
+    named = _NAMED.fullmatch(str(given))
+    folder = Path(named[3] if named else given).resolve()
+    return f"{str(given)[: named.start(3)]}{folder}" if named else str(folder)
 
 
 def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
 from planish.evaluation.classification_metrics import classification_metrics
 from planish.task import PLAIN_LOSS
 
 if TYPE_CHECKING:
+    import torch
+
     from planish.artifact import Outputs
     from planish.measurement import Measurement
     from planish.task import LossSettings, Split, SplitName
@@ -47,6 +47,9 @@ class Classification:
 
         T.-Y. Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002).
         """
+        import torch  # takes seconds, and a service that only words its answers has no need of it
+        import torch.nn.functional as F
+
         if settings.kind == "cross_entropy" and settings.class_weights == "none":
             return F.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
         classes = outputs.shape[1]
@@ -69,6 +72,9 @@ class Classification:
         that among the other classes, times the probability that the teacher gives to them; here the latter factor is 1, so that a sure
         teacher still tells what the image resembles.
         """
+        import torch
+        import torch.nn.functional as F
+
         student_log = F.log_softmax(outputs / temperature, dim=1)
         teacher_log = F.log_softmax(teacher / temperature, dim=1)
         if targets is None:

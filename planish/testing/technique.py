@@ -13,7 +13,7 @@ import pytest
 from planish.artifact import Artifact
 from planish.errors import PlanError
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export.runtimes import available, load, registered
+from planish.export.runtimes import available, load
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.task import Task
@@ -106,5 +106,5 @@ def _outputs(artifact: Artifact, task: Task) -> dict[str, Any]:
     images = np.ascontiguousarray(task.split("validation").images(artifact.input_spec, artifact.preprocessing)[:8])
     if artifact.format == "torch":
         return TorchPredictor(artifact.module, artifact.preprocessing)(images)
-    runtime = next(name for name in available() if artifact.format in registered()[name].formats)
+    runtime = available(artifact.format)[0]
     return load(artifact.files, runtime)(images)

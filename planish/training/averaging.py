@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.errors import TrainingError
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.training.batches import batches

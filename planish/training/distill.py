@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from planish.artifact import Artifact, InputSpec, Normalisation, Step
 from planish.data.augmentation import Augmentation
-from planish.data.preprocessing import normalise_each
+from planish.data.normalisation import normalise_each
 from planish.errors import PlanishError, TechniqueError
 from planish.models.storage import load_artifact
 from planish.technique import hyper_parameters

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.models.strided import SafeStrides

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from planish.training.fit import Epoch, fit
 from planish.training.prepare import Job
 from planish.training.recipe import default_recipe
 from planish.training.settings import FitSettings
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs
+    from planish.task import Task
 
 TrainMode = Literal["auto", "always", "never"]
 _ABOVE_GUESSING = 0.25  # of the way from guessing to perfect that a network must have gone to count as trained
@@ -86,10 +90,14 @@ def train_original(
 def _is_trained(job: Job) -> bool:
     predictor = TorchPredictor.fastest(job.artifact.module, job.artifact.preprocessing)
     found = evaluate(predictor, job.task, "validation", job.artifact.input_spec, job.artifact.preprocessing)
-    targets = np.asarray(found.targets)
-    guessing = float(np.bincount(targets).max() / len(targets))
-    reached = float(job.task.scores(found.outputs, targets).mean())
-    trained = reached > guessing + _ABOVE_GUESSING * (1 - guessing)
+    reached, trained = better_than_guessing(job.task, found.outputs, found.targets)
     words = "it is trained already and is not trained again" if trained else "that is hardly better than guessing, so it is trained"
     note(f"the model as given reaches {100 * reached:.1f} % on validation: {words}")
     return trained
+
+
+def better_than_guessing(task: Task, outputs: Outputs, targets: Any) -> tuple[float, bool]:
+    """The share of images a network is right on, and whether that is well above always naming the most frequent class."""
+    guessing = float(np.bincount(np.asarray(targets)).max() / len(targets))
+    reached = float(task.scores(outputs, targets).mean())
+    return reached, reached > guessing + _ABOVE_GUESSING * (1 - guessing)

@@ -73,7 +73,7 @@ def prepare(
     if image_size is not None and not 8 <= image_size <= 2048:
         raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "leave it away for the images' own size")
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
-    decode_side = 256 if image_size is None else max(32, round(image_size * _MARGIN))
+    decode_side = 256 if image_size is None else decode_side_for(image_size)
     images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels)
     height, width = images.typical_height, images.typical_width
     if image_size is None:
@@ -82,10 +82,9 @@ def prepare(
             image_size -= image_size % 16
     torch.manual_seed(seed if weights_seed is None else weights_seed)
     created = create(model, num_classes=len(images.class_names), channels=images.channels, image_size=image_size, weights=weights)
-    about_square = max(height, width) <= 1.1 * min(height, width)
     preprocessing = Preprocessing(
         decode_side=decode_side,
-        resize=resize or ("squash" if about_square else "crop"),
+        resize=resize or fitting_resize(images),
         mean=created.mean or images.mean,
         std=created.std or images.std,
         normalisation=normalisation,
@@ -113,6 +112,17 @@ def prepare(
         pretrained=created.pretrained,
         notes=created.notes,
     )
+
+
+def decode_side_for(image_size: int) -> int:
+    """How large images are kept on disk for a model that is fed ``image_size`` pixels."""
+    return max(32, round(image_size * _MARGIN))
+
+
+def fitting_resize(images: ImageData) -> Literal["squash", "crop"]:
+    """How such images come to a square: those that are about square are squashed, others cropped."""
+    height, width = images.typical_height, images.typical_width
+    return "squash" if max(height, width) <= 1.1 * min(height, width) else "crop"
 
 
 def _first_channels(module: nn.Module) -> int | None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
+
+import pytest
+
 from planish.artifact import Artifact
 from planish.compression import (
     Binarize,
@@ -16,11 +21,13 @@ from planish.compression import (
     NMPruning,
     QuantizeAware,
     Resolution,
+    Simplify,
     UnstructuredPruning,
     WeightSharing,
     Width,
 )
-from planish.export import Pack, Temperature, ToOnnx, ToOpenVino
+from planish.export import Pack, Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport
+from planish.export.litert_file import PYTHON
 from planish.task import Task
 from planish.technique import registered
 from planish.testing import TechniqueConformance
@@ -50,6 +57,16 @@ class TestLatencyPruning(TechniqueConformance):
 
 class TestResolution(TechniqueConformance):
     technique = Resolution(scale=0.75)
+
+
+class TestResolutionOfAFile(TechniqueConformance):
+    technique = Resolution(scale=0.75)
+    before = (ToOnnx(),)
+
+
+class TestSimplify(TechniqueConformance):
+    technique = Simplify()
+    before = (ToOnnx(),)
 
 
 class TestBlockPruning(TechniqueConformance):
@@ -156,7 +173,24 @@ class TestWidth(TechniqueConformance):
     technique = Width(2.0)
 
 
+class TestToTorchExport(TechniqueConformance):
+    technique = ToTorchExport()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("litert_torch") is None and PYTHON not in os.environ, reason="LiteRT's converter is not installed")
+class TestToLiteRt(TechniqueConformance):
+    technique = ToLiteRt(int8=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("executorch") is None, reason="ExecuTorch is not installed")
+class TestToExecuTorch(TechniqueConformance):
+    technique = ToExecuTorch(int8=True)
+
+
 def test_every_registered_technique_is_here() -> None:
-    """But for the levers, which have tests of their own."""
+    """But for the levers, which have tests of their own, and TensorRT's, which needs a GPU."""
     tried = {kind.technique.name for kind in TechniqueConformance.__subclasses__() if kind.__module__ == __name__}
-    assert tried == {name for name, kind in registered().items() if not kind.__module__.startswith("planish.models.levers")}
+    others = {name for name, kind in registered().items() if not kind.__module__.startswith("planish.models.levers")}
+    assert tried == others - {"to_tensorrt"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,7 @@ from planish.compression import (
     WeightSharing,
     harm,
 )
-from planish.errors import PlanError, TechniqueError
+from planish.errors import ExportError, PlanError, TechniqueError
 from planish.evaluation import layer_latency
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
@@ -39,6 +40,9 @@ from planish.technique import Technique
 from planish.testing import write_shapes
 from planish.training import Distill
 from planish.training.prepare import prepare
+
+if TYPE_CHECKING:
+    from planish.artifact import Pixels
 
 NETWORKS = (
     "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large", "shufflenet_v2_x1_0", "efficientnet_b0", "densenet121", "regnet_y_400mf",
@@ -94,16 +98,24 @@ def moved(module: nn.Module, seed: int) -> nn.Module:
     return module
 
 
+def validation_pixels(artifact: Artifact, task: Task) -> Pixels:
+    return np.ascontiguousarray(task.split("validation").images(artifact.input_spec, artifact.preprocessing)[:8])
+
+
+def left_when_moved(artifact: Artifact, task: Task) -> float:
+    """The signal-to-noise ratio of the logits of the worst of a few networks with moved weights."""
+    predictors = [TorchPredictor(moved(artifact.module, seed), artifact.preprocessing) for seed in range(5)]
+    pixels = validation_pixels(artifact, task)
+    expected = TorchPredictor(artifact.module, artifact.preprocessing)(pixels)["logits"]
+    return min(signal_to_noise(expected, predictor(pixels)["logits"]) for predictor in predictors)
+
+
 def int8_against_moved(artifact: Artifact, quantized: Artifact, task: Task) -> tuple[float, float]:
-    """The signal-to-noise ratio of the INT8 file's logits, and that of the worst of a few networks with moved weights."""
-    pixels = np.ascontiguousarray(task.split("validation").images(artifact.input_spec, artifact.preprocessing)[:8])
-
-    def logits(module: nn.Module) -> Logits:
-        return TorchPredictor(module, artifact.preprocessing)(pixels)["logits"]
-
-    expected = logits(artifact.module)
-    worst = min(signal_to_noise(expected, logits(moved(artifact.module, seed))) for seed in range(5))
-    return signal_to_noise(expected, load(quantized.files, "onnxruntime")(pixels)["logits"]), worst
+    """The signal-to-noise ratio of the INT8 file's logits, and ``left_when_moved``."""
+    pixels = validation_pixels(artifact, task)
+    expected = TorchPredictor(artifact.module, artifact.preprocessing)(pixels)["logits"]
+    found = load(quantized.files, "onnxruntime")(pixels)["logits"]
+    return signal_to_noise(expected, found), left_when_moved(artifact, task)
 
 
 def _tried(technique: Technique, artifact: Artifact, task: Task) -> tuple[Artifact | None, str]:
@@ -174,4 +186,10 @@ def test_every_pair_combines_or_refuses(network: str, images: Path) -> None:
         except (PlanError, TechniqueError) as error:
             print(f"{first}, {second}: refused: {error}")
             continue
-        ToOnnx().apply(both, job.task)
+        try:
+            ToOnnx().apply(both, job.task)
+        except ExportError as error:  # an untrained network may make of two roundings what it makes of moved weights: noise
+            assert both.facts["precision"] == "int8"
+            left = left_when_moved(once[first], job.task)
+            print(f"{first}, {second}: {error} (weights moved: {left:.1f} dB)")
+            assert left < MARGIN_DB

@@ -16,7 +16,7 @@ from test_quantize_aware import TrainableTask
 
 from planish.artifact import Artifact, InputSpec, Lineage, Source
 from planish.compression import Binarize, Int8, LearnedRounding, QuantizeAware
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
 from planish.export.runtimes import executed_precisions, load

@@ -14,7 +14,7 @@ from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 
 from planish.artifact import Artifact, InputSpec
 from planish.compression import Resolution
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.errors import TechniqueError
 
 

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import TypeAdapter
+from torchvision.transforms.v2 import functional as F
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data.preprocessing import Normalise, decode, prepare, resize
+from planish.data.normalisation import Normalise
+from planish.data.preprocessing import decode, prepare, resize
 from planish.errors import DataError
 
 
@@ -149,6 +151,13 @@ def test_resize_agrees_with_pillow() -> None:
     assert (cropped == by_hand).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 2_000_000, 1), (2_000_000, 1, 1)])
+def test_a_line_of_pixels_does_not_fill_the_memory(shape: tuple[int, int, int]) -> None:
+    """Scaled up as a whole it would have 80 billion pixels."""
+    image = np.full(shape, 9, np.uint8)
+    assert (resize(image, InputSpec(1, 200, 200), settings_for("crop")) == np.full((200, 200, 1), 9)).all()
+
+
 @given(
     st.integers(1, 50),
     st.integers(1, 50),
@@ -223,3 +232,17 @@ def test_preprocessing_written_before_there_was_a_choice_is_by_the_data_set() ->
     assert TypeAdapter(Preprocessing).validate_python(written).normalisation == "dataset"
     images = torch.arange(16, dtype=torch.uint8).view(1, 4, 4, 1)
     assert torch.equal(Normalise.of(TypeAdapter(Preprocessing).validate_python(written))(images), Normalise((0.5,), (0.2,))(images))
+
+
+@given(height=st.integers(1, 90), width=st.integers(1, 90), side=st.integers(1, 50), seed=st.integers(0, 9))
+@settings(max_examples=150, deadline=None)
+def test_pixels_are_those_of_torchvision(height: int, width: int, side: int, seed: int) -> None:
+    """Networks are published with accuracies measured on torchvision's resize and crop; ours must be the same to the bit, without torch."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    smaller = F.resize(image, [side]) if min(height, width) > side else image
+    assert (decode(encoded(image), 3, side) == np.asarray(smaller)).all()
+    cropped = F.center_crop(F.resize(image, [side]), [side, side])
+    assert (resize(pixels, InputSpec(3, side, side), settings_for("crop")) == np.asarray(cropped)).all()
+    squashed = F.resize(image, [side, side + 3])
+    assert (resize(pixels, InputSpec(3, side, side + 3), settings_for("squash")) == np.asarray(squashed)).all()

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
-from planish.data.preprocessing import Normalise, prepare
+from planish.data.normalisation import Normalise
+from planish.data.preprocessing import prepare
 from planish.evaluation.classification_metrics import classification_metrics
 
 if TYPE_CHECKING:

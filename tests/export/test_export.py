@@ -12,7 +12,7 @@ from export_fakes import PREPROCESSING, SPEC, FakeTask
 from torch import nn
 
 from planish.artifact import Artifact
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.errors import ExportError, RuntimeMissingError
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes import RUNTIMES, available, executed_precisions, load
@@ -129,7 +129,7 @@ def test_a_runtime_that_is_not_there_says_how_to_get_it(monkeypatch: pytest.Monk
     with pytest.raises(RuntimeMissingError, match="did you mean 'openvino'"):
         load(onnx_artifact.files, "openvin")
     monkeypatch.setattr(RUNTIMES["openvino"], "version", staticmethod(lambda: ""))
-    assert available() == ["onnxruntime"]
+    assert available("onnx") == ["onnxruntime"]
     with pytest.raises(RuntimeMissingError, match="pip install openvino"):
         load(onnx_artifact.files, "openvino")
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Source
 from planish.compression import Int8
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes import executed_precisions, load
 from planish.models.batch_norm import reestimate_batch_norm

@@ -20,9 +20,10 @@ from planish.artifact import Artifact
 from planish.errors import ExportError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import Pack, ToOnnx
-from planish.export.bundle import verify, write_bundle
+from planish.export.bundle import write_bundle
 from planish.export.packed_file import Tensor, pack, unpack, unpacked
 from planish.export.runtimes import load
+from planish.export.verify import verify
 
 rng = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from export_fakes import FakeTask
 
 from planish.artifact import Artifact
 from planish.compression import Int8
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.evaluation.calibration import fit_temperature
 from planish.export import Temperature, ToOnnx, ToOpenVino
 from planish.export.runtimes import load

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from planish import commands
 from planish.cli.app import app
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.errors import GoalError
 from planish.models.storage import load_artifact
 from planish.search import ensemble_members

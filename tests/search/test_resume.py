@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from planish.export.bundle import verify
+from planish.export.verify import verify
 from planish.search.result import Result
 from planish.testing import write_shapes
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from planish.artifact import InputSpec
-from planish.data.preprocessing import normalise_each
+from planish.data.normalisation import normalise_each
 from planish.errors import TechniqueError
 from planish.plan import Plan
 from planish.technique import resolve

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.errors import ModelError
 from planish.export import ToOnnx
 from planish.export.runtimes import load

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from planish.data.preprocessing import Normalise
+from planish.data.normalisation import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Progress, listening

@@ -2,10 +2,24 @@
 const $ = (id) => document.getElementById(id);
 const WATCH_MS = 2000;
 let shownUrl = null;
+const SMALL = 200; // pixels; such an image is shown larger than it is
 let last = null;
+let asked = 0;
+
+/** Fetch with the key that was given; where one is needed, ask for it. */
+async function call(path, options = {}) {
+  const key = String.fromCharCode(...new TextEncoder().encode($("key").value)); // headers are bytes
+  const response = await fetch(path, key ? { ...options, headers: { Authorization: `Bearer ${key}` } } : options);
+  if (response.status === 401) $("key-form").hidden = false;
+  return response;
+}
 
 async function listModels() {
-  const found = await (await fetch("models")).json();
+  const response = await call("models");
+  const found = await response.json();
+  if (!response.ok) return say(paragraph(found.error, "error"));
+  $("key-form").hidden = true;
+  $("model").replaceChildren();
   for (const { name, version } of found.models) {
     const option = document.createElement("option");
     option.value = `models/${encodeURIComponent(name)}/predict?version=${encodeURIComponent(version)}`;
@@ -49,24 +63,34 @@ async function ask(file) {
   if (shownUrl) URL.revokeObjectURL(shownUrl);
   shownUrl = URL.createObjectURL(file);
   const image = $("shown");
-  image.onload = () => image.classList.toggle("small", image.naturalWidth < 100);
+  image.onload = () => {
+    image.classList.toggle("small", image.naturalWidth < SMALL);
+    $("frame").hidden = false;
+  };
+  image.onerror = () => ($("frame").hidden = true); // of a kind that the service may know, but not the browser
   image.src = shownUrl;
   image.alt = `the image that was given: ${file.name || "from the clipboard"}`;
-  $("frame").hidden = false;
-  $("mattered").hidden = true;
+  showMattered(false);
   last = file;
+  const mine = ++asked;
   $("hint").textContent = "Another one:";
   const begun = performance.now();
   try {
-    const response = await fetch(`${$("model").value}&why=${$("why").checked}`, { method: "POST", body: file });
+    const response = await call(`${$("model").value}&why=${$("why").checked}`, { method: "POST", body: file });
     const said = await response.json();
     const took = performance.now() - begun;
+    if (mine !== asked) return; // another image was given meanwhile
     if (!response.ok) return say(paragraph(said.error, "error"));
     if (said.why) colour(said.why, said.region);
-    say(...said.classes.map(bar), paragraph(`${said.model}, version ${said.version}; ${took.toFixed(0)} ms with the way there and back`, "quiet"));
+    say(...said.classes.map(bar), paragraph(`${said.model}, version ${said.version}; ${took.toFixed(0)} ms, network included`, "quiet"));
   } catch (error) {
-    say(paragraph("The service does not answer.", "error"));
+    if (mine === asked) say(paragraph("The service does not answer.", "error"));
   }
+}
+
+function showMattered(shown) {
+  $("mattered").hidden = $("legend").hidden = !shown;
+  $("frame").classList.toggle("mattered", shown);
 }
 
 /** Cells that carry the answer in orange, those that speak against it in blue, over the part of the image that the model sees. */
@@ -82,7 +106,7 @@ function colour(why, [left, top, width, height]) {
     }),
   );
   for (const [side, share] of Object.entries({ left, top, width, height })) canvas.style[side] = `${100 * share}%`;
-  canvas.hidden = false;
+  showMattered(true);
 }
 
 /** Sum of all samples of one name in Prometheus' text. */
@@ -95,7 +119,9 @@ function total(text, name) {
 let before = null;
 async function watch() {
   try {
-    const text = await (await fetch("metrics")).text();
+    const response = await call("metrics");
+    if (!response.ok) throw new Error(response.statusText);
+    const text = await response.text();
     const now = {
       at: performance.now(),
       count: total(text, "planish_request_seconds_count"),
@@ -103,6 +129,8 @@ async function watch() {
     };
     $("queued").textContent = total(text, "planish_queued_images");
     $("total").textContent = now.count;
+    const drifted = [...text.matchAll(/^planish_drift\{.*of="([^"]+)".*\} 1\.0$/gm)].map((found) => found[1]);
+    $("drift").textContent = [...new Set(drifted)].join(", ") || `none in ${total(text, "planish_drift_images")} images`;
     if (before) {
       const fresh = now.count - before.count;
       $("rate").textContent = ((1000 * fresh) / (now.at - before.at)).toFixed(1);
@@ -120,6 +148,44 @@ for (const id of ["file", "camera"]) {
     event.target.value = "";
   });
 }
+/** Phones have a camera application; elsewhere the picture is shown here. */
+async function openCamera() {
+  if (matchMedia("(pointer: coarse)").matches || !navigator.mediaDevices) return $("camera").click();
+  try {
+    $("video").srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    $("viewfinder").hidden = false;
+    $("take").focus();
+  } catch (error) {
+    say(paragraph(`The camera cannot be used: ${error.message}.`, "error"));
+  }
+}
+
+function closeCamera() {
+  for (const track of $("video").srcObject?.getTracks() ?? []) track.stop();
+  $("video").srcObject = null;
+  $("viewfinder").hidden = true;
+  $("photo").focus();
+}
+
+function takePhoto() {
+  const video = $("video");
+  if (!video.videoWidth) return; // no picture yet
+  const canvas = document.createElement("canvas");
+  canvas.width = video.videoWidth;
+  canvas.height = video.videoHeight;
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  canvas.toBlob((blob) => ask(new File([blob], "photo.jpg")), "image/jpeg", 0.95);
+  closeCamera();
+}
+
+$("photo").addEventListener("click", openCamera);
+$("take").addEventListener("click", takePhoto);
+$("leave").addEventListener("click", closeCamera);
+$("key-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  await listModels();
+  await ask(last);
+});
 $("why").addEventListener("change", () => ask(last));
 $("model").addEventListener("change", () => ask(last));
 const drop = $("drop");

@@ -1,0 +1,57 @@
+"""The command that looks for drift in what a service logged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planish.cli.options import Debug, Json
+from planish.cli.running import fail, one_of, print_json, progress, running, stdout
+
+
+def monitor(
+    source: Annotated[str, typer.Argument(metavar="LOG|URL", help="Folder of planish serve --log, or the address of a service.")],
+    bundles: Annotated[
+        list[str] | None, typer.Argument(metavar="BUNDLE...", help="What was served, named as it was there; not needed for an address.")
+    ] = None,
+    false_alarms: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Share of periods without drift that may give an alarm.")] = 0.05,
+    period: Annotated[str, typer.Option(help="week or day; each is judged anew.")] = "week",
+    every: Annotated[str | None, typer.Option(help="Look again and again: 1m, 1h. Ends at the first alarm.")] = None,
+    webhook: Annotated[str | None, typer.Option(help="Address that is told of an alarm, as JSON.")] = None,
+    label: Annotated[int | None, typer.Option(min=1, help="Copy that many logged images to --out: those most worth a label.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for them; it gets a labels.csv to fill in.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="Write alert rules for Prometheus to this file.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Has what comes in changed since the model was made? Exit code 1 if so."""
+    with running(debug=debug), progress():
+        from planish.cli.tables import monitor_table
+        from planish.search.goal import seconds
+        from planish.serving.labelling import worth_labelling
+        from planish.serving.monitor import ALERT_RULES
+        from planish.serving.monitor import monitor as look  # planish.commands would bring torch, which is not needed here
+
+        if (label is None) != (out is None):
+            fail("--label and --out belong together. For example --label 50 --out to-label.")
+        if rules is not None:
+            rules.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ALERT_RULES, rules)
+        found = look(
+            source, bundles or (), false_alarms=false_alarms, period=one_of("--period", period, "day", "week"),
+            every_s=None if every is None else seconds(every), webhook=webhook,
+        )  # fmt: skip
+        if json:
+            print_json(found)
+        else:
+            for one in found:
+                stdout.print(monitor_table(one))
+        if label is not None and out is not None:
+            count = worth_labelling(Path(source), out, label)
+            if not json:
+                stdout.print(f"{count} images most worth a label: fill in {out / 'labels.csv'}", soft_wrap=True)
+        if any(one.drifted for one in found):
+            raise typer.Exit(1)

@@ -1,0 +1,100 @@
+"""ExecuTorch's files (``.pte``), for phones and small devices, with XNNPACK's kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import Artifact, Step
+from planish.errors import ExportError
+from planish.export.onnx_file import check_outputs, metadata, sample_images
+from planish.export.runtimes import find, first_line
+from planish.technique import hyper_parameters
+from planish.workspace import fresh_folder
+
+if TYPE_CHECKING:
+    from planish.artifact import Pixels
+    from planish.task import Task
+
+# as for OpenVINO, the check of INT8 finds gross errors only; what it costs is measured on the file
+_TOLERANCE = {"fp32": 1e-3, "int8": 1.0}
+_CHECKED_IMAGES, _CALIBRATION_IMAGES = 16, 128
+_MOST_IMAGES = 8  # the file plans its memory for so many a call
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ToExecuTorch:
+    """Export to ``model.pte``; up to 8 images a call, or one. What XNNPACK cannot run, ExecuTorch's portable kernels do.
+
+    The scales of ``int8`` and ``qat`` stand in an ONNX graph and cannot be carried over, so INT8 is calibrated anew here.
+
+    Args:
+        int8: quantize weights and activations, calibrated on 128 images.
+    """
+
+    name: ClassVar[str] = "to_executorch"
+    reference: ClassVar[str] = "https://docs.pytorch.org/executorch"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+
+    int8: bool = False
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {"format": "executorch"} | ({"precision": "int8"} if self.int8 else {})
+
+    def __str__(self) -> str:
+        return "ExecuTorch" + (", INT8" if self.int8 else "")
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Export.
+
+        Raises:
+            RuntimeMissingError: ExecuTorch is not installed.
+            ExportError: the network cannot be exported, or the file disagrees with it.
+        """
+        find("executorch")
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        from planish.export.torch_program import program, torch_outputs
+
+        images = sample_images(artifact, task, _CHECKED_IMAGES)
+        expected = torch_outputs(artifact, images)
+        result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="executorch", module=None)
+        said = {name.replace(".", "_"): text for name, text in metadata(result).items()}  # methods that return a text
+        file = fresh_folder("executorch-") / "model.pte"
+        for most in (_MOST_IMAGES, 1):  # a network with channel shuffles is only right with one image a call (1.5.1)
+            exported = program(artifact, most)
+            if self.int8:
+                exported = _quantized(exported, sample_images(artifact, task, _CALIBRATION_IMAGES), most)
+            try:
+                lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=said).to_executorch()
+            except Exception as error:  # its passes raise many kinds
+                raise ExportError(f"ExecuTorch cannot convert the network: {first_line(error)}", "", "export to onnx") from error
+            file.write_bytes(lowered.buffer)
+            try:
+                check_outputs((file,), "executorch", images, expected, _TOLERANCE["int8" if self.int8 else "fp32"], "PyTorch")
+            except (ExportError, RuntimeError):
+                if most == 1:
+                    raise
+            else:
+                break
+        return replace(result, files=(file,))
+
+
+def _quantized(exported: Any, images: Pixels, most: int) -> Any:
+    import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    from planish.export.torch_program import traced
+
+    prepared = prepare_pt2e(exported.module(), XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True)))
+    with torch.no_grad():
+        for start in range(0, len(images), most):
+            prepared(torch.from_numpy(images[start : start + most]))
+    return traced(convert_pt2e(prepared), images[: min(most, 2)], most)

@@ -1,0 +1,57 @@
+"""ExecuTorch on the CPU."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs, Pixels
+
+
+class ExecuTorch:
+    """Runs ``.pte`` files."""
+
+    name: ClassVar[str] = "executorch"
+    formats: ClassVar[tuple[str, ...]] = ("executorch",)
+    install: ClassVar[str] = "pip install 'planish[executorch]'"
+
+    @staticmethod
+    def version() -> str:
+        return "" if find_spec("executorch") is None else version("executorch")
+
+    @staticmethod
+    def settings(threads: int) -> dict[str, str]:
+        return {"threads": str(threads)}
+
+    @staticmethod
+    def load(file: Path, threads: int, batch: int | None) -> ExecuTorchPredictor:
+        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+        from executorch.runtime import Runtime
+
+        _unsafe_reset_threadpool(threads)
+        return ExecuTorchPredictor(Runtime.get().load_program(file))
+
+    @staticmethod
+    def executed_precisions(file: Path) -> dict[str, int]:
+        return {"int8": 0, "float": 0}  # XNNPACK's part of the file does not say
+
+
+class ExecuTorchPredictor:
+    """A file loaded in ExecuTorch. It holds memory for so many images a call; more are run in pieces."""
+
+    def __init__(self, program: Any) -> None:
+        self._program = program  # its memory is the method's
+        self._method = program.load_method("forward")
+        self._most = int(self._method.metadata.input_tensor_meta(0).sizes()[0])
+
+    def __call__(self, images: Pixels) -> Outputs:
+        """Run one batch of uint8 pixels ``(N, H, W, C)``."""
+        import torch
+
+        pieces = [torch.from_numpy(np.ascontiguousarray(images[i : i + self._most])) for i in range(0, len(images), self._most)]
+        return {"logits": np.concatenate([self._method.execute([piece])[0].numpy().copy() for piece in pieces])}

@@ -1,0 +1,109 @@
+"""LiteRT's files (``.tflite``), for Android and small devices.
+
+The converter wants older libraries than the rest of Planish, so it may live in an environment of its own: ``PLANISH_LITERT_PYTHON`` names
+its Python. It is given the traced network as a file, and gives back another.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import Artifact, Step
+from planish.errors import ExportError, RuntimeMissingError
+from planish.export.litert_runtime import write_metadata
+from planish.export.onnx_file import check_outputs, metadata, sample_images
+from planish.export.runtimes import find
+from planish.technique import hyper_parameters
+from planish.workspace import fresh_folder
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+PYTHON = "PLANISH_LITERT_PYTHON"
+# as for OpenVINO, the check of INT8 finds gross errors only; what it costs is measured on the file
+_TOLERANCE = {"fp32": 1e-3, "int8": 1.0}
+_CHECKED_IMAGES, _CALIBRATION_IMAGES = 16, 128
+_CONVERTER = Path(__file__).parent / "litert_convert.py"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ToLiteRt:
+    """Export to ``model.tflite``; any batch size, by resizing the input.
+
+    The scales of ``int8`` and ``qat`` stand in an ONNX graph and cannot be carried over, so INT8 is calibrated anew here.
+
+    Args:
+        int8: quantize weights (per channel) and activations, calibrated on 128 images.
+    """
+
+    name: ClassVar[str] = "to_litert"
+    reference: ClassVar[str] = "https://ai.google.dev/edge/litert"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+
+    int8: bool = False
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {"format": "litert"} | ({"precision": "int8"} if self.int8 else {})
+
+    def __str__(self) -> str:
+        return "LiteRT" + (", INT8" if self.int8 else "")
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Export.
+
+        Raises:
+            RuntimeMissingError: LiteRT or its converter is not installed.
+            ExportError: the network cannot be converted, or the file disagrees with it.
+        """
+        find("litert")
+        python = converter_python()
+        import torch
+
+        from planish.export.torch_program import program, torch_outputs
+
+        images = sample_images(artifact, task, _CHECKED_IMAGES)
+        result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="litert", module=None)
+        folder = fresh_folder("litert-")
+        file, traced, calibration = folder / "model.tflite", folder / "traced.pt2", folder / "calibration.npy"
+        torch.export.save(program(artifact, most=1), traced)
+        if self.int8:
+            np.save(calibration, sample_images(artifact, task, _CALIBRATION_IMAGES), allow_pickle=False)
+        command = [python, "-P", str(_CONVERTER), str(traced), str(file), *[str(calibration)] * self.int8]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or not file.exists():
+            said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+            raise ExportError(f"LiteRT's converter cannot convert the network: {said[-1][:300]}", "", "export to onnx")
+        write_metadata(file, metadata(result))
+        tolerance = _TOLERANCE["int8" if self.int8 else "fp32"]
+        check_outputs((file,), "litert", images, torch_outputs(artifact, images), tolerance, "PyTorch")
+        return replace(result, files=(file,))
+
+
+def converter_python() -> str:
+    """The Python that has ``litert_torch``.
+
+    Raises:
+        RuntimeMissingError: none is known.
+    """
+    named = os.environ.get(PYTHON)
+    if named:
+        return named
+    if find_spec("litert_torch") is not None:
+        return sys.executable
+    raise RuntimeMissingError(
+        "LiteRT's converter is not installed",
+        "it may have an environment of its own, as it wants older libraries",
+        f"run: python -m venv litert && litert/bin/pip install litert-torch torchvision, and set {PYTHON}=litert/bin/python",
+    )

@@ -1,0 +1,79 @@
+"""TensorRT's engines, for NVIDIA GPUs. Written by its Python API's documentation and not run yet: its libraries need a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import Artifact, Step
+from planish.errors import ExportError
+from planish.export.onnx_file import check_outputs, sample_images
+from planish.export.runtimes import find, load
+from planish.technique import hyper_parameters
+from planish.workspace import fresh_folder
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+_TOLERANCE = {"fp32": 1e-2, "int8": 1.0}  # its float32 convolutions may be computed in TF32
+_CHECKED_IMAGES = 16
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ToTensorRt:
+    """Build ``model.engine`` from the ONNX file. Q/DQ pairs become integer kernels.
+
+    An engine runs on the kind of GPU and the version of TensorRT that it was built with. It has no place for class names and
+    preprocessing; a bundle has.
+
+    Args:
+        most: images a call that it plans for; it is tuned for one.
+    """
+
+    name: ClassVar[str] = "to_tensorrt"
+    reference: ClassVar[str] = "https://docs.nvidia.com/deeplearning/tensorrt"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("onnx",)}
+
+    most: int = Field(default=16, ge=1)
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {"format": "tensorrt"}
+
+    def __str__(self) -> str:
+        return "TensorRT"
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Build.
+
+        Raises:
+            RuntimeMissingError: TensorRT is not installed, or there is no GPU.
+            ExportError: it cannot read the file, or the engine's outputs differ.
+        """
+        find("tensorrt")
+        import tensorrt
+
+        logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+        builder = tensorrt.Builder(logger)
+        network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = tensorrt.OnnxParser(network, logger)
+        if not parser.parse(artifact.files[0].read_bytes()):
+            raise ExportError(f"TensorRT cannot read {artifact.files[0].name}: {parser.get_error(0)}", "", "use onnxruntime-cuda")
+        config, profile, spec = builder.create_builder_config(), builder.create_optimization_profile(), artifact.input_spec
+        shape = (spec.height, spec.width, spec.channels)
+        profile.set_shape("images", (1, *shape), (1, *shape), (self.most, *shape))
+        config.add_optimization_profile(profile)
+        engine = builder.build_serialized_network(network, config)
+        if engine is None:
+            raise ExportError("TensorRT builds no engine of this network", "its log says why", "use onnxruntime-cuda")
+        file = fresh_folder("tensorrt-") / "model.engine"
+        file.write_bytes(engine)
+        images = sample_images(artifact, task, min(_CHECKED_IMAGES, self.most))
+        expected = load(artifact.files, "onnxruntime")(images)
+        tolerance = _TOLERANCE.get(artifact.facts["precision"], _TOLERANCE["int8"])
+        check_outputs((file,), "tensorrt", images, expected, tolerance, "the ONNX file")
+        return replace(artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="tensorrt"), files=(file,))

@@ -1,0 +1,53 @@
+"""PyTorch's own exported programs (``.pt2``), for what is built on top of them: AOTInductor, other compilers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import Artifact, Step
+from planish.export.onnx_file import check_outputs, metadata, sample_images
+from planish.export.torch_runtime import trust
+from planish.workspace import fresh_folder
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+_TOLERANCE, _CHECKED_IMAGES, _MOST_IMAGES = 1e-4, 16, 1024
+
+
+@dataclass(frozen=True)
+class ToTorchExport:
+    """Export to ``model.pt2`` with ``torch.export``; any batch size up to 1024."""
+
+    name: ClassVar[str] = "to_torch_export"
+    reference: ClassVar[str] = "https://docs.pytorch.org/docs/stable/export.html"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {"format": "torch_export"}
+
+    def __str__(self) -> str:
+        return "torch.export"
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Export.
+
+        Raises:
+            ExportError: the network cannot be traced, or the file disagrees with it.
+        """
+        import torch
+
+        from planish.export.torch_program import program, torch_outputs
+
+        images = sample_images(artifact, task, _CHECKED_IMAGES)
+        result = artifact.with_step(Step(self.name, {}, self.changes), format="torch_export", module=None)
+        file = fresh_folder("torch-") / "model.pt2"
+        torch.export.save(program(artifact, _MOST_IMAGES), file, extra_files=metadata(result))
+        trust(file)
+        check_outputs((file,), "torch", images, torch_outputs(artifact, images), _TOLERANCE, "PyTorch")
+        return replace(result, files=(file,))

@@ -1,0 +1,98 @@
+"""What the OpenAPI document says of requests and answers, beyond what FastAPI sees in the routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from planish.serving.keys import OPEN
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+class Failure(BaseModel):
+    """What is answered to a request that failed."""
+
+    error: str
+
+
+class Prediction(BaseModel):
+    """The answer to an image file; other tasks than classification have other fields."""
+
+    model: str
+    version: str
+
+
+class Tensor(BaseModel):
+    """Of the Open Inference Protocol, version 2."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class Inference(BaseModel):
+    """The answer of the Open Inference Protocol, version 2."""
+
+    model_name: str
+    model_version: str
+    outputs: list[Tensor]
+
+
+def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's ``responses``: of these, which it can answer."""
+    said = {
+        400: "The request is wrong", 401: "A key is needed", 404: "There is no such model", 413: "The request is too large",
+        429: "Too many requests are waiting; see Retry-After", 504: "No answer in time",
+    }  # fmt: skip
+    return {status: {"model": Failure, "description": said[status]} for status in (*statuses, 401)}
+
+
+ASKED = failures(400, 404, 413, 429, 504)
+PREDICTED = ASKED | {200: {"model": Prediction}}
+INFERRED = ASKED | {200: {"model": Inference, "content": {"application/octet-stream": _BINARY}}}
+METRICS = failures() | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+IMAGE_FILE = {"requestBody": {"required": True, "content": dict.fromkeys(("application/octet-stream", "image/jpeg", "image/png"), _BINARY)}}
+_INPUT = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"const": "images"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 4, "maxItems": 4},
+        "datatype": {"const": "UINT8"},
+        "data": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}},
+        "parameters": {"type": "object"},
+    },
+}
+_REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "inputs": {"type": "array", "items": _INPUT, "minItems": 1, "maxItems": 1},
+        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}},
+        "parameters": {"type": "object"},
+    },
+}
+TENSORS = {"requestBody": {"required": True, "content": {"application/json": {"schema": _REQUEST}, "application/octet-stream": _BINARY}}}
+
+
+def describe(app: FastAPI, keys: bool) -> None:
+    """Complete the application's OpenAPI document: wrong parameters are answered 400 here, and keys may be needed."""
+    document = app.openapi()  # kept by the application, which hands out this very object
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(unused, None)
+    if keys:
+        document["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        document["security"] = [{"bearer": []}, {"key": []}]
+        for path in OPEN & document["paths"].keys():
+            document["paths"][path]["get"]["security"] = []

@@ -1,0 +1,64 @@
+"""The logged images that are most worth a label: those the model is least sure of, of every class it gave, none twice."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from planish.errors import BundleError, DataError
+from planish.serving.monitor import records
+from planish.serving.recorder import IMAGES
+
+MANIFEST = "labels.csv"
+
+
+def worth_labelling(log: Path, out: Path, count: int) -> int:
+    """Copy such images to ``out``, with a ``labels.csv`` whose labels are to be filled in.
+
+    They are taken from the classes in turn, so that one hard class does not push out the others. B. Settles, Active
+    learning literature survey, 2009 (uncertainty sampling).
+
+    Args:
+        log: folder of a service's log.
+        out: folder for the images; must not exist.
+        count: at most that many.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        DataError: no images were logged.
+        BundleError: ``out`` exists.
+    """
+    if out.exists():
+        raise BundleError(f"{out} exists already", "labels that somebody filled in are not overwritten", "choose another --out")
+    logged = {record["image"]: record for record in records(log) if "image" in record and "entropy" in record}
+    kept = [record for name, record in logged.items() if Path(name).name == name and (log / IMAGES / name).is_file()]
+    if not kept:
+        raise DataError(f"{log} holds no images", "images are kept only when asked for", "planish serve --log FOLDER --log-images 1000")
+    out.mkdir(parents=True)
+    chosen = _in_turn(kept)[:count]
+    with (out / MANIFEST).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "predicted", "confidence"])
+        for number, record in enumerate(chosen):
+            source = log / IMAGES / record["image"]
+            with Image.open(source) as image:
+                name = f"{number:04d}.{(image.format or 'image').lower()}"
+            shutil.copyfile(source, out / name)
+            writer.writerow([name, "", record["class"], f"{record['confidence']:.3f}"])
+    return len(chosen)
+
+
+def _in_turn(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    places: dict[str, int] = defaultdict(int)
+    ranked = []
+    for record in sorted(logged, key=lambda one: -one["entropy"]):
+        ranked.append((places[record["class"]], -record["entropy"], record))
+        places[record["class"]] += 1
+    return [record for _, _, record in sorted(ranked, key=lambda one: one[:2])]

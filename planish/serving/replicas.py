@@ -1,0 +1,66 @@
+"""The same service as replicas in Ray Serve: several processes, on one machine or on a cluster, behind one port."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planish.errors import BundleError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_NAME = "planish"
+
+
+def serve_replicas(
+    build: Callable[[], FastAPI],
+    *,
+    replicas: int,
+    threads: int,
+    max_requests: int,
+    host: str,
+    port: int,
+    certificate: Path | None = None,
+    certificate_key: Path | None = None,
+) -> None:
+    """Answer requests until SIGTERM or Ctrl-C, in the cluster that ``RAY_ADDRESS`` names, or in one of its own on this machine.
+
+    Ray hands each request to a replica; limits and ``/metrics`` are those of the replica that answers.
+
+    Args:
+        build: makes the application, in each replica's own process; what it reads must lie at the same place on every machine.
+        replicas: processes, each with all models.
+        threads: cores that Ray keeps for each.
+        max_requests: that Ray hands to a replica at once.
+        host: address to listen on.
+        port: likewise.
+        certificate: PEM file, for TLS.
+        certificate_key: PEM file.
+
+    Raises:
+        BundleError: Ray Serve is not installed.
+    """
+    try:
+        import ray
+        from ray import serve
+    except ImportError as error:
+        raise BundleError(f"{error.name} is not installed", "replicas need Ray Serve", "run: pip install 'planish[ray]'") from error
+    ray.init(include_dashboard=False)
+    # after Ray's own handler, which ends at once: so that it ends as with Ctrl-C, replicas answering what they accepted
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tls = {"ssl_certfile": str(certificate), "ssl_keyfile": str(certificate_key)} if certificate else {}
+    serve.start(http_options={"host": host, "port": port, **tls})
+    deployment = serve.deployment(
+        serve.ingress(build)(),
+        name=_NAME,
+        num_replicas=replicas,
+        max_ongoing_requests=max_requests,
+        ray_actor_options={"num_cpus": threads},
+    )
+    try:
+        serve.run(deployment.bind(), name=_NAME, blocking=True)
+    finally:
+        serve.delete(_NAME)  # alone: a cluster may serve others as well

@@ -1,0 +1,222 @@
+"""One suite over all formats: small networks in every run, published and pruned ones where there is time."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from planish.artifact import Artifact
+from planish.compression import ChannelPruning, Int8
+from planish.data.normalisation import Normalise
+from planish.errors import ExportError, RuntimeMissingError
+from planish.export import ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport, litert_file
+from planish.export.litert_runtime import read_metadata
+from planish.export.runtimes import executed_precisions, load
+from planish.export.torch_runtime import TRUST
+from planish.models.batch_norm import reestimate_batch_norm
+from planish.task import Task
+from planish.testing import FormatConformance
+
+PUBLISHED = ("torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x1_0", "torchvision:efficientnet_b0")
+INT8 = 0.5  # of the largest logit: networks are untrained, and only gross errors can be told
+
+
+def _converter() -> bool:
+    try:
+        litert_file.converter_python()
+    except RuntimeMissingError:
+        return False
+    return find_spec("ai_edge_litert") is not None
+
+
+needs_litert = pytest.mark.skipif(not _converter(), reason="LiteRT and its converter are not installed")
+needs_executorch = pytest.mark.skipif(find_spec("executorch") is None, reason="ExecuTorch is not installed")
+
+
+class Onnx(FormatConformance):
+    exporters, runtime = (ToOnnx(),), "onnxruntime"
+
+    def said_inside(self, file: Path) -> dict[str, str]:
+        return {p.key: p.value for p in onnx.load(str(file)).metadata_props}
+
+
+class OpenVino(FormatConformance):
+    exporters, runtime = (ToOnnx(), ToOpenVino()), "openvino"
+
+    def said_inside(self, file: Path) -> dict[str, str]:
+        import openvino
+
+        said = openvino.Core().read_model(file).get_rt_info()["planish"]
+        return {f"planish.{name}": value.astype(str) for name, value in said.items()}
+
+
+class LiteRt(FormatConformance):
+    exporters, runtime = (ToLiteRt(),), "litert"
+
+    def said_inside(self, file: Path) -> dict[str, str]:
+        return read_metadata(file)
+
+
+class ExecuTorch(FormatConformance):
+    exporters, runtime = (ToExecuTorch(),), "executorch"
+
+    def said_inside(self, file: Path) -> dict[str, str]:
+        from executorch.runtime import Runtime
+
+        program = Runtime.get().load_program(file)
+        names = [name for name in program.method_names if name.startswith("planish_")]
+        return {name.replace("_", ".", 1): program.load_method(name).execute([])[0] for name in names}
+
+
+class TorchExport(FormatConformance):
+    exporters, runtime = (ToTorchExport(),), "torch"
+
+    @pytest.fixture(autouse=True)
+    def _trusted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(TRUST, "1")
+
+    def said_inside(self, file: Path) -> dict[str, str]:
+        said = dict.fromkeys(["planish.class_names", "planish.preprocessing", "planish.input_spec", "planish.lineage"], "")
+        torch.export.load(file, extra_files=said)
+        return said
+
+
+class Quantized:
+    """INT8 that really is: integer layers, and a file of half the size or less."""
+
+    tolerance = INT8
+
+    def test_it_is_smaller(self, exported: tuple[Artifact, Artifact, Any]) -> None:
+        before, after, _ = exported
+        assert after.size_bytes < 0.5 * before.size_bytes
+        assert after.facts["precision"] == "int8"
+        counts = executed_precisions(after.files, self.runtime)  # type: ignore[attr-defined]
+        assert sum(counts.values()) == 0 or counts["int8"] >= 0.9 * sum(counts.values())
+
+
+class TestOnnx(Onnx):
+    pass
+
+
+class TestOpenVino(OpenVino):
+    pass
+
+
+@needs_litert
+class TestLiteRt(LiteRt):
+    networks = ("resnet8", "torchvision:shufflenet_v2_x0_5")
+
+
+@needs_executorch
+class TestExecuTorch(ExecuTorch):
+    pass
+
+
+class TestTorchExport(TorchExport):
+    pass
+
+
+class TestOnnxInt8(Quantized, Onnx):
+    exporters = (ToOnnx(), Int8(images=32))
+
+
+class TestOpenVinoInt8(Quantized, OpenVino):
+    exporters = (ToOnnx(), Int8(images=32), ToOpenVino())
+
+
+@needs_litert
+class TestLiteRtInt8(Quantized, LiteRt):
+    exporters = (ToLiteRt(int8=True),)
+
+
+@needs_executorch
+class TestExecuTorchInt8(Quantized, ExecuTorch):
+    exporters = (ToExecuTorch(int8=True),)
+
+
+class Published:
+    """Networks people use, with batch statistics of these images, and one of them pruned."""
+
+    networks = (*PUBLISHED, "pruned torchvision:resnet18")
+    image_size = 64
+
+    def prepared(self, network: str, folder: Path) -> tuple[Artifact, Task]:
+        *pruned, name = network.split()
+        artifact, task = FormatConformance.prepared(self, name, folder)  # type: ignore[arg-type]
+        pixels = torch.from_numpy(task.split("calibration").images(artifact.input_spec, artifact.preprocessing).copy())
+        reestimate_batch_norm(artifact.module, [Normalise.of(artifact.preprocessing)(pixels)])
+        return (ChannelPruning(ratio=0.3).apply(artifact, task) if pruned else artifact), task
+
+
+@pytest.mark.slow
+class TestOnnxPublished(Published, Onnx):
+    pass
+
+
+@pytest.mark.slow
+class TestOpenVinoPublished(Published, OpenVino):
+    pass
+
+
+@needs_litert
+@pytest.mark.slow
+class TestLiteRtPublished(Published, LiteRt):
+    pass
+
+
+@needs_executorch
+@pytest.mark.slow
+class TestExecuTorchPublished(Published, ExecuTorch):
+    pass
+
+
+@pytest.mark.slow
+class TestTorchExportPublished(Published, TorchExport):
+    pass
+
+
+PRUNED = ("pruned torchvision:resnet18",)
+
+
+@pytest.mark.slow
+class TestOnnxPrunedInt8(Published, TestOnnxInt8):
+    networks = PRUNED
+
+
+@pytest.mark.slow
+class TestOpenVinoPrunedInt8(Published, TestOpenVinoInt8):
+    networks = PRUNED
+
+
+@needs_litert
+@pytest.mark.slow
+class TestLiteRtPrunedInt8(Published, TestLiteRtInt8):
+    networks = PRUNED
+
+
+@needs_executorch
+@pytest.mark.slow
+class TestExecuTorchPrunedInt8(Published, TestExecuTorchInt8):
+    networks = PRUNED
+
+
+def test_a_program_from_elsewhere_is_not_opened(network: Artifact, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = ToTorchExport().apply(network, task)
+    copy = tmp_path / "model.pt2"
+    copy.write_bytes(exported.files[0].read_bytes())
+    assert load([copy], "torch"), "a copy of what this process wrote"
+    copy.write_bytes(copy.read_bytes() + b" ")
+    with pytest.raises(ExportError, match=TRUST):
+        load([copy], "torch")
+
+
+def test_without_its_converter_litert_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(litert_file.PYTHON, raising=False)
+    monkeypatch.setattr(litert_file, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeMissingError, match="pip install litert-torch"):
+        litert_file.converter_python()
