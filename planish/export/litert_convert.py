@@ -11,11 +11,8 @@ import torch
 def convert(traced: str, file: str) -> None:
     """The traced network, which has one image a call, as a float file."""
     program = torch.export.load(traced)
-    shape = (
-        program.graph_signature.user_inputs
-        and next(n for n in program.graph.nodes if n.op == "placeholder" and n.name == "images").meta["val"].shape
-    )
-    litert_torch.convert(program.module(check_guards=False), (torch.zeros(tuple(shape), dtype=torch.uint8),)).export(file)
+    images = next(node for node in program.graph.nodes if node.name == "images").meta["val"]
+    litert_torch.convert(program.module(check_guards=False), (torch.zeros(tuple(images.shape), dtype=torch.uint8),)).export(file)
 
 
 def quantize(file: str, calibration: str) -> None:

@@ -89,7 +89,12 @@ def write_metadata(file: Path, texts: Mapping[str, str]) -> None:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(file.read_bytes())))
+    raw = file.read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(raw)))
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # large weights may lie behind what is rewritten here
+            buffer.data = np.frombuffer(raw, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
     model.metadata = model.metadata or []
     for name, text in texts.items():
         buffer = schema.BufferT()
