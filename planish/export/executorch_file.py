@@ -60,10 +60,11 @@ class ToExecuTorch:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        from planish.export.torch_program import program, torch_outputs
+        from planish.evaluation.torch_predictor import TorchPredictor
+        from planish.export.torch_program import program
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
-        expected = torch_outputs(artifact, images)
+        expected = TorchPredictor(artifact.module, artifact.preprocessing)(images)
         result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="executorch", module=None)
         said = {name.replace(".", "_"): text for name, text in metadata(result).items()}  # methods that return a text
         file = fresh_folder("executorch-") / "model.pte"

@@ -71,7 +71,8 @@ class ToLiteRt:
         python = converter_python()
         import torch
 
-        from planish.export.torch_program import program, torch_outputs
+        from planish.evaluation.torch_predictor import TorchPredictor
+        from planish.export.torch_program import program
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
         result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="litert", module=None)
@@ -86,8 +87,8 @@ class ToLiteRt:
             said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
             raise ExportError(f"LiteRT's converter cannot convert the network: {said[-1][:300]}", "", "export to onnx")
         write_metadata(file, metadata(result))
-        tolerance = _TOLERANCE["int8" if self.int8 else "fp32"]
-        check_outputs((file,), "litert", images, torch_outputs(artifact, images), tolerance, "PyTorch")
+        expected = TorchPredictor(artifact.module, artifact.preprocessing)(images)
+        check_outputs((file,), "litert", images, expected, _TOLERANCE["int8" if self.int8 else "fp32"], "PyTorch")
         return replace(result, files=(file,))
 
 

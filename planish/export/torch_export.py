@@ -42,12 +42,13 @@ class ToTorchExport:
         """
         import torch
 
-        from planish.export.torch_program import program, torch_outputs
+        from planish.evaluation.torch_predictor import TorchPredictor
+        from planish.export.torch_program import program
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
         result = artifact.with_step(Step(self.name, {}, self.changes), format="torch_export", module=None)
         file = fresh_folder("torch-") / "model.pt2"
         torch.export.save(program(artifact, _MOST_IMAGES), file, extra_files=metadata(result))
         trust(file)
-        check_outputs((file,), "torch", images, torch_outputs(artifact, images), _TOLERANCE, "PyTorch")
+        check_outputs((file,), "torch", images, TorchPredictor(artifact.module, artifact.preprocessing)(images), _TOLERANCE, "PyTorch")
         return replace(result, files=(file,))

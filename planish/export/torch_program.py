@@ -14,7 +14,7 @@ from planish.errors import ExportError
 from planish.export.runtimes import first_line
 
 if TYPE_CHECKING:
-    from planish.artifact import Artifact, Outputs, Pixels
+    from planish.artifact import Artifact, Pixels
 
 
 def program(artifact: Artifact, most: int) -> Any:
@@ -40,12 +40,6 @@ def traced(module: nn.Module, images: Pixels, most: int) -> Any:
             return torch.export.export(module, (torch.from_numpy(images),), dynamic_shapes=shapes)
     except Exception as error:  # the tracer raises many kinds
         raise ExportError(f"PyTorch cannot trace the network: {first_line(error)}", "its graph must not depend on values") from error
-
-
-def torch_outputs(artifact: Artifact, images: Pixels) -> Outputs:
-    """What PyTorch says of these pixels."""
-    with torch.no_grad():
-        return {"logits": np.asarray(_Fed(artifact).eval()(torch.from_numpy(images)))}
 
 
 class _Fed(nn.Module):

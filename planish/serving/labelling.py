@@ -37,8 +37,9 @@ def worth_labelling(log: Path, out: Path, count: int) -> int:
     """
     if out.exists():
         raise BundleError(f"{out} exists already", "labels that somebody filled in are not overwritten", "choose another --out")
-    logged = {record["image"]: record for record in records(log) if "image" in record and "entropy" in record}
-    kept = [record for name, record in logged.items() if Path(name).name == name and (log / IMAGES / name).is_file()]
+    files = {file.name: file for file in log.rglob(f"{IMAGES}/*")}  # replicas have folders of their own
+    logged = {record["image"]: record for record in records(log) if record.get("image") in files and "entropy" in record}
+    kept = list(logged.values())
     if not kept:
         raise DataError(f"{log} holds no images", "images are kept only when asked for", "planish serve --log FOLDER --log-images 1000")
     out.mkdir(parents=True)
@@ -47,7 +48,7 @@ def worth_labelling(log: Path, out: Path, count: int) -> int:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "predicted", "confidence"])
         for number, record in enumerate(chosen):
-            source = log / IMAGES / record["image"]
+            source = files[record["image"]]
             with Image.open(source) as image:
                 name = f"{number:04d}.{(image.format or 'image').lower()}"
             shutil.copyfile(source, out / name)

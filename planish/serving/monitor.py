@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,7 @@ class Monitored:
     images: int
     since: str
     findings: tuple[Finding, ...]
-    latency_ms: tuple[float, float] | None = None
+    latency_ms: tuple[float, ...] | None = None
     others: int = 0
 
     @property
@@ -96,10 +96,9 @@ def _look(source: str | Path, bundles: Sequence[str | Path], false_alarms: float
         return _from_metrics(str(source))
     if not bundles:
         raise DataError("a log without a bundle", "it is compared with the bundles that were served", "planish monitor LOG BUNDLE")
-    return [
-        _from_log(Path(source), name, version, bundle, Drift(bundle, false_alarms, period))
-        for (name, version), bundle in named_bundles(bundles).items()
-    ]
+    return _from_log(
+        Path(source), {key: _Watched(bundle, Drift(bundle, false_alarms, period)) for key, bundle in named_bundles(bundles).items()}
+    )
 
 
 def records(log: Path) -> Iterator[dict[str, Any]]:
@@ -139,22 +138,33 @@ def tell(found: Sequence[Monitored], webhook: str) -> None:
         raise DataError(f"the webhook {webhook} was not told: {error}", "it is an address that takes a POST of JSON") from error
 
 
-def _from_log(log: Path, name: str, version: str, bundle: Path, drift: Drift) -> Monitored:
-    seal, others = (bundle / SEAL).read_text()[:12], 0
-    since, seconds = 0.0, list[float]()
+class _Watched:
+    """A bundle, and what its predictions in the last period came to."""
+
+    def __init__(self, bundle: Path, drift: Drift) -> None:
+        self.seal, self.drift = (bundle / SEAL).read_text()[:12], drift
+        self.since, self.seconds, self.others = 0.0, list[float](), 0
+
+    def add(self, record: dict[str, Any]) -> None:
+        if record["bundle"] != self.seal:
+            self.others += 1
+            return
+        self.drift.add(record, record.get("class"), record["time"])
+        if self.drift.images == 1:  # a new period
+            self.since, self.seconds = record["time"], []
+        self.seconds.append(record["seconds"])
+
+    def found(self, name: str, version: str) -> Monitored:
+        latency = tuple(float(value) for value in 1000 * np.quantile(self.seconds, (0.5, 0.95))) if self.seconds else None
+        since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
+        return Monitored(name, version, self.drift.images, since, tuple(self.drift.findings()), latency, self.others)
+
+
+def _from_log(log: Path, watched: Mapping[tuple[str, str], _Watched]) -> list[Monitored]:
     for record in records(log):
-        if (record["model"], record["version"]) != (name, version):
-            continue
-        if record["bundle"] != seal:
-            others += 1
-            continue
-        drift.add(record, record.get("class"), record["time"])
-        if drift.images == 1:  # a new period
-            since, seconds = record["time"], []
-        seconds.append(record["seconds"])
-    median, high = 1000 * np.quantile(seconds, (0.5, 0.95)) if seconds else (np.nan, np.nan)
-    begun = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds")
-    return Monitored(name, version, drift.images, begun, tuple(drift.findings()), (float(median), float(high)) if seconds else None, others)
+        if (one := watched.get((record["model"], record["version"]))) is not None:
+            one.add(record)
+    return [one.found(*key) for key, one in watched.items()]
 
 
 def _from_metrics(address: str) -> list[Monitored]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _BACKLOG = 2048  # connections that may wait to be accepted
 _RELOAD_S = 2.0
-_NAMED = re.compile(r"([\w.-]+)(?:@([\w.-]+))?=(.+)")
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
 
 
@@ -83,7 +82,8 @@ def serve(
     if replicas is not None:
         from planish.serving.replicas import serve_replicas
 
-        given = [_absolute(bundle) for bundle in bundles]  # a replica has a working directory of its own
+        # a replica has a working directory of its own
+        given = [f"{name}@{version}={folder.resolve()}" for (name, version), folder in named_bundles(bundles).items()]
         most = max(threads or model.bundle.threads for model in models)
 
         def build() -> FastAPI:
@@ -91,8 +91,7 @@ def serve(
             own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
             return service(open_models(given, threads), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate))
 
-        scheme = "https" if certificate else "http"
-        watch(f"listening on {scheme}://{host}:{port}; try: curl --data-binary @photo.jpg {scheme}://{host}:{port}/predict")
+        watch(_address(certificate, host, port))
         serve_replicas(
             build, replicas=replicas, threads=most, max_requests=2 * bounds.max_queue,  # so that it is the service that refuses
             host=host, port=port, certificate=certificate, certificate_key=certificate_key,
@@ -112,8 +111,7 @@ def serve(
             f"{certificate} and {certificate_key}: {error}", "they are a certificate and its private key, PEM files"
         ) from error
     with _listening(host, port) as listener:
-        address = f"{'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        watch(f"listening on {address}; try: curl --data-binary @photo.jpg {address}/predict")
+        watch(_address(certificate, host, listener.getsockname()[1]))
         with contextlib.suppress(KeyboardInterrupt):  # raised once all is answered
             uvicorn.Server(config).run([listener])
 
@@ -138,7 +136,7 @@ def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
     """
     found: dict[tuple[str, str], Path] = {}
     for given in bundles:
-        named = _NAMED.fullmatch(str(given))
+        named = re.fullmatch(r"([\w.-]+)(?:@([\w.-]+))?=(.+)", str(given))
         folder = Path(named[3] if named else given)
         name, version = (named[1], named[2] or "1") if named else (re.sub(r"[^\w.-]", "-", folder.resolve().name), "1")
         if (name, version) in found:
@@ -154,11 +152,10 @@ def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> li
     return [ServedModel(name, version, folder, threads) for (name, version), folder in named_bundles(bundles).items()]
 
 
-def _absolute(given: str | Path) -> str:
-    """The same bundle, named from any working directory."""
-    named = _NAMED.fullmatch(str(given))
-    folder = Path(named[3] if named else given).resolve()
-    return f"{str(given)[: named.start(3)]}{folder}" if named else str(folder)
+def _address(certificate: Path | None, host: str, port: int) -> str:
+    """In words, with something to try."""
+    address = f"{'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"listening on {address}; try: curl --data-binary @photo.jpg {address}/predict"
 
 
 def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:
