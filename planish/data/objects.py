@@ -18,7 +18,7 @@ class Objects:
         labels: class numbers, int64 ``(M,)``.
         height: of the image as it lies on disk, turned as its EXIF says, in pixels.
         width: likewise.
-        crowd: True where a box stands for a group that was not taken apart (COCO's ``iscrowd``): such is neither found nor missed. ``(M,)``.
+        crowd: ``(M,)``, True where a box stands for a group that was not taken apart (COCO's ``iscrowd``): neither found nor missed.
         areas: in pixels of that image, float64 ``(M,)``; what small, medium and large are told by.
         masks: one an object, in COCO's run lengths: ``{"size": [height, width], "counts": bytes}``; None where there are none.
     """
