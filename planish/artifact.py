@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Normalisation = Literal["dataset", "min_max", "z_score"]
 
+RAW = "raw."  # begins the names, within a file, of what is decoded to boxes, classes, masks: behind it stands no layer
+
 _STRICT = ConfigDict(extra="forbid")
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from planish.artifact import InputSpec, Outputs, Pixels, Preprocessing
+    from planish.data.augmentation import Augmentation
     from planish.measurement import Measurement
+
+    Augment = Callable[[torch.Tensor, Any, torch.Generator], tuple[torch.Tensor, Any]]
 
 SplitName = Literal["train", "calibration", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
@@ -31,6 +35,18 @@ class LossSettings:
 PLAIN_LOSS = LossSettings()
 
 
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What a training wishes of augmentation; the fields are those of ``FitSettings``, where they are explained and checked."""
+
+    augmentation: Augmentation = "light"
+    flip: bool = True
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+    mosaic: float = 0.0
+    copy_paste: float = 0.0
+
+
 class Split(Protocol):
     """A fixed, ordered list of images with their targets."""
 
@@ -41,7 +57,7 @@ class Split(Protocol):
 
     @property
     def targets(self) -> Any:
-        """One target an image; for classification an int64 array ``(N,)``."""
+        """One target an image, indexable: class numbers int64 ``(N,)``, ``Objects``, or label maps."""
         ...
 
     def __len__(self) -> int: ...
@@ -74,18 +90,41 @@ class Task(Protocol):
 
     def split(self, name: SplitName) -> Split: ...
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
-        """Training loss, a scalar, the mean over images. ``targets`` are as the split gives them, or soft ``(N, classes)`` after mixup."""
+    def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> Any:
+        """The targets of some images of a split as the loss takes them: tensors, or a list of dicts of tensors.
+
+        Args:
+            targets: ``Split.targets``.
+            rows: numbers of the images, int64 ``(n,)``.
+            spec: size of the images that they go with.
+        """
         ...
 
-    def distillation_loss(
-        self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
+        """A function from uint8 images ``(N, C, H, W)``, their ``batch_targets`` and a generator to both, changed at random."""
+        ...
+
+    def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
+        """Training loss, a scalar, the mean over images.
+
+        Args:
+            network: that gave the outputs; detectors know how to read their own.
+            outputs: a tensor, or tensors by name.
+            targets: as ``batch_targets`` or ``augment`` gives them.
+            settings: wishes.
+        """
+        ...
+
+    def distillation_loss(self, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
         """How far the student's outputs are from the teacher's, a scalar on the scale of ``loss``; decoupled where targets are given."""
         ...
 
     def decode(self, outputs: Outputs) -> Any:
         """Named model outputs to predictions, one an image."""
+        ...
+
+    def guessing(self, targets: Any) -> float:
+        """Mean score that is reached without looking at the images."""
         ...
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:

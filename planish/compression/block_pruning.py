@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_batches
@@ -107,11 +108,12 @@ class BlockPruning:
             whole = [module(images) for images, _ in batches()]
             for name in blocks:
                 with bypassed(module, name):
-                    found = [(module(images), targets) for images, targets in batches()]
+                    found = [(module(images), targets, len(images)) for images, targets in batches()]
                 if self.importance == "loss":
-                    scores[name] = sum(float(loss(outputs, targets)) * len(outputs) for outputs, targets in found)
+                    scores[name] = sum(float(loss(module, outputs, targets)) * count for outputs, targets, count in found)
                 else:
-                    scores[name] = sum(float(functional.mse_loss(o, w, reduction="sum")) for (o, _), w in zip(found, whole, strict=True))
+                    pairs = zip(tree_leaves([outputs for outputs, *_ in found]), tree_leaves(whole), strict=True)
+                    scores[name] = sum(float(functional.mse_loss(now, before, reduction="sum")) for now, before in pairs)
                 stage.advance()
         unusable = [name for name, score in scores.items() if not math.isfinite(score)]
         if unusable:

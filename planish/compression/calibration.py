@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BATCH = 32
 
 
-def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Callable[[], Iterator[tuple[Tensor, Any]]]:
     """Calibration images, normalised ``(N, C, H, W)``, with their targets: the same ones each time the result is called.
 
     Args:
@@ -29,7 +29,7 @@ def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Cal
     """
     split, normalise = task.split("calibration"), Normalise.of(artifact.preprocessing)
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    def batches() -> Iterator[tuple[Tensor, Any]]:
         pixels, targets = split.images(artifact.input_spec, artifact.preprocessing), split.targets
         taken = min(len(split), count)
         places = np.linspace(0, len(split) - 1, taken).round().astype(int)  # spread, as a split may be sorted by class
@@ -37,7 +37,7 @@ def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Cal
         for first in range(count_of_batches):
             # of about equal size, and each spread over all: statistics of batches are averaged as if they were alike
             batch = places[first::count_of_batches]
-            yield normalise(torch.from_numpy(np.array(pixels[batch]))), torch.as_tensor(np.array(targets[batch]))
+            yield normalise(torch.from_numpy(np.array(pixels[batch]))), task.batch_targets(targets, batch, artifact.input_spec)
 
     return batches
 

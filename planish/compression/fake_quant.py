@@ -16,6 +16,7 @@ from torchvision.ops import StochasticDepth, stochastic_depth
 
 from planish.errors import TechniqueError
 from planish.models.folding import fold_batch_norm
+from planish.models.outputs import keep_methods
 from planish.models.quantized import LAYERS, ActivationQuantizer
 
 # What has an integer kernel: its inputs and its output are quantized ...
@@ -84,6 +85,7 @@ def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
             "quantizers stand between its operations, so forward must not branch on what is in a tensor",
             "quantize the exported file instead: to_onnx, int8",
         ) from error
+    keep_methods(module, graph)
     _simplify(graph)
     like = next(module.parameters(), torch.empty(0))
     with torch.no_grad():

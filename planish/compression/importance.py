@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ from planish.models.strided import SafeStrides
 
 Importance = Literal["l2", "l1", "bn_scale", "activation", "taylor", "hessian", "random"]
 Floats = npt.NDArray[np.float64]
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # normalised images (N, C, H, W) and their targets
-Loss = Callable[[Tensor, Tensor], Tensor]
+Batches = Callable[[], Iterable[tuple[Tensor, Any]]]  # normalised images (N, C, H, W) and their targets
+Loss = Callable[[nn.Module, Any, Any], Tensor]
 Scores = dict[int, float]
 
 _PROBES = 4  # a batch
@@ -170,7 +170,7 @@ def _gradients(
     for images, targets in batches():
         with SafeStrides():
             outputs = module(images)
-        found = torch.autograd.grad(loss(outputs, targets), list(weights), allow_unused=True, create_graph=create_graph)
+        found = torch.autograd.grad(loss(module, outputs, targets), list(weights), allow_unused=True, create_graph=create_graph)
         yield [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
 
 

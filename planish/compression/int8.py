@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from planish.artifact import Artifact, Step
+from planish.artifact import RAW, Artifact, Step
 from planish.compression.activation_ranges import Calibrator, Range, activation_ranges
 from planish.compression.bias_correction import correct_biases
 from planish.compression.equalisation import equalise
@@ -165,7 +165,7 @@ class Int8:
         }
         if shared:
             ends |= shared_weight_ranges(graph, self.per_channel)
-        left_float = [*_head(graph), *_float_neighbours(graph)]
+        left_float = [*_head(graph), *_float_neighbours(graph), *_decoding(graph)]
         kept = self._named(layers, planned)
         left_float += [name for node in layers if node.name in kept for name in (node.name, *_activations_behind(graph, node))]
         write = partial(self._write, prepared, ends, calibration[0][:1])
@@ -233,6 +233,17 @@ def _head(graph: Any) -> list[str]:
     names = []
     for node in graph.node:  # in topological order
         if node.op_type in _NORMALISING and any(name in reached for name in node.input):
+            names.append(node.name)
+            reached.update(node.output)
+    return names
+
+
+def _decoding(graph: Any) -> list[str]:
+    """Names of the nodes that make boxes, classes and masks of what the layers return: eight bits would not place a box."""
+    reached: set[str] = set()
+    names = []
+    for node in graph.node:  # in topological order
+        if any(name in reached or name.startswith(RAW) for name in node.input):
             names.append(node.name)
             reached.update(node.output)
     return names

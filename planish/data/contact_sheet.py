@@ -13,21 +13,20 @@ from planish.errors import DataError
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
-    from planish.data.augmentation import Augment, Mix
+    from planish.data.augmentation import Augment
 
 _GAP = 4  # pixels between images; twice that beside the originals
 _CELL = 96  # pixels; smaller images are enlarged by a whole factor, as far as they fit
 
 
-def contact_sheet(images: Pixels, change: Augment, generator: torch.Generator, *, versions: int = 6, mix: Mix | None = None) -> Image.Image:
+def contact_sheet(images: Pixels, change: Augment, generator: torch.Generator, *, versions: int = 6) -> Image.Image:
     """One row an image on white: the image itself on the left, then what the model may see of it.
 
     Args:
         images: uint8 ``(N, H, W, C)``, a handful from the train split.
-        change: from ``planish.data.augmentation.augment``.
+        change: from ``planish.data.augmentation.augment``, or likewise.
         generator: equal seeds give equal pictures.
         versions: to the right of each image.
-        mix: from ``mixup_cutmix``; each version is then mixed with one of another row, as in training.
 
     Raises:
         DataError: there are no images, or no versions are asked for.
@@ -45,8 +44,6 @@ def contact_sheet(images: Pixels, change: Augment, generator: torch.Generator, *
     columns = [originals]
     for _ in range(versions):
         seen = change(originals, generator)
-        if mix is not None:
-            seen, _targets = mix(seen.float(), torch.zeros(len(seen), dtype=torch.int64), generator)
         columns.append(to_uint8(seen) if seen.is_floating_point() else seen)
     return _laid_out(torch.stack(columns, 1).permute(0, 1, 3, 4, 2).numpy())
 

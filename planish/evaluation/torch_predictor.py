@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,13 +12,16 @@ from accelerate import Accelerator
 from torch import nn
 
 from planish.data.normalisation import Normalise
+from planish.models.outputs import decoded
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels, Preprocessing
 
 
 class TorchPredictor:
-    """Runs ``module`` on uint8 pixels ``(N, H, W, C)``, normalising them as training does; returns float32 ``logits`` ``(N, classes)``.
+    """Runs ``module`` on uint8 pixels ``(N, H, W, C)``, normalising them as training does.
+
+    It returns what the network's file would: float32 ``logits`` ``(N, classes)`` for a classifier.
 
     The module runs where its weights are, in eval mode, and is left in the mode it was in.
 
@@ -43,14 +46,19 @@ class TorchPredictor:
         """Run all images; ``advance`` is told how many are done after each batch."""
         modes = [(m, m.training) for m in self.module.modules()]
         self.module.eval()
-        logits = []
+        found: list[dict[str, Any]] = []
         try:
             with torch.inference_mode():
                 for start in range(0, len(images), self.batch_size):
                     batch = torch.from_numpy(np.array(images[start : start + self.batch_size])).to(self.device)
-                    logits.append(self.module(self.normalise(batch)).float().cpu().numpy())
+                    outputs = decoded(self.module, self.module(self.normalise(batch)))
+                    found.append({name: _array(values) for name, values in outputs.items()})
                     advance(len(batch))
         finally:
             for m, training in modes:
                 m.training = training
-        return {"logits": np.concatenate(logits)}
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def _array(values: torch.Tensor) -> Any:
+    return (values.float() if values.is_floating_point() else values).cpu().numpy()

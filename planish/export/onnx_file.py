@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from planish.artifact import Artifact, Step
+from planish.artifact import RAW, Artifact, Step
 from planish.errors import ExportError
 from planish.export.runtimes import first_line, load
 from planish.workspace import fresh_folder
@@ -37,14 +37,17 @@ _TOLERANCE_FLOAT = 1e-4
 # networks that amplify rounding, untrained ones above all: a file may be some times as far off as float32 in PyTorch is
 _TIMES_OWN, _MOST_TOLERANCE = 8.0, 5e-2
 _CHECKED_IMAGES = 16
+# Which box comes first, or is kept, may hang on the last bit; the scores that decide it do not.
+_DECIDED = ("boxes", "labels", "masks", "classes")
 
 
 @dataclass(frozen=True)
 class ToOnnx:
     """Write the network as one ONNX file with normalisation in its graph and batch norm folded into the convolutions.
 
-    The file takes uint8 ``images`` ``(N, H, W, C)`` with any N and returns ``logits``. Class names, input spec, preprocessing and lineage
-    lie in its metadata. It is loaded in ONNX Runtime and compared with PyTorch on calibration images before it is handed on.
+    The file takes uint8 ``images`` ``(N, H, W, C)`` with any N and returns ``logits``, or what the network's ``decode`` makes of what it
+    returns. Class names, input spec, preprocessing and lineage lie in its metadata. It is loaded in ONNX Runtime and compared with
+    PyTorch on calibration images before it is handed on.
     """
 
     name: ClassVar[str] = "to_onnx"
@@ -68,7 +71,7 @@ class ToOnnx:
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
         expected, own_error = _torch_outputs(artifact, images)
-        model = _export(artifact)
+        model = _export(artifact, list(expected))
         result = artifact.with_step(Step(self.name, {}, self.changes), format="onnx", module=None)
         for name, value in metadata(result).items():
             model.metadata_props.add(key=name, value=value)
@@ -76,6 +79,11 @@ class ToOnnx:
         onnx.save(model, str(file))
         tolerance = _TOLERANCE.get(artifact.facts["precision"], max(_TOLERANCE_FLOAT, min(_TIMES_OWN * own_error, _MOST_TOLERANCE)))
         check_outputs((file,), "onnxruntime", images, expected, tolerance, "PyTorch")
+        if read := [name for name in expected if name.startswith(RAW)]:
+            shipped = [output for output in model.graph.output if output.name not in read]
+            model.graph.ClearField("output")
+            model.graph.output.extend(shipped)
+            onnx.save(model, str(file))
         return replace(result, files=(file,))
 
 
@@ -110,6 +118,8 @@ def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expecte
     for count in (len(images), 1):
         found = predictor(images[:count])
         for name, values in expected.items():
+            if name in _DECIDED:
+                continue
             scale = float(np.abs(values).max())
             worst = float(np.abs(found[name] - values[:count]).max())
             if not worst <= tolerance * scale:  # also where it is NaN
@@ -130,45 +140,56 @@ def _torch_outputs(artifact: Artifact, images: Pixels) -> tuple[Outputs, float]:
     from torch import nn
 
     from planish.data.normalisation import Normalise
+    from planish.models.outputs import each
 
     def run(dtype: torch.dtype) -> Any:
         network = nn.Sequential(Normalise.of(artifact.preprocessing), copy.deepcopy(artifact.module))
         with torch.no_grad():
             return network.cpu().to(dtype).eval()(torch.from_numpy(images))
 
-    single = logits = run(torch.float32)
+    single = outputs = run(torch.float32)
     if artifact.facts["precision"] == "fp32":
         with suppress(RuntimeError):
-            logits = run(torch.float64)
-    if not isinstance(logits, torch.Tensor):
+            outputs = run(torch.float64)
+    parts, singles = outputs.values() if isinstance(outputs, dict) else [outputs], single.values() if isinstance(single, dict) else [single]
+    if not all(isinstance(part, torch.Tensor) for part in parts):
         raise ExportError(
-            f"the network returns {type(logits).__name__}",
-            "in eval mode it must return one tensor of logits",
+            f"the network returns {type(outputs).__name__}",
+            "in eval mode it must return one tensor of logits, or tensors by name that its decode() reads",
             "wrap it in a module that does",
         )
-    if not bool(torch.isfinite(logits).all()):
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise ExportError("the network's outputs are not finite", "a model that returns NaN or infinity cannot ship", "train it again")
-    own_error = float((single - logits).abs().max() / logits.abs().max().clamp(min=1e-30))
-    return {"logits": logits.numpy()}, own_error
+    own_error = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in zip(singles, parts, strict=True))
+    with torch.no_grad():
+        found = _named(artifact.module, each(lambda values: values.float(), outputs))
+    return {name: values.numpy() for name, values in found.items()}, own_error
 
 
-def _export(artifact: Artifact) -> Any:
+def _named(network: nn.Module, outputs: Any) -> dict[str, torch.Tensor]:
+    """What the file returns, and what that is decoded from."""
+    from planish.models.outputs import decoded, raw
+
+    return decoded(network, outputs) | {RAW + name: values for name, values in raw(network, outputs).items()}
+
+
+def _export(artifact: Artifact, names: list[str]) -> Any:
     import torch
 
     from planish.export.qdq import finish, translations
     from planish.models.quantized import widen
 
-    module = _quiet_copy(artifact.module)
-    widen(module)
+    reader = _quiet_copy(artifact.module)
+    widen(reader)
     # folded into a convolution, batch norm would give each channel weights of its own, and a packed file could no longer share them
-    module = simplified(module, fold=not artifact.facts["weights"].startswith("shared"))
+    module = simplified(reader, fold=not artifact.facts["weights"].startswith("shared"))
     spec = artifact.input_spec
     example = torch.zeros(2, spec.height, spec.width, spec.channels, dtype=torch.uint8)
     try:
         with torch.no_grad(), _silence():
             # without strict mode the tracer runs plain Python, which takes a third of the time and accepts more networks
             graph = torch.export.export(
-                _fed_pixels(module, artifact), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+                _fed_pixels(module, reader, artifact), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
             )
             exported = torch.onnx.export(
                 graph,
@@ -177,7 +198,7 @@ def _export(artifact: Artifact) -> Any:
                 verbose=False,
                 optimize=True,
                 input_names=["images"],
-                output_names=["logits"],
+                output_names=names,
                 custom_translation_table=translations(),
             )
             assert exported is not None
@@ -273,8 +294,8 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> nn.Module:
     return ScaleAndShift()
 
 
-def _fed_pixels(module: nn.Module, artifact: Artifact) -> nn.Module:
-    """``Normalise`` by the data set as one product and one sum, then the network.
+def _fed_pixels(module: nn.Module, reader: nn.Module, artifact: Artifact) -> nn.Module:
+    """``Normalise`` by the data set as one product and one sum, then the network, then what ``reader`` makes of its outputs.
 
     Both constants hold a whole row of pixels: ONNX Runtime multiplies rows of 3 W numbers much faster than W times 3 numbers, and with
     the sums before the transposition an INT8 model, whose kernels are channels-last inside, needs no transposition at all.
@@ -294,14 +315,14 @@ def _fed_pixels(module: nn.Module, artifact: Artifact) -> nn.Module:
 
         def __init__(self) -> None:
             super().__init__()
-            self.network = module
+            self.network, self.reader = module, reader if hasattr(reader, "decode") else None
             self.register_buffer("scale", (1 / (255 * std)).float().expand(1, 1, width, -1).contiguous())
             self.register_buffer("shift", (-mean / std).float().expand(1, 1, width, -1).contiguous())
 
         def forward(self, images: torch.Tensor) -> Any:
             pixels = images.float()
             pixels = pixels * self.scale + self.shift if normalisation == "dataset" else normalise_each(pixels, normalisation)
-            return self.network(pixels.permute(0, 3, 1, 2))
+            return tuple(_named(self.reader or module, self.network(pixels.permute(0, 3, 1, 2))).values())
 
     return FedPixels().eval()
 

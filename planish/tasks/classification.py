@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.evaluation.classification_metrics import classification_metrics
-from planish.task import PLAIN_LOSS
+from planish.task import PLAIN_LOSS, AugmentSettings
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from planish.artifact import Outputs
+    from planish.artifact import InputSpec, Outputs
     from planish.measurement import Measurement
-    from planish.task import LossSettings, Split, SplitName
+    from planish.task import Augment, LossSettings, Split, SplitName
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,28 @@ class Classification:
     def split(self, name: SplitName) -> Split:
         return self.splits[name]
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
+    def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
+        """Class numbers, int64 ``(n,)``."""
+        import torch  # takes seconds, and a service that only words its answers has no need of it
+
+        return torch.as_tensor(np.asarray(targets)[rows])
+
+    def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
+        """See ``planish.data.augmentation``; after mixup or CutMix the targets are probabilities ``(N, classes)`` and the images float."""
+        from planish.data.augmentation import augment, mixup_cutmix
+
+        change = augment(spec, settings.augmentation, settings.flip)
+        mix = None
+        if settings.mixup_alpha or settings.cutmix_alpha:
+            mix = mixup_cutmix(len(self.class_names), settings.mixup_alpha, settings.cutmix_alpha)
+
+        def apply(images: torch.Tensor, targets: Any, generator: torch.Generator) -> tuple[torch.Tensor, Any]:
+            images = change(images, generator)
+            return (images, targets) if mix is None else mix(images.float(), targets, generator)
+
+        return apply
+
+    def loss(self, network: nn.Module, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         """Cross-entropy, or focal loss: each class's part of it times ``(1 - p)^gamma``, so that what is learned already counts little.
 
         ``targets`` are class indices ``(N,)`` or probabilities ``(N, classes)``, and one-hot probabilities give what their indices give.
@@ -47,7 +69,7 @@ class Classification:
 
         T.-Y. Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002).
         """
-        import torch  # takes seconds, and a service that only words its answers has no need of it
+        import torch
         import torch.nn.functional as F
 
         if settings.kind == "cross_entropy" and settings.class_weights == "none":
@@ -88,6 +110,10 @@ class Classification:
     def decode(self, outputs: Outputs) -> Any:
         """The most likely class, int64 ``(N,)``."""
         return np.argmax(outputs["logits"], axis=1)
+
+    def guessing(self, targets: Any) -> float:
+        """The share of the most frequent class."""
+        return float(np.bincount(np.asarray(targets)).max() / len(targets))
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
         """1.0 where the top class is right, float64 ``(N,)``."""

@@ -71,7 +71,7 @@ def fit_statistics(module: nn.Module, task: Task, spec: InputSpec, preprocessing
     The mean of several networks' statistics is not that: averaged weights make other activations.
     """
     split, normalise = task.split("train"), Normalise.of(preprocessing)
-    shown = batches(split.images(spec, preprocessing), split.targets, spec, len(task.class_names), settings, settings.epochs, ahead=False)
+    shown = batches(split.images(spec, preprocessing), split.targets, spec, task, settings, settings.epochs, ahead=False)
     device = next(module.parameters()).device
     some = islice(shown, -(-STATISTICS_IMAGES // settings.batch_size))
     reestimate_batch_norm(module, (normalise(pixels).to(device) for pixels, _ in some))

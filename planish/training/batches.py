@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from planish.data.augmentation import augment, mixup_cutmix
 from planish.errors import TrainingError
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels
+    from planish.task import Task
     from planish.training.settings import FitSettings
 
-    Batch = tuple[torch.Tensor, torch.Tensor]
+    Batch = tuple[torch.Tensor, Any]
 
 _AHEAD = 2  # batches kept ready
 
@@ -46,7 +46,7 @@ def order_of(targets: Any, count: int, settings: FitSettings, epoch: int) -> npt
     rng = np.random.default_rng((settings.seed, epoch))
     if settings.sampler == "shuffled":
         return rng.permutation(count)
-    labels = np.asarray(targets)
+    labels = targets if isinstance(targets, np.ndarray) else np.empty((0, 0))
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise TrainingError("the balanced sampler was given targets without classes", "it needs one class an image", "use sampler=shuffled")
     _, sizes = np.unique(labels, return_counts=True)
@@ -60,7 +60,7 @@ def order_of(targets: Any, count: int, settings: FitSettings, epoch: int) -> npt
 
 
 def batches(
-    images: Pixels, targets: Any, spec: InputSpec, num_classes: int, settings: FitSettings, epoch: int, *, ahead: bool
+    images: Pixels, targets: Any, spec: InputSpec, task: Task, settings: FitSettings, epoch: int, *, ahead: bool
 ) -> Iterator[Batch]:
     """One epoch of augmented images ``(N, H, W, C)`` on the scale 0..255, uint8 or (after mixup) float32, with their targets.
 
@@ -70,7 +70,7 @@ def batches(
         images: uint8 ``(N, H, W, C)``, perhaps memory-mapped.
         targets: one an image.
         spec: size of the images.
-        num_classes: for the soft targets of mixup and CutMix.
+        task: augments images and targets together.
         settings: batch size, augmentation and seed.
         epoch: from 1.
         ahead: make batches in a thread while the device computes. Not for a CPU: the step itself keeps its cores busy, and
@@ -78,10 +78,7 @@ def batches(
     """
     order = order_of(targets, len(images), settings, epoch)
     generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-    change = augment(spec, settings.augmentation, settings.flip)
-    mix = None
-    if settings.mixup_alpha or settings.cutmix_alpha:
-        mix = mixup_cutmix(num_classes, settings.mixup_alpha, settings.cutmix_alpha)
+    change = task.augment(spec, settings.augment_settings)
 
     def make(number: int) -> Batch:
         chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size]
@@ -89,10 +86,7 @@ def batches(
         pixels = np.empty((len(chosen), *images.shape[1:]), np.uint8)
         pixels[forward] = images[chosen[forward]]
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        wanted = torch.as_tensor(targets[chosen])
-        batch = change(batch, generator)
-        if mix is not None:
-            batch, wanted = mix(batch.float(), wanted, generator)
+        batch, wanted = change(batch, task.batch_targets(targets, chosen, spec), generator)
         return batch.permute(0, 2, 3, 1), wanted
 
     count = batches_an_epoch(len(images), settings.batch_size)

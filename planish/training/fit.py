@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 from planish.data.normalisation import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.models.outputs import each
 from planish.models.strided import SafeStrides
 from planish.progress import Stage, note
 from planish.training.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, follow
@@ -167,7 +168,7 @@ def fit(
             thaw(pace.progress(steps), restart=True)
             with _random_state_of(settings.seed, epoch, accelerator.device):
                 ahead = accelerator.device.type != "cpu"
-                for batch, wanted in waiting.on(batches(images, targets, input_spec, len(task.class_names), settings, epoch, ahead=ahead)):
+                for batch, wanted in waiting.on(batches(images, targets, input_spec, task, settings, epoch, ahead=ahead)):
                     if pace.progress(steps) >= 1:
                         break
                     thaw(pace.progress(steps))
@@ -248,9 +249,9 @@ class _Loss:
     device: torch.device
     bf16: bool
 
-    def __call__(self, batch: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def __call__(self, batch: torch.Tensor, targets: Any) -> torch.Tensor:
         """``batch``: ``(N, H, W, C)``, 0 to 255."""
-        targets = targets.to(self.device)
+        targets = each(lambda t: t.to(self.device), targets)
         pixels = self.normalise.to(self.device)(batch.to(self.device))
         if self.settings.channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -258,9 +259,10 @@ class _Loss:
             with SafeStrides():
                 outputs = self.student(pixels)
             taught = self._taught(batch, pixels)
-        loss = self.task.loss(outputs.float(), targets, self.settings.loss_settings)
+        outputs, taught = each(_float, outputs), each(_float, taught)
+        loss = self.task.loss(_reads(self.student), outputs, targets, self.settings.loss_settings)
         if taught is not None:
-            distilled = self.task.distillation_loss(outputs.float(), taught.float(), self.temperature, targets if self.decoupled else None)
+            distilled = self.task.distillation_loss(outputs, taught, self.temperature, targets if self.decoupled else None)
             loss = (1 - self.weight) * loss + self.weight * distilled
         if self.teacher is not None and isinstance(self.student, FeatureStudent):
             loss = loss + self.student.distance(self.teacher)
@@ -270,11 +272,21 @@ class _Loss:
         return loss
 
     @torch.no_grad()
-    def _taught(self, batch: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor | None:
+    def _taught(self, batch: torch.Tensor, pixels: torch.Tensor) -> Any:
         if self.teacher is None:
             return None
         teacher = self.teacher
         return teacher(pixels) if self.answers is None else self.answers.ask(batch, lambda asked: teacher(pixels[asked]))
+
+
+def _float(values: torch.Tensor) -> torch.Tensor:
+    return values.float()
+
+
+def _reads(student: nn.Module) -> nn.Module:
+    """The network itself, which knows how to read its outputs; several devices and watched maps wrap it."""
+    inner: nn.Module = getattr(student, "module", student)
+    return inner.network if isinstance(inner, FeatureStudent) else inner
 
 
 def _optimizer(module: nn.Module, settings: FitSettings, thaw: Thaw) -> torch.optim.Optimizer:

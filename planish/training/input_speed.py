@@ -20,6 +20,7 @@ from planish.training.batches import batches
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels
+    from planish.task import Task
     from planish.training.settings import FitSettings
 
 T = TypeVar("T")
@@ -48,20 +49,18 @@ class Waiting:
             begun = time.perf_counter()
 
 
-def input_rate(
-    images: Pixels, targets: Any, spec: InputSpec, num_classes: int, settings: FitSettings, *, seconds: float = 1.0
-) -> Measurement:
+def input_rate(images: Pixels, targets: Any, spec: InputSpec, task: Task, settings: FitSettings, *, seconds: float = 1.0) -> Measurement:
     """Images a second of making batches alone: read from the cache, augmented and mixed, with no network behind them.
 
     Args:
         images: uint8 ``(N, H, W, C)``, perhaps memory-mapped.
         targets: one an image.
         spec: size of the images.
-        num_classes: for mixup and CutMix.
+        task: augments them.
         settings: batch size, augmentation and seed.
         seconds: for which batches are made, after a first one that is not timed; at least two are.
     """
-    endless = (batch for epoch in itertools.count(1) for batch in batches(images, targets, spec, num_classes, settings, epoch, ahead=False))
+    endless = (batch for epoch in itertools.count(1) for batch in batches(images, targets, spec, task, settings, epoch, ahead=False))
     next(endless)
     each: list[float] = []  # seconds an image
     count, end = 0, time.perf_counter() + seconds

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from planish.artifact import Artifact
 from planish.data.augmentation import Augmentation
 from planish.evaluation.evaluate import evaluate
@@ -97,7 +95,7 @@ def _is_trained(job: Job) -> bool:
 
 
 def better_than_guessing(task: Task, outputs: Outputs, targets: Any) -> tuple[float, bool]:
-    """The share of images a network is right on, and whether that is well above always naming the most frequent class."""
-    guessing = float(np.bincount(np.asarray(targets)).max() / len(targets))
+    """The mean score of a network, and whether that is well above what guessing reaches."""
+    guessing = task.guessing(targets)
     reached = float(task.scores(outputs, targets).mean())
     return reached, reached > guessing + _ABOVE_GUESSING * (1 - guessing)

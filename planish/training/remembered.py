@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
 
 from planish.models.storage import fingerprint
 
@@ -22,11 +24,11 @@ class Answers:
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Tensor] = {}
+        self._known: dict[bytes, Any] = {}
         self._bytes = 0
 
-    def ask(self, images: Tensor, teacher: Callable[[list[int]], Tensor]) -> Tensor:
-        """The answers to ``images``, first axis N.
+    def ask(self, images: Tensor, teacher: Callable[[list[int]], Any]) -> Any:
+        """The answers to ``images``, a tensor or tensors by name, first axis N.
 
         Args:
             images: ``(N, ...)`` on the CPU, what the answers depend on.
@@ -34,15 +36,16 @@ class Answers:
         """
         keys = [_hash(image) for image in images]
         missing = [i for i, key in enumerate(keys) if key not in self._known]
-        found: dict[bytes, Tensor] = {}
+        found: dict[bytes, Any] = {}
         if missing:
             answers = teacher(missing)
-            found = {keys[i]: answer for i, answer in zip(missing, answers, strict=True)}
-            size = answers.numel() * answers.element_size()
+            parts = zip(*tree_flatten(answers)[0], strict=True)
+            found = {keys[i]: tree_unflatten(list(part), tree_structure(answers)) for i, part in zip(missing, parts, strict=True)}
+            size = sum(part.numel() * part.element_size() for part in tree_leaves(answers))
             if self._bytes + size <= _MOST_BYTES:
                 self._known.update(found)
                 self._bytes += size
-        return torch.stack([found[key] if key in found else self._known[key] for key in keys])
+        return tree_map(lambda *rows: torch.stack(rows), *(found[key] if key in found else self._known[key] for key in keys))
 
 
 def _hash(image: Tensor) -> bytes:

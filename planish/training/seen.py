@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from planish.data.augmentation import augment, mixup_cutmix
 from planish.data.contact_sheet import contact_sheet
 
 if TYPE_CHECKING:
@@ -21,9 +20,9 @@ _IMAGES = 6
 
 def what_it_sees(artifact: Artifact, task: Task, settings: FitSettings) -> Image.Image:
     """A contact sheet of some training images, spread evenly over the split, as ``settings`` augment and mix them."""
-    images = task.split("train").images(artifact.input_spec, artifact.preprocessing)
-    shown = images[np.unique(np.linspace(0, len(images) - 1, _IMAGES).astype(int))]
-    mixes = settings.mixup_alpha or settings.cutmix_alpha
-    mix = mixup_cutmix(len(task.class_names), settings.mixup_alpha, settings.cutmix_alpha) if mixes else None
-    change = augment(artifact.input_spec, settings.augmentation, settings.flip)
-    return contact_sheet(shown, change, torch.Generator().manual_seed(settings.seed), mix=mix)
+    split = task.split("train")
+    images, targets = split.images(artifact.input_spec, artifact.preprocessing), split.targets
+    rows = np.unique(np.linspace(0, len(images) - 1, _IMAGES).astype(int))
+    shown = images[rows]
+    change, wanted = task.augment(artifact.input_spec, settings.augment_settings), task.batch_targets(targets, rows, artifact.input_spec)
+    return contact_sheet(shown, lambda given, g: change(given, wanted, g)[0], torch.Generator().manual_seed(settings.seed))

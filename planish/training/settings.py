@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.data.augmentation import Augmentation
-from planish.task import ClassWeights, LossKind, LossSettings
+from planish.task import AugmentSettings, ClassWeights, LossKind, LossSettings
 from planish.training.thaw import Freeze
 
 
@@ -46,6 +46,8 @@ class FitSettings:
         cutmix_alpha: the same for CutMix (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
         augmentation: a strength, or operations with their strengths, ``{"rotate": 15}``; see ``planish.data.augmentation``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
+        mosaic: share of the images of a detector that are put together from four (Bochkovskiy et al. 2020, arXiv:2004.10934).
+        copy_paste: share of the images that get objects of another image, where there are masks (Ghiasi et al. 2021, arXiv:2012.07177).
         clip_norm: largest norm of the gradient, None for no limit.
         patience: epochs without a better validation score after which training stops, and the best weights are restored;
             None to train to the end and keep the last.
@@ -78,6 +80,8 @@ class FitSettings:
     cutmix_alpha: float = Field(default=0.0, ge=0)
     augmentation: Augmentation = "light"
     flip: bool = True
+    mosaic: float = Field(default=0.0, ge=0, le=1)
+    copy_paste: float = Field(default=0.0, ge=0, le=1)
     clip_norm: float | None = Field(default=None, gt=0)
     patience: int | None = Field(default=None, ge=1)
     freeze: Freeze = "none"
@@ -90,6 +94,11 @@ class FitSettings:
     def warmup_share(self) -> float:
         """Of the training, during which the learning rate rises."""
         return min(0.5, self.warmup_epochs / self.epochs)
+
+    @property
+    def augment_settings(self) -> AugmentSettings:
+        """What the task's augmentation is told."""
+        return AugmentSettings(self.augmentation, self.flip, self.mixup_alpha, self.cutmix_alpha, self.mosaic, self.copy_paste)
 
     @property
     def loss_settings(self) -> LossSettings:

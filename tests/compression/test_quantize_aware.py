@@ -26,14 +26,17 @@ from planish.models.quantized import best_scale, fake_quantize, pack, packed_wei
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.task import PLAIN_LOSS, LossSettings
+from planish.tasks import Classification
 
 
 class TrainableTask(FakeTask):
+    batch_targets, augment = Classification.batch_targets, Classification.augment
+
     def __init__(self) -> None:
         super().__init__()
         self.splits["train"] = Images(96, 2)
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
+    def loss(self, network: nn.Module, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         return functional.cross_entropy(outputs, targets)
 
     def distillation_loss(self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None) -> torch.Tensor:

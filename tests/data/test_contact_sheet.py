@@ -49,12 +49,12 @@ def test_it_is_the_same_picture_again_and_another_with_another_seed() -> None:
 
 def test_mixed_images_are_shown_mixed() -> None:
     given = np.stack([np.full((SIDE, SIDE, 3), value, np.uint8) for value in (0, 100, 200)])
-    change = augment(InputSpec(3, SIDE, SIDE), "none")
-    sheet = contact_sheet(given, change, generator(), mix=mixup_cutmix(5, 1.0, 0.0))
+    labels = torch.zeros(3, dtype=torch.int64)
+    sheet = contact_sheet(given, lambda shown, g: mixup_cutmix(5, 1.0, 0.0)(shown.float(), labels, g)[0], generator())
     mixed = [cell(sheet, row, column).mean() for row in range(3) for column in range(1, 7)]
     assert {float(cell(sheet, row, 0).mean()) for row in range(3)} == {0.0, 100.0, 200.0}
     assert sum(value not in (0.0, 100.0, 200.0) for value in mixed) > 12
-    cut = contact_sheet(given, change, generator(), mix=mixup_cutmix(5, 0.0, 1.0))
+    cut = contact_sheet(given, lambda shown, g: mixup_cutmix(5, 0.0, 1.0)(shown.float(), labels, g)[0], generator())
     assert any(len(np.unique(cell(cut, row, column))) == 2 for row in range(3) for column in range(1, 7))
 
 

@@ -16,6 +16,7 @@ from planish.task import LossSettings, Task
 from planish.tasks import Classification
 
 task: Task = Classification({}, ("a", "b", "c"))
+NETWORK = torch.nn.Identity()  # a classifier has no say in its loss
 rng = np.random.default_rng(0)
 logits = rng.normal(size=(40, 3)).astype(np.float32)
 targets = rng.integers(0, 3, 40)
@@ -23,10 +24,10 @@ targets = rng.integers(0, 3, 40)
 
 def test_loss_is_the_mean_negative_log_likelihood() -> None:
     expected = -log_softmax(logits, axis=1)[np.arange(40), targets].mean()
-    assert np.isclose(task.loss(torch.from_numpy(logits), torch.from_numpy(targets)).item(), expected, atol=1e-6)
+    assert np.isclose(task.loss(NETWORK, torch.from_numpy(logits), torch.from_numpy(targets)).item(), expected, atol=1e-6)
     soft = softmax(rng.normal(size=(40, 3)), axis=1)
     expected = -(soft * log_softmax(logits, axis=1)).sum(axis=1).mean()
-    assert np.isclose(task.loss(torch.from_numpy(logits), torch.from_numpy(soft)).item(), expected, atol=1e-6)
+    assert np.isclose(task.loss(NETWORK, torch.from_numpy(logits), torch.from_numpy(soft)).item(), expected, atol=1e-6)
 
 
 def test_distillation_is_the_divergence_of_softened_distributions_times_temperature_squared() -> None:
@@ -73,20 +74,22 @@ EVERY = [
 
 
 def loss_of(targets: np.ndarray, settings: LossSettings) -> float:
-    return unbalanced.loss(torch.from_numpy(logits).double(), torch.from_numpy(targets), settings).item()
+    return unbalanced.loss(NETWORK, torch.from_numpy(logits).double(), torch.from_numpy(targets), settings).item()
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_focal_loss_of_two_classes_is_torchvisions(gamma: float) -> None:
     values, of_second = torch.from_numpy(3 * logits[:, :2]).double(), torch.from_numpy(targets % 2)
     expected = sigmoid_focal_loss(values[:, 1] - values[:, 0], of_second.double(), alpha=-1, gamma=gamma, reduction="mean")
-    assert task.loss(values, of_second, LossSettings("focal", gamma)).item() == pytest.approx(expected.item(), rel=1e-9)
+    assert task.loss(NETWORK, values, of_second, LossSettings("focal", gamma)).item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_focal_loss_without_focus_is_cross_entropy() -> None:
     values, labels = torch.from_numpy(logits), torch.from_numpy(targets)
     expected = functional.cross_entropy(values, labels, label_smoothing=0.1)
-    assert task.loss(values, labels, LossSettings("focal", 0.0, label_smoothing=0.1)).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert task.loss(NETWORK, values, labels, LossSettings("focal", 0.0, label_smoothing=0.1)).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -101,7 +104,7 @@ def test_balanced_weights_are_scikit_learns_and_the_mean_is_over_images(smoothin
 def test_a_class_that_is_not_trained_on_does_not_upset_the_weights() -> None:
     absent = Classification({"train": SimpleNamespace(targets=np.array([0, 0, 0, 2]))}, ("a", "b", "c"))
     values, labels = torch.zeros(1, 3), torch.tensor([0])
-    found = [absent.loss(values, labels + i, LossSettings(class_weights="balanced")).item() / np.log(3) for i in range(3)]
+    found = [absent.loss(NETWORK, values, labels + i, LossSettings(class_weights="balanced")).item() / np.log(3) for i in range(3)]
     assert found == pytest.approx([4 / (2 * 3), 1, 4 / (2 * 1)])
 
 
@@ -116,7 +119,7 @@ def test_soft_targets_mix_the_losses_of_what_they_mix(settings: LossSettings) ->
 @pytest.mark.parametrize("gamma", [0.3, 1.0, 2.0])
 def test_gradients_of_the_focal_loss_are_finite_where_the_network_is_certain(gamma: float) -> None:
     values = torch.tensor([[100.0, -100.0, 0.0], [-100.0, 100.0, 0.0]], requires_grad=True)
-    task.loss(values, torch.tensor([0, 0]), LossSettings("focal", gamma)).backward()
+    task.loss(NETWORK, values, torch.tensor([0, 0]), LossSettings("focal", gamma)).backward()
     assert values.grad is not None
     assert torch.isfinite(values.grad).all()
     assert values.grad[0].abs().max() < 1e-6

@@ -14,6 +14,7 @@ from torch.nn import functional
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.models import create
 from planish.task import PLAIN_LOSS, LossSettings
+from planish.tasks import Classification
 
 SIZE = 12
 PREPROCESSING = Preprocessing(decode_side=SIZE, resize="squash", mean=(0.3,), std=(0.25,))
@@ -54,6 +55,8 @@ class Quarters:
 class QuarterTask:
     """Implements ``planish.task.Task``."""
 
+    batch_targets, augment, guessing = Classification.batch_targets, Classification.augment, Classification.guessing
+
     splits: dict[str, Quarters]
     name: str = "quarters"
     class_names: tuple[str, ...] = ("a", "b", "c", "d")
@@ -63,7 +66,7 @@ class QuarterTask:
     def split(self, name: str) -> Quarters:
         return self.splits[name]
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
+    def loss(self, network: nn.Module, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         self.seen.append((outputs.detach(), targets))
         return functional.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
 

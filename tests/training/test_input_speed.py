@@ -12,12 +12,14 @@ import torch
 from planish.artifact import InputSpec
 from planish.data.operations import Operations
 from planish.progress import collecting_notes
+from planish.tasks import Classification
 from planish.training import FitSettings, fit, input_speed
 from planish.training.batches import batches
 from planish.training.input_speed import Waiting, costliest_operation, input_finding, input_rate
 
 from .conftest import PREPROCESSING, SPEC, QuarterTask
 
+TASK = Classification({}, ("a", "b"))
 QUICK = {"epochs": 2, "batch_size": 32, "mixed_precision": "off", "augmentation": "none"}
 
 
@@ -54,15 +56,15 @@ def test_the_rate_is_measured_over_epochs(monkeypatch: pytest.MonkeyPatch):
     now, epochs = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
-    def made(images, targets, spec, num_classes, settings, epoch, *, ahead):
+    def made(images, targets, spec, task, settings, epoch, *, ahead):
         epochs.append(epoch)
-        for batch in batches(images, targets, spec, num_classes, settings, epoch, ahead=ahead):
+        for batch in batches(images, targets, spec, task, settings, epoch, ahead=ahead):
             now[0] += len(batch[0]) / 1000
             yield batch
 
     monkeypatch.setattr(input_speed, "batches", made)
     images, targets = np.zeros((70, 8, 8, 1), np.uint8), np.zeros(70, np.int64)
-    found = input_rate(images, targets, InputSpec(1, 8, 8), 2, FitSettings(batch_size=32), seconds=0.2)
+    found = input_rate(images, targets, InputSpec(1, 8, 8), TASK, FitSettings(batch_size=32), seconds=0.2)
     assert found.value == pytest.approx(1000)
     assert found.low == pytest.approx(1000)
     assert found.high == pytest.approx(1000)
@@ -74,7 +76,7 @@ def test_a_real_rate_has_an_interval_and_falls_with_augmentation():
     images, targets = np.zeros((200, 64, 64, 3), np.uint8), np.zeros(200, np.int64)
     slow = Operations(blur=5.0, noise=10, hue=0.1)
     rates = [
-        input_rate(images, targets, InputSpec(3, 64, 64), 2, FitSettings(batch_size=50, augmentation=given), seconds=0.2)
+        input_rate(images, targets, InputSpec(3, 64, 64), TASK, FitSettings(batch_size=50, augmentation=given), seconds=0.2)
         for given in ("none", slow)
     ]
     assert all(rate.low <= rate.value <= rate.high for rate in rates)

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from planish.artifact import Artifact, InputSpec, Step
 from planish.errors import TechniqueError
+from planish.models.outputs import keep_methods
 from planish.technique import Technique, hyper_parameters
 
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -33,7 +34,7 @@ def traced(module: nn.Module) -> fx.GraphModule:
         TechniqueError: its code hides its graph.
     """
     try:
-        return fx.GraphModule(module, _Tracer().trace(module))
+        return keep_methods(module, fx.GraphModule(module, _Tracer().trace(module)))  # type: ignore[return-value]
     except Exception as error:  # whatever the network does with a proxy in place of a tensor
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TechniqueError(
