@@ -134,3 +134,20 @@ class Task(Protocol):
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         """All metrics with their intervals, the primary one first."""
         ...
+
+    def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        """One number a class, by its name; classes that are not there are left out."""
+        ...
+
+    def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels | None:
+        """Images with what a model says of them drawn in, or, without outputs, with their targets.
+
+        Args:
+            pixels: ``(n, H, W, C)``.
+            outputs: of these images; None for the targets.
+            targets: of these images.
+
+        Returns:
+            uint8 ``(n, h, w, 3)``; None where a word says it all.
+        """
+        ...

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from planish.evaluation.classification_metrics import classification_metrics
+from planish.evaluation.classification_metrics import classification_metrics, per_class_accuracy
 from planish.task import PLAIN_LOSS, AugmentSettings
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from planish.artifact import InputSpec, Outputs
+    from planish.artifact import InputSpec, Outputs, Pixels
     from planish.measurement import Measurement
     from planish.task import Augment, LossSettings, Split, SplitName
 
@@ -121,6 +121,14 @@ class Classification:
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         return classification_metrics(outputs["logits"], np.asarray(targets), self.class_names)
+
+    def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        """The share of each class's images that is recognised."""
+        found = per_class_accuracy(outputs["logits"], np.asarray(targets), self.class_names)
+        return {name: measured for name, measured in found.items() if measured.n}
+
+    def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> None:
+        """A class has no place in the image."""
 
     @cached_property
     def _balanced_weights(self) -> npt.NDArray[np.float64]:
