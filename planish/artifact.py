@@ -69,6 +69,7 @@ class Source:
         channels: channels of the first convolution.
         small_stem: True where the stem was changed for small images.
         sha256: hash of ``file.py`` or of the ONNX file, empty for the others.
+        task: what its outputs are for.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Source:
     channels: int
     small_stem: bool = False
     sha256: str = ""
+    task: str = "classification"
 
 
 @dataclass(frozen=True, config=_STRICT)

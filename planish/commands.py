@@ -51,7 +51,7 @@ from planish.search.folds import Folds
 from planish.search.folds import folds as cross_validate
 from planish.search.learning_curve import LearningCurve
 from planish.search.learning_curve import learning_curve as find_learning_curve
-from planish.search.opened import open_model
+from planish.search.opened import Opened, open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
 from planish.search.original import write_training
@@ -65,7 +65,7 @@ from planish.search.suspects import suspects as find_suspects
 from planish.serving.monitor import Monitored
 from planish.serving.monitor import monitor as look_for_drift
 from planish.task import SplitName, Task
-from planish.tasks import Classification
+from planish.tasks import task_for
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
 from planish.training.probe import FewShot
@@ -161,6 +161,7 @@ def train(
     changes: Sequence[str] = (),
     train_mode: TrainMode = "always",
     budget: str | float | None = None,
+    task: str | None = None,
     skip_bad: bool = False,
     resume: bool = False,
     seed: int = 0,
@@ -180,6 +181,7 @@ def train(
         changes: of its values: ``training.epochs=10``, ``norm=group``.
         train_mode: ``auto`` evaluates a model that came with weights first, and trains it only if it is hardly better than guessing.
         budget: wall-clock time, ``10m``.
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         skip_bad: leave broken images out.
         resume: go on from the checkpoint of an interrupted training.
         seed: of the split, fresh weights and training.
@@ -196,8 +198,9 @@ def train(
     resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=weights is not None)
     with collecting_notes() as notes:
         job = prepare(
-            data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed
-        )
+            data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, task=task,
+            skip_bad=skip_bad, seed=seed,
+        )  # fmt: skip
         warn_of_fresh_weights(recipe, job.pretrained)
         job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -277,7 +280,7 @@ def evaluate(
     with collecting_notes() as notes:
         opened = open_model(model, runtime)
         spec, preprocessing = opened.input_spec, opened.preprocessing
-        task = _task_for(data, opened.class_names, spec.channels, preprocessing.decode_side, seed, skip_bad)
+        task = _task_of(opened, data, seed, skip_bad)
         judged = judge(
             opened.predictor(threads=2), task, split, spec, preprocessing,
             calibrate=calibrate or out is not None, corruptions=corruptions, seed=seed,
@@ -310,7 +313,7 @@ def compress(
             f"{model} is an exported model", "a plan starts from a saved torch model", "run planish train, and give its --out folder"
         )
     facts = steps.check(opened.artifact.facts)
-    task = _task_for(data, opened.class_names, opened.input_spec.channels, opened.preprocessing.decode_side, seed, skip_bad)
+    task = _task_of(opened, data, seed, skip_bad)
     after = steps.apply(opened.artifact, task)
     before_metrics = evaluate_split(opened.predictor(), task, "test", opened.input_spec, opened.preprocessing).metrics
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -488,11 +491,13 @@ def doctor() -> dict[str, Any]:
     }
 
 
-def _task_for(source: str | Path, class_names: tuple[str, ...], channels: int, decode_side: int, seed: int, skip_bad: bool) -> Task:
-    images = load_images(source, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels)
-    if images.class_names != class_names:
+def _task_of(opened: Opened, source: str | Path, seed: int, skip_bad: bool) -> Task:
+    """What a model is for, on these images."""
+    side, channels = opened.preprocessing.decode_side, opened.input_spec.channels
+    images = load_images(source, seed=seed, skip_bad=skip_bad, decode_side=side, channels=channels, task=opened.task)
+    if images.class_names != opened.class_names:
         raise DataError(
-            f"the images have the classes {', '.join(images.class_names[:8])}, the model {', '.join(class_names[:8])}",
+            f"the images have the classes {', '.join(images.class_names[:8])}, the model {', '.join(opened.class_names[:8])}",
             "both must have the same classes in the same order",
         )
-    return Classification(images.splits, images.class_names)
+    return task_for(opened.task, images.splits, images.class_names)

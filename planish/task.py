@@ -88,6 +88,21 @@ class Task(Protocol):
         """Name of the metric that decides, in percent, higher is better."""
         ...
 
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe that a training follows where none is named; empty where that hangs on weights and the number of images."""
+        ...
+
+    @property
+    def largest_side(self) -> int:
+        """Pixels that a model is fed where nobody says how many, at most."""
+        ...
+
+    @property
+    def whole_image(self) -> bool:
+        """Whether places in an image are learned, so that nothing of it may be cut off."""
+        ...
+
     def split(self, name: SplitName) -> Split: ...
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> Any:

@@ -31,6 +31,7 @@ from planish.cli.options import (
     Seed,
     SkipBad,
     Std,
+    TaskName,
     Threads,
     Train,
     Weights,
@@ -82,6 +83,7 @@ def optimize(
     epochs: Annotated[int | None, typer.Option(min=1, help="At most, of each training; the budget may cut it short.")] = None,
     augmentation: Annotated[str, typer.Option(help="Of training images: none, light or standard.")] = "light",
     train: Train = "auto",
+    task: TaskName = None,
     student: Annotated[
         list[str] | None, typer.Option(help="Another architecture to try, taught by the original; may be given again. 'none' for none.")
     ] = None,
@@ -100,7 +102,7 @@ def optimize(
         resize=None if resize is None else one_of("--resize", resize, "squash", "crop"), mean=numbers("--mean", mean),
         std=numbers("--std", std),
         augmentation=one_of("--augmentation", augmentation, "none", "light", "standard"),
-        train_mode=one_of("--train", train, "auto", "always", "never"), skip_bad=skip_bad,
+        train_mode=one_of("--train", train, "auto", "always", "never"), task=task, skip_bad=skip_bad,
         students=[] if student == ["none"] else student or None, teachers=teachers, seed=seed,
     )  # fmt: skip
 
@@ -168,6 +170,7 @@ def train(
         bool, typer.Option("--replace", help="Let the new bundle take the old one's place if it is better on old and on new images.")
     ] = False,
     image_size: ImageSize = None,
+    task: TaskName = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
     seed: Seed = 0,
@@ -208,7 +211,7 @@ def train(
             return
         if repeats is not None:
             fail("--repeats has no meaning without --folds. Give, for example, --folds 5 --repeats 2.")
-        trained = commands.train(data, out=out or Path("model"), command=shlex.join(["planish", *sys.argv[1:]]), **options)
+        trained = commands.train(data, task=task, out=out or Path("model"), command=shlex.join(["planish", *sys.argv[1:]]), **options)
         _show_metrics(trained.metrics, json)
         if not json:
             stdout.print(f"model    {trained.folder}\npage     {trained.folder / 'evaluation.html'}", soft_wrap=True)

@@ -12,11 +12,16 @@ from planish.cli.running import fail
 Data = Annotated[
     str,
     typer.Argument(
-        metavar="DATA", help="Folder with a folder per class, CSV or JSON-lines manifest, or fashion-mini, cifar10, fashion-mnist, mnist."
+        metavar="DATA",
+        help="Folder with a folder per class, with COCO, VOC or YOLO boxes, or with masks; CSV or JSON-lines manifest; or fashion-mini, "
+        "fashion-scenes, cifar10, fashion-mnist, mnist.",
     ),
 ]
 Model = Annotated[str, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory; optimize also takes FILE.onnx.")]
 Weights = Annotated[str | None, typer.Option(help="imagenet, or a .safetensors or .pth file.")]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="classification, detection, instance or semantic; by default what the data is for.")
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
 Budget = Annotated[str, typer.Option(help="Wall-clock time for everything: 20m, 90s, 1h30m.")]
 Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]

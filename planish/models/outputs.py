@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.nn import functional
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 METHODS = ("loss", "decode")  # of a network, beside ``forward``
 
@@ -39,6 +40,12 @@ def raw(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
     if not hasattr(network, "decode"):
         return {}
     return outputs if isinstance(outputs, dict) else {"raw": outputs}
+
+
+def distance(outputs: Any, teacher: Any) -> Tensor:
+    """How far outputs are from a teacher's: the squared difference over the teacher's variance, the mean over all of them; a scalar."""
+    pairs = zip(tree_leaves(outputs), tree_leaves(teacher), strict=True)
+    return torch.stack([functional.mse_loss(ours, theirs) / theirs.var().clamp_min(1e-12) for ours, theirs in pairs]).mean()
 
 
 def _logits(outputs: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from planish.export.foreign_onnx import Foreign, fed_pixels, metadata_of, read_f
 from planish.export.onnx_file import metadata
 from planish.progress import note
 from planish.search.opened import open_model
-from planish.tasks import Classification
+from planish.tasks import task_for
 from planish.training.prepare import Job, decode_side_for, fitting_resize
 from planish.workspace import fresh_folder
 
@@ -111,7 +111,7 @@ def _images(data: str | Path, decode_side: int, channels: int, skip_bad: bool, s
 
 
 def _job(artifact: Artifact, images: ImageData) -> Job:
-    return Job(Classification(images.splits, images.class_names), artifact, images, knows_classes=True, pretrained=True, notes=())
+    return Job(task_for(images.task, images.splits, images.class_names), artifact, images, knows_classes=True, pretrained=True, notes=())
 
 
 def _quantized(file: Path) -> ModelError:

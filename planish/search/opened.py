@@ -33,6 +33,7 @@ class Opened:
         input_spec: what it is fed.
         preprocessing: how an image file becomes that.
         class_names: in the order of its outputs.
+        task: what its outputs are for.
         artifact: where the path was a saved artifact.
     """
 
@@ -43,6 +44,7 @@ class Opened:
     input_spec: InputSpec
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    task: str = "classification"
     artifact: Artifact | None = None
 
     def predictor(self, threads: int = 1, batch: int | None = None) -> Predictor:
@@ -84,13 +86,12 @@ def open_model(path: str | Path, runtime: str = "auto") -> Opened:
         bundle = read_bundle(place)
         files = tuple(place / name for name in bundle.files)
         chosen = bundle.runtime if runtime == "auto" else runtime
-        return Opened(Path(path), bundle.format, chosen, files, bundle.input_spec, bundle.preprocessing, bundle.class_names)
+        return Opened(Path(path), bundle.format, chosen, files, bundle.input_spec, bundle.preprocessing, bundle.class_names, bundle.name)
     if (place / "artifact.json").exists():
         artifact = load_artifact(place)
         chosen = "torch" if artifact.format == "torch" else _runtime(artifact.format, runtime)
-        return Opened(
-            place, artifact.format, chosen, artifact.files, artifact.input_spec, artifact.preprocessing, artifact.class_names, artifact
-        )
+        spec, preprocessing, task = artifact.input_spec, artifact.preprocessing, artifact.lineage.source.task
+        return Opened(place, artifact.format, chosen, artifact.files, spec, preprocessing, artifact.class_names, task, artifact)
     if place.suffix == ".onnx" and place.is_file():
         return _open_onnx(place, _runtime("onnx", runtime))
     what = "does not exist" if not place.exists() else "is neither a bundle, a run, a saved model nor an ONNX file"
@@ -122,4 +123,5 @@ def _open_onnx(file: Path, runtime: str) -> Opened:
         )
     spec = InputSpec(**json.loads(metadata["planish.input_spec"]))
     preprocessing = Preprocessing(**json.loads(metadata["planish.preprocessing"]))
-    return Opened(file, "onnx", runtime, (file,), spec, preprocessing, tuple(json.loads(metadata["planish.class_names"])))
+    task = json.loads(metadata["planish.lineage"])["source"].get("task", "classification")
+    return Opened(file, "onnx", runtime, (file,), spec, preprocessing, tuple(json.loads(metadata["planish.class_names"])), task)

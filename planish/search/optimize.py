@@ -64,6 +64,7 @@ def optimize(
     epochs: int | None = None,
     augmentation: Strength = "light",
     train_mode: TrainMode = "auto",
+    task: str | None = None,
     skip_bad: bool = False,
     students: Sequence[str] | None = None,
     teachers: int = 1,
@@ -95,6 +96,7 @@ def optimize(
         epochs: at most, of the original's training and of each round of recovery; None for defaults that the budget may cut short.
         augmentation: of training images: ``none`` gets further where there is time for few epochs only, ``light``, ``standard``.
         train_mode: ``auto`` trains the original unless it knows the classes, ``always``, ``never``.
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         skip_bad: leave broken images out.
         students: other architectures that are tried, taught by the original; None for some small ones where the original itself is trained
             from scratch (against one that was pretrained they would need more images and time), none where empty.
@@ -130,7 +132,7 @@ def optimize(
     job_settings = {
         "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch,
         "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
-        "resize": resize, "mean": None if mean is None else list(mean), "std": None if std is None else list(std),
+        "resize": resize, "task": task, "mean": None if mean is None else list(mean), "std": None if std is None else list(std),
         "students": None if students is None else list(students), "teachers": teachers,
         "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
     }  # fmt: skip
@@ -141,7 +143,7 @@ def optimize(
             job = file_job(data, Path(name), mean=mean, std=std, **given)
             train_mode = "never"
         else:
-            job = prepare(data, model, weights=weights, **given)
+            job = prepare(data, model, weights=weights, task=task, **given)
         _check_teachers(teachers, model, train_mode, job)
         if not resume and not is_file:
             # A network that cannot be exported should say so before hours are spent on training it.
@@ -155,7 +157,7 @@ def optimize(
         taught_by = ["original"] if teachers > 1 else []
         for number in range(1, teachers):
             taught_by.append(f"teacher-{number}")
-            other = prepare(data, model, weights=weights, **given, weights_seed=seed + number)
+            other = prepare(data, model, weights=weights, task=task, **given, weights_seed=seed + number)
             stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
         fp32 = tuple(Deployment("fp32", r, is_file) for r in available("onnx"))

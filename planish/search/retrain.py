@@ -27,7 +27,7 @@ from planish.search.files import write_result
 from planish.search.goal import seconds as in_seconds
 from planish.search.opened import Opened, open_model
 from planish.task import SplitName, Task
-from planish.tasks import Classification
+from planish.tasks import task_for
 from planish.training.original import train_original
 from planish.training.prepare import Job
 from planish.training.recipe import Recipe, resolved_recipe
@@ -119,7 +119,7 @@ def continue_from(
             "a class that it does not know needs another classifier",
             "train anew, on all images",
         )
-    task = Classification(images.splits, images.class_names)
+    task = task_for(described.name, images.splits, images.class_names)
     chosen = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=True)
     checkpoint = folder.with_name(folder.name + ".checkpoint")  # the same command goes on from it
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,9 @@ class Classification:
     splits: Mapping[SplitName, Split]
     class_names: tuple[str, ...]
     name: str = "classification"
+    recipe: str = ""
+    largest_side: int = 224
+    whole_image: bool = False
     primary_metric: str = "accuracy"
 
     def split(self, name: SplitName) -> Split:

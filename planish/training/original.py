@@ -71,7 +71,7 @@ def train_original(
         return Original(job.artifact)
     if settings is None:
         per_class = len(job.task.split("train").targets) / len(job.task.class_names)
-        settings = replace(default_recipe(job.pretrained, per_class).training, seed=seed, augmentation=augmentation)
+        settings = replace(default_recipe(job.pretrained, per_class, job.task.recipe).training, seed=seed, augmentation=augmentation)
         settings = settings if epochs is None else replace(settings, epochs=epochs)
     fitted = fit(
         job.artifact.module,

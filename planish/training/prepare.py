@@ -14,9 +14,9 @@ from planish.data import ImageData, load_images
 from planish.errors import GoalError
 from planish.models import create
 from planish.progress import note
-from planish.tasks import Classification
+from planish.task import Task
+from planish.tasks import task_for
 
-_LARGEST_DEFAULT = 224
 _MARGIN = 1.15  # decoded images keep this much more than the input size, so that training can crop
 
 
@@ -33,7 +33,7 @@ class Job:
         notes: what was decided on the user's behalf.
     """
 
-    task: Classification
+    task: Task
     artifact: Artifact
     data: ImageData
     knows_classes: bool
@@ -49,6 +49,7 @@ def prepare(
     image_size: int | None = None,
     resize: Literal["squash", "crop"] | None = None,
     normalisation: Normalisation = "dataset",
+    task: str | None = None,
     skip_bad: bool = False,
     seed: int = 0,
     weights_seed: int | None = None,
@@ -62,6 +63,7 @@ def prepare(
         image_size: height and width the model is fed, in pixels; None for the images' own typical size, at most 224.
         resize: how images come to that size; None squashes images that are about square and crops others.
         normalisation: by numbers of the data set, or of each image; see ``Preprocessing``.
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         skip_bad: leave broken files out instead of stopping.
         seed: of the split and of fresh weights.
         weights_seed: of fresh weights, where the split shall stay.
@@ -74,17 +76,20 @@ def prepare(
         raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "leave it away for the images' own size")
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
     decode_side = 256 if image_size is None else decode_side_for(image_size)
-    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels)
+    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, task=task)
+    learned = task_for(images.task, images.splits, images.class_names)
     height, width = images.typical_height, images.typical_width
     if image_size is None:
-        image_size = min(_LARGEST_DEFAULT, round((height * width) ** 0.5))
+        image_size = min(learned.largest_side, round((height * width) ** 0.5))
         if image_size > 32:
             image_size -= image_size % 16
     torch.manual_seed(seed if weights_seed is None else weights_seed)
-    created = create(model, num_classes=len(images.class_names), channels=images.channels, image_size=image_size, weights=weights)
+    created = create(
+        model, task=images.task, num_classes=len(images.class_names), channels=images.channels, image_size=image_size, weights=weights
+    )
     preprocessing = Preprocessing(
         decode_side=decode_side,
-        resize=resize or fitting_resize(images),
+        resize="squash" if learned.whole_image else resize or fitting_resize(images),
         mean=created.mean or images.mean,
         std=created.std or images.std,
         normalisation=normalisation,
@@ -105,7 +110,7 @@ def prepare(
             f"{normalisation} takes each image's own: they begin worse than they are; normalisation=dataset keeps what they know"
         )
     return Job(
-        task=Classification(images.splits, images.class_names),
+        task=learned,
         artifact=artifact,
         data=images,
         knows_classes=created.pretrained and not created.new_classifier,

@@ -113,8 +113,12 @@ def load_recipe(source: str | Path) -> Recipe:
     return _with(base, _flat(given))
 
 
-def default_recipe(pretrained: bool, images_per_class: float) -> Recipe:
-    """What is taken where none is named: by whether the network comes with weights, and how many images there are to train on."""
+def default_recipe(pretrained: bool, images_per_class: float, of_task: str = "") -> Recipe:
+    """What is taken where none is named: the task's own (``Task.recipe``) or, where it has none, by whether the network comes with weights
+    and how many images there are to train on.
+    """
+    if of_task:
+        return load_recipe(of_task)
     return load_recipe("scratch-small" if not pretrained else "finetune-few" if images_per_class <= _FEW else "finetune-many")
 
 

@@ -1,0 +1,106 @@
+"""Detection and instance segmentation: boxes of several classes in an image, and a mask for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planish.evaluation.detection_metrics import average_precision_by_class, detection_metrics, detection_scores
+from planish.task import PLAIN_LOSS, AugmentSettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from planish.artifact import InputSpec, Outputs, Pixels
+    from planish.measurement import Measurement
+    from planish.task import Augment, LossSettings, Split, SplitName
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Objects in an image. Networks read their own outputs (``loss``, ``decode``); files name ``boxes``, ``scores``, ``labels``, ``masks``.
+
+    Args:
+        splits: the four splits; targets are ``Objects``.
+        class_names: a label is an index into them; there is no class for the background.
+        name: ``detection``, or ``instance``, where masks are learned and judged.
+    """
+
+    splits: Mapping[SplitName, Split]
+    class_names: tuple[str, ...]
+    name: str = "detection"
+    recipe: str = "objects"
+    largest_side: int = 320
+    whole_image: bool = True
+
+    @property
+    def masks(self) -> bool:
+        return self.name == "instance"
+
+    @property
+    def primary_metric(self) -> str:
+        return "mask_map" if self.masks else "map"
+
+    def split(self, name: SplitName) -> Split:
+        return self.splits[name]
+
+    def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> list[dict[str, torch.Tensor]]:
+        """One dict an image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, for instances, ``masks`` ``(M, h, w)``; crowds are left out."""
+        from planish.data.rasterise import object_targets
+
+        return object_targets([targets[int(row)] for row in rows], spec.height, spec.width, masks=self.masks)
+
+    def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
+        """See ``planish.data.mixing``; boxes and masks move with the image."""
+        from planish.data.mixing import augment_targets
+
+        return augment_targets(
+            spec,
+            settings.augmentation,
+            settings.flip,
+            mosaic=settings.mosaic,
+            mixup=settings.mixup_alpha,
+            copy_paste=settings.copy_paste if self.masks else 0.0,
+        )
+
+    def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
+        """The network's own: it knows how it was meant to say where objects are."""
+        found: torch.Tensor = network.loss(outputs, targets)  # type: ignore[operator]
+        return found
+
+    def distillation_loss(self, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
+        """How far the raw outputs are apart: their squared difference over the teacher's variance, the mean of all outputs."""
+        from planish.models.outputs import distance
+
+        return distance(outputs, teacher)
+
+    def decode(self, outputs: Outputs) -> Any:
+        """The outputs themselves: boxes, scores, labels, first axis N."""
+        return outputs
+
+    def guessing(self, targets: Any) -> float:
+        """Boxes cannot be guessed."""
+        return 0.0
+
+    def scores(self, outputs: Outputs, targets: Any) -> Any:
+        """What each image adds to the mean average precision: jackknife pseudo-values, whose mean it is."""
+        return detection_scores(outputs, targets, self.class_names, masks=self.masks)
+
+    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        return detection_metrics(outputs, targets, self.class_names, masks=self.masks)
+
+    def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        """Average precision of each class."""
+        return average_precision_by_class(outputs, targets, self.class_names, masks=self.masks)
+
+    def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels:
+        from planish.evaluation.drawing import draw_detections, draw_objects
+
+        if outputs is None:
+            return np.stack([draw_objects(image, objects, self.class_names) for image, objects in zip(pixels, targets, strict=True)])
+        rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(pixels))]
+        return np.stack([draw_detections(image, row, self.class_names) for image, row in zip(pixels, rows, strict=True)])

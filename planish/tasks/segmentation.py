@@ -1,0 +1,95 @@
+"""Semantic segmentation: a class for each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planish.evaluation.segmentation_metrics import iou_by_class, segmentation_metrics, segmentation_scores
+from planish.task import PLAIN_LOSS, AugmentSettings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from planish.artifact import InputSpec, Outputs, Pixels
+    from planish.measurement import Measurement
+    from planish.task import Augment, LossSettings, Split, SplitName
+
+IGNORED = 255
+
+
+@dataclass(frozen=True)
+class SemanticSegmentation:
+    """A class a pixel. Networks read their own outputs (``loss``, ``decode``); files name ``classes`` and ``confidence``.
+
+    Args:
+        splits: the four splits; targets are label maps, uint8 ``(H, W)``, 255 where nothing is asked.
+        class_names: in the order of the labels.
+    """
+
+    splits: Mapping[SplitName, Split]
+    class_names: tuple[str, ...]
+    name: str = "semantic"
+    recipe: str = "pixels"
+    largest_side: int = 320
+    whole_image: bool = True
+    primary_metric: str = "miou"
+
+    def split(self, name: SplitName) -> Split:
+        return self.splits[name]
+
+    def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
+        """Class numbers, int64 ``(n, height, width)``."""
+        from planish.data.rasterise import label_targets
+
+        return label_targets([targets[int(row)] for row in rows], spec.height, spec.width)
+
+    def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
+        """See ``planish.data.mixing``; label maps move with the image."""
+        from planish.data.mixing import augment_targets
+
+        return augment_targets(spec, settings.augmentation, settings.flip, mosaic=0.0, mixup=0.0, copy_paste=0.0)
+
+    def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
+        """The network's own."""
+        found: torch.Tensor = network.loss(outputs, targets)  # type: ignore[operator]
+        return found
+
+    def distillation_loss(self, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
+        """KL divergence of the softened classes of each pixel, times T² (Hinton et al. 2015, arXiv:1503.02531)."""
+        import torch.nn.functional as F
+
+        ours, theirs = (F.log_softmax(values / temperature, dim=1) for values in (outputs, teacher))
+        pixels = ours.numel() / ours.shape[1]
+        return F.kl_div(ours, theirs, reduction="sum", log_target=True) / pixels * temperature**2
+
+    def decode(self, outputs: Outputs) -> Any:
+        """Class numbers, uint8 ``(N, h, w)``."""
+        return outputs["classes"]
+
+    def guessing(self, targets: Any) -> float:
+        """The mean IoU of calling everything by the most frequent class."""
+        counts = sum(np.bincount(np.asarray(labels).ravel(), minlength=256)[:IGNORED] for labels in targets)
+        present = np.count_nonzero(counts)
+        return float(np.max(counts) / max(1, np.sum(counts)) / max(1, present))
+
+    def scores(self, outputs: Outputs, targets: Any) -> Any:
+        """What each image adds to the mean IoU: jackknife pseudo-values, whose mean it is."""
+        return segmentation_scores(outputs, targets, self.class_names)
+
+    def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        return segmentation_metrics(outputs, targets, self.class_names)
+
+    def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        """Intersection over union of each class."""
+        return iou_by_class(outputs, targets, self.class_names)
+
+    def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels:
+        from planish.evaluation.drawing import draw_labels
+
+        maps = targets if outputs is None else outputs["classes"]
+        return np.stack([draw_labels(image, labels, self.class_names) for image, labels in zip(pixels, maps, strict=True)])
