@@ -16,7 +16,7 @@ from torchvision.ops import StochasticDepth, stochastic_depth
 
 from planish.errors import TechniqueError
 from planish.models.folding import fold_batch_norm
-from planish.models.outputs import keep_methods
+from planish.models.outputs import Graph
 from planish.models.quantized import LAYERS, ActivationQuantizer
 
 # What has an integer kernel: its inputs and its output are quantized ...
@@ -42,7 +42,7 @@ _GATED: dict[object, Callable[..., Any]] = {
 }
 
 
-class Placed(fx.GraphModule):
+class Placed(Graph):
     """A network as a graph, with an ``ActivationQuantizer`` at each tensor that integer kernels read or write."""
 
     def quantizers(self) -> dict[str, ActivationQuantizer]:
@@ -85,7 +85,6 @@ def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
             "quantizers stand between its operations, so forward must not branch on what is in a tensor",
             "quantize the exported file instead: to_onnx, int8",
         ) from error
-    keep_methods(module, graph)
     _simplify(graph)
     like = next(module.parameters(), torch.empty(0))
     with torch.no_grad():

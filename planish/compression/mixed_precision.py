@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from planish.artifact import RAW
 from planish.compression.onnx_graph import session_for
 from planish.evaluation.layer_latency import ConvShape, Precision, Variant, layer_latencies
 
@@ -112,6 +113,8 @@ def _outputs(file: Path, batches: Iterable[Pixels]) -> list[Any]:
     import onnx
 
     model = onnx.load(str(file))
-    names = [output.name for output in model.graph.output]
+    made = [name for node in model.graph.node for name in node.output]
+    names = [name for name in made if name.startswith(RAW)] or [output.name for output in model.graph.output]
     session = session_for(model, names)
-    return [session.run(names, {"images": images})[0] for images in batches]
+    found = [session.run(names, {"images": images}) for images in batches]
+    return [np.concatenate([values.reshape(len(values), -1) for values in batch], axis=1) for batch in found]

@@ -6,10 +6,10 @@ A network whose outputs are no logits has ``loss(outputs, targets)`` and ``decod
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -22,12 +22,22 @@ def decoded(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
     return found
 
 
-def keep_methods(network: nn.Module, changed: nn.Module) -> nn.Module:
-    """Give a graph that was made of a network the methods that a graph has no place for; returns ``changed``."""
-    for name in METHODS:
-        if hasattr(network, name) and not hasattr(changed, name):
-            setattr(changed, name, getattr(network, name))
-    return changed
+class Graph(fx.GraphModule):
+    """A graph that was made of a network and keeps its methods, for which torch's own has no place."""
+
+    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(network, graph)
+        self._keep(network)
+
+    def _keep(self, network: nn.Module) -> None:
+        for name in METHODS:
+            if hasattr(network, name):
+                setattr(self, name, getattr(network, name))
+
+    def __deepcopy__(self, memo: Any) -> fx.GraphModule:
+        copied: Any = super().__deepcopy__(memo)  # which copies layers and code only
+        copied._keep(self)
+        return cast(fx.GraphModule, copied)
 
 
 def each(change: Callable[[Tensor], Tensor], outputs: Any) -> Any:
@@ -40,6 +50,11 @@ def raw(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
     if not hasattr(network, "decode"):
         return {}
     return outputs if isinstance(outputs, dict) else {"raw": outputs}
+
+
+def in_a_row(outputs: Any) -> Tensor:
+    """All that a network returns, ``(N, values)``."""
+    return torch.cat([part.flatten(1) for part in tree_leaves(outputs)], 1)
 
 
 def distance(outputs: Any, teacher: Any) -> Tensor:

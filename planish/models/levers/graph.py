@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from planish.artifact import Artifact, InputSpec, Step
 from planish.errors import TechniqueError
-from planish.models.outputs import keep_methods
+from planish.models.outputs import Graph
 from planish.technique import Technique, hyper_parameters
 
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -34,7 +35,7 @@ def traced(module: nn.Module) -> fx.GraphModule:
         TechniqueError: its code hides its graph.
     """
     try:
-        return keep_methods(module, fx.GraphModule(module, _Tracer().trace(module)))  # type: ignore[return-value]
+        return Graph(module, _Tracer().trace(module))
     except Exception as error:  # whatever the network does with a proxy in place of a tensor
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TechniqueError(
@@ -76,8 +77,11 @@ def changed(artifact: Artifact, lever: Technique, module: nn.Module, structure: 
             "what a lever puts in must fit what is around it",
             "leave it out for this network",
         ) from error
-    if output.shape != (2, len(artifact.class_names)):
-        raise TechniqueError(f"with {lever} the network returns {tuple(output.shape)} for two images", "it must return logits (N, classes)")
+    with torch.no_grad():
+        before = artifact.module.eval()(_black(artifact.module, spec))
+    now, was = ([tuple(part.shape) for part in tree_leaves(found)] for found in (output, before))
+    if now != was:
+        raise TechniqueError(f"with {lever} the network returns {now} for two images", f"it must return {was} as before")
     step = Step(lever.name, hyper_parameters(lever), lever.changes, dict(structure), notes)
     return artifact.with_step(step, module=module)
 
