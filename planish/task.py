@@ -130,7 +130,7 @@ class Task(Protocol):
         """
         ...
 
-    def distillation_loss(self, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
+    def distillation_loss(self, network: nn.Module, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
         """How far the student's outputs are from the teacher's, a scalar on the scale of ``loss``; decoupled where targets are given."""
         ...
 

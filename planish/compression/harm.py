@@ -135,7 +135,7 @@ class _Judge:
 
     @torch.no_grad()
     def __call__(self, changed: nn.Module) -> float:
-        losses = [self.task.distillation_loss(changed(x), y, 1.0).item() for x, y in zip(self.batches, self.expected, strict=True)]
+        losses = [self.task.distillation_loss(changed, changed(x), y, 1.0).item() for x, y in zip(self.batches, self.expected, strict=True)]
         if not np.isfinite(losses).all():
             raise TechniqueError("the network's outputs are not finite", "what is cut is weighed by them", "train it again")
         return max(0.0, float(np.mean(losses)))

@@ -1,19 +1,20 @@
 """What a network returns: a tensor, or tensors by name; and what its file says of them.
 
-A network whose outputs are no logits has ``loss(outputs, targets)`` and ``decode(outputs)``, which reads them: detections, label maps.
+A network whose outputs are no logits has ``loss(outputs, targets)`` and ``decode(outputs)``, which read them: detections, label maps; and
+it may have ``distance(outputs, teacher)``, by which it learns from another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-METHODS = ("loss", "decode")  # of a network, beside ``forward``
+METHODS = ("loss", "decode", "distance")  # of a network, beside ``forward``
 
 
 def decoded(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
@@ -22,22 +23,24 @@ def decoded(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
     return found
 
 
+def lend_methods(network: nn.Module, borrower: nn.Module) -> None:
+    """Let what was made of a network, or stands around it, read outputs as the network does."""
+    for name in METHODS:
+        if hasattr(network, name):
+            setattr(borrower, name, getattr(network, name))
+
+
 class Graph(fx.GraphModule):
     """A graph that was made of a network and keeps its methods, for which torch's own has no place."""
 
     def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
         super().__init__(network, graph)
-        self._keep(network)
-
-    def _keep(self, network: nn.Module) -> None:
-        for name in METHODS:
-            if hasattr(network, name):
-                setattr(self, name, getattr(network, name))
+        lend_methods(network, self)
 
     def __deepcopy__(self, memo: Any) -> fx.GraphModule:
-        copied: Any = super().__deepcopy__(memo)  # which copies layers and code only
-        copied._keep(self)
-        return cast(fx.GraphModule, copied)
+        copied: fx.GraphModule = super().__deepcopy__(memo)  # which copies layers and code only
+        lend_methods(self, copied)
+        return copied
 
 
 def each(change: Callable[[Tensor], Tensor], outputs: Any) -> Any:

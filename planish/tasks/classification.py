@@ -89,7 +89,7 @@ class Classification:
         return -(parts * log).sum(1).mean()
 
     def distillation_loss(
-        self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: torch.Tensor | None = None
+        self, network: nn.Module, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: torch.Tensor | None = None
     ) -> torch.Tensor:
         """KL divergence of the softened distributions, averaged over images and multiplied by T² (Hinton et al. 2015, arXiv:1503.02531).
 

@@ -72,11 +72,12 @@ class Detection:
         found: torch.Tensor = network.loss(outputs, targets)  # type: ignore[operator]
         return found
 
-    def distillation_loss(self, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
-        """How far the raw outputs are apart: their squared difference over the teacher's variance, the mean of all outputs."""
+    def distillation_loss(self, network: nn.Module, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
+        """As the network compares outputs with a teacher's (``distance``); else their squared difference over the teacher's variance."""
         from planish.models.outputs import distance
 
-        return distance(outputs, teacher)
+        found: torch.Tensor = getattr(network, "distance", distance)(outputs, teacher)
+        return found
 
     def decode(self, outputs: Outputs) -> Any:
         """The outputs themselves: boxes, scores, labels, first axis N."""

@@ -59,10 +59,14 @@ class SemanticSegmentation:
         found: torch.Tensor = network.loss(outputs, targets)  # type: ignore[operator]
         return found
 
-    def distillation_loss(self, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
+    def distillation_loss(
+        self, network: nn.Module, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None
+    ) -> torch.Tensor:
         """KL divergence of the softened classes of each pixel, times T² (Hinton et al. 2015, arXiv:1503.02531)."""
         import torch.nn.functional as F
 
+        if teacher.shape != outputs.shape:
+            teacher = F.interpolate(teacher, outputs.shape[2:], mode="bilinear")
         ours, theirs = (F.log_softmax(values / temperature, dim=1) for values in (outputs, teacher))
         pixels = ours.numel() / ours.shape[1]
         return F.kl_div(ours, theirs, reduction="sum", log_target=True) / pixels * temperature**2

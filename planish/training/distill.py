@@ -17,6 +17,7 @@ from planish.artifact import Artifact, InputSpec, Normalisation, Step
 from planish.data.augmentation import Augmentation
 from planish.data.normalisation import normalise_each
 from planish.errors import PlanishError, TechniqueError
+from planish.models.outputs import lend_methods
 from planish.models.storage import load_artifact
 from planish.technique import hyper_parameters
 from planish.training.ensembles import Ensemble
@@ -184,7 +185,11 @@ class _Resized(nn.Sequential):
 
 
 def _resized(module: nn.Module, own: InputSpec, given: InputSpec, normalisation: Normalisation = "dataset") -> nn.Module:
-    return module if own == given else _Resized(_Shrink(own.height, own.width, normalisation), module)
+    if own == given:
+        return module
+    resized = _Resized(_Shrink(own.height, own.width, normalisation), module)
+    lend_methods(module, resized)
+    return resized
 
 
 def _check_same_view(teacher: Artifact, student: Artifact) -> None:

@@ -262,7 +262,9 @@ class _Loss:
         outputs, taught = each(_float, outputs), each(_float, taught)
         loss = self.task.loss(_reads(self.student), outputs, targets, self.settings.loss_settings)
         if taught is not None:
-            distilled = self.task.distillation_loss(outputs, taught, self.temperature, targets if self.decoupled else None)
+            distilled = self.task.distillation_loss(
+                _reads(self.student), outputs, taught, self.temperature, targets if self.decoupled else None
+            )
             loss = (1 - self.weight) * loss + self.weight * distilled
         if self.teacher is not None and isinstance(self.student, FeatureStudent):
             loss = loss + self.student.distance(self.teacher)

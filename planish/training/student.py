@@ -55,7 +55,11 @@ class Student:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 created = create(
-                    self.model, num_classes=len(artifact.class_names), channels=spec.channels, image_size=min(spec.height, spec.width)
+                    self.model,
+                    task=task.name,
+                    num_classes=len(artifact.class_names),
+                    channels=spec.channels,
+                    image_size=min(spec.height, spec.width),
                 )
         except ModelError as error:
             raise TechniqueError(

@@ -39,7 +39,9 @@ class TrainableTask(FakeTask):
     def loss(self, network: nn.Module, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         return functional.cross_entropy(outputs, targets)
 
-    def distillation_loss(self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None) -> torch.Tensor:
+    def distillation_loss(
+        self, network: nn.Module, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None
+    ) -> torch.Tensor:
         return functional.mse_loss(outputs, teacher)
 
     def scores(self, outputs: Any, targets: Any) -> Any:

@@ -34,9 +34,9 @@ def test_distillation_is_the_divergence_of_softened_distributions_times_temperat
     teacher = rng.normal(size=(40, 3)).astype(np.float32)
     p, q = softmax(teacher / 4, axis=1), softmax(logits / 4, axis=1)
     expected = 16 * (p * np.log(p / q)).sum(axis=1).mean()
-    found = task.distillation_loss(torch.from_numpy(logits), torch.from_numpy(teacher), 4.0).item()
+    found = task.distillation_loss(NETWORK, torch.from_numpy(logits), torch.from_numpy(teacher), 4.0).item()
     assert np.isclose(found, expected, atol=1e-5)
-    assert task.distillation_loss(torch.from_numpy(teacher), torch.from_numpy(teacher), 4.0).item() < 1e-6
+    assert task.distillation_loss(NETWORK, torch.from_numpy(teacher), torch.from_numpy(teacher), 4.0).item() < 1e-6
 
 
 def test_scores_are_what_the_primary_metric_is_the_mean_of() -> None:
@@ -60,7 +60,7 @@ def test_decoupled_distillation_is_the_divergence_with_its_factor_taken_out() ->
     binary = pr * np.log(pr / qr) + (1 - pr) * np.log((1 - pr) / (1 - qr))
     whole = (p * np.log(p / q)).sum(1)
     others = (whole - binary) / (1 - pr)
-    found = task.distillation_loss(torch.from_numpy(logits), torch.from_numpy(teacher), t, torch.from_numpy(targets)).item()
+    found = task.distillation_loss(NETWORK, torch.from_numpy(logits), torch.from_numpy(teacher), t, torch.from_numpy(targets)).item()
     assert found == pytest.approx((binary + others).mean() * t**2)
 
 

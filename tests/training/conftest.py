@@ -70,7 +70,9 @@ class QuarterTask:
         self.seen.append((outputs.detach(), targets))
         return functional.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
 
-    def distillation_loss(self, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None) -> torch.Tensor:
+    def distillation_loss(
+        self, network: nn.Module, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None
+    ) -> torch.Tensor:
         return functional.mse_loss(outputs, teacher)
 
     def decode(self, outputs: dict[str, Any]) -> Any:
