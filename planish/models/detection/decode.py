@@ -1,0 +1,66 @@
+"""From raw maps to at most ``KEPT`` boxes an image, in operations that every runtime has, for any number of images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from planish.models.detection.boxes import iou
+
+KEPT, _CANDIDATES = 100, 200
+_ROUNDS = 12
+_SAME = 0.6  # overlap from which on the less sure of two boxes of a class is taken for the same object
+
+
+def centres_of(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a map's places: their centres ``(places, 2)``, x and y, and the size of one ``(2,)``, all as shares."""
+    y, x = ((torch.arange(n, dtype=like.dtype, device=like.device) + 0.5) / n for n in (height, width))
+    grid = torch.stack([x.repeat(height), y.repeat_interleave(width)], 1)
+    return grid, torch.tensor([1 / width, 1 / height], dtype=like.dtype, device=like.device)
+
+
+def boxes_of(sides: Tensor, centres: Tensor, cells: Tensor) -> Tensor:
+    """Boxes ``(N, A, 4)``.
+
+    Args:
+        sides: how likely each distance from the place to the box's left, top, right and bottom is, ``(N, A, 4, bins)``: logits of 0, 1, ...
+            places (X. Li et al., Generalized focal loss, 2020, arXiv:2006.04388).
+        centres: ``(A, 2)``.
+        cells: size of a place ``(A, 2)``.
+    """
+    steps = torch.arange(sides.shape[3], dtype=sides.dtype, device=sides.device)
+    reach = (sides.softmax(3) * steps).sum(3)
+    return torch.cat([centres - reach[..., :2] * cells, centres + reach[..., 2:] * cells], 2)
+
+
+def keep_best(boxes: Tensor, scores: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+    """Non-maximum suppression within each class: the surest box stays, and those of its class that cover the same go, and so on.
+
+    A box goes if one that stays is surer, of its class, and covers the same. Each round decides all boxes on the round before; after as many
+    rounds as the longest chain of boxes that hang on one another nothing changes any more, and chains of more than a few do not come up.
+
+    Args:
+        boxes: ``(N, A, 4)``.
+        scores: probabilities ``(N, A, classes)``; a place is a candidate for its best class.
+        more: of each place ``(N, A, values)``.
+
+    Returns:
+        Boxes within the image ``(N, KEPT, 4)``, scores falling ``(N, KEPT)``, 0 where there is none, labels int64, and of each ``more`` its rows.
+    """
+    scores, labels = scores.max(2)
+    count = min(_CANDIDATES, scores.shape[1])
+    scores, first = scores.topk(count, dim=1)
+    boxes, labels = _rows(boxes, first), labels.gather(1, first)
+    same = (iou(boxes.unsqueeze(2), boxes.unsqueeze(1)) > _SAME) & (labels.unsqueeze(2) == labels.unsqueeze(1))
+    surer = torch.tril(torch.ones(count, count, dtype=scores.dtype, device=scores.device), -1)
+    rivals = same.to(scores.dtype) * surer  # (N, box, surer box of its class that covers the same)
+    stays = torch.ones_like(scores)
+    for _ in range(_ROUNDS):
+        stays = 1 - (rivals * stays.unsqueeze(1)).amax(2)
+    scores, last = (scores * stays).topk(min(KEPT, count), dim=1)
+    kept = [_rows(_rows(values, first), last) for values in more]
+    return _rows(boxes, last).clamp(0, 1), scores, labels.gather(1, last), *kept
+
+
+def _rows(values: Tensor, rows: Tensor) -> Tensor:
+    return values.gather(1, rows.unsqueeze(2).expand(-1, -1, values.shape[2]))

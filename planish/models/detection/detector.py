@@ -1,0 +1,183 @@
+"""A one-stage detector without anchors, on any backbone; with masks where it is asked for them.
+
+In the spirit of the YOLO family and of TOOD: a pyramid with both paths, at each level a branch for classes and one for boxes, distances to a
+box's sides as distributions. Masks are sums of shared prototypes (D. Bolya et al., YOLACT, 2019, arXiv:1904.02689).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from planish.models.backbone import Backbone, conv_block
+from planish.models.detection.assignment import Assigned, assign
+from planish.models.detection.decode import boxes_of, centres_of, keep_best
+from planish.models.detection.losses import detection_loss, mask_loss, within
+from planish.models.pyramid import Pyramid
+
+_BINS = 8  # distances of 0 to 7 cells
+_PRIOR = 0.01  # of any class at any place, before training
+_COEFFICIENTS = 24
+_MASKS_LEARNED = 256  # a batch, at most
+_MASKS = 2.0
+
+
+class Detector(nn.Module):
+    """Raw outputs: for each level ``level_<stride>`` ``(N, 4 * bins + classes [+ coefficients], h, w)``, with masks also ``prototypes``.
+
+    Args:
+        classifier: the backbone, with its weights.
+        num_classes: of the objects.
+        channels: of the images.
+        strides: of the levels.
+        masks: also give each object a mask.
+        width: channels of the pyramid.
+    """
+
+    def __init__(
+        self, classifier: nn.Module, num_classes: int, channels: int, strides: Sequence[int], *, masks: bool = False, width: int = 64
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.strides = num_classes, tuple(strides)
+        self.coefficients = _COEFFICIENTS if masks else 0
+        self.backbone = Backbone(classifier, channels, strides)
+        self.pyramid = Pyramid(self.backbone.widths, width)
+        self.heads = nn.ModuleList(_Head(width, num_classes, self.coefficients) for _ in strides)
+        self.prototypes = _Prototypes(width, self.coefficients) if masks else None
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = self.pyramid(self.backbone(x))
+        found = {f"level_{stride}": head(each) for stride, head, each in zip(self.strides, self.heads, maps, strict=True)}
+        if self.prototypes is not None:
+            found["prototypes"] = self.prototypes(maps[0])
+        return found
+
+    def loss(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
+        """A scalar.
+
+        Args:
+            outputs: raw.
+            targets: of each image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, with masks, ``masks`` ``(M, h, w)``.
+        """
+        logits, sides, more, centres, cells = self._read(outputs)
+        boxes = boxes_of(sides, centres, cells)
+        wanted = pad_sequence([t["boxes"] for t in targets], batch_first=True).to(boxes)
+        labels = pad_sequence([t["labels"] for t in targets], batch_first=True)
+        there = pad_sequence([torch.ones_like(t["labels"], dtype=torch.bool) for t in targets], batch_first=True)
+        if wanted.shape[1] == 0:  # no object in any image
+            wanted, labels, there = (functional.pad(v, (0, 0, 0, 1) if v.ndim == 3 else (0, 1)) for v in (wanted, labels, there))
+        assigned = assign(logits.detach().sigmoid(), boxes.detach(), centres, wanted, labels, there)
+        loss = detection_loss(logits, sides, boxes, centres, cells, assigned)
+        if self.coefficients:
+            loss = loss + _MASKS * self._mask_loss(outputs["prototypes"], more, targets, assigned)
+        return loss
+
+    def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``boxes`` ``(N, 100, 4)``, ``scores``, ``labels``, with masks also ``masks`` ``(N, 100, h, w)``: probabilities over the image."""
+        logits, sides, more, centres, cells = self._read(outputs)
+        boxes, scores, labels, *rows = keep_best(boxes_of(sides, centres, cells), logits.sigmoid(), *([more] if self.coefficients else []))
+        found = {"boxes": boxes, "scores": scores, "labels": labels}
+        if self.coefficients:
+            prototypes = outputs["prototypes"]
+            masks = torch.einsum("nkc,nchw->nkhw", rows[0], prototypes).sigmoid()
+            found["masks"] = masks * within(boxes, prototypes.shape[2], prototypes.shape[3])
+        return found
+
+    def distance(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
+        """How far outputs are from a teacher's; a scalar.
+
+        Classes by binary cross-entropy, boxes by the divergence of their distances (Z. Zheng et al., Localization distillation, 2022,
+        arXiv:2102.12252), places counting by how sure the teacher is of them. Where the teacher saw larger images, distances are
+        of other cells, and only classes are compared.
+        """
+        parts = []
+        for name in (f"level_{stride}" for stride in self.strides):
+            ours, theirs = outputs[name], teacher[name]
+            alike = ours.shape == theirs.shape
+            if not alike:
+                theirs = functional.adaptive_max_pool2d(theirs, ours.shape[2:])
+            end = 4 * _BINS + self.num_classes
+            sure = theirs[:, 4 * _BINS : end].sigmoid()
+            weight = sure.amax(1)
+            whole = weight.sum().clamp_min(1.0)
+            classes = functional.binary_cross_entropy_with_logits(ours[:, 4 * _BINS : end], sure, reduction="none")
+            least = functional.binary_cross_entropy(sure, sure, reduction="none")  # what cannot be undercut
+            parts.append((classes - least).sum() / whole)
+            if alike:
+                mine, taught = (functional.log_softmax(v[:, : 4 * _BINS].unflatten(1, (4, _BINS)), 2) for v in (ours, theirs))
+                divergence = functional.kl_div(mine, taught, reduction="none", log_target=True).sum(2).mean(1)
+                parts.append((weight * divergence).sum() / whole)
+            if alike and self.coefficients:
+                squares = (ours[:, end:].tanh() - theirs[:, end:].tanh()).square().mean(1)
+                parts.append((weight * squares).sum() / whole)
+        if self.coefficients and outputs["prototypes"].shape == teacher["prototypes"].shape:
+            theirs = teacher["prototypes"]
+            parts.append(functional.mse_loss(outputs["prototypes"], theirs) / theirs.var().clamp_min(1e-12))
+        return torch.stack(parts).sum()
+
+    def _read(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of all places of all levels: class logits ``(N, A, classes)``, sides ``(N, A, 4, bins)``, mask coefficients, centres and cells."""
+        rows, centres, cells = [], [], []
+        for stride in self.strides:
+            values = outputs[f"level_{stride}"]
+            where, size = centres_of(values.shape[2], values.shape[3], values)
+            rows.append(values.flatten(2).transpose(1, 2))
+            centres.append(where)
+            cells.append(size.expand(len(where), 2))
+        every = torch.cat(rows, 1)
+        sides = every[..., : 4 * _BINS].unflatten(2, (4, _BINS))
+        end = 4 * _BINS + self.num_classes
+        return every[..., 4 * _BINS : end], sides, every[..., end:].tanh(), torch.cat(centres), torch.cat(cells)
+
+    def _mask_loss(self, prototypes: Tensor, coefficients: Tensor, targets: Sequence[dict[str, Tensor]], assigned: Assigned) -> Tensor:
+        image, place = assigned.positive.nonzero(as_tuple=True)
+        if not len(image):
+            return 0.0 * prototypes.sum()
+        if len(image) > _MASKS_LEARNED:
+            some = torch.randperm(len(image))[:_MASKS_LEARNED].to(image.device)
+            image, place = image[some], place[some]
+        size = prototypes.shape[2:]
+        resized = [functional.interpolate(t["masks"][None].to(prototypes), size, mode="area")[0] for t in targets]
+        wanted = torch.stack([resized[int(i)][int(k)] for i, k in zip(image, assigned.object[image, place], strict=True)])
+        masks = torch.einsum("pc,pchw->phw", coefficients[image, place], prototypes[image])
+        weights = assigned.weights[image, place]
+        return (weights * mask_loss(masks, (wanted > 0.5).to(masks), assigned.boxes[image, place])).sum() / weights.sum().clamp_min(1e-6)
+
+
+class _Head(nn.Module):
+    """Two branches: of boxes, and of classes; mask coefficients go with the boxes."""
+
+    def __init__(self, width: int, num_classes: int, coefficients: int) -> None:
+        super().__init__()
+        self.boxes = nn.Sequential(conv_block(width, width), nn.Conv2d(width, 4 * _BINS, 1))
+        self.classes = nn.Sequential(conv_block(width, width), nn.Conv2d(width, num_classes, 1))
+        self.masks = nn.Sequential(conv_block(width, width), nn.Conv2d(width, coefficients, 1)) if coefficients else None
+        last: Any = self.classes[1]
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.constant_(last.bias, -math.log((1 - _PRIOR) / _PRIOR))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [self.boxes(x), self.classes(x)]
+        if self.masks is not None:
+            parts.append(self.masks(x))
+        return torch.cat(parts, 1)
+
+
+class _Prototypes(nn.Module):
+    """Maps at twice the finest level's sides."""
+
+    def __init__(self, width: int, coefficients: int) -> None:
+        super().__init__()
+        self.before, self.after = conv_block(width, width), conv_block(width, width)
+        self.last = nn.Conv2d(width, coefficients, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        larger = functional.interpolate(self.before(x), scale_factor=2.0, mode="nearest")
+        found: Tensor = self.last(self.after(larger))
+        return found

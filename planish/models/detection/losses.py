@@ -1,0 +1,81 @@
+"""What a detector learns by: classes with targets as sure as the boxes are good, boxes by their overlap and by the distances of their sides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from planish.models.detection.assignment import Assigned
+from planish.models.detection.boxes import iou
+
+_CLASSES, _OVERLAP, _SIDES = 1.0, 2.0, 0.5
+
+
+def detection_loss(logits: Tensor, sides: Tensor, boxes: Tensor, centres: Tensor, cells: Tensor, assigned: Assigned) -> Tensor:
+    """A scalar, over the sum of the weights of all places that learn an object.
+
+    Args:
+        logits: of the classes ``(N, A, classes)``.
+        sides: logits of distances ``(N, A, 4, bins)``.
+        boxes: made of them ``(N, A, 4)``.
+        centres: of the places ``(A, 2)``.
+        cells: their size ``(A, 2)``.
+        assigned: what each place learns.
+    """
+    sure = functional.one_hot(assigned.labels, logits.shape[2]).to(logits.dtype) * (assigned.weights * assigned.positive).unsqueeze(2)
+    whole = sure.sum().clamp_min(1.0)
+    # where nothing is, the surer a place is of something the more it counts (varifocal: H. Zhang et al. 2021, arXiv:2008.13367)
+    weight = torch.where(sure > 0, torch.ones_like(sure), 0.75 * logits.detach().sigmoid() ** 2)
+    classes = (weight * functional.binary_cross_entropy_with_logits(logits, sure, reduction="none")).sum() / whole
+    at = assigned.positive
+    if not bool(at.any()):
+        return _CLASSES * classes + 0.0 * sides.sum()
+    weights = assigned.weights[at]
+    overlap = (weights * (1 - iou(boxes[at], assigned.boxes[at], generalised=True))).sum() / whole
+    at_centres, at_cells = (values.expand(len(boxes), -1, -1)[at] for values in (centres, cells))
+    reach = torch.cat([(at_centres - assigned.boxes[at][:, :2]) / at_cells, (assigned.boxes[at][:, 2:] - at_centres) / at_cells], 1)
+    distances = distance_loss(sides[at], reach)
+    return _CLASSES * classes + _OVERLAP * overlap + _SIDES * (weights * distances).sum() / whole
+
+
+def distance_loss(sides: Tensor, reach: Tensor) -> Tensor:
+    """Cross-entropy of each distance with the two whole ones around it, the nearer counting more; the mean of the four sides ``(P,)``.
+
+    X. Li et al., Generalized focal loss, 2020 (arXiv:2006.04388).
+
+    Args:
+        sides: logits ``(P, 4, bins)``.
+        reach: distances ``(P, 4)``, in cells.
+    """
+    bins = sides.shape[2]
+    reach = reach.clamp(0, bins - 1 - 1e-3)
+    below = reach.floor()
+    share, lower = reach - below, below.long()
+    logs = functional.log_softmax(sides, 2)
+    near, far = (-logs.gather(2, index.unsqueeze(2)).squeeze(2) for index in (lower, lower + 1))
+    return (near * (1 - share) + far * share).mean(1)
+
+
+def mask_loss(masks: Tensor, wanted: Tensor, boxes: Tensor) -> Tensor:
+    """Binary cross-entropy and Dice of each mask within its box ``(P,)``.
+
+    Args:
+        masks: logits ``(P, h, w)``.
+        wanted: 0 or 1 ``(P, h, w)``.
+        boxes: of the objects ``(P, 4)``.
+    """
+    inside = within(boxes, masks.shape[1], masks.shape[2])
+    area = inside.sum((1, 2)).clamp_min(1.0)
+    entropy = (functional.binary_cross_entropy_with_logits(masks, wanted, reduction="none") * inside).sum((1, 2)) / area
+    said = masks.sigmoid() * inside
+    dice = 1 - (2 * (said * wanted).sum((1, 2)) + 1) / (said.sum((1, 2)) + (wanted * inside).sum((1, 2)) + 1)
+    return entropy + dice
+
+
+def within(boxes: Tensor, height: int, width: int) -> Tensor:
+    """1 at the places of a map whose centre lies in the box, ``(..., height, width)``; boxes ``(..., 4)``."""
+    y, x = ((torch.arange(n, dtype=boxes.dtype, device=boxes.device) + 0.5) / n for n in (height, width))
+    left, top, right, bottom = boxes.unsqueeze(-1).unsqueeze(-1).unbind(-3)
+    y, x = y.view(-1, 1), x.view(1, -1)
+    return ((x >= left) & (x <= right) & (y >= top) & (y <= bottom)).to(boxes.dtype)
