@@ -70,6 +70,7 @@ class Source:
         small_stem: True where the stem was changed for small images.
         sha256: hash of ``file.py`` or of the ONNX file, empty for the others.
         task: what its outputs are for.
+        strides: of the maps that a detector or segmenter takes from the network that is named.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Source:
     small_stem: bool = False
     sha256: str = ""
     task: str = "classification"
+    strides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -14,10 +15,12 @@ import numpy as np
 from PIL import Image
 
 from planish.data.cache import disk_full_told, whole
+from planish.data.scenes import scenes_folder
 from planish.errors import DataError
 from planish.progress import Stage, note
 
-BUILTIN = ("fashion-mini", "cifar10", "fashion-mnist", "mnist")
+BUILTIN = ("fashion-mini", "fashion-scenes", "cifar10", "fashion-mnist", "mnist")
+_SCENES = re.compile(r"fashion-scenes(?:-(\d+))?")
 
 
 def builtin_folder(name: str, cache_dir: Path) -> Path:
@@ -28,6 +31,8 @@ def builtin_folder(name: str, cache_dir: Path) -> Path:
     """
     if name == "fashion-mini":
         return _fashion_mini(cache_dir)
+    if scenes := _SCENES.fullmatch(name):
+        return scenes_folder(_garments()[1], cache_dir, **({"train": int(scenes[1])} if scenes[1] else {}))
     root = Path(os.environ.get("PLANISH_DATA") or cache_dir / "data").expanduser()
     folder = root / name
     if not (folder / "train").is_dir():
@@ -35,14 +40,25 @@ def builtin_folder(name: str, cache_dir: Path) -> Path:
     return folder
 
 
-def _fashion_mini(cache_dir: Path) -> Path:
+def is_builtin(name: str) -> bool:
+    """Whether that names a data set that comes with the package or is downloaded; ``fashion-scenes-500`` is one of 500 train scenes."""
+    return name in BUILTIN or _SCENES.fullmatch(name) is not None
+
+
+def _garments() -> tuple[str, dict[str, Any]]:
+    """A hash of the images in the package, and the images."""
     source = resources.files("planish.data") / "fashion_mini" / "images.npz"
     with resources.as_file(source) as path:
-        folder = cache_dir / "fashion-mini" / hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        if folder.is_dir():
-            return folder
+        content = path.read_bytes()
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            return hashlib.sha256(content).hexdigest()[:16], {name: archive[name] for name in archive.files}
+
+
+def _fashion_mini(cache_dir: Path) -> Path:
+    known, arrays = _garments()
+    folder = cache_dir / "fashion-mini" / known
+    if folder.is_dir():
+        return folder
     classes = [str(c) for c in arrays["classes"]]
     splits = {
         split: zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], arrays[f"{split}_indices"], strict=True)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.data import splits as cutting
-from planish.data.builtin import BUILTIN, builtin_folder
+from planish.data.annotations.noted import NotedImage
 from planish.data.cache import cache_root, content_hashes, key_of, whole
 from planish.data.duplicates import THRESHOLD, near_duplicate_groups
-from planish.data.listing import Listed, list_folder
-from planish.data.manifest import list_manifest
+from planish.data.listing import Listed
 from planish.data.report import BadFile, DataReport, report_duplicates
+from planish.data.sources import both, read_source
 from planish.data.store import Store, decoded, resized
 from planish.errors import DataError
 from planish.progress import note
@@ -37,13 +37,13 @@ class ImageSplit:
 
     Args:
         keys: the images' paths below the data folder.
-        targets: class indices, int64 ``(N,)``.
+        targets: class indices, int64 ``(N,)``; or ``Objects``, or label maps, one an image.
         paths: where the files lie.
         groups: images with one number are near duplicates, ``(N,)``.
     """
 
     keys: tuple[str, ...]
-    targets: Indices
+    targets: Any
     paths: tuple[Path, ...] = field(repr=False)
     groups: Indices = field(repr=False)
     _hashes: npt.NDArray[np.uint8] = field(repr=False)
@@ -79,7 +79,7 @@ class ImageSplit:
         """The images of both, of one data set."""
         return ImageSplit(
             keys=self.keys + other.keys,
-            targets=np.concatenate([self.targets, other.targets]),
+            targets=both(self.targets, other.targets),
             paths=self.paths + other.paths,
             groups=np.concatenate([self.groups, other.groups]),
             _hashes=np.concatenate([self._hashes, other._hashes]),
@@ -91,11 +91,11 @@ class ImageSplit:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set for classification.
+    """A data set.
 
     Args:
         name: of the folder, manifest or built-in set.
-        class_names: sorted; a target is an index into them.
+        class_names: targets are indices into them; sorted for classification.
         splits: ``train``, ``calibration`` (part of train), ``validation``, ``test``.
         channels: 1 if all images are grey, else 3.
         typical_height: median in pixels, after shrinking to ``decode_side``.
@@ -103,6 +103,7 @@ class ImageData:
         mean: of each channel over train, on the 0..1 scale; every image counts the same.
         std: likewise; never below one grey level.
         report: what was found, for people and for JSON.
+        task: what it is for: ``classification``, ``detection``, ``instance``, ``semantic``.
     """
 
     name: str
@@ -114,6 +115,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     report: DataReport
+    task: str = "classification"
 
     @property
     def assignment(self) -> dict[str, str]:
@@ -128,29 +130,33 @@ def load_images(
     skip_bad: bool = False,
     decode_side: int = 256,
     channels: int | None = None,
+    task: str | None = None,
     cache_dir: Path | None = None,
 ) -> ImageData:
     """Load a data set.
 
     Args:
         source: a folder with a folder per class, with or without ``train/ val/ test/``; a manifest (``.csv``, or ``.jsonl`` with one object
-            a line: path, label, optional split); or a built-in name: ``fashion-mini``, ``cifar10``, ``fashion-mnist``, ``mnist``.
+            a line: path, label, optional split); a folder with COCO's or Pascal VOC's annotations, or a COCO file; or a built-in name:
+            ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``.
         seed: of whatever is split here.
-        skip_bad: leave broken files out instead of stopping.
+        skip_bad: leave broken files, and annotations that make no sense, out instead of stopping.
         decode_side: images are kept with a shorter side of at most this many pixels.
         channels: 1 to read everything as grey, 3 as RGB; None to go by the images.
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
 
     Raises:
-        DataError: the source does not exist or holds no usable images, or they cannot be split; broken files (all are named).
+        DataError: the source does not exist or holds no usable images, or they cannot be split; it is not for that task; broken files (all
+            are named).
     """
     if channels not in (None, 1, 3):
         raise DataError(f"channels={channels}", "images are grey (1) or RGB (3)")
     if decode_side < 1:
         raise DataError(f"decode_side={decode_side}", "it is at least 1 pixel")
     root = cache_root(cache_dir)
-    name, listed = _list(source, root)
-    _several_classes(name, listed)
+    name, told = read_source(source, root, task)
+    listed: Sequence[Listed | NotedImage] = told.images
     paths = [item.path for item in listed]
     hashes, reasons = content_hashes(paths, root)
     store = decoded(paths, hashes, decode_side, channels == 1, root)
@@ -160,23 +166,18 @@ def load_images(
         _tell_bad(bad, len(listed), skip_bad)
     good = np.array([i for i in range(len(listed)) if i not in reasons], dtype=np.int64)
     listed = [listed[i] for i in good]
-    _several_classes(name, listed)
-    class_names = tuple(sorted({item.label for item in listed}))
-    number = {label: i for i, label in enumerate(class_names)}
-    targets = np.array([number[item.label] for item in listed], dtype=np.int64)
+    taught = told.targets_of(listed, skip_bad)
+    bad += [BadFile(key=key, reason=reason) for key, reason in taught.faults]
     groups = _groups(store, root)[good]
-    parts, how = _parts(listed, targets, groups, class_names, seed)
+    parts, how = _parts(listed, taught.strata, groups, taught.strata_names, seed)
     report = DataReport(
         name=name,
         images=len(listed),
-        counts={
-            part: dict(zip(class_names, np.bincount(targets[rows], minlength=len(class_names)).tolist(), strict=True))
-            for part, rows in parts.items()
-        },
+        counts={part: taught.counts(rows) for part, rows in parts.items()},
         how=how,
         seed=seed,
         bad=bad,
-        **report_duplicates([item.key for item in listed], hashes[good], groups, targets, parts),
+        **report_duplicates([item.key for item in listed], hashes[good], groups, taught.strata, parts),
     )
     for leak in report.leaks:
         note(f"{leak.images} images of {leak.second} are also in {leak.first} (copies or near copies), for example {leak.examples[0][1]}")
@@ -187,11 +188,11 @@ def load_images(
     std = np.sqrt(np.maximum(0, store.squares[train].mean(axis=0) - mean**2))
     return ImageData(
         name=name,
-        class_names=class_names,
+        class_names=taught.class_names,
         splits={
             part: ImageSplit(
                 keys=tuple(listed[i].key for i in rows),
-                targets=targets[rows],
+                targets=taught.chosen(rows),
                 paths=tuple(listed[i].path for i in rows),
                 groups=groups[rows],
                 _hashes=hashes[good[rows]],
@@ -207,7 +208,17 @@ def load_images(
         mean=tuple(mean[:depth].tolist()),
         std=tuple(np.maximum(std, _SMALLEST_STD)[:depth].tolist()),
         report=report,
+        task=told.task,
     )
+
+
+def task_in(source: str | Path) -> str:
+    """What a source is for, from its files alone: ``classification``, ``detection``, ``instance`` or ``semantic``.
+
+    Raises:
+        DataError: see ``load_images``.
+    """
+    return read_source(source, cache_root(None), None)[1].task
 
 
 def images_per_class(source: str | Path) -> float:
@@ -216,33 +227,8 @@ def images_per_class(source: str | Path) -> float:
     Raises:
         DataError: see ``load_images``.
     """
-    name, listed = _list(source, cache_root(None))
-    _several_classes(name, listed)
-    return sum(item.split != "test" for item in listed) / len({item.label for item in listed})
-
-
-def _list(source: str | Path, root: Path) -> tuple[str, list[Listed]]:
-    if str(source) in BUILTIN:
-        return str(source), list_folder(builtin_folder(str(source), root))
-    path = Path(source).expanduser().absolute()
-    try:
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except PermissionError as error:
-        raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
-    if is_folder:
-        return path.name, list_folder(path)
-    if not is_file:
-        raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
-    if path.suffix.lower() not in (".csv", ".jsonl", ".ndjson", ".json"):
-        raise DataError(f"{str(source)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
-    return path.stem, list_manifest(path)
-
-
-def _several_classes(name: str, listed: Sequence[Listed]) -> None:
-    labels = {item.label for item in listed}
-    if len(labels) < 2:
-        found = f"only one class, {next(iter(labels))!r}" if labels else "no usable image"
-        raise DataError(f"{name!r} has {found}", "at least two classes are needed to tell apart", "each class has a folder of its own")
+    told = read_source(source, cache_root(None), None)[1]
+    return sum(item.split != "test" for item in told.images) / max(1, told.classes)
 
 
 def _tell_bad(bad: list[BadFile], total: int, skip_bad: bool) -> None:
@@ -266,7 +252,7 @@ def _groups(store: Store, root: Path) -> Indices:
 
 
 def _parts(
-    listed: Sequence[Listed], targets: Indices, groups: Indices, class_names: tuple[str, ...], seed: int
+    listed: Sequence[Listed | NotedImage], targets: Indices, groups: Indices, class_names: Sequence[str], seed: int
 ) -> tuple[dict[SplitName, Indices], str]:
     """Rows of each split, and in words how they came about."""
     given: dict[str, Indices] = {

@@ -123,13 +123,21 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.round().clamp_(0, 255).to(torch.uint8)
 
 
-def _moved(operations: Operations, images: Tensor) -> Tensor:
-    o, count, (height, width) = operations, len(images), images.shape[2:]
+def moves_of(operations: Operations) -> Callable[[int, int, int], Tensor] | None:
+    """What draws a matrix for each of some images of a height and a width, ``(N, 3, 3)``; None where nothing moves."""
+    return None if _MOVES.isdisjoint(operations.on) else partial(_matrices, operations)
+
+
+def _matrices(o: Operations, count: int, height: int, width: int) -> Tensor:
     cut = crop_matrices(random_boxes(count, *o.crop, _CROP_STRETCH), height, width)
     degrees, factor, shear = (torch.empty(count).uniform_(*ends) for ends in ((-o.rotate, o.rotate), o.scale, (-o.shear, o.shear)))
     shift = torch.empty(count, 2).uniform_(-o.shift, o.shift) * torch.tensor([width, height])
-    alone = _MOVES.intersection(o.on) == {"crop"}  # which brings in nothing from outside
-    return warp(images, affine_matrices(degrees, factor, shear, shift) @ cut, "border" if alone else "zeros")
+    return affine_matrices(degrees, factor, shear, shift) @ cut
+
+
+def _moved(operations: Operations, images: Tensor) -> Tensor:
+    alone = _MOVES.intersection(operations.on) == {"crop"}  # which brings in nothing from outside
+    return warp(images, _matrices(operations, len(images), *images.shape[2:]), "border" if alone else "zeros")
 
 
 def _mirrored(images: Tensor, axis: int) -> Tensor:

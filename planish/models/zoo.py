@@ -17,6 +17,7 @@ from torch import nn
 from planish.artifact import Source
 from planish.errors import ModelError
 from planish.models import resnet
+from planish.models.heads import strides_for, with_head
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.weights import State, fit_weights, read_weights
 
@@ -49,7 +50,15 @@ class Created:
     std: tuple[float, ...] | None
 
 
-def create(model: str | nn.Module, *, num_classes: int, channels: int, image_size: int, weights: str | Path | None = None) -> Created:
+def create(
+    model: str | nn.Module,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    weights: str | Path | None = None,
+    task: str = "classification",
+) -> Created:
     """A network for images of this kind. Fresh layers are initialised from torch's global random state.
 
     Args:
@@ -61,10 +70,14 @@ def create(model: str | nn.Module, *, num_classes: int, channels: int, image_siz
         image_size: shorter side in pixels; up to ``SMALL_IMAGE`` the stem of a library's network is changed, unless weights come with a
             classifier that fits: such a network is already trained as it is.
         weights: ``imagenet`` for the library's own, or a file (see ``weights.read_weights``).
+        task: a detector or segmenter stands on the maps of the network that is named; a network handed over, and a factory's, is taken to be
+            one if it has a ``decode`` of its own.
 
     Raises:
         ModelError: an unknown name, a network that does not run on such images, or weights that do not fit.
     """
+    if task != "classification":
+        return _with_head(model, num_classes, channels, image_size, weights, task)
     if isinstance(model, nn.Module):
         return _handed_over(model, num_classes, channels, image_size, weights)
     name = _full_name(model)
@@ -102,6 +115,9 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
     Raises:
         ModelError: it cannot be built here: no module given, the file is gone or changed.
     """
+    if source.strides:
+        classifier = build(replace(source, task="classification", strides=()), module)
+        return with_head(source.task, classifier, source.num_classes, source.channels, source.strides)
     if source.name == "module":
         if module is None:
             raise ModelError(
@@ -110,6 +126,8 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
                 "give it again: load_artifact(folder, module=...)",
             )
         module = copy.deepcopy(module)
+        if hasattr(module, "decode"):
+            return module
         classifier, outputs = find_classifier(module, source.channels, image_size)
         return module if outputs == source.num_classes else replace_classifier(module, classifier, source.num_classes)
     kind, _, name = source.name.rpartition(":")
@@ -146,6 +164,45 @@ def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size:
         new_classifier, did = fit_weights(built, read_weights(Path(weights)), classifier)
         notes += did
     return Created(source, built, tuple(notes), True, new_classifier, None, None)
+
+
+def _with_head(model: str | nn.Module, num_classes: int, channels: int, image_size: int, weights: str | Path | None, task: str) -> Created:
+    name = "module" if isinstance(model, nn.Module) else _full_name(model)
+    source = Source(name, num_classes, channels, sha256=_sha256(name), task=task)
+    given = model if isinstance(model, nn.Module) else None
+    own = given if given is not None else build(source) if name.rpartition(":")[0].endswith(".py") else None
+    if own is not None and hasattr(own, "decode"):
+        if weights is not None:
+            own.load_state_dict(read_weights(Path(weights)))
+        return Created(source, build(source, given), (), given is not None or weights is not None, False, None, None)
+    classes = 1000 if weights == "imagenet" else num_classes
+    classifier = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE)
+    module, strides = _on_maps(classifier.module, task, num_classes, channels, image_size)
+    source, notes = (
+        replace(source, strides=strides),
+        [f"{task} by a pyramid on the maps of {name} at strides {', '.join(map(str, strides))}"],
+    )
+    state = None if weights is None or weights == "imagenet" else read_weights(Path(weights))
+    if state is not None and state.keys() == module.state_dict().keys():
+        module.load_state_dict(state)
+        return Created(source, module, tuple(notes), True, False, None, None)
+    if weights is not None:
+        known = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE, weights=weights)
+        module = with_head(task, known.module, num_classes, channels, strides)
+        return Created(source, module, tuple(notes), True, True, known.mean, known.std)
+    return Created(source, module, tuple(notes), False, True, None, None)
+
+
+def _on_maps(classifier: nn.Module, task: str, num_classes: int, channels: int, image_size: int) -> tuple[nn.Module, tuple[int, ...]]:
+    """A detector or segmenter and the strides of its maps: finer ones where the backbone has no coarse ones."""
+    for finest in (8, 4):
+        strides = strides_for(task, image_size, finest)
+        try:
+            return with_head(task, copy.deepcopy(classifier), num_classes, channels, strides), strides
+        except ModelError:
+            if finest == 4:
+                raise
+    raise AssertionError
 
 
 def _has_classifier(state: State, module: nn.Module, channels: int) -> bool:

@@ -22,6 +22,9 @@ TASKS: dict[str, Callable[..., Any]] = {
 }
 
 
+RECIPES = {name: kind({}, ()).recipe for name, kind in TASKS.items()}  # that a training follows where none is named; see ``Task.recipe``
+
+
 def task_for(name: str, splits: Mapping[SplitName, Split], class_names: tuple[str, ...]) -> Task:
     """The task of that name on these images.
 

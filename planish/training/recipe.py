@@ -14,9 +14,10 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Normalisation
-from planish.data import images_per_class
+from planish.data import images_per_class, task_in
 from planish.errors import PlanError
 from planish.progress import note
+from planish.tasks import RECIPES
 from planish.technique import Technique, parameter_names, resolve, wrong_values
 from planish.training.settings import FitSettings
 
@@ -122,10 +123,13 @@ def default_recipe(pretrained: bool, images_per_class: float, of_task: str = "")
     return load_recipe("scratch-small" if not pretrained else "finetune-few" if images_per_class <= _FEW else "finetune-many")
 
 
-def resolved_recipe(recipe: Recipe | str | Path | None, changes: Iterable[str], data: str | Path, pretrained: bool) -> Recipe:
+def resolved_recipe(
+    recipe: Recipe | str | Path | None, changes: Iterable[str], data: str | Path, pretrained: bool, task: str | None = None
+) -> Recipe:
     """The recipe that is given or named, or the default for ``data`` where it is None, with its changes; see ``set_values``."""
     if recipe is None:
-        recipe = default_recipe(pretrained, images_per_class(data))
+        of_task = RECIPES.get(task or task_in(data), "")
+        recipe = default_recipe(pretrained, 0 if of_task else images_per_class(data), of_task)
     return set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
 
 

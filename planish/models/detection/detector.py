@@ -1,7 +1,7 @@
 """A one-stage detector without anchors, on any backbone; with masks where it is asked for them.
 
-In the spirit of the YOLO family and of TOOD: a pyramid with both paths, at each level a branch for classes and one for boxes, distances to a
-box's sides as distributions. Masks are sums of shared prototypes (D. Bolya et al., YOLACT, 2019, arXiv:1904.02689).
+In the spirit of the YOLO family and of TOOD: a pyramid with both paths, at each level a branch for classes and one for boxes, distances to
+a box's sides as distributions. Masks are sums of shared prototypes (D. Bolya et al., YOLACT, 2019, arXiv:1904.02689).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Detector(nn.Module):
             least = functional.binary_cross_entropy(sure, sure, reduction="none")  # what cannot be undercut
             parts.append((classes - least).sum() / whole)
             if alike:
-                mine, taught = (functional.log_softmax(v[:, : 4 * _BINS].unflatten(1, (4, _BINS)), 2) for v in (ours, theirs))
+                mine, taught = (functional.log_softmax(torch.unflatten(v[:, : 4 * _BINS], 1, (4, _BINS)), 2) for v in (ours, theirs))
                 divergence = functional.kl_div(mine, taught, reduction="none", log_target=True).sum(2).mean(1)
                 parts.append((weight * divergence).sum() / whole)
             if alike and self.coefficients:
@@ -122,7 +122,7 @@ class Detector(nn.Module):
         return torch.stack(parts).sum()
 
     def _read(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Of all places of all levels: class logits ``(N, A, classes)``, sides ``(N, A, 4, bins)``, mask coefficients, centres and cells."""
+        """Of all places of all levels: class logits ``(N, A, classes)``, sides ``(N, A, 4, bins)``, coefficients, centres and cells."""
         rows, centres, cells = [], [], []
         for stride in self.strides:
             values = outputs[f"level_{stride}"]
@@ -131,7 +131,7 @@ class Detector(nn.Module):
             centres.append(where)
             cells.append(size.expand(len(where), 2))
         every = torch.cat(rows, 1)
-        sides = every[..., : 4 * _BINS].unflatten(2, (4, _BINS))
+        sides = torch.unflatten(every[..., : 4 * _BINS], 2, (4, _BINS))
         end = 4 * _BINS + self.num_classes
         return every[..., 4 * _BINS : end], sides, every[..., end:].tanh(), torch.cat(centres), torch.cat(cells)
 

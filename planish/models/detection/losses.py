@@ -1,4 +1,4 @@
-"""What a detector learns by: classes with targets as sure as the boxes are good, boxes by their overlap and by the distances of their sides."""
+"""What a detector learns by: classes, with targets as sure as the boxes are good; boxes, by overlap and by the distances of their sides."""
 
 from __future__ import annotations
 

@@ -1,0 +1,103 @@
+"""From what a reader noted to ``Objects``: numbers that make sense, boxes within their image, masks of its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from planish.data.annotations.noted import NotedImage, NotedObject
+from planish.data.objects import Objects
+
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_ORIENTATION = 274
+
+
+def size_of(noted: NotedImage) -> tuple[int, int]:
+    """Height and width of the file, turned as its EXIF says; from its head, the pixels are not read.
+
+    Raises:
+        OSError: it is not there, or is no image.
+    """
+    with Image.open(noted.path) as image:
+        width, height = image.size
+        return (width, height) if image.getexif().get(_ORIENTATION) in _TURNED else (height, width)
+
+
+def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:
+    """The objects of an image, and what is wrong with some, in words; those are left out.
+
+    Args:
+        noted: by a reader.
+        height: of the file.
+        width: likewise.
+        number: of each class.
+        masks: whether all objects shall have one.
+    """
+    faults: list[str] = []
+    kept: list[tuple[NotedObject, tuple[float, ...], Any]] = []
+    # boxes of an image that its annotations know in another size are meant in that size
+    down, across = (height / noted.size[0], width / noted.size[1]) if noted.size and all(noted.size) else (1.0, 1.0)
+    if abs(down / across - 1) > 0.05:
+        faults.append(
+            f"the file has {height} x {width} pixels, its annotations say {noted.size[0]} x {noted.size[1]}" if noted.size else ""
+        )
+        down = across = 1.0
+    for place, one in enumerate(noted.objects):
+        left, top, right, bottom = (v * s for v, s in zip(one.box, (across, down, across, down), strict=True))
+        cut = (max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom))
+        if not all(map(math.isfinite, one.box)):
+            faults.append(f"box {place} ({one.label}) has sides that are no numbers")
+        elif right - left <= 0 or bottom - top <= 0:
+            faults.append(f"box {place} ({one.label}) has no area: {one.box}")
+        elif cut[2] <= cut[0] or cut[3] <= cut[1]:
+            faults.append(f"box {place} ({one.label}) lies outside the image: {one.box}")
+        elif one.label not in number:
+            faults.append(f"box {place} is of the class {one.label!r}, which is not known")
+        elif masks and one.mask is None:
+            faults.append(f"box {place} ({one.label}) has no mask")
+        else:
+            try:
+                lengths = run_lengths(one.mask, height, width) if masks else None
+            except (TypeError, ValueError, KeyError, IndexError) as error:
+                faults.append(f"the mask of box {place} ({one.label}) cannot be understood: {error}")
+                continue
+            kept.append((one, cut, lengths))
+    boxes = np.array([cut for _, cut, _ in kept], np.float64).reshape(-1, 4)
+    areas = [one.area or (cut[2] - cut[0]) * (cut[3] - cut[1]) for one, cut, _ in kept]
+    objects = Objects(
+        boxes=(boxes / [width, height, width, height]).astype(np.float32),
+        labels=np.array([number[one.label] for one, _, _ in kept], np.int64),
+        height=height,
+        width=width,
+        crowd=np.array([one.crowd for one, _, _ in kept], bool),
+        areas=np.array(areas, np.float64),
+        masks=tuple(lengths for _, _, lengths in kept) if masks else None,
+    )
+    return objects, [fault for fault in faults if fault]
+
+
+def run_lengths(mask: Any, height: int, width: int) -> dict[str, Any]:
+    """A mask in COCO's compressed run lengths, of polygons or of either kind of run lengths.
+
+    Raises:
+        ValueError: of another size than the image, or nothing of it is understood.
+    """
+    from pycocotools import mask as coco
+
+    if isinstance(mask, Sequence) and not isinstance(mask, str):
+        polygons = [list(map(float, polygon)) for polygon in mask]
+        if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+            raise ValueError("a polygon has at least three corners, x and y of each")
+        return dict(coco.merge(coco.frPyObjects(polygons, height, width)))
+    if list(mask["size"]) != [height, width]:
+        raise ValueError(f"it has the size {mask['size']}, the image {[height, width]}")
+    counts = mask["counts"]
+    if isinstance(counts, str | bytes):
+        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+    if any(not isinstance(n, int) or n < 0 for n in counts) or sum(counts) != height * width:
+        raise ValueError(f"its run lengths add up to {sum(counts)}, the image has {height * width} pixels")
+    return dict(coco.frPyObjects(mask, height, width))

@@ -1,0 +1,50 @@
+"""What a reader says of an image: the same for all formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from planish.data.listing import GivenSplit
+
+
+@dataclass(frozen=True, slots=True)
+class NotedObject:
+    """One object, in pixels of the image as it lies on disk.
+
+    Args:
+        label: name of its class.
+        box: left, top, right, bottom.
+        crowd: see ``Objects.crowd``.
+        area: as the data says; None where it does not.
+        mask: polygons ``[[x, y, x, y, ...], ...]``, or run lengths ``{"size": [height, width], "counts": list | str}``; None for none.
+    """
+
+    label: str
+    box: tuple[float, float, float, float]
+    crowd: bool = False
+    area: float | None = None
+    mask: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotedImage:
+    """One image.
+
+    Args:
+        key: stable name, the path below the data folder.
+        path: where it lies.
+        split: where the source puts it; None where it does not say.
+        objects: on it; none at all is something to learn, too.
+        size: height and width, as the annotations say; None where they do not.
+        labels: file of its label map, for semantic segmentation.
+    """
+
+    key: str
+    path: Path
+    split: GivenSplit | None
+    objects: Sequence[NotedObject] = field(default_factory=tuple)
+    size: tuple[int, int] | None = None
+    labels: Path | None = None

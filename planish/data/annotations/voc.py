@@ -1,0 +1,87 @@
+"""Pascal VOC's XML: one file an image, beside it or in ``Annotations/`` with the images in ``JPEGImages/``.
+
+Its boxes count pixels from 1 and name the first and the last that belong to the object, so that left and top move by one and right and
+bottom stay. Tools that write such files often count from 0; half of a pixel is what either reading may be off by.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from planish.data.annotations.noted import NotedImage, NotedObject
+from planish.data.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit
+from planish.errors import DataError
+
+_LARGEST = 10_000_000  # bytes of a file
+
+
+def voc_files(root: Path) -> list[Path]:
+    """The XML files of a folder that have an image: beside them, or in ``JPEGImages/``."""
+    found = [f for f in sorted(root.rglob("*.xml")) if not f.name.startswith(".")]
+    return [file for file in found if _image(root, file) is not None]
+
+
+def read_voc(root: Path, files: list[Path]) -> tuple[list[NotedImage], tuple[str, ...]]:
+    """Images and class names, sorted.
+
+    Raises:
+        DataError: a file is not such XML.
+    """
+    splits = _splits(root)
+    images = []
+    for file in files:
+        path = _image(root, file)
+        assert path is not None
+        tree = _parse(file)
+        size = tree.find("size")
+        height, width = (int(float(size.findtext(n) or 0)) for n in ("height", "width")) if size is not None else (0, 0)
+        split = splits.get(path.stem) or next(
+            (SPLIT_WORDS[p.lower()] for p in path.relative_to(root).parts[:-1] if p.lower() in SPLIT_WORDS), None
+        )
+        objects = tuple(_object(one, file) for one in tree.iter("object"))
+        images.append(NotedImage(path.relative_to(root).as_posix(), path, split, objects, (height, width) if height and width else None))
+    names = sorted({o.label for image in images for o in image.objects})
+    return sorted(images, key=lambda image: image.key), tuple(names)
+
+
+def _object(one: ElementTree.Element, file: Path) -> NotedObject:
+    box = one.find("bndbox")
+    try:
+        assert box is not None
+        left, top, right, bottom = (float(box.findtext(name) or "") for name in ("xmin", "ymin", "xmax", "ymax"))
+    except (AssertionError, ValueError) as error:
+        raise DataError(f"an object in {file} has no box", "bndbox has xmin, ymin, xmax and ymax") from error
+    return NotedObject((one.findtext("name") or "").strip() or "object", (left - 1, top - 1, right, bottom))
+
+
+def _parse(file: Path) -> ElementTree.Element:
+    """The tree of a small file without entities of its own: those can be made to fill the memory, or to read other files."""
+    try:
+        content = file.read_bytes()
+        if len(content) > _LARGEST:
+            raise DataError(f"{file} has {len(content):,} bytes", f"an annotation has at most {_LARGEST:,}")
+        if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+            raise DataError(f"{file} defines entities", "an annotation needs none", "do not trust this file")
+        return ElementTree.fromstring(content)
+    except (OSError, ElementTree.ParseError, expat.ExpatError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read: {error}", "it is XML as Pascal VOC has it") from error
+
+
+def _image(root: Path, file: Path) -> Path | None:
+    folders = [file.parent, file.parent.parent / "JPEGImages", file.parent.parent / "images"]
+    for folder in folders:
+        for extension in (".png", ".jpg", ".jpeg", *sorted(EXTENSIONS)):
+            if (path := folder / f"{file.stem}{extension}").is_file() and path.is_relative_to(root):
+                return path
+    return None
+
+
+def _splits(root: Path) -> dict[str, GivenSplit]:
+    """Of images by their stem, as ``ImageSets/Main/train.txt`` and its like say."""
+    found: dict[str, GivenSplit] = {}
+    for file in sorted(root.rglob("ImageSets/*/*.txt")):
+        if file.stem in SPLIT_WORDS:
+            found |= dict.fromkeys((line.split()[0] for line in file.read_text().splitlines() if line.strip()), SPLIT_WORDS[file.stem])
+    return found

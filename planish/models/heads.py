@@ -1,0 +1,38 @@
+"""Networks for tasks with places in the image, on the maps of a classifier."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from planish.errors import ModelError
+from planish.models.detection.detector import Detector
+from planish.models.segmentation import Segmenter
+
+_SMALL = 96  # pixels up to which coarse maps would be of two pixels
+_FINE, _USUAL = (4, 8, 16), (8, 16, 32)
+
+
+def strides_for(task: str, image_size: int, finest: int) -> tuple[int, ...]:
+    """Strides of a pyramid's levels.
+
+    Args:
+        task: labels of pixels need fine maps.
+        image_size: shorter side in pixels.
+        finest: the finest stride that the backbone has among those of a pyramid.
+    """
+    if task == "semantic":
+        return (4, 8, 16, 32) if image_size > _SMALL else _FINE
+    return _FINE if image_size <= _SMALL or finest < min(_USUAL) else _USUAL
+
+
+def with_head(task: str, classifier: nn.Module, num_classes: int, channels: int, strides: tuple[int, ...]) -> nn.Module:
+    """A detector or segmenter on a classifier, which is taken apart.
+
+    Raises:
+        ModelError: there is no such task, or no maps can be taken from the classifier.
+    """
+    if task in ("detection", "instance"):
+        return Detector(classifier, num_classes, channels, strides, masks=task == "instance")
+    if task == "semantic":
+        return Segmenter(classifier, num_classes, channels, strides)
+    raise ModelError(f"there is no network for the task {task!r}", "tasks are classification, detection, instance and semantic")
