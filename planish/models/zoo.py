@@ -70,8 +70,8 @@ def create(
         image_size: shorter side in pixels; up to ``SMALL_IMAGE`` the stem of a library's network is changed, unless weights come with a
             classifier that fits: such a network is already trained as it is.
         weights: ``imagenet`` for the library's own, or a file (see ``weights.read_weights``).
-        task: a detector or segmenter stands on the maps of the network that is named; a network handed over, and a factory's, is taken to be
-            one if it has a ``decode`` of its own.
+        task: a detector or segmenter stands on the maps of the network that is named; a network handed over, and a factory's, is taken to
+            be one if it has a ``decode`` of its own.
 
     Raises:
         ModelError: an unknown name, a network that does not run on such images, or weights that do not fit.
@@ -116,8 +116,8 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
         ModelError: it cannot be built here: no module given, the file is gone or changed.
     """
     if source.strides:
-        classifier = build(replace(source, task="classification", strides=()), module)
-        return with_head(source.task, classifier, source.num_classes, source.channels, source.strides)
+        backbone = build(replace(source, task="classification", strides=()), module)
+        return with_head(source.task, backbone, source.num_classes, source.channels, source.strides)
     if source.name == "module":
         if module is None:
             raise ModelError(

@@ -77,9 +77,8 @@ class SemanticSegmentation:
 
     def guessing(self, targets: Any) -> float:
         """The mean IoU of calling everything by the most frequent class."""
-        counts = sum(np.bincount(np.asarray(labels).ravel(), minlength=256)[:IGNORED] for labels in targets)
-        present = np.count_nonzero(counts)
-        return float(np.max(counts) / max(1, np.sum(counts)) / max(1, present))
+        counts = np.sum([np.bincount(np.asarray(targets[i]).ravel(), minlength=256)[:IGNORED] for i in range(len(targets))], axis=0)
+        return float(counts.max() / max(1, counts.sum()) / max(1, np.count_nonzero(counts)))
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
         """What each image adds to the mean IoU: jackknife pseudo-values, whose mean it is."""
