@@ -36,7 +36,7 @@ def draw_objects(image: Pixels, objects: Objects, class_names: Sequence[str]) ->
 
 
 def draw_detections(image: Pixels, found: Mapping[str, Any], class_names: Sequence[str], least: float = LEAST_SCORE) -> Pixels:
-    """What was found in an image: ``boxes`` ``(K, 4)``, ``scores``, ``labels``, perhaps ``masks`` ``(K, h, w)``; those surer than ``least``."""
+    """What was found in an image and is surer than ``least``: ``boxes`` ``(K, 4)``, ``scores``, ``labels``, perhaps ``masks`` ``(K, h, w)``."""
     rows = [int(i) for i in np.flatnonzero(np.asarray(found["scores"]) > least)]
     names = [f"{class_names[int(found['labels'][i])]} {100 * float(found['scores'][i]):.0f}" for i in rows]
     masks = [np.asarray(found["masks"][i]) for i in rows] if "masks" in found else None
@@ -98,9 +98,8 @@ def _label(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, grou
 def _enlarged(image: Pixels) -> Image.Image:
     colours = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
     factor = max(1, _SIDE // max(image.shape[:2]))
-    return Image.fromarray(np.ascontiguousarray(colours)).resize(
-        (image.shape[1] * factor, image.shape[0] * factor), Image.Resampling.BICUBIC
-    )
+    size = image.shape[1] * factor, image.shape[0] * factor
+    return Image.fromarray(np.ascontiguousarray(colours)).resize(size, Image.Resampling.BICUBIC)
 
 
 def _font() -> Any:

@@ -37,7 +37,7 @@ def keep_best(boxes: Tensor, scores: Tensor, *more: Tensor) -> tuple[Tensor, ...
     """Non-maximum suppression within each class: the surest box stays, and those of its class that cover the same go, and so on.
 
     A box goes if one that stays is surer, of its class, and covers the same. Each round decides all boxes on the round before; after as
-    many rounds as the longest chain of boxes that hang on one another nothing changes any more, and chains of more than a few do not come up.
+    many rounds as the longest chain of boxes that hang on one another nothing changes any more, and chains are of a few.
 
     Args:
         boxes: ``(N, A, 4)``.
@@ -45,7 +45,7 @@ def keep_best(boxes: Tensor, scores: Tensor, *more: Tensor) -> tuple[Tensor, ...
         more: of each place ``(N, A, values)``.
 
     Returns:
-        Boxes within the image ``(N, KEPT, 4)``; scores, falling ``(N, KEPT)``, 0 where there is none; labels, int64; of ``more`` their rows.
+        Boxes within the image ``(N, KEPT, 4)``; scores, falling ``(N, KEPT)``, 0 for none; labels, int64; of ``more`` their rows.
     """
     scores, labels = scores.max(2)
     count = min(_CANDIDATES, scores.shape[1])
