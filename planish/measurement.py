@@ -5,6 +5,9 @@ from __future__ import annotations
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+# The primary metrics as people call them.
+METRICS = {"accuracy": "accuracy", "map": "mAP", "mask_map": "mask mAP", "miou": "mIoU"}
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Measurement:

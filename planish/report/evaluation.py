@@ -8,16 +8,17 @@ from markupsafe import Markup
 
 from planish.evaluation.calibration import reliability
 from planish.evaluation.classification_metrics import confusion_matrix, probabilities
+from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.thresholds import precision_by_coverage, top_scores
 from planish.measurement import Measurement
 from planish.report import plots, words
 from planish.report.confusion import FEW_CLASSES, heat_map, shades
 from planish.report.evaluation_plots import coverage_curve, reliability_diagram
 from planish.report.html import filled, write_page
-from planish.report.page import CURVES, facts
+from planish.report.page import curves, facts
 from planish.report.run_folder import read_history
-from planish.report.thumbnails import mistakes, sheet_uri
-from planish.search.evaluation import Evaluation, Predicted, load_evaluation
+from planish.report.thumbnails import mistakes, picture_uri, sheet_uri
+from planish.search.evaluation import Drawn, Evaluation, Predicted, load_evaluation
 
 _UNKNOWN = 100.0  # times its lower end that the upper end of a temperature's interval is where nothing was learned
 _PROMISE = 95.0  # percent; the one of the tiles where it was looked at
@@ -37,6 +38,8 @@ def write_evaluation(folder: Path) -> Path:
         BundleError: a file is missing, or not as it was written.
     """
     found, predicted = load_evaluation(folder)
+    if isinstance(predicted, Drawn):
+        return write_page(folder / "evaluation.html", _of_places(folder, found, predicted))
     names = [each.name for each in found.per_class]
     matrix = confusion_matrix(predicted.logits.argmax(axis=1), predicted.targets, len(names))
     few = len(names) <= FEW_CLASSES
@@ -58,12 +61,34 @@ def write_evaluation(folder: Path) -> Path:
         diagrams=_diagrams(found, predicted),
         curve=_curve(found, predicted),
         corrupted=_corrupted(found),
-        training=[(title, plots.training(history, metric)) for title, metric in CURVES] if len(history) > 1 else [],
+        training=[(title, plots.training(history, curve)) for title, curve in curves("accuracy")] if len(history) > 1 else [],
         sheet=sheet_uri(folder / "augmented.png"),
         recipe=recipe.read_text() if recipe.is_file() else "",
         machine=facts(found.machine),
     )
     return write_page(folder / "evaluation.html", page)
+
+
+def _of_places(folder: Path, found: Evaluation, drawn: Drawn) -> str:
+    """The page where places in images are judged: metrics, classes, pictures."""
+    history, recipe = read_history(folder / "history.json"), folder / "recipe.yaml"
+    primary = next(iter(found.metrics))
+    metric, seen, told = words.metric(primary), 100 * float(drawn.scores.mean()), found.metrics[primary].value
+    pairs = zip(drawn.shown, drawn.truth, drawn.said, strict=True)
+    return filled(
+        "places.html.jinja",
+        found=found,
+        metric=metric,
+        primary=found.metrics[primary],
+        warning="" if abs(seen - told) < 0.01 else f"{metric}: the file says {told:.2f} %, the stored scores give {seen:.2f} %.",
+        classes=[(c.name, next(iter(c.measurements.values()))) for c in found.per_class],
+        pictures=[(str(key), [("as it is", picture_uri(truth)), ("the model", picture_uri(said))]) for key, truth, said in pairs],
+        least_score=LEAST_SCORE,
+        training=[(title, plots.training(history, curve)) for title, curve in curves(primary)] if len(history) > 1 else [],
+        sheet=sheet_uri(folder / "augmented.png"),
+        recipe=recipe.read_text() if recipe.is_file() else "",
+        machine=facts(found.machine),
+    )
 
 
 def _warning(found: Evaluation, predicted: Predicted) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.latency import SMALLEST_DIFFERENCE, verdict
 from planish.report import plots, thumbnails, words
 from planish.report.confusion import FEW_CLASSES, shades
@@ -66,11 +67,15 @@ def render(run: RunFolder) -> str:
         latencies=[plots.latencies(_latency_rows(run), narrow) for narrow in (False, True)],
         timings=[(name, again.timings[key]) for key, name in _timed(result).items()],
         classes=_classes(again),
-        matrices=len(result.per_class) <= FEW_CLASSES,
+        matrices=0 < len(again.confusion[0]) <= FEW_CLASSES,
+        metric=words.metric(result.metric),
+        per_class="accuracy" if len(again.confusion[0]) else next((c.after.name.replace("_", " ") for c in again.per_class), ""),
+        pictures=_pictures(run),
+        least_score=LEAST_SCORE,
         thumbnails=_thumbnails(run, again),
         mistakes=_mistakes(run),
         sheet=thumbnails.sheet_uri(run.path / "augmented.png"),
-        training=[(title, plots.training(run.history, metric)) for title, metric in CURVES] if len(run.history) > 1 else [],
+        training=[(title, plots.training(run.history, curve)) for title, curve in curves(result.metric)] if len(run.history) > 1 else [],
         bundle=run.bundle,
         machine=facts(result.machine),
         data=facts(result.data),
@@ -78,7 +83,9 @@ def render(run: RunFolder) -> str:
     )
 
 
-CURVES = (("Accuracy on validation, %", "validation_accuracy"), ("Loss on train", "train_loss"))
+def curves(metric: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What is drawn of a training: titles, and names in its history."""
+    return (f"{words.title(words.metric(metric))} on validation, %", "validation_accuracy"), ("Loss on train", "train_loss")
 
 
 def _goals(result: Result) -> list[tuple[str, str, bool]]:
@@ -136,6 +143,7 @@ def _classes(again: Recomputed) -> dict[str, Any]:
     return place | {
         "shown": ranked[:FEW_CLASSES],
         "rest": ranked[FEW_CLASSES:],
+        "paired": all(c.drop.low is not None for c in all_of),
         "different": sum(words.change_word(c.drop) != "no difference" for c in all_of),
         "by_chance": max(1, round(len(all_of) / 20)),
     }
@@ -155,6 +163,15 @@ def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, 
         ("Both wrong, differently", "Neither is right, and they do not say the same."),
     )
     return [(*title, total, members) for title, total, members in zip(titles, again.differing, groups, strict=True) if total]
+
+
+def _pictures(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Key of each image, and its pictures with their names."""
+    if run.pictures is None:
+        return []
+    p = run.pictures
+    named = (("as it is", p.truth), ("original", p.baseline), ("chosen", p.chosen))
+    return [(str(key), [(name, thumbnails.picture_uri(drawn[i])) for name, drawn in named]) for i, key in enumerate(p.keys)]
 
 
 def _mistakes(run: RunFolder) -> list[thumbnails.Mistake]:

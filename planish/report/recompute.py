@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from planish.evaluation.statistics import over_launches, paired_difference, paired_ratio, proportion
+from planish.evaluation.statistics import bootstrap_mean, over_launches, paired_difference, paired_ratio, proportion
 from planish.measurement import Measurement
 from planish.report.run_folder import RunFolder
 from planish.report.words import change, change_interval, milliseconds, number, times
@@ -63,6 +64,8 @@ class Recomputed:
 def recompute(run: RunFolder) -> Recomputed:
     """Recompute accuracies, their paired differences and latencies of a run."""
     stored, result = run.predictions, run.result
+    if stored.baseline.ndim == 1:
+        return _of_scores(run)
     before, after = stored.baseline.argmax(axis=1), stored.chosen.argmax(axis=1)
     right_before, right_after = before == stored.targets, after == stored.targets
     per_class = []
@@ -80,13 +83,44 @@ def recompute(run: RunFolder) -> Recomputed:
         after=_accuracy(right_after),
         drop=_drop(right_before, right_after),
         per_class=per_class,
-        timings={key: Timing(float(np.median(x)), float(np.percentile(x, 95)), float(x.max()), len(x)) for key, x in run.samples.items()},
+        timings=_timings(run),
         confusion=(_confusion(stored.targets, before, classes), _confusion(stored.targets, after, classes)),
         differing=(int(right_after[differ].sum()), int(right_before[differ].sum()), int((differ & ~right_before & ~right_after).sum())),
         warnings=[],
     )
     found.warnings.extend([*_accuracy_warnings(run, found), *_latency_warnings(run), *_size_warnings(run)])
     return found
+
+
+def _of_scores(run: RunFolder) -> Recomputed:
+    """Where what a model says of an image is more than a class: from the scores of images, whose mean is the metric."""
+    stored = run.predictions
+
+    def mean(scores: npt.NDArray[Any]) -> Measurement:
+        value, low, high = bootstrap_mean(scores)
+        return Measurement(run.result.metric, 100 * value, "%", len(scores), True, 100 * low, 100 * high)
+
+    classes = [
+        ClassChange(c.name, c.baseline, c.chosen, Measurement("drop", c.baseline.value - c.chosen.value, "points", c.chosen.n, False))
+        for c in run.result.per_class
+    ]
+    value, low, high = paired_difference(stored.baseline, stored.chosen)
+    found = Recomputed(
+        before=mean(stored.baseline),
+        after=mean(stored.chosen),
+        drop=Measurement("accuracy_drop", 100 * value, "points", len(stored.keys), False, 100 * low, 100 * high),
+        per_class=classes,
+        timings=_timings(run),
+        confusion=(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.int64)),
+        differing=(0, 0, 0),
+        warnings=[],
+    )
+    found.warnings.extend([*_accuracy_warnings(run, found), *_latency_warnings(run), *_size_warnings(run)])
+    return found
+
+
+def _timings(run: RunFolder) -> dict[str, Timing]:
+    return {key: Timing(float(np.median(x)), float(np.percentile(x, 95)), float(x.max()), len(x)) for key, x in run.samples.items()}
 
 
 def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
@@ -117,8 +151,8 @@ def _accuracy_warnings(run: RunFolder, found: Recomputed) -> list[str]:
             told, counted = (f"{number(m.value, 2)} {m.unit}" for m in (said, seen))
             warnings.append(f"{what}: the result says {told}, the stored predictions give {counted}.")
 
-    compare("Test accuracy of the original", result.baseline.measurements.get("accuracy"), found.before, half_an_image)
-    compare("Test accuracy of the chosen model", result.chosen.measurements.get("accuracy"), found.after, half_an_image)
+    compare("Test accuracy of the original", result.baseline.measurements.get(result.metric), found.before, half_an_image)
+    compare("Test accuracy of the chosen model", result.chosen.measurements.get(result.metric), found.after, half_an_image)
     compare("Accuracy drop on test", result.accuracy_drop, found.drop, half_an_image)
     said = result.accuracy_drop
     ends = [(said.low, found.drop.low), (said.high, found.drop.high)]

@@ -20,7 +20,7 @@ _FIX = "run 'planish optimize' again with --resume, which writes what is missing
 
 @dataclass(frozen=True)
 class Predictions:
-    """Both models on the test images: ``targets`` ``(N,)``, logits ``(N, classes)``, ``keys`` ``(N,)``."""
+    """Both models on the test images: ``targets`` ``(N,)`` and logits ``(N, classes)``, or no targets and scores ``(N,)``; ``keys``."""
 
     targets: npt.NDArray[np.int64]
     baseline: npt.NDArray[np.float32]
@@ -49,6 +49,16 @@ class Mistakes:
     pixels: npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Test images with what is in them drawn in, uint8 ``(K, H, W, 3)`` each: as it is, as the original and as the chosen model say."""
+
+    truth: npt.NDArray[np.uint8]
+    baseline: npt.NDArray[np.uint8]
+    chosen: npt.NDArray[np.uint8]
+    keys: npt.NDArray[np.str_]
+
+
 class Epoch(BaseModel):
     """One epoch of the baseline's training."""
 
@@ -72,6 +82,7 @@ class RunFolder:
         predictions: on test.
         disagreements: images on which both models differ.
         mistakes: images that the chosen model gets wrong.
+        pictures: images with places in them, drawn.
         history: the baseline's training.
         bundle: name and bytes of each file that ships.
     """
@@ -83,6 +94,7 @@ class RunFolder:
     predictions: Predictions
     disagreements: Disagreements | None
     mistakes: Mistakes | None
+    pictures: Pictures | None
     history: list[Epoch]
     bundle: list[tuple[str, int]]
 
@@ -107,6 +119,7 @@ def read_run(path: Path) -> RunFolder:
         predictions=predictions,
         disagreements=_disagreements(path / "disagreements.npz", classes),
         mistakes=_mistakes(path / "mistakes.npz", len(predictions.targets)),
+        pictures=_pictures(path / "pictures.npz"),
         history=read_history(path / "history.json"),
         bundle=_bundle(path / "bundle"),
     )
@@ -170,6 +183,12 @@ def _predictions(path: Path, classes: int) -> Predictions:
     _read(path)
     found = Predictions(**_arrays(path, [f.name for f in fields(Predictions)]))
     n = len(found.targets)
+    if found.baseline.ndim == 1:
+        n = len(found.keys)
+        both = (found.baseline, found.chosen)
+        if not n or any(scores.shape != (n,) or not np.isfinite(scores).all() for scores in both):
+            raise _broken(path, f"the arrays do not fit: {found.baseline.shape}, {found.chosen.shape}", "n keys, n scores of both models")
+        return found
     if not n or found.baseline.shape != (n, classes) or found.chosen.shape != (n, classes) or found.keys.shape != (n,):
         got = f"targets {found.targets.shape}, baseline {found.baseline.shape}, chosen {found.chosen.shape}, keys {found.keys.shape}"
         raise _broken(path, f"the arrays do not fit: {got}", f"n targets and keys, and (n, {classes}) logits of both models")
@@ -196,6 +215,15 @@ def _mistakes(path: Path, images: int) -> Mistakes | None:
     if len(found.rows) and not 0 <= found.rows.min() <= found.rows.max() < images:
         raise _broken(path, "it has rows that the predictions do not", f"rows are integers from 0 to {images - 1}")
     return found if len(found.rows) else None
+
+
+def _pictures(path: Path) -> Pictures | None:
+    if not path.exists():
+        return None
+    found = Pictures(**_arrays(path, [f.name for f in fields(Pictures)]))
+    for pixels in (found.truth, found.baseline, found.chosen):
+        _check_pixels(path, len(found.keys), pixels, found.keys)
+    return found if len(found.keys) else None
 
 
 def _check_pixels(path: Path, k: int, pixels: npt.NDArray[Any], *flat: npt.NDArray[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planish.measurement import Measurement
+from planish.measurement import METRICS, Measurement
 from planish.search.result import CandidateResult, Result
 
 MINUS = "−"
@@ -12,6 +12,16 @@ _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "L
 
 def runtime_name(runtime: str) -> str:
     return _RUNTIMES.get(runtime, runtime)
+
+
+def metric(name: str) -> str:
+    """The primary metric as people call it: ``accuracy``, ``mAP``."""
+    return METRICS.get(name, name)
+
+
+def title(text: str) -> str:
+    """With a capital letter, unless it has one."""
+    return text[:1].upper() + text[1:] if text.islower() else text
 
 
 def number(value: float, digits: int, sign: bool = False) -> str:

@@ -31,6 +31,7 @@ _STRICT = ConfigDict(extra="forbid")
 _PROMISES = (90.0, 95.0, 99.0)  # percent right where the model answers
 _FILES = "it is evaluation.json and evaluation.npz"
 SHOWN_MISTAKES = 24
+SHOWN_PICTURES = 12
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -91,10 +92,10 @@ class Evaluation:
     runtime: str
     metrics: dict[str, Measurement]
     per_class: list[ClassEvaluation]
-    confusions: list[Confusion]
-    thresholds: list[Threshold]
-    mistakes: int
     machine: dict[str, str | int | float]
+    confusions: list[Confusion] = Field(default_factory=list)
+    thresholds: list[Threshold] = Field(default_factory=list)
+    mistakes: int = 0
     notes: list[str] = Field(default_factory=list)
     version: int = 1
 
@@ -120,6 +121,25 @@ class Predicted:
     pixels: npt.NDArray[Any]
     validation_logits: npt.NDArray[Any]
     validation_targets: npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """``evaluation.npz`` where places in images are judged.
+
+    Args:
+        scores: of the images ``(N,)``, see ``Task.scores``.
+        keys: one name an image ``(N,)``.
+        shown: names of some images ``(K,)``, the worst and some from all over.
+        truth: these with what is in them drawn in, uint8 ``(K, H, W, 3)``.
+        said: with what the model says of them.
+    """
+
+    scores: npt.NDArray[Any]
+    keys: npt.NDArray[Any]
+    shown: npt.NDArray[Any]
+    truth: npt.NDArray[Any]
+    said: npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +184,7 @@ def judge(
     """
     found, validation = evaluate(predictor, task, split, spec, preprocessing), None
     metrics = dict(found.metrics)
-    if calibrate and split != "validation":
+    if calibrate and split != "validation" and "logits" in found.outputs:
         validation = evaluate(predictor, task, "validation", spec, preprocessing)
         metrics |= temperature_scaling(validation.outputs["logits"], validation.targets, found.outputs["logits"], found.targets)
     if corruptions:
@@ -202,6 +222,11 @@ def keep(
         notes: what was decided on the user's behalf.
     """
     split = task.split(judged.split)
+    if "logits" not in judged.found.outputs:
+        drawn = _drawn(judged, task, spec, preprocessing)
+        by_class = task.per_class(judged.found.outputs, judged.found.targets)
+        told = {"command": command, "model": model, "data": data, "runtime": runtime, "notes": list(notes)}
+        return _write(folder, drawn, judged, [ClassEvaluation(name, {m.name: m}) for name, m in by_class.items()], **told)
     logits, targets = judged.found.outputs["logits"], np.asarray(judged.found.targets)
     preds, names = logits.argmax(axis=1), task.class_names
     before = judged.validation
@@ -219,21 +244,24 @@ def keep(
     for number, name in enumerate(names):
         of_class = at_threshold(0.5, preds == number, targets == number)
         per_class.append(ClassEvaluation(name, {key: of_class[key] for key in ("precision", "recall", "f1")}))
-    evaluation = Evaluation(
-        name=folder.name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
-        model=model,
-        data=data,
-        split=judged.split,
-        runtime=runtime,
-        metrics=judged.metrics,
-        per_class=per_class if before is None else _with_thresholds(per_class, predictions, precision),
+    return _write(
+        folder, predictions, judged, per_class if before is None else _with_thresholds(per_class, predictions, precision),
         confusions=confusions(preds, targets, names),
         thresholds=[] if before is None else _for_answering(predictions, precision),
         mistakes=int((preds != targets).sum()),
+        command=command, model=model, data=data, runtime=runtime, notes=list(notes),
+    )  # fmt: skip
+
+
+def _write(folder: Path, predictions: Predicted | Drawn, judged: Judged, per_class: list[ClassEvaluation], **told: Any) -> Evaluation:
+    evaluation = Evaluation(
+        name=folder.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        split=judged.split,
+        metrics=judged.metrics,
+        per_class=per_class,
         machine=describe_machine(),
-        notes=list(notes),
+        **told,
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / "evaluation.npz", **vars(predictions))
@@ -241,7 +269,20 @@ def keep(
     return evaluation
 
 
-def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted]:
+def _drawn(judged: Judged, task: Task, spec: InputSpec, preprocessing: Preprocessing) -> Drawn:
+    split, outputs = task.split(judged.split), judged.found.outputs
+    scores = task.scores(outputs, judged.found.targets)
+    worst = np.argsort(scores, kind="stable")[: SHOWN_PICTURES // 2]
+    spread = np.linspace(0, len(split) - 1, SHOWN_PICTURES).astype(int)
+    rows = np.array(list(dict.fromkeys([*worst.tolist(), *spread.tolist()]))[:SHOWN_PICTURES])
+    pixels, targets = np.asarray(split.images(spec, preprocessing)[rows]), [judged.found.targets[int(i)] for i in rows]
+    truth, said = (task.draw(pixels, given, targets) for given in (None, {name: values[rows] for name, values in outputs.items()}))
+    nothing = np.zeros((0, 1, 1, 3), np.uint8)
+    keys = np.array(split.keys)
+    return Drawn(scores, keys, keys[rows], nothing if truth is None else truth, nothing if said is None else said)
+
+
+def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted | Drawn]:
     """Read what ``keep`` wrote.
 
     Raises:
@@ -250,8 +291,9 @@ def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted]:
     try:
         evaluation = TypeAdapter(Evaluation).validate_json((folder / "evaluation.json").read_bytes())
         with np.load(folder / "evaluation.npz", allow_pickle=False) as stored:
-            return evaluation, Predicted(**{name: stored[name] for name in stored.files})
-    except (OSError, ValidationError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            kind = Predicted if "logits" in stored.files else Drawn
+            return evaluation, kind(**{name: stored[name] for name in stored.files})
+    except (OSError, ValidationError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise BundleError(f"the evaluation in {folder} cannot be read: {reason}", _FILES, "run planish evaluate again with --out") from None
 

@@ -15,9 +15,8 @@ from planish.evaluation.latency import LatencyReport
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.mistakes import worst_mistakes
 from planish.evaluation.size import macs
-from planish.evaluation.statistics import proportion
 from planish.export.bundle import write_bundle
-from planish.measurement import Measurement
+from planish.measurement import METRICS, Measurement
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
@@ -34,6 +33,7 @@ _ORIGINAL = Plan()
 FINALISTS = 5
 _SHOWN_DISAGREEMENTS = 60
 _SHOWN_MISTAKES = 18
+_SHOWN_PICTURES = 8
 
 
 def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, model: str, command: str, notes: list[str]) -> Result:
@@ -74,7 +74,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         model=model,
-        verdict=_verdict(headline, size_ratio, drop),
+        verdict=_verdict(headline, size_ratio, drop, METRICS.get(job.task.primary_metric, job.task.primary_metric)),
         goal=search.goal,
         goal_met=not shortfall,
         shortfall=shortfall,
@@ -93,6 +93,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         data=job.data.report.model_dump(mode="json"),
         seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
         notes=notes,
+        metric=job.task.primary_metric,
     )
     _write_files(folder, job, tested, report)
     write_bundle(
@@ -181,11 +182,11 @@ def _why(candidate: CandidateResult, chosen: CandidateResult, goal: Goal) -> Can
     return replace(candidate, why="too close to the accuracy limit to be safe" if faster else "the chosen one is faster")
 
 
-def _verdict(ratio: Measurement, size_ratio: float, drop: Measurement) -> str:
+def _verdict(ratio: Measurement, size_ratio: float, drop: Measurement, metric: str) -> str:
     """One sentence with the numbers."""
     assert drop.low is not None
     assert drop.high is not None
-    accuracy = f"{'loses' if drop.value >= 0 else 'gains'} {abs(drop.value):.2f} points of accuracy on test"
+    accuracy = f"{'loses' if drop.value >= 0 else 'gains'} {abs(drop.value):.2f} points of {metric} on test"
     ends = sorted((drop.low, drop.high)) if drop.value >= 0 else sorted((-drop.low, -drop.high))
     nothing = ", which is no difference" if drop.low <= 0 <= drop.high else ""
     return (
@@ -205,23 +206,19 @@ def _shortfall(chosen: CandidateResult, others: Sequence[CandidateResult], goal:
 
 
 def _per_class(job: Job, tested: Mapping[str, Outputs]) -> list[ClassResult]:
-    targets = np.asarray(job.task.split("test").targets)
-    scores = {name: job.task.scores(outputs, targets) for name, outputs in tested.items()}
-
-    def measure(name: str, index: int) -> Measurement:
-        mine = scores[name][targets == index]
-        low, high = proportion(int(mine.sum()), len(mine))
-        return Measurement("accuracy", 100 * float(mine.mean()), "%", len(mine), True, 100 * low, 100 * high)
-
-    present = [i for i in range(len(job.task.class_names)) if (targets == i).any()]
-    return [ClassResult(job.task.class_names[i], measure("baseline", i), measure("chosen", i)) for i in present]
+    targets = job.task.split("test").targets
+    before, after = (job.task.per_class(tested[name], targets) for name in ("baseline", "chosen"))
+    return [ClassResult(name, before[name], after[name]) for name in before if name in after]
 
 
 def _write_files(folder: Path, job: Job, tested: Mapping[str, Outputs], latency: LatencyReport) -> None:
     """What the report recomputes its numbers from."""
     split = job.task.split("test")
-    targets = np.asarray(split.targets)
     write_json(folder / "latency.json", {"unit": "ms", "samples": latency.samples, "rounds": latency.round_medians})
+    if "logits" not in tested["chosen"]:
+        _write_pictures(folder, job, tested)
+        return
+    targets = np.asarray(split.targets)
     baseline, chosen = tested["baseline"]["logits"], tested["chosen"]["logits"]
     write_arrays(folder / "predictions.npz", targets=targets, baseline=baseline, chosen=chosen, keys=np.array(split.keys))
     said, says = baseline.argmax(1), chosen.argmax(1)
@@ -240,6 +237,23 @@ def _write_files(folder: Path, job: Job, tested: Mapping[str, Outputs], latency:
     )
     worst = worst_mistakes(chosen, targets, _SHOWN_MISTAKES)
     write_arrays(folder / "mistakes.npz", rows=worst, pixels=np.asarray(split.images(spec, preprocessing)[worst]))
+
+
+def _write_pictures(folder: Path, job: Job, tested: Mapping[str, Outputs]) -> None:
+    """Scores of all test images, and some images with what is there, what the original says and what the chosen one says drawn in."""
+    split, spec, preprocessing = job.task.split("test"), job.artifact.input_spec, job.artifact.preprocessing
+    scores = {name: job.task.scores(outputs, split.targets) for name, outputs in tested.items()}
+    write_arrays(folder / "predictions.npz", **scores, keys=np.array(split.keys), targets=np.zeros(0, np.int64))
+    change = np.abs(scores["baseline"] - scores["chosen"])
+    most = np.argsort(-change, kind="stable")[: _SHOWN_PICTURES // 2]
+    spread = np.linspace(0, len(split) - 1, _SHOWN_PICTURES).astype(int)
+    rows = np.array(list(dict.fromkeys([*most.tolist(), *spread.tolist()]))[: min(_SHOWN_PICTURES, len(split))])
+    pixels, targets = np.asarray(split.images(spec, preprocessing)[rows]), [split.targets[int(i)] for i in rows]
+    pictures: dict[str, Any] = {"truth": job.task.draw(pixels, None, targets)}
+    for name, outputs in tested.items():
+        pictures[name] = job.task.draw(pixels, {key: values[rows] for key, values in outputs.items()}, targets)
+    if all(drawn is not None for drawn in pictures.values()):
+        write_arrays(folder / "pictures.npz", keys=np.array(split.keys)[rows], **pictures)
 
 
 def _confidence(logits: Any) -> Any:

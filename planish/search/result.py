@@ -53,7 +53,7 @@ class CandidateResult:
 
 @dataclass(frozen=True, config=_STRICT)
 class ClassResult:
-    """Test accuracy of one class, before and after."""
+    """One class on test, before and after: accuracy, average precision or overlap."""
 
     name: str
     baseline: Measurement
@@ -81,6 +81,7 @@ class Result:
         accuracy_drop: original minus chosen on test, in points, paired; positive is a loss.
         per_class: test accuracy a class.
         noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
+        metric: name of the primary metric, which "accuracy" stands for in the names of measurements above.
         machine: what it ran on.
         data: name, images a split, how it was split, leaks and duplicates found.
         seconds: by stage.
@@ -110,6 +111,7 @@ class Result:
     seconds: dict[str, float]
     shortfall: str = ""
     notes: list[str] = Field(default_factory=list)
+    metric: str = "accuracy"
     version: int = 1
 
     def save(self, path: Path) -> None:
