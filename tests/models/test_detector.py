@@ -157,9 +157,12 @@ def test_places_within_a_box() -> None:
     assert within(torch.tensor([0.25, 0.0, 0.75, 0.5]), 4, 4).int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet8", "torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x0_5", "timm:mobilenetv3_small_050"]
-)
+BACKBONES = (
+    "resnet8", "torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x0_5", "timm:mobilenetv3_small_050",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("task", ["detection", "instance", "semantic"])
 def test_any_backbone_is_traced_and_built_again(task: str, name: str) -> None:
     torch.manual_seed(0)
