@@ -50,7 +50,7 @@ def comparison_table(rows: Sequence[Row], noise_floor: Measurement | None = None
 
 def _cells(row: Row, noise_floor: Measurement | None) -> dict[str, str]:
     m = row.measurements
-    drop, speed = m.get("accuracy_drop"), m.get("latency_ratio")
+    drop, speed = m.get("drop"), m.get("latency_ratio")
     same = speed is not None and noise_floor is not None and verdict(speed, noise_floor) == "no difference"
     return {
         "smaller": words.show(m["size_ratio"]) if "size_ratio" in m else "",
@@ -87,7 +87,7 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
     if not rows:
         return Markup()
     xs = [row.measurements[name].value for row in rows] + [1.0]
-    ys = [-row.measurements["accuracy_drop"].value for row in rows] + [0.0]
+    ys = [-row.measurements["drop"].value for row in rows] + [0.0]
     lowest = max(min(ys), -15.0)  # what fails altogether would squeeze the rest
     pad = max((max(ys) - lowest) * 0.1, 0.3)
     x = Scale(min(xs) / 1.1, max(xs) * 1.1, left, width - 14, log=True)
@@ -98,11 +98,11 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
     marks = [_original(x(1.0), y(0.0))]
     for strategy, index in strategies.items():
         mine = sorted((row for row in rows if row.strategy == strategy), key=lambda row: row.measurements[name].value)
-        places = [(x(row.measurements[name].value), y(max(-row.measurements["accuracy_drop"].value, lowest))) for row in mine]
+        places = [(x(row.measurements[name].value), y(max(-row.measurements["drop"].value, lowest))) for row in mine]
         if len(places) > 1:
             parts.append(el("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places), cls=look(index)))
         for row, (cx, cy) in zip(mine, places, strict=True):
-            drop = row.measurements["accuracy_drop"]
+            drop = row.measurements["drop"]
             if drop.low is not None and drop.high is not None:
                 top, foot = (y(min(max(-end, y.low), y.high)) for end in (drop.low, drop.high))
                 parts.append(el("line", x1=cx, x2=cx, y1=top, y2=foot, cls=f"{look(index)} whisker"))

@@ -41,7 +41,7 @@ def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
             Text("\n").join(Text(line, style) for line, style in ((label, ""), (arm.why, "dim")) if line),
             str(sum(not trial.failed for trial in arm.trials)),
             words.show(m["accuracy"]) if "accuracy" in m else "",
-            difference(m["accuracy_difference"]).replace(" ", " " if wide else "\n", 1) if "accuracy_difference" in m else "",
+            difference(m["difference"]).replace(" ", " " if wide else "\n", 1) if "difference" in m else "",
             arm.verdict,
         ]
         table.add_row(*cells, *([f"{m['seconds_an_epoch'].value:.1f}" if m else ""] if wide else []))
@@ -60,10 +60,8 @@ def findings(found: Experiment) -> list[str]:
     measured = [arm for arm in found.arms[1:] if arm.verdict]
     sentences = []
     for kind, word in (("better", "better than"), ("worse", "behind")):
-        those = sorted((a for a in measured if a.verdict == kind), key=lambda a: -abs(a.measurements["accuracy_difference"].value))
-        sentences += [
-            f"{a.label} is {abs(a.measurements['accuracy_difference'].value):.1f} points {word} {found.arms[0].label}." for a in those
-        ]
+        those = sorted((a for a in measured if a.verdict == kind), key=lambda a: -abs(a.measurements["difference"].value))
+        sentences += [f"{a.label} is {abs(a.measurements['difference'].value):.1f} points {word} {found.arms[0].label}." for a in those]
     same = [arm.label for arm in measured if arm.verdict == "no difference"]
     if same:
         sentences.append(f"No difference to {found.arms[0].label} was found for {'; '.join(same)}.")
@@ -110,11 +108,11 @@ class Compared(Protocol):
 
 def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
     """Each arm's difference to the first, with its interval."""
-    arms = [(i, arm) for i, arm in enumerate(everyone) if "accuracy_difference" in arm.measurements]
+    arms = [(i, arm) for i, arm in enumerate(everyone) if "difference" in arm.measurements]
     if not arms:
         return Markup()
     width, left, row = (380.0, 146.0, 30.0) if narrow else (960.0, 300.0, 30.0)
-    ends = [e for _, arm in arms for e in (arm.measurements["accuracy_difference"].low, arm.measurements["accuracy_difference"].high)]
+    ends = [e for _, arm in arms for e in (arm.measurements["difference"].low, arm.measurements["difference"].high)]
     low, high = min(0.0, *(e for e in ends if e is not None)), max(0.0, *(e for e in ends if e is not None))
     low = max(low, -_FARTHEST_POINTS)  # what fails altogether would squeeze the rest: it stands at the edge, with its number
     pad = max(0.05 * (high - low), 0.2)
@@ -127,7 +125,7 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
         parts.append(el("text", plain(value), x=x(value), y=foot + 20, cls="tick middle"))
     parts.append(el("text", f"points against {everyone[0].label}", x=(x.start + x.end) / 2, y=height - 4, cls="axis middle"))
     for place, (index, arm) in enumerate(arms):
-        m = arm.measurements["accuracy_difference"]
+        m = arm.measurements["difference"]
         y = 10 + row * place + row / 2
         text = f"{arm.label}: {difference(m)} points, {arm.verdict}"
         marks = [

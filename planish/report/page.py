@@ -78,16 +78,16 @@ def render(run: RunFolder) -> str:
     )
 
 
-CURVES = (("Accuracy on validation, %", "validation_accuracy"), ("Loss on train", "train_loss"))
+CURVES = (("Accuracy on validation, %", "validation_score"), ("Loss on train", "train_loss"))
 
 
 def _goals(result: Result) -> list[tuple[str, str, bool]]:
     """What was asked, what came out, whether it is met; one row a limit."""
     goal, m = result.goal, result.chosen.measurements
     rows = []
-    drop = m.get("accuracy_drop_validation")
+    drop = m.get("drop_validation")
     if drop:
-        test = result.accuracy_drop
+        test = result.drop
         got = f"{words.change(drop)} points on validation ({words.change_interval(drop)})"
         got += f", {words.change(test)} on test ({words.change_interval(test)})"
         limit = f"lose at most {goal.max_drop_points:g} point{'' if goal.max_drop_points == 1 else 's'}"

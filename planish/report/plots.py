@@ -19,9 +19,7 @@ _BINS = 160
 
 def plotted(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
     """Those with a measured latency and a known accuracy."""
-    return [
-        c for c in candidates if "latency_ms" in c.measurements and (c.stage == "baseline" or "accuracy_drop_validation" in c.measurements)
-    ]
+    return [c for c in candidates if "latency_ms" in c.measurements and (c.stage == "baseline" or "drop_validation" in c.measurements)]
 
 
 def runtimes(candidates: Sequence[CandidateResult]) -> list[str]:
@@ -42,7 +40,7 @@ def tip(candidate: CandidateResult, kind: str) -> str:
     """What a pointer or the keyboard finds at a point: what was done, and what came of it."""
     m = candidate.measurements
     lines = [f"{kind}{candidate.summary}", runtime_name(candidate.runtime), f"latency {show(m['latency_ms'])}"]
-    drop = m.get("accuracy_drop_validation")
+    drop = m.get("drop_validation")
     if drop and candidate.stage != "baseline":
         lines.append(f"accuracy {change(drop)} points ({change_interval(drop)})")
     if "size_bytes" in m:
@@ -51,7 +49,7 @@ def tip(candidate: CandidateResult, kind: str) -> str:
 
 
 def _change(candidate: CandidateResult) -> float:
-    drop = candidate.measurements.get("accuracy_drop_validation")
+    drop = candidate.measurements.get("drop_validation")
     return -drop.value if drop else 0.0
 
 
@@ -94,7 +92,7 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
         marks.append(shape(kinds.index(c.runtime), cx, cy, radius))
         if _change(c) < lowest and all(abs(cx - other) > 60 for other in below):
             below.append(cx)
-            marks.append(el("text", f"{change(c.measurements['accuracy_drop_validation'])} ↓", x=cx, y=cy - radius - 4, cls="tick middle"))
+            marks.append(el("text", f"{change(c.measurements['drop_validation'])} ↓", x=cx, y=cy - radius - 4, cls="tick middle"))
         text = tip(c, kind)
         parts.append(el("g", *marks, cls=f"point {cls}", tabindex="0", role="img", aria_label=text.replace("\n", ", "), data_tip=text))
         if chosen or original:
@@ -129,7 +127,7 @@ def _shown(narrow: bool) -> str:
 
 
 def _whisker(candidate: CandidateResult, cx: float, y: Scale, lowest: float) -> Markup:
-    drop = candidate.measurements.get("accuracy_drop_validation")
+    drop = candidate.measurements.get("drop_validation")
     if drop is None or drop.low is None or drop.high is None:
         return Markup()
     top, foot = (y(min(max(-end, y.low), y.high)) for end in (drop.low, drop.high))
@@ -215,7 +213,7 @@ def _density(ms: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArra
 
 
 def training(history: Sequence[Epoch], metric: str) -> Markup:
-    """One line over the epochs: ``train_loss`` or ``validation_accuracy``."""
+    """One line over the epochs: ``train_loss`` or ``validation_score``."""
     width, height = 460.0, 240.0
     values = [float(getattr(e, metric)) for e in history]
     finite = [v for v in values if math.isfinite(v)] or [0.0]

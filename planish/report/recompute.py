@@ -97,9 +97,9 @@ def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
 
 def _drop(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> Measurement:
     if not len(before):
-        return Measurement("accuracy_drop", 0.0, "points", 0, False, -100.0, 100.0)
+        return Measurement("drop", 0.0, "points", 0, False, -100.0, 100.0)
     value, low, high = paired_difference(before, after)
-    return Measurement("accuracy_drop", 100 * value, "points", len(before), False, 100 * low, 100 * high)
+    return Measurement("drop", 100 * value, "points", len(before), False, 100 * low, 100 * high)
 
 
 def _confusion(targets: npt.NDArray[np.int64], preds: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
@@ -119,8 +119,8 @@ def _accuracy_warnings(run: RunFolder, found: Recomputed) -> list[str]:
 
     compare("Test accuracy of the original", result.baseline.measurements.get("accuracy"), found.before, half_an_image)
     compare("Test accuracy of the chosen model", result.chosen.measurements.get("accuracy"), found.after, half_an_image)
-    compare("Accuracy drop on test", result.accuracy_drop, found.drop, half_an_image)
-    said = result.accuracy_drop
+    compare("Accuracy drop on test", result.drop, found.drop, half_an_image)
+    said = result.drop
     ends = [(said.low, found.drop.low), (said.high, found.drop.high)]
     # Another interval for the same data moves an end by a fraction of a point, never by half its width.
     width = max((found.drop.high or 0) - (found.drop.low or 0), half_an_image)

@@ -55,7 +55,7 @@ class Epoch(BaseModel):
     model_config = ConfigDict(extra="ignore")
     epoch: int
     train_loss: float
-    validation_accuracy: float
+    validation_score: float
     seconds: float = 0.0
     learning_rate: float = 0.0
 
@@ -223,7 +223,7 @@ def read_history(path: Path) -> list[Epoch]:
     try:
         return TypeAdapter(list[Epoch]).validate_json(_read(path))
     except ValidationError as error:
-        raise _broken(path, error.errors()[0]["msg"], "it is a list of epochs: epoch, train_loss, validation_accuracy") from None
+        raise _broken(path, error.errors()[0]["msg"], "it is a list of epochs: epoch, train_loss, validation_score") from None
 
 
 def _bundle(path: Path) -> list[tuple[str, int]]:

@@ -51,7 +51,7 @@ def candidate_table(candidates: Sequence[CandidateResult], *, chosen: str = "", 
     table.add_column("", no_wrap=True)
     for c in shown:
         m = c.measurements
-        drop = None if c.stage == "baseline" else m.get("accuracy_drop_validation")
+        drop = None if c.stage == "baseline" else m.get("drop_validation")
         table.add_row(
             Text(c.summary),
             Text(c.runtime),

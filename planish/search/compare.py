@@ -42,7 +42,7 @@ class Row:
         strategy: what the table and the plot group by.
         level: how strong.
         plan: the techniques, as ``Plan.to_dicts`` gives them.
-        measurements: ``accuracy`` and ``accuracy_drop`` on test (paired, points), ``latency_ms``, ``latency_ratio`` (original / this),
+        measurements: ``accuracy`` and ``drop`` on test (paired, points), ``latency_ms``, ``latency_ratio`` (original / this),
             ``size_bytes``, ``size_ratio``; empty where it was refused.
         why: why it was refused.
     """
@@ -212,5 +212,5 @@ def _row(runner: Runner, arm: Arm, runtime: str, baseline: Plan) -> Row:
         arm.strategy,
         arm.level,
         arm.plan.to_dicts(),
-        {"accuracy": accuracy, "accuracy_drop": drop, "size_bytes": size, "size_ratio": ratio},
+        {"accuracy": accuracy, "drop": drop, "size_bytes": size, "size_ratio": ratio},
     )

@@ -86,7 +86,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         latency_ratio=headline,
         latency_ratios=ratios,
         size_ratio=Measurement("size_ratio", size_ratio, "ratio", 1, True),
-        accuracy_drop=drop,
+        drop=drop,
         per_class=_per_class(job, tested),
         noise_floor=report.noise_floor,
         machine=describe_machine() | {"threads": search.threads, "batch": search.batch},
@@ -100,7 +100,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         job.task,
         folder / "bundle",
         runtime=after.runtime,
-        measurements=after.measurements | {"accuracy_drop": drop, "latency_ratio": headline},
+        measurements=after.measurements | {"drop": drop, "latency_ratio": headline},
         threads=search.threads,
         batch=search.batch,
     )
@@ -147,8 +147,8 @@ def _candidate(
     network = runner.artifact(shipped.network)
     everything = measurements | {
         "size_bytes": runner.size(shipped.plan, shipped.runtime),
-        "accuracy_validation": _named(accuracy, "accuracy_validation"),
-        "accuracy_drop_validation": _named(drop, "accuracy_drop_validation"),
+        "metric_validation": _named(accuracy, "metric_validation"),
+        "drop_validation": _named(drop, "drop_validation"),
     }
     if network.module is not None:
         everything["macs"] = macs(network.module, network.input_spec)

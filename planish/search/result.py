@@ -34,7 +34,7 @@ class CandidateResult:
         summary: what was done, in words: ``channels -50 %, distilled 6 epochs, INT8``.
         runtime: ``onnxruntime``, ``openvino``, ...
         stage: how far it came: ``baseline``, ``glanced`` (cheap look), ``trained``, ``measured``.
-        measurements: by name. ``accuracy_validation``, ``accuracy_drop_validation`` (paired, points), ``latency_ms``,
+        measurements: by name. ``metric_validation``, ``drop_validation`` (paired, points), ``latency_ms``,
             ``latency_p95_ms``, ``latency_ratio`` (baseline / this; above 1 is faster), ``size_bytes``, ``macs``,
             ``peak_memory_bytes``; for baseline and chosen also ``accuracy`` and the other test metrics.
         meets_goal: on validation, latency and size.
@@ -78,7 +78,7 @@ class Result:
         latency_ratio: fp32 original / chosen, against whichever fp32 runtime gives the *smaller* ratio: the headline.
         latency_ratios: the same against each fp32 runtime, by runtime.
         size_ratio: original file / chosen file.
-        accuracy_drop: original minus chosen on test, in points, paired; positive is a loss.
+        drop: original minus chosen on test, in points, paired; positive is a loss.
         per_class: test accuracy a class.
         noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
         machine: what it ran on.
@@ -102,7 +102,7 @@ class Result:
     latency_ratio: Measurement
     latency_ratios: dict[str, Measurement]
     size_ratio: Measurement
-    accuracy_drop: Measurement
+    drop: Measurement
     per_class: list[ClassResult]
     noise_floor: Measurement
     machine: dict[str, str | int | float]

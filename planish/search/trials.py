@@ -131,7 +131,7 @@ class Trainer:
             found = evaluate(predictor, job.task, split, spec, preprocessing)
             write_arrays(self._file(arm, seed, split), scores=job.task.scores(found.outputs, found.targets))
         spent = np.cumsum([epoch.seconds for epoch in fitted.history]).tolist()
-        curve = [(s, epoch.validation_accuracy) for s, epoch in zip(spent, fitted.history, strict=True)]
+        curve = [(s, epoch.validation_score) for s, epoch in zip(spent, fitted.history, strict=True)]
         parameters = sum(p.numel() for p in fitted.module.parameters())
         return Trial(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve)
 

@@ -44,11 +44,11 @@ def _size(result: Result) -> Result:
 
 
 def _drop(result: Result) -> Result:
-    return replace(result, accuracy_drop=replace(result.accuracy_drop, value=result.accuracy_drop.value - 0.1))
+    return replace(result, drop=replace(result.drop, value=result.drop.value - 0.1))
 
 
 def _interval(result: Result) -> Result:
-    return replace(result, accuracy_drop=replace(result.accuracy_drop, low=result.accuracy_drop.value, high=result.accuracy_drop.value))
+    return replace(result, drop=replace(result.drop, low=result.drop.value, high=result.drop.value))
 
 
 def _class(result: Result) -> Result:
