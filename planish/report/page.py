@@ -17,11 +17,11 @@ from typing import Any
 from markupsafe import Markup
 
 from planish.evaluation.latency import SMALLEST_DIFFERENCE, verdict
-from planish.report import plots, thumbnails, words
+from planish.report import pictures, plots, thumbnails, words
 from planish.report.confusion import FEW_CLASSES, shades
 from planish.report.html import HERE, filled, write_page
 from planish.report.recompute import ClassChange, Recomputed, recompute
-from planish.report.run_folder import RunFolder, read_run
+from planish.report.run_folder import RunFolder, Scores, class_names, read_run
 from planish.search.result import Result
 
 
@@ -30,7 +30,7 @@ def write_report(run: Path) -> Path:
 
     Args:
         run: folder with ``result.json``, ``latency.json`` and ``predictions.npz``; ``disagreements.npz``, ``mistakes.npz``,
-            ``history.json``, ``augmented.png`` and ``bundle/`` are shown where they exist.
+            ``pictures.npz``, ``history.json``, ``augmented.png`` and ``bundle/`` are shown where they exist.
 
     Returns:
         Path of the page.
@@ -46,7 +46,7 @@ def render(run: RunFolder) -> str:
     script = (HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     again = recompute(run)
-    result = run.result
+    result, names = run.result, class_names(run.result)
     everyone = words.everyone(result)
     plotted = plots.plotted(everyone)
     return filled(
@@ -66,19 +66,18 @@ def render(run: RunFolder) -> str:
         latencies=[plots.latencies(_latency_rows(run), narrow) for narrow in (False, True)],
         timings=[(name, again.timings[key]) for key, name in _timed(result).items()],
         classes=_classes(again),
-        matrices=len(result.per_class) <= FEW_CLASSES,
+        names=names,
+        matrices=again.confusion is not None and len(names) <= FEW_CLASSES,
         thumbnails=_thumbnails(run, again),
         mistakes=_mistakes(run),
+        pictures=pictures.shown(run.pictures, run.predictions.keys, words.metric(result.metric)),
         sheet=thumbnails.sheet_uri(run.path / "augmented.png"),
-        training=[(title, plots.training(run.history, metric)) for title, metric in CURVES] if len(run.history) > 1 else [],
+        training=plots.training(run.history, result.metric),
         bundle=run.bundle,
         machine=facts(result.machine),
         data=facts(result.data),
         commands=_commands(run),
     )
-
-
-CURVES = (("Accuracy on validation, %", "validation_score"), ("Loss on train", "train_loss"))
 
 
 def _goals(result: Result) -> list[tuple[str, str, bool]]:
@@ -136,19 +135,24 @@ def _classes(again: Recomputed) -> dict[str, Any]:
     return place | {
         "shown": ranked[:FEW_CLASSES],
         "rest": ranked[FEW_CLASSES:],
-        "different": sum(words.change_word(c.drop) != "no difference" for c in all_of),
+        "paired": all(c.drop.low is not None for c in all_of),
+        "different": sum(_is_different(c) for c in all_of),
         "by_chance": max(1, round(len(all_of) / 20)),
     }
 
 
+def _is_different(changed: ClassChange) -> bool:
+    return changed.drop.low is not None and words.change_word(changed.drop) != "no difference"
+
+
 def _weight(changed: ClassChange) -> tuple[bool, float]:
-    return words.change_word(changed.drop) != "no difference", abs(changed.drop.value)
+    return _is_different(changed), abs(changed.drop.value)
 
 
 def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, list[thumbnails.Thumbnail]]]:
     if run.disagreements is None:
         return []
-    groups = thumbnails.group(run.disagreements, [c.name for c in run.result.per_class])
+    groups = thumbnails.group(run.disagreements, class_names(run.result))
     titles = (
         ("Right only after", "The chosen model is right, the original was wrong."),
         ("Right only before", "The original was right, the chosen model is wrong."),
@@ -158,9 +162,9 @@ def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, 
 
 
 def _mistakes(run: RunFolder) -> list[thumbnails.Mistake]:
-    if run.mistakes is None:
+    said, names = run.predictions, class_names(run.result)
+    if run.mistakes is None or isinstance(said, Scores):
         return []
-    said, names = run.predictions, [c.name for c in run.result.per_class]
     return thumbnails.mistakes(run.mistakes.pixels, run.mistakes.rows.tolist(), said.chosen, said.targets, said.keys, names)
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from planish.errors import BundleError
+from planish.report.pictures import Pictures, read_pictures
 from planish.search.result import Result
 
 _FIX = "run 'planish optimize' again with --resume, which writes what is missing"
@@ -25,6 +26,15 @@ class Predictions:
     targets: npt.NDArray[np.int64]
     baseline: npt.NDArray[np.float32]
     chosen: npt.NDArray[np.float32]
+    keys: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Both models on the test images, of a task without logits: its scores ``(N,)``, whose mean is the metric, and ``keys`` ``(N,)``."""
+
+    baseline: npt.NDArray[np.float64]
+    chosen: npt.NDArray[np.float64]
     keys: npt.NDArray[np.str_]
 
 
@@ -62,7 +72,7 @@ class Epoch(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """All that a report is made of; the last four are empty where the run has none.
+    """All that a report is made of; the last five are empty where the run has none.
 
     Args:
         path: the folder.
@@ -72,6 +82,7 @@ class RunFolder:
         predictions: on test.
         disagreements: images on which both models differ.
         mistakes: images that the chosen model gets wrong.
+        pictures: images with what both models say of them drawn in.
         history: the baseline's training.
         bundle: name and bytes of each file that ships.
     """
@@ -80,9 +91,10 @@ class RunFolder:
     result: Result
     samples: dict[str, npt.NDArray[np.float64]]
     rounds: dict[str, list[npt.NDArray[np.float64]]]
-    predictions: Predictions
+    predictions: Predictions | Scores
     disagreements: Disagreements | None
     mistakes: Mistakes | None
+    pictures: Pictures | None
     history: list[Epoch]
     bundle: list[tuple[str, int]]
 
@@ -96,7 +108,7 @@ def read_run(path: Path) -> RunFolder:
     if not path.is_dir():
         raise BundleError(f"{path} is not a folder", "a report is made from the folder of a run", "runs lie in runs/NAME")
     result = _result(path / "result.json")
-    classes = len(result.per_class)
+    classes = len(class_names(result))
     samples, rounds = _timings(path / "latency.json", result)
     predictions = _predictions(path / "predictions.npz", classes)
     return RunFolder(
@@ -106,10 +118,16 @@ def read_run(path: Path) -> RunFolder:
         rounds=rounds,
         predictions=predictions,
         disagreements=_disagreements(path / "disagreements.npz", classes),
-        mistakes=_mistakes(path / "mistakes.npz", len(predictions.targets)),
+        mistakes=_mistakes(path / "mistakes.npz", len(predictions.keys)),
+        pictures=read_pictures(path / "pictures.npz", len(predictions.keys)),
         history=read_history(path / "history.json"),
         bundle=_bundle(path / "bundle"),
     )
+
+
+def class_names(result: Result) -> list[str]:
+    """All classes, in the order of the model's outputs."""
+    return list(result.class_names) or [each.name for each in result.per_class]
 
 
 def _broken(path: Path, why: str, rule: str) -> BundleError:
@@ -166,14 +184,28 @@ def _arrays(path: Path, names: list[str]) -> dict[str, npt.NDArray[Any]]:
         raise _broken(path, f"cannot be read ({error})", f"it holds the arrays {', '.join(names)}, no pickle") from None
 
 
-def _predictions(path: Path, classes: int) -> Predictions:
+def _predictions(path: Path, classes: int) -> Predictions | Scores:
+    """Logits with their targets, or a score an image: the arrays' shape tells."""
     _read(path)
+    scores = Scores(**_arrays(path, [f.name for f in fields(Scores)]))
+    if scores.baseline.ndim == 1:
+        return _checked_scores(path, scores)
     found = Predictions(**_arrays(path, [f.name for f in fields(Predictions)]))
     n = len(found.targets)
     if not n or found.baseline.shape != (n, classes) or found.chosen.shape != (n, classes) or found.keys.shape != (n,):
         got = f"targets {found.targets.shape}, baseline {found.baseline.shape}, chosen {found.chosen.shape}, keys {found.keys.shape}"
         raise _broken(path, f"the arrays do not fit: {got}", f"n targets and keys, and (n, {classes}) logits of both models")
     _check_classes(path, classes, found.targets)
+    return found
+
+
+def _checked_scores(path: Path, found: Scores) -> Scores:
+    n, both = len(found.baseline), (found.baseline, found.chosen)
+    if not n or any(scores.shape != (n,) for scores in both) or found.keys.shape != (n,):
+        got = f"baseline {found.baseline.shape}, chosen {found.chosen.shape}, keys {found.keys.shape}"
+        raise _broken(path, f"the arrays do not fit: {got}", "n scores of both models, and n keys")
+    if not all(scores.dtype.kind == "f" and np.isfinite(scores).all() for scores in both):
+        raise _broken(path, "it has scores that are no numbers", "scores are finite")
     return found
 
 

@@ -74,7 +74,7 @@ def measurements_table(measurements: Mapping[str, Measurement], title: str = "")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("runtime", overflow="fold")
     for name, m in measurements.items():
-        label = name.removesuffix("_ms").removesuffix("_bytes").replace("_", " ")
+        label = words.metric(name.removesuffix("_ms").removesuffix("_bytes"))
         table.add_row(Text(label), words.show(m), words.interval(m), f"{m.n:,}", Text(m.runtime))
     return table
 

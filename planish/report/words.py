@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from planish.measurement import Measurement
+from planish.measurement import Measurement, in_words
 from planish.search.result import CandidateResult, Result
 
 MINUS = "−"
-TOO_WIDE_POINTS = 5.0  # an interval of accuracy that is wider from end to end tells little
+TOO_WIDE_POINTS = 5.0  # an interval of a metric that is wider from end to end tells little
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "tensorrt": "TensorRT", "torch": "PyTorch"}
 
 
 def runtime_name(runtime: str) -> str:
     return _RUNTIMES.get(runtime, runtime)
+
+
+def metric(name: str) -> str:
+    """As people say it, within a sentence: ``accuracy``, ``mAP``, ``mask mAP``, ``mIoU``."""
+    return in_words(name)
+
+
+def title(name: str) -> str:
+    """The same at the beginning of one: ``Accuracy``, ``mAP``, ``Mask mAP``."""
+    text = in_words(name)
+    return text[:1].upper() + text[1:] if text.split(" ")[0].islower() else text
+
+
+def counted(measurement: Measurement) -> str:
+    """What a measurement of a class counted."""
+    return "Objects" if measurement.name == "average_precision" else "Images"
 
 
 def number(value: float, digits: int, sign: bool = False) -> str:

@@ -6,34 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from planish.errors import PlanishError
-from planish.evaluation.latency import LatencyReport
 from planish.evaluation.machine import describe_machine
-from planish.evaluation.mistakes import worst_mistakes
 from planish.evaluation.size import macs
-from planish.evaluation.statistics import proportion
 from planish.export.bundle import write_bundle
-from planish.measurement import Measurement
+from planish.measurement import Measurement, in_words
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
-from planish.search.files import write_arrays, write_json
+from planish.search.evidence import per_class, write_evidence
 from planish.search.proposals import Trial, expected_drop, promise
-from planish.search.result import CandidateResult, ClassResult, Goal, Result
+from planish.search.result import CandidateResult, Goal, Result
 from planish.search.state import Search, Shipped
 from planish.training.prepare import Job
 
-if TYPE_CHECKING:
-    from planish.artifact import Outputs
-
 _ORIGINAL = Plan()
 FINALISTS = 5
-_SHOWN_DISAGREEMENTS = 60
-_SHOWN_MISTAKES = 18
 
 
 def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, model: str, command: str, notes: list[str]) -> Result:
@@ -43,8 +32,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         search: what is known so far.
         job: the images and the model.
         trials: trained levels.
-        folder: of the run; gets ``bundle/``, ``result.json``, ``latency.json``, ``predictions.npz``, ``disagreements.npz`` and
-            ``mistakes.npz``.
+        folder: of the run; gets ``bundle/``, ``result.json``, and what ``write_evidence`` writes.
         model: what the user called the model.
         command: the command line.
         notes: what was decided on the user's behalf.
@@ -74,7 +62,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         model=model,
-        verdict=_verdict(headline, size_ratio, drop),
+        verdict=verdict(headline, size_ratio, drop, job.task.primary_metric),
         goal=search.goal,
         goal_met=not shortfall,
         shortfall=shortfall,
@@ -87,14 +75,16 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         latency_ratios=ratios,
         size_ratio=Measurement("size_ratio", size_ratio, "ratio", 1, True),
         drop=drop,
-        per_class=_per_class(job, tested),
+        per_class=per_class(job.task, tested),
         noise_floor=report.noise_floor,
         machine=describe_machine() | {"threads": search.threads, "batch": search.batch},
         data=job.data.report.model_dump(mode="json"),
         seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
         notes=notes,
+        metric=job.task.primary_metric,
+        class_names=job.task.class_names,
     )
-    _write_files(folder, job, tested, report)
+    write_evidence(folder, job.task, job.artifact.input_spec, job.artifact.preprocessing, tested, report)
     write_bundle(
         runner.artifact(ships.plan),
         job.task,
@@ -142,12 +132,12 @@ def _candidate(
     search: Search, subjects: Mapping[str, Shipped], key: str, baseline: str, measurements: dict[str, Measurement]
 ) -> CandidateResult:
     runner, shipped, reference = search.runner, subjects[key], subjects[baseline]
-    accuracy = runner.metrics(shipped.plan, shipped.runtime, "validation")[runner.task.primary_metric]
+    metric = runner.metrics(shipped.plan, shipped.runtime, "validation")[runner.task.primary_metric]
     drop = runner.drop(shipped.plan, shipped.runtime, (reference.plan, reference.runtime), "validation")
     network = runner.artifact(shipped.network)
     everything = measurements | {
         "size_bytes": runner.size(shipped.plan, shipped.runtime),
-        "metric_validation": _named(accuracy, "metric_validation"),
+        "metric_validation": _named(metric, "metric_validation"),
         "drop_validation": _named(drop, "drop_validation"),
     }
     if network.module is not None:
@@ -178,19 +168,19 @@ def _why(candidate: CandidateResult, chosen: CandidateResult, goal: Goal) -> Can
     if miss:
         return replace(candidate, why=miss)
     faster = candidate.measurements["latency_ms"].value < chosen.measurements["latency_ms"].value
-    return replace(candidate, why="too close to the accuracy limit to be safe" if faster else "the chosen one is faster")
+    return replace(candidate, why="too close to the limit of what may be lost to be safe" if faster else "the chosen one is faster")
 
 
-def _verdict(ratio: Measurement, size_ratio: float, drop: Measurement) -> str:
-    """One sentence with the numbers."""
+def verdict(ratio: Measurement, size_ratio: float, drop: Measurement, metric: str) -> str:
+    """One sentence with the numbers; ``metric`` is what is lost, by name."""
     assert drop.low is not None
     assert drop.high is not None
-    accuracy = f"{'loses' if drop.value >= 0 else 'gains'} {abs(drop.value):.2f} points of accuracy on test"
+    change = f"{'loses' if drop.value >= 0 else 'gains'} {abs(drop.value):.2f} points of {in_words(metric)} on test"
     ends = sorted((drop.low, drop.high)) if drop.value >= 0 else sorted((-drop.low, -drop.high))
     nothing = ", which is no difference" if drop.low <= 0 <= drop.high else ""
     return (
         f"The chosen model is {ratio.value:.1f}x [{ratio.low:.1f}, {ratio.high:.1f}] as fast as the fp32 original, "
-        f"{size_ratio:.1f}x smaller, and {accuracy} [{ends[0]:.2f}, {ends[1]:.2f}]{nothing}."
+        f"{size_ratio:.1f}x smaller, and {change} [{ends[0]:.2f}, {ends[1]:.2f}]{nothing}."
     )
 
 
@@ -202,46 +192,3 @@ def _shortfall(chosen: CandidateResult, others: Sequence[CandidateResult], goal:
         )
     over = drop.value - goal.max_drop_points
     return f"On validation it is within every limit, but on test it loses {over:.2f} points more than allowed." if over > 0 else ""
-
-
-def _per_class(job: Job, tested: Mapping[str, Outputs]) -> list[ClassResult]:
-    targets = np.asarray(job.task.split("test").targets)
-    scores = {name: job.task.scores(outputs, targets) for name, outputs in tested.items()}
-
-    def measure(name: str, index: int) -> Measurement:
-        mine = scores[name][targets == index]
-        low, high = proportion(int(mine.sum()), len(mine))
-        return Measurement("accuracy", 100 * float(mine.mean()), "%", len(mine), True, 100 * low, 100 * high)
-
-    present = [i for i in range(len(job.task.class_names)) if (targets == i).any()]
-    return [ClassResult(job.task.class_names[i], measure("baseline", i), measure("chosen", i)) for i in present]
-
-
-def _write_files(folder: Path, job: Job, tested: Mapping[str, Outputs], latency: LatencyReport) -> None:
-    """What the report recomputes its numbers from."""
-    split = job.task.split("test")
-    targets = np.asarray(split.targets)
-    write_json(folder / "latency.json", {"unit": "ms", "samples": latency.samples, "rounds": latency.round_medians})
-    baseline, chosen = tested["baseline"]["logits"], tested["chosen"]["logits"]
-    write_arrays(folder / "predictions.npz", targets=targets, baseline=baseline, chosen=chosen, keys=np.array(split.keys))
-    said, says = baseline.argmax(1), chosen.argmax(1)
-    where = np.flatnonzero(said != says)[:_SHOWN_DISAGREEMENTS]
-    spec, preprocessing = job.artifact.input_spec, job.artifact.preprocessing
-    pixels = np.asarray(split.images(spec, preprocessing)[where])
-    write_arrays(
-        folder / "disagreements.npz",
-        pixels=pixels,
-        targets=targets[where],
-        baseline=said[where],
-        chosen=says[where],
-        baseline_confidence=_confidence(baseline[where]),
-        chosen_confidence=_confidence(chosen[where]),
-        keys=np.array(split.keys)[where],
-    )
-    worst = worst_mistakes(chosen, targets, _SHOWN_MISTAKES)
-    write_arrays(folder / "mistakes.npz", rows=worst, pixels=np.asarray(split.images(spec, preprocessing)[worst]))
-
-
-def _confidence(logits: Any) -> Any:
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exp.max(axis=1) / exp.sum(axis=1)

@@ -79,5 +79,6 @@ def test_training_curve_survives_nan_and_one_value() -> None:
     from planish.report.run_folder import Epoch
 
     history = [Epoch(epoch=e, train_loss=math.nan if e == 2 else 1.0, validation_score=50) for e in (1, 2, 3)]
-    for metric in ("train_loss", "validation_score"):
-        assert "nan" not in plots.training(history, metric)
+    curves = plots.training(history, "miou")
+    assert [title for title, _ in curves] == ["mIoU on validation, %", "Loss on train"]
+    assert all("nan" not in curve for _, curve in curves)

@@ -59,12 +59,12 @@ def _class(result: Result) -> Result:
 @pytest.mark.parametrize(
     ("tamper", "says"),
     [
-        (_accuracy, "Test accuracy of the chosen model"),
+        (_accuracy, "Accuracy of the chosen model on test"),
         (_latency, f"Latency of {CHOSEN}"),
         (_headline, "headline speed-up"),
         (_ratio, "Latency ratio against openvino"),
         (_size, "Size ratio"),
-        (_drop, "Accuracy drop on test"),
+        (_drop, "Drop of accuracy on test"),
         (_interval, "Interval of the accuracy change"),
         (_class, "Accuracy on T-shirt/top, chosen model"),
     ],
