@@ -9,7 +9,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from planish.errors import DataError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # (Phones' multi-picture files are opened by the JPEG reader.)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _BITS_PER_SAMPLE = 258  # TIFF tag
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _LONGEST = 16  # times what the crop needs of the longer side
 
 
@@ -76,6 +77,13 @@ def resize(image: npt.NDArray[np.uint8], spec: InputSpec, preprocessing: Preproc
     size = max(spec.width, spec.height * width // height), max(spec.height, spec.width * height // width)
     left, top = round((size[0] - spec.width) / 2), round((size[1] - spec.height) / 2)
     return _to_array(pil.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + spec.width, top + spec.height)))
+
+
+def size_of(file_bytes: bytes) -> tuple[int, int]:
+    """Height and width of an image file that can be decoded, turned as its EXIF says; from its head."""
+    with Image.open(io.BytesIO(file_bytes), formats=FORMATS) as image:
+        width, height = image.size
+        return (width, height) if image.getexif().get(ExifTags.Base.Orientation) in _TURNED else (height, width)
 
 
 def prepare(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:

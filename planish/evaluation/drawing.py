@@ -36,7 +36,7 @@ def draw_objects(image: Pixels, objects: Objects, class_names: Sequence[str]) ->
 
 
 def draw_detections(image: Pixels, found: Mapping[str, Any], class_names: Sequence[str], least: float = LEAST_SCORE) -> Pixels:
-    """What was found in an image and is surer than ``least``: ``boxes`` ``(K, 4)``, ``scores``, ``labels``, perhaps ``masks`` ``(K, h, w)``."""
+    """What was found and is surer than ``least``: ``boxes`` ``(K, 4)``, ``scores``, ``labels``, perhaps ``masks`` ``(K, h, w)``."""
     rows = [int(i) for i in np.flatnonzero(np.asarray(found["scores"]) > least)]
     names = [f"{class_names[int(found['labels'][i])]} {100 * float(found['scores'][i]):.0f}" for i in rows]
     masks = [np.asarray(found["masks"][i]) for i in rows] if "masks" in found else None

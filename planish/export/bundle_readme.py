@@ -9,7 +9,7 @@ from planish.artifact import Artifact
 _TEXT = Template("""\
 # $title
 
-A classifier of $classes classes, made by Planish: $summary.
+A model for $task of $classes classes, made by Planish: $summary.
 
 - `$model` runs in $runtime. `bundle.json` holds classes, preprocessing, measurements and how the model was made.
 - `golden/` holds image files and the outputs they must give; `reference.json` says what normal inputs and predictions look like.
@@ -39,7 +39,14 @@ if min(im.size) > $side: im = im.resize([$side * s // min(im.size) for s in im.s
 im = im.resize(($resized), Image.Resampling.BILINEAR)
 x = np.asarray(im)[round((im.height - $h) / 2):, round((im.width - $w) / 2):][:$h, :$w].reshape(1, $h, $w, $channels)
 $run
-print(b["class_names"][int(logits[0].argmax())])""")
+$said""")
+
+# What the last line says, by what the model is for.
+_SAID = {
+    "classification": 'print(b["class_names"][int(logits[0].argmax())])',
+    "detection": 'print([(b["class_names"][c], s, box) for box, s, c in zip(*(o[0].tolist() for o in out[:3])) if s > 0.3])',
+    "semantic": 'print({b["class_names"][c]: float((out[0] == c).mean()) for c in set(out[0].ravel().tolist())})',
+}
 
 _RESIZED = {"squash": "$w, $h", "crop": "max($w, $h * im.width // im.height), max($h, $w * im.height // im.width)"}
 
@@ -65,6 +72,13 @@ _RUN = {
     ),
     "torch": ("torch", "torch", "logits = torch.export.load($file).module()(torch.from_numpy(x.copy())).detach().numpy()"),
 }
+# The same for models with several outputs, into the list `out`.
+_SEVERAL = {
+    "onnxruntime": 'out = onnxruntime.InferenceSession($file).run(None, {"images": x})',
+    "openvino": "model = openvino.Core().read_model($file)\n"
+    'out = list(openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x).values())',
+}
+_LIKE = {"instance": "detection"}
 _FILE = 'b["files"][0]'
 
 
@@ -73,8 +87,12 @@ def readme(artifact: Artifact, runtime: str) -> str:
     spec, source = artifact.input_spec, artifact.lineage.source.name
     # a runtime that others added has its own way to be called; ONNX files also run in ONNX Runtime
     package, imported, run = _RUN.get(runtime, _RUN["onnxruntime"])
+    task = artifact.lineage.source.task
+    if task != "classification":
+        run = _SEVERAL.get(runtime, _SEVERAL["onnxruntime"])
+    said = _SAID[_LIKE.get(task, task)]
     packed = artifact.format == "packed"  # only Planish knows how to open these
-    lines = Template(_LINES.safe_substitute(resized=_RESIZED[artifact.preprocessing.resize], run=run)).substitute(
+    lines = Template(_LINES.safe_substitute(resized=_RESIZED[artifact.preprocessing.resize], run=run, said=said)).substitute(
         imports=f"{imported}, planish.export.packed_file as packed" if packed else imported,
         file=f'packed.unpack(open({_FILE}, "rb").read())' if packed else _FILE,
         h=spec.height,
@@ -85,6 +103,7 @@ def readme(artifact: Artifact, runtime: str) -> str:
     )
     return _TEXT.substitute(
         title=source,
+        task=task,
         classes=len(artifact.class_names),
         summary=" → ".join([source, *(step.technique for step in artifact.lineage.steps)]),
         model=artifact.files[0].name,

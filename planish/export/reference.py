@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_TOLD = 0.3  # confidence from which on an object is told
 _DIGITS = 6  # the same for all, so that equal images have equal values
 
 
@@ -22,7 +23,9 @@ def image_values(images: Pixels, outputs: Outputs, files: Sequence[bytes] = ()) 
 
     On grey values from 0 to 1: ``brightness`` (mean), ``contrast`` (standard deviation) and ``sharpness`` (mean absolute step between
     neighbours). Where files are given ``width`` and ``height``, in pixels. Where there are ``logits`` ``(N, classes)``: ``confidence``
-    (of the top class), ``entropy`` (in nats), ``energy`` (how much speaks for any class at all; Liu et al. 2020, arXiv:2010.03759).
+    (of the top class), ``entropy`` (in nats), ``energy`` (how much speaks for any class at all; Liu et al. 2020, arXiv:2010.03759). Where
+    there are ``scores`` of boxes: how many ``objects`` are told, their mean ``size`` (share of the image) and ``confidence``. Where
+    there is a ``confidence`` a pixel: its mean.
 
     Args:
         images: as the model is fed them, uint8 ``(N, H, W, C)``.
@@ -43,6 +46,10 @@ def image_values(images: Pixels, outputs: Outputs, files: Sequence[bytes] = ()) 
         values["confidence"] = p.max(axis=1)
         values["entropy"] = -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1)
         values["energy"] = logits.max(axis=1) - np.log(values["confidence"])
+    elif "scores" in outputs:
+        values |= _of_objects(outputs)
+    elif "confidence" in outputs:
+        values["confidence"] = outputs["confidence"].reshape(len(images), -1).mean(axis=1)
     return {name: [round(float(value), _DIGITS) for value in found] for name, found in values.items()}
 
 
@@ -56,10 +63,18 @@ def reference_values(images: Pixels, files: Sequence[bytes], outputs: Outputs, c
         class_names: in the order of the logits.
     """
     found: dict[str, Any] = {"values": image_values(images, outputs, files)}
-    if "confidence" in found["values"]:
+    if "logits" in outputs:
         counts = np.bincount(outputs["logits"].argmax(axis=1), minlength=len(class_names))
         found["classes"] = dict(zip(class_names, counts.tolist(), strict=True))
     return found
+
+
+def _of_objects(outputs: Outputs) -> dict[str, Any]:
+    told = outputs["scores"] > _TOLD
+    count = np.maximum(1, told.sum(axis=1))
+    sides = np.clip(outputs["boxes"][..., 2:] - outputs["boxes"][..., :2], 0, 1)
+    areas = (sides.prod(axis=2) * told).sum(axis=1) / count
+    return {"objects": told.sum(axis=1), "size": areas, "confidence": (outputs["scores"] * told).sum(axis=1) / count}
 
 
 def _size(data: bytes) -> tuple[int, int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from planish.data.preprocessing import prepare
 from planish.errors import GoalError, PlanishError
 from planish.evaluation.latency import Subject, measure_latency
+from planish.export.agreement import difference
 from planish.export.bundle import EXPECTED, Bundle, changed_files, read_bundle
 from planish.export.runtimes import load
 from planish.measurement import Measurement
@@ -105,9 +106,10 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
         except (PlanishError, RuntimeError) as error:
             failures.append(f"{name}: {error}")
             continue
+        one = {key: values[i] for key, values in expected.items()}
         for key, values in expected.items():
-            difference, failure = _compare(found.get(key), values[i], float(np.abs(values).max()), bundle.tolerance)
-            worst = max(worst, difference)
+            far, failure = _compare(key, found, one, float(np.abs(values).max()), bundle.tolerance)
+            worst = max(worst, far)
             if failure:
                 failures.append(f"{name}: {key} {failure}")
     measured = _latency(folder, bundle, np.stack(images)) if latency and images else None
@@ -132,15 +134,16 @@ def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
     return found.measurements[_MODEL]["latency_ms"]
 
 
-def _compare(found: Any, expected: Any, scale: float, tolerance: float) -> tuple[float, str]:
-    """Largest difference as a share of ``scale``, and what is wrong, if anything is."""
-    if found is None or found.shape != (1, *expected.shape):
-        return 0.0, f"has another shape than {expected.shape}"
-    difference = float(np.abs(found[0] - expected).max()) / (scale or 1.0)
-    if not difference <= tolerance:  # also where it is NaN
-        return difference, f"differs by {difference:.2g} of the largest value, allowed {tolerance:g}"
-    if expected.ndim == 1 and len(expected) > 1:
-        second, first = np.sort(expected)[-2:]
-        if first - second > tolerance * scale and found[0].argmax() != expected.argmax():
-            return difference, f"has {found[0].argmax()} on top instead of {expected.argmax()}"
-    return difference, ""
+def _compare(key: str, found: Outputs, expected: Outputs, scale: float, tolerance: float) -> tuple[float, str]:
+    """Largest difference of one output as a share of ``scale``, and what is wrong, if anything is."""
+    wanted = expected[key]
+    if key not in found or found[key].shape != (1, *wanted.shape):
+        return 0.0, f"has another shape than {wanted.shape}"
+    far = difference(key, {name: values[0] for name, values in found.items()}, expected, scale)
+    if not far <= tolerance:  # also where it is NaN
+        return far, f"differs by {far:.2g} of the largest value, allowed {tolerance:g}"
+    if key == "logits" and len(wanted) > 1:
+        second, first = np.sort(wanted)[-2:]
+        if first - second > tolerance * scale and found[key][0].argmax() != wanted.argmax():
+            return far, f"has {found[key][0].argmax()} on top instead of {wanted.argmax()}"
+    return far, ""

@@ -24,6 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from planish.data.preprocessing import size_of
 from planish.errors import DataError, PlanishError
 from planish.serving.batching import Batcher, BusyError
 from planish.serving.description import IMAGE_FILE, INFERRED, METRICS, PREDICTED, TENSORS, describe, failures
@@ -188,10 +189,10 @@ def service(
             outputs = await entry.batcher(pixels)
             if recorder is not None:
                 recorder.offer(model, pixels, outputs, time.perf_counter() - begun, data)
-            said = model.answers(outputs)[0]
+            said = model.answers(outputs, sizes=[size_of(data)])[0]
             if "class" in said:
                 metrics.classes.labels(model.name, model.version, said["class"]).inc()
-            if why:
+            if why and "class" in said:
                 said |= {"why": await reasons(entry, pixels, said), "region": region}
             return JSONResponse({"model": model.name, "version": model.version, **said})
 
@@ -254,7 +255,7 @@ def service(
     async def models_served() -> dict[str, Any]:
         return {
             "models": [
-                {"name": model.name, "version": model.version, "classes": model.bundle.class_names}
+                {"name": model.name, "version": model.version, "task": model.bundle.name, "classes": model.bundle.class_names}
                 for model in (entry.model for entry in served)
             ]
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class ServedModel:
         spec = self.bundle.input_spec
         self.input_shape = (spec.height, spec.width, spec.channels)
         outputs = self.run(np.zeros((1, *self.input_shape), np.uint8))  # the first call is the slowest
-        self.outputs = {name: values.shape[1:] for name, values in outputs.items()}
+        self.outputs = {name: (values.dtype.kind, values.shape[1:]) for name, values in outputs.items()}
 
     @property
     def key(self) -> tuple[str, str]:
@@ -67,6 +68,6 @@ class ServedModel:
         image = decode(file_bytes, spec.channels, preprocessing.decode_side, max_pixels)
         return resize(image, spec, preprocessing)[None], seen_region(image.shape[0], image.shape[1], spec, preprocessing)
 
-    def answers(self, outputs: Outputs, top: int = 5) -> list[dict[str, Any]]:
+    def answers(self, outputs: Outputs, top: int = 5, sizes: Sequence[tuple[int, int]] | None = None) -> list[dict[str, Any]]:
         """What to say of each image; see ``planish.tasks.answers``."""
-        return answers(self.bundle.name, outputs, self.bundle.class_names, top)
+        return answers(self.bundle.name, outputs, self.bundle.class_names, top, sizes)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
 INPUT = "images"
+_DATATYPES: dict[str, tuple[str, Any]] = {"f": ("FP32", np.float32), "i": ("INT64", np.int64), "u": ("UINT8", np.uint8)}  # by numpy's kind
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -30,7 +31,9 @@ def model_metadata(model: ServedModel, versions: list[str]) -> dict[str, Any]:
         "versions": versions,
         "platform": f"planish_{model.bundle.runtime}",
         "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *model.input_shape]}],
-        "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, *shape]} for name, shape in model.outputs.items()],
+        "outputs": [
+            {"name": name, "datatype": _DATATYPES[dtype][0], "shape": [-1, *shape]} for name, (dtype, shape) in model.outputs.items()
+        ],
     }
 
 
@@ -90,8 +93,9 @@ def write_response(model: ServedModel, outputs: Outputs, request: Mapping[str, A
     wanted = _wanted(request, outputs)
     parts, blobs = [], []
     for name, as_binary in wanted.items():
-        values = np.ascontiguousarray(outputs[name], dtype=np.float32)
-        part: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
+        datatype, kind = _DATATYPES[outputs[name].dtype.kind]
+        values = np.ascontiguousarray(outputs[name], dtype=kind)
+        part: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
         if as_binary:
             blobs.append(values.tobytes())
             part["parameters"] = {"binary_data_size": len(blobs[-1])}

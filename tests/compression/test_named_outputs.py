@@ -133,7 +133,9 @@ def test_it_applies_is_saved_and_returns_from_its_file_what_the_network_decodes(
     assert list(found) == list(expected), "what is decoded from is not returned"
     if after.facts["precision"] != "int8":
         np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4)
-        np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-3)
+        # which of two equally sure places comes first may hang on the last bit
+        ours, theirs = (np.sort(boxes.reshape(len(images), -1), axis=1) for boxes in (found["boxes"], expected["boxes"]))
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
 def test_a_pruned_network_returns_maps_of_the_same_size(before: Artifact, task: Any) -> None:
@@ -159,16 +161,14 @@ def test_int8_rounds_the_layers_and_not_what_is_decoded(runtime: str, more: dict
         return
     assert "int8" in executed_precisions(after.files, "onnxruntime")
     graph = onnx.load(str(after.files[0])).graph
-    reached = {name for node in graph.node for name in node.output if name.startswith(RAW)}
-    assert len(reached) == 2
-    for node in graph.node:
-        if any(name in reached for name in node.input):
-            inputs = [name for name in node.input if name in reached]
-            assert node.op_type in ("QuantizeLinear", "DequantizeLinear") or not any("QuantizeLinear" in name for name in node.output), (
-                inputs
-            )
-            if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
-                reached.update(node.output)
+    reached = {f"{RAW}level_8", f"{RAW}level_16"}
+    assert reached <= {name for node in graph.node for name in node.output}
+    rounded = ("QuantizeLinear", "DequantizeLinear")
+    for node in graph.node:  # in topological order
+        if reached.intersection(node.input):
+            at_once = any(name.startswith(RAW) for name in node.input)
+            assert at_once or node.op_type not in rounded, f"{node.name} is rounded, and comes after the layers"
+            reached.update(node.output)
 
 
 def test_a_copy_of_a_traced_network_still_decodes(before: Artifact, task: Any) -> None:
