@@ -24,7 +24,7 @@ _WIDE = 100  # columns of a terminal on which every interval has a column of its
 
 
 def comparison_table(rows: Sequence[Row], noise_floor: Measurement | None = None, width: int = _WIDE) -> Table:
-    """Strategy, level, compression, measured speed-up and change of accuracy, each with its interval.
+    """Strategy, level, compression, measured speed-up and what was lost, each with its interval.
 
     Args:
         rows: the arms.
@@ -80,8 +80,14 @@ def write_comparison(folder: Path) -> Path:
     return write_page(folder / "comparison.html", page)
 
 
+def _metric(found: Comparison) -> str:
+    primary = words.primary(found.original.measurements)
+    return words.metric(primary.name if primary else "accuracy")
+
+
 def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int], narrow: bool) -> Markup:
-    """Change of accuracy over a ratio, one line a strategy through its levels; whiskers are 95 % intervals."""
+    """Change of the metric over a ratio, one line a strategy through its levels; whiskers are 95 % intervals."""
+    metric = _metric(found)
     width, height, left = (380.0, 400.0, 36.0) if narrow else (960.0, 460.0, 60.0)
     rows = [row for row in found.rows if name in row.measurements]
     if not rows:
@@ -94,7 +100,7 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
     y = Scale(lowest - pad, max(ys) + pad, height - 52, 22)
     parts = ratio_frame(x, y, narrow)
     parts.append(el("text", f"{title} (log scale)", x=(x.start + x.end) / 2, y=height - 8, cls="axis middle"))
-    parts.append(el("text", "accuracy change on test, points", x=x.start, y=11, cls="axis"))
+    parts.append(el("text", f"{metric} change on test, points", x=x.start, y=11, cls="axis"))
     marks = [_original(x(1.0), y(0.0))]
     for strategy, index in strategies.items():
         mine = sorted((row for row in rows if row.strategy == strategy), key=lambda row: row.measurements[name].value)
@@ -110,7 +116,7 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
             text = f"{who}: {words.show(row.measurements[name])}, {words.change(drop)} points"
             marks.append(el("g", mark(index, cx, cy), el("title", text), tabindex="0", role="img", aria_label=text))
     shown = "only-narrow" if narrow else "only-wide"
-    return drawing(f"Accuracy change over {title}", width, height, *parts, *marks, cls=shown, role="group")
+    return drawing(f"{metric} change over {title}", width, height, *parts, *marks, cls=shown, role="group")
 
 
 def _original(x: float, y: float) -> Markup:

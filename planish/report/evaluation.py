@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from planish.evaluation.calibration import reliability
 from planish.evaluation.classification_metrics import confusion_matrix, probabilities
+from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.thresholds import precision_by_coverage, top_scores
 from planish.measurement import Measurement
 from planish.report import plots, words
@@ -48,6 +49,7 @@ def write_evaluation(folder: Path) -> Path:
         primary=primary,
         warning=_warning(found, predicted),
         said=None if isinstance(predicted, Scored) else _said(found, predicted),
+        least_score=LEAST_SCORE,
         pictures=shown(read_pictures(folder / "pictures.npz", len(predicted.keys)), predicted.keys, words.metric(primary)),
         corrupted=_corrupted(found),
         training=plots.training(read_history(folder / "history.json"), primary),

@@ -23,7 +23,7 @@ _WIDE = 100  # columns of a terminal on which everything has room
 
 
 def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
-    """One row an arm: accuracy on test, the difference to the reference with its interval, what it took.
+    """One row an arm: the metric on test, the difference to the reference with its interval, what it took.
 
     Args:
         arms: as far as they are.
@@ -32,20 +32,26 @@ def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
     wide = width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("arm", overflow="fold")
-    for heading in ("seeds", "accuracy", "difference, points", "verdict", *(["s an epoch"] if wide else [])):
+    for heading in ("seeds", metric_of(arms), "difference, points", "verdict", *(["s an epoch"] if wide else [])):
         table.add_column(heading, justify="left" if heading == "verdict" else "right", overflow="fold")
     for arm in arms:
-        m = arm.measurements
+        m, primary = arm.measurements, words.primary(arm.measurements)
         label = arm.label if wide else arm.label.replace(", ", ",\n")
         cells: list[Text | str] = [
             Text("\n").join(Text(line, style) for line, style in ((label, ""), (arm.why, "dim")) if line),
             str(sum(not trial.failed for trial in arm.trials)),
-            words.show(m["accuracy"]) if "accuracy" in m else "",
+            words.show(primary) if primary else "",
             difference(m["difference"]).replace(" ", " " if wide else "\n", 1) if "difference" in m else "",
             arm.verdict,
         ]
         table.add_row(*cells, *([f"{m['seconds_an_epoch'].value:.1f}" if m else ""] if wide else []))
     return table
+
+
+def metric_of(arms: Sequence[ArmResult]) -> str:
+    """What the arms are judged by, in words."""
+    known = (words.primary(arm.measurements) for arm in arms)
+    return words.metric(next((m.name for m in known if m), "accuracy"))
 
 
 def difference(measurement: Measurement) -> str:
@@ -82,6 +88,7 @@ def write_experiment(folder: Path) -> Path:
         "experiment.html.jinja",
         found=found,
         difference=difference,
+        metric=metric_of(found.arms),
         findings=findings(found),
         factors={short_key(factor): [short_value(v) for v in values] for factor, values in found.factors.items()},
         effects=[(f"{short_key(e.key)}={short_value(e.value)}", f"{short_key(e.key)}={short_value(found.factors[e.key][0])}", e)
@@ -147,10 +154,11 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
 
 
 def _curves(found: Experiment, narrow: bool) -> Markup:
-    """Validation accuracy over the seconds of training, a line a trial."""
+    """The score on validation over the seconds of training, a line a trial."""
     curves = [(i, arm.label, trial.curve) for i, arm in enumerate(found.arms) for trial in arm.trials if len(trial.curve) > 1]
     if not curves:
         return Markup()
+    metric = metric_of(found.arms)
     width, height, left = (380.0, 320.0, 36.0) if narrow else (960.0, 400.0, 60.0)
     x = Scale(0.0, max(s for *_, curve in curves for s, _ in curve), left, width - 14)
     values = [v for *_, curve in curves for _, v in curve]
@@ -163,8 +171,8 @@ def _curves(found: Experiment, narrow: bool) -> Markup:
         el("text", plain(value), x=x(value), y=y.start + 20, cls="tick middle") for value in ticks(x.low, x.high, 5 if narrow else 10)
     ]
     parts.append(el("text", "seconds of training", x=(x.start + x.end) / 2, y=height - 6, cls="axis middle"))
-    parts.append(el("text", "accuracy on validation, %", x=x.start, y=11, cls="axis"))
+    parts.append(el("text", f"{metric} on validation, %", x=x.start, y=11, cls="axis"))
     for index, label, curve in curves:
         points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in curve)
         parts.append(el("polyline", el("title", label), points=points, cls=look(index)))
-    return drawing("Validation accuracy of every trial", width, height, *parts, cls="only-narrow" if narrow else "only-wide")
+    return drawing(f"{metric} on validation of every trial", width, height, *parts, cls="only-narrow" if narrow else "only-wide")

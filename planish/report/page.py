@@ -16,6 +16,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.latency import SMALLEST_DIFFERENCE, verdict
 from planish.report import pictures, plots, thumbnails, words
 from planish.report.confusion import FEW_CLASSES, shades
@@ -70,6 +71,7 @@ def render(run: RunFolder) -> str:
         matrices=again.confusion is not None and len(names) <= FEW_CLASSES,
         thumbnails=_thumbnails(run, again),
         mistakes=_mistakes(run),
+        least_score=LEAST_SCORE,
         pictures=pictures.shown(run.pictures, run.predictions.keys, words.metric(result.metric)),
         sheet=thumbnails.sheet_uri(run.path / "augmented.png"),
         training=plots.training(run.history, result.metric),

@@ -62,7 +62,7 @@ class PictureRow:
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Images that are shown for one reason, in words."""
+    """Images that are shown for one reason, which its title and text tell."""
 
     title: str
     text: str
@@ -112,8 +112,9 @@ def shown(found: Pictures | None, keys: Any, metric: str) -> list[PictureGroup]:
     if found is None:
         return []
     two = len(found.models) > 1
-    differing = PictureGroup("Most different", f"Those of which the {metric} changed most between the two models.", [])
-    worst = PictureGroup("Worst", f"Those of which the {'chosen ' if two else ''}model makes least.", [])
+    changed = f"The {metric} of these, each taken alone, changed most from the original to the chosen model."
+    differing = PictureGroup("Most different", changed, [])
+    worst = PictureGroup("Worst", f"On these, each taken alone, the {'chosen ' if two else ''}model does worst.", [])
     spent = 0
     for i in _in_turns(found.changed):
         row = _row(found, i, str(keys[found.rows[i]]), metric)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from planish.measurement import Measurement, in_words
 from planish.search.result import CandidateResult, Result
 
@@ -23,6 +25,11 @@ def title(name: str) -> str:
     """The same at the beginning of one: ``Accuracy``, ``mAP``, ``Mask mAP``."""
     text = in_words(name)
     return text[:1].upper() + text[1:] if text.split(" ")[0].islower() else text
+
+
+def primary(measurements: Mapping[str, Measurement]) -> Measurement | None:
+    """The one that decides: wherever metrics are kept, it comes first."""
+    return next(iter(measurements.values()), None)
 
 
 def counted(measurement: Measurement) -> str:

@@ -48,7 +48,7 @@ class ArmResult:
         label: what is different about it, in words.
         values: what is varied, by key: ``{"levers.activation": "elu"}``.
         trials: one a seed.
-        measurements: ``accuracy`` on test, mean of all seeds; ``difference`` to the reference, paired by seed and image, its
+        measurements: the task's metric on test, mean of all seeds; ``difference`` to the reference, paired by seed and image, its
             interval so wide that all of the experiment's hold together; ``seconds_an_epoch``; ``peak_memory_bytes``; ``parameters``.
         verdict: ``reference``, ``better``, ``worse``, ``no difference``, ``too few seeds to tell``; empty where nothing was measured.
         why: it was refused, failed, or got no further seed.
@@ -321,7 +321,8 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
             measured.append(arm)
             continue
         whole = [trial for trial in arm.trials if not trial.failed]
-        found_here = {"accuracy": percent("accuracy", mine.size, over_seeds(mine, np.zeros_like(mine)))}
+        metric = whole[0].metric
+        found_here = {metric: percent(metric, mine.size, over_seeds(mine, np.zeros_like(mine)))}
         verdict = "reference" if i == 0 else ""
         reference = scores[0]
         if i and reference is not None:

@@ -11,20 +11,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_comparison import make_comparison
 from fake_places import NAMES, PREPROCESSING, SPEC, Places, overlap, said, write_places_evaluation, write_places_run
 from PIL import Image
+from rich.console import Console
 from test_page import Page
 
 from planish.errors import BundleError
 from planish.evaluation.statistics import bootstrap_mean
+from planish.measurement import Measurement
 from planish.report import words, write_report
+from planish.report.comparison import write_comparison
 from planish.report.evaluation import write_evaluation
+from planish.report.experiment import experiment_table, metric_of
 from planish.report.recompute import recompute
 from planish.report.run_folder import read_run
 from planish.report.terminal import measurements_table
+from planish.search.compare import Row
 from planish.search.evaluation import load_evaluation
+from planish.search.experiment import ArmResult
 from planish.search.pictures import write_pictures
 from planish.search.result import Result
+from planish.search.trials import Trial
 
 
 @pytest.fixture(scope="module")
@@ -228,9 +236,33 @@ def test_metrics_in_words(name: str, within: str, first: str) -> None:
     assert (words.metric(name), words.title(name)) == (within, first)
 
 
-def test_the_terminal_says_them_so_too() -> None:
-    from rich.console import Console
+def _renamed(row: Row) -> Row:
+    return replace(row, measurements={"miou" if k == "accuracy" else k: replace(m, name="miou") for k, m in row.measurements.items()})
 
+
+def test_comparisons_name_what_they_compare(tmp_path: Path) -> None:
+    found = make_comparison(4)
+    replace(found, original=_renamed(found.original), rows=[_renamed(row) for row in found.rows]).save(tmp_path / "comparison.json")
+    page = Page(write_comparison(tmp_path).read_text())
+    assert "ccuracy" not in page.text
+    for text in ("mIoU over speed", "mIoU is on 2000 test images", "mIoU change on test, points", "mIoU, points"):
+        assert text in page.text
+
+
+def test_experiments_name_what_they_measure() -> None:
+    m = Measurement("mask_map", 40.0, "%", 100, True, 39.0, 41.0)
+    took = Measurement("seconds_an_epoch", 3.0, "s", 1, False)
+    arms = [ArmResult("plain", {}, [Trial(0, metric="mask_map")], {"mask_map": m, "seconds_an_epoch": took}, "reference")]
+    assert metric_of(arms) == "mask mAP"
+    console = Console(file=io.StringIO(), width=120)
+    console.print(experiment_table(arms))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "mask mAP" in text
+    assert "40.00 %" in text
+    assert metric_of([]) == "accuracy"
+
+
+def test_the_terminal_says_them_so_too() -> None:
     console = Console(file=io.StringIO(), width=80)
     task = Places()
     console.print(measurements_table(task.metrics(said(task, 0.02, 0), task.test.targets)))
