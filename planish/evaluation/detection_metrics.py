@@ -59,7 +59,7 @@ def average_precision_by_class(
     precision = average_precision(matches, len(class_names), weights)
     counts = np.bincount(matches.object_label, minlength=len(class_names))
     return {
-        name: percent("average_precision", int(counts[i]), _interval(np.nanmean(precision[:, i], axis=1)))
+        name: percent("average_precision", int(counts[i]), _interval(_mean(precision[:, i])))
         for i, name in enumerate(class_names)
         if counts[i]
     }

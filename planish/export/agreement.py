@@ -10,13 +10,13 @@ import numpy as np
 _SURE = 0.3  # a box that is less sure may come or go
 _COVER = 0.8  # overlap by which a box is the same one
 _PIXELS = 0.98  # of a label map that are alike
-_READ_TOGETHER = ("boxes", "labels", "masks")  # with ``scores``
+_READ_TOGETHER = ("boxes", "scores", "labels", "masks")
 
 
 def difference(name: str, found: Mapping[str, Any], expected: Mapping[str, Any], scale: float) -> float:
     """How far one output of one image is from what was expected, as a share of ``scale``; 0 where it is the same.
 
-    Boxes are as far off as the scores of those that have no like among the others; label maps as far as more pixels differ than may.
+    Boxes are as far off as their scores are from those of their like among the others; label maps as far as more pixels differ than may.
 
     Args:
         name: of the output.
@@ -24,10 +24,8 @@ def difference(name: str, found: Mapping[str, Any], expected: Mapping[str, Any],
         expected: likewise.
         scale: the largest expected value of that output.
     """
-    if name == "boxes":
-        return max(_missing(found, expected), _missing(expected, found))
-    if name in _READ_TOGETHER:
-        return 0.0
+    if "boxes" in expected and name in _READ_TOGETHER:
+        return max(_apart(found, expected), _apart(expected, found)) / (scale or 1.0) if name == "scores" else 0.0
     if name == "classes":
         alike = float((np.asarray(found[name]) == np.asarray(expected[name])).mean())
         return 0.0 if alike >= _PIXELS else 1.0 - alike
@@ -36,14 +34,14 @@ def difference(name: str, found: Mapping[str, Any], expected: Mapping[str, Any],
     return float(np.abs(found[name] - expected[name]).max()) / (scale or 1.0)
 
 
-def _missing(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
-    """The score of the surest box that has no like, above what may come or go; or 0."""
+def _apart(found: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+    """How far the score of a box is from that of its like, at most; of a box without, how far from what may come or go."""
     worst = 0.0
     for box, score, label in zip(expected["boxes"], expected["scores"], expected["labels"], strict=True):
         if score > _SURE:
-            same = np.asarray(found["labels"]) == label
-            if not (_overlap(np.asarray(found["boxes"]), box)[same] > _COVER).any():
-                worst = max(worst, float(score) - _SURE)
+            same = (np.asarray(found["labels"]) == label) & (_overlap(np.asarray(found["boxes"]), box) > _COVER)
+            near = np.abs(np.asarray(found["scores"])[same] - score).min(initial=np.inf)
+            worst = max(worst, float(min(near, score - _SURE)))
     return worst
 
 

@@ -127,13 +127,12 @@ class Detector(nn.Module):
         for stride in self.strides:
             values = outputs[f"level_{stride}"]
             where, size = centres_of(values.shape[2], values.shape[3], values)
-            rows.append(values.flatten(2).transpose(1, 2))
+            rows.append(values.flatten(2))
             centres.append(where)
             cells.append(size.expand(len(where), 2))
-        every = torch.cat(rows, 1)
-        sides = torch.unflatten(every[..., : 4 * _BINS], 2, (4, _BINS))
-        end = 4 * _BINS + self.num_classes
-        return every[..., 4 * _BINS : end], sides, every[..., end:].tanh(), torch.cat(centres), torch.cat(cells)
+        widths = [4 * _BINS, self.num_classes, self.coefficients]
+        sides, logits, more = (part.transpose(1, 2) for part in torch.cat(rows, 2).split(widths, 1))
+        return logits, torch.unflatten(sides, 2, (4, _BINS)), more.tanh(), torch.cat(centres), torch.cat(cells)
 
     def _mask_loss(self, prototypes: Tensor, coefficients: Tensor, targets: Sequence[dict[str, Tensor]], assigned: Assigned) -> Tensor:
         image, place = assigned.positive.nonzero(as_tuple=True)

@@ -1,0 +1,209 @@
+"""The detector: what it learns at which place by hand, suppression against torchvision, its file, and that it learns at all."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn import functional
+from torchvision.ops import batched_nms, box_iou, generalized_box_iou
+
+from planish.artifact import Source
+from planish.errors import ModelError
+from planish.models import create
+from planish.models.detection import Detector
+from planish.models.detection.assignment import assign
+from planish.models.detection.boxes import iou
+from planish.models.detection.decode import boxes_of, centres_of, keep_best
+from planish.models.detection.losses import distance_loss, within
+from planish.models.segmentation import Segmenter
+from planish.models.zoo import build
+
+
+def small(masks: bool = False) -> Detector:
+    torch.manual_seed(0)
+    return Detector(build(Source("resnet8", 10, 3)), 3, 3, (4, 8), masks=masks, width=16)
+
+
+def test_overlaps_are_torchvisions() -> None:
+    g = torch.Generator().manual_seed(0)
+    boxes = [torch.cat([c, c + torch.rand(7, 2, generator=g)], 1) for c in (torch.rand(7, 2, generator=g), torch.rand(7, 2, generator=g))]
+    a, b = boxes[0].unsqueeze(1), boxes[1].unsqueeze(0)
+    torch.testing.assert_close(iou(a, b), box_iou(*boxes))
+    torch.testing.assert_close(iou(a, b, generalised=True), generalized_box_iou(*boxes))
+
+
+def test_boxes_come_from_distances_in_cells() -> None:
+    centres, size = centres_of(2, 4, torch.zeros(1))
+    assert centres.tolist()[:2] == [[0.125, 0.25], [0.375, 0.25]]
+    assert size.tolist() == [0.25, 0.5]
+    sides = torch.full((1, 8, 4, 4), -30.0)
+    sides[..., 1] = 30  # one cell to each side
+    box = boxes_of(sides, centres, size.expand(8, 2))[0, 1]
+    torch.testing.assert_close(box, torch.tensor([0.125, -0.25, 0.625, 0.75]))
+
+
+def test_distance_loss_by_hand() -> None:
+    """A distance of 1.25 is three quarters of 1 and a quarter of 2."""
+    logits = torch.tensor([[[0.3, -0.2, 0.5, 0.0]] * 4])
+    logs = functional.log_softmax(logits[0, 0], 0)
+    expected = -(0.75 * logs[1] + 0.25 * logs[2])
+    assert distance_loss(logits, torch.full((1, 4), 1.25)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_an_object_is_learned_where_class_and_box_suit_it_best() -> None:
+    """Four places in a row; the object covers the first two. The second has the better box, the first the better class."""
+    centres = torch.tensor([[0.125, 0.5], [0.375, 0.5], [0.625, 0.5], [0.875, 0.5]])
+    wanted = torch.tensor([[[0.0, 0.0, 0.5, 1.0]]])
+    boxes = torch.tensor([[[0.0, 0.0, 0.4, 1.0], [0.0, 0.0, 0.5, 0.9], [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]])
+    scores = torch.tensor([[[0.9, 0.1], [0.5, 0.1], [0.9, 0.1], [0.9, 0.1]]])
+    found = assign(scores, boxes, centres, wanted, torch.tensor([[0]]), torch.tensor([[True]]))
+    assert found.positive.tolist() == [[True, True, False, False]], "centres outside the object learn nothing, however good their box"
+    suits = [math.sqrt(0.9) * 0.8**6, math.sqrt(0.5) * 0.9**6]
+    expected = [0.9 * s / max(suits) for s in suits]
+    torch.testing.assert_close(found.weights[0, :2], torch.tensor(expected))
+
+
+def test_an_object_smaller_than_a_cell_is_learned_at_the_nearest_place() -> None:
+    centres = torch.tensor([[0.25, 0.5], [0.75, 0.5]])
+    boxes = torch.tensor([[[0.2, 0.4, 0.4, 0.6], [0.6, 0.4, 0.9, 0.6]]])
+    wanted = torch.tensor([[[0.30, 0.45, 0.34, 0.55], [0.0, 0.0, 0.0, 0.0]]])
+    found = assign(torch.full((1, 2, 1), 0.5), boxes, centres, wanted, torch.zeros(1, 2, dtype=torch.long), torch.tensor([[True, False]]))
+    assert found.positive.tolist() == [[True, False]], "and what only fills the batch up is learned nowhere"
+
+
+def test_suppression_is_torchvisions() -> None:
+    g = torch.Generator().manual_seed(1)
+    for crowded in (False, True) * 20:
+        corners, sides = torch.rand(1, 300, 2, generator=g) * 0.8, torch.rand(1, 300, 2, generator=g) * 0.3 + 0.02
+        if crowded:
+            corners = corners[:, :20].repeat(1, 15, 1) + 0.01 * torch.randn(1, 300, 2, generator=g)
+            sides = sides[:, :20].repeat(1, 15, 1)
+        boxes, scores = torch.cat([corners, corners + sides], 2), torch.rand(1, 300, 3, generator=g)
+        kept, sure, labels = keep_best(boxes, scores)
+        best, kinds = scores[0].max(1)
+        first = best.topk(100).indices
+        expected = first[batched_nms(boxes[0][first], best[first], kinds[first], 0.6)]
+        count = int((sure[0] > 0).sum())
+        torch.testing.assert_close(sure[0, :count], best[expected])
+        assert labels[0, :count].tolist() == kinds[expected].tolist()
+        torch.testing.assert_close(kept[0, :count], boxes[0][expected].clamp(0, 1))
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_it_learns_coloured_boxes(masks: bool) -> None:
+    rng = np.random.default_rng(0)
+    images, targets = torch.rand(8, 3, 64, 64) * 0.3, []
+    for i in range(8):
+        boxes, labels, shapes = [], [], []
+        for kind in range(int(rng.integers(1, 4))):
+            width, height = (int(v) for v in rng.integers(12, 28, 2))
+            x, y = int(rng.integers(0, 64 - width)), int(rng.integers(0, 64 - height))
+            images[i, :, y : y + height, x : x + width] = 0
+            images[i, kind, y : y + height, x : x + width] = 1
+            boxes.append([x / 64, y / 64, (x + width) / 64, (y + height) / 64])
+            labels.append(kind)
+            shape = torch.zeros(64, 64, dtype=torch.uint8)
+            shape[y : y + height, x : x + width] = 1
+            shapes.append(shape)
+        targets.append({"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)} | ({"masks": torch.stack(shapes)} if masks else {}))
+    network = small(masks).train()
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    losses = []
+    for _ in range(120):
+        loss = network.loss(network(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.35 * losses[0]
+    with torch.no_grad():
+        found = network.eval().decode(network(images))
+    for i, one in enumerate(targets):
+        for k, (box, label) in enumerate(zip(one["boxes"], one["labels"], strict=True)):
+            overlap = iou(box, found["boxes"][i]) * (found["labels"][i] == label) * (found["scores"][i] > 0.2)
+            seen = float(one["masks"][k].float().mean()) if masks else 1
+            if masks and seen < 0.03:
+                continue  # nearly covered by another
+            assert overlap.max() > 0.5, (i, k)
+            if masks:
+                mask = functional.interpolate(found["masks"][i, overlap.argmax()][None, None], (64, 64), mode="bilinear")[0, 0] > 0.5
+                own = one["masks"][k].bool()
+                assert (mask & own).sum() / (mask | own).sum() > 0.5
+
+
+def test_images_without_objects_teach_as_well() -> None:
+    network, nothing = small().train(), {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    outputs = network(torch.rand(2, 3, 64, 64))
+    loss = network.loss(outputs, [nothing, nothing])
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert 0 < loss < 1, "hardly anything is said at first, and rightly so"
+
+
+def test_a_copy_is_no_distance_away_and_others_are() -> None:
+    network = small(masks=True).eval()
+    with torch.no_grad():
+        outputs, other, smaller = (network(torch.rand(2, 3, side, side)) for side in (64, 64, 32))
+    assert network.distance(outputs, outputs).item() == pytest.approx(0, abs=1e-5)
+    assert network.distance(outputs, other) > 0
+    assert torch.isfinite(network.distance(smaller, outputs)), "from a teacher that saw larger images"
+
+
+def test_places_within_a_box() -> None:
+    assert within(torch.tensor([0.25, 0.0, 0.75, 0.5]), 4, 4).int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+BACKBONES = (
+    "resnet8", "torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x0_5", "timm:mobilenetv3_small_050",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("task", ["detection", "instance", "semantic"])
+def test_any_backbone_is_traced_and_built_again(task: str, name: str) -> None:
+    torch.manual_seed(0)
+    created = create(name, task=task, num_classes=5, channels=1, image_size=128)
+    images = torch.rand(2, 1, 128, 128)
+    outputs = created.module.eval()(images)
+    fx.symbolic_trace(created.module)
+    again = build(created.source)
+    again.load_state_dict(created.module.state_dict())
+    found, repeated = (network.eval().decode(network(images)) for network in (created.module, again))
+    for key, values in found.items():
+        torch.testing.assert_close(values, repeated[key])
+    if task == "semantic":
+        assert found["classes"].shape == (2, 128, 128)
+    else:
+        assert found["boxes"].shape == (2, 100, 4)
+    assert all(isinstance(v, torch.Tensor) for v in (outputs.values() if isinstance(outputs, dict) else [outputs]))
+
+
+def test_a_network_without_maps_is_refused() -> None:
+    with pytest.raises(ModelError, match="maps of stride"):
+        Detector(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)), 2, 3, (8, 16))
+
+
+def test_a_segmenter_learns_and_leaves_out_what_is_ignored() -> None:
+    torch.manual_seed(0)
+    network = Segmenter(build(Source("resnet8", 10, 3)), 2, 3, (4, 8), width=16)
+    targets = torch.zeros(4, 32, 32, dtype=torch.long)
+    targets[:, 8:24, 8:24] = 1
+    images = torch.randn(4, 3, 32, 32) * 0.1 + targets.unsqueeze(1)
+    targets[:, :4] = 255
+    outputs = network(images)
+    larger = functional.interpolate(outputs, (32, 32), mode="bilinear")
+    expected = functional.cross_entropy(larger, targets, ignore_index=255)
+    torch.testing.assert_close(network.loss(outputs, targets), expected)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    for _ in range(60):
+        loss = network.loss(network(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        said = network.eval().decode(network(images))["classes"]
+    assert (said == targets)[targets != 255].float().mean() > 0.9
