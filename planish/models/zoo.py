@@ -191,9 +191,9 @@ def _with_head(model: str | nn.Module, num_classes: int, channels: int, image_si
         module.load_state_dict(state)
         return Created(source, module, tuple(notes), True, False, None, None)
     if weights is not None:
-        known = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE, weights=weights)
-        module = with_head(task, known.module, num_classes, channels, strides)
-        return Created(source, module, tuple(notes), True, True, known.mean, known.std)
+        weighted = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE, weights=weights)
+        module = with_head(task, weighted.module, num_classes, channels, strides)
+        return Created(source, module, tuple(notes), True, True, weighted.mean, weighted.std)
     return Created(source, module, tuple(notes), False, True, None, None)
 
 
@@ -213,14 +213,11 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
     wanted = module.state_dict()
     fitting = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
     if not fitting:
-        raise ModelError(
-            f"nothing in {weights} fits {source.name}", "its names are those of torchvision's state_dict", "see its other files"
-        )
+        raise ModelError(f"nothing in {weights} fits {source.name}", "its names are those of torchvision's state_dict")
     module.load_state_dict(wanted | fitting)
     fresh = sorted(wanted.keys() - fitting.keys())
-    notes = (
-        () if not fresh else (f"{len(fitting)} tensors come from {weights}; fresh are {', '.join(fresh[:6])}" + ", ..." * (len(fresh) > 6),)
-    )
+    named = ", ".join(fresh[:6]) + ", ..." * (len(fresh) > 6)
+    notes = (f"{len(fitting)} tensors come from {weights}; fresh are {named}",) if fresh else ()
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     return Created(source, module, notes, True, bool(fresh), *((mean, std) if source.channels == 3 else (None, None)))
 
