@@ -63,7 +63,7 @@ def augment(spec: InputSpec, augmentation: Augmentation, flip: bool = True) -> A
     def apply(images: Tensor, generator: torch.Generator) -> Tensor:
         if nothing or len(images) == 0:
             return images
-        with _drawing_from(generator):
+        with drawing_from(generator):
             return change(images)
 
     return apply
@@ -118,7 +118,7 @@ def mixup_cutmix(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> M
     def apply(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         if not mixes:
             return images, torch.nn.functional.one_hot(targets, num_classes).to(images.dtype)
-        with _drawing_from(generator):
+        with drawing_from(generator):
             mix = mixes[int(torch.randint(len(mixes), ()))]
             mixed, soft = mix(images, targets)
         return mixed, soft
@@ -137,7 +137,7 @@ def _shift(images: Tensor) -> Tensor:
 
 
 @contextmanager
-def _drawing_from(generator: torch.Generator) -> Iterator[None]:
+def drawing_from(generator: torch.Generator) -> Iterator[None]:
     """Let torchvision, which knows only the global CPU generator, draw from this one, and leave the global one as it was."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))

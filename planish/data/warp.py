@@ -60,16 +60,30 @@ def random_boxes(count: int, low: float, high: float, stretch: float) -> Tensor:
     return torch.cat([torch.rand(count, 2) * (1 - sides), sides], 1)
 
 
-def warp(images: Tensor, matrices: Tensor, outside: Literal["zeros", "border"] = "zeros") -> Tensor:
-    """Carry out one matrix an image, bilinear.
+def warp(
+    images: Tensor,
+    matrices: Tensor,
+    outside: Literal["zeros", "border"] = "zeros",
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+    window: tuple[int, int, int, int] | None = None,
+) -> Tensor:
+    """Carry out one matrix an image.
 
     Args:
         images: float ``(N, C, H, W)``.
         matrices: ``(N, 3, 3)``.
         outside: what comes from there is black, or as the image's edge.
+        mode: of four neighbours, or the nearest one (for masks and classes).
+        window: top, left, height and width in pixels of the part of the result that is wanted; None for all of it.
+
+    Returns:
+        float ``(N, C, H, W)``, or of the window's size.
     """
     height, width = images.shape[2:]
+    top, left, tall, wide = window or (0, 0, height, width)
     halves = torch.tensor([width / 2, height / 2, 1.0])
-    back = torch.linalg.inv(matrices) * halves / halves[:, None]  # ``affine_grid`` counts from -1 to 1
-    grid = functional.affine_grid(back[:, :2].to(images), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+    # ``affine_grid`` counts from -1 to 1: from the window's to pixels from the centre, back, and to the image's
+    onto = torch.tensor([[wide / 2, 0, left + wide / 2 - width / 2], [0, tall / 2, top + tall / 2 - height / 2], [0, 0, 1]])
+    back = torch.linalg.inv(matrices) @ onto / halves[:, None]
+    grid = functional.affine_grid(back[:, :2].to(images), [*images.shape[:2], tall, wide], align_corners=False)
+    return functional.grid_sample(images, grid, mode=mode, padding_mode=outside, align_corners=False)

@@ -1,0 +1,244 @@
+"""Boxes, masks and label maps that move with their images: all objects of a batch at once.
+
+A matrix is what ``planish.data.warp`` takes: from the old image to the new one, in pixels from the centre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from planish.data.warp import warp
+from planish.errors import TrainingError
+
+Targets = list[dict[str, Tensor]]
+Window = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+IGNORED = 255  # a pixel of a label map that counts for nothing
+LEAST_LEFT = 0.25  # share of an object that must still be in sight
+_SMALLEST = 1.0  # pixels; what is thinner after the change is dropped
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectBatch:
+    """All objects of a batch of images.
+
+    Args:
+        boxes: left, top, right, bottom as shares of the image's sides, float32 ``(T, 4)``.
+        labels: int64 ``(T,)``.
+        image: which image each is in, int64 ``(T,)``, rising.
+        count: of images.
+        masks: uint8 ``(T, h, w)``, 0 and 1; None without.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    image: Tensor
+    count: int
+    masks: Tensor | None = None
+
+    @classmethod
+    def of(cls, targets: Sequence[dict[str, Tensor]]) -> ObjectBatch:
+        """Put the targets of single images together.
+
+        Raises:
+            TrainingError: some have masks and some have none, or masks differ in size.
+        """
+        image = torch.repeat_interleave(torch.tensor([len(t["labels"]) for t in targets], dtype=torch.int64))
+        masks = [t["masks"] for t in targets if "masks" in t]
+        if masks and (len(masks) < len(targets) or len({m.shape[1:] for m in masks}) > 1):
+            raise TrainingError(
+                f"a batch with masks of {len(masks)} of {len(targets)} images, of sizes {sorted({tuple(m.shape[1:]) for m in masks})}",
+                "all images of a batch have masks of one size, or none has any",
+            )
+        if not targets:
+            return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), image, 0)
+        boxes = torch.cat([t["boxes"].reshape(-1, 4).float() for t in targets])
+        return cls(boxes, torch.cat([t["labels"] for t in targets]), image, len(targets), torch.cat(masks) if masks else None)
+
+    def split(self) -> Targets:
+        """The targets of each image."""
+        sizes = torch.bincount(self.image, minlength=self.count).tolist()
+        named = {"boxes": self.boxes, "labels": self.labels} | ({} if self.masks is None else {"masks": self.masks})
+        parts = {name: torch.split(tensor, sizes) for name, tensor in named.items()}
+        return [{name: parts[name][i] for name in named} for i in range(self.count)]
+
+    def kept(self, keep: Tensor) -> ObjectBatch:
+        """Only some objects.
+
+        Args:
+            keep: bool ``(T,)``.
+        """
+        masks = None if self.masks is None else self.masks[keep]
+        return replace(self, boxes=self.boxes[keep], labels=self.labels[keep], image=self.image[keep], masks=masks)
+
+    def taken(self, sources: Tensor) -> ObjectBatch:
+        """The objects of other images, or of these in another order.
+
+        Args:
+            sources: for each image of the result the one whose objects it gets, ``(count,)``; one may be taken several times or never.
+        """
+        sizes = torch.bincount(self.image, minlength=self.count)
+        wanted = sizes[sources]
+        starts = (sizes.cumsum(0) - sizes)[sources] - (wanted.cumsum(0) - wanted)
+        rows = torch.arange(int(wanted.sum())) + torch.repeat_interleave(starts, wanted)
+        masks = None if self.masks is None else self.masks[rows]
+        return ObjectBatch(self.boxes[rows], self.labels[rows], torch.repeat_interleave(wanted), len(sources), masks)
+
+
+def joined(parts: Sequence[ObjectBatch], images: Sequence[Tensor] | None = None, count: int | None = None) -> ObjectBatch:
+    """The objects of all parts, in the order of their images.
+
+    Args:
+        parts: of the same images, unless ``images`` says otherwise.
+        images: for each part the number that each of its images has in the result.
+        count: of images in the result; that of the first part where it is not given.
+    """
+    image = torch.cat([p.image if images is None else images[k][p.image] for k, p in enumerate(parts)])
+    order = image.argsort(stable=True)
+    masks = [p.masks for p in parts if p.masks is not None]
+    return ObjectBatch(
+        torch.cat([p.boxes for p in parts])[order],
+        torch.cat([p.labels for p in parts])[order],
+        image[order],
+        parts[0].count if count is None else count,
+        torch.cat(masks)[order] if masks else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """Images with what is known about them: objects, or maps of labels.
+
+    Args:
+        images: float ``(N, C, H, W)`` on the scale 0..255.
+        objects: of these images, or None.
+        maps: int64 ``(N, h, w)``, or None.
+    """
+
+    images: Tensor
+    objects: ObjectBatch | None
+    maps: Tensor | None
+
+    def taken(self, sources: Tensor) -> ImageBatch:
+        """Other images, or these in another order; one may be taken several times or never."""
+        objects = None if self.objects is None else self.objects.taken(sources)
+        return ImageBatch(self.images[sources], objects, None if self.maps is None else self.maps[sources])
+
+    def moved(self, matrices: Tensor, outside: Literal["zeros", "border"] = "zeros", window: Window | None = None) -> ImageBatch:
+        """Everything moved by one matrix an image; of images and maps only the window is returned."""
+        height, width = self.images.shape[2:]
+        return ImageBatch(
+            warp(self.images, matrices, outside, window=window),
+            None if self.objects is None else move_objects(self.objects, matrices, height, width, window),
+            None if self.maps is None else move_labels(self.maps, matrices, height, width, window),
+        )
+
+
+def move_objects(objects: ObjectBatch, matrices: Tensor, height: int, width: int, window: Window | None = None) -> ObjectBatch:
+    """Objects after each image was moved; those of which less than a quarter is left, of the mask where there is one, are gone.
+
+    A turned box becomes the smallest upright box around it, cut off at the edge; where there is a mask, it becomes no larger than that.
+
+    Args:
+        objects: of the images.
+        matrices: one an image, ``(N, 3, 3)``.
+        height: of the images in pixels.
+        width: likewise.
+        window: the part of the new image that is seen; None for all of it. Boxes and masks stay those of the whole image.
+    """
+    if not len(objects.labels):
+        return objects
+    top, left, tall, wide = window or (0, 0, height, width)
+    around = _hulls(objects.boxes, matrices[objects.image], height, width)
+    low, high = torch.tensor([left, top]), torch.tensor([left + wide, top + tall])
+    seen = torch.cat([around[:, :2].maximum(low), around[:, 2:].minimum(high)], 1)
+    sides = (seen[:, 2:] - seen[:, :2]).clamp(min=0)
+    share = sides.prod(1) / (around[:, 2:] - around[:, :2]).prod(1).clamp(min=1e-9)
+    keep = (share >= (LEAST_LEFT if objects.masks is None else 0)) & (sides >= _SMALLEST).all(1)
+    moved = replace(objects, boxes=seen / torch.tensor([width, height, width, height])).kept(keep)
+    if objects.masks is None or not len(moved.labels):
+        return moved
+    masks = _moved_masks(objects.masks[keep], matrices[moved.image], height, width, (top, left, tall, wide))
+    det = torch.linalg.det(matrices[:, :2, :2].double()).abs().float()
+    before = objects.masks[keep].sum((1, 2), dtype=torch.float32) * det[moved.image]
+    left_over = masks.sum((1, 2), dtype=torch.float32) / before.clamp(min=1e-9)
+    return tightened(replace(moved, masks=masks).kept(left_over >= LEAST_LEFT), height, width)
+
+
+def tightened(objects: ObjectBatch, height: int, width: int) -> ObjectBatch:
+    """No box reaches further than its mask does, give or take half a pixel of the mask; objects without a pixel are gone.
+
+    Args:
+        objects: with masks.
+        height: of the images in pixels.
+        width: likewise.
+    """
+    masks = objects.masks
+    if masks is None or not len(masks):
+        return objects
+    ends = []
+    for axis in (1, 2):  # columns, then rows
+        there = masks.amax(axis)
+        length = there.shape[1]
+        first, last = there.argmax(1), length - there.flip(1).argmax(1)
+        ends.append(((first - 0.5) / length, (last + 0.5) / length))
+    (left, right), (top, bottom) = ends
+    boxes = torch.cat(
+        [objects.boxes[:, :2].maximum(torch.stack([left, top], 1)), objects.boxes[:, 2:].minimum(torch.stack([right, bottom], 1))], 1
+    )
+    sides = (boxes[:, 2:] - boxes[:, :2]) * torch.tensor([width, height])
+    return replace(objects, boxes=boxes).kept((masks.amax((1, 2)) > 0) & (sides >= _SMALLEST - 1e-4).all(1))
+
+
+def move_labels(maps: Tensor, matrices: Tensor, height: int, width: int, window: Window | None = None) -> Tensor:
+    """Label maps ``(N, h, w)`` after each image was moved; what comes from outside is ``IGNORED``. Arguments as for ``move_objects``.
+
+    Returns:
+        of the same type; ``(N, h, w)``, or of the window's size.
+    """
+    y, x = maps.shape[1] / height, maps.shape[2] / width
+    values = (maps.float() - IGNORED)[:, None]  # so that what comes from outside, 0, is ``IGNORED``
+    moved = warp(values, _scaled(matrices, x, y), mode="nearest", window=None if window is None else scaled_window(window, x, y))
+    return (moved[:, 0] + IGNORED).to(maps.dtype)
+
+
+def scaled_window(window: Window, x: float, y: float) -> Window:
+    """A window in the pixels of a map that is ``x`` times as wide and ``y`` times as high as the image."""
+    top, left, tall, wide = window
+    rows, columns = (round(top * y), round((top + tall) * y)), (round(left * x), round((left + wide) * x))
+    return rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]
+
+
+def flip_matrices(across: Tensor, down: Tensor) -> Tensor:
+    """Mirror left to right where ``across``, upside down where ``down``; both bool ``(N,)``."""
+    return torch.diag_embed(torch.stack([1 - 2.0 * across, 1 - 2.0 * down, torch.ones(len(across))], 1))
+
+
+def _hulls(boxes: Tensor, matrices: Tensor, height: int, width: int) -> Tensor:
+    """The upright boxes around moved boxes, in pixels from the top left corner, ``(T, 4)``."""
+    half = torch.tensor([width / 2, height / 2])
+    corners = torch.stack([boxes[:, [0, 1]], boxes[:, [2, 1]], boxes[:, [0, 3]], boxes[:, [2, 3]]], 1) * (2 * half) - half
+    points = corners @ matrices[:, :2, :2].mT + matrices[:, None, :2, 2] + half
+    return torch.cat([points.amin(1), points.amax(1)], 1)
+
+
+def _moved_masks(masks: Tensor, matrices: Tensor, height: int, width: int, window: Window) -> Tensor:
+    y, x = masks.shape[1] / height, masks.shape[2] / width
+    top, left, tall, wide = scaled_window(window, x, y)
+    part = warp(masks[:, None].float(), _scaled(matrices, x, y), mode="nearest", window=(top, left, tall, wide))[:, 0]
+    if part.shape == masks.shape:
+        return part.to(torch.uint8)
+    whole = torch.zeros_like(masks)
+    whole[:, top : top + tall, left : left + wide] = part
+    return whole
+
+
+def _scaled(matrices: Tensor, x: float, y: float) -> Tensor:
+    """The same move in the pixels of a map that is ``x`` times as wide and ``y`` times as high."""
+    sides = torch.tensor([x, y, 1.0])
+    return sides[:, None] * matrices / sides
