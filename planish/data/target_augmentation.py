@@ -35,7 +35,6 @@ STRENGTHS: dict[Strength, Operations] = {
         brightness=0.3,
         contrast=0.3,
         saturation=0.4,
-        hue=0.02,
     ),
 }
 _SMALL_SIDE, _SMALL_CHUNK = 64, 4  # as for classification
@@ -115,11 +114,16 @@ def _placed(batch: ImageBatch, operations: Operations, flip: bool, in_mosaic: Te
     plain, four = (~in_mosaic).nonzero()[:, 0], in_mosaic.nonzero()[:, 0]
     parts = []
     if len(plain):
-        matrices = _matrices(operations, flip, height, width, len(plain))
-        still = not moves(operations) and not (operations.flip and flip) and not operations.vertical_flip
+        across, down = _mirrored(operations, flip, len(plain))
+        part = batch.taken(plain) if len(four) else batch
         inside = not {"shear", "scale", "rotate", "shift"}.intersection(operations.on)  # a crop brings in nothing from outside
-        part = batch.taken(plain)
-        parts.append(part if still else part.moved(matrices, "border" if inside else "zeros"))
+        if moves(operations):
+            part = part.moved(
+                flip_matrices(across, down) @ move_matrices(operations, len(plain), height, width), "border" if inside else "zeros"
+            )
+        elif across.any() or down.any():
+            part = part.mirrored(across, down)
+        parts.append(part)
     if len(four):
         larger = (max(1.0, operations.scale[0]), max(1.0, operations.scale[1]))  # a mosaic shrinks enough by itself
         parts.append(mixing.mosaic(batch, four, partial(_matrices, replace(operations, scale=larger), flip, height, width)))
@@ -142,8 +146,11 @@ def _in_order(parts: list[ImageBatch], rows: Tensor) -> ImageBatch:
 
 
 def _matrices(operations: Operations, flip: bool, height: int, width: int, count: int) -> Tensor:
-    across, down = (torch.rand(count) < chance for chance in (0.5 * (operations.flip and flip), 0.5 * operations.vertical_flip))
-    return flip_matrices(across, down) @ move_matrices(operations, count, height, width)
+    return flip_matrices(*_mirrored(operations, flip, count)) @ move_matrices(operations, count, height, width)
+
+
+def _mirrored(operations: Operations, flip: bool, count: int) -> tuple[Tensor, Tensor]:
+    return _chosen(0.5 * (operations.flip and flip), count), _chosen(0.5 * operations.vertical_flip, count)
 
 
 def _chosen(chance: float, count: int) -> Tensor:
