@@ -212,9 +212,12 @@ def large(
     return LargeImage(f"photos/{name}.png", path, objects(boxes, width, height, masks=masks), split)  # type: ignore[arg-type]
 
 
+CROSSING = [*SPREAD, [130, 90, 150, 110]]  # the last lies on both sides of where validation begins
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_a_folder_of_tiles(tmp_path: Path, masks: bool) -> None:
-    images = [large(tmp_path, SPREAD, 160, 130, "train", "a", masks), large(tmp_path, [[1, 1, 9, 9]], 40, 30, "test", "b", masks)]
+    images = [large(tmp_path, CROSSING, 160, 130, "train", "a", masks), large(tmp_path, [[1, 1, 9, 9]], 40, 30, "test", "b", masks)]
     folder = tile_folder(images, ["x", "y", "z"], tmp_path / "cache", size=64, overlap=0.3)
     seen = 0
     for split in ("train", "validation", "test"):
@@ -227,11 +230,12 @@ def test_a_folder_of_tiles(tmp_path: Path, masks: bool) -> None:
                 x, y, wide, tall = a["bbox"]
                 part = pixels[round(y) : round(y + tall), round(x) : round(x + wide)]
                 level = np.bincount(part.ravel()).argmax()
+                assert part.all()
                 assert (level // 10 - 1) % 3 == a["category_id"] - 1
                 if masks:
                     assert np.array_equal(coco.annToMask(a).astype(bool), pixels == level)
                 seen += not a["iscrowd"]
-    assert seen >= len(SPREAD)
+    assert seen >= len(CROSSING)
     assert tile_folder(images, ["x", "y", "z"], tmp_path / "cache", size=64, overlap=0.3) == folder
     assert tile_folder(images, ["x", "y", "z"], tmp_path / "cache", size=64, overlap=0.4) != folder
     images[0] = large(tmp_path, SPREAD[:-1], 160, 130, "train", "a", masks)
@@ -240,17 +244,20 @@ def test_a_folder_of_tiles(tmp_path: Path, masks: bool) -> None:
 
 def test_no_pixel_is_in_two_splits(tmp_path: Path) -> None:
     for split, expected in ((None, {"train", "validation", "test"}), ("train", {"train", "validation", "test"})):
-        image = large(tmp_path, SPREAD, 160, 130, split)
+        image = large(tmp_path, CROSSING, 160, 130, split)
         folder = tile_folder([image], ["x", "y", "z"], tmp_path / "cache", size=48)
         seen = {}
         for part in folder.iterdir():
             seen[part.name] = np.zeros((200, 200), bool)
-            for entry in json.loads((part / "_annotations.coco.json").read_text())["images"]:
+            written = json.loads((part / "_annotations.coco.json").read_text())
+            for entry in written["images"]:
                 shown = np.asarray(Image.open(part / entry["file_name"])) > 0
+                for left, top, wide, tall in (a["bbox"] for a in written["annotations"] if a["image_id"] == entry["id"]):
+                    assert shown[round(top) : round(top + tall), round(left) : round(left + wide)].all()  # no object in the black
                 seen[part.name][entry["top"] : entry["top"] + 48, entry["left"] : entry["left"] + 48] |= shown
         assert set(seen) == expected
         assert sum(one.astype(int) for one in seen.values()).max() == 1
-        assert np.array_equal(sum(one.astype(int) for one in seen.values())[:130, :160] > 0, painted(SPREAD, 160, 130)[..., 0] > 0)
+        assert np.array_equal(sum(one.astype(int) for one in seen.values())[:130, :160] > 0, painted(CROSSING, 160, 130)[..., 0] > 0)
 
 
 def test_many_images_are_split_as_wholes() -> None:
