@@ -250,8 +250,8 @@ def _decoding(graph: Any) -> list[str]:
 
 
 def _float_neighbours(graph: Any) -> list[str]:
-    """Batch norm that no convolution took in, other normalisations, concatenations that only batch norm reads: without integer kernels, that
-    costs accuracy and time, and OpenVINO 2026.4 crashed on a DenseNet-121 made so.
+    """Batch norm that no convolution took in, other normalisations, and concatenations that only batch norm reads: without an integer
+    kernel for them, rounding them costs accuracy and time, and OpenVINO 2026.4 crashed on a DenseNet-121 made so.
     """
     reads = readers(graph)
     names = []

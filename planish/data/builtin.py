@@ -42,8 +42,6 @@ def builtin_folder(name: str, cache_dir: Path) -> Path:
         return scenes_folder(cache_dir, int(fewer[1]))
     if name == "fashion-mini":
         return _fashion_mini(cache_dir)
-    if scenes := _SCENES.fullmatch(name):
-        return scenes_folder(_garments()[1], cache_dir, **({"train": int(scenes[1])} if scenes[1] else {}))
     root = Path(os.environ.get("PLANISH_DATA") or cache_dir / "data").expanduser()
     folder = root / name
     if not (folder / "train").is_dir():
