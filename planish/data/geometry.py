@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from planish.data.mask_geometry import Window, mask_boxes, move_masks, moved_mask_boxes, scaled, scaled_window
 from planish.data.warp import nearest_pixels, warp
 from planish.errors import TrainingError
 
 Targets = list[dict[str, Tensor]]
-Window = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 IGNORED = 255  # a pixel of a label map that counts for nothing
 LEAST_LEFT = 0.25  # share of an object that must still be in sight
@@ -181,36 +181,42 @@ def move_objects(objects: ObjectBatch, matrices: Tensor, height: int, width: int
     moved = replace(objects, boxes=seen / torch.tensor([width, height, width, height])).kept(keep)
     if moved.masks is None or not len(moved.labels):
         return moved
-    masks = _moved_masks(moved, moved.masks, matrices, height, width, (top, left, tall, wide))
-    det = torch.linalg.det(matrices[:, :2, :2].double()).abs().float()
-    before = moved.masks.sum((1, 2), dtype=torch.float32) * det[moved.image]
-    left_over = masks.sum((1, 2), dtype=torch.float32) / before.clamp(min=1e-9)
-    return tightened(replace(moved, masks=masks).kept(left_over >= LEAST_LEFT), height, width)
+    tight, share = moved_mask_boxes(moved.masks, matrices[moved.image], height, width, (top, left, tall, wide))
+    masks = move_masks(moved.masks, moved.image, matrices, height, width, (top, left, tall, wide))
+    boxes = _within(moved.boxes, tight / torch.tensor([width, height, width, height]))
+    at = ((boxes[:, :2] + boxes[:, 2:]) / 2 * torch.tensor([masks.shape[2], masks.shape[1]])).long()
+    lost = (masks.flatten(1).amax(1) == 0).nonzero()[:, 0]  # too thin for any pixel
+    masks[lost, at[lost, 1].clamp(0, masks.shape[1] - 1), at[lost, 0].clamp(0, masks.shape[2] - 1)] = 1
+    return replace(moved, boxes=boxes, masks=masks).kept((share >= LEAST_LEFT) & _wide_enough(boxes, height, width))
 
 
-def tightened(objects: ObjectBatch, height: int, width: int) -> ObjectBatch:
-    """No box reaches further than its mask does, give or take half a pixel of the mask; objects without a pixel are gone.
+def covered(objects: ObjectBatch, hidden: Tensor, height: int, width: int) -> ObjectBatch:
+    """Objects after others were put before them: no longer in the masks, boxes no larger than what is left, gone but for a quarter.
 
     Args:
         objects: with masks.
+        hidden: uint8 ``(N, h, w)``, 1 where each image was covered.
         height: of the images in pixels.
         width: likewise.
     """
-    masks = objects.masks
-    if masks is None or not len(masks):
+    old = objects.masks
+    if old is None or not len(old):
         return objects
-    ends = []
-    for axis in (1, 2):  # columns, then rows
-        there = masks.amax(axis)
-        length = there.shape[1]
-        first, last = there.argmax(1), length - there.flip(1).argmax(1)
-        ends.append(((first - 0.5) / length, (last + 0.5) / length))
-    (left, right), (top, bottom) = ends
-    boxes = torch.cat(
-        [objects.boxes[:, :2].maximum(torch.stack([left, top], 1)), objects.boxes[:, 2:].minimum(torch.stack([right, bottom], 1))], 1
-    )
+    masks = old * (1 - hidden).index_select(0, objects.image)
+    before, after = (m.sum((1, 2), dtype=torch.int32) for m in (old, masks))
+    tight = _within(objects.boxes, mask_boxes(masks, height, width))
+    boxes = torch.where((after < before)[:, None], tight, objects.boxes)
+    keep = (after >= LEAST_LEFT * before) & _wide_enough(boxes, height, width)
+    return replace(objects, boxes=boxes, masks=masks).kept(keep)
+
+
+def _within(boxes: Tensor, limits: Tensor) -> Tensor:
+    return torch.cat([boxes[:, :2].maximum(limits[:, :2]), boxes[:, 2:].minimum(limits[:, 2:])], 1)
+
+
+def _wide_enough(boxes: Tensor, height: int, width: int) -> Tensor:
     sides = (boxes[:, 2:] - boxes[:, :2]) * torch.tensor([width, height])
-    return replace(objects, boxes=boxes).kept((masks.amax((1, 2)) > 0) & (sides >= _SMALLEST - 1e-4).all(1))
+    return (sides >= _SMALLEST - 1e-3).all(1)
 
 
 def move_labels(maps: Tensor, matrices: Tensor, height: int, width: int, window: Window | None = None) -> Tensor:
@@ -222,16 +228,9 @@ def move_labels(maps: Tensor, matrices: Tensor, height: int, width: int, window:
     tall, wide = maps.shape[1:]
     y, x = tall / height, wide / width
     part = (0, 0, tall, wide) if window is None else scaled_window(window, x, y)
-    pixels = nearest_pixels(_scaled(matrices, x, y), tall, wide, part)
+    pixels = nearest_pixels(scaled(matrices, x, y), tall, wide, part)
     flat = functional.pad(maps.flatten(1), (0, 1), value=IGNORED)
     return flat.gather(1, pixels).view(-1, *part[2:])
-
-
-def scaled_window(window: Window, x: float, y: float) -> Window:
-    """A window in the pixels of a map that is ``x`` times as wide and ``y`` times as high as the image."""
-    top, left, tall, wide = window
-    rows, columns = (round(top * y), round((top + tall) * y)), (round(left * x), round((left + wide) * x))
-    return rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]
 
 
 def flip_matrices(across: Tensor, down: Tensor) -> Tensor:
@@ -245,24 +244,3 @@ def _hulls(boxes: Tensor, matrices: Tensor, height: int, width: int) -> Tensor:
     corners = torch.stack([boxes[:, [0, 1]], boxes[:, [2, 1]], boxes[:, [0, 3]], boxes[:, [2, 3]]], 1) * (2 * half) - half
     points = corners @ matrices[:, :2, :2].mT + matrices[:, None, :2, 2] + half
     return torch.cat([points.amin(1), points.amax(1)], 1)
-
-
-def _moved_masks(objects: ObjectBatch, masks: Tensor, matrices: Tensor, height: int, width: int, window: Window) -> Tensor:
-    y, x = masks.shape[1] / height, masks.shape[2] / width
-    top, left, tall, wide = scaled_window(window, x, y)
-    pixels = nearest_pixels(_scaled(matrices, x, y), masks.shape[1], masks.shape[2], (top, left, tall, wide))
-    moved = torch.zeros_like(masks)
-    first = 0
-    for image, count in enumerate(torch.bincount(objects.image, minlength=objects.count).tolist()):
-        if count:  # masks of one image are picked alike
-            rows = slice(first, first + count)
-            picked = functional.pad(masks[rows].flatten(1), (0, 1)).index_select(1, pixels[image])
-            moved[rows, top : top + tall, left : left + wide] = picked.view(count, tall, wide)
-            first += count
-    return moved
-
-
-def _scaled(matrices: Tensor, x: float, y: float) -> Tensor:
-    """The same move in the pixels of a map that is ``x`` times as wide and ``y`` times as high."""
-    sides = torch.tensor([x, y, 1.0])
-    return sides[:, None] * matrices / sides

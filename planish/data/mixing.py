@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from planish.data.geometry import LEAST_LEFT, ImageBatch, joined, scaled_window, tightened
+from planish.data.geometry import ImageBatch, covered, joined
+from planish.data.mask_geometry import scaled_window
 from planish.errors import TrainingError
 
 _CENTRE = (0.35, 0.65)  # where the four images of a mosaic meet, as a share of the sides
@@ -103,16 +104,13 @@ def copy_paste(batch: ImageBatch, rows: Tensor) -> ImageBatch:
     if new.masks is None or not len(new.labels):
         return batch
     (height, width), size = batch.images.shape[2:], new.masks.shape[1:]
-    covered = torch.zeros(len(batch.images), *size, dtype=torch.int32)
-    covered.index_add_(0, rows[new.image], new.masks.int())
+    hidden = torch.zeros(len(batch.images), *size, dtype=torch.int32)
+    hidden.index_add_(0, rows[new.image], new.masks.int())
+    hidden = hidden.clamp_(max=1).to(torch.uint8)
     images = batch.images.clone()
-    front = functional.interpolate(covered[rows, None].clamp(max=1).float(), (height, width), mode="nearest-exact").to(images)
+    front = functional.interpolate(hidden[rows, None].float(), (height, width), mode="nearest-exact").to(images)
     images[rows] = torch.lerp(batch.images[rows], batch.images[partners], front)
-    touched = torch.isin(old.image, rows)
-    masks = old.masks.clone()
-    masks[touched] *= (covered[old.image[touched]] == 0).to(torch.uint8)
-    still = masks.sum((1, 2), dtype=torch.float32) >= LEAST_LEFT * old.masks.sum((1, 2), dtype=torch.float32)
-    behind = tightened(replace(old, masks=masks).kept(still), height, width)
+    behind = covered(old, hidden, height, width)
     return replace(batch, images=images, objects=joined([behind, new], [torch.arange(len(images)), rows], len(images)))
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from planish.data.geometry import IGNORED, ImageBatch, ObjectBatch, flip_matrices, move_labels, move_objects, tightened
+from planish.data.geometry import IGNORED, ImageBatch, ObjectBatch, covered, flip_matrices, move_labels, move_objects
 from planish.data.warp import affine_matrices, crop_matrices
 from planish.errors import TrainingError
 
@@ -113,7 +113,7 @@ def test_what_was_painted_is_still_covered(box: list[int], move: torch.Tensor, f
         return
     left, top, right, bottom = (result.objects.boxes[0] * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])).tolist()
     ys, xs = (colour > 140).nonzero().unbind(1)
-    slack = 0.01 if not with_mask else 0.51 if stride == 1 else 1.5 * stride  # between a small mask's pixels a thin tip is lost
+    slack = 0.01 if not with_mask else 0.05
     if len(xs):
         assert xs.min() + 0.5 >= left - slack
         assert xs.max() + 0.5 <= right + slack
@@ -125,11 +125,13 @@ def test_what_was_painted_is_still_covered(box: list[int], move: torch.Tensor, f
     if with_mask and stride == 1:  # and the box reaches no further than what is seen
         assert result.objects.masks is not None
         seen = result.objects.masks[0].bool()
-        assert (colour[seen] >= 50).float().mean() > 0.95
+        assert (colour[seen] >= 50).float().mean() > 0.9
         assert (seen[colour > 200]).all()
         if len(xs):
-            assert left >= xs.min() - 1.6
-            assert right <= xs.max() + 2.6
+            assert left >= xs.min() - 4  # a sharp tip is too faint to be seen
+            assert right <= xs.max() + 5
+            assert top >= ys.min() - 4
+            assert bottom <= ys.max() + 5
 
 
 def test_upright_boxes_stay_exact_with_masks() -> None:
@@ -162,11 +164,47 @@ def test_a_window_cuts_boxes_and_masks() -> None:
     assert torch.equal(moved.masks[0].float(), painted([20, 12, 32, 24]))
 
 
-def test_hidden_objects_and_boxes_wider_than_their_masks() -> None:
-    masks = torch.stack([painted([10, 10, 20, 20]), torch.zeros(HEIGHT, WIDTH)]).to(torch.uint8)
-    objects = tightened(ObjectBatch.of([one([shares([5, 10, 60, 20]), shares([0, 0, 9, 9])], masks)]), HEIGHT, WIDTH)
-    assert objects.labels.tolist() == [0]
-    assert torch.allclose(objects.boxes[0], torch.tensor(shares([9.5, 10, 20.5, 20])))  # type: ignore[list-item]
+def test_what_is_covered_is_cut_out_and_nothing_else_changes() -> None:
+    corners = [[10, 10, 30, 20], [32, 10, 40, 20], [12, 30, 30, 40]]
+    masks = torch.stack([painted(c) for c in corners]).to(torch.uint8)
+    boxes = [shares(corners[0]), shares(corners[1]), [0.1, 0.5, 0.9, 1.0]]  # the last reaches beyond its mask
+    hidden = painted([16, 0, 39, 25])[None].to(torch.uint8)
+    objects = covered(ObjectBatch.of([one(boxes, masks)]), hidden, HEIGHT, WIDTH)
+    assert objects.labels.tolist() == [0, 2]
+    assert torch.allclose(objects.boxes, torch.tensor([shares([10, 10, 16, 20]), boxes[2]]))
+    assert objects.masks is not None
+    assert torch.equal(objects.masks[0].float(), painted([10, 10, 16, 20]))
+
+
+def test_a_thin_object_keeps_its_box_though_its_mask_falls_apart() -> None:
+    """One pixel high, turned and shrunk: the nearest pixels hit hardly anything of it, and the box is still that of the arithmetic."""
+    box = [4, 20, 60, 21]
+    masks = painted(box)[None].to(torch.uint8)
+    moved = move_objects(ObjectBatch.of([one([shares(box)], masks)]), matrix(40, 0.5), HEIGHT, WIDTH)
+    bare = move_objects(ObjectBatch.of([one([shares(box)])]), matrix(40, 0.5), HEIGHT, WIDTH)
+    assert torch.allclose(moved.boxes, bare.boxes, atol=1e-4)
+
+
+def test_a_mask_too_thin_for_any_pixel_keeps_one() -> None:
+    box = [20, 20, 23, 21]
+    target = one([shares(box)], painted(box)[None].to(torch.uint8))
+    for shift in torch.linspace(0, 2, 21).tolist():
+        moved = move_objects(ObjectBatch.of([target]), matrix(45, 0.5, right=shift), HEIGHT, WIDTH)
+        assert moved.masks is not None
+        assert len(moved.labels) == 1
+        y, x = moved.masks[0].nonzero()[0].tolist()
+        left, top, right, bottom = (moved.boxes[0] * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])).tolist()
+        assert left - 1 < x < right
+        assert top - 1 < y < bottom
+
+
+def test_a_row_of_the_mask_that_runs_through_the_whole_image() -> None:
+    """Turned by a quarter and enlarged, the first columns of the image are one row of the mask: its edges are not seen, its inside is."""
+    box = [19, 2, 49, 32]
+    move = matrix(90, 2.394, right=-33.2, down=-15.8)
+    moved = move_objects(ObjectBatch.of([one([shares(box)], painted(box)[None].to(torch.uint8))]), move, HEIGHT, WIDTH)
+    bare = move_objects(ObjectBatch.of([one([shares(box)])]), move, HEIGHT, WIDTH)
+    assert torch.allclose(moved.boxes, bare.boxes, atol=1e-4)
 
 
 @settings(max_examples=60, deadline=None)

@@ -64,7 +64,7 @@ def test_every_object_of_a_mosaic_is_in_its_box(seed: int, turning: bool, stride
             assert inside.any() or min(right - left, bottom - top) < 6
             if masks and stride == 1:
                 seen = image[target["masks"][number].bool()]
-                assert near(seen, 60.0 * (int(label) + 1)).float().mean() > 0.5 or len(seen) < 40  # all but its soft edge
+                assert near(seen, 60.0 * (int(label) + 1)).float().mean() > 0.5 or len(seen) < 90  # all but its soft edge
         if not turning:  # what has a colour has a box that covers it, but for the quarters that were dropped
             for label in target["labels"].unique():
                 level = near(image, 60.0 * (int(label) + 1))
@@ -155,7 +155,7 @@ def test_objects_hidden_by_others_are_gone_and_boxes_shrink() -> None:
     assert target["labels"].tolist() == [1, 0]
     left, top, right, bottom = (target["boxes"][0] * SIDE).tolist()
     assert (left, top, bottom) == pytest.approx((4, 20, 30))
-    assert 18 <= right <= 19.1  # half a pixel of the mask
+    assert right == pytest.approx(18, abs=0.51)  # a quarter of the mask's pixel
 
 
 def test_what_needs_masks_or_boxes_says_so() -> None:
