@@ -14,7 +14,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planish.export.reference import image_values
+from planish.export.reference import CLASS, image_values
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -107,10 +107,9 @@ class Recorder:
 
     def _look(self, one: _Prediction) -> None:
         files = () if one.file_bytes is None else (one.file_bytes,)
-        values = image_values(one.pixels, one.outputs, files)
-        for number, said in enumerate(one.model.answers(one.outputs, top=1)):
-            of_image = {name: found[number] for name, found in values.items()}
-            one.model.drift.add(of_image, said.get("class"), one.at)
+        bundle = one.model.bundle
+        for seen in image_values(bundle.name, bundle.class_names, one.pixels, one.outputs, files):
+            one.model.drift.add(seen, seen.get(CLASS), one.at)
             if self._file is None:
                 continue
             line = {
@@ -118,13 +117,12 @@ class Recorder:
                 "model": one.model.name,
                 "version": one.model.version,
                 "bundle": one.model.seal[:12],
-                "class": said.get("class"),
                 "seconds": round(one.seconds, 5),
-                **of_image,
+                **seen,
             }
             if self._images is not None and one.file_bytes is not None:
                 line["image"] = self._images.keep(one.file_bytes)
-            text = json.dumps({name: value for name, value in line.items() if value is not None}, ensure_ascii=False)
+            text = json.dumps(line, ensure_ascii=False)
             self._file.emit(logging.LogRecord("", logging.INFO, "", 0, text, None, None))
 
 

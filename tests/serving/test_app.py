@@ -78,8 +78,8 @@ def test_why_is_told_where_it_is_asked_for(client: TestClient, bundle: Path) -> 
 
 def test_the_region_of_a_crop_is_its_middle() -> None:
     crop = Preprocessing(64, "crop", (0.5,), (0.5,))
-    assert seen_region(100, 200, InputSpec(1, 32, 32), crop) == [0.25, 0, 0.5, 1]
-    assert seen_region(100, 50, InputSpec(1, 32, 32), crop) == [0, 0.25, 1, 0.5]
+    assert seen_region(100, 200, InputSpec(1, 32, 32), crop) == (0.25, 0, 0.5, 1)
+    assert seen_region(100, 50, InputSpec(1, 32, 32), crop) == (0, 0.25, 1, 0.5)
 
 
 def test_the_protocol_in_json_and_in_binary(client: TestClient) -> None:
