@@ -13,7 +13,7 @@ _SURE = 0.3  # a box that is less sure may come or go
 _COVER = 0.9  # overlap by which a box, or a mask, is the same one
 _NEAR = 0.01  # of the image's sides: corners of the same box, where it is so small that a pixel is much of it
 _FEW = 2  # pixels by which the same small mask may differ
-_PIXELS = 0.99  # of a label map that are alike
+_TIPPED = 0.01  # of the pixels of a label map that may be others
 _GRID = 4096  # steps from 0 to 1 that are kept of a confidence
 
 
@@ -48,9 +48,10 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[s
         told["scores"] = np.array([_of_detections(_image(expected, i), _image(found, i), scale) for i in range(count)])
     if {"classes", "confidence"} <= numbers:
         numbers -= {"classes", "confidence"}
-        alike = (np.asarray(expected["classes"]) == np.asarray(found["classes"])).reshape(count, -1).mean(axis=1)
-        told["classes"] = np.where(alike >= _PIXELS, 0.0, 1.0)
-        told["confidence"] = np.quantile(_apart(expected["confidence"], found["confidence"]), _PIXELS, axis=1, method="higher")
+        other = np.asarray(expected["classes"]) != np.asarray(found["classes"])
+        told["classes"] = np.where(other.reshape(count, -1).mean(axis=1) <= _TIPPED, 0.0, 1.0)
+        apart = np.sort(_apart(expected["confidence"], found["confidence"]), axis=1)
+        told["confidence"] = apart[:, -1 - int(_TIPPED * apart.shape[1])]
     return told | {name: _apart(expected[name], found[name]).max(axis=1, initial=0.0) for name in expected if name in numbers}
 
 

@@ -66,12 +66,13 @@ _RUN = {
     ),
     "torch": ("torch", "torch", "logits = torch.export.load($file).module()(torch.from_numpy(x.copy())).detach().numpy()"),
 }
-# The same for models with several outputs, to all of them by name, `y`.
+# The same for models with several outputs, to those of the image by name, `y`.
 _NAMED = {
-    "onnxruntime": 's = onnxruntime.InferenceSession($file)\ny = dict(zip([o.name for o in s.get_outputs()], s.run(None, {"images": x})))',
+    "onnxruntime": "s = onnxruntime.InferenceSession($file)\n"
+    'y = {o.name: v[0] for o, v in zip(s.get_outputs(), s.run(None, {"images": x}))}',
     "openvino": "model = openvino.Core().read_model($file)\n"
-    'y = {o.any_name: v for o, v in openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x).items()}',
-    "torch": "y = torch.export.load($file).module()(torch.from_numpy(x.copy()))\ny = {k: v.detach().numpy() for k, v in y.items()}",
+    'y = {o.any_name: v[0] for o, v in openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x).items()}',
+    "torch": "y = torch.export.load($file).module()(torch.from_numpy(x.copy()))\ny = {k: v[0].detach().numpy() for k, v in y.items()}",
 }
 _FILE = 'b["files"][0]'
 

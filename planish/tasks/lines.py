@@ -11,7 +11,7 @@ class Lines:
 
     Args:
         what: "A ... of so many classes".
-        printed: a line that prints what was found, from ``y``, the outputs by name, and ``b``, what ``bundle.json`` holds.
+        printed: a line that prints what was found, from ``y``, the image's outputs by name, and ``b``, what ``bundle.json`` holds.
         output: the one output that the line reads, by its own name; empty where it reads several.
     """
 
@@ -20,17 +20,15 @@ class Lines:
     output: str = ""
 
 
-# `i` is the number of a detection among those that are told
-_OBJECTS = 'for i in np.flatnonzero(y["scores"][0] > 0.3): print(b["class_names"][y["labels"][0, i]], y["scores"][0, i], y["boxes"][0, i]'
+_OBJECT = 'print(b["class_names"][y["labels"][i]], y["scores"][i], y["boxes"][i]'
+_EACH = 'for i in np.flatnonzero(y["scores"] > 0.3): '
+_SHARES = 'for c, n in zip(*np.unique(y["classes"], return_counts=True)): print(b["class_names"][c], n / y["classes"].size)'
 
 _LINES = {
     "classification": Lines("classifier", 'print(b["class_names"][int(logits[0].argmax())])', "logits"),
-    "detection": Lines("detector of objects", f"{_OBJECTS})"),
-    "instance": Lines("detector of objects and their masks", f'{_OBJECTS}, (y["masks"][0, i] > 0.5).mean())'),
-    "semantic": Lines(
-        "segmenter of pixels",
-        'for c, n in zip(*np.unique(y["classes"], return_counts=True)): print(b["class_names"][c], n / y["classes"].size)',
-    ),
+    "detection": Lines("detector of objects", f"{_EACH}{_OBJECT})"),
+    "instance": Lines("detector of objects and their masks", f'{_EACH}{_OBJECT}, y["masks"][i].mean())'),
+    "semantic": Lines("segmenter of pixels", _SHARES),
 }
 
 
