@@ -160,7 +160,7 @@ def test_health_metadata_and_metrics(client: TestClient) -> None:
 def test_the_page_asks_nobody_else(client: TestClient) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    parts = [page.text, *(client.get(f"/page/{name}").text for name in ("page.js", "page.css"))]
+    parts = [page.text, *(client.get(f"/page/{name}").text for name in ("page.js", "places.js", "page.css"))]
     assert all("http://" not in part and "https://" not in part for part in parts)
     assert [model["version"] for model in client.get("/models").json()["models"]] == ["1", "2"]
     assert client.get("/page/..%2fapp.py").status_code == 404
