@@ -93,7 +93,7 @@ def table(name: str, result: Result, commit: str) -> str:
 def row(c: CandidateResult, result: Result) -> str:
     m = c.measurements
     name = f"**{c.summary}** (chosen)" if c.key == result.chosen.key else c.summary
-    drop = m["accuracy_drop_validation"] if c.stage != "baseline" or c.key != result.baseline.key else None
+    drop = m["drop_validation"] if c.stage != "baseline" or c.key != result.baseline.key else None
     shown = f"{drop.value:.2f} [{drop.low:.2f}, {drop.high:.2f}]" if drop else ""
     ratio = m["latency_ratio"]
     return (

@@ -66,7 +66,7 @@ def table(found: dict) -> str:
     machine, history = found["machine"], found["points"][-1]["history"]
     minutes = list(itertools.accumulate(epoch["seconds"] / 60 for epoch in history))
     shown = sorted({round(i * (len(history) - 1) / 9) for i in range(10)})
-    way = ", ".join(f"{history[i]['validation_accuracy']:.1f} after {minutes[i]:.1f} min" for i in shown)
+    way = ", ".join(f"{history[i]['validation_score']:.1f} after {minutes[i]:.1f} min" for i in shown)
     return "\n".join(
         [
             f"# Accuracy against minutes of training: {found['model']} on {found['data']}, recipe {found['recipe']}",

@@ -72,8 +72,15 @@ from planish.training.probe import FewShot
 from planish.training.probe import few_shot as probe
 from planish.training.recipe import Recipe, pull, resolved_recipe, shipped, warn_of_fresh_weights
 
-# As much network as 7 minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it brings.
-DEMO = {"data": "fashion-mini", "model": "resnet8x2", "augmentation": "none"}
+# As much network as so many minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it
+# brings, and for networks that small no other is looked for as a student.
+_PLACES = {"data": "fashion-scenes-2000", "model": "timm:resnet10t", "image_size": 96, "students": (), "budget": "9m30s"}
+DEMOS: dict[str, dict[str, Any]] = {
+    "classification": {"data": "fashion-mini", "model": "resnet8x2", "budget": "7m50s"},
+    "detection": {**_PLACES, "task": "detection"},
+    "instance": {**_PLACES, "task": "instance"},
+    "semantic": {**_PLACES, "task": "semantic"},
+}
 
 
 def optimize(
@@ -91,10 +98,28 @@ def optimize(
     return result
 
 
-def demo(*, out: str | Path | None = None, budget: str = "7m50s", resume: bool = False, watch: Watch | None = None) -> Result:
-    """The main job on the Fashion-MNIST images that come with the package."""
-    command = shlex.join(["planish", "demo", "--budget", budget])
-    return optimize(**DEMO, budget=budget, out=out, resume=resume, command=command, watch=watch)
+def demo(
+    task: str = "classification",
+    *,
+    out: str | Path | None = None,
+    budget: str | None = None,
+    resume: bool = False,
+    watch: Watch | None = None,
+) -> Result:
+    """The main job on the Fashion-MNIST images that come with the package: single ones, or scenes of several.
+
+    Args:
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``.
+        out: the run's folder.
+        budget: wall-clock time; None for what the demo of that task needs.
+        resume: go on with the run in ``out``.
+        watch: see ``optimize``.
+    """
+    if task not in DEMOS:
+        raise DataError(f"there is no demo of {task!r}", f"there are {', '.join(DEMOS)}")
+    settings = DEMOS[task] | ({} if budget is None else {"budget": budget})
+    command = shlex.join(["planish", "demo", "--task", task, "--budget", settings["budget"]])
+    return optimize(**settings, augmentation="none", out=out, resume=resume, command=command, watch=watch)
 
 
 def compare(data: str | Path, *, out: str | Path | None = None, **options: Any) -> Comparison:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-# The primary metrics as people call them.
-METRICS = {"accuracy": "accuracy", "map": "mAP", "mask_map": "mask mAP", "miou": "mIoU"}
-
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Measurement:
@@ -41,3 +38,24 @@ class Measurement:
         if self.low is not None and self.high is not None:
             text += f" [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
         return f"{text} {self.unit}".rstrip()
+
+
+_WORDS = {
+    "map": "mAP", "map_50": "mAP50", "map_75": "mAP75", "map_small": "mAP of small objects", "map_medium": "mAP of medium objects",
+    "map_large": "mAP of large objects", "mar_100": "mean recall", "miou": "mIoU", "iou": "IoU", "dice": "Dice", "f1": "F1",
+}  # fmt: skip
+
+
+def in_words(name: str) -> str:
+    """A metric's name as people say it: ``mAP``, ``mask mAP50``, ``accuracy``.
+
+    Example:
+        >>> in_words("mask_map"), in_words("miou"), in_words("balanced_accuracy"), in_words("map_gaussian_noise")
+        ('mask mAP', 'mIoU', 'balanced accuracy', 'mAP gaussian noise')
+    """
+    if name.startswith("mask_"):
+        return f"mask {in_words(name.removeprefix('mask_'))}"
+    if name in _WORDS:
+        return _WORDS[name]
+    first, _, rest = name.partition("_")
+    return " ".join(filter(None, (_WORDS.get(first, first), rest.replace("_", " "))))

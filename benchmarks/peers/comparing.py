@@ -23,7 +23,7 @@ class Compared:
 
     Args:
         contestants: in the order of the table.
-        measurements: by key and name: ``accuracy``, ``accuracy_drop``, ``accuracy_drop_validation``, ``latency_ms``,
+        measurements: by key and name: ``accuracy``, ``drop``, ``drop_validation``, ``latency_ms``,
             ``latency_ratio_onnxruntime`` and ``latency_ratio_openvino`` (fp32 original / this), ``size_bytes``.
         latency: the interleaved run.
         best: key of the peer that Planish's rule of choice takes, None where no peer is within the allowed drop on validation.
@@ -62,14 +62,14 @@ def compare(run: Finished, everyone: Sequence[Contestant], seconds: float) -> Co
         accuracy = Measurement("accuracy", 100 * float(right.mean()), "%", len(right), True, 100 * low, 100 * high)
         ratios = {f"latency_ratio_{r}": latency.ratio(f"original@{r}", key) for r in ("onnxruntime", "openvino")}
         drop = _drop(tested[baseline], right, "test")
-        measurements[key] = candidate.measurements | ratios | {"accuracy": accuracy, "accuracy_drop": drop}
+        measurements[key] = candidate.measurements | ratios | {"accuracy": accuracy, "drop": drop}
     sentence = _sentence(run, by_key, best, tested, latency)
     return Compared(tuple(everyone), measurements, latency, best, sentence)
 
 
 def _drop(before: Any, after: Any, split: SplitName) -> Measurement:
     value, low, high = paired_difference(before, after)
-    name = "accuracy_drop" if split == "test" else f"accuracy_drop_{split}"
+    name = "drop" if split == "test" else f"drop_{split}"
     return Measurement(name, 100 * value, "points", len(after), False, 100 * low, 100 * high)
 
 
@@ -77,7 +77,7 @@ def _candidate(run: Finished, contestant: Contestant, before: Any, latency: Late
     """A contestant as Planish's own choice looks at it."""
     drop = _drop(before, contestant.scores(run, "validation"), "validation")
     known = latency.measurements[contestant.key] | {
-        "accuracy_drop_validation": drop,
+        "drop_validation": drop,
         "size_bytes": size_bytes(contestant.model.files),
     }
     return CandidateResult(contestant.key, [], contestant.done, contestant.model.runtime, "measured", known)

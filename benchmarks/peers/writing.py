@@ -71,7 +71,7 @@ def _markdown(name: str, run: Finished, compared: Compared, budget: float) -> st
     for c in compared.contestants:
         m = compared.measurements[c.key]
         done = f"**{c.done}**" if c.key in (PLANISH, compared.best) else c.done
-        cells = [done, c.model.runtime, _shown(m["accuracy"]), _shown(m["accuracy_drop"]), _shown(m["accuracy_drop_validation"])]
+        cells = [done, c.model.runtime, _shown(m["accuracy"]), _shown(m["drop"]), _shown(m["drop_validation"])]
         cells += [_shown(m["latency_ms"], 3), _shown(m["latency_ratio_onnxruntime"]), _shown(m["latency_ratio_openvino"])]
         cells += [f"{m['size_bytes'].value:,.0f}", f"{c.macs / 1e6:.2f}", f"{c.training_seconds:.0f}"]
         lines.append("| " + " | ".join(cells) + " |")

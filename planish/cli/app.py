@@ -53,11 +53,21 @@ app = typer.Typer(
 
 
 @app.command(epilog="Example: planish demo --budget 7m50s")
-def demo(budget: Budget = "7m50s", out: Out = None, resume: Resume = False, json: Json = False, debug: Debug = False) -> None:
+def demo(
+    task: TaskName = "classification",
+    budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything; by default 7m50s, or 9m30s with places.")] = None,
+    out: Out = None,
+    resume: Resume = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """The main job on images that come with the package: train, compress, export, measure, bundle, report."""
-    from planish.commands import DEMO
+    from planish.commands import DEMOS
 
-    _run_search(out=out, resume=resume, json=json, debug=debug, budget=budget, **DEMO)
+    settings = DEMOS[one_of("--task", task or "", *DEMOS)]
+    _run_search(
+        out=out, resume=resume, json=json, debug=debug, augmentation="none", **settings | ({} if budget is None else {"budget": budget})
+    )
 
 
 @app.command(

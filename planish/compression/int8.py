@@ -250,14 +250,14 @@ def _decoding(graph: Any) -> list[str]:
 
 
 def _float_neighbours(graph: Any) -> list[str]:
-    """Batch norm that no convolution took in, and concatenations that only it reads: without an integer kernel for it, quantizing them
-    costs accuracy and time, and OpenVINO 2026.4 crashed on a DenseNet-121 made so.
+    """Batch norm that no convolution took in, other normalisations, and concatenations that only batch norm reads: without an integer
+    kernel for them, rounding them costs accuracy and time, and OpenVINO 2026.4 crashed on a DenseNet-121 made so.
     """
     reads = readers(graph)
     names = []
     for node in graph.node:
         reading = reads.get(node.output[0], [])
-        if node.op_type == "BatchNormalization" or (
+        if node.op_type in ("BatchNormalization", "InstanceNormalization", "GroupNormalization") or (
             node.op_type == "Concat" and reading and all(reader.op_type == "BatchNormalization" for reader in reading)
         ):
             names.append(node.name)

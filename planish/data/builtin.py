@@ -1,13 +1,14 @@
-"""Data sets known by name. ``fashion-mini`` ships with the package; the others are found in ``$PLANISH_DATA`` or downloaded."""
+"""Data sets known by name.
+
+``fashion-mini`` ships with the package, ``fashion-scenes`` is composed from it; the others are found in ``$PLANISH_DATA`` or downloaded.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,32 @@ import numpy as np
 from PIL import Image
 
 from planish.data.cache import disk_full_told, whole
-from planish.data.scenes import scenes_folder
+from planish.data.fashion import fashion_mini, fashion_mini_sha256
+from planish.data.scenes import TRAIN_SCENES, scenes_folder
 from planish.errors import DataError
 from planish.progress import Stage, note
 
-BUILTIN = ("fashion-mini", "fashion-scenes", "cifar10", "fashion-mnist", "mnist")
-_SCENES = re.compile(r"fashion-scenes(?:-(\d+))?")
+BUILTIN = ("fashion-mini", "cifar10", "fashion-mnist", "mnist", "fashion-scenes")
+_FEWER_SCENES = re.compile(r"fashion-scenes-([1-9]\d{0,4})")
+
+
+def is_builtin(name: str) -> bool:
+    """``fashion-scenes-1000`` is ``fashion-scenes`` with so many training scenes."""
+    return name in BUILTIN or _FEWER_SCENES.fullmatch(name) is not None
 
 
 def builtin_folder(name: str, cache_dir: Path) -> Path:
-    """The folder of class folders of a built-in data set, made or downloaded on first use.
+    """The folder of a built-in data set, made or downloaded on first use: of class folders, or (``fashion-scenes``) of COCO files.
 
     Raises:
         DataError: it cannot be downloaded or written.
     """
+    if name == "fashion-scenes":
+        return scenes_folder(cache_dir, TRAIN_SCENES)
+    if fewer := _FEWER_SCENES.fullmatch(name):
+        return scenes_folder(cache_dir, int(fewer[1]))
     if name == "fashion-mini":
         return _fashion_mini(cache_dir)
-    if scenes := _SCENES.fullmatch(name):
-        return scenes_folder(_garments()[1], cache_dir, **({"train": int(scenes[1])} if scenes[1] else {}))
     root = Path(os.environ.get("PLANISH_DATA") or cache_dir / "data").expanduser()
     folder = root / name
     if not (folder / "train").is_dir():
@@ -40,26 +49,12 @@ def builtin_folder(name: str, cache_dir: Path) -> Path:
     return folder
 
 
-def is_builtin(name: str) -> bool:
-    """Whether that names a data set that comes with the package or is downloaded; ``fashion-scenes-500`` is one of 500 train scenes."""
-    return name in BUILTIN or _SCENES.fullmatch(name) is not None
-
-
-def _garments() -> tuple[str, dict[str, Any]]:
-    """A hash of the images in the package, and the images."""
-    source = resources.files("planish.data") / "fashion_mini" / "images.npz"
-    with resources.as_file(source) as path:
-        content = path.read_bytes()
-        with np.load(path, allow_pickle=False) as archive:
-            return hashlib.sha256(content).hexdigest()[:16], {name: archive[name] for name in archive.files}
-
-
 def _fashion_mini(cache_dir: Path) -> Path:
-    known, arrays = _garments()
-    folder = cache_dir / "fashion-mini" / known
+    folder = cache_dir / "fashion-mini" / fashion_mini_sha256()[:16]
     if folder.is_dir():
         return folder
-    classes = [str(c) for c in arrays["classes"]]
+    mini = fashion_mini()
+    classes, arrays = mini.classes, mini.arrays
     splits = {
         split: zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], arrays[f"{split}_indices"], strict=True)
         for split in ("train", "test")

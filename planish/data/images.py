@@ -17,7 +17,7 @@ from planish.data.cache import cache_root, content_hashes, key_of, whole
 from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.listing import Listed
 from planish.data.report import BadFile, DataReport, report_duplicates
-from planish.data.sources import both, read_source
+from planish.data.sources import Taught, both, read_source
 from planish.data.store import Store, decoded, resized
 from planish.errors import DataError
 from planish.progress import note
@@ -169,7 +169,7 @@ def load_images(
     taught = told.targets_of(listed, skip_bad)
     bad += [BadFile(key=key, reason=reason) for key, reason in taught.faults]
     groups = _groups(store, root)[good]
-    parts, how = _parts(listed, taught.strata, groups, taught.strata_names, seed)
+    parts, how = _parts(listed, taught, groups, seed)
     report = DataReport(
         name=name,
         images=len(listed),
@@ -251,10 +251,9 @@ def _groups(store: Store, root: Path) -> Indices:
     return np.asarray(np.load(folder / "groups.npy"), dtype=np.int64)
 
 
-def _parts(
-    listed: Sequence[Listed | NotedImage], targets: Indices, groups: Indices, class_names: Sequence[str], seed: int
-) -> tuple[dict[SplitName, Indices], str]:
+def _parts(listed: Sequence[Listed | NotedImage], taught: Taught, groups: Indices, seed: int) -> tuple[dict[SplitName, Indices], str]:
     """Rows of each split, and in words how they came about."""
+    targets, class_names = taught.strata, taught.strata_names
     given: dict[str, Indices] = {
         name: np.array([i for i, item in enumerate(listed) if item.split == name], dtype=np.int64)
         for name in ("train", "validation", "test")
@@ -263,7 +262,7 @@ def _parts(
     if there and "train" not in there:
         raise DataError(f"only {' and '.join(there)} is given", "there must be images to train on", "add train/, or give no splits at all")
     for name in there:
-        if missing := [class_names[c] for c in np.setdiff1d(np.arange(len(class_names)), targets[given[name]])]:
+        if taught.needed and (missing := [class_names[c] for c in np.setdiff1d(np.arange(len(class_names)), targets[given[name]])]):
             raise DataError(f"no image of {', '.join(map(repr, missing[:10]))} in {name}", "each class must be in each split")
     wanted = {"validation": cutting.VALIDATION_SHARE, "test": cutting.TEST_SHARE}
     shares = {"train": 1.0} | {name: share for name, share in wanted.items() if name not in there}

@@ -1,148 +1,131 @@
-"""Random changes to training images with places in them: what moves the image moves its boxes, masks and label maps."""
+"""Images made of several images, with their boxes, masks and label maps: mosaic, mixup, copy-paste. Draws from torch's global generator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from planish.data.augmentation import Augmentation, drawing_from
-from planish.data.geometry import Targets, joined, mirrored, moved, within
-from planish.data.operations import Operations, changes, moves_of, to_uint8
-from planish.data.warp import warp
+from planish.data.geometry import ImageBatch, covered, joined
+from planish.data.mask_geometry import scaled_window
 from planish.errors import TrainingError
 
-if TYPE_CHECKING:
-    from planish.artifact import InputSpec
-
-Apply = Callable[[Tensor, Targets, torch.Generator], tuple[Tensor, Targets]]
-
-# ``light`` and ``standard`` for such images; TrivialAugment would move them without saying where to
-_STRENGTHS = {
-    "none": Operations(),
-    "light": Operations(scale=(0.75, 1.4), shift=0.1, flip=True),
-    "standard": Operations(
-        scale=(0.6, 1.6), rotate=5, shear=2, shift=0.15, flip=True, brightness=0.3, contrast=0.3, saturation=0.4, hue=0.02
-    ),
-}
+_CENTRE = (0.35, 0.65)  # where the four images of a mosaic meet, as a share of the sides
+_MIXUP_ALPHA = 8.0  # both images are well seen: the weights lie between 0.25 and 0.75 nearly always
+_PASTED = 0.5  # chance of each object of the other image
 
 
-def augment_targets(
-    spec: InputSpec, augmentation: Augmentation, flip: bool = True, *, mosaic: float = 0.0, mixup: float = 0.0, copy_paste: float = 0.0
-) -> Apply:
-    """A function from uint8 images ``(N, C, H, W)``, their targets (see ``planish.data.geometry``) and a generator to both, changed.
+def mosaic(batch: ImageBatch, rows: Tensor, matrices: Callable[[int], Tensor]) -> ImageBatch:
+    """Of each chosen image and three others of the batch, one image: a part of each, enlarged or shrunk so that it fills its corner.
+
+    Four times as many objects in other surroundings, and smaller ones (Bochkovskiy et al. 2020, arXiv:2004.10934). Each of the four is
+    moved by a matrix of its own in the same resampling.
 
     Args:
-        spec: size of the images.
-        augmentation: ``none``, ``light`` (scaled, shifted, mirrored), ``standard`` (also turned a little, and other colours), or what and
-            how much.
-        flip: mirror left to right; False where that changes the class.
-        mosaic: share of the images that are put together from four of the batch (A. Bochkovskiy et al. 2020, arXiv:2004.10934).
-        mixup: share of the images that are laid half transparent over another (H. Zhang et al. 2018, arXiv:1710.09412).
-        copy_paste: share of the images that get objects of another, where there are masks (G. Ghiasi et al. 2021, arXiv:2012.07177).
+        batch: to draw from.
+        rows: the chosen images, ``(K,)``.
+        matrices: gives so many random matrices, ``(count, 3, 3)``.
+
+    Returns:
+        K images.
+    """
+    count, (height, width) = len(rows), batch.images.shape[2:]
+    others = torch.randint(len(batch.images), (count, 3))
+    sources = torch.cat([rows[:, None], others], 1).gather(1, torch.rand(count, 4).argsort(1))
+    y, x = (round(side * float(torch.empty(()).uniform_(*_CENTRE))) for side in (height, width))
+    images = batch.images.new_zeros(count, *batch.images.shape[1:])
+    maps = None if batch.maps is None else batch.maps.new_zeros(count, *batch.maps.shape[1:])
+    objects = []
+    corners = ((0, 0, y, x), (0, x, y, width - x), (y, 0, height - y, x), (y, x, height - y, width - x))
+    for source, window in zip(sources.T, corners, strict=True):
+        part = batch.taken(source).moved(_into(window, height, width, count) @ matrices(count), window=window)
+        top, left, tall, wide = window
+        images[:, :, top : top + tall, left : left + wide] = part.images
+        if maps is not None and part.maps is not None:
+            top, left, tall, wide = scaled_window(window, maps.shape[2] / width, maps.shape[1] / height)
+            maps[:, top : top + tall, left : left + wide] = part.maps
+        if part.objects is not None:
+            objects.append(part.objects)
+    return ImageBatch(images, joined(objects) if objects else None, maps)
+
+
+def mixup(batch: ImageBatch, rows: Tensor) -> ImageBatch:
+    """Blend the chosen images with another one of the batch each; they have the objects of both (Zhang et al. 2019, arXiv:1902.04103).
+
+    Args:
+        batch: to draw from.
+        rows: the chosen images, ``(K,)``.
+
+    Returns:
+        the whole batch.
 
     Raises:
-        TrainingError: RandAugment or TrivialAugment, which do not tell where they move what.
+        TrainingError: a pixel of a label map cannot be of two classes.
     """
-    wanted = augmentation if isinstance(augmentation, Operations) else _STRENGTHS.get(augmentation)
-    if wanted is None:
-        raise TrainingError(f"augmentation {augmentation!r}", f"it is one of {', '.join(_STRENGTHS)}, or Operations")
-    if wanted.randaugment or wanted.trivialaugment:
-        raise TrainingError(
-            "randaugment or trivialaugment where places in images are learned",
-            "they move an image without saying where to",
-            "augmentation=standard, or name operations: {rotate: 5, scale: [0.8, 1.2]}",
-        )
-    rest = replace(wanted, crop=(1.0, 1.0), shear=0.0, scale=(1.0, 1.0), rotate=0.0, shift=0.0, flip=False, vertical_flip=False)
-    colours = changes(rest, flip, 1)
-    moves = moves_of(wanted)
-
-    def change(images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
-        height, width = images.shape[2:]
-        if isinstance(targets, list):
-            if copy_paste:
-                images, targets = _pasted(images, targets, torch.rand(len(images)) < copy_paste)
-            if mosaic:
-                images, targets = _mosaic(images, targets, torch.rand(len(images)) < mosaic)
-        values = images.float()
-        if moves is not None:
-            matrices = moves(len(images), height, width)
-            values, targets = warp(values, matrices), moved(targets, matrices, height, width)
-        for wish, axis in ((wanted.flip and flip, 3), (wanted.vertical_flip, 2)):
-            if wish:
-                which = torch.rand(len(images)) < 0.5
-                values = torch.where(which.view(-1, 1, 1, 1), values.flip(axis), values)
-                targets = mirrored(targets, which, axis)
-        for step in colours:
-            values = step(values)
-        if mixup and isinstance(targets, list):
-            values, targets = _mixed(values, targets, torch.rand(len(images)) < mixup)
-        return to_uint8(values), targets
-
-    nothing = not wanted.on and not (mosaic or mixup or copy_paste)
-
-    def apply(images: Tensor, targets: Targets, generator: torch.Generator) -> tuple[Tensor, Targets]:
-        if nothing or len(images) == 0:
-            return images, targets
-        with drawing_from(generator):
-            return change(images, targets)
-
-    return apply
+    if batch.objects is None:
+        raise TrainingError("mixup of label maps", "it is for boxes: a pixel has one class", "use mosaic, or mixup=0")
+    if len(batch.images) == 1:
+        return batch
+    partners = _partners(rows, len(batch.images))
+    weight = torch.distributions.Beta(_MIXUP_ALPHA, _MIXUP_ALPHA).sample((len(rows),)).view(-1, 1, 1, 1).to(batch.images)
+    images = batch.images.clone()
+    images[rows] = torch.lerp(batch.images[partners], batch.images[rows], weight)
+    added = batch.objects.taken(partners)
+    objects = joined([batch.objects, added], [torch.arange(len(images)), rows], len(images))
+    return replace(batch, images=images, objects=objects)
 
 
-def _mosaic(images: Tensor, targets: list[dict[str, Tensor]], which: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Some images become four quarters: the image itself and three others, each half as large."""
-    count, _, height, width = images.shape
-    rows, columns = (height // 2, height - height // 2), (width // 2, width - width // 2)
-    mixed, found = images.clone(), list(targets)
-    for i in which.nonzero().flatten().tolist():
-        four = [i, *torch.randint(count, (3,)).tolist()]
-        parts = []
-        for quarter, other in enumerate(four):
-            down, across = divmod(quarter, 2)
-            tall, wide = rows[down], columns[across]
-            y, x = rows[0] * down, columns[0] * across
-            small = functional.interpolate(images[other : other + 1].float(), (tall, wide), mode="area")
-            mixed[i, :, y : y + tall, x : x + wide] = small[0].round().to(images.dtype)
-            shift, scale = torch.tensor([x / width, y / height] * 2), torch.tensor([wide / width, tall / height] * 2)
-            one = targets[other] | {"boxes": targets[other]["boxes"] * scale + shift}
-            if "masks" in one:
-                masks = torch.zeros(len(one["labels"]), height, width, dtype=torch.uint8)
-                shrunk = functional.interpolate(one["masks"][None].float(), (tall, wide), mode="area")[0]
-                masks[:, y : y + tall, x : x + wide] = (shrunk >= 0.5).to(torch.uint8)
-                one["masks"] = masks
-            area = (one["boxes"][:, 2:] - one["boxes"][:, :2]).prod(1)
-            parts.append(within(one, area, height, width))
-        found[i] = joined(parts)
-    return mixed, found
+def copy_paste(batch: ImageBatch, rows: Tensor) -> ImageBatch:
+    """Put objects of another image of the batch on the chosen ones, where they are in theirs (Ghiasi et al. 2021, arXiv:2012.07177).
+
+    What they cover is cut out of the masks behind them, boxes shrink to what is left, and objects hidden but for a quarter are gone.
+
+    Args:
+        batch: to draw from.
+        rows: the chosen images, ``(K,)``.
+
+    Returns:
+        the whole batch.
+
+    Raises:
+        TrainingError: there are no masks.
+    """
+    old = batch.objects
+    if old is None or old.masks is None:
+        raise TrainingError("copy-paste without masks", "objects are cut out along their masks", "use copy_paste=0")
+    if len(batch.images) == 1:
+        return batch
+    partners = _partners(rows, len(batch.images))
+    new = old.taken(partners)
+    new = new.kept(torch.rand(len(new.labels)) < _PASTED)
+    if new.masks is None or not len(new.labels):
+        return batch
+    (height, width), size = batch.images.shape[2:], new.masks.shape[1:]
+    hidden = torch.zeros(len(batch.images), *size, dtype=torch.int32)
+    hidden.index_add_(0, rows[new.image], new.masks.int())
+    hidden = hidden.clamp_(max=1).to(torch.uint8)
+    images = batch.images.clone()
+    front = functional.interpolate(hidden[rows, None].float(), (height, width), mode="nearest-exact").to(images)
+    images[rows] = torch.lerp(batch.images[rows], batch.images[partners], front)
+    behind = covered(old, hidden, height, width)
+    return replace(batch, images=images, objects=joined([behind, new], [torch.arange(len(images)), rows], len(images)))
 
 
-def _mixed(images: Tensor, targets: list[dict[str, Tensor]], which: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Some images half and half with another, with the objects of both."""
-    others = torch.randperm(len(images))
-    mixed = torch.where(which.view(-1, 1, 1, 1), (images + images[others]) / 2, images)
-    pairs = zip(targets, others.tolist(), which.tolist(), strict=True)
-    return mixed, [joined([one, targets[other]]) if both else one for one, other, both in pairs]
+def _into(window: tuple[int, int, int, int], height: int, width: int, count: int) -> Tensor:
+    """Shrink images so that they fill a window at least, and show a random part there. ``(count, 3, 3)``."""
+    top, left, tall, wide = window
+    least = max(tall / height, wide / width)
+    factor = torch.empty(count).uniform_(least, 1)
+    room = (factor[:, None] * torch.tensor([width, height]) - torch.tensor([wide, tall])) / 2
+    shift = torch.tensor([left + wide / 2 - width / 2, top + tall / 2 - height / 2]) + room * torch.empty(count, 2).uniform_(-1, 1)
+    matrices = torch.diag_embed(torch.stack([factor, factor, torch.ones(count)], 1))
+    matrices[:, :2, 2] = shift
+    return matrices
 
 
-def _pasted(images: Tensor, targets: list[dict[str, Tensor]], which: Tensor) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Some images get about half of the objects of another, at the places that they had there; what they cover is cut off or goes."""
-    others = torch.randperm(len(images))
-    mixed, found = images.clone(), list(targets)
-    for i in which.nonzero().flatten().tolist():
-        donor = targets[int(others[i])]
-        chosen = torch.rand(len(donor["labels"])) < 0.5
-        if int(others[i]) == i or "masks" not in donor or not bool(chosen.any()):
-            continue
-        new = {name: values[chosen] for name, values in donor.items()}
-        over = new["masks"].any(0)
-        mixed[i] = torch.where(over, images[others[i]], images[i])
-        own = targets[i]
-        left = own["masks"] * ~over
-        seen = left.flatten(1).sum(1) > 0.25 * own["masks"].flatten(1).sum(1)
-        found[i] = joined([{name: values[seen] for name, values in (own | {"masks": left}).items()}, new])
-    return mixed, found
+def _partners(rows: Tensor, count: int) -> Tensor:
+    """Another image for each."""
+    return (rows + torch.randint(1, count, rows.shape)) % count

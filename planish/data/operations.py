@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -19,6 +19,7 @@ from planish.data.warp import affine_matrices, crop_matrices, random_boxes, warp
 Change = Callable[[Tensor], Tensor]
 
 _MOVES = {"crop", "rotate", "scale", "shear", "shift"}  # one resampling does them all
+_TRANSPORTS = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}  # torchvision's names
 _CROP_STRETCH = 4 / 3
 _ERASE_STRETCH = 10 / 3
 
@@ -102,15 +103,35 @@ def changes(operations: Operations, flip: bool, together: int) -> list[Change]:
     """
     o = operations
     steps: list[tuple[bool, Change]] = [
-        (not _MOVES.isdisjoint(o.on), partial(_moved, o)),
+        (moves(o), partial(_moved, o)),
         (o.flip and flip, partial(_mirrored, axis=3)),
         (o.vertical_flip, partial(_mirrored, axis=2)),
+    ]
+    return [change for wanted, change in steps if wanted] + pixel_changes(o, together)
+
+
+def moves(operations: Operations) -> bool:
+    """Whether images are resampled."""
+    return not _MOVES.isdisjoint(operations.on)
+
+
+def pixel_changes(operations: Operations, together: int, in_place: bool = False) -> list[Change]:
+    """Those of ``changes`` that come after flips: of colours, and nothing that moves where ``in_place``.
+
+    Args:
+        operations: names and strengths.
+        together: see ``changes``.
+        in_place: RandAugment and TrivialAugment, too, leave every object where it is: without shear, translation and rotation.
+    """
+    o = operations
+    randaugment, trivialaugment = (_StillRandAugment, _StillTrivialAugment) if in_place else (v2.RandAugment, v2.TrivialAugmentWide)
+    steps: list[tuple[bool, Change]] = [
         (o.brightness > 0, _each(pixels.brighten, 1 - o.brightness, 1 + o.brightness)),
         (o.contrast > 0, _each(pixels.adjust_contrast, 1 - o.contrast, 1 + o.contrast)),
         (o.saturation > 0, _each(pixels.saturate, 1 - o.saturation, 1 + o.saturation)),
         (o.hue > 0, _each(pixels.turn_hue, -o.hue, o.hue)),
-        (o.randaugment > 0, partial(_in_groups, v2.RandAugment(magnitude=o.randaugment), together)),
-        (o.trivialaugment, partial(_in_groups, v2.TrivialAugmentWide(), together)),
+        (o.randaugment > 0, partial(_in_groups, randaugment(magnitude=o.randaugment), together)),
+        (o.trivialaugment, partial(_in_groups, trivialaugment(), together)),
         (o.blur > 0, _each(pixels.blur, 0, o.blur)),
         (o.noise > 0, _each(pixels.add_noise, 0, o.noise)),
         (o.erase > 0, lambda images: pixels.erase(images, random_boxes(len(images), 0, o.erase, _ERASE_STRETCH))),
@@ -118,17 +139,24 @@ def changes(operations: Operations, flip: bool, together: int) -> list[Change]:
     return [change for wanted, change in steps if wanted]
 
 
+class _StillRandAugment(v2.RandAugment):  # type: ignore[misc]
+    _AUGMENTATION_SPACE: ClassVar[dict[str, Any]] = {k: v for k, v in v2.RandAugment._AUGMENTATION_SPACE.items() if k not in _TRANSPORTS}
+
+
+class _StillTrivialAugment(v2.TrivialAugmentWide):  # type: ignore[misc]
+    _AUGMENTATION_SPACE: ClassVar[dict[str, Any]] = {
+        k: v for k, v in v2.TrivialAugmentWide._AUGMENTATION_SPACE.items() if k not in _TRANSPORTS
+    }
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Round, and clip to 0..255."""
     return images.round().clamp_(0, 255).to(torch.uint8)
 
 
-def moves_of(operations: Operations) -> Callable[[int, int, int], Tensor] | None:
-    """What draws a matrix for each of some images of a height and a width, ``(N, 3, 3)``; None where nothing moves."""
-    return None if _MOVES.isdisjoint(operations.on) else partial(_matrices, operations)
-
-
-def _matrices(o: Operations, count: int, height: int, width: int) -> Tensor:
+def move_matrices(operations: Operations, count: int, height: int, width: int) -> Tensor:
+    """A random crop, shear, scaling, rotation and shift an image, ``(count, 3, 3)``; drawn from torch's global generator."""
+    o = operations
     cut = crop_matrices(random_boxes(count, *o.crop, _CROP_STRETCH), height, width)
     degrees, factor, shear = (torch.empty(count).uniform_(*ends) for ends in ((-o.rotate, o.rotate), o.scale, (-o.shear, o.shear)))
     shift = torch.empty(count, 2).uniform_(-o.shift, o.shift) * torch.tensor([width, height])
@@ -137,7 +165,7 @@ def _matrices(o: Operations, count: int, height: int, width: int) -> Tensor:
 
 def _moved(operations: Operations, images: Tensor) -> Tensor:
     alone = _MOVES.intersection(operations.on) == {"crop"}  # which brings in nothing from outside
-    return warp(images, _matrices(operations, len(images), *images.shape[2:]), "border" if alone else "zeros")
+    return warp(images, move_matrices(operations, len(images), *images.shape[2:]), "border" if alone else "zeros")
 
 
 def _mirrored(images: Tensor, axis: int) -> Tensor:

@@ -37,6 +37,7 @@ class Taught:
         strata: the kind of each image ``(N,)``, of which each split shall have its share.
         strata_names: of the kinds.
         faults: of annotations that were left out: key and reason.
+        needed: whether each kind must be in each split.
     """
 
     class_names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Taught:
     strata: Indices
     strata_names: Sequence[str]
     faults: list[tuple[str, str]] = field(default_factory=list)
+    needed: bool = False
 
     def chosen(self, rows: Indices) -> Any:
         """The targets of some images."""
@@ -83,7 +85,7 @@ class LabelledFiles:
         names = tuple(sorted({item.label for item in listed}))
         number = {label: i for i, label in enumerate(names)}
         targets = np.array([number[item.label] for item in listed], dtype=np.int64)
-        return Taught(names, targets, targets, names)
+        return Taught(names, targets, targets, names, needed=True)
 
 
 @dataclass(frozen=True)

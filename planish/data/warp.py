@@ -60,16 +60,53 @@ def random_boxes(count: int, low: float, high: float, stretch: float) -> Tensor:
     return torch.cat([torch.rand(count, 2) * (1 - sides), sides], 1)
 
 
-def warp(images: Tensor, matrices: Tensor, outside: Literal["zeros", "border"] = "zeros") -> Tensor:
+def warp(
+    images: Tensor,
+    matrices: Tensor,
+    outside: Literal["zeros", "border"] = "zeros",
+    window: tuple[int, int, int, int] | None = None,
+) -> Tensor:
     """Carry out one matrix an image, bilinear.
 
     Args:
         images: float ``(N, C, H, W)``.
         matrices: ``(N, 3, 3)``.
         outside: what comes from there is black, or as the image's edge.
+        window: top, left, height and width in pixels of the part of the result that is wanted; None for all of it.
+
+    Returns:
+        float ``(N, C, H, W)``, or of the window's size.
     """
     height, width = images.shape[2:]
+    top, left, tall, wide = window or (0, 0, height, width)
     halves = torch.tensor([width / 2, height / 2, 1.0])
-    back = torch.linalg.inv(matrices) * halves / halves[:, None]  # ``affine_grid`` counts from -1 to 1
-    grid = functional.affine_grid(back[:, :2].to(images), list(images.shape), align_corners=False)
+    # ``affine_grid`` counts from -1 to 1: from the window's to pixels from the centre, back, and to the image's
+    onto = torch.tensor([[wide / 2, 0, left + wide / 2 - width / 2], [0, tall / 2, top + tall / 2 - height / 2], [0, 0, 1]])
+    back = torch.linalg.inv(matrices) @ onto / halves[:, None]
+    grid = functional.affine_grid(back[:, :2].to(images), [*images.shape[:2], tall, wide], align_corners=False)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+
+
+def nearest_pixels(matrices: Tensor, height: int, width: int, window: tuple[int, int, int, int]) -> Tensor:
+    """Which pixel each new pixel is, for maps that cannot be blended, such as masks; to be picked by ``index_select`` from flat maps.
+
+    Args:
+        matrices: ``(N, 3, 3)``.
+        height: of the maps.
+        width: likewise.
+        window: see ``warp``.
+
+    Returns:
+        ``row * width + column``, or ``height * width`` where nothing was; int64 ``(N, pixels of the window)``.
+    """
+    top, left, tall, wide = window
+    back = torch.linalg.inv(matrices)[:, :2, :, None]
+    across = torch.arange(left + 0.5 - width / 2, left + wide - width / 2)
+    down = torch.arange(top + 0.5 - height / 2, top + tall - height / 2)
+    # both coordinates of every new pixel in the old image, (N, 2, tall, wide), in pixels from the top left corner
+    half = torch.tensor([width / 2, height / 2]).view(1, 2, 1)
+    old = (back[:, :, 1] * down + back[:, :, 2] + half)[..., None] + (back[:, :, 0] * across)[:, :, None]
+    column, row = old.floor_().unbind(1)
+    outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
+    pixels: Tensor = row.mul_(width).add_(column).masked_fill_(outside, height * width)
+    return pixels.long().flatten(1)

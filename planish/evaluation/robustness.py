@@ -12,7 +12,7 @@ from planish.evaluation.statistics import Floats, Interval, bootstrap_mean, prop
 from planish.progress import Stage
 
 if TYPE_CHECKING:
-    from planish.artifact import InputSpec, Predictor, Preprocessing
+    from planish.artifact import InputSpec, Outputs, Predictor, Preprocessing
     from planish.measurement import Measurement
     from planish.task import SplitName, Task
 
@@ -46,17 +46,20 @@ def robustness(
         ``accuracy_corrupted``, the mean of all, then ``accuracy_gaussian_noise`` and so on; in percent.
     """
     split = task.split(split_name)
-    images, targets = split.images(spec, preprocessing), np.asarray(split.targets)
+    images = split.images(spec, preprocessing)
     rows = np.unique(np.linspace(0, len(images) - 1, min(most_images, len(images))).astype(int))
+    targets = [split.targets[int(row)] for row in rows]
     scores = {name: np.zeros(len(rows)) for name in CORRUPTIONS}
     with Stage(f"evaluating on corrupted {split_name}", len(CORRUPTIONS) * len(SEVERITIES) * len(rows)) as stage:
         for name in CORRUPTIONS:
             for severity in SEVERITIES:
+                batches: list[Outputs] = []
                 for start in range(0, len(rows), batch_size):
-                    some = slice(start, start + batch_size)
-                    outputs = predictor(corrupt(images[rows[some]], name, severity, seed, start))
-                    scores[name][some] += task.scores(outputs, targets[rows[some]])
-                    stage.advance(len(rows[some]))
+                    some = rows[start : start + batch_size]
+                    batches.append(predictor(corrupt(images[some], name, severity, seed, start)))
+                    stage.advance(len(some))
+                outputs = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+                scores[name] += task.scores(outputs, targets)  # of all at once: the metric of a batch is not a part of that of all
     scores = {name: summed / len(SEVERITIES) for name, summed in scores.items()}
     scores = {"corrupted": np.mean(list(scores.values()), axis=0)} | scores
     return {m.name: m for m in (percent(f"{task.primary_metric}_{name}", len(rows), _mean(s)) for name, s in scores.items())}

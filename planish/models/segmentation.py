@@ -38,12 +38,18 @@ class Segmenter(nn.Module):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy at the size of the targets, int64 ``(N, H, W)``, 255 left out; a scalar."""
-        larger = functional.interpolate(outputs, targets.shape[1:], mode="bilinear")
-        wanted = (targets != IGNORED).sum().clamp_min(1)
-        return functional.cross_entropy(larger, targets, ignore_index=IGNORED, reduction="sum") / wanted
+        return pixel_loss(outputs, targets)
 
     def decode(self, outputs: Tensor) -> dict[str, Tensor]:
         """``classes`` uint8 ``(N, H, W)`` and ``confidence``, the probability of each, at the images' size."""
         larger = functional.interpolate(outputs, scale_factor=float(self.stride), mode="bilinear")
         confidence, classes = larger.softmax(1).max(1)
         return {"classes": classes.to(torch.uint8), "confidence": confidence}
+
+
+def pixel_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of logits ``(N, classes, h, w)``, enlarged, with targets ``(N, H, W)``, 255 left out; a scalar."""
+    if logits.shape[2:] != targets.shape[1:]:
+        logits = functional.interpolate(logits, targets.shape[1:], mode="bilinear")
+    wanted = (targets != IGNORED).sum().clamp_min(1)
+    return functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum") / wanted

@@ -16,7 +16,7 @@ from torch import nn
 
 from planish.artifact import Source
 from planish.errors import ModelError
-from planish.models import resnet
+from planish.models import resnet, torchvision_heads
 from planish.models.heads import strides_for, with_head
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.weights import State, fit_weights, read_weights
@@ -115,6 +115,8 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
     Raises:
         ModelError: it cannot be built here: no module given, the file is gone or changed.
     """
+    if source.task != "classification" and source.name in _with_own_head(source.task):
+        return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels)
     if source.strides:
         backbone = build(replace(source, task="classification", strides=()), module)
         return with_head(source.task, backbone, source.num_classes, source.channels, source.strides)
@@ -167,6 +169,8 @@ def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size:
 
 
 def _with_head(model: str | nn.Module, num_classes: int, channels: int, image_size: int, weights: str | Path | None, task: str) -> Created:
+    if isinstance(model, str) and (known := f"torchvision:{model.removeprefix('torchvision:')}") in _with_own_head(task):
+        return _torchvisions_own(Source(known, num_classes, channels, task=task), weights)
     name = "module" if isinstance(model, nn.Module) else _full_name(model)
     source = Source(name, num_classes, channels, sha256=_sha256(name), task=task)
     given = model if isinstance(model, nn.Module) else None
@@ -187,10 +191,35 @@ def _with_head(model: str | nn.Module, num_classes: int, channels: int, image_si
         module.load_state_dict(state)
         return Created(source, module, tuple(notes), True, False, None, None)
     if weights is not None:
-        known = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE, weights=weights)
-        module = with_head(task, known.module, num_classes, channels, strides)
-        return Created(source, module, tuple(notes), True, True, known.mean, known.std)
+        weighted = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE, weights=weights)
+        module = with_head(task, weighted.module, num_classes, channels, strides)
+        return Created(source, module, tuple(notes), True, True, weighted.mean, weighted.std)
     return Created(source, module, tuple(notes), False, True, None, None)
+
+
+def _with_own_head(task: str) -> list[str]:
+    """torchvision's networks for a task, by their full names."""
+    return [f"torchvision:{name}" for name in torchvision_heads.names(task)]
+
+
+def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
+    """A detector or segmenter of torchvision's, with weights from a file where they fit."""
+    module = build(source)
+    if weights is None:
+        return Created(source, module, (), False, True, None, None)
+    if weights == "imagenet":
+        raise ModelError(f"weights 'imagenet' for {source.name}", "torchvision publishes COCO's for it", "give a file of weights")
+    given = {f"model.{name}": value for name, value in read_weights(Path(weights)).items()}
+    wanted = module.state_dict()
+    fitting = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
+    if not fitting:
+        raise ModelError(f"nothing in {weights} fits {source.name}", "its names are those of torchvision's state_dict")
+    module.load_state_dict(wanted | fitting)
+    fresh = sorted(wanted.keys() - fitting.keys())
+    named = ", ".join(fresh[:6]) + ", ..." * (len(fresh) > 6)
+    notes = (f"{len(fitting)} tensors come from {weights}; fresh are {named}",) if fresh else ()
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return Created(source, module, notes, True, bool(fresh), *((mean, std) if source.channels == 3 else (None, None)))
 
 
 def _on_maps(classifier: nn.Module, task: str, num_classes: int, channels: int, image_size: int) -> tuple[nn.Module, tuple[int, ...]]:

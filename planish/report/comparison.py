@@ -24,7 +24,7 @@ _WIDE = 100  # columns of a terminal on which every interval has a column of its
 
 
 def comparison_table(rows: Sequence[Row], noise_floor: Measurement | None = None, width: int = _WIDE) -> Table:
-    """Strategy, level, compression, measured speed-up and change of accuracy, each with its interval.
+    """Strategy, level, compression, measured speed-up and what was lost, each with its interval.
 
     Args:
         rows: the arms.
@@ -50,7 +50,7 @@ def comparison_table(rows: Sequence[Row], noise_floor: Measurement | None = None
 
 def _cells(row: Row, noise_floor: Measurement | None) -> dict[str, str]:
     m = row.measurements
-    drop, speed = m.get("accuracy_drop"), m.get("latency_ratio")
+    drop, speed = m.get("drop"), m.get("latency_ratio")
     same = speed is not None and noise_floor is not None and verdict(speed, noise_floor) == "no difference"
     return {
         "smaller": words.show(m["size_ratio"]) if "size_ratio" in m else "",
@@ -80,29 +80,35 @@ def write_comparison(folder: Path) -> Path:
     return write_page(folder / "comparison.html", page)
 
 
+def _metric(found: Comparison) -> str:
+    primary = words.primary(found.original.measurements)
+    return words.metric(primary.name if primary else "accuracy")
+
+
 def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int], narrow: bool) -> Markup:
-    """Change of accuracy over a ratio, one line a strategy through its levels; whiskers are 95 % intervals."""
+    """Change of the metric over a ratio, one line a strategy through its levels; whiskers are 95 % intervals."""
+    metric = _metric(found)
     width, height, left = (380.0, 400.0, 36.0) if narrow else (960.0, 460.0, 60.0)
     rows = [row for row in found.rows if name in row.measurements]
     if not rows:
         return Markup()
     xs = [row.measurements[name].value for row in rows] + [1.0]
-    ys = [-row.measurements["accuracy_drop"].value for row in rows] + [0.0]
+    ys = [-row.measurements["drop"].value for row in rows] + [0.0]
     lowest = max(min(ys), -15.0)  # what fails altogether would squeeze the rest
     pad = max((max(ys) - lowest) * 0.1, 0.3)
     x = Scale(min(xs) / 1.1, max(xs) * 1.1, left, width - 14, log=True)
     y = Scale(lowest - pad, max(ys) + pad, height - 52, 22)
     parts = ratio_frame(x, y, narrow)
     parts.append(el("text", f"{title} (log scale)", x=(x.start + x.end) / 2, y=height - 8, cls="axis middle"))
-    parts.append(el("text", "accuracy change on test, points", x=x.start, y=11, cls="axis"))
+    parts.append(el("text", f"{metric} change on test, points", x=x.start, y=11, cls="axis"))
     marks = [_original(x(1.0), y(0.0))]
     for strategy, index in strategies.items():
         mine = sorted((row for row in rows if row.strategy == strategy), key=lambda row: row.measurements[name].value)
-        places = [(x(row.measurements[name].value), y(max(-row.measurements["accuracy_drop"].value, lowest))) for row in mine]
+        places = [(x(row.measurements[name].value), y(max(-row.measurements["drop"].value, lowest))) for row in mine]
         if len(places) > 1:
             parts.append(el("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places), cls=look(index)))
         for row, (cx, cy) in zip(mine, places, strict=True):
-            drop = row.measurements["accuracy_drop"]
+            drop = row.measurements["drop"]
             if drop.low is not None and drop.high is not None:
                 top, foot = (y(min(max(-end, y.low), y.high)) for end in (drop.low, drop.high))
                 parts.append(el("line", x1=cx, x2=cx, y1=top, y2=foot, cls=f"{look(index)} whisker"))
@@ -110,7 +116,7 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
             text = f"{who}: {words.show(row.measurements[name])}, {words.change(drop)} points"
             marks.append(el("g", mark(index, cx, cy), el("title", text), tabindex="0", role="img", aria_label=text))
     shown = "only-narrow" if narrow else "only-wide"
-    return drawing(f"Accuracy change over {title}", width, height, *parts, *marks, cls=shown, role="group")
+    return drawing(f"{metric} change over {title}", width, height, *parts, *marks, cls=shown, role="group")
 
 
 def _original(x: float, y: float) -> Markup:

@@ -49,7 +49,7 @@ def ensemble_table(arms: Sequence[EnsembleArm], width: int = _WIDE) -> Table:
         table.add_column(heading, justify="left" if heading == "verdict" else "right", overflow="fold")
     for arm in arms:
         m, cost = arm.measurements, costs(arm, arms[0])
-        shown = difference(m["accuracy_difference"]) if "accuracy_difference" in m else ""
+        shown = difference(m["difference"]) if "difference" in m else ""
         table.add_row(
             Text("\n").join(Text(line, style) for line, style in ((arm.label, ""), (arm.why, "dim")) if line),
             words.show(m["accuracy"]) if m else "",
@@ -106,7 +106,7 @@ def write_ensembles(folder: Path) -> Path:
 
 
 def _gain(arm: EnsembleArm) -> Measurement:
-    return arm.measurements["accuracy_difference"]
+    return arm.measurements["difference"]
 
 
 def _named(arm: EnsembleArm) -> str:
@@ -123,7 +123,7 @@ def _price(arm: EnsembleArm, single: EnsembleArm) -> str:
 def _plot(study: EnsembleStudy, name: str, narrow: bool) -> Markup:
     """Points gained over what it costs, as times of the single network's; whiskers are the intervals of the differences."""
     single, *_ = study.arms
-    found = [(i, arm, costs(arm, single)) for i, arm in enumerate(study.arms) if "accuracy_difference" in arm.measurements]
+    found = [(i, arm, costs(arm, single)) for i, arm in enumerate(study.arms) if "difference" in arm.measurements]
     found = [(i, arm, cost) for i, arm, cost in found if name in cost]
     if not found:
         return Markup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -15,12 +16,14 @@ from planish.report import plots, words
 from planish.report.confusion import FEW_CLASSES, heat_map, shades
 from planish.report.evaluation_plots import coverage_curve, reliability_diagram
 from planish.report.html import filled, write_page
-from planish.report.page import curves, facts
+from planish.report.page import facts
+from planish.report.pictures import read_pictures, shown
 from planish.report.run_folder import read_history
-from planish.report.thumbnails import mistakes, picture_uri, sheet_uri
-from planish.search.evaluation import Drawn, Evaluation, Predicted, load_evaluation
+from planish.report.thumbnails import mistakes, sheet_uri
+from planish.search.evaluation import Evaluation, Predicted, Scored, load_evaluation
 
 _UNKNOWN = 100.0  # times its lower end that the upper end of a temperature's interval is where nothing was learned
+_NOTHING = 0.005  # points; a mean of scores is the metric itself
 _PROMISE = 95.0  # percent; the one of the tiles where it was looked at
 
 
@@ -28,8 +31,8 @@ def write_evaluation(folder: Path) -> Path:
     """Write ``evaluation.html`` into a folder.
 
     Args:
-        folder: with ``evaluation.json`` and ``evaluation.npz``; ``history.json``, ``augmented.png`` and ``recipe.yaml`` of a training are
-            shown where they exist.
+        folder: with ``evaluation.json`` and ``evaluation.npz``; ``pictures.npz``, and ``history.json``, ``augmented.png`` and
+            ``recipe.yaml`` of a training, are shown where they exist.
 
     Returns:
         Path of the page.
@@ -38,30 +41,18 @@ def write_evaluation(folder: Path) -> Path:
         BundleError: a file is missing, or not as it was written.
     """
     found, predicted = load_evaluation(folder)
-    if isinstance(predicted, Drawn):
-        return write_page(folder / "evaluation.html", _of_places(folder, found, predicted))
-    names = [each.name for each in found.per_class]
-    matrix = confusion_matrix(predicted.logits.argmax(axis=1), predicted.targets, len(names))
-    few = len(names) <= FEW_CLASSES
-    history = read_history(folder / "history.json")
+    primary = next(iter(found.metrics))
     recipe = folder / "recipe.yaml"
     page = filled(
         "evaluation.html.jinja",
         found=found,
-        names=names,
+        primary=primary,
         warning=_warning(found, predicted),
-        sureness=_sureness(found, predicted),
-        promise=next((t for t in found.thresholds if t.wanted == _PROMISE), None),
-        classes=found.per_class if few else sorted(found.per_class, key=lambda c: c.measurements["f1"].value),
-        few=few,
-        matrix=matrix,
-        shades=shades,
-        heat=Markup() if few else heat_map(matrix, names),
-        mistakes=mistakes(predicted.pixels, predicted.worst.tolist(), predicted.logits, predicted.targets, predicted.keys, names),
-        diagrams=_diagrams(found, predicted),
-        curve=_curve(found, predicted),
+        said=None if isinstance(predicted, Scored) else _said(found, predicted),
+        least_score=LEAST_SCORE,
+        pictures=shown(read_pictures(folder / "pictures.npz", len(predicted.keys)), predicted.keys, words.metric(primary)),
         corrupted=_corrupted(found),
-        training=[(title, plots.training(history, curve)) for title, curve in curves("accuracy")] if len(history) > 1 else [],
+        training=plots.training(read_history(folder / "history.json"), primary),
         sheet=sheet_uri(folder / "augmented.png"),
         recipe=recipe.read_text() if recipe.is_file() else "",
         machine=facts(found.machine),
@@ -69,35 +60,34 @@ def write_evaluation(folder: Path) -> Path:
     return write_page(folder / "evaluation.html", page)
 
 
-def _of_places(folder: Path, found: Evaluation, drawn: Drawn) -> str:
-    """The page where places in images are judged: metrics, classes, pictures."""
-    history, recipe = read_history(folder / "history.json"), folder / "recipe.yaml"
-    primary = next(iter(found.metrics))
-    metric, seen, told = words.metric(primary), 100 * float(drawn.scores.mean()), found.metrics[primary].value
-    pairs = zip(drawn.shown, drawn.truth, drawn.said, strict=True)
-    return filled(
-        "places.html.jinja",
-        found=found,
-        metric=metric,
-        primary=found.metrics[primary],
-        warning="" if abs(seen - told) < 0.01 else f"{metric}: the file says {told:.2f} %, the stored scores give {seen:.2f} %.",
-        classes=[(c.name, next(iter(c.measurements.values()))) for c in found.per_class],
-        pictures=[(str(key), [("as it is", picture_uri(truth)), ("the model", picture_uri(said))]) for key, truth, said in pairs],
-        least_score=LEAST_SCORE,
-        training=[(title, plots.training(history, curve)) for title, curve in curves(primary)] if len(history) > 1 else [],
-        sheet=sheet_uri(folder / "augmented.png"),
-        recipe=recipe.read_text() if recipe.is_file() else "",
-        machine=facts(found.machine),
-    )
+def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
+    """What the logits tell: classes that are mixed up, mistakes, and how sure the model may be."""
+    names = [each.name for each in found.per_class]
+    matrix = confusion_matrix(predicted.logits.argmax(axis=1), predicted.targets, len(names))
+    few = len(names) <= FEW_CLASSES
+    return {
+        "names": names,
+        "sureness": _sureness(found, predicted),
+        "promise": next((t for t in found.thresholds if t.wanted == _PROMISE), None),
+        "classes": found.per_class if few else sorted(found.per_class, key=lambda c: c.measurements["f1"].value),
+        "few": few,
+        "matrix": matrix,
+        "shades": shades,
+        "heat": Markup() if few else heat_map(matrix, names),
+        "mistakes": mistakes(predicted.pixels, predicted.worst.tolist(), predicted.logits, predicted.targets, predicted.keys, names),
+        "diagrams": _diagrams(found, predicted),
+        "curve": _curve(found, predicted),
+    }
 
 
-def _warning(found: Evaluation, predicted: Predicted) -> str:
+def _warning(found: Evaluation, predicted: Predicted | Scored) -> str:
     """Whether the stored predictions say something else than the metrics."""
-    told = found.metrics.get("accuracy")
-    seen = 100 * float((predicted.logits.argmax(axis=1) == predicted.targets).mean())
-    if told is None or abs(told.value - seen) < 50 / len(predicted.targets):
+    name, told = next(iter(found.metrics.items()))
+    scores = predicted.scores if isinstance(predicted, Scored) else predicted.logits.argmax(axis=1) == predicted.targets
+    seen, n = 100 * float(scores.mean()), len(scores)
+    if abs(told.value - seen) < (50 / n if isinstance(predicted, Predicted) else _NOTHING):
         return ""
-    return f"Accuracy: the file says {words.number(told.value, 2)} %, the stored predictions give {words.number(seen, 2)} %."
+    return f"{words.title(name)}: the file says {words.number(told.value, 2)} %, the stored predictions give {words.number(seen, 2)} %."
 
 
 def _sureness(found: Evaluation, predicted: Predicted) -> str:

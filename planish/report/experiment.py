@@ -23,7 +23,7 @@ _WIDE = 100  # columns of a terminal on which everything has room
 
 
 def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
-    """One row an arm: accuracy on test, the difference to the reference with its interval, what it took.
+    """One row an arm: the metric on test, the difference to the reference with its interval, what it took.
 
     Args:
         arms: as far as they are.
@@ -32,20 +32,26 @@ def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
     wide = width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("arm", overflow="fold")
-    for heading in ("seeds", "accuracy", "difference, points", "verdict", *(["s an epoch"] if wide else [])):
+    for heading in ("seeds", metric_of(arms), "difference, points", "verdict", *(["s an epoch"] if wide else [])):
         table.add_column(heading, justify="left" if heading == "verdict" else "right", overflow="fold")
     for arm in arms:
-        m = arm.measurements
+        m, primary = arm.measurements, words.primary(arm.measurements)
         label = arm.label if wide else arm.label.replace(", ", ",\n")
         cells: list[Text | str] = [
             Text("\n").join(Text(line, style) for line, style in ((label, ""), (arm.why, "dim")) if line),
             str(sum(not trial.failed for trial in arm.trials)),
-            words.show(m["accuracy"]) if "accuracy" in m else "",
-            difference(m["accuracy_difference"]).replace(" ", " " if wide else "\n", 1) if "accuracy_difference" in m else "",
+            words.show(primary) if primary else "",
+            difference(m["difference"]).replace(" ", " " if wide else "\n", 1) if "difference" in m else "",
             arm.verdict,
         ]
         table.add_row(*cells, *([f"{m['seconds_an_epoch'].value:.1f}" if m else ""] if wide else []))
     return table
+
+
+def metric_of(arms: Sequence[ArmResult]) -> str:
+    """What the arms are judged by, in words."""
+    known = (words.primary(arm.measurements) for arm in arms)
+    return words.metric(next((m.name for m in known if m), "accuracy"))
 
 
 def difference(measurement: Measurement) -> str:
@@ -60,10 +66,8 @@ def findings(found: Experiment) -> list[str]:
     measured = [arm for arm in found.arms[1:] if arm.verdict]
     sentences = []
     for kind, word in (("better", "better than"), ("worse", "behind")):
-        those = sorted((a for a in measured if a.verdict == kind), key=lambda a: -abs(a.measurements["accuracy_difference"].value))
-        sentences += [
-            f"{a.label} is {abs(a.measurements['accuracy_difference'].value):.1f} points {word} {found.arms[0].label}." for a in those
-        ]
+        those = sorted((a for a in measured if a.verdict == kind), key=lambda a: -abs(a.measurements["difference"].value))
+        sentences += [f"{a.label} is {abs(a.measurements['difference'].value):.1f} points {word} {found.arms[0].label}." for a in those]
     same = [arm.label for arm in measured if arm.verdict == "no difference"]
     if same:
         sentences.append(f"No difference to {found.arms[0].label} was found for {'; '.join(same)}.")
@@ -84,6 +88,7 @@ def write_experiment(folder: Path) -> Path:
         "experiment.html.jinja",
         found=found,
         difference=difference,
+        metric=metric_of(found.arms),
         findings=findings(found),
         factors={short_key(factor): [short_value(v) for v in values] for factor, values in found.factors.items()},
         effects=[(f"{short_key(e.key)}={short_value(e.value)}", f"{short_key(e.key)}={short_value(found.factors[e.key][0])}", e)
@@ -110,11 +115,11 @@ class Compared(Protocol):
 
 def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
     """Each arm's difference to the first, with its interval."""
-    arms = [(i, arm) for i, arm in enumerate(everyone) if "accuracy_difference" in arm.measurements]
+    arms = [(i, arm) for i, arm in enumerate(everyone) if "difference" in arm.measurements]
     if not arms:
         return Markup()
     width, left, row = (380.0, 146.0, 30.0) if narrow else (960.0, 300.0, 30.0)
-    ends = [e for _, arm in arms for e in (arm.measurements["accuracy_difference"].low, arm.measurements["accuracy_difference"].high)]
+    ends = [e for _, arm in arms for e in (arm.measurements["difference"].low, arm.measurements["difference"].high)]
     low, high = min(0.0, *(e for e in ends if e is not None)), max(0.0, *(e for e in ends if e is not None))
     low = max(low, -_FARTHEST_POINTS)  # what fails altogether would squeeze the rest: it stands at the edge, with its number
     pad = max(0.05 * (high - low), 0.2)
@@ -127,7 +132,7 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
         parts.append(el("text", plain(value), x=x(value), y=foot + 20, cls="tick middle"))
     parts.append(el("text", f"points against {everyone[0].label}", x=(x.start + x.end) / 2, y=height - 4, cls="axis middle"))
     for place, (index, arm) in enumerate(arms):
-        m = arm.measurements["accuracy_difference"]
+        m = arm.measurements["difference"]
         y = 10 + row * place + row / 2
         text = f"{arm.label}: {difference(m)} points, {arm.verdict}"
         marks = [
@@ -149,10 +154,11 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
 
 
 def _curves(found: Experiment, narrow: bool) -> Markup:
-    """Validation accuracy over the seconds of training, a line a trial."""
+    """The score on validation over the seconds of training, a line a trial."""
     curves = [(i, arm.label, trial.curve) for i, arm in enumerate(found.arms) for trial in arm.trials if len(trial.curve) > 1]
     if not curves:
         return Markup()
+    metric = metric_of(found.arms)
     width, height, left = (380.0, 320.0, 36.0) if narrow else (960.0, 400.0, 60.0)
     x = Scale(0.0, max(s for *_, curve in curves for s, _ in curve), left, width - 14)
     values = [v for *_, curve in curves for _, v in curve]
@@ -165,8 +171,8 @@ def _curves(found: Experiment, narrow: bool) -> Markup:
         el("text", plain(value), x=x(value), y=y.start + 20, cls="tick middle") for value in ticks(x.low, x.high, 5 if narrow else 10)
     ]
     parts.append(el("text", "seconds of training", x=(x.start + x.end) / 2, y=height - 6, cls="axis middle"))
-    parts.append(el("text", "accuracy on validation, %", x=x.start, y=11, cls="axis"))
+    parts.append(el("text", f"{metric} on validation, %", x=x.start, y=11, cls="axis"))
     for index, label, curve in curves:
         points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in curve)
         parts.append(el("polyline", el("title", label), points=points, cls=look(index)))
-    return drawing("Validation accuracy of every trial", width, height, *parts, cls="only-narrow" if narrow else "only-wide")
+    return drawing(f"{metric} on validation of every trial", width, height, *parts, cls="only-narrow" if narrow else "only-wide")

@@ -18,11 +18,11 @@ from markupsafe import Markup
 
 from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.latency import SMALLEST_DIFFERENCE, verdict
-from planish.report import plots, thumbnails, words
+from planish.report import pictures, plots, thumbnails, words
 from planish.report.confusion import FEW_CLASSES, shades
 from planish.report.html import HERE, filled, write_page
 from planish.report.recompute import ClassChange, Recomputed, recompute
-from planish.report.run_folder import RunFolder, read_run
+from planish.report.run_folder import RunFolder, Scores, class_names, read_run
 from planish.search.result import Result
 
 
@@ -31,7 +31,7 @@ def write_report(run: Path) -> Path:
 
     Args:
         run: folder with ``result.json``, ``latency.json`` and ``predictions.npz``; ``disagreements.npz``, ``mistakes.npz``,
-            ``history.json``, ``augmented.png`` and ``bundle/`` are shown where they exist.
+            ``pictures.npz``, ``history.json``, ``augmented.png`` and ``bundle/`` are shown where they exist.
 
     Returns:
         Path of the page.
@@ -47,7 +47,7 @@ def render(run: RunFolder) -> str:
     script = (HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     again = recompute(run)
-    result = run.result
+    result, names = run.result, class_names(run.result)
     everyone = words.everyone(result)
     plotted = plots.plotted(everyone)
     return filled(
@@ -67,15 +67,14 @@ def render(run: RunFolder) -> str:
         latencies=[plots.latencies(_latency_rows(run), narrow) for narrow in (False, True)],
         timings=[(name, again.timings[key]) for key, name in _timed(result).items()],
         classes=_classes(again),
-        matrices=0 < len(again.confusion[0]) <= FEW_CLASSES,
-        metric=words.metric(result.metric),
-        per_class="accuracy" if len(again.confusion[0]) else next((c.after.name.replace("_", " ") for c in again.per_class), ""),
-        pictures=_pictures(run),
-        least_score=LEAST_SCORE,
+        names=names,
+        matrices=again.confusion is not None and len(names) <= FEW_CLASSES,
         thumbnails=_thumbnails(run, again),
         mistakes=_mistakes(run),
+        least_score=LEAST_SCORE,
+        pictures=pictures.shown(run.pictures, run.predictions.keys, words.metric(result.metric)),
         sheet=thumbnails.sheet_uri(run.path / "augmented.png"),
-        training=[(title, plots.training(run.history, curve)) for title, curve in curves(result.metric)] if len(run.history) > 1 else [],
+        training=plots.training(run.history, result.metric),
         bundle=run.bundle,
         machine=facts(result.machine),
         data=facts(result.data),
@@ -83,18 +82,13 @@ def render(run: RunFolder) -> str:
     )
 
 
-def curves(metric: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    """What is drawn of a training: titles, and names in its history."""
-    return (f"{words.title(words.metric(metric))} on validation, %", "validation_accuracy"), ("Loss on train", "train_loss")
-
-
 def _goals(result: Result) -> list[tuple[str, str, bool]]:
     """What was asked, what came out, whether it is met; one row a limit."""
     goal, m = result.goal, result.chosen.measurements
     rows = []
-    drop = m.get("accuracy_drop_validation")
+    drop = m.get("drop_validation")
     if drop:
-        test = result.accuracy_drop
+        test = result.drop
         got = f"{words.change(drop)} points on validation ({words.change_interval(drop)})"
         got += f", {words.change(test)} on test ({words.change_interval(test)})"
         limit = f"lose at most {goal.max_drop_points:g} point{'' if goal.max_drop_points == 1 else 's'}"
@@ -144,19 +138,23 @@ def _classes(again: Recomputed) -> dict[str, Any]:
         "shown": ranked[:FEW_CLASSES],
         "rest": ranked[FEW_CLASSES:],
         "paired": all(c.drop.low is not None for c in all_of),
-        "different": sum(words.change_word(c.drop) != "no difference" for c in all_of),
+        "different": sum(_is_different(c) for c in all_of),
         "by_chance": max(1, round(len(all_of) / 20)),
     }
 
 
+def _is_different(changed: ClassChange) -> bool:
+    return changed.drop.low is not None and words.change_word(changed.drop) != "no difference"
+
+
 def _weight(changed: ClassChange) -> tuple[bool, float]:
-    return words.change_word(changed.drop) != "no difference", abs(changed.drop.value)
+    return _is_different(changed), abs(changed.drop.value)
 
 
 def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, list[thumbnails.Thumbnail]]]:
     if run.disagreements is None:
         return []
-    groups = thumbnails.group(run.disagreements, [c.name for c in run.result.per_class])
+    groups = thumbnails.group(run.disagreements, class_names(run.result))
     titles = (
         ("Right only after", "The chosen model is right, the original was wrong."),
         ("Right only before", "The original was right, the chosen model is wrong."),
@@ -165,19 +163,10 @@ def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, 
     return [(*title, total, members) for title, total, members in zip(titles, again.differing, groups, strict=True) if total]
 
 
-def _pictures(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Key of each image, and its pictures with their names."""
-    if run.pictures is None:
-        return []
-    p = run.pictures
-    named = (("as it is", p.truth), ("original", p.baseline), ("chosen", p.chosen))
-    return [(str(key), [(name, thumbnails.picture_uri(drawn[i])) for name, drawn in named]) for i, key in enumerate(p.keys)]
-
-
 def _mistakes(run: RunFolder) -> list[thumbnails.Mistake]:
-    if run.mistakes is None:
+    said, names = run.predictions, class_names(run.result)
+    if run.mistakes is None or isinstance(said, Scores):
         return []
-    said, names = run.predictions, [c.name for c in run.result.per_class]
     return thumbnails.mistakes(run.mistakes.pixels, run.mistakes.rows.tolist(), said.chosen, said.targets, said.keys, names)
 
 

@@ -11,17 +11,15 @@ from markupsafe import Markup
 
 from planish.report.run_folder import Epoch
 from planish.report.svg import Scale, drawing, el, log_ticks, plain, shape, ticks
-from planish.report.words import change, change_interval, milliseconds, runtime_name, show
+from planish.report.words import change, change_interval, metric, milliseconds, runtime_name, show, title
 from planish.search.result import CandidateResult, Result
 
 _BINS = 160
 
 
 def plotted(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
-    """Those with a measured latency and a known accuracy."""
-    return [
-        c for c in candidates if "latency_ms" in c.measurements and (c.stage == "baseline" or "accuracy_drop_validation" in c.measurements)
-    ]
+    """Those with a measured latency and a known drop."""
+    return [c for c in candidates if "latency_ms" in c.measurements and (c.stage == "baseline" or "drop_validation" in c.measurements)]
 
 
 def runtimes(candidates: Sequence[CandidateResult]) -> list[str]:
@@ -30,7 +28,7 @@ def runtimes(candidates: Sequence[CandidateResult]) -> list[str]:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (latency, accuracy change) that none beats on both, by latency."""
+    """The points (latency, change of the metric) that none beats on both, by latency."""
     best: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
         if not best or y > best[-1][1]:
@@ -38,25 +36,25 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return best
 
 
-def tip(candidate: CandidateResult, kind: str) -> str:
-    """What a pointer or the keyboard finds at a point: what was done, and what came of it."""
+def tip(candidate: CandidateResult, kind: str, of: str) -> str:
+    """What a pointer or the keyboard finds at a point: what was done, and what came of it; ``of`` is the metric's name."""
     m = candidate.measurements
     lines = [f"{kind}{candidate.summary}", runtime_name(candidate.runtime), f"latency {show(m['latency_ms'])}"]
-    drop = m.get("accuracy_drop_validation")
+    drop = m.get("drop_validation")
     if drop and candidate.stage != "baseline":
-        lines.append(f"accuracy {change(drop)} points ({change_interval(drop)})")
+        lines.append(f"{metric(of)} {change(drop)} points ({change_interval(drop)})")
     if "size_bytes" in m:
         lines.append(f"size {show(m['size_bytes'])}")
     return "\n".join(lines)
 
 
 def _change(candidate: CandidateResult) -> float:
-    drop = candidate.measurements.get("accuracy_drop_validation")
+    drop = candidate.measurements.get("drop_validation")
     return -drop.value if drop else 0.0
 
 
 def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool = False) -> Markup:
-    """Latency against accuracy change on validation; the marker's area is the file's size, its form the runtime.
+    """Latency against the metric's change on validation; the marker's area is the file's size, its form the runtime.
 
     Args:
         result: the run.
@@ -73,7 +71,7 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
     y = Scale(lowest - pad, highest + pad, height - bottom, 18)
     parts = [_limits(result, x, y, narrow), _axes(x, y, log_ticks(x.low, x.high, 5 if narrow else 9), ticks(y.low, y.high, 6))]
     parts.append(el("text", "latency, ms (log scale): faster to the left", x=(x.start + x.end) / 2, y=height - 8, cls="axis middle"))
-    parts.append(el("text", "accuracy change, points", x=left, y=11, cls="axis"))
+    parts.append(el("text", f"{metric(result.metric)} change, points", x=left, y=11, cls="axis"))
     line = [(x(a), y(max(b, lowest))) for a, b in pareto([(c.measurements["latency_ms"].value, _change(c)) for c in candidates])]
     path = f"M{line[0][0]:.1f},{line[0][1]:.1f}" + "".join(f"H{a:.1f}V{b:.1f}" for a, b in line[1:])
     parts.append(el("path", d=path, cls="frontier-line"))
@@ -94,8 +92,8 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
         marks.append(shape(kinds.index(c.runtime), cx, cy, radius))
         if _change(c) < lowest and all(abs(cx - other) > 60 for other in below):
             below.append(cx)
-            marks.append(el("text", f"{change(c.measurements['accuracy_drop_validation'])} ↓", x=cx, y=cy - radius - 4, cls="tick middle"))
-        text = tip(c, kind)
+            marks.append(el("text", f"{change(c.measurements['drop_validation'])} ↓", x=cx, y=cy - radius - 4, cls="tick middle"))
+        text = tip(c, kind, result.metric)
         parts.append(el("g", *marks, cls=f"point {cls}", tabindex="0", role="img", aria_label=text.replace("\n", ", "), data_tip=text))
         if chosen or original:
             above = chosen or originals.index(c) % 2 == 0
@@ -115,7 +113,13 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
                 )
                 labels.append(el("text", word, x=cx + nudge, y=cy - radius - 7 if above else cy + radius + 16, cls=f"label {cls} {anchor}"))
     return drawing(
-        "Latency against accuracy change of every measured candidate", width, height, *parts, *labels, cls=_shown(narrow), role="group"
+        f"Latency against {metric(result.metric)} change of every measured candidate",
+        width,
+        height,
+        *parts,
+        *labels,
+        cls=_shown(narrow),
+        role="group",
     )
 
 
@@ -129,7 +133,7 @@ def _shown(narrow: bool) -> str:
 
 
 def _whisker(candidate: CandidateResult, cx: float, y: Scale, lowest: float) -> Markup:
-    drop = candidate.measurements.get("accuracy_drop_validation")
+    drop = candidate.measurements.get("drop_validation")
     if drop is None or drop.low is None or drop.high is None:
         return Markup()
     top, foot = (y(min(max(-end, y.low), y.high)) for end in (drop.low, drop.high))
@@ -214,13 +218,25 @@ def _density(ms: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArra
     return smooth / max(float(smooth.max()), 1e-9)
 
 
-def training(history: Sequence[Epoch], metric: str) -> Markup:
-    """One line over the epochs: ``train_loss`` or ``validation_accuracy``."""
+def training(history: Sequence[Epoch], of: str) -> list[tuple[str, Markup]]:
+    """The score on validation and the loss over the epochs, each with its title; nothing where there is one epoch at most.
+
+    Args:
+        history: epoch by epoch.
+        of: the metric's name, which the score is in percent.
+    """
+    if len(history) < 2:
+        return []
+    titles = (f"{title(of)} on validation, %", "Loss on train")
+    columns = ([e.validation_score for e in history], [e.train_loss for e in history])
+    epochs = [e.epoch for e in history]
+    return [(name, _over_epochs(name, epochs, values)) for name, values in zip(titles, columns, strict=True)]
+
+
+def _over_epochs(name: str, epochs: Sequence[int], values: Sequence[float]) -> Markup:
     width, height = 460.0, 240.0
-    values = [float(getattr(e, metric)) for e in history]
     finite = [v for v in values if math.isfinite(v)] or [0.0]
     pad = max((max(finite) - min(finite)) * 0.08, 1e-3)
-    epochs = [e.epoch for e in history]
     x = Scale(min(epochs), max(max(epochs), min(epochs) + 1), 48, width - 44)
     y = Scale(min(finite) - pad, max(finite) + pad, height - 44, 16)
     whole = sorted({round(t) for t in ticks(x.low, x.high, 6)})
@@ -230,5 +246,4 @@ def training(history: Sequence[Epoch], metric: str) -> Markup:
         parts.append(el("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in points), cls="curve"))
         parts.append(el("circle", cx=points[-1][0], cy=points[-1][1], r=3.5, cls="curve-end"))
         parts.append(el("text", plain(round(finite[-1], 2)), x=points[-1][0] + 7, y=points[-1][1] + 4, cls="label chosen"))
-    name = "Loss on train" if metric == "train_loss" else "Accuracy on validation, %"
     return drawing(f"{name}: {plain(round(finite[0], 2))} at first, {plain(round(finite[-1], 2))} at the end", width, height, *parts)

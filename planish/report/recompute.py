@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from planish.evaluation.statistics import bootstrap_mean, over_launches, paired_difference, paired_ratio, proportion
 from planish.measurement import Measurement
-from planish.report.run_folder import RunFolder
-from planish.report.words import change, change_interval, milliseconds, number, times
+from planish.report.run_folder import Predictions, RunFolder, Scores, class_names
+from planish.report.words import change, change_interval, metric, milliseconds, number, times, title
+from planish.search.result import ClassResult
 
 _LATENCY_TOLERANCE = 1e-3  # stored times are rounded
+_SCORE_TOLERANCE = 0.005  # points; a mean of scores is the metric itself
 
 
 @dataclass(frozen=True)
 class ClassChange:
-    """Test accuracy of one class in % before and after, and the paired drop in points."""
+    """The number of one class in % before and after, and the drop in points: paired, or without an interval where nothing tells it."""
 
     name: str
     before: Measurement
@@ -41,12 +42,12 @@ class Recomputed:
     """What the stored files say.
 
     Args:
-        before: test accuracy of the baseline.
-        after: test accuracy of the chosen candidate.
+        before: the metric of the baseline on test.
+        after: that of the chosen candidate.
         drop: paired, in points.
         per_class: in the order of the classes.
         timings: by candidate key.
-        confusion: how often target (row) was taken for class (column), ``(classes, classes)``, before and after.
+        confusion: how often target (row) was taken for class (column), ``(classes, classes)``, before and after; None without logits.
         differing: numbers of test images on which the two differ: the chosen one is right, the baseline is right, neither is.
         warnings: where the result says something else.
     """
@@ -56,71 +57,63 @@ class Recomputed:
     drop: Measurement
     per_class: list[ClassChange]
     timings: dict[str, Timing]
-    confusion: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+    confusion: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None
     differing: tuple[int, int, int]
     warnings: list[str]
 
 
 def recompute(run: RunFolder) -> Recomputed:
-    """Recompute accuracies, their paired differences and latencies of a run."""
-    stored, result = run.predictions, run.result
-    if stored.baseline.ndim == 1:
-        return _of_scores(run)
+    """Recompute a run's metric before and after, the paired difference, and latencies."""
+    timings = {key: Timing(float(np.median(x)), float(np.percentile(x, 95)), float(x.max()), len(x)) for key, x in run.samples.items()}
+    found = _of_scores(run, run.predictions, timings) if isinstance(run.predictions, Scores) else _of_logits(run, run.predictions, timings)
+    found.warnings.extend([*_metric_warnings(run, found), *_latency_warnings(run), *_size_warnings(run)])
+    return found
+
+
+def _of_logits(run: RunFolder, stored: Predictions, timings: dict[str, Timing]) -> Recomputed:
+    names = class_names(run.result)
     before, after = stored.baseline.argmax(axis=1), stored.chosen.argmax(axis=1)
     right_before, right_after = before == stored.targets, after == stored.targets
     per_class = []
-    for index, named in enumerate(result.per_class):
-        rows = stored.targets == index
+    for named in run.result.per_class:
+        rows = stored.targets == names.index(named.name)
         per_class.append(
             ClassChange(
                 named.name, _accuracy(right_before[rows]), _accuracy(right_after[rows]), _drop(right_before[rows], right_after[rows])
             )
         )
     differ = before != after
-    classes = len(result.per_class)
-    found = Recomputed(
+    return Recomputed(
         before=_accuracy(right_before),
         after=_accuracy(right_after),
         drop=_drop(right_before, right_after),
         per_class=per_class,
-        timings=_timings(run),
-        confusion=(_confusion(stored.targets, before, classes), _confusion(stored.targets, after, classes)),
+        timings=timings,
+        confusion=(_confusion(stored.targets, before, len(names)), _confusion(stored.targets, after, len(names))),
         differing=(int(right_after[differ].sum()), int(right_before[differ].sum()), int((differ & ~right_before & ~right_after).sum())),
         warnings=[],
     )
-    found.warnings.extend([*_accuracy_warnings(run, found), *_latency_warnings(run), *_size_warnings(run)])
-    return found
 
 
-def _of_scores(run: RunFolder) -> Recomputed:
-    """Where what a model says of an image is more than a class: from the scores of images, whose mean is the metric."""
-    stored = run.predictions
-
-    def mean(scores: npt.NDArray[Any]) -> Measurement:
-        value, low, high = bootstrap_mean(scores)
-        return Measurement(run.result.metric, 100 * value, "%", len(scores), True, 100 * low, 100 * high)
-
-    classes = [
-        ClassChange(c.name, c.baseline, c.chosen, Measurement("drop", c.baseline.value - c.chosen.value, "points", c.chosen.n, False))
-        for c in run.result.per_class
-    ]
-    value, low, high = paired_difference(stored.baseline, stored.chosen)
-    found = Recomputed(
-        before=mean(stored.baseline),
-        after=mean(stored.chosen),
-        drop=Measurement("accuracy_drop", 100 * value, "points", len(stored.keys), False, 100 * low, 100 * high),
-        per_class=classes,
-        timings=_timings(run),
-        confusion=(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.int64)),
+def _of_scores(run: RunFolder, stored: Scores, timings: dict[str, Timing]) -> Recomputed:
+    """What is not stored, the classes' numbers, is taken as it was measured."""
+    name = run.result.metric
+    return Recomputed(
+        before=mean_score(name, stored.baseline),
+        after=mean_score(name, stored.chosen),
+        drop=_drop(stored.baseline, stored.chosen),
+        per_class=[ClassChange(named.name, named.baseline, named.chosen, _plain_drop(named)) for named in run.result.per_class],
+        timings=timings,
+        confusion=None,
         differing=(0, 0, 0),
         warnings=[],
     )
-    found.warnings.extend([*_accuracy_warnings(run, found), *_latency_warnings(run), *_size_warnings(run)])
-    return found
 
 
-def _timings(run: RunFolder) -> dict[str, Timing]:
-    return {key: Timing(float(np.median(x)), float(np.percentile(x, 95)), float(x.max()), len(x)) for key, x in run.samples.items()}
+def mean_score(name: str, scores: npt.NDArray[np.float64]) -> Measurement:
+    """The metric of that name in percent, from one score an image ``(N,)``; a bootstrapped interval that ends at 0 and 100."""
+    value, low, high = (100 * x for x in bootstrap_mean(scores))
+    return Measurement(name, value, "%", len(scores), True, min(value, max(0.0, low)), max(value, min(100.0, high)))
 
 
 def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
@@ -129,20 +122,25 @@ def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
     return Measurement("accuracy", 100 * float(right.mean()) if n else 0.0, "%", n, True, 100 * low, 100 * high)
 
 
-def _drop(before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_]) -> Measurement:
+def _drop(before: npt.NDArray[np.generic], after: npt.NDArray[np.generic]) -> Measurement:
     if not len(before):
-        return Measurement("accuracy_drop", 0.0, "points", 0, False, -100.0, 100.0)
+        return Measurement("drop", 0.0, "points", 0, False, -100.0, 100.0)
     value, low, high = paired_difference(before, after)
-    return Measurement("accuracy_drop", 100 * value, "points", len(before), False, 100 * low, 100 * high)
+    return Measurement("drop", 100 * value, "points", len(before), False, 100 * low, 100 * high)
+
+
+def _plain_drop(named: ClassResult) -> Measurement:
+    return Measurement("drop", named.baseline.value - named.chosen.value, "points", named.baseline.n, False)
 
 
 def _confusion(targets: npt.NDArray[np.int64], preds: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
     return np.bincount(targets * classes + preds, minlength=classes * classes).reshape(classes, classes)
 
 
-def _accuracy_warnings(run: RunFolder, found: Recomputed) -> list[str]:
+def _metric_warnings(run: RunFolder, found: Recomputed) -> list[str]:
     result, warnings = run.result, []
-    half_an_image = 50 / found.before.n
+    name, called = result.metric, title(result.metric)
+    nothing = _SCORE_TOLERANCE if isinstance(run.predictions, Scores) else 50 / found.before.n  # half an image
 
     def compare(what: str, said: Measurement | None, seen: Measurement, tolerance: float) -> None:
         if said is None:
@@ -151,22 +149,22 @@ def _accuracy_warnings(run: RunFolder, found: Recomputed) -> list[str]:
             told, counted = (f"{number(m.value, 2)} {m.unit}" for m in (said, seen))
             warnings.append(f"{what}: the result says {told}, the stored predictions give {counted}.")
 
-    compare("Test accuracy of the original", result.baseline.measurements.get(result.metric), found.before, half_an_image)
-    compare("Test accuracy of the chosen model", result.chosen.measurements.get(result.metric), found.after, half_an_image)
-    compare("Accuracy drop on test", result.accuracy_drop, found.drop, half_an_image)
-    said = result.accuracy_drop
+    compare(f"{called} of the original on test", result.baseline.measurements.get(name), found.before, nothing)
+    compare(f"{called} of the chosen model on test", result.chosen.measurements.get(name), found.after, nothing)
+    compare(f"Drop of {metric(name)} on test", result.drop, found.drop, nothing)
+    said = result.drop
     ends = [(said.low, found.drop.low), (said.high, found.drop.high)]
     # Another interval for the same data moves an end by a fraction of a point, never by half its width.
-    width = max((found.drop.high or 0) - (found.drop.low or 0), half_an_image)
+    width = max((found.drop.high or 0) - (found.drop.low or 0), nothing)
     if any(a is None or b is None or abs(a - b) > width / 2 for a, b in ends):
         warnings.append(
-            f"Interval of the accuracy change: the result says {change_interval(said) or 'nothing'}, the stored predictions give "
+            f"Interval of the {metric(name)} change: the result says {change_interval(said) or 'nothing'}, the stored predictions give "
             f"{change(found.drop)}, {change_interval(found.drop)} points."
         )
     for named, seen in zip(result.per_class, found.per_class, strict=True):
         if seen.before.n:
-            compare(f"Accuracy on {named.name}, original", named.baseline, seen.before, 50 / seen.before.n)
-            compare(f"Accuracy on {named.name}, chosen model", named.chosen, seen.after, 50 / seen.after.n)
+            compare(f"{called} on {named.name}, original", named.baseline, seen.before, 50 / seen.before.n)
+            compare(f"{called} on {named.name}, chosen model", named.chosen, seen.after, 50 / seen.after.n)
     return warnings
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from planish.errors import BundleError
+from planish.report.pictures import Pictures, read_pictures
 from planish.search.result import Result
 
 _FIX = "run 'planish optimize' again with --resume, which writes what is missing"
@@ -20,11 +21,20 @@ _FIX = "run 'planish optimize' again with --resume, which writes what is missing
 
 @dataclass(frozen=True)
 class Predictions:
-    """Both models on the test images: ``targets`` ``(N,)`` and logits ``(N, classes)``, or no targets and scores ``(N,)``; ``keys``."""
+    """Both models on the test images: ``targets`` ``(N,)``, logits ``(N, classes)``, ``keys`` ``(N,)``."""
 
     targets: npt.NDArray[np.int64]
     baseline: npt.NDArray[np.float32]
     chosen: npt.NDArray[np.float32]
+    keys: npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Both models on the test images, of a task without logits: its scores ``(N,)``, whose mean is the metric, and ``keys`` ``(N,)``."""
+
+    baseline: npt.NDArray[np.float64]
+    chosen: npt.NDArray[np.float64]
     keys: npt.NDArray[np.str_]
 
 
@@ -49,30 +59,20 @@ class Mistakes:
     pixels: npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Test images with what is in them drawn in, uint8 ``(K, H, W, 3)`` each: as it is, as the original and as the chosen model say."""
-
-    truth: npt.NDArray[np.uint8]
-    baseline: npt.NDArray[np.uint8]
-    chosen: npt.NDArray[np.uint8]
-    keys: npt.NDArray[np.str_]
-
-
 class Epoch(BaseModel):
     """One epoch of the baseline's training."""
 
     model_config = ConfigDict(extra="ignore")
     epoch: int
     train_loss: float
-    validation_accuracy: float
+    validation_score: float
     seconds: float = 0.0
     learning_rate: float = 0.0
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """All that a report is made of; the last four are empty where the run has none.
+    """All that a report is made of; the last five are empty where the run has none.
 
     Args:
         path: the folder.
@@ -82,7 +82,7 @@ class RunFolder:
         predictions: on test.
         disagreements: images on which both models differ.
         mistakes: images that the chosen model gets wrong.
-        pictures: images with places in them, drawn.
+        pictures: images with what both models say of them drawn in.
         history: the baseline's training.
         bundle: name and bytes of each file that ships.
     """
@@ -91,7 +91,7 @@ class RunFolder:
     result: Result
     samples: dict[str, npt.NDArray[np.float64]]
     rounds: dict[str, list[npt.NDArray[np.float64]]]
-    predictions: Predictions
+    predictions: Predictions | Scores
     disagreements: Disagreements | None
     mistakes: Mistakes | None
     pictures: Pictures | None
@@ -108,7 +108,7 @@ def read_run(path: Path) -> RunFolder:
     if not path.is_dir():
         raise BundleError(f"{path} is not a folder", "a report is made from the folder of a run", "runs lie in runs/NAME")
     result = _result(path / "result.json")
-    classes = len(result.per_class)
+    classes = len(class_names(result))
     samples, rounds = _timings(path / "latency.json", result)
     predictions = _predictions(path / "predictions.npz", classes)
     return RunFolder(
@@ -118,11 +118,16 @@ def read_run(path: Path) -> RunFolder:
         rounds=rounds,
         predictions=predictions,
         disagreements=_disagreements(path / "disagreements.npz", classes),
-        mistakes=_mistakes(path / "mistakes.npz", len(predictions.targets)),
-        pictures=_pictures(path / "pictures.npz"),
+        mistakes=_mistakes(path / "mistakes.npz", len(predictions.keys)),
+        pictures=read_pictures(path / "pictures.npz", len(predictions.keys)),
         history=read_history(path / "history.json"),
         bundle=_bundle(path / "bundle"),
     )
+
+
+def class_names(result: Result) -> list[str]:
+    """All classes, in the order of the model's outputs."""
+    return list(result.class_names) or [each.name for each in result.per_class]
 
 
 def _broken(path: Path, why: str, rule: str) -> BundleError:
@@ -179,20 +184,28 @@ def _arrays(path: Path, names: list[str]) -> dict[str, npt.NDArray[Any]]:
         raise _broken(path, f"cannot be read ({error})", f"it holds the arrays {', '.join(names)}, no pickle") from None
 
 
-def _predictions(path: Path, classes: int) -> Predictions:
+def _predictions(path: Path, classes: int) -> Predictions | Scores:
+    """Logits with their targets, or a score an image: the arrays' shape tells."""
     _read(path)
+    scores = Scores(**_arrays(path, [f.name for f in fields(Scores)]))
+    if scores.baseline.ndim == 1:
+        return _checked_scores(path, scores)
     found = Predictions(**_arrays(path, [f.name for f in fields(Predictions)]))
     n = len(found.targets)
-    if found.baseline.ndim == 1:
-        n = len(found.keys)
-        both = (found.baseline, found.chosen)
-        if not n or any(scores.shape != (n,) or not np.isfinite(scores).all() for scores in both):
-            raise _broken(path, f"the arrays do not fit: {found.baseline.shape}, {found.chosen.shape}", "n keys, n scores of both models")
-        return found
     if not n or found.baseline.shape != (n, classes) or found.chosen.shape != (n, classes) or found.keys.shape != (n,):
         got = f"targets {found.targets.shape}, baseline {found.baseline.shape}, chosen {found.chosen.shape}, keys {found.keys.shape}"
         raise _broken(path, f"the arrays do not fit: {got}", f"n targets and keys, and (n, {classes}) logits of both models")
     _check_classes(path, classes, found.targets)
+    return found
+
+
+def _checked_scores(path: Path, found: Scores) -> Scores:
+    n, both = len(found.baseline), (found.baseline, found.chosen)
+    if not n or any(scores.shape != (n,) for scores in both) or found.keys.shape != (n,):
+        got = f"baseline {found.baseline.shape}, chosen {found.chosen.shape}, keys {found.keys.shape}"
+        raise _broken(path, f"the arrays do not fit: {got}", "n scores of both models, and n keys")
+    if not all(scores.dtype.kind == "f" and np.isfinite(scores).all() for scores in both):
+        raise _broken(path, "it has scores that are no numbers", "scores are finite")
     return found
 
 
@@ -215,15 +228,6 @@ def _mistakes(path: Path, images: int) -> Mistakes | None:
     if len(found.rows) and not 0 <= found.rows.min() <= found.rows.max() < images:
         raise _broken(path, "it has rows that the predictions do not", f"rows are integers from 0 to {images - 1}")
     return found if len(found.rows) else None
-
-
-def _pictures(path: Path) -> Pictures | None:
-    if not path.exists():
-        return None
-    found = Pictures(**_arrays(path, [f.name for f in fields(Pictures)]))
-    for pixels in (found.truth, found.baseline, found.chosen):
-        _check_pixels(path, len(found.keys), pixels, found.keys)
-    return found if len(found.keys) else None
 
 
 def _check_pixels(path: Path, k: int, pixels: npt.NDArray[Any], *flat: npt.NDArray[Any]) -> None:
@@ -251,7 +255,7 @@ def read_history(path: Path) -> list[Epoch]:
     try:
         return TypeAdapter(list[Epoch]).validate_json(_read(path))
     except ValidationError as error:
-        raise _broken(path, error.errors()[0]["msg"], "it is a list of epochs: epoch, train_loss, validation_accuracy") from None
+        raise _broken(path, error.errors()[0]["msg"], "it is a list of epochs: epoch, train_loss, validation_score") from None
 
 
 def _bundle(path: Path) -> list[tuple[str, int]]:

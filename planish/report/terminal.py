@@ -51,7 +51,7 @@ def candidate_table(candidates: Sequence[CandidateResult], *, chosen: str = "", 
     table.add_column("", no_wrap=True)
     for c in shown:
         m = c.measurements
-        drop = None if c.stage == "baseline" else m.get("accuracy_drop_validation")
+        drop = None if c.stage == "baseline" else m.get("drop_validation")
         table.add_row(
             Text(c.summary),
             Text(c.runtime),
@@ -74,7 +74,7 @@ def measurements_table(measurements: Mapping[str, Measurement], title: str = "")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("runtime", overflow="fold")
     for name, m in measurements.items():
-        label = name.removesuffix("_ms").removesuffix("_bytes").replace("_", " ")
+        label = words.metric(name.removesuffix("_ms").removesuffix("_bytes"))
         table.add_row(Text(label), words.show(m), words.interval(m), f"{m.n:,}", Text(m.runtime))
     return table
 

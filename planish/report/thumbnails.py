@@ -117,13 +117,6 @@ def sheet_uri(file: Path) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def picture_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    """A picture with drawings ``(H, W, 3)`` as a data URI, at its size."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _percent(confidence: float) -> float:
     return 100 * float(confidence)
 

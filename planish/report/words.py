@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from planish.measurement import METRICS, Measurement
+from collections.abc import Mapping
+
+from planish.measurement import Measurement, in_words
 from planish.search.result import CandidateResult, Result
 
 MINUS = "−"
-TOO_WIDE_POINTS = 5.0  # an interval of accuracy that is wider from end to end tells little
+TOO_WIDE_POINTS = 5.0  # an interval of a metric that is wider from end to end tells little
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "tensorrt": "TensorRT", "torch": "PyTorch"}
 
 
@@ -15,13 +17,24 @@ def runtime_name(runtime: str) -> str:
 
 
 def metric(name: str) -> str:
-    """The primary metric as people call it: ``accuracy``, ``mAP``."""
-    return METRICS.get(name, name)
+    """As people say it, within a sentence: ``accuracy``, ``mAP``, ``mask mAP``, ``mIoU``."""
+    return in_words(name)
 
 
-def title(text: str) -> str:
-    """With a capital letter, unless it has one."""
-    return text[:1].upper() + text[1:] if text.islower() else text
+def title(name: str) -> str:
+    """The same at the beginning of one: ``Accuracy``, ``mAP``, ``Mask mAP``."""
+    text = in_words(name)
+    return text[:1].upper() + text[1:] if text.split(" ")[0].islower() else text
+
+
+def primary(measurements: Mapping[str, Measurement]) -> Measurement | None:
+    """The one that decides: wherever metrics are kept, it comes first."""
+    return next(iter(measurements.values()), None)
+
+
+def counted(measurement: Measurement) -> str:
+    """What a measurement of a class counted."""
+    return "Objects" if measurement.name == "average_precision" else "Images"
 
 
 def number(value: float, digits: int, sign: bool = False) -> str:

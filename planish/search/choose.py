@@ -22,7 +22,7 @@ def with_room(drop: Measurement) -> float:
 def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
     """By how much the candidate misses each limit, as a share of the limit; empty if it meets them all. The drop is taken at its value."""
     found = {}
-    drop = candidate.measurements["accuracy_drop_validation"].value
+    drop = candidate.measurements["drop_validation"].value
     if drop > goal.max_drop_points:
         found["accuracy"] = (drop - goal.max_drop_points) / max(goal.max_drop_points, 0.1)
     latency = candidate.measurements["latency_ms"].value
@@ -41,7 +41,7 @@ def choose(candidates: Sequence[CandidateResult], original: CandidateResult, goa
     """
     measured = [c for c in candidates if c.stage == "measured"]
     meeting = [c for c in measured if not misses(c, goal)]
-    safe = [c for c in meeting if with_room(c.measurements["accuracy_drop_validation"]) <= goal.max_drop_points]
+    safe = [c for c in meeting if with_room(c.measurements["drop_validation"]) <= goal.max_drop_points]
     if safe or meeting:
         return min(safe or meeting, key=lambda c: c.measurements["latency_ms"].value)
     accurate = [c for c in [*measured, original] if "accuracy" not in misses(c, goal)]
@@ -62,7 +62,7 @@ def frontier(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
 
     def axes(c: CandidateResult) -> tuple[float, float, float]:
         m = c.measurements
-        return m["accuracy_drop_validation"].value, m["latency_ms"].value, m["size_bytes"].value
+        return m["drop_validation"].value, m["latency_ms"].value, m["size_bytes"].value
 
     def beaten(c: CandidateResult) -> bool:
         mine = axes(c)
@@ -76,7 +76,7 @@ def describe_miss(candidate: CandidateResult, goal: Goal) -> str:
     m, words = candidate.measurements, []
     found = misses(candidate, goal)
     if "accuracy" in found:
-        drop = m["accuracy_drop_validation"].value
+        drop = m["drop_validation"].value
         words.append(f"it loses {drop:.2f} points on validation, {drop - goal.max_drop_points:.2f} more than allowed")
     if "latency" in found and goal.max_latency_ms is not None:
         value = m["latency_ms"].value

@@ -42,7 +42,7 @@ class Row:
         strategy: what the table and the plot group by.
         level: how strong.
         plan: the techniques, as ``Plan.to_dicts`` gives them.
-        measurements: ``accuracy`` and ``accuracy_drop`` on test (paired, points), ``latency_ms``, ``latency_ratio`` (original / this),
+        measurements: the task's metric and ``drop`` on test (paired, points), ``latency_ms``, ``latency_ratio`` (original / this),
             ``size_bytes``, ``size_ratio``; empty where it was refused.
         why: why it was refused.
     """
@@ -204,7 +204,7 @@ def _for(plan: Plan, runtime: str) -> Plan:
 def _row(runner: Runner, arm: Arm, runtime: str, baseline: Plan) -> Row:
     plan = _for(arm.plan, runtime)
     metric = runner.task.primary_metric
-    accuracy = runner.metrics(plan, runtime, "test")[metric]
+    value = runner.metrics(plan, runtime, "test")[metric]
     drop = runner.drop(plan, runtime, (baseline, runtime), "test")
     size, before = runner.size(plan, runtime), runner.size(baseline, runtime)
     ratio = Measurement("size_ratio", before.value / size.value, "ratio", 1, True)
@@ -212,5 +212,5 @@ def _row(runner: Runner, arm: Arm, runtime: str, baseline: Plan) -> Row:
         arm.strategy,
         arm.level,
         arm.plan.to_dicts(),
-        {"accuracy": accuracy, "accuracy_drop": drop, "size_bytes": size, "size_ratio": ratio},
+        {metric: value, "drop": drop, "size_bytes": size, "size_ratio": ratio},
     )

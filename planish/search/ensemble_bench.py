@@ -40,7 +40,7 @@ class EnsembleArm:
         label: its name.
         about: what it is.
         models: that the accuracy is the mean of.
-        measurements: ``accuracy`` on test; ``accuracy_difference`` to the single network, paired by image and seed, its interval so wide
+        measurements: ``accuracy`` on test; ``difference`` to the single network, paired by image and seed, its interval so wide
             that all of the study's hold together; ``training_seconds`` of all networks that one such model needs; ``parameters``;
             ``latency_ms``, ``latency_ratio`` (single / this), ``size_bytes`` of the exported file.
         verdict: ``reference``, or that of ``experiment.verdict_of``; empty where nothing was measured.
@@ -114,7 +114,7 @@ class Bench:
             if arm.measurements and not verdict:
                 scores = self._scores[arm.label]
                 difference = over_seeds(np.broadcast_to(scores, single.shape), single, 1 - 0.05 / comparisons)
-                measurements["accuracy_difference"] = percent("accuracy_difference", scores.size, difference, unit="points")
+                measurements["difference"] = percent("difference", scores.size, difference, unit="points")
                 verdict = verdict_of(difference)
             if (file := self._files.get(arm.label)) is not None:
                 timed = report.measurements[file]

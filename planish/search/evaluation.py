@@ -25,13 +25,14 @@ from planish.evaluation.robustness import robustness
 from planish.evaluation.thresholds import at_threshold, threshold_for_precision, top_scores
 from planish.measurement import Measurement
 from planish.search.files import write_arrays, write_result
+from planish.search.pictures import write_pictures
 from planish.task import SplitName, Task
 
 _STRICT = ConfigDict(extra="forbid")
 _PROMISES = (90.0, 95.0, 99.0)  # percent right where the model answers
 _FILES = "it is evaluation.json and evaluation.npz"
+_LOGITS = "logits"
 SHOWN_MISTAKES = 24
-SHOWN_PICTURES = 12
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -57,8 +58,9 @@ class ClassEvaluation:
 
     Args:
         name: of the class.
-        measurements: ``precision``, ``recall`` (its accuracy) and ``f1`` of what the model says, in percent.
-        threshold: from which probability of this class on it is right as often as was asked for; None without validation images.
+        measurements: ``precision``, ``recall`` (its accuracy) and ``f1`` of what the model says, in percent; of a task without logits the
+            one number that it tells of a class.
+        threshold: from which probability of this class on it is right as often as was asked for; None without logits of validation images.
     """
 
     name: str
@@ -76,7 +78,7 @@ class Evaluation:
         runtime: what ran the model.
         metrics: the primary one first; with ``temperature`` and what it does, and corruptions, where they were measured.
         per_class: in the order of the model's outputs.
-        confusions: the pairs of classes that are mixed up most.
+        confusions: the pairs of classes that are mixed up most; this and the next two are empty without logits.
         thresholds: for answering only where the model is sure enough; empty without validation images.
         mistakes: how many images are wrong.
         machine: what it ran on.
@@ -92,17 +94,17 @@ class Evaluation:
     runtime: str
     metrics: dict[str, Measurement]
     per_class: list[ClassEvaluation]
+    confusions: list[Confusion]
+    thresholds: list[Threshold]
+    mistakes: int
     machine: dict[str, str | int | float]
-    confusions: list[Confusion] = Field(default_factory=list)
-    thresholds: list[Threshold] = Field(default_factory=list)
-    mistakes: int = 0
     notes: list[str] = Field(default_factory=list)
     version: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """``evaluation.npz``.
+    """``evaluation.npz`` of a model with logits.
 
     Args:
         logits: ``(N, classes)``.
@@ -124,22 +126,16 @@ class Predicted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
-    """``evaluation.npz`` where places in images are judged.
+class Scored:
+    """``evaluation.npz`` of a model without logits.
 
     Args:
-        scores: of the images ``(N,)``, see ``Task.scores``.
+        scores: of each image, see ``Task.scores`` ``(N,)``.
         keys: one name an image ``(N,)``.
-        shown: names of some images ``(K,)``, the worst and some from all over.
-        truth: these with what is in them drawn in, uint8 ``(K, H, W, 3)``.
-        said: with what the model says of them.
     """
 
-    scores: npt.NDArray[Any]
+    scores: npt.NDArray[np.float64]
     keys: npt.NDArray[Any]
-    shown: npt.NDArray[Any]
-    truth: npt.NDArray[Any]
-    said: npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +145,7 @@ class Judged:
     Args:
         split: of the images.
         found: on these.
-        validation: on validation; None where that was not asked for, or is the split itself.
+        validation: on validation; None where that was not asked for, is the split itself, or there are no logits to calibrate.
         metrics: of ``found``, with those of temperature and corruptions.
     """
 
@@ -178,15 +174,15 @@ def judge(
         split: which of them.
         spec: size of the images.
         preprocessing: of the model.
-        calibrate: also evaluate on validation, and say what a temperature fitted there does.
+        calibrate: also evaluate on validation, and say what a temperature fitted there does; without logits there is nothing to say.
         corruptions: also evaluate on corrupted images.
         seed: of the corruptions.
     """
     found, validation = evaluate(predictor, task, split, spec, preprocessing), None
     metrics = dict(found.metrics)
-    if calibrate and split != "validation" and "logits" in found.outputs:
+    if calibrate and split != "validation" and _LOGITS in found.outputs:
         validation = evaluate(predictor, task, "validation", spec, preprocessing)
-        metrics |= temperature_scaling(validation.outputs["logits"], validation.targets, found.outputs["logits"], found.targets)
+        metrics |= temperature_scaling(validation.outputs[_LOGITS], validation.targets, found.outputs[_LOGITS], found.targets)
     if corruptions:
         metrics |= robustness(predictor, task, split, spec, preprocessing, seed=seed)
     return Judged(split, found, validation, metrics)
@@ -206,7 +202,7 @@ def keep(
     command: str = "",
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Write ``evaluation.json`` and ``evaluation.npz`` into ``folder``; earlier ones are replaced.
+    """Write ``evaluation.json``, ``evaluation.npz`` and what can be drawn, ``pictures.npz``, into ``folder``; earlier ones are replaced.
 
     Args:
         folder: is made where it is missing.
@@ -221,68 +217,71 @@ def keep(
         command: the command line.
         notes: what was decided on the user's behalf.
     """
-    split = task.split(judged.split)
-    if "logits" not in judged.found.outputs:
-        drawn = _drawn(judged, task, spec, preprocessing)
-        by_class = task.per_class(judged.found.outputs, judged.found.targets)
-        told = {"command": command, "model": model, "data": data, "runtime": runtime, "notes": list(notes)}
-        return _write(folder, drawn, judged, [ClassEvaluation(name, {m.name: m}) for name, m in by_class.items()], **told)
-    logits, targets = judged.found.outputs["logits"], np.asarray(judged.found.targets)
-    preds, names = logits.argmax(axis=1), task.class_names
-    before = judged.validation
+    split, found = task.split(judged.split), judged.found
+    evaluation = Evaluation(
+        name=folder.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        model=model,
+        data=data,
+        split=judged.split,
+        runtime=runtime,
+        metrics=judged.metrics,
+        per_class=[],
+        confusions=[],
+        thresholds=[],
+        mistakes=0,
+        machine=describe_machine(),
+        notes=list(notes),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = np.asarray(task.scores(found.outputs, found.targets), np.float64)
+    predictions: Predicted | Scored
+    if _LOGITS in found.outputs:
+        predictions = _predicted(judged, task, spec, preprocessing)
+        evaluation = _with_classes(evaluation, predictions, task.class_names, None if judged.validation is None else precision)
+    else:
+        predictions = Scored(scores, np.array(split.keys))
+        per_class = task.per_class(found.outputs, found.targets)
+        evaluation = dataclasses.replace(evaluation, per_class=[ClassEvaluation(name, {m.name: m}) for name, m in per_class.items()])
+    write_arrays(folder / "evaluation.npz", **vars(predictions))
+    write_pictures(folder / "pictures.npz", task, split, spec, preprocessing, {"model": found.outputs}, {"model": scores})
+    write_result(folder / "evaluation.json", evaluation)
+    return evaluation
+
+
+def _predicted(judged: Judged, task: Task, spec: InputSpec, preprocessing: Preprocessing) -> Predicted:
+    split, before = task.split(judged.split), judged.validation
+    logits, targets = judged.found.outputs[_LOGITS], np.asarray(judged.found.targets)
     worst = worst_mistakes(logits, targets, SHOWN_MISTAKES)
-    predictions = Predicted(
+    return Predicted(
         logits=logits,
         targets=targets,
         keys=np.array(split.keys),
         worst=worst,
         pixels=np.asarray(split.images(spec, preprocessing)[worst]),
-        validation_logits=np.zeros((0, len(names))) if before is None else before.outputs["logits"],
+        validation_logits=np.zeros((0, len(task.class_names))) if before is None else before.outputs[_LOGITS],
         validation_targets=np.zeros(0, np.int64) if before is None else np.asarray(before.targets),
     )
+
+
+def _with_classes(evaluation: Evaluation, predictions: Predicted, names: Sequence[str], precision: float | None) -> Evaluation:
+    """With classes, confusions and mistakes and, where a precision is given, thresholds that keep it."""
+    preds, targets = predictions.logits.argmax(axis=1), predictions.targets
     per_class = []
     for number, name in enumerate(names):
         of_class = at_threshold(0.5, preds == number, targets == number)
         per_class.append(ClassEvaluation(name, {key: of_class[key] for key in ("precision", "recall", "f1")}))
-    return _write(
-        folder, predictions, judged, per_class if before is None else _with_thresholds(per_class, predictions, precision),
+    return dataclasses.replace(
+        evaluation,
+        per_class=per_class if precision is None else _with_thresholds(per_class, predictions, precision),
         confusions=confusions(preds, targets, names),
-        thresholds=[] if before is None else _for_answering(predictions, precision),
+        thresholds=[] if precision is None else _for_answering(predictions, precision),
         mistakes=int((preds != targets).sum()),
-        command=command, model=model, data=data, runtime=runtime, notes=list(notes),
-    )  # fmt: skip
-
-
-def _write(folder: Path, predictions: Predicted | Drawn, judged: Judged, per_class: list[ClassEvaluation], **told: Any) -> Evaluation:
-    evaluation = Evaluation(
-        name=folder.name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        split=judged.split,
-        metrics=judged.metrics,
-        per_class=per_class,
-        machine=describe_machine(),
-        **told,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(folder / "evaluation.npz", **vars(predictions))
-    write_result(folder / "evaluation.json", evaluation)
-    return evaluation
 
 
-def _drawn(judged: Judged, task: Task, spec: InputSpec, preprocessing: Preprocessing) -> Drawn:
-    split, outputs = task.split(judged.split), judged.found.outputs
-    scores = task.scores(outputs, judged.found.targets)
-    worst = np.argsort(scores, kind="stable")[: SHOWN_PICTURES // 2]
-    spread = np.linspace(0, len(split) - 1, SHOWN_PICTURES).astype(int)
-    rows = np.array(list(dict.fromkeys([*worst.tolist(), *spread.tolist()]))[:SHOWN_PICTURES])
-    pixels, targets = np.asarray(split.images(spec, preprocessing)[rows]), [judged.found.targets[int(i)] for i in rows]
-    truth, said = (task.draw(pixels, given, targets) for given in (None, {name: values[rows] for name, values in outputs.items()}))
-    nothing = np.zeros((0, 1, 1, 3), np.uint8)
-    keys = np.array(split.keys)
-    return Drawn(scores, keys, keys[rows], nothing if truth is None else truth, nothing if said is None else said)
-
-
-def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted | Drawn]:
+def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted | Scored]:
     """Read what ``keep`` wrote.
 
     Raises:
@@ -291,7 +290,7 @@ def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted | Drawn]:
     try:
         evaluation = TypeAdapter(Evaluation).validate_json((folder / "evaluation.json").read_bytes())
         with np.load(folder / "evaluation.npz", allow_pickle=False) as stored:
-            kind = Predicted if "logits" in stored.files else Drawn
+            kind = Scored if "scores" in stored.files else Predicted
             return evaluation, kind(**{name: stored[name] for name in stored.files})
     except (OSError, ValidationError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)

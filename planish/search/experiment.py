@@ -48,7 +48,7 @@ class ArmResult:
         label: what is different about it, in words.
         values: what is varied, by key: ``{"levers.activation": "elu"}``.
         trials: one a seed.
-        measurements: ``accuracy`` on test, mean of all seeds; ``accuracy_difference`` to the reference, paired by seed and image, its
+        measurements: the task's metric on test, mean of all seeds; ``difference`` to the reference, paired by seed and image, its
             interval so wide that all of the experiment's hold together; ``seconds_an_epoch``; ``peak_memory_bytes``; ``parameters``.
         verdict: ``reference``, ``better``, ``worse``, ``no difference``, ``too few seeds to tell``; empty where nothing was measured.
         why: it was refused, failed, or got no further seed.
@@ -321,13 +321,14 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
             measured.append(arm)
             continue
         whole = [trial for trial in arm.trials if not trial.failed]
-        found_here = {"accuracy": percent("accuracy", mine.size, over_seeds(mine, np.zeros_like(mine)))}
+        metric = whole[0].metric
+        found_here = {metric: percent(metric, mine.size, over_seeds(mine, np.zeros_like(mine)))}
         verdict = "reference" if i == 0 else ""
         reference = scores[0]
         if i and reference is not None:
             count = min(len(mine), len(reference))
             difference = over_seeds(mine[:count], reference[:count], 1 - 0.05 / comparisons)
-            found_here["accuracy_difference"] = percent("accuracy_difference", mine[:count].size, difference, unit="points")
+            found_here["difference"] = percent("difference", mine[:count].size, difference, unit="points")
             verdict = verdict_of(difference)
         each = [trial.seconds / max(trial.epochs, 1e-9) for trial in whole]
         found_here["seconds_an_epoch"] = Measurement("seconds_an_epoch", float(np.median(each)), "s", len(whole), False)
@@ -366,5 +367,5 @@ def _effects(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer, 
             pairs = [pair for pair in pairs if counts[pair] == count]
             mine, theirs = (np.mean([scores[pair[side]][:count] for pair in pairs], axis=0) for side in (0, 1))
             difference = over_seeds(mine, theirs, 1 - 0.05 / comparisons)
-            effects.append(Effect(key, value, count, percent("accuracy_difference", mine.size, difference, unit="points")))
+            effects.append(Effect(key, value, count, percent("difference", mine.size, difference, unit="points")))
     return effects

@@ -6,34 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from planish.errors import PlanishError
-from planish.evaluation.latency import LatencyReport
 from planish.evaluation.machine import describe_machine
-from planish.evaluation.mistakes import worst_mistakes
 from planish.evaluation.size import macs
 from planish.export.bundle import write_bundle
-from planish.measurement import METRICS, Measurement
+from planish.measurement import Measurement, in_words
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
-from planish.search.files import write_arrays, write_json
+from planish.search.evidence import per_class, write_evidence
 from planish.search.proposals import Trial, expected_drop, promise
-from planish.search.result import CandidateResult, ClassResult, Goal, Result
+from planish.search.result import CandidateResult, Goal, Result
 from planish.search.state import Search, Shipped
 from planish.training.prepare import Job
 
-if TYPE_CHECKING:
-    from planish.artifact import Outputs
-
 _ORIGINAL = Plan()
 FINALISTS = 5
-_SHOWN_DISAGREEMENTS = 60
-_SHOWN_MISTAKES = 18
-_SHOWN_PICTURES = 8
 
 
 def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, model: str, command: str, notes: list[str]) -> Result:
@@ -43,8 +32,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         search: what is known so far.
         job: the images and the model.
         trials: trained levels.
-        folder: of the run; gets ``bundle/``, ``result.json``, ``latency.json``, ``predictions.npz``, ``disagreements.npz`` and
-            ``mistakes.npz``.
+        folder: of the run; gets ``bundle/``, ``result.json``, and what ``write_evidence`` writes.
         model: what the user called the model.
         command: the command line.
         notes: what was decided on the user's behalf.
@@ -74,7 +62,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         model=model,
-        verdict=_verdict(headline, size_ratio, drop, METRICS.get(job.task.primary_metric, job.task.primary_metric)),
+        verdict=verdict(headline, size_ratio, drop, job.task.primary_metric),
         goal=search.goal,
         goal_met=not shortfall,
         shortfall=shortfall,
@@ -86,22 +74,23 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         latency_ratio=headline,
         latency_ratios=ratios,
         size_ratio=Measurement("size_ratio", size_ratio, "ratio", 1, True),
-        accuracy_drop=drop,
-        per_class=_per_class(job, tested),
+        drop=drop,
+        per_class=per_class(job.task, tested),
         noise_floor=report.noise_floor,
         machine=describe_machine() | {"threads": search.threads, "batch": search.batch},
         data=job.data.report.model_dump(mode="json"),
         seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
         notes=notes,
         metric=job.task.primary_metric,
+        class_names=job.task.class_names,
     )
-    _write_files(folder, job, tested, report)
+    write_evidence(folder, job.task, job.artifact.input_spec, job.artifact.preprocessing, tested, report)
     write_bundle(
         runner.artifact(ships.plan),
         job.task,
         folder / "bundle",
         runtime=after.runtime,
-        measurements=after.measurements | {"accuracy_drop": drop, "latency_ratio": headline},
+        measurements=after.measurements | {"drop": drop, "latency_ratio": headline},
         threads=search.threads,
         batch=search.batch,
     )
@@ -143,13 +132,13 @@ def _candidate(
     search: Search, subjects: Mapping[str, Shipped], key: str, baseline: str, measurements: dict[str, Measurement]
 ) -> CandidateResult:
     runner, shipped, reference = search.runner, subjects[key], subjects[baseline]
-    accuracy = runner.metrics(shipped.plan, shipped.runtime, "validation")[runner.task.primary_metric]
+    metric = runner.metrics(shipped.plan, shipped.runtime, "validation")[runner.task.primary_metric]
     drop = runner.drop(shipped.plan, shipped.runtime, (reference.plan, reference.runtime), "validation")
     network = runner.artifact(shipped.network)
     everything = measurements | {
         "size_bytes": runner.size(shipped.plan, shipped.runtime),
-        "accuracy_validation": _named(accuracy, "accuracy_validation"),
-        "accuracy_drop_validation": _named(drop, "accuracy_drop_validation"),
+        "metric_validation": _named(metric, "metric_validation"),
+        "drop_validation": _named(drop, "drop_validation"),
     }
     if network.module is not None:
         everything["macs"] = macs(network.module, network.input_spec)
@@ -179,19 +168,19 @@ def _why(candidate: CandidateResult, chosen: CandidateResult, goal: Goal) -> Can
     if miss:
         return replace(candidate, why=miss)
     faster = candidate.measurements["latency_ms"].value < chosen.measurements["latency_ms"].value
-    return replace(candidate, why="too close to the accuracy limit to be safe" if faster else "the chosen one is faster")
+    return replace(candidate, why="too close to the limit of what may be lost to be safe" if faster else "the chosen one is faster")
 
 
-def _verdict(ratio: Measurement, size_ratio: float, drop: Measurement, metric: str) -> str:
-    """One sentence with the numbers."""
+def verdict(ratio: Measurement, size_ratio: float, drop: Measurement, metric: str) -> str:
+    """One sentence with the numbers; ``metric`` is what is lost, by name."""
     assert drop.low is not None
     assert drop.high is not None
-    accuracy = f"{'loses' if drop.value >= 0 else 'gains'} {abs(drop.value):.2f} points of {metric} on test"
+    change = f"{'loses' if drop.value >= 0 else 'gains'} {abs(drop.value):.2f} points of {in_words(metric)} on test"
     ends = sorted((drop.low, drop.high)) if drop.value >= 0 else sorted((-drop.low, -drop.high))
     nothing = ", which is no difference" if drop.low <= 0 <= drop.high else ""
     return (
         f"The chosen model is {ratio.value:.1f}x [{ratio.low:.1f}, {ratio.high:.1f}] as fast as the fp32 original, "
-        f"{size_ratio:.1f}x smaller, and {accuracy} [{ends[0]:.2f}, {ends[1]:.2f}]{nothing}."
+        f"{size_ratio:.1f}x smaller, and {change} [{ends[0]:.2f}, {ends[1]:.2f}]{nothing}."
     )
 
 
@@ -203,59 +192,3 @@ def _shortfall(chosen: CandidateResult, others: Sequence[CandidateResult], goal:
         )
     over = drop.value - goal.max_drop_points
     return f"On validation it is within every limit, but on test it loses {over:.2f} points more than allowed." if over > 0 else ""
-
-
-def _per_class(job: Job, tested: Mapping[str, Outputs]) -> list[ClassResult]:
-    targets = job.task.split("test").targets
-    before, after = (job.task.per_class(tested[name], targets) for name in ("baseline", "chosen"))
-    return [ClassResult(name, before[name], after[name]) for name in before if name in after]
-
-
-def _write_files(folder: Path, job: Job, tested: Mapping[str, Outputs], latency: LatencyReport) -> None:
-    """What the report recomputes its numbers from."""
-    split = job.task.split("test")
-    write_json(folder / "latency.json", {"unit": "ms", "samples": latency.samples, "rounds": latency.round_medians})
-    if "logits" not in tested["chosen"]:
-        _write_pictures(folder, job, tested)
-        return
-    targets = np.asarray(split.targets)
-    baseline, chosen = tested["baseline"]["logits"], tested["chosen"]["logits"]
-    write_arrays(folder / "predictions.npz", targets=targets, baseline=baseline, chosen=chosen, keys=np.array(split.keys))
-    said, says = baseline.argmax(1), chosen.argmax(1)
-    where = np.flatnonzero(said != says)[:_SHOWN_DISAGREEMENTS]
-    spec, preprocessing = job.artifact.input_spec, job.artifact.preprocessing
-    pixels = np.asarray(split.images(spec, preprocessing)[where])
-    write_arrays(
-        folder / "disagreements.npz",
-        pixels=pixels,
-        targets=targets[where],
-        baseline=said[where],
-        chosen=says[where],
-        baseline_confidence=_confidence(baseline[where]),
-        chosen_confidence=_confidence(chosen[where]),
-        keys=np.array(split.keys)[where],
-    )
-    worst = worst_mistakes(chosen, targets, _SHOWN_MISTAKES)
-    write_arrays(folder / "mistakes.npz", rows=worst, pixels=np.asarray(split.images(spec, preprocessing)[worst]))
-
-
-def _write_pictures(folder: Path, job: Job, tested: Mapping[str, Outputs]) -> None:
-    """Scores of all test images, and some images with what is there, what the original says and what the chosen one says drawn in."""
-    split, spec, preprocessing = job.task.split("test"), job.artifact.input_spec, job.artifact.preprocessing
-    scores = {name: job.task.scores(outputs, split.targets) for name, outputs in tested.items()}
-    write_arrays(folder / "predictions.npz", **scores, keys=np.array(split.keys), targets=np.zeros(0, np.int64))
-    change = np.abs(scores["baseline"] - scores["chosen"])
-    most = np.argsort(-change, kind="stable")[: _SHOWN_PICTURES // 2]
-    spread = np.linspace(0, len(split) - 1, _SHOWN_PICTURES).astype(int)
-    rows = np.array(list(dict.fromkeys([*most.tolist(), *spread.tolist()]))[: min(_SHOWN_PICTURES, len(split))])
-    pixels, targets = np.asarray(split.images(spec, preprocessing)[rows]), [split.targets[int(i)] for i in rows]
-    pictures: dict[str, Any] = {"truth": job.task.draw(pixels, None, targets)}
-    for name, outputs in tested.items():
-        pictures[name] = job.task.draw(pixels, {key: values[rows] for key, values in outputs.items()}, targets)
-    if all(drawn is not None for drawn in pictures.values()):
-        write_arrays(folder / "pictures.npz", keys=np.array(split.keys)[rows], **pictures)
-
-
-def _confidence(logits: Any) -> Any:
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exp.max(axis=1) / exp.sum(axis=1)

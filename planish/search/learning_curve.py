@@ -181,7 +181,7 @@ def learning_curve(
                 for size, epoch, score in zip(sizes, epochs, scores, strict=True)
             ],
             law={"a": float(law.a), "b": float(law.b), "c": float(law.c)},
-            gain=percent("accuracy_difference", len(targets), gain, unit="points"),
+            gain=percent("difference", len(targets), gain, unit="points"),
             machine=describe_machine(),
             seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
             notes=notes,

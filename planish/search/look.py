@@ -102,7 +102,7 @@ def _look(search: Search, level: Level) -> list[Trial]:
         except PlanishError as error:
             note(f"{trial.name} does not apply: {error}")
             continue
-        trial.measurements["accuracy_drop_calibration"] = replace(drop, name="accuracy_drop_calibration")
+        trial.measurements["drop_calibration"] = replace(drop, name="drop_calibration")
         runner.release()
         search.show_trial(trial)
         return [trial]

@@ -238,7 +238,7 @@ def _deploy(search: Search) -> None:
     subjects = {str(way): shipped for way, shipped in ways.items()}
     found = search.latency("original", subjects, str(reference.way), seconds=0.6, launches=3).measurements
     for way, shipped in ways.items():
-        known = found[str(way)] | {"size_bytes": runner.size(shipped.plan, way.runtime), "accuracy_drop_validation": drops[way]}
+        known = found[str(way)] | {"size_bytes": runner.size(shipped.plan, way.runtime), "drop_validation": drops[way]}
         search.show(str(way), shipped, "baseline" if way in search.fp32 else "glanced", known)
 
     def latency_ms(way: Deployment) -> float:

@@ -133,7 +133,7 @@ def further(trials: Sequence[Trial]) -> Level | None:
     strongest = max((t for t in trials if t.level.widths_alone), key=lambda t: t.level.speedup, default=None)
     if strongest is None or not timed([strongest]) or strongest.level.speedup >= _FASTEST:
         return None
-    easy = strongest.measurements["accuracy_drop_calibration"].value < _EASY_POINTS
+    easy = strongest.measurements["drop_calibration"].value < _EASY_POINTS
     return Level(round(1.5 * strongest.level.speedup, 2)) if easy else None
 
 

@@ -34,9 +34,9 @@ class CandidateResult:
         summary: what was done, in words: ``channels -50 %, distilled 6 epochs, INT8``.
         runtime: ``onnxruntime``, ``openvino``, ...
         stage: how far it came: ``baseline``, ``glanced`` (cheap look), ``trained``, ``measured``.
-        measurements: by name. ``accuracy_validation``, ``accuracy_drop_validation`` (paired, points), ``latency_ms``,
+        measurements: by name. ``metric_validation``, ``drop_validation`` (paired, points), ``latency_ms``,
             ``latency_p95_ms``, ``latency_ratio`` (baseline / this; above 1 is faster), ``size_bytes``, ``macs``,
-            ``peak_memory_bytes``; for baseline and chosen also ``accuracy`` and the other test metrics.
+            ``peak_memory_bytes``; for baseline and chosen also the test metrics, ``accuracy`` or ``map`` and so on.
         meets_goal: on validation, latency and size.
         why: why it was stopped, refused or not chosen; empty for the chosen one.
     """
@@ -53,7 +53,7 @@ class CandidateResult:
 
 @dataclass(frozen=True, config=_STRICT)
 class ClassResult:
-    """One class on test, before and after: accuracy, average precision or overlap."""
+    """What the task tells of one class on test, before and after: accuracy, average precision, intersection over union."""
 
     name: str
     baseline: Measurement
@@ -73,19 +73,20 @@ class Result:
         baseline: the original model, in the runtime in which it is fastest on this machine.
         baselines: the original in fp32 in every runtime.
         chosen: what ships.
-        frontier: candidates nothing beats on accuracy, latency and size together.
+        frontier: candidates nothing beats on the metric, latency and size together.
         candidates: all of them, also those stopped early.
         latency_ratio: fp32 original / chosen, against whichever fp32 runtime gives the *smaller* ratio: the headline.
         latency_ratios: the same against each fp32 runtime, by runtime.
         size_ratio: original file / chosen file.
-        accuracy_drop: original minus chosen on test, in points, paired; positive is a loss.
-        per_class: test accuracy a class.
+        drop: original minus chosen on test, in points, paired; positive is a loss.
+        per_class: of those classes that the task tells a number of, on test.
         noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
-        metric: name of the primary metric, which "accuracy" stands for in the names of measurements above.
         machine: what it ran on.
         data: name, images a split, how it was split, leaks and duplicates found.
         seconds: by stage.
         notes: what was decided on the user's behalf.
+        metric: name of the task's primary metric, which is what ``drop`` and all other changes are of.
+        class_names: all of them, in the order of the model's outputs; empty where they are those of ``per_class``.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Result:
     latency_ratio: Measurement
     latency_ratios: dict[str, Measurement]
     size_ratio: Measurement
-    accuracy_drop: Measurement
+    drop: Measurement
     per_class: list[ClassResult]
     noise_floor: Measurement
     machine: dict[str, str | int | float]
@@ -112,6 +113,7 @@ class Result:
     shortfall: str = ""
     notes: list[str] = Field(default_factory=list)
     metric: str = "accuracy"
+    class_names: tuple[str, ...] = ()
     version: int = 1
 
     def save(self, path: Path) -> None:

@@ -143,6 +143,6 @@ class Search:
         """The same for a trial, by its own name."""
         known = dict(trial.measurements)
         if trial.drop is not None:
-            known["accuracy_drop_validation"] = trial.drop
+            known["drop_validation"] = trial.drop
         stage: Stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "glanced"
         self.show(trial.name, Shipped(trial.plan, self.deployment), stage, known, trial.stopped)

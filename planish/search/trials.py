@@ -43,7 +43,8 @@ class Trial:
         seconds: of training.
         peak_memory_bytes: beyond what the process took before.
         parameters: of the network.
-        curve: ``(seconds, validation accuracy in %)`` after each epoch.
+        curve: ``(seconds, score on validation in %)`` after each epoch.
+        metric: name of what that is a score of.
         failed: why there is no trained network; empty otherwise.
     """
 
@@ -53,6 +54,7 @@ class Trial:
     peak_memory_bytes: int = 0
     parameters: int = 0
     curve: list[tuple[float, float]] = Field(default_factory=list)
+    metric: str = "accuracy"
     failed: str = ""
 
 
@@ -131,9 +133,9 @@ class Trainer:
             found = evaluate(predictor, job.task, split, spec, preprocessing)
             write_arrays(self._file(arm, seed, split), scores=job.task.scores(found.outputs, found.targets))
         spent = np.cumsum([epoch.seconds for epoch in fitted.history]).tolist()
-        curve = [(s, epoch.validation_accuracy) for s, epoch in zip(spent, fitted.history, strict=True)]
+        curve = [(s, epoch.validation_score) for s, epoch in zip(spent, fitted.history, strict=True)]
         parameters = sum(p.numel() for p in fitted.module.parameters())
-        return Trial(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve)
+        return Trial(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve, job.task.primary_metric)
 
     def _job(self, arm: Arm, seed: int) -> Job:
         key = (arm.model, arm.weights, arm.recipe.image_size, arm.recipe.normalisation, seed)

@@ -45,7 +45,7 @@ def without_training(search: Search) -> list[Trial]:
     )
     runner, way, reference = search.runner, search.deployment, Shipped(_ORIGINAL, search.fp32[0])
     levels = [(Level(), Plan(Simplify())), *((Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in _SCALES)]
-    rounding = [c.measurements["accuracy_drop_validation"].value for name, c in search.candidates.items() if name.startswith("int8@")]
+    rounding = [c.measurements["drop_validation"].value for name, c in search.candidates.items() if name.startswith("int8@")]
     if rounding and min(rounding) > _ROUNDING_POINTS:
         bits = Int8.for_this_machine().weight_bits
         careful = Int8(method="mse", weight_bits=bits, equalise=True, correct_bias=True)
@@ -70,7 +70,7 @@ def without_training(search: Search) -> list[Trial]:
     kept = search.candidates[str(way)].measurements
 
     def has_a_use(trial: Trial) -> bool:
-        more_accurate = trial.drop is not None and trial.drop.value < kept["accuracy_drop_validation"].value
+        more_accurate = trial.drop is not None and trial.drop.value < kept["drop_validation"].value
         smaller = trial.measurements["size_bytes"].value < kept["size_bytes"].value
         return not trial.stopped or more_accurate or (smaller and search.goal.max_size_bytes is not None)
 

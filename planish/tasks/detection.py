@@ -52,11 +52,11 @@ class Detection:
         """One dict an image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, for instances, ``masks`` ``(M, h, w)``; crowds are left out."""
         from planish.data.rasterise import object_targets
 
-        return object_targets([targets[int(row)] for row in rows], spec.height, spec.width, masks=self.masks)
+        return object_targets([targets[int(row)] for row in rows], (spec.height, spec.width) if self.masks else None)
 
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
-        """See ``planish.data.mixing``; boxes and masks move with the image."""
-        from planish.data.mixing import augment_targets
+        """See ``planish.data.target_augmentation``; boxes and masks move with the image."""
+        from planish.data.target_augmentation import augment_targets
 
         return augment_targets(
             spec,

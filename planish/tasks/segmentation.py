@@ -49,8 +49,8 @@ class SemanticSegmentation:
         return label_targets([targets[int(row)] for row in rows], spec.height, spec.width)
 
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
-        """See ``planish.data.mixing``; label maps move with the image."""
-        from planish.data.mixing import augment_targets
+        """See ``planish.data.target_augmentation``; label maps move with the image."""
+        from planish.data.target_augmentation import augment_targets
 
         return augment_targets(spec, settings.augmentation, settings.flip, mosaic=0.0, mixup=0.0, copy_paste=0.0)
 

@@ -48,14 +48,14 @@ class Epoch:
     Args:
         epoch: from 1.
         train_loss: mean over its batches, of augmented images, with all that was added to it.
-        validation_accuracy: mean of the task's scores on validation, in percent; NaN where it was not looked at.
+        validation_score: mean of the task's scores on validation, in percent; NaN where it was not looked at.
         seconds: with validation.
         learning_rate: at its end.
     """
 
     epoch: int
     train_loss: float
-    validation_accuracy: float
+    validation_score: float
     seconds: float
     learning_rate: float
 

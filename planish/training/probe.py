@@ -125,7 +125,7 @@ def few_shot(
     found: list[Shot] = []
     for i, per_class in enumerate(wanted):
         accuracy = percent("accuracy", scores[i].size, over_seeds(scores[i], np.zeros_like(scores[i])))
-        gain = percent("accuracy_difference", scores[i].size, over_seeds(scores[i], scores[i - 1]), unit="points") if i else None
+        gain = percent("difference", scores[i].size, over_seeds(scores[i], scores[i - 1]), unit="points") if i else None
         found.append(Shot(per_class, accuracy, gain))
     guessing = 100 * float(np.bincount(validation.targets).max()) / len(validation)
     return FewShot(str(data), model, str(weights), draws, guessing, found, notes)

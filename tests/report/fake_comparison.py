@@ -39,7 +39,7 @@ def _row(arm: Arm, index: int, rng: np.random.Generator) -> Row:
     size, speed, drop = size * rng.uniform(0.99, 1.01), speed * rng.uniform(0.97, 1.03), rng.normal(1, 1.2)
     found = (
         measure("accuracy", 89.4 - drop, "%", 1.1, True, 2000),
-        measure("accuracy_drop", drop, "points", rng.uniform(0.4, 1.3), n=2000),
+        measure("drop", drop, "points", rng.uniform(0.4, 1.3), n=2000),
         measure("latency_ms", 3.1 / speed, "ms", 0.02),
         measure("latency_ratio", speed, "ratio", 0.03 * speed, True),
         measure("size_bytes", 1_200_000 / size, "bytes", n=1),

@@ -30,7 +30,7 @@ def make_arm(
     }
     verdict = "reference"
     if half:
-        measured["accuracy_difference"] = Measurement("accuracy_difference", gain, "points", 6000, True, gain - half, gain + half)
+        measured["difference"] = Measurement("difference", gain, "points", 6000, True, gain - half, gain + half)
         verdict = "better" if gain > half else "worse" if gain < -half else "no difference"
     if why:
         del measured["latency_ms"], measured["latency_ratio"], measured["size_bytes"]

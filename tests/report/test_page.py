@@ -186,7 +186,7 @@ def test_original_shipped_unchanged(run: Path) -> None:
     np.savez(run / "predictions.npz", **stored | {"chosen": stored["baseline"]})
     (run / "disagreements.npz").unlink()
     ratios = {"openvino": replace(result.latency_ratio, value=1.0, low=0.99, high=1.01)}
-    drop = replace(result.accuracy_drop, value=0.0, low=-0.1, high=0.1)
+    drop = replace(result.drop, value=0.0, low=-0.1, high=0.1)
     per_class = [replace(c, chosen=c.baseline) for c in result.per_class]
     replace(
         result,
@@ -196,7 +196,7 @@ def test_original_shipped_unchanged(run: Path) -> None:
         latency_ratios=ratios,
         latency_ratio=ratios["openvino"],
         size_ratio=replace(result.size_ratio, value=1.0),
-        accuracy_drop=drop,
+        drop=drop,
         per_class=per_class,
         goal_met=False,
     ).save(run / "result.json")

@@ -56,7 +56,7 @@ def test_thumbnails_are_png_when_small_and_jpeg_when_large() -> None:
     ("value", "low", "high", "word"), [(0.4, -0.1, 0.9, "no difference"), (1.4, 0.5, 2.3, "lost"), (-1.4, -2.0, -0.5, "gained")]
 )
 def test_a_difference_inside_the_noise_is_none(value: float, low: float, high: float, word: str) -> None:
-    drop = Measurement("accuracy_drop", value, "points", 100, False, low, high)
+    drop = Measurement("drop", value, "points", 100, False, low, high)
     assert words.change_word(drop) == word
     shown = words.change_interval(drop).replace("−", "-").split(" to ")
     assert [float(x) for x in shown] == pytest.approx([-high, -low])
@@ -78,6 +78,7 @@ def test_numbers_in_words() -> None:
 def test_training_curve_survives_nan_and_one_value() -> None:
     from planish.report.run_folder import Epoch
 
-    history = [Epoch(epoch=e, train_loss=math.nan if e == 2 else 1.0, validation_accuracy=50) for e in (1, 2, 3)]
-    for metric in ("train_loss", "validation_accuracy"):
-        assert "nan" not in plots.training(history, metric)
+    history = [Epoch(epoch=e, train_loss=math.nan if e == 2 else 1.0, validation_score=50) for e in (1, 2, 3)]
+    curves = plots.training(history, "miou")
+    assert [title for title, _ in curves] == ["mIoU on validation, %", "Loss on train"]
+    assert all("nan" not in curve for _, curve in curves)

@@ -44,11 +44,11 @@ def _size(result: Result) -> Result:
 
 
 def _drop(result: Result) -> Result:
-    return replace(result, accuracy_drop=replace(result.accuracy_drop, value=result.accuracy_drop.value - 0.1))
+    return replace(result, drop=replace(result.drop, value=result.drop.value - 0.1))
 
 
 def _interval(result: Result) -> Result:
-    return replace(result, accuracy_drop=replace(result.accuracy_drop, low=result.accuracy_drop.value, high=result.accuracy_drop.value))
+    return replace(result, drop=replace(result.drop, low=result.drop.value, high=result.drop.value))
 
 
 def _class(result: Result) -> Result:
@@ -59,12 +59,12 @@ def _class(result: Result) -> Result:
 @pytest.mark.parametrize(
     ("tamper", "says"),
     [
-        (_accuracy, "Test accuracy of the chosen model"),
+        (_accuracy, "Accuracy of the chosen model on test"),
         (_latency, f"Latency of {CHOSEN}"),
         (_headline, "headline speed-up"),
         (_ratio, "Latency ratio against openvino"),
         (_size, "Size ratio"),
-        (_drop, "Accuracy drop on test"),
+        (_drop, "Drop of accuracy on test"),
         (_interval, "Interval of the accuracy change"),
         (_class, "Accuracy on T-shirt/top, chosen model"),
     ],

@@ -14,7 +14,7 @@ def candidate(key: str, drop: float, ms: float, size: int = 1000, half: float = 
     return CandidateResult(
         key, [], key, "onnxruntime", stage,  # type: ignore[arg-type]
         {
-            "accuracy_drop_validation": Measurement("accuracy_drop_validation", drop, "points", 1000, False, drop - half, drop + half),
+            "drop_validation": Measurement("drop_validation", drop, "points", 1000, False, drop - half, drop + half),
             "latency_ms": Measurement("latency_ms", ms, "ms", 100, False),
             "size_bytes": Measurement("size_bytes", size, "bytes", 1, False),
         },
@@ -65,7 +65,7 @@ def test_nothing_on_the_frontier_is_beaten_and_the_choice_keeps_the_accuracy(row
     edge = frontier(others)
 
     def axes(c: CandidateResult) -> list[float]:
-        return [c.measurements[n].value for n in ("accuracy_drop_validation", "latency_ms", "size_bytes")]
+        return [c.measurements[n].value for n in ("drop_validation", "latency_ms", "size_bytes")]
 
     for c in others:
         beaten = any(all(x <= y for x, y in zip(axes(o), axes(c), strict=True)) and axes(o) != axes(c) for o in others)

@@ -69,9 +69,9 @@ def test_a_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for row in found.rows:
         if not row.why:
             m = row.measurements
-            assert m["accuracy"].n == m["accuracy_drop"].n
+            assert m["accuracy"].n == m["drop"].n
             drop = found.original.measurements["accuracy"].value - m["accuracy"].value
-            assert m["accuracy_drop"].value == pytest.approx(drop)
+            assert m["drop"].value == pytest.approx(drop)
             assert Plan.from_dicts(row.plan).key
     page = (tmp_path / "run" / "comparison.html").read_text()
     assert page.count("<tr>") == len(found.rows) + 1

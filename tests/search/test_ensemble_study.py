@@ -53,7 +53,7 @@ def test_accuracy_is_that_of_the_saved_networks(run: tuple[Path, EnsembleStudy],
     assert arms["ensemble of 2"].measurements["accuracy"].value == pytest.approx(np.mean(pairs))
     for arm in study.arms[1:]:
         gained = arm.measurements["accuracy"].value - arms["single network"].measurements["accuracy"].value
-        assert arm.measurements["accuracy_difference"].value == pytest.approx(gained)
+        assert arm.measurements["difference"].value == pytest.approx(gained)
 
 
 def test_costs_are_those_of_everything_that_was_needed(run: tuple[Path, EnsembleStudy]) -> None:

@@ -93,7 +93,7 @@ def test_an_arm_against_itself_is_no_difference(shapes: Path, tmp_path: Path) ->
     out, factors = tmp_path / "run", {"training.clip_norm": [1e6, 1e7]}  # no gradient is as long as either
     found = experiment(shapes, factors=factors, model="resnet8", epochs=1, seeds=2, changes=["augmentation=none"], out=out)
     assert found.arms[1].verdict == "no difference"
-    assert found.arms[1].measurements["accuracy_difference"].value == 0
+    assert found.arms[1].measurements["difference"].value == 0
 
 
 def test_one_factor_at_a_time_is_named_alone_and_a_wide_interval_tells_nothing(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_one_factor_at_a_time_is_named_alone_and_a_wide_interval_tells_nothing(t
     )
     assert [arm.label for arm in found.arms] == ["the reference", "activation=elu", "l1=0.0001"]
     for arm in found.arms[1:]:
-        m = arm.measurements["accuracy_difference"]
+        m = arm.measurements["difference"]
         wide = m.low <= 0 <= m.high and m.high - m.low > 6
         assert (arm.verdict == "too few seeds to tell") == wide
     assert any(arm.verdict == "too few seeds to tell" for arm in found.arms)

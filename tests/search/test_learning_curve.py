@@ -74,7 +74,7 @@ def test_the_answer_follows_from_the_interval(tmp_path: Path, value: float, low:
             {"images": n, "epochs": 1, "accuracy": Measurement("accuracy", 90 - 200 / n**0.5, "%", 300, True, 60, 99)}
             for n in (50, 100, 200, 400)
         ],
-        {"a": 0.1, "b": 2.0, "c": 0.5}, Measurement("accuracy_difference", value, "points", 300, True, low, high), {}, {},
+        {"a": 0.1, "b": 2.0, "c": 0.5}, Measurement("difference", value, "points", 300, True, low, high), {}, {},
     )  # fmt: skip
     assert words in answer(made)
     assert "800 instead of 400" in answer(made)

@@ -56,7 +56,7 @@ def test_a_goal_in_milliseconds_is_aimed_at_by_what_was_measured() -> None:
 def test_pruning_goes_further_while_it_costs_hardly_anything() -> None:
     def looked(speedup: float, points: float) -> Trial:
         found = trial(speedup, 8 / speedup, 0)
-        found.measurements["accuracy_drop_calibration"] = Measurement("accuracy_drop_calibration", points, "points", 500, False)
+        found.measurements["drop_calibration"] = Measurement("drop_calibration", points, "points", 500, False)
         return found
 
     assert further([looked(2, 0), looked(4, 5)]) == Level(6.0)

@@ -91,7 +91,7 @@ def test_killed_in_each_stage_it_finds_what_an_undisturbed_run_finds(tmp_path: P
     assert found.baseline.measurements["accuracy"].value == expected.baseline.measurements["accuracy"].value
     # keys differ by the seconds that each round of training was allowed; all else is the same
     drops = [
-        {c.summary: c.measurements["accuracy_drop_validation"].value for c in r.candidates if "accuracy_drop_validation" in c.measurements}
+        {c.summary: c.measurements["drop_validation"].value for c in r.candidates if "drop_validation" in c.measurements}
         for r in (expected, found)
     ]
     both = drops[0].keys() & drops[1].keys()

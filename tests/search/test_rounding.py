@@ -30,4 +30,4 @@ def test_a_search_ends_with_learned_rounding_where_it_pays(tmp_path: Path, monke
     learned = [c for c in result.candidates if "INT8 learned" in c.summary]
     assert [c.stage for c in learned] == ["measured"]
     assert learned[0].summary.count("INT8") == 1
-    assert learned[0].measurements["accuracy_drop_validation"].value < 20
+    assert learned[0].measurements["drop_validation"].value < 20

@@ -34,13 +34,13 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 def test_it_learns_and_leaves_the_given_network_alone(task, network):
     before = copy.deepcopy(network)
     fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 6}))
-    assert fitted.history[-1].validation_accuracy > 90
+    assert fitted.history[-1].validation_score > 90
     assert fitted.history[-1].train_loss < fitted.history[0].train_loss
     assert fitted.stopped == "finished"
     assert not fitted.module.training
     assert same(network, before)
     logits = TorchPredictor(fitted.module, PREPROCESSING)(task.split("validation").images(SPEC, PREPROCESSING))["logits"]
-    assert 100 * np.mean(logits.argmax(1) == task.split("validation").targets) == fitted.history[-1].validation_accuracy
+    assert 100 * np.mean(logits.argmax(1) == task.split("validation").targets) == fitted.history[-1].validation_score
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_the_deadline_is_kept_and_the_schedule_ends_there(task, network):
     assert 2.5 < time.monotonic() - begun < 4.6
     assert fitted.stopped == "deadline"
     assert fitted.history[-1].learning_rate < 0.05 * QUICK["learning_rate"]
-    assert fitted.history[-1].validation_accuracy > 90
+    assert fitted.history[-1].validation_score > 90
 
 
 def test_a_deadline_that_has_passed_still_gives_a_network(task, network):
@@ -336,4 +336,4 @@ def test_swa_ends_before_its_deadline_and_averages_what_it_learned(task, network
     fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 10_000, "swa_share": 0.25}), deadline=begun + 4)
     assert 2.5 < time.monotonic() - begun < 4.6
     assert fitted.stopped == "deadline"
-    assert fitted.history[-1].validation_accuracy > 90
+    assert fitted.history[-1].validation_score > 90

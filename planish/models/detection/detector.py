@@ -131,7 +131,7 @@ class Detector(nn.Module):
             centres.append(where)
             cells.append(size.expand(len(where), 2))
         widths = [4 * _BINS, self.num_classes, self.coefficients]
-        sides, logits, more = (part.transpose(1, 2) for part in torch.cat(rows, 2).split(widths, 1))
+        sides, logits, more = (part.transpose(1, 2) for part in torch.split(torch.cat(rows, 2), widths, 1))
         return logits, torch.unflatten(sides, 2, (4, _BINS)), more.tanh(), torch.cat(centres), torch.cat(cells)
 
     def _mask_loss(self, prototypes: Tensor, coefficients: Tensor, targets: Sequence[dict[str, Tensor]], assigned: Assigned) -> Tensor:

@@ -1,0 +1,133 @@
+"""torchvision's one-stage detectors (FCOS, RetinaNet, SSD, SSDLite), reading raw maps as ours do.
+
+Their own code resizes, normalises and suppresses with Python's control flow, which no exporter follows; here only their layers, anchors and
+losses are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.fcos import FCOS
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.models.detection.ssd import SSD
+
+from planish.models.detection.decode import keep_best
+
+
+class OneStage(nn.Module):
+    """Raw outputs: for each level ``level_<number>``: class logits, distances or offsets and, for FCOS, centredness, ``(N, values, h, w)``.
+
+    Args:
+        model: torchvision's.
+        num_classes: of the objects, without a background.
+    """
+
+    def __init__(self, model: FCOS | RetinaNet | SSD, num_classes: int) -> None:
+        super().__init__()
+        self.model, self.num_classes = model, num_classes
+        self.classes = num_classes + isinstance(model, SSD)  # SSD's softmax has the background first
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        found = {}
+        for i, maps in enumerate(self.model.backbone(x).values()):
+            head = self.model.head
+            if isinstance(self.model, SSD):
+                parts = [head.classification_head.module_list[i](maps), head.regression_head.module_list[i](maps)]
+            else:
+                said, placed = head.classification_head.conv(maps), head.regression_head.conv(maps)
+                parts = [head.classification_head.cls_logits(said), head.regression_head.bbox_reg(placed)]
+                if isinstance(self.model, FCOS):
+                    parts[1] = parts[1].relu()
+                    parts.append(head.regression_head.bbox_ctrness(placed))
+            found[f"level_{i}"] = torch.cat(parts, 1)
+        return found
+
+    def loss(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
+        """torchvision's own; a scalar."""
+        heads, anchors, counts, (height, width) = self._read(outputs)
+        size = torch.tensor([width, height, width, height], dtype=anchors.dtype, device=anchors.device)
+        first = int(isinstance(self.model, SSD))
+        wanted = [{"boxes": t["boxes"].to(size) * size, "labels": t["labels"] + first} for t in targets]
+        each = [anchors] * len(targets)
+        if isinstance(self.model, FCOS):
+            losses = self.model.compute_loss(wanted, heads, each, counts)
+        elif isinstance(self.model, RetinaNet):
+            losses = self.model.compute_loss(wanted, heads, each)
+        else:
+            from torchvision.ops import box_iou
+
+            matched = [
+                self.model.proposal_matcher(box_iou(t["boxes"], anchors))
+                if len(t["boxes"])
+                else torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
+                for t in wanted
+            ]
+            losses = self.model.compute_loss(wanted, heads, each, matched)
+        return torch.stack(list(losses.values())).sum()
+
+    def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``boxes`` as shares, ``scores``, ``labels``; suppression is ours."""
+        heads, anchors, _, (height, width) = self._read(outputs)
+        logits, offsets = heads["cls_logits"], heads["bbox_regression"]
+        if isinstance(self.model, SSD):
+            scores, boxes = logits.softmax(2)[..., 1:], moved(anchors, offsets, self.model.box_coder.weights)
+        elif isinstance(self.model, RetinaNet):
+            scores, boxes = logits.sigmoid(), moved(anchors, offsets, (1.0, 1.0, 1.0, 1.0))
+        else:
+            scores = (logits.sigmoid() * heads["bbox_ctrness"].sigmoid()).sqrt()
+            sides = anchors[:, 2:] - anchors[:, :2]
+            middle = (anchors[:, 2:] + anchors[:, :2]) / 2
+            reach = offsets * sides.repeat(1, 2)
+            boxes = torch.cat([middle - reach[..., :2], middle + reach[..., 2:]], 2)
+        size = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
+        boxes, scores, labels = keep_best(boxes / size, scores)
+        return {"boxes": boxes, "scores": scores, "labels": labels}
+
+    def _read(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, list[int], tuple[int, int]]:
+        """Of all anchors what the heads say, ``(N, A, values)`` by torchvision's names; the anchors ``(A, 4)`` in pixels, how many a level
+        has, and height and width of the image.
+        """
+        maps = list(outputs.values())
+        height, width = (side * self._stride() for side in maps[0].shape[2:])
+        blank = ImageList(maps[0].new_zeros(1, 3, height, width), [(height, width)])
+        shapes = [values.new_zeros(1, 1, *values.shape[2:]) for values in maps]
+        anchors: Tensor = self.model.anchor_generator(blank, shapes)[0]
+        logits, offsets, centred, counts = [], [], [], []
+        for i, values in enumerate(maps):
+            each = self._anchors_a_place(i)
+            first, last = each * self.classes, each * (self.classes + 4)
+            logits.append(rows_of(values[:, :first], self.classes))
+            offsets.append(rows_of(values[:, first:last], 4))
+            if isinstance(self.model, FCOS):
+                centred.append(rows_of(values[:, last:], 1))
+            counts.append(each * values.shape[2] * values.shape[3])
+        heads = {"cls_logits": torch.cat(logits, 1), "bbox_regression": torch.cat(offsets, 1)}
+        return heads | ({"bbox_ctrness": torch.cat(centred, 1)} if centred else {}), anchors, counts, (height, width)
+
+    def _anchors_a_place(self, level: int) -> int:
+        generator: Any = self.model.anchor_generator
+        return int(generator.num_anchors_per_location()[level])
+
+    def _stride(self) -> int:
+        return 16 if isinstance(self.model, SSD) and "Lite" in type(self.model.head).__name__ else 8
+
+
+def moved(anchors: Tensor, offsets: Tensor, weights: Sequence[float]) -> Tensor:
+    """Anchors ``(A, 4)`` moved and stretched by what a head says ``(N, A, 4)``, as R-CNN has it (Girshick 2014, arXiv:1311.2524)."""
+    sides, middle = anchors[:, 2:] - anchors[:, :2], (anchors[:, 2:] + anchors[:, :2]) / 2
+    scaled = offsets / torch.tensor(weights, dtype=offsets.dtype, device=offsets.device)
+    centre = middle + scaled[..., :2] * sides
+    half = sides * scaled[..., 2:].clamp(max=4.135).exp() / 2  # log(1000 / 16), torchvision's limit
+    return torch.cat([centre - half, centre + half], 2)
+
+
+def rows_of(values: Tensor, each: int) -> Tensor:
+    """``(N, anchors * each, h, w)`` to ``(N, h * w * anchors, each)``, in the order of torchvision's anchors."""
+    height, width = values.shape[2:]
+    anchors = values.shape[1] // each
+    return torch.unflatten(values, 1, (anchors, each)).permute(0, 3, 4, 1, 2).reshape(-1, height * width * anchors, each)

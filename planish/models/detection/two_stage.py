@@ -1,0 +1,127 @@
+"""torchvision's Faster and Mask R-CNN, reading raw maps: the pyramid's maps are the raw outputs, proposals and heads come in reading them.
+
+So it is the backbone and its pyramid that are pruned and rounded; what looks at single boxes stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection.faster_rcnn import FasterRCNN
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import roi_align
+
+from planish.models.detection.decode import keep_best
+from planish.models.detection.one_stage import moved, rows_of
+
+_FINEST = 4  # stride of the first map of a pyramid
+_MASK_STRIDE = 4
+
+
+class TwoStage(nn.Module):
+    """Raw outputs: the maps of the pyramid, ``map_<number>``.
+
+    Args:
+        model: torchvision's.
+        num_classes: of the objects, without a background.
+    """
+
+    def __init__(self, model: FasterRCNN, num_classes: int) -> None:
+        super().__init__()
+        self.model, self.num_classes = model, num_classes
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {f"map_{name}": maps for name, maps in self.model.backbone(x).items()}
+
+    def loss(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
+        """torchvision's own: of the proposals, of the boxes and of the masks; a scalar."""
+        maps, images, size = self._maps(outputs)
+        wanted: list[dict[str, Tensor]] = []
+        for t in targets:
+            one = {"boxes": t["boxes"].to(size) * size, "labels": t["labels"] + 1}
+            wanted.append(one | ({"masks": t["masks"]} if "masks" in t else {}))
+        was = self.model.training
+        self.model.rpn.train()
+        self.model.roi_heads.train()
+        try:
+            proposals, losses = self.model.rpn(images, maps, wanted)
+            _, more = self.model.roi_heads(maps, proposals, images.image_sizes, wanted)
+        finally:
+            self.model.rpn.train(was)
+            self.model.roi_heads.train(was)
+        return torch.stack([*losses.values(), *more.values()]).sum()
+
+    def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``boxes`` as shares, ``scores``, ``labels`` and, of Mask R-CNN, ``masks``: 100 proposals an image, each for its best class."""
+        maps, images, size = self._maps(outputs)
+        levels = list(maps.values())
+        objectness, offsets = self.model.rpn.head(levels)
+        anchors = self.model.rpn.anchor_generator(images, levels)[0]
+        sure = torch.cat([rows_of(values, 1) for values in objectness], 1).sigmoid()
+        placed = moved(anchors, torch.cat([rows_of(values, 4) for values in offsets], 1), (1.0, 1.0, 1.0, 1.0))
+        proposals, _, _ = keep_best((placed / size).clamp(0, 1), sure)
+        heads: Any = self.model.roi_heads
+        seen = heads.box_head(self._pooled(levels, proposals * size, 7))
+        logits, stretched = heads.box_predictor(seen)
+        count = proposals.shape[1]
+        logits = logits.unflatten(0, (-1, count))
+        scores, labels = logits.softmax(2)[..., 1:].max(2)
+        stretched = stretched.unflatten(0, (-1, count)).unflatten(2, (self.num_classes + 1, 4))
+        own = stretched.gather(2, (labels + 1)[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+        boxes = _moved_each(proposals * size, own, heads.box_coder.weights) / size
+        kinds = functional.one_hot(labels, self.num_classes).to(scores.dtype) * scores.unsqueeze(2)
+        boxes, scores, labels = keep_best(boxes.clamp(0, 1), kinds)
+        found = {"boxes": boxes, "scores": scores, "labels": labels}
+        if heads.mask_predictor is not None:
+            masks = heads.mask_predictor(heads.mask_head(self._pooled(levels, boxes * size, 14)))
+            of_class = masks.unflatten(0, (-1, boxes.shape[1]))
+            index = (labels + 1)[..., None, None, None].expand(-1, -1, 1, *masks.shape[2:])
+            sides = tuple(int(side) * _FINEST // _MASK_STRIDE for side in levels[0].shape[2:])
+            found["masks"] = _pasted(of_class.gather(2, index).squeeze(2).sigmoid(), boxes, sides[0], sides[1])
+        return found
+
+    def _maps(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], ImageList, Tensor]:
+        maps = {name.removeprefix("map_"): values for name, values in outputs.items()}
+        first = next(iter(maps.values()))
+        height, width = (int(side) * _FINEST for side in first.shape[2:])
+        count = len(first) if self.training else 1  # anchors are the same for all images
+        images = ImageList(first.new_zeros(count, 1, height, width), [(height, width)] * count)
+        return maps, images, torch.tensor([width, height, width, height], dtype=first.dtype, device=first.device)
+
+    def _pooled(self, levels: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
+        """Each box's part of the map that suits its size, ``(N * K, C, side, side)``; boxes ``(N, K, 4)`` in pixels.
+
+        T.-Y. Lin et al. 2017 (arXiv:1612.03144), equation 1. All maps are looked at, and one is taken: no number of boxes hangs on values.
+        """
+        count = boxes.shape[1]
+        image = torch.arange(boxes.shape[0], dtype=boxes.dtype, device=boxes.device).repeat_interleave(count)
+        rows = torch.cat([image.unsqueeze(1), boxes.reshape(-1, 4)], 1)
+        area = ((rows[:, 3] - rows[:, 1]) * (rows[:, 4] - rows[:, 2])).clamp_min(1.0)
+        used = len(levels) - 1  # the coarsest is for proposals only
+        level = (4 + torch.log2(area.sqrt() / 224 + 1e-6)).floor().clamp(2, 1 + used) - 2
+        parts = [roi_align(maps, rows, side, 1 / (_FINEST * 2**i), 2, False) for i, maps in enumerate(levels[:used])]
+        chosen = functional.one_hot(level.long(), used).to(boxes.dtype)
+        return (torch.stack(parts, 1) * chosen[..., None, None, None]).sum(1)
+
+
+def _moved_each(boxes: Tensor, offsets: Tensor, weights: Sequence[float]) -> Tensor:
+    """As ``moved``, where each image has boxes of its own ``(N, K, 4)``."""
+    sides, middle = boxes[..., 2:] - boxes[..., :2], (boxes[..., 2:] + boxes[..., :2]) / 2
+    scaled = offsets / torch.tensor(weights, dtype=offsets.dtype, device=offsets.device)
+    centre, half = middle + scaled[..., :2] * sides, sides * scaled[..., 2:].clamp(max=4.135).exp() / 2
+    return torch.cat([centre - half, centre + half], 2)
+
+
+def _pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """Masks of boxes ``(N, K, m, m)`` as maps of the whole image ``(N, K, height, width)``; boxes as shares."""
+    y, x = ((torch.arange(n, dtype=boxes.dtype, device=boxes.device) + 0.5) / n for n in (height, width))
+    left, top, right, bottom = boxes.reshape(-1, 4).unbind(1)
+    across = (x - left[:, None]) / (right - left).clamp_min(1e-6)[:, None] * 2 - 1
+    down = (y - top[:, None]) / (bottom - top).clamp_min(1e-6)[:, None] * 2 - 1
+    grid = torch.stack([across[:, None, :].expand(-1, height, -1), down[:, :, None].expand(-1, -1, width)], 3)
+    pasted = functional.grid_sample(masks.reshape(-1, 1, *masks.shape[2:]), grid, align_corners=False)
+    return pasted.reshape(-1, boxes.shape[1], height, width)

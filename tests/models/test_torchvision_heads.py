@@ -1,0 +1,88 @@
+"""torchvision's detectors and segmenters on real scenes: they learn, and their files say what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export.runtimes import load
+from planish.models import torchvision_heads
+from planish.plan import Plan
+from planish.training.prepare import prepare
+
+NETWORKS = {
+    "ssdlite320_mobilenet_v3_large": ("detection", 320),
+    "ssd300_vgg16": ("detection", 300),
+    "fcos_resnet50_fpn": ("detection", 128),
+    "retinanet_resnet50_fpn": ("detection", 128),
+    "fasterrcnn_resnet50_fpn": ("detection", 128),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": ("detection", 128),
+    "maskrcnn_resnet50_fpn": ("instance", 128),
+    "deeplabv3_mobilenet_v3_large": ("semantic", 128),
+    "lraspp_mobilenet_v3_large": ("semantic", 128),
+    "fcn_resnet50": ("semantic", 128),
+}
+COMPRESSED = ("ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn", "deeplabv3_mobilenet_v3_large")
+
+
+def learned(name: str, steps: int = 4) -> tuple[Any, Any, list[float]]:
+    """A few steps on four images."""
+    task, size = NETWORKS[name]
+    torch.manual_seed(0)
+    job = prepare("fashion-scenes-60", name, task=task, image_size=size)
+    network, split, spec = job.artifact.module.train(), job.task.split("train"), job.artifact.input_spec
+    targets = job.task.batch_targets(split.targets, np.arange(4), spec)
+    pixels = np.array(split.images(spec, job.artifact.preprocessing)[:4])
+    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.25
+    optimizer = torch.optim.SGD(network.parameters(), 2e-3, momentum=0.9)
+    losses = []
+    for _ in range(steps):
+        loss = job.task.loss(network, network(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return job, replace(job.artifact, module=network.eval()), losses
+
+
+def test_every_network_is_known_by_its_task() -> None:
+    for name, (task, _) in NETWORKS.items():
+        assert name in torchvision_heads.names(task)
+    assert not set(torchvision_heads.names("instance")) & set(torchvision_heads.names("detection"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_learns_and_its_file_agrees(name: str) -> None:
+    job, artifact, losses = learned(name)
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    file = Plan.from_dicts([{"name": "to_onnx"}]).apply(artifact, job.task)
+    images = np.ascontiguousarray(job.task.split("test").images(artifact.input_spec, artifact.preprocessing)[:5])
+    expected, found = TorchPredictor(artifact.module, artifact.preprocessing)(images), load(file.files, "onnxruntime")(images)
+    assert list(found) == list(expected)
+    sure = "scores" if "scores" in expected else "confidence"
+    np.testing.assert_allclose(found[sure], expected[sure], atol=1e-3)
+    if "classes" in expected:
+        assert (found["classes"] == expected["classes"]).mean() > 0.999
+    else:
+        assert expected["boxes"].shape == (5, 100, 4)
+    alone = load(file.files, "onnxruntime")(images[:1])
+    np.testing.assert_allclose(alone[sure], found[sure][:1], atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_it_is_pruned_and_quantized(name: str) -> None:
+    job, artifact, _ = learned(name, steps=1)
+    steps = [{"name": "channel_pruning", "ratio": 0.3}, {"name": "to_onnx"}, {"name": "int8", "images": 16}]
+    file = Plan.from_dicts(steps).apply(artifact, job.task)
+    assert file.size_bytes < 0.3 * artifact.size_bytes
+    images = np.ascontiguousarray(job.task.split("test").images(artifact.input_spec, artifact.preprocessing)[:2])
+    assert all(len(values) == 2 and np.isfinite(values).all() for values in load(file.files, "onnxruntime")(images).values())
