@@ -23,6 +23,7 @@ from planish.export.bundle import SEAL
 from planish.export.reference import image_values
 from planish.export.runtimes import load
 from planish.serving.app import Limits, service
+from planish.serving.description import Prediction
 from planish.serving.drift import CLASSES
 from planish.serving.labelling import worth_labelling
 from planish.serving.monitor import monitor, records
@@ -45,7 +46,10 @@ def client(patches: dict[str, Path]) -> Iterator[TestClient]:
 def ask(client: TestClient, task: str, data: bytes, **parameters: Any) -> dict[str, Any]:
     answer = client.post(f"/models/{task}/predict", content=data, params=parameters)
     assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+    said = answer.json()
+    described = Prediction.model_validate(said, strict=True, extra="forbid")  # what the OpenAPI document says of it
+    assert described.model_dump(by_alias=True, exclude_none=True) == said
+    return dict(said)
 
 
 def decoded(lengths: dict[str, Any]) -> np.ndarray:

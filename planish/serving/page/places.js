@@ -10,6 +10,7 @@ const PALETTE = [
 const BACKGROUND = /^_*(background|void|nothing|other)_*$/i; // such a class stays clear
 const SIDE = 1200; // pixels of the longer side of what is painted
 const CROWDED = 12; // objects, above which the boxes bear only numbers
+const LINES = 6; // by which a name may move down from its box
 const EDGED = 200; // pixels of the shorter side, below which masks have no edge
 const VEIL = { usual: 120, chosen: 150, other: 40 }; // how much a mask covers, of 255
 
@@ -28,13 +29,15 @@ function showPlaces(said, classes) {
     segments: object.mask ? segmentsOf(object.mask, width, height) : null,
   }));
   places = { things, width, height, kept: null, pointed: null };
-  $("boxes").replaceChildren(...things.filter((thing) => thing.box).map(boxOf).reverse().flat()); // the surest above the others
+  const boxes = things.filter((thing) => thing.box).map(boxOf).reverse(); // the surest above the others
+  $("boxes").replaceChildren(...boxes.map((box) => box[0]), ...boxes.map((box) => box[1]));
   const list = document.createElement("ol");
   list.className = "things";
   list.setAttribute("aria-label", "what was found");
   list.append(...things.map(said.objects ? objectItem : regionItem));
   $("overlay-choice").hidden = !things.length;
   paint();
+  spread();
   return [said.objects ? summaryOfObjects(things) : summaryOfRegions(things), list];
 }
 
@@ -134,6 +137,23 @@ function boxOf(thing) {
   return thing.elements;
 }
 
+/** Names that would lie on those of surer things move down, line by line. */
+function spread() {
+  const taken = [];
+  for (const { elements } of places?.things.filter((thing) => thing.elements) ?? []) {
+    const tag = elements[1];
+    tag.style.transform = "";
+    const { left, right, top, bottom } = tag.getBoundingClientRect();
+    const hit = (lines) =>
+      taken.some((one) => one.left < right && left < one.right && one.top < bottom + lines * (bottom - top) - 1 && one.bottom > top + lines * (bottom - top) + 1);
+    let lines = 0;
+    while (lines < LINES && hit(lines)) lines++;
+    if (lines === LINES) lines = 0;
+    tag.style.transform = `translateY(${100 * lines}%)`;
+    taken.push({ left, right, top: top + lines * (bottom - top), bottom: bottom + lines * (bottom - top) });
+  }
+}
+
 function placed(element, sides) {
   for (const [side, share] of Object.entries(sides)) element.style[side] = `${100 * share}%`;
 }
@@ -211,4 +231,5 @@ function colourTag(element, colour) {
   element.style.color = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 ? "#000" : "#fff";
 }
 
+new ResizeObserver(spread).observe($("boxes"));
 $("overlay").addEventListener("change", () => places && paint());
