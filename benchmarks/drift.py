@@ -22,7 +22,7 @@ from planish import commands
 from planish.data import load_images
 from planish.evaluation.machine import describe_machine
 from planish.export.bundle import REFERENCE
-from planish.export.reference import image_values
+from planish.export.reference import CLASS, image_values
 from planish.serving.drift import Drift
 from planish.serving.serve import open_models
 
@@ -53,9 +53,8 @@ def write_files(data: str, folder: Path) -> str:
 def values_of(model: Any, images: Pixels) -> Said:
     """What the monitor is told of each image."""
     outputs = {"logits": np.concatenate([model.run(images[i : i + 1])["logits"] for i in range(len(images))])}
-    values = image_values(images, outputs)
-    classes = [said["class"] for said in model.answers(outputs, top=1)]
-    return [({name: found[i] for name, found in values.items()}, classes[i]) for i in range(len(images))]
+    found = image_values(model.bundle.name, model.bundle.class_names, images, outputs)
+    return [(values, values[CLASS]) for values in found]
 
 
 def changed(images: Pixels, how: str) -> Pixels:

@@ -14,4 +14,4 @@ WAIT_S = 0.001  # for a batch to fill
 
 def named(model: ServedModel, pixels: list[np.ndarray[Any, Any]]) -> list[str]:
     """The class of each image; one call of the model."""
-    return [said["class"] for said in model.answers(model.run(np.concatenate(pixels)), top=1)]
+    return [said["class"] for said in model.answers(model.run(np.concatenate(pixels)))]

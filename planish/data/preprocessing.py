@@ -9,7 +9,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from planish.errors import DataError
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # (Phones' multi-picture files are opened by the JPEG reader.)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _BITS_PER_SAMPLE = 258  # TIFF tag
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _LONGEST = 16  # times what the crop needs of the longer side
 
 
@@ -44,6 +43,13 @@ def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int =
     Raises:
         DataError: not an image, truncated, corrupt, too large, or of a kind without an agreed brightness range.
     """
+    return decode_with_size(file_bytes, channels, decode_side, max_pixels)[0]
+
+
+def decode_with_size(
+    file_bytes: bytes, channels: int, decode_side: int, max_pixels: int = 64_000_000
+) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    """As ``decode``, and beside it height and width of the image before it was shrunk."""
     if channels not in (1, 3):
         raise DataError(f"channels={channels}", "images are grey (1) or RGB (3)")
     image = _eight_bit(_load(file_bytes, max_pixels))
@@ -51,9 +57,10 @@ def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int =
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = _convert(image, channels)
-    if min(image.size) > decode_side:
-        image = image.resize([decode_side * side // min(image.size) for side in image.size], Image.Resampling.BILINEAR)
-    return _to_array(image)
+    size = image.height, image.width
+    if min(size) > decode_side:
+        image = image.resize([decode_side * side // min(size) for side in image.size], Image.Resampling.BILINEAR)
+    return _to_array(image), size
 
 
 def resize(image: npt.NDArray[np.uint8], spec: InputSpec, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
@@ -77,13 +84,6 @@ def resize(image: npt.NDArray[np.uint8], spec: InputSpec, preprocessing: Preproc
     size = max(spec.width, spec.height * width // height), max(spec.height, spec.width * height // width)
     left, top = round((size[0] - spec.width) / 2), round((size[1] - spec.height) / 2)
     return _to_array(pil.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + spec.width, top + spec.height)))
-
-
-def size_of(file_bytes: bytes) -> tuple[int, int]:
-    """Height and width of an image file that can be decoded, turned as its EXIF says; from its head."""
-    with Image.open(io.BytesIO(file_bytes), formats=FORMATS) as image:
-        width, height = image.size
-        return (width, height) if image.getexif().get(ExifTags.Base.Orientation) in _TURNED else (height, width)
 
 
 def prepare(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:

@@ -5,27 +5,70 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+_BITS = 5  # of a number in a letter
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
-def run_lengths(mask: Any) -> dict[str, Any]:
-    """``{"size": [height, width], "counts": text}`` of a mask ``(height, width)``; what ``pycocotools.mask.encode`` gives.
+def run_lengths(mask: Any, size: tuple[int, int] | None = None, place: tuple[float, float, float, float] = _WHOLE) -> dict[str, Any]:
+    """``{"size": [height, width], "counts": text}``; what ``pycocotools.mask.encode`` gives of the image that the mask stands for.
 
-    Lengths of runs of 0 and 1 in turn, column by column, the first of 0. From the fourth on each is told as its difference from the one
-    before the last; five bits a letter, the lowest first, a sixth where more follow.
+    The image's pixels take the value of the nearest of the mask's. It is never painted: what this costs depends on the number of runs,
+    not on how large the image is.
+
+    Args:
+        mask: bool ``(h, w)``.
+        size: height and width of the image; None for the mask's own.
+        place: of the mask in the image: left, top, width and height, as shares of the image's sides; the rest of the image is 0.
     """
-    flat = np.asarray(mask, bool).ravel(order="F")
-    ends = np.flatnonzero(np.diff(flat)) + 1
-    counts = np.diff([0, *ends, len(flat)]).tolist()
-    if len(flat) and flat[0]:
-        counts = [0, *counts]
-    text = bytearray()
-    for place, count in enumerate(counts):
-        value = count - counts[place - 2] if place > 2 else count
-        while True:
-            letter = value & 0x1F
-            value >>= 5
-            more = value != (-1 if letter & 0x10 else 0)
-            text.append((letter | 0x20 if more else letter) + 48)
-            if not more:
-                break
-    return {"size": list(np.shape(mask)), "counts": text.decode()}
+    mask = np.asarray(mask, bool)
+    height, width = mask.shape if size is None else size
+    left, top, wide, high = place
+    rows, columns = _edges(mask.shape[0], height, top, high), _edges(mask.shape[1], width, left, wide)
+    of_column, first, last = _runs(mask, rows)
+    # each column of the image has the runs of its column in the mask
+    count = np.bincount(of_column, minlength=mask.shape[1])
+    source = np.repeat(np.arange(mask.shape[1]), np.diff(columns))
+    repeats = count[source]
+    begin = np.repeat((np.cumsum(count) - count)[source], repeats)
+    chosen = begin + np.arange(len(begin)) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    offset = np.repeat(columns[0] + np.arange(len(source)), repeats) * height
+    first, last = offset + first[chosen], offset + last[chosen]
+    apart = first[1:] != last[:-1]  # a run may go on at the top of the next column
+    bounds = np.stack([first[np.append(True, apart)[: len(first)]], last[np.append(apart, True)[: len(last)]]], axis=1).ravel()
+    ends = bounds if len(bounds) and bounds[-1] == height * width else np.append(bounds, height * width)
+    return {"size": [height, width], "counts": _text(np.diff(ends, prepend=0))}
+
+
+def _edges(count: int, side: int, start: float, share: float) -> npt.NDArray[np.int64]:
+    """Where each of ``count`` rows begins among the ``side`` rows of the image, and where the last one ends, ``(count + 1,)``."""
+    edges = (start + share * np.arange(count + 1) / count) * side
+    return np.clip(np.ceil(np.round(edges, 6) - 0.5), 0, side).astype(np.int64)
+
+
+def _runs(mask: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> tuple[Any, Any, Any]:
+    """Column, first row and row behind the last of each run, in the image's rows; the columns are the mask's."""
+    padded = np.zeros((mask.shape[1], mask.shape[0] + 2), bool)
+    padded[:, 1:-1] = mask.T
+    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    first, last = rows[row[::2]], rows[row[1::2]]
+    seen = last > first  # where the image is smaller than the mask some are not
+    return column[::2][seen], first[seen], last[seen]
+
+
+def _text(counts: npt.NDArray[np.int64]) -> str:
+    """From the fourth on each count is told as its difference from the one before the last; five bits a letter, the lowest first."""
+    values = counts.astype(np.int64)
+    values[3:] -= counts[1:-2]
+    letters, used = [], []
+    going = np.ones(len(values), bool)
+    while going.any():
+        low = values & 0x1F
+        values = values >> _BITS
+        more = values != np.where(low & 0x10, -1, 0)
+        letters.append(low + 48 + 0x20 * more)
+        used.append(going)
+        going = going & more
+    text: npt.NDArray[np.uint8] = np.stack(letters, 1)[np.stack(used, 1)].astype(np.uint8)
+    return text.tobytes().decode()

@@ -6,10 +6,10 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -18,8 +18,9 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.data.preprocessing import prepare
 from planish.errors import BundleError
+from planish.export.agreement import essential
 from planish.export.bundle_readme import readme
-from planish.export.reference import reference_values
+from planish.export.reference import image_values, reference_values
 from planish.export.runtimes import find, load
 from planish.measurement import Measurement
 from planish.workspace import replace_folder
@@ -117,8 +118,8 @@ def write_bundle(
         shutil.copyfile(file, partial / file.name)
     predictor = load([partial / artifact.files[0].name], runtime, threads=threads, batch=1)
     names = _write_golden(artifact, task.split("validation"), partial, predictor, golden)
-    _write_reference(artifact, task.split("validation"), partial, predictor)
-    (partial / "README.md").write_text(readme(artifact, runtime), encoding="utf-8")
+    _write_reference(artifact, task, partial, predictor)
+    (partial / "README.md").write_text(readme(artifact, task.name, runtime), encoding="utf-8")
     bundle = Bundle(
         name=task.name,
         format=artifact.format,
@@ -226,19 +227,23 @@ def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Pre
         suffix = PurePosixPath(split.keys[index]).suffix.lower()
         name = f"golden/{number:03d}{suffix if suffix[1:].isalnum() else ''}"
         (folder / name).write_bytes(data)
-        outputs.append(predictor(prepare(data, artifact.input_spec, artifact.preprocessing)[None]))
+        outputs.append(essential(predictor(prepare(data, artifact.input_spec, artifact.preprocessing)[None])))
         names.append(name)
     arrays = {key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]}
-    np.savez(folder / EXPECTED, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(folder / EXPECTED, **arrays)  # type: ignore[arg-type]
     return tuple(names)
 
 
-def _write_reference(artifact: Artifact, split: Split, folder: Path, predictor: Predictor) -> None:
-    chosen = _spread(len(split), _REFERENCE_IMAGES)
-    images = np.ascontiguousarray(split.images(artifact.input_spec, artifact.preprocessing)[chosen])
-    single = [predictor(images[i : i + 1]) for i in range(len(images))]
-    outputs = {key: np.concatenate([o[key] for o in single]) for key in single[0]}
-    found = reference_values(images, [split.file_bytes(i) for i in chosen], outputs, artifact.class_names)
+def _write_reference(artifact: Artifact, task: Task, folder: Path, predictor: Predictor) -> None:
+    split = task.split("validation")
+    images = split.images(artifact.input_spec, artifact.preprocessing)
+
+    def values() -> Iterator[dict[str, Any]]:
+        for i in _spread(len(split), _REFERENCE_IMAGES):  # one by one: masks of all would fill the memory
+            image = np.ascontiguousarray(images[i : i + 1])
+            yield from image_values(task.name, artifact.class_names, image, predictor(image), [split.file_bytes(i)])
+
+    found = reference_values(values(), artifact.class_names)
     (folder / REFERENCE).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
 
 

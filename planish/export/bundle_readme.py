@@ -5,11 +5,12 @@ from __future__ import annotations
 from string import Template
 
 from planish.artifact import Artifact
+from planish.tasks.lines import lines
 
 _TEXT = Template("""\
 # $title
 
-A model for $task of $classes classes, made by Planish: $summary.
+A $what of $classes classes, made by Planish: $summary.
 
 - `$model` runs in $runtime. `bundle.json` holds classes, preprocessing, measurements and how the model was made.
 - `golden/` holds image files and the outputs they must give; `reference.json` says what normal inputs and predictions look like.
@@ -41,13 +42,6 @@ x = np.asarray(im)[round((im.height - $h) / 2):, round((im.width - $w) / 2):][:$
 $run
 $said""")
 
-# What the last line says, by what the model is for.
-_SAID = {
-    "classification": 'print(b["class_names"][int(logits[0].argmax())])',
-    "detection": 'print([(b["class_names"][c], s, box) for box, s, c in zip(*(o[0].tolist() for o in out[:3])) if s > 0.3])',
-    "semantic": 'print({b["class_names"][c]: float((out[0] == c).mean()) for c in set(out[0].ravel().tolist())})',
-}
-
 _RESIZED = {"squash": "$w, $h", "crop": "max($w, $h * im.width // im.height), max($h, $w * im.height // im.width)"}
 
 # By runtime: what to install, what to import, and one or two lines from pixels `x` in the file `$file` to `logits`.
@@ -72,27 +66,27 @@ _RUN = {
     ),
     "torch": ("torch", "torch", "logits = torch.export.load($file).module()(torch.from_numpy(x.copy())).detach().numpy()"),
 }
-# The same for models with several outputs, into the list `out`.
-_SEVERAL = {
-    "onnxruntime": 'out = onnxruntime.InferenceSession($file).run(None, {"images": x})',
+# The same for models with several outputs, to those of the image by name, `y`.
+_NAMED = {
+    "onnxruntime": "s = onnxruntime.InferenceSession($file)\n"
+    'y = {o.name: v[0] for o, v in zip(s.get_outputs(), s.run(None, {"images": x}))}',
     "openvino": "model = openvino.Core().read_model($file)\n"
-    'out = list(openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x).values())',
+    'y = {o.any_name: v[0] for o, v in openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x).items()}',
+    "torch": "y = torch.export.load($file).module()(torch.from_numpy(x.copy()))\ny = {k: v[0].detach().numpy() for k, v in y.items()}",
 }
-_LIKE = {"instance": "detection"}
 _FILE = 'b["files"][0]'
 
 
-def readme(artifact: Artifact, runtime: str) -> str:
-    """The text of README.md for an exported artifact."""
+def readme(artifact: Artifact, task: str, runtime: str) -> str:
+    """The text of README.md for an exported artifact of a task of that name."""
     spec, source = artifact.input_spec, artifact.lineage.source.name
     # a runtime that others added has its own way to be called; ONNX files also run in ONNX Runtime
     package, imported, run = _RUN.get(runtime, _RUN["onnxruntime"])
-    task = artifact.lineage.source.task
-    if task != "classification":
-        run = _SEVERAL.get(runtime, _SEVERAL["onnxruntime"])
-    said = _SAID[_LIKE.get(task, task)]
+    of_task = lines(task)
+    if of_task.output != "logits":
+        run = _NAMED.get(runtime, _NAMED["onnxruntime"])
     packed = artifact.format == "packed"  # only Planish knows how to open these
-    lines = Template(_LINES.safe_substitute(resized=_RESIZED[artifact.preprocessing.resize], run=run, said=said)).substitute(
+    code = Template(_LINES.safe_substitute(resized=_RESIZED[artifact.preprocessing.resize], run=run, said=of_task.printed)).substitute(
         imports=f"{imported}, planish.export.packed_file as packed" if packed else imported,
         file=f'packed.unpack(open({_FILE}, "rb").read())' if packed else _FILE,
         h=spec.height,
@@ -103,12 +97,12 @@ def readme(artifact: Artifact, runtime: str) -> str:
     )
     return _TEXT.substitute(
         title=source,
-        task=task,
+        what=of_task.what,
         classes=len(artifact.class_names),
         summary=" → ".join([source, *(step.technique for step in artifact.lineage.steps)]),
         model=artifact.files[0].name,
         runtime=runtime,
         heading="Run it in Python" if packed else "Run it without Planish",
         packages=f"{package} planish" if packed else package,
-        lines=lines,
+        lines=code,
     )

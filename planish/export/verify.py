@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from planish.data.preprocessing import prepare
 from planish.errors import GoalError, PlanishError
 from planish.evaluation.latency import Subject, measure_latency
-from planish.export.agreement import difference
+from planish.export.agreement import differences, essential
 from planish.export.bundle import EXPECTED, Bundle, changed_files, read_bundle
 from planish.export.runtimes import load
 from planish.measurement import Measurement
@@ -98,20 +98,16 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
     with np.load(folder / EXPECTED, allow_pickle=False) as saved:
         expected: Outputs = {name: saved[name] for name in saved.files}
-    worst, images = 0.0, []
+    images: list[Pixels] = []
+    answered: dict[int, Outputs] = {}
     for i, name in enumerate(bundle.golden):
         try:
             images.append(prepare((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
-            found = predictor(images[-1][None])
+            answered[i] = essential(predictor(images[-1][None]))
         except (PlanishError, RuntimeError) as error:
             failures.append(f"{name}: {error}")
-            continue
-        one = {key: values[i] for key, values in expected.items()}
-        for key, values in expected.items():
-            far, failure = _compare(key, found, one, float(np.abs(values).max()), bundle.tolerance)
-            worst = max(worst, far)
-            if failure:
-                failures.append(f"{name}: {key} {failure}")
+    worst, wrong = _compare(bundle, expected, answered)
+    failures += wrong
     measured = _latency(folder, bundle, np.stack(images)) if latency and images else None
     if measured is not None and max_latency_ms is not None and measured.value > max_latency_ms:
         failures.append(f"a call takes {measured} (batch {bundle.batch}, threads {bundle.threads}), at most {max_latency_ms:g} ms")
@@ -134,16 +130,44 @@ def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
     return found.measurements[_MODEL]["latency_ms"]
 
 
-def _compare(key: str, found: Outputs, expected: Outputs, scale: float, tolerance: float) -> tuple[float, str]:
-    """Largest difference of one output as a share of ``scale``, and what is wrong, if anything is."""
-    wanted = expected[key]
-    if key not in found or found[key].shape != (1, *wanted.shape):
-        return 0.0, f"has another shape than {wanted.shape}"
-    far = difference(key, {name: values[0] for name, values in found.items()}, expected, scale)
-    if not far <= tolerance:  # also where it is NaN
-        return far, f"differs by {far:.2g} of the largest value, allowed {tolerance:g}"
-    if key == "logits" and len(wanted) > 1:
-        second, first = np.sort(wanted)[-2:]
-        if first - second > tolerance * scale and found[key][0].argmax() != wanted.argmax():
-            return far, f"has {found[key][0].argmax()} on top instead of {wanted.argmax()}"
-    return far, ""
+def _compare(bundle: Bundle, expected: Outputs, answered: dict[int, Outputs]) -> tuple[float, list[str]]:
+    """Largest difference from the known outputs, as a share of the largest known value, and what is wrong, a line each.
+
+    Args:
+        bundle: that is checked.
+        expected: of all golden samples.
+        answered: outputs now, by the number of the sample.
+    """
+    wrong = []
+    for i, found in list(answered.items()):
+        for key, values in expected.items():
+            if key not in found or found[key].shape != (1, *values.shape[1:]):
+                wrong.append(f"{bundle.golden[i]}: {key} has another shape than {values.shape[1:]}")
+                answered.pop(i, None)
+    if not answered:
+        return 0.0, wrong
+    rows = list(answered)
+    known = {key: values[rows] for key, values in expected.items()}
+    found = {key: np.concatenate([answered[i][key] for i in rows]) for key in expected}
+    worst = 0.0
+    for key, shares in differences(known, found).items():
+        worst = max(worst, float(shares.max()))
+        tops = _other_tops(known[key], found[key], bundle.tolerance)
+        for i, share, top in zip(rows, shares, tops, strict=True):
+            if not share <= bundle.tolerance:
+                wrong.append(f"{bundle.golden[i]}: {key} differs by {share:.2g} of the largest value, allowed {bundle.tolerance:g}")
+            elif top:
+                wrong.append(f"{bundle.golden[i]}: {key} {top}")
+    return worst, wrong
+
+
+def _other_tops(known: Any, found: Any, tolerance: float) -> list[str]:
+    """Where another value is the largest of its row ``(N, values)`` though the known one leads by more than may differ, in words."""
+    said = [""] * len(known)
+    if known.ndim == 2 and known.shape[1] > 1:
+        allowed = tolerance * float(np.abs(known).max())
+        for i, (ours, theirs) in enumerate(zip(known, found, strict=True)):
+            second, first = np.sort(ours)[-2:]
+            if first - second > allowed and theirs.argmax() != ours.argmax():
+                said[i] = f"has {theirs.argmax()} on top instead of {ours.argmax()}"
+    return said

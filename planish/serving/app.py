@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -24,7 +24,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from planish.data.preprocessing import size_of
 from planish.errors import DataError, PlanishError
 from planish.serving.batching import Batcher, BusyError
 from planish.serving.description import IMAGE_FILE, INFERRED, METRICS, PREDICTED, TENSORS, describe, failures
@@ -34,6 +33,7 @@ from planish.serving.models import Entry, Models
 from planish.serving.protocol import HEADER_LENGTH, model_metadata, read_request, write_response
 from planish.serving.recorder import Recorder
 from planish.serving.why import covered, lost
+from planish.tasks.answers import PLAIN, Asked
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
@@ -44,6 +44,8 @@ _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 
 _GONE = 499  # in metrics and log alone: nobody is there to read it
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+_QUICKLY_SAID = 10_000  # values that are put into words beside other requests; more are in a thread
+Threshold = Annotated[float | None, Query(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -176,24 +178,29 @@ def service(
         return response
 
     async def reasons(entry: Entry, pixels: Pixels, said: dict[str, Any]) -> list[list[float]]:
-        found = entry.model.answers(await entry.batcher(covered(pixels)), top=len(entry.model.bundle.class_names))
+        found = entry.model.answers(await entry.batcher(covered(pixels)), asked=Asked(top=len(entry.model.bundle.class_names)))
         return lost(said["confidence"], [next(c["confidence"] for c in one["classes"] if c["name"] == said["class"]) for one in found])
 
-    async def predict(request: Request, entry: Entry, why: bool) -> Response:
+    async def predict(request: Request, entry: Entry, why: bool, threshold: float | None) -> Response:
         model = entry.model
+        asked = PLAIN if threshold is None else Asked(threshold=threshold)
 
         async def work() -> Response:
             begun = time.perf_counter()
             data = await _body(request, limits.max_bytes)
-            pixels, region = await asyncio.to_thread(model.pixels, data, limits.max_pixels)
+            _refuse_options(model, why=why, threshold=threshold is not None)
+            pixels, view = await asyncio.to_thread(model.pixels, data, limits.max_pixels)
             outputs = await entry.batcher(pixels)
             if recorder is not None:
                 recorder.offer(model, pixels, outputs, time.perf_counter() - begun, data)
-            said = model.answers(outputs, sizes=[size_of(data)])[0]
-            if "class" in said:
-                metrics.classes.labels(model.name, model.version, said["class"]).inc()
-            if why and "class" in said:
-                said |= {"why": await reasons(entry, pixels, said), "region": region}
+            if sum(values.size for values in outputs.values()) < _QUICKLY_SAID:
+                said = model.answers(outputs, [view], asked)[0]
+            else:
+                said = (await asyncio.to_thread(model.answers, outputs, [view], asked))[0]
+            for name in model.classes_told(said):
+                metrics.classes.labels(model.name, model.version, name).inc()
+            if why:
+                said |= {"why": await reasons(entry, pixels, said), "region": view.region}
             return JSONResponse({"model": model.name, "version": model.version, **said})
 
         return await answer(entry, work)
@@ -255,7 +262,7 @@ def service(
     async def models_served() -> dict[str, Any]:
         return {
             "models": [
-                {"name": model.name, "version": model.version, "task": model.bundle.name, "classes": model.bundle.class_names}
+                {"name": model.name, "version": model.version, "classes": model.bundle.class_names, "options": model.options}
                 for model in (entry.model for entry in served)
             ]
         }
@@ -267,14 +274,17 @@ def service(
     app.mount("/page", StaticFiles(directory=_PAGE))
 
     @app.post("/predict", responses=PREDICTED, openapi_extra=IMAGE_FILE)
-    async def predict_first(request: Request, why: bool = False) -> Response:
-        """The first model; the body is an image file. ``why`` adds how much each part of the image mattered, 8 x 8 of them."""
-        return await predict(request, find(None), why)
+    async def predict_first(request: Request, why: bool = False, threshold: Threshold = None) -> Response:
+        """The first model; the body is an image file. What else may be asked depends on the model, see ``/models``: ``why`` adds how much
+        each part of the image mattered, 8 x 8 of them; of objects those below the ``threshold`` are not told, 0.3 where none is given."""
+        return await predict(request, find(None), why, threshold)
 
     @app.post("/models/{name}/predict", responses=PREDICTED, openapi_extra=IMAGE_FILE)
-    async def predict_by_name(request: Request, name: str, version: str | None = None, why: bool = False) -> Response:
+    async def predict_by_name(
+        request: Request, name: str, version: str | None = None, why: bool = False, threshold: Threshold = None
+    ) -> Response:
         """The body is an image file."""
-        return await predict(request, find(name, version), why)
+        return await predict(request, find(name, version), why, threshold)
 
     @app.get("/metrics", response_class=Response, responses=METRICS)
     async def prometheus() -> Response:
@@ -282,6 +292,12 @@ def service(
 
     describe(app, keys=bool(limits.keys))
     return app
+
+
+def _refuse_options(model: ServedModel, **asked: bool) -> None:
+    for name, given in asked.items():
+        if given and name not in model.options:
+            raise DataError(f"{name} is asked of {model.name}", f"it may be asked for {' and '.join(model.options) or 'nothing more'}")
 
 
 def _watch(metrics: _Metrics, model: ServedModel) -> Callable[[int, float], None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from planish.serving.keys import OPEN
 
@@ -18,11 +18,51 @@ class Failure(BaseModel):
     error: str
 
 
+class Mask(BaseModel):
+    """In COCO's compressed run lengths, of the size of the image that was sent."""
+
+    size: list[int]
+    counts: str
+
+
+class Object(BaseModel):
+    """The box is left, top, right and bottom, in pixels and as shares of the image's sides."""
+
+    name: str = Field(alias="class")
+    confidence: float
+    box: list[float]
+    shares: list[float]
+    mask: Mask | None = None
+
+
+class Region(BaseModel):
+    """All pixels of a class, and how much of what the model was shown they are."""
+
+    name: str = Field(alias="class")
+    share: float
+    confidence: float
+    mask: Mask
+
+
+class Class(BaseModel):
+    """One that an image may be of."""
+
+    name: str
+    confidence: float
+
+
 class Prediction(BaseModel):
-    """The answer to an image file; other tasks than classification have other fields."""
+    """The answer to an image file: ``classes`` of the image, ``objects`` in it, or the ``regions`` that it is made of."""
 
     model: str
     version: str
+    name: str | None = Field(None, alias="class")
+    confidence: float | None = None
+    classes: list[Class] | None = None
+    height: int | None = None
+    width: int | None = None
+    objects: list[Object] | None = None
+    regions: list[Region] | None = None
 
 
 class Tensor(BaseModel):

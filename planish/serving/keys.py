@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 # without a key: who watches a service needs no secret, and the page is where a person gives theirs
-OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/", "/page/page.js", "/page/page.css"})
+OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/", "/page/page.js", "/page/places.js", "/page/page.css"})
 
 
 class KeyCheck:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.data.preprocessing import decode, resize
+from planish.data.preprocessing import decode_with_size, resize
 from planish.errors import BundleError
 from planish.export.bundle import SEAL, Bundle, changed_files, read_bundle
 from planish.export.runtimes import load
 from planish.serving.drift import Drift
 from planish.serving.why import seen_region
-from planish.tasks.answers import answers
+from planish.tasks.answers import PLAIN, Asked, answers, classes_told, options
+from planish.tasks.places import View
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -47,7 +48,7 @@ class ServedModel:
         spec = self.bundle.input_spec
         self.input_shape = (spec.height, spec.width, spec.channels)
         outputs = self.run(np.zeros((1, *self.input_shape), np.uint8))  # the first call is the slowest
-        self.outputs = {name: (values.dtype.kind, values.shape[1:]) for name, values in outputs.items()}
+        self.outputs = {name: (values.dtype, values.shape[1:]) for name, values in outputs.items()}
 
     @property
     def key(self) -> tuple[str, str]:
@@ -58,16 +59,27 @@ class ServedModel:
         """One batch of uint8 pixels ``(N, H, W, C)``."""
         return self._predictor(images)
 
-    def pixels(self, file_bytes: bytes, max_pixels: int) -> tuple[Pixels, list[float]]:
-        """An image file as uint8 ``(1, H, W, C)``, and the part of it that this is; see ``planish.serving.why.seen_region``.
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What a request may ask for beyond the answer; see ``planish.tasks.answers.options``."""
+        return options(self.bundle.name)
+
+    def pixels(self, file_bytes: bytes, max_pixels: int) -> tuple[Pixels, View]:
+        """An image file as uint8 ``(1, H, W, C)``, and what part of which image this is.
 
         Raises:
             DataError: it is not an image, or has more than ``max_pixels``.
         """
         spec, preprocessing = self.bundle.input_spec, self.bundle.preprocessing
-        image = decode(file_bytes, spec.channels, preprocessing.decode_side, max_pixels)
-        return resize(image, spec, preprocessing)[None], seen_region(image.shape[0], image.shape[1], spec, preprocessing)
+        image, (height, width) = decode_with_size(file_bytes, spec.channels, preprocessing.decode_side, max_pixels)
+        view = View(height, width, seen_region(image.shape[0], image.shape[1], spec, preprocessing))
+        return resize(image, spec, preprocessing)[None], view
 
-    def answers(self, outputs: Outputs, top: int = 5, sizes: Sequence[tuple[int, int]] | None = None) -> list[dict[str, Any]]:
-        """What to say of each image; see ``planish.tasks.answers``."""
-        return answers(self.bundle.name, outputs, self.bundle.class_names, top, sizes)
+    def answers(self, outputs: Outputs, views: Sequence[View] = (), asked: Asked = PLAIN) -> list[dict[str, Any]]:
+        """What to say of each image; see ``planish.tasks.answers``. Where no views are given the images are those that the model is fed."""
+        count = len(next(iter(outputs.values())))
+        return answers(self.bundle.name, outputs, self.bundle.class_names, views or [View(*self.input_shape[:2])] * count, asked)
+
+    def classes_told(self, answer: dict[str, Any]) -> list[str]:
+        """The classes in an answer, one for each time it is told."""
+        return classes_told(self.bundle.name, answer)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
 INPUT = "images"
-_DATATYPES: dict[str, tuple[str, Any]] = {"f": ("FP32", np.float32), "i": ("INT64", np.int64), "u": ("UINT8", np.uint8)}  # by numpy's kind
+_DATATYPES = {  # the protocol's names, by numpy's
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8", "int16": "INT16",
+    "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
+}  # fmt: skip
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -32,7 +35,7 @@ def model_metadata(model: ServedModel, versions: list[str]) -> dict[str, Any]:
         "platform": f"planish_{model.bundle.runtime}",
         "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *model.input_shape]}],
         "outputs": [
-            {"name": name, "datatype": _DATATYPES[dtype][0], "shape": [-1, *shape]} for name, (dtype, shape) in model.outputs.items()
+            {"name": name, "datatype": _DATATYPES[dtype.name], "shape": [-1, *shape]} for name, (dtype, shape) in model.outputs.items()
         ],
     }
 
@@ -93,9 +96,8 @@ def write_response(model: ServedModel, outputs: Outputs, request: Mapping[str, A
     wanted = _wanted(request, outputs)
     parts, blobs = [], []
     for name, as_binary in wanted.items():
-        datatype, kind = _DATATYPES[outputs[name].dtype.kind]
-        values = np.ascontiguousarray(outputs[name], dtype=kind)
-        part: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
+        values = np.ascontiguousarray(outputs[name])
+        part: dict[str, Any] = {"name": name, "datatype": _DATATYPES[values.dtype.name], "shape": list(values.shape)}
         if as_binary:
             blobs.append(values.tobytes())
             part["parameters"] = {"binary_data_size": len(blobs[-1])}

@@ -14,7 +14,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planish.export.reference import image_values
+from planish.export.reference import CLASS, image_values
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("planish.serving")
 LOG_FILE, IMAGES = "predictions.jsonl", "images"
 _FILES = 5  # that the log has, the one being written included
-_WAITING = 32
+_WAITING, _WAITING_BYTES = 32, 64_000_000  # predictions; masks of many objects are large
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class _Prediction:
     seconds: float
     file_bytes: bytes | None
 
+    @property
+    def bytes(self) -> int:
+        """Memory that it needs."""
+        return self.pixels.nbytes + sum(values.nbytes for values in self.outputs.values()) + len(self.file_bytes or b"")
+
 
 class Recorder:
     """Takes predictions from the service and looks at them in a thread of its own; more than it is to look at, or can, are passed over.
@@ -65,6 +70,7 @@ class Recorder:
     def __init__(self, log: LogSettings, a_second: float) -> None:
         self._pause, self._next = 1 / a_second, 0.0
         self._queue: queue.Queue[_Prediction | None] = queue.Queue(_WAITING)
+        self._taken = self._done = 0  # bytes, each counted by one thread alone
         self._images = None if log.folder is None or not log.images else _KeptImages(log.folder / IMAGES, log.images)
         self._file: RotatingFileHandler | None = None
         if log.folder is not None:
@@ -88,8 +94,13 @@ class Recorder:
         now = time.time()
         if now < self._next or self._queue.full():
             return
+        prediction = _Prediction(now, model, pixels, outputs, seconds, file_bytes)
+        waiting = self._taken - self._done
+        if waiting and waiting + prediction.bytes > _WAITING_BYTES:
+            return
         self._next = now + self._pause * len(pixels)
-        self._queue.put_nowait(_Prediction(now, model, pixels, outputs, seconds, file_bytes))
+        self._taken += prediction.bytes
+        self._queue.put_nowait(prediction)
 
     def close(self) -> None:
         """Finish what was taken in."""
@@ -104,13 +115,13 @@ class Recorder:
                 self._look(prediction)
             except Exception:  # nobody's request may fail for it
                 _LOG.exception("a prediction could not be recorded")
+            self._done += prediction.bytes
 
     def _look(self, one: _Prediction) -> None:
         files = () if one.file_bytes is None else (one.file_bytes,)
-        values = image_values(one.pixels, one.outputs, files)
-        for number, said in enumerate(one.model.answers(one.outputs, top=1)):
-            of_image = {name: found[number] for name, found in values.items()}
-            one.model.drift.add(of_image, said.get("class"), one.at)
+        bundle = one.model.bundle
+        for seen in image_values(bundle.name, bundle.class_names, one.pixels, one.outputs, files):
+            one.model.drift.add(seen, seen.get(CLASS), one.at)
             if self._file is None:
                 continue
             line = {
@@ -118,13 +129,12 @@ class Recorder:
                 "model": one.model.name,
                 "version": one.model.version,
                 "bundle": one.model.seal[:12],
-                "class": said.get("class"),
                 "seconds": round(one.seconds, 5),
-                **of_image,
+                **seen,
             }
             if self._images is not None and one.file_bytes is not None:
                 line["image"] = self._images.keep(one.file_bytes)
-            text = json.dumps({name: value for name, value in line.items() if value is not None}, ensure_ascii=False)
+            text = json.dumps(line, ensure_ascii=False)
             self._file.emit(logging.LogRecord("", logging.INFO, "", 0, text, None, None))
 
 

@@ -40,10 +40,10 @@ def lost(confidence: float, confidences: list[float]) -> list[list[float]]:
     return [[round(float(value), 4) for value in row] for row in grid]
 
 
-def seen_region(height: int, width: int, spec: InputSpec, preprocessing: Preprocessing) -> list[float]:
+def seen_region(height: int, width: int, spec: InputSpec, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
     """The part of an image that the model is fed: left, top, width and height as shares of the image's own."""
     if preprocessing.resize == "squash":
-        return [0.0, 0.0, 1.0, 1.0]
+        return 0.0, 0.0, 1.0, 1.0
     scale = max(spec.height / height, spec.width / width)
     wide, high = min(1.0, spec.width / (scale * width)), min(1.0, spec.height / (scale * height))
-    return [(1 - wide) / 2, (1 - high) / 2, wide, high]
+    return (1 - wide) / 2, (1 - high) / 2, wide, high

@@ -169,7 +169,10 @@ def test_values_of_known_images() -> None:
     stripes = np.zeros((1, 4, 4, 1), np.uint8)
     stripes[:, :, ::2] = 255
     logits = np.array([[2.0, 0, 0, 0], [0, 0, 0, 0]], np.float32)
-    values = image_values(np.concatenate([stripes, np.full_like(stripes, 51)]), {"logits": logits})
+    images = np.concatenate([stripes, np.full_like(stripes, 51)])
+    found = image_values("classification", "abcd", images, {"logits": logits})
+    values = {name: [one[name] for one in found] for name in found[0]}
+    assert values["class"] == ["a", "a"]
     np.testing.assert_allclose(values["brightness"], [0.5, 0.2], atol=1e-6)
     np.testing.assert_allclose(values["contrast"], [0.5, 0], atol=1e-6)
     np.testing.assert_allclose(values["sharpness"], [0.5, 0], atol=1e-6)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patches import write_patches
 
 from planish.export import ToOnnx
 from planish.export.bundle import write_bundle
@@ -43,6 +44,13 @@ def other_bundle(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     exported = ToOnnx().apply(dataclasses.replace(job.artifact, module=changed), job.task)
     folder = tmp_path_factory.mktemp("other") / "shapes"
     return write_bundle(exported, job.task, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=4)
+
+
+@pytest.fixture(scope="session")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Bundles of models that say where, by their task."""
+    folder = tmp_path_factory.mktemp("patches")
+    return {task: write_patches(folder / task, task) for task in ("detection", "instance", "semantic")}
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,8 @@ def test_why_is_told_where_it_is_asked_for(client: TestClient, bundle: Path) -> 
 
 def test_the_region_of_a_crop_is_its_middle() -> None:
     crop = Preprocessing(64, "crop", (0.5,), (0.5,))
-    assert seen_region(100, 200, InputSpec(1, 32, 32), crop) == [0.25, 0, 0.5, 1]
-    assert seen_region(100, 50, InputSpec(1, 32, 32), crop) == [0, 0.25, 1, 0.5]
+    assert seen_region(100, 200, InputSpec(1, 32, 32), crop) == (0.25, 0, 0.5, 1)
+    assert seen_region(100, 50, InputSpec(1, 32, 32), crop) == (0, 0.25, 1, 0.5)
 
 
 def test_the_protocol_in_json_and_in_binary(client: TestClient) -> None:
@@ -160,7 +160,7 @@ def test_health_metadata_and_metrics(client: TestClient) -> None:
 def test_the_page_asks_nobody_else(client: TestClient) -> None:
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    parts = [page.text, *(client.get(f"/page/{name}").text for name in ("page.js", "page.css"))]
+    parts = [page.text, *(client.get(f"/page/{name}").text for name in ("page.js", "places.js", "page.css"))]
     assert all("http://" not in part and "https://" not in part for part in parts)
     assert [model["version"] for model in client.get("/models").json()["models"]] == ["1", "2"]
     assert client.get("/page/..%2fapp.py").status_code == 404

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from patches import file_of, picture
 
 if TYPE_CHECKING:
     from conftest import Served
@@ -22,6 +23,7 @@ FLAGS = [
     "headless",
     "no-sandbox",
     "disable-gpu",
+    "disable-quic",
     "no-first-run",
     "disable-background-networking",
     "disable-component-update",
@@ -58,6 +60,7 @@ def visit(tmp_path: Path) -> Any:
                     return result["result"].get("value")
 
                 await call("Runtime.enable")
+                await call("Emulation.setFocusEmulationEnabled", enabled=True)  # or nothing in the page gets the focus
                 await call("Page.navigate", url=url)
                 await until(evaluate, "document.readyState === 'complete' && document.getElementById('total')?.textContent")
                 await steps(evaluate)
@@ -139,3 +142,87 @@ def test_the_page_asks_for_a_key(visit: Any, serve: Callable[..., Served], bundl
         await until(evaluate, answered("shapes, version 1"))
 
     visit(f"http://{serve(f'shapes={bundle}', '--keys', tmp_path / 'keys').address}/", steps)
+
+
+PICTURE = file_of(
+    picture({"red": (0.125, 0.25, 0.5, 0.75), "green": (0.625, 0.5, 0.875, 1), "blue": (0.75, 0, 0.875, 0.25)}, shape="rectangle")
+)
+
+
+def alpha(x: float, y: float) -> str:
+    """JavaScript: how much the masks cover there, 0..255; at these shares of the image's sides."""
+    place = f"canvas.width * {x}, canvas.height * {y}, 1, 1"
+    return f"(() => {{ const canvas = document.getElementById('masks'); return canvas.getContext('2d').getImageData({place}).data[3]; }})()"
+
+
+def test_boxes_are_drawn_where_they_are_and_listed(
+    visit: Any, serve: Callable[..., Served], patches: dict[str, Path], bundle: Path
+) -> None:
+    """By the keyboard as well; what a model cannot be asked for is not offered."""
+
+    async def steps(evaluate: Evaluate) -> None:
+        async def hidden(name: str) -> Any:
+            return await evaluate(f"document.getElementById('{name}').hidden")
+
+        await until(evaluate, "document.getElementById('model').options.length === 3")
+        assert [await hidden(name) for name in ("why-choice", "threshold-choice", "overlay-choice")] == [True, False, True]
+        await evaluate(f"{{ {given(PICTURE, 'drop')} }}")
+        await until(evaluate, answered("boxes, version 1"))
+        assert await evaluate("document.getElementById('summary').innerText") == "Found: 1 red, 1 green."
+        side = "document.getElementById('shown').getBoundingClientRect()"
+        for number, (left, top, right, bottom) in enumerate([(0.125, 0.25, 0.5, 0.75), (0.625, 0.5, 0.875, 1)]):
+            box = f"[...document.querySelectorAll('.box')].at(-1 - {number}).getBoundingClientRect()"
+            found = await evaluate(
+                f"[{box}.left - {side}.left, {box}.top - {side}.top, {box}.right - {side}.left, {box}.bottom - {side}.top]"
+            )
+            width, height = await evaluate(f"[{side}.width, {side}.height]")
+            assert found == pytest.approx([left * width, top * height, right * width, bottom * height], abs=4)
+        assert await hidden("masks")
+        names = await evaluate("[...document.querySelectorAll('#details button')].map((button) => button.innerText.replace(/\\s+/g, ' '))")
+        assert names == ["1 red 90.0 % left, 180 × 160 pixels", "2 green 60.0 % lower right, 120 × 160 pixels"]
+        await evaluate("document.querySelectorAll('#details button')[1].click()")
+        assert await evaluate("[...document.querySelectorAll('.box')].map((box) => box.className)") == ["box chosen", "box other"]
+        assert await evaluate("document.querySelectorAll('#details button')[1].getAttribute('aria-pressed')") == "true"
+        await evaluate("document.getElementById('overlay').click()")
+        assert await hidden("boxes")
+        await evaluate("document.getElementById('overlay').click()")
+        change = "document.getElementById('threshold').value = {}; document.getElementById('threshold').dispatchEvent(new Event('change'))"
+        await evaluate(change.format(15))
+        await until(evaluate, "document.querySelectorAll('.box').length === 3")
+        await evaluate(change.format(95))
+        await until(evaluate, answered("Nothing was found of which the model is so sure."))
+        await until(evaluate, "document.querySelectorAll('.box').length === 0")
+        await evaluate(
+            "{ const model = document.getElementById('model'); model.selectedIndex = 2; model.dispatchEvent(new Event('change')) }"
+        )
+        await until(evaluate, answered("shapes, version 1"))
+        assert [await hidden(name) for name in ("why-choice", "threshold-choice", "overlay-choice")] == [False, True, True]
+
+    served = serve(f"boxes={patches['detection']}", f"masks={patches['instance']}", f"shapes={bundle}")
+    visit(f"http://{served.address}/", steps)
+
+
+def test_masks_and_maps_lie_over_the_image(visit: Any, serve: Callable[..., Served], patches: dict[str, Path]) -> None:
+    async def steps(evaluate: Evaluate) -> None:
+        await until(evaluate, "document.getElementById('model').options.length === 2")
+        await evaluate(f"{{ {given(PICTURE, 'drop')} }}")
+        await until(evaluate, answered("masks, version 1"))
+        inside = [(0.3, 0.5), (0.14, 0.27), (0.48, 0.73), (0.75, 0.75)]
+        outside = [(0.1, 0.5), (0.3, 0.2), (0.52, 0.5), (0.3, 0.8), (0.8, 0.1), (0.6, 0.75)]
+        assert all([await evaluate(alpha(*place)) > 50 for place in inside])
+        assert not any([await evaluate(alpha(*place)) for place in outside])
+        await evaluate("document.querySelectorAll('#details button')[1].focus()")
+        await until(evaluate, f"{alpha(0.3, 0.5)} < 50 && {alpha(0.75, 0.75)} > 120")
+        await evaluate(
+            "{ const model = document.getElementById('model'); model.selectedIndex = 1; model.dispatchEvent(new Event('change')) }"
+        )
+        await until(evaluate, answered("map, version 1"))
+        names = await evaluate("[...document.querySelectorAll('#details .name')].map((name) => name.innerText)")
+        assert names == ["background", "red", "green", "blue"]
+        assert await evaluate(alpha(0.81, 0.1)) > 50
+        assert not await evaluate(alpha(0.6, 0.1)), "the background stays clear"
+        await evaluate("document.querySelectorAll('#details button')[0].click()")
+        assert await evaluate(alpha(0.6, 0.1)) > 120
+
+    served = serve(f"masks={patches['instance']}", f"map={patches['semantic']}")
+    visit(f"http://{served.address}/", steps)

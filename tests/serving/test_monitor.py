@@ -54,9 +54,7 @@ def _values(job: Job, bundle: Path, darker: float = 1.0) -> list[dict[str, float
     split = job.task.split("test")
     images = (split.images(model.bundle.input_spec, model.bundle.preprocessing) * darker).astype(np.uint8)
     outputs = model.run(images)
-    found = image_values(images, outputs, [split.file_bytes(i) for i in range(len(split))])
-    said = [one["class"] for one in model.answers(outputs)]
-    return [{name: values[i] for name, values in found.items()} | {"class": said[i]} for i in range(len(images))]
+    return image_values(model.bundle.name, model.bundle.class_names, images, outputs, [split.file_bytes(i) for i in range(len(split))])
 
 
 def _write(folder: Path, bundle: Path, found: list[dict[str, float]], start: float = MONDAY) -> None:
@@ -181,6 +179,32 @@ def test_images_most_worth_a_label_are_the_least_sure_of_every_class(job: Job, b
     _served(bundle, LogSettings(tmp_path / "without"), [_file(job, 0)])
     with pytest.raises(DataError, match="--log-images"):
         worth_labelling(tmp_path / "without", tmp_path / "none", 5)
+
+
+def test_predictions_that_wait_to_be_looked_at_do_not_fill_the_memory(
+    job: Job, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the thread is busy only so many bytes are taken in; afterwards there is room again."""
+    (model,), going, looked = open_models([bundle]), threading.Event(), list[int]()
+    recorder = Recorder(LogSettings(), a_second=1e9)
+    monkeypatch.setattr(recorder, "_look", lambda one: (going.wait(), looked.append(one.bytes)))
+    pixels = np.zeros((1, *model.input_shape), np.uint8)
+    large = {"logits": np.zeros((1, 6_000_000), np.float32)}  # 24 MB
+
+    def offer(times: int) -> None:
+        for _ in range(times):
+            recorder.offer(model, pixels, large, 0.1)
+            time.sleep(0.001)
+
+    offer(10)
+    going.set()
+    deadline = time.monotonic() + 10
+    while len(looked) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    offer(1)
+    recorder.close()
+    assert len(looked) == 3
 
 
 @pytest.fixture

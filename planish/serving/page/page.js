@@ -1,10 +1,10 @@
 "use strict";
-const $ = (id) => document.getElementById(id);
 const WATCH_MS = 2000;
 let shownUrl = null;
 const SMALL = 200; // pixels; such an image is shown larger than it is
 let last = null;
 let asked = 0;
+const known = new Map(); // models by the address at which they are asked
 
 /** Fetch with the key that was given; where one is needed, ask for it. */
 async function call(path, options = {}) {
@@ -20,16 +20,32 @@ async function listModels() {
   if (!response.ok) return say(paragraph(found.error, "error"));
   $("key-form").hidden = true;
   $("model").replaceChildren();
-  for (const { name, version } of found.models) {
+  known.clear();
+  for (const model of found.models) {
+    const { name, version } = model;
     const option = document.createElement("option");
     option.value = `models/${encodeURIComponent(name)}/predict?version=${encodeURIComponent(version)}`;
     option.textContent = found.models.filter((m) => m.name === name).length > 1 ? `${name}, version ${version}` : name;
     $("model").append(option);
+    known.set(option.value, model);
   }
+  showOptions();
 }
 
+/** What this model may be asked for. */
+function showOptions() {
+  for (const name of ["why", "threshold"]) $(`${name}-choice`).hidden = !mayAsk(name);
+  document.querySelector("main").classList.toggle("placed", !mayAsk("why")); // more room for the image, in which things are shown
+}
+
+function mayAsk(name) {
+  return Boolean(known.get($("model").value)?.options.includes(name));
+}
+
+/** In place of what was said before. The first parts are read out at once, those in ``details`` are there to be looked through. */
 function say(...parts) {
-  $("answer").replaceChildren(...parts);
+  $("summary").replaceChildren(...parts);
+  $("details").replaceChildren();
 }
 
 function paragraph(text, kind) {
@@ -43,19 +59,23 @@ function bar({ name, confidence }) {
   const row = document.createElement("div");
   row.className = "class";
   const words = document.createElement("div");
-  const percent = document.createElement("span");
+  const value = document.createElement("span");
   const label = document.createElement("span");
   label.textContent = name;
-  percent.textContent = `${(100 * confidence).toFixed(1)} %`;
-  words.append(label, percent);
-  const track = document.createElement("div");
-  track.className = "track";
-  track.setAttribute("aria-hidden", "true");
-  const filled = document.createElement("span");
-  filled.style.width = `${100 * confidence}%`;
-  track.append(filled);
-  row.append(words, track);
+  value.textContent = percent(confidence);
+  words.append(label, value);
+  row.append(words, track(confidence));
   return row;
+}
+
+function track(share) {
+  const whole = document.createElement("span");
+  whole.className = "track";
+  whole.setAttribute("aria-hidden", "true");
+  const filled = document.createElement("span");
+  filled.style.width = `${100 * share}%`;
+  whole.append(filled);
+  return whole;
 }
 
 async function ask(file) {
@@ -71,18 +91,24 @@ async function ask(file) {
   image.src = shownUrl;
   image.alt = `the image that was given: ${file.name || "from the clipboard"}`;
   showMattered(false);
+  hidePlaces();
   last = file;
   const mine = ++asked;
+  const model = known.get($("model").value);
   $("hint").textContent = "Another one:";
   const begun = performance.now();
   try {
-    const response = await call(`${$("model").value}&why=${$("why").checked}`, { method: "POST", body: file });
+    const why = mayAsk("why") && $("why").checked ? "&why=true" : "";
+    const threshold = mayAsk("threshold") ? `&threshold=${$("threshold").value / 100}` : "";
+    const response = await call(`${$("model").value}${why}${threshold}`, { method: "POST", body: file });
     const said = await response.json();
     const took = performance.now() - begun;
     if (mine !== asked) return; // another image was given meanwhile
     if (!response.ok) return say(paragraph(said.error, "error"));
     if (said.why) colour(said.why, said.region);
-    say(...said.classes.map(bar), paragraph(`${said.model}, version ${said.version}; ${took.toFixed(0)} ms, network included`, "quiet"));
+    const [first, ...more] = said.classes ? [said.classes.map(bar)] : showPlaces(said, model.classes);
+    say(...[first].flat());
+    $("details").replaceChildren(...more, paragraph(`${said.model}, version ${said.version}; ${took.toFixed(0)} ms, network included`, "quiet"));
   } catch (error) {
     if (mine === asked) say(paragraph("The service does not answer.", "error"));
   }
@@ -187,7 +213,12 @@ $("key-form").addEventListener("submit", async (event) => {
   await ask(last);
 });
 $("why").addEventListener("change", () => ask(last));
-$("model").addEventListener("change", () => ask(last));
+$("model").addEventListener("change", () => {
+  showOptions();
+  ask(last);
+});
+$("threshold").addEventListener("input", () => ($("threshold-shown").textContent = percent($("threshold").value / 100, 0)));
+$("threshold").addEventListener("change", () => ask(last));
 const drop = $("drop");
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   drop.addEventListener(kind, (event) => {

@@ -1,0 +1,143 @@
+"""When outputs are the same: the last bit may exchange boxes or tip pixels over, a lost object or a shifted one is a difference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planish.export.agreement import differences, disagreement, essential
+
+
+def detections(seed: int = 0, masks: bool = True) -> dict[str, Any]:
+    """Two images with six objects each, no two alike, one of them hardly sure; the rest of the ten rows is nothing."""
+    rng = np.random.default_rng(seed)
+    boxes, scores = np.zeros((2, 10, 4), np.float32), np.zeros((2, 10), np.float32)
+    for image in range(2):
+        for row in range(6):
+            left, top = row % 3 / 3 + 0.02, row // 3 / 2 + 0.02
+            boxes[image, row] = [left, top, left + rng.uniform(0.15, 0.25), top + rng.uniform(0.2, 0.4)]
+    scores[:, :6] = [0.95, 0.9, 0.8, 0.7, 0.5, 0.31]
+    found = {"boxes": boxes, "scores": scores, "labels": rng.integers(0, 3, (2, 10))}
+    if masks:
+        y, x = np.mgrid[:32, :32][..., None, None] / 32
+        inside = (x >= boxes[..., 0]) & (x < boxes[..., 2]) & (y >= boxes[..., 1]) & (y < boxes[..., 3])
+        found["masks"] = inside.transpose(2, 3, 0, 1).astype(np.float32)
+    return found
+
+
+def changed(outputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: values.copy() for name, values in outputs.items()}
+
+
+def test_the_same_is_the_same() -> None:
+    assert disagreement(detections(), detections()) == 0
+    nothing = {"boxes": np.zeros((1, 5, 4)), "scores": np.zeros((1, 5)), "labels": np.zeros((1, 5), int)}
+    assert disagreement(nothing, nothing) == 0
+    assert disagreement({"logits": np.zeros((2, 3))}, {"logits": np.zeros((2, 3))}) == 0
+
+
+def test_rows_may_change_places_and_what_is_less_sure_may_come_and_go() -> None:
+    expected, found = detections(), detections()
+    for name in found:
+        found[name][:, [0, 1, 2, 3, 4, 5]] = found[name][:, [1, 0, 2, 4, 3, 5]]
+    found["scores"][:, 5] = 0.302  # nearly at the limit
+    found["scores"][:, 7] = 0.3
+    found["boxes"][:, 7] = [0, 0, 1, 1]
+    assert disagreement(expected, found) == pytest.approx(0.008 / 0.95, rel=1e-3)
+    found["scores"][:, 5] = 0  # gone
+    assert disagreement(expected, found) == pytest.approx(0.01 / 0.95, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("what", "at_least", "at_most"),
+    [("score", 0.05, 0.06), ("corner", 0.02, 0.02), ("place", 0.6, 0.7), ("label", 0.6, 0.7), ("mask", 0.6, 0.7), ("more", 0.3, 0.4)],
+)
+def test_what_is_different(what: str, at_least: float, at_most: float) -> None:
+    expected, found = detections(), detections()
+    if what == "score":
+        found["scores"][1, 0] -= 0.05
+    elif what == "corner":
+        found["boxes"][1, 0, 2] += 0.02
+        at_least -= 1e-6
+        at_most += 1e-6
+    elif what == "place":
+        found["boxes"][1, 0] += 0.05
+    elif what == "label":
+        found["labels"][1, 0] += 1
+    elif what == "mask":
+        found["masks"][1, 0] *= np.arange(32) % 2
+    else:
+        found["scores"][1, 6], found["boxes"][1, 6] = 0.6, [0, 0, 1, 1]
+    apart = differences(expected, found)
+    assert list(apart) == ["scores"]
+    assert apart["scores"][0] == 0
+    assert at_least <= apart["scores"][1] <= at_most
+    assert disagreement(expected, found) == apart["scores"][1]
+    assert disagreement(found, expected) == pytest.approx(apart["scores"][1], abs=1e-6)
+
+
+def test_a_full_list_may_end_differently() -> None:
+    """Of a thousand equally good ones the hundredth is not told."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 0.9, (1, 11, 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + 0.05], axis=2)
+    scores = np.linspace(0.6, 0.5, 11, dtype=np.float32)[None]
+    scores[0, 10] = scores[0, 9] - 1e-6
+    labels = np.zeros((1, 11), int)
+    ours = {"boxes": boxes[:, :10], "scores": scores[:, :10], "labels": labels[:, :10]}
+    rows = [*range(9), 10]
+    theirs = {"boxes": boxes[:, rows], "scores": scores[:, rows], "labels": labels[:, rows]}
+    assert disagreement(ours, theirs) < 1e-5
+
+
+def test_tiny_boxes_and_masks_may_differ_by_a_pixel() -> None:
+    box = np.array([[[0.5, 0.5, 0.505, 0.505]]], np.float32)
+    expected = {"boxes": box, "scores": np.array([[0.9]]), "labels": np.array([[0]]), "masks": np.zeros((1, 1, 8, 8), np.float32)}
+    found = changed(expected)
+    expected["masks"][0, 0, 4, 4:6], found["masks"][0, 0, 4, 4] = 1, 1
+    found["boxes"] = box + np.float32(0.004)
+    assert disagreement(expected, found) == pytest.approx(0.004, abs=1e-6)
+
+
+def test_label_maps_are_alike_where_99_percent_are() -> None:
+    rng = np.random.default_rng(0)
+    expected = {"classes": rng.integers(0, 3, (2, 20, 50), np.uint8), "confidence": np.full((2, 20, 50), 0.8, np.float32)}
+    found = changed(expected)
+    found["classes"][1, 0, :10] += 1
+    found["confidence"][1, 0, :10] = 0.1
+    assert disagreement(expected, found) == 0
+    found["classes"][1, 0, 10] += 1
+    assert differences(expected, found)["classes"].tolist() == [0, 1]
+    found["confidence"][0] -= 0.04
+    assert differences(expected, found)["confidence"][0] == pytest.approx(0.05, abs=1e-6)
+
+
+def test_numbers_are_shares_of_the_largest() -> None:
+    expected = {"logits": np.array([[1.0, -4.0], [2.0, 0.0]])}
+    assert disagreement(expected, {"logits": np.array([[1.0, -4.0], [2.0, 1.0]])}) == 0.25
+    found = {"logits": np.array([[np.nan, -4.0], [2.0, 0.0]])}
+    assert differences(expected, found)["logits"].tolist() == [np.inf, 0]
+
+
+def test_what_is_missing_or_of_another_shape_or_no_number_never_agrees() -> None:
+    expected = detections()
+    assert disagreement(expected, {"boxes": expected["boxes"]}) == np.inf
+    assert disagreement(expected, expected | {"masks": expected["masks"][:, :, :16]}) == np.inf
+    for name in ("boxes", "scores"):
+        found = changed(expected)
+        found[name][0, 0] = np.nan
+        assert disagreement(expected, found) == np.inf
+
+
+def test_what_is_kept_of_outputs_agrees_with_them_and_needs_little_room() -> None:
+    rng = np.random.default_rng(0)
+    full = detections()
+    full["masks"] = (full["masks"] * rng.uniform(0.55, 1, full["masks"].shape)).astype(np.float32)
+    kept = essential(full)
+    assert kept["masks"].dtype == bool
+    assert disagreement(kept, full) == disagreement(kept, essential(full)) == 0
+    maps = {"classes": rng.integers(0, 3, (2, 20, 50), np.uint8), "confidence": rng.random((2, 20, 50), np.float32)}
+    assert disagreement(essential(maps), maps) < 2e-4
+    assert essential({"logits": full["scores"]})["logits"] is full["scores"]
