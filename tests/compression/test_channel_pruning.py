@@ -95,7 +95,7 @@ def test_unimportant_channels_go() -> None:
     expected = set(graph.classes["a.0.weight", 0][dead].tolist())
     batch = [(torch.randn(8, 3, 16, 16), torch.arange(8) % 5)]
     for kind in (name for name in IMPORTANCES if name != "random"):
-        scores = unit_scores(kind, net, graph, lambda: batch * 4, F.cross_entropy)
+        scores = unit_scores(kind, net, graph, lambda: batch * 4, TASK.loss)
         chosen = choose(graph, scores, 1 / 3, "uniform", 8)
         assert set(next(units for group, units in chosen.items() if len(group.units) == 24)) == expected, kind
         assert set(scores) == {unit for group in graph.groups for unit in group.units}
@@ -109,7 +109,7 @@ def test_activation_is_what_the_next_layers_read() -> None:
     net = randomised(Grouped())
     images = torch.randn(6, 3, 16, 16)
     graph = structure.trace(net, images[:1])
-    scores = activation(net, graph, lambda: [(images[:2], images), (images[2:], images)], F.cross_entropy)
+    scores = activation(net, graph, lambda: [(images[:2], images), (images[2:], images)], TASK.loss)
     with torch.no_grad():
         hidden = net.a(net.stem(images)).abs().mean((0, 2, 3)).numpy()  # read by `b` alone, in two groups of 16 channels
     classes = graph.classes["b.0.weight", 1]
@@ -125,7 +125,7 @@ def test_curvature_is_the_trace_of_the_hessian() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 2), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3)).eval()
     images, targets = torch.randn(8, 1, 3, 3), torch.arange(8) % 3
     graph = structure.trace(net, images[:1])
-    scores = hessian(net, graph, lambda: [(images, targets)] * 250, F.cross_entropy)
+    scores = hessian(net, graph, lambda: [(images, targets)] * 250, TASK.loss)
     parts = {}
     for name, axis in (("0.weight", 0), ("3.weight", 1)):
         weight = net.get_parameter(name).detach()
@@ -148,7 +148,7 @@ def test_a_network_without_second_derivative() -> None:
     net, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.randn(4, 3, 2, 2)
     graph = structure.trace(net, images[:1])
     with pytest.raises(TechniqueError, match="second derivative"):
-        hessian(net, graph, lambda: [(images, images)], lambda outputs, _: outputs.sum())
+        hessian(net, graph, lambda: [(images, images)], lambda network, outputs, _: outputs.sum())
 
 
 def test_ratios_by_layer() -> None:
