@@ -116,8 +116,8 @@ def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expecte
     predictor = load(files, runtime, batch=len(images))
     for count in (len(images), 1):
         found, wanted = predictor(images[:count]), {name: values[:count] for name, values in expected.items()}
-        for name, shares in differences(wanted, found).items():
-            worst = float(shares.max())
+        for name, difference in differences(wanted, found).items():
+            worst = difference.value
             if not worst <= tolerance:  # also where it is NaN
                 raise ExportError(
                     f"{files[0].name} in {runtime} differs from {reference} by {worst:.3g} of the largest value in {name!r}",
