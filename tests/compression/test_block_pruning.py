@@ -138,7 +138,9 @@ def faint(*places: int) -> Artifact:
 def test_the_least_important_go(importance: Any) -> None:
     before = faint(1, 4)
     answers = {len(images): before.module(images) for images, _ in batches(before)}  # of noise: the network itself says what is right
-    task: Any = SimpleNamespace(split=TASK.split, loss=lambda outputs, _: F.mse_loss(outputs, answers[len(outputs)]))
+    task: Any = SimpleNamespace(
+        split=TASK.split, batch_targets=TASK.batch_targets, loss=lambda network, outputs, _: F.mse_loss(outputs, answers[len(outputs)])
+    )
     after = BlockPruning(ratio=1 / 3, importance=importance).apply(before, task)
     assert after.lineage.steps[-1].structure == {"removed": ["blocks.1", "blocks.4"]}
     assert "2 of 6 blocks: blocks.1, blocks.4; MACs" in after.lineage.steps[-1].notes

@@ -232,7 +232,7 @@ def test_ranks_are_multiples_where_there_is_room() -> None:
 
 
 def test_in_chains_with_pruning_and_export() -> None:
-    task: Any = SimpleNamespace(split=TASK.split, loss=TASK.loss, scores=None)
+    task: Any = SimpleNamespace(split=TASK.split, loss=TASK.loss, batch_targets=TASK.batch_targets, scores=None)
     before = artifact(randomised(Residual()))
     plan = Plan(ChannelPruning(0.3), Factorize(ratio=0.4, runtime=None), ChannelPruning(0.3, multiple=4), ToOnnx())
     after = plan.apply(before, task)  # the export compares the file with the network

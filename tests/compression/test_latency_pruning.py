@@ -128,7 +128,7 @@ def test_rounding_of_a_linear_network_is_what_its_steps_say() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
     images = torch.rand(64, 3, 2, 2)
-    squared = SimpleNamespace(distillation_loss=lambda a, b, _: (a - b).square().mean())
+    squared = SimpleNamespace(distillation_loss=lambda network, a, b, _: (a - b).square().mean())
     before = network[1].weight.detach().clone()
     harm = harm_of_rounding(network, images, squared)["1"]
     assert torch.equal(network[1].weight, before)

@@ -64,7 +64,9 @@ class Pyramid(nn.Module):
         sides = (rows[:, : 4 * BINS].unflatten(1, (4, BINS)).softmax(2) * steps).sum(2).transpose(1, 2)
         scores, labels = rows[:, 4 * BINS :].sigmoid().max(1)
         scores, best = scores.topk(KEPT, dim=1)
-        return {"boxes": sides.gather(1, best.unsqueeze(2).expand(-1, -1, 4)), "scores": scores, "labels": labels.gather(1, best)}
+        kept = sides.gather(1, best.unsqueeze(2).expand(-1, -1, 4)) / (2 * BINS)
+        boxes = torch.cat([kept[..., :2], kept[..., :2] + 0.2 + kept[..., 2:]], 2)
+        return {"boxes": boxes, "scores": scores, "labels": labels.gather(1, best)}
 
 
 class Images:

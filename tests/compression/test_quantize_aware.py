@@ -30,7 +30,7 @@ from planish.tasks import Classification
 
 
 class TrainableTask(FakeTask):
-    batch_targets, augment = Classification.batch_targets, Classification.augment
+    augment = Classification.augment
 
     def __init__(self) -> None:
         super().__init__()

@@ -56,13 +56,13 @@ def test_taylor_is_the_squared_change_of_the_loss() -> None:
     """For a loss that is linear in the weights, the first-order change is the change."""
     layer = nn.Linear(4, 3, bias=False)
     images, targets = torch.randn(6, 4), torch.randn(6, 3)
-    loss: Any = lambda outputs, targets: (outputs * targets).sum()  # noqa: E731
+    loss: Any = lambda network, outputs, targets: (outputs * targets).sum()  # noqa: E731
     (scores,) = weight_taylor(layer, [layer.weight], lambda: [(images, targets)], loss)
-    before = loss(layer(images), targets).item()
+    before = loss(layer, layer(images), targets).item()
     for place in np.ndindex(3, 4):
         other = copy.deepcopy(layer)
         other.weight.data[place] = 0
-        assert scores[place].item() == pytest.approx((loss(other(images), targets).item() - before) ** 2, rel=1e-3, abs=1e-8)
+        assert scores[place].item() == pytest.approx((loss(other, other(images), targets).item() - before) ** 2, rel=1e-3, abs=1e-8)
 
 
 @pytest.mark.parametrize("importance", ["taylor", "random"])

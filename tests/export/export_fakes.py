@@ -14,6 +14,7 @@ from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.data.normalisation import Normalise
 from planish.data.preprocessing import prepare
 from planish.evaluation.classification_metrics import classification_metrics
+from planish.tasks import Classification
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
@@ -59,6 +60,7 @@ class FakeTask:
     name = "classification"
     class_names = CLASSES
     primary_metric = "accuracy"
+    batch_targets = Classification.batch_targets
 
     def __init__(self) -> None:
         self.splits = {"calibration": Images(48, 0), "validation": Images(36, 1)}
