@@ -148,7 +148,8 @@ def _torch_outputs(artifact: Artifact, images: Pixels) -> tuple[Outputs, float]:
         with suppress(RuntimeError):
             outputs = run(torch.float64)
     parts, singles = outputs.values() if isinstance(outputs, dict) else [outputs], single.values() if isinstance(single, dict) else [single]
-    if not all(isinstance(part, torch.Tensor) for part in parts):
+    read = not isinstance(outputs, dict) or hasattr(artifact.module, "decode")
+    if not read or not all(isinstance(part, torch.Tensor) for part in parts):
         raise ExportError(
             f"the network returns {type(outputs).__name__}",
             "in eval mode it must return one tensor of logits, or tensors by name that its decode() reads",
