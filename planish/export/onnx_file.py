@@ -116,8 +116,8 @@ def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expecte
     predictor = load(files, runtime, batch=len(images))
     for count in (len(images), 1):
         found, wanted = predictor(images[:count]), {name: values[:count] for name, values in expected.items()}
-        for name, shares in differences(wanted, found).items():
-            worst = float(shares.max())
+        for name, difference in differences(wanted, found).items():
+            worst = difference.value
             if not worst <= tolerance:  # also where it is NaN
                 raise ExportError(
                     f"{files[0].name} in {runtime} differs from {reference} by {worst:.3g} of the largest value in {name!r}",
@@ -148,7 +148,8 @@ def _torch_outputs(artifact: Artifact, images: Pixels) -> tuple[Outputs, float]:
         with suppress(RuntimeError):
             outputs = run(torch.float64)
     parts, singles = outputs.values() if isinstance(outputs, dict) else [outputs], single.values() if isinstance(single, dict) else [single]
-    if not all(isinstance(part, torch.Tensor) for part in parts):
+    read = not isinstance(outputs, dict) or hasattr(artifact.module, "decode")
+    if not read or not all(isinstance(part, torch.Tensor) for part in parts):
         raise ExportError(
             f"the network returns {type(outputs).__name__}",
             "in eval mode it must return one tensor of logits, or tensors by name that its decode() reads",

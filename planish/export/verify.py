@@ -150,12 +150,18 @@ def _compare(bundle: Bundle, expected: Outputs, answered: dict[int, Outputs]) ->
     known = {key: values[rows] for key, values in expected.items()}
     found = {key: np.concatenate([answered[i][key] for i in rows]) for key in expected}
     worst = 0.0
-    for key, shares in differences(known, found).items():
-        worst = max(worst, float(shares.max()))
+    for key, difference in differences(known, found).items():
+        worst = max(worst, difference.value)
+        allowed = f"of the largest value, allowed {bundle.tolerance:g}"
+        if difference.together:
+            if not difference.value <= bundle.tolerance:
+                first = bundle.golden[rows[int(difference.shares.argmax())]]
+                wrong.append(f"{first}: most of all, {key} differs; over all samples by {difference.value:.2g} {allowed}")
+            continue
         tops = _other_tops(known[key], found[key], bundle.tolerance)
-        for i, share, top in zip(rows, shares, tops, strict=True):
+        for i, share, top in zip(rows, difference.shares, tops, strict=True):
             if not share <= bundle.tolerance:
-                wrong.append(f"{bundle.golden[i]}: {key} differs by {share:.2g} of the largest value, allowed {bundle.tolerance:g}")
+                wrong.append(f"{bundle.golden[i]}: {key} differs by {share:.2g} {allowed}")
             elif top:
                 wrong.append(f"{bundle.golden[i]}: {key} {top}")
     return worst, wrong

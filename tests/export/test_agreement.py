@@ -9,6 +9,8 @@ import pytest
 
 from planish.export.agreement import differences, disagreement, essential
 
+TOLD = 0.95 + 0.9 + 0.8 + 0.7 + 0.5 + 0.31
+
 
 def detections(seed: int = 0, masks: bool = True) -> dict[str, Any]:
     """Two images with six objects each, no two alike, one of them hardly sure; the rest of the ten rows is nothing."""
@@ -45,23 +47,24 @@ def test_rows_may_change_places_and_what_is_less_sure_may_come_and_go() -> None:
     found["scores"][:, 5] = 0.302  # nearly at the limit
     found["scores"][:, 7] = 0.3
     found["boxes"][:, 7] = [0, 0, 1, 1]
-    assert disagreement(expected, found) == pytest.approx(0.008 / 0.95, rel=1e-3)
+    assert disagreement(expected, found) == pytest.approx(0.008 / TOLD, rel=1e-3)
     found["scores"][:, 5] = 0  # gone
-    assert disagreement(expected, found) == pytest.approx(0.01 / 0.95, rel=1e-3)
+    assert disagreement(expected, found) == pytest.approx(0.01 / TOLD, rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("what", "at_least", "at_most"),
-    [("score", 0.05, 0.06), ("corner", 0.02, 0.02), ("place", 0.6, 0.7), ("label", 0.6, 0.7), ("mask", 0.6, 0.7), ("more", 0.3, 0.4)],
-)
-def test_what_is_different(what: str, at_least: float, at_most: float) -> None:
+    ("what", "share"),
+    [
+        ("score", 0.05 / TOLD), ("corner", 0.95 * 0.02 / TOLD), ("place", 2 * 0.65 / TOLD), ("label", 2 * 0.65 / TOLD),
+        ("mask", 0.95 / 2 / TOLD), ("more", 0.3 / (TOLD + 0.3)),
+    ],
+)  # fmt: skip
+def test_what_is_different(what: str, share: float) -> None:
     expected, found = detections(), detections()
     if what == "score":
         found["scores"][1, 0] -= 0.05
     elif what == "corner":
         found["boxes"][1, 0, 2] += 0.02
-        at_least -= 1e-6
-        at_most += 1e-6
     elif what == "place":
         found["boxes"][1, 0] += 0.05
     elif what == "label":
@@ -72,10 +75,10 @@ def test_what_is_different(what: str, at_least: float, at_most: float) -> None:
         found["scores"][1, 6], found["boxes"][1, 6] = 0.6, [0, 0, 1, 1]
     apart = differences(expected, found)
     assert list(apart) == ["scores"]
-    assert apart["scores"][0] == 0
-    assert at_least <= apart["scores"][1] <= at_most
-    assert disagreement(expected, found) == apart["scores"][1]
-    assert disagreement(found, expected) == pytest.approx(apart["scores"][1], abs=1e-6)
+    assert apart["scores"].shares[0] == 0
+    assert apart["scores"].shares[1] == pytest.approx(share, rel=0.1 if what == "mask" else 1e-4)
+    assert disagreement(expected, found) == pytest.approx(apart["scores"].shares[1] / 2)
+    assert disagreement(found, expected) == pytest.approx(disagreement(expected, found))
 
 
 def test_a_full_list_may_end_differently() -> None:
@@ -98,27 +101,37 @@ def test_tiny_boxes_and_masks_may_differ_by_a_pixel() -> None:
     found = changed(expected)
     expected["masks"][0, 0, 4, 4:6], found["masks"][0, 0, 4, 4] = 1, 1
     found["boxes"] = box + np.float32(0.004)
-    assert disagreement(expected, found) == pytest.approx(0.004, abs=1e-6)
+    assert disagreement(expected, found) == pytest.approx(0.004, abs=1e-5)
+
+
+def test_of_two_in_the_same_box_each_has_the_counterpart_with_its_mask() -> None:
+    box = np.tile(np.array([0.1, 0.1, 0.9, 0.9], np.float32), (1, 2, 1))
+    masks = np.zeros((1, 2, 16, 16), np.float32)
+    masks[0, 0, :8], masks[0, 1, 8:] = 1, 1
+    expected = {"boxes": box, "scores": np.array([[0.9, 0.8]]), "labels": np.array([[1, 1]]), "masks": masks}
+    found = expected | {"scores": np.array([[0.86, 0.85]]), "masks": masks[:, ::-1]}
+    assert disagreement(expected, found) == pytest.approx((0.05 + 0.06) / 1.71)
 
 
 def test_label_maps_are_alike_where_99_percent_are() -> None:
     rng = np.random.default_rng(0)
     expected = {"classes": rng.integers(0, 3, (2, 20, 50), np.uint8), "confidence": np.full((2, 20, 50), 0.8, np.float32)}
     found = changed(expected)
-    found["classes"][1, 0, :10] += 1
-    found["confidence"][1, 0, :10] = 0.1
+    found["classes"][1, 0, :20] += 1
     assert disagreement(expected, found) == 0
-    found["classes"][1, 0, 10] += 1
-    assert differences(expected, found)["classes"].tolist() == [0, 1]
+    found["classes"][1, 0, 20] += 1
+    assert differences(expected, found)["classes"].shares.tolist() == [0, 0.021]
+    assert disagreement(expected, found) == 0.0105
     found["confidence"][0] -= 0.04
-    assert differences(expected, found)["confidence"][0] == pytest.approx(0.05, abs=1e-6)
+    assert differences(expected, found)["confidence"].shares == pytest.approx([0.05, 0], abs=1e-6)
+    assert disagreement(expected, found) == pytest.approx(0.025, abs=1e-6)
 
 
 def test_numbers_are_shares_of_the_largest() -> None:
     expected = {"logits": np.array([[1.0, -4.0], [2.0, 0.0]])}
     assert disagreement(expected, {"logits": np.array([[1.0, -4.0], [2.0, 1.0]])}) == 0.25
     found = {"logits": np.array([[np.nan, -4.0], [2.0, 0.0]])}
-    assert differences(expected, found)["logits"].tolist() == [np.inf, 0]
+    assert differences(expected, found)["logits"].shares.tolist() == [np.inf, 0]
 
 
 def test_what_is_missing_or_of_another_shape_or_no_number_never_agrees() -> None:
