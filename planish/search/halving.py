@@ -64,6 +64,7 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
             recovery = Distill(
                 teachers=search.teachers,
                 epochs=search.most_epochs,
+                optimizer=search.optimizer,
                 learning_rate=search.learning_rate,
                 max_seconds=most,
                 augmentation=search.augmentation,

@@ -33,6 +33,7 @@ from planish.search.store import check_folder, claim
 from planish.search.untrained import check_knowledge, without_training
 from planish.training.original import TrainMode
 from planish.training.prepare import Job, prepare
+from planish.training.recipe import load_recipe
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
@@ -161,6 +162,7 @@ def optimize(
             stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
         fp32 = tuple(Deployment("fp32", r, is_file) for r in available("onnx"))
+        own = load_recipe(job.task.recipe).training if job.task.recipe else None  # what trains it from scratch also wins back what it lost
         search = Search(
             runner,
             limits,
@@ -168,14 +170,15 @@ def optimize(
             batch,
             epochs or _MOST_EPOCHS,
             augmentation,
-            _RECOVERY_RATE["pretrained" if job.pretrained else "scratch"],
+            own.learning_rate / 2 if own else _RECOVERY_RATE["pretrained" if job.pretrained else "scratch"],
             deadline,
             watch or (lambda _: None),
             allowed,
             fp32,
             fp32[0],
-            _STUDENTS if students is None and not job.pretrained else tuple(students or ()),
+            _STUDENTS if students is None and not job.pretrained and own is None else tuple(students or ()),
             tuple(str(folder / "work" / name) for name in taught_by),
+            optimizer=own.optimizer if own else "sgd",
         )
         trials = _search(search)
         return finish(search, job, trials, folder=folder, model=name, command=command, notes=notes)

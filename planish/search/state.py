@@ -95,6 +95,7 @@ class Search:
         teachers: folders of the networks that teach; empty for the original alone.
         low_rank: whether pruning may also split layers.
         mixed_precision: whether it may also leave layers float.
+        optimizer: of recovery.
     """
 
     runner: Runner
@@ -113,6 +114,7 @@ class Search:
     teachers: tuple[str, ...] = ()
     low_rank: bool = False
     mixed_precision: bool = False
+    optimizer: Literal[sgd, adamw] = "sgd"
     candidates: dict[str, CandidateResult] = field(default_factory=dict)
 
     @property
