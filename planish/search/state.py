@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from planish.compression import Int8, QuantizeAware
 from planish.data.augmentation import Strength
@@ -114,7 +115,7 @@ class Search:
     teachers: tuple[str, ...] = ()
     low_rank: bool = False
     mixed_precision: bool = False
-    optimizer: Literal[sgd, adamw] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     candidates: dict[str, CandidateResult] = field(default_factory=dict)
 
     @property
