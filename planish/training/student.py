@@ -56,7 +56,7 @@ class Student:
                 torch.manual_seed(self.seed)
                 created = create(
                     self.model,
-                    task=task.name,
+                    task=artifact.lineage.source.task,
                     num_classes=len(artifact.class_names),
                     channels=spec.channels,
                     image_size=min(spec.height, spec.width),
