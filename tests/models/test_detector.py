@@ -95,13 +95,17 @@ def test_suppression_is_torchvisions() -> None:
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_it_learns_coloured_boxes(masks: bool) -> None:
+    torch.manual_seed(0)
     rng = np.random.default_rng(0)
     images, targets = torch.rand(8, 3, 64, 64) * 0.3, []
     for i in range(8):
         boxes, labels, shapes = [], [], []
         for kind in range(int(rng.integers(1, 4))):
-            width, height = (int(v) for v in rng.integers(12, 28, 2))
-            x, y = int(rng.integers(0, 64 - width)), int(rng.integers(0, 64 - height))
+            free = False
+            while not free:  # none covers another
+                width, height = (int(v) for v in rng.integers(12, 28, 2))
+                x, y = int(rng.integers(0, 64 - width)), int(rng.integers(0, 64 - height))
+                free = not any(shape[y : y + height, x : x + width].any() for shape in shapes)
             images[i, :, y : y + height, x : x + width] = 0
             images[i, kind, y : y + height, x : x + width] = 1
             boxes.append([x / 64, y / 64, (x + width) / 64, (y + height) / 64])
@@ -113,7 +117,7 @@ def test_it_learns_coloured_boxes(masks: bool) -> None:
     network = small(masks).train()
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     losses = []
-    for _ in range(120):
+    for _ in range(200):
         loss = network.loss(network(images), targets)
         optimizer.zero_grad()
         loss.backward()
@@ -125,9 +129,6 @@ def test_it_learns_coloured_boxes(masks: bool) -> None:
     for i, one in enumerate(targets):
         for k, (box, label) in enumerate(zip(one["boxes"], one["labels"], strict=True)):
             overlap = iou(box, found["boxes"][i]) * (found["labels"][i] == label) * (found["scores"][i] > 0.2)
-            seen = float(one["masks"][k].float().mean()) if masks else 1
-            if masks and seen < 0.03:
-                continue  # nearly covered by another
             assert overlap.max() > 0.5, (i, k)
             if masks:
                 mask = functional.interpolate(found["masks"][i, overlap.argmax()][None, None], (64, 64), mode="bilinear")[0, 0] > 0.5
