@@ -13,7 +13,7 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="Folder with a folder per class, with COCO, VOC or YOLO boxes, or with masks; CSV or JSON-lines manifest; or fashion-mini, "
+        help="Folder with a folder per class, or with COCO's or Pascal VOC's annotations; CSV or JSON-lines manifest; or fashion-mini, "
         "fashion-scenes, cifar10, fashion-mnist, mnist.",
     ),
 ]

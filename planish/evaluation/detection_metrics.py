@@ -12,7 +12,7 @@ import numpy as np
 
 from planish.evaluation.classification_metrics import percent
 from planish.evaluation.matching import RANGES, THRESHOLDS, Flags, Floats, Matches, match
-from planish.evaluation.statistics import Interval
+from planish.evaluation.statistics import Interval, known_mean
 from planish.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def detection_metrics(
         of["mar_100"] = _recall(matches, len(class_names), weights)
         for size in list(RANGES)[1:]:
             of[f"map_{size}"] = average_precision(match(outputs, targets, masks=kind == "mask_", size=size), len(class_names), weights)
-        found += [percent(kind + name, n, _interval(_mean(values))) for name, values in of.items() if not np.isnan(values[0]).all()]
+        found += [percent(kind + name, n, _interval(known_mean(values))) for name, values in of.items() if not np.isnan(values[0]).all()]
     return {m.name: m for m in found} or {f"{'mask_' * masks}map": percent(f"{'mask_' * masks}map", n, Interval(0.0, 0.0, 1.0))}
 
 
@@ -59,7 +59,7 @@ def average_precision_by_class(
     precision = average_precision(matches, len(class_names), weights)
     counts = np.bincount(matches.object_label, minlength=len(class_names))
     return {
-        name: percent("average_precision", int(counts[i]), _interval(_mean(precision[:, i])))
+        name: percent("average_precision", int(counts[i]), _interval(known_mean(precision[:, i])))
         for i, name in enumerate(class_names)
         if counts[i]
     }
@@ -75,7 +75,7 @@ def detection_scores(outputs: Outputs, targets: Sequence[Objects], class_names: 
     groups = np.arange(n) % min(n, _GROUPS)
     count = int(groups.max()) + 1
     weights = np.concatenate([np.ones((1, n)), groups[None] != np.arange(count)[:, None]]).astype(np.float64)
-    values = np.nan_to_num(_mean(average_precision(match(outputs, targets, masks=masks), len(class_names), weights)))
+    values = np.nan_to_num(known_mean(average_precision(match(outputs, targets, masks=masks), len(class_names), weights)))
     whole, without = values[0], values[1:]
     if count < 2:
         return np.full(n, whole)
@@ -141,14 +141,6 @@ def _drawn(n: int) -> Floats:
     """How often each image counts ``(1 + resamples, n)``; the first row is what was really seen."""
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
     return np.concatenate([np.ones((1, n)), drawn]).astype(np.float64)
-
-
-def _mean(values: Floats) -> Floats:
-    """Over classes and overlaps, ``(R,)``; NaN where there is no object in the draw."""
-    flat = values.reshape(len(values), -1)
-    known = ~np.isnan(flat)
-    sums, counts = np.nansum(flat, axis=1), known.sum(axis=1)
-    return np.asarray(np.divide(sums, counts, out=np.full(len(flat), np.nan), where=counts > 0))
 
 
 def _interval(values: Floats) -> Interval:

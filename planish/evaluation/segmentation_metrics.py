@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from planish.evaluation.classification_metrics import percent
-from planish.evaluation.statistics import Floats, Interval
+from planish.evaluation.statistics import Floats, Interval, known_mean
 from planish.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def segmentation_metrics(outputs: Outputs, targets: Any, class_names: Sequence[s
     total = np.tensordot(np.concatenate([np.ones((1, n), np.int64), drawn]), each, axes=1)
     iou = _iou(total)
     right = np.trace(total, axis1=1, axis2=2) / np.maximum(1, total.sum((1, 2)))
-    of = {"miou": _mean(iou), "dice": _mean(2 * iou / (1 + iou)), "pixel_accuracy": right}
+    of = {"miou": known_mean(iou), "dice": known_mean(2 * iou / (1 + iou)), "pixel_accuracy": right}
     return {name: percent(name, n, _interval(values)) for name, values in of.items()}
 
 
@@ -75,10 +75,10 @@ def segmentation_scores(outputs: Outputs, targets: Any, class_names: Sequence[st
     """One number an image ``(N,)``, on the 0..1 scale, whose mean is the mean IoU: jackknife pseudo-values (J. Tukey 1958)."""
     each = confusions(outputs["classes"], targets, len(class_names))
     total, n = each.sum(0), len(each)
-    whole = float(_mean(_iou(total[None]))[0])
+    whole = float(known_mean(_iou(total[None]))[0])
     if n < 2:
         return np.full(n, whole)
-    without = np.nan_to_num(_mean(_iou(total[None] - each)), nan=whole)
+    without = np.nan_to_num(known_mean(_iou(total[None] - each)), nan=whole)
     pseudo = n * whole - (n - 1) * without
     return np.asarray(pseudo - pseudo.mean() + whole)
 
@@ -88,12 +88,6 @@ def _iou(total: Any) -> Floats:
     right = np.diagonal(total, axis1=1, axis2=2).astype(np.float64)
     union = total.sum(1) + total.sum(2) - right
     return np.asarray(np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0))
-
-
-def _mean(values: Floats) -> Floats:
-    known = ~np.isnan(values)
-    sums, counts = np.nansum(values, axis=1), known.sum(axis=1)
-    return np.asarray(np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0))
 
 
 def _interval(values: Floats) -> Interval:

@@ -45,6 +45,13 @@ def bootstrap_mean(values: npt.ArrayLike, seed: int = 0, resamples: int = 1000) 
     return Interval(mean, float(low), float(high))
 
 
+def known_mean(values: Floats) -> Floats:
+    """Mean of each draw over all that is known in it, ``(R, ...)`` to ``(R,)``; NaN where nothing is."""
+    flat = values.reshape(len(values), -1)
+    sums, counts = np.nansum(flat, axis=1), (~np.isnan(flat)).sum(axis=1)
+    return np.asarray(np.divide(sums, counts, out=np.full(len(flat), np.nan), where=counts > 0))
+
+
 def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0) -> Interval:
     """Mean of ``a - b`` over the same images, both ``(N,)``.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.evaluation.segmentation_metrics import iou_by_class, segmentation_metrics, segmentation_scores
+from planish.evaluation.segmentation_metrics import IGNORED, iou_by_class, segmentation_metrics, segmentation_scores
 from planish.task import PLAIN_LOSS, AugmentSettings
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Pixels
     from planish.measurement import Measurement
     from planish.task import Augment, LossSettings, Split, SplitName
-
-IGNORED = 255
 
 
 @dataclass(frozen=True)

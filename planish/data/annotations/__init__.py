@@ -1,1 +1,1 @@
-"""Readers of annotations: boxes and masks in COCO's, Pascal VOC's and YOLO's files, and mask images."""
+"""Readers of annotations: boxes and masks in COCO's files, boxes in Pascal VOC's."""

@@ -42,9 +42,7 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
     # boxes of an image that its annotations know in another size are meant in that size
     down, across = (height / noted.size[0], width / noted.size[1]) if noted.size and all(noted.size) else (1.0, 1.0)
     if abs(down / across - 1) > 0.05:
-        faults.append(
-            f"the file has {height} x {width} pixels, its annotations say {noted.size[0]} x {noted.size[1]}" if noted.size else ""
-        )
+        faults.append(f"the file has {height} x {width} pixels, its annotations say {noted.size}")
         down = across = 1.0
     for place, one in enumerate(noted.objects):
         left, top, right, bottom = (v * s for v, s in zip(one.box, (across, down, across, down), strict=True))
@@ -77,7 +75,7 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
         areas=np.array(areas, np.float64),
         masks=tuple(lengths for _, _, lengths in kept) if masks else None,
     )
-    return objects, [fault for fault in faults if fault]
+    return objects, faults
 
 
 def run_lengths(mask: Any, height: int, width: int) -> dict[str, Any]:

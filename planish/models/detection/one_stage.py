@@ -118,8 +118,11 @@ class OneStage(nn.Module):
 
 
 def moved(anchors: Tensor, offsets: Tensor, weights: Sequence[float]) -> Tensor:
-    """Anchors ``(A, 4)`` moved and stretched by what a head says ``(N, A, 4)``, as R-CNN has it (Girshick 2014, arXiv:1311.2524)."""
-    sides, middle = anchors[:, 2:] - anchors[:, :2], (anchors[:, 2:] + anchors[:, :2]) / 2
+    """Anchors ``(A, 4)`` or ``(N, A, 4)`` moved and stretched by what a head says ``(N, A, 4)``, as R-CNN has it.
+
+    R. Girshick et al., Rich feature hierarchies for accurate object detection, 2014 (arXiv:1311.2524).
+    """
+    sides, middle = anchors[..., 2:] - anchors[..., :2], (anchors[..., 2:] + anchors[..., :2]) / 2
     scaled = offsets / torch.tensor(weights, dtype=offsets.dtype, device=offsets.device)
     centre = middle + scaled[..., :2] * sides
     half = sides * scaled[..., 2:].clamp(max=4.135).exp() / 2  # log(1000 / 16), torchvision's limit

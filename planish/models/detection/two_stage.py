@@ -72,7 +72,7 @@ class TwoStage(nn.Module):
         scores, labels = logits.softmax(2)[..., 1:].max(2)
         stretched = stretched.unflatten(0, (-1, count)).unflatten(2, (self.num_classes + 1, 4))
         own = stretched.gather(2, (labels + 1)[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
-        boxes = _moved_each(proposals * size, own, heads.box_coder.weights) / size
+        boxes = moved(proposals * size, own, heads.box_coder.weights) / size
         kinds = functional.one_hot(labels, self.num_classes).to(scores.dtype) * scores.unsqueeze(2)
         boxes, scores, labels = keep_best(boxes.clamp(0, 1), kinds)
         found = {"boxes": boxes, "scores": scores, "labels": labels}
@@ -106,14 +106,6 @@ class TwoStage(nn.Module):
         parts = [roi_align(maps, rows, side, 1 / (_FINEST * 2**i), 2, False) for i, maps in enumerate(levels[:used])]
         chosen = functional.one_hot(level.long(), used).to(boxes.dtype)
         return (torch.stack(parts, 1) * chosen[..., None, None, None]).sum(1)
-
-
-def _moved_each(boxes: Tensor, offsets: Tensor, weights: Sequence[float]) -> Tensor:
-    """As ``moved``, where each image has boxes of its own ``(N, K, 4)``."""
-    sides, middle = boxes[..., 2:] - boxes[..., :2], (boxes[..., 2:] + boxes[..., :2]) / 2
-    scaled = offsets / torch.tensor(weights, dtype=offsets.dtype, device=offsets.device)
-    centre, half = middle + scaled[..., :2] * sides, sides * scaled[..., 2:].clamp(max=4.135).exp() / 2
-    return torch.cat([centre - half, centre + half], 2)
 
 
 def _pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:

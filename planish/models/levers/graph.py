@@ -78,7 +78,7 @@ def changed(artifact: Artifact, lever: Technique, module: nn.Module, structure: 
             "leave it out for this network",
         ) from error
     with torch.no_grad():
-        before = artifact.module.eval()(_black(artifact.module, spec))
+        before = copied(artifact).eval()(_black(artifact.module, spec))
     now, was = ([tuple(part.shape) for part in tree_leaves(found)] for found in (output, before))
     if now != was:
         raise TechniqueError(f"with {lever} the network returns {now} for two images", f"it must return {was} as before")
