@@ -144,7 +144,7 @@ def fit(
         answers = None if isinstance(module, FeatureStudent) else answers_of(teacher)
         teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
 
-    done = Progressed(bf16=use_bf16(settings.mixed_precision, accelerator.device))
+    done = Progressed(bf16=use_bf16(settings.mixed_precision, accelerator.device, module, input_spec))
     key = identity(
         settings, len(images), input_spec, preprocessing, _shapes(module), teacher is None, distillation_weight, temperature, decoupled
     )
