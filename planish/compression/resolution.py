@@ -34,7 +34,8 @@ _SMALLEST = 8  # pixels; below, nothing can be told from an image
 class Resolution:
     """Feed the network smaller images. MACs fall with the square of ``scale``; fine-tune afterwards to win accuracy back.
 
-    Sides become even, from 64 pixels on multiples of 8, so that strides divide them and vectorised kernels like them.
+    Sides become even, from 64 pixels on multiples of 8, so that strides divide them and vectorised kernels like them; where maps of several
+    strides meet, multiples of the largest.
 
     Args:
         scale: factor on height and width, above 0, at most 1.
@@ -65,8 +66,8 @@ class Resolution:
         Raises:
             TechniqueError: the images would become too small, or the network takes one size only.
         """
-        before = artifact.input_spec
-        spec = InputSpec(before.channels, _scaled(before.height, self.scale), _scaled(before.width, self.scale))
+        before, strides = artifact.input_spec, artifact.lineage.source.strides
+        spec = InputSpec(before.channels, *(_scaled(side, self.scale, max(strides, default=0)) for side in (before.height, before.width)))
         notes = f"{before.height} x {before.width} → {spec.height} x {spec.width} pixels"
         step = Step(self.name, {k: v for k, v in describe(self).items() if k != "name"}, self.changes, notes=notes)
         if artifact.format == "onnx":
@@ -84,14 +85,14 @@ class Resolution:
         return artifact.with_step(step, input_spec=spec, module=module)
 
 
-def _scaled(side: int, scale: float) -> int:
-    multiple = 8 if side * scale >= 64 else 2
+def _scaled(side: int, scale: float, stride: int) -> int:
+    multiple = stride or (8 if side * scale >= 64 else 2)
     scaled = side if scale == 1 else min(side, int(side * scale / multiple + 0.5) * multiple)
-    if scaled < min(side, _SMALLEST):
+    if scaled < min(side, max(stride, _SMALLEST)):
         raise TechniqueError(
             f"scale {scale:g} makes {scaled} pixels of {side}",
-            f"an image needs at least {_SMALLEST}",
-            f"the smallest scale is {min(1.0, _SMALLEST / side):.2f}",
+            f"an image needs at least {max(stride, _SMALLEST)}",
+            f"the smallest scale is {min(1.0, max(stride, _SMALLEST) / side):.2f}",
         )
     return scaled
 

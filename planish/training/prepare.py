@@ -18,6 +18,8 @@ from planish.task import Task
 from planish.tasks import task_for
 
 _MARGIN = 1.15  # decoded images keep this much more than the input size, so that training can crop
+_SQUARE = 1.1  # times as long as wide, up to which images are called square
+_MULTIPLE = 8  # of pixels, where no stride asks for more
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def prepare(
         data: a folder, a manifest, or a built-in name; see ``planish.data.load_images``.
         model: a name, ``FILE.py:factory`` or a network; see ``planish.models.create``.
         weights: ``imagenet`` or a file.
-        image_size: height and width the model is fed, in pixels; None for the images' own typical size, at most 224.
+        image_size: height and width the model is fed, in pixels; None for the images' own typical size, at most 224. Where places in images
+            are learned and images are not about square, as many pixels in their shape.
         resize: how images come to that size; None squashes images that are about square and crops others.
         normalisation: by numbers of the data set, or of each image; see ``Preprocessing``.
         task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
@@ -87,6 +90,10 @@ def prepare(
     created = create(
         model, task=images.task, num_classes=len(images.class_names), channels=images.channels, image_size=image_size, weights=weights
     )
+    multiple = max(created.source.strides, default=_MULTIPLE)
+    height, width = sides(image_size, images, multiple) if learned.whole_image else (image_size, image_size)
+    if learned.whole_image and (height, width) != (image_size, image_size):
+        note(f"images are fed as {height} x {width} pixels: about their own shape, and what strides divide")
     preprocessing = Preprocessing(
         decode_side=decode_side,
         resize="squash" if learned.whole_image else resize or fitting_resize(images),
@@ -96,7 +103,7 @@ def prepare(
     )
     artifact = Artifact(
         format="torch",
-        input_spec=InputSpec(images.channels, image_size, image_size),
+        input_spec=InputSpec(images.channels, height, width),
         preprocessing=preprocessing,
         class_names=images.class_names,
         lineage=Lineage(created.source),
@@ -124,10 +131,18 @@ def decode_side_for(image_size: int) -> int:
     return max(32, round(image_size * _MARGIN))
 
 
+def sides(image_size: int, images: ImageData, multiple: int) -> tuple[int, int]:
+    """Height and width of about ``image_size`` squared pixels, in the shape that images typically have, so that they are hardly distorted."""
+    high, wide = images.typical_height, images.typical_width
+    stretch = 1.0 if max(high, wide) <= _SQUARE * min(high, wide) else (high / wide) ** 0.5
+    high, wide = (max(multiple, round(side / multiple) * multiple) for side in (image_size * stretch, image_size / stretch))
+    return high, wide
+
+
 def fitting_resize(images: ImageData) -> Literal["squash", "crop"]:
     """How such images come to a square: those that are about square are squashed, others cropped."""
     height, width = images.typical_height, images.typical_width
-    return "squash" if max(height, width) <= 1.1 * min(height, width) else "crop"
+    return "squash" if max(height, width) <= _SQUARE * min(height, width) else "crop"
 
 
 def _first_channels(module: nn.Module) -> int | None:

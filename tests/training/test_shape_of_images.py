@@ -1,0 +1,73 @@
+"""Where places are learned, the input has the images' shape; a smaller one stays what the strides of maps divide."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from planish.compression import Resolution
+from planish.errors import TechniqueError
+from planish.export import ToOnnx
+from planish.export.runtimes import load
+from planish.training.prepare import Job, prepare
+
+
+def wide_images(folder: Path, height: int, width: int) -> Path:
+    """Ten images with one bright square of a sixth of the height each."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    images, boxes = [], []
+    for i in range(10):
+        pixels = rng.integers(0, 60, (height, width, 3), np.uint8)
+        side, top, left = height // 6, int(rng.integers(0, height // 2)), int(rng.integers(0, width // 2))
+        pixels[top : top + side, left : left + side] = 255
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
+        boxes.append({"id": i, "image_id": i, "category_id": 1, "bbox": [left, top, side, side], "iscrowd": 0, "area": side * side})
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "square"}]}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
+
+
+def prepared(folder: Path, size: int | None) -> Job:
+    return prepare(folder, "resnet8", image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [((100, 200), 96, (64, 128)), ((100, 104), 96, (96, 96)), ((200, 100), 96, (128, 64)), ((100, 200), 224, (160, 320))],
+)
+def test_the_input_has_the_shape_of_the_images(tmp_path: Path, shape: tuple[int, int], size: int, expected: tuple[int, int]) -> None:
+    job = prepared(wide_images(tmp_path / "wide", *shape), size)
+    spec = job.artifact.input_spec
+    assert (spec.height, spec.width) == expected
+    strides = job.artifact.lineage.source.strides
+    assert all(side % max(strides) == 0 for side in expected)
+
+
+def test_a_wide_input_is_learned_from_and_exported(tmp_path: Path) -> None:
+    from planish.commands import export, train, verify
+
+    folder = wide_images(tmp_path / "wide", 100, 200)
+    train(folder, model="resnet8", out=tmp_path / "m", changes=["epochs=1", "image_size=96"])
+    bundle = export(tmp_path / "m", folder, to="onnx", out=tmp_path / "b")
+    assert verify(bundle, latency=False).ok
+
+
+def test_a_smaller_input_stays_a_multiple_of_the_strides(tmp_path: Path) -> None:
+    job = prepared(wide_images(tmp_path / "wide", 100, 100), 96)
+    smaller = Resolution(0.75).apply(job.artifact, job.task)
+    assert smaller.input_spec.height == 80, "72 is no multiple of 16"
+    file = ToOnnx().apply(smaller, job.task)
+    outputs = load(file.files, "onnxruntime")(np.zeros((2, 80, 80, 3), np.uint8))
+    assert len(outputs["boxes"]) == 2
+
+
+def test_an_input_below_one_stride_is_refused(tmp_path: Path) -> None:
+    job = prepared(wide_images(tmp_path / "wide", 100, 100), 32)
+    with pytest.raises(TechniqueError, match="an image needs at least 16"):
+        Resolution(0.2).apply(job.artifact, job.task)
