@@ -32,25 +32,49 @@ def boxes_of(sides: Tensor, centres: Tensor, cells: Tensor) -> Tensor:
     return torch.cat([centres - reach[..., :2] * cells, centres + reach[..., 2:] * cells], 2)
 
 
-def keep_best(boxes: Tensor, scores: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+def keep_best(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The surest boxes, see ``candidates`` and ``suppress``.
+
+    Args:
+        boxes: ``(N, A, 4)``.
+        scores: probabilities ``(N, A, classes)``.
+
+    Returns:
+        Boxes within the image ``(N, KEPT, 4)``; scores, falling ``(N, KEPT)``, 0 for none; labels, int64.
+    """
+    places, scores, labels = candidates(scores.transpose(1, 2))
+    boxes, scores, labels = suppress(_rows(boxes, places), scores, labels)
+    return boxes, scores, labels
+
+
+def candidates(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The surest places, falling: their numbers, scores and best classes, ``(N, K)`` each.
+
+    Args:
+        scores: ``(N, classes, A)``, of whatever scale; a place is a candidate for its best class.
+    """
+    scores, labels = scores.max(1)
+    places = scores.shape[1]
+    scores, surest = scores.topk(min(places, max(KEPT, min(_MOST, places // _EVERY))), dim=1)
+    return surest, scores, labels.gather(1, surest)
+
+
+def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
     """Non-maximum suppression within each class: the surest box stays, and those of its class that cover the same go, and so on.
 
     A box goes if one that stays is surer, of its class, and covers the same. Each round decides all boxes on the round before; after as
     many rounds as the longest chain of boxes that hang on one another nothing changes any more, and chains are of a few.
 
     Args:
-        boxes: ``(N, A, 4)``.
-        scores: probabilities ``(N, A, classes)``; a place is a candidate for its best class.
-        more: of each place ``(N, A, values)``.
+        boxes: ``(N, K, 4)``, the surest first.
+        scores: probabilities ``(N, K)``, falling.
+        labels: ``(N, K)``.
+        more: of each box ``(N, K, values)``.
 
     Returns:
-        Boxes within the image ``(N, KEPT, 4)``; scores, falling ``(N, KEPT)``, 0 for none; labels, int64; of ``more`` their rows.
+        Of those that stay boxes within the image, scores, labels, and ``more``; the score of the others is 0.
     """
-    scores, labels = scores.max(2)
-    places = scores.shape[1]
-    count = min(places, max(KEPT, min(_MOST, places // _EVERY)))
-    scores, first = scores.topk(count, dim=1)
-    boxes, labels = _rows(boxes, first), labels.gather(1, first)
+    count = scores.shape[1]
     same = (_overlaps(boxes) > _SAME) & (labels.unsqueeze(2) == labels.unsqueeze(1))
     surer = torch.tril(torch.ones(count, count, dtype=scores.dtype, device=scores.device), -1)
     rivals = same.to(scores.dtype) * surer  # (N, box, surer box of its class that covers the same)
@@ -58,8 +82,7 @@ def keep_best(boxes: Tensor, scores: Tensor, *more: Tensor) -> tuple[Tensor, ...
     for _ in range(_ROUNDS):
         stays = 1 - (rivals * stays.unsqueeze(1)).amax(2)
     scores, last = (scores * stays).topk(min(KEPT, count), dim=1)
-    kept = [_rows(_rows(values, first), last) for values in more]
-    return _rows(boxes, last).clamp(0, 1), scores, labels.gather(1, last), *kept
+    return _rows(boxes, last).clamp(0, 1), scores, labels.gather(1, last), *(_rows(values, last) for values in more)
 
 
 def _overlaps(boxes: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from planish.models.backbone import Backbone, conv_block
 from planish.models.detection.assignment import Assigned, assign
-from planish.models.detection.decode import boxes_of, centres_of, keep_best
+from planish.models.detection.decode import boxes_of, candidates, centres_of, suppress
 from planish.models.detection.losses import detection_loss, mask_loss, within
 from planish.models.pyramid import Pyramid
 
@@ -80,8 +80,12 @@ class Detector(nn.Module):
 
     def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """``boxes`` ``(N, 100, 4)``, ``scores``, ``labels``, with masks also ``masks`` ``(N, 100, h, w)``: probabilities over the image."""
-        logits, sides, more, centres, cells = self._read(outputs)
-        boxes, scores, labels, *rows = keep_best(boxes_of(sides, centres, cells), logits.sigmoid(), *([more] if self.coefficients else []))
+        values, centres, cells = self._places(outputs)
+        surest, scores, labels = candidates(self._parts(values)[1])
+        # what is not among the surest is read no further: most of the time would go there
+        sides, _, more = self._parts(values.gather(2, surest.unsqueeze(1).expand(-1, values.shape[1], -1)))
+        boxes = boxes_of(_of_bins(sides), centres[surest], cells[surest])
+        boxes, scores, labels, *rows = suppress(boxes, scores.sigmoid(), labels, *([more.transpose(1, 2).tanh()] if self.coefficients else []))
         found = {"boxes": boxes, "scores": scores, "labels": labels}
         if self.coefficients:
             prototypes = outputs["prototypes"]
@@ -123,6 +127,12 @@ class Detector(nn.Module):
 
     def _read(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Of all places of all levels: class logits ``(N, A, classes)``, sides ``(N, A, 4, bins)``, coefficients, centres and cells."""
+        values, centres, cells = self._places(outputs)
+        sides, logits, more = self._parts(values)
+        return logits.transpose(1, 2), _of_bins(sides), more.transpose(1, 2).tanh(), centres, cells
+
+    def _places(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """All places of all levels in a row: what is said of them ``(N, values, A)``, their centres and sizes ``(A, 2)``."""
         rows, centres, cells = [], [], []
         for stride in self.strides:
             values = outputs[f"level_{stride}"]
@@ -130,9 +140,12 @@ class Detector(nn.Module):
             rows.append(values.flatten(2))
             centres.append(where)
             cells.append(size.expand(len(where), 2))
-        widths = [4 * _BINS, self.num_classes, self.coefficients]
-        sides, logits, more = (part.transpose(1, 2) for part in torch.split(torch.cat(rows, 2), widths, 1))
-        return logits, torch.unflatten(sides, 2, (4, _BINS)), more.tanh(), torch.cat(centres), torch.cat(cells)
+        return torch.cat(rows, 2), torch.cat(centres), torch.cat(cells)
+
+    def _parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Sides, class logits and coefficients, ``(N, ..., A)``."""
+        sides, logits, more = torch.split(values, [4 * _BINS, self.num_classes, self.coefficients], 1)
+        return sides, logits, more
 
     def _mask_loss(self, prototypes: Tensor, coefficients: Tensor, targets: Sequence[dict[str, Tensor]], assigned: Assigned) -> Tensor:
         image, place = assigned.positive.nonzero(as_tuple=True)
@@ -147,6 +160,10 @@ class Detector(nn.Module):
         masks = torch.einsum("pc,pchw->phw", coefficients[image, place], prototypes[image])
         weights = assigned.weights[image, place]
         return (weights * mask_loss(masks, (wanted > 0.5).to(masks), assigned.boxes[image, place])).sum() / weights.sum().clamp_min(1e-6)
+
+
+def _of_bins(sides: Tensor) -> Tensor:
+    return torch.unflatten(sides.transpose(1, 2), 2, (4, _BINS))
 
 
 class _Head(nn.Module):
