@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 _MOST_IMAGES, _LEAST_IMAGES = 128, 16
-_SECONDS = 60.0  # to weigh in, about: large networks are shown fewer images
+_SECONDS = 20.0  # to weigh in, about: large networks are shown fewer images
 _SHARES = (0.25, 0.5)  # of a layer's ranks that are tried
 
 

@@ -13,7 +13,7 @@ from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.pace import ship_seconds
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, further, timed
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, further, milder, timed
 from planish.search.state import Search, Shipped
 
 _ORIGINAL = Plan()
@@ -43,6 +43,9 @@ def glance(search: Search, seconds: float) -> list[Trial]:
             break
         trials += _look(search, level)
     while (stronger := further(trials)) and search.seconds_left > 3 * cost and (found := _look(search, stronger)):
+        trials += found
+    original = runner.score(_ORIGINAL, "torch", "calibration")
+    while (gentler := milder(trials, original)) and search.seconds_left > 3 * cost and (found := _look(search, gentler)):
         trials += found
     if not trials:
         return []

@@ -20,7 +20,8 @@ _SHRINKS = (0.55, 0.95)  # between these; beyond, it is noise
 _POINTS_A_DOUBLING = 0.7  # beyond the limit cost as much as a doubling of speed brings: the noise of validation
 _LEAST_POINTS = 0.1  # a drop may be none
 _EASY_POINTS = 15.0  # lost before any training are won back in a little of it
-_FASTEST = 20.0  # times, that layers are pruned to
+_MUCH = 0.5  # of the original's score, lost before any training
+_SLOWEST, _FASTEST = 1.2, 20.0  # times, that layers are pruned to
 _AIM_BELOW = 0.97  # of the goal, as the next measurement will not say just the same
 
 
@@ -135,6 +136,20 @@ def further(trials: Sequence[Trial]) -> Level | None:
         return None
     easy = strongest.measurements["drop_calibration"].value < _EASY_POINTS
     return Level(round(1.5 * strongest.level.speedup, 2)) if easy else None
+
+
+def milder(trials: Sequence[Trial], original: float) -> Level | None:
+    """The next milder pruning, while the mildest so far takes much of what the network knows: less than that may be won back in time.
+
+    Args:
+        trials: that were looked at.
+        original: what the original reaches on calibration images, in percent.
+    """
+    mildest = min((t for t in trials if t.level.widths_alone), key=lambda t: t.level.speedup, default=None)
+    if mildest is None or not timed([mildest]) or mildest.measurements["drop_calibration"].value < _MUCH * original:
+        return None
+    speedup = round(mildest.level.speedup**0.5, 2)
+    return Level(speedup) if speedup > _SLOWEST else None
 
 
 def timed(measured: Sequence[Trial]) -> list[Trial]:

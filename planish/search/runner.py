@@ -108,6 +108,10 @@ class Runner:
         name = f"{self.task.primary_metric}_drop"
         return Measurement(name, 100 * value, "points", len(here), False, 100 * low, 100 * high, runtime=runtime)
 
+    def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
+        """The primary metric, in percent."""
+        return 100 * float(np.mean(self.task.scores(self.outputs(plan, runtime, split), self.task.split(split).targets)))
+
     def size(self, plan: Plan, runtime: str) -> Measurement:
         """Bytes on disk of what ships."""
         return replace(size_bytes(self.artifact(plan).files), runtime=runtime)

@@ -7,7 +7,7 @@ import pytest
 from planish.compression import BlockPruning, ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, further, promise, spread
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, further, milder, promise, spread
 from planish.search.result import Goal
 
 TIMED = LatencyPruning(speedup=2)
@@ -53,12 +53,21 @@ def test_a_goal_in_milliseconds_is_aimed_at_by_what_was_measured() -> None:
     assert aimed_at(2.0, [trial(2, 1, 5), trial(4, 2, 5)]) is None, "times that make no sense"
 
 
-def test_pruning_goes_further_while_it_costs_hardly_anything() -> None:
-    def looked(speedup: float, points: float) -> Trial:
-        found = trial(speedup, 8 / speedup, 0)
-        found.measurements["drop_calibration"] = Measurement("drop_calibration", points, "points", 500, False)
-        return found
+def looked(speedup: float, points: float) -> Trial:
+    """Looked at before any training."""
+    found = trial(speedup, 8 / speedup, 0)
+    found.measurements["drop_calibration"] = Measurement("drop_calibration", points, "points", 500, False)
+    return found
 
+
+def test_pruning_becomes_milder_while_it_takes_much_of_what_the_network_knows() -> None:
+    assert milder([looked(4, 35), looked(2.5, 30)], 40) == Level(1.58)
+    assert milder([looked(2.5, 30), looked(1.58, 19)], 40) is None, "less than half"
+    assert milder([looked(1.4, 30)], 40) is None, "milder is hardly faster"
+    assert milder([], 40) is None
+
+
+def test_pruning_goes_further_while_it_costs_hardly_anything() -> None:
     assert further([looked(2, 0), looked(4, 5)]) == Level(6.0)
     assert further([looked(2, 0), looked(4, 30)]) is None
     assert further([looked(24, 1)]) is None

@@ -190,8 +190,8 @@ class _Prototypes(nn.Module):
 
     def __init__(self, width: int, coefficients: int) -> None:
         super().__init__()
-        self.before, self.after = conv_block(width, width), conv_block(width, width)
-        self.last = nn.Conv2d(width, coefficients, 1)
+        self.before, self.after = conv_block(width, width), conv_block(width, width // 2)  # each of twice the sides is four times the work
+        self.last = nn.Conv2d(width // 2, coefficients, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         larger = functional.interpolate(self.before(x), scale_factor=2.0, mode="nearest")
