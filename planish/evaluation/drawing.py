@@ -19,7 +19,7 @@ PALETTE = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167), (150, 150, 150),
     (255, 200, 90), (150, 215, 255), (90, 210, 175), (160, 150, 30), (90, 160, 220), (255, 150, 80), (235, 170, 205), (220, 220, 220),
 )  # fmt: skip
-LEAST_SCORE = 0.3  # of a detection that is drawn
+LEAST_SCORE = 0.3  # of a detection that is told and drawn; what is less sure may come or go
 _SIDE = 320  # smaller images are enlarged by a whole factor up to about this
 _VEIL = 0.45  # how much a mask covers
 

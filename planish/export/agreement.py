@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from planish.evaluation.drawing import LEAST_SCORE
+
 Shares = npt.NDArray[np.float64]
-_SURE = 0.3  # a box that is less sure may come or go
 _COVER = 0.9  # overlap by which a box, or a mask, is the same one
 _NEAR = 0.01  # of the image's sides: corners of the same box, where it is so small that a pixel is much of it
 _FEW = 2  # pixels by which the same small mask may differ
@@ -80,7 +81,7 @@ def essential(outputs: Mapping[str, Any]) -> dict[str, Any]:
     """As much of outputs as ``differences`` looks at, so that they need little room in a file: masks as bool, of what is told."""
     kept = dict(outputs)
     if {"scores", "masks"} <= set(outputs):
-        sure = np.asarray(outputs["scores"]) > _SURE / 2
+        sure = np.asarray(outputs["scores"]) > LEAST_SCORE / 2
         kept["masks"] = (np.asarray(outputs["masks"]) > 0.5) & sure[..., None, None]
     if {"classes", "confidence"} <= set(outputs):
         kept["confidence"] = (np.round(np.asarray(outputs["confidence"]) * _GRID) / _GRID).astype(np.float32)
@@ -118,10 +119,10 @@ def _of_detections(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tup
         possible = np.flatnonzero(free & same[row])
         possible = possible[np.argsort(np.abs(theirs[possible] - ours[row]), kind="stable")]
         if not len(possible):
-            single.append(float(ours[row]) - max(_SURE, float(theirs.min())))
+            single.append(float(ours[row]) - max(LEAST_SCORE, float(theirs.min())))
             continue
         surer = float(max(ours[row], theirs[possible[0]]))
-        if surer <= _SURE:
+        if surer <= LEAST_SCORE:
             free[possible[0]] = False
             continue
         masks = [_masks_apart(expected, found, int(row), int(other)) for other in possible]
@@ -129,8 +130,8 @@ def _of_detections(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tup
         free[partner] = False
         corners = float(np.abs(expected["boxes"][row] - found["boxes"][partner]).max())
         apart += abs(float(ours[row] - theirs[partner])) + surer * (corners + min(masks))
-    single += [float(score) - max(_SURE, float(ours.min())) for score in theirs[free]]
-    told = max(float(scores[scores > _SURE].sum()) for scores in (ours, theirs))
+    single += [float(score) - max(LEAST_SCORE, float(ours.min())) for score in theirs[free]]
+    told = max(float(scores[scores > LEAST_SCORE].sum()) for scores in (ours, theirs))
     return apart + sum(missing for missing in single if missing > 0), told
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from planish.errors import BundleError
 from planish.evaluation.classification_metrics import probabilities
-from planish.tasks.places import LEAST, View, objects, regions
+from planish.evaluation.drawing import LEAST_SCORE
+from planish.tasks.places import View, objects, regions
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs
@@ -26,7 +27,7 @@ class Asked:
     """
 
     top: int = 5
-    threshold: float = LEAST
+    threshold: float = LEAST_SCORE
 
 
 PLAIN = Asked()

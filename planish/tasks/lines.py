@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from planish.evaluation.drawing import LEAST_SCORE
+
 
 @dataclass(frozen=True)
 class Lines:
@@ -21,7 +23,7 @@ class Lines:
 
 
 _OBJECT = 'print(b["class_names"][y["labels"][i]], y["scores"][i], y["boxes"][i]'
-_EACH = 'for i in np.flatnonzero(y["scores"] > 0.3): '
+_EACH = f'for i in np.flatnonzero(y["scores"] > {LEAST_SCORE}): '
 _SHARES = 'for c, n in zip(*np.unique(y["classes"], return_counts=True)): print(b["class_names"][c], n / y["classes"].size)'
 
 _LINES = {

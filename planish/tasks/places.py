@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from planish.data.run_lengths import run_lengths
+from planish.evaluation.drawing import LEAST_SCORE
 
-LEAST = 0.3  # of the score of an object that is told where nothing else is asked
 _SIDE = 1024  # pixels of the longer side to which probabilities are enlarged; beyond that the nearest one's is taken
 
 
@@ -31,7 +31,7 @@ class View:
     region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
-def objects(image: Mapping[str, Any], class_names: Sequence[str], view: View, threshold: float = LEAST) -> list[dict[str, Any]]:
+def objects(image: Mapping[str, Any], class_names: Sequence[str], view: View, threshold: float = LEAST_SCORE) -> list[dict[str, Any]]:
     """``class``, ``confidence``, ``box`` (pixels), ``shares`` and perhaps ``mask`` of each object, in the model's order, the surest first.
 
     Args:
@@ -80,7 +80,7 @@ def regions(image: Mapping[str, Any], class_names: Sequence[str], view: View) ->
     return sorted(found, key=lambda region: -region["share"])
 
 
-def told(scores: Any, threshold: float = LEAST) -> Any:
+def told(scores: Any, threshold: float = LEAST_SCORE) -> Any:
     """Rows of the detections that are told; where the threshold is 0 those that are nothing still are not."""
     return np.flatnonzero((scores >= threshold) & (scores > 0))
 

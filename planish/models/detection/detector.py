@@ -85,7 +85,8 @@ class Detector(nn.Module):
         # what is not among the surest is read no further: most of the time would go there
         sides, _, more = self._parts(values.gather(2, surest.unsqueeze(1).expand(-1, values.shape[1], -1)))
         boxes = boxes_of(_of_bins(sides), centres[surest], cells[surest])
-        boxes, scores, labels, *rows = suppress(boxes, scores.sigmoid(), labels, *([more.transpose(1, 2).tanh()] if self.coefficients else []))
+        rest = [more.transpose(1, 2).tanh()] if self.coefficients else []
+        boxes, scores, labels, *rows = suppress(boxes, scores.sigmoid(), labels, *rest)
         found = {"boxes": boxes, "scores": scores, "labels": labels}
         if self.coefficients:
             prototypes = outputs["prototypes"]
