@@ -132,7 +132,7 @@ def decode_side_for(image_size: int) -> int:
 
 
 def sides(image_size: int, images: ImageData, multiple: int) -> tuple[int, int]:
-    """Height and width of about ``image_size`` squared pixels in the shape that images typically have, so that they are hardly distorted."""
+    """Height and width of about ``image_size`` squared pixels in the shape that images typically have, which hardly distorts them."""
     high, wide = images.typical_height, images.typical_width
     stretch = 1.0 if max(high, wide) <= _SQUARE * min(high, wide) else (high / wide) ** 0.5
     high, wide = (max(multiple, round(side / multiple) * multiple) for side in (image_size * stretch, image_size / stretch))
