@@ -137,8 +137,8 @@ def load_images(
 
     Args:
         source: a folder with a folder per class, with or without ``train/ val/ test/``; a manifest (``.csv``, or ``.jsonl`` with one object
-            a line: path, label, optional split); a folder with COCO's or Pascal VOC's annotations, or a COCO file; or a built-in name:
-            ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``.
+            a line: path, label, optional split); a folder with annotations of COCO, Pascal VOC or YOLO, or with mask images, or a COCO
+            file; or a built-in name: ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``.
         seed: of whatever is split here.
         skip_bad: leave broken files, and annotations that make no sense, out instead of stopping.
         decode_side: images are kept with a shorter side of at most this many pixels.
@@ -156,6 +156,7 @@ def load_images(
         raise DataError(f"decode_side={decode_side}", "it is at least 1 pixel")
     root = cache_root(cache_dir)
     name, told = read_source(source, root, task)
+    note(f"{name}: {len(told.images)} images, {told.how}")
     listed: Sequence[Listed | NotedImage] = told.images
     paths = [item.path for item in listed]
     hashes, reasons = content_hashes(paths, root)

@@ -84,7 +84,7 @@ def _list_classes(root: Path, folder: Path, split: GivenSplit | None) -> list[Li
     empty = []
     for class_folder in classes:
         try:
-            files = _image_files(class_folder)
+            files = image_files(class_folder)
         except PermissionError as error:
             raise DataError(f"folder {str(error.filename)!r} cannot be read: {error.strerror}") from error
         listed += [Listed(p.relative_to(root).as_posix(), p, class_folder.name, split) for p in files]
@@ -112,7 +112,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if not _ignored(f.name) and f.is_dir())
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """All image files below a folder; each real folder is visited once, so that links in a circle end."""
     files: list[Path] = []
     visited: set[str] = set()

@@ -16,7 +16,8 @@ from planish.data.annotations.source import fitting_task, noted_in
 from planish.data.builtin import BUILTIN, builtin_folder, is_builtin
 from planish.data.listing import Listed, list_folder
 from planish.data.manifest import list_manifest
-from planish.data.maps import PaintedMaps
+from planish.data.map_codes import Codes, codes_in, size_in
+from planish.data.maps import PaintedMaps, ReadMaps
 from planish.data.objects import Objects
 from planish.errors import DataError
 from planish.progress import note
@@ -25,6 +26,8 @@ Indices = npt.NDArray[np.int64]
 _SHOWN = 10
 _FEWEST = 3  # images of a kind, to have one in each split
 BACKGROUND = "background"
+Maps = PaintedMaps | ReadMaps
+_OTHER_SHAPE = 0.05  # of the ratio of sides, by which a mask and its image may differ
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,15 @@ class Taught:
         """The targets of some images."""
         if isinstance(self.targets, np.ndarray):
             return self.targets[rows]
-        return self.targets.chosen(rows) if isinstance(self.targets, PaintedMaps) else tuple(self.targets[int(i)] for i in rows)
+        return self.targets.chosen(rows) if isinstance(self.targets, Maps) else tuple(self.targets[int(i)] for i in rows)
 
     def counts(self, rows: Indices) -> dict[str, int]:
         """Images of each class, or objects."""
         targets = self.chosen(rows)
-        if isinstance(targets, np.ndarray):
-            return _counted(targets, self.class_names)
-        objects = targets.objects if isinstance(targets, PaintedMaps) else targets
-        names = [name for name in self.class_names if name != BACKGROUND] if isinstance(targets, PaintedMaps) else self.class_names
-        return _counted(np.concatenate([*(one.labels for one in objects), np.zeros(0, np.int64)]).astype(np.int64), names)
+        if isinstance(targets, Maps):
+            return targets.counts(self.class_names)
+        labels = targets if isinstance(targets, np.ndarray) else np.concatenate([*(one.labels for one in targets), np.zeros(0, np.int64)])
+        return dict(zip(self.class_names, np.bincount(labels.astype(np.int64), minlength=len(self.class_names)).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class LabelledFiles:
     name: str
     images: list[Listed]
     task: str = "classification"
+    how: str = "a folder, or a label, a class"
 
     @property
     def classes(self) -> int:
@@ -96,6 +99,7 @@ class AnnotatedFiles:
     images: list[NotedImage]
     class_names: tuple[str, ...]
     task: str
+    how: str
 
     @property
     def classes(self) -> int:
@@ -114,22 +118,47 @@ class AnnotatedFiles:
             objects, wrong = objects_of(item, *size_of(item), number, masks=self.task != "detection")
             found.append(objects)
             faults += [(item.key, fault) for fault in wrong]
-        if faults:
-            shown = "; ".join(f"{key}: {fault}" for key, fault in faults[:_SHOWN]) + (
-                f"; and {len(faults) - _SHOWN} more" * (len(faults) > _SHOWN)
-            )
-            if not skip_bad:
-                raise DataError(
-                    f"{len(faults)} annotations make no sense: {shown}", "", "mend them; --skip-bad (skip_bad=True) leaves them out"
-                )
-            note(f"{len(faults)} annotations make no sense and are left out: {shown}")
-        strata, names = _strata(found, self.class_names)
+        _tell(faults, skip_bad)
+        strata, names = _strata([one.labels for one in found], self.class_names)
         if self.task == "semantic":
             return Taught((BACKGROUND, *self.class_names), PaintedMaps(found), strata, names, faults)
         return Taught(self.class_names, tuple(found), strata, names, faults)
 
 
-def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, LabelledFiles | AnnotatedFiles]:
+@dataclass(frozen=True)
+class MappedFiles:
+    """Images with a class for each pixel, in files."""
+
+    name: str
+    images: list[NotedImage]
+    codes: Codes
+    how: str
+    task: str = "semantic"
+
+    @property
+    def classes(self) -> int:
+        return len(self.codes.class_names)
+
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool) -> Taught:
+        """Label maps.
+
+        Raises:
+            DataError: maps do not have the shape of their images; the first ones are named.
+        """
+        label_of = dict(zip(self.codes.codes, self.codes.labels, strict=True))
+        there = np.zeros((len(listed), self.classes), bool)
+        faults = []
+        for i, item in enumerate(listed):
+            there[i, [label_of[code] for code in codes_in(item.labels) if code in label_of]] = True
+            (high, wide), (height, width) = size_of(item), size_in(item.labels)
+            if abs(high * width / (wide * height) - 1) > _OTHER_SHAPE:
+                faults.append((item.key, f"the image has {high} x {wide} pixels, its mask {height} x {width}"))
+        _tell(faults, skip_bad=False)
+        strata, names = _strata([np.flatnonzero(row) for row in there], self.codes.class_names)
+        return Taught(self.codes.class_names, ReadMaps([item.labels for item in listed], self.codes, there), strata, names)
+
+
+def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, LabelledFiles | AnnotatedFiles | MappedFiles]:
     """Name and content of a source; files are listed, images not read.
 
     Args:
@@ -152,11 +181,14 @@ def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, 
         if not (is_folder or is_file):
             raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
     try:
-        told = noted_in(path)
+        told = noted_in(path, task)
     except PermissionError as error:
         raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
     if told is not None:
-        return name, AnnotatedFiles(name, told.images, told.class_names, fitting_task(told.task, task, name))
+        fitting = fitting_task(told.task, task, name)
+        if told.codes is not None:
+            return name, MappedFiles(name, told.images, told.codes, told.how)
+        return name, AnnotatedFiles(name, told.images, told.class_names, fitting, told.how)
     fitting_task("classification", task, name)
     if path.is_dir():
         labelled = LabelledFiles(name, list_folder(path))
@@ -182,21 +214,29 @@ def both(first: Any, second: Any) -> Any:
     """The targets of the images of two splits."""
     if isinstance(first, np.ndarray):
         return np.concatenate([first, second])
-    return PaintedMaps([*first.objects, *second.objects]) if isinstance(first, PaintedMaps) else (*first, *second)
+    return first.joined(second) if isinstance(first, Maps) else (*first, *second)
 
 
-def _strata(objects: Sequence[Objects], class_names: Sequence[str]) -> tuple[Indices, list[str]]:
+def _tell(faults: Sequence[tuple[str, str]], skip_bad: bool) -> None:
+    """Name the first faults of annotations.
+
+    Raises:
+        DataError: there are some, and they shall not be left out.
+    """
+    if not faults:
+        return
+    shown = "; ".join(f"{key}: {fault}" for key, fault in faults[:_SHOWN]) + f"; and {len(faults) - _SHOWN} more" * (len(faults) > _SHOWN)
+    if not skip_bad:
+        raise DataError(f"{len(faults)} annotations make no sense: {shown}", "", "mend them; --skip-bad (skip_bad=True) leaves them out")
+    note(f"{len(faults)} annotations make no sense and are left out: {shown}")
+
+
+def _strata(labels: Sequence[Indices], class_names: Sequence[str]) -> tuple[Indices, list[str]]:
     """The rarest class of each image, so that splits have their share of each; kinds of too few images to share are thrown together."""
-    counts = np.bincount(
-        np.concatenate([*(one.labels for one in objects), np.zeros(0, np.int64)]).astype(np.int64), minlength=len(class_names)
-    )
-    rarest = [min(one.labels.tolist(), key=lambda label: counts[label]) if len(one) else len(class_names) for one in objects]
+    counts = np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]).astype(np.int64), minlength=len(class_names))
+    rarest = [min(some.tolist(), key=lambda label: counts[label]) if len(some) else len(class_names) for some in labels]
     kinds, strata, sizes = np.unique(rarest, return_inverse=True, return_counts=True)
     enough = sizes >= _FEWEST
     merged = np.where(enough[strata], np.cumsum(enough)[strata] - 1, 0)
     names = [class_names[k] if k < len(class_names) else "nothing" for k in kinds[enough]] or ["all"]
     return merged.astype(np.int64), names
-
-
-def _counted(labels: Indices, names: Sequence[str]) -> dict[str, int]:
-    return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))

@@ -37,7 +37,7 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
         number: of each class.
         masks: whether all objects shall have one.
     """
-    faults: list[str] = []
+    faults = list(noted.faults)
     kept: list[tuple[NotedObject, tuple[float, ...], Any]] = []
     # boxes of an image that its annotations know in another size are meant in that size
     down, across = (height / noted.size[0], width / noted.size[1]) if noted.size and all(noted.size) else (1.0, 1.0)

@@ -40,6 +40,7 @@ class NotedImage:
         objects: on it; none at all is something to learn, too.
         size: height and width, as the annotations say; None where they do not.
         labels: file of its label map, for semantic segmentation.
+        faults: what could not be understood, in words.
     """
 
     key: str
@@ -48,3 +49,4 @@ class NotedImage:
     objects: Sequence[NotedObject] = field(default_factory=tuple)
     size: tuple[int, int] | None = None
     labels: Path | None = None
+    faults: Sequence[str] = ()

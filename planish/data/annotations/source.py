@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from planish.data.annotations.coco import coco_files, is_coco, read_coco
+from planish.data.annotations.masks import masked_images, read_label_maps, read_object_masks
 from planish.data.annotations.noted import NotedImage
 from planish.data.annotations.voc import read_voc, voc_files
+from planish.data.annotations.yolo import read_yolo, yolo_layout
+from planish.data.map_codes import Codes
 from planish.errors import DataError
 
 DataTask = Literal["classification", "detection", "instance", "semantic"]
@@ -30,15 +33,23 @@ class Noted:
         images: in the order of their keys.
         class_names: that labels are of.
         task: what it is for.
+        how: the kind of annotations, in words.
+        codes: what stands in label maps; None where there are none.
     """
 
     images: list[NotedImage]
     class_names: tuple[str, ...]
     task: DataTask
+    how: str
+    codes: Codes | None = None
 
 
-def noted_in(path: Path) -> Noted | None:
+def noted_in(path: Path, wanted: str | None = None) -> Noted | None:
     """What the annotations in a folder, or in a COCO file, say; None where there are none, and images lie in folders of classes.
+
+    Args:
+        path: of the folder or file.
+        wanted: what they shall be for, where a folder has several kinds: Pascal VOC's has boxes, label maps and maps of objects.
 
     Raises:
         DataError: annotations that cannot be used.
@@ -46,12 +57,14 @@ def noted_in(path: Path) -> Noted | None:
     if path.is_file():
         if path.suffix.lower() != ".json" or not is_coco(path):
             return None
-        return _of_objects(*read_coco(path.parent, {path: None}))
+        return _of_objects(*read_coco(path.parent, {path: None}), "COCO's JSON")
     if files := coco_files(path):
-        return _of_objects(*read_coco(path, files))
-    if xml := voc_files(path):
-        return _of_objects(*read_voc(path, xml))
-    return None
+        return _of_objects(*read_coco(path, files), "COCO's JSON")
+    if wanted not in ("instance", "semantic") and (xml := voc_files(path)):
+        return _of_objects(*read_voc(path, xml), "Pascal VOC's XML")
+    if (layout := yolo_layout(path)) is not None:
+        return _of_objects(*read_yolo(path, layout), "YOLO's text files")
+    return _of_masks(path, wanted)
 
 
 def fitting_task(given: DataTask, wanted: str | None, name: str) -> DataTask:
@@ -71,9 +84,22 @@ def fitting_task(given: DataTask, wanted: str | None, name: str) -> DataTask:
     )
 
 
-def _of_objects(images: list[NotedImage], class_names: Sequence[str]) -> Noted:
+def _of_objects(images: list[NotedImage], class_names: Sequence[str], how: str) -> Noted:
     objects = [o for image in images for o in image.objects]
-    if not objects:
+    if not objects and not any(image.faults for image in images):
         raise DataError("the annotations name no object", "there must be something to learn")
-    masked = all(o.mask is not None for o in objects)
-    return Noted(images, tuple(class_names), "instance" if masked else "detection")
+    masked = bool(objects) and all(o.mask is not None for o in objects)
+    return Noted(images, tuple(class_names), "instance" if masked else "detection", how)
+
+
+def _of_masks(path: Path, wanted: str | None) -> Noted | None:
+    """Of mask images: of objects where that is wanted, or where there are no others; else label maps."""
+    masked = masked_images(path)
+    if not masked:
+        return None
+    maps = [one for one in masked if one.labels is not None]
+    single = [one for one in masked if one.objects is not None or one.singles]
+    if single and (wanted in ("instance", "detection") or not maps):
+        return _of_objects(*read_object_masks(path, single), "mask images of objects")
+    images, codes = read_label_maps(path, maps)
+    return Noted(images, codes.class_names, "semantic", "mask images", codes)

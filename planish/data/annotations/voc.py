@@ -29,7 +29,7 @@ def read_voc(root: Path, files: list[Path]) -> tuple[list[NotedImage], tuple[str
     Raises:
         DataError: a file is not such XML.
     """
-    splits = _splits(root)
+    splits = given_splits(root)
     images = []
     for file in files:
         path = _image(root, file)
@@ -78,7 +78,7 @@ def _image(root: Path, file: Path) -> Path | None:
     return None
 
 
-def _splits(root: Path) -> dict[str, GivenSplit]:
+def given_splits(root: Path) -> dict[str, GivenSplit]:
     """Of images by their stem, as ``ImageSets/Main/train.txt`` and its like say."""
     found: dict[str, GivenSplit] = {}
     for file in sorted(root.rglob("ImageSets/*/*.txt")):

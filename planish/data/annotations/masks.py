@@ -1,0 +1,179 @@
+"""Mask images: a label map an image, a map whose values number the objects, or a folder of one mask an object.
+
+Images lie in ``images/`` (``img``, ``JPEGImages``), maps under the same names in a folder beside it: ``masks/``, ``labels/``,
+``annotations/``, ``SegmentationClass/``; of objects in ``instances/`` or ``SegmentationObject/``, or each in ``masks/IMAGE/*.png``, where a
+folder between, or the file's name before a number, says the class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from planish.data.annotations.noted import NotedImage, NotedObject
+from planish.data.annotations.voc import given_splits
+from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
+from planish.data.map_codes import Codes, codes_in, named_codes, read_codes
+from planish.progress import Stage
+
+_IMAGES = ("images", "image", "imgs", "img", "jpegimages")
+_MAPS = ("masks", "mask", "labels", "label", "annotations", "segmentationclass", "gt", "groundtruth")
+_OBJECTS = ("instances", "segmentationobject")
+_ENDINGS = ("", "_mask", "_label", "_labels", "_gt", "_L")
+_NOTHING = (0, 255)  # values that number no object
+_NUMBERED = re.compile(r"([A-Za-z][A-Za-z_ -]*?)[-_ ]*\d+")
+
+
+@dataclass(frozen=True)
+class Masked:
+    """The masks of one image.
+
+    Args:
+        image: the image's file.
+        labels: its label map; None where there is none.
+        objects: a map whose values number the objects; None where there is none.
+        singles: files of one object each.
+    """
+
+    image: Path
+    labels: Path | None
+    objects: Path | None
+    singles: tuple[Path, ...]
+
+
+def masked_images(root: Path) -> list[Masked]:
+    """The images of a folder that have masks."""
+    found = []
+    for image in image_files(root):
+        parts = image.relative_to(root).parts
+        for place in (i for i, part in enumerate(parts[:-1]) if part.lower() in _IMAGES):
+            base, inner = root.joinpath(*parts[:place]), parts[place + 1 : -1]
+            labels = next(_files(base, inner, image.stem, _MAPS), None)
+            objects = next(_files(base, inner, image.stem, _OBJECTS), None)
+            singles = () if labels else tuple(_singles(base, inner, image, parts[place]))
+            if labels or objects or singles:
+                found.append(Masked(image, labels, objects, singles))
+                break
+    return sorted(found, key=lambda one: one.image)
+
+
+def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[NotedImage], Codes]:
+    """Images with the files of their label maps, and what the values or colours in those mean.
+
+    Raises:
+        DataError: there are no two classes in them, or more than can be.
+    """
+    splits = given_splits(root)
+    images: list[NotedImage] = []
+    seen: set[int] = set()
+    with Stage("reading masks", len(masked)) as stage:
+        for one in masked:
+            if one.labels is None:
+                continue
+            images.append(NotedImage(_key(root, one.image), one.image, _split(root, one.image, splits), labels=one.labels))
+            seen |= codes_in(one.labels)
+            stage.advance()
+    return images, named_codes(root, frozenset(seen), _is_voc(masked))
+
+
+def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[NotedImage], tuple[str, ...]]:
+    """Images with their objects, and class names, sorted.
+
+    Raises:
+        DataError: a mask cannot be read.
+    """
+    splits, images = given_splits(root), []
+    names = _class_names(root, masked)
+    with Stage("reading masks", len(masked)) as stage:
+        for one in masked:
+            objects = tuple(_of_map(one, names) if one.objects else _of_singles(one))
+            images.append(NotedImage(_key(root, one.image), one.image, _split(root, one.image, splits), objects))
+            stage.advance()
+    return images, tuple(sorted({o.label for image in images for o in image.objects}))
+
+
+def _of_singles(one: Masked) -> Iterator[NotedObject]:
+    for file in one.singles:
+        inside = read_codes(file) > 0
+        named = _NUMBERED.fullmatch(file.stem)
+        between = file.parent.name if file.parent.name not in (one.image.stem, *_MAPS) else ""
+        if (found := _object(between or (named[1].strip() if named else "object"), inside)) is not None:
+            yield found
+
+
+def _of_map(one: Masked, names: dict[int, str]) -> Iterator[NotedObject]:
+    assert one.objects is not None
+    numbers = read_codes(one.objects)
+    kinds = read_codes(one.labels) if one.labels else None
+    for number in np.unique(numbers):
+        # in VOC's palette 255 is the rim between objects; colours and 16-bit numbers have no such value
+        if int(number) in _NOTHING:
+            continue
+        inside, label = numbers == number, "object"
+        if kinds is not None and kinds.shape == numbers.shape:
+            values, counts = np.unique(kinds[inside], return_counts=True)
+            label = names.get(int(values[counts.argmax()]), f"class {values[counts.argmax()]}")
+        if (found := _object(label, inside)) is not None:
+            yield found
+
+
+def _object(label: str, inside: np.ndarray) -> NotedObject | None:
+    from pycocotools import mask as coco
+
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    if not len(rows):
+        return None
+    lengths = coco.encode(np.asfortranarray(inside, dtype=np.uint8))
+    box = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+    return NotedObject(label, box, area=float(inside.sum()), mask={"size": list(inside.shape), "counts": lengths["counts"]})
+
+
+def _class_names(root: Path, masked: list[Masked]) -> dict[int, str]:
+    """Of what stands in the label maps beside the objects' maps."""
+    seen = frozenset[int]().union(*(codes_in(one.labels) for one in masked if one.labels))
+    if not seen:
+        return {}
+    codes = named_codes(root, seen, _is_voc(masked))
+    return {code: codes.class_names[label] for code, label in zip(codes.codes, codes.labels, strict=True)}
+
+
+def _is_voc(masked: list[Masked]) -> bool:
+    return any(one.labels is not None and "SegmentationClass" in one.labels.parts for one in masked)
+
+
+def _files(base: Path, inner: tuple[str, ...], stem: str, words: tuple[str, ...]) -> Iterator[Path]:
+    for folder in _beside(base):
+        if folder.name.lower() in words:
+            for ending in _ENDINGS:
+                for suffix in (".png", ".bmp", ".tif", ".tiff", ".gif"):
+                    if (file := folder.joinpath(*inner, stem + ending + suffix)).is_file():
+                        yield file
+
+
+def _singles(base: Path, inner: tuple[str, ...], image: Path, images: str) -> Iterator[Path]:
+    for folder in _beside(base):
+        if folder.name.lower() in _MAPS:
+            own = folder.joinpath(*inner, image.stem)
+            if own.is_dir():
+                yield from sorted(image_files(own))
+            elif len(list((base / images).iterdir())) == 1 and not inner:  # a folder an image, with images/ and masks/ in it
+                yield from sorted(image_files(folder))
+
+
+@lru_cache(maxsize=1024)
+def _beside(base: Path) -> tuple[Path, ...]:
+    return tuple(sorted(folder for folder in base.iterdir() if folder.is_dir()))
+
+
+def _key(root: Path, image: Path) -> str:
+    return image.relative_to(root).as_posix()
+
+
+def _split(root: Path, image: Path, splits: dict[str, GivenSplit]) -> GivenSplit | None:
+    words = (part.lower() for part in image.relative_to(root).parts[:-1])
+    return splits.get(image.stem) or next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
