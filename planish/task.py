@@ -154,6 +154,10 @@ class Task(Protocol):
         """One number a class, by its name; classes that are not there are left out."""
         ...
 
+    def errors(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        """What goes wrong, by kind: ``lost_to_...``, the points that repairing it would bring, ``n`` counts; nothing without kinds."""
+        ...
+
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels | None:
         """Images with what a model says of them drawn in, or, without outputs, with their targets.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planish.evaluation.classification_metrics import percent
-from planish.evaluation.matching import RANGES, THRESHOLDS, Flags, Floats, Matches, match
+from planish.evaluation.matching import RANGES, THRESHOLDS, Flags, Floats, Matches, match, seen_in
 from planish.evaluation.statistics import Interval, known_mean
 from planish.measurement import Measurement
 
@@ -32,21 +32,22 @@ def detection_metrics(
     Those of masks are ``mask_map`` and so on, before those of boxes. In percent.
 
     Args:
-        outputs: ``boxes``, ``scores``, ``labels`` and, for masks, ``masks``; see ``matching.match``.
+        outputs: ``boxes``, ``scores``, ``labels`` and, for masks, ``masks``; see ``matching.seen_in``.
         targets: of the images.
         class_names: a label is an index into them. Classes of which there is no object do not count.
         masks: judge masks as well, and first.
     """
     found: list[Measurement] = []
     n = len(targets)
-    weights = _drawn(n)
+    weights = drawn_anew(n)
     for kind in ["mask_", ""] if masks else [""]:
-        matches = match(outputs, targets, masks=kind == "mask_")
+        images = seen_in(outputs, targets, masks=kind == "mask_")
+        matches = match(images)
         precision = average_precision(matches, len(class_names), weights)
         of = {"map": precision, "map_50": precision[:, :, :1], "map_75": precision[:, :, 5:6]}
         of["mar_100"] = _recall(matches, len(class_names), weights)
         for size in list(RANGES)[1:]:
-            of[f"map_{size}"] = average_precision(match(outputs, targets, masks=kind == "mask_", size=size), len(class_names), weights)
+            of[f"map_{size}"] = average_precision(match(images, size), len(class_names), weights)
         found += [percent(kind + name, n, _interval(known_mean(values))) for name, values in of.items() if not np.isnan(values[0]).all()]
     return {m.name: m for m in found} or {f"{'mask_' * masks}map": percent(f"{'mask_' * masks}map", n, Interval(0.0, 0.0, 1.0))}
 
@@ -55,7 +56,7 @@ def average_precision_by_class(
     outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False
 ) -> dict[str, Measurement]:
     """Average precision of each class that there are objects of, in percent; ``n`` is the number of its objects."""
-    matches, weights = match(outputs, targets, masks=masks), _drawn(len(targets))
+    matches, weights = match(seen_in(outputs, targets, masks=masks)), drawn_anew(len(targets))
     precision = average_precision(matches, len(class_names), weights)
     counts = np.bincount(matches.object_label, minlength=len(class_names))
     return {
@@ -75,7 +76,7 @@ def detection_scores(outputs: Outputs, targets: Sequence[Objects], class_names: 
     groups = np.arange(n) % min(n, _GROUPS)
     count = int(groups.max()) + 1
     weights = np.concatenate([np.ones((1, n)), groups[None] != np.arange(count)[:, None]]).astype(np.float64)
-    values = np.nan_to_num(known_mean(average_precision(match(outputs, targets, masks=masks), len(class_names), weights)))
+    values = np.nan_to_num(known_mean(average_precision(match(seen_in(outputs, targets, masks=masks)), len(class_names), weights)))
     whole, without = values[0], values[1:]
     if count < 2:
         return np.full(n, whole)
@@ -85,7 +86,7 @@ def detection_scores(outputs: Outputs, targets: Sequence[Objects], class_names: 
 
 
 def average_precision(matches: Matches, classes: int, weights: Floats) -> Floats:
-    """Of each draw, class and overlap, ``(R, classes, T)``; NaN for classes without objects.
+    """Of each draw, class and overlap that was matched at, ``(R, classes, T)``; NaN for classes without objects.
 
     Precision is made to fall only, and read at 101 recalls, as COCO does.
 
@@ -94,13 +95,13 @@ def average_precision(matches: Matches, classes: int, weights: Floats) -> Floats
         classes: how many there are.
         weights: how often each image counts in each draw ``(R, N)``.
     """
-    result = np.full((len(weights), classes, len(THRESHOLDS)), np.nan)
+    result = np.full((len(weights), classes, len(matches.found)), np.nan)
     for label in np.unique(matches.object_label):
         rows = np.flatnonzero(matches.label == label)
         rows = rows[np.argsort(-matches.score[rows], kind="mergesort")]
         total = weights[:, matches.object_image[matches.object_label == label]].sum(axis=1)
         counted = weights[:, matches.image[rows]]
-        for t in range(len(THRESHOLDS)):
+        for t in range(len(matches.found)):
             result[:, label, t] = _area(matches.found[t, rows], matches.ignored[t, rows], counted, total)
     return result
 
@@ -137,7 +138,7 @@ def _recall(matches: Matches, classes: int, weights: Floats) -> Floats:
     return result
 
 
-def _drawn(n: int) -> Floats:
+def drawn_anew(n: int) -> Floats:
     """How often each image counts ``(1 + resamples, n)``; the first row is what was really seen."""
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
     return np.concatenate([np.ones((1, n)), drawn]).astype(np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +24,17 @@ class Evaluated:
     Args:
         outputs: by name, first axis N, in the order of the split's images.
         targets: as the split gives them.
-        metrics: with intervals, the primary one first.
+        task: that judges.
     """
 
     outputs: Outputs
     targets: Any
-    metrics: dict[str, Measurement]
+    task: Task
+
+    @cached_property
+    def metrics(self) -> dict[str, Measurement]:
+        """With intervals, the primary one first; computed when they are asked for: those of boxes and masks take a while."""
+        return self.task.metrics(self.outputs, self.targets)
 
 
 def evaluate(
@@ -55,4 +61,4 @@ def evaluate(
             batches.append(outputs)
             stage.advance(len(batch))
     joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
-    return Evaluated(joined, split.targets, task.metrics(joined, split.targets))
+    return Evaluated(joined, split.targets, task)

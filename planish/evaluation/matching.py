@@ -39,6 +39,8 @@ class Matches:
         object_image: of each object that counts.
         object_label: its class.
         images: how many there are.
+        place: of each detection within its image: a row of ``Seen.overlap``.
+        partner: the object that it finds, by the order of ``object_image`` ``(T, D)``; -1 for none that counts.
     """
 
     image: Numbers
@@ -49,6 +51,27 @@ class Matches:
     object_image: Numbers
     object_label: Numbers
     images: int
+    place: Numbers
+    partner: Numbers
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Detections and objects of one image, and how they cover one another: what all matching is made of.
+
+    Args:
+        objects: of the image.
+        score: of each detection, the surest first ``(D,)``.
+        label: its class.
+        area: in pixels.
+        overlap: with each object, of whatever class ``(D, M)``.
+    """
+
+    objects: Objects
+    score: Floats
+    label: Numbers
+    area: Floats
+    overlap: Floats
 
 
 def detections(outputs: Outputs, index: int, objects: Objects) -> tuple[Floats, Numbers, Floats]:
@@ -73,61 +96,92 @@ def box_iou(a: Floats, b: Floats, crowd: Flags) -> Floats:
 
 
 def run_lengths(masks: Any, height: int, width: int) -> list[dict[str, Any]]:
-    """Probabilities ``(M, h, w)`` over the image as masks of its size: enlarged, then cut at a half."""
+    """Probabilities ``(M, h, w)`` over the image as masks of its size: enlarged (bilinear), then cut at a half."""
     from pycocotools import mask as coco
 
-    enlarged = [np.asarray(Image.fromarray(np.asarray(m, np.float32)).resize((width, height), Image.Resampling.BILINEAR)) for m in masks]
-    return [coco.encode(np.asfortranarray(m > 0.5, dtype=np.uint8)) for m in enlarged]
+    masks = np.ascontiguousarray(masks, np.float32)
+    count, rows, columns = masks.shape
+    painted = np.zeros((height, width, count), np.uint8, order="F")
+    sure = masks > 0.5
+    by_row, by_column = sure.any(2), sure.any(1)
+    for k in np.flatnonzero(by_row.any(1)):
+        # only around what is surer than a half can anything be: the rest of the image is not computed
+        top, bottom = _reach(by_row[k], rows, height)
+        left, right = _reach(by_column[k], columns, width)
+        part = (left * columns / width, top * rows / height, right * columns / width, bottom * rows / height)
+        enlarged = Image.fromarray(masks[k]).resize((right - left, bottom - top), Image.Resampling.BILINEAR, part)
+        painted[top:bottom, left:right, k] = np.asarray(enlarged) > 0.5
+    return list(coco.encode(painted))
 
 
-def match(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False, size: str = "all") -> Matches:
-    """Match all images.
+def _reach(there: Flags, cells: int, pixels: int) -> tuple[int, int]:
+    """The pixels that those cells, and their neighbours, can have a say in."""
+    found = np.flatnonzero(there)
+    beside = max(1.0, cells / pixels)
+    first, last = (found[0] - beside) * pixels / cells, (found[-1] + 1 + beside) * pixels / cells
+    return max(0, int(np.floor(first))), min(pixels, int(np.ceil(last)))
+
+
+def seen_in(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False) -> list[Seen]:
+    """Overlaps in all images.
 
     Args:
         outputs: ``boxes`` ``(N, K, 4)`` as shares, ``scores`` and ``labels`` ``(N, K)``, for masks ``masks`` ``(N, K, h, w)``.
         targets: of the images ``(N,)``.
         masks: overlap of masks instead of boxes.
+    """
+    return [_seen(outputs, index, objects, masks) for index, objects in enumerate(targets)]
+
+
+def _seen(outputs: Outputs, index: int, objects: Objects, masks: bool) -> Seen:
+    scores, labels, boxes = detections(outputs, index, objects)
+    if masks:
+        order = np.argsort(-np.asarray(outputs["scores"][index], np.float64), kind="mergesort")[: len(scores)]
+        lengths = run_lengths(outputs["masks"][index][order], objects.height, objects.width)
+        return Seen(objects, scores, labels, *_mask_overlap(lengths, objects))
+    sides = np.array([objects.width, objects.height, objects.width, objects.height], np.float64)
+    theirs = objects.boxes.astype(np.float64) * sides
+    theirs[:, 2:] -= theirs[:, :2]
+    return Seen(objects, scores, labels, np.prod(boxes[:, 2:], axis=1), box_iou(boxes, theirs, objects.crowd))
+
+
+def match(images: Sequence[Seen], size: str = "all") -> Matches:
+    """Match all images.
+
+    Args:
+        images: from ``seen_in``.
         size: of the objects that count, see ``RANGES``.
     """
-    images, labels, scores, found, ignored, object_images, object_labels = [], [], [], [], [], [], []
+    none = np.zeros((len(THRESHOLDS), 0))
+    parts: dict[str, list[Any]] = {name: [np.zeros(0)] for name in ("image", "label", "score", "place", "object_image", "object_label")}
+    parts |= {name: [none] for name in ("found", "ignored", "partner")}
     low, high = RANGES[size]
-    for index, objects in enumerate(targets):
-        said, classes, boxes = detections(outputs, index, objects)
+    so_far = 0
+    for index, image in enumerate(images):
+        objects = image.objects
         outside = objects.crowd | (objects.areas < low) | (objects.areas > high)
-        if masks:
-            order = np.argsort(-np.asarray(outputs["scores"][index], np.float64), kind="mergesort")[: len(said)]
-            lengths = run_lengths(outputs["masks"][index][order], objects.height, objects.width)
-        sides = np.array([objects.width, objects.height, objects.width, objects.height], np.float64)
-        theirs = objects.boxes.astype(np.float64) * sides
-        theirs[:, 2:] -= theirs[:, :2]
-        for label in np.union1d(classes, objects.labels):
-            rows, of_class = np.flatnonzero(classes == label)[:MOST], np.flatnonzero(objects.labels == label)
+        for label in np.union1d(image.label, objects.labels):
+            rows, of_class = np.flatnonzero(image.label == label)[:MOST], np.flatnonzero(objects.labels == label)
             of_class = of_class[np.argsort(outside[of_class], kind="mergesort")]
-            if masks:
-                overlap, areas = _mask_overlap(lengths, rows, objects, of_class)
-            else:
-                overlap, areas = box_iou(boxes[rows], theirs[of_class], objects.crowd[of_class]), np.prod(boxes[rows, 2:], axis=1)
-            hit, skip = _match(overlap, outside[of_class], objects.crowd[of_class])
-            skip |= ~hit & ((areas < low) | (areas > high))[None]
-            images.append(np.full(len(rows), index))
-            labels.append(np.full(len(rows), label))
-            scores.append(said[rows])
-            found.append(hit)
-            ignored.append(skip)
+            hit, skip, partner = _match(image.overlap[rows][:, of_class], outside[of_class], objects.crowd[of_class])
+            areas = image.area[rows]
             counted = int((~outside[of_class]).sum())
-            object_images.append(np.full(counted, index))
-            object_labels.append(np.full(counted, label))
-    none = np.zeros((len(THRESHOLDS), 0), bool)
-    return Matches(
-        np.concatenate([*images, np.zeros(0)]).astype(np.int64), np.concatenate([*labels, np.zeros(0)]).astype(np.int64),
-        np.concatenate([*scores, np.zeros(0)]), np.concatenate([*found, none], axis=1), np.concatenate([*ignored, none], axis=1),
-        np.concatenate([*object_images, np.zeros(0)]).astype(np.int64), np.concatenate([*object_labels, np.zeros(0)]).astype(np.int64),
-        len(targets),
-    )  # fmt: skip
+            found = {
+                "image": np.full(len(rows), index), "label": np.full(len(rows), label), "score": image.score[rows], "place": rows,
+                "found": hit, "ignored": skip | ~hit & ((areas < low) | (areas > high))[None],
+                "partner": np.where((partner >= 0) & (partner < counted), so_far + partner, -1),
+                "object_image": np.full(counted, index), "object_label": np.full(counted, label),
+            }  # fmt: skip
+            so_far += counted
+            for name, values in found.items():
+                parts[name].append(values)
+    kinds = {"score": np.float64, "found": np.bool_, "ignored": np.bool_}
+    joined: dict[str, Any] = {name: np.concatenate(values, axis=-1).astype(kinds.get(name, np.int64)) for name, values in parts.items()}
+    return Matches(**joined, images=len(images))
 
 
-def _match(overlap: Floats, outside: Flags, crowd: Flags) -> tuple[Flags, Flags]:
-    """Whether each detection, the surest first, finds an object, and whether that one does not count: ``(T, D)`` both.
+def _match(overlap: Floats, outside: Flags, crowd: Flags) -> tuple[Flags, Flags, Numbers]:
+    """Whether each detection, the surest first, finds an object, whether that one does not count, and which it is: ``(T, D)`` each.
 
     Args:
         overlap: ``(D, G)``, objects that do not count last.
@@ -136,8 +190,9 @@ def _match(overlap: Floats, outside: Flags, crowd: Flags) -> tuple[Flags, Flags]
     """
     count, objects = overlap.shape
     found, skipped = np.zeros((len(THRESHOLDS), count), bool), np.zeros((len(THRESHOLDS), count), bool)
+    partner = np.full((len(THRESHOLDS), count), -1)
     if not objects:
-        return found, skipped
+        return found, skipped, partner
     free = np.ones((len(THRESHOLDS), objects), bool)
     least = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
     every = np.arange(len(THRESHOLDS))
@@ -152,8 +207,9 @@ def _match(overlap: Floats, outside: Flags, crowd: Flags) -> tuple[Flags, Flags]
             best, skipped[:, row] = np.where(instead, other, best), instead
             taken |= instead
         found[:, row] = taken
+        partner[taken, row] = best[taken]
         free[every[taken], best[taken]] = crowd[best[taken]]
-    return found, skipped
+    return found, skipped, partner
 
 
 def _last_best(values: Floats) -> Numbers:
@@ -161,13 +217,12 @@ def _last_best(values: Floats) -> Numbers:
     return np.asarray(values.shape[1] - 1 - values[:, ::-1].argmax(axis=1), dtype=np.int64)
 
 
-def _mask_overlap(lengths: list[dict[str, Any]], rows: Numbers, objects: Objects, of_class: Numbers) -> tuple[Floats, Floats]:
+def _mask_overlap(lengths: list[dict[str, Any]], objects: Objects) -> tuple[Floats, Floats]:
+    """Areas ``(D,)`` and overlaps ``(D, M)``."""
     from pycocotools import mask as coco
 
-    ours = [lengths[i] for i in rows]
-    areas = coco.area(ours).astype(np.float64) if ours else np.zeros(0)
+    areas = coco.area(lengths).astype(np.float64) if lengths else np.zeros(0)
     assert objects.masks is not None
-    theirs = [objects.masks[i] for i in of_class]
-    if not ours or not theirs:
-        return np.zeros((len(ours), len(theirs))), areas
-    return np.asarray(coco.iou(ours, theirs, objects.crowd[of_class].astype(np.uint8))), areas
+    if not lengths or not objects.masks:
+        return areas, np.zeros((len(lengths), len(objects)))
+    return areas, np.asarray(coco.iou(lengths, list(objects.masks), objects.crowd.astype(np.uint8)))

@@ -76,7 +76,8 @@ class Evaluation:
         model: what was evaluated, as the user named it.
         split: which images.
         runtime: what ran the model.
-        metrics: the primary one first; with ``temperature`` and what it does, and corruptions, where they were measured.
+        metrics: the primary one first; with what errors cost (``Task.errors``), ``temperature`` and what it does, and corruptions, where
+            they were measured.
         per_class: in the order of the model's outputs.
         confusions: the pairs of classes that are mixed up most; this and the next two are empty without logits.
         thresholds: for answering only where the model is sure enough; empty without validation images.
@@ -179,7 +180,7 @@ def judge(
         seed: of the corruptions.
     """
     found, validation = evaluate(predictor, task, split, spec, preprocessing), None
-    metrics = dict(found.metrics)
+    metrics = found.metrics | {m.name: m for m in task.errors(found.outputs, found.targets).values()}
     if calibrate and split != "validation" and _LOGITS in found.outputs:
         validation = evaluate(predictor, task, "validation", spec, preprocessing)
         metrics |= temperature_scaling(validation.outputs[_LOGITS], validation.targets, found.outputs[_LOGITS], found.targets)

@@ -48,6 +48,7 @@ class Runner:
     def __init__(self, store: Store, folder: Path, task: Task, original: Artifact) -> None:
         self.store, self.folder, self.task, self.original = store, folder, task, original
         self._artifacts: dict[str, Artifact] = {}
+        self._scores: dict[tuple[str, str, str], Any] = {}
 
     def artifact(self, plan: Plan) -> Artifact:
         """The original with the plan applied."""
@@ -101,16 +102,21 @@ class Runner:
 
     def drop(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName) -> Measurement:
         """How many points of the primary metric are lost against another model on the same images; negative is a gain."""
-        targets = self.task.split(split).targets
-        there = self.task.scores(self.outputs(*against, split), targets)
-        here = self.task.scores(self.outputs(plan, runtime, split), targets)
+        there, here = self._scores_of(*against, split), self._scores_of(plan, runtime, split)
         value, low, high = paired_difference(there, here)
         name = f"{self.task.primary_metric}_drop"
         return Measurement(name, 100 * value, "points", len(here), False, 100 * low, 100 * high, runtime=runtime)
 
     def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
         """The primary metric, in percent."""
-        return 100 * float(np.mean(self.task.scores(self.outputs(plan, runtime, split), self.task.split(split).targets)))
+        return 100 * float(np.mean(self._scores_of(plan, runtime, split)))
+
+    def _scores_of(self, plan: Plan, runtime: str, split: SplitName) -> Any:
+        """One score an image, see ``Task.scores``."""
+        key = (plan.key, runtime, split)
+        if key not in self._scores:
+            self._scores[key] = self.task.scores(self.outputs(plan, runtime, split), self.task.split(split).targets)
+        return self._scores[key]
 
     def size(self, plan: Plan, runtime: str) -> Measurement:
         """Bytes on disk of what ships."""

@@ -130,6 +130,10 @@ class Classification:
         found = per_class_accuracy(outputs["logits"], np.asarray(targets), self.class_names)
         return {name: measured for name, measured in found.items() if measured.n}
 
+    def errors(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        """None: what is taken for what is all there is to tell."""
+        return {}
+
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> None:
         """A class has no place in the image."""
 

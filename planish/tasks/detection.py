@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planish.evaluation.detection_errors import detection_errors
 from planish.evaluation.detection_metrics import average_precision_by_class, detection_metrics, detection_scores
 from planish.task import PLAIN_LOSS, AugmentSettings
 
@@ -97,6 +98,10 @@ class Detection:
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         """Average precision of each class."""
         return average_precision_by_class(outputs, targets, self.class_names, masks=self.masks)
+
+    def errors(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        """Objects missed, called by another class, badly placed, found twice, and found where nothing is."""
+        return detection_errors(outputs, targets, self.class_names, masks=self.masks)
 
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels:
         from planish.evaluation.drawing import draw_detections, draw_objects

@@ -89,6 +89,10 @@ class SemanticSegmentation:
         """Intersection over union of each class."""
         return iou_by_class(outputs, targets, self.class_names)
 
+    def errors(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+        """None: what is taken for what is all there is to tell."""
+        return {}
+
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels:
         from planish.evaluation.drawing import draw_labels
 

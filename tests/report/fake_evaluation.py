@@ -53,6 +53,9 @@ class FakeTask:
     def metrics(self, outputs: Any, targets: Any) -> Any:
         return classification_metrics(outputs["logits"], targets, self.class_names)
 
+    def errors(self, outputs: Any, targets: Any) -> dict[str, Any]:
+        return {}
+
     def draw(self, pixels: Any, outputs: Any, targets: Any) -> None:
         """A class has no place in the image."""
 

@@ -74,6 +74,10 @@ class Places:
         scores = self.scores(outputs, targets)
         return {name: percent("average_precision", len(scores[i::2]), bootstrap_mean(scores[i::2])) for i, name in enumerate(NAMES)}
 
+    def errors(self, outputs: Any, targets: Any) -> dict[str, Measurement]:
+        costs = {"lost_to_missed_objects": (31, 12.4), "lost_to_bad_places": (58, 4.0), "lost_to_duplicates": (0, 0.0)}
+        return {name: Measurement(name, cost, "points", n, False, cost * 0.8, cost * 1.2) for name, (n, cost) in costs.items()}
+
     def draw(self, pixels: np.ndarray, outputs: Any, targets: Any) -> np.ndarray:
         boxes, colour = (targets, (255, 255, 255)) if outputs is None else (outputs["boxes"], (0, 200, 255))
         drawn = []
