@@ -15,7 +15,7 @@ from torch import nn
 
 from planish.artifact import Artifact
 from planish.compression import Int8
-from planish.data import ImageData, load_images
+from planish.data import ImageData, load_images, tile_images
 from planish.errors import BundleError, DataError, GoalError, ModelError, RuntimeMissingError
 from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
@@ -268,6 +268,7 @@ def evaluate(
     corruptions: bool = False,
     out: str | Path | None = None,
     precision: float = 95.0,
+    tile: int | None = None,
     seed: int = 0,
     skip_bad: bool = False,
     command: str = "",
@@ -286,6 +287,7 @@ def evaluate(
         corruptions: also evaluate on noisy, blurred, foggy and compressed images, 55 times up to 1000 of them.
         out: folder for the page, which also calibrates; earlier ones are replaced.
         precision: in percent, that the page's thresholds shall keep.
+        tile: pixels of the tiles that large images are answered in, tile by tile; None for whole images.
         seed: of the split and the corruptions.
         skip_bad: leave broken images out.
         command: the command line, for the page.
@@ -297,6 +299,9 @@ def evaluate(
     """
     if not 0 < precision < 100:
         raise GoalError(f"a precision of {precision:g} %", "it lies above 0 and below 100", "for example --precision 95")
+    if tile is not None and (tile < 32 or corruptions):
+        what = "corruptions of tiles" if corruptions else f"tiles of {tile} pixels"
+        raise DataError(what, "tiles have at least 32 pixels, and corruptions are of whole images", "leave one of them away")
     if calibrate and split == "validation":
         raise DataError("a temperature for validation", "it is fitted there and judged on other images", "evaluate test")
     if out is not None and (Path(out).is_file() or (Path(out) / "bundle.json").exists()):
@@ -308,7 +313,7 @@ def evaluate(
         task = _task_of(opened, data, seed, skip_bad)
         judged = judge(
             opened.predictor(threads=2), task, split, spec, preprocessing,
-            calibrate=calibrate or out is not None, corruptions=corruptions, seed=seed,
+            calibrate=calibrate or out is not None, corruptions=corruptions, seed=seed, tile=tile,
         )  # fmt: skip
     if out is not None:
         keep(
@@ -466,6 +471,15 @@ def report(run: str | Path) -> Path:
 def data(source: str | Path, *, seed: int = 0, skip_bad: bool = False) -> ImageData:
     """What is in a data set: classes, splits, broken files, duplicates, leaks."""
     return load_images(source, seed=seed, skip_bad=skip_bad)
+
+
+def tile(source: str | Path, *, size: int, out: str | Path, **options: Any) -> int:
+    """Cut large images into overlapping tiles; see ``planish.data.tile_images`` for the options.
+
+    Returns:
+        How many tiles there are.
+    """
+    return tile_images(source, out, size=size, **options)
 
 
 def suspects(source: str | Path, *, out: str | Path | None = None, **options: Any) -> Suspects:

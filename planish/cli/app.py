@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from planish.cli.compare import compare
-from planish.cli.data import data
+from planish.cli.data import data, tile
 from planish.cli.monitor import monitor
 from planish.cli.options import (
     Batch,
@@ -249,7 +249,9 @@ def recipes(
             print(known[name].to_yaml(), end="")
 
 
-@app.command(epilog="Example: planish evaluate runs/demo/bundle photos/ --out evaluation/")
+@app.command(
+    epilog="Example: planish evaluate runs/demo/bundle photos/ --out evaluation/   or   planish evaluate trees/ aerial/ --tile 512"
+)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundle, run, saved model or .onnx file.")],
     data: Data,
@@ -265,6 +267,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder for a page with classes, mistakes, calibration and thresholds, and what it is made of.")
     ] = None,
     precision: Annotated[float | None, typer.Option(help="Percent that the page's thresholds shall keep; 95 by default.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Answer large images in tiles of so many pixels, as planish tile cut them.")] = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     json: Json = False,
@@ -280,7 +283,8 @@ def evaluate(
         if precision is not None and out is None:
             fail("--precision has no meaning without --out. The thresholds are in the page.")
         found = commands.evaluate(
-            model, data, split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, out=out, seed=seed, skip_bad=skip_bad,
+            model, data, split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, out=out, tile=tile, seed=seed,
+            skip_bad=skip_bad,
             command=shlex.join(["planish", *sys.argv[1:]]), **({} if precision is None else {"precision": precision}),
         )  # fmt: skip
         _show_metrics(found, json)
@@ -431,6 +435,9 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's fold
 
 
 app.command(epilog="Example: planish data photos/   or   planish data photos/ --suspects --model mobilenet_v2 --weights imagenet")(data)
+
+
+app.command(epilog="Example: planish tile aerial/ --size 512 --out tiles/   then   planish train tiles/ --task detection")(tile)
 
 
 @app.command(epilog="Example: planish doctor --json")

@@ -21,6 +21,7 @@ from planish.cli.options import (
     Resume,
     Seed,
     SkipBad,
+    TaskName,
     Weights,
     recipe_changes,
 )
@@ -126,3 +127,23 @@ def _show_learning_curve(found: Any, out: Path | None, json: bool) -> None:
     stdout.print(learning_curve_table(found))
     stdout.print(answer(found), markup=False)
     stdout.print(f"page     {out or Path('runs') / found.name}/learning_curve.html", soft_wrap=True)
+
+
+def tile(
+    data: Data,
+    size: Annotated[int, typer.Option(help="Pixels of a tile's side.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tiles; it must not exist yet.")],
+    overlap: Annotated[
+        float, typer.Option(help="Share of a tile that its neighbour shows as well; at least as wide as most objects.")
+    ] = 0.25,
+    task: TaskName = None,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Cut large images with boxes or masks into overlapping tiles, to train on."""
+    with running(debug=debug), progress():
+        from planish import commands
+
+        count = commands.tile(data, size=size, out=out, overlap=overlap, task=task, skip_bad=skip_bad, seed=seed)
+        stdout.print(f"{count:,} tiles   {out}", soft_wrap=True)

@@ -13,8 +13,8 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="Folder with a folder per class, or with COCO's or Pascal VOC's annotations; CSV or JSON-lines manifest; or fashion-mini, "
-        "fashion-scenes, cifar10, fashion-mnist, mnist.",
+        help="Folder with a folder per class, with annotations of COCO, Pascal VOC or YOLO, or with mask images; CSV or JSON-lines "
+        "manifest; or fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.",
     ),
 ]
 Model = Annotated[str, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory; optimize also takes FILE.onnx.")]

@@ -17,8 +17,9 @@ from planish.data.cache import cache_root, content_hashes, key_of, whole
 from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.listing import Listed
 from planish.data.report import BadFile, DataReport, report_duplicates
-from planish.data.sources import Taught, both, read_source
+from planish.data.sources import AnnotatedFiles, Taught, both, read_source
 from planish.data.store import Store, decoded, resized
+from planish.data.tiles import LargeImage, write_tiles
 from planish.errors import DataError
 from planish.progress import note
 from planish.task import SplitName
@@ -211,6 +212,48 @@ def load_images(
         report=report,
         task=told.task,
     )
+
+
+def tile_images(
+    source: str | Path,
+    out: str | Path,
+    *,
+    size: int,
+    overlap: float = 0.25,
+    task: str | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    cache_dir: Path | None = None,
+) -> int:
+    """Cut large images with boxes or masks into overlapping tiles: a folder in COCO layout that ``load_images`` reads.
+
+    Splits are kept; those that are not given are cut off as bands, or whole images, as tiles of one image must not be in two of them.
+
+    Args:
+        source: see ``load_images``.
+        out: the folder, which must not exist yet.
+        size: of a tile in pixels.
+        overlap: share of a tile that its neighbour shows as well; at least as wide as most objects.
+        task: ``detection`` or ``instance``; None for what the data is for.
+        seed: of what is split here.
+        skip_bad: leave annotations that make no sense out instead of stopping.
+        cache_dir: see ``load_images``.
+
+    Returns:
+        How many tiles there are.
+
+    Raises:
+        DataError: there are no boxes or masks, the images cannot be read, or the folder is there.
+    """
+    folder = Path(out)
+    if folder.exists():
+        raise DataError(f"{str(out)!r} is there already", "tiles have a folder of their own", "choose another --out, or delete it")
+    name, told = read_source(source, cache_root(cache_dir), task)
+    if not isinstance(told, AnnotatedFiles) or told.task == "semantic":
+        raise DataError(f"{name!r} has {told.how}, for {told.task}", "tiles are cut of images with boxes, or masks of objects")
+    found, _ = told.objects(told.images, skip_bad)
+    large = [LargeImage(item.key, item.path, objects, item.split) for item, objects in zip(told.images, found, strict=True)]
+    return write_tiles(folder.absolute(), large, told.class_names, size=size, overlap=overlap, seed=seed)
 
 
 def task_in(source: str | Path) -> str:

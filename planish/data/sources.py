@@ -105,8 +105,8 @@ class AnnotatedFiles:
     def classes(self) -> int:
         return len(self.class_names)
 
-    def targets_of(self, listed: Sequence[Any], skip_bad: bool) -> Taught:
-        """``Objects``, or label maps made of them.
+    def objects(self, listed: Sequence[Any], skip_bad: bool) -> tuple[list[Objects], list[tuple[str, str]]]:
+        """What is in some of the images, and what was left out.
 
         Raises:
             DataError: annotations make no sense; the first ones are named.
@@ -119,6 +119,11 @@ class AnnotatedFiles:
             found.append(objects)
             faults += [(item.key, fault) for fault in wrong]
         _tell(faults, skip_bad)
+        return found, faults
+
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool) -> Taught:
+        """``Objects``, or label maps made of them; raises as ``objects`` does."""
+        found, faults = self.objects(listed, skip_bad)
         strata, names = _strata([one.labels for one in found], self.class_names)
         if self.task == "semantic":
             return Taught((BACKGROUND, *self.class_names), PaintedMaps(found), strata, names, faults)

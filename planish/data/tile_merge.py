@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from planish.data.preprocessing import resize
 from planish.data.tiles import Tile, cut_pixels, tiles_of
+from planish.errors import ModelError
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Pixels, Predictor, Preprocessing
@@ -49,6 +50,9 @@ def predict_tiled(
 
     Returns:
         the same outputs with N = 1, of the whole image; ``masks`` and ``classes`` as fine as the model's own.
+
+    Raises:
+        ModelError: it says something of whole images only.
     """
     height, width = image.shape[:2]
     tiles = tiles_of(width, height, size, overlap)
@@ -58,6 +62,10 @@ def predict_tiled(
         answers.append(predictor(np.stack([resize(cut_pixels(image, tile), spec, preprocessing) for tile in some])))
         advance(len(some))
     outputs = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+    if "boxes" not in outputs and "classes" not in outputs:
+        raise ModelError(
+            f"a model that returns {', '.join(outputs)}", "what is said of tiles is put together for boxes and label maps only"
+        )
     if "classes" in outputs:
         return _stitched(outputs, tiles, height, width)
     return merged(outputs, tiles, height, width, iou=iou, most=most)

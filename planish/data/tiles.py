@@ -20,7 +20,7 @@ from planish.errors import DataError
 from planish.progress import Stage
 
 _VERSION = 1  # raise when the same images give other tiles
-_ANY_SIDE = 1 << 30  # nothing is shrunk
+ANY_SIDE = 1 << 30  # nothing is shrunk
 MAX_PIXELS = 1 << 30
 BAND_SHARE = 0.15  # of an image, for a split that has no images of its own
 _FEW_IMAGES = 20  # without given splits, so many are split as wholes; of fewer each is cut into bands
@@ -182,10 +182,26 @@ def tile_folder(
     folder = cache_dir / "tiles" / key
     if folder.is_dir():
         return folder
+    write_tiles(folder, images, class_names, size=size, overlap=overlap, least_visible=least_visible, seed=seed)
+    return folder
+
+
+def write_tiles(
+    folder: Path,
+    images: Sequence[LargeImage],
+    class_names: Sequence[str],
+    *,
+    size: int,
+    overlap: float = 0.25,
+    least_visible: float = 0.4,
+    seed: int = 0,
+) -> int:
+    """Write the folder that ``tile_folder`` finds, or another: whole or not at all. Returns how many tiles there are; raises likewise."""
+    tiles_of(1, 1, size, overlap)
     total = sum(image.objects.width * image.objects.height for image in images)
     with (
         whole(folder) as partial,
-        disk_full_told(cache_dir, lambda: 3 * total / (1 - overlap) ** 2),
+        disk_full_told(folder.parent, lambda: 3 * total / (1 - overlap) ** 2),
         Stage("cutting tiles", len(images)) as stage,
     ):
         written: dict[GivenSplit, list[tuple[dict[str, Any], Objects]]] = {}
@@ -202,7 +218,7 @@ def tile_folder(
             stage.advance()
         for split, entries in written.items():
             (partial / split / "_annotations.coco.json").write_text(json.dumps(_coco(entries, class_names)))
-    return folder
+    return sum(map(len, written.values()))
 
 
 def _starts(start: int, stop: int, size: int, overlap: float) -> list[int]:
@@ -215,7 +231,7 @@ def _starts(start: int, stop: int, size: int, overlap: float) -> list[int]:
 
 def _pixels(image: LargeImage) -> npt.NDArray[np.uint8]:
     try:
-        pixels = decode(image.path.read_bytes(), 3, _ANY_SIDE, MAX_PIXELS)
+        pixels = decode(image.path.read_bytes(), 3, ANY_SIDE, MAX_PIXELS)
     except (DataError, OSError) as error:
         raise DataError(f"{image.key!r}: {error}") from error
     if pixels.shape[:2] != (image.objects.height, image.objects.width):

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planish.data.preprocessing import decode
+from planish.data.tile_merge import predict_tiled
+from planish.data.tiles import ANY_SIDE, MAX_PIXELS
 from planish.errors import ModelError
 from planish.progress import Stage
 
@@ -62,3 +65,34 @@ def evaluate(
             stage.advance(len(batch))
     joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
     return Evaluated(joined, split.targets, task)
+
+
+def evaluate_tiled(
+    predictor: Predictor, task: Task, split_name: SplitName, spec: InputSpec, preprocessing: Preprocessing, size: int, overlap: float = 0.25
+) -> Evaluated:
+    """The same on large images, each read as it lies on disk, answered tile by tile and put together: metrics are of whole images.
+
+    Args:
+        predictor: of boxes, masks or label maps.
+        task: the images.
+        split_name: which of them.
+        spec: what the model is fed.
+        preprocessing: how a tile becomes that.
+        size: of a tile in pixels.
+        overlap: share of a tile that its neighbour shows as well.
+
+    Raises:
+        ModelError: the model says something of whole images only.
+    """
+    split = task.split(split_name)
+    joined: dict[str, list[Any]] = {}
+    with Stage(f"evaluating on tiles of {split_name}", len(split)) as stage:
+        for i in range(len(split)):
+            pixels = decode(split.file_bytes(i), spec.channels, ANY_SIDE, MAX_PIXELS)
+            found = predict_tiled(predictor, pixels, spec, preprocessing, size=size, overlap=overlap)
+            for name, values in found.items():
+                joined.setdefault(name, []).append(values[0])
+            stage.advance()
+    # masks and label maps are as large as their images, and so of different sizes
+    alike = {name: len({value.shape for value in values}) == 1 for name, values in joined.items()}
+    return Evaluated({name: np.stack(values) if alike[name] else values for name, values in joined.items()}, split.targets, task)

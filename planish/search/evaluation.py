@@ -18,7 +18,7 @@ from planish.artifact import InputSpec, Predictor, Preprocessing
 from planish.errors import BundleError, ModelError
 from planish.evaluation.calibration import temperature_scaling
 from planish.evaluation.classification_metrics import probabilities
-from planish.evaluation.evaluate import Evaluated, evaluate
+from planish.evaluation.evaluate import Evaluated, evaluate, evaluate_tiled
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.mistakes import Confusion, confusions, worst_mistakes
 from planish.evaluation.robustness import robustness
@@ -166,6 +166,7 @@ def judge(
     calibrate: bool = True,
     corruptions: bool = False,
     seed: int = 0,
+    tile: int | None = None,
 ) -> Judged:
     """Evaluate on a split.
 
@@ -178,8 +179,13 @@ def judge(
         calibrate: also evaluate on validation, and say what a temperature fitted there does; without logits there is nothing to say.
         corruptions: also evaluate on corrupted images.
         seed: of the corruptions.
+        tile: pixels of the tiles that large images are answered in; None for whole images.
     """
-    found, validation = evaluate(predictor, task, split, spec, preprocessing), None
+    if tile is None:
+        found = evaluate(predictor, task, split, spec, preprocessing)
+    else:
+        found = evaluate_tiled(predictor, task, split, spec, preprocessing, tile)
+    validation = None
     metrics = found.metrics | {m.name: m for m in task.errors(found.outputs, found.targets).values()}
     if calibrate and split != "validation" and _LOGITS in found.outputs:
         validation = evaluate(predictor, task, "validation", spec, preprocessing)

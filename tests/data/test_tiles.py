@@ -16,10 +16,13 @@ from pycocotools.coco import COCO
 from torchvision.ops import batched_nms
 
 from planish.artifact import InputSpec, Preprocessing
+from planish.data import load_images, tile_images
 from planish.data.objects import Objects
 from planish.data.tile_merge import kept, merged, predict_tiled
 from planish.data.tiles import LargeImage, Tile, cut_objects, cut_pixels, regions_of, tile_folder, tiles_of
-from planish.errors import DataError
+from planish.errors import DataError, ModelError
+from planish.evaluation.evaluate import evaluate_tiled
+from planish.tasks import task_for
 
 DEEPFOREST = Path.home() / ".cache/planish/data/deepforest"
 PLAIN = Preprocessing(10**9, "squash", (0.0,) * 3, (1.0,) * 3)
@@ -312,3 +315,48 @@ def test_deepforest_tiles_and_a_perfect_model_finds_all_trees(tmp_path: Path) ->
     missing = [box for box in image.objects.boxes if np.abs(answer["boxes"][0, rows] - box).max(1).min() > 2e-3]
     assert len(missing) <= 0.03 * len(image.objects)
     assert rows.sum() <= 1.03 * len(image.objects)
+
+
+def write_split(folder: Path, split: str, width: int, height: int) -> None:
+    """Two photos with the boxes of ``SPREAD`` each, in COCO layout."""
+    (folder / split).mkdir(parents=True)
+    annotations = [
+        {"id": i * 100 + k, "image_id": i, "category_id": k % 3, "bbox": [left, top, right - left, bottom - top], "iscrowd": 0}
+        for i in range(2)
+        for k, (left, top, right, bottom) in enumerate(SPREAD)
+    ]
+    listed = [{"id": i, "file_name": f"{split}{i}.png", "height": height, "width": width} for i in range(2)]
+    for image in listed:
+        Image.fromarray(painted(SPREAD, width, height)).save(folder / split / str(image["file_name"]))
+    names = [{"id": k, "name": name} for k, name in enumerate("xyz")]
+    content = {"images": listed, "annotations": annotations, "categories": names}
+    (folder / split / "_annotations.coco.json").write_text(json.dumps(content))
+
+
+def test_from_a_folder_to_tiles_and_to_metrics_of_whole_images(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        write_split(tmp_path / "photos", split, 200, 150)
+    count = tile_images(tmp_path / "photos", tmp_path / "tiles", size=64, overlap=0.5, cache_dir=tmp_path / "cache")
+    tiles = load_images(tmp_path / "tiles", cache_dir=tmp_path / "cache")
+    assert tiles.class_names == ("x", "y", "z")
+    assert [len(tiles.splits[name]) for name in ("train", "validation", "test")] == [count // 3] * 3
+    assert all("train" in str(path) for path in tiles.splits["train"].paths)
+    photos = load_images(tmp_path / "photos", cache_dir=tmp_path / "cache")
+    task = task_for("detection", photos.splits, photos.class_names)
+    found = evaluate_tiled(Oracle(), task, "test", InputSpec(3, 64, 64), PLAIN, 64, 0.5)
+    assert found.metrics["map"].value == pytest.approx(100)
+    halves = evaluate_tiled(Oracle(), task, "test", InputSpec(3, 64, 64), PLAIN, 64, 0.0)
+    assert halves.metrics["map"].value < 99, "without overlap some are only seen in parts"
+    with pytest.raises(DataError, match="is there already"):
+        tile_images(tmp_path / "photos", tmp_path / "tiles", size=64, cache_dir=tmp_path / "cache")
+
+
+def test_what_is_not_tiled_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a folder, or a label, a class"):
+        tile_images("fashion-mini", tmp_path / "tiles", size=64)
+
+    def logits(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logits": np.zeros((len(images), 3), np.float32)}
+
+    with pytest.raises(ModelError, match="a model that returns logits"):
+        predict_tiled(logits, painted(SPREAD, 200, 150), InputSpec(3, 64, 64), PLAIN, size=64)

@@ -123,7 +123,8 @@ def test_all_detections_and_objects_are_accounted_for() -> None:
         placed = [(float(x), float(y), int(k)) for x, y, k in zip(*rng.integers(0, 80, (2, 4)), rng.integers(0, 3, 4), strict=True)]
         targets.append(objects(*placed))
         near = [
-            (*np.clip([x, y] + rng.normal(0, 8, 2), 0, 80).tolist(), int(rng.choice([k, 0])), float(rng.random())) for x, y, k in placed
+            (*(np.array((x, y)) + rng.normal(0, 8, 2)).clip(0, 80).tolist(), int(rng.choice([k, 0])), float(rng.random()))
+            for x, y, k in placed
         ]
         rows.append(sorted(near, key=lambda row: -row[3]))
     errors = find_errors(said(*rows), targets)
