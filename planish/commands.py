@@ -15,7 +15,7 @@ from torch import nn
 
 from planish.artifact import Artifact
 from planish.compression import Int8
-from planish.data import ImageData, load_images, tile_images
+from planish.data import ImageData, load_images, require_classes, tile_images
 from planish.errors import BundleError, DataError, GoalError, ModelError, RuntimeMissingError
 from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
@@ -302,6 +302,8 @@ def evaluate(
     if tile is not None and (tile < 32 or corruptions):
         what = "corruptions of tiles" if corruptions else f"tiles of {tile} pixels"
         raise DataError(what, "tiles have at least 32 pixels, and corruptions are of whole images", "leave one of them away")
+    if calibrate:
+        require_classes(data, "a temperature")
     if calibrate and split == "validation":
         raise DataError("a temperature for validation", "it is fitted there and judged on other images", "evaluate test")
     if out is not None and (Path(out).is_file() or (Path(out) / "bundle.json").exists()):

@@ -265,6 +265,17 @@ def task_in(source: str | Path) -> str:
     return read_source(source, cache_root(None), None)[1].task
 
 
+def require_classes(source: str | Path, what: str) -> None:
+    """For what can be told of images of one class each only.
+
+    Raises:
+        DataError: the source has places in images; or see ``load_images``.
+    """
+    name, told = read_source(source, cache_root(None), None)
+    if told.task != "classification":
+        raise DataError(f"{what} for {name!r}", f"that is for images of one class each, and these have {told.how}, for {told.task}")
+
+
 def images_per_class(source: str | Path) -> float:
     """Images that are not for test, by the mean over classes; files are listed, not read.
 

@@ -95,4 +95,5 @@ def evaluate_tiled(
             stage.advance()
     # masks and label maps are as large as their images, and so of different sizes
     alike = {name: len({value.shape for value in values}) == 1 for name, values in joined.items()}
-    return Evaluated({name: np.stack(values) if alike[name] else values for name, values in joined.items()}, split.targets, task)
+    outputs: dict[str, Any] = {name: np.stack(values) if alike[name] else values for name, values in joined.items()}
+    return Evaluated(outputs, split.targets, task)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
+from planish.errors import ModelError
 from planish.evaluation.calibration import fit_temperature
 from planish.evaluation.evaluate import evaluate
 from planish.export.onnx_file import metadata
@@ -54,6 +55,8 @@ class Temperature:
         import onnx
 
         found = evaluate(load(artifact.files, "onnxruntime", batch=None), task, "validation", artifact.input_spec, artifact.preprocessing)
+        if _LOGITS not in found.outputs:
+            raise ModelError(f"a model that returns {', '.join(found.outputs)}", "a temperature divides logits", "leave it away")
         fitted = fit_temperature(found.outputs[_LOGITS], found.targets)
         words = (
             f"logits divided by {fitted.value:.3f} [{fitted.low:.3f}, {fitted.high:.3f}], fitted on {len(found.targets)} validation images"

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from planish.data import require_classes
 from planish.errors import GoalError
 from planish.evaluation.machine import describe_machine
 from planish.export.runtimes import find
@@ -143,6 +144,7 @@ def ensembles(
     """
     if seeds < 2:
         raise GoalError(f"an ensemble of {seeds} seed", "it is several networks", "at least --seeds 2")
+    require_classes(data, "an ensemble")
     find(runtime)
     base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
     if epochs is not None:

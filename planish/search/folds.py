@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from planish.data import require_classes
 from planish.data.splits import Indices
 from planish.data.splits import folds as cut_into_folds
 from planish.data.subset import Subset
@@ -241,6 +242,7 @@ def folds(
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 5 --repeats 2")
     resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
+    require_classes(data, "cross-validation")
     folder = results_folder(out, "folds", data, model)
     settings = {
         "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "folds": folds,

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
-from planish.data import ImageData, load_images
+from planish.data import ImageData, load_images, require_classes
 from planish.errors import DataError, GoalError, ModelError
 from planish.export.foreign_onnx import Foreign, fed_pixels, metadata_of, read_foreign
 from planish.export.onnx_file import metadata
@@ -107,6 +107,7 @@ def refuse_training(file: str, **asked: Any) -> None:
 
 
 def _images(data: str | Path, decode_side: int, channels: int, skip_bad: bool, seed: int) -> ImageData:
+    require_classes(data, "a file from elsewhere")
     return load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels)
 
 

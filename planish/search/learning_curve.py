@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from planish.data import require_classes
 from planish.data.splits import Indices
 from planish.errors import DataError, GoalError
 from planish.evaluation.classification_metrics import percent
@@ -128,6 +129,7 @@ def learning_curve(
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 3 --repeats 2")
     resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
+    require_classes(data, "a learning curve")
     folder = results_folder(out, "learning-curve", data, model)
     settings = {
         "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "curve_folds": folds,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from planish.data import require_classes
 from planish.data.augmentation import Strength
 from planish.errors import GoalError, PlanishError
 from planish.export import ToOnnx
@@ -128,6 +129,8 @@ def optimize(
             f"a mean or std for {name}", "networks bring theirs or take the data's; only a file may expect any", "leave it away"
         )
     given: dict[str, Any] = {"image_size": image_size, "resize": resize, "skip_bad": skip_bad, "seed": seed}
+    if teachers > 1:
+        require_classes(data, f"{teachers} teachers, whose probabilities are averaged,")
     folder = Path(out) if out is not None else default_folder(data, name)
     check_folder(folder, resume)
     job_settings = {

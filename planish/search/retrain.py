@@ -13,7 +13,7 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact
-from planish.data import ImageData, load_images
+from planish.data import ImageData, load_images, require_classes
 from planish.errors import BundleError, DataError
 from planish.evaluation.classification_metrics import percent
 from planish.evaluation.evaluate import evaluate
@@ -105,6 +105,8 @@ def continue_from(
     folder, old_bundle = Path(out), bundle_folder(Path(served))
     if folder.exists():
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
+    for source in (data, added):
+        require_classes(source, "training on from a bundle")
     opened, described = open_model(old_bundle), read_bundle(old_bundle)
     start = _network_behind(old_bundle)
     plan = Plan.from_dicts([{"name": step.technique, **step.params} for step in described.lineage.steps[len(start.lineage.steps) :]])

@@ -96,6 +96,7 @@ def suspects(
     Returns:
         What was found; also in ``suspects.json``, with pixels of the first ones in ``suspects.npz``.
     """
+    require_classes(data, "a list of labels that are probably wrong")
     folder = results_folder(out, "suspects", data, model)
     judged = cross_validate(data, model=model, out=folder, skip_bad=skip_bad, seed=seed, command=command, **options)
     said = OutOfFold.load(folder)

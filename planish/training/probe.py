@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from planish.data import require_classes
 from planish.errors import DataError, GoalError
 from planish.evaluation.classification_metrics import percent
 from planish.evaluation.statistics import Floats, over_seeds
@@ -100,6 +101,7 @@ def few_shot(
         raise GoalError(f"{list(shots)} images a class, {draws} draws", "at least one of each", "for example --few-shot 1,5,10")
     if weights is None:
         raise GoalError("a network without weights", "features of fresh weights say nothing", "--weights imagenet, or a file")
+    require_classes(data, "a classifier on features")
     with collecting_notes() as notes:
         job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
         train, validation = (job.task.split(name) for name in ("train", "validation"))

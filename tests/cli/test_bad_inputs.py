@@ -214,3 +214,24 @@ def test_a_bench_of_one(tmp_path: Path) -> None:
 
 def test_a_report_of_no_run(tmp_path: Path) -> None:
     refused("report", tmp_path, says=("result.json",))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "model", "--calibrate"),
+        ("data", "--few-shot", "1,5", "--weights", "imagenet"),
+        ("data", "--suspects"),
+        ("data", "--learning-curve"),
+        ("train", "--folds", "3"),
+        ("compare", "--topic", "ensembles"),
+        ("optimize", "--teachers", "2"),
+    ],
+)
+def test_what_is_told_of_classes_only(arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, *options = arguments
+    model = [option for option in options if option == "model"]
+    rest = [option for option in options if option != "model"]
+    refused(command, *model, "fashion-scenes-20", *rest, says=("fashion-scenes-20", "images of one class each"))
+    assert not list(tmp_path.iterdir())
