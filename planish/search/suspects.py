@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data import ImageData, load_images
+from planish.data import ImageData, load_images, require_classes
 from planish.data.preprocessing import prepare
 from planish.evaluation.classification_metrics import probabilities
 from planish.evaluation.label_noise import suspected_labels
