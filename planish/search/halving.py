@@ -14,7 +14,7 @@ from planish.plan import Plan
 from planish.search import rounding
 from planish.search.choose import with_room
 from planish.search.pace import forward_seconds
-from planish.search.proposals import Trial, expected_drop, promise, spread
+from planish.search.proposals import Trial, expected_drop, promise, safest, spread
 from planish.search.runner import extend
 from planish.search.state import Search
 from planish.training import Distill
@@ -38,7 +38,9 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     for rung, width in enumerate(widths):
         if not alive:
             break
-        if rung == 0 or not trained:
+        if len(widths) == 1:
+            kept = [safest(alive, runner.score(_ORIGINAL, "torch", "calibration"))]
+        elif rung == 0 or not trained:
             kept = spread(alive, width)
         else:
             to_come = sum(seconds * share / w for share, w in list(zip(_shares(len(widths)), widths, strict=True))[rung:])

@@ -7,7 +7,7 @@ import pytest
 from planish.compression import BlockPruning, ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, further, milder, promise, spread
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, further, milder, promise, safest, spread
 from planish.search.result import Goal
 
 TIMED = LatencyPruning(speedup=2)
@@ -65,6 +65,12 @@ def test_pruning_becomes_milder_while_it_takes_much_of_what_the_network_knows() 
     assert milder([looked(2.5, 30), looked(1.58, 19)], 40) is None, "less than half"
     assert milder([looked(1.4, 30)], 40) is None, "milder is hardly faster"
     assert milder([], 40) is None
+
+
+def test_what_can_be_trained_once_only_is_the_fastest_that_keeps_half() -> None:
+    hard, fair, mild = looked(4, 35), looked(2, 15), looked(1.5, 5)
+    assert safest([hard, mild, fair], 40) is fair
+    assert safest([hard, looked(2.5, 30)], 40).level.speedup == 2.5, "none keeps half: the one that keeps most"
 
 
 def test_pruning_goes_further_while_it_costs_hardly_anything() -> None:

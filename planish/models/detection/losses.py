@@ -78,4 +78,6 @@ def within(boxes: Tensor, height: int, width: int) -> Tensor:
     y, x = ((torch.arange(n, dtype=boxes.dtype, device=boxes.device) + 0.5) / n for n in (height, width))
     left, top, right, bottom = boxes.unsqueeze(-1).unsqueeze(-1).unbind(-3)
     y, x = y.view(-1, 1), x.view(1, -1)
-    return ((x >= left) & (x <= right) & (y >= top) & (y <= bottom)).to(boxes.dtype)
+    # rows and columns apart are few; only their product is as large as the map
+    rows, columns = ((low <= place) & (place <= high) for low, place, high in ((top, y, bottom), (left, x, right)))
+    return rows.to(boxes.dtype) * columns.to(boxes.dtype)
