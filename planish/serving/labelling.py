@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Any
 
 from PIL import Image
 
+from planish.data.annotations.checked import size_of
+from planish.data.annotations.noted import NotedImage
 from planish.errors import BundleError, DataError
 from planish.serving.monitor import records
 from planish.serving.recorder import IMAGES
 
-MANIFEST = "labels.csv"
+MANIFEST, ANNOTATIONS = "labels.csv", "_annotations.coco.json"
 
 
 def worth_labelling(log: Path, out: Path, count: int) -> int:
-    """Copy such images to ``out``, with a ``labels.csv`` whose labels are to be filled in.
+    """Copy such images to ``out``, with a ``labels.csv`` whose labels are to be filled in; of a model of boxes with a COCO file instead,
+    which holds the model's own boxes to be corrected.
 
     They are taken from the classes in turn, so that one hard class does not push out the others, nor the images in which nothing was found.
     B. Settles, Active learning literature survey, 2009 (uncertainty sampling).
@@ -44,16 +48,45 @@ def worth_labelling(log: Path, out: Path, count: int) -> int:
         raise DataError(f"{log} holds no images", "images are kept only when asked for", "planish serve --log FOLDER --log-images 1000")
     out.mkdir(parents=True)
     chosen = _in_turn(kept)[:count]
+    names = {}
+    for number, record in enumerate(chosen):
+        source = files[record["image"]]
+        with Image.open(source) as image:
+            names[record["image"]] = f"{number:04d}.{(image.format or 'image').lower()}"
+        shutil.copyfile(source, out / names[record["image"]])
+    if any("boxes" in record for record in kept):
+        (out / ANNOTATIONS).write_text(json.dumps(_coco(out, chosen, names)), encoding="utf-8")
+        return len(chosen)
     with (out / MANIFEST).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "predicted", "confidence"])
-        for number, record in enumerate(chosen):
-            source = files[record["image"]]
-            with Image.open(source) as image:
-                name = f"{number:04d}.{(image.format or 'image').lower()}"
-            shutil.copyfile(source, out / name)
-            writer.writerow([name, "", record.get("class", ""), f"{record['confidence']:.3f}" if "confidence" in record else ""])
+        for record in chosen:
+            confidence = f"{record['confidence']:.3f}" if "confidence" in record else ""
+            writer.writerow([names[record["image"]], "", record.get("class", ""), confidence])
     return len(chosen)
+
+
+def _coco(folder: Path, chosen: list[dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
+    """What the model said of the images, in COCO's words, with its ``score``."""
+    classes = sorted({one["class"] for record in chosen for one in record.get("boxes", [])})
+    images, annotations = [], list[dict[str, Any]]()
+    for number, record in enumerate(chosen):
+        name = names[record["image"]]
+        height, width = size_of(NotedImage(name, folder / name, None))
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        for one in record.get("boxes", []):
+            left, top, right, bottom = (share * side for share, side in zip(one["shares"], (width, height) * 2, strict=True))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": classes.index(one["class"]) + 1,
+                    "bbox": [round(value, 2) for value in (left, top, right - left, bottom - top)],
+                    "iscrowd": 0,
+                    "score": round(one["confidence"], 4),
+                }
+            )
+    return {"images": images, "categories": [{"id": i + 1, "name": name} for i, name in enumerate(classes)], "annotations": annotations}
 
 
 def _in_turn(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:

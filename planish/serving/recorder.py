@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planish.export.reference import CLASS, image_values
+from planish.tasks.answers import boxes_told
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -120,7 +121,8 @@ class Recorder:
     def _look(self, one: _Prediction) -> None:
         files = () if one.file_bytes is None else (one.file_bytes,)
         bundle = one.model.bundle
-        for seen in image_values(bundle.name, bundle.class_names, one.pixels, one.outputs, files):
+        boxes = boxes_told(bundle.name, one.outputs, bundle.class_names) if self._images is not None and files else []
+        for i, seen in enumerate(image_values(bundle.name, bundle.class_names, one.pixels, one.outputs, files)):
             one.model.drift.add(seen, seen.get(CLASS), one.at)
             if self._file is None:
                 continue
@@ -134,6 +136,8 @@ class Recorder:
             }
             if self._images is not None and one.file_bytes is not None:
                 line["image"] = self._images.keep(one.file_bytes)
+                if boxes[i]:
+                    line["boxes"] = boxes[i]
             text = json.dumps(line, ensure_ascii=False)
             self._file.emit(logging.LogRecord("", logging.INFO, "", 0, text, None, None))
 

@@ -60,6 +60,17 @@ def classes_told(task: str, answer: dict[str, Any]) -> list[str]:
     return _voice(task).told(answer)
 
 
+def boxes_told(task: str, outputs: Outputs, class_names: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """What a person who labels an image may begin with: ``class``, ``confidence`` and ``shares`` of each object of each image; none where
+    the task has no boxes."""
+    if not _voice(task).boxes:
+        return [[] for _ in next(iter(outputs.values()))]
+    plain = {name: values for name, values in outputs.items() if name != "masks"}
+    views = [View(1, 1)] * len(next(iter(plain.values())))
+    found = _objects(plain, class_names, views, PLAIN)
+    return [[{name: one[name] for name in ("class", "confidence", "shares")} for one in answer["objects"]] for answer in found]
+
+
 def options(task: str) -> tuple[str, ...]:
     """What a request may ask for: ``why`` where an image has one class, so that it can be said which pixels mattered for it; ``threshold``
     where things are told that are more or less sure."""
@@ -71,6 +82,7 @@ class _Voice:
     say: Callable[[Outputs, Sequence[str], Sequence[View], Asked], list[dict[str, Any]]]
     told: Callable[[dict[str, Any]], list[str]]
     options: tuple[str, ...]
+    boxes: bool = False
 
 
 def _classes(outputs: Outputs, class_names: Sequence[str], views: Sequence[View], asked: Asked) -> list[dict[str, Any]]:
@@ -110,7 +122,7 @@ def _voice(task: str) -> _Voice:
     return _VOICES[task]
 
 
-_OBJECTS = _Voice(_objects, lambda answer: [one["class"] for one in answer["objects"]], ("threshold",))
+_OBJECTS = _Voice(_objects, lambda answer: [one["class"] for one in answer["objects"]], ("threshold",), boxes=True)
 _VOICES = {
     "classification": _Voice(_classes, lambda answer: [answer["class"]], ("why",)),
     "detection": _OBJECTS,

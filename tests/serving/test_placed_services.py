@@ -199,13 +199,27 @@ def test_images_worth_a_label_are_of_every_class_and_of_none(patches: dict[str, 
                 assert client.post("/predict", content=data).status_code == 200
                 time.sleep(0.003)  # its thread shall keep up
         assert worth_labelling(log, tmp_path / f"{task}-out", 6) == 6
-        rows = list(csv.DictReader((tmp_path / f"{task}-out" / "labels.csv").open()))
-        assert all(row["label"] == "" for row in rows)
+        folder = tmp_path / f"{task}-out"
         if task == "semantic":
-            assert {row["predicted"] for row in rows} == {""}
-        else:
-            assert {row["predicted"] for row in rows} == {"red", "green", ""}
-            assert all((row["confidence"] == "") == (row["predicted"] == "") for row in rows)
+            rows = list(csv.DictReader((folder / "labels.csv").open()))
+            assert all(row["label"] == row["predicted"] == "" for row in rows)
+            continue
+        assert not (folder / "labels.csv").exists()
+        written = json.loads((folder / "_annotations.coco.json").read_text())
+        assert len(written["images"]) == 6
+        names = {one["id"]: one["name"] for one in written["categories"]}
+        assert set(names.values()) == {"red", "green"}
+        assert {one["id"] for one in written["images"]} > {one["image_id"] for one in written["annotations"]}, "one holds nothing"
+        with TestClient(service(open_models([patches[task]]))) as client:
+            for image in written["images"]:
+                said = client.post("/predict", content=(folder / image["file_name"]).read_bytes()).json()["objects"]
+                boxes = [one for one in written["annotations"] if one["image_id"] == image["id"]]
+                assert [(names[one["category_id"]], pytest.approx(one["score"], abs=1e-3)) for one in boxes] == [
+                    (one["class"], one["confidence"]) for one in said
+                ]
+                for box, one in zip(boxes, said, strict=True):
+                    left, top, right, bottom = one["box"]
+                    assert box["bbox"] == pytest.approx([left, top, right - left, bottom - top], abs=0.05)
 
 
 def test_batches_of_several_requests_are_told_apart(client: TestClient) -> None:
