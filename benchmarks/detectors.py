@@ -35,7 +35,6 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     arguments = parser.parse_args()
-    found = json.loads(FILE.read_text()) if FILE.exists() else {}
     for name in arguments.arms:
         model, size = ARMS[name]
         job = prepare(arguments.data, model, task="detection", image_size=size)
@@ -44,6 +43,7 @@ def main() -> None:
         artifact, history = trained.artifact, trained.history
         spec, how = artifact.input_spec, artifact.preprocessing
         metrics = evaluate(TorchPredictor(artifact.module, how), job.task, "test", spec, how).metrics
+        found = json.loads(FILE.read_text()) if FILE.exists() else {}  # arms may be run side by side
         found[name] = {
             "model": model,
             "parameters": sum(p.numel() for p in artifact.module.parameters()),
