@@ -212,7 +212,8 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) 
     """Points that will be lost after ``seconds`` more of training, with room for noise.
 
     A drop shrinks by about the same factor whenever training has doubled: by what it was between a trial's last two rounds, else by what is
-    usual. What was not trained is expected between trained trials, by severity, on a log scale: the last channels cost the most.
+    usual. What was not trained is expected between trained trials, by severity, on a log scale: the last channels cost the most. Milder than
+    all of those lies the network itself, which loses next to nothing.
     """
     if trial.history:
         spent, drop = trial.history[-1]
@@ -224,6 +225,8 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) 
     known = sorted((t.level.severity, expected_drop(t, trained, seconds)) for t in trained if not t.level.student)
     if trial.level.student or not known:
         return math.inf
+    if known[0][0] > 0:
+        known.insert(0, (0.0, _LEAST_POINTS))
     logs = [math.log(max(points, _LEAST_POINTS)) for _, points in known]
     return math.exp(np.interp(trial.level.severity, [severity for severity, _ in known], logs))
 

@@ -106,6 +106,14 @@ def test_what_was_not_trained_is_expected_between_its_neighbours() -> None:
     assert expected_drop(fastest, [severe, mild]) == pytest.approx(9)
 
 
+def test_milder_than_all_that_was_trained_is_expected_to_lose_less() -> None:
+    untried = trial(1.5, 2, 0)
+    untried.history = []
+    tried = trial(4, 2, 9)
+    assert 0.1 < expected_drop(untried, [tried]) < 2
+    assert expected_drop(tried, [tried]) == 9
+
+
 def test_a_drop_is_expected_to_shrink_with_training_as_it_did_before() -> None:
     usual, quick, slow = (trial(2, 2, 4) for _ in range(3))
     quick.history, slow.history = [(50, 6.0), (100, 4.0)], [(50, 4.2), (100, 4.0)]
