@@ -212,8 +212,8 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) 
     """Points that will be lost after ``seconds`` more of training, with room for noise.
 
     A drop shrinks by about the same factor whenever training has doubled: by what it was between a trial's last two rounds, else by what is
-    usual. What was not trained is expected between trained trials, by severity, on a log scale: the last channels cost the most. Milder than
-    all of those lies the network itself, which loses next to nothing.
+    usual. What was not trained is expected between trained trials, by severity, on a log scale: the last channels cost the most. Milder
+    than all of those lies the network itself, which loses next to nothing.
     """
     if trial.history:
         spent, drop = trial.history[-1]

@@ -148,14 +148,21 @@ def test_lines_that_make_no_sense_are_named_or_left_out(tmp_path: Path, line: st
     [
         ("train: ../elsewhere\nval: .\nnames: [a, b]", "not below"),
         ("train: /etc\nval: .\nnames: [a, b]", "not below"),
-        ("train: .\nval: .\nnames: [a, b]", "an image is of one split"),
+        ("train: train.txt\nval: val.txt\nnames: [a, b]", "an image is of one split"),
         ("train: [.\n", "cannot be read"),
     ],
 )
 def test_a_yaml_file_that_leads_elsewhere_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(DataError, match=said):
-        load_images(small_yolo(tmp_path / "a", "", data_yaml=text))
+        load_images(small_yolo(tmp_path / "a", "", data_yaml=text, train_txt="1.png\n2.png", val_txt="2.png\n3.png"))
+
+
+def test_a_yaml_file_that_validates_on_the_training_images(tmp_path: Path) -> None:
+    data = load_images(small_yolo(tmp_path / "a", "", data_yaml="train: .\nval: .\nnames: {0: a, 1: b}"))
+    assert data.class_names == ("a", "b")
+    assert not set(data.splits["train"].keys) & set(data.splits["validation"].keys)
+    assert sum(len(data.splits[name]) for name in ("train", "validation", "test")) == 8
 
 
 def test_texts_beside_photos_that_are_no_boxes_are_left_alone(tmp_path: Path) -> None:

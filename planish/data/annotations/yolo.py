@@ -16,6 +16,7 @@ from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
 from planish.errors import DataError
+from planish.progress import note
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt")
 _BEYOND = 1.001  # shares may be rounded
@@ -54,9 +55,14 @@ def yolo_layout(root: Path) -> Layout | None:
     file, content = described
     splits = {}
     for word, split in _WORDS.items():
-        for image in _listed(root, file, content, word, images):
-            if splits.setdefault(image, split) != split:
-                raise DataError(f"{file.name} has {image.name!r} in {splits[image]} and in {split}", "an image is of one split")
+        listed = _listed(root, file, content, word, images)
+        twice = [image for image in listed if image in splits]
+        if twice and len(twice) == len(listed):
+            note(f"{file.name} gives the images of {splits[twice[0]]} for {split} as well: {split} is cut from train instead")
+        elif twice:
+            raise DataError(f"{file.name} has {twice[0].name!r} in {splits[twice[0]]} and in {split}", "an image is of one split")
+        else:
+            splits |= dict.fromkeys(listed, split)
     names = content["names"]
     numbered = names if isinstance(names, dict) else dict(enumerate(names))
     return Layout({image: texts[image] for image in splits}, splits, {int(n): str(name) for n, name in numbered.items()})
