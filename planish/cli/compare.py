@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from planish.cli.options import Data, Debug, ImageSize, Json, Out, Resume, Seed, SkipBad, Weights
+from planish.cli.options import Data, Debug, ImageSize, Json, Out, Resume, Seed, SkipBad, TaskName, Weights
 from planish.cli.running import fail, one_of, print_json, progress, resume_hint, running, stdout
 
 
@@ -41,6 +41,7 @@ def compare(
     augmentation: Annotated[str | None, typer.Option(help="Compression: of training images: none, light (default) or standard.")] = None,
     train: Annotated[str | None, typer.Option(help="Compression: auto, always or never train the original.")] = None,
     image_size: ImageSize = None,
+    task: TaskName = None,
     out: Out = None,
     resume: Resume = False,
     skip_bad: SkipBad = False,
@@ -65,9 +66,9 @@ def compare(
         } | ({"model": model} if model else {})  # fmt: skip
         of_training: dict[str, Any] = {"recipe": recipe, "changes": changes, "seeds": seeds, "budget": budget}
         of_files: dict[str, Any] = {"runtime": runtime, "threads": threads, "batch": batch}
-        of_levers: dict[str, Any] = {**of_training, "design": design}
+        of_levers: dict[str, Any] = {**of_training, "design": design, "task": task}
         of_compression: dict[str, Any] = {
-            **of_files, "recovery_epochs": recovery_epochs, "augmentation": augmentation, "train_mode": train,
+            **of_files, "task": task, "recovery_epochs": recovery_epochs, "augmentation": augmentation, "train_mode": train,
         }  # fmt: skip
         meant = {"levers": of_levers, "compression": of_compression, "ensembles": {**of_training, **of_files}}
         topics = {"compression": [*TOPICS], "levers": [*STUDIES], "ensembles": ["ensembles"]}

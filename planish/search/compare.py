@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from planish.data import task_in
 from planish.data.augmentation import Strength
 from planish.errors import ExportError, RuntimeMissingError, TechniqueError
 from planish.evaluation.machine import describe_machine
@@ -26,7 +27,8 @@ from planish.search.original import stored_original
 from planish.search.runner import Runner, extend
 from planish.search.store import claim
 from planish.search.topics import Arm, arms_of
-from planish.training.distill import Distill
+from planish.tasks import RECIPES
+from planish.training.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import prepare
 
@@ -106,6 +108,7 @@ def compare(
     augmentation: Strength = "light",
     train_mode: TrainMode = "auto",
     image_size: int | None = None,
+    task: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     skip_bad: bool = False,
@@ -131,6 +134,7 @@ def compare(
         augmentation: of training images.
         train_mode: ``auto`` trains the original unless it knows the classes, ``always``, ``never``.
         image_size: pixels the model is fed.
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         out: the folder, by default ``runs/compare-`` and a name made from topic, data and model.
         resume: go on with the comparison in ``out``.
         skip_bad: leave broken images out.
@@ -144,7 +148,8 @@ def compare(
     Raises:
         PlanishError: the images, the model or the topic cannot be used.
     """
-    arms = arms_of(topic, Distill(epochs=recovery_epochs, augmentation=augmentation, seed=seed), runtime)
+    recovery = recovery_of(RECIPES[task or task_in(data)], epochs=recovery_epochs, augmentation=augmentation, seed=seed)
+    arms = arms_of(topic, recovery, runtime)
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
     name = model if isinstance(model, str) else type(model).__name__
@@ -152,11 +157,11 @@ def compare(
     settings = {
         "topic": topic, "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads,
         "batch": batch, "epochs": epochs, "recovery_epochs": recovery_epochs, "augmentation": augmentation, "train": train_mode,
-        "image_size": image_size, "skip_bad": skip_bad, "seed": seed,
+        "image_size": image_size, "task": task, "skip_bad": skip_bad, "seed": seed,
     }  # fmt: skip
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
-        job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+        job = prepare(data, model, weights=weights, image_size=image_size, task=task, skip_bad=skip_bad, seed=seed)
         store = claim(folder, settings, resume)
         stack.callback(store.close)
         original = stored_original(job, folder, store, train_mode, epochs, augmentation, None, seed)

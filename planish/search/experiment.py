@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from planish.data import task_in
 from planish.errors import GoalError
 from planish.evaluation.classification_metrics import percent
 from planish.evaluation.machine import describe_machine
@@ -25,6 +26,7 @@ from planish.search import goal as units
 from planish.search.files import results_folder, write_result
 from planish.search.store import claim
 from planish.search.trials import Arm, Trainer, Trial
+from planish.tasks import RECIPES
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, set_values
 
 _STRICT = ConfigDict(extra="forbid")
@@ -164,13 +166,14 @@ def experiment(
     *,
     factors: Mapping[str, Sequence[Any]],
     model: str = "resnet20",
-    recipe: Recipe | str | Path = "scratch-small",
+    recipe: Recipe | str | Path | None = None,
     changes: Sequence[str] = (),
     design: Design = "factorial",
     seeds: int = 3,
     epochs: int | None = None,
     budget: str | None = None,
     weights: str | Path | None = None,
+    task: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     skip_bad: bool = False,
@@ -187,13 +190,15 @@ def experiment(
         data: a folder, a manifest or a built-in name.
         factors: values by key, the reference first; see ``factors_of``.
         model: a name; may be a factor too.
-        recipe: what all arms share: a recipe, the name of one that comes with the package, or a YAML file.
+        recipe: what all arms share: a recipe, the name of one that comes with the package, or a YAML file; None for the task's own, or
+            ``scratch-small``.
         changes: of the recipe, for all arms: ``training.batch_size=32``.
         design: ``factorial``, or ``one`` factor at a time.
         seeds: trainings of each arm.
         epochs: of each training.
         budget: wall-clock time for all of it; without ``epochs`` each training has an equal share.
         weights: ``imagenet`` or a file; may be a factor too, with ``given`` for these and ``none`` for fresh ones.
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         out: the folder, by default ``runs/vary-`` and a name made from the factors, data and model.
         resume: go on with the experiment in ``out``.
         skip_bad: leave broken images out.
@@ -209,6 +214,8 @@ def experiment(
     """
     if seeds < 1:
         raise GoalError(f"{seeds} seeds", "at least 1; 3 or more tell something about other seeds")
+    if recipe is None:
+        recipe = RECIPES[task or task_in(data)] or "scratch-small"
     base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))
@@ -219,6 +226,7 @@ def experiment(
     settings = {
         "data": str(data), "model": model, "factors": {key: list(each) for key, each in factors.items()}, "design": design, "seeds": seeds,
         "recipe": base.to_yaml(), "budget": budget, "epochs": epochs, "weights": str(weights or ""), "skip_bad": skip_bad, "seed": seed,
+        "task": task,
     }  # fmt: skip
     limit = None if budget is None else units.seconds(budget)
     share = None if limit is None or epochs is not None else _TRAINED_SHARE * limit / (len(arms) * seeds)
@@ -226,7 +234,7 @@ def experiment(
         notes = stack.enter_context(collecting_notes())
         store = claim(folder, settings, resume)
         stack.callback(store.close)
-        trainer = Trainer(store, folder / "work", data, skip_bad, seed, share)
+        trainer = Trainer(store, folder / "work", data, skip_bad, seed, share, task)
         found = [ArmResult(_label(each, values[0], design), each) for each in values]
         for number in range(seeds):
             spent = sum(store.seconds().values())

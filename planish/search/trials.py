@@ -81,10 +81,13 @@ class Trainer:
         skip_bad: leave broken images out.
         seed: of the split.
         seconds: of each training; None where the recipe's epochs decide.
+        task: None for what the data is for.
     """
 
-    def __init__(self, store: Store, folder: Path, data: str | Path, skip_bad: bool, seed: int, seconds: float | None) -> None:
-        self.store, self.folder, self.seconds = store, folder, seconds
+    def __init__(
+        self, store: Store, folder: Path, data: str | Path, skip_bad: bool, seed: int, seconds: float | None, task: str | None = None
+    ) -> None:
+        self.store, self.folder, self.seconds, self._task = store, folder, seconds, task
         self._data, self._skip_bad, self._seed = data, skip_bad, seed
         self._jobs: dict[tuple[Any, ...], Job] = {}
         folder.mkdir(exist_ok=True)
@@ -147,6 +150,7 @@ class Trainer:
                 weights=arm.weights or None,
                 image_size=arm.recipe.image_size,
                 normalisation=arm.recipe.normalisation,
+                task=self._task,
                 skip_bad=self._skip_bad,
                 seed=self._seed,
                 weights_seed=seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -23,6 +23,7 @@ from planish.technique import hyper_parameters
 from planish.training.ensembles import Ensemble
 from planish.training.feature_transfer import FeatureStudent, Watched
 from planish.training.fit import fit
+from planish.training.recipe import load_recipe
 from planish.training.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -208,3 +209,16 @@ def _check_same_view(teacher: Artifact, student: Artifact) -> None:
         ours, theirs = getattr(student.preprocessing, what), getattr(teacher.preprocessing, what)
         if ours != theirs:
             raise TechniqueError(f"the teacher's {what} is {theirs}, the student's {ours}", "both must see the same images")
+
+
+def recovery_of(recipe: str, **given: Any) -> Distill:
+    """Recovery as the recipe of a task trains, at half its rate; as usual where the task has none.
+
+    Args:
+        recipe: its name, see ``Task.recipe``; may be empty.
+        given: other fields.
+    """
+    if not recipe:
+        return Distill(**given)
+    own = load_recipe(recipe).training
+    return Distill(optimizer=own.optimizer, learning_rate=own.learning_rate / 2, **given)

@@ -147,3 +147,12 @@ def test_intervals_over_seeds_hold_what_they_promise(seeds: int) -> None:
         missed += not interval.low <= 0 <= interval.high
     assert missed / rounds < 0.07
     assert missed / rounds > 0.005
+
+
+def test_levers_of_a_detector_are_compared_by_its_own_recipe_and_metric(tmp_path: Path) -> None:
+    found = experiment(
+        "fashion-scenes-20", factors={"training.mosaic": [0.0, 0.5]}, model="resnet8", task="detection", changes=["image_size=64"], seeds=2,
+        epochs=1, out=tmp_path / "run",
+    )  # fmt: skip
+    assert "adamw" in found.recipe
+    assert all("map" in arm.measurements for arm in found.arms)
