@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/detectors.py --minutes 15
 
 Both have torchvision's MobileNetV3-Large, whose tail torchvision's SSDLite halves where no weights are given, the recipe ``objects`` with
-as many epochs as the time allows, and the same images. SSDLite was made for 320 pixels and its finest map is of stride 16, so that it is
-trained at the scenes' own 128 pixels and, anew, at 256; the better one counts. Judged once, on the 1,000 test scenes.
+as many epochs as the time allows, and the same images. SSDLite was made for 320 pixels and its finest map is of stride 16, so that both are
+trained at the scenes' own 128 pixels and, anew, at 256. Each is judged once, on the 1,000 test scenes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from planish.training.recipe import load_recipe
 FILE = Path(__file__).parent / "results" / "detectors.json"
 ARMS = {
     "planish, 128 px": ("torchvision:mobilenet_v3_large", 128),
+    "planish, 256 px": ("torchvision:mobilenet_v3_large", 256),
     "ssdlite, 128 px": ("torchvision:ssdlite320_mobilenet_v3_large", 128),
     "ssdlite, 256 px": ("torchvision:ssdlite320_mobilenet_v3_large", 256),
 }
