@@ -19,6 +19,7 @@ from torch import nn
 from planish.data.normalisation import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.models.batch_norm import quicken
 from planish.models.outputs import each
 from planish.models.strided import SafeStrides
 from planish.progress import Stage, note
@@ -131,6 +132,7 @@ def fit(
     accelerator = Accelerator()
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     student = copy.deepcopy(module).to(memory_format=layout)
+    quicken(student)
     thaw = Thaw(student, input_spec, settings.freeze, settings.layer_decay)
     student, optimizer = accelerator.prepare(student, _optimizer(student, settings, thaw))
     parts = {"module": student, "optimizer": optimizer}
