@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 LEAST_MOMENTUM = 0.1
 
+
 def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor], run: Callable[[Tensor], object] | None = None) -> None:
     """Replace batch-norm statistics by their average over ``batches``; all modes and settings are left as they were.
 

@@ -337,3 +337,14 @@ def test_swa_ends_before_its_deadline_and_averages_what_it_learned(task, network
     assert 2.5 < time.monotonic() - begun < 4.6
     assert fitted.stopped == "deadline"
     assert fitted.history[-1].validation_score > 90
+
+
+def test_statistics_follow_a_short_training(task, network):
+    """A momentum that is meant for long trainings would leave them where they began."""
+    slow = copy.deepcopy(network)
+    for norm in slow.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 0.001
+    fitted = fit(slow, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 6}))
+    assert fitted.history[-1].validation_score > 90
+    assert {norm.momentum for norm in slow.modules() if isinstance(norm, nn.BatchNorm2d)} == {0.001}
