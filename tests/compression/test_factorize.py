@@ -88,15 +88,16 @@ def test_a_low_rank_is_found_and_costs_nothing() -> None:
 
 @pytest.mark.parametrize("method", ["svd", "spatial", "lu"])
 def test_fitting_to_outputs_gets_nearer_to_them(method: Any) -> None:
-    torch.manual_seed(0)
-    net = settle(randomised(Residual()))
-    ranks = (12, 12) if method == "tucker" else (8,)
-    layers = {"a.0": Factors(method, ranks), "b.0": Factors(method, ranks)}
-    expected = outputs(net)
-    errors = [
-        float((outputs(Factorize(layers=layers, data_aware=aware).apply(artifact(net), TASK).module) - expected).square().mean())
-        for aware in (True, False)
-    ]
+    """On the whole: each layer is fitted to its own outputs, and for one network the errors of two may happen to add up."""
+    errors = np.zeros(2)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net = settle(randomised(Residual()))
+        layers = {"a.0": Factors(method, (8,)), "b.0": Factors(method, (8,))}
+        expected = outputs(net)
+        for i, aware in enumerate((True, False)):
+            found = outputs(Factorize(layers=layers, data_aware=aware).apply(artifact(net), TASK).module)
+            errors[i] += float((found - expected).square().mean())
     assert errors[0] < errors[1]
 
 
