@@ -21,8 +21,9 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, RuntimeMissingError
+from planish.export.checks import check_outputs
 from planish.export.litert_runtime import write_metadata
-from planish.export.onnx_file import check_outputs, metadata, sample_images
+from planish.export.onnx_file import metadata, sample_images
 from planish.export.runtimes import find
 from planish.technique import hyper_parameters
 from planish.workspace import fresh_folder

@@ -11,25 +11,29 @@ from torch import nn
 
 from planish.data.normalisation import Normalise
 from planish.errors import ExportError
+from planish.export.checks import named
 from planish.export.runtimes import first_line
+from planish.models.outputs import decoded
 
 if TYPE_CHECKING:
     from planish.artifact import Artifact, Pixels
 
 
-def program(artifact: Artifact, most: int) -> Any:
-    """A ``torch.export.ExportedProgram`` from uint8 pixels ``images`` ``(N, H, W, C)`` to logits.
+def program(artifact: Artifact, most: int, *, raw: bool = False) -> Any:
+    """A ``torch.export.ExportedProgram`` from uint8 pixels ``images`` ``(N, H, W, C)`` to logits, or to what the network's ``decode``
+    makes of its outputs, by name.
 
     Args:
         artifact: of format torch.
         most: N is from 1 to this; 1 fixes it.
+        raw: also return what is decoded, as ``raw.*``.
 
     Raises:
         ExportError: PyTorch cannot trace the network; the message names the operation.
     """
     spec = artifact.input_spec
     images = np.zeros((min(most, 2), spec.height, spec.width, spec.channels), np.uint8)
-    return traced(_Fed(artifact).eval(), images, most)
+    return traced(_Fed(artifact, raw).eval(), images, most)
 
 
 def traced(module: nn.Module, images: Pixels, most: int) -> Any:
@@ -43,10 +47,14 @@ def traced(module: nn.Module, images: Pixels, most: int) -> Any:
 
 
 class _Fed(nn.Module):
-    def __init__(self, artifact: Artifact) -> None:
-        super().__init__()
-        self.normalise, self.network = Normalise.of(artifact.preprocessing), copy.deepcopy(artifact.module)
+    """Its ``network`` is what may be quantized: what decodes the outputs stands in no module."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(self.normalise(images))
-        return logits
+    def __init__(self, artifact: Artifact, raw: bool) -> None:
+        super().__init__()
+        self.normalise, self.network, self.raw = Normalise.of(artifact.preprocessing), copy.deepcopy(artifact.module), raw
+
+    def forward(self, images: torch.Tensor) -> Any:
+        outputs = self.network(self.normalise(images))
+        if not hasattr(self.network, "decode"):
+            return outputs
+        return (named if self.raw else decoded)(self.network, outputs)
