@@ -96,9 +96,7 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
 
     from planish.export.torch_program import program
 
-    exported = program(artifact, most, raw=raw)
-    if calibration is not None:
-        exported = _quantized(exported, calibration, most)
+    exported = program(artifact, most, raw=raw) if calibration is None else _quantized(artifact, most, raw, calibration)
     try:
         edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(said))
         return edge.to_executorch().buffer
@@ -106,17 +104,17 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
         raise ExportError(f"ExecuTorch cannot convert the network: {first_line(error)}", "", "export to onnx") from error
 
 
-def _quantized(exported: Any, images: Pixels, most: int) -> Any:
+def _quantized(artifact: Artifact, most: int, raw: bool, images: Pixels) -> Any:
+    """As ``program``, with integer layers; what decodes their outputs stays float."""
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    from planish.export.torch_program import traced
+    from planish.export.torch_program import program, read_by, traced
 
-    prepared = prepare_pt2e(
-        exported.module(), XNNPACKQuantizer().set_module_name("network", get_symmetric_quantization_config(is_per_channel=True))
-    )
+    layers = program(artifact, most, reads=False).module()
+    prepared = prepare_pt2e(layers, XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True)))
     with torch.no_grad():
         for start in range(0, len(images), most):
             prepared(torch.from_numpy(images[start : start + most]))
-    return traced(convert_pt2e(prepared), images[: min(most, 2)], most)
+    return traced(read_by(artifact.module, convert_pt2e(prepared), raw=raw), images[: min(most, 2)], most)

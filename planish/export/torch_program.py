@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from planish.artifact import Artifact, Pixels
 
 
-def program(artifact: Artifact, most: int, *, raw: bool = False) -> Any:
+def program(artifact: Artifact, most: int, *, reads: bool = True, raw: bool = False) -> Any:
     """A ``torch.export.ExportedProgram`` from uint8 pixels ``images`` ``(N, H, W, C)`` to logits, or to what the network's ``decode``
     makes of its outputs, by name.
 
     Args:
         artifact: of format torch.
         most: N is from 1 to this; 1 fixes it.
+        reads: False leaves the outputs as the network returns them.
         raw: also return what is decoded, as ``raw.*``.
 
     Raises:
@@ -33,7 +35,16 @@ def program(artifact: Artifact, most: int, *, raw: bool = False) -> Any:
     """
     spec = artifact.input_spec
     images = np.zeros((min(most, 2), spec.height, spec.width, spec.channels), np.uint8)
-    return traced(_Fed(artifact, raw).eval(), images, most)
+    network = copy.deepcopy(artifact.module).eval()
+    layers = nn.Sequential(Normalise.of(artifact.preprocessing), network)
+    return traced(read_by(network, layers, raw=raw) if reads else _Fed(layers), images, most)
+
+
+def read_by(network: nn.Module, layers: nn.Module, *, raw: bool = False) -> nn.Module:
+    """Layers that take pixels, and then the network's ``decode``, where it has one; what is decoded is returned, too, if ``raw``."""
+    if not hasattr(network, "decode"):
+        return _Fed(layers)
+    return _Fed(layers, lambda outputs: (named if raw else decoded)(network, outputs))
 
 
 def traced(module: nn.Module, images: Pixels, most: int) -> Any:
@@ -47,14 +58,9 @@ def traced(module: nn.Module, images: Pixels, most: int) -> Any:
 
 
 class _Fed(nn.Module):
-    """Its ``network`` is what may be quantized: what decodes the outputs stands in no module."""
-
-    def __init__(self, artifact: Artifact, raw: bool) -> None:
+    def __init__(self, layers: nn.Module, read: Callable[[Any], Any] = lambda outputs: outputs) -> None:
         super().__init__()
-        self.normalise, self.network, self.raw = Normalise.of(artifact.preprocessing), copy.deepcopy(artifact.module), raw
+        self.layers, self.read = layers, read
 
     def forward(self, images: torch.Tensor) -> Any:
-        outputs = self.network(self.normalise(images))
-        if not hasattr(self.network, "decode"):
-            return outputs
-        return (named if self.raw else decoded)(self.network, outputs)
+        return self.read(self.layers(images))
