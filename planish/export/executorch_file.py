@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +12,9 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError
-from planish.export.onnx_file import check_outputs, metadata, sample_images
+from planish.export.checks import allowed, check_outputs, stages, torch_outputs
+from planish.export.executorch_runtime import OUTPUTS
+from planish.export.onnx_file import metadata, sample_images
 from planish.export.runtimes import find, first_line
 from planish.technique import hyper_parameters
 from planish.workspace import fresh_folder
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 # as for OpenVINO, the check of INT8 finds gross errors only; what it costs is measured on the file
-_TOLERANCE = {"fp32": 1e-3, "int8": 1.0}
+_TOLERANCE, _TOLERANCE_INT8 = 1e-3, 1.0
 _CHECKED_IMAGES, _CALIBRATION_IMAGES = 16, 128
 _MOST_IMAGES = 8  # the file plans its memory for so many a call
 
@@ -57,28 +60,19 @@ class ToExecuTorch:
             ExportError: the network cannot be exported, or the file disagrees with it.
         """
         find("executorch")
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
-        from planish.evaluation.torch_predictor import TorchPredictor
-        from planish.export.torch_program import program
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
-        expected = TorchPredictor(artifact.module, artifact.preprocessing)(images)
+        expected, own_error = torch_outputs(artifact, images)
+        tolerance = _TOLERANCE_INT8 if self.int8 else allowed(_TOLERANCE, own_error)
         result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="executorch", module=None)
         said = {name.replace(".", "_"): text for name, text in metadata(result).items()}  # methods that return a text
         file = fresh_folder("executorch-") / "model.pte"
+        calibration = sample_images(artifact, task, _CALIBRATION_IMAGES) if self.int8 else None
         for most in (_MOST_IMAGES, 1):  # a network with channel shuffles is only right with one image a call (1.5.1)
-            exported = program(artifact, most)
-            if self.int8:
-                exported = _quantized(exported, sample_images(artifact, task, _CALIBRATION_IMAGES), most)
             try:
-                lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=said).to_executorch()
-            except Exception as error:  # its passes raise many kinds
-                raise ExportError(f"ExecuTorch cannot convert the network: {first_line(error)}", "", "export to onnx") from error
-            file.write_bytes(lowered.buffer)
-            try:
-                check_outputs((file,), "executorch", images, expected, _TOLERANCE["int8" if self.int8 else "fp32"], "PyTorch")
+                for raw, wanted in stages(expected):
+                    file.write_bytes(_lowered(artifact, most, raw, calibration, said | {OUTPUTS: json.dumps(list(wanted))}))
+                    check_outputs((file,), "executorch", images, wanted, tolerance, "PyTorch")
             except (ExportError, RuntimeError):
                 if most == 1:
                     raise
@@ -87,15 +81,40 @@ class ToExecuTorch:
         return replace(result, files=(file,))
 
 
-def _quantized(exported: Any, images: Pixels, most: int) -> Any:
+def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | None, said: Mapping[str, str]) -> Any:
+    """The bytes of the file.
+
+    Args:
+        artifact: of format torch.
+        most: images a call.
+        raw: also return what is decoded.
+        calibration: images that scales are taken from; None leaves it float.
+        said: methods that return a text.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from planish.export.torch_program import program
+
+    exported = program(artifact, most, raw=raw) if calibration is None else _quantized(artifact, most, raw, calibration)
+    try:
+        edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(said))
+        return edge.to_executorch().buffer
+    except Exception as error:  # its passes raise many kinds
+        raise ExportError(f"ExecuTorch cannot convert the network: {first_line(error)}", "", "export to onnx") from error
+
+
+def _quantized(artifact: Artifact, most: int, raw: bool, images: Pixels) -> Any:
+    """As ``program``, with integer layers; what decodes their outputs stays float."""
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    from planish.export.torch_program import traced
+    from planish.export.torch_program import program, read_by, traced
 
-    prepared = prepare_pt2e(exported.module(), XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True)))
+    layers = program(artifact, most, reads=False).module()
+    prepared = prepare_pt2e(layers, XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True)))
     with torch.no_grad():
         for start in range(0, len(images), most):
             prepared(torch.from_numpy(images[start : start + most]))
-    return traced(convert_pt2e(prepared), images[: min(most, 2)], most)
+    return traced(read_by(artifact.module, convert_pt2e(prepared), raw=raw), images[: min(most, 2)], most)

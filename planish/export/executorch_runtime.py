@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
+
+
+OUTPUTS = "planish_outputs"  # the method that returns the names of the outputs, as JSON
 
 
 class ExecuTorch:
@@ -46,6 +50,8 @@ class ExecuTorchPredictor:
 
     def __init__(self, program: Any) -> None:
         self._program = program  # its memory is the method's
+        said = program.load_method(OUTPUTS).execute([])[0] if OUTPUTS in program.method_names else '["logits"]'
+        self._names: list[str] = json.loads(said)
         self._method = program.load_method("forward")
         self._most = int(self._method.metadata.input_tensor_meta(0).sizes()[0])
 
@@ -54,4 +60,5 @@ class ExecuTorchPredictor:
         import torch
 
         pieces = [torch.from_numpy(np.ascontiguousarray(images[i : i + self._most])) for i in range(0, len(images), self._most)]
-        return {"logits": np.concatenate([self._method.execute([piece])[0].numpy().copy() for piece in pieces])}
+        found = [[values.numpy().copy() for values in self._method.execute([piece])] for piece in pieces]
+        return {name: np.concatenate(parts) for name, parts in zip(self._names, zip(*found, strict=True), strict=True)}

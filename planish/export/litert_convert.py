@@ -9,10 +9,16 @@ import torch
 
 
 def convert(traced: str, file: str) -> None:
-    """The traced network, which has one image a call, as a float file."""
+    """The traced network, which has one image a call, as a float file. Its outputs keep their names."""
     program = torch.export.load(traced)
     images = next(node for node in program.graph.nodes if node.name == "images").meta["val"]
-    litert_torch.convert(program.module(check_guards=False), (torch.zeros(tuple(images.shape), dtype=torch.uint8),)).export(file)
+    module = program.module(check_guards=False)
+    for node in list(module.graph.nodes):  # of constants; the converter cannot trace them a second time
+        if node.target is torch.ops.aten.detach_.default:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()
+    litert_torch.convert(module, (torch.zeros(tuple(images.shape), dtype=torch.uint8),)).export(file)
 
 
 def quantize(file: str, calibration: str) -> None:

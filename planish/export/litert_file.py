@@ -21,8 +21,9 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, RuntimeMissingError
-from planish.export.litert_runtime import write_metadata
-from planish.export.onnx_file import check_outputs, metadata, sample_images
+from planish.export.checks import allowed, check_outputs, stages, torch_outputs
+from planish.export.litert_runtime import keep_outputs, write_metadata
+from planish.export.onnx_file import metadata, sample_images
 from planish.export.runtimes import find
 from planish.technique import hyper_parameters
 from planish.workspace import fresh_folder
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 PYTHON = "PLANISH_LITERT_PYTHON"
 # as for OpenVINO, the check of INT8 finds gross errors only; what it costs is measured on the file
-_TOLERANCE = {"fp32": 1e-3, "int8": 1.0}
+_TOLERANCE, _TOLERANCE_INT8 = 1e-3, 1.0
 _CHECKED_IMAGES, _CALIBRATION_IMAGES = 16, 128
 _CONVERTER = Path(__file__).parent / "litert_convert.py"
 
@@ -71,14 +72,14 @@ class ToLiteRt:
         python = converter_python()
         import torch
 
-        from planish.evaluation.torch_predictor import TorchPredictor
         from planish.export.torch_program import program
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
         result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="litert", module=None)
         folder = fresh_folder("litert-")
         file, traced, calibration = folder / "model.tflite", folder / "traced.pt2", folder / "calibration.npy"
-        torch.export.save(program(artifact, most=1), traced)
+        expected, own_error = torch_outputs(artifact, images)
+        torch.export.save(program(artifact, most=1, raw=True), traced)
         if self.int8:
             np.save(calibration, sample_images(artifact, task, _CALIBRATION_IMAGES), allow_pickle=False)
         command = [python, "-P", str(_CONVERTER), str(traced), str(file), *[str(calibration)] * self.int8]
@@ -87,8 +88,10 @@ class ToLiteRt:
             said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
             raise ExportError(f"LiteRT's converter cannot convert the network: {said[-1][:300]}", "", "export to onnx")
         write_metadata(file, metadata(result))
-        expected = TorchPredictor(artifact.module, artifact.preprocessing)(images)
-        check_outputs((file,), "litert", images, expected, _TOLERANCE["int8" if self.int8 else "fp32"], "PyTorch")
+        tolerance = _TOLERANCE_INT8 if self.int8 else allowed(_TOLERANCE, own_error)
+        for _, wanted in stages(expected):
+            keep_outputs(file, list(wanted))
+            check_outputs((file,), "litert", images, wanted, tolerance, "PyTorch")
         return replace(result, files=(file,))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
+
+_UNNAMED = "output_0"  # by its converter, of the one output of a network that returns a tensor
 
 
 class LiteRt:
@@ -50,13 +52,15 @@ class LiteRt:
 
 class LiteRtPredictor:
     """A file loaded in LiteRT. It was traced with one image a call; the input is resized to more where the network allows it (one that
-    reshapes by numbers, as channel shuffles do, does not), else they are run one by one."""
+    reshapes by numbers, as channel shuffles do, does not), else they are run one by one. So are those of which it returns several outputs:
+    what decodes boxes picks rows of one image."""
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
         self._input = interpreter.get_input_details()[0]["index"]
-        self._output = interpreter.get_output_details()[0]
-        self._count, self._resizes = 0, True
+        found = interpreter.get_signature_runner().get_output_details()
+        self._outputs = {_named(name): detail for name, detail in found.items()}
+        self._count, self._resizes = 0, len(found) == 1
 
     def __call__(self, images: Pixels) -> Outputs:
         """Run one batch of uint8 pixels ``(N, H, W, C)``."""
@@ -65,7 +69,8 @@ class LiteRtPredictor:
             if not self._resizes:
                 self._resize((1, *images.shape[1:]))
         pieces = [images] if self._resizes else [images[i : i + 1] for i in range(len(images))]
-        return {"logits": np.concatenate([self._run(piece) for piece in pieces])}
+        found = [self._run(piece) for piece in pieces]
+        return {name: np.concatenate([one[name] for one in found]) for name in self._outputs}
 
     def _resize(self, shape: tuple[int, ...]) -> bool:
         self._interpreter.resize_tensor_input(self._input, shape)
@@ -74,27 +79,24 @@ class LiteRtPredictor:
         except RuntimeError:
             return False
         self._count = shape[0]
-        return bool(self._interpreter.get_tensor(self._output["index"]).shape[0] == shape[0])
+        return all(self._interpreter.get_tensor(output["index"]).shape[0] == shape[0] for output in self._outputs.values())
 
-    def _run(self, images: Pixels) -> Any:
+    def _run(self, images: Pixels) -> Outputs:
         self._interpreter.set_tensor(self._input, images)
         self._interpreter.invoke()
-        logits = self._interpreter.get_tensor(self._output["index"])
-        scale, zero = self._output["quantization"]
-        return (logits.astype(np.float32) - zero) * np.float32(scale) if scale else logits
+        return {name: self._values(output) for name, output in self._outputs.items()}
+
+    def _values(self, output: Any) -> Any:
+        values = self._interpreter.get_tensor(output["index"])
+        scale, zero = output["quantization"]
+        return (values.astype(np.float32) - zero) * np.float32(scale) if scale else values
 
 
 def write_metadata(file: Path, texts: Mapping[str, str]) -> None:
     """Put texts into the file, where any reader of its schema finds them."""
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    raw = file.read_bytes()
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(raw)))
-    for buffer in model.buffers:
-        if buffer.offset > 1:  # large weights may lie behind what is rewritten here
-            buffer.data = np.frombuffer(raw, np.uint8, buffer.size, buffer.offset)
-            buffer.offset = buffer.size = 0
+    model = _opened(file)
     model.metadata = model.metadata or []
     for name, text in texts.items():
         buffer = schema.BufferT()
@@ -103,6 +105,40 @@ def write_metadata(file: Path, texts: Mapping[str, str]) -> None:
         entry = schema.MetadataT()
         entry.name, entry.buffer = name, len(model.buffers) - 1
         model.metadata.append(entry)
+    _save(model, file)
+
+
+def keep_outputs(file: Path, names: Sequence[str]) -> None:
+    """Leave the file only the outputs of those names, in that order; the one that has no name is called ``logits``."""
+    model = _opened(file)
+    signature = model.signatureDefs[0]
+    found = {_named(output.name.decode()): output for output in signature.outputs}
+    for name, output in found.items():
+        output.name = name
+    signature.outputs = [found[name] for name in names]
+    model.subgraphs[signature.subgraphIndex].outputs = [output.tensorIndex for output in signature.outputs]
+    _save(model, file)
+
+
+def _named(name: str) -> str:
+    return "logits" if name == _UNNAMED else name
+
+
+def _opened(file: Path) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    raw = file.read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(raw)))
+    for buffer in model.buffers:
+        if buffer.offset > 1:  # large weights may lie behind what is rewritten here
+            buffer.data = np.frombuffer(raw, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return model
+
+
+def _save(model: Any, file: Path) -> None:
+    import flatbuffers
+
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     file.write_bytes(builder.Output())

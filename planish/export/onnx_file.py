@@ -9,7 +9,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,23 +20,21 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import RAW, Artifact, Step
 from planish.errors import ExportError
-from planish.export.agreement import differences
-from planish.export.runtimes import first_line, load
+from planish.export.checks import allowed, check_outputs, named, torch_outputs
+from planish.export.runtimes import first_line
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from planish.artifact import Outputs, Pixels
+    from planish.artifact import Pixels
     from planish.task import Task
 
 # Of the largest output. Float32 sums in another order differ by some 1e-6. Where values are rounded on the way, some tip over to the next
 # step, and a step passes through all layers after it: this check then finds gross errors only.
 _TOLERANCE = {"int8": 1.0, "binary": 1.0}
 _TOLERANCE_FLOAT = 1e-4
-# networks that amplify rounding, untrained ones above all: a file may be some times as far off as float32 in PyTorch is
-_TIMES_OWN, _MOST_TOLERANCE = 8.0, 5e-2
 _CHECKED_IMAGES = 16
 
 
@@ -69,14 +67,14 @@ class ToOnnx:
         import onnx
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
-        expected, own_error = _torch_outputs(artifact, images)
+        expected, own_error = torch_outputs(artifact, images)
         model = _export(artifact, list(expected))
         result = artifact.with_step(Step(self.name, {}, self.changes), format="onnx", module=None)
         for name, value in metadata(result).items():
             model.metadata_props.add(key=name, value=value)
         file = fresh_folder("onnx-") / "model.onnx"
         onnx.save(model, str(file))
-        tolerance = _TOLERANCE.get(artifact.facts["precision"], max(_TOLERANCE_FLOAT, min(_TIMES_OWN * own_error, _MOST_TOLERANCE)))
+        tolerance = _TOLERANCE.get(artifact.facts["precision"], allowed(_TOLERANCE_FLOAT, own_error))
         check_outputs((file,), "onnxruntime", images, expected, tolerance, "PyTorch")
         if read := [name for name in expected if name.startswith(RAW)]:
             shipped = [output for output in model.graph.output if output.name not in read]
@@ -105,69 +103,6 @@ def metadata(artifact: Artifact) -> dict[str, str]:
         "planish.preprocessing": dump(artifact.preprocessing),
         "planish.lineage": dump(artifact.lineage),
     }
-
-
-def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expected: Outputs, tolerance: float, reference: str) -> None:
-    """Compare the exported file with what it was made from, alone and in a batch.
-
-    Raises:
-        ExportError: outputs differ by more than ``tolerance`` times the largest expected value.
-    """
-    predictor = load(files, runtime, batch=len(images))
-    for count in (len(images), 1):
-        found, wanted = predictor(images[:count]), {name: values[:count] for name, values in expected.items()}
-        for name, difference in differences(wanted, found).items():
-            worst = difference.value
-            if not worst <= tolerance:  # also where it is NaN
-                raise ExportError(
-                    f"{files[0].name} in {runtime} differs from {reference} by {worst:.3g} of the largest value in {name!r}",
-                    f"at most {tolerance:g}",
-                    "look for operations that depend on the batch, on random numbers or on training mode",
-                )
-
-
-def _torch_outputs(artifact: Artifact, images: Pixels) -> tuple[Outputs, float]:
-    """What the file is held against, and how far PyTorch's float32 is from it, as a share of the largest value.
-
-    It is computed in float64, as float32 alone differs from that by 6e-5 of the largest value in an Inception v3; in float32 where the
-    network rounds values on purpose, or makes float32 tensors of its own.
-    """
-    import torch
-    from torch import nn
-
-    from planish.data.normalisation import Normalise
-    from planish.models.outputs import each
-
-    def run(dtype: torch.dtype) -> Any:
-        network = nn.Sequential(Normalise.of(artifact.preprocessing), copy.deepcopy(artifact.module))
-        with torch.no_grad():
-            return network.cpu().to(dtype).eval()(torch.from_numpy(images))
-
-    single = outputs = run(torch.float32)
-    if artifact.facts["precision"] == "fp32":
-        with suppress(RuntimeError):
-            outputs = run(torch.float64)
-    parts, singles = outputs.values() if isinstance(outputs, dict) else [outputs], single.values() if isinstance(single, dict) else [single]
-    read = not isinstance(outputs, dict) or hasattr(artifact.module, "decode")
-    if not read or not all(isinstance(part, torch.Tensor) for part in parts):
-        raise ExportError(
-            f"the network returns {type(outputs).__name__}",
-            "in eval mode it must return one tensor of logits, or tensors by name that its decode() reads",
-            "wrap it in a module that does",
-        )
-    if not all(bool(torch.isfinite(part).all()) for part in parts):
-        raise ExportError("the network's outputs are not finite", "a model that returns NaN or infinity cannot ship", "train it again")
-    own_error = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in zip(singles, parts, strict=True))
-    with torch.no_grad():
-        found = _named(artifact.module, each(lambda values: values.float(), outputs))
-    return {name: values.numpy() for name, values in found.items()}, own_error
-
-
-def _named(network: nn.Module, outputs: Any) -> dict[str, torch.Tensor]:
-    """What the file returns, and what that is decoded from."""
-    from planish.models.outputs import decoded, raw
-
-    return decoded(network, outputs) | {RAW + name: values for name, values in raw(network, outputs).items()}
 
 
 def _export(artifact: Artifact, names: list[str]) -> Any:
@@ -319,7 +254,7 @@ def _fed_pixels(module: nn.Module, reader: nn.Module, artifact: Artifact) -> nn.
         def forward(self, images: torch.Tensor) -> Any:
             pixels = images.float()
             pixels = pixels * self.scale + self.shift if normalisation == "dataset" else normalise_each(pixels, normalisation)
-            return tuple(_named(self.reader or module, self.network(pixels.permute(0, 3, 1, 2))).values())
+            return tuple(named(self.reader or module, self.network(pixels.permute(0, 3, 1, 2))).values())
 
     return FedPixels().eval()
 

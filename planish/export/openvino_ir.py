@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, ModelError
 from planish.evaluation.latency_process import WorkerProcess
-from planish.export.onnx_file import check_outputs, metadata, sample_images
+from planish.export.checks import check_outputs
+from planish.export.onnx_file import metadata, sample_images
 from planish.export.runtimes import find, first_line, load
 from planish.workspace import fresh_folder
 

@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError
-from planish.export.onnx_file import check_outputs, sample_images
+from planish.export.checks import check_outputs
+from planish.export.onnx_file import sample_images
 from planish.export.runtimes import find, load
 from planish.technique import hyper_parameters
 from planish.workspace import fresh_folder

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
-from planish.export.onnx_file import check_outputs, metadata, sample_images
+from planish.export.checks import allowed, check_outputs, stages, torch_outputs
+from planish.export.onnx_file import metadata, sample_images
 from planish.export.torch_runtime import trust
 from planish.workspace import fresh_folder
 
@@ -21,7 +22,10 @@ _TOLERANCE, _CHECKED_IMAGES, _MOST_IMAGES = 1e-4, 16, 1024
 
 @dataclass(frozen=True)
 class ToTorchExport:
-    """Export to ``model.pt2`` with ``torch.export``; any batch size up to 1024."""
+    """Export to ``model.pt2`` with ``torch.export``; any batch size up to 1024.
+
+    The program returns logits, or a dict of what the network's ``decode`` makes of its outputs.
+    """
 
     name: ClassVar[str] = "to_torch_export"
     reference: ClassVar[str] = "https://docs.pytorch.org/docs/stable/export.html"
@@ -42,13 +46,14 @@ class ToTorchExport:
         """
         import torch
 
-        from planish.evaluation.torch_predictor import TorchPredictor
         from planish.export.torch_program import program
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
         result = artifact.with_step(Step(self.name, {}, self.changes), format="torch_export", module=None)
         file = fresh_folder("torch-") / "model.pt2"
-        torch.export.save(program(artifact, _MOST_IMAGES), file, extra_files=metadata(result))
-        trust(file)
-        check_outputs((file,), "torch", images, TorchPredictor(artifact.module, artifact.preprocessing)(images), _TOLERANCE, "PyTorch")
+        expected, own_error = torch_outputs(artifact, images)
+        for raw, wanted in stages(expected):
+            torch.export.save(program(artifact, _MOST_IMAGES, raw=raw), file, extra_files=metadata(result))
+            trust(file)
+            check_outputs((file,), "torch", images, wanted, allowed(_TOLERANCE, own_error), "PyTorch")
         return replace(result, files=(file,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,25 +12,39 @@ from torch import nn
 
 from planish.data.normalisation import Normalise
 from planish.errors import ExportError
+from planish.export.checks import named
 from planish.export.runtimes import first_line
+from planish.models.outputs import decoded
 
 if TYPE_CHECKING:
     from planish.artifact import Artifact, Pixels
 
 
-def program(artifact: Artifact, most: int) -> Any:
-    """A ``torch.export.ExportedProgram`` from uint8 pixels ``images`` ``(N, H, W, C)`` to logits.
+def program(artifact: Artifact, most: int, *, reads: bool = True, raw: bool = False) -> Any:
+    """A ``torch.export.ExportedProgram`` from uint8 pixels ``images`` ``(N, H, W, C)`` to logits, or to what the network's ``decode``
+    makes of its outputs, by name.
 
     Args:
         artifact: of format torch.
         most: N is from 1 to this; 1 fixes it.
+        reads: False leaves the outputs as the network returns them.
+        raw: also return what is decoded, as ``raw.*``.
 
     Raises:
         ExportError: PyTorch cannot trace the network; the message names the operation.
     """
     spec = artifact.input_spec
     images = np.zeros((min(most, 2), spec.height, spec.width, spec.channels), np.uint8)
-    return traced(_Fed(artifact).eval(), images, most)
+    network = copy.deepcopy(artifact.module).eval()
+    layers = nn.Sequential(Normalise.of(artifact.preprocessing), network)
+    return traced(read_by(network, layers, raw=raw) if reads else _Fed(layers), images, most)
+
+
+def read_by(network: nn.Module, layers: nn.Module, *, raw: bool = False) -> nn.Module:
+    """Layers that take pixels, and then the network's ``decode``, where it has one; what is decoded is returned, too, if ``raw``."""
+    if not hasattr(network, "decode"):
+        return _Fed(layers)
+    return _Fed(layers, lambda outputs: (named if raw else decoded)(network, outputs))
 
 
 def traced(module: nn.Module, images: Pixels, most: int) -> Any:
@@ -43,10 +58,9 @@ def traced(module: nn.Module, images: Pixels, most: int) -> Any:
 
 
 class _Fed(nn.Module):
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, layers: nn.Module, read: Callable[[Any], Any] = lambda outputs: outputs) -> None:
         super().__init__()
-        self.normalise, self.network = Normalise.of(artifact.preprocessing), copy.deepcopy(artifact.module)
+        self.layers, self.read = layers, read
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(self.normalise(images))
-        return logits
+    def forward(self, images: torch.Tensor) -> Any:
+        return self.read(self.layers(images))

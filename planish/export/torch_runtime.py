@@ -73,6 +73,8 @@ class TorchPredictor:
         torch.set_num_threads(self._threads)
         try:
             with torch.no_grad():
-                return {"logits": self._module(torch.from_numpy(images)).numpy()}
+                found = self._module(torch.from_numpy(images))
+                outputs = found if isinstance(found, dict) else {"logits": found}
+                return {name: values.numpy() for name, values in outputs.items()}
         finally:
             torch.set_num_threads(before)
