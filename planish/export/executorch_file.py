@@ -105,7 +105,8 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
         edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(said))
         return edge.to_executorch().buffer
     except Exception as error:  # its passes raise many kinds
-        raise ExportError(f"ExecuTorch cannot convert the network: {first_line(error)}", "", "export to onnx") from error
+        why = f"{first_line(error)}" + (f" ({type(error.__cause__).__name__}: {first_line(error.__cause__)})" if error.__cause__ else "")
+        raise ExportError(f"ExecuTorch cannot convert the network: {why}", "", "export to onnx") from error
 
 
 def _quantized(artifact: Artifact, most: int, raw: bool, images: Pixels) -> Any:
