@@ -72,6 +72,10 @@ _NAMED = {
     'y = {o.name: v[0] for o, v in zip(s.get_outputs(), s.run(None, {"images": x}))}',
     "openvino": "model = openvino.Core().read_model($file)\n"
     'y = {o.any_name: v[0] for o, v in openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(x).items()}',
+    "litert": "y = {k: v[0] for k, v in lite.Interpreter($file).get_signature_runner()(images=x).items()}",
+    "executorch": "p = et.Runtime.get().load_program($file)\n"
+    'found = p.load_method("forward").execute([torch.from_numpy(x.copy())])\n'
+    'y = {k: v[0].numpy() for k, v in zip(json.loads(p.load_method("planish_outputs").execute([])[0]), found)}',
     "torch": "y = torch.export.load($file).module()(torch.from_numpy(x.copy()))\ny = {k: v[0].detach().numpy() for k, v in y.items()}",
 }
 _FILE = 'b["files"][0]'

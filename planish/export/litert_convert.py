@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 
-def convert(traced: str, file: str) -> None:
-    """The traced network, which has one image a call, as a float file. Its outputs keep their names."""
+def convert(traced: str, file: str) -> bool:
+    """The traced network, which has one image a call, as a float file. Its outputs keep their names; whether they have some."""
     program = torch.export.load(traced)
     images = next(node for node in program.graph.nodes if node.name == "images").meta["val"]
     module = program.module(check_guards=False)
@@ -19,14 +19,18 @@ def convert(traced: str, file: str) -> None:
             module.graph.erase_node(node)
     module.recompile()
     litert_torch.convert(module, (torch.zeros(tuple(images.shape), dtype=torch.uint8),)).export(file)
+    return program.call_spec.out_spec.type is dict
 
 
-def quantize(file: str, calibration: str) -> None:
-    """The file with integer weights and activations."""
+def quantize(file: str, calibration: str, named: bool) -> None:
+    """The file with integer weights and activations, of the layers; what decodes their outputs stands in no layer and stays float."""
     from ai_edge_quantizer import quantizer, recipe
 
     work = quantizer.Quantizer(file)
-    work.load_quantization_recipe(recipe.static_wi8_ai8())
+    chosen = recipe.static_wi8_ai8()
+    if named:
+        chosen.append({"regex": "^[^/]+$", "operation": "*", "algorithm_key": "no_quantize", "op_config": {}})
+    work.load_quantization_recipe(chosen)
     images = np.load(calibration, allow_pickle=False)
     found = work.calibrate({"serving_default": [{"args_0": images[i : i + 1]} for i in range(len(images))]})
     quantized = work.quantize(found)
@@ -35,6 +39,6 @@ def quantize(file: str, calibration: str) -> None:
 
 
 if __name__ == "__main__":
-    convert(sys.argv[1], sys.argv[2])
+    named = convert(sys.argv[1], sys.argv[2])
     if len(sys.argv) > 3:
-        quantize(sys.argv[2], sys.argv[3])
+        quantize(sys.argv[2], sys.argv[3], named)

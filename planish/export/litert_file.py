@@ -7,6 +7,7 @@ its Python. It is given the traced network as a file, and gives back another.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -85,14 +86,19 @@ class ToLiteRt:
         command = [python, "-P", str(_CONVERTER), str(traced), str(file), *[str(calibration)] * self.int8]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not file.exists():
-            said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-            raise ExportError(f"LiteRT's converter cannot convert the network: {said[-1][:300]}", "", "export to onnx")
+            raise ExportError(f"LiteRT's converter cannot convert the network: {_why(done)}", "", "export to onnx")
         write_metadata(file, metadata(result))
         tolerance = _TOLERANCE_INT8 if self.int8 else allowed(_TOLERANCE, own_error)
         for _, wanted in stages(expected):
             keep_outputs(file, list(wanted))
             check_outputs((file,), "litert", images, wanted, tolerance, "PyTorch")
         return replace(result, files=(file,))
+
+
+def _why(done: subprocess.CompletedProcess[str]) -> str:
+    """The line that names the error: others, which help nobody, may follow it."""
+    lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+    return [lines[-1], *(line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line))][-1][:300]
 
 
 def converter_python() -> str:

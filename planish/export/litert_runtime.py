@@ -109,12 +109,13 @@ def write_metadata(file: Path, texts: Mapping[str, str]) -> None:
 
 
 def keep_outputs(file: Path, names: Sequence[str]) -> None:
-    """Leave the file only the outputs of those names, in that order; the one that has no name is called ``logits``."""
+    """Leave the file only the outputs of those names; the one that has no name is called ``logits``, the input ``images``."""
     model = _opened(file)
     signature = model.signatureDefs[0]
     found = {_named(output.name.decode()): output for output in signature.outputs}
     for name, output in found.items():
         output.name = name
+    signature.inputs[0].name = "images"
     signature.outputs = [found[name] for name in names]
     model.subgraphs[signature.subgraphIndex].outputs = [output.tensorIndex for output in signature.outputs]
     _save(model, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,8 +19,10 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.errors import RuntimeMissingError
+from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import Pack, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport
 from planish.export.bundle import write_bundle
+from planish.export.bundle_readme import readme
 from planish.export.litert_file import converter_python
 from planish.export.runtimes import find
 from planish.plan import Plan
@@ -135,3 +138,49 @@ def test_the_lines_give_the_golden_outputs(tmp_path: Path, form: str, resize: st
     assert np.abs(expected - expected.mean(axis=0)).max() > 0.1, "the images differ"
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert printed.split() == [CLASSES[i] for i in expected.argmax(axis=1)]
+
+
+class Pixels(nn.Module):
+    """Tells pixels apart, and reads that itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        return 9 * self.layer(x)
+
+    def decode(self, outputs: Any) -> Any:
+        confidence, classes = outputs.softmax(1).max(1)
+        return {"classes": classes.to(torch.uint8), "confidence": confidence}
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch_export", "litert", "executorch"])
+def test_the_lines_read_several_outputs_by_name(tmp_path: Path, form: str) -> None:
+    steps, runtime = FORMATS[form]
+    try:
+        find(runtime)
+        if runtime == "litert":
+            converter_python()
+    except RuntimeMissingError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    how = Preprocessing(36, "squash", (0.4,) * 3, (0.2,) * 3)
+    before = Artifact("torch", InputSpec(3, 24, 20), how, CLASSES, Lineage(Source("module", 3, 3)), module=Pixels().eval())
+    task, images = FakeTask(), Images(4, seed=0)
+    after = Plan(*steps).apply(before, task)
+    lines = readme(after, "semantic", runtime).split("```python\n")[1].split("\n```")[0]
+    assert len(lines.splitlines()) <= 12
+    assert all(len(line) <= 140 for line in lines.splitlines())
+    expected = TorchPredictor(before.module, how)(images.images(before.input_spec, how))["classes"]
+    assert len(np.unique(expected)) == 3
+    (tmp_path / "bundle.json").write_text(json.dumps({"files": [str(after.files[0])], "class_names": CLASSES}))
+    for number, classes in enumerate(expected):
+        (tmp_path / "image.png").write_bytes(images.file_bytes(number))
+        done = subprocess.run([sys.executable, "-I", "-c", lines, "image.png"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said = [line.split() for line in done.stdout.splitlines() if line.startswith(CLASSES)]
+        shares = np.bincount(classes.ravel(), minlength=3) / classes.size
+        assert {name: float(share) for name, share in said} == pytest.approx(
+            {name: share for name, share in zip(CLASSES, shares, strict=True) if share}
+        )

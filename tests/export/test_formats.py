@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from planish.artifact import Artifact
 from planish.compression import ChannelPruning, Int8
@@ -99,7 +100,57 @@ class Quantized:
         assert sum(counts.values()) == 0 or counts["int8"] >= 0.9 * sum(counts.values())
 
 
+class Detects:
+    """Boxes, scores and labels, which suppression picks within the file."""
+
+    task = "detection"
+    image_size = 64
+
+
+class Labels:
+    """A class for each pixel, and how sure it is."""
+
+    task = "semantic"
+    image_size = 64
+
+
 class TestOnnx(Onnx):
+    pass
+
+
+class TestOnnxDetection(Detects, Onnx):
+    pass
+
+
+class TestOpenVinoDetection(Detects, OpenVino):
+    pass
+
+
+class TestTorchExportDetection(Detects, TorchExport):
+    pass
+
+
+class TestTorchExportLabels(Labels, TorchExport):
+    pass
+
+
+@needs_litert
+class TestLiteRtDetection(Detects, LiteRt):
+    pass
+
+
+@needs_litert
+class TestLiteRtLabels(Labels, LiteRt):
+    pass
+
+
+@needs_executorch
+class TestExecuTorchDetection(Detects, ExecuTorch):
+    pass
+
+
+@needs_executorch
+class TestExecuTorchLabels(Labels, ExecuTorch):
     pass
 
 
@@ -137,6 +188,67 @@ class TestLiteRtInt8(Quantized, LiteRt):
 @needs_executorch
 class TestExecuTorchInt8(Quantized, ExecuTorch):
     exporters = (ToExecuTorch(int8=True),)
+
+
+@needs_litert
+class TestLiteRtDetectionInt8(Detects, TestLiteRtInt8):
+    pass
+
+
+@needs_executorch
+class TestExecuTorchDetectionInt8(Detects, TestExecuTorchInt8):
+    pass
+
+
+class PublishedDetects(Detects):
+    networks = ("ssdlite320_mobilenet_v3_large", "fcos_resnet50_fpn")
+    image_size = 320
+
+    def prepared(self, network: str, folder: Path) -> tuple[Artifact, Task]:
+        artifact, task = FormatConformance.prepared(self, network, folder)  # type: ignore[arg-type]
+        for name, part in artifact.module.named_modules():  # SSDLite's softmax, which has learned nothing, is sure of nothing
+            if "classification_head" in name and isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1):
+                nn.init.normal_(part.weight, std=0.3)
+        return artifact, task
+
+
+class PublishedLabels(Labels):
+    networks = ("deeplabv3_mobilenet_v3_large",)
+    image_size = 128
+
+
+@pytest.mark.slow
+class TestTorchExportPublishedDetection(PublishedDetects, TorchExport):
+    pass
+
+
+@pytest.mark.slow
+class TestTorchExportPublishedLabels(PublishedLabels, TorchExport):
+    pass
+
+
+@needs_litert
+@pytest.mark.slow
+class TestLiteRtPublishedDetection(PublishedDetects, LiteRt):
+    pass
+
+
+@needs_litert
+@pytest.mark.slow
+class TestLiteRtPublishedLabels(PublishedLabels, LiteRt):
+    pass
+
+
+@needs_executorch
+@pytest.mark.slow
+class TestExecuTorchPublishedDetection(PublishedDetects, ExecuTorch):
+    pass
+
+
+@needs_executorch
+@pytest.mark.slow
+class TestExecuTorchPublishedLabels(PublishedLabels, ExecuTorch):
+    pass
 
 
 class Published:
