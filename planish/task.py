@@ -154,8 +154,14 @@ class Task(Protocol):
         """One number a class, by its name; classes that are not there are left out."""
         ...
 
-    def errors(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        """What goes wrong, by kind: ``lost_to_...``, the points that repairing it would bring, ``n`` counts; nothing without kinds."""
+    def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
+        """What goes wrong, by kind: ``lost_to_...``, the points that repairing it would bring, ``n`` counts; nothing without kinds.
+
+        Args:
+            outputs: of the model.
+            targets: of the same images.
+            against: what another model says of them: numbers are then how much more is lost than by that one, paired.
+        """
         ...
 
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planish.evaluation.detection_metrics import average_precision, drawn_anew
-from planish.evaluation.matching import Flags, Matches, Numbers, Seen, match, seen_in
+from planish.evaluation.matching import Flags, Floats, Matches, Numbers, Seen, match, seen_in
 from planish.evaluation.statistics import known_mean
 from planish.measurement import Measurement
 
@@ -44,27 +44,41 @@ class Errors:
 
 
 def detection_errors(
-    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False
+    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, against: Outputs | None = None
 ) -> dict[str, Measurement]:
     """For each of ``KINDS`` the points of mAP50 that repairing all of them would bring, with an interval over images; ``n`` counts them.
 
     Args:
         outputs: see ``matching.seen_in``.
-        targets: of the images.
+        targets: of the images; where none holds an object, there is nothing to tell.
         class_names: a label is an index into them.
         masks: overlap of masks instead of boxes.
+        against: of another model on the same images. Numbers are then how much more is lost than by that one, paired, and ``n`` is the
+            number of images.
     """
-    errors = find_errors(outputs, targets, masks=masks)
-    weights = drawn_anew(len(targets))
-    before = known_mean(average_precision(errors.matches, len(class_names), weights))
+    lost = _lost(outputs, targets, len(class_names), masks)
+    there = None if against is None else _lost(against, targets, len(class_names), masks)
     found = {}
-    for number, name in enumerate(KINDS):
-        gained = 100 * (known_mean(average_precision(repaired(errors, name), len(class_names), weights)) - before)
-        low, high = np.nanpercentile(gained[1:], [2.5, 97.5])
-        count = int(errors.missed.sum() if name == "missed_objects" else (errors.kind == number).sum())
-        found[name] = Measurement(
-            f"lost_to_{name}", float(gained[0]), "points", count, False, float(min(low, gained[0])), float(max(high, gained[0]))
-        )
+    for kind, (count, draws) in lost.items():
+        n, points = (count, draws) if there is None else (len(targets), draws - there[kind][1])
+        value, (low, high) = float(points[0]), np.nanpercentile(points[1:], [2.5, 97.5])
+        found[kind] = Measurement(f"lost_to_{kind}", value, "points", n, False, float(min(low, value)), float(max(high, value)))
+    return found
+
+
+def _lost(outputs: Outputs, targets: Sequence[Objects], classes: int, masks: bool) -> dict[str, tuple[int, Floats]]:
+    """How many errors of each kind there are, and the points that they cost in each draw of images ``(R,)``."""
+    errors = find_errors(outputs, targets, masks=masks)
+    if not len(errors.matches.object_image):
+        return {}
+    weights = drawn_anew(len(targets))
+    before = average_precision(errors.matches, classes, weights)
+    found = {}
+    for number, kind in enumerate(KINDS):
+        after = average_precision(repaired(errors, kind), classes, weights)
+        after[np.isnan(after) & ~np.isnan(before)] = 1.0  # all objects of the class were missed: none is any more
+        count = int(errors.missed.sum() if kind == "missed_objects" else (errors.kind == number).sum())
+        found[kind] = count, 100 * (known_mean(after) - known_mean(before))
     return found
 
 
@@ -75,9 +89,9 @@ def find_errors(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = F
     at_half = replace(matches, found=matches.found[:1], ignored=matches.ignored[:1], partner=matches.partner[:1])
     kind = np.full(len(matches.score), _NONE)
     meant = at_half.partner[0].copy()
-    first = np.concatenate([[0], np.cumsum(np.bincount(matches.object_image, minlength=matches.images))])  # object of each image
+    begins, first = (np.searchsorted(of, np.arange(matches.images + 1)) for of in (matches.image, matches.object_image))
     for index, image in enumerate(images):
-        rows = np.flatnonzero(matches.image == index)
+        rows = np.arange(begins[index], begins[index + 1])
         counted = np.flatnonzero(~image.objects.crowd)
         order = np.argsort(image.objects.labels[counted], kind="mergesort")  # as ``match`` lists them
         counted = counted[order]
@@ -98,12 +112,13 @@ def _kind(image: Seen, place: int, label: int, counted: Numbers) -> tuple[int, i
     same = image.objects.labels[counted] == label
     ours, others = np.where(same, overlap, -1.0), np.where(same, -1.0, overlap)
     mine, other = int(ours.argmax()), int(others.argmax())
-    if ours[mine] >= _SAME:
-        return KINDS.index("duplicates"), mine
+    # a detection may be several things; the order is that of TIDE's own code, so that its numbers and these can be compared
+    if _TOUCHED <= ours[mine] < _SAME:
+        return KINDS.index("bad_places"), mine
     if others[other] >= _SAME:
         return KINDS.index("wrong_classes"), other
-    if ours[mine] >= _TOUCHED:
-        return KINDS.index("bad_places"), mine
+    if ours[mine] >= _SAME:
+        return KINDS.index("duplicates"), mine
     if others[other] >= _TOUCHED:
         return KINDS.index("wrong_classes_and_places"), other
     return KINDS.index("background"), _NONE

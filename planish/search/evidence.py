@@ -12,7 +12,7 @@ from planish.evaluation.latency import LatencyReport
 from planish.evaluation.mistakes import worst_mistakes
 from planish.search.files import write_arrays, write_json
 from planish.search.pictures import write_pictures
-from planish.search.result import ClassResult
+from planish.search.result import ClassResult, ErrorResult
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Preprocessing
@@ -32,6 +32,19 @@ def per_class(task: Task, tested: Mapping[str, Outputs]) -> list[ClassResult]:
     targets = task.split("test").targets
     before, after = (task.per_class(tested[name], targets) for name in ("baseline", "chosen"))
     return [ClassResult(name, before[name], after[name]) for name in task.class_names if name in before and name in after]
+
+
+def errors(task: Task, tested: Mapping[str, Outputs]) -> list[ErrorResult]:
+    """What goes wrong with either model, by kind, and how much more with the chosen one.
+
+    Args:
+        task: the images.
+        tested: outputs on test of ``baseline`` and ``chosen``.
+    """
+    targets = task.split("test").targets
+    before, after = (task.errors(tested[name], targets) for name in ("baseline", "chosen"))
+    change = task.errors(tested["chosen"], targets, against=tested["baseline"])
+    return [ErrorResult(kind, before[kind], after[kind], change[kind]) for kind in change]
 
 
 def write_evidence(

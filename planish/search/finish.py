@@ -15,7 +15,7 @@ from planish.measurement import Measurement, in_words
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
-from planish.search.evidence import per_class, write_evidence
+from planish.search.evidence import errors, per_class, write_evidence
 from planish.search.proposals import Trial, expected_drop, promise
 from planish.search.result import CandidateResult, Goal, Result
 from planish.search.state import Search, Shipped
@@ -76,6 +76,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         size_ratio=Measurement("size_ratio", size_ratio, "ratio", 1, True),
         drop=drop,
         per_class=per_class(job.task, tested),
+        errors=errors(job.task, tested),
         noise_floor=report.noise_floor,
         machine=describe_machine() | {"threads": search.threads, "batch": search.batch},
         data=job.data.report.model_dump(mode="json"),

@@ -61,6 +61,16 @@ class ClassResult:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ErrorResult:
+    """What errors of one kind cost on test, before and after, and how much more after, paired, in points; see ``Task.errors``."""
+
+    kind: str
+    baseline: Measurement
+    chosen: Measurement
+    change: Measurement
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Result:
     """A whole run.
 
@@ -87,6 +97,7 @@ class Result:
         notes: what was decided on the user's behalf.
         metric: name of the task's primary metric, which is what ``drop`` and all other changes are of.
         class_names: all of them, in the order of the model's outputs; empty where they are those of ``per_class``.
+        errors: of those kinds that the task knows, on test.
     """
 
     name: str
@@ -114,6 +125,7 @@ class Result:
     notes: list[str] = Field(default_factory=list)
     metric: str = "accuracy"
     class_names: tuple[str, ...] = ()
+    errors: list[ErrorResult] = Field(default_factory=list)
     version: int = 1
 
     def save(self, path: Path) -> None:

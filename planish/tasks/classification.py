@@ -130,7 +130,7 @@ class Classification:
         found = per_class_accuracy(outputs["logits"], np.asarray(targets), self.class_names)
         return {name: measured for name, measured in found.items() if measured.n}
 
-    def errors(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+    def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
         """None: what is taken for what is all there is to tell."""
         return {}
 

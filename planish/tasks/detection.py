@@ -99,9 +99,9 @@ class Detection:
         """Average precision of each class."""
         return average_precision_by_class(outputs, targets, self.class_names, masks=self.masks)
 
-    def errors(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+    def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
         """Objects missed, called by another class, badly placed, found twice, and found where nothing is."""
-        return detection_errors(outputs, targets, self.class_names, masks=self.masks)
+        return detection_errors(outputs, targets, self.class_names, masks=self.masks, against=against)
 
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels:
         from planish.evaluation.drawing import draw_detections, draw_objects

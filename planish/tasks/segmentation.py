@@ -89,7 +89,7 @@ class SemanticSegmentation:
         """Intersection over union of each class."""
         return iou_by_class(outputs, targets, self.class_names)
 
-    def errors(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
+    def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
         """None: what is taken for what is all there is to tell."""
         return {}
 
