@@ -74,7 +74,7 @@ from planish.training.recipe import Recipe, pull, resolved_recipe, shipped, warn
 
 # As much network as so many minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it
 # brings, and for networks that small no other is looked for as a student.
-_PLACES = {"data": "fashion-scenes-2000", "model": "timm:resnet10t", "image_size": 96, "students": (), "budget": "9m30s"}
+_PLACES = {"data": "fashion-scenes-2000", "model": "timm:resnet10t", "image_size": 96, "students": (), "budget": "9m"}
 DEMOS: dict[str, dict[str, Any]] = {
     "classification": {"data": "fashion-mini", "model": "resnet8x2", "budget": "7m50s"},
     "detection": {**_PLACES, "task": "detection"},
