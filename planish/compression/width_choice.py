@@ -104,13 +104,15 @@ def least_error(errors: Floats, costs: Sequence[Cost], budget_ms: float, seconds
                     constrain(places.take(k, axis).ravel().tolist(), 0.0, decision * width + k)
     times = np.concatenate([single.ravel(), *(ms.ravel() for _, _, ms, _ in blocks)])
     harm = np.concatenate([errors.ravel(), *(np.broadcast_to(e[:, None, None], ms.shape).ravel() for _, _, ms, e in blocks)])
+    scale = max(budget_ms, 1e-9)
     solved = milp(
         harm,
         integrality=np.arange(len(harm)) < decisions * width,
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(coo_array((values, (rows, columns)), shape=(len(equal), len(harm))).tocsr(), equal, equal),
-            LinearConstraint(times[None], -np.inf, budget_ms - constant),
+            # as shares of the budget, as what the solver calls nothing is much of a few microseconds
+            LinearConstraint(times[None] / scale, -np.inf, (budget_ms - constant) / scale),
         ],
         options={"time_limit": seconds, "mip_rel_gap": 1e-4},
     )

@@ -44,13 +44,13 @@ def test_no_choice_within_the_budget_errs_less(seed: int, decisions: int, width:
     within = [c for c in every if time_of(costs, c) <= budget + 1e-9]
     found = least_error(errors, costs, budget)
     if not within:
-        assert found is None
+        assert found is None or time_of(costs, found) <= budget * (1 + 1e-5), "the solver's tolerance"
         return
     best = min(error_of(errors, costs, c) for c in within)
     if found is None:  # only where the budget is met to within the solver's tolerance
-        assert all(time_of(costs, c) > budget - 1e-6 for c in within)
+        assert all(time_of(costs, c) > budget * (1 - 1e-5) - 1e-9 for c in within)
         return
-    assert time_of(costs, found) <= budget * (1 + 1e-6) + 1e-9
+    assert time_of(costs, found) <= budget * (1 + 1e-5)
     assert error_of(errors, costs, found) <= best + 1e-3 * max(best, 1e-3)
 
 
