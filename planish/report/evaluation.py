@@ -12,7 +12,7 @@ from planish.evaluation.classification_metrics import confusion_matrix, probabil
 from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.thresholds import precision_by_coverage, top_scores
 from planish.measurement import Measurement
-from planish.report import plots, words
+from planish.report import errors, plots, words
 from planish.report.confusion import FEW_CLASSES, heat_map, shades
 from planish.report.evaluation_plots import coverage_curve, reliability_diagram
 from planish.report.html import filled, write_page
@@ -24,7 +24,6 @@ from planish.search.evaluation import Evaluation, Predicted, Scored, load_evalua
 
 _UNKNOWN = 100.0  # times its lower end that the upper end of a temperature's interval is where nothing was learned
 _NOTHING = 0.005  # points; a mean of scores is the metric itself
-_LOST = "lost_to_"
 _PROMISE = 95.0  # percent; the one of the tiles where it was looked at
 
 
@@ -52,7 +51,8 @@ def write_evaluation(folder: Path) -> Path:
         said=None if isinstance(predicted, Scored) else _said(found, predicted),
         least_score=LEAST_SCORE,
         pictures=shown(read_pictures(folder / "pictures.npz", len(predicted.keys)), predicted.keys, words.metric(primary)),
-        errors=_errors(found),
+        errors=errors.of_one(found.metrics),
+        errors_metric=errors.counted_in(primary, found.metrics),
         corrupted=_corrupted(found),
         training=plots.training(read_history(folder / "history.json"), primary),
         sheet=sheet_uri(folder / "augmented.png"),
@@ -123,13 +123,6 @@ def _diagrams(found: Evaluation, predicted: Predicted) -> list[tuple[str, Measur
 def _curve(found: Evaluation, predicted: Predicted) -> Markup:
     coverage, precision = precision_by_coverage(*top_scores(predicted.logits, predicted.targets))
     return Markup().join(coverage_curve(coverage, precision, found.thresholds, narrow) for narrow in (False, True))
-
-
-def _errors(found: Evaluation) -> list[tuple[str, Measurement, float]]:
-    """What goes wrong, its number and cost, and how long its bar is, in percent of the longest; the dearest first."""
-    told = [(name.removeprefix(_LOST).replace("_", " "), m) for name, m in found.metrics.items() if name.startswith(_LOST)]
-    most = max((m.value for _, m in told), default=0.0) or 1.0
-    return [(name, m, 100 * max(0.0, m.value) / most) for name, m in sorted(told, key=lambda one: -one[1].value)]
 
 
 def _corrupted(found: Evaluation) -> list[tuple[str, Measurement]]:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.latency import SMALLEST_DIFFERENCE, verdict
-from planish.report import pictures, plots, thumbnails, words
+from planish.report import errors, pictures, plots, thumbnails, words
 from planish.report.confusion import FEW_CLASSES, shades
 from planish.report.html import HERE, filled, write_page
 from planish.report.recompute import ClassChange, Recomputed, recompute
@@ -68,6 +68,9 @@ def render(run: RunFolder) -> str:
         timings=[(name, again.timings[key]) for key, name in _timed(result).items()],
         classes=_classes(again),
         names=names,
+        errors=errors.of_both(result.errors),
+        errors_changed=errors.changed(errors.of_both(result.errors)),
+        errors_metric=errors.counted_in(result.metric, result.chosen.measurements),
         matrices=again.confusion is not None and len(names) <= FEW_CLASSES,
         thumbnails=_thumbnails(run, again),
         mistakes=_mistakes(run),

@@ -45,6 +45,7 @@ def said(*images: list[tuple[float, float, int, float]]) -> dict[str, Any]:
 
 RIGHT = (10.0, 10.0, 0, 0.9)
 THERE = (10.0, 10.0, 0)
+MEANT = ("wrong_classes", "bad_places")
 ALONE = {
     "wrong_classes": [(10.0, 10.0, 1, 0.8)],
     "bad_places": [(22.0, 10.0, 0, 0.8)],  # covers a quarter
@@ -109,6 +110,42 @@ def test_what_is_repaired_does_not_become_a_double() -> None:
     )
 
 
+@pytest.mark.parametrize("rows", [[[RIGHT], []], [[], []]])
+def test_a_class_that_is_missed_wholly_costs_what_finding_it_would_bring(rows: list[Any]) -> None:
+    targets = [objects(THERE), objects((50, 50, 1), (10, 60, 1))]
+    everything = [[RIGHT], [(50.0, 50.0, 1, 0.7), (10.0, 60.0, 1, 0.7)]]
+    lost = detection_errors(said(*rows), targets, NAMES)["missed_objects"]
+    assert lost.value == pytest.approx(map50(said(*everything), targets) - map50(said(*rows), targets))
+    assert lost.high == pytest.approx(100.0)
+
+
+def test_without_objects_there_is_nothing_to_tell() -> None:
+    assert detection_errors(said([RIGHT], []), [objects(), objects()], NAMES) == {}
+
+
+def test_what_may_be_two_things_is_what_tide_calls_it() -> None:
+    """Its code looks for the right class in a bad place first, then for another class, then for doubles."""
+    beside = [objects(THERE, (22, 10, 1), (60, 60, 1), (60, 60, 2))]
+    rows = [(22.0, 10.0, 0, 0.9), (60.0, 60.0, 1, 0.8), (60.0, 60.0, 2, 0.7), (60.0, 60.0, 1, 0.6)]
+    assert [KINDS[k] if k >= 0 else "" for k in find_errors(said(rows), beside).kind] == ["bad_places", "", "wrong_classes", ""]
+
+
+def test_two_models_are_compared_on_the_same_draws_of_images() -> None:
+    targets = [objects(THERE, (60, 60, 1)) for _ in range(30)]
+    right = [RIGHT, (60.0, 60.0, 1, 0.7)]
+    one = said(*[right[:1] if i % 3 else right for i in range(30)])  # misses many
+    two = said(*[right[:1] if i % 3 or i == 0 else right for i in range(30)])  # and one more
+    alone = [detection_errors(outputs, targets, NAMES) for outputs in (one, two)]
+    change = detection_errors(two, targets, NAMES, against=one)
+    missed = change["missed_objects"]
+    assert missed.n == 30
+    assert missed.value == pytest.approx(map50(one, targets) - map50(two, targets))
+    for kind, m in change.items():
+        assert m.value == pytest.approx(alone[1][kind].value - alone[0][kind].value)
+    assert missed.high - missed.low < 0.7 * (alone[0]["missed_objects"].high - alone[0]["missed_objects"].low)  # type: ignore[operator]
+    assert all((m.value, m.low, m.high) == (0, 0, 0) for m in detection_errors(one, targets, NAMES, against=one).values())
+
+
 def test_crowds_are_neither_found_nor_missed() -> None:
     targets = [objects(THERE, (60, 60, 0), crowd=(1,))]
     errors = find_errors(said([RIGHT, (62.0, 60.0, 0, 0.8), (58.0, 61.0, 0, 0.7)]), targets)
@@ -132,5 +169,7 @@ def test_all_detections_and_objects_are_accounted_for() -> None:
     assert (errors.kind[wrong] >= 0).all()
     assert (errors.kind[~wrong] == -1).all()
     assert len(wrong) == 160
-    assert errors.matches.found[0].sum() + errors.missed.sum() <= 160
+    found, meant = errors.matches.partner[0, ~wrong], errors.object[np.isin(errors.kind, [KINDS.index(kind) for kind in MEANT])]
+    accounted = [int(g in found or g in meant) + int(errors.missed[g]) for g in range(160)]
+    assert accounted == [1] * 160  # found, meant or missed
     assert len(set(errors.kind[wrong].tolist())) >= 3

@@ -53,7 +53,7 @@ class FakeTask:
     def metrics(self, outputs: Any, targets: Any) -> Any:
         return classification_metrics(outputs["logits"], targets, self.class_names)
 
-    def errors(self, outputs: Any, targets: Any) -> dict[str, Any]:
+    def errors(self, outputs: Any, targets: Any, against: Any = None) -> dict[str, Any]:
         return {}
 
     def draw(self, pixels: Any, outputs: Any, targets: Any) -> None:

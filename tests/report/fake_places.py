@@ -17,7 +17,7 @@ from planish.evaluation.classification_metrics import percent
 from planish.evaluation.statistics import bootstrap_mean, paired_difference
 from planish.measurement import Measurement
 from planish.search.evaluation import Evaluation, judge, keep
-from planish.search.evidence import per_class, write_evidence
+from planish.search.evidence import errors, per_class, write_evidence
 from planish.search.finish import verdict
 from planish.search.result import Result
 
@@ -74,9 +74,16 @@ class Places:
         scores = self.scores(outputs, targets)
         return {name: percent("average_precision", len(scores[i::2]), bootstrap_mean(scores[i::2])) for i, name in enumerate(NAMES)}
 
-    def errors(self, outputs: Any, targets: Any) -> dict[str, Measurement]:
-        costs = {"lost_to_missed_objects": (31, 12.4), "lost_to_bad_places": (58, 4.0), "lost_to_duplicates": (0, 0.0)}
-        return {name: Measurement(name, cost, "points", n, False, cost * 0.8, cost * 1.2) for name, (n, cost) in costs.items()}
+    def errors(self, outputs: Any, targets: Any, against: Any = None) -> dict[str, Measurement]:
+        """An overlap of less than some limit is an error that costs its share of the images."""
+        found = {}
+        for kind, limit in (("missed_objects", 0.6), ("bad_places", 0.8), ("duplicates", 0.0)):
+            here = self.scores(outputs, targets) < limit
+            interval = bootstrap_mean(here) if against is None else paired_difference(here, self.scores(against, targets) < limit)
+            value, low, high = (100 * x for x in interval)
+            n = int(here.sum()) if against is None else len(here)
+            found[kind] = Measurement(f"lost_to_{kind}", value, "points", n, False, low, high)
+        return found
 
     def draw(self, pixels: np.ndarray, outputs: Any, targets: Any) -> np.ndarray:
         boxes, colour = (targets, (255, 255, 255)) if outputs is None else (outputs["boxes"], (0, 200, 255))
@@ -128,6 +135,7 @@ def write_places_run(folder: Path) -> tuple[Result, Places, dict[str, dict[str, 
         chosen=with_metrics(result.chosen, "chosen"),
         drop=drop,
         per_class=per_class(task, tested),  # type: ignore[arg-type]
+        errors=errors(task, tested),  # type: ignore[arg-type]
         metric="map",
         class_names=NAMES,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from test_page import Page
 from planish.errors import BundleError
 from planish.evaluation.statistics import bootstrap_mean
 from planish.measurement import Measurement
-from planish.report import words, write_report
+from planish.report import errors, words, write_report
 from planish.report.comparison import write_comparison
 from planish.report.evaluation import write_evaluation
 from planish.report.experiment import experiment_table, metric_of
@@ -31,7 +32,7 @@ from planish.search.compare import Row
 from planish.search.evaluation import load_evaluation
 from planish.search.experiment import ArmResult
 from planish.search.pictures import write_pictures
-from planish.search.result import Result
+from planish.search.result import ErrorResult, Result
 from planish.search.trials import Trial
 
 
@@ -86,7 +87,47 @@ def test_classes_are_told_as_measured_and_their_change_claims_no_interval(page: 
         change = words.number(after - before, 2, sign=True)
         assert f"{name} {before:.1f} % {after:.1f} % {change} points 30" in page.text
     assert "a small change may be chance" in page.text
-    assert "no difference" not in page.text[page.text.index("Average precision per class") : page.text.index("Latency, call by call")]
+    assert "no difference" not in page.text[page.text.index("Average precision per class") : page.text.index("What goes wrong")]
+
+
+def test_errors_of_both_models_stand_side_by_side(page: Page, overlaps: np.ndarray) -> None:
+    shown = page.text[page.text.index("What goes wrong") : page.text.index("Latency, call by call")]
+    assert "what mAP50 would win" in shown
+    bad = overlaps < 0.8
+    before, after = 100 * bad.mean(axis=1)
+    assert after > before + 10
+    assert f"The chosen model loses {after - before:.2f} points more to bad places" in shown
+    row = shown[shown.index("bad places of the right class") :]
+    cost = r"{:.2f} points [\d.]+ to [\d.]+ points {} errors "
+    numbers = (cost + cost).format(before, bad[0].sum(), after, bad[1].sum()) + rf"\+{after - before:.2f} points \+[\d.]+ to \+[\d.]+"
+    assert re.search(numbers, row)
+    assert re.search(r"duplicates [a-z ]+ 0\.00 points .* 0 errors 0\.00 points .* 0 errors no difference 0\.00", shown)
+    assert shown.index("bad places of") < shown.index("missed objects neither") < shown.index("duplicates covers")  # the dearest first
+    widths = [float(a["style"].removeprefix("width:").removesuffix("%")) for a in page.all("i") if a.get("style", "").startswith("width:")]
+    assert widths[:2] == pytest.approx([100 * before / after, 100.0], abs=0.1)
+
+
+def test_a_result_without_errors_is_read_and_shows_none(tmp_path: Path) -> None:
+    write_places_run(tmp_path)
+    told = json.loads((tmp_path / "result.json").read_text())
+    del told["errors"]  # as an earlier version wrote it
+    (tmp_path / "result.json").write_text(json.dumps(told))
+    assert "What goes wrong" not in Page(write_report(tmp_path).read_text()).text
+
+
+def test_an_unknown_kind_is_told_and_changes_are_put_into_a_sentence() -> None:
+    def kind(name: str, change: float, half: float) -> ErrorResult:
+        cost = Measurement(f"lost_to_{name}", 5.0, "points", 3, False, 4.0, 6.0)
+        return ErrorResult(name, cost, cost, replace(cost, value=change, low=change - half, high=change + half))
+
+    rows = errors.of_both([kind("odd_ones", 1.5, 0.5), kind("background", -2.0, 1.0), kind("duplicates", 0.3, 1.0)])
+    assert (rows[0].kind, rows[0].meaning) == ("odd ones", "")
+    assert (
+        errors.changed(rows) == "The chosen model loses 1.50 points more to odd ones and 2.00 points less to background than the original."
+    )
+    assert errors.changed(rows[2:]) == "There is no difference between both models in what any kind costs."
+    assert errors.counted_in("mask_map", {"mask_map_50": rows[0].costs[0]}) == "mask mAP50"
+    assert errors.counted_in("miou", {}) == "mIoU"
 
 
 def test_pictures_are_those_that_changed_most_then_the_worst(folder: Path, page: Page, overlaps: np.ndarray) -> None:
@@ -207,6 +248,8 @@ def test_an_evaluation_shows_metrics_classes_and_pictures(evaluated: Path, overl
     for title in ("How sure it may be", "Answering only where", "What is taken for what", "ccuracy", "Do not trust"):
         assert title not in page.text
     assert "all corruptions" in page.text
+    low = (overlaps[1] < 0.8).sum()
+    assert f"bad places of the right class, only touches its object {low} {100 * low / 60:.2f} points" in page.text
     shown = [a["alt"] for a in page.all("img")]
     assert len(shown) == 24
     assert shown[0].startswith(f"test/photo {overlaps[1].argmin():03d}.jpg")
