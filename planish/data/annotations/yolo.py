@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import UnidentifiedImageError
 
 from planish.data.annotations.checked import size_of
@@ -142,6 +141,8 @@ def _looks_like_one(text: Path) -> bool:
 
 def _yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
     """The YAML file that describes the folder, and what it says."""
+    import yaml  # which a service has no need of
+
     for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
