@@ -76,12 +76,12 @@ class ToExecuTorch:
                     file.write_bytes(_lowered(artifact, most, raw, calibration, said | {OUTPUTS: json.dumps(list(wanted))}))
                     check_outputs((file,), "executorch", images, wanted, tolerance, "PyTorch")
             except (ExportError, RuntimeError) as error:
-                if most == 1 and isinstance(error, ExportError):
+                if most > 1:
+                    continue
+                if isinstance(error, ExportError):
                     raise
-                if most == 1:
-                    raise ExportError(f"ExecuTorch cannot run its file: {first_line(error)}", "", "export to onnx") from error
-            else:
-                break
+                raise ExportError(f"ExecuTorch cannot run its file: {first_line(error)}", "", "export to onnx") from error
+            break
         return replace(result, files=(file,))
 
 
@@ -91,7 +91,7 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
     Args:
         artifact: of format torch.
         most: images a call.
-        raw: also return what is decoded.
+        raw: also return what is decoded; of a float file.
         calibration: images that scales are taken from; None leaves it float.
         said: methods that return a text.
     """
@@ -100,7 +100,7 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
 
     from planish.export.torch_program import program
 
-    exported = program(artifact, most, raw=raw) if calibration is None else _quantized(artifact, most, raw, calibration)
+    exported = program(artifact, most, raw=raw) if calibration is None else _quantized(artifact, most, calibration)
     try:
         edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(said))
         return edge.to_executorch().buffer
@@ -109,7 +109,7 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
         raise ExportError(f"ExecuTorch cannot convert the network: {why}", "", "export to onnx") from error
 
 
-def _quantized(artifact: Artifact, most: int, raw: bool, images: Pixels) -> Any:
+def _quantized(artifact: Artifact, most: int, images: Pixels) -> Any:
     """As ``program``, with integer layers; what decodes their outputs stays float."""
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
@@ -122,4 +122,4 @@ def _quantized(artifact: Artifact, most: int, raw: bool, images: Pixels) -> Any:
     with torch.no_grad():
         for start in range(0, len(images), most):
             prepared(torch.from_numpy(images[start : start + most]))
-    return traced(read_by(artifact.module, convert_pt2e(prepared), raw=raw), images[: min(most, 2)], most)
+    return traced(read_by(artifact.module, convert_pt2e(prepared)), images[: min(most, 2)], most)

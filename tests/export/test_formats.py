@@ -135,21 +135,25 @@ class TestTorchExportLabels(Labels, TorchExport):
 
 
 @needs_litert
+@pytest.mark.slow
 class TestLiteRtDetection(Detects, LiteRt):
     pass
 
 
 @needs_litert
+@pytest.mark.slow
 class TestLiteRtLabels(Labels, LiteRt):
     pass
 
 
 @needs_executorch
+@pytest.mark.slow
 class TestExecuTorchDetection(Detects, ExecuTorch):
     pass
 
 
 @needs_executorch
+@pytest.mark.slow
 class TestExecuTorchLabels(Labels, ExecuTorch):
     pass
 
@@ -191,13 +195,21 @@ class TestExecuTorchInt8(Quantized, ExecuTorch):
 
 
 @needs_litert
+@pytest.mark.slow
 class TestLiteRtDetectionInt8(Detects, TestLiteRtInt8):
     pass
 
 
 @needs_executorch
+@pytest.mark.slow
 class TestExecuTorchDetectionInt8(Detects, TestExecuTorchInt8):
     pass
+
+
+def with_statistics(artifact: Artifact, task: Task) -> None:
+    """Batch statistics of these images."""
+    pixels = torch.from_numpy(task.split("calibration").images(artifact.input_spec, artifact.preprocessing).copy())
+    reestimate_batch_norm(artifact.module, [Normalise.of(artifact.preprocessing)(pixels)])
 
 
 class PublishedDetects(Detects):
@@ -206,6 +218,7 @@ class PublishedDetects(Detects):
 
     def prepared(self, network: str, folder: Path) -> tuple[Artifact, Task]:
         artifact, task = FormatConformance.prepared(self, network, folder)  # type: ignore[arg-type]
+        with_statistics(artifact, task)
         for name, part in artifact.module.named_modules():  # SSDLite's softmax, which has learned nothing, is sure of nothing
             if "classification_head" in name and isinstance(part, nn.Conv2d) and part.kernel_size == (1, 1):
                 nn.init.normal_(part.weight, std=0.3)
@@ -260,8 +273,7 @@ class Published:
     def prepared(self, network: str, folder: Path) -> tuple[Artifact, Task]:
         *pruned, name = network.split()
         artifact, task = FormatConformance.prepared(self, name, folder)  # type: ignore[arg-type]
-        pixels = torch.from_numpy(task.split("calibration").images(artifact.input_spec, artifact.preprocessing).copy())
-        reestimate_batch_norm(artifact.module, [Normalise.of(artifact.preprocessing)(pixels)])
+        with_statistics(artifact, task)
         return (ChannelPruning(ratio=0.3).apply(artifact, task) if pruned else artifact), task
 
 
