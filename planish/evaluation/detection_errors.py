@@ -125,7 +125,10 @@ def _kind(image: Seen, place: int, label: int, counted: Numbers) -> tuple[int, i
 
 
 def repaired(errors: Errors, kind: str) -> Matches:
-    """The matches as they would be without one kind of error."""
+    """The matches as they would be without one kind of error.
+
+    Of two detections that would then find one object the surer stays, as the paper has it; TIDE's own code keeps the one that was right.
+    """
     matches, number = errors.matches, KINDS.index(kind)
     if kind == "missed_objects":
         return replace(matches, object_image=matches.object_image[~errors.missed], object_label=matches.object_label[~errors.missed])
