@@ -171,9 +171,10 @@ def test_suspects_on_the_command_line(shapes: Path, tmp_path: Path) -> None:
     assert run.invoke(app, arguments).exit_code == 2, "the folder is taken"
     again = run.invoke(app, [*arguments, "--resume"])
     assert (again.exit_code, "labels may be wrong" in again.output) == (0, True)
+    page = (out / "suspects.html").read_text()
     (out / "suspects.html").unlink()
     assert run.invoke(app, ["report", str(out)]).exit_code == 0
-    assert (out / "suspects.html").read_text() == page.replace(found["command"], json.loads((out / "suspects.json").read_text())["command"])
+    assert (out / "suspects.html").read_text() == page
     refused = run.invoke(app, ["data", str(shapes), "--folds", "3"])
     assert (refused.exit_code, "--folds has no meaning here" in refused.output) == (2, True)
     folds = run.invoke(app, ["train", str(shapes), "--folds", "2", *[str(a) for a in small[:-4]], "--resume", "--out", str(out)])
