@@ -15,10 +15,10 @@ from planish.artifact import Source
 from planish.errors import ModelError
 from planish.models import create
 from planish.models.detection import Detector
-from planish.models.detection.assignment import assign
+from planish.models.detection.assignment import Assigned, assign
 from planish.models.detection.boxes import iou
 from planish.models.detection.decode import boxes_of, centres_of, keep_best
-from planish.models.detection.losses import distance_loss, within
+from planish.models.detection.losses import detection_loss, distance_loss, within
 from planish.models.segmentation import Segmenter
 from planish.models.zoo import build
 
@@ -52,6 +52,27 @@ def test_distance_loss_by_hand() -> None:
     logs = functional.log_softmax(logits[0, 0], 0)
     expected = -(0.75 * logs[1] + 0.25 * logs[2])
     assert distance_loss(logits, torch.full((1, 4), 1.25)).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_loss_of_the_classes_by_hand() -> None:
+    """Two places, two classes: the first holds an object of class 0 that its box suits to 0.8, the second nothing."""
+    box = torch.tensor([0.0, 0.0, 0.5, 1.0])
+    boxes, sides = box.expand(1, 2, 4), torch.zeros(1, 2, 4, 8)  # the right box, so that overlap costs nothing
+    assigned = Assigned(
+        torch.tensor([[True, False]]),
+        torch.zeros(1, 2, dtype=torch.long),
+        boxes,
+        torch.zeros(1, 2, dtype=torch.long),
+        torch.tensor([[0.8, 0.0]]),
+    )
+    centres, cells = torch.tensor([[0.25, 0.5], [0.75, 0.5]]), torch.tensor([[0.5, 1.0]]).expand(2, 2)
+    logits = torch.tensor([[[0.5, -1.0], [-2.0, 0.3]]])
+    p = [[1 / (1 + math.exp(-value)) for value in row] for row in logits[0].tolist()]
+    at_object = -0.8 * math.log(p[0][0]) - 0.2 * math.log(1 - p[0][0]) - math.log(1 - p[0][1])
+    at_none = sum(-0.75 * chance**2 * math.log(1 - chance) for chance in p[1])
+    distances = 0.5 * 0.8 * math.log(8)  # all distances are as likely
+    expected = at_object + at_none + distances  # the weights' sum, 0.8, is raised to 1
+    assert detection_loss(logits, sides, boxes, centres, cells, assigned).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_object_is_learned_where_class_and_box_suit_it_best() -> None:

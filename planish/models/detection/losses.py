@@ -25,8 +25,10 @@ def detection_loss(logits: Tensor, sides: Tensor, boxes: Tensor, centres: Tensor
     """
     sure = functional.one_hot(assigned.labels, logits.shape[2]).to(logits.dtype) * (assigned.weights * assigned.positive).unsqueeze(2)
     whole = sure.sum().clamp_min(1.0)
-    # where nothing is, the surer a place is of something the more it counts (varifocal: H. Zhang et al. 2021, arXiv:2008.13367)
-    weight = torch.where(sure > 0, torch.ones_like(sure), 0.75 * logits.detach().sigmoid() ** 2)
+    # where nothing is, the surer a place is of something the more it counts (varifocal: H. Zhang et al. 2021, arXiv:2008.13367); where an
+    # object is, its wrong classes count in full as well, or they would be told apart last
+    at_object = (assigned.positive & (assigned.weights > 0)).unsqueeze(2)
+    weight = torch.where(at_object, 1.0, 0.75 * logits.detach().sigmoid() ** 2)
     classes = (weight * functional.binary_cross_entropy_with_logits(logits, sure, reduction="none")).sum() / whole
     at = assigned.positive
     if not bool(at.any()):
