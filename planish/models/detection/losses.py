@@ -27,8 +27,7 @@ def detection_loss(logits: Tensor, sides: Tensor, boxes: Tensor, centres: Tensor
     whole = sure.sum().clamp_min(1.0)
     # where nothing is, the surer a place is of something the more it counts (varifocal: H. Zhang et al. 2021, arXiv:2008.13367); where an
     # object is, its wrong classes count in full as well, or they would be told apart last
-    at_object = (assigned.positive & (assigned.weights > 0)).unsqueeze(2)
-    weight = torch.where(at_object, 1.0, 0.75 * logits.detach().sigmoid() ** 2)
+    weight = torch.where((sure > 0).any(2, keepdim=True), 1.0, 0.75 * logits.detach().sigmoid() ** 2)
     classes = (weight * functional.binary_cross_entropy_with_logits(logits, sure, reduction="none")).sum() / whole
     at = assigned.positive
     if not bool(at.any()):
