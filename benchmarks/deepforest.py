@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from planish.data.annotations.checked import objects_of, size_of
 from planish.data.annotations.voc import read_voc, voc_files
-from planish.data.cache import cache_root
-from planish.data.tiles import LargeImage, tile_folder
+from planish.data.tiles import LargeImage, write_tiles
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
@@ -45,9 +45,10 @@ def main() -> None:
         objects, faults = objects_of(named, *size_of(named), {"tree": 0}, masks=False)
         print(item.key, len(objects), "trees;", len(faults), "left out:", *faults[:2])
         images.append(LargeImage(item.key, item.path, objects, None))
-    largest = max(images, key=lambda image: image.objects.width * image.objects.height)
+    largest = max(images, key=lambda image: image.target.width * image.target.height)
     images = [replace(image, split="train" if image is largest else "test") for image in images]
-    tiles = tile_folder(images, ["tree"], cache_root(None), size=arguments.tile)
+    tiles = Path(tempfile.mkdtemp()) / "tiles"
+    write_tiles(tiles, images, ["tree"], size=arguments.tile)
     job = prepare(
         tiles, "torchvision:mobilenet_v2", weights=data / "weights" / "mobilenet_v2.pth", image_size=arguments.size, skip_bad=True
     )

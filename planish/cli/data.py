@@ -141,7 +141,7 @@ def tile(
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
-    """Cut large images with boxes or masks into overlapping tiles, to train on."""
+    """Cut large images with boxes, masks or label maps into overlapping tiles, to train on."""
     with running(debug=debug), progress():
         from planish import commands
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,14 +13,16 @@ import numpy.typing as npt
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.data import splits as cutting
+from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage
 from planish.data.cache import cache_root, content_hashes, key_of, whole
 from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.listing import Listed
+from planish.data.objects import Objects
 from planish.data.report import BadFile, DataReport, report_duplicates
-from planish.data.sources import AnnotatedFiles, Taught, both, read_source
+from planish.data.sources import LabelledFiles, Maps, Taught, both, read_source
 from planish.data.store import Store, decoded, resized
-from planish.data.tiles import LargeImage, write_tiles
+from planish.data.tiles import LargeImage, LargeMap, write_tiles
 from planish.errors import DataError
 from planish.progress import note
 from planish.task import SplitName
@@ -225,7 +228,8 @@ def tile_images(
     skip_bad: bool = False,
     cache_dir: Path | None = None,
 ) -> int:
-    """Cut large images with boxes or masks into overlapping tiles: a folder in COCO layout that ``load_images`` reads.
+    """Cut large images with boxes, masks or label maps into overlapping tiles: a folder that ``load_images`` reads, in COCO layout or with
+    mask images.
 
     Splits are kept; those that are not given are cut off as bands, or whole images, as tiles of one image must not be in two of them.
 
@@ -234,7 +238,7 @@ def tile_images(
         out: the folder, which must not exist yet.
         size: of a tile in pixels.
         overlap: share of a tile that its neighbour shows as well; at least as wide as most objects.
-        task: ``detection`` or ``instance``; None for what the data is for.
+        task: ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         seed: of what is split here.
         skip_bad: leave annotations that make no sense out instead of stopping.
         cache_dir: see ``load_images``.
@@ -249,11 +253,18 @@ def tile_images(
     if folder.exists():
         raise DataError(f"{str(out)!r} is there already", "tiles have a folder of their own", "choose another --out, or delete it")
     name, told = read_source(source, cache_root(cache_dir), task)
-    if not isinstance(told, AnnotatedFiles) or told.task == "semantic":
-        raise DataError(f"{name!r} has {told.how}, for {told.task}", "tiles are cut of images with boxes, or masks of objects")
-    found, _ = told.objects(told.images, skip_bad)
-    large = [LargeImage(item.key, item.path, objects, item.split) for item, objects in zip(told.images, found, strict=True)]
-    return write_tiles(folder.absolute(), large, told.class_names, size=size, overlap=overlap, seed=seed)
+    if isinstance(told, LabelledFiles):
+        raise DataError(f"{name!r} has {told.how}, for {told.task}", "tiles are cut of images with boxes, or masks")
+    taught = told.targets_of(told.images, skip_bad)
+    large = [LargeImage(item.key, item.path, _large(taught.targets, i, *size_of(item)), item.split) for i, item in enumerate(told.images)]
+    return write_tiles(folder.absolute(), large, taught.class_names, size=size, overlap=overlap, seed=seed)
+
+
+def _large(targets: Any, index: int, height: int, width: int) -> Objects | LargeMap:
+    if isinstance(targets, Maps):
+        return LargeMap(partial(targets.__getitem__, index), height, width)
+    objects: Objects = targets[index]
+    return objects
 
 
 def task_in(source: str | Path) -> str:

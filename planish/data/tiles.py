@@ -1,9 +1,9 @@
-"""Large images as overlapping tiles: files of their own, in COCO layout, so that nothing that trains need know of it."""
+"""Large images as overlapping tiles: files of their own, in COCO layout or with masks, so that nothing that trains need know of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from planish.data.cache import content_hashes, disk_full_told, key_of, whole
+from planish.data.cache import disk_full_told, whole
 from planish.data.listing import GivenSplit
+from planish.data.map_codes import IGNORED
 from planish.data.objects import Objects
 from planish.data.preprocessing import decode
 from planish.errors import DataError
 from planish.progress import Stage
 
-_VERSION = 1  # raise when the same images give other tiles
 ANY_SIDE = 1 << 30  # nothing is shrunk
 MAX_PIXELS = 1 << 30
 BAND_SHARE = 0.15  # of an image, for a split that has no images of its own
@@ -36,19 +36,34 @@ class Tile:
 
 
 @dataclass(frozen=True, eq=False)
+class LargeMap:
+    """The label map of an image to be cut up.
+
+    Args:
+        read: gives it, uint8 ``(h, w)``, 255 where nothing is asked; it may be coarser or finer than the image.
+        height: of the image in pixels.
+        width: likewise.
+    """
+
+    read: Callable[[], npt.NDArray[np.uint8]]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
 class LargeImage:
     """One image to be cut up.
 
     Args:
         key: its stable name.
         path: the file.
-        objects: what is in it.
+        target: what is in it; of one kind in all images.
         split: where it belongs; None where the data does not say.
     """
 
     key: str
     path: Path
-    objects: Objects
+    target: Objects | LargeMap
     split: GivenSplit | None = None
 
 
@@ -67,10 +82,10 @@ def tiles_of(width: int, height: int, size: int, overlap: float, region: Region 
     return [Tile(x, y, size) for y in _starts(top, bottom, size, overlap) for x in _starts(left, right, size, overlap)]
 
 
-def cut_pixels(image: npt.NDArray[np.uint8], tile: Tile, region: Region | None = None) -> npt.NDArray[np.uint8]:
-    """A tile of an image ``(H, W, C)``: uint8 ``(size, size, C)``, black outside the image or the region."""
+def cut_pixels(image: npt.NDArray[np.uint8], tile: Tile, region: Region | None = None, outside: int = 0) -> npt.NDArray[np.uint8]:
+    """A tile of an image ``(H, W, ...)``: uint8 ``(size, size, ...)``, with ``outside``, black, beyond the image or the region."""
     right, bottom = (region or (0, 0, image.shape[1], image.shape[0]))[2:]
-    pixels = np.zeros((tile.size, tile.size, image.shape[2]), np.uint8)
+    pixels = np.full((tile.size, tile.size, *image.shape[2:]), outside, np.uint8)
     part = image[tile.top : min(bottom, tile.top + tile.size), tile.left : min(right, tile.left + tile.size)]
     pixels[: part.shape[0], : part.shape[1]] = part
     return pixels
@@ -115,6 +130,14 @@ def cut_objects(objects: Objects, tiles: Sequence[Tile], least_visible: float = 
     return cut
 
 
+def cut_map(target: LargeMap, tiles: Sequence[Tile], region: Region | None = None) -> list[npt.NDArray[np.uint8]]:
+    """The label map of each tile, uint8 ``(size, size)``; 255 outside the image or the region."""
+    labels = target.read()
+    if labels.shape != (target.height, target.width):
+        labels = np.asarray(Image.fromarray(labels).resize((target.width, target.height), Image.Resampling.NEAREST))
+    return [cut_pixels(labels, tile, region, IGNORED) for tile in tiles]
+
+
 def regions_of(images: Sequence[LargeImage], seed: int) -> list[list[tuple[GivenSplit, Region]]]:
     """Which part of each image belongs to which split.
 
@@ -132,7 +155,7 @@ def regions_of(images: Sequence[LargeImage], seed: int) -> list[list[tuple[Given
         lacking = []
     answer = []
     for i, image in enumerate(images):
-        width, height = image.objects.width, image.objects.height
+        width, height = image.target.width, image.target.height
         if image.split not in (None, "train") or not lacking:
             answer.append([(whole_ones.get(i, image.split or "train"), (0, 0, width, height))])
             continue
@@ -147,45 +170,6 @@ def regions_of(images: Sequence[LargeImage], seed: int) -> list[list[tuple[Given
     return answer
 
 
-def tile_folder(
-    images: Sequence[LargeImage],
-    class_names: Sequence[str],
-    cache_dir: Path,
-    *,
-    size: int,
-    overlap: float = 0.25,
-    least_visible: float = 0.4,
-    seed: int = 0,
-) -> Path:
-    """The folder of the tiles of these images, made on first use: ``train/``, ``validation/`` and ``test/`` in COCO layout.
-
-    In ``_annotations.coco.json`` each image also says of which ``source`` it is the tile, and where its ``left`` and ``top`` are.
-
-    Args:
-        images: with their objects; for the splits see ``regions_of``.
-        class_names: what the labels stand for.
-        cache_dir: the cache folder.
-        size: of a tile in pixels; it is what a model is fed, squashed to its input size.
-        overlap: share of a tile that its neighbour shows as well; at least as wide as most objects.
-        least_visible: see ``cut_objects``.
-        seed: for images without a split.
-
-    Raises:
-        DataError: an image cannot be read, the disk is full, or size and overlap make no tiles.
-    """
-    tiles_of(1, 1, size, overlap)  # says what is wrong with them before anything is read
-    hashes, bad = content_hashes([image.path for image in images], cache_dir)
-    for i, reason in bad.items():
-        raise DataError(f"{images[i].key!r} {reason}")
-    described = [(image.key, image.split, _described(image.objects)) for image in images]
-    key = key_of(_VERSION, hashes, repr(described), tuple(class_names), size, overlap, least_visible, seed)
-    folder = cache_dir / "tiles" / key
-    if folder.is_dir():
-        return folder
-    write_tiles(folder, images, class_names, size=size, overlap=overlap, least_visible=least_visible, seed=seed)
-    return folder
-
-
 def write_tiles(
     folder: Path,
     images: Sequence[LargeImage],
@@ -196,29 +180,66 @@ def write_tiles(
     least_visible: float = 0.4,
     seed: int = 0,
 ) -> int:
-    """Write the folder that ``tile_folder`` finds, or another: whole or not at all. Returns how many tiles there are; raises likewise."""
-    tiles_of(1, 1, size, overlap)
-    total = sum(image.objects.width * image.objects.height for image in images)
+    """Write a folder of tiles, whole or not at all: ``train/``, ``validation/`` and ``test/`` in COCO layout, where each image also says of
+    which ``source`` it is the tile, and where its ``left`` and ``top`` are; or each with ``images/`` and ``masks/``.
+
+    Args:
+        folder: that does not exist yet.
+        images: with what is in them; for the splits see ``regions_of``.
+        class_names: what the labels stand for.
+        size: of a tile in pixels; it is what a model is fed, squashed to its input size.
+        overlap: share of a tile that its neighbour shows as well; at least as wide as most objects.
+        least_visible: see ``cut_objects``.
+        seed: for images without a split.
+
+    Returns:
+        How many tiles there are.
+
+    Raises:
+        DataError: an image cannot be read, the disk is full, or size and overlap make no tiles.
+    """
+    tiles_of(1, 1, size, overlap)  # says what is wrong with them before anything is read
+    total = sum(image.target.width * image.target.height for image in images)
     with (
         whole(folder) as partial,
         disk_full_told(folder.parent, lambda: 3 * total / (1 - overlap) ** 2),
         Stage("cutting tiles", len(images)) as stage,
     ):
         written: dict[GivenSplit, list[tuple[dict[str, Any], Objects]]] = {}
+        count = 0
         for number, (image, regions) in enumerate(zip(images, regions_of(images, seed), strict=True)):
             pixels = _pixels(image)
             for split, region in regions:
-                (partial / split).mkdir(exist_ok=True)
-                tiles = tiles_of(image.objects.width, image.objects.height, size, overlap, region)
-                for tile, found in zip(tiles, cut_objects(image.objects, tiles, least_visible, region), strict=True):
-                    name = f"{number:04d}-{image.path.stem}-x{tile.left}-y{tile.top}.png"
-                    Image.fromarray(np.squeeze(cut_pixels(pixels, tile, region))).save(partial / split / name, compress_level=1)
-                    entry = {"file_name": name, "height": size, "width": size, "source": image.key, "left": tile.left, "top": tile.top}
-                    written.setdefault(split, []).append((entry, found))
+                tiles = tiles_of(image.target.width, image.target.height, size, overlap, region)
+                names = [f"{number:04d}-{image.path.stem}-x{tile.left}-y{tile.top}.png" for tile in tiles]
+                place = partial / split
+                if isinstance(image.target, Objects):
+                    found = cut_objects(image.target, tiles, least_visible, region)
+                    entries = [_entry(name, image, tile) for name, tile in zip(names, tiles, strict=True)]
+                    written.setdefault(split, []).extend(zip(entries, found, strict=True))
+                else:
+                    for name, labels in zip(names, cut_map(image.target, tiles, region), strict=True):
+                        _save(labels, place / "masks" / name)
+                    place /= "images"
+                for name, tile in zip(names, tiles, strict=True):
+                    _save(cut_pixels(pixels, tile, region), place / name)
+                count += len(tiles)
             stage.advance()
-        for split, entries in written.items():
-            (partial / split / "_annotations.coco.json").write_text(json.dumps(_coco(entries, class_names)))
-    return sum(map(len, written.values()))
+        for split, described in written.items():
+            (partial / split / "_annotations.coco.json").write_text(json.dumps(_coco(described, class_names)))
+        if not written:
+            (partial / "classes.txt").write_text("".join(f"{name}\n" for name in class_names))
+    return count
+
+
+def _save(pixels: npt.NDArray[np.uint8], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.squeeze(pixels)).save(file, compress_level=1)
+
+
+def _entry(name: str, image: LargeImage, tile: Tile) -> dict[str, Any]:
+    """Of a tile, in COCO's list of images."""
+    return {"file_name": name, "height": tile.size, "width": tile.size, "source": image.key, "left": tile.left, "top": tile.top}
 
 
 def _starts(start: int, stop: int, size: int, overlap: float) -> list[int]:
@@ -234,10 +255,10 @@ def _pixels(image: LargeImage) -> npt.NDArray[np.uint8]:
         pixels = decode(image.path.read_bytes(), 3, ANY_SIDE, MAX_PIXELS)
     except (DataError, OSError) as error:
         raise DataError(f"{image.key!r}: {error}") from error
-    if pixels.shape[:2] != (image.objects.height, image.objects.width):
+    if pixels.shape[:2] != (image.target.height, image.target.width):
         raise DataError(
             f"{image.key!r} has {pixels.shape[1]} x {pixels.shape[0]} pixels",
-            f"its annotations are of {image.objects.width} x {image.objects.height}",
+            f"its annotations are of {image.target.width} x {image.target.height}",
         )
     grey = (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all()
     return pixels[..., :1] if grey else pixels
@@ -260,11 +281,6 @@ def _area(mask: dict[str, Any]) -> int:
     from pycocotools import mask as run_lengths
 
     return int(run_lengths.area(mask))
-
-
-def _described(objects: Objects) -> tuple[object, ...]:
-    arrays = (objects.boxes, objects.labels, objects.crowd, objects.areas)
-    return objects.width, objects.height, key_of(*arrays, repr(objects.masks))
 
 
 def _coco(entries: Sequence[tuple[dict[str, Any], Objects]], class_names: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from planish.artifact import InputSpec, Preprocessing
 from planish.data import load_images, tile_images
 from planish.data.objects import Objects
 from planish.data.tile_merge import kept, merged, predict_tiled
-from planish.data.tiles import LargeImage, Tile, cut_objects, cut_pixels, regions_of, tile_folder, tiles_of
+from planish.data.tiles import LargeImage, LargeMap, Tile, cut_objects, cut_pixels, regions_of, tiles_of, write_tiles
 from planish.errors import DataError, ModelError
 from planish.evaluation.evaluate import evaluate_tiled
 from planish.tasks import task_for
@@ -221,7 +221,9 @@ CROSSING = [*SPREAD, [130, 90, 150, 110]]  # the last lies on both sides of wher
 @pytest.mark.parametrize("masks", [False, True])
 def test_a_folder_of_tiles(tmp_path: Path, masks: bool) -> None:
     images = [large(tmp_path, CROSSING, 160, 130, "train", "a", masks), large(tmp_path, [[1, 1, 9, 9]], 40, 30, "test", "b", masks)]
-    folder = tile_folder(images, ["x", "y", "z"], tmp_path / "cache", size=64, overlap=0.3)
+    folder = tmp_path / "tiles"
+    count = write_tiles(folder, images, ["x", "y", "z"], size=64, overlap=0.3)
+    assert count == len(list(folder.rglob("*.png")))
     seen = 0
     for split in ("train", "validation", "test"):
         coco = COCO(folder / split / "_annotations.coco.json")
@@ -239,16 +241,13 @@ def test_a_folder_of_tiles(tmp_path: Path, masks: bool) -> None:
                     assert np.array_equal(coco.annToMask(a).astype(bool), pixels == level)
                 seen += not a["iscrowd"]
     assert seen >= len(CROSSING)
-    assert tile_folder(images, ["x", "y", "z"], tmp_path / "cache", size=64, overlap=0.3) == folder
-    assert tile_folder(images, ["x", "y", "z"], tmp_path / "cache", size=64, overlap=0.4) != folder
-    images[0] = large(tmp_path, SPREAD[:-1], 160, 130, "train", "a", masks)
-    assert tile_folder(images, ["x", "y", "z"], tmp_path / "cache", size=64, overlap=0.3) != folder
 
 
 def test_no_pixel_is_in_two_splits(tmp_path: Path) -> None:
     for split, expected in ((None, {"train", "validation", "test"}), ("train", {"train", "validation", "test"})):
         image = large(tmp_path, CROSSING, 160, 130, split)
-        folder = tile_folder([image], ["x", "y", "z"], tmp_path / "cache", size=48)
+        folder = tmp_path / f"tiles {split}"
+        write_tiles(folder, [image], ["x", "y", "z"], size=48)
         seen = {}
         for part in folder.iterdir():
             seen[part.name] = np.zeros((200, 200), bool)
@@ -276,14 +275,14 @@ def test_annotations_of_another_image_and_broken_files_are_named(tmp_path: Path)
     wrong = large(tmp_path, SPREAD, 160, 130, "train")
     Image.new("RGB", (100, 100)).save(wrong.path)
     with pytest.raises(DataError, match=r"photos/a\.png.*100 x 100.*160 x 130"):
-        tile_folder([wrong], ["x", "y", "z"], tmp_path / "cache", size=64)
+        write_tiles(tmp_path / "tiles", [wrong], ["x", "y", "z"], size=64)
     wrong.path.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"photos/a\.png"):
-        tile_folder([wrong], ["x", "y", "z"], tmp_path / "cache", size=64)
+        write_tiles(tmp_path / "tiles", [wrong], ["x", "y", "z"], size=64)
     wrong.path.unlink()
     with pytest.raises(DataError, match=r"photos/a\.png"):
-        tile_folder([wrong], ["x", "y", "z"], tmp_path / "cache", size=64)
-    assert not list((tmp_path / "cache" / "tiles").iterdir())
+        write_tiles(tmp_path / "tiles", [wrong], ["x", "y", "z"], size=64)
+    assert not (tmp_path / "tiles").exists()
 
 
 @pytest.mark.skipif(not DEEPFOREST.is_dir(), reason="needs ../shared/fetch_data.py deepforest")
@@ -297,24 +296,25 @@ def test_deepforest_tiles_and_a_perfect_model_finds_all_trees(tmp_path: Path) ->
         found = objects(boxes, width, height)
         one_class = Objects(found.boxes, np.zeros(len(boxes), np.int64), height, width, found.crowd, found.areas)
         images.append(LargeImage(picture.name, picture, one_class, "train" if "crop2" in path.name else "test"))
-    folder = tile_folder(images, ["tree"], tmp_path, size=400, overlap=0.25)
+    folder = tmp_path / "tiles"
+    write_tiles(folder, images, ["tree"], size=400, overlap=0.25)
     counts = {part.name: json.loads((part / "_annotations.coco.json").read_text()) for part in folder.iterdir()}
     assert set(counts) == {"train", "validation", "test"}
     assert all(len(found["annotations"]) > 20 for found in counts.values())
     image = next(i for i in images if "541000" in i.key)
-    tiles = tiles_of(image.objects.width, image.objects.height, 400, 0.25)
-    cut = cut_objects(image.objects, tiles, 0.0)
+    tiles = tiles_of(image.target.width, image.target.height, 400, 0.25)
+    cut = cut_objects(image.target, tiles, 0.0)
     most = max(len(some) for some in cut)
     outputs = {"boxes": np.zeros((len(tiles), most, 4), np.float32), "scores": np.zeros((len(tiles), most), np.float32)}
     outputs["labels"] = np.zeros((len(tiles), most), np.int64)
     for i, some in enumerate(cut):
         outputs["boxes"][i, : len(some)] = some.boxes
         outputs["scores"][i, : len(some)] = np.random.default_rng(i).uniform(0.1, 1, len(some))
-    answer = merged(outputs, tiles, image.objects.height, image.objects.width)
+    answer = merged(outputs, tiles, image.target.height, image.target.width)
     rows = answer["scores"][0] > 0
-    missing = [box for box in image.objects.boxes if np.abs(answer["boxes"][0, rows] - box).max(1).min() > 2e-3]
-    assert len(missing) <= 0.03 * len(image.objects)
-    assert rows.sum() <= 1.03 * len(image.objects)
+    missing = [box for box in image.target.boxes if np.abs(answer["boxes"][0, rows] - box).max(1).min() > 2e-3]
+    assert len(missing) <= 0.03 * len(image.target)
+    assert rows.sum() <= 1.03 * len(image.target)
 
 
 def write_split(folder: Path, split: str, width: int, height: int) -> None:
@@ -349,6 +349,54 @@ def test_from_a_folder_to_tiles_and_to_metrics_of_whole_images(tmp_path: Path) -
     assert halves.metrics["map"].value < 99, "without overlap some are only seen in parts"
     with pytest.raises(DataError, match="is there already"):
         tile_images(tmp_path / "photos", tmp_path / "tiles", size=64, cache_dir=tmp_path / "cache")
+
+
+class MapOracle:
+    """Says of each pixel the class that its grey level stands for."""
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"classes": images[..., 0] // 60, "confidence": np.ones(images.shape[:3], np.float32)}
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_label_maps_are_tiled_as_their_images_are(tmp_path: Path, factor: int) -> None:
+    (tmp_path / "photos/images").mkdir(parents=True)
+    (tmp_path / "photos/masks").mkdir()
+    (tmp_path / "photos/classes.txt").write_text("ground\nroof\nroad\n")
+    for i in range(24):
+        coarse = np.random.default_rng(i).integers(0, 3, (7, 10)).astype(np.uint8)
+        labels = coarse.repeat(20, 0).repeat(20, 1)  # 140 x 200
+        Image.fromarray((labels * 60)[..., None].repeat(3, 2)).save(tmp_path / f"photos/images/{i}.png")
+        labels[:20, :20] = 255
+        Image.fromarray(labels[::factor, ::factor]).save(tmp_path / f"photos/masks/{i}.png")  # a map may be coarser than its image
+    count = tile_images(tmp_path / "photos", tmp_path / "tiles", size=64, overlap=0.3, cache_dir=tmp_path / "cache")
+    tiles = load_images(tmp_path / "tiles", cache_dir=tmp_path / "cache")
+    assert tiles.class_names == ("ground", "roof", "road")
+    given = [tiles.splits[name] for name in ("train", "validation", "test")]
+    assert sum(map(len, given)) == count == 24 * len(tiles_of(200, 140, 64, 0.3))
+    asked = []
+    for split in given:
+        for path, labels in zip(split.paths, split.targets, strict=True):
+            pixels = np.asarray(Image.open(path))
+            assert np.array_equal(labels[labels < 255], pixels[labels < 255] // 60)
+            asked.append((labels < 255).mean())
+    assert min(asked) < 1 == max(asked)
+    photos = load_images(tmp_path / "photos", cache_dir=tmp_path / "cache")
+    task = task_for("semantic", photos.splits, photos.class_names)
+    found = evaluate_tiled(MapOracle(), task, "test", InputSpec(3, 64, 64), PLAIN, 64, 0.3)
+    assert found.metrics["miou"].value == pytest.approx(100)
+
+
+def test_bands_of_a_label_map_show_nothing_of_their_neighbours(tmp_path: Path) -> None:
+    labels = np.ones((60, 200), np.uint8)
+    Image.fromarray(labels * 60).save(tmp_path / "a.png")
+    write_tiles(tmp_path / "tiles", [LargeImage("a.png", tmp_path / "a.png", LargeMap(lambda: labels, 60, 200))], ["x", "y"], size=64)
+    shown = 0
+    for file in (tmp_path / "tiles").rglob("masks/*.png"):
+        found, pixels = np.asarray(Image.open(file)), np.asarray(Image.open(file.parents[1] / "images" / file.name))
+        assert np.array_equal(found == 255, pixels == 0)
+        shown += "test" in file.parts
+    assert shown == 1
 
 
 def test_what_is_not_tiled_says_so(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 KEPT = 100
-_MOST, _EVERY = 300, 8  # candidates: the surest place of eight, between KEPT and that many
+_MOST, _EVERY = 300, 8  # candidates: as many as an eighth of the places, between KEPT and that many
 _ROUNDS = 8
 _SAME = 0.6  # overlap from which on the less sure of two boxes of a class is taken for the same object
 
@@ -48,15 +48,21 @@ def keep_best(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def candidates(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The surest places, falling: their numbers, scores and best classes, ``(N, K)`` each.
+    """The surest pairs of a place and a class, falling: numbers of the places, scores and classes, ``(N, K)`` each.
+
+    A place may be a candidate for several classes, as in torchvision: where two are about as likely, both are worth telling.
 
     Args:
-        scores: ``(N, classes, A)``, of whatever scale; a place is a candidate for its best class.
+        scores: ``(N, classes, A)``, of whatever scale.
     """
-    scores, labels = scores.max(1)
-    places = scores.shape[1]
-    scores, surest = scores.topk(min(places, max(KEPT, min(_MOST, places // _EVERY))), dim=1)
-    return surest, scores, labels.gather(1, surest)
+    classes, places = scores.shape[1:]
+    count = min(places, max(KEPT, min(_MOST, places // _EVERY)))
+    surest = scores.amax(1).topk(count, dim=1).indices  # the surest pairs are at the surest places
+    pairs = scores.gather(2, surest.unsqueeze(1).expand(-1, classes, -1)).flatten(1)
+    scores, which = pairs.topk(count, dim=1)
+    labels, column = (torch.arange(n, device=scores.device) for n in (classes, count))
+    at, label = (every.expand(len(pairs), -1).gather(1, which) for every in (column.repeat(classes), labels.repeat_interleave(count)))
+    return surest.gather(1, at), scores, label
 
 
 def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
