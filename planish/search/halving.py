@@ -13,8 +13,9 @@ from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.search import rounding
 from planish.search.choose import with_room
+from planish.search.look import look, measure
 from planish.search.pace import forward_seconds
-from planish.search.proposals import Trial, expected_drop, promise, safest, spread
+from planish.search.proposals import Level, Trial, between, expected_drop, promise, safest, spread
 from planish.search.runner import extend
 from planish.search.state import Search
 from planish.training import Distill
@@ -26,7 +27,8 @@ _LEAST_BATCHES = 200
 def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial]:
     """Spend ``seconds`` on distilling the most promising trials, in rungs: each keeps about half and has twice as long for them.
 
-    The first rung is spread over all levels; the second takes those that promise most, also levels between two that were tried.
+    The first rung is spread over all levels; the second takes those that promise most, also levels between two that were tried. Before the
+    last one a level is looked at that should stay within the limit, where none so far is expected to.
 
     Returns:
         Trials that were trained, the longest trained first.
@@ -38,12 +40,14 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     for rung, width in enumerate(widths):
         if not alive:
             break
-        if len(widths) == 1:
+        if rung == 0 and width == 1:
             kept = [safest(alive, runner.score(_ORIGINAL, "torch", "calibration"))]
         elif rung == 0 or not trained:
             kept = spread(alive, width)
         else:
             to_come = sum(seconds * share / w for share, w in list(zip(_shares(len(widths)), widths, strict=True))[rung:])
+            if rung == len(widths) - 1:
+                alive += _between(search, trained, to_come)
             ranked = sorted(alive, key=lambda t: promise(t, expected_drop(t, trained, to_come), search.goal), reverse=True)
             kept = ranked[:width]
         if rung > 0 or len(widths) == 1:  # what the first rung passed over may still come in the second, between two that it tried
@@ -94,6 +98,15 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     return sorted(trained, key=lambda t: -len(t.plan.steps))
 
 
+def _between(search: Search, trained: Sequence[Trial], seconds: float) -> list[Trial]:
+    """A level that should stay within the limit, looked at, in a list; an empty one where it is not needed or does not pay."""
+    speedup = search.runner.store.once("between", "searching", lambda: between(trained, seconds, search.goal))
+    if not speedup or not (found := look(search, Level(speedup))):
+        return []
+    measure(search, "last look", found)
+    return [t for t in found if not t.stopped]
+
+
 def _guess_epoch_seconds(search: Search, trial: Trial) -> float:
     """Each teacher forward, student forward and backward: about 1 + 3 times its share of the teacher's forward time."""
     return trial.seconds_an_epoch or forward_seconds(search, "train") * (1.2 * max(1, len(search.teachers)) + 3 / trial.gain)
@@ -105,7 +118,7 @@ def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int
         return []
     batches = len(search.runner.task.split("train")) / Distill().batch_size
     epoch = max(_guess_epoch_seconds(search, t) for t in trials) * min(1.0, _LEAST_BATCHES / batches)
-    for widths in ([5, 3, 2, 1], [4, 2, 1], [3, 2, 1], [2, 1]):
+    for widths in ([5, 3, 2, 1], [4, 2, 1], [3, 2, 1], [2, 1], [1, 1]):
         if widths[0] <= len(trials) and seconds * _shares(len(widths))[0] / widths[0] >= epoch:
             return widths
     return [1]

@@ -41,18 +41,18 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     for level in (*LEVELS[:count], *_students(search)):
         if trials and search.seconds_left < 3 * cost:
             break
-        trials += _look(search, level)
-    while (stronger := further(trials)) and search.seconds_left > 3 * cost and (found := _look(search, stronger)):
+        trials += look(search, level)
+    while (stronger := further(trials)) and search.seconds_left > 3 * cost and (found := look(search, stronger)):
         trials += found
     original = runner.score(_ORIGINAL, "torch", "calibration")
-    while (gentler := milder(trials, original)) and search.seconds_left > 3 * cost and (found := _look(search, gentler)):
+    while (gentler := milder(trials, original)) and search.seconds_left > 3 * cost and (found := look(search, gentler)):
         trials += found
     if not trials:
         return []
     measure(search, "first look", trials)
     _note_prediction(trials)
     if search.goal.max_latency_ms is not None and (aimed := aimed_at(search.goal.max_latency_ms, trials)) is not None:
-        fitting = _look(search, aimed)
+        fitting = look(search, aimed)
         measure(search, "second look", fitting)
         trials += fitting
     return [t for t in trials if not t.stopped]
@@ -94,7 +94,7 @@ def _note_prediction(trials: Sequence[Trial]) -> None:
         note(f"latency predicted from timed layers is off by {100 * float(np.median(off)):.0f} % (median of {len(pruned)} files)")
 
 
-def _look(search: Search, level: Level) -> list[Trial]:
+def look(search: Search, level: Level) -> list[Trial]:
     """The level's network, cut and exported, in a list; an empty one where nothing of it applies."""
     runner, deployment = search.runner, search.deployment
     for plan in level.plans(_pruning(search, search.low_rank)):

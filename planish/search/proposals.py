@@ -21,8 +21,9 @@ _POINTS_A_DOUBLING = 0.7  # beyond the limit cost as much as a doubling of speed
 _LEAST_POINTS = 0.1  # a drop may be none
 _EASY_POINTS = 15.0  # lost before any training are won back in a little of it
 _MUCH = 0.5  # of the original's score, lost before any training
-_SLOWEST, _FASTEST = 1.2, 20.0  # times, that layers are pruned to
+_SLOWEST, _FASTEST = 1.1, 20.0  # times, that layers are pruned to
 _AIM_BELOW = 0.97  # of the goal, as the next measurement will not say just the same
+_AIM_DROP = 0.6  # of the points that may be lost, likewise: validation is noisier than a clock
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,29 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) 
         known.insert(0, (0.0, _LEAST_POINTS))
     logs = [math.log(max(points, _LEAST_POINTS)) for _, points in known]
     return math.exp(np.interp(trial.level.severity, [severity for severity, _ in known], logs))
+
+
+def between(trained: Sequence[Trial], seconds: float, goal: Goal) -> float:
+    """How many times as fast layers should be pruned to lose no more than the goal allows, where no trained trial is expected to stay within.
+
+    It lies between the network itself and the trial that is expected to lose least, on the line of ``expected_drop``.
+
+    Args:
+        trained: trials with their drop.
+        seconds: of training to come.
+        goal: the limits.
+
+    Returns:
+        0 where one stays within the limits, or none lies between.
+    """
+    drops = {t: expected_drop(t, trained, seconds) for t in timed(trained)}
+    wanted = _AIM_DROP * goal.max_drop_points
+    if not drops or wanted <= _LEAST_POINTS or min(drops.values()) <= goal.max_drop_points:
+        return 0.0
+    nearest = min(drops, key=lambda t: drops[t])
+    part = math.log(wanted / _LEAST_POINTS) / math.log(drops[nearest] / _LEAST_POINTS)
+    speedup = round(1 / (1 - math.sqrt(part * nearest.level.severity)), 2)
+    return speedup if speedup > _SLOWEST else 0.0
 
 
 def promise(trial: Trial, drop_points: float, goal: Goal) -> float:

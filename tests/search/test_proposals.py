@@ -7,7 +7,7 @@ import pytest
 from planish.compression import BlockPruning, ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, expected_drop, further, milder, promise, safest, spread
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, between, expected_drop, further, milder, promise, safest, spread
 from planish.search.result import Goal
 
 TIMED = LatencyPruning(speedup=2)
@@ -63,7 +63,7 @@ def looked(speedup: float, points: float) -> Trial:
 def test_pruning_becomes_milder_while_it_takes_much_of_what_the_network_knows() -> None:
     assert milder([looked(4, 35), looked(2.5, 30)], 40) == Level(1.58)
     assert milder([looked(2.5, 30), looked(1.58, 19)], 40) is None, "less than half"
-    assert milder([looked(1.4, 30)], 40) is None, "milder is hardly faster"
+    assert milder([looked(1.2, 30)], 40) is None, "milder is hardly faster"
     assert milder([], 40) is None
 
 
@@ -104,6 +104,25 @@ def test_what_was_not_trained_is_expected_between_its_neighbours() -> None:
     assert between == pytest.approx(9 ** ((1 / 4 - 1 / 9) / (9 / 16 - 1 / 9)))
     assert expected_drop(mild, [severe, mild]) == 1
     assert expected_drop(fastest, [severe, mild]) == pytest.approx(9)
+
+
+def test_a_level_between_is_proposed_where_none_is_expected_to_stay_within_the_limit() -> None:
+    """0.6 points are wanted; from 0.1 to 3.6 that is half of the way on a log scale, and severity is (1 - 1 / 2)^2 at twice the speed."""
+    strong, stronger = trial(2, 2, 3.6), trial(4, 1, 9)
+    found = between([strong, stronger], 0, Goal(max_drop_points=1))
+    assert found == pytest.approx(1 / (1 - (0.5 * 0.25) ** 0.5), abs=0.01)
+    assert expected_drop(trial_of(found), [strong, stronger]) == pytest.approx(0.6, rel=0.05)
+    assert between([trial(2, 2, 0.9), stronger], 0, Goal(max_drop_points=1)) == 0, "one stays within"
+    assert between([strong], 1000, Goal(max_drop_points=5)) == 0
+    assert between([trial(1.15, 7, 50)], 0, Goal(max_drop_points=1)) == 0, "milder is hardly faster"
+    assert between([strong], 0, Goal(max_drop_points=0)) == 0
+    assert between([], 0, Goal(max_drop_points=1)) == 0
+
+
+def trial_of(speedup: float) -> Trial:
+    untried = trial(speedup, 3, 0)
+    untried.history = []
+    return untried
 
 
 def test_milder_than_all_that_was_trained_is_expected_to_lose_less() -> None:
