@@ -72,13 +72,14 @@ class Level:
         return [Plan(*shorter, step, *smaller) for step in pruned]
 
 
-# In the order in which they are worth a look: first the middle, then both ends, then between.
+# In the order in which they are worth a look: first the middle, then both ends (the mild one first, as where there is time for few looks
+# there is little for recovery), then between.
 LEVELS = (
     Level(2.5),
+    Level(1.5),
     Level(4.0),
     Level(blocks=0.5),
     Level(2.5, 0.75),
-    Level(1.5),
     Level(2.5, blocks=0.5),
     Level(3.0),
     Level(4.0, 0.75),

@@ -61,7 +61,7 @@ def candidates(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     pairs = scores.gather(2, surest.unsqueeze(1).expand(-1, classes, -1)).flatten(1)
     scores, which = pairs.topk(count, dim=1)
     labels, column = (torch.arange(n, device=scores.device) for n in (classes, count))
-    at, label = (every.expand(len(pairs), -1).gather(1, which) for every in (column.repeat(classes), labels.repeat_interleave(count)))
+    at, label = (every[which] for every in (column.repeat(classes), labels.repeat_interleave(count)))
     return surest.gather(1, at), scores, label
 
 
