@@ -121,9 +121,9 @@ def _area(found: Flags, ignored: Flags, weights: Floats, total: Floats) -> Float
     right, shown = right[:, hits], shown[:, hits]
     precision = right / (shown + np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    for r in np.flatnonzero(known):
-        place = np.searchsorted(right[r] / total[r], _RECALLS, side="left")
-        result[r] = precision[r][place[place < len(hits)]].sum() / len(_RECALLS)
+    # a hit gives the precision at the recalls that are reached with it and not before
+    reached = np.searchsorted(_RECALLS, right[known] / total[known, None], side="right")
+    result[known] = (precision[known] * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(_RECALLS)
     return result
 
 

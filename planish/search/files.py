@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ def write_result(path: Path, value: Any) -> None:
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write arrays as a compressed ``.npz``, which loads without pickle."""
+    """Write arrays as a compressed ``.npz``, which loads without pickle; quickly, as masks of a thousand images are a gigabyte."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
     partial.replace(path)

@@ -219,7 +219,7 @@ def _search(search: Search) -> list[Trial]:
         return without_training(search)
     _deploy(search)
     trials = glance(search, _GLANCE_SHARE * search.seconds_left)
-    finish_seconds = _MEASURING_SECONDS + (FINALISTS + 1) * ship_seconds(search)
+    finish_seconds = _MEASURING_SECONDS + (min(FINALISTS, len(trials)) + 1) * ship_seconds(search)
     return train(search, trials, search.seconds_left - finish_seconds)
 
 

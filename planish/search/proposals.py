@@ -20,7 +20,7 @@ _SHRINKS = (0.55, 0.95)  # between these; beyond, it is noise
 _POINTS_A_DOUBLING = 0.7  # beyond the limit cost as much as a doubling of speed brings: the noise of validation
 _LEAST_POINTS = 0.1  # a drop may be none
 _EASY_POINTS = 15.0  # lost before any training are won back in a little of it
-_MUCH = 0.5  # of the original's score, lost before any training
+_MUCH, _LITTLE = 0.5, 0.25  # of the original's score, lost before any training: what takes much recovery, and what a few epochs win back
 _SLOWEST, _FASTEST = 1.1, 20.0  # times, that layers are pruned to
 _AIM_BELOW = 0.97  # of the goal, as the next measurement will not say just the same
 _AIM_DROP = 0.6  # of the points that may be lost, likewise: validation is noisier than a clock
@@ -155,7 +155,7 @@ def milder(trials: Sequence[Trial], original: float) -> Level | None:
 
 
 def safest(trials: Sequence[Trial], original: float) -> Trial:
-    """Of what there is time to train once only: the fastest that keeps half of what the network knows, else what keeps most.
+    """Where there is time for little training: the fastest that keeps three quarters of what the network knows, else what keeps most.
 
     Args:
         trials: that were looked at.
@@ -165,7 +165,7 @@ def safest(trials: Sequence[Trial], original: float) -> Trial:
     def lost(trial: Trial) -> float:
         return trial.measurements["drop_calibration"].value
 
-    able = [t for t in trials if not t.level.student and lost(t) < _MUCH * original]
+    able = [t for t in trials if not t.level.student and lost(t) < _LITTLE * original]
     return min(able, key=lambda t: t.latency_ms) if able else min(trials, key=lost)
 
 
