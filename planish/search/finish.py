@@ -16,13 +16,13 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
 from planish.search.evidence import errors, per_class, write_evidence
+from planish.search.pace import FINALISTS
 from planish.search.proposals import Trial, expected_drop, promise
 from planish.search.result import CandidateResult, Goal, Result
 from planish.search.state import Search, Shipped
 from planish.training.prepare import Job
 
 _ORIGINAL = Plan()
-FINALISTS = 5
 
 
 def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, model: str, command: str, notes: list[str]) -> Result:

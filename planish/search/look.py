@@ -12,7 +12,7 @@ from planish.compression import LatencyPruning
 from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.pace import ship_seconds
+from planish.search.pace import finish_seconds, ship_seconds
 from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, further, milder, timed
 from planish.search.state import Search, Shipped
 
@@ -35,17 +35,22 @@ def glance(search: Search, seconds: float) -> list[Trial]:
         The levels worth training. A level that is not faster than the uncompressed network in the same precision is stopped here.
     """
     runner, cost = search.runner, 1 + ship_seconds(search)
-    search.low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, LEVELS[0]))
+    search.low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
     count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
+
+    def in_time() -> bool:
+        """Whether what is looked at could still be trained."""
+        return search.seconds_left > 3 * cost + finish_seconds(search, len(trials))
+
     for level in (*LEVELS[:count], *_students(search)):
-        if trials and search.seconds_left < 3 * cost:
+        if trials and not in_time():
             break
         trials += look(search, level)
-    while (stronger := further(trials)) and search.seconds_left > 3 * cost and (found := look(search, stronger)):
+    while (stronger := further(trials)) and in_time() and (found := look(search, stronger)):
         trials += found
     original = runner.score(_ORIGINAL, "torch", "calibration")
-    while (gentler := milder(trials, original)) and search.seconds_left > 3 * cost and (found := look(search, gentler)):
+    while (gentler := milder(trials, original)) and in_time() and (found := look(search, gentler)):
         trials += found
     if not trials:
         return []

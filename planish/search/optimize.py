@@ -20,12 +20,12 @@ from planish.plan import Plan
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
 from planish.search.files import write_json
-from planish.search.finish import FINALISTS, finish
+from planish.search.finish import finish
 from planish.search.foreign import file_job, refuse_training
 from planish.search.halving import train
 from planish.search.look import glance
 from planish.search.original import stored_original
-from planish.search.pace import ship_seconds
+from planish.search.pace import finish_seconds
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
@@ -39,7 +39,6 @@ from planish.training.recipe import load_recipe
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
 _ROUNDING_POINTS = 0.2  # that INT8 costs the original, from which on layers may stay float
-_MEASURING_SECONDS = 30.0  # the last side-by-side, test and report
 _MOST_EPOCHS = 60  # of one round of recovery; not tuned
 _RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # highest learning rate, by how the original came to its weights
 _STUDENTS = ("resnet20", "resnet8x2")
@@ -219,8 +218,7 @@ def _search(search: Search) -> list[Trial]:
         return without_training(search)
     _deploy(search)
     trials = glance(search, _GLANCE_SHARE * search.seconds_left)
-    finish_seconds = _MEASURING_SECONDS + (min(FINALISTS, len(trials)) + 1) * ship_seconds(search)
-    return train(search, trials, search.seconds_left - finish_seconds)
+    return train(search, trials, search.seconds_left - finish_seconds(search, len(trials)))
 
 
 def _deploy(search: Search) -> None:

@@ -7,9 +7,12 @@ import time
 import torch
 
 from planish.plan import Plan
-from planish.search.state import Search
+from planish.search.state import Search, Shipped
 from planish.task import SplitName
 
+FINALISTS = 5  # that are measured side by side in the end
+_MEASURING_SECONDS = 30.0  # that takes, with the report
+_TEST = 4.0  # times judging once: two models, their metrics by class, and their errors, on test
 _BATCH = 32
 
 
@@ -18,6 +21,21 @@ def ship_seconds(search: Search) -> float:
     steps = search.deployment.steps().steps
     exports = sum(search.runner.store.seconds_of(f"artifact:{Plan(*steps[:count]).key}") for count in range(1, len(steps) + 1))
     return 1 + exports + forward_seconds(search, "validation")
+
+
+def finish_seconds(search: Search, trials: int) -> float:
+    """Seconds that the end of a run takes: as many finalists as there are, exported, measured and judged; then test."""
+    runner, finalists = search.runner, min(FINALISTS, trials) + 1
+    baseline = Shipped(Plan(), search.fp32[0])
+
+    def judge() -> float:
+        begun = time.perf_counter()
+        runner.metrics(baseline.plan, baseline.runtime, "validation")
+        return time.perf_counter() - begun
+
+    judging = float(runner.store.once("seconds of judging", "searching", judge))
+    test = _TEST * len(runner.task.split("test")) / len(runner.task.split("validation"))
+    return _MEASURING_SECONDS + finalists * (ship_seconds(search) + judging) + test * judging
 
 
 def forward_seconds(search: Search, split: SplitName) -> float:

@@ -72,11 +72,10 @@ class Level:
         return [Plan(*shorter, step, *smaller) for step in pruned]
 
 
-# In the order in which they are worth a look: first the middle, then both ends (the mild one first, as where there is time for few looks
-# there is little for recovery), then between.
+# In the order in which they are worth a look: mild ones first, as where there is time for few looks there is little for recovery.
 LEVELS = (
-    Level(2.5),
     Level(1.5),
+    Level(2.5),
     Level(4.0),
     Level(blocks=0.5),
     Level(2.5, 0.75),
@@ -234,7 +233,7 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) 
 
 
 def between(trained: Sequence[Trial], seconds: float, goal: Goal) -> float:
-    """How many times as fast layers should be pruned to lose no more than the goal allows, where no trained trial is expected to stay within.
+    """How many times as fast layers should become to lose no more than the goal allows, where no trained trial is expected to stay within.
 
     It lies between the network itself and the trial that is expected to lose least, on the line of ``expected_drop``.
 

@@ -49,6 +49,7 @@ class Runner:
         self.store, self.folder, self.task, self.original = store, folder, task, original
         self._artifacts: dict[str, Artifact] = {}
         self._scores: dict[tuple[str, str, str], Any] = {}
+        self._metrics: dict[tuple[str, str, str], dict[str, Measurement]] = {}
 
     def artifact(self, plan: Plan) -> Artifact:
         """The original with the plan applied."""
@@ -97,8 +98,11 @@ class Runner:
 
     def metrics(self, plan: Plan, runtime: str, split: SplitName) -> dict[str, Measurement]:
         """All metrics of the task on a split."""
-        found = self.task.metrics(self.outputs(plan, runtime, split), self.task.split(split).targets)
-        return {name: replace(m, runtime=runtime) for name, m in found.items()}
+        key = (plan.key, runtime, split)
+        if key not in self._metrics:
+            found = self.task.metrics(self.outputs(plan, runtime, split), self.task.split(split).targets)
+            self._metrics[key] = {name: replace(m, runtime=runtime) for name, m in found.items()}
+        return self._metrics[key]
 
     def drop(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName) -> Measurement:
         """How many points of the primary metric are lost against another model on the same images; negative is a gain."""
