@@ -47,7 +47,9 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
         else:
             to_come = sum(seconds * share / w for share, w in list(zip(_shares(len(widths)), widths, strict=True))[rung:])
             if rung == len(widths) - 1:
+                before = search.seconds_left
                 alive += _between(search, trained, to_come)
+                seconds -= before - search.seconds_left
             ranked = sorted(alive, key=lambda t: promise(t, expected_drop(t, trained, to_come), search.goal), reverse=True)
             kept = ranked[:width]
         if rung > 0 or len(widths) == 1:  # what the first rung passed over may still come in the second, between two that it tried
