@@ -37,6 +37,10 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     trained: list[Trial] = []
     alive = list(trials)
     widths = runner.store.once("rungs", "searching", lambda: _widths(search, alive, seconds))
+    if not widths:
+        for trial in alive:
+            trial.stopped = "not trained: no time was left"
+            search.show_trial(trial)
     for rung, width in enumerate(widths):
         if not alive:
             break
