@@ -38,19 +38,27 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     search.low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
     count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
+    longest = cost
+
+    def looked(level: Level) -> list[Trial]:
+        nonlocal longest
+        before = search.seconds_left
+        found = look(search, level)
+        longest = max(longest, before - search.seconds_left)
+        return found
 
     def in_time() -> bool:
         """Whether what is looked at could still be trained."""
-        return search.seconds_left > 3 * cost + finish_seconds(search, len(trials))
+        return search.seconds_left > 3 * longest + finish_seconds(search, len(trials))
 
     for level in (*LEVELS[:count], *_students(search)):
         if trials and not in_time():
             break
-        trials += look(search, level)
-    while (stronger := further(trials)) and in_time() and (found := look(search, stronger)):
+        trials += looked(level)
+    while (stronger := further(trials)) and in_time() and (found := looked(stronger)):
         trials += found
     original = runner.score(_ORIGINAL, "torch", "calibration")
-    while (gentler := milder(trials, original)) and in_time() and (found := look(search, gentler)):
+    while (gentler := milder(trials, original)) and in_time() and (found := looked(gentler)):
         trials += found
     if not trials:
         return []
