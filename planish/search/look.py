@@ -38,18 +38,18 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     search.low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
     count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
-    longest = cost
+    last = cost
 
     def looked(level: Level) -> list[Trial]:
-        nonlocal longest
+        nonlocal last
         before = search.seconds_left
         found = look(search, level)
-        longest = max(longest, before - search.seconds_left)
+        last = max(cost, before - search.seconds_left)
         return found
 
     def in_time() -> bool:
         """Whether what is looked at could still be trained."""
-        return search.seconds_left > 3 * longest + finish_seconds(search, len(trials))
+        return search.seconds_left > 3 * last + finish_seconds(search, len(trials))
 
     for level in (*LEVELS[:count], *_students(search)):
         if trials and not in_time():
