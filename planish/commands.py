@@ -78,7 +78,7 @@ _PLACES = {"data": "fashion-scenes-2000", "model": "timm:resnet10t", "image_size
 DEMOS: dict[str, dict[str, Any]] = {
     "classification": {"data": "fashion-mini", "model": "resnet8x2", "budget": "7m50s"},
     "detection": {**_PLACES, "task": "detection"},
-    "instance": {**_PLACES, "task": "instance"},
+    "instance": {**_PLACES, "task": "instance", "budget": "8m"},  # a thousand scenes of masks take a minute to judge
     "semantic": {**_PLACES, "task": "semantic"},
 }
 

@@ -55,7 +55,7 @@ app = typer.Typer(
 @app.command(epilog="Example: planish demo --budget 7m50s")
 def demo(
     task: TaskName = "classification",
-    budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything; by default 7m50s, or 9m with places.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything; by default 7m50s, with places 8m or 9m.")] = None,
     out: Out = None,
     resume: Resume = False,
     json: Json = False,
