@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 taskset -c 1 .venv/bin/python benchmarks/detectors.py --minutes 22 --arms "ssdlite, 256 px"
 
 Both have torchvision's MobileNetV3-Large, whose tail torchvision's SSDLite halves where no weights are given, the recipe ``objects`` with
-as many epochs as the time allows, and the same images. SSDLite was made for 320 pixels and its finest map is of stride 16, so that it is best
+as many epochs as the time allows, and the same images. SSDLite was made for 320 pixels and its finest map is of stride 16: it is best
 at twice the scenes' own 128 pixels; ours is best at 128. Each is judged once, on the 1,000 test scenes.
 """
 
