@@ -81,6 +81,7 @@ def test_a_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert commands.report(tmp_path / "run").read_bytes() == page_before
 
 
+@pytest.mark.slow
 def test_what_does_not_apply_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = topics.pruning
     monkeypatch.setitem(topics.TOPICS, "pruning", lambda *given: [a for a in every(*given) if a.strategy == "blocks"][:1])
