@@ -108,7 +108,7 @@ PLANS: dict[str, list[dict[str, Any]]] = {
     "nothing": [],
     "channel_pruning": [{"name": "channel_pruning", "ratio": 0.5}],
     "taylor": [{"name": "channel_pruning", "ratio": 0.5, "importance": "taylor"}],
-    "latency_pruning": [{"name": "latency_pruning", "speedup": 1.5}],
+    "latency_pruning": [{"name": "latency_pruning", "speedup": 1.5, "cost": "macs"}],
     "unstructured_pruning": [{"name": "unstructured_pruning", "sparsity": 0.5}],
     "nm_pruning": [{"name": "nm_pruning"}],
     "weight_sharing": [{"name": "weight_sharing"}],
