@@ -47,7 +47,8 @@ def main() -> None:
         images.append(LargeImage(item.key, item.path, objects, None))
     largest = max(images, key=lambda image: image.target.width * image.target.height)
     images = [replace(image, split="train" if image is largest else "test") for image in images]
-    tiles = Path(tempfile.mkdtemp()) / "tiles"
+    cut = tempfile.TemporaryDirectory()
+    tiles = Path(cut.name) / "tiles"
     write_tiles(tiles, images, ["tree"], size=arguments.tile)
     job = prepare(
         tiles, "torchvision:mobilenet_v2", weights=data / "weights" / "mobilenet_v2.pth", image_size=arguments.size, skip_bad=True

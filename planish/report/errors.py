@@ -18,6 +18,12 @@ _MEANING = {
     "background": "touches nothing",
     "missed_objects": "neither found, nor meant by a wrong class or place",
 }
+_MEANING_OF_PIXELS = {
+    "borders": "near where two classes meet: 1 % of the larger side, at least a pixel",
+    "mistaken_classes": "inside a region, taken for another class",
+    "invented_pixels": "inside the background, taken for an object",
+    "missed_pixels": "inside an object, taken for the background",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class ErrorRow:
         costs: of one model, or of the original and the chosen one.
         bars: of these, in percent of the longest of all kinds.
         change: how much more is lost after than before, paired; None for one model.
+        counted: what the number of a cost is of: ``error`` or ``pixel``.
     """
 
     kind: str
@@ -37,6 +44,7 @@ class ErrorRow:
     costs: tuple[Measurement, ...]
     bars: tuple[float, ...]
     change: Measurement | None = None
+    counted: str = "error"
 
 
 def of_one(metrics: Mapping[str, Measurement]) -> list[ErrorRow]:
@@ -69,8 +77,10 @@ def changed(rows: Sequence[ErrorRow]) -> str:
 
 def _rows(told: Sequence[tuple[str, tuple[Measurement, ...], Measurement | None]]) -> list[ErrorRow]:
     most = max((m.value for _, costs, _ in told for m in costs), default=0.0) or 1.0
-    rows = [
-        ErrorRow(kind.replace("_", " "), _MEANING.get(kind, ""), costs, tuple(100 * max(0.0, m.value) / most for m in costs), change)
-        for kind, costs, change in told
-    ]
+    rows = []
+    for kind, costs, change in told:
+        bars = tuple(100 * max(0.0, m.value) / most for m in costs)
+        meaning = _MEANING.get(kind) or _MEANING_OF_PIXELS.get(kind, "")
+        counted = "pixel" if kind in _MEANING_OF_PIXELS else "error"
+        rows.append(ErrorRow(kind.replace("_", " "), meaning, costs, bars, change, counted))
     return sorted(rows, key=lambda row: -max(m.value for m in row.costs))

@@ -128,6 +128,9 @@ def test_an_unknown_kind_is_told_and_changes_are_put_into_a_sentence() -> None:
     assert errors.changed(rows[2:]) == "There is no difference between both models in what any kind costs."
     assert errors.counted_in("mask_map", {"mask_map_50": rows[0].costs[0]}) == "mask mAP50"
     assert errors.counted_in("miou", {}) == "mIoU"
+    of_pixels = errors.of_both([kind("borders", 1.0, 0.5)])[0]
+    assert (rows[1].counted, of_pixels.counted) == ("error", "pixel")
+    assert of_pixels.meaning.startswith("near where two classes meet")
 
 
 def test_pictures_are_those_that_changed_most_then_the_worst(folder: Path, page: Page, overlaps: np.ndarray) -> None:
