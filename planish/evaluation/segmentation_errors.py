@@ -76,9 +76,9 @@ def _lost(classes: Any, targets: Any, class_names: Sequence[str]) -> dict[str, t
         asked = truth != IGNORED
         right[i], wanted[i], said[i] = (np.bincount(labels, minlength=number) for labels in _counted(guess, truth, asked))
         kinds = kinds_of(guess, truth, background)
-        for kind in range(len(KINDS)):
-            rows = kinds == kind
-            wrong[kind, :, i] = [np.bincount(labels[rows], minlength=number) for labels in (truth, guess)]
+        for k in range(len(KINDS)):
+            rows = kinds == k
+            wrong[k, :, i] = [np.bincount(labels[rows], minlength=number) for labels in (truth, guess)]
     weights = drawn_images(len(targets))
     right, wanted, said = (weights @ counts for counts in (right, wanted, said))
     before = known_mean(intersection_over_union(right, wanted, said))

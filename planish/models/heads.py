@@ -8,7 +8,7 @@ from planish.errors import ModelError
 from planish.models.detection.detector import Detector
 from planish.models.segmentation import Segmenter
 
-_SMALL = 96  # pixels up to which coarse maps would be of two pixels
+_SMALL = {"semantic": 96, "detection": 128, "instance": 128}  # pixels up to which fine maps learn more, and coarse ones are of few places
 _FINE, _USUAL = (4, 8, 16), (8, 16, 32)
 
 
@@ -20,9 +20,11 @@ def strides_for(task: str, image_size: int, finest: int) -> tuple[int, ...]:
         image_size: shorter side in pixels.
         finest: the finest stride that the backbone has among those of a pyramid.
     """
+    if image_size <= _SMALL.get(task, 0):
+        return _FINE
     if task == "semantic":
-        return (4, 8, 16, 32) if image_size > _SMALL else _FINE
-    return _FINE if image_size <= _SMALL or finest < min(_USUAL) else _USUAL
+        return 4, 8, 16, 32
+    return _FINE if finest < min(_USUAL) else _USUAL
 
 
 def with_head(task: str, classifier: nn.Module, num_classes: int, channels: int, strides: tuple[int, ...]) -> nn.Module:

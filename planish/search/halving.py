@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from planish.errors import PlanishError
@@ -18,7 +19,6 @@ from planish.search.pace import forward_seconds
 from planish.search.proposals import Level, Trial, between, expected_drop, promise, safest, spread
 from planish.search.runner import extend
 from planish.search.state import Search
-from planish.training import Distill
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 200
@@ -73,14 +73,7 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                 trial.stopped = f"stopped before round {rung + 1} of training: no time was left"
                 continue
             most = runner.store.once(decision, "searching", partial(float, math.ceil(each)))
-            recovery = Distill(
-                teachers=search.teachers,
-                epochs=search.most_epochs,
-                optimizer=search.optimizer,
-                learning_rate=search.learning_rate,
-                max_seconds=most,
-                augmentation=search.augmentation,
-            )
+            recovery = replace(search.recovery, teachers=search.teachers, max_seconds=most)
             plan = extend(trial.plan, recovery)
             try:
                 trial.drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
@@ -122,7 +115,7 @@ def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int
     """How many trials each rung trains: as many as can have an epoch each in the first, or 200 batches where epochs are long."""
     if not trials or seconds <= 0:
         return []
-    batches = len(search.runner.task.split("train")) / Distill().batch_size
+    batches = len(search.runner.task.split("train")) / search.recovery.batch_size
     epoch = max(_guess_epoch_seconds(search, t) for t in trials) * min(1.0, _LEAST_BATCHES / batches)
     for widths in ([5, 3, 2, 1], [4, 2, 1], [3, 2, 1], [2, 1], [1, 1]):
         if widths[0] <= len(trials) and seconds * _shares(len(widths))[0] / widths[0] >= epoch:

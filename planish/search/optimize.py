@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,9 +33,9 @@ from planish.search.runner import Runner
 from planish.search.state import Deployment, Search, Shipped, Watch
 from planish.search.store import check_folder, claim
 from planish.search.untrained import check_knowledge, without_training
+from planish.training.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import Job, prepare
-from planish.training.recipe import load_recipe
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
@@ -164,23 +165,22 @@ def optimize(
             stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
         fp32 = tuple(Deployment("fp32", r, is_file) for r in available("onnx"))
-        own = load_recipe(job.task.recipe).training if job.task.recipe else None  # what trains it from scratch also wins back what it lost
+        recovery = recovery_of(job.task.recipe, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation)
+        if not job.task.recipe:
+            recovery = replace(recovery, learning_rate=_RECOVERY_RATE["pretrained" if job.pretrained else "scratch"])
         search = Search(
             runner,
             limits,
             threads,
             batch,
-            epochs or _MOST_EPOCHS,
-            augmentation,
-            own.learning_rate / 2 if own else _RECOVERY_RATE["pretrained" if job.pretrained else "scratch"],
+            recovery,
             deadline,
             watch or (lambda _: None),
             allowed,
             fp32,
             fp32[0],
-            _STUDENTS if students is None and not job.pretrained and own is None else tuple(students or ()),
+            _STUDENTS if students is None and not job.pretrained and not job.task.recipe else tuple(students or ()),
             tuple(str(folder / "work" / name) for name in taught_by),
-            optimizer=own.optimizer if own else "sgd",
         )
         trials = _search(search)
         return finish(search, job, trials, folder=folder, model=name, command=command, notes=notes)

@@ -37,7 +37,7 @@ def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
     store = search.runner.store
     most = store.once(f"rounding: {trial.name}", "searching", partial(float, math.ceil(seconds)))
     bits = Int8.for_this_machine().weight_bits
-    step = QuantizeAware(weight_bits=bits, epochs=search.most_epochs, max_seconds=most, augmentation=search.augmentation)
+    step = QuantizeAware(weight_bits=bits, epochs=search.recovery.epochs, max_seconds=most, augmentation=search.recovery.augmentation)
     learned = replace(trial, plan=extend(trial.plan, step), history=list(trial.history))
     shipped = Shipped(learned.plan, search.deployment)
     try:

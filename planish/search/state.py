@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from planish.compression import Int8, QuantizeAware
-from planish.data.augmentation import Strength
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.layer_latency import Precision
 from planish.export import ToOnnx, ToOpenVino
@@ -19,6 +17,7 @@ from planish.search.result import CandidateResult, Goal, Stage
 from planish.search.runner import Runner, extend
 from planish.search.summary import summary
 from planish.technique import Technique
+from planish.training import Distill
 
 Watch = Callable[[Sequence[CandidateResult]], None]
 
@@ -84,9 +83,7 @@ class Search:
         goal: the limits.
         threads: the runtime may use.
         batch: images a call.
-        most_epochs: of one round of training.
-        augmentation: of training images.
-        learning_rate: of recovery, at its highest.
+        recovery: how pruned networks are trained, with as many epochs as a round may have at most.
         deadline: on the clock of ``time.monotonic``.
         watch: told of all candidates whenever something about one becomes known.
         allowed: runtimes that may ship.
@@ -96,16 +93,13 @@ class Search:
         teachers: folders of the networks that teach; empty for the original alone.
         low_rank: whether pruning may also split layers.
         mixed_precision: whether it may also leave layers float.
-        optimizer: of recovery.
     """
 
     runner: Runner
     goal: Goal
     threads: int
     batch: int
-    most_epochs: int
-    augmentation: Strength
-    learning_rate: float
+    recovery: Distill
     deadline: float
     watch: Watch
     allowed: tuple[str, ...]
@@ -115,7 +109,6 @@ class Search:
     teachers: tuple[str, ...] = ()
     low_rank: bool = False
     mixed_precision: bool = False
-    optimizer: Literal["sgd", "adamw"] = "sgd"
     candidates: dict[str, CandidateResult] = field(default_factory=dict)
 
     @property

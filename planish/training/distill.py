@@ -212,7 +212,7 @@ def _check_same_view(teacher: Artifact, student: Artifact) -> None:
 
 
 def recovery_of(recipe: str, **given: Any) -> Distill:
-    """Recovery as the recipe of a task trains, at half its rate; as usual where the task has none.
+    """Recovery as the recipe of a task trains, in its batches and at half its rate; as usual where the task has none.
 
     Args:
         recipe: its name, see ``Task.recipe``; may be empty.
@@ -221,4 +221,4 @@ def recovery_of(recipe: str, **given: Any) -> Distill:
     if not recipe:
         return Distill(**given)
     own = load_recipe(recipe).training
-    return Distill(optimizer=own.optimizer, learning_rate=own.learning_rate / 2, **given)
+    return Distill(optimizer=own.optimizer, learning_rate=own.learning_rate / 2, batch_size=own.batch_size, **given)
