@@ -25,7 +25,7 @@ from planish.training.recipe import load_recipe
 FILE = Path(__file__).parent / "results" / "detectors.json"
 ARMS = {
     "planish, 128 px": ("torchvision:mobilenet_v3_large", 128),
-    "planish, 256 px": ("torchvision:mobilenet_v3_large", 256),
+    "planish, 192 px": ("torchvision:mobilenet_v3_large", 192),
     "ssdlite, 128 px": ("torchvision:ssdlite320_mobilenet_v3_large", 128),
     "ssdlite, 256 px": ("torchvision:ssdlite320_mobilenet_v3_large", 256),
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from planish.models.detection.boxes import iou
 
 _PLACES = 10  # an object is learned at, at most
+_SIDE = 4  # cells: a box around a place as it is before anything was learned
 _SCORE_POWER, _IOU_POWER = 0.5, 6.0
 
 
@@ -36,18 +37,27 @@ class Assigned:
 
 
 @torch.no_grad()
-def assign(scores: Tensor, boxes: Tensor, centres: Tensor, wanted_boxes: Tensor, wanted_labels: Tensor, there: Tensor) -> Assigned:
+def assign(
+    scores: Tensor, boxes: Tensor, centres: Tensor, cells: Tensor, wanted_boxes: Tensor, wanted_labels: Tensor, there: Tensor
+) -> Assigned:
     """Assign.
+
+    A box covers an object at least as well as a square of four cells around its place does: so early boxes, which are as good as drawn by
+    lot, do not choose the places, nor keep the classes from being learned (in the spirit of S. Zhang et al., Bridging the gap between
+    anchor-based and anchor-free detection, 2020, arXiv:1912.02424).
 
     Args:
         scores: probabilities as predicted ``(N, A, classes)``.
         boxes: as predicted ``(N, A, 4)``.
         centres: of the places ``(A, 2)``, x and y as shares.
+        cells: size of a place ``(A, 2)``.
         wanted_boxes: of the objects ``(N, M, 4)``, filled up.
         wanted_labels: ``(N, M)``, filled up with any class.
         there: False where filled up ``(N, M)``.
     """
-    overlaps = iou(wanted_boxes.unsqueeze(2), boxes.unsqueeze(1)).clamp(0, 1)  # (N, M, A)
+    around = torch.cat([centres - _SIDE / 2 * cells, centres + _SIDE / 2 * cells], 1)
+    overlaps, least = (iou(wanted_boxes.unsqueeze(2), each).clamp(0, 1) for each in (boxes.unsqueeze(1), around))  # (N, M, A)
+    overlaps = torch.maximum(overlaps, least)
     chance = scores.gather(2, wanted_labels.unsqueeze(1).expand(-1, scores.shape[1], -1)).transpose(1, 2)
     x, y = centres[:, 0], centres[:, 1]
     left, top, right, bottom = wanted_boxes.unsqueeze(2).unbind(-1)

@@ -72,7 +72,7 @@ class Detector(nn.Module):
         there = pad_sequence([torch.ones_like(t["labels"], dtype=torch.bool) for t in targets], batch_first=True)
         if wanted.shape[1] == 0:  # no object in any image
             wanted, labels, there = (functional.pad(v, (0, 0, 0, 1) if v.ndim == 3 else (0, 1)) for v in (wanted, labels, there))
-        assigned = assign(logits.detach().sigmoid(), boxes.detach(), centres, wanted, labels, there)
+        assigned = assign(logits.detach().sigmoid(), boxes.detach(), centres, cells, wanted, labels, there)
         loss = detection_loss(logits, sides, boxes, centres, cells, assigned)
         if self.coefficients:
             loss = loss + _MASKS * self._mask_loss(outputs["prototypes"], more, targets, assigned)
