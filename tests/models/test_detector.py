@@ -81,18 +81,32 @@ def test_an_object_is_learned_where_class_and_box_suit_it_best() -> None:
     wanted = torch.tensor([[[0.0, 0.0, 0.5, 1.0]]])
     boxes = torch.tensor([[[0.0, 0.0, 0.4, 1.0], [0.0, 0.0, 0.5, 0.9], [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]]])
     scores = torch.tensor([[[0.9, 0.1], [0.5, 0.1], [0.9, 0.1], [0.9, 0.1]]])
-    found = assign(scores, boxes, centres, wanted, torch.tensor([[0]]), torch.tensor([[True]]))
+    cells = torch.tensor([[0.25, 1.0]]).expand(4, 2)
+    found = assign(scores, boxes, centres, cells, wanted, torch.tensor([[0]]), torch.tensor([[True]]))
     assert found.positive.tolist() == [[True, True, False, False]], "centres outside the object learn nothing, however good their box"
     suits = [math.sqrt(0.9) * 0.8**6, math.sqrt(0.5) * 0.9**6]
     expected = [0.9 * s / max(suits) for s in suits]
     torch.testing.assert_close(found.weights[0, :2], torch.tensor(expected))
 
 
+def test_a_place_covers_an_object_as_well_as_four_cells_do_and_better_once_its_box_is_better() -> None:
+    """Two levels with a place at the middle of the object, whose cells are a tenth and a twentieth of the image."""
+    centres, cells = torch.full((2, 2), 0.5), torch.tensor([[0.1, 0.1], [0.05, 0.05]])
+    wanted, nowhere = torch.tensor([[[0.3, 0.3, 0.7, 0.7]]]), torch.tensor([0.5, 0.5, 0.5, 0.5])
+    asked = (wanted, torch.tensor([[0]]), torch.tensor([[True]]))
+    found = assign(torch.full((1, 2, 1), 0.5), torch.stack([nowhere, nowhere])[None], centres, cells, *asked)
+    torch.testing.assert_close(found.weights, torch.tensor([[1.0, 0.25**6]]))  # 0.4² of 0.4², and 0.2² of 0.4²
+    better = torch.tensor([0.3, 0.3, 0.7, 0.66])
+    found = assign(torch.full((1, 2, 1), 0.5), torch.stack([nowhere, better])[None], centres, cells / 2, *asked)
+    torch.testing.assert_close(found.weights, torch.tensor([[0.9 * (0.25 / 0.9) ** 6, 0.9]]))
+
+
 def test_an_object_smaller_than_a_cell_is_learned_at_the_nearest_place() -> None:
     centres = torch.tensor([[0.25, 0.5], [0.75, 0.5]])
     boxes = torch.tensor([[[0.2, 0.4, 0.4, 0.6], [0.6, 0.4, 0.9, 0.6]]])
     wanted = torch.tensor([[[0.30, 0.45, 0.34, 0.55], [0.0, 0.0, 0.0, 0.0]]])
-    found = assign(torch.full((1, 2, 1), 0.5), boxes, centres, wanted, torch.zeros(1, 2, dtype=torch.long), torch.tensor([[True, False]]))
+    cells, labels = torch.tensor([[0.5, 1.0]]).expand(2, 2), torch.zeros(1, 2, dtype=torch.long)
+    found = assign(torch.full((1, 2, 1), 0.5), boxes, centres, cells, wanted, labels, torch.tensor([[True, False]]))
     assert found.positive.tolist() == [[True, False]], "and what only fills the batch up is learned nowhere"
 
 
@@ -203,6 +217,15 @@ def test_any_backbone_is_traced_and_built_again(task: str, name: str) -> None:
     else:
         assert found["boxes"].shape == (2, 100, 4)
     assert all(isinstance(v, torch.Tensor) for v in (outputs.values() if isinstance(outputs, dict) else [outputs]))
+
+
+def test_small_images_have_fine_maps() -> None:
+    def strides(task: str, size: int) -> tuple[int, ...]:
+        return create("torchvision:resnet18", task=task, num_classes=2, channels=3, image_size=size).source.strides
+
+    assert {strides(task, 128) for task in ("detection", "instance")} == {(4, 8, 16)}
+    assert {strides(task, 160) for task in ("detection", "instance")} == {(8, 16, 32)}
+    assert [strides("semantic", size) for size in (96, 128)] == [(4, 8, 16), (4, 8, 16, 32)]
 
 
 def test_a_network_without_maps_is_refused() -> None:
