@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planish.evaluation.detection_metrics import average_precision, drawn_anew
+from planish.evaluation.error_costs import costs
 from planish.evaluation.matching import Flags, Floats, Matches, Numbers, Seen, match, seen_in
 from planish.evaluation.statistics import known_mean
-from planish.measurement import Measurement
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs
     from planish.data.objects import Objects
+    from planish.measurement import Measurement
 
 _SAME, _TOUCHED = 0.5, 0.1  # overlap from which an object is found, and from which one was meant
 KINDS = ("wrong_classes", "bad_places", "wrong_classes_and_places", "duplicates", "background", "missed_objects")
@@ -57,13 +58,7 @@ def detection_errors(
             number of images.
     """
     lost = _lost(outputs, targets, len(class_names), masks)
-    there = None if against is None else _lost(against, targets, len(class_names), masks)
-    found = {}
-    for kind, (count, draws) in lost.items():
-        n, points = (count, draws) if there is None else (len(targets), draws - there[kind][1])
-        value, (low, high) = float(points[0]), np.nanpercentile(points[1:], [2.5, 97.5])
-        found[kind] = Measurement(f"lost_to_{kind}", value, "points", n, False, float(min(low, value)), float(max(high, value)))
-    return found
+    return costs(lost, len(targets), None if against is None else _lost(against, targets, len(class_names), masks))
 
 
 def _lost(outputs: Outputs, targets: Sequence[Objects], classes: int, masks: bool) -> dict[str, tuple[int, Floats]]:

@@ -10,12 +10,13 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from planish.data.sources import BACKGROUND
+from planish.evaluation.error_costs import costs
 from planish.evaluation.segmentation_metrics import IGNORED, as_large_as, drawn_images, intersection_over_union
 from planish.evaluation.statistics import Floats, known_mean
-from planish.measurement import Measurement
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs
+    from planish.measurement import Measurement
 
 KINDS = ("borders", "mistaken_classes", "invented_pixels", "missed_pixels")
 _BORDER = 0.01  # of the larger side: this far from where two classes meet, and one pixel at least, is the border
@@ -36,13 +37,7 @@ def segmentation_errors(
             number of images.
     """
     lost = _lost(outputs["classes"], targets, class_names)
-    there = None if against is None else _lost(against["classes"], targets, class_names)
-    found = {}
-    for kind, (count, draws) in lost.items():
-        n, points = (count, draws) if there is None else (len(targets), draws - there[kind][1])
-        value, (low, high) = float(points[0]), np.nanpercentile(points[1:], [2.5, 97.5])
-        found[kind] = Measurement(f"lost_to_{kind}", value, "points", n, False, float(min(low, value)), float(max(high, value)))
-    return found
+    return costs(lost, len(targets), None if against is None else _lost(against["classes"], targets, class_names))
 
 
 def kinds_of(said: npt.NDArray[np.uint8], wanted: npt.NDArray[np.uint8], background: int | None) -> npt.NDArray[np.int64]:
@@ -74,7 +69,8 @@ def _lost(classes: Any, targets: Any, class_names: Sequence[str]) -> dict[str, t
         truth = np.asarray(targets[i])
         guess = as_large_as(classes[i], truth)
         asked = truth != IGNORED
-        right[i], wanted[i], said[i] = (np.bincount(labels, minlength=number) for labels in _counted(guess, truth, asked))
+        for counts, labels in ((right, truth[asked & (guess == truth)]), (wanted, truth[asked]), (said, guess[asked])):
+            counts[i] = np.bincount(labels, minlength=number)
         kinds = kinds_of(guess, truth, background)
         for k in range(len(KINDS)):
             rows = kinds == k
@@ -90,7 +86,3 @@ def _lost(classes: Any, targets: Any, class_names: Sequence[str]) -> dict[str, t
         after = known_mean(intersection_over_union(right + repaired, wanted, said + repaired - taken))
         found[kind] = int(truths.sum()), 100 * (after - before)
     return found
-
-
-def _counted(guess: Any, truth: Any, asked: Any) -> tuple[Any, Any, Any]:
-    return truth[asked & (guess == truth)], truth[asked], guess[asked]
