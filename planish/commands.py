@@ -220,7 +220,7 @@ def train(
         raise BundleError(
             f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it"
         )
-    resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=weights is not None, task=task)
+    resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=weights is not None, task=task, model=model)
     with collecting_notes() as notes:
         job = prepare(
             data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, task=task,

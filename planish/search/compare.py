@@ -31,6 +31,7 @@ from planish.tasks import RECIPES
 from planish.training.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import prepare
+from planish.training.recipe import recipe_for
 
 _STRICT = ConfigDict(extra="forbid")
 _SECONDS, _LAUNCHES = 1.0, 4  # of timing, for each arm
@@ -148,7 +149,7 @@ def compare(
     Raises:
         PlanishError: the images, the model or the topic cannot be used.
     """
-    recovery = recovery_of(RECIPES[task or task_in(data)], epochs=recovery_epochs, augmentation=augmentation, seed=seed)
+    recovery = recovery_of(recipe_for(RECIPES[task or task_in(data)], model), epochs=recovery_epochs, augmentation=augmentation, seed=seed)
     arms = arms_of(topic, recovery, runtime)
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)

@@ -27,7 +27,7 @@ from planish.search.files import results_folder, write_result
 from planish.search.store import claim
 from planish.search.trials import Arm, Trainer, Trial
 from planish.tasks import RECIPES
-from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, set_values
+from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
 
 _STRICT = ConfigDict(extra="forbid")
 _MOST_ARMS = 64
@@ -215,7 +215,7 @@ def experiment(
     if seeds < 1:
         raise GoalError(f"{seeds} seeds", "at least 1; 3 or more tell something about other seeds")
     if recipe is None:
-        recipe = RECIPES[task or task_in(data)] or "scratch-small"
+        recipe = recipe_for(RECIPES[task or task_in(data)], model) or "scratch-small"
     base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))

@@ -36,6 +36,7 @@ from planish.search.untrained import check_knowledge, without_training
 from planish.training.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import Job, prepare
+from planish.training.recipe import recipe_for
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
@@ -165,8 +166,9 @@ def optimize(
             stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
         fp32 = tuple(Deployment("fp32", r, is_file) for r in available("onnx"))
-        recovery = recovery_of(job.task.recipe, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation)
-        if not job.task.recipe:
+        of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
+        recovery = recovery_of(of_task, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation)
+        if not of_task:
             recovery = replace(recovery, learning_rate=_RECOVERY_RATE["pretrained" if job.pretrained else "scratch"])
         search = Search(
             runner,
@@ -179,7 +181,7 @@ def optimize(
             allowed,
             fp32,
             fp32[0],
-            _STUDENTS if students is None and not job.pretrained and not job.task.recipe else tuple(students or ()),
+            _STUDENTS if students is None and not job.pretrained and not of_task else tuple(students or ()),
             tuple(str(folder / "work" / name) for name in taught_by),
         )
         trials = _search(search)

@@ -14,7 +14,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note
 from planish.training.fit import Epoch, fit
 from planish.training.prepare import Job
-from planish.training.recipe import default_recipe
+from planish.training.recipe import default_recipe, recipe_for
 from planish.training.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def train_original(
         return Original(job.artifact)
     if settings is None:
         per_class = len(job.task.split("train").targets) / len(job.task.class_names)
-        settings = replace(default_recipe(job.pretrained, per_class, job.task.recipe).training, seed=seed, augmentation=augmentation)
+        of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
+        settings = replace(default_recipe(job.pretrained, per_class, of_task).training, seed=seed, augmentation=augmentation)
         settings = settings if epochs is None else replace(settings, epochs=epochs)
     fitted = fit(
         job.artifact.module,

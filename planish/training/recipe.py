@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, Normalisation
 from planish.data import images_per_class, task_in
 from planish.errors import PlanError
+from planish.models import torchvision_heads
 from planish.progress import note
 from planish.tasks import RECIPES
 from planish.technique import Technique, parameter_names, resolve, wrong_values
@@ -123,12 +124,29 @@ def default_recipe(pretrained: bool, images_per_class: float, of_task: str = "")
     return load_recipe("scratch-small" if not pretrained else "finetune-few" if images_per_class <= _FEW else "finetune-many")
 
 
+def recipe_for(of_task: str, model: object) -> str:
+    """Name of a task's recipe (``Task.recipe``) for a model: torchvision's detectors have one of their own.
+
+    Args:
+        of_task: the task's own; may be empty.
+        model: its name, with or without ``torchvision:``; anything else is no detector of torchvision's.
+    """
+    name = model.removeprefix("torchvision:") if isinstance(model, str) else ""
+    theirs = of_task == "objects" and any(name in torchvision_heads.names(task) for task in ("detection", "instance"))
+    return "objects-torchvision" if theirs else of_task
+
+
 def resolved_recipe(
-    recipe: Recipe | str | Path | None, changes: Iterable[str], data: str | Path, pretrained: bool, task: str | None = None
+    recipe: Recipe | str | Path | None,
+    changes: Iterable[str],
+    data: str | Path,
+    pretrained: bool,
+    task: str | None = None,
+    model: object = None,
 ) -> Recipe:
-    """The recipe that is given or named, or the default for ``data`` where it is None, with its changes; see ``set_values``."""
+    """The recipe that is given or named, or where it is None the default for the data and the model, with its changes."""
     if recipe is None:
-        of_task = RECIPES.get(task or task_in(data), "")
+        of_task = recipe_for(RECIPES.get(task or task_in(data), ""), model)
         recipe = default_recipe(pretrained, 0 if of_task else images_per_class(data), of_task)
     return set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
 

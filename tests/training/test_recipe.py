@@ -18,7 +18,7 @@ from planish.technique import registered
 from planish.testing import write_shapes
 from planish.training import Distill
 from planish.training.prepare import prepare
-from planish.training.recipe import LEVERS, Recipe, default_recipe, load_recipe, pull, resolved_recipe, set_values, shipped
+from planish.training.recipe import LEVERS, Recipe, default_recipe, load_recipe, pull, recipe_for, resolved_recipe, set_values, shipped
 
 
 def test_every_lever_of_a_recipe_is_a_technique() -> None:
@@ -126,3 +126,12 @@ def test_few_images_are_tuned_by_the_recipe_for_few(tmp_path: Path) -> None:
     assert resolved_recipe(None, [], folder, pretrained=False) == load_recipe("scratch-small")
     assert resolved_recipe("finetune-many", [], folder, pretrained=True) == many
     assert default_recipe(True, 5000) == many
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "torchvision:fcos_resnet50_fpn", "maskrcnn_resnet50_fpn"])
+def test_detectors_of_torchvisions_have_a_recipe_of_their_own(name: str) -> None:
+    assert recipe_for("objects", name) == "objects-torchvision"
+    theirs, ours = (resolved_recipe(None, [], "fashion-scenes", False, model=model).training for model in (name, "resnet18"))
+    assert (theirs, ours) == (load_recipe("objects-torchvision").training, load_recipe("objects").training)
+    assert recipe_for("", name) == ""
+    assert recipe_for("objects", torch.nn.Identity()) == "objects"
