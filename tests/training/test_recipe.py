@@ -131,7 +131,7 @@ def test_few_images_are_tuned_by_the_recipe_for_few(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "torchvision:fcos_resnet50_fpn", "maskrcnn_resnet50_fpn"])
 def test_detectors_of_torchvisions_have_a_recipe_of_their_own(name: str) -> None:
     assert recipe_for("objects", name) == "objects-torchvision"
-    theirs, ours = (resolved_recipe(None, [], "fashion-scenes", False, model=model).training for model in (name, "resnet18"))
+    theirs, ours = (resolved_recipe(None, [], "photos", False, "detection", model).training for model in (name, "resnet18"))
     assert (theirs, ours) == (load_recipe("objects-torchvision").training, load_recipe("objects").training)
     assert recipe_for("", name) == ""
     assert recipe_for("objects", torch.nn.Identity()) == "objects"
