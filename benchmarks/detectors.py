@@ -1,6 +1,6 @@
 """Our detector and torchvision's SSDLite on the same backbone, each trained from scratch for the same wall time on ``fashion-scenes``.
 
-    OMP_NUM_THREADS=1 taskset -c 0 .venv/bin/python benchmarks/detectors.py --minutes 22 --arms "planish, 128 px" &
+    OMP_NUM_THREADS=1 taskset -c 0 .venv/bin/python benchmarks/detectors.py --minutes 22 --arms "planish, 192 px" &
     OMP_NUM_THREADS=1 taskset -c 1 .venv/bin/python benchmarks/detectors.py --minutes 22 --arms "ssdlite, 256 px"
 
 Both have torchvision's MobileNetV3-Large, whose tail torchvision's SSDLite halves where no weights are given, the recipe that is theirs
