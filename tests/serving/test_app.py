@@ -19,9 +19,12 @@ from PIL import Image
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.errors import BundleError
-from planish.serving.app import Limits, service
+from planish.serving.app import service
 from planish.serving.batching import Batcher
-from planish.serving.models import Models
+from planish.serving.health import Health
+from planish.serving.limits import Limits
+from planish.serving.model import ServedModel
+from planish.serving.models import Entry, Models
 from planish.serving.protocol import HEADER_LENGTH
 from planish.serving.serve import open_models
 from planish.serving.why import covered, lost, seen_region
@@ -186,13 +189,17 @@ def test_a_changed_bundle_is_not_served(bundle: Path, tmp_path: Path) -> None:
 
 def test_a_canary_answers_its_share(bundle: Path) -> None:
     models = open_models([f"shapes={bundle}", f"shapes@2={bundle}", f"other={bundle}"])
-    served = Models(models, lambda model: Batcher(model.run, max_batch=1, max_queue=1), {("shapes", "2"): 0.25})
+
+    def start(model: ServedModel) -> Entry:
+        return Entry(model, Batcher(model.run, max_batch=1, max_queue=1), Health(model, lambda reason: None))
+
+    served = Models(models, start, {("shapes", "2"): 0.25})
     found = [served.find("shapes") for _ in range(4000)]
     assert 0.2 < sum(entry.model.version == "2" for entry in found if entry) / len(found) < 0.3
     assert all(served.find("shapes", "1") is entry for entry in found if entry and entry.model.version == "1")
     for share in ({("shapes", "3"): 0.1}, {("shapes", "2"): 1.5}, {("shapes", "1"): 0.6, ("shapes", "2"): 0.6}):
         with pytest.raises(BundleError):
-            Models(models, lambda model: Batcher(model.run, max_batch=1, max_queue=1), share)
+            Models(models, start, share)
 
 
 def test_a_newer_bundle_is_exchanged_and_a_broken_one_is_not(bundle: Path, other_bundle: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from planish.serving.batching import Batcher, BusyError
+from planish.serving.batching import Batcher
+from planish.serving.errors import BusyError, InferenceError
 
 
 def images(*values: int) -> np.ndarray:
@@ -82,7 +83,7 @@ def test_a_failing_batch_fails_alone() -> None:
         return list(await asyncio.gather(*(batcher(images(i)) for i in (1, 255, 3)), return_exceptions=True))
 
     first, second, third = asyncio.run(work())
-    assert isinstance(second, RuntimeError)
+    assert isinstance(second, InferenceError)
     assert (first["logits"].item(), third["logits"].item()) == (2.0, 6.0)  # type: ignore[index]
 
 

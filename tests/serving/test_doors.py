@@ -19,8 +19,9 @@ import pytest
 import uvicorn
 
 from planish.errors import BundleError
-from planish.serving.app import Limits, service
+from planish.serving.app import service
 from planish.serving.connection import Connection
+from planish.serving.limits import Limits
 from planish.serving.serve import open_models
 from planish.serving.serve import serve as listen
 

@@ -22,10 +22,11 @@ from planish.data.preprocessing import prepare
 from planish.export.bundle import SEAL
 from planish.export.reference import image_values
 from planish.export.runtimes import load
-from planish.serving.app import Limits, service
+from planish.serving.app import service
 from planish.serving.description import Prediction
 from planish.serving.drift import CLASSES
 from planish.serving.labelling import worth_labelling
+from planish.serving.limits import Limits
 from planish.serving.monitor import monitor, records
 from planish.serving.recorder import LogSettings, Recorder
 from planish.serving.serve import open_models
