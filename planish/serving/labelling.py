@@ -13,6 +13,7 @@ from PIL import Image
 
 from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage
+from planish.data.preprocessing import FORMATS
 from planish.errors import BundleError, DataError
 from planish.serving.monitor import records
 from planish.serving.recorder import IMAGES
@@ -51,7 +52,7 @@ def worth_labelling(log: Path, out: Path, count: int) -> int:
     names = {}
     for number, record in enumerate(chosen):
         source = files[record["image"]]
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
             names[record["image"]] = f"{number:04d}.{(image.format or 'image').lower()}"
         shutil.copyfile(source, out / names[record["image"]])
     if any("boxes" in record for record in kept):

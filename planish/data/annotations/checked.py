@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from planish.data.annotations.noted import NotedImage, NotedObject
+from planish.data.preprocessing import FORMATS
 from planish.data.objects import Objects
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -22,7 +23,7 @@ def size_of(noted: NotedImage) -> tuple[int, int]:
     Raises:
         OSError: it is not there, or is no image.
     """
-    with Image.open(noted.path) as image:
+    with Image.open(noted.path, formats=FORMATS) as image:
         width, height = image.size
         return (width, height) if image.getexif().get(_ORIENTATION) in _TURNED else (height, width)
 
