@@ -28,7 +28,8 @@ _LONGEST = 16  # times what the crop needs of the longer side
 _STRIP_PIXELS = 250_000  # converted at a time: the temporary arrays are of this size, not of the image's
 # Peak memory of decoding and converting, in bytes a pixel, as tests/data/test_decoding_memory.py measures it: the most of any colour mode.
 # Readers that are not listed keep nothing beside the image and one copy of it.
-_BYTES_PER_PIXEL = {"JPEG": 13, "MPO": 13, "TIFF": 13, "WEBP": 17, "AVIF": 17, "JPEG2000": 26}
+_BYTES_PER_PIXEL = {"JPEG": 10.6, "MPO": 10.6, "TIFF": 13, "WEBP": 17, "AVIF": 17, "JPEG2000": 26}
+_BYTES_PER_PIXEL_CMYK = 13
 _BYTES_PER_PIXEL_OTHERS = 10
 
 
@@ -113,7 +114,8 @@ def _load(file_bytes: bytes, max_pixels: int, reserve: Callable[[int], object]) 
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"an image of {width:,} x {height:,} pixels", f"at most {max_pixels:,} pixels are decoded")
-    reserve(width * height * _BYTES_PER_PIXEL.get(image.format or "", _BYTES_PER_PIXEL_OTHERS))
+    each = _BYTES_PER_PIXEL.get(image.format or "", _BYTES_PER_PIXEL_OTHERS)
+    reserve(int(width * height * (max(each, _BYTES_PER_PIXEL_CMYK) if image.mode == "CMYK" else each)))
     with _readers_errors(max_pixels):
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # a copy would lose the TIFF tags

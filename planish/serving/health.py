@@ -27,8 +27,8 @@ _QUOTED = 500  # characters of an error's message
 class Health:
     """Counts a model's failures, logs them, and says whether it is ready.
 
-    A model is ready once its sample gave the known answer. After three failures in a row, of whatever requests, it is not, and the sample
-    is tried at once: if the fault lay in the requests alone, the model is ready again.
+    A model is ready when its golden samples gave the known answers. After three failures in a row, of whatever requests, it is not, and
+    the sample is tried at once: if the fault lay in the requests alone, the model is ready again.
 
     Args:
         model: whose health this is.
@@ -37,8 +37,8 @@ class Health:
 
     def __init__(self, model: ServedModel, count: Callable[[str], None]) -> None:
         self._model, self._count = model, count
-        self._in_a_row, self._passed, self._traced = 0, False, -_TRACEBACK_S
-        self.fault = "the model was not checked yet"  # why it is not ready
+        self._in_a_row, self._traced = 0, -_TRACEBACK_S
+        self._passed, self.fault = not model.fault, model.fault  # it has run its golden samples; and why it is not ready
         self.doubted = asyncio.Event()  # it should be checked now
 
     @property

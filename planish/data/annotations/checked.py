@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from planish.data.annotations.noted import NotedImage, NotedObject
-from planish.data.preprocessing import FORMATS
 from planish.data.objects import Objects
+from planish.data.preprocessing import FORMATS
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _ORIENTATION = 274
