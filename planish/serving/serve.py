@@ -37,6 +37,7 @@ def serve(
     reload: bool = False,
     watch_rate: float = 20.0,
     log: LogSettings = NO_LOG,
+    public_key: Path | None = None,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
     replicas: int | None = None,
@@ -56,6 +57,7 @@ def serve(
         reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
         watch_rate: at most that many predictions a second are looked at for drift, and logged.
         log: where predictions are logged, and how much of them.
+        public_key: PEM file; only bundles that the owner of this key signed are served, newer ones as well. None for any bundle.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
         replicas: as so many processes in Ray Serve; None for this process alone.
@@ -75,7 +77,8 @@ def serve(
         raise BundleError(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
-    models = open_models(bundles, threads)
+    public_key = None if public_key is None else public_key.resolve()  # a replica has a working directory of its own
+    models = open_models(bundles, threads, public_key)
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
@@ -89,7 +92,9 @@ def serve(
         def build() -> FastAPI:
             _log_to_stdout()
             own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
-            return service(open_models(given, threads), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate))
+            return service(
+                open_models(given, threads, public_key), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate)
+            )
 
         watch(_address(certificate, host, port))
         serve_replicas(
@@ -147,9 +152,9 @@ def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
     return found
 
 
-def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
+def open_models(bundles: Sequence[str | Path], threads: int | None = None, public_key: Path | None = None) -> list[ServedModel]:
     """Open what is to be served, each named as it is asked for."""
-    return [ServedModel(name, version, folder, threads) for (name, version), folder in named_bundles(bundles).items()]
+    return [ServedModel(name, version, folder, threads, public_key) for (name, version), folder in named_bundles(bundles).items()]
 
 
 def _address(certificate: Path | None, host: str, port: int) -> str:
