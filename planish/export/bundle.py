@@ -173,7 +173,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(
             f"{folder / DESCRIPTION} is not as Planish writes it: {where}: {first['msg']}", "", "make the bundle again"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{folder / DESCRIPTION} cannot be read: {error}", "a bundle is a folder with that file", "make the bundle again"
         ) from error

@@ -98,13 +98,19 @@ class _Stream:
     payload: Bytes
 
 
-def decode(streams: Sequence[bytes]) -> list[Bytes]:
+def decode(streams: Sequence[bytes], most: int | None = None) -> list[Bytes]:
     """The symbols of each stream that ``encode`` wrote.
 
+    Args:
+        streams: to decode side by side.
+        most: symbols that they may have together; a stream of equal symbols needs hardly any bytes.
+
     Raises:
-        ValueError: a stream is not whole.
+        ValueError: a stream is not whole, or there are more symbols.
     """
     read = [_read(stream) for stream in streams]
+    if most is not None and sum(stream.count for stream in read) > most:
+        raise ValueError(f"Huffman streams of more than {most} symbols")
     payload = np.concatenate([*(s.payload for s in read), np.zeros(_BLOCK * _LONGEST // 8 + 4, np.uint8)]).astype(np.uint32)
     windows = (payload[:-2] << 16) | (payload[1:-1] << 8) | payload[2:]  # 24 bits from each byte on
     tables = np.concatenate([s.table for s in read]) if read else np.zeros(0, np.uint16)

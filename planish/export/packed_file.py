@@ -30,6 +30,8 @@ from planish.export import huffman
 
 _MAGIC = b"planish packed 1\n"
 _SAMPLE = 4096  # values
+_MOST_BYTES = 2**31  # of a file: what an ONNX file may have; a packed file that says it holds more is not unpacked
+_MOST_DESCRIPTION = 2**22
 _ESCAPE = 255  # a gap of this much without a value at its end
 
 Array = npt.NDArray[Any]  # of unsigned integers: only bits matter here
@@ -73,25 +75,26 @@ def pack(data: bytes, tensors: Sequence[Tensor]) -> bytes:
 
 
 def unpack(packed: bytes) -> bytes:
-    """The file that was packed, byte for byte.
+    """The file that was packed, byte for byte. What a packed file says of its size is checked before memory is taken for it.
 
     Raises:
-        ExportError: not a packed file, or not as it was written.
+        ExportError: not a packed file, not as it was written, or more than 2 GiB.
     """
     try:
         if not packed.startswith(_MAGIC):
             raise ValueError("it does not begin like one")
         start = len(_MAGIC) + 4
         position = start + int(np.frombuffer(packed, "<u4", 1, len(_MAGIC))[0])
-        description = json.loads(zlib.decompress(packed[start:position]))
-        rest = zlib.decompress(packed[position : position + description["rest"]])
+        description = json.loads(_inflated(packed[start:position], _MOST_DESCRIPTION))
+        size = sum(_bytes_of(item_bytes, shape) for _, item_bytes, shape, *_ in description["tensors"])
+        rest = _inflated(packed[position : position + description["rest"]], _MOST_BYTES - size)
         position += description["rest"]
         parts: list[tuple[bool, bytes]] = []
         for *_, lengths in description["tensors"]:
             for is_coded, length in lengths:
                 parts.append((is_coded, packed[position : position + length]))
                 position += length
-        symbols = iter(huffman.decode([part for is_coded, part in parts if is_coded]))
+        symbols = iter(huffman.decode([part for is_coded, part in parts if is_coded], 4 * size))
         planes = iter([next(symbols) if is_coded else np.frombuffer(part, np.uint8) for is_coded, part in parts])
         pieces, position = [], 0
         for skip, item_bytes, shape, sparse, rows, lengths in description["tensors"]:
@@ -102,7 +105,7 @@ def unpack(packed: bytes) -> bytes:
         data = b"".join((*pieces, rest[position:]))
         if hashlib.sha256(data).hexdigest() != description["sha256"]:
             raise ValueError("what it holds is not what was packed")
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, StopIteration, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, StopIteration, RecursionError, zlib.error) as error:
         raise ExportError(f"this is not a whole packed file: {error}", "its bytes must be as they were written", "copy it again") from error
     return data
 
@@ -112,6 +115,22 @@ def unpacked(file: Path) -> bytes | str:
     with file.open("rb") as stream:
         is_packed = stream.read(len(_MAGIC)) == _MAGIC
     return unpack(file.read_bytes()) if is_packed else str(file)
+
+
+def _inflated(data: bytes, most: int) -> bytes:
+    """What zlib compressed, where that is not more than ``most`` bytes."""
+    inflater = zlib.decompressobj()
+    found = inflater.decompress(data, max(1, most + 1))
+    if len(found) > most or not inflater.eof:
+        raise ValueError("it is cut short, or larger than it may be")
+    return found
+
+
+def _bytes_of(item_bytes: int, shape: Sequence[int]) -> int:
+    size = item_bytes * prod(shape)
+    if item_bytes not in (1, 2, 4, 8) or any(not isinstance(side, int) or side < 0 for side in shape) or size > _MOST_BYTES:
+        raise ValueError(f"a tensor of shape {shape} and {item_bytes} bytes a value")
+    return size
 
 
 # One tensor

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ from planish.measurement import Measurement
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
+_MOST_EXPECTED = 2**30  # bytes
 _MODEL = "the bundle's model"
 _SIGNATURES = {
     "verified": "signature: it is as the owner of the key signed it",
@@ -93,7 +97,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
         public_key: of whoever must have signed the bundle; None for anyone's bundle, signed or not.
 
     Raises:
-        BundleError: the folder is not a bundle at all, or its description cannot be trusted.
+        BundleError: the folder is not a bundle at all, its description cannot be trusted, or its known outputs cannot be read.
         RuntimeMissingError: the bundle's runtime is not installed.
         ModelError: the model cannot be timed.
         GoalError: a limit for what is not measured.
@@ -112,8 +116,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     if failures:  # what was tampered with is not run
         return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures, signature=signature)
     predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
-    with np.load(folder / EXPECTED, allow_pickle=False) as saved:
-        expected: Outputs = {name: saved[name] for name in saved.files}
+    expected = _expected(folder / EXPECTED)
     images: list[Pixels] = []
     answered: dict[int, Outputs] = {}
     for i, name in enumerate(bundle.golden):
@@ -129,6 +132,27 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
         failures.append(f"a call takes {measured} (batch {bundle.batch}, threads {bundle.threads}), at most {max_latency_ms:g} ms")
     promised = bundle.measurements.get("latency_ms")
     return VerifyReport(str(folder), len(bundle.golden), worst, bundle.tolerance, failures, measured, promised, signature)
+
+
+def _expected(file: Path) -> Outputs:
+    """The known outputs. How large the archive and each array say they are is checked before memory is taken for them."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if (size := sum(entry.file_size for entry in archive.infolist())) > _MOST_EXPECTED:
+                raise ValueError(f"{size:,} bytes of outputs, at most {_MOST_EXPECTED:,}")
+            for entry in archive.infolist():
+                with archive.open(entry) as stream:
+                    if np.lib.format.read_magic(stream) != (1, 0):
+                        raise ValueError(f"{entry.filename} is of another version")
+                    shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+                if kind.itemsize * prod(shape) > entry.file_size:
+                    raise ValueError(f"{entry.filename} has no {shape} values")
+        with np.load(file, allow_pickle=False) as saved:
+            return {name: saved[name] for name in saved.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(
+            f"{file} cannot be read: {error}", "it holds the known outputs as arrays, no pickle", "make the bundle again"
+        ) from error
 
 
 def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:

@@ -1,5 +1,7 @@
 import json
 import shutil
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,41 @@ def test_a_model_that_answers_otherwise_is_found_though_all_hashes_fit(mine: Pat
     assert [line.split(":")[0] for line in report.failures] == ["golden/002.png"]
 
 
+def _claim(file: Path, shape: str) -> None:
+    """Known outputs whose header tells of more than there is."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("logits.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+
+def _bomb(file: Path) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("logits.npy", "w") as entry:
+        for _ in range(40):
+            entry.write(bytes(1_000_000))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: np.savez(file, logits=np.array([{"a": 1}], dtype=object)),
+        lambda file: file.write_bytes(b"PK"),
+        lambda file: _claim(file, "(1000000000000000,)"),
+        _bomb,
+    ],
+    ids=["pickle", "damaged", "claims", "bomb"],
+)
+def test_known_outputs_from_a_forger_are_refused(mine: Path, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planish.export.verify._MOST_EXPECTED", 30_000_000)
+    write(mine / "golden" / "expected.npz")
+    _reseal(mine, lambda d: None)
+    tracemalloc.start()
+    with pytest.raises(BundleError, match=r"expected\.npz cannot be read"):
+        verify(mine)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
 def test_other_preprocessing_is_found(mine: Path) -> None:
     _reseal(mine, lambda d: d["preprocessing"].update(resize="crop"))
     assert not verify(mine).ok
@@ -110,7 +147,7 @@ def test_a_link_out_of_the_folder_is_refused(mine: Path, tmp_path: Path) -> None
         verify(mine)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', "[" * 100_000])
 def test_a_damaged_description_is_a_bundle_error(mine: Path, text: str) -> None:
     (mine / "bundle.json").write_text(text)
     with pytest.raises(BundleError):
