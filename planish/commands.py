@@ -27,6 +27,7 @@ from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVi
 from planish.export.bundle import bundle_folder, write_bundle
 from planish.export.litert_file import converter_python
 from planish.export.runtimes import available, registered
+from planish.export.signature import sign as sign_bundle
 from planish.export.verify import VerifyReport
 from planish.export.verify import verify as verify_bundle
 from planish.measurement import Measurement
@@ -429,16 +430,30 @@ def explain(model: str | Path, **options: Any) -> Explanation:
     return explain_model(model, **options)
 
 
-def verify(bundle: str | Path, *, latency: bool = True, max_latency: str | float | None = None) -> VerifyReport:
+def sign(bundle: str | Path, *, key: str | Path) -> Path:
+    """Sign a bundle, so that whoever runs it can tell who made it; see ``planish.export.signature``.
+
+    Args:
+        bundle: its folder, or a run's.
+        key: a private Ed25519 key, a PEM file.
+    """
+    return sign_bundle(bundle_folder(Path(bundle)), Path(key))
+
+
+def verify(
+    bundle: str | Path, *, latency: bool = True, max_latency: str | float | None = None, public_key: str | Path | None = None
+) -> VerifyReport:
     """Check a bundle's files, replay its golden samples, and measure its latency. The report says what failed.
 
     Args:
         bundle: its folder, or a run's.
         latency: measure it, and set it beside what the bundle promised.
         max_latency: of one call, ``5ms``; more is a failure.
+        public_key: of whoever must have signed it, a PEM file.
     """
     limit = None if max_latency is None else units.milliseconds(max_latency)
-    return verify_bundle(bundle_folder(Path(bundle)), latency=latency, max_latency_ms=limit)
+    key = None if public_key is None else Path(public_key)
+    return verify_bundle(bundle_folder(Path(bundle)), latency=latency, max_latency_ms=limit, public_key=key)
 
 
 def serve(bundles: Sequence[str | Path], **options: Any) -> None:
@@ -516,7 +531,13 @@ def doctor() -> dict[str, Any]:
     runtimes = {name: kind.version() or f"missing; {kind.install}" for name, kind in registered().items()}
     extras = {
         name: "installed" if find_spec(package) else f"missing; pip install 'planish[{name}]'"
-        for name, package in {"serve": "fastapi", "ray": "ray", "litert": "ai_edge_litert", "executorch": "executorch"}.items()
+        for name, package in {
+            "serve": "fastapi",
+            "ray": "ray",
+            "sign": "cryptography",
+            "litert": "ai_edge_litert",
+            "executorch": "executorch",
+        }.items()
     }
     try:
         extras["litert's converter"] = converter_python()

@@ -396,11 +396,29 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
+@app.command(
+    epilog="Example: openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out key.pub; "
+    "planish sign runs/demo --key key.pem; planish verify runs/demo --public-key key.pub"
+)
+def sign(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")],
+    key: Annotated[Path, typer.Option(help="Private Ed25519 key, a PEM file; keep it where only you can read it.")],
+    debug: Debug = False,
+) -> None:
+    """Sign a bundle, so that verify and serve can tell who made it, with --public-key."""
+    with running(debug=debug):
+        from planish.export.bundle import bundle_folder
+        from planish.export.signature import sign as write
+
+        stdout.print(str(write(bundle_folder(bundle), key)), markup=False, soft_wrap=True)
+
+
 @app.command(epilog="Example: planish verify runs/demo/bundle")
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")],
     latency: Annotated[bool, typer.Option(help="Measure the latency here, beside what the bundle promised.")] = True,
     max_latency: Annotated[str | None, typer.Option(help="Of one call, 5ms; exit code 1 where it is missed.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="Whose signature it must have: an Ed25519 key, PEM file.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -412,7 +430,7 @@ def verify(
         from planish.search.goal import milliseconds
 
         limit = None if max_latency is None else milliseconds(max_latency)
-        found = check(bundle_folder(bundle), latency=latency, max_latency_ms=limit)
+        found = check(bundle_folder(bundle), latency=latency, max_latency_ms=limit, public_key=public_key)
         print_json(found) if json else stdout.print(str(found), markup=False, soft_wrap=True)
         if not found.ok:
             raise typer.Exit(1)

@@ -48,6 +48,9 @@ def serve(
     log: Annotated[Path | None, typer.Option(help="Folder to log predictions in, for planish monitor.")] = None,
     log_bytes: Annotated[int, typer.Option(min=10_000, help="That the log may have; the oldest lines go first.")] = 100_000_000,
     log_images: Annotated[int, typer.Option(min=0, help="Image files to keep beside the log; the oldest go first.")] = 0,
+    public_key: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file: only bundles are served that the owner of this key signed.")
+    ] = None,
     certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="As replicas in Ray Serve, here or in the cluster RAY_ADDRESS names.")] = False,
@@ -83,6 +86,7 @@ def serve(
             log=LogSettings(log, log_bytes, log_images),
             request_log=RequestLog(request_log, request_log_bytes),
             address_file=address_file,
+            public_key=public_key,
             certificate=certificate,
             certificate_key=key,
             replicas=replicas if ray else None,

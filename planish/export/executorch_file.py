@@ -17,6 +17,7 @@ from planish.export.executorch_runtime import OUTPUTS
 from planish.export.onnx_file import metadata, sample_images
 from planish.export.runtimes import find, first_line
 from planish.technique import hyper_parameters
+from planish.trust import trust
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class ToExecuTorch:
             try:
                 for raw, wanted in written:
                     file.write_bytes(_lowered(artifact, most, raw, calibration, said | {OUTPUTS: json.dumps(list(wanted))}))
+                    trust(file)
                     check_outputs((file,), "executorch", images, wanted, tolerance, "PyTorch")
             except (ExportError, RuntimeError) as error:
                 if most > 1:

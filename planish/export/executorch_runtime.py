@@ -23,6 +23,7 @@ class ExecuTorch:
     name: ClassVar[str] = "executorch"
     formats: ClassVar[tuple[str, ...]] = ("executorch",)
     install: ClassVar[str] = "pip install 'planish[executorch]'"
+    danger: ClassVar[str] = "most builds of ExecuTorch read a program's offsets unchecked, so that a crafted one can run code"
 
     @staticmethod
     def version() -> str:

@@ -22,6 +22,7 @@ class LiteRt:
     name: ClassVar[str] = "litert"
     formats: ClassVar[tuple[str, ...]] = ("litert",)
     install: ClassVar[str] = "pip install 'planish[litert]'"
+    danger: ClassVar[str] = ""
 
     @staticmethod
     def version() -> str:

@@ -20,6 +20,7 @@ class OpenVino:
     name: ClassVar[str] = "openvino"
     formats: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "packed")
     install: ClassVar[str] = "pip install openvino"
+    danger: ClassVar[str] = ""
 
     @staticmethod
     def version() -> str:

@@ -75,7 +75,7 @@ def pack(data: bytes, tensors: Sequence[Tensor]) -> bytes:
 
 
 def unpack(packed: bytes) -> bytes:
-    """The file that was packed, byte for byte.
+    """The file that was packed, byte for byte. What a packed file says of its size is checked before memory is taken for it.
 
     Raises:
         ExportError: not a packed file, not as it was written, or one that would unpack to far more than it is.
@@ -87,7 +87,7 @@ def unpack(packed: bytes) -> bytes:
         position = start + int(np.frombuffer(packed, "<u4", 1, len(_MAGIC))[0])
         most = _SMALL + _MOST_TIMES * len(packed)
         description = json.loads(inflate(packed[start:position], most))
-        if (size := sum(skip + item_bytes * prod(shape) for skip, item_bytes, shape, *_ in description["tensors"])) > most:
+        if (size := sum(skip + _bytes_of(item_bytes, shape) for skip, item_bytes, shape, *_ in description["tensors"])) > most:
             raise ValueError(f"it would unpack to {size} bytes, and {most} are the most for its size")
         rest = inflate(packed[position : position + description["rest"]], most)
         position += description["rest"]
@@ -117,6 +117,13 @@ def unpacked(file: Path) -> bytes | str:
     with file.open("rb") as stream:
         is_packed = stream.read(len(_MAGIC)) == _MAGIC
     return unpack(file.read_bytes()) if is_packed else str(file)
+
+
+def _bytes_of(item_bytes: int, shape: Sequence[int]) -> int:
+    size = item_bytes * prod(shape)
+    if item_bytes not in (1, 2, 4, 8) or any(not isinstance(side, int) or side < 0 for side in shape):
+        raise ValueError(f"a tensor of shape {shape} and {item_bytes} bytes a value")
+    return size
 
 
 # One tensor

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from planish.artifact import Predictor
-from planish.errors import ExportError, RuntimeMissingError
+from planish.errors import ExportError, PlanishError, RuntimeMissingError
 from planish.export.executorch_runtime import ExecuTorch
 from planish.export.litert_runtime import LiteRt
 from planish.export.onnxruntime_runtime import OnnxRuntime, OnnxRuntimeCuda, OnnxRuntimeTensorRt
 from planish.export.openvino_runtime import OpenVino
 from planish.export.tensorrt_runtime import TensorRt
 from planish.export.torch_runtime import TorchRuntime
+from planish.trust import require_trust
 
 
 class Runtime(Protocol):
@@ -26,11 +27,13 @@ class Runtime(Protocol):
         name: as ``--runtime`` calls it.
         formats: what it opens (``Artifact.format``).
         install: the command that brings it, for the error message.
+        danger: what opening a file from elsewhere can do; empty where a file is only data. Other files must be trusted (``planish.trust``).
     """
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     install: ClassVar[str]
+    danger: ClassVar[str]
 
     @staticmethod
     def version() -> str:
@@ -100,12 +103,15 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
     Raises:
         RuntimeMissingError: no such runtime here.
         ExportError: the file cannot be opened.
+        TrustError: it comes from elsewhere and can run code.
     """
     kind = find(runtime)
     file = Path(files[0])
     try:
+        if kind.danger:
+            require_trust(file, kind.danger)
         return kind.load(file, threads, batch)
-    except ExportError:
+    except PlanishError:
         raise
     except Exception as error:  # runtimes raise bare RuntimeError and their own kinds
         raise ExportError(
@@ -117,7 +123,10 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
 
 def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, int]:
     """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``."""
-    return find(runtime).executed_precisions(Path(files[0]))
+    kind, file = find(runtime), Path(files[0])
+    if kind.danger:
+        require_trust(file, kind.danger)
+    return kind.executed_precisions(file)
 
 
 def first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, Step
 from planish.export.checks import allowed, check_outputs, stages, torch_outputs
 from planish.export.onnx_file import metadata, sample_images
-from planish.export.torch_runtime import trust
+from planish.trust import trust
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:

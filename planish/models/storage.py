@@ -126,7 +126,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], Lineage]:
                 f"{folder} is of version {description['version']}", f"this Planish reads version {_VERSION}", "update Planish"
             )
         return description, TypeAdapter(Lineage).validate_python(description["lineage"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _broken(folder, error) from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -20,10 +19,12 @@ from planish.models import resnet, torchvision_heads
 from planish.models.heads import strides_for, with_head
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.weights import State, fit_weights, read_weights
+from planish.trust import file_sha256, require_trust, trust
 
 # Up to this size a stem made for 224 pixels throws away too much: a ResNet would end on maps of one pixel. At 64 pixels the changed stem
 # would make a ResNet-18 16 times as expensive. See ``surgery.shrink_stem``.
 SMALL_IMAGE = 48
+RUNS_PYTHON = "a network is built by running the Python file"
 _AUXILIARY = ("aux", "AuxLogits")  # classifiers that GoogLeNet and Inception use while they are trained from scratch
 
 
@@ -82,7 +83,7 @@ def create(
         return _handed_over(model, num_classes, channels, image_size, weights)
     name = _full_name(model)
     state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights))
-    source = Source(name, num_classes, channels, sha256=_sha256(name))
+    source = Source(name, num_classes, channels, sha256=_trusted_sha256(name))
     module = build(source)
     notes = [] if name == model else [f"{model} is {name}"]
     library = name.startswith(("torchvision:", "timm:"))
@@ -172,7 +173,7 @@ def _with_head(model: str | nn.Module, num_classes: int, channels: int, image_si
     if isinstance(model, str) and (known := f"torchvision:{model.removeprefix('torchvision:')}") in _with_own_head(task):
         return _torchvisions_own(Source(known, num_classes, channels, task=task), weights)
     name = "module" if isinstance(model, nn.Module) else _full_name(model)
-    source = Source(name, num_classes, channels, sha256=_sha256(name), task=task)
+    source = Source(name, num_classes, channels, sha256=_trusted_sha256(name), task=task)
     given = model if isinstance(model, nn.Module) else None
     own = given if given is not None else build(source) if name.rpartition(":")[0].endswith(".py") else None
     if own is not None and hasattr(own, "decode"):
@@ -281,10 +282,12 @@ def _timm(name: str, num_classes: int) -> nn.Module:
 
 
 def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
-    if source.sha256 and _sha256(source.name) != source.sha256:
+    factory_file(source.name)  # is it there?
+    if source.sha256 and file_sha256(path) != source.sha256:
         raise ModelError(
             f"{path} has changed since this model was made from it", "a network is rebuilt from the same code", "bring it back"
         )
+    require_trust(path, RUNS_PYTHON)
     spec = importlib.util.spec_from_file_location(f"planish_factory_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} cannot be imported", "it must be a Python file")
@@ -311,14 +314,27 @@ def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
     return built
 
 
-def _sha256(name: str) -> str:
-    """Hash of the file a factory's name points to, empty for other names."""
+def factory_file(name: str) -> Path | None:
+    """The Python file of ``FILE.py:factory``; None for the name of a network.
+
+    Raises:
+        ModelError: there is no such file.
+    """
     kind = name.rpartition(":")[0]
     if not kind.endswith(".py"):
-        return ""
+        return None
     if not Path(kind).is_file():
         raise ModelError(f"there is no file {kind}", "a network may be given as FILE.py:function")
-    return hashlib.sha256(Path(kind).read_bytes()).hexdigest()
+    return Path(kind)
+
+
+def _trusted_sha256(name: str) -> str:
+    """Hash of a factory's file, which is trusted as the caller names it; empty for the name of a network."""
+    file = factory_file(name)
+    if file is None:
+        return ""
+    trust(file)
+    return file_sha256(file)
 
 
 def _check_classifier(module: nn.Module, num_classes: int, channels: int, image_size: int, name: str) -> str:

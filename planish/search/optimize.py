@@ -17,6 +17,7 @@ from planish.data.augmentation import Strength
 from planish.errors import GoalError, PlanishError
 from planish.export import ToOnnx
 from planish.export.runtimes import available, find
+from planish.models.zoo import factory_file
 from planish.plan import Plan
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
@@ -37,6 +38,7 @@ from planish.training.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import Job, prepare
 from planish.training.recipe import recipe_for
+from planish.trust import trust
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
@@ -150,6 +152,8 @@ def optimize(
         else:
             job = prepare(data, model, weights=weights, task=task, **given)
         _check_teachers(teachers, model, train_mode, job)
+        for file in filter(None, map(factory_file, students or ())):
+            trust(file)
         if not resume and not is_file:
             # A network that cannot be exported should say so before hours are spent on training it.
             ToOnnx().apply(job.artifact, job.task)

@@ -14,6 +14,7 @@ from planish.errors import BundleError
 from planish.export.agreement import disagreement, essential
 from planish.export.bundle import EXPECTED, SEAL, Bundle, changed_files, read_bundle
 from planish.export.runtimes import load
+from planish.export.signature import check_signature
 from planish.serving.drift import Drift
 from planish.serving.limits import MemoryBudget
 from planish.serving.why import seen_region
@@ -32,18 +33,21 @@ class ServedModel:
         version: likewise.
         folder: the bundle.
         threads: of the runtime; None for those it was measured with.
+        public_key: of whoever must have signed the bundle; None for any.
 
     Raises:
-        BundleError: the bundle is damaged, or was changed.
+        BundleError: the bundle is damaged, was changed, or is not signed by the owner of the key.
         RuntimeMissingError: its runtime is not installed.
         ExportError: the runtime cannot open the model.
     """
 
-    def __init__(self, name: str, version: str, folder: Path, threads: int | None = None) -> None:
-        self.name, self.version, self.folder, self.threads = name, version, folder, threads
+    def __init__(self, name: str, version: str, folder: Path, threads: int | None = None, public_key: Path | None = None) -> None:
+        self.name, self.version, self.folder, self.threads, self.public_key = name, version, folder, threads, public_key
         self.bundle: Bundle = read_bundle(folder)
         if changed := changed_files(folder, self.bundle):
             raise BundleError(f"{folder}: {'; '.join(changed[:3])}", "a bundle is served as it was made", "make the bundle again")
+        if public_key is not None:
+            check_signature(folder, public_key)
         self.seal = (folder / SEAL).read_text()
         self.drift = Drift(folder)
         files = [folder / file for file in self.bundle.files]

@@ -42,6 +42,7 @@ def serve(
     log: LogSettings = NO_LOG,
     request_log: RequestLog = TO_STDOUT,
     address_file: Path | None = None,
+    public_key: Path | None = None,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
     replicas: int | None = None,
@@ -62,6 +63,7 @@ def serve(
         request_log: where requests and failures are logged, a line of JSON each.
         address_file: where the address is written once the service listens, as it is reached from this machine; see
             ``planish.serving.healthcheck``.
+        public_key: PEM file; only bundles that the owner of this key signed are served, newer ones as well. None for any bundle.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
         replicas: as so many processes in Ray Serve; None for this process alone.
@@ -81,7 +83,8 @@ def serve(
         raise BundleError(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
-    models = open_models(bundles, threads)
+    public_key = None if public_key is None else public_key.resolve()  # a replica has a working directory of its own
+    models = open_models(bundles, threads, public_key)
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
@@ -97,7 +100,9 @@ def serve(
             request_log.of_process(os.getpid()).start()
             _bound_text_in_images()
             own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
-            return service(open_models(given, threads), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate))
+            return service(
+                open_models(given, threads, public_key), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate)
+            )
 
         watch(_listens(certificate, host, port, address_file))
         serve_replicas(
@@ -157,9 +162,9 @@ def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
     return found
 
 
-def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
+def open_models(bundles: Sequence[str | Path], threads: int | None = None, public_key: Path | None = None) -> list[ServedModel]:
     """Open what is to be served, each named as it is asked for."""
-    return [ServedModel(name, version, folder, threads) for (name, version), folder in named_bundles(bundles).items()]
+    return [ServedModel(name, version, folder, threads, public_key) for (name, version), folder in named_bundles(bundles).items()]
 
 
 def _listens(certificate: Path | None, host: str, port: int, address_file: Path | None) -> str:

@@ -14,11 +14,10 @@ from torch import nn
 from planish.artifact import Artifact
 from planish.compression import ChannelPruning, Int8
 from planish.data.normalisation import Normalise
-from planish.errors import ExportError, RuntimeMissingError
+from planish.errors import RuntimeMissingError
 from planish.export import ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport, litert_file
 from planish.export.litert_runtime import read_metadata
-from planish.export.runtimes import executed_precisions, load
-from planish.export.torch_runtime import TRUST
+from planish.export.runtimes import executed_precisions
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.task import Task
 from planish.testing import FormatConformance
@@ -76,10 +75,6 @@ class ExecuTorch(FormatConformance):
 
 class TorchExport(FormatConformance):
     exporters, runtime = (ToTorchExport(),), "torch"
-
-    @pytest.fixture(autouse=True)
-    def _trusted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(TRUST, "1")
 
     def said_inside(self, file: Path) -> dict[str, str]:
         said = dict.fromkeys(["planish.class_names", "planish.preprocessing", "planish.input_spec", "planish.lineage"], "")
@@ -327,16 +322,6 @@ class TestLiteRtPrunedInt8(Published, TestLiteRtInt8):
 @pytest.mark.slow
 class TestExecuTorchPrunedInt8(Published, TestExecuTorchInt8):
     networks = PRUNED
-
-
-def test_a_program_from_elsewhere_is_not_opened(network: Artifact, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exported = ToTorchExport().apply(network, task)
-    copy = tmp_path / "model.pt2"
-    copy.write_bytes(exported.files[0].read_bytes())
-    assert load([copy], "torch"), "a copy of what this process wrote"
-    copy.write_bytes(copy.read_bytes() + b" ")
-    with pytest.raises(ExportError, match=TRUST):
-        load([copy], "torch")
 
 
 def test_without_its_converter_litert_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
