@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from planish.cli.options import Debug
+from planish.cli.options import Correlation, Cycle, Debug, drift_settings
 from planish.cli.running import fail, running, stdout
 
 
@@ -33,12 +33,13 @@ def serve(
         typer.Option(help="NAME@VERSION=SHARE of the requests without a version; shirts@2=0.1."),
     ] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Exchange a model when its folder holds a newer bundle.")] = False,
-    watch_rate: Annotated[
-        float, typer.Option(min=0.001, help="At most that many predictions a second are looked at for drift, and logged.")
-    ] = 20.0,
+    watch_rate: Annotated[float, typer.Option(min=0.001, help="At most that many predictions a second are looked at, and logged.")] = 20.0,
+    correlation: Correlation = "60s",
+    cycle: Cycle = "none",
     log: Annotated[Path | None, typer.Option(help="Folder to log predictions in, for planish monitor.")] = None,
-    log_bytes: Annotated[int, typer.Option(min=10_000, help="That the log may have; the oldest lines go first.")] = 100_000_000,
+    log_bytes: Annotated[int, typer.Option(min=1_000_000, help="That the log may have; the oldest lines go first.")] = 100_000_000,
     log_images: Annotated[int, typer.Option(min=0, help="Image files to keep beside the log; the oldest go first.")] = 0,
+    log_image_bytes: Annotated[int, typer.Option(min=1, help="That they may have together.")] = 1_000_000_000,
     certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="As replicas in Ray Serve, here or in the cluster RAY_ADDRESS names.")] = False,
@@ -66,7 +67,8 @@ def serve(
             canary=canary or (),
             reload=reload,
             watch_rate=watch_rate,
-            log=LogSettings(log, log_bytes, log_images),
+            drift=drift_settings(correlation, cycle),
+            log=LogSettings(log, log_bytes, log_images, log_image_bytes),
             certificate=certificate,
             certificate_key=key,
             replicas=replicas if ray else None,

@@ -31,7 +31,7 @@ from planish.serving.keys import KeyCheck
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
 from planish.serving.protocol import HEADER_LENGTH, model_metadata, read_request, write_response
-from planish.serving.recorder import Recorder
+from planish.serving.recorder import SOURCE, Recorder
 from planish.serving.why import covered, lost
 from planish.tasks.answers import PLAIN, Asked
 
@@ -89,7 +89,8 @@ class _Metrics:
         self.batches = Histogram("planish_batch_images", "Images a batch.", of_model, buckets=_IMAGES, registry=self.registry)
         self.queued = Gauge("planish_queued_images", "Images that wait.", of_model, registry=self.registry)
         self.classes = Counter("planish_predictions", "Answers by class.", [*of_model, "class"], registry=self.registry)
-        self.watched = Gauge("planish_drift_images", "Looked at for drift in this period.", of_model, registry=self.registry)
+        self.watched = Gauge("planish_drift_images", "Looked at in this period.", of_model, registry=self.registry)
+        self.compared = Gauge("planish_drift_compared_images", "Compared for drift in this period.", of_model, registry=self.registry)
         self.drift = Gauge("planish_drift", "1 where this drifted in this period.", [*of_model, "of"], registry=self.registry)
 
     def watch(self, model: ServedModel, batcher: Batcher) -> None:
@@ -97,6 +98,7 @@ class _Metrics:
         labels, drift = (model.name, model.version), model.drift
         self.queued.labels(*labels).set_function(lambda: batcher.queued)
         self.watched.labels(*labels).set_function(lambda: drift.images)
+        self.compared.labels(*labels).set_function(lambda: drift.compared)
         for kind in drift.kinds:
             self.drift.labels(*labels, kind).set_function(partial(drift.drifted, kind))
 
@@ -192,7 +194,7 @@ def service(
             pixels, view = await asyncio.to_thread(model.pixels, data, limits.max_pixels)
             outputs = await entry.batcher(pixels)
             if recorder is not None:
-                recorder.offer(model, pixels, outputs, time.perf_counter() - begun, data)
+                recorder.offer(model, pixels, outputs, time.perf_counter() - begun, data, source=request.headers.get(SOURCE))
             if sum(values.size for values in outputs.values()) < _QUICKLY_SAID:
                 said = model.answers(outputs, [view], asked)[0]
             else:
@@ -214,7 +216,7 @@ def service(
             images, asked = read_request(body, request.headers.get(HEADER_LENGTH), model.input_shape)
             outputs = await entry.batcher(images)
             if recorder is not None:
-                recorder.offer(model, images, outputs, time.perf_counter() - begun)
+                recorder.offer(model, images, outputs, time.perf_counter() - begun, source=request.headers.get(SOURCE))
             content, head = write_response(model, outputs, asked)
             if head is None:
                 return Response(content, media_type="application/json")

@@ -12,7 +12,7 @@ from planish.data.preprocessing import decode_with_size, resize
 from planish.errors import BundleError
 from planish.export.bundle import SEAL, Bundle, changed_files, read_bundle
 from planish.export.runtimes import load
-from planish.serving.drift import Drift
+from planish.serving.drift import DEFAULT_DRIFT, Drift, DriftSettings
 from planish.serving.why import seen_region
 from planish.tasks.answers import PLAIN, Asked, answers, classes_told, options
 from planish.tasks.places import View
@@ -29,6 +29,7 @@ class ServedModel:
         version: likewise.
         folder: the bundle.
         threads: of the runtime; None for those it was measured with.
+        drift: how drift is looked for in what it answers.
 
     Raises:
         BundleError: the bundle is damaged, or was changed.
@@ -36,13 +37,13 @@ class ServedModel:
         ExportError: the runtime cannot open the model.
     """
 
-    def __init__(self, name: str, version: str, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, name: str, version: str, folder: Path, threads: int | None = None, drift: DriftSettings = DEFAULT_DRIFT) -> None:
         self.name, self.version, self.folder, self.threads = name, version, folder, threads
         self.bundle: Bundle = read_bundle(folder)
         if changed := changed_files(folder, self.bundle):
             raise BundleError(f"{folder}: {'; '.join(changed[:3])}", "a bundle is served as it was made", "make the bundle again")
         self.seal = (folder / SEAL).read_text()
-        self.drift = Drift(folder)
+        self.drift = Drift(folder, drift)
         files = [folder / file for file in self.bundle.files]
         self._predictor = load(files, self.bundle.runtime, threads=threads or self.bundle.threads)
         spec = self.bundle.input_spec

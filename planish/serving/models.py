@@ -92,7 +92,7 @@ class Models:
                 if not seal or seal == seals[old.key]:
                     continue
                 try:
-                    new = await asyncio.to_thread(ServedModel, old.name, old.version, old.folder, old.threads)
+                    new = await asyncio.to_thread(ServedModel, old.name, old.version, old.folder, old.threads, old.drift.settings)
                 except (PlanishError, OSError) as error:  # it may be copied just now, so it is looked at again
                     if told.get(old.key) != seal:
                         _LOG.error("%s: the new bundle is not served: %s", old.folder, error)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from planish.errors import BundleError
 from planish.export.bundle import bundle_folder
+from planish.serving.drift import DEFAULT_DRIFT, DriftSettings
 from planish.serving.model import ServedModel
 from planish.serving.recorder import NO_LOG, LogSettings, Recorder
 
@@ -36,6 +37,7 @@ def serve(
     canary: Sequence[str] = (),
     reload: bool = False,
     watch_rate: float = 20.0,
+    drift: DriftSettings = DEFAULT_DRIFT,
     log: LogSettings = NO_LOG,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
@@ -55,6 +57,7 @@ def serve(
         canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
         reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
         watch_rate: at most that many predictions a second are looked at for drift, and logged.
+        drift: how it is looked for.
         log: where predictions are logged, and how much of them.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
@@ -75,7 +78,7 @@ def serve(
         raise BundleError(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
-    models = open_models(bundles, threads)
+    models = open_models(bundles, threads, drift)
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
@@ -89,7 +92,7 @@ def serve(
         def build() -> FastAPI:
             _log_to_stdout()
             own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
-            return service(open_models(given, threads), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate))
+            return service(open_models(given, threads, drift), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate))
 
         watch(_address(certificate, host, port))
         serve_replicas(
@@ -147,9 +150,9 @@ def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
     return found
 
 
-def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
+def open_models(bundles: Sequence[str | Path], threads: int | None = None, drift: DriftSettings = DEFAULT_DRIFT) -> list[ServedModel]:
     """Open what is to be served, each named as it is asked for."""
-    return [ServedModel(name, version, folder, threads) for (name, version), folder in named_bundles(bundles).items()]
+    return [ServedModel(name, version, folder, threads, drift) for (name, version), folder in named_bundles(bundles).items()]
 
 
 def _address(certificate: Path | None, host: str, port: int) -> str:
