@@ -109,7 +109,7 @@ class Drift:
         self._numbers = {name: number for number, name in enumerate(self._classes)}
         self.kinds = tuple(kinds)
         cycle_s = None if settings.cycle == "none" else _SECONDS[settings.cycle]
-        self._thinning = Thinning[tuple[dict[str, float], str | None]](settings.correlation_s, cycle_s, _MONDAY)
+        self._thinning = Thinning[tuple[Mapping[str, Any], str | None]](settings.correlation_s, cycle_s, _MONDAY)
         self.start(0)
 
     def start(self, number: int) -> None:
@@ -145,21 +145,21 @@ class Drift:
         if number > self.number:
             self.start(number)
         self.images += 1
-        given = {name: float(values[name]) for name in self._values if _is_number(values.get(name))}
-        self._thinning.add(at, source, (given, predicted))
+        self._thinning.add(at, source, (values, predicted))
         if not self.settings.correlation_s:
             self._compare_complete(at)
 
     def _compare_complete(self, at: float) -> None:
-        for given, predicted in self._thinning.advance(at):
-            self._compare(given, predicted)
+        for values, predicted in self._thinning.advance(at):
+            self._compare(values, predicted)
 
-    def _compare(self, given: dict[str, float], predicted: str | None) -> None:
+    def _compare(self, values: Mapping[str, Any], predicted: str | None) -> None:
         self.compared += 1
         if self.compared > self._runs * _MOST_IMAGES:
             self._test_anew()
+        given = {name: float(values[name]) for name in self._values if _is_number(values.get(name))}
         if isinstance(predicted, str) and predicted in self._numbers:
-            given = given | {CLASSES: self._numbers[predicted]}
+            given[CLASSES] = self._numbers[predicted]
         for name, value in given.items():
             self._tests[name].add(value)
             self._recent[name].append(value)

@@ -55,7 +55,7 @@ class Thinning(Generic[Item]):
             if self._correlation_s:
                 self._next_window(at)
         if self._cycle_s is None:
-            return self._release()
+            return self._release() if self._waiting else []
         cycle = math.floor((at - self._cycle_start) / self._cycle_s)
         if cycle <= self._cycle:
             return []
@@ -95,8 +95,6 @@ class Thinning(Generic[Item]):
             self._waiting[place] = (count, item)
 
     def _release(self) -> list[Item]:
-        if not self._waiting:
-            return []
         most = self._most()
         found = [item for count, item in self._waiting if self._random.random() * most < count]
         self._random.shuffle(found)

@@ -165,11 +165,13 @@ def logged(bundle: Path, files: list[bytes], folder: Path) -> Path:
 
 def test_other_objects_are_noticed_and_the_same_are_not(watched: Path, tmp_path: Path) -> None:
     semantic = watched.name == "semantic"
-    (same,) = monitor(logged(watched, scattered(150, seed=6), tmp_path / "same"), [watched])
+    (same,) = monitor(logged(watched, scattered(150, seed=6), tmp_path / "same"), [watched], settings=INDEPENDENT)
     assert (same.images, same.drifted) == (150, [])
-    (larger,) = monitor(logged(watched, scattered(150, seed=7, size=0.5), tmp_path / "larger"), [watched])
+    (larger,) = monitor(logged(watched, scattered(150, seed=7, size=0.5), tmp_path / "larger"), [watched], settings=INDEPENDENT)
     assert ("share of green" if semantic else "object size") in larger.drifted
-    (other,) = monitor(logged(watched, scattered(150, seed=8, colours=["green", "blue"]), tmp_path / "other"), [watched])
+    (other,) = monitor(
+        logged(watched, scattered(150, seed=8, colours=["green", "blue"]), tmp_path / "other"), [watched], settings=INDEPENDENT
+    )
     if semantic:
         assert "share of red" in other.drifted
         assert "share of blue" not in other.drifted
