@@ -24,16 +24,18 @@ from planish.export.reference import image_values
 from planish.export.runtimes import load
 from planish.serving.app import Limits, service
 from planish.serving.description import Prediction
-from planish.serving.drift import CLASSES
+from planish.serving.drift import CLASSES, DriftSettings
 from planish.serving.labelling import worth_labelling
-from planish.serving.monitor import monitor, records
+from planish.serving.monitor import monitor
 from planish.serving.recorder import LogSettings, Recorder
+from planish.serving.records import records
 from planish.serving.serve import open_models
 
 if TYPE_CHECKING:
     from conftest import Served
 
 TASKS = ("detection", "instance", "semantic")
+INDEPENDENT = DriftSettings(correlation_s=0)
 RED, GREEN = (0.125, 0.25, 0.5, 0.75), (0.625, 0.5, 0.875, 1.0)
 
 
