@@ -13,15 +13,15 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 _CHUNK = 100  # windows' lengths after which windows are drawn anew
-_EXCESS = 0.02
+_EXCESS, _FLOODS = 0.02, 5
 _MOST_WAITING = 20_000  # of a cycle
 
 
 class Thinning(Generic[Item]):
     """In windows of ``correlation_s``, at random times and at least as far apart, one image of each source is drawn at random. It is kept
     with probability n / m, n being the images of its source in the window and m the most that a source has in one: each image has the same
-    chance, those of busy hours as those of quiet ones. Were a single burst to decide on m, hardly anything else would be kept: m is so low
-    that 2 % of all images are in excess of it. There is a window every 2.5 ``correlation_s`` on average.
+    chance, those of busy hours as those of quiet ones. Were a single flood of images to decide on m, hardly anything else would be kept:
+    m is so low that, beside those of the five busiest windows, 2 % of all images are in excess of it. There is a window every 2.5 ``correlation_s`` on average.
 
     With a cycle, what was drawn is held back until the cycle is over and then given in random order: changes that come back in every cycle
     no longer show.
@@ -102,11 +102,15 @@ class Thinning(Generic[Item]):
         return found
 
     def _most(self) -> float:
-        sizes = sorted(self._sizes, reverse=True)
-        allowed = _EXCESS * sum(size * windows for size, windows in self._sizes.items())
+        sizes = self._sizes.copy()
+        for _ in range(_FLOODS):
+            if sizes:
+                sizes -= Counter([max(sizes)])
+        ordered = sorted(sizes, reverse=True)
+        allowed = _EXCESS * sum(size * windows for size, windows in sizes.items())
         larger = 0  # windows
-        for size, next_size in zip(sizes, [*sizes[1:], 0], strict=True):
-            larger += self._sizes[size]
+        for size, next_size in zip(ordered, [*ordered[1:], 0], strict=False):
+            larger += sizes[size]
             if allowed <= larger * (size - next_size):
                 return size - allowed / larger
             allowed -= larger * (size - next_size)

@@ -90,7 +90,7 @@ def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
 
 
 def said(result: Result) -> str:
-    return " ".join((result.output + result.stderr).split())
+    return " ".join(result.output.split())
 
 
 def test_the_webhook_is_told_and_the_command_ends_with_1(dark: Path, bundle: Path, other: Other, tmp_path: Path) -> None:
