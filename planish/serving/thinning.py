@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-_CHUNK = 100  # windows' lengths after which windows are drawn anew
+_CHUNK = 161.803  # windows' lengths after which windows are drawn anew; no whole number, as many services are asked on the minute
 _EXCESS, _FLOODS = 0.02, 5
 _MOST_WAITING = 20_000  # of a cycle
 
@@ -21,7 +21,8 @@ class Thinning(Generic[Item]):
     """In windows of ``correlation_s``, at random times and at least as far apart, one image of each source is drawn at random. It is kept
     with probability n / m, n being the images of its source in the window and m the most that a source has in one: each image has the same
     chance, those of busy hours as those of quiet ones. Were a single flood of images to decide on m, hardly anything else would be kept:
-    m is so low that, beside those of the five busiest windows, 2 % of all images are in excess of it. There is a window every 2.5 ``correlation_s`` on average.
+    m is so low that, beside those of the five busiest windows, 2 % of all images are in excess of it. There is a window every 2.5
+    ``correlation_s`` on average.
 
     With a cycle, what was drawn is held back until the cycle is over and then given in random order: changes that come back in every cycle
     no longer show.

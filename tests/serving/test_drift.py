@@ -128,10 +128,11 @@ def test_drawn_images_of_a_source_are_far_enough_apart(correlation_s: float, see
         assert apart.mean() < 8 * correlation_s, "and not much further"
 
 
-def test_an_image_every_other_minute_is_not_missed_whatever_its_second() -> None:
-    for offset in range(0, 120, 20):
-        found = drawn([offset + 120.0 * number for number in range(3000)], 60)
-        assert len(found) == pytest.approx(0.4 * 3000, rel=0.1)
+@pytest.mark.parametrize(("correlation_s", "every_s"), [(60, 120), (60, 3600), (1, 60), (1, 3600), (10, 300), (600, 86_400)])
+def test_images_that_come_on_the_minute_are_not_missed(correlation_s: float, every_s: float) -> None:
+    for offset in (0, every_s / 3):
+        found = drawn([1e9 - 1e9 % DAY + offset + every_s * number for number in range(2000)], correlation_s)
+        assert len(found) == pytest.approx(0.4 * 2000, rel=0.12)
 
 
 def test_busy_and_quiet_times_have_their_share() -> None:
