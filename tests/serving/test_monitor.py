@@ -188,3 +188,13 @@ def test_images_most_worth_a_label_are_the_least_sure_of_every_class(job: Job, b
     _served(bundle, LogSettings(tmp_path / "without"), [_file(job, 0)])
     with pytest.raises(DataError, match="--log-images"):
         worth_labelling(tmp_path / "without", tmp_path / "none", 5)
+
+
+def test_the_source_of_an_image_is_logged(job: Job, bundle: Path, tmp_path: Path) -> None:
+    with TestClient(service(open_models([bundle]), recorder=Recorder(LogSettings(tmp_path), a_second=1e6))) as client:
+        assert client.post("/predict", content=_file(job, 0), headers={"X-Source": "camera 7" * 100}).status_code == 200
+        assert client.post("/predict", content=_file(job, 0)).status_code == 200
+    named, other = sorted(records(tmp_path), key=lambda record: "source" not in record)
+    assert named["source"].startswith("camera 7")
+    assert len(named["source"]) <= 100
+    assert "source" not in other
