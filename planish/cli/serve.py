@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from planish.cli.options import Debug
+from planish.cli.options import Correlation, Cycle, Debug, drift_settings
 from planish.cli.running import fail, running, stderr, stdout
 
 
@@ -45,12 +45,15 @@ def serve(
     address_file: Annotated[
         Path | None, typer.Option(envvar="PLANISH_ADDRESS_FILE", help="File to write the address into, for a container's health check.")
     ] = None,
+    correlation: Correlation = "60s",
+    cycle: Cycle = "none",
     log: Annotated[Path | None, typer.Option(help="Folder to log predictions in, for planish monitor.")] = None,
-    log_bytes: Annotated[int, typer.Option(min=10_000, help="That the log may have; the oldest lines go first.")] = 100_000_000,
+    log_bytes: Annotated[int, typer.Option(min=1_000_000, help="That the log may have; the oldest lines go first.")] = 100_000_000,
     log_images: Annotated[int, typer.Option(min=0, help="Image files to keep beside the log; the oldest go first.")] = 0,
     public_key: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file: only bundles are served that the owner of this key signed.")
     ] = None,
+    log_image_bytes: Annotated[int, typer.Option(min=1, help="That they may have together.")] = 1_000_000_000,
     certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="As replicas in Ray Serve, here or in the cluster RAY_ADDRESS names.")] = False,
@@ -83,10 +86,11 @@ def serve(
             canary=canary or (),
             reload=reload,
             watch_rate=watch_rate,
-            log=LogSettings(log, log_bytes, log_images),
             request_log=RequestLog(request_log, request_log_bytes),
             address_file=address_file,
             public_key=public_key,
+            drift=drift_settings(correlation, cycle),
+            log=LogSettings(log, log_bytes, log_images, log_image_bytes),
             certificate=certificate,
             certificate_key=key,
             replicas=replicas if ray else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def read_arrays(file: Path, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
             members = archive.infolist()  # zipfile reads no more of a member than is said here
             if (size := sum(member.file_size for member in members)) > max_bytes + _HEADER * len(members):
                 raise DataError(f"{file} has {size} bytes when it is unpacked", f"at most {max_bytes} are expected")
+            for member in members:  # memory is taken for what the head of an array says
+                with archive.open(member) as stream:
+                    if np.lib.format.read_magic(stream) != (1, 0):
+                        raise ValueError(f"{member.filename} is of another version")
+                    shape, _, kind = np.lib.format.read_array_header_1_0(stream)
+                if kind.itemsize * prod(shape) > member.file_size:
+                    raise ValueError(f"{member.filename} has no {shape} values")
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:

@@ -24,7 +24,7 @@ from planish.serving.metrics import Metrics
 from planish.serving.model import ServedModel, finite
 from planish.serving.models import Entry
 from planish.serving.protocol import HEADER_LENGTH, read_request, response_parts, write_response
-from planish.serving.recorder import Recorder
+from planish.serving.recorder import SOURCE, Recorder
 from planish.serving.why import covered, lost
 from planish.tasks.answers import PLAIN, Asked
 
@@ -72,7 +72,7 @@ class RequestHandler:
             if not finite(outputs):
                 raise InferenceError(_NOT_FINITE)
             if self._recorder is not None:
-                self._recorder.offer(model, pixels, outputs, time.perf_counter() - begun, data)
+                self._recorder.offer(model, pixels, outputs, time.perf_counter() - begun, data, source=request.headers.get(SOURCE))
             if _values(outputs) < _QUICKLY_DONE:
                 said = model.answers(outputs, [view], asked)[0]
             else:
@@ -99,7 +99,7 @@ class RequestHandler:
             if not finite({name: outputs[name] for name, as_binary in wanted.items() if not as_binary}):
                 raise InferenceError(f"{_NOT_FINITE}; JSON has no such numbers, binary data has")
             if self._recorder is not None and finite(outputs):
-                self._recorder.offer(model, images, outputs, time.perf_counter() - begun)
+                self._recorder.offer(model, images, outputs, time.perf_counter() - begun, source=request.headers.get(SOURCE))
             write = write_response, model, outputs, wanted, asked
             content, head = await asyncio.to_thread(*write) if _values(outputs) > _QUICKLY_DONE else write_response(*write[1:])
             if head is None:

@@ -31,7 +31,8 @@ class Metrics:
         self.batches = Histogram("planish_batch_images", "Images a batch.", of_model, buckets=_IMAGES, registry=self.registry)
         self.queued = Gauge("planish_queued_images", "Images that wait.", of_model, registry=self.registry)
         self.classes = Counter("planish_predictions", "Answers by class.", [*of_model, "class"], registry=self.registry)
-        self.watched = Gauge("planish_drift_images", "Looked at for drift in this period.", of_model, registry=self.registry)
+        self.watched = Gauge("planish_drift_images", "Looked at in this period.", of_model, registry=self.registry)
+        self.compared = Gauge("planish_drift_compared_images", "Compared for drift in this period.", of_model, registry=self.registry)
         self.drift = Gauge("planish_drift", "1 where this drifted in this period.", [*of_model, "of"], registry=self.registry)
 
     def watch(self, model: ServedModel, queued: Callable[[], int], ready: Callable[[], bool]) -> None:
@@ -40,6 +41,7 @@ class Metrics:
         self.queued.labels(*model.key).set_function(queued)
         self.ready.labels(*model.key).set_function(ready)
         self.watched.labels(*model.key).set_function(lambda: drift.images)
+        self.compared.labels(*model.key).set_function(lambda: drift.compared)
         for kind in drift.kinds:
             self.drift.labels(*model.key, kind).set_function(partial(drift.drifted, kind))
 

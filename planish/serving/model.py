@@ -15,7 +15,7 @@ from planish.export.agreement import disagreement, essential
 from planish.export.bundle import EXPECTED, SEAL, Bundle, changed_files, read_bundle
 from planish.export.runtimes import load
 from planish.export.signature import check_signature
-from planish.serving.drift import Drift
+from planish.serving.drift import DEFAULT_DRIFT, Drift, DriftSettings
 from planish.serving.limits import MemoryBudget
 from planish.serving.why import seen_region
 from planish.tasks.answers import PLAIN, Asked, answers, classes_told, options
@@ -34,6 +34,7 @@ class ServedModel:
         folder: the bundle.
         threads: of the runtime; None for those it was measured with.
         public_key: of whoever must have signed the bundle; None for any.
+        drift: how drift is looked for in what it answers.
 
     Raises:
         BundleError: the bundle is damaged, was changed, or is not signed by the owner of the key.
@@ -41,7 +42,15 @@ class ServedModel:
         ExportError: the runtime cannot open the model.
     """
 
-    def __init__(self, name: str, version: str, folder: Path, threads: int | None = None, public_key: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        folder: Path,
+        threads: int | None = None,
+        public_key: Path | None = None,
+        drift: DriftSettings = DEFAULT_DRIFT,
+    ) -> None:
         self.name, self.version, self.folder, self.threads, self.public_key = name, version, folder, threads, public_key
         self.bundle: Bundle = read_bundle(folder)
         if changed := changed_files(folder, self.bundle):
@@ -49,7 +58,7 @@ class ServedModel:
         if public_key is not None:
             check_signature(folder, public_key)
         self.seal = (folder / SEAL).read_text()
-        self.drift = Drift(folder)
+        self.drift = Drift(folder, drift)
         files = [folder / file for file in self.bundle.files]
         self._predictor = load(files, self.bundle.runtime, threads=threads or self.bundle.threads)
         spec = self.bundle.input_spec

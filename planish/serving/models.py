@@ -102,7 +102,9 @@ class Models:
                 seal = _seal(old)
                 if seal and seal != folder.served and (seal != folder.tried or folder.waits_for() <= 0):
                     try:
-                        new = await asyncio.to_thread(ServedModel, old.name, old.version, old.folder, old.threads, old.public_key)
+                        new = await asyncio.to_thread(
+                            ServedModel, old.name, old.version, old.folder, old.threads, old.public_key, old.drift.settings
+                        )
                         if new.fault:
                             raise BundleError(new.fault)
                         self.put(new)

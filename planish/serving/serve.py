@@ -16,6 +16,7 @@ from PIL import PngImagePlugin
 
 from planish.errors import BundleError
 from planish.export.bundle import bundle_folder
+from planish.serving.drift import DEFAULT_DRIFT, DriftSettings
 from planish.serving.limits import Limits
 from planish.serving.model import ServedModel
 from planish.serving.recorder import NO_LOG, LogSettings, Recorder
@@ -39,6 +40,7 @@ def serve(
     canary: Sequence[str] = (),
     reload: bool = False,
     watch_rate: float = 20.0,
+    drift: DriftSettings = DEFAULT_DRIFT,
     log: LogSettings = NO_LOG,
     request_log: RequestLog = TO_STDOUT,
     address_file: Path | None = None,
@@ -59,6 +61,7 @@ def serve(
         canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
         reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
         watch_rate: at most that many predictions a second are looked at for drift, and logged.
+        drift: how it is looked for.
         log: where predictions are logged, and how much of them.
         request_log: where requests and failures are logged, a line of JSON each.
         address_file: where the address is written once the service listens, as it is reached from this machine; see
@@ -84,7 +87,7 @@ def serve(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
     public_key = None if public_key is None else public_key.resolve()  # a replica has a working directory of its own
-    models = open_models(bundles, threads, public_key)
+    models = open_models(bundles, threads, public_key, drift)
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
@@ -101,7 +104,7 @@ def serve(
             _bound_text_in_images()
             own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
             return service(
-                open_models(given, threads, public_key), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate)
+                open_models(given, threads, public_key, drift), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate)
             )
 
         watch(_listens(certificate, host, port, address_file))
@@ -162,9 +165,11 @@ def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
     return found
 
 
-def open_models(bundles: Sequence[str | Path], threads: int | None = None, public_key: Path | None = None) -> list[ServedModel]:
+def open_models(
+    bundles: Sequence[str | Path], threads: int | None = None, public_key: Path | None = None, drift: DriftSettings = DEFAULT_DRIFT
+) -> list[ServedModel]:
     """Open what is to be served, each named as it is asked for."""
-    return [ServedModel(name, version, folder, threads, public_key) for (name, version), folder in named_bundles(bundles).items()]
+    return [ServedModel(name, version, folder, threads, public_key, drift) for (name, version), folder in named_bundles(bundles).items()]
 
 
 def _listens(certificate: Path | None, host: str, port: int, address_file: Path | None) -> str:
