@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError
-from planish.export.checks import check_outputs
+from planish.export.checks import check_outputs, file_limits
 from planish.export.onnx_file import sample_images
 from planish.export.runtimes import find, load
 from planish.export.symmetric import symmetric
@@ -23,7 +23,7 @@ from planish.workspace import fresh_folder
 if TYPE_CHECKING:
     from planish.task import Task
 
-_TOLERANCE = {"fp32": 1e-2, "int8": 1.0}  # its float32 convolutions may be computed in TF32
+_TOLERANCE = 1e-2  # its float32 convolutions may be computed in TF32
 _CHECKED_IMAGES = 16
 
 
@@ -80,7 +80,8 @@ class ToTensorRt:
         file.write_bytes(engine)
         trust(file)
         images = sample_images(artifact, task, min(_CHECKED_IMAGES, self.most))
-        expected = load(artifact.files, "onnxruntime")(images)
-        tolerance = _TOLERANCE.get(artifact.facts["precision"], _TOLERANCE["int8"])
-        check_outputs((file,), "tensorrt", images, expected, tolerance, "the ONNX file")
+        predictor = load(artifact.files, "onnxruntime")
+        expected = predictor(images)
+        limits = file_limits(predictor, images, expected, artifact.facts["precision"], _TOLERANCE)
+        check_outputs((file,), "tensorrt", images, expected, limits, "the ONNX file")
         return replace(artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="tensorrt"), files=(file,))
