@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from planish.errors import TrainingError
+from planish.workspace import replacing
 
 
 class Stateful(Protocol):
@@ -28,8 +29,9 @@ class Progressed:
     Args:
         bf16: the precision it was begun in.
         history: one mapping an epoch.
-        progress: along the schedule, 0 to 1.
-        seconds: spent so far.
+        steps: made so far.
+        schedule: how it goes on, see ``Schedule.state``.
+        notes: made on the way.
         stopped: why it ended, empty while it has not.
         best_score: on validation.
         best_state: the weights that reached it, where they may be needed.
@@ -40,8 +42,9 @@ class Progressed:
 
     bf16: bool
     history: list[dict[str, Any]] = field(default_factory=list)
-    progress: float = 0.0
-    seconds: float = 0.0
+    steps: int = 0
+    schedule: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     stopped: str = ""
     best_score: float = float("-inf")
     best_state: dict[str, torch.Tensor] | None = None
@@ -58,10 +61,9 @@ def identity(*parts: Any) -> str:
 def write_checkpoint(path: Path, identity: str, progressed: Progressed, parts: Mapping[str, Stateful]) -> None:
     """Write whole, then rename into place, so that an interruption leaves the former checkpoint."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     shown = {f.name: getattr(progressed, f.name) for f in fields(progressed)}
-    torch.save({"identity": identity, "progressed": shown} | {name: part.state_dict() for name, part in parts.items()}, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        torch.save({"identity": identity, "progressed": shown} | {name: part.state_dict() for name, part in parts.items()}, partial)
 
 
 def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> Progressed:
@@ -83,6 +85,6 @@ def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) ->
         ) from error
     raise TrainingError(
         f"the checkpoint {path} belongs to another training",
-        "images, network, settings and teacher must be the same to go on",
+        "images, network, settings, teacher and time limit must be the same to go on",
         "delete it to start afresh",
     )

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from planish.plan import Plan
-from planish.search.pace import finish_seconds
+from planish.search.time_estimates import finish_seconds
 from planish.search.state import Deployment, Search
 
 
