@@ -1,6 +1,7 @@
 """Where techniques put the files they make until whoever runs them keeps or drops those, and how files and folders are replaced whole.
 
-What is written here is on the disk itself when it takes its name: after a power cut a name stands for all of its content, or for the former.
+What is written here is on the disk itself when it takes its name: after a power cut a name stands for all of its content, or for the
+former one.
 """
 
 from __future__ import annotations

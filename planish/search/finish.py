@@ -16,10 +16,10 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
 from planish.search.evidence import errors, per_class, write_evidence
-from planish.search.time_estimates import FINALISTS
 from planish.search.proposals import Trial, expected_drop, promise
 from planish.search.result import CandidateResult, Goal, Result
 from planish.search.state import Search, Shipped
+from planish.search.time_estimates import FINALISTS
 from planish.training.prepare import Job
 
 _ORIGINAL = Plan()
@@ -110,11 +110,7 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
         everything.append(Shipped(without_rounding, replace(search.deployment, precision="fp32")))
     subjects: dict[str, Shipped] = {}
     for shipped in everything:
-        if (
-            len(subjects) > len(search.fp32)
-            and search.seconds_left < 30
-            and not search.runner.store.has(f"artifact:{shipped.plan.key}")
-        ):
+        if len(subjects) > len(search.fp32) and search.seconds_left < 30 and not search.runner.store.has(f"artifact:{shipped.plan.key}"):
             note(f"no time is left to measure {shipped.plan}")
             continue
         outputs = partial(search.runner.outputs, shipped.plan, shipped.runtime, "validation")

@@ -14,10 +14,10 @@ from planish.plan import Plan
 from planish.search import rounding
 from planish.search.choose import with_room
 from planish.search.look import look, measure
-from planish.search.time_estimates import forward_seconds
 from planish.search.proposals import Level, Trial, between, expected_drop, promise, safest, spread
 from planish.search.runner import extend
 from planish.search.state import Search
+from planish.search.time_estimates import forward_seconds
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 200

@@ -13,9 +13,9 @@ from planish.errors import PlanishError
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.time_estimates import finish_seconds, ship_seconds
 from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, further, milder, timed
 from planish.search.state import Search, Shipped
+from planish.search.time_estimates import finish_seconds, ship_seconds
 
 _ORIGINAL = Plan()
 _LARGE_PIXELS = 64

@@ -28,12 +28,12 @@ from planish.search.foreign import file_job, refuse_training
 from planish.search.halving import train
 from planish.search.look import glance
 from planish.search.original import stored_original
-from planish.search.time_estimates import finish_seconds
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
 from planish.search.state import Deployment, Search, Shipped, Watch
 from planish.search.store import check_folder, claim
+from planish.search.time_estimates import finish_seconds
 from planish.search.untrained import check_knowledge, without_training
 from planish.training.distill import recovery_of
 from planish.training.original import TrainMode

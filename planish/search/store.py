@@ -10,6 +10,7 @@ import json
 import sqlite3
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
@@ -44,7 +45,7 @@ class _Step:
 
 
 class Store:
-    """Finished steps by key, with what each found (JSON values), the notes it made, and the seconds it took. One SQLite file in the run's folder.
+    """Finished steps by key, with what each found (JSON values), the notes it made, and its seconds: a SQLite file in the run's folder.
 
     A step's row is written after the files that it makes are on the disk, so a row means that the whole step is there.
 
@@ -110,7 +111,10 @@ class Store:
         return step.found
 
     def load(self, key: str, stage: str, make: Callable[[], Any], read: Callable[[Any], T]) -> T:
-        """What ``read`` makes of the files that ``make`` writes once, given what ``make()`` returned. Files that cannot be read are made again."""
+        """What ``read`` makes of the files that ``make`` writes once, given what ``make()`` returned.
+
+        Files that cannot be read are made again; the decisions that they were made by are remembered, so they come out the same.
+        """
         found = self.once(key, stage, make)
         try:
             return read(found)
@@ -118,9 +122,7 @@ class Store:
             note(f"{key}: its files cannot be read and are made again ({type(error).__name__}: {error})")
             return read(self._do(key, stage, make).found)
 
-    def attempt(
-        self, key: str, stage: str, work: Callable[[], Any], impossible: tuple[type[PlanishError], ...] = (PlanishError,)
-    ) -> str:
+    def attempt(self, key: str, stage: str, work: Callable[[], Any], impossible: tuple[type[PlanishError], ...] = (PlanishError,)) -> str:
         """Do what may turn out to be impossible; that, too, is found out once.
 
         Args:
@@ -142,13 +144,17 @@ class Store:
 
         return str(self.once(f"attempt:{key}", stage, attempted))
 
+    def remembering(self) -> AbstractContextManager[None]:
+        """Within this context, what is decided by measuring (``planish.decisions``) is a step like others; within a step it is anyway."""
+        return remembering(lambda key, work: self.once(key, "searching", work))
+
     def has(self, key: str) -> bool:
         """Whether the step was finished by the time it is in the run."""
         step = self._step(key)
         return step is not None and step.elapsed <= self._elapsed
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage, which add up to the time that the run took: ``interrupted`` is what was lost, ``other`` the time between steps."""
+        """Seconds by stage, which add up to those of the run: ``interrupted`` is what was lost, ``other`` the time between steps."""
         rows = self._db.execute("select stage, seconds, elapsed from finished_steps order by finished_at, rowid").fetchall()
         total: dict[str, float] = {}
         for stage, seconds, _ in rows:
@@ -182,7 +188,7 @@ class Store:
         """Do a step and record it; one that is done again keeps its times, as later decisions were taken by them."""
         begun, outer, self._inner_seconds = monotonic(), self._inner_seconds, 0.0
         try:
-            with collecting_notes() as notes, remembering(lambda name, decides: self.once(name, "searching", decides)):
+            with collecting_notes() as notes, self.remembering():
                 found = json.loads(json.dumps(work()))
             known = self._step(key)
             if known is None:
