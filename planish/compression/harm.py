@@ -132,7 +132,7 @@ class _Judge:
             begun = time.perf_counter()
             module(images[:_LEAST_IMAGES])
             images_in_time = _SECONDS / max(1, count) / (time.perf_counter() - begun) * _LEAST_IMAGES
-            return int(np.clip(images_in_time, _LEAST_IMAGES, _MOST_IMAGES))
+            return min(len(images), int(np.clip(images_in_time, _LEAST_IMAGES, _MOST_IMAGES)))
 
         used = decide(f"images to weigh by:{fingerprint(module)[:16]}:{count}", affordable)
         self.batches = torch.split(images[:used], _BATCH)

@@ -51,7 +51,7 @@ def reconstruct(
         with torch.no_grad():
             before(images[0])
             after(images[0])
-        return max(_LEAST_BATCHES, int(_SECONDS / (len(parts) * (time.perf_counter() - begun))))
+        return min(len(images), max(_LEAST_BATCHES, int(_SECONDS / (len(parts) * (time.perf_counter() - begun)))))
 
     images = images[: decide(f"batches to fit by:{fingerprint(after)[:16]}:{len(parts)}", affordable)]
     with Stage("fitting what is left", len(parts)) as stage:

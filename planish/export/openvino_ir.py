@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # after it. For INT8 this check finds gross errors only; what it costs in accuracy is measured in the runtime that ships.
 _TOLERANCE = {"fp32": 1e-3, "int8": 1.0}
 _CHECKED_IMAGES = 16
+_NUMBERED = re.compile(r"([A-Z][A-Za-z0-9]*)_\d+")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class ToOpenVino:
             model = openvino.convert_model(str(artifact.files[0]))
         except Exception as error:  # its converter raises many kinds, all with the operation in the message
             raise ExportError(f"OpenVINO cannot convert {artifact.files[0].name}: {first_line(error)}", "", "ship the ONNX file") from error
+        _number_names(model)
         for name, value in metadata(result).items():
             model.set_rt_info(value, name.split("."))
         folder = fresh_folder("openvino-")
@@ -73,6 +76,13 @@ class ToOpenVino:
             _try_apart(files[0], images)
         check_outputs(files, "openvino", images, expected, tolerance, "the ONNX file")
         return replace(result, files=files)
+
+
+def _number_names(model: Any) -> None:
+    """OpenVINO numbers what it adds through the whole process; the file, and its size, must not tell what was converted before."""
+    for number, operation in enumerate(model.get_ordered_ops()):
+        if found := _NUMBERED.fullmatch(operation.get_friendly_name()):
+            operation.set_friendly_name(f"{found[1]}_added_{number}")
 
 
 def _try_apart(file: Path, images: Pixels) -> None:
