@@ -21,6 +21,7 @@ from planish.search.time_estimates import forward_seconds
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 200
+_MUCH_OF = 0.8  # of a round's time; what evaluating took away is among what is reserved for the end
 
 
 def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial]:
@@ -35,6 +36,7 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     runner = search.runner
     trained: list[Trial] = []
     alive = list(trials)
+    reserved = search.seconds_left - seconds
     widths = runner.store.once("rungs", "searching", lambda: _widths(search, alive, seconds))
     if not widths:
         for trial in alive:
@@ -66,11 +68,13 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
         learns = is_last and rung > 0 and bool(kept) and runner.store.once("rounding", "searching", partial(rounding.pays, search, kept[0]))
         each *= 1 - rounding.SHARE if learns else 1
         for trial in list(kept):
-            if search.seconds_left < each * 0.5:
+            left = search.seconds_left - (reserved if trained else 0.0)  # without any trained network there is nothing to end with
+            if left < 0.5 * each:
                 alive.remove(trial)
                 trial.stopped = f"stopped before round {rung + 1} of training: no time was left"
                 continue
-            recovery = replace(search.recovery, teachers=search.teachers, max_seconds=float(math.ceil(each)))
+            most = each if left > _MUCH_OF * each else left  # less where time was lost
+            recovery = replace(search.recovery, teachers=search.teachers, max_seconds=float(math.ceil(most)))
             plan = extend(trial.plan, recovery)
             drop = partial(runner.drop, plan, "torch", (_ORIGINAL, "torch"), "validation")
             if why := runner.store.attempt(f"rung {rung}:{plan.key}", "searching", drop):
@@ -88,9 +92,11 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
                 trained.append(trial)
             runner.release()
             search.show_trial(trial)
-            if learns and trial is kept[0] and (learned := rounding.learn(search, trial, each / (1 - rounding.SHARE) * rounding.SHARE)):
-                trained.append(learned)
-                search.show_trial(learned)
+            if learns and trial is kept[0]:
+                most = each / (1 - rounding.SHARE) * rounding.SHARE
+                if learned := rounding.learn(search, trial, min(most, max(0.5 * most, search.seconds_left - reserved))):
+                    trained.append(learned)
+                    search.show_trial(learned)
     return sorted(trained, key=lambda t: -len(t.plan.steps))
 
 

@@ -67,7 +67,7 @@ class RunLock:
         os.close(self._file)
 
     def _write(self, elapsed: float) -> None:
-        text = json.dumps({"pid": os.getpid(), "elapsed": round(elapsed, 3)})
+        text = json.dumps({"pid": os.getpid(), "elapsed": elapsed})
         os.pwrite(self._file, text.ljust(_BYTES).encode(), 0)
 
 

@@ -32,7 +32,7 @@ from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
 from planish.search.state import Deployment, Search, Shipped, Watch
-from planish.search.store import check_folder, claim
+from planish.search.store import Store, check_folder, claim
 from planish.search.time_estimates import finish_seconds
 from planish.search.untrained import check_knowledge, without_training
 from planish.training.distill import recovery_of
@@ -146,6 +146,13 @@ def optimize(
     }  # fmt: skip
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
+
+        def own_store() -> Store:
+            opened = claim(folder, job_settings, resume, begun)
+            stack.callback(opened.close)
+            return opened
+
+        store = own_store() if resume else None  # a folder is not made before it is known that the job can be done
         if is_file:
             refuse_training(name, weights=weights, student=students, epochs=epochs, teachers=teachers > 1, train=train_mode == "always")
             job = file_job(data, Path(name), mean=mean, std=std, **given)
@@ -156,8 +163,7 @@ def optimize(
         if not resume and not is_file:
             # A network that cannot be exported should say so before hours are spent on training it.
             ToOnnx().apply(job.artifact, job.task)
-        store = claim(folder, job_settings, resume, begun)
-        stack.callback(store.close)
+        store = store or own_store()
         write_json(folder / "splits.json", job.data.assignment)
         spare = (_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * (seconds - store.elapsed)
         original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed)

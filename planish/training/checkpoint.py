@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from planish.errors import TrainingError
+from planish.progress import note
 from planish.workspace import replacing
 
 
@@ -66,25 +67,26 @@ def write_checkpoint(path: Path, identity: str, progressed: Progressed, parts: M
         torch.save({"identity": identity, "progressed": shown} | {name: part.state_dict() for name, part in parts.items()}, partial)
 
 
-def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> Progressed:
-    """Bring ``parts`` to the state they were written in.
+def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> Progressed | None:
+    """Bring ``parts`` to the state they were written in; None where there is no file, or it cannot be read.
 
     Raises:
-        TrainingError: the file is no checkpoint, or one of another training.
+        TrainingError: it is one of another training.
     """
+    if not path.exists():
+        return None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        same = loaded["identity"] == identity
-        if same:
-            for name, part in parts.items():
-                part.load_state_dict(loaded[name])
-            return Progressed(**loaded["progressed"])
-    except Exception as error:
+        known, progressed, states = loaded["identity"], Progressed(**loaded["progressed"]), {name: loaded[name] for name in parts}
+    except Exception as error:  # torch.load raises many kinds
+        note(f"the checkpoint {path} cannot be read, so training begins anew ({type(error).__name__}: {error})")
+        return None
+    if known != identity:
         raise TrainingError(
-            f"cannot read the checkpoint {path}: {type(error).__name__}: {error}", "", "delete it to start afresh"
-        ) from error
-    raise TrainingError(
-        f"the checkpoint {path} belongs to another training",
-        "images, network, settings, teacher and time limit must be the same to go on",
-        "delete it to start afresh",
-    )
+            f"the checkpoint {path} belongs to another training",
+            "images, network, settings, teacher and time limit must be the same to go on",
+            "delete it to start afresh",
+        )
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    return progressed

@@ -142,13 +142,12 @@ def fit(
         parts["average"] = copy.deepcopy(student)
     judged = parts.get("average", student)
     keep, keep_judged = KeptWeights(student, weights), KeptWeights(judged, weights)
-    done = Progressed(bf16=use_bf16(settings.mixed_precision, accelerator.device, module, input_spec))
+    bf16 = use_bf16(settings.mixed_precision, accelerator.device, module, input_spec)
     key = identity(
         settings, len(images), input_spec, preprocessing, fingerprint(module), None if teacher is None else fingerprint(teacher),
         distillation_weight, temperature, decoupled, max_seconds,
     )  # fmt: skip
-    if checkpoint is not None and checkpoint.exists():
-        done = read_checkpoint(checkpoint, key, parts)
+    done = (None if checkpoint is None else read_checkpoint(checkpoint, key, parts)) or Progressed(bf16)
     answers = None
     if teacher is not None:
         # maps are watched as the teacher runs, so that it has to

@@ -18,7 +18,7 @@ from planish.data.normalisation import Normalise
 from planish.decisions import remembering
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.progress import Progress, listening
+from planish.progress import Progress, collecting_notes, listening
 from planish.training import FitSettings, fit
 from planish.training.fit import _optimizer
 from planish.training.learning_rate import learning_rate
@@ -90,13 +90,21 @@ def test_interrupted_and_resumed_equals_uninterrupted(task, network, tmp_path: P
     assert not calls
 
 
-def test_a_checkpoint_of_another_training_is_refused(task, network, tmp_path: Path):
-    fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1}), checkpoint=tmp_path / "c.pt")
+def test_a_checkpoint_of_another_training_is_refused_and_one_that_cannot_be_read_is_not_needed(task, network, tmp_path: Path):
+    checkpoint, settings = tmp_path / "c.pt", FitSettings(**QUICK | {"epochs": 1})
+    first = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=checkpoint)
     with pytest.raises(TrainingError, match="another training"):
-        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 2}), checkpoint=tmp_path / "c.pt")
-    (tmp_path / "c.pt").write_bytes(b"half")
-    with pytest.raises(TrainingError, match="cannot read"):
-        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1}), checkpoint=tmp_path / "c.pt")
+        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 2}), checkpoint=checkpoint)
+    other = copy.deepcopy(network)
+    other.conv1.weight.data[0] += 1
+    with pytest.raises(TrainingError, match="another training"):
+        fit(other, task, SPEC, PREPROCESSING, settings, checkpoint=checkpoint)
+    for damaged in (b"", checkpoint.read_bytes()[:1000]):
+        checkpoint.write_bytes(damaged)
+        with collecting_notes() as notes:
+            again = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=checkpoint)
+        assert same(first.module, again.module)
+        assert "cannot be read, so training begins anew" in notes[0]
 
 
 def test_seeds_matter(task, network):
@@ -164,13 +172,13 @@ def test_a_generous_time_limit_changes_nothing(task, network, clock):
     assert bound.stopped == "finished"
 
 
-@pytest.mark.parametrize("interrupted_at", [3, 17, 30])
+@pytest.mark.parametrize("interrupted_at", [3, 17])
 def test_interrupted_under_a_time_limit_it_goes_on_as_if_it_had_not_been(
     task, network, clock, tmp_path: Path, interrupted_at, monkeypatch: pytest.MonkeyPatch
 ):
     """Also where the machine is slower when it goes on, and after the interruption took long, and without any checkpoint."""
     settings = FitSettings(**QUICK | {"epochs": 10_000})
-    whole = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=1.0)
+    whole = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=0.5)
     decided: dict[str, Any] = {}
 
     def remember(key, work):
@@ -190,11 +198,11 @@ def test_interrupted_under_a_time_limit_it_goes_on_as_if_it_had_not_been(
         monkeypatch.setattr(QuarterTask, "loss", interrupted)
         with remembering(remember):
             with pytest.raises(KeyboardInterrupt):
-                fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=1.0, checkpoint=checkpoint)
+                fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=0.5, checkpoint=checkpoint)
             before = dict(decided)
             monkeypatch.setattr(QuarterTask, "loss", real)
             clock.now += 1000
-            resumed = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=1.0, checkpoint=checkpoint)
+            resumed = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=0.5, checkpoint=checkpoint)
         assert before
         assert before.items() <= decided.items()
         assert same(whole.module, resumed.module)
