@@ -45,6 +45,7 @@ class Time:
             return real(loss, *batch)
 
         monkeypatch.setattr(FIT._Loss, "__call__", step)
+        monkeypatch.setattr(FIT, "_CHECKPOINT_SECONDS", -1.0)
         monkeypatch.setattr("planish.training.precision._step_seconds", lambda *_: (1.0, 2.0))
 
 
@@ -53,9 +54,9 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return Time(monkeypatch)
 
 
-def steps_of(run: Path) -> dict[str, tuple[Any, ...]]:
+def steps_of(run: Path) -> dict[str, str]:
     with sqlite3.connect(run / "store.sqlite") as db:
-        return {key: row for key, *row in db.execute("select key, found, notes from finished_steps")}
+        return dict(db.execute("select key, found from finished_steps where stage != 'interrupted'"))
 
 
 def vary(data: Path, **options: Any) -> Any:
@@ -72,12 +73,13 @@ def test_interrupted_in_its_second_training_it_comes_to_what_it_would_have_come_
 ) -> None:
     monkeypatch.setattr("planish.search.trials.peak_memory", _no_memory)
     options = {"model": "resnet8x0.5", "changes": CHANGES}
-    job(shapes, out=tmp_path / "calm", **options)
+    calm = job(shapes, out=tmp_path / "calm", **options)
     whole, time.steps = time.steps, 0
     time.stop = int(0.85 * whole)
     with pytest.raises(KeyboardInterrupt):
         job(shapes, out=tmp_path / "stopped", **options)
-    job(shapes, out=tmp_path / "stopped", resume=True, **options)
+    resumed = job(shapes, out=tmp_path / "stopped", resume=True, **options)
+    assert resumed.notes == calm.notes
     assert time.steps < time.stop + 0.5 * whole, "neither the first training was repeated, nor the second from its start"
     expected, found = steps_of(tmp_path / "calm"), steps_of(tmp_path / "stopped")
     assert found == expected
@@ -123,7 +125,7 @@ def test_a_training_goes_on_as_it_was_planned_alone_and_with_the_same_settings(s
 
 
 def _job_of(run: Path) -> dict[str, Any]:
-    return dict(json.loads(steps_of(run)["job"][0]))
+    return dict(json.loads(steps_of(run)["job"]))
 
 
 def test_what_fails_before_it_trains_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:
