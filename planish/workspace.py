@@ -36,19 +36,18 @@ def replacing(path: Path) -> Iterator[Path]:
     yield partial
     sync(partial)
     partial.replace(path)
-    sync(path.parent)
+    _sync_name(path)
 
 
 def replace_folder(folder: Path, whole: Path) -> None:
     """Give the folder ``whole``, which lies beside it, the name ``folder``; an earlier one goes only when the new one is in its place."""
-    for inside in (*whole.rglob("*"), whole):
-        sync(inside)
+    sync_all(whole)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     whole.rename(folder)
-    sync(folder.parent)
+    _sync_name(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -59,6 +58,18 @@ def sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def sync_all(folder: Path) -> None:
+    """The same for all that is in a folder."""
+    for inside in (*folder.rglob("*"), folder):
+        sync(inside)
+
+
+def _sync_name(path: Path) -> None:
+    """Its own name, and that of the folder it lies in, which may be new as well."""
+    for folder in list(path.absolute().parents)[:2]:
+        sync(folder)
 
 
 def lasting_file(name: str) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import threading
@@ -33,6 +32,8 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
+        import fcntl  # not on Windows, where what needs no run works all the same
+
         self._file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by the processes that are started
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -252,6 +252,7 @@ def claim(folder: Path, job: dict[str, Any], resume: bool, begun: float | None =
     """
     check_folder(folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
+    sync(folder.absolute().parent)
     lock = RunLock(folder)
     try:
         if not resume and (folder / STORE_FILE).exists():  # another process was quicker, and has ended already

@@ -323,6 +323,8 @@ def test_files_are_on_the_disk_before_their_step_is_recorded(tmp_path: Path, mon
 
     monkeypatch.setattr(Store, "_write", recorded)
     for time in ("first", "again"):  # and replaced
+        store.once(f"new folder, {time}", "s", lambda time=time: save_artifact(artifact, work / f"new {time}" / "0"))
+        assert load_artifact(cut / f"new folder, {time}" / f"new {time}" / "0").module is not None
         store.once(f"network, {time}", "s", lambda: save_artifact(artifact, work / "network"))
         store.once(f"arrays, {time}", "s", lambda: write_arrays(work / "x.npz", x=np.arange(3)))
         store.once(f"values, {time}", "s", lambda: write_json(work / "x.json", {"a": 1}))
