@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,6 +58,7 @@ from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
 from planish.search.original import write_training
 from planish.search.result import Result
+from planish.search.resumable import resumable
 from planish.search.retrain import Continued
 from planish.search.retrain import continue_from as retrain
 from planish.search.state import Watch
@@ -214,34 +216,33 @@ def train(
         command: the command line, for the page.
     """
     folder = Path(out)
-    checkpoint = folder.with_name(folder.name + ".checkpoint")
     if folder.exists():
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
-    if checkpoint.exists() and not resume:
-        raise BundleError(
-            f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it"
-        )
+    name = model if isinstance(model, str) else type(model).__name__
     resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=weights is not None, task=task, model=model)
-    with collecting_notes() as notes:
+    settings = {
+        "data": str(data), "model": name, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "train": train_mode,
+        "budget": budget, "task": task, "skip_bad": skip_bad, "seed": seed,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        notes = stack.enter_context(collecting_notes())
+        checkpoint = stack.enter_context(resumable(folder, settings, resume=resume))
         job = prepare(
             data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, task=task,
             skip_bad=skip_bad, seed=seed,
         )  # fmt: skip
         warn_of_fresh_weights(recipe, job.pretrained)
         job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
-        folder.parent.mkdir(parents=True, exist_ok=True)
         seconds = None if budget is None else units.seconds(budget)
         original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
-    artifact = original.artifact
-    spec, preprocessing = artifact.input_spec, artifact.preprocessing
-    judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
-    save_artifact(artifact, folder)
-    (folder / "recipe.yaml").write_text(resolved.to_yaml())
-    write_training(original, job.task, folder)
-    name = model if isinstance(model, str) else type(model).__name__
-    keep(folder, judged, job.task, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
-    write_evaluation(folder)
-    checkpoint.unlink(missing_ok=True)
+        artifact = original.artifact
+        spec, preprocessing = artifact.input_spec, artifact.preprocessing
+        judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
+        save_artifact(artifact, folder)
+        (folder / "recipe.yaml").write_text(resolved.to_yaml())
+        write_training(original, job.task, folder)
+        keep(folder, judged, job.task, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
+        write_evaluation(folder)
     return Trained(artifact, folder, judged.found.metrics)
 
 

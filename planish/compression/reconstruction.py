@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 from planish.compression.layer_moments import watching
 from planish.compression.least_squares import Intercept, RowSums, ridge_regression
+from planish.decisions import decide
 from planish.models.batch_norm import reestimate_batch_norm
+from planish.models.storage import fingerprint
 from planish.progress import Stage
 
 _POSITIONS = 64  # of each image and layer: neighbours hardly differ
@@ -48,12 +50,15 @@ def reconstruct(
     absorbed = only_normalised(after, outputs, images[0][:1])
     order = _order(after, outputs, images[0][:1])
     parts = [list(part) for part in np.array_split(np.array(order, dtype=object), min(_PARTS, max(1, len(order))))]
-    begun = time.perf_counter()
-    with torch.no_grad():
-        before(images[0])
-        after(images[0])
-    each = (time.perf_counter() - begun) * len(parts)
-    images = images[: max(_LEAST_BATCHES, int(_SECONDS / each))]
+
+    def affordable() -> int:
+        begun = time.perf_counter()
+        with torch.no_grad():
+            before(images[0])
+            after(images[0])
+        return min(len(images), max(_LEAST_BATCHES, int(_SECONDS / (len(parts) * (time.perf_counter() - begun)))))
+
+    images = images[: decide(f"batches to fit by:{fingerprint(after)[:16]}:{len(parts)}", affordable)]
     with Stage("fitting what is left", len(parts)) as stage:
         for part in parts:
             reestimate_batch_norm(after, images, partial(_run, after, part, see=lambda *_: None))

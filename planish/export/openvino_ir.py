@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 _CHECKED_IMAGES = 16
+_NUMBERED = re.compile(r"([A-Z][A-Za-z0-9]*)_\d+")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class ToOpenVino:
             model = openvino.convert_model(str(artifact.files[0]))
         except Exception as error:  # its converter raises many kinds, all with the operation in the message
             raise ExportError(f"OpenVINO cannot convert {artifact.files[0].name}: {first_line(error)}", "", "ship the ONNX file") from error
+        _number_names(model)
         for name, value in metadata(result).items():
             model.set_rt_info(value, name.split("."))
         folder = fresh_folder("openvino-")
@@ -71,6 +74,13 @@ class ToOpenVino:
         limits = file_limits(predictor, images, expected, artifact.facts["precision"])
         check_outputs(files, "openvino", images, expected, limits, "the ONNX file")
         return replace(result, files=files)
+
+
+def _number_names(model: Any) -> None:
+    """OpenVINO numbers what it adds through the whole process; the file, and its size, must not tell what was converted before."""
+    for number, operation in enumerate(model.get_ordered_ops()):
+        if found := _NUMBERED.fullmatch(operation.get_friendly_name()):
+            operation.set_friendly_name(f"{found[1]}_added_{number}")
 
 
 def _try_apart(file: Path, images: Pixels) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,8 @@ _DESCRIPTION, _WEIGHTS = "artifact.json", "model.safetensors"
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A hash of the network's layers and of all its values."""
-    known = hashlib.sha256(repr(module).encode())
+    """A hash of the network's layers and of all its values; the same in every process."""
+    known = hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)).encode())
     for name, value in module.state_dict().items():
         known.update(name.encode())
         known.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

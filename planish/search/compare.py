@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +172,10 @@ def compare(
         rows: list[Row] = []
         first = _row(runner, Arm("original", "", Plan(ToOnnx())), runtime, baseline)
         for arm in arms:
-            try:
-                rows.append(_row(runner, arm, runtime, baseline))
-            except (TechniqueError, ExportError) as error:  # it does not apply to this network, which is a finding
-                rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), why=str(error)))
+            row = partial(_row, runner, arm, runtime, baseline)
+            why = store.attempt(f"arm:{arm.plan.key}", "comparing", row, (TechniqueError, ExportError))
+            # where it does not apply to this network, that is a finding
+            rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), why=why) if why else row())
             runner.release()
             if watch:
                 watch(rows)

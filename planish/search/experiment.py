@@ -237,7 +237,7 @@ def experiment(
         trainer = Trainer(store, folder / "work", data, skip_bad, seed, share, task)
         found = [ArmResult(_label(each, values[0], design), each) for each in values]
         for number in range(seeds):
-            spent = sum(store.seconds().values())
+            spent = store.elapsed
             if number and limit is not None and spent * (number + 1) / number > limit:
                 note(f"the budget of {budget} leaves no time for seed {number + 1} of {seeds}")
                 break

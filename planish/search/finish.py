@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from planish.errors import PlanishError
 from planish.evaluation.machine import describe_machine
 from planish.evaluation.size import macs
 from planish.export.bundle import write_bundle
@@ -16,10 +16,10 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
 from planish.search.evidence import errors, per_class, write_evidence
-from planish.search.pace import FINALISTS
 from planish.search.proposals import Trial, expected_drop, promise
 from planish.search.result import CandidateResult, Goal, Result
 from planish.search.state import Search, Shipped
+from planish.search.time_estimates import FINALISTS
 from planish.training.prepare import Job
 
 _ORIGINAL = Plan()
@@ -110,19 +110,14 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
         everything.append(Shipped(without_rounding, replace(search.deployment, precision="fp32")))
     subjects: dict[str, Shipped] = {}
     for shipped in everything:
-        if (
-            len(subjects) > len(search.fp32)
-            and search.seconds_left < 30
-            and search.runner.store.get(f"artifact:{shipped.plan.key}") is None
-        ):
+        if len(subjects) > len(search.fp32) and search.seconds_left < 30 and not search.runner.store.has(f"artifact:{shipped.plan.key}"):
             note(f"no time is left to measure {shipped.plan}")
             continue
-        try:
-            search.runner.outputs(shipped.plan, shipped.runtime, "validation")
-        except PlanishError as error:
-            if shipped.network == _ORIGINAL and shipped.way in search.fp32:
-                raise
-            note(f"{shipped.plan} is left out: {error}")
+        outputs = partial(search.runner.outputs, shipped.plan, shipped.runtime, "validation")
+        if shipped.network == _ORIGINAL and shipped.way in search.fp32:
+            outputs()
+        elif why := search.runner.store.attempt(f"final:{shipped.key}", "searching", outputs):
+            note(f"{shipped.plan} is left out: {why}")
             continue
         search.runner.release()
         subjects[shipped.key] = shipped

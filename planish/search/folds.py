@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass as plain_dataclass
@@ -29,7 +28,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import results_folder, write_arrays, write_result
+from planish.search.files import read_arrays, results_folder, write_arrays, write_result
 from planish.search.store import Store, claim
 from planish.search.trials import seeded
 from planish.tasks import Classification
@@ -169,26 +168,30 @@ class FoldTrainer:
         Returns:
             The training, its fold not set, and logits ``(len(judged), classes)``.
         """
-        place = self.folder / f"{name}.npz"
+        place, checkpoint = self.folder / f"{name}.npz", self.folder / f"{name}.checkpoint"
 
         def work() -> Any:
-            fold, logits = self._train(repeat, learned, judged, epochs)
+            fold, logits = self._train(repeat, learned, judged, epochs, checkpoint)
             write_arrays(place, logits=logits)
             return TypeAdapter(Fold).dump_python(fold, mode="json")
 
-        found = self.store.once(f"training:{name}", "training", work)
-        with np.load(place, allow_pickle=False) as saved:
-            return TypeAdapter(Fold).validate_python(found), saved["logits"]
+        def read(found: Any) -> tuple[Fold, Logits]:
+            return TypeAdapter(Fold).validate_python(found), read_arrays(place)["logits"]
 
-    def _train(self, repeat: int, learned: Indices, judged: Indices, epochs: int | None) -> tuple[Fold, Logits]:
+        judgement = self.store.load(f"training:{name}", "training", work, read)
+        checkpoint.unlink(missing_ok=True)
+        return judgement
+
+    def _train(self, repeat: int, learned: Indices, judged: Indices, epochs: int | None, checkpoint: Path) -> tuple[Fold, Logits]:
         job, seed = self.job(repeat), self.seed + repeat
         train, held_out = Subset(self.pool, learned), Subset(self.pool, judged)
         task = Classification({"train": train, "calibration": train, "validation": held_out}, self.class_names)
         artifact = pull(job.artifact, task, [seeded(lever, seed) for lever in self.recipe.techniques()])
         settings = replace(self.recipe.training, seed=seed, epochs=epochs or self.recipe.training.epochs)
-        deadline = None if self.seconds is None else time.monotonic() + self.seconds
-        # what is judged must not choose when to stop
-        fitted = fit(artifact.module, task, artifact.input_spec, artifact.preprocessing, settings, deadline=deadline, validate=False)
+        fitted = fit(
+            artifact.module, task, artifact.input_spec, artifact.preprocessing, settings, checkpoint=checkpoint, max_seconds=self.seconds,
+            validate=False,  # what is judged must not choose when to stop
+        )  # fmt: skip
         predictor = TorchPredictor.fastest(fitted.module, artifact.preprocessing)
         found = evaluate(predictor, task, "validation", artifact.input_spec, artifact.preprocessing)
         accuracy = percent("accuracy", len(judged), share(task.scores(found.outputs, found.targets) == 1))

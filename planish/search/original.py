@@ -34,7 +34,7 @@ def stored_original(
 
     def work() -> bool:
         checkpoint = folder / "work" / f"{name}.checkpoint"
-        checkpoint.parent.mkdir(exist_ok=True)
+        place.parent.mkdir(exist_ok=True)
         found = train_original(job, mode=mode, epochs=epochs, augmentation=augmentation, checkpoint=checkpoint, seconds=seconds, seed=seed)
         save_artifact(found.artifact, place)
         if name == "original":
@@ -42,8 +42,7 @@ def stored_original(
         checkpoint.unlink(missing_ok=True)
         return True
 
-    store.once(name, f"training the {name}", work)
-    return load_artifact(place, module=job.artifact.module)
+    return store.load(name, f"training the {name}", work, lambda _: load_artifact(place, module=job.artifact.module))
 
 
 def write_training(found: Original, task: Task, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -84,7 +83,7 @@ class Search:
         threads: the runtime may use.
         batch: images a call.
         recovery: how pruned networks are trained, with as many epochs as a round may have at most.
-        deadline: on the clock of ``time.monotonic``.
+        budget: seconds for the whole run.
         watch: told of all candidates whenever something about one becomes known.
         allowed: runtimes that may ship.
         fp32: the original in fp32, one deployment a runtime, the fastest first.
@@ -100,7 +99,7 @@ class Search:
     threads: int
     batch: int
     recovery: Distill
-    deadline: float
+    budget: float
     watch: Watch
     allowed: tuple[str, ...]
     fp32: tuple[Deployment, ...]
@@ -113,7 +112,8 @@ class Search:
 
     @property
     def seconds_left(self) -> float:
-        return self.deadline - time.monotonic()
+        """By the run's own clock, see ``Store.elapsed``: a resumed run reads the times that it read before."""
+        return self.budget - self.runner.store.elapsed
 
     def latency(self, name: str, subjects: Mapping[str, Shipped], baseline: str, *, seconds: float, launches: int) -> LatencyReport:
         """Measure side by side; see ``Runner.latency``."""

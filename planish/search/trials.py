@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from planish.errors import ModelError, TechniqueError, TrainingError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.memory import peak_memory
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.search.files import write_arrays
+from planish.search.files import read_arrays, write_arrays
 from planish.search.store import Store
 from planish.task import SplitName
 from planish.technique import Technique
@@ -94,18 +93,22 @@ class Trainer:
 
     def trial(self, arm: Arm, seed: int) -> Trial:
         """Train one arm with one seed. What it cannot do is told in ``failed``."""
-        found = self.store.once(
-            f"trial:{arm.key(seed)}", "training", lambda: TypeAdapter(Trial).dump_python(self._train(arm, seed), mode="json")
+
+        def read(found: Any) -> Trial:
+            trial = TypeAdapter(Trial).validate_python(found)
+            for split in () if trial.failed else _JUDGED:
+                read_arrays(self._file(arm, seed, split))
+            return trial
+
+        trial = self.store.load(
+            f"trial:{arm.key(seed)}", "training", lambda: TypeAdapter(Trial).dump_python(self._train(arm, seed), mode="json"), read
         )
-        return TypeAdapter(Trial).validate_python(found)
+        self._checkpoint(arm, seed).unlink(missing_ok=True)
+        return trial
 
     def scores(self, arm: Arm, seeds: int, split: SplitName) -> Scores:
         """One score an image of the split, of the first ``seeds`` trials: ``(seeds, N)``."""
-        rows = []
-        for seed in range(self._seed, self._seed + seeds):
-            with np.load(self._file(arm, seed, split), allow_pickle=False) as saved:
-                rows.append(saved["scores"])
-        return np.stack(rows)
+        return np.stack([read_arrays(self._file(arm, seed, split))["scores"] for seed in range(self._seed, self._seed + seeds)])
 
     def start(self, arm: Arm, seed: int) -> tuple[Job, Artifact]:
         """The images, and the network before training, its levers pulled.
@@ -119,14 +122,16 @@ class Trainer:
 
     def _train(self, arm: Arm, seed: int) -> Trial:
         settings = replace(arm.recipe.training, seed=seed)
-        deadline = None
         if self.seconds is not None:
-            settings, deadline = replace(settings, epochs=EPOCHS_BY_THE_CLOCK), time.monotonic() + self.seconds
+            settings = replace(settings, epochs=EPOCHS_BY_THE_CLOCK)
         try:
             job, artifact = self.start(arm, seed)
             spec, preprocessing = artifact.input_spec, artifact.preprocessing
             with peak_memory() as peak:
-                fitted = fit(artifact.module, job.task, spec, preprocessing, settings, deadline=deadline)
+                fitted = fit(
+                    artifact.module, job.task, spec, preprocessing, settings,
+                    checkpoint=self._checkpoint(arm, seed), max_seconds=self.seconds,
+                )  # fmt: skip
         except (TechniqueError, ModelError) as error:
             return Trial(seed, failed=f"refused: {error}")
         except TrainingError as error:
@@ -159,6 +164,9 @@ class Trainer:
 
     def _file(self, arm: Arm, seed: int, split: SplitName) -> Path:
         return self.folder / f"scores-{arm.key(seed)}-{split}.npz"
+
+    def _checkpoint(self, arm: Arm, seed: int) -> Path:
+        return self.folder / f"{arm.key(seed)}.checkpoint"
 
 
 def seeded(lever: Technique, seed: int) -> Technique:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,7 +80,7 @@ def train_original(
         job.artifact.preprocessing,
         settings,
         checkpoint=checkpoint,
-        deadline=None if seconds is None else time.monotonic() + seconds,
+        max_seconds=seconds,
     )
     return Original(replace(job.artifact, module=fitted.module), fitted.history, settings)
 

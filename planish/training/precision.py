@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 
 import torch
@@ -10,12 +11,13 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from planish.artifact import InputSpec
+from planish.decisions import decide
 from planish.models.strided import SafeStrides
 from planish.progress import note
 
 _WORTH_IT = 1.1  # times faster
 _IMAGES, _STEPS = 16, 3
-_known: dict[tuple[object, ...], bool] = {}
+_known: dict[str, bool] = {}
 
 
 def use_bf16(wanted: str, device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
@@ -32,13 +34,17 @@ def _gains(device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
     if not (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")):
         return False
     # networks of the same layers, pruned differently, are trained alike, so that they can be compared
-    key = (spec, *(type(module) for module in network.modules()))
-    if key not in _known:
-        plain, bf16 = _step_seconds(network, spec)
-        _known[key] = plain / bf16 > _WORTH_IT
-        chosen = "bfloat16" if _known[key] else "float32"
-        note(f"training in {chosen}: bfloat16 runs at {plain / bf16:.1f}x the speed of float32 here")
-    return _known[key]
+    layers = hashlib.sha256(repr((spec, [type(module).__name__ for module in network.modules()])).encode()).hexdigest()[:16]
+
+    def measured() -> bool:
+        if layers not in _known:
+            plain, bf16 = _step_seconds(network, spec)
+            _known[layers] = plain / bf16 > _WORTH_IT
+            chosen = "bfloat16" if _known[layers] else "float32"
+            note(f"training in {chosen}: bfloat16 runs at {plain / bf16:.1f}x the speed of float32 here")
+        return _known[layers]
+
+    return bool(decide(f"bfloat16:{layers}", measured))
 
 
 def _step_seconds(network: nn.Module, spec: InputSpec) -> tuple[float, float]:

@@ -162,7 +162,8 @@ def test_callers_mistakes() -> None:
 
 
 SCRIPT = f"""
-import sys; sys.path.insert(0, {str(HERE)!r})
+import signal, sys; sys.path.insert(0, {str(HERE)!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with Ctrl-C ignored, and that is inherited
 import numpy as np
 from planish.evaluation.latency import Subject, measure_latency
 if __name__ == "__main__":
