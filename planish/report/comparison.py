@@ -20,6 +20,7 @@ from planish.report.html import filled, write_page
 from planish.report.svg import Scale, drawing, el, ratio_frame
 from planish.search.compare import Comparison, Row
 
+ONE_SEED = "Intervals count images and timings: every arm was trained once, and another seed may turn small differences round."
 _WIDE = 100  # columns of a terminal on which every interval has a column of its own
 
 
@@ -32,7 +33,7 @@ def comparison_table(rows: Sequence[Row], noise_floor: Measurement | None = None
         width: of the terminal; where it has few columns, levels stand below strategies and intervals below values.
     """
     wide = width >= _WIDE
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=ONE_SEED, caption_justify="left")
     for heading in ("strategy", "level") if wide else ("strategy",):
         table.add_column(heading, overflow="fold")
     for heading in ("smaller", "speed-up", "interval", "points", "interval") if wide else ("smaller", "speed-up", "points"):

@@ -28,6 +28,7 @@ from planish.search.halving import train
 from planish.search.look import glance
 from planish.search.original import stored_original
 from planish.search.pace import finish_seconds
+from planish.search.precision import decided_precision
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
@@ -162,16 +163,17 @@ def optimize(
         deadline = begun + seconds - sum(store.seconds().values())
         write_json(folder / "splits.json", job.data.assignment)
         spare = (_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * (deadline - time.monotonic())
-        original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed)
+        precision = decided_precision(store, "auto", lambda: job.artifact)
+        original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed, precision)
         taught_by = ["original"] if teachers > 1 else []
         for number in range(1, teachers):
             taught_by.append(f"teacher-{number}")
             other = prepare(data, model, weights=weights, task=task, **given, weights_seed=seed + number)
-            stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
+            stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, precision, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
         fp32 = tuple(Deployment("fp32", r, is_file) for r in available("onnx"))
         of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
-        recovery = recovery_of(of_task, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation)
+        recovery = recovery_of(of_task, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation, mixed_precision=precision)
         if not of_task:
             recovery = replace(recovery, learning_rate=_RECOVERY_RATE["pretrained" if job.pretrained else "scratch"])
         search = Search(

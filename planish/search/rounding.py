@@ -36,8 +36,14 @@ def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
     """The trial with quantization-aware training after its other training; None where the network cannot be quantized so."""
     store = search.runner.store
     most = store.once(f"rounding: {trial.name}", "searching", partial(float, math.ceil(seconds)))
-    bits = Int8.for_this_machine().weight_bits
-    step = QuantizeAware(weight_bits=bits, epochs=search.recovery.epochs, max_seconds=most, augmentation=search.recovery.augmentation)
+    recovery = search.recovery
+    step = QuantizeAware(
+        weight_bits=Int8.for_this_machine().weight_bits,
+        epochs=recovery.epochs,
+        max_seconds=most,
+        augmentation=recovery.augmentation,
+        mixed_precision=recovery.mixed_precision,
+    )
     learned = replace(trial, plan=extend(trial.plan, step), history=list(trial.history))
     shipped = Shipped(learned.plan, search.deployment)
     try:
