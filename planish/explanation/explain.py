@@ -24,6 +24,7 @@ from planish.explanation.profile import Profile
 from planish.explanation.reach import Reach, measure_reach
 from planish.explanation.result import Explanation, LayerRow
 from planish.explanation.signal_to_noise import Errors, measure_errors
+from planish.export.runtimes import imports
 from planish.progress import Stage
 
 _PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
@@ -208,7 +209,7 @@ def _subject(model: ModelFile) -> Subject:
         "path": str(model.path), "runtime": model.runtime, "threads": model.threads, "batch": model.batch, "settings": dict(model.settings)
     }  # fmt: skip
     cue = np.zeros((1, 1, 1, 1), dtype=np.uint8)
-    return Subject("planish.explanation.model_file:load_for_bench", arguments, cue, model.runtime, imports=(model.runtime,))
+    return Subject("planish.explanation.model_file:load_for_bench", arguments, cue, model.runtime, imports=imports(model.runtime))
 
 
 def _usable_cores() -> int:

@@ -54,13 +54,19 @@ def _cells(row: Row, noise_floor: Measurement | None) -> dict[str, str]:
     drop, speed = m.get("drop"), m.get("latency_ratio")
     same = speed is not None and noise_floor is not None and verdict(speed, noise_floor) == "no difference"
     return {
-        "smaller": words.show(m["size_ratio"]) if "size_ratio" in m else "",
+        "smaller": _smaller(m["size_ratio"].value) if "size_ratio" in m else "",
         "speed": "" if speed is None else "no difference" if same else words.show(speed),
         "speed_range": words.interval(speed) if speed is not None else "",
         "points": words.change(drop) if drop else "",
         "range": words.change_interval(drop) if drop else "",
         "refused": f"refused: {row.why}" if row.why else "",
     }
+
+
+def _smaller(ratio: float) -> str:
+    """``3.90×`` below the heading ``smaller``, else ``1.25× larger``, ``of the same size``."""
+    factor, word = words.size_ratio(ratio)
+    return factor if word == "smaller" else f"{factor} {word}".strip()
 
 
 def write_comparison(folder: Path) -> Path:

@@ -10,7 +10,6 @@ from planish.report import words
 from planish.report.experiment import difference
 from planish.training.probe import FewShot
 
-
 TOO_FEW_DRAWS = "too few draws to tell"
 
 

@@ -240,7 +240,7 @@ def _deploy(search: Search) -> None:
     drops = {}
     for way, shipped in list(ways.items()):
         try:
-            drops[way] = runner.drop(shipped.plan, shipped.runtime, (reference.plan, reference.runtime), "validation")
+            drops[way] = search.drop(shipped, reference)
         except PlanishError as error:
             if shipped == reference:
                 raise

@@ -147,7 +147,7 @@ def test_intervals_over_folds_cover_where_networks_differ_more_than_images_expla
 @pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize("skill", [0.0, 0.4])
 def test_the_gain_of_the_one_ensemble_of_all_seeds_is_covered(seeds: int, skill: float) -> None:
-    """There is one such ensemble, paired with each of its members: how good these happen to be cancels, so the members' spread is enough."""
+    """There is one such ensemble, paired with each of its members: how good these are cancels, so the members' spread is enough."""
     rng, classes = np.random.default_rng(1), 5
 
     def gains(images: int) -> tuple[np.ndarray, np.ndarray]:
