@@ -22,7 +22,6 @@ from planish.search.verdict import shortfall, verdict
 Path = tuple[str, ...]
 
 _ENDS = ("value", "low", "high", "n")
-_NOT_SHOWN = frozenset({"latency_p95_ms", "macs", "peak_memory_bytes", "drop_calibration"})
 _ROUNDED = 1e-3  # of a latency: stored times are rounded
 _EXACT = 1e-6
 _SCORE_POINTS = 0.005  # a mean of scores is the metric itself
@@ -54,6 +53,7 @@ class Source:
 def shown_numbers(result: Result) -> Iterator[tuple[Path, float]]:
     """Every number of the result that a page shows, by where it is found; a candidate's by its key, as it may be in several places."""
     dumped = TypeAdapter(Result).dump_python(result, mode="json")
+    groups: list[tuple[Path, Any]]
     for name, value in dumped.items():
         if name in ("candidates", "frontier"):
             groups = [(("candidate", each["key"]), each["measurements"]) for each in value]

@@ -165,6 +165,8 @@ def _result(path: Path) -> Result:
     for candidate in (result.baseline, *result.baselines.values(), result.chosen):
         if "latency_ms" not in candidate.measurements:
             raise _broken(path, f"there is no latency_ms of {candidate.key}", "every fp32 baseline and the chosen candidate have theirs")
+    if missing := [name for name in ("drop_validation", "size_bytes") if name not in result.chosen.measurements]:
+        raise _broken(path, f"there is no {' and no '.join(missing)} of {result.chosen.key}", "the chosen candidate has both")
     return result
 
 

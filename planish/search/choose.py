@@ -88,9 +88,11 @@ def describe_miss(candidate: CandidateResult, goal: Goal) -> str:
         words.append(f"it loses {drop:.2f} points on validation, {drop - goal.max_drop_points:.2f} more than allowed")
     if "latency" in found and goal.max_latency_ms is not None:
         value, limit = m["latency_ms"].value, goal.max_latency_ms
-        over = f"{value - limit:.3g} ms over the limit of {limit:.3g} ms"
-        up_to = f"by its interval up to {upper_end(m['latency_ms']):.3g} ms, so it is not shown to stay within the limit of {limit:.3g} ms"
-        words.append(f"it takes {value:.3g} ms, {over if value > limit else up_to}")
+        by_value = f"{value - limit:.3g} ms over the limit of {limit:.3g} ms"
+        by_interval = (
+            f"by its interval up to {upper_end(m['latency_ms']):.3g} ms, so it is not shown to stay within the limit of {limit:.3g} ms"
+        )
+        words.append(f"it takes {value:.3g} ms, {by_value if value > limit else by_interval}")
     if "size" in found and goal.max_size_bytes is not None:
         value = m["size_bytes"].value
         over = (value - goal.max_size_bytes) / 1e6

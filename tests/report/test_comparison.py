@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_comparison import make_comparison
 from rich.console import Console
 
+from planish.measurement import Measurement
 from planish.report.comparison import comparison_table, write_comparison
 from planish.search.compare import Comparison
 

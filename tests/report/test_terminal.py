@@ -35,7 +35,7 @@ def test_tables_fit_80_columns_and_lose_no_number(result: Result) -> None:
         assert words.milliseconds(candidate.measurements["latency_ms"].value) in text
     text = printed(measurements_table(result.chosen.measurements, "chosen"))
     assert "121 kB" in text
-    assert "−0.30 to 1.10 points" in text
+    assert words.interval(result.chosen.measurements["drop_validation"]) in text
 
 
 def test_verdict_says_whether_the_goal_is_met(result: Result) -> None:

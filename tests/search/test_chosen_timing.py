@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import planish
-from planish.compression import ChannelPruning
+from planish.compression import Resolution
 from planish.evaluation.latency import LatencyReport, Subject, noise_floor_of, verdict
 from planish.evaluation.statistics import over_launches, paired_ratio
 from planish.export import openvino_runtime
@@ -67,6 +68,9 @@ class Clock:
         return sum(Path(file).stat().st_size for file in subject.arguments["files"] if not file.endswith(".xml")) / 1e5
 
 
+real = pytest.mark.slow  # one run of a minute, for all of these
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Clock]:
     """A run with one pruned and trained candidate, on a processor on which OpenVINO computes in bf16 by default."""
@@ -74,9 +78,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Clock
 
     def search(search: Search) -> list[Trial]:
         optimize._deploy(search)
-        trials = [Trial(Level(2.0), Plan(ChannelPruning(ratio=ratio))) for ratio in (0.25, 0.5)]
-        measure(search, "first look", trials)
-        trained = trials[1]
+        trained, stopped = (Trial(Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in (0.5, 0.75))
+        measure(search, "first look", [trained, stopped])
+        stopped.drop = search.runner.drop(stopped.plan, "torch", (Plan(), "torch"), "validation")
+        search.show_trial(stopped)
         trained.plan = extend(trained.plan, replace(search.recovery, epochs=1))
         trained.drop = search.runner.drop(trained.plan, "torch", (Plan(), "torch"), "validation")
         trained.history.append((1.0, trained.drop.value))
@@ -84,14 +89,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Clock
         return [trained]
 
     data = write_shapes(folder / "shapes", per_class=30)
+    logging.disable(logging.ERROR)  # torch's exporter tells much to whoever listens
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimize, "_search", search)
         patch.setattr(runner, "measure_latency", clock.measure)
         patch.setattr(openvino_runtime, "default_precision", lambda: "bf16")
-        result = planish.optimize(data, model="resnet8x0.5", budget="10m", epochs=1, max_drop=100, out=folder / "run")
+        result = planish.optimize(data, model="resnet8x0.5", budget="10m", epochs=1, max_drop=100, runtime="openvino", out=folder / "run")
+    logging.disable(logging.NOTSET)
     return folder / "run", result, clock
 
 
+@real
 def test_the_numbers_are_those_of_the_session_after_the_choice(finished: tuple[Path, Any, Clock]) -> None:
     run, result, clock = finished
     _, _, choosing, last = clock.sessions
@@ -111,6 +119,7 @@ def test_the_numbers_are_those_of_the_session_after_the_choice(finished: tuple[P
     assert shipped["latency_ms"] == result.chosen.measurements["latency_ms"]
 
 
+@real
 def test_openvino_by_default_is_a_third_baseline_with_its_accuracy(finished: tuple[Path, Any, Clock]) -> None:
     run, result, _ = finished
     assert set(result.baselines) == set(result.latency_ratios) == {"onnxruntime", "openvino", "openvino-default"}
@@ -122,14 +131,15 @@ def test_openvino_by_default_is_a_third_baseline_with_its_accuracy(finished: tup
     assert "OpenVINO, default precision" in write_report(run).read_text()
 
 
+@real
 def test_every_number_of_a_real_run_is_computed_again_from_its_files(finished: tuple[Path, Any, Clock]) -> None:
     again = recompute(read_run(finished[0]))
     assert again.warnings == []
     assert again.unchecked == 0
-    stages = {c.stage for c in finished[1].candidates}
-    assert stages >= {"trained", "measured"} or stages >= {"glanced", "measured"}
+    assert {c.stage for c in finished[1].candidates if "drop_validation" in c.measurements} == {"glanced", "measured"}
 
 
+@real
 def test_all_networks_were_trained_in_one_precision(finished: tuple[Path, Any, Clock]) -> None:
     trained = [step for c in finished[1].candidates for step in c.plan if step["name"] == Distill.name]
     assert trained
@@ -139,7 +149,7 @@ def test_all_networks_were_trained_in_one_precision(finished: tuple[Path, Any, C
 
 def test_the_fastest_of_equals_seems_faster_than_it_is_until_it_is_timed_once_more() -> None:
     """Six equal files, launches that differ by 3 %: the ratio in the session that chose is too large, and its interval misses too often."""
-    rng, studies, launches = np.random.default_rng(0), 3000, 4
+    rng, studies, launches = np.random.default_rng(0), 2000, 4
 
     def session(count: int) -> np.ndarray:
         return np.exp(rng.normal(0, 0.03, (1 + count, launches, 1)))
@@ -147,7 +157,7 @@ def test_the_fastest_of_equals_seems_faster_than_it_is_until_it_is_timed_once_mo
     found: dict[str, list[tuple[float, float, float]]] = {"choosing": [], "after": []}
     for _ in range(studies):
         baseline, *equals = session(6)
-        chosen = min(equals, key=lambda rounds: over_launches(rounds).value)
+        chosen = min(equals, key=lambda rounds: float(np.log(rounds).mean()))
         found["choosing"].append(paired_ratio(baseline, chosen))
         found["after"].append(paired_ratio(*session(1)))
     bias = {name: 100 * (np.exp(np.mean(np.log([value for value, *_ in each]))) - 1) for name, each in found.items()}
