@@ -23,7 +23,7 @@ def verdict(ratio: Measurement, noise_floor: Measurement, size_ratio: float, dro
     assert drop.low is not None
     assert drop.high is not None
     digits = 2 if speed_verdict(ratio, noise_floor) == "no difference" else 1
-    speed = f"{ratio.value:.{digits}f}x [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}] as fast as the fp32 original"
+    speed = f"{ratio.value:.{digits}f}x [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}] as fast as the original"
     speed += ", which is no difference" if digits == 2 else ""
     change = f"{'loses' if drop.value >= 0 else 'gains'} {abs(drop.value):.2f} points of {in_words(metric)} on test"
     ends = sorted((drop.low, drop.high)) if drop.value >= 0 else sorted((-drop.low, -drop.high))
