@@ -95,6 +95,7 @@ def test_simulated_benches_of_equals_are_hardly_ever_called_different(noise: flo
 def test_known_durations_are_measured() -> None:
     subjects = {name: Subject("onnx_loader:load_timed", {"call_ms": ms}, IMAGES) for name, ms in (("base", 12), ("half", 6), ("same", 12))}
     report = measure_latency(subjects, baseline="base", seconds=1, launches=3)
+    assert noise_floor_of(report.round_medians["base"], report.copy_medians).value == pytest.approx(report.noise_floor.value, abs=1e-3)
     half = report.measurements["half"]
     assert half["latency_ms"].value == pytest.approx(6, rel=0.01)
     assert half["latency_ratio"].value == pytest.approx(2, rel=0.01)
