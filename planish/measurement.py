@@ -59,3 +59,15 @@ def in_words(name: str) -> str:
         return _WORDS[name]
     first, _, rest = name.partition("_")
     return " ".join(filter(None, (_WORDS.get(first, first), rest.replace("_", " "))))
+
+
+def size_change(ratio: float) -> tuple[float, str]:
+    """How a file's size compares, from the size before by that after: how many times, and the word for it.
+
+    Example:
+        >>> size_change(4.0), size_change(0.8), size_change(1.0)
+        ((4.0, 'smaller'), (1.25, 'larger'), (1.0, 'of the same size'))
+    """
+    if abs(ratio - 1) < 0.005:
+        return 1.0, "of the same size"
+    return (ratio, "smaller") if ratio > 1 else (1 / ratio, "larger")

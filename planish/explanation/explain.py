@@ -24,6 +24,7 @@ from planish.explanation.profile import LayerProfile, Profile
 from planish.explanation.reach import Reach, measure_reach
 from planish.explanation.result import Explanation, LayerRow
 from planish.explanation.signal_to_noise import Errors, measure_errors
+from planish.export.runtimes import imports
 from planish.progress import Stage
 
 _PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
@@ -227,7 +228,7 @@ def _subject(model: ModelFile) -> Subject:
         "sides": list(model.sides),
     }  # fmt: skip
     cue = np.zeros((1, 1, 1, 1), dtype=np.uint8)
-    return Subject("planish.explanation.model_file:load_for_bench", arguments, cue, model.runtime, imports=(model.runtime,))
+    return Subject("planish.explanation.model_file:load_for_bench", arguments, cue, model.runtime, imports=imports(model.runtime))
 
 
 def _usable_cores() -> int:

@@ -24,6 +24,7 @@ class ExecuTorch:
     formats: ClassVar[tuple[str, ...]] = ("executorch",)
     install: ClassVar[str] = "pip install 'planish[executorch]'"
     danger: ClassVar[str] = "most builds of ExecuTorch read a program's offsets unchecked, so that a crafted one can run code"
+    module: ClassVar[str] = "executorch"
 
     @staticmethod
     def version() -> str:

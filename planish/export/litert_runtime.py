@@ -23,6 +23,7 @@ class LiteRt:
     formats: ClassVar[tuple[str, ...]] = ("litert",)
     install: ClassVar[str] = "pip install 'planish[litert]'"
     danger: ClassVar[str] = ""
+    module: ClassVar[str] = "ai_edge_litert"
 
     @staticmethod
     def version() -> str:

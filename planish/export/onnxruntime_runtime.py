@@ -26,6 +26,7 @@ class OnnxRuntime:
     formats: ClassVar[tuple[str, ...]] = ("onnx", "packed")
     install: ClassVar[str] = "pip install onnxruntime"
     danger: ClassVar[str] = ""
+    module: ClassVar[str] = "onnxruntime"
 
     @staticmethod
     def version() -> str:

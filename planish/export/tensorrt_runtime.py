@@ -23,6 +23,7 @@ class TensorRt:
     formats: ClassVar[tuple[str, ...]] = ("tensorrt",)
     install: ClassVar[str] = "pip install tensorrt (needs an NVIDIA GPU)"
     danger: ClassVar[str] = "a TensorRT engine is machine code, which may bring plugin libraries of its own"
+    module: ClassVar[str] = "tensorrt"
 
     @staticmethod
     def version() -> str:

@@ -18,6 +18,7 @@ class TorchRuntime:
     formats: ClassVar[tuple[str, ...]] = ("torch_export",)
     install: ClassVar[str] = "pip install torch"
     danger: ClassVar[str] = "opening a PyTorch program evaluates expressions and may unpickle objects, which can run any code"
+    module: ClassVar[str] = "torch"
 
     @staticmethod
     def version() -> str:

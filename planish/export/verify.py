@@ -14,7 +14,7 @@ from planish.errors import BundleError, GoalError, PlanishError
 from planish.evaluation.latency import Subject, measure_latency
 from planish.export.agreement import differences, essential
 from planish.export.bundle import EXPECTED, SIGNATURE, Bundle, changed_files, read_bundle
-from planish.export.runtimes import load
+from planish.export.runtimes import imports, load
 from planish.export.signature import check_signature
 from planish.measurement import Measurement
 
@@ -140,7 +140,7 @@ def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
         "threads": bundle.threads,
         "batch": bundle.batch,
     }
-    subject = Subject("planish.export.runtimes:load", arguments, images, bundle.runtime, imports=(bundle.runtime,))
+    subject = Subject("planish.export.runtimes:load", arguments, images, bundle.runtime, imports=imports(bundle.runtime))
     found = measure_latency(
         {_MODEL: subject}, baseline=_MODEL, threads=bundle.threads, batch=bundle.batch, seconds=_TIMED_SECONDS, launches=_LAUNCHES
     )

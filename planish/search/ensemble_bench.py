@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact
 from planish.evaluation.classification_metrics import percent
 from planish.evaluation.size import size_bytes
-from planish.evaluation.statistics import over_seeds
+from planish.evaluation.statistics import mean_over_seeds, over_seeds
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
 from planish.models.storage import load_artifact, save_artifact
@@ -87,7 +87,7 @@ class Bench:
         scores = np.stack([self._read(way, number) for number in range(way.models)])
         self._scores[way.label] = scores
         measurements = {
-            "accuracy": percent("accuracy", scores.size, over_seeds(scores, np.zeros_like(scores))),
+            "accuracy": percent("accuracy", scores.size, mean_over_seeds(scores)),
             "training_seconds": Measurement("training_seconds", float(np.mean([r["seconds"] for r in rows])), "s", len(rows), False),
             "parameters": Measurement("parameters", float(rows[0]["parameters"]), "count", 1, False),
         }
@@ -113,7 +113,7 @@ class Bench:
                 scores = self._scores[arm.label]
                 difference = over_seeds(np.broadcast_to(scores, single.shape), single, 1 - 0.05 / comparisons)
                 measurements["difference"] = percent("difference", scores.size, difference, unit="points")
-                verdict = verdict_of(difference)
+                verdict = verdict_of(difference, len(single))
             if (file := self._files.get(arm.label)) is not None:
                 timed = report.measurements[file]
                 measurements |= {"latency_ms": timed["latency_ms"], "latency_ratio": timed["latency_ratio"]}

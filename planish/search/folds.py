@@ -29,6 +29,7 @@ from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
 from planish.search.files import read_arrays, results_folder, write_arrays, write_result
+from planish.search.precision import decided_precision, in_precision, precision_name
 from planish.search.store import Store, claim
 from planish.search.trials import seeded
 from planish.tasks import Classification
@@ -126,7 +127,7 @@ class FoldTrainer:
     Args:
         store: of finished trainings.
         folder: where their logits lie.
-        recipe: of all trainings.
+        recipe: of all trainings; where it leaves the precision open, that is decided once for all.
         seconds: of each training; None where the recipe's epochs decide.
         seed: of the first repeat.
         options: of ``prepare``; ``data`` and ``model`` among them.
@@ -137,6 +138,8 @@ class FoldTrainer:
         self._options = options
         self._jobs: dict[int, Job] = {}
         folder.mkdir(exist_ok=True)
+        precision = decided_precision(store, recipe.training.mixed_precision, lambda: self.job(0).artifact)
+        self.recipe = in_precision(recipe, precision)
         data = self.job(0).data
         self.pool = data.splits["train"].joined(data.splits["validation"])
         self.class_names = data.class_names
@@ -282,12 +285,12 @@ def folds(
             data=str(data),
             model=model,
             weights=str(weights or ""),
-            recipe=resolved.to_yaml(),
+            recipe=trainer.recipe.to_yaml(),
             folds=folds,
             repeats=repeats,
             accuracy=percent("accuracy", len(targets), over_folds(right, fold_of)),
             trained=trained,
-            machine=describe_machine(),
+            machine=describe_machine() | {"training_precision": precision_name(trainer.recipe.training.mixed_precision)},
             seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
             notes=notes,
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from planish.compression import LatencyPruning
 from planish.errors import PlanishError
+from planish.evaluation.latency import smallest_difference
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
@@ -140,6 +141,6 @@ def measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
         trial.measurements |= found[trial.name]
         trial.measurements["size_bytes"] = search.runner.size(subjects[trial.name].plan, deployment.runtime)
         trial.gain = found[uncompressed]["latency_ms"].value / trial.latency_ms
-        if trial.gain < 1 + max(floor.value, 3.0) / 100:
+        if trial.gain < 1 + smallest_difference(floor) / 100:
             trial.stopped = f"does not pay: {trial.gain:.2f}x as fast as the uncompressed network in the same precision"
         search.show_trial(trial)

@@ -14,7 +14,7 @@ from planish.errors import ModelError
 from planish.evaluation.latency import Subject
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.bundle import bundle_folder, read_bundle
-from planish.export.runtimes import available, load
+from planish.export.runtimes import available, imports, load
 from planish.models.storage import load_artifact
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Opened:
         size = (batch, self.input_spec.height, self.input_spec.width, self.input_spec.channels)
         images: Pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
         arguments = {"files": [str(f) for f in self.files], "runtime": self.runtime, "threads": threads, "batch": batch}
-        return Subject("planish.export.runtimes:load", arguments, images, self.runtime, imports=(self.runtime,))
+        return Subject("planish.export.runtimes:load", arguments, images, self.runtime, imports=imports(self.runtime))
 
 
 def open_model(path: str | Path, runtime: str = "auto") -> Opened:

@@ -29,6 +29,7 @@ from planish.search.foreign import file_job, refuse_training
 from planish.search.halving import train
 from planish.search.look import glance
 from planish.search.original import stored_original
+from planish.search.precision import decided_precision
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
@@ -170,18 +171,19 @@ def optimize(
         store = store or own_store()
         write_json(folder / "splits.json", job.data.assignment)
         spare = (_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * (seconds - store.elapsed)
-        original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed)
+        precision = decided_precision(store, "auto", lambda: job.artifact)
+        original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed, precision)
         taught_by = ["original"] if teachers > 1 else []
         for number in range(1, teachers):
             taught_by.append(f"teacher-{number}")
             other = prepare(data, model, weights=weights, task=task, **given, weights_seed=seed + number)
-            stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
+            stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, precision, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
         runtimes = store.once("runtimes", "searching", lambda: [allowed, tuple(available("onnx"))])
         allowed = tuple(runtimes[0])
         fp32 = tuple(Deployment("fp32", r, is_file) for r in runtimes[1])
         of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
-        recovery = recovery_of(of_task, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation)
+        recovery = recovery_of(of_task, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation, mixed_precision=precision)
         if not of_task:
             recovery = replace(recovery, learning_rate=_RECOVERY_RATE["pretrained" if job.pretrained else "scratch"])
         search = Search(
@@ -249,7 +251,7 @@ def _deploy(search: Search) -> None:
     for way, shipped in list(ways.items()):
 
         def drop(shipped: Shipped = shipped) -> Measurement:
-            return runner.drop(shipped.plan, shipped.runtime, (reference.plan, reference.runtime), "validation")
+            return search.drop(shipped, reference)
 
         if shipped != reference and (why := runner.store.attempt(f"deploy:{way}", "searching", drop)):
             note(f"{way.precision} in {way.runtime} is left out: {why}")

@@ -34,9 +34,14 @@ def pays(search: Search, trial: Trial) -> bool:
 
 def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
     """The trial with quantization-aware training after its other training; None where the network cannot be quantized so."""
-    runner, most = search.runner, float(math.ceil(seconds))
-    bits = Int8.for_this_machine().weight_bits
-    step = QuantizeAware(weight_bits=bits, epochs=search.recovery.epochs, max_seconds=most, augmentation=search.recovery.augmentation)
+    runner, recovery, most = search.runner, search.recovery, float(math.ceil(seconds))
+    step = QuantizeAware(
+        weight_bits=Int8.for_this_machine().weight_bits,
+        epochs=recovery.epochs,
+        max_seconds=most,
+        augmentation=recovery.augmentation,
+        mixed_precision=recovery.mixed_precision,
+    )
     learned = replace(trial, plan=extend(trial.plan, step), history=list(trial.history))
     shipped = Shipped(learned.plan, search.deployment)
     drop = partial(runner.drop, shipped.plan, shipped.runtime, (Plan(), "torch"), "validation")

@@ -23,7 +23,7 @@ from planish.evaluation.latency import LatencyReport, Subject, measure_latency
 from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics import paired_difference
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export.runtimes import load
+from planish.export.runtimes import imports, load
 from planish.measurement import Measurement
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
@@ -116,16 +116,16 @@ class Runner:
 
     def drop(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName) -> Measurement:
         """How many points of the primary metric are lost against another model on the same images; negative is a gain."""
-        there, here = self._scores_of(*against, split), self._scores_of(plan, runtime, split)
+        there, here = self.scores(*against, split), self.scores(plan, runtime, split)
         value, low, high = paired_difference(there, here)
         name = f"{self.task.primary_metric}_drop"
         return Measurement(name, 100 * value, "points", len(here), False, 100 * low, 100 * high, runtime=runtime)
 
     def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
         """The primary metric, in percent."""
-        return 100 * float(np.mean(self._scores_of(plan, runtime, split)))
+        return 100 * float(np.mean(self.scores(plan, runtime, split)))
 
-    def _scores_of(self, plan: Plan, runtime: str, split: SplitName) -> Any:
+    def scores(self, plan: Plan, runtime: str, split: SplitName) -> Any:
         """One score an image, see ``Task.scores``."""
         key = (plan.key, runtime, split)
         if key not in self._scores:
@@ -219,7 +219,7 @@ def _subject(artifact: Artifact, task: Task, runtime: str, threads: int, batch: 
     images = task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
     sample = np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:])))
     arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}
-    return Subject("planish.export.runtimes:load", arguments, sample, runtime, imports=(runtime,))
+    return Subject("planish.export.runtimes:load", arguments, sample, runtime, imports=imports(runtime))
 
 
 def extend(plan: Plan, *steps: Technique) -> Plan:

@@ -23,7 +23,7 @@ from planish.training.ensembles import Ensemble
 from planish.training.feature_transfer import FeatureStudent, Watched
 from planish.training.fit import fit
 from planish.training.recipe import load_recipe
-from planish.training.settings import FitSettings
+from planish.training.settings import FitSettings, MixedPrecision
 from planish.workspace import lasting_file
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Distill:
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
         weight_decay: on weights.
         max_seconds: the schedule is shortened to end in that time; None for as long as it takes.
+        mixed_precision: see ``FitSettings``.
         seed: of order and augmentation.
 
     Reference: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531); decoupled: Zhao et al. 2022 (arXiv:2203.08679); feature: Romero et al. 2015
@@ -79,6 +80,7 @@ class Distill:
     flip: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
     max_seconds: float | None = Field(default=None, gt=0)
+    mixed_precision: MixedPrecision = "auto"
     seed: int = 0
 
     def __str__(self) -> str:
@@ -101,6 +103,7 @@ class Distill:
             ema_decay=_EMA_DECAY,
             augmentation=self.augmentation,
             flip=self.flip,
+            mixed_precision=self.mixed_precision,
             seed=self.seed,
         )
 

@@ -14,7 +14,7 @@ from planish.progress import note
 from planish.training.fit import Epoch, fit
 from planish.training.prepare import Job
 from planish.training.recipe import default_recipe, recipe_for
-from planish.training.settings import FitSettings
+from planish.training.settings import FitSettings, MixedPrecision
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs
@@ -46,6 +46,7 @@ def train_original(
     settings: FitSettings | None = None,
     epochs: int | None = None,
     augmentation: Augmentation = "light",
+    mixed_precision: MixedPrecision = "auto",
     checkpoint: Path | None = None,
     seconds: float | None = None,
     seed: int = 0,
@@ -59,6 +60,7 @@ def train_original(
         settings: None for defaults that fit a fresh or a pretrained network.
         epochs: instead of the defaults', where ``settings`` is None.
         augmentation: likewise.
+        mixed_precision: likewise.
         checkpoint: where training saves itself and goes on from.
         seconds: training ends within them, its schedule planned accordingly.
         seed: used where ``settings`` is None.
@@ -71,7 +73,8 @@ def train_original(
     if settings is None:
         per_class = len(job.task.split("train").targets) / len(job.task.class_names)
         of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
-        settings = replace(default_recipe(job.pretrained, per_class, of_task).training, seed=seed, augmentation=augmentation)
+        settings = default_recipe(job.pretrained, per_class, of_task).training
+        settings = replace(settings, seed=seed, augmentation=augmentation, mixed_precision=mixed_precision)
         settings = settings if epochs is None else replace(settings, epochs=epochs)
     fitted = fit(
         job.artifact.module,

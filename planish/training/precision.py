@@ -1,4 +1,8 @@
-"""Whether a network gains by computing in bfloat16 on a device; measured on the network, not looked up."""
+"""Whether a network gains by computing in bfloat16 on a device; measured on the network, not looked up.
+
+What is to be compared must be trained in one precision, so a job of several trainings decides once and hands them ``bf16`` or ``off``: see
+``planish.search.precision``.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from planish.data.augmentation import Augmentation
 from planish.task import AugmentSettings, ClassWeights, LossKind, LossSettings
 from planish.training.thaw import Freeze
 
+MixedPrecision = Literal["auto", "off", "bf16"]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class FitSettings:
@@ -54,7 +56,8 @@ class FitSettings:
         freeze: ``none``; ``backbone``: the classifier alone learns (a linear probe); ``gradual``: one part of the network after the other,
             the last first, until half of the training. Frozen batch norm stays in eval mode.
         layer_decay: each quarter of the network learns at that factor of the rate of the one behind it; 1 for one rate.
-        mixed_precision: ``auto`` uses bfloat16 where this device gains by it, which is measured.
+        mixed_precision: ``auto`` uses bfloat16 where this device gains by it, which is measured: by a single training for itself, by
+            comparisons and searches once for all their trainings.
         channels_last: memory layout in which most devices run convolutions faster.
         seed: of shuffling, augmentation and dropout. Equal seeds give equal results on the same CPU, unless a deadline cuts in;
             a GPU adds up in no fixed order.
@@ -86,7 +89,7 @@ class FitSettings:
     patience: int | None = Field(default=None, ge=1)
     freeze: Freeze = "none"
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    mixed_precision: Literal["auto", "off", "bf16"] = "auto"
+    mixed_precision: MixedPrecision = "auto"
     channels_last: bool = True
     seed: int = 0
 

@@ -17,7 +17,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from planish.errors import ModelError
-from planish.evaluation.latency import LatencyReport, Subject, _noise_floor, measure_latency, verdict
+from planish.evaluation.latency import LatencyReport, Subject, measure_latency, noise_floor_of, verdict
 from planish.evaluation.statistics import paired_ratio
 from planish.measurement import Measurement
 
@@ -85,7 +85,7 @@ def test_simulated_benches_of_equals_are_hardly_ever_called_different(noise: flo
     rng, said = np.random.default_rng(0), {1.0: 0, 1.1: 0}
     for _ in range(1000):
         base, copy, other = np.exp(rng.normal(0, noise, (3, 5, 1)))
-        floor = _noise_floor(paired_ratio(base, copy), 5, "")
+        floor = noise_floor_of(base, copy)
         for truth in said:
             said[truth] += verdict(ratio(*paired_ratio(truth * base, other)), floor) != "no difference"
     assert said[1.0] <= 25
@@ -95,6 +95,7 @@ def test_simulated_benches_of_equals_are_hardly_ever_called_different(noise: flo
 def test_known_durations_are_measured() -> None:
     subjects = {name: Subject("onnx_loader:load_timed", {"call_ms": ms}, IMAGES) for name, ms in (("base", 12), ("half", 6), ("same", 12))}
     report = measure_latency(subjects, baseline="base", seconds=1, launches=3)
+    assert noise_floor_of(report.round_medians["base"], report.copy_medians).value == pytest.approx(report.noise_floor.value, abs=1e-3)
     half = report.measurements["half"]
     assert half["latency_ms"].value == pytest.approx(6, rel=0.01)
     assert half["latency_ratio"].value == pytest.approx(2, rel=0.01)
