@@ -238,7 +238,7 @@ def train(
     (folder / "recipe.yaml").write_text(resolved.to_yaml())
     write_training(original, job.task, folder)
     name = model if isinstance(model, str) else type(model).__name__
-    keep(folder, judged, job.task, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
+    keep(folder, judged, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
     write_evaluation(folder)
     checkpoint.unlink(missing_ok=True)
     return Trained(artifact, folder, judged.found.metrics)
@@ -319,7 +319,7 @@ def evaluate(
         )  # fmt: skip
     if out is not None:
         keep(
-            Path(out), judged, task, spec, preprocessing, model=str(model), data=str(data), runtime=opened.runtime, precision=precision,
+            Path(out), judged, spec, preprocessing, model=str(model), data=str(data), runtime=opened.runtime, precision=precision,
             command=command, notes=notes,
         )  # fmt: skip
         write_evaluation(Path(out))
