@@ -19,7 +19,16 @@ from planish.errors import ModelError
 from planish.models import resnet, torchvision_heads
 from planish.models.backbone import map_strides
 from planish.models.detection import Detector
-from planish.models.detection.levels import DETECTIONS, Levels, TrainingBoxes, choose_levels, detections_for, require_reach
+from planish.models.detection.levels import (
+    DETECTIONS,
+    Levels,
+    TrainingBoxes,
+    choose_levels,
+    describe_reach,
+    detections_for,
+    levels_in,
+    require_reach,
+)
 from planish.models.heads import DETECTORS, strides_for, with_head
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.weights import State, fit_weights, read_weights
@@ -202,10 +211,10 @@ def _with_head(
         return Created(source, build(source, given), (), given is not None or weights is not None, False, None, None)
     classes = 1000 if weights == "imagenet" else num_classes
     classifier = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE)
-    module, source, adapted = _on_maps(classifier.module, source, image_size, training)
-    notes = [f"{task} by a pyramid on the maps of {name} at strides {', '.join(map(str, source.strides))}", *adapted, *limits]
     state = None if weights is None or weights == "imagenet" else read_weights(Path(weights))
-    if state is not None and state.keys() == module.state_dict().keys():
+    module, source, adapted = _on_maps(classifier.module, source, image_size, training, state or {})
+    notes = [f"{task} by a pyramid on the maps of {name} at strides {', '.join(map(str, source.strides))}", *adapted, *limits]
+    if state is not None and _fits(state, module):
         module.load_state_dict(state)
         return Created(source, module, tuple(notes), True, False, None, None)
     if weights is not None:
@@ -240,8 +249,23 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
     return Created(source, module, notes, True, bool(fresh), *((mean, std) if source.channels == 3 else (None, None)))
 
 
-def _on_maps(classifier: nn.Module, source: Source, image_size: int, training: TrainingBoxes) -> tuple[nn.Module, Source, list[str]]:
-    """A detector or segmenter, what it is built by (finer maps where the backbone has no coarse ones), and in words what was adapted."""
+def _on_maps(
+    classifier: nn.Module, source: Source, image_size: int, training: TrainingBoxes, state: State
+) -> tuple[nn.Module, Source, list[str]]:
+    """A detector or segmenter, what it is built by (finer maps where the backbone has no coarse ones), and in words what was adapted.
+
+    Weights of a whole detector, trained elsewhere, are of its own levels: these are taken.
+    """
+    for levels in levels_in(state) if source.task in DETECTORS else ():
+        trained = replace(source, strides=levels.strides, bins=levels.bins)
+        try:
+            module = with_head(copy.deepcopy(classifier), trained)
+        except ModelError:  # the backbone has no such maps
+            continue
+        if _fits(state, module):
+            height, width = training.sides(max(levels.strides))
+            require_reach(levels, height, width)
+            return module, trained, [describe_reach(training.boxes, height, width, levels)] if any(map(len, training.boxes)) else []
     available = map_strides(classifier, source.channels)
     strides = strides_for(source.task, image_size, 8 if 8 in available else 4)
     source, notes = replace(source, strides=strides), list[str]()
@@ -249,6 +273,11 @@ def _on_maps(classifier: nn.Module, source: Source, image_size: int, training: T
         levels, notes = choose_levels(strides, training, available)
         source = replace(source, strides=levels.strides, bins=levels.bins)
     return with_head(copy.deepcopy(classifier), source), source, notes
+
+
+def _fits(state: State, module: nn.Module) -> bool:
+    own = module.state_dict()
+    return state.keys() == own.keys() and all(value.shape == own[name].shape for name, value in state.items())
 
 
 def _has_classifier(state: State, module: nn.Module, channels: int) -> bool:

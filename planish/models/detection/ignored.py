@@ -21,8 +21,8 @@ def ignored_boxes(boxes: Tensor, regions: Tensor, objects: Tensor) -> Tensor:
         objects: boxes that are learned ``(M, 4)``.
     """
     inside = _shared(boxes, regions) >= _INSIDE * box_area(boxes).clamp_min(1e-9)[:, None]
-    apart: Tensor = ~(_shared(boxes, objects) > 0).any(1)
-    return inside.any(1) & apart
+    ignored: Tensor = inside.any(1) & ~(_shared(boxes, objects) > 0).any(1)
+    return ignored
 
 
 class IgnoringProposals(RegionProposalNetwork):  # type: ignore[misc]

@@ -8,8 +8,9 @@ taken by other objects.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -154,6 +155,12 @@ def require_reach(levels: Levels, height: int, width: int) -> None:
             f"an object as large as the image is met with an IoU of {reach:.2f} at best, and {REACHED} is needed",
             f"use images of at most about {most} pixels a side, or tiles of large ones (planish tile)",
         )
+
+
+def levels_in(state: Mapping[str, Any]) -> list[Levels]:
+    """The levels that a detector with such weights may have, by names and shapes; none where they are not a detector's."""
+    heads = [values for name, values in state.items() if name.startswith("heads.") and name.endswith(".boxes.1.weight")]
+    return [Levels(tuple(finest * 2**i for i in range(len(heads))), len(heads[0]) // 4) for finest in (4, 8)] if heads else []
 
 
 def detections_for(boxes: Sequence[npt.NDArray[np.float32]], *, masks: bool) -> tuple[int, list[str]]:
