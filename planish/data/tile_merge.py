@@ -11,11 +11,13 @@ import numpy.typing as npt
 from planish.data.preprocessing import resize
 from planish.data.tiles import Tile, cut_pixels, tiles_of
 from planish.errors import ModelError
+from planish.progress import note
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Pixels, Predictor, Preprocessing
 
 _TOUCHES = 0.01  # share of a tile: a box this near to its edge may go on beyond it
+_CONFIDENT = 0.3  # score: where even the last detection of a tile is above it, there may be more objects than detections
 _COVERED = 0.6  # of a box that was cut off, by a box of the neighbour: the same object
 Floats = npt.NDArray[np.float32]
 
@@ -66,6 +68,11 @@ def predict_tiled(
         )
     if "classes" in outputs:
         return _stitched(outputs, tiles, height, width)
+    if full := int((outputs["scores"] > _CONFIDENT).all(1).sum()):
+        most = outputs["scores"].shape[1]
+        note(
+            f"warning: in {full:,} of {len(tiles):,} tiles all {most} detections that the model returns are confident: smaller tiles show more"
+        )
     return merged(outputs, tiles, height, width, iou=iou)
 
 

@@ -22,6 +22,11 @@ from planish.progress import collecting_notes
 HEIGHT, WIDTH = 120, 160
 
 
+def described(name: str, difficult: str, box: tuple[int, ...]) -> str:
+    sides = "".join(f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    return f"<object><name>{name}</name>{difficult}<bndbox>{sides}</bndbox></object>"
+
+
 def voc_folder(folder: Path) -> Path:
     """Each image has a dog, and every second one a difficult cat as well; one says neither."""
     for name in ("Annotations", "JPEGImages"):
@@ -29,9 +34,9 @@ def voc_folder(folder: Path) -> Path:
     for i in range(8):
         pixels = np.random.default_rng(i).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"JPEGImages/{i:02d}.png")
-        dog = "<object><name>dog</name><difficult>0</difficult><bndbox><xmin>11</xmin><ymin>11</ymin><xmax>60</xmax><ymax>60</ymax></bndbox></object>"
-        cat = "<object><name>cat</name><difficult>1</difficult><bndbox><xmin>81</xmin><ymin>41</ymin><xmax>150</xmax><ymax>110</ymax></bndbox></object>"
-        plain = dog.replace("<difficult>0</difficult>", "").replace("dog", "cat") if i == 7 else ""
+        dog = described("dog", "<difficult>0</difficult>", (11, 11, 60, 60))
+        cat = described("cat", "<difficult>1</difficult>", (81, 41, 150, 110))
+        plain = described("cat", "", (11, 11, 60, 60)) if i == 7 else ""
         size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
         (folder / f"Annotations/{i:02d}.xml").write_text(f"<annotation>{size}{dog}{cat * (i % 2)}{plain}</annotation>")
     return folder

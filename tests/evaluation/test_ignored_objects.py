@@ -21,8 +21,8 @@ def scene(rng: np.random.Generator) -> tuple[Objects, list[tuple[np.ndarray, flo
     labels, difficult = rng.integers(0, 2, 12), rng.random(12) < 0.35
     said: list[tuple[np.ndarray, float, int]] = []
     for box, label, hard in zip(boxes, labels, difficult, strict=True):
-        for _ in range(int(rng.integers(0, 4 if hard else 3))):
-            said.append((box + rng.normal(0, 0.012, 4), rng.random(), int(label if rng.random() < 0.85 else 1 - label)))
+        times = int(rng.integers(0, 4 if hard else 3))
+        said += [(box + rng.normal(0, 0.012, 4), rng.random(), int(label if rng.random() < 0.85 else 1 - label)) for _ in range(times)]
     for _ in range(4):
         corner = rng.uniform(0, 0.8, 2)
         said.append((np.concatenate([corner, corner + 0.15]), rng.random(), int(rng.integers(2))))
