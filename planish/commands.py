@@ -241,7 +241,7 @@ def train(
         save_artifact(artifact, folder)
         (folder / "recipe.yaml").write_text(resolved.to_yaml())
         write_training(original, job.task, folder)
-        keep(folder, judged, job.task, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
+        keep(folder, judged, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
         write_evaluation(folder)
     return Trained(artifact, folder, judged.found.metrics)
 
@@ -321,7 +321,7 @@ def evaluate(
         )  # fmt: skip
     if out is not None:
         keep(
-            Path(out), judged, task, spec, preprocessing, model=str(model), data=str(data), runtime=opened.runtime, precision=precision,
+            Path(out), judged, spec, preprocessing, model=str(model), data=str(data), runtime=opened.runtime, precision=precision,
             command=command, notes=notes,
         )  # fmt: skip
         write_evaluation(Path(out))

@@ -126,7 +126,9 @@ def cut_objects(objects: Objects, tiles: Sequence[Tile], least_visible: float = 
             inside = np.array([box for _, box, area in found if area > 0]).reshape(-1, 4)
             masks = tuple(mask for mask, _, area in found if area > 0)
         crowd = objects.crowd[rows] | (share < least_visible)
-        cut.append(Objects((inside / tile.size).astype(np.float32), objects.labels[rows], tile.size, tile.size, crowd, areas, masks))
+        difficult = None if objects.difficult is None else objects.difficult[rows]
+        shown = (inside / tile.size).astype(np.float32)
+        cut.append(Objects(shown, objects.labels[rows], tile.size, tile.size, crowd, areas, masks, difficult))
     return cut
 
 
@@ -295,6 +297,8 @@ def _coco(entries: Sequence[tuple[dict[str, Any], Objects]], class_names: Sequen
                 "area": float(found.areas[i]),
                 "iscrowd": int(found.crowd[i]),
             }
+            if found.difficult is not None:
+                annotation["ignore"] = int(found.difficult[i])
             if found.masks is not None:
                 counts = found.masks[i]["counts"].decode("ascii")
                 annotation["segmentation"] = {"size": list(found.masks[i]["size"]), "counts": counts}

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Normalisation, Preprocessing
 from planish.data import ImageData, load_images
+from planish.data.objects import Objects
 from planish.errors import GoalError
+from planish.evaluation.matching import COCO_MAX_DETECTIONS
 from planish.models import create
+from planish.models.detection.levels import TrainingBoxes
 from planish.progress import note
 from planish.task import Task
 from planish.tasks import task_for
@@ -88,7 +95,13 @@ def prepare(
             image_size -= image_size % 16
     torch.manual_seed(seed if weights_seed is None else weights_seed)
     created = create(
-        model, task=images.task, num_classes=len(images.class_names), channels=images.channels, image_size=image_size, weights=weights
+        model,
+        task=images.task,
+        num_classes=len(images.class_names),
+        channels=images.channels,
+        image_size=image_size,
+        weights=weights,
+        training=TrainingBoxes(partial(sides, image_size, images), _boxes(learned)),
     )
     multiple = max(created.source.strides, default=_MULTIPLE)
     height, width = sides(image_size, images, multiple) if learned.whole_image else (image_size, image_size)
@@ -143,6 +156,19 @@ def fitting_resize(images: ImageData) -> Literal["squash", "crop"]:
     """How such images come to a square: those that are about square are squashed, others cropped."""
     height, width = images.typical_height, images.typical_width
     return "squash" if max(height, width) <= _SQUARE * min(height, width) else "crop"
+
+
+def _boxes(task: Task) -> list[npt.NDArray[np.float32]]:
+    """Of the objects in each training image; none where targets are no objects. What COCO's metrics do not count is noted."""
+    targets = task.split("train").targets
+    found = [target for target in targets if isinstance(target, Objects)] if isinstance(targets, Sequence) else []
+    crowded = sum(int(np.bincount(one.counted_labels).max(initial=0) > COCO_MAX_DETECTIONS) for one in found)
+    if crowded:
+        note(
+            f"{crowded:,} training images hold more than {COCO_MAX_DETECTIONS} objects of a class, and {task.primary_metric} counts as "
+            "many detections an image and class, as COCO's does; planish evaluate --tile counts all"
+        )
+    return [one.boxes[~one.ignored] for one in found]
 
 
 def _first_channels(module: nn.Module) -> int | None:

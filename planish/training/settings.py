@@ -44,11 +44,12 @@ class FitSettings:
             arXiv:1803.05407; each step instead of each epoch: Cha et al. 2021, arXiv:2102.08604).
         cycles: times the rate falls to 0, and begins at its highest again; the weights at the end of each are kept: ``Fitted.snapshots``
             (Huang et al. 2017, arXiv:1704.00109).
-        mixup_alpha: of the Beta distribution, 0 for no mixup (Zhang et al. 2018, arXiv:1710.09412).
-        cutmix_alpha: the same for CutMix (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
+        mixup_alpha: of Beta(alpha, alpha), from which the weights of two images and of their losses are drawn, in all tasks alike; 0 for no
+            mixup (Zhang et al. 2018, arXiv:1710.09412).
+        cutmix_alpha: the same for CutMix, for classification (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
         augmentation: a strength, or operations with their strengths, ``{"rotate": 15}``; see ``planish.data.augmentation``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
-        mosaic: share of the images of a detector that are put together from four (Bochkovskiy et al. 2020, arXiv:2004.10934).
+        mosaic: share of the images of a detector or segmenter that are put together from four (Bochkovskiy et al. 2020, arXiv:2004.10934).
         copy_paste: share of the images that get objects of another image, where there are masks (Ghiasi et al. 2021, arXiv:2012.07177).
         clip_norm: largest norm of the gradient, None for no limit.
         patience: epochs without a better validation score after which training stops, and the best weights are restored;

@@ -12,6 +12,7 @@ from torch import nn
 
 from planish.artifact import Artifact, Source, Step
 from planish.errors import ModelError, TechniqueError
+from planish.models.detection.levels import TrainingBoxes
 from planish.models.zoo import RUNS_PYTHON, build, create, factory_file
 from planish.technique import hyper_parameters
 from planish.trust import require_trust
@@ -64,6 +65,7 @@ class Student:
                     num_classes=len(artifact.class_names),
                     channels=spec.channels,
                     image_size=min(spec.height, spec.width),
+                    training=TrainingBoxes(lambda _: (spec.height, spec.width), detections=artifact.lineage.source.detections),
                 )
         except ModelError as error:
             raise TechniqueError(

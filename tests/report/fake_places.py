@@ -157,4 +157,4 @@ def write_places_evaluation(folder: Path, corruptions: bool = False) -> tuple[Ev
         return {"boxes": boxes[images[:, 0, 0, 0] % len(boxes)]}
 
     judged = judge(predictor, task, "test", SPEC, PREPROCESSING, corruptions=corruptions)  # type: ignore[arg-type]
-    return keep(folder, judged, task, SPEC, PREPROCESSING, model="fake", data="rooms", runtime="onnxruntime"), task  # type: ignore[arg-type]
+    return keep(folder, judged, SPEC, PREPROCESSING, model="fake", data="rooms", runtime="onnxruntime"), task  # type: ignore[arg-type]

@@ -67,6 +67,7 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
             kept.append((one, cut, lengths))
     boxes = np.array([cut for _, cut, _ in kept], np.float64).reshape(-1, 4)
     areas = [one.area or (cut[2] - cut[0]) * (cut[3] - cut[1]) for one, cut, _ in kept]
+    difficult = np.array([one.difficult for one, _, _ in kept], bool)
     objects = Objects(
         boxes=(boxes / [width, height, width, height]).astype(np.float32),
         labels=np.array([number[one.label] for one, _, _ in kept], np.int64),
@@ -75,6 +76,7 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
         crowd=np.array([one.crowd for one, _, _ in kept], bool),
         areas=np.array(areas, np.float64),
         masks=tuple(lengths for _, _, lengths in kept) if masks else None,
+        difficult=difficult if difficult.any() else None,
     )
     return objects, faults
 
