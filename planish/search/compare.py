@@ -22,7 +22,7 @@ from planish.export.runtimes import find
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import collecting_notes
-from planish.search.files import results_folder, write_result
+from planish.search.files import keep_assignment, results_folder, write_result
 from planish.search.original import stored_original
 from planish.search.runner import Runner, extend
 from planish.search.store import claim
@@ -165,6 +165,7 @@ def compare(
         job = prepare(data, model, weights=weights, image_size=image_size, task=task, skip_bad=skip_bad, seed=seed)
         store = claim(folder, settings, resume)
         stack.callback(store.close)
+        keep_assignment(folder, job.data.assignment)
         original = stored_original(job, folder, store, train_mode, epochs, augmentation, None, seed)
         runner = Runner(store, folder / "work", job.task, original)
         baseline = _for(Plan(ToOnnx()), runtime)

@@ -29,7 +29,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import results_folder, write_arrays, write_result
+from planish.search.files import keep_assignment, results_folder, write_arrays, write_result
 from planish.search.store import Store, claim
 from planish.search.trials import seeded
 from planish.tasks import Classification
@@ -139,6 +139,7 @@ class FoldTrainer:
         self._jobs: dict[int, Job] = {}
         folder.mkdir(exist_ok=True)
         data = self.job(0).data
+        keep_assignment(folder.parent, data.assignment)
         self.pool = data.splits["train"].joined(data.splits["validation"])
         self.class_names = data.class_names
 

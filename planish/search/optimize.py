@@ -20,7 +20,7 @@ from planish.export.runtimes import available, find
 from planish.plan import Plan
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import write_json
+from planish.search.files import keep_assignment
 from planish.search.finish import finish
 from planish.search.foreign import file_job, refuse_training
 from planish.search.halving import train
@@ -156,7 +156,7 @@ def optimize(
         store = claim(folder, job_settings, resume)
         stack.callback(store.close)
         deadline = begun + seconds - sum(store.seconds().values())
-        write_json(folder / "splits.json", job.data.assignment)
+        keep_assignment(folder, job.data.assignment)
         spare = (_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * (deadline - time.monotonic())
         original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed)
         taught_by = ["original"] if teachers > 1 else []
