@@ -327,7 +327,9 @@ def evaluate(
             )
             note(f"{model} was made with none of these images: {count} are evaluated")
         chosen: SplitName = split or "test"
-        images.require(chosen, *["validation"] * calibrate)
+        images.require(chosen)
+        if calibrate:
+            images.require("validation")
         task = task_for(opened.task, images.splits, images.class_names)
         judged = judge(
             opened.predictor(threads=2), task, chosen, spec, preprocessing,

@@ -13,6 +13,7 @@ from planish.data.splits import Hashes, Indices
 from planish.errors import DataError
 from planish.progress import note
 from planish.split_assignment import ASSIGNED_SPLITS, AssignedSplit, SplitAssignment
+from planish.task import SPLITS
 
 if TYPE_CHECKING:
     from planish.data.annotations.noted import NotedImage
@@ -104,13 +105,13 @@ def split_images(
     if how != "as given":
         note(f"splits: {how}")
     final = [name or "train" for name in split]
-    rows: dict[SplitName, Indices] = {
+    found: dict[SplitName, Indices] = {
         name: np.array([i for i, s in enumerate(final) if s == name], dtype=np.int64) for name in ASSIGNED_SPLITS
     }
-    rows["calibration"] = cutting.calibration(rows["train"], taught.strata, hashes, seed)
+    found["calibration"] = cutting.calibration(found["train"], taught.strata, hashes, seed)
     now = SplitAssignment.of(hashes, final, seed)
     assignment = now if earlier is None else earlier.updated(now)
-    return Splitting({name: rows[name] for name in ("train", "calibration", "validation", "test")}, there, count, how, assignment)
+    return Splitting({name: found[name] for name in SPLITS}, there, count, how, assignment)
 
 
 def _check_given(given: Sequence[AssignedSplit | None], there: Sequence[AssignedSplit], taught: Taught) -> None:
