@@ -71,7 +71,7 @@ def predict_tiled(
     if full := int((outputs["scores"] > _CONFIDENT).all(1).sum()):
         most = outputs["scores"].shape[1]
         note(
-            f"warning: in {full:,} of {len(tiles):,} tiles all {most} detections that the model returns are confident: smaller tiles show more"
+            f"warning: in {full:,} of {len(tiles):,} tiles all {most} detections of the model are confident: smaller tiles show more"
         )
     return merged(outputs, tiles, height, width, iou=iou)
 

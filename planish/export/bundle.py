@@ -22,6 +22,7 @@ from planish.export.bundle_readme import readme
 from planish.export.reference import image_values, reference_values
 from planish.export.runtimes import find, load
 from planish.measurement import Measurement
+from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.trust import file_sha256
 from planish.workspace import replace_folder
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION, SEAL, SIGNATURE = "bundle.json", "bundle.json.sha256", "bundle.sig"
 EXPECTED, REFERENCE = "golden/expected.npz", "reference.json"
-_VERSION = 2
+_VERSION = 3
 # Of the largest expected value. Float kernels add up in another order on another processor; integer kernels also round to another
 # step now and then, and a step passes through all layers after it.
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
@@ -92,6 +93,7 @@ def write_bundle(
     threads: int,
     batch: int,
     golden: int = 16,
+    assignment: SplitAssignment | None = None,
 ) -> Path:
     """Write all that ships into ``folder``; it appears when it is whole, and an earlier bundle there is replaced.
 
@@ -104,6 +106,7 @@ def write_bundle(
         threads: it was measured with.
         batch: images a call, as measured.
         golden: how many golden samples.
+        assignment: the splits of the images that it was made with, kept as ``splits.json``.
 
     Raises:
         BundleError: the artifact is not exported, or something else lies in ``folder``.
@@ -120,6 +123,8 @@ def write_bundle(
     predictor = load([partial / artifact.files[0].name], runtime, threads=threads, batch=1)
     names = _write_golden(artifact, task.split("validation"), partial, predictor, golden)
     _write_reference(artifact, task, partial, predictor)
+    if assignment is not None:
+        assignment.save(partial / SPLITS_FILE)
     (partial / "README.md").write_text(readme(artifact, task.name, runtime), encoding="utf-8")
     bundle = Bundle(
         name=task.name,
@@ -165,7 +170,8 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         raw = json.loads((folder / DESCRIPTION).read_bytes())
         if isinstance(raw, dict) and raw.get("version", _VERSION) != _VERSION:
-            raise BundleError(f"{folder} is of version {raw['version']}", f"this Planish reads version {_VERSION}", "update Planish")
+            what = f"{folder} is of version {raw['version']}"
+            raise BundleError(what, f"this Planish reads version {_VERSION}", "make the bundle again, or use the Planish that wrote it")
         bundle = TypeAdapter(Bundle).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]

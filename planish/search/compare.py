@@ -23,7 +23,7 @@ from planish.export.runtimes import find
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import collecting_notes
-from planish.search.files import results_folder, write_result
+from planish.search.files import keep_assignment, results_folder, write_result
 from planish.search.original import stored_original
 from planish.search.precision import decided_precision, precision_name
 from planish.search.runner import Runner, extend
@@ -167,6 +167,7 @@ def compare(
         job = prepare(data, model, weights=weights, image_size=image_size, task=task, skip_bad=skip_bad, seed=seed)
         store = claim(folder, settings, resume)
         stack.callback(store.close)
+        keep_assignment(folder, job.data.assignment)
         precision = decided_precision(store, "auto", lambda: job.artifact)
         arms = arms_of(topic, replace(recovery, mixed_precision=precision), runtime)
         original = stored_original(job, folder, store, train_mode, epochs, augmentation, None, seed, precision)

@@ -26,7 +26,7 @@ from planish.search import goal as units
 from planish.search.files import results_folder, write_result
 from planish.search.precision import decided_precision, in_precision, precision_name
 from planish.search.store import claim
-from planish.search.trials import Arm, Trainer, Trial
+from planish.search.trials import Arm, Trainer, Trial, shared_assignment
 from planish.tasks import RECIPES
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
 
@@ -237,7 +237,7 @@ def experiment(
         notes = stack.enter_context(collecting_notes())
         store = claim(folder, settings, resume)
         stack.callback(store.close)
-        trainer = Trainer(store, folder / "work", data, skip_bad, seed, share, task)
+        trainer = Trainer(store, folder / "work", data, skip_bad, seed, share, task, shared_assignment(arms))
         precision = decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arms[0], seed)[1])
         base, arms = in_precision(base, precision), [replace(arm, recipe=in_precision(arm.recipe, precision)) for arm in arms]
         found = [ArmResult(_label(each, values[0], design), each) for each in values]

@@ -10,12 +10,35 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from planish.errors import BundleError
+from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.workspace import replacing
 
 
 def results_folder(out: str | Path | None, kind: str, data: str | Path, model: str) -> Path:
     """``out``, or where it is None ``runs/folds-photos-resnet20``."""
     return Path(out) if out is not None else Path("runs") / f"{kind}-{Path(data).stem}-{Path(model).stem}".replace(":", "-")
+
+
+def keep_assignment(folder: Path, assignment: SplitAssignment) -> None:
+    """Keep the splits of a run's images as ``splits.json``.
+
+    Raises:
+        BundleError: the run was begun with other images, or other splits, than it shall be resumed with.
+    """
+    file = folder / SPLITS_FILE
+    if not file.exists():
+        assignment.save(file)
+        return
+    begun, now = SplitAssignment.load(file).splits, assignment.splits
+    if begun != now:
+        moved = sum(begun[short] != now[short] for short in begun.keys() & now.keys())
+        raise BundleError(
+            f"{folder} was begun with other images: {len(now.keys() - begun.keys())} are new, {len(begun.keys() - now.keys())} missing, "
+            f"{moved} in another split",
+            "a run goes on with the images that it was begun with",
+            "put them back, or start a new run in another --out",
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -113,6 +113,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         measurements=after.measurements | {"drop": drop, "latency_ratio": headline},
         threads=search.threads,
         batch=search.batch,
+        assignment=job.data.assignment,
     )
     result.save(folder / "result.json")
     return result

@@ -28,7 +28,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import read_arrays, results_folder, write_arrays, write_result
+from planish.search.files import keep_assignment, read_arrays, results_folder, write_arrays, write_result
 from planish.search.precision import decided_precision, in_precision, precision_name
 from planish.search.store import Store, claim
 from planish.search.trials import seeded
@@ -141,6 +141,7 @@ class FoldTrainer:
         precision = decided_precision(store, recipe.training.mixed_precision, lambda: self.job(0).artifact)
         self.recipe = in_precision(recipe, precision)
         data = self.job(0).data
+        keep_assignment(folder.parent, data.assignment)
         self.pool = data.splits["train"].joined(data.splits["validation"])
         self.class_names = data.class_names
 

@@ -23,7 +23,7 @@ from planish.models.zoo import factory_file
 from planish.plan import Plan
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import write_json
+from planish.search.files import keep_assignment
 from planish.search.finish import finish
 from planish.search.foreign import file_job, refuse_training
 from planish.search.halving import train
@@ -169,7 +169,7 @@ def optimize(
             # A network that cannot be exported should say so before hours are spent on training it.
             ToOnnx().apply(job.artifact, job.task)
         store = store or own_store()
-        write_json(folder / "splits.json", job.data.assignment)
+        keep_assignment(folder, job.data.assignment)
         spare = (_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * (seconds - store.elapsed)
         precision = decided_precision(store, "auto", lambda: job.artifact)
         original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed, precision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from planish.errors import ModelError, TechniqueError, TrainingError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.memory import peak_memory
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.search.files import read_arrays, write_arrays
+from planish.search.files import keep_assignment, read_arrays, write_arrays
 from planish.search.store import Store
+from planish.split_assignment import SplitAssignment, assignment_beside, combined
 from planish.task import SplitName
 from planish.technique import Technique
 from planish.training.fit import fit
@@ -81,13 +83,23 @@ class Trainer:
         seed: of the split.
         seconds: of each training; None where the recipe's epochs decide.
         task: None for what the data is for.
+        assignment: the splits that all arms share; see ``shared_assignment``.
     """
 
     def __init__(
-        self, store: Store, folder: Path, data: str | Path, skip_bad: bool, seed: int, seconds: float | None, task: str | None = None
+        self,
+        store: Store,
+        folder: Path,
+        data: str | Path,
+        skip_bad: bool,
+        seed: int,
+        seconds: float | None,
+        task: str | None = None,
+        assignment: SplitAssignment | None = None,
     ) -> None:
         self.store, self.folder, self.seconds, self._task = store, folder, seconds, task
         self._data, self._skip_bad, self._seed = data, skip_bad, seed
+        self._assignment = assignment
         self._jobs: dict[tuple[Any, ...], Job] = {}
         folder.mkdir(exist_ok=True)
 
@@ -159,7 +171,9 @@ class Trainer:
                 skip_bad=self._skip_bad,
                 seed=self._seed,
                 weights_seed=seed,
+                assignment=self._assignment,
             )
+            keep_assignment(self.folder.parent, self._jobs[key].data.assignment)
         return self._jobs[key]
 
     def _file(self, arm: Arm, seed: int, split: SplitName) -> Path:
@@ -167,6 +181,11 @@ class Trainer:
 
     def _checkpoint(self, arm: Arm, seed: int) -> Path:
         return self.folder / f"{arm.key(seed)}.checkpoint"
+
+
+def shared_assignment(arms: Sequence[Arm]) -> SplitAssignment | None:
+    """The splits of the images that the weights of any arm were trained on; arms are compared on the same images, so all share them."""
+    return combined(assignment_beside(Path(weights)) for weights in sorted({arm.weights for arm in arms if arm.weights}))
 
 
 def seeded(lever: Technique, seed: int) -> Technique:

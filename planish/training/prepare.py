@@ -21,6 +21,7 @@ from planish.evaluation.matching import COCO_MAX_DETECTIONS
 from planish.models import create
 from planish.models.detection.levels import TrainingBoxes
 from planish.progress import note
+from planish.split_assignment import SplitAssignment, assignment_beside
 from planish.task import Task
 from planish.tasks import task_for
 
@@ -62,6 +63,7 @@ def prepare(
     skip_bad: bool = False,
     seed: int = 0,
     weights_seed: int | None = None,
+    assignment: SplitAssignment | None = None,
 ) -> Job:
     """Load the images and create the model for them.
 
@@ -77,6 +79,7 @@ def prepare(
         skip_bad: leave broken files out instead of stopping.
         seed: of the split and of fresh weights.
         weights_seed: of fresh weights, where the split shall stay.
+        assignment: the splits of images that stay as they are; None for those kept beside ``weights``, where that is a file.
 
     Raises:
         DataError: the images cannot be used.
@@ -86,7 +89,10 @@ def prepare(
         raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "leave it away for the images' own size")
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
     decode_side = 256 if image_size is None else decode_side_for(image_size)
-    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, task=task)
+    if assignment is None and weights is not None:
+        assignment = assignment_beside(Path(weights))
+    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, task=task, assignment=assignment)
+    images.require("train", "validation", "test")
     learned = task_for(images.task, images.splits, images.class_names)
     height, width = images.typical_height, images.typical_width
     if image_size is None:
