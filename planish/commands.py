@@ -218,7 +218,8 @@ def train(
         command: the command line, for the page.
     """
     folder = Path(out)
-    if folder.exists():
+    interrupted = folder.with_name(folder.name + ".checkpoint").exists()  # then a model that is there is its own, not evaluated yet
+    if folder.exists() and not (resume and interrupted):
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
     name = model if isinstance(model, str) else type(model).__name__
     resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=weights is not None, task=task, model=model)
