@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from nets import artifact, convolutions, exported, foreign, healthy, wrongly
 from onnxruntime.quantization import QuantType
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import planish
@@ -171,17 +170,15 @@ def by_brute_force(net: nn.Module, images: torch.Tensor) -> int:
 
     def count(layer: nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
         nonlocal total
-        ones, plain = copy.deepcopy(layer), torch.ones_like(given[0])
-        nn.init.ones_(ones.weight)
-        nn.init.zeros_(ones.bias)
-        ones.padding, ones._forward_hooks = 0, OrderedDict()
+        weight, plain = torch.ones_like(layer.weight), torch.ones_like(given[0])
         if isinstance(layer, nn.ConvTranspose2d):  # what is cut off at the border is multiplied all the same
-            total += int(ones(plain).sum()) if not any(layer.output_padding) else int(nn.functional.conv_transpose2d(
-                plain, ones.weight, stride=layer.stride, groups=layer.groups).sum())  # fmt: skip
+            total += int(functional.conv_transpose2d(plain, weight, stride=layer.stride, groups=layer.groups).sum())
         elif isinstance(layer, nn.Conv2d):  # zeros around the image are multiplied too
-            total += int(ones(plain[..., :1, :1].expand(*plain.shape[:2], 40, 40))[0, 0, 0, 0]) * made.numel()
+            inside = torch.ones(1, layer.in_channels, 9, 9)
+            each = functional.conv2d(inside, weight, dilation=layer.dilation, groups=layer.groups)
+            total += int(each[0, 0, 0, 0]) * made.numel()
         else:
-            total += int(ones(plain).sum())
+            total += int(functional.linear(plain, weight).sum())
 
     handles = [part.register_forward_hook(count) for part in net.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
     with torch.no_grad():
