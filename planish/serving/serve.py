@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 _BACKLOG = 2048  # connections that may wait to be accepted
 _RELOAD_S = 2.0
 _TEXT_BYTES = 2_000_000
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1_000_000  # of malloc.h; blocks from this size on are given back when they are freed
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
 
 
@@ -101,7 +104,7 @@ def serve(
 
         def build() -> FastAPI:
             request_log.of_process(os.getpid()).start()
-            _bound_text_in_images()
+            _bound_memory()
             own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
             return service(
                 open_models(given, threads, public_key, drift), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate)
@@ -114,7 +117,7 @@ def serve(
         )  # fmt: skip
         return
     request_log.start()
-    _bound_text_in_images()
+    _bound_memory()
     warnings.filterwarnings("ignore", module="PIL")  # of each damaged file in words of its own, all of which Python would keep
     config = uvicorn.Config(
         service(models, bounds, shares=shares, reload_s=reload_s, recorder=Recorder(log, watch_rate)),
@@ -194,6 +197,13 @@ def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:
     return shares
 
 
-def _bound_text_in_images() -> None:
-    """Pillow unpacks up to 64 MB of a PNG's texts before its pixels are looked at; nobody reads them here."""
+def _bound_memory() -> None:
+    """Of this process, which serves and does nothing else.
+
+    Pillow unpacks up to 64 MB of a PNG's texts before its pixels are looked at; nobody reads them here. And glibc learns to keep large
+    blocks that were freed, in each thread's heap: after three attacks 523 MB instead of 184.
+    """
     PngImagePlugin.MAX_TEXT_MEMORY = _TEXT_BYTES
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # of another C library
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
