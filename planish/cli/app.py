@@ -411,8 +411,8 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 @app.command(
-    epilog="Example: openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out key.pub; "
-    "planish sign runs/demo --key key.pem; planish verify runs/demo --public-key key.pub"
+    epilog="Example: planish sign runs/demo --key key.pem   then   planish verify runs/demo --public-key key.pub. "
+    "Make the keys with: openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out key.pub"
 )
 def sign(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")],

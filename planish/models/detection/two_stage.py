@@ -72,7 +72,7 @@ class TwoStage(nn.Module):
         anchors = self.model.rpn.anchor_generator(images, levels)[0]
         sure = torch.cat([rows_of(values, 1) for values in objectness], 1).sigmoid()
         placed = moved(anchors, torch.cat([rows_of(values, 4) for values in offsets], 1), (1.0, 1.0, 1.0, 1.0))
-        proposals, _, _ = keep_best((placed / size).clamp(0, 1), sure, self.detections)
+        proposals, stays, _ = keep_best((placed / size).clamp(0, 1), sure, self.detections)
         heads: Any = self.model.roi_heads
         seen = heads.box_head(self._pooled(levels, proposals * size, 7))
         logits, stretched = heads.box_predictor(seen)
@@ -82,6 +82,8 @@ class TwoStage(nn.Module):
         stretched = stretched.unflatten(0, (-1, count)).unflatten(2, (self.num_classes + 1, 4))
         own = stretched.gather(2, (labels + 1)[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
         boxes = moved(proposals * size, own, heads.box_coder.weights) / size
+        # where fewer proposals stay, suppressed ones fill the places up, and which ones is up to each runtime: they find nothing
+        scores = scores * (stays > 0).to(scores.dtype)
         kinds = functional.one_hot(labels, self.num_classes).to(scores.dtype) * scores.unsqueeze(2)
         boxes, scores, labels = keep_best(boxes.clamp(0, 1), kinds, self.detections)
         found = {"boxes": boxes, "scores": scores, "labels": labels}
