@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/drift.py [--data fashion-mnist] [--budget 5m] [--weeks 100] [--images 5000]
 
 A network learns all classes but the last. Each simulated week draws a reference of 1000 images and a stream of others, all of which the
-network never saw; all are drawn independently, see drift_streams.py for streams that depend on themselves. Weeks without drift are just
-that. In the others every image after the first 500 is darker, or blurred, or a class no longer comes, or a tenth of the images is of the
-class that was never learned.
+network never saw, independently (see drift_streams.py for streams that depend on themselves). Weeks without drift are just that. In the
+others every image after the first 500 is darker, or blurred, or a class no longer comes, or a tenth of the images is of the class that was
+never learned.
 """
 
 from __future__ import annotations
