@@ -70,9 +70,7 @@ def predict_tiled(
         return _stitched(outputs, tiles, height, width)
     if full := int((outputs["scores"] > _CONFIDENT).all(1).sum()):
         most = outputs["scores"].shape[1]
-        note(
-            f"warning: in {full:,} of {len(tiles):,} tiles all {most} detections of the model are confident: smaller tiles show more"
-        )
+        note(f"warning: in {full:,} of {len(tiles):,} tiles all {most} detections of the model are confident: smaller tiles show more")
     return merged(outputs, tiles, height, width, iou=iou)
 
 
