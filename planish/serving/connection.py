@@ -154,5 +154,7 @@ class Loop(EventLoop):
     """uvicorn's event loop, with a limit of time for TLS: by default a client may take a minute over it."""
 
     async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
-        limit = {"ssl_handshake_timeout": HEAD_S} if options.get("ssl") else {}
-        return await super().create_server(*args, **options, **limit)
+        if options.get("ssl"):
+            options["ssl_handshake_timeout"] = HEAD_S
+        server: asyncio.Server = await super().create_server(*args, **options)
+        return server
