@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -156,5 +156,4 @@ class Loop(EventLoop):
     async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
         if options.get("ssl"):
             options["ssl_handshake_timeout"] = HEAD_S
-        server: asyncio.Server = await super().create_server(*args, **options)
-        return server
+        return cast(asyncio.Server, await super().create_server(*args, **options))
