@@ -19,7 +19,7 @@ from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.listing import Listed
 from planish.data.objects import Objects
 from planish.data.report import BadFile, DataReport, report_duplicates
-from planish.data.sources import AnnotatedFiles, LabelledFiles, MappedFiles, Maps, both, read_source
+from planish.data.sources import AnnotatedFiles, LabelledFiles, MappedFiles, Maps, both, read_source, several_classes
 from planish.data.split_images import split_images
 from planish.data.store import Store, decoded, resized
 from planish.data.tiles import LargeImage, LargeMap, tiled_images, write_tiles
@@ -187,6 +187,8 @@ def load_images(
     """
     root = cache_root(cache_dir)
     name, told = read_source(source, root, task)
+    if isinstance(told, LabelledFiles):
+        several_classes(name, told.images)  # before anything is read
     cut_from = tiled_images(Path(source).expanduser())
     return load_listed(
         name,

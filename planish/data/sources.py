@@ -203,7 +203,6 @@ def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, 
         labelled = LabelledFiles(name, list_manifest(path))
     else:
         raise DataError(f"{str(source)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
-    several_classes(name, labelled.images)
     return name, labelled
 
 

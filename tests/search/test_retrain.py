@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from planish import commands
 from planish.cli.app import app
-from planish.compression import ChannelPruning, Int8
+from planish.compression import Int8
 from planish.data import load_images
 from planish.errors import BundleError, DataError, GoalError
 from planish.export import ToOnnx
@@ -29,6 +30,7 @@ from planish.search.opened import open_model
 from planish.search.retrain import Continued
 from planish.split_assignment import SplitAssignment
 from planish.testing import write_shapes
+from planish.training.original import Original, train_original
 from planish.training.prepare import Job
 
 TESTED = {"alpha": 0.05, "max_drop": 25.0}  # 45 old test images cannot show less
@@ -40,7 +42,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("old")
     data = write_shapes(folder / "shapes", per_class=100)
     commands.train(data, model="resnet8x0.5", out=folder / "run" / "model", changes=["epochs=20"], seed=3)
-    plan = Plan(ChannelPruning(ratio=0.25), ToOnnx(), Int8())
+    plan = Plan(ToOnnx(), Int8())
     commands.compress(folder / "run" / "model", data, plan=plan, out=folder / "run" / "bundle")
     return data, folder / "run"
 
@@ -64,30 +66,31 @@ def kept(bundle: Path, *names: str) -> set[str]:
     return {short for short, split in SplitAssignment.load(bundle / "splits.json").splits.items() if split in names}
 
 
-@pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
-    """What networks were trained on, and from which; training stops at once where ``jobs.stop`` is asked for."""
+def watch(monkeypatch: pytest.MonkeyPatch, train: Callable[..., Original]) -> list[Job]:
+    """What networks are trained on, and from which, with ``train`` in place of the training; the second one ends there."""
     seen: list[Job] = []
-    train = retrain.train_original
 
-    def watched(job: Job, **options: Any) -> Any:
+    def watched(job: Job, **options: Any) -> Original:
         seen.append(job)
         if len(seen) > 1:
             raise InterruptedError
         return train(job, **options)
 
     monkeypatch.setattr(retrain, "train_original", watched)
+    # how fast they are is not asked here
+    monkeypatch.setattr(retrain, "measure_latency", partial(retrain.measure_latency, seconds=0.2, rounds=2, launches=1))
     return seen
 
 
-def test_rounds_build_on_what_is_served_and_on_all_labels(old: tuple[Path, Path], tmp_path: Path, jobs: list[Job]) -> None:
+def test_rounds_build_on_what_is_served_and_on_all_labels(old: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = watch(monkeypatch, train_original)
     data, run = old
     run = Path(shutil.copytree(run, tmp_path / "run"))
     first_bundle, before = tmp_path / "first", (run / "bundle" / SEAL).read_text()
     shutil.copytree(run / "bundle", first_bundle)
     new = negatives(tmp_path / "new")
     out = tmp_path / "out"
-    found = commands.continue_from(run, data, new, out=out, changes=("epochs=20",), replace_served=True, **TESTED)
+    found = commands.continue_from(run, data, new, out=out, changes=("epochs=30",), replace_served=True, **TESTED)
 
     assert found.replaced, found.verdict
     assert found.better
@@ -130,12 +133,15 @@ def _right(bundle: Path, paths: list[Path]) -> float:
     return float(np.mean([names[k] == path.parent.name for k, path in zip(said, paths, strict=True)]))
 
 
-def test_labels_stay_with_the_run_where_nothing_was_replaced(old: tuple[Path, Path], tmp_path: Path, jobs: list[Job]) -> None:
+def test_labels_stay_with_the_run_where_nothing_was_replaced(
+    old: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = watch(monkeypatch, lambda job, **_: Original(job.artifact))  # as good as before
     data, run = old
     run = Path(shutil.copytree(run, tmp_path / "run"))
     before = (run / "bundle" / SEAL).read_text()
-    new = write_shapes(tmp_path / "new", per_class=60, seed=4)  # as the old ones, so that nothing can be shown to be better
-    found = commands.continue_from(run, data, new, out=tmp_path / "out", changes=("epochs=1",), replace_served=True, **TESTED)
+    new = write_shapes(tmp_path / "new", per_class=60, seed=4)
+    found = commands.continue_from(run, data, new, out=tmp_path / "out", replace_served=True, **TESTED)
     assert not found.better
     assert not found.replaced
     assert "not shown to be better on new images" in found.verdict
