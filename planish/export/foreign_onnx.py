@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.errors import ModelError
+from planish.errors import ModelError, first_line
 from planish.evaluation.kernels import silent_options
 from planish.export.onnx_file import pool_globally
-from planish.export.runtimes import first_line
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels, Preprocessing

@@ -19,9 +19,8 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import RAW, Artifact, Step
-from planish.errors import ExportError
+from planish.errors import ExportError, first_line
 from planish.export.checks import allowed, check_outputs, named, torch_outputs
-from planish.export.runtimes import first_line
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from planish.artifact import Predictor
-from planish.errors import ExportError, RuntimeMissingError
+from planish.errors import ExportError, RuntimeMissingError, first_line
 from planish.export.executorch_runtime import ExecuTorch
 from planish.export.litert_runtime import LiteRt
 from planish.export.onnxruntime_runtime import OnnxRuntime, OnnxRuntimeCuda, OnnxRuntimeTensorRt
@@ -118,9 +118,3 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
 def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, int]:
     """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``."""
     return find(runtime).executed_precisions(Path(files[0]))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 300 characters; its kind where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

@@ -15,9 +15,10 @@ from typing import Any, cast
 from torch import nn
 
 from planish.artifact import Source
-from planish.errors import ModelError
+from planish.errors import ModelError, first_line
 from planish.models import resnet, torchvision_heads
 from planish.models.heads import strides_for, with_head
+from planish.models.plain import bake_norms, check_training_outputs, materialize, unwrapped
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.weights import State, fit_weights, read_weights
 
@@ -83,8 +84,8 @@ def create(
     name = _full_name(model)
     state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights))
     source = Source(name, num_classes, channels, sha256=_sha256(name))
-    module = build(source)
-    notes = [] if name == model else [f"{model} is {name}"]
+    module, unwrapping = _built(source, image_size=image_size)
+    notes = [*([] if name == model else [f"{model} is {name}"]), *unwrapping]
     library = name.startswith(("torchvision:", "timm:"))
     if library and image_size <= SMALL_IMAGE:
         small = f"images of {image_size} pixels are small"
@@ -101,6 +102,9 @@ def create(
         mean, std = _normalisation(name, module, channels)
         if mean is not None and str(weights) != "imagenet":
             notes.append(f"{weights} is taken to expect the normalisation of {name}'s own weights")
+    notes += bake_norms(module)
+    if not library and not resnet.is_ours(name):
+        notes += check_training_outputs(module, channels, image_size, num_classes)
     return Created(source, module, tuple(notes), state is not None, new_classifier, mean, std)
 
 
@@ -115,11 +119,18 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
     Raises:
         ModelError: it cannot be built here: no module given, the file is gone or changed.
     """
+    built, _ = _built(source, module, image_size)
+    bake_norms(built)
+    return built
+
+
+def _built(source: Source, module: nn.Module | None = None, image_size: int = WATCH_SIZE) -> tuple[nn.Module, list[str]]:
+    """The same as it was written, weight norm and the like still in it; and what was taken out of which wrapper, in words."""
     if source.task != "classification" and source.name in _with_own_head(source.task):
-        return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels)
+        return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels), []
     if source.strides:
         backbone = build(replace(source, task="classification", strides=()), module)
-        return with_head(source.task, backbone, source.num_classes, source.channels, source.strides)
+        return with_head(source.task, backbone, source.num_classes, source.channels, source.strides), []
     if source.name == "module":
         if module is None:
             raise ModelError(
@@ -127,22 +138,25 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
                 "its code is not part of what was saved",
                 "give it again: load_artifact(folder, module=...)",
             )
-        module = copy.deepcopy(module)
-        if hasattr(module, "decode"):
-            return module
-        classifier, outputs = find_classifier(module, source.channels, image_size)
-        return module if outputs == source.num_classes else replace_classifier(module, classifier, source.num_classes)
+        module, notes = unwrapped(module)
+        materialize(module, source.channels, image_size)
+        if not hasattr(module, "decode"):
+            classifier, outputs = find_classifier(module, source.channels, image_size)
+            module = module if outputs == source.num_classes else replace_classifier(module, classifier, source.num_classes)
+        return module, notes
     kind, _, name = source.name.rpartition(":")
     if kind == "":
-        return resnet.resnet(name, source.num_classes, source.channels)
+        return resnet.resnet(name, source.num_classes, source.channels), []
     if kind not in ("torchvision", "timm"):
-        return _from_file(Path(kind), name, source)
+        module, notes = unwrapped(_from_file(Path(kind), name, source))
+        materialize(module, source.channels, image_size)
+        return module, notes
     built = _torchvision(name, source.num_classes) if kind == "torchvision" else _timm(name, source.num_classes)
     if source.channels != 3:
         set_input_channels(built, source.channels)
     if source.small_stem:
         shrink_stem(built, source.channels)
-    return built
+    return built, []
 
 
 def names() -> list[str]:
@@ -158,13 +172,16 @@ def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size:
     if weights == "imagenet":
         raise ModelError("weights 'imagenet' for a network handed over in Python", "it comes with its own weights", "leave weights away")
     source = Source("module", num_classes, channels)
-    built = build(source, module, image_size)
-    classifier, had = find_classifier(module, channels, image_size)
-    notes = [] if had == num_classes else [f"the network has {had} outputs: a fresh classifier of {num_classes} takes their place"]
+    inner, notes = unwrapped(module)
+    materialize(inner, channels, image_size)
+    classifier, had = find_classifier(inner, channels, image_size)
+    built, _ = _built(source, inner, image_size)
+    notes += [] if had == num_classes else [f"the network has {had} outputs: a fresh classifier of {num_classes} takes their place"]
     new_classifier = had != num_classes
     if weights is not None:
         new_classifier, did = fit_weights(built, read_weights(Path(weights)), classifier)
         notes += did
+    notes += bake_norms(built) + check_training_outputs(built, channels, image_size, num_classes)
     return Created(source, built, tuple(notes), True, new_classifier, None, None)
 
 
@@ -344,7 +361,7 @@ def _library_weights(name: str) -> State:
         return cast(State, timm.create_model(short, pretrained=True).state_dict())
     except Exception as error:  # urllib, requests, the hub's own: each has its family of errors
         raise ModelError(
-            f"the ImageNet weights of {name} cannot be had: {(str(error) or type(error).__name__).splitlines()[0]}",
+            f"the ImageNet weights of {name} cannot be had: {first_line(error)}",
             "they are downloaded once, then cached",
             "where there is no network, bring the file and give --weights FILE",
         ) from error

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from planish.artifact import InputSpec
+from planish.errors import first_line
 from planish.models.strided import SafeStrides
 from planish.progress import note
 
@@ -34,7 +35,12 @@ def _gains(device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
     # networks of the same layers, pruned differently, are trained alike, so that they can be compared
     key = (spec, *(type(module) for module in network.modules()))
     if key not in _known:
-        plain, bf16 = _step_seconds(network, spec)
+        try:
+            plain, bf16 = _step_seconds(network, spec)
+        except Exception as error:  # an operator without bfloat16, or code of the user's own that does not take it
+            _known[key] = False
+            note(f"training in float32: the network does not run in bfloat16 ({first_line(error)})")
+            return False
         _known[key] = plain / bf16 > _WORTH_IT
         chosen = "bfloat16" if _known[key] else "float32"
         note(f"training in {chosen}: bfloat16 runs at {plain / bf16:.1f}x the speed of float32 here")
