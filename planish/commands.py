@@ -214,7 +214,7 @@ def train(
     """
     folder = Path(out)
     checkpoint = folder.with_name(folder.name + ".checkpoint")
-    if folder.exists():
+    if folder.exists() and not (resume and checkpoint.exists()):
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
     if checkpoint.exists() and not resume:
         raise BundleError(
@@ -233,8 +233,8 @@ def train(
         original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
     artifact = original.artifact
     spec, preprocessing = artifact.input_spec, artifact.preprocessing
+    save_artifact(artifact, folder)  # first, so that nothing that follows can lose it
     judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
-    save_artifact(artifact, folder)
     (folder / "recipe.yaml").write_text(resolved.to_yaml())
     write_training(original, job.task, folder)
     name = model if isinstance(model, str) else type(model).__name__

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from planish.errors import ModelError, first_line
@@ -104,6 +104,9 @@ def bake_norms(module: nn.Module) -> list[str]:
         for hook in list(layer._forward_pre_hooks.values()):
             if remove := _HOOKS.get(type(hook)):
                 remove(layer, hook.name)
+                for key, left in list(layer._load_state_dict_pre_hooks.items()):  # torch 2.14 does not find its own, which it has wrapped
+                    if isinstance(getattr(left, "hook", left), SpectralNormLoadStateDictPreHook):
+                        del layer._load_state_dict_pre_hooks[key]
                 done[type(hook).__name__] = done.get(type(hook).__name__, 0) + 1
         if parametrize.is_parametrized(layer):
             assert isinstance(layer.parametrizations, nn.ModuleDict)

@@ -17,10 +17,11 @@ from torch import nn
 from planish.artifact import Source
 from planish.errors import ModelError, first_line
 from planish.models import resnet, torchvision_heads
+from planish.models.checkpoints import State, aligned, read_checkpoint
 from planish.models.heads import strides_for, with_head
 from planish.models.plain import bake_norms, check_training_outputs, materialize, unwrapped
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
-from planish.models.weights import State, fit_weights, read_weights
+from planish.models.weights import fit_weights, read_weights
 
 # Up to this size a stem made for 224 pixels throws away too much: a ResNet would end on maps of one pixel. At 64 pixels the changed stem
 # would make a ResNet-18 16 times as expensive. See ``surgery.shrink_stem``.
@@ -82,9 +83,9 @@ def create(
     if isinstance(model, nn.Module):
         return _handed_over(model, num_classes, channels, image_size, weights)
     name = _full_name(model)
-    state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights))
     source = Source(name, num_classes, channels, sha256=_sha256(name))
     module, unwrapping = _built(source, image_size=image_size)
+    state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights), module)
     notes = [*([] if name == model else [f"{model} is {name}"]), *unwrapping]
     library = name.startswith(("torchvision:", "timm:"))
     if library and image_size <= SMALL_IMAGE:
@@ -179,7 +180,7 @@ def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size:
     notes += [] if had == num_classes else [f"the network has {had} outputs: a fresh classifier of {num_classes} takes their place"]
     new_classifier = had != num_classes
     if weights is not None:
-        new_classifier, did = fit_weights(built, read_weights(Path(weights)), classifier)
+        new_classifier, did = fit_weights(built, read_weights(Path(weights), built), classifier)
         notes += did
     notes += bake_norms(built) + check_training_outputs(built, channels, image_size, num_classes)
     return Created(source, built, tuple(notes), True, new_classifier, None, None)
@@ -194,7 +195,7 @@ def _with_head(model: str | nn.Module, num_classes: int, channels: int, image_si
     own = given if given is not None else build(source) if name.rpartition(":")[0].endswith(".py") else None
     if own is not None and hasattr(own, "decode"):
         if weights is not None:
-            own.load_state_dict(read_weights(Path(weights)))
+            own.load_state_dict(read_weights(Path(weights), own))
         return Created(source, build(source, given), (), given is not None or weights is not None, False, None, None)
     classes = 1000 if weights == "imagenet" else num_classes
     classifier = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE)
@@ -203,7 +204,9 @@ def _with_head(model: str | nn.Module, num_classes: int, channels: int, image_si
         replace(source, strides=strides),
         [f"{task} by a pyramid on the maps of {name} at strides {', '.join(map(str, strides))}"],
     )
-    state = None if weights is None or weights == "imagenet" else read_weights(Path(weights))
+    state = None if weights is None or weights == "imagenet" else read_checkpoint(Path(weights))
+    if state is not None and len(state) == len(module.state_dict()):
+        state = aligned(state, module.state_dict())
     if state is not None and state.keys() == module.state_dict().keys():
         module.load_state_dict(state)
         return Created(source, module, tuple(notes), True, False, None, None)
@@ -226,7 +229,7 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
         return Created(source, module, (), False, True, None, None)
     if weights == "imagenet":
         raise ModelError(f"weights 'imagenet' for {source.name}", "torchvision publishes COCO's for it", "give a file of weights")
-    given = {f"model.{name}": value for name, value in read_weights(Path(weights)).items()}
+    given = read_weights(Path(weights), module)
     wanted = module.state_dict()
     fitting = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
     if not fitting:
