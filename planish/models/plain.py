@@ -17,14 +17,15 @@ from planish.models.outputs import logits_and_auxiliary
 _HOOKS = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
 
 
-def unwrapped(module: nn.Module) -> tuple[nn.Module, list[str]]:
-    """A float32 copy of the network inside ``torch.compile``, ``DataParallel`` and the like; the one handed over is left as it is.
+def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Module, list[str]]:
+    """A float32 copy of the network inside ``torch.compile``, ``DataParallel`` and the like; the one handed over is left as it is, but
+    that its lazy layers (``nn.LazyLinear``) get their sizes.
 
     Returns:
         The copy, and what was done, in words.
 
     Raises:
-        ModelError: it is a scripted network, or cannot be copied.
+        ModelError: it is a scripted network, cannot be copied, or has lazy layers and does not run on such an image.
     """
     notes = []
     while (inner := _inner(module)) is not None:
@@ -34,6 +35,7 @@ def unwrapped(module: nn.Module) -> tuple[nn.Module, list[str]]:
         raise ModelError(
             "the network is a TorchScript module", "its layers cannot be read or changed", "hand over the nn.Module it was scripted from"
         )
+    _materialize(module, channels, image_size)
     _detach_computed_weights(module)
     try:
         module = copy.deepcopy(module)
@@ -47,28 +49,6 @@ def unwrapped(module: nn.Module) -> tuple[nn.Module, list[str]]:
         notes.append(f"the network is in {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}: it is taken in float32")
         module = module.float()
     return module, notes
-
-
-def materialize(module: nn.Module, channels: int, image_size: int) -> None:
-    """Run a network with lazy layers (``nn.LazyLinear``) once, so that they get their sizes; changed in place.
-
-    Raises:
-        ModelError: it does not run on such an image.
-    """
-    if not any(isinstance(layer, LazyModuleMixin) for layer in module.modules()):
-        return
-    modes = [(m, m.training) for m in module.modules()]
-    try:
-        with torch.no_grad():
-            module.eval()(torch.zeros(1, channels, image_size, image_size))
-    except Exception as error:  # the network is not ours: anything may come out of it
-        raise ModelError(
-            f"the network has lazy layers and does not run on a {image_size}x{image_size} image: {type(error).__name__}: {error}",
-            "lazy layers get their sizes from the first image",
-        ) from error
-    finally:
-        for m, training in modes:
-            m.training = training
 
 
 def check_training_outputs(module: nn.Module, channels: int, image_size: int, num_classes: int) -> list[str]:
@@ -116,6 +96,24 @@ def bake_norms(module: nn.Module) -> list[str]:
                 done[label] = done.get(label, 0) + 1
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     return [f"{kind} of {count} layers is computed into their weights, which are trained without it" for kind, count in done.items()]
+
+
+def _materialize(module: nn.Module, channels: int, image_size: int) -> None:
+    """Run a network with lazy layers once, so that they get their sizes."""
+    if not any(isinstance(layer, LazyModuleMixin) for layer in module.modules()):
+        return
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, channels, image_size, image_size))
+    except Exception as error:  # the network is not ours: anything may come out of it
+        raise ModelError(
+            f"the network has lazy layers and does not run on a {image_size}x{image_size} image: {type(error).__name__}: {error}",
+            "lazy layers get their sizes from the first image",
+        ) from error
+    finally:
+        for m, training in modes:
+            m.training = training
 
 
 def _inner(module: nn.Module) -> nn.Module | None:

@@ -19,7 +19,7 @@ from planish.errors import ModelError, first_line
 from planish.models import resnet, torchvision_heads
 from planish.models.checkpoints import State, aligned, read_checkpoint
 from planish.models.heads import strides_for, with_head
-from planish.models.plain import bake_norms, check_training_outputs, materialize, unwrapped
+from planish.models.plain import bake_norms, check_training_outputs, unwrapped
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.weights import fit_weights, read_weights
 
@@ -139,8 +139,7 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
                 "its code is not part of what was saved",
                 "give it again: load_artifact(folder, module=...)",
             )
-        module, notes = unwrapped(module)
-        materialize(module, source.channels, image_size)
+        module, notes = unwrapped(module, source.channels, image_size)
         if not hasattr(module, "decode"):
             classifier, outputs = find_classifier(module, source.channels, image_size)
             module = module if outputs == source.num_classes else replace_classifier(module, classifier, source.num_classes)
@@ -149,9 +148,7 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
     if kind == "":
         return resnet.resnet(name, source.num_classes, source.channels), []
     if kind not in ("torchvision", "timm"):
-        module, notes = unwrapped(_from_file(Path(kind), name, source))
-        materialize(module, source.channels, image_size)
-        return module, notes
+        return unwrapped(_from_file(Path(kind), name, source), source.channels, image_size)
     built = _torchvision(name, source.num_classes) if kind == "torchvision" else _timm(name, source.num_classes)
     if source.channels != 3:
         set_input_channels(built, source.channels)
@@ -173,8 +170,7 @@ def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size:
     if weights == "imagenet":
         raise ModelError("weights 'imagenet' for a network handed over in Python", "it comes with its own weights", "leave weights away")
     source = Source("module", num_classes, channels)
-    inner, notes = unwrapped(module)
-    materialize(inner, channels, image_size)
+    inner, notes = unwrapped(module, channels, image_size)
     classifier, had = find_classifier(inner, channels, image_size)
     built, _ = _built(source, inner, image_size)
     notes += [] if had == num_classes else [f"the network has {had} outputs: a fresh classifier of {num_classes} takes their place"]
