@@ -143,10 +143,18 @@ def _tensors(node: fx.Node) -> list[fx.Node]:
 
 
 def _source(node: fx.Node, module: nn.Module) -> fx.Node:
-    """Where a tensor comes from, behind all that only moves values."""
+    """Where a tensor comes from, behind all that only moves values; a part of what a layer returns (an LSTM) comes from there."""
     while _kind(node, module) in _MOVES:
-        node = node.all_input_nodes[0]
+        before = node.all_input_nodes[0]
+        if _kind(before, module) not in _MOVES and isinstance(before.meta.get("tensor_meta"), tuple) and not _is_tensor(before):
+            break
+        node = before
     return node
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    """Whether the node makes one tensor, not several."""
+    return hasattr(node.meta.get("tensor_meta"), "shape")
 
 
 def _simplify(graph: Placed) -> None:
