@@ -27,7 +27,8 @@ _HARMLESS = (
     argparse.Namespace, types.SimpleNamespace, collections.defaultdict, dict, list, set, int, float, str,
     pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
     datetime.datetime, datetime.date, datetime.timedelta,
-    np.dtype, np._core.multiarray.scalar, np._core.multiarray._reconstruct, np.ndarray, type(np.dtype("f4")), type(np.dtype("f8")),
+    np.dtype, np.ndarray, *(getattr(np._core.multiarray, name) for name in ("scalar", "_reconstruct")),  # type: ignore[attr-defined]
+    type(np.dtype("f4")), type(np.dtype("f8")),
     type(np.dtype("i4")), type(np.dtype("i8")), type(np.dtype("b1")), type(np.dtype("u1")),
 )  # fmt: skip
 # Where a network lies in a checkpoint, what is preferred first: averaged weights are those that are evaluated (timm, BasicSR).

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 from planish.errors import ModelError, first_line
 from planish.models.outputs import logits_and_auxiliary
 
-_HOOKS = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
+_HOOKS: dict[type, Callable[[nn.Module, str], Any]] = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
 
 
 def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Module, list[str]]:
@@ -81,18 +83,17 @@ def bake_norms(module: nn.Module) -> list[str]:
     """
     done: dict[str, int] = {}
     for layer in module.modules():
-        for hook in list(layer._forward_pre_hooks.values()):
-            if remove := _HOOKS.get(type(hook)):
-                remove(layer, hook.name)
+        for hook in _norm_hooks(layer):
+            _HOOKS[type(hook)](layer, hook.name)
+            done[type(hook).__name__] = done.get(type(hook).__name__, 0) + 1
+            if isinstance(hook, SpectralNorm):
                 for key, left in list(layer._load_state_dict_pre_hooks.items()):  # torch 2.14 does not find its own, which it has wrapped
                     if isinstance(getattr(left, "hook", left), SpectralNormLoadStateDictPreHook):
                         del layer._load_state_dict_pre_hooks[key]
-                done[type(hook).__name__] = done.get(type(hook).__name__, 0) + 1
         if parametrize.is_parametrized(layer):
-            assert isinstance(layer.parametrizations, nn.ModuleDict)
-            for name in list(layer.parametrizations):
-                (kind, *_) = layer.parametrizations[name]
-                label = type(kind).__name__.lstrip("_")
+            by_tensor: Any = layer.parametrizations
+            for name in list(by_tensor):
+                label = type(by_tensor[name][0]).__name__.lstrip("_")
                 done[label] = done.get(label, 0) + 1
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
     return [f"{kind} of {count} layers is computed into their weights, which are trained without it" for kind, count in done.items()]
@@ -119,7 +120,8 @@ def _materialize(module: nn.Module, channels: int, image_size: int) -> None:
 def _inner(module: nn.Module) -> nn.Module | None:
     """The network that a wrapper of torch's holds, None where it is none."""
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return module.module
+        inner: nn.Module = module.module
+        return inner
     compiled = getattr(module, "_orig_mod", None)
     return compiled if isinstance(compiled, nn.Module) else None
 
@@ -127,9 +129,14 @@ def _inner(module: nn.Module) -> nn.Module | None:
 def _detach_computed_weights(module: nn.Module) -> None:
     """Weights that a hook computes anew before every call may still hold the last one's graph, with which they cannot be copied."""
     for layer in module.modules():
-        for hook in layer._forward_pre_hooks.values():
-            if type(hook) in _HOOKS and isinstance(weight := getattr(layer, hook.name), torch.Tensor):
+        for hook in _norm_hooks(layer):
+            if isinstance(weight := getattr(layer, hook.name), torch.Tensor):
                 setattr(layer, hook.name, weight.detach())
+
+
+def _norm_hooks(layer: nn.Module) -> list[Any]:
+    """The layer's weight norm and spectral norm of the older form."""
+    return [hook for hook in layer._forward_pre_hooks.values() if type(hook) in _HOOKS]
 
 
 def _culprit(module: nn.Module) -> str:

@@ -77,7 +77,7 @@ def file_job(
     decode_side = decode_side_for(min(known)) if known else DECODE_SIDE
     images = _images(data, decode_side, foreign.channels, skip_bad, seed)
     learned = task_for(images.task, images.splits, images.class_names)
-    spec = InputSpec(foreign.channels or images.channels, *_size(foreign, image_size, usual_side(images, learned.largest_side), file))
+    spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, image_size, usual_side(images, learned.largest_side), file))
     preprocessing = Preprocessing(
         decode_side, resize or fitting_resize(images), _values("mean", mean, spec.channels), _values("std", std, spec.channels)
     )

@@ -131,7 +131,7 @@ def decode_side_for(image_size: int) -> int:
 
 def usual_side(images: ImageData, largest: int) -> int:
     """Height and width in pixels that a model is fed where nobody says: the images' own typical size, above 32 a multiple of 16."""
-    side = min(largest, round((images.typical_height * images.typical_width) ** 0.5))
+    side: int = min(largest, round((images.typical_height * images.typical_width) ** 0.5))
     return side - side % 16 if side > 32 else side
 
 
