@@ -46,10 +46,9 @@ def read_coco(root: Path, files: dict[Path, GivenSplit | None]) -> tuple[list[No
     images: dict[Path, NotedImage] = {}
     names: dict[int, str] = {}
     loaded = {file: _load(file) for file in files}
-    if empty := [file for file, content in loaded.items() if not content.get("annotations")]:
-        if len(empty) < len(loaded):
-            for file in empty:
-                note(f"{file.name} has no annotations and is left out, with its {len(loaded.pop(file)['images'])} images")
+    empty = [file for file, content in loaded.items() if not content.get("annotations")]
+    for file in empty if len(empty) < len(loaded) else ():
+        note(f"{file.name} has no annotations and is left out, with its {len(loaded.pop(file)['images'])} images")
     for file, content in loaded.items():
         try:
             found, here = _read_file(root, file, files[file], content)
@@ -61,7 +60,9 @@ def read_coco(root: Path, files: dict[Path, GivenSplit | None]) -> tuple[list[No
                 raise DataError(f"class {number} is {names[number]!r} in one file and {name!r} in {file.name}", "all files number alike")
         for image in found:
             if image.path in images:
-                raise DataError(f"{image.key} is listed twice, the second time in {file.name}", "an image is listed once", "merge its entries")
+                raise DataError(
+                    f"{image.key} is listed twice, the second time in {file.name}", "an image is listed once", "merge its entries"
+                )
             images[image.path] = image
     objects = [one for image in images.values() for one in image.objects]
     if objects and all(one.crowd for one in objects):
@@ -98,15 +99,23 @@ def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[s
         size = (round(float(sides[0])), round(float(sides[1]))) if all(sides) else None
         images.append(NotedImage(path.relative_to(root).as_posix(), path, split, tuple(of_image.get(number, ())), size))
     if strangers := [number for number in of_image if number not in known]:
-        raise DataError(
-            f"{file.name} has annotations of image {strangers[0]!r}, which it does not list", "each belongs to a listed image"
-        )
+        raise DataError(f"{file.name} has annotations of image {strangers[0]!r}, which it does not list", "each belongs to a listed image")
     return images, here
 
 
 def _number(value: Any) -> Any:
     """An id; some tools write the same one as a number here and as text there."""
     return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read: {error}", "it is COCO's JSON", "write it again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise DataError(f"{file} has no list of images", "COCO's JSON has images, annotations and categories")
+    return content
 
 
 def is_coco(file: Path) -> bool:
