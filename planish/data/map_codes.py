@@ -146,7 +146,7 @@ def noisy_binary(root: Path, files: Sequence[Path]) -> Codes | None:
         or sum(ends) < _MOSTLY * counts.sum()
     ):
         return None
-    note(f"masks are black and white with {100 * others / counts.sum():.1f} % of other greys (JPEG, or resizing): they are cut at 128")
+    note(f"masks are black and white with {100 * others.sum() / counts.sum():.1f} % of other greys, as of JPEG: they are cut at 128")
     codes = (*range(256), *(_COLOUR + value * 0x010101 for value in range(256)))
     return Codes(codes, tuple(int(code & 255 >= 128) for code in codes), ("background", "object"))
 

@@ -23,7 +23,11 @@ def size_of(noted: NotedImage) -> tuple[int, int]:
     Raises:
         OSError: it is not there, or is no image.
     """
-    with Image.open(noted.path) as image:
+    try:
+        image = Image.open(noted.path)
+    except Image.DecompressionBombError as error:
+        raise OSError(str(error)) from error
+    with image:
         width, height = image.size
         turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
         return (width, height) if turned else (height, width)
