@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/drift.py [--data fashion-mnist] [--budget 5m] [--weeks 100] [--images 5000]
 
 A network learns all classes but the last. Each simulated week draws a reference of 1000 images and a stream of others, all of which the
-network never saw. Weeks without drift are just that. In the others every image after the first 500 is darker, or blurred, or a class no
-longer comes, or a tenth of the images is of the class that was never learned.
+network never saw, independently (see drift_streams.py for streams that depend on themselves). Weeks without drift are just that. In the
+others every image after the first 500 is darker, or blurred, or a class no longer comes, or a tenth of the images is of the class that was
+never learned.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from planish.data import load_images
 from planish.evaluation.machine import describe_machine
 from planish.export.bundle import REFERENCE
 from planish.export.reference import CLASS, image_values
-from planish.serving.drift import Drift
+from planish.serving.drift import Drift, DriftSettings
 from planish.serving.serve import open_models
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def week(folder: Path, model: Any, usual: Said, stream: Said) -> tuple[list[str]
         "classes": {name: sum(said == name for _, said in usual) for name in model.bundle.class_names},
     }
     (folder / REFERENCE).write_text(json.dumps(reference))
-    drift, first = Drift(folder), None
+    drift, first = Drift(folder, DriftSettings(correlation_s=0)), None
     for number, (values, said) in enumerate(stream, 1):
         drift.add(values, said, MONDAY)
         if first is None and any(drift.drifted(kind) for kind in drift.kinds):

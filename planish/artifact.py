@@ -71,6 +71,8 @@ class Source:
         sha256: hash of ``file.py`` or of the ONNX file, empty for the others.
         task: what its outputs are for.
         strides: of the maps that a detector or segmenter takes from the network that is named.
+        bins: of each distance that a detector predicts from a place to a side of a box, in cells: 0 to ``bins - 1``.
+        detections: that a detector returns of an image.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Source:
     sha256: str = ""
     task: str = "classification"
     strides: tuple[int, ...] = ()
+    bins: int = 8
+    detections: int = 100
 
 
 @dataclass(frozen=True, config=_STRICT)

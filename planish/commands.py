@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,12 +28,13 @@ from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVi
 from planish.export.bundle import bundle_folder, write_bundle
 from planish.export.litert_file import converter_python
 from planish.export.runtimes import available, registered
+from planish.export.signature import sign as sign_bundle
 from planish.export.verify import VerifyReport
 from planish.export.verify import verify as verify_bundle
 from planish.measurement import Measurement
 from planish.models.storage import save_artifact
 from planish.plan import Plan
-from planish.progress import collecting_notes
+from planish.progress import collecting_notes, note
 from planish.report import write_report
 from planish.report.comparison import write_comparison
 from planish.report.ensembles import write_ensembles
@@ -56,6 +58,7 @@ from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
 from planish.search.original import write_training
 from planish.search.result import Result
+from planish.search.resumable import resumable
 from planish.search.retrain import Continued
 from planish.search.retrain import continue_from as retrain
 from planish.search.state import Watch
@@ -64,8 +67,10 @@ from planish.search.suspects import Suspects
 from planish.search.suspects import suspects as find_suspects
 from planish.serving.monitor import Monitored
 from planish.serving.monitor import monitor as look_for_drift
-from planish.task import SplitName, Task
+from planish.split_assignment import assignment_beside, combined
+from planish.task import SplitName
 from planish.tasks import task_for
+from planish.training import Distill
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
 from planish.training.probe import FewShot
@@ -213,34 +218,34 @@ def train(
         command: the command line, for the page.
     """
     folder = Path(out)
-    checkpoint = folder.with_name(folder.name + ".checkpoint")
-    if folder.exists() and not (resume and checkpoint.exists()):
+    interrupted = folder.with_name(folder.name + ".checkpoint").exists()  # then a model that is there is its own, not evaluated yet
+    if folder.exists() and not (resume and interrupted):
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
-    if checkpoint.exists() and not resume:
-        raise BundleError(
-            f"{checkpoint} is left from an interrupted training", "it is not thrown away unasked", "add --resume, or delete it"
-        )
+    name = model if isinstance(model, str) else type(model).__name__
     resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=weights is not None, task=task, model=model)
-    with collecting_notes() as notes:
+    settings = {
+        "data": str(data), "model": name, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "train": train_mode,
+        "budget": budget, "task": task, "skip_bad": skip_bad, "seed": seed,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        notes = stack.enter_context(collecting_notes())
+        checkpoint = stack.enter_context(resumable(folder, settings, resume=resume))
         job = prepare(
             data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, task=task,
             skip_bad=skip_bad, seed=seed,
         )  # fmt: skip
         warn_of_fresh_weights(recipe, job.pretrained)
         job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
-        folder.parent.mkdir(parents=True, exist_ok=True)
         seconds = None if budget is None else units.seconds(budget)
         original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
-    artifact = original.artifact
-    spec, preprocessing = artifact.input_spec, artifact.preprocessing
-    save_artifact(artifact, folder)  # first, so that nothing that follows can lose it
-    judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
-    (folder / "recipe.yaml").write_text(resolved.to_yaml())
-    write_training(original, job.task, folder)
-    name = model if isinstance(model, str) else type(model).__name__
-    keep(folder, judged, job.task, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
-    write_evaluation(folder)
-    checkpoint.unlink(missing_ok=True)
+        artifact = original.artifact
+        spec, preprocessing = artifact.input_spec, artifact.preprocessing
+        save_artifact(artifact, folder, job.data.assignment)  # before it is evaluated, so that nothing that follows can lose it
+        judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
+        (folder / "recipe.yaml").write_text(resolved.to_yaml())
+        write_training(original, job.task, folder)
+        keep(folder, judged, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
+        write_evaluation(folder)
     return Trained(artifact, folder, judged.found.metrics)
 
 
@@ -262,7 +267,7 @@ def evaluate(
     model: str | Path,
     data: str | Path,
     *,
-    split: SplitName = "test",
+    split: SplitName | None = None,
     runtime: str = "auto",
     calibrate: bool = False,
     corruptions: bool = False,
@@ -275,25 +280,29 @@ def evaluate(
 ) -> dict[str, Measurement]:
     """Metrics of a bundle, run, saved model or exported file on images, with intervals.
 
+    Images that the model was made with are in the split that they were in then, whatever their files are called now; new ones are assigned
+    by their content. Where the model knows none of the images, all of them are evaluated, unless the data has a test split of its own.
+
     With ``out``, that folder holds ``evaluation.html``: classes, mistakes, calibration, and thresholds that keep a promise; beside it
     ``evaluation.json`` and the predictions it was made of.
 
     Args:
         model: what to evaluate.
         data: a folder, a manifest or a built-in name.
-        split: which images.
+        split: which images; None for test, or for all where the model knows none.
         runtime: ``auto`` takes the bundle's own.
         calibrate: also fit a temperature on validation, and say what it does to log loss and calibration error.
         corruptions: also evaluate on noisy, blurred, foggy and compressed images, 55 times up to 1000 of them.
         out: folder for the page, which also calibrates; earlier ones are replaced.
         precision: in percent, that the page's thresholds shall keep.
         tile: pixels of the tiles that large images are answered in, tile by tile; None for whole images.
-        seed: of the split and the corruptions.
+        seed: of the corruptions, and of the split where the model keeps none.
         skip_bad: leave broken images out.
         command: the command line, for the page.
 
     Raises:
-        DataError: the images have other classes than the model; or the temperature would be judged on the images that it was fitted on.
+        DataError: the images have other classes than the model; none is in the split; or the temperature would be judged on the images
+            that it was fitted on.
         GoalError: the precision is not between 0 and 100.
         BundleError: nothing can be written to ``out``.
     """
@@ -312,14 +321,27 @@ def evaluate(
     with collecting_notes() as notes:
         opened = open_model(model, runtime)
         spec, preprocessing = opened.input_spec, opened.preprocessing
-        task = _task_of(opened, data, seed, skip_bad)
+        images = _images_for(opened, data, seed, skip_bad)
+        if split is None and opened.assignment is not None and not images.known and "test" not in images.given:
+            kept: SplitName | None = "validation" if images.task == "classification" and (calibrate or out is not None) else None
+            images = images.all_in_test(but=kept)
+            count = f"all {len(images.splits['test'])} images" + f" but {len(images.splits['validation'])} that calibrate" * (
+                kept is not None
+            )
+            note(f"{model} was made with none of these images: {count} are evaluated")
+        chosen: SplitName = split or "test"
+        images.require(chosen)
+        if calibrate:
+            images.require("validation")
+        task = task_for(opened.task, images.splits, images.class_names)
         judged = judge(
-            opened.predictor(threads=2), task, split, spec, preprocessing,
-            calibrate=calibrate or out is not None, corruptions=corruptions, seed=seed, tile=tile,
+            opened.predictor(threads=2), task, chosen, spec, preprocessing,
+            calibrate=calibrate or (out is not None and len(images.splits["validation"]) > 0),
+            corruptions=corruptions, seed=seed, tile=tile,
         )  # fmt: skip
     if out is not None:
         keep(
-            Path(out), judged, task, spec, preprocessing, model=str(model), data=str(data), runtime=opened.runtime, precision=precision,
+            Path(out), judged, spec, preprocessing, model=str(model), data=str(data), runtime=opened.runtime, precision=precision,
             command=command, notes=notes,
         )  # fmt: skip
         write_evaluation(Path(out))
@@ -329,7 +351,15 @@ def evaluate(
 def compress(
     model: str | Path, data: str | Path, *, plan: str | Path | Plan, out: str | Path = "compressed", seed: int = 0, skip_bad: bool = False
 ) -> Compressed:
-    """Carry out a plan written by hand, on a saved model; evaluate before and after, on test.
+    """Carry out a plan written by hand, on a saved model; evaluate before and after, on test. Images have the splits that the model keeps.
+
+    Args:
+        model: folder of a saved torch model.
+        data: the images.
+        plan: a plan, or a YAML or JSON file.
+        out: folder for the result.
+        seed: of the split, where the model keeps none.
+        skip_bad: leave broken images out.
 
     Raises:
         PlanError: the plan cannot be read, or its steps do not combine.
@@ -345,15 +375,19 @@ def compress(
             f"{model} is an exported model", "a plan starts from a saved torch model", "run planish train, and give its --out folder"
         )
     facts = steps.check(opened.artifact.facts)
-    task = _task_of(opened, data, seed, skip_bad)
+    teachers = [assignment_beside(Path(folder)) for step in steps.steps if isinstance(step, Distill) for folder in step.teachers]
+    known = combined([opened.assignment, *teachers])
+    images = _images_for(replace(opened, assignment=known), data, seed, skip_bad)
+    images.require("train", "validation", "test")
+    task = task_for(opened.task, images.splits, images.class_names)
     after = steps.apply(opened.artifact, task)
     before_metrics = evaluate_split(opened.predictor(), task, "test", opened.input_spec, opened.preprocessing).metrics
     folder.parent.mkdir(parents=True, exist_ok=True)
     if facts["format"] == "torch":
-        save_artifact(after, folder)
+        save_artifact(after, folder, images.assignment)
     else:
         runtime = available(facts["format"])[0]
-        write_bundle(after, task, folder, runtime=runtime, measurements={}, threads=1, batch=1)
+        write_bundle(after, task, folder, runtime=runtime, measurements={}, threads=1, batch=1, assignment=images.assignment)
     reopened = open_model(folder)
     after_metrics = evaluate_split(reopened.predictor(threads=2), task, "test", reopened.input_spec, reopened.preprocessing).metrics
     return Compressed(folder, before_metrics, after_metrics, opened.artifact.size_bytes, after.size_bytes)
@@ -382,7 +416,7 @@ def export(
         out: the bundle's folder.
         int8: quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
         calibrate: divide the logits by a temperature that is fitted on the validation images.
-        seed: of the split, as in training.
+        seed: of the split, where the model keeps none.
     """
     by_way_of_onnx: dict[str, tuple[Any, ...]] = {"onnx": (), "openvino": (ToOpenVino(),), "tensorrt": (ToTensorRt(),)}
     directly: dict[str, Any] = {"litert": ToLiteRt(int8=int8), "executorch": ToExecuTorch(int8=int8), "torch_export": ToTorchExport()}
@@ -429,16 +463,30 @@ def explain(model: str | Path, **options: Any) -> Explanation:
     return explain_model(model, **options)
 
 
-def verify(bundle: str | Path, *, latency: bool = True, max_latency: str | float | None = None) -> VerifyReport:
+def sign(bundle: str | Path, *, key: str | Path) -> Path:
+    """Sign a bundle, so that whoever runs it can tell who made it; see ``planish.export.signature``.
+
+    Args:
+        bundle: its folder, or a run's.
+        key: a private Ed25519 key, a PEM file.
+    """
+    return sign_bundle(bundle_folder(Path(bundle)), Path(key))
+
+
+def verify(
+    bundle: str | Path, *, latency: bool = True, max_latency: str | float | None = None, public_key: str | Path | None = None
+) -> VerifyReport:
     """Check a bundle's files, replay its golden samples, and measure its latency. The report says what failed.
 
     Args:
         bundle: its folder, or a run's.
         latency: measure it, and set it beside what the bundle promised.
         max_latency: of one call, ``5ms``; more is a failure.
+        public_key: of whoever must have signed it, a PEM file.
     """
     limit = None if max_latency is None else units.milliseconds(max_latency)
-    return verify_bundle(bundle_folder(Path(bundle)), latency=latency, max_latency_ms=limit)
+    key = None if public_key is None else Path(public_key)
+    return verify_bundle(bundle_folder(Path(bundle)), latency=latency, max_latency_ms=limit, public_key=key)
 
 
 def serve(bundles: Sequence[str | Path], **options: Any) -> None:
@@ -516,7 +564,13 @@ def doctor() -> dict[str, Any]:
     runtimes = {name: kind.version() or f"missing; {kind.install}" for name, kind in registered().items()}
     extras = {
         name: "installed" if find_spec(package) else f"missing; pip install 'planish[{name}]'"
-        for name, package in {"serve": "fastapi", "ray": "ray", "litert": "ai_edge_litert", "executorch": "executorch"}.items()
+        for name, package in {
+            "serve": "fastapi",
+            "ray": "ray",
+            "sign": "cryptography",
+            "litert": "ai_edge_litert",
+            "executorch": "executorch",
+        }.items()
     }
     try:
         extras["litert's converter"] = converter_python()
@@ -532,13 +586,17 @@ def doctor() -> dict[str, Any]:
     }
 
 
-def _task_of(opened: Opened, source: str | Path, seed: int, skip_bad: bool) -> Task:
-    """What a model is for, on these images."""
+def _images_for(opened: Opened, source: str | Path, seed: int, skip_bad: bool) -> ImageData:
+    """These images for a model, in the splits that it keeps."""
+    if opened.assignment is None:
+        note(f"{opened.path} keeps no splits: images are split with seed {seed}, and may be in train of the model and in test here")
     side, channels = opened.preprocessing.decode_side, opened.input_spec.channels
-    images = load_images(source, seed=seed, skip_bad=skip_bad, decode_side=side, channels=channels, task=opened.task)
+    images = load_images(
+        source, seed=seed, skip_bad=skip_bad, decode_side=side, channels=channels, task=opened.task, assignment=opened.assignment
+    )
     if images.class_names != opened.class_names:
         raise DataError(
             f"the images have the classes {', '.join(images.class_names[:8])}, the model {', '.join(opened.class_names[:8])}",
             "both must have the same classes in the same order",
         )
-    return task_for(opened.task, images.splits, images.class_names)
+    return images

@@ -51,6 +51,10 @@ class BundleError(PlanishError):
     """A bundle or a run folder that is incomplete, changed, or does not replay."""
 
 
+class TrustError(PlanishError):
+    """A file that can run code when it is opened, and that nobody vouches for; see ``planish.trust``."""
+
+
 class GoalError(PlanishError):
     """A goal that cannot be read: '--max-latency fast'."""
 

@@ -42,7 +42,8 @@ class Measurement:
 
 _WORDS = {
     "map": "mAP", "map_50": "mAP50", "map_75": "mAP75", "map_small": "mAP of small objects", "map_medium": "mAP of medium objects",
-    "map_large": "mAP of large objects", "mar_100": "mean recall", "miou": "mIoU", "iou": "IoU", "dice": "Dice", "f1": "F1",
+    "map_large": "mAP of large objects", "mar_100": "mean recall", "mar": "mean recall",
+    "miou": "mIoU", "iou": "IoU", "dice": "Dice", "f1": "F1",
 }  # fmt: skip
 
 
@@ -52,10 +53,26 @@ def in_words(name: str) -> str:
     Example:
         >>> in_words("mask_map"), in_words("miou"), in_words("balanced_accuracy"), in_words("map_gaussian_noise")
         ('mask mAP', 'mIoU', 'balanced accuracy', 'mAP gaussian noise')
+        >>> in_words("uncapped_map_50")
+        'mAP50 of all detections'
     """
+    if name.startswith("uncapped_"):
+        return f"{in_words(name.removeprefix('uncapped_'))} of all detections"
     if name.startswith("mask_"):
         return f"mask {in_words(name.removeprefix('mask_'))}"
     if name in _WORDS:
         return _WORDS[name]
     first, _, rest = name.partition("_")
     return " ".join(filter(None, (_WORDS.get(first, first), rest.replace("_", " "))))
+
+
+def size_change(ratio: float) -> tuple[float, str]:
+    """How a file's size compares, from the size before by that after: how many times, and the word for it.
+
+    Example:
+        >>> size_change(4.0), size_change(0.8), size_change(1.0)
+        ((4.0, 'smaller'), (1.25, 'larger'), (1.0, 'of the same size'))
+    """
+    if abs(ratio - 1) < 0.005:
+        return 1.0, "of the same size"
+    return (ratio, "smaller") if ratio > 1 else (1 / ratio, "larger")

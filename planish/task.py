@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from planish.errors import TrainingError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -45,6 +47,16 @@ class AugmentSettings:
     cutmix_alpha: float = 0.0
     mosaic: float = 0.0
     copy_paste: float = 0.0
+
+    def require_only(self, task: str, *usable: str) -> None:
+        """Refuse ways of mixing images that a task has no use for, instead of training without them.
+
+        Raises:
+            TrainingError: one that is not among ``usable`` is asked for.
+        """
+        asked = {name: getattr(self, name) for name in ("mixup_alpha", "cutmix_alpha", "mosaic", "copy_paste")}
+        if wrong := [f"{name}={value:g}" for name, value in asked.items() if value and name not in usable]:
+            raise TrainingError(f"{', '.join(wrong)} for {task}", f"images are mixed there by {' or '.join(usable)}", "set it to 0")
 
 
 class Split(Protocol):
@@ -104,6 +116,10 @@ class Task(Protocol):
         ...
 
     def split(self, name: SplitName) -> Split: ...
+
+    def uncapped(self) -> Task:
+        """The task whose metrics count all predictions of an image, however many, as is right for images of any size."""
+        ...
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> Any:
         """The targets of some images of a split as the loss takes them: tensors, or a list of dicts of tensors.

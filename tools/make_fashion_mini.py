@@ -21,7 +21,7 @@ def main(source: Path) -> None:
     for split, per_class in (("train", 1000), ("test", 200)):
         classes = sorted(p.name for p in (source / split).iterdir())
         chosen = [p for c in classes for p in sorted(rng.choice(sorted((source / split / c).glob("*.png")), per_class, replace=False))]
-        arrays[f"{split}_images"] = np.stack([np.asarray(Image.open(p)) for p in chosen])
+        arrays[f"{split}_images"] = np.stack([np.asarray(Image.open(p, formats=("PNG",))) for p in chosen])
         arrays[f"{split}_labels"] = np.array([classes.index(p.parent.name) for p in chosen], dtype=np.uint8)
         arrays[f"{split}_indices"] = np.array([int(p.stem) for p in chosen], dtype=np.int32)
         arrays["classes"] = np.array(classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from planish.models.storage import load_artifact
 from planish.plan import Plan
 from planish.search.result import Result
 from planish.search.store import Store
+from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.tasks import Classification
 from planish.training import Distill
 
@@ -73,14 +73,16 @@ def open_finished(folder: Path, data: str | None) -> Finished:
     trained = (Plan(*chosen.steps[: i + 1]) for i, step in enumerate(chosen.steps) if isinstance(step, Distill))
     chosen_seconds = sum(store.seconds_of(f"artifact:{plan.key}") for plan in trained)
     store.close()
+    assignment = SplitAssignment.load(folder / SPLITS_FILE)
     images = load_images(
         data or settings["data"],
         seed=settings["seed"],
         skip_bad=settings["skip_bad"],
         decode_side=original.preprocessing.decode_side,
         channels=original.input_spec.channels,
+        assignment=assignment,
     )
-    if json.loads(json.dumps(images.assignment)) != json.loads((folder / "splits.json").read_text()):
+    if images.assignment.splits != assignment.splits or images.known != images.report.images:
         raise DataError(
             f"{data or settings['data']} is not split as the run's images were",
             "the peers train, choose and are tested on the very same images",

@@ -177,8 +177,17 @@ def train(
     ] = None,
     add: Annotated[str | None, typer.Option(help="New labelled images for it: a folder, or the labels.csv of planish monitor.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Let the new bundle take the old one's place if it is better on old and on new images.")
+        bool,
+        typer.Option(
+            "--replace", help="Let the new bundle take the old one's place if tests on images that neither saw show it is better."
+        ),
     ] = False,
+    alpha: Annotated[
+        float | None, typer.Option(help="Error of each test: how often a network that is no better would pass; 0.05 by default.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="With --continue-from: points of accuracy that may be lost on old images; 2 by default.")
+    ] = None,
     image_size: ImageSize = None,
     task: TaskName = None,
     skip_bad: SkipBad = False,
@@ -212,13 +221,16 @@ def train(
             fail("--continue-from and --add belong together. For example --continue-from runs/photos --add to-label/labels.csv.")
         if continue_from is not None and add is not None:
             of_training = {name: options[name] for name in ("recipe", "changes", "budget", "skip_bad", "seed")}
+            of_test = {name: value for name, value in (("alpha", alpha), ("max_drop", max_drop)) if value is not None}
             continued = commands.continue_from(
-                continue_from, data, add, out=out or Path("continued"), replace_served=replace, **of_training
+                continue_from, data, add, out=out or Path("continued"), replace_served=replace, **of_training, **of_test
             )  # fmt: skip
             print_json(continued) if json else stdout.print(continued.verdict, markup=False)
             if not continued.better:
                 raise typer.Exit(1)
             return
+        if replace or alpha is not None or max_drop is not None:
+            fail("--replace, --alpha and --max-drop are only valid with --continue-from. Omit them, or name a run.")
         if repeats is not None:
             fail("--repeats has no meaning without --folds. Give, for example, --folds 5 --repeats 2.")
         trained = commands.train(data, task=task, out=out or Path("model"), command=shlex.join(["planish", *sys.argv[1:]]), **options)
@@ -255,7 +267,9 @@ def recipes(
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundle, run, saved model or .onnx file.")],
     data: Data,
-    split: Annotated[str, typer.Option(help="train, calibration, validation or test.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="train, calibration, validation or test; by default test, or all images where the model knows none.")
+    ] = None,
     runtime: Runtime = "auto",
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Also fit a temperature on validation: log loss and calibration error with it.")
@@ -278,7 +292,7 @@ def evaluate(
         from planish import commands
         from planish.task import SPLITS
 
-        if split not in SPLITS:
+        if split is not None and split not in SPLITS:
             fail(f"there is no split {split!r}. Splits are {', '.join(SPLITS)}.")
         if precision is not None and out is None:
             fail("--precision has no meaning without --out. The thresholds are in the page.")
@@ -396,11 +410,29 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
+@app.command(
+    epilog="Example: planish sign runs/demo --key key.pem   then   planish verify runs/demo --public-key key.pub. "
+    "Make the keys with: openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out key.pub"
+)
+def sign(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")],
+    key: Annotated[Path, typer.Option(help="Private Ed25519 key, a PEM file; keep it where only you can read it.")],
+    debug: Debug = False,
+) -> None:
+    """Sign a bundle, so that verify and serve can tell who made it, with --public-key."""
+    with running(debug=debug):
+        from planish.export.bundle import bundle_folder
+        from planish.export.signature import sign as write
+
+        stdout.print(str(write(bundle_folder(bundle), key)), markup=False, soft_wrap=True)
+
+
 @app.command(epilog="Example: planish verify runs/demo/bundle")
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder, or a run's.")],
     latency: Annotated[bool, typer.Option(help="Measure the latency here, beside what the bundle promised.")] = True,
     max_latency: Annotated[str | None, typer.Option(help="Of one call, 5ms; exit code 1 where it is missed.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="Whose signature it must have: an Ed25519 key, PEM file.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -412,7 +444,7 @@ def verify(
         from planish.search.goal import milliseconds
 
         limit = None if max_latency is None else milliseconds(max_latency)
-        found = check(bundle_folder(bundle), latency=latency, max_latency_ms=limit)
+        found = check(bundle_folder(bundle), latency=latency, max_latency_ms=limit, public_key=public_key)
         print_json(found) if json else stdout.print(str(found), markup=False, soft_wrap=True)
         if not found.ok:
             raise typer.Exit(1)

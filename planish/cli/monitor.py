@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from planish.cli.options import Debug, Json
-from planish.cli.running import fail, one_of, print_json, progress, running, stdout
+from planish.cli.options import Correlation, Cycle, Debug, Json, drift_settings
+from planish.cli.running import fail, print_json, progress, running, stdout
 
 
 def monitor(
@@ -19,8 +19,17 @@ def monitor(
     ] = None,
     false_alarms: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Share of periods without drift that may give an alarm.")] = 0.05,
     period: Annotated[str, typer.Option(help="week or day; each is judged anew.")] = "week",
-    every: Annotated[str | None, typer.Option(help="Look again and again: 1m, 1h. Ends at the first alarm.")] = None,
-    webhook: Annotated[str | None, typer.Option(help="Address that is told of an alarm, as JSON.")] = None,
+    correlation: Correlation = "60s",
+    cycle: Cycle = "none",
+    every: Annotated[str | None, typer.Option(help="Look again and again: 1m, 1h. Ends at the first alarm that the webhook took.")] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(envvar="PLANISH_WEBHOOK", help="Address that is told of an alarm, as JSON. It is printed nowhere."),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", exists=True, dir_okay=False, help="As of planish serve; the first key is given to the service."),
+    ] = None,
     label: Annotated[int | None, typer.Option(min=1, help="Copy that many logged images to --out: those most worth a label.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for them; it gets a labels.csv to fill in.")] = None,
     rules: Annotated[Path | None, typer.Option(help="Write alert rules for Prometheus to this file.")] = None,
@@ -32,18 +41,21 @@ def monitor(
         from planish.cli.tables import monitor_table
         from planish.search.goal import seconds
         from planish.serving.labelling import worth_labelling
-        from planish.serving.monitor import ALERT_RULES
+        from planish.serving.monitor import ALERT_RULES, is_address
         from planish.serving.monitor import monitor as look  # planish.commands would bring torch, which is not needed here
 
         if (label is None) != (out is None):
             fail("--label and --out belong together. For example --label 50 --out to-label.")
+        if out is not None and out.exists():
+            fail(f"--out {out} exists already. Choose another.")
+        if label is not None and is_address(source):
+            fail("--label takes images from the folder of a log, not from an address.")
+        settings = drift_settings(correlation, cycle, false_alarms, period)
         if rules is not None:
             rules.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ALERT_RULES, rules)
-        found = look(
-            source, bundles or (), false_alarms=false_alarms, period=one_of("--period", period, "day", "week"),
-            every_s=None if every is None else seconds(every), webhook=webhook,
-        )  # fmt: skip
+        every_s = None if every is None else seconds(every)
+        found = look(source, bundles or (), settings=settings, every_s=every_s, webhook=webhook, key=_first_key(keys))
         if json:
             print_json(found)
         else:
@@ -55,3 +67,12 @@ def monitor(
                 stdout.print(f"{count} images most worth a label: fill in {out / 'labels.csv'}", soft_wrap=True)
         if any(one.drifted for one in found):
             raise typer.Exit(1)
+
+
+def _first_key(keys: Path | None) -> str | None:
+    if keys is None:
+        return None
+    found = [line.strip() for line in keys.read_text().splitlines() if line.strip()]
+    if not found:
+        fail(f"{keys} holds no key. It has one on each line.")
+    return found[0]

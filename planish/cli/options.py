@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planish.cli.running import fail
+from planish.cli.running import fail, one_of
+
+if TYPE_CHECKING:
+    from planish.serving.drift import DriftSettings
 
 Data = Annotated[
     str,
@@ -44,6 +47,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Train = Annotated[str, typer.Option(help="auto trains the model unless it knows the classes already; always; never.")]
 
+Correlation = Annotated[
+    str,
+    typer.Option(help="Time after which two images of one source (header X-Source) are independent: 0, 60s, 10m. Drift is judged by such."),
+]
+Cycle = Annotated[
+    str, typer.Option(help="none, day or week: what comes back in each, as day and night do, is no drift. Judged at its end.")
+]
+
 
 def recipe_changes(changes: list[str] | None, **short: int | None) -> list[str]:
     """What --set says of the recipe, after what has an option of its own."""
@@ -56,3 +67,14 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         fail(f"{option} {text} is not a number, nor several with commas between. For example {option} 0.485,0.456,0.406.")
+
+
+def drift_settings(correlation: str, cycle: str, false_alarms: float = 0.05, period: str = "week") -> DriftSettings:
+    """What is assumed of images that do not drift."""
+    from planish.search.goal import seconds
+    from planish.serving.drift import DriftSettings
+
+    correlation_s = 0.0 if correlation.strip() == "0" else seconds(correlation)
+    return DriftSettings(
+        false_alarms, one_of("--period", period, "day", "week"), correlation_s, one_of("--cycle", cycle, "none", "day", "week")
+    )

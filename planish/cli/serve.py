@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from planish.cli.options import Debug
-from planish.cli.running import fail, running, stdout
+from planish.cli.options import Correlation, Cycle, Debug, drift_settings
+from planish.cli.running import fail, running, stderr, stdout
 
 
 def serve(
@@ -23,10 +23,12 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="Images a call of the model.")] = 16,
     max_queue: Annotated[int, typer.Option(min=1, help="Images that may wait; beyond that requests are answered 429.")] = 128,
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16_000_000,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image file.")] = 32_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image file.")] = 24_000_000,
+    max_decoding_bytes: Annotated[int, typer.Option(min=1, help="Of memory for all images that are decoded at a time.")] = 256_000_000,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds after which a request is answered 504.")] = 30.0,
     keys: Annotated[
-        Path | None, typer.Option("--keys", exists=True, dir_okay=False, help="File with a key a line, one of which requests must bring.")
+        Path | None,
+        typer.Option("--keys", exists=True, dir_okay=False, help="A file: a key a line, one of which requests must bring; # for comments."),
     ] = None,
     canary: Annotated[
         list[str] | None,
@@ -36,9 +38,22 @@ def serve(
     watch_rate: Annotated[
         float, typer.Option(min=0.001, help="At most that many predictions a second are looked at for drift, and logged.")
     ] = 20.0,
+    request_log: Annotated[
+        Path | None, typer.Option(help="File to log requests in, readable by its owner alone; by default they go to standard output.")
+    ] = None,
+    request_log_bytes: Annotated[int, typer.Option(min=10_000, help="That this log may have; the oldest lines go first.")] = 100_000_000,
+    address_file: Annotated[
+        Path | None, typer.Option(envvar="PLANISH_ADDRESS_FILE", help="File to write the address into, for a container's health check.")
+    ] = None,
+    correlation: Correlation = "60s",
+    cycle: Cycle = "none",
     log: Annotated[Path | None, typer.Option(help="Folder to log predictions in, for planish monitor.")] = None,
-    log_bytes: Annotated[int, typer.Option(min=10_000, help="That the log may have; the oldest lines go first.")] = 100_000_000,
+    log_bytes: Annotated[int, typer.Option(min=1_000_000, help="That the log may have; the oldest lines go first.")] = 100_000_000,
     log_images: Annotated[int, typer.Option(min=0, help="Image files to keep beside the log; the oldest go first.")] = 0,
+    public_key: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file: only bundles are served that the owner of this key signed.")
+    ] = None,
+    log_image_bytes: Annotated[int, typer.Option(min=1, help="That they may have together.")] = 1_000_000_000,
     certificate: Annotated[Path | None, typer.Option("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="PEM file.")] = None,
     ray: Annotated[bool, typer.Option("--ray", help="As replicas in Ray Serve, here or in the cluster RAY_ADDRESS names.")] = False,
@@ -49,9 +64,13 @@ def serve(
     with running(debug=debug):
         if replicas > 1 and not ray:
             fail("--replicas has no meaning without --ray, which starts them.")
+        from planish.serving.key_file import others_may_read, read_keys
         from planish.serving.recorder import LogSettings
+        from planish.serving.request_log import RequestLog
         from planish.serving.serve import serve as listen  # planish.commands would bring torch, which a service has no use for
 
+        if keys is not None and others_may_read(keys):
+            stderr.print(f"Warning: other users of this machine can read {keys}; run: chmod 600 {keys}", markup=False, soft_wrap=True)
         listen(
             bundles,
             host=host,
@@ -61,12 +80,17 @@ def serve(
             max_queue=max_queue,
             max_bytes=max_bytes,
             max_pixels=max_pixels,
+            max_decoding_bytes=max_decoding_bytes,
             timeout_s=timeout,
-            keys=() if keys is None else tuple(line.strip() for line in keys.read_text().splitlines() if line.strip()),
+            keys=() if keys is None else read_keys(keys),
             canary=canary or (),
             reload=reload,
             watch_rate=watch_rate,
-            log=LogSettings(log, log_bytes, log_images),
+            request_log=RequestLog(request_log, request_log_bytes),
+            address_file=address_file,
+            public_key=public_key,
+            drift=drift_settings(correlation, cycle),
+            log=LogSettings(log, log_bytes, log_images, log_image_bytes),
             certificate=certificate,
             certificate_key=key,
             replicas=replicas if ray else None,

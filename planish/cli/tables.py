@@ -73,6 +73,8 @@ def monitor_table(found: Monitored) -> Table:
     lines = [f"since {found.since}"] * bool(found.since)
     if found.latency_ms:
         lines.append("a request takes {:.1f} ms, 95 % of them less than {:.1f} ms".format(*found.latency_ms))
+    if found.compared != found.images:
+        lines.append("only images that are independent are compared; --correlation says after what time they are")
     if found.others:
         lines.append(f"{found.others:,} predictions of other bundles of that name were passed over")
     table = _table(title=found.verdict, caption="\n".join(lines))

@@ -22,11 +22,15 @@ _BINS = 2048
 _STEPS = 256
 _TAIL = 1e-5  # of the values, left out by ``percentile`` at both ends together
 _MOST_CUT = 1e-3  # of the values, by ``entropy``
-_CUTS = np.linspace(0.1, 1.0, 91)  # of the whole range, tried by ``mse`` and ``entropy``
+_CUTS = np.linspace(0.1, 1.0, 91)  # of the whole range, tried by ``entropy``
+_ENDS = np.geomspace(0.02, 1.0, 118)  # of either end, tried by ``mse``
 
 
 def activation_ranges(file: Path, batches: Callable[[], Iterable[Pixels]], method: Calibrator) -> dict[str, Range]:
     """The range of every float activation of an ONNX file, by its name; each contains 0, as a quantized range must.
+
+    Zeros do not count, but for ``minmax``: every range represents them exactly, and behind a ReLU, where most values may be zeros, all
+    others would be cut off for their sake.
 
     Args:
         file: takes uint8 ``images`` ``(N, H, W, C)``.
@@ -45,12 +49,12 @@ def activation_ranges(file: Path, batches: Callable[[], Iterable[Pixels]], metho
     for images in batches():
         for name, values in zip(names, session.run(names, {"images": images}), strict=True):
             if ends[name][0] < ends[name][1]:
-                counts[name] += np.histogram(values, _BINS, ends[name])[0]
+                counts[name] += np.histogram(values[values != 0], _BINS, ends[name])[0]
     return {name: CALIBRATORS[method](counts[name], ends[name]) if low < high else (low, high) for name, (low, high) in ends.items()}
 
 
 def percentile(counts: Floats, ends: Range) -> Range:
-    """All but the rarest values, a hundred-thousandth of them."""
+    """All but the rarest values, a hundred-thousandth of those that are not 0."""
     edges, share = np.linspace(*ends, _BINS + 1), np.cumsum(counts) / counts.sum()
     each = _TAIL / ((ends[0] < 0) + (ends[1] > 0))
     low = edges[np.searchsorted(share, each)] if ends[0] < 0 else 0.0
@@ -59,34 +63,36 @@ def percentile(counts: Floats, ends: Range) -> Range:
 
 
 def mse(counts: Floats, ends: Range) -> Range:
-    """The cut whose mean squared error, of rounding within and of clipping beyond, is least (Sung et al. 2015, arXiv:1511.06488)."""
-    return _best_cut(counts, ends, _squared_error)
+    """The ends whose mean squared error, of rounding within and of clipping beyond, is least (Sung et al. 2015, arXiv:1511.06488)."""
+    centres = np.linspace(*ends, 2 * _BINS + 1)[1::2]
+    low, high = (side.ravel() for side in np.meshgrid(ends[0] * _ENDS, ends[1] * _ENDS))
+    step = (high - low) / (_STEPS - 1)
+    zero_point = np.rint(-low / step)  # which is an integer, so that the range begins and ends up to half a step elsewhere
+    below, clipped_below = _clipped(counts, -centres, zero_point * step)
+    above, clipped_above = _clipped(counts[::-1], centres[::-1], (_STEPS - 1 - zero_point) * step)
+    errors = clipped_below + clipped_above + (counts.sum() - below - above) * step**2 / 12
+    best = int(errors.argmin())
+    return float(low[best]), float(high[best])
+
+
+def _clipped(counts: Floats, distances: Floats, ends: Floats) -> tuple[Floats, Floats]:
+    """How many values lie beyond each of ``ends``, and the sum of their squared distances from it; the furthest values come first."""
+    number, total, squares = (np.concatenate([[0.0], np.cumsum(counts * distances**power)]) for power in (0, 1, 2))
+    beyond = np.searchsorted(-distances, -ends)
+    return number[beyond], squares[beyond] - 2 * ends * total[beyond] + ends**2 * number[beyond]
 
 
 def entropy(counts: Floats, ends: Range) -> Range:
     """The cut that loses least information: the Kullback-Leibler divergence of the rounded values from the clipped ones (Migacz 2017).
 
-    Zeros do not count: every range holds them exactly, and behind a ReLU they are so many that all else would be cut for them. And no more
-    than a thousandth of the values is cut off, as the divergence does not mind how far beyond the range they lie.
+    No more than a thousandth of the values is cut off, as the divergence does not mind how far beyond the range they lie.
     """
-    zero = int(np.clip(-ends[0] / (ends[1] - ends[0]) * _BINS, 0, _BINS - 1))
-    beside = counts[max(0, zero - 1) : zero + 2]
-    return _best_cut(np.concatenate([counts[:zero], [beside.min()], counts[zero + 1 :]]), ends, _divergence)
+    centres = np.linspace(*ends, 2 * _BINS + 1)[1::2]
+    cuts = [(ends[0] * c, ends[1] * c) for c in _CUTS]
+    return cuts[int(np.argmin([_divergence(counts, centres, cut) for cut in cuts]))]
 
 
 CALIBRATORS: Mapping[str, Callable[[Floats, Range], Range]] = {"percentile": percentile, "entropy": entropy, "mse": mse}
-
-
-def _best_cut(counts: Floats, ends: Range, cost: Callable[[Floats, Floats, Range], float]) -> Range:
-    centres = np.linspace(*ends, 2 * _BINS + 1)[1::2]
-    cuts = [(ends[0] * c, ends[1] * c) for c in _CUTS]
-    return cuts[int(np.argmin([cost(counts, centres, cut) for cut in cuts]))]
-
-
-def _squared_error(counts: Floats, centres: Floats, cut: Range) -> float:
-    step = (cut[1] - cut[0]) / (_STEPS - 1)
-    beyond = centres - np.clip(centres, *cut)
-    return float((counts * np.where(beyond == 0, step**2 / 12, beyond**2)).sum())
 
 
 def _divergence(counts: Floats, centres: Floats, cut: Range) -> float:

@@ -22,6 +22,24 @@ _LAYERS = ("Conv", "Gemm")
 _LARGEST = 2**31 - 1
 
 
+def add_biases(graph: Any) -> None:
+    """Give every convolution and linear layer without a bias one of zeros: its mean error needs a place where it can be taken off.
+
+    Args:
+        graph: of a float ONNX model; changed in place.
+    """
+    from onnx import numpy_helper
+
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        shape = shapes.get(node.input[1]) if node.op_type in _LAYERS else None
+        if shape is not None and (len(node.input) == 2 or not node.input[2]):
+            by_rows = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
+            name = f"{node.input[1]}.zero_bias"
+            graph.initializer.append(numpy_helper.from_array(np.zeros(shape[0] if by_rows else shape[1], np.float32), name))
+            node.input[:] = [*node.input[:2], name]
+
+
 def correct_biases(original: Path, quantized: Path, batches: Callable[[], Iterable[Pixels]], stage: Stage) -> int:
     """Correct the integer biases of a Q/DQ file, in place.
 

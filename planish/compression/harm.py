@@ -17,8 +17,10 @@ from planish.compression.factors import Method
 from planish.compression.layer_moments import Moments
 from planish.compression.structure import ChannelGraph
 from planish.compression.width_choice import Floats
+from planish.decisions import decide
 from planish.errors import TechniqueError
 from planish.models.quantized import SMALLEST, ActivationQuantizer, fake_quantize
+from planish.models.storage import fingerprint
 from planish.progress import Stage
 
 if TYPE_CHECKING:
@@ -125,11 +127,15 @@ class _Judge:
 
     @torch.no_grad()
     def __init__(self, module: nn.Module, images: Tensor, task: Task, count: int) -> None:
-        module(images[:_LEAST_IMAGES])
-        begun = time.perf_counter()
-        module(images[:_LEAST_IMAGES])
-        affordable = _SECONDS / max(1, count) / (time.perf_counter() - begun) * _LEAST_IMAGES
-        self.batches = torch.split(images[: int(np.clip(affordable, _LEAST_IMAGES, _MOST_IMAGES))], _BATCH)
+        def affordable() -> int:
+            module(images[:_LEAST_IMAGES])
+            begun = time.perf_counter()
+            module(images[:_LEAST_IMAGES])
+            images_in_time = _SECONDS / max(1, count) / (time.perf_counter() - begun) * _LEAST_IMAGES
+            return min(len(images), int(np.clip(images_in_time, _LEAST_IMAGES, _MOST_IMAGES)))
+
+        used = decide(f"images to weigh by:{fingerprint(module)[:16]}:{count}", affordable)
+        self.batches = torch.split(images[:used], _BATCH)
         self.expected = [module(batch) for batch in self.batches]
         self.task = task
 

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import RAW, Artifact, Step
 from planish.compression.activation_ranges import Calibrator, Range, activation_ranges
-from planish.compression.bias_correction import correct_biases
+from planish.compression.bias_correction import add_biases, correct_biases
 from planish.compression.equalisation import equalise
 from planish.compression.mixed_precision import harm_of_each, shield, time_of_each, worth_keeping_float
 from planish.compression.onnx_graph import fold, readers, set_metadata
@@ -161,6 +161,9 @@ class Int8:
             )
         if self.equalise:
             notes.append(f"{equalise(graph)} pairs of layers equalised")
+        if self.correct_bias:
+            add_biases(graph)
+        if self.equalise or self.correct_bias:
             onnx.save(model, str(prepared))
 
         with Stage("calibrating INT8", (1 if self.method == "minmax" else 2) * sum(map(len, calibration))) as stage:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from planish.compression.least_squares import RowSums, ridge_regression
 from planish.evaluation.layer_latency import Pair
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.models.outputs import in_a_row
@@ -101,7 +102,7 @@ def _shrunk(seen: Tensor, blank: Tensor, count: int) -> Tensor:
 def refit(
     module: nn.Module, layers: Mapping[str, nn.Module], rows: Mapping[str, nn.Sequential], batches: Iterable[tuple[Tensor, Any]]
 ) -> None:
-    """Fit the last factor of each row, and its bias, to the outputs of the layer it stands for: least squares, with a ridge to what it is.
+    """Fit the last factor of each row, and its bias if it has one, to the outputs of the layer it stands for: least squares with a ridge.
 
     Channel by channel the same as reconstructing outputs in Zhang et al. 2016 (arXiv:1505.06798).
 
@@ -111,7 +112,7 @@ def refit(
         rows: their factors, by the same names; changed in place.
         batches: as for ``moments``.
     """
-    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    sums: dict[str, RowSums] = {}
     generator = torch.Generator().manual_seed(0)
 
     def see(name: str, given: Tensor, output: Tensor) -> None:
@@ -119,23 +120,18 @@ def refit(
         count = features.shape[1]
         wanted = _rows(layers[name], output).reshape(len(output), count, -1)
         places = torch.randperm(count, generator=generator)[:_POSITIONS]
-        z, y = features[:, places].flatten(0, 1), wanted[:, places].flatten(0, 1)
-        z = torch.cat([z, torch.ones(len(z), 1, dtype=z.dtype)], 1)
-        found = (z.T @ z).double(), (z.T @ y).double()
-        sums[name] = (sums[name][0] + found[0], sums[name][1] + found[1]) if name in sums else found
+        found = RowSums.of(features[:, places].flatten(0, 1), wanted[:, places].flatten(0, 1))
+        sums[name] = sums[name] + found if name in sums else found
 
     with torch.no_grad(), watching(layers, see):
         for images, *_ in batches:
             module(images)
-        for name, (own, crossed) in sums.items():
+        for name, found in sums.items():
             last = cast(nn.Conv2d | nn.Linear, rows[name][-1])
-            assert last.bias is not None
-            before = torch.cat([last.weight.flatten(1), last.bias[:, None]], 1).double().T
-            ridge = len(own) / own[-1, -1] * own.diagonal().mean() * torch.eye(len(own), dtype=own.dtype)  # the more, the fewer the rows
-            ridge[-1, -1] = 1e-6 * own[-1, -1]  # a bias is not shrunk
-            after = torch.linalg.solve(own + ridge, crossed + ridge @ before).T
-            last.weight.copy_(after[:, :-1].reshape(last.weight.shape))
-            last.bias.copy_(after[:, -1])
+            weight, bias = ridge_regression(found, last.weight.flatten(1), "none" if last.bias is None else "fitted")
+            last.weight.copy_(weight.reshape(last.weight.shape))
+            if last.bias is not None and bias is not None:
+                last.bias.copy_(bias)
 
 
 def follow_batch_norm(before: nn.Module, after: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> None:

@@ -20,6 +20,7 @@ from planish.models.quantized import LearnedScale, best_scale, bounds, integers,
 from planish.progress import Stage
 from planish.technique import hyper_parameters
 from planish.training import Distill
+from planish.training.settings import MixedPrecision
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -48,6 +49,7 @@ class QuantizeAware:
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
         max_seconds: training is shortened to end in that time; None for as long as it takes.
+        mixed_precision: see ``FitSettings``.
         seed: of order and augmentation.
 
     Example:
@@ -63,6 +65,7 @@ class QuantizeAware:
     augmentation: Augmentation = "light"
     flip: bool = True
     max_seconds: float | None = Field(default=None, gt=0)
+    mixed_precision: MixedPrecision = "auto"
     seed: int = 0
 
     name: ClassVar[str] = "qat"
@@ -118,6 +121,7 @@ class QuantizeAware:
             augmentation=self.augmentation,
             flip=self.flip,
             max_seconds=self.max_seconds,
+            mixed_precision=self.mixed_precision,
             seed=self.seed,
         )
         return distill.apply(artifact, task)

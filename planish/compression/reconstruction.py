@@ -15,9 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from planish.compression.layer_moments import watching
+from planish.compression.least_squares import Intercept, RowSums, ridge_regression
+from planish.decisions import decide
 from planish.models.batch_norm import reestimate_batch_norm
+from planish.models.storage import fingerprint
 from planish.progress import Stage
 
 _POSITIONS = 64  # of each image and layer: neighbours hardly differ
@@ -32,7 +37,8 @@ def reconstruct(
     """Fit layers of ``after``, from the first to the last, to the outputs of the layers of the same name in ``before``.
 
     A layer sees the inputs that the layers fitted before it make, so errors do not add up. A ridge, the stronger the fewer rows there are
-    for its weights, draws it to what it was. Batch-norm statistics are estimated again on the way.
+    for its weights, draws it to what it was. A layer without a bias is fitted without an intercept, unless only batch norm reads it.
+    Batch-norm statistics are estimated again on the way.
 
     Args:
         before: the network as it was, in eval mode.
@@ -41,19 +47,23 @@ def reconstruct(
         batches: normalised images ``(N, C, H, W)``, whatever comes with them; the same each time.
     """
     images = [batch for batch, *_ in batches()]
+    absorbed = only_normalised(after, outputs, images[0][:1])
     order = _order(after, outputs, images[0][:1])
     parts = [list(part) for part in np.array_split(np.array(order, dtype=object), min(_PARTS, max(1, len(order))))]
-    begun = time.perf_counter()
-    with torch.no_grad():
-        before(images[0])
-        after(images[0])
-    each = (time.perf_counter() - begun) * len(parts)
-    images = images[: max(_LEAST_BATCHES, int(_SECONDS / each))]
+
+    def affordable() -> int:
+        begun = time.perf_counter()
+        with torch.no_grad():
+            before(images[0])
+            after(images[0])
+        return min(len(images), max(_LEAST_BATCHES, int(_SECONDS / (len(parts) * (time.perf_counter() - begun)))))
+
+    images = images[: decide(f"batches to fit by:{fingerprint(after)[:16]}:{len(parts)}", affordable)]
     with Stage("fitting what is left", len(parts)) as stage:
         for part in parts:
             reestimate_batch_norm(after, images, partial(_run, after, part, see=lambda *_: None))
             for name, sums in _sums(before, after, {name: outputs[name] for name in part}, images).items():
-                _fit(after.get_submodule(name), *sums)
+                _fit(after.get_submodule(name), sums, absorbed=name in absorbed)
             stage.advance()
     reestimate_batch_norm(after, images)
 
@@ -91,9 +101,57 @@ def _order(network: nn.Module, names: Iterable[str], image: Tensor) -> list[str]
     return list(order)
 
 
-def _sums(before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], images: Sequence[Tensor]) -> dict[str, list[Any]]:
-    """For each layer the sums over rows of inputs, of outputs and of their products, and the number of rows."""
-    sums: dict[str, list[Any]] = {}
+def only_normalised(network: nn.Module, names: Iterable[str], image: Tensor) -> set[str]:
+    """Those of these layers whose outputs nothing but batch norm reads, which takes any mean off them again.
+
+    Args:
+        network: in eval mode.
+        names: of its layers.
+        image: normalised ``(1, C, H, W)``.
+    """
+    readers = _Readers()
+    handles = [network.get_submodule(name).register_forward_hook(partial(readers.made, name)) for name in names]
+    try:
+        with torch.no_grad(), readers:
+            returned = network(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    readers.read(returned, None)
+    return {name for name, kinds in readers.of.items() if kinds and kinds <= {functional.batch_norm, torch.batch_norm}}
+
+
+class _Readers(TorchFunctionMode):
+    """Within this context, which functions read the outputs of layers.
+
+    Attributes:
+        of: functions by the name of the layer; None stands for what the network returns.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[str, set[Any]] = {}
+        self._outputs: dict[int, tuple[str, Tensor]] = {}  # by identity; kept, so that no other tensor takes it over
+
+    def made(self, name: str, _: nn.Module, __: Any, output: Tensor) -> None:
+        self._outputs[id(output)] = name, output
+        self.of.setdefault(name, set())
+
+    def read(self, values: Any, function: Any) -> None:
+        for value in tree_leaves(values):
+            if id(value) in self._outputs:
+                self.of[self._outputs[id(value)][0]].add(function)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(value, Tensor) for value in tree_leaves(result)):  # and not a question about a shape
+            self.read((args, kwargs), func)
+        return result
+
+
+def _sums(before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], images: Sequence[Tensor]) -> dict[str, RowSums]:
+    """For each layer the sums over rows of inputs and outputs."""
+    sums: dict[str, RowSums] = {}
     inputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     generator = torch.Generator().manual_seed(0)
 
@@ -105,9 +163,8 @@ def _sums(before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], im
     def compare(name: str, _: Tensor, output: Tensor) -> None:
         places, x = inputs[name].pop(0)
         y = output.flatten(2).transpose(1, 2) if isinstance(before.get_submodule(name), nn.Conv2d) else _flat(output)
-        x, y = x.flatten(0, 1), y[:, places][..., outputs[name]].flatten(0, 1)
-        found = [x.sum(0).double(), y.sum(0).double(), (x.T @ x).double(), (x.T @ y).double(), len(x)]
-        sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
+        found = RowSums.of(x.flatten(0, 1), y[:, places][..., outputs[name]].flatten(0, 1))
+        sums[name] = sums[name] + found if name in sums else found
 
     for batch in images:
         _run(after, outputs, batch, read)
@@ -115,17 +172,14 @@ def _sums(before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], im
     return sums
 
 
-def _fit(layer: Any, x: Tensor, y: Tensor, xx: Tensor, xy: Tensor, count: int) -> None:
+def _fit(layer: Any, sums: RowSums, *, absorbed: bool) -> None:
     """Ridge regression of outputs on inputs."""
-    mean_x, mean_y = x / count, y / count
-    covariance, crossed = xx / count - torch.outer(mean_x, mean_x), xy / count - torch.outer(mean_x, mean_y)
-    was = layer.weight.detach().flatten(1).double()
-    ridge = (len(x) / count + 1e-6) * covariance.diagonal().mean().clamp_min(1e-12)
-    fitted = torch.linalg.solve(covariance + ridge * torch.eye(len(x), dtype=torch.float64), crossed + ridge * was.T).T
+    intercept: Intercept = "fitted" if layer.bias is not None else "absorbed" if absorbed else "none"
+    weight, bias = ridge_regression(sums, layer.weight.detach().flatten(1), intercept)
     with torch.no_grad():
-        layer.weight.copy_(fitted.reshape(layer.weight.shape))
-        if layer.bias is not None:
-            layer.bias.copy_(mean_y - fitted @ mean_x)
+        layer.weight.copy_(weight.reshape(layer.weight.shape))
+        if bias is not None:
+            layer.bias.copy_(bias)
 
 
 def _flat(values: Tensor) -> Tensor:

@@ -1,5 +1,14 @@
 """Images: folders, manifests and built-in sets, split, decoded and augmented."""
 
-from planish.data.images import ImageData, ImageSplit, images_per_class, load_images, require_classes, task_in, tile_images
+from planish.data.images import (
+    ImageData,
+    ImageSplit,
+    images_per_class,
+    load_images,
+    load_listed,
+    require_classes,
+    task_in,
+    tile_images,
+)
 
-__all__ = ["ImageData", "ImageSplit", "images_per_class", "load_images", "require_classes", "task_in", "tile_images"]
+__all__ = ["ImageData", "ImageSplit", "images_per_class", "load_images", "load_listed", "require_classes", "task_in", "tile_images"]

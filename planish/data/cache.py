@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.errors import DataError
+from planish.workspace import sync_all
 
 T = TypeVar("T")
 _STALE_SECONDS = 3600
@@ -65,6 +66,7 @@ def whole(final: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
+        sync_all(partial)
         try:
             partial.rename(final)
         except OSError:

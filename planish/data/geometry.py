@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from planish.data.mask_geometry import Window, mask_boxes, move_masks, moved_mask_boxes, scaled, scaled_window
+from planish.data.mask_geometry import Window, box_masks, mask_boxes, move_masks, moved_mask_boxes, scaled, scaled_window
 from planish.data.warp import nearest_pixels, warp
 from planish.errors import TrainingError
 
@@ -34,6 +34,7 @@ class ObjectBatch:
         image: which image each is in, int64 ``(T,)``, rising.
         count: of images.
         masks: uint8 ``(T, h, w)``, 0 and 1; None without.
+        ignored: bool ``(T,)``, True for those that are neither objects nor background, and whose masks are their boxes; None for none.
     """
 
     boxes: Tensor
@@ -41,10 +42,11 @@ class ObjectBatch:
     image: Tensor
     count: int
     masks: Tensor | None = None
+    ignored: Tensor | None = None
 
     @classmethod
     def of(cls, targets: Sequence[dict[str, Tensor]]) -> ObjectBatch:
-        """Put the targets of single images together.
+        """Put the targets of single images together; see ``planish.data.rasterise.object_targets``.
 
         Raises:
             TrainingError: some have masks and some have none, or masks differ in size.
@@ -59,10 +61,20 @@ class ObjectBatch:
         if not targets:
             return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), image, 0)
         boxes = torch.cat([t["boxes"].reshape(-1, 4).float() for t in targets])
-        return cls(boxes, torch.cat([t["labels"] for t in targets]), image, len(targets), torch.cat(masks) if masks else None)
+        counted = cls(boxes, torch.cat([t["labels"] for t in targets]), image, len(targets), torch.cat(masks) if masks else None)
+        ignored = _ignored(targets, None if counted.masks is None else counted.masks.shape[1:])
+        return counted if ignored is None else joined([counted, ignored])
 
     def split(self) -> Targets:
         """The targets of each image."""
+        if self.ignored is not None and self.ignored.any():
+            counted = replace(self.kept(~self.ignored), ignored=None).split()
+            ignored = replace(self.kept(self.ignored), ignored=None, masks=None).split()
+            names = {"boxes": "ignored_boxes", "labels": "ignored_labels"}
+            return [
+                one | ({new: more[name] for name, new in names.items()} if len(more["labels"]) else {})
+                for one, more in zip(counted, ignored, strict=True)
+            ]
         sizes = torch.bincount(self.image, minlength=self.count).tolist()
         named = {"boxes": self.boxes, "labels": self.labels} | ({} if self.masks is None else {"masks": self.masks})
         parts = {name: torch.split(tensor, sizes) for name, tensor in named.items()}
@@ -77,8 +89,12 @@ class ObjectBatch:
         if keep.all():
             return self
         rows = keep.nonzero()[:, 0]
+        return self._rows(rows, self.image[rows], self.count)
+
+    def _rows(self, rows: Tensor, image: Tensor, count: int) -> ObjectBatch:
         masks = None if self.masks is None else self.masks.index_select(0, rows)  # several times as fast as ``masks[rows]``
-        return replace(self, boxes=self.boxes[rows], labels=self.labels[rows], image=self.image[rows], masks=masks)
+        ignored = None if self.ignored is None else self.ignored[rows]
+        return ObjectBatch(self.boxes[rows], self.labels[rows], image, count, masks, ignored)
 
     def taken(self, sources: Tensor) -> ObjectBatch:
         """The objects of other images, or of these in another order.
@@ -90,8 +106,7 @@ class ObjectBatch:
         wanted = sizes[sources]
         starts = (sizes.cumsum(0) - sizes)[sources] - (wanted.cumsum(0) - wanted)
         rows = torch.arange(int(wanted.sum())) + torch.repeat_interleave(starts, wanted)
-        masks = None if self.masks is None else self.masks.index_select(0, rows)
-        return ObjectBatch(self.boxes[rows], self.labels[rows], torch.repeat_interleave(wanted), len(sources), masks)
+        return self._rows(rows, torch.repeat_interleave(wanted), len(sources))
 
 
 def joined(parts: Sequence[ObjectBatch], images: Sequence[Tensor] | None = None, count: int | None = None) -> ObjectBatch:
@@ -105,13 +120,27 @@ def joined(parts: Sequence[ObjectBatch], images: Sequence[Tensor] | None = None,
     image = torch.cat([p.image if images is None else images[k][p.image] for k, p in enumerate(parts)])
     order = image.argsort(stable=True)
     masks = [p.masks for p in parts if p.masks is not None]
+    ignored = [torch.zeros_like(p.labels, dtype=torch.bool) if p.ignored is None else p.ignored for p in parts]
     return ObjectBatch(
         torch.cat([p.boxes for p in parts])[order],
         torch.cat([p.labels for p in parts])[order],
         image[order],
         parts[0].count if count is None else count,
         torch.cat(masks).index_select(0, order) if masks else None,
+        torch.cat(ignored)[order] if any(p.ignored is not None for p in parts) else None,
     )
+
+
+def _ignored(targets: Sequence[dict[str, Tensor]], mask_size: Sequence[int] | None) -> ObjectBatch | None:
+    """What is ignored in single images, and its boxes as masks where the objects have some; None where nothing is."""
+    counts = [len(t.get("ignored_labels", ())) for t in targets]
+    if not any(counts):
+        return None
+    some = [t for t, count in zip(targets, counts, strict=True) if count]
+    boxes, labels = torch.cat([t["ignored_boxes"].float() for t in some]), torch.cat([t["ignored_labels"] for t in some])
+    masks = None if mask_size is None else box_masks(boxes, *mask_size)
+    image = torch.repeat_interleave(torch.tensor(counts))
+    return ObjectBatch(boxes, labels, image, len(targets), masks, torch.ones_like(labels, dtype=torch.bool))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +187,8 @@ class ImageBatch:
 
 
 def move_objects(objects: ObjectBatch, matrices: Tensor, height: int, width: int, window: Window | None = None) -> ObjectBatch:
-    """Objects after each image was moved; those of which less than a quarter is left, of the mask where there is one, are gone.
+    """Objects after each image was moved; those of which less than a quarter is left, of the mask where there is one, are gone; of what is
+    ignored any rest stays ignored.
 
     A turned box becomes the smallest upright box around it, cut off at the edge; where there is a mask, it becomes no larger than that.
 
@@ -177,7 +207,7 @@ def move_objects(objects: ObjectBatch, matrices: Tensor, height: int, width: int
     seen = torch.cat([around[:, :2].maximum(low), around[:, 2:].minimum(high)], 1)
     sides = (seen[:, 2:] - seen[:, :2]).clamp(min=0)
     share = sides.prod(1) / (around[:, 2:] - around[:, :2]).prod(1).clamp(min=1e-9)
-    keep = (share >= (LEAST_LEFT if objects.masks is None else 0)) & (sides >= _SMALLEST).all(1)
+    keep = ((share >= LEAST_LEFT) | _may_be_a_rest(objects)) & (sides >= _SMALLEST).all(1)
     moved = replace(objects, boxes=seen / torch.tensor([width, height, width, height])).kept(keep)
     if moved.masks is None or not len(moved.labels):
         return moved
@@ -187,7 +217,15 @@ def move_objects(objects: ObjectBatch, matrices: Tensor, height: int, width: int
     at = ((boxes[:, :2] + boxes[:, 2:]) / 2 * torch.tensor([masks.shape[2], masks.shape[1]])).long()
     lost = (masks.flatten(1).amax(1) == 0).nonzero()[:, 0]  # too thin for any pixel
     masks[lost, at[lost, 1].clamp(0, masks.shape[1] - 1), at[lost, 0].clamp(0, masks.shape[2] - 1)] = 1
-    return replace(moved, boxes=boxes, masks=masks).kept((share >= LEAST_LEFT) & _wide_enough(boxes, height, width))
+    enough = share >= LEAST_LEFT if moved.ignored is None else (share >= LEAST_LEFT) | moved.ignored
+    return replace(moved, boxes=boxes, masks=masks).kept(enough & _wide_enough(boxes, height, width))
+
+
+def _may_be_a_rest(objects: ObjectBatch) -> Tensor:
+    """Which objects are kept however little of their box is left: with a mask that decides, and what is ignored stays so."""
+    if objects.masks is not None:
+        return torch.ones_like(objects.labels, dtype=torch.bool)
+    return torch.zeros_like(objects.labels, dtype=torch.bool) if objects.ignored is None else objects.ignored
 
 
 def covered(objects: ObjectBatch, hidden: Tensor, height: int, width: int) -> ObjectBatch:
@@ -206,7 +244,8 @@ def covered(objects: ObjectBatch, hidden: Tensor, height: int, width: int) -> Ob
     before, after = (m.sum((1, 2), dtype=torch.int32) for m in (old, masks))
     tight = _within(objects.boxes, mask_boxes(masks, height, width))
     boxes = torch.where((after < before)[:, None], tight, objects.boxes)
-    keep = (after >= LEAST_LEFT * before) & _wide_enough(boxes, height, width)
+    enough = after >= LEAST_LEFT * before if objects.ignored is None else (after >= LEAST_LEFT * before) | objects.ignored & (after > 0)
+    keep = enough & _wide_enough(boxes, height, width)
     return replace(objects, boxes=boxes, masks=masks).kept(keep)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data import splits as cutting
 from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage
 from planish.data.cache import cache_root, content_hashes, key_of, whole
@@ -20,11 +19,13 @@ from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.listing import Listed
 from planish.data.objects import Objects
 from planish.data.report import BadFile, DataReport, report_duplicates
-from planish.data.sources import LabelledFiles, Maps, Taught, both, read_source
+from planish.data.sources import AnnotatedFiles, LabelledFiles, MappedFiles, Maps, both, read_source
+from planish.data.split_images import split_images
 from planish.data.store import Store, decoded, resized
-from planish.data.tiles import LargeImage, LargeMap, write_tiles
+from planish.data.tiles import LargeImage, LargeMap, tiled_images, write_tiles
 from planish.errors import DataError
 from planish.progress import note
+from planish.split_assignment import AssignedSplit, SplitAssignment
 from planish.task import SplitName
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ class ImageSplit:
         """The image file as it lies on disk."""
         return self.paths[index].read_bytes()
 
+    def known_to(self, assignment: SplitAssignment) -> npt.NDArray[np.bool_]:
+        """Which of the images an assignment holds, ``(N,)``."""
+        return np.array([split is not None for split in assignment.find(self._hashes)], dtype=bool)
+
     def joined(self, other: ImageSplit) -> ImageSplit:
         """The images of both, of one data set."""
         return ImageSplit(
@@ -107,6 +112,9 @@ class ImageData:
         mean: of each channel over train, on the 0..1 scale; every image counts the same.
         std: likewise; never below one grey level.
         report: what was found, for people and for JSON.
+        assignment: the split of each image by content, and of all that were assigned earlier; to be kept with what is made of them.
+        known: how many of the images an earlier assignment knew.
+        given: splits that the source itself gives.
         task: what it is for: ``classification``, ``detection``, ``instance``, ``semantic``.
     """
 
@@ -119,12 +127,33 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     report: DataReport
+    assignment: SplitAssignment
+    known: int = 0
+    given: tuple[AssignedSplit, ...] = ()
     task: str = "classification"
 
-    @property
-    def assignment(self) -> dict[str, str]:
-        """The split of every image by key, to be written down with a run. Calibration images are listed as train."""
-        return {key: name for name, split in self.splits.items() if name != "calibration" for key in split.keys}
+    def require(self, *names: SplitName) -> None:
+        """See that there are images in these splits.
+
+        Raises:
+            DataError: there are none in one of them.
+        """
+        counts = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items() if name != "calibration")
+        for name in names:
+            if not len(self.splits[name]):
+                raise DataError(
+                    f"no image of {self.name!r} is in {name} ({counts})",
+                    "images that a model was trained, chosen or judged by stay in the split that they were in then",
+                    "name a split that has images, or add new ones",
+                )
+
+    def all_in_test(self, *, but: SplitName | None = None) -> ImageData:
+        """The same images, all in test, but for those of one split."""
+        kept = [split for name, split in self.splits.items() if name not in (but, "calibration") and len(split)]
+        whole = kept[0]
+        for split in kept[1:]:
+            whole = whole.joined(split)
+        return replace(self, splits={**self.splits, "test": whole})
 
 
 def load_images(
@@ -135,6 +164,7 @@ def load_images(
     decode_side: int = 256,
     channels: int | None = None,
     task: str | None = None,
+    assignment: SplitAssignment | None = None,
     cache_dir: Path | None = None,
 ) -> ImageData:
     """Load a data set.
@@ -143,23 +173,67 @@ def load_images(
         source: a folder with a folder per class, with or without ``train/ val/ test/``; a manifest (``.csv``, or ``.jsonl`` with one object
             a line: path, label, optional split); a folder with annotations of COCO, Pascal VOC or YOLO, or with mask images, or a COCO
             file; or a built-in name: ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``.
-        seed: of whatever is split here.
+        seed: of whatever is split here, where there is no ``assignment``.
         skip_bad: leave broken files, and annotations that make no sense, out instead of stopping.
         decode_side: images are kept with a shorter side of at most this many pixels.
         channels: 1 to read everything as grey, 3 as RGB; None to go by the images.
         task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
+        assignment: what the model that the images are for keeps; see ``split_images``. Splits may then be empty.
         cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
 
     Raises:
         DataError: the source does not exist or holds no usable images, or they cannot be split; it is not for that task; broken files (all
             are named).
     """
+    root = cache_root(cache_dir)
+    name, told = read_source(source, root, task)
+    cut_from = tiled_images(Path(source).expanduser())
+    return load_listed(
+        name,
+        told,
+        seed=seed,
+        skip_bad=skip_bad,
+        decode_side=decode_side,
+        channels=channels,
+        assignment=assignment,
+        cut_from=cut_from,
+        root=root,
+    )
+
+
+def load_listed(
+    name: str,
+    told: LabelledFiles | AnnotatedFiles | MappedFiles,
+    *,
+    seed: int = 0,
+    skip_bad: bool = False,
+    decode_side: int = 256,
+    channels: int | None = None,
+    assignment: SplitAssignment | None = None,
+    cut_from: SplitAssignment | None = None,
+    root: Path | None = None,
+) -> ImageData:
+    """Load images that are listed already.
+
+    Args:
+        name: of the data set.
+        told: the files and what they teach.
+        seed: see ``load_images``.
+        skip_bad: likewise.
+        decode_side: likewise.
+        channels: likewise.
+        assignment: likewise.
+        cut_from: the large images that these are tiles of.
+        root: the cache folder; None for the usual one.
+
+    Raises:
+        DataError: as ``load_images``.
+    """
     if channels not in (None, 1, 3):
         raise DataError(f"channels={channels}", "images are grey (1) or RGB (3)")
     if decode_side < 1:
         raise DataError(f"decode_side={decode_side}", "it is at least 1 pixel")
-    root = cache_root(cache_dir)
-    name, told = read_source(source, root, task)
+    root = root or cache_root(None)
     note(f"{name}: {len(told.images)} images, {told.how}")
     listed: Sequence[Listed | NotedImage] = told.images
     paths = [item.path for item in listed]
@@ -174,13 +248,16 @@ def load_images(
     taught = told.targets_of(listed, skip_bad)
     bad += [BadFile(key=key, reason=reason) for key, reason in taught.faults]
     groups = _groups(store, root)[good]
-    parts, how = _parts(listed, taught, groups, seed)
+    found = split_images(listed, taught, hashes[good], groups, seed, assignment)
+    parts = found.rows
+    if cut_from is not None:
+        _report_moved_tiles(cut_from, assignment)
     report = DataReport(
         name=name,
         images=len(listed),
         counts={part: taught.counts(rows) for part, rows in parts.items()},
-        how=how,
-        seed=seed,
+        how=found.how,
+        seed=found.assignment.seed,
         bad=bad,
         **report_duplicates([item.key for item in listed], hashes[good], groups, taught.strata, parts),
     )
@@ -188,7 +265,7 @@ def load_images(
         note(f"{leak.images} images of {leak.second} are also in {leak.first} (copies or near copies), for example {leak.examples[0][1]}")
     shapes = store.shapes[good]
     depth: Literal[1, 3] = 3 if (channels or int(shapes[:, 2].max())) == 3 else 1
-    train = good[parts["train"]]
+    train = good[parts["train"]] if len(parts["train"]) else good
     mean = store.means[train].mean(axis=0)
     std = np.sqrt(np.maximum(0, store.squares[train].mean(axis=0) - mean**2))
     return ImageData(
@@ -213,6 +290,9 @@ def load_images(
         mean=tuple(mean[:depth].tolist()),
         std=tuple(np.maximum(std, _SMALLEST_STD)[:depth].tolist()),
         report=report,
+        assignment=found.assignment if cut_from is None else found.assignment.updated(cut_from),
+        known=found.known,
+        given=found.given,
         task=told.task,
     )
 
@@ -232,6 +312,7 @@ def tile_images(
     mask images.
 
     Splits are kept; those that are not given are cut off as bands, or whole images, as tiles of one image must not be in two of them.
+    The folder also keeps the split of each large image, so that a model trained on tiles is not judged by images that they were cut from.
 
     Args:
         source: see ``load_images``.
@@ -297,6 +378,13 @@ def images_per_class(source: str | Path) -> float:
     return sum(item.split != "test" for item in told.images) / max(1, told.classes)
 
 
+def _report_moved_tiles(cut_from: SplitAssignment, earlier: SplitAssignment | None) -> None:
+    """Say how many of the large images behind these tiles an earlier model has in another split."""
+    moved = sum(earlier.splits.get(short, split) != split for short, split in cut_from.splits.items()) if earlier is not None else 0
+    if moved:
+        note(f"{moved} of the {len(cut_from.splits)} images that these tiles were cut from are in another split of the model")
+
+
 def _tell_bad(bad: list[BadFile], total: int, skip_bad: bool) -> None:
     shown = "; ".join(f"{b.key}: {b.reason.rstrip('.')}" for b in bad[:_SHOWN]) + (
         f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
@@ -315,37 +403,3 @@ def _groups(store: Store, root: Path) -> Indices:
         with whole(folder) as partial:
             np.save(partial / "groups.npy", groups)
     return np.asarray(np.load(folder / "groups.npy"), dtype=np.int64)
-
-
-def _parts(listed: Sequence[Listed | NotedImage], taught: Taught, groups: Indices, seed: int) -> tuple[dict[SplitName, Indices], str]:
-    """Rows of each split, and in words how they came about."""
-    targets, class_names = taught.strata, taught.strata_names
-    given: dict[str, Indices] = {
-        name: np.array([i for i, item in enumerate(listed) if item.split == name], dtype=np.int64)
-        for name in ("train", "validation", "test")
-    }
-    there = [name for name, rows in given.items() if len(rows)]
-    if there and "train" not in there:
-        raise DataError(f"only {' and '.join(there)} is given", "there must be images to train on", "add train/, or give no splits at all")
-    for name in there:
-        if taught.needed and (missing := [class_names[c] for c in np.setdiff1d(np.arange(len(class_names)), targets[given[name]])]):
-            raise DataError(f"no image of {', '.join(map(repr, missing[:10]))} in {name}", "each class must be in each split")
-    wanted = {"validation": cutting.VALIDATION_SHARE, "test": cutting.TEST_SHARE}
-    shares = {"train": 1.0} | {name: share for name, share in wanted.items() if name not in there}
-    how = "as given"
-    if len(shares) > 1:
-        pool = given["train"] if there else np.arange(len(listed))
-        cut = cutting.cut(targets[pool], groups[pool], shares, seed, class_names)
-        given |= {name: pool[rows] for name, rows in cut.items()}
-        new = ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if name != "train")
-        given_words, source = (" and ".join(there), "train") if there else ("nothing", "all images")
-        how = f"{given_words} given; {new} cut from {source}, stratified by class, seed {seed}"
-        note(f"splits: {how}")
-    train = given["train"]
-    parts: dict[SplitName, Indices] = {
-        "train": train,
-        "calibration": cutting.calibration(train, targets, seed),
-        "validation": given["validation"],
-        "test": given["test"],
-    }
-    return parts, how

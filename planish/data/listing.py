@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from planish.errors import DataError
+from planish.split_assignment import AssignedSplit
 
-GivenSplit = Literal["train", "validation", "test"]
+GivenSplit = AssignedSplit
 SPLIT_WORDS: dict[str, GivenSplit] = {
     "train": "train",
     "training": "train",

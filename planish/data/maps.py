@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.data.map_codes import IGNORED, Codes
-from planish.data.objects import Objects
+from planish.data.objects import Objects, counts_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +28,15 @@ class PaintedMaps:
         return len(self.objects)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
-        """The map of an image, uint8 ``(H, W)``; 255 where a crowd is."""
+        """The map of an image, uint8 ``(H, W)``; 255 where a crowd or a difficult object is."""
         from pycocotools import mask as coco
 
         one = self.objects[index]
         painted = np.zeros((one.height, one.width), np.uint8)
         assert one.masks is not None
+        ignored = one.ignored
         for i in np.argsort(-one.areas, kind="stable"):
-            painted[coco.decode(one.masks[i]) > 0] = IGNORED if one.crowd[i] else one.labels[i] + 1
+            painted[coco.decode(one.masks[i]) > 0] = IGNORED if ignored[i] else one.labels[i] + 1
         return painted
 
     def chosen(self, rows: Any) -> PaintedMaps:
@@ -48,8 +49,7 @@ class PaintedMaps:
 
     def counts(self, class_names: Sequence[str]) -> dict[str, int]:
         """Objects of each class; the background is none."""
-        labels = np.concatenate([*(one.labels for one in self.objects), np.zeros(0, np.int64)]).astype(np.int64)
-        return dict(zip(class_names[1:], np.bincount(labels, minlength=len(class_names) - 1).tolist(), strict=True))
+        return dict(zip(class_names[1:], counts_of(self.objects, len(class_names) - 1), strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,14 @@ def mask_boxes(masks: Tensor, height: int, width: int) -> Tensor:
     return torch.stack([left, top, right, bottom], 1)
 
 
+def box_masks(boxes: Tensor, rows: int, columns: int) -> Tensor:
+    """Boxes ``(T, 4)``, as shares of the sides, as masks uint8 ``(T, rows, columns)``: all pixels that they touch."""
+    row, column = torch.arange(rows), torch.arange(columns)
+    left, top, right, bottom = (boxes * torch.tensor([columns, rows, columns, rows])).unsqueeze(2).unbind(1)
+    down, across = (row + 1 > top) & (row < bottom), (column + 1 > left) & (column < right)
+    return (down.unsqueeze(2) & across.unsqueeze(1)).to(torch.uint8)
+
+
 def moved_mask_boxes(masks: Tensor, matrices: Tensor, height: int, width: int, window: Window) -> tuple[Tensor, Tensor]:
     """The upright box around what is seen of each mask after a move. It is computed, not read off a resampled mask, which loses thin parts.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,6 @@ from planish.data.mask_geometry import scaled_window
 from planish.errors import TrainingError
 
 _CENTRE = (0.35, 0.65)  # where the four images of a mosaic meet, as a share of the sides
-_MIXUP_ALPHA = 8.0  # both images are well seen: the weights lie between 0.25 and 0.75 nearly always
 _PASTED = 0.5  # chance of each object of the other image
 
 
@@ -52,30 +52,44 @@ def mosaic(batch: ImageBatch, rows: Tensor, matrices: Callable[[int], Tensor]) -
     return ImageBatch(images, joined(objects) if objects else None, maps)
 
 
-def mixup(batch: ImageBatch, rows: Tensor) -> ImageBatch:
-    """Blend the chosen images with another one of the batch each; they have the objects of both (Zhang et al. 2019, arXiv:1902.04103).
+class Mixed(NamedTuple):
+    """Targets of images that were blended in pairs.
 
     Args:
-        batch: to draw from.
-        rows: the chosen images, ``(K,)``.
+        first: of the images that were given, as ``Task.batch_targets`` has them.
+        second: of those blended into them.
+        weight: of the first, 0 to 1.
+    """
+
+    first: Any
+    second: Any
+    weight: float
+
+
+def mixup(images: Tensor, targets: Any, alpha: float) -> tuple[Tensor, Mixed]:
+    """Blend each image with the one before it, all by one weight from Beta(alpha, alpha), as ``torchvision.transforms.v2.MixUp`` does.
+
+    H. Zhang et al., mixup: Beyond empirical risk minimization, 2018 (arXiv:1710.09412).
+
+    Args:
+        images: ``(N, C, H, W)``.
+        targets: a tensor with N rows, or a list of N.
+        alpha: above 0.
 
     Returns:
-        the whole batch.
-
-    Raises:
-        TrainingError: a pixel of a label map cannot be of two classes.
+        float images, and targets of which ``mixed_loss`` takes the loss.
     """
-    if batch.objects is None:
-        raise TrainingError("mixup of label maps", "it is for boxes: a pixel has one class", "use mosaic, or mixup=0")
-    if len(batch.images) == 1:
-        return batch
-    partners = _partners(rows, len(batch.images))
-    weight = torch.distributions.Beta(_MIXUP_ALPHA, _MIXUP_ALPHA).sample((len(rows),)).view(-1, 1, 1, 1).to(batch.images)
-    images = batch.images.clone()
-    images[rows] = torch.lerp(batch.images[partners], batch.images[rows], weight)
-    added = batch.objects.taken(partners)
-    objects = joined([batch.objects, added], [torch.arange(len(images)), rows], len(images))
-    return replace(batch, images=images, objects=objects)
+    weight = float(torch.distributions.Beta(alpha, alpha).sample(()))
+    values = images.float()
+    others = targets.roll(1, 0) if isinstance(targets, Tensor) else [*targets[-1:], *targets[:-1]]
+    return torch.lerp(values.roll(1, 0), values, weight), Mixed(targets, others, weight)
+
+
+def mixed_loss(loss: Callable[[Any], Tensor], targets: Any) -> Tensor:
+    """The loss of targets; of ``Mixed`` ones that of both, weighted as their images are."""
+    if not isinstance(targets, Mixed):
+        return loss(targets)
+    return targets.weight * loss(targets.first) + (1 - targets.weight) * loss(targets.second)
 
 
 def copy_paste(batch: ImageBatch, rows: Tensor) -> ImageBatch:
@@ -100,7 +114,8 @@ def copy_paste(batch: ImageBatch, rows: Tensor) -> ImageBatch:
         return batch
     partners = _partners(rows, len(batch.images))
     new = old.taken(partners)
-    new = new.kept(torch.rand(len(new.labels)) < _PASTED)
+    chosen = torch.rand(len(new.labels)) < _PASTED
+    new = new.kept(chosen if new.ignored is None else chosen & ~new.ignored)
     if new.masks is None or not len(new.labels):
         return batch
     (height, width), size = batch.images.shape[2:], new.masks.shape[1:]

@@ -6,6 +6,8 @@ Pillow and numpy are all they need, so that a service and ``planish verify`` run
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _LONGEST = 16  # times what the crop needs of the longer side
+_STRIP_PIXELS = 250_000  # converted at a time: the temporary arrays are of this size, not of the image's
+# Peak memory of decoding and converting, in bytes a pixel, as tests/data/test_decoding_memory.py measures it: the most of any colour mode.
+# Readers that are not listed keep nothing beside the image and one copy of it.
+_BYTES_PER_PIXEL = {"JPEG": 10.6, "MPO": 10.6, "TIFF": 13, "WEBP": 17, "AVIF": 17, "JPEG2000": 26}
+_BYTES_PER_PIXEL_CMYK = 13
+_BYTES_PER_PIXEL_OTHERS = 10
 
 
 def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int = 64_000_000) -> npt.NDArray[np.uint8]:
@@ -47,16 +55,25 @@ def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int =
 
 
 def decode_with_size(
-    file_bytes: bytes, channels: int, decode_side: int, max_pixels: int = 64_000_000
+    file_bytes: bytes,
+    channels: int,
+    decode_side: int,
+    max_pixels: int = 64_000_000,
+    reserve: Callable[[int], object] = lambda size_bytes: None,
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
-    """As ``decode``, and beside it height and width of the image before it was shrunk."""
+    """As ``decode``, and beside it height and width of the image before it was shrunk.
+
+    Args:
+        file_bytes: as for ``decode``.
+        channels: likewise.
+        decode_side: likewise.
+        max_pixels: likewise.
+        reserve: called with the bytes of memory that decoding needs at most, after the header was read and before anything is allocated.
+            It may wait until there is room, or raise.
+    """
     if channels not in (1, 3):
         raise DataError(f"channels={channels}", "images are grey (1) or RGB (3)")
-    image = _eight_bit(_load(file_bytes, max_pixels))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = _convert(image, channels)
+    image = _converted(_load(file_bytes, max_pixels, reserve), channels)
     size = image.height, image.width
     if min(size) > decode_side:
         image = image.resize([decode_side * side // min(size) for side in image.size], Image.Resampling.BILINEAR)
@@ -91,38 +108,71 @@ def prepare(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) ->
     return resize(decode(file_bytes, spec.channels, preprocessing.decode_side), spec, preprocessing)
 
 
-def _load(file_bytes: bytes, max_pixels: int) -> Image.Image:
-    try:
+def _load(file_bytes: bytes, max_pixels: int, reserve: Callable[[int], object]) -> Image.Image:
+    with _readers_errors(max_pixels):
         image = Image.open(io.BytesIO(file_bytes), formats=FORMATS)
-        width, height = image.size
-        if width * height <= max_pixels:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # a copy would lose the TIFF tags
-            return image
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DataError(f"an image of {width:,} x {height:,} pixels", f"at most {max_pixels:,} pixels are decoded")
+    each = _BYTES_PER_PIXEL.get(image.format or "", _BYTES_PER_PIXEL_OTHERS)
+    reserve(int(width * height * (max(each, _BYTES_PER_PIXEL_CMYK) if image.mode == "CMYK" else each)))
+    with _readers_errors(max_pixels):
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # a copy would lose the TIFF tags
+    return image
+
+
+@contextmanager
+def _readers_errors(max_pixels: int) -> Iterator[None]:
+    try:
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"an image of too many pixels: {error}", f"at most {max_pixels:,} pixels are decoded") from error
+    except MemoryError:  # of this machine, not of the file
+        raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on a damaged file
         reason = "not an image, or of an unknown kind" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"an image that cannot be decoded: {reason or type(error).__name__}") from error
-    raise DataError(f"an image of {width:,} x {height:,} pixels", f"at most {max_pixels:,} pixels are decoded")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 12- and 16-bit grey to 8 bits; Pillow's own ``convert`` would clip at 255."""
+def _converted(image: Image.Image, channels: int) -> Image.Image:
+    """8 bits, opaque, grey or RGB; strip by strip, so that no temporary array has the size of the image."""
+    wanted = "L" if channels == 1 else "RGB"
+    if image.mode == wanted and not image.has_transparency_data:
+        return image
     if image.mode == "F":
         raise DataError("an image of floating-point pixels", "their range is not known", "save it with 8 or 16 bits a channel")
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image).astype(np.int64)
-    tags = getattr(image, "tag_v2", {})
-    top = 4095 if tags.get(_BITS_PER_SAMPLE, (16,))[0] == 12 else 65535
+    top = 4095 if getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0] == 12 else 65535
+    converted = Image.new(wanted, image.size)
+    for start, strip in _strips(image):
+        if strip.mode.startswith("I"):
+            strip = _eight_bit(strip, top)
+        if strip.has_transparency_data:
+            strip = strip.convert("RGBA")
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        converted.paste(_convert(strip, wanted), (0, start))
+    return converted
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image in pieces of whole rows, each with the number of its first row."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        yield 0, image
+        return
+    for start in range(0, image.height, rows):
+        yield start, image.crop((0, start, image.width, min(image.height, start + rows)))
+
+
+def _eight_bit(image: Image.Image, top: int) -> Image.Image:
+    """Scale grey of 12 or 16 bits, at most ``top``, to 8 bits; Pillow's own ``convert`` would clip at 255."""
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > top:
         raise DataError(f"an image with grey values from {values.min()} to {values.max()}", f"they must lie in 0 to {top}")
-    return Image.fromarray(((values * 255 + top // 2) // top).astype(np.uint8))
+    return Image.fromarray(((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8))  # 65535 * 255 fits 32 bits
 
 
-def _convert(image: Image.Image, channels: int) -> Image.Image:
-    wanted = "L" if channels == 1 else "RGB"
+def _convert(image: Image.Image, wanted: str) -> Image.Image:
     if image.mode == wanted:
         return image
     try:
@@ -134,5 +184,7 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
-    array = np.array(image, dtype=np.uint8)
-    return array[..., None] if array.ndim == 2 else array
+    array = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for start, strip in _strips(image):
+        array[start : start + strip.height] = np.asarray(strip).reshape(strip.height, strip.width, -1)
+    return array

@@ -19,7 +19,7 @@ _MANY_PIXELS = 4_000_000  # masks decoded at once; more are done one by one
 
 
 def object_targets(objects: Sequence[Objects], mask_size: tuple[int, int] | None = None) -> Targets:
-    """Targets of detection and instance segmentation; crowds are left out.
+    """Targets of detection and instance segmentation.
 
     Args:
         objects: of each image.
@@ -27,14 +27,19 @@ def object_targets(objects: Sequence[Objects], mask_size: tuple[int, int] | None
 
     Returns:
         for each image ``boxes`` float32 ``(M, 4)`` as shares of the sides, ``labels`` int64 ``(M,)``, and with a size ``masks`` uint8
-        ``(M, height, width)``: the nearest pixel, and at least one is set.
+        ``(M, height, width)``: the nearest pixel, and at least one is set. Crowds and difficult objects are not among them: an image that
+        has some also has ``ignored_boxes`` ``(K, 4)`` and ``ignored_labels`` ``(K,)``, where that class is neither object nor background.
     """
     targets = []
     for some in objects:
-        keep = np.flatnonzero(~some.crowd)
+        ignored = some.ignored
+        keep = np.flatnonzero(~ignored)
         target = {"boxes": torch.from_numpy(some.boxes[keep]), "labels": torch.from_numpy(some.labels[keep])}
         if mask_size is not None:
             target["masks"] = torch.from_numpy(_masks(some, keep, *mask_size))
+        if ignored.any():
+            target["ignored_boxes"] = torch.from_numpy(some.boxes[ignored])
+            target["ignored_labels"] = torch.from_numpy(some.labels[ignored])
         targets.append(target)
     return targets
 

@@ -18,7 +18,7 @@ from planish.data.listing import Listed, list_folder
 from planish.data.manifest import list_manifest
 from planish.data.map_codes import Codes, codes_in, size_in
 from planish.data.maps import PaintedMaps, ReadMaps
-from planish.data.objects import Objects
+from planish.data.objects import Objects, counts_of
 from planish.errors import DataError
 from planish.progress import note
 
@@ -57,12 +57,12 @@ class Taught:
         return self.targets.chosen(rows) if isinstance(self.targets, Maps) else tuple(self.targets[int(i)] for i in rows)
 
     def counts(self, rows: Indices) -> dict[str, int]:
-        """Images of each class, or objects."""
-        targets = self.chosen(rows)
+        """Images of each class, or objects that are not ignored."""
+        targets, classes = self.chosen(rows), len(self.class_names)
         if isinstance(targets, Maps):
             return targets.counts(self.class_names)
-        labels = targets if isinstance(targets, np.ndarray) else np.concatenate([*(one.labels for one in targets), np.zeros(0, np.int64)])
-        return dict(zip(self.class_names, np.bincount(labels.astype(np.int64), minlength=len(self.class_names)).tolist(), strict=True))
+        counts = np.bincount(targets, minlength=classes).tolist() if isinstance(targets, np.ndarray) else counts_of(targets, classes)
+        return dict(zip(self.class_names, counts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,14 @@ class AnnotatedFiles:
             found.append(objects)
             faults += [(item.key, fault) for fault in wrong]
         _tell(faults, skip_bad)
+        if ignored := sum(int(one.ignored.sum()) for one in found):
+            note(f"{ignored:,} objects are marked as difficult, crowd or ignore: they are neither trained on nor counted")
         return found, faults
 
     def targets_of(self, listed: Sequence[Any], skip_bad: bool) -> Taught:
         """``Objects``, or label maps made of them; raises as ``objects`` does."""
         found, faults = self.objects(listed, skip_bad)
-        strata, names = _strata([one.labels for one in found], self.class_names)
+        strata, names = _strata([one.counted_labels for one in found], self.class_names)
         if self.task == "semantic":
             return Taught((BACKGROUND, *self.class_names), PaintedMaps(found), strata, names, faults)
         return Taught(self.class_names, tuple(found), strata, names, faults)

@@ -1,7 +1,9 @@
-"""Who goes where: seeded, stratified splits that keep near duplicates on one side."""
+"""Splits and folds: seeded, stratified, near duplicates on one side; splits by the content of images."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,19 +16,34 @@ VALIDATION_SHARE = 0.15
 TEST_SHARE = 0.15
 
 Indices = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint8]
 
 
-def cut(targets: Indices, groups: Indices, shares: Mapping[str, float], seed: int, class_names: Sequence[str]) -> dict[str, Indices]:
-    """Cut images into parts, each class in the given shares (at least one image a part), groups whole.
+def cut(
+    targets: Indices,
+    hashes: Hashes,
+    groups: Indices,
+    shares: Mapping[str, float],
+    seed: int,
+    class_names: Sequence[str],
+    *,
+    strict: bool = True,
+) -> dict[str, Indices]:
+    """Cut images into parts by the hash of their content, groups whole.
 
-    Groups of several images are placed first, each where it fits its classes best; single images then fill what is left.
+    Each image, or group of near duplicates, has a number between 0 and 1 that follows from its content and the seed alone, and its part
+    follows from that number, so an image that is added or taken away moves no other. There is one exception: each part has at least
+    half of its share of each class, and one image, and at most one and a half times its share. Where the numbers would have it
+    otherwise, as in classes of few images, those are moved whose numbers are nearest; there an added image may move a few.
 
     Args:
         targets: class of each image, ``(N,)``.
+        hashes: SHA-256 of each file, ``(N, 32)``.
         groups: near-duplicate group of each image, ``(N,)``.
-        shares: part name to its share; the first part takes the rest of its class.
+        shares: part name to its share; the first part takes the rest.
         seed: the same seed gives the same parts.
         class_names: for the messages.
+        strict: refuse images of which a part would lack a class.
 
     Returns:
         Part name to the sorted positions of its images; together all of them, once.
@@ -36,24 +53,88 @@ def cut(targets: Indices, groups: Indices, shares: Mapping[str, float], seed: in
     """
     names = list(shares)
     counts = np.bincount(targets, minlength=len(class_names))
-    if few := [f"{class_names[c]!r} ({counts[c]})" for c in np.flatnonzero(counts < len(names)).tolist()]:
+    if strict and (few := [f"{class_names[c]!r} ({counts[c]})" for c in np.flatnonzero(counts < len(names)).tolist()]):
         raise DataError(
             f"too few images to split into {', '.join(names)}: {', '.join(few[:10])}",
             f"each class needs at least {len(names)} images",
             "add images or drop the class",
         )
-    room = np.stack([np.maximum(1, np.rint(counts * shares[name])) for name in names])
-    room[0] = np.maximum(1, counts - room[1:].sum(axis=0))
-    part_of = _placed(targets, groups, room, np.random.default_rng(seed))
+    part_of = _cut(targets, _draws(hashes, groups, seed), groups, counts, list(shares.values())[1:])
     parts = {name: np.flatnonzero(part_of == i) for i, name in enumerate(names)}
     for name, rows in parts.items():
-        if without := np.setdiff1d(np.arange(len(class_names)), targets[rows]).tolist():
+        if strict and (without := np.setdiff1d(np.arange(len(class_names)), targets[rows]).tolist()):
             raise DataError(
                 f"class {class_names[without[0]]!r} gets no image in {name}: its images are near duplicates of each other",
                 "near duplicates are kept in one split",
                 "add images of that class that differ, or give the splits yourself",
             )
     return parts
+
+
+def assign(hashes: Hashes, groups: Indices, shares: Sequence[float], seed: int) -> Indices:
+    """The part of each image, ``(N,)``, by its content and the seed alone; groups whole.
+
+    Args:
+        hashes: SHA-256 of each file, ``(N, 32)``.
+        groups: near-duplicate group of each image, ``(N,)``.
+        shares: of parts 1, 2, ...; part 0 takes the rest.
+        seed: of the assignment.
+    """
+    part_of = np.searchsorted(np.cumsum(shares), _draws(hashes, groups, seed), side="right") + 1
+    part_of[part_of > len(shares)] = 0
+    return np.asarray(part_of, dtype=np.int64)
+
+
+def _draws(hashes: Hashes, groups: Indices, seed: int) -> npt.NDArray[np.float64]:
+    """A number from 0 to 1 for each image, ``(N,)``: of a group that of the member which comes first in an order that is random as well."""
+    if not len(hashes):
+        return np.zeros(0)
+    digests = b"".join(hashlib.sha256(f"{seed}:".encode() + row.tobytes()).digest()[:16] for row in hashes)
+    numbers = np.frombuffer(digests, ">u8").reshape(-1, 2)
+    order = np.lexsort((numbers[:, 1], groups))
+    first = order[np.flatnonzero(np.diff(groups[order], prepend=groups[order[0]] - 1))]
+    member_of = np.unique(groups, return_inverse=True)[1].ravel()
+    draws: npt.NDArray[np.float64] = numbers[first, 0][member_of] / 2.0**64
+    return draws
+
+
+def _cut(targets: Indices, draws: npt.NDArray[np.float64], groups: Indices, counts: Indices, shares: Sequence[float]) -> Indices:
+    """The part of each image; see ``cut``. Classes come in turn, the rarest first, and a group with the first of its classes."""
+    part_of = np.zeros(len(targets), dtype=np.int64)
+    placed = np.zeros(len(targets), dtype=bool)
+    taken = np.zeros((len(shares) + 1, len(counts)), dtype=np.int64)
+    by_draw = np.argsort(draws, kind="stable")
+    members: dict[int, list[int]] = {}
+    for i in by_draw.tolist():
+        members.setdefault(int(groups[i]), []).append(i)
+    ends = np.cumsum(shares).tolist()
+    for c in np.argsort(counts, kind="stable").tolist():
+        own = by_draw[(targets[by_draw] == c) & ~placed[by_draw]]
+        units = [members[group] for group in dict.fromkeys(groups[own].tolist())]
+        for part, (share, end) in enumerate(zip(shares, ends, strict=True), start=1):
+            least = max(1, math.ceil(share * counts[c] / 2))
+            most = max(1, math.floor(1.5 * share * counts[c]))
+            left = []
+            for unit in units:
+                of_class = int((targets[unit] == c).sum())
+                fits = taken[part, c] + of_class <= most
+                if fits and (draws[unit[0]] < end or taken[part, c] < least):
+                    _place(unit, part, part_of, placed, taken, targets)
+                else:
+                    left.append(unit)
+            if not taken[part, c] and len(left) > len(shares) + 1 - part:  # all are groups too large; the others parts need one each
+                smallest = min(left, key=len)
+                left.remove(smallest)
+                _place(smallest, part, part_of, placed, taken, targets)
+            units = left
+        for unit in units:
+            _place(unit, 0, part_of, placed, taken, targets)
+    return part_of
+
+
+def _place(unit: list[int], part: int, part_of: Indices, placed: npt.NDArray[np.bool_], taken: Indices, targets: Indices) -> None:
+    part_of[unit], placed[unit] = part, True
+    np.add.at(taken[part], targets[unit], 1)
 
 
 def folds(targets: Indices, groups: Indices, count: int, seed: int, class_names: Sequence[str]) -> Indices:
@@ -113,13 +194,13 @@ def _placed(targets: Indices, groups: Indices, room: npt.NDArray[np.float64], rn
     return part_of
 
 
-def calibration(train: Indices, targets: Indices, seed: int, size: int = CALIBRATION_IMAGES) -> Indices:
-    """A seeded subset of ``train`` with every class in its share, at least one image each; all of it where ``train`` is small."""
+def calibration(train: Indices, targets: Indices, hashes: Hashes, seed: int, size: int = CALIBRATION_IMAGES) -> Indices:
+    """A subset of ``train`` with every class in its share, at least one image each, by content; all of it where ``train`` is small."""
     if len(train) <= size:
         return train
-    rng = np.random.default_rng([seed, 1])
+    order = train[np.argsort(_draws(hashes[train], train, seed), kind="stable")]
     chosen = []
     for c in np.unique(targets[train]):
-        rows = train[targets[train] == c]
-        chosen.append(rng.choice(rows, max(1, int(len(rows) * size / len(train))), replace=False))
+        rows = order[targets[order] == c]
+        chosen.append(rows[: max(1, int(len(rows) * size / len(train)))])
     return np.sort(np.concatenate(chosen))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from planish.artifact import InputSpec
 
 AnyTargets = Targets | Tensor
-TargetAugment = Callable[[Tensor, AnyTargets, torch.Generator], tuple[Tensor, AnyTargets]]
+TargetAugment = Callable[[Tensor, AnyTargets, torch.Generator], tuple[Tensor, Any]]
 
 STRENGTHS: dict[Strength, Operations] = {
     "none": Operations(),
@@ -41,7 +41,13 @@ _SMALL_SIDE, _SMALL_CHUNK = 64, 4  # as for classification
 
 
 def augment_targets(
-    spec: InputSpec, augmentation: Augmentation, flip: bool = True, *, mosaic: float = 0.0, mixup: float = 0.0, copy_paste: float = 0.0
+    spec: InputSpec,
+    augmentation: Augmentation,
+    flip: bool = True,
+    *,
+    mosaic: float = 0.0,
+    mixup_alpha: float = 0.0,
+    copy_paste: float = 0.0,
 ) -> TargetAugment:
     """A function from uint8 images ``(N, C, H, W)``, their targets and a generator to augmented ones of the same shape, and theirs.
 
@@ -51,14 +57,14 @@ def augment_targets(
 
     ``none`` changes nothing. ``light`` crops and mirrors. ``standard`` also shrinks, turns and leans a little and changes colours; see
     ``STRENGTHS``. Of ``Operations``, RandAugment and TrivialAugment do without what moves objects. All that moves, mosaic included, is one
-    resampling. First comes the mosaic, then copy-paste, mixup, and colours.
+    resampling. First comes the mosaic, then copy-paste, colours, and mixup, after which images are float and targets ``mixing.Mixed``.
 
     Args:
         spec: size of the images.
         augmentation: how much, or what and how much.
         flip: False where left and right matter, whatever ``Operations`` say.
         mosaic: chance that an image becomes a mosaic of four of the batch.
-        mixup: chance that it is blended with another one; for boxes and masks only.
+        mixup_alpha: see ``mixing.mixup``; 0 for none.
         copy_paste: chance that it gets objects of another one; for masks only.
 
     Raises:
@@ -82,9 +88,11 @@ def augment_targets(
             f"it is one of {', '.join(get_args(Strength))}, or Operations",
             "for example Operations(rotate=15)",
         )
-    chances = {"mosaic": mosaic, "mixup": mixup, "copy_paste": copy_paste}
+    chances = {"mosaic": mosaic, "copy_paste": copy_paste}
     if wrong := [f"{name}={chance}" for name, chance in chances.items() if not 0 <= chance <= 1]:
         raise TrainingError(", ".join(wrong), "it is the share of images, between 0 and 1")
+    if mixup_alpha < 0:
+        raise TrainingError(f"mixup_alpha={mixup_alpha}", "it is at least 0, and 0 is off")
     colours = pixel_changes(operations, _SMALL_CHUNK if max(spec.height, spec.width) <= _SMALL_SIDE else 1, in_place=True)
     nothing = operations == Operations() and not any(chances.values())
 
@@ -97,15 +105,20 @@ def augment_targets(
             batch = _placed(batch, operations, flip, _chosen(mosaic, len(images)))
             if len(rows := _chosen(copy_paste, len(images)).nonzero()[:, 0]):
                 batch = mixing.copy_paste(batch, rows)
-            if len(rows := _chosen(mixup, len(images)).nonzero()[:, 0]):
-                batch = mixing.mixup(batch, rows)
             values = batch.images
             for colour in colours:
                 values = colour(values)
         changed = batch.maps if batch.objects is None else batch.objects.split()
         return to_uint8(values), targets if changed is None else changed
 
-    return apply
+    def apply_and_mix(images: Tensor, targets: AnyTargets, generator: torch.Generator) -> tuple[Tensor, Any]:
+        images, targets = apply(images, targets, generator)
+        if len(images) == 0:
+            return images, targets
+        with drawing_from(generator):
+            return mixing.mixup(images, targets, mixup_alpha)
+
+    return apply_and_mix if mixup_alpha else apply
 
 
 def _placed(batch: ImageBatch, operations: Operations, flip: bool, in_mosaic: Tensor) -> ImageBatch:

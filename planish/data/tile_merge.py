@@ -11,11 +11,13 @@ import numpy.typing as npt
 from planish.data.preprocessing import resize
 from planish.data.tiles import Tile, cut_pixels, tiles_of
 from planish.errors import ModelError
+from planish.progress import note
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Pixels, Predictor, Preprocessing
 
 _TOUCHES = 0.01  # share of a tile: a box this near to its edge may go on beyond it
+_CONFIDENT = 0.3  # score: where even the last detection of a tile is above it, there may be more objects than detections
 _COVERED = 0.6  # of a box that was cut off, by a box of the neighbour: the same object
 Floats = npt.NDArray[np.float32]
 
@@ -30,7 +32,6 @@ def predict_tiled(
     overlap: float = 0.25,
     batch_size: int = 8,
     iou: float = 0.5,
-    most: int = 1000,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Outputs:
     """What a model finds in a large image, tile by tile.
@@ -45,11 +46,10 @@ def predict_tiled(
         overlap: share of a tile that its neighbour shows as well; objects wider than that may be found in two halves.
         batch_size: tiles answered at once.
         iou: boxes of one class that overlap more are one object.
-        most: detections returned; rows that are none have score 0.
         advance: told how many tiles are done.
 
     Returns:
-        the same outputs with N = 1, of the whole image; ``masks`` and ``classes`` as fine as the model's own.
+        the same outputs with N = 1, of the whole image, and all of its detections; ``masks`` and ``classes`` as fine as the model's own.
 
     Raises:
         ModelError: it says something of whole images only.
@@ -68,10 +68,13 @@ def predict_tiled(
         )
     if "classes" in outputs:
         return _stitched(outputs, tiles, height, width)
-    return merged(outputs, tiles, height, width, iou=iou, most=most)
+    if full := int((outputs["scores"] > _CONFIDENT).all(1).sum()):
+        most = outputs["scores"].shape[1]
+        note(f"warning: in {full:,} of {len(tiles):,} tiles all {most} detections of the model are confident: smaller tiles show more")
+    return merged(outputs, tiles, height, width, iou=iou)
 
 
-def merged(outputs: Outputs, tiles: Sequence[Tile], height: int, width: int, *, iou: float = 0.5, most: int = 1000) -> Outputs:
+def merged(outputs: Outputs, tiles: Sequence[Tile], height: int, width: int, *, iou: float = 0.5) -> Outputs:
     """Detections of tiles as detections of the image.
 
     A box that ends at the edge of its tile, inside the image, gives way to a whole one of a neighbour that covers most of it, whatever the
@@ -83,10 +86,9 @@ def merged(outputs: Outputs, tiles: Sequence[Tile], height: int, width: int, *, 
         height: of the image in pixels.
         width: likewise.
         iou: boxes of one class that overlap more are one object.
-        most: detections returned.
 
     Returns:
-        the same with N = 1 and K = ``most``; shares of the image's sides.
+        the same with N = 1 and K what is kept, the most confident first; shares of the image's sides.
     """
     number, row = np.nonzero(outputs["scores"] > 0)
     boxes, scores, labels = (outputs[name][number, row] for name in ("boxes", "scores", "labels"))
@@ -95,17 +97,14 @@ def merged(outputs: Outputs, tiles: Sequence[Tile], height: int, width: int, *, 
     placed = np.clip(boxes * sizes + corners, 0, [width, height] * 2)
     cut = _cut_off(boxes, corners, sizes, height, width)
     keep = kept(placed, scores, labels, cut, number, iou)
-    keep = keep[np.argsort(-scores[keep], kind="stable")][:most]
+    keep = keep[np.argsort(-scores[keep], kind="stable")]
     answer: dict[str, Any] = {
-        "boxes": np.zeros((1, most, 4), np.float32),
-        "scores": np.zeros((1, most), np.float32),
-        "labels": np.zeros((1, most), np.int64),
+        "boxes": (placed[keep] / ([width, height] * 2)).astype(np.float32)[None],
+        "scores": scores[keep].astype(np.float32)[None],
+        "labels": labels[keep].astype(np.int64)[None],
     }
-    answer["boxes"][0, : len(keep)] = placed[keep] / ([width, height] * 2)
-    answer["scores"][0, : len(keep)] = scores[keep]
-    answer["labels"][0, : len(keep)] = labels[keep]
     if "masks" in outputs:
-        whole = np.zeros((most, *_canvas(outputs["masks"].shape[2:], tiles, height, width)), np.float32)
+        whole = np.zeros((len(keep), *_canvas(outputs["masks"].shape[2:], tiles, height, width)), np.float32)
         for i, k in enumerate(keep):
             _paste(whole[i], outputs["masks"][number[k], row[k]], tiles[number[k]])
         answer["masks"] = whole[None]

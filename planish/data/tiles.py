@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from planish.data.listing import GivenSplit
 from planish.data.map_codes import IGNORED
 from planish.data.objects import Objects
 from planish.data.preprocessing import decode
+from planish.data.splits import cut
 from planish.errors import DataError
 from planish.progress import Stage
+from planish.split_assignment import ASSIGNED_SPLITS, AssignedSplit, SplitAssignment
 
 ANY_SIDE = 1 << 30  # nothing is shrunk
 MAX_PIXELS = 1 << 30
 BAND_SHARE = 0.15  # of an image, for a split that has no images of its own
+_TILED_IMAGES = ".tiled_images.json"  # hidden, so that nobody takes it for annotations
 _FEW_IMAGES = 20  # without given splits, so many are split as wholes; of fewer each is cut into bands
 
 
@@ -126,7 +130,9 @@ def cut_objects(objects: Objects, tiles: Sequence[Tile], least_visible: float = 
             inside = np.array([box for _, box, area in found if area > 0]).reshape(-1, 4)
             masks = tuple(mask for mask, _, area in found if area > 0)
         crowd = objects.crowd[rows] | (share < least_visible)
-        cut.append(Objects((inside / tile.size).astype(np.float32), objects.labels[rows], tile.size, tile.size, crowd, areas, masks))
+        difficult = None if objects.difficult is None else objects.difficult[rows]
+        shown = (inside / tile.size).astype(np.float32)
+        cut.append(Objects(shown, objects.labels[rows], tile.size, tile.size, crowd, areas, masks, difficult))
     return cut
 
 
@@ -138,20 +144,33 @@ def cut_map(target: LargeMap, tiles: Sequence[Tile], region: Region | None = Non
     return [cut_pixels(labels, tile, region, IGNORED) for tile in tiles]
 
 
-def regions_of(images: Sequence[LargeImage], seed: int) -> list[list[tuple[GivenSplit, Region]]]:
+def tiled_images(folder: Path) -> SplitAssignment | None:
+    """The splits of the large images that the tiles in a folder were cut from; None where it holds no tiles."""
+    file = folder / _TILED_IMAGES
+    return SplitAssignment.load(file) if file.is_file() else None
+
+
+def regions_of(images: Sequence[LargeImage], hashes: npt.NDArray[np.uint8], seed: int) -> list[list[tuple[GivenSplit, Region]]]:
     """Which part of each image belongs to which split.
 
     Tiles overlap, so they cannot be shuffled into splits. An image with a split is whole. Splits without images of their own get a band
-    of each training image (or of each image that has no split): the last shares along the longer side; or, of many images, whole ones.
+    of each training image (or of each image that has no split): the last shares along the longer side; or, of many images, whole ones,
+    by their content.
+
+    Args:
+        images: the large images.
+        hashes: SHA-256 of their files, ``(N, 32)``.
+        seed: of the split of many images.
     """
     given = {image.split for image in images if image.split}
     lacking: list[GivenSplit] = [split for split in ("validation", "test") if split not in given]
     open_images = [i for i, image in enumerate(images) if image.split in (None, "train")]
     whole_ones: dict[int, GivenSplit] = {}
     if lacking and len(open_images) >= _FEW_IMAGES:
-        order, count = np.random.default_rng(seed).permutation(open_images), max(1, round(BAND_SHARE * len(open_images)))
-        for k, split in enumerate(lacking):
-            whole_ones |= dict.fromkeys(order[k * count : (k + 1) * count].tolist(), split)
+        rows, shares = np.array(open_images), {"train": 1.0} | dict.fromkeys(lacking, BAND_SHARE)
+        parts = cut(np.zeros(len(rows), np.int64), hashes[rows], rows, shares, seed, ["images"])
+        for split in lacking:
+            whole_ones |= dict.fromkeys(rows[parts[split]].tolist(), split)
         lacking = []
     answer = []
     for i, image in enumerate(images):
@@ -207,7 +226,9 @@ def write_tiles(
     ):
         written: dict[GivenSplit, list[tuple[dict[str, Any], Objects]]] = {}
         count = 0
-        for number, (image, regions) in enumerate(zip(images, regions_of(images, seed), strict=True)):
+        hashes = np.stack([_hash(image) for image in images])
+        all_regions = regions_of(images, hashes, seed)
+        for number, (image, regions) in enumerate(zip(images, all_regions, strict=True)):
             pixels = _pixels(image)
             for split, region in regions:
                 tiles = tiles_of(image.target.width, image.target.height, size, overlap, region)
@@ -227,6 +248,9 @@ def write_tiles(
             stage.advance()
         for split, described in written.items():
             (partial / split / "_annotations.coco.json").write_text(json.dumps(_coco(described, class_names)))
+        # an image that was cut into bands has some for training, so that it counts as trained on
+        of_image: list[AssignedSplit] = [min((split for split, _ in regions), key=ASSIGNED_SPLITS.index) for regions in all_regions]
+        SplitAssignment.of(hashes, of_image, seed).save(partial / _TILED_IMAGES)
         if not written:
             (partial / "classes.txt").write_text("".join(f"{name}\n" for name in class_names))
     return count
@@ -248,6 +272,13 @@ def _starts(start: int, stop: int, size: int, overlap: float) -> list[int]:
         return [start]
     count = int(np.ceil(room / max(1.0, size * (1 - overlap)))) + 1
     return [start + round(room * k / (count - 1)) for k in range(count)]
+
+
+def _hash(image: LargeImage) -> npt.NDArray[np.uint8]:
+    try:
+        return np.frombuffer(hashlib.sha256(image.path.read_bytes()).digest(), np.uint8)
+    except OSError as error:
+        raise DataError(f"{image.key!r} cannot be read: {error.strerror}") from error
 
 
 def _pixels(image: LargeImage) -> npt.NDArray[np.uint8]:
@@ -295,6 +326,8 @@ def _coco(entries: Sequence[tuple[dict[str, Any], Objects]], class_names: Sequen
                 "area": float(found.areas[i]),
                 "iscrowd": int(found.crowd[i]),
             }
+            if found.difficult is not None:
+                annotation["ignore"] = int(found.difficult[i])
             if found.masks is not None:
                 counts = found.masks[i]["counts"].decode("ascii")
                 annotation["segmentation"] = {"size": list(found.masks[i]["size"]), "counts": counts}

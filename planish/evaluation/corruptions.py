@@ -124,7 +124,7 @@ def jpeg(image: Floats, level: int, rng: np.random.Generator) -> Floats:
     steps = 5000 / (25, 18, 15, 10, 7)[level] * _relative(image)  # in % of the quantization table; libjpeg's definition of quality
     file = io.BytesIO()
     _to_pil(image).save(file, "JPEG", quality=int(np.clip(round(5000 / steps if steps > 100 else 100 - steps / 2), 1, 95)))
-    return _from_pil(Image.open(file), image)
+    return _from_pil(Image.open(file, formats=("JPEG",)), image)
 
 
 def elastic(image: Floats, level: int, rng: np.random.Generator) -> Floats:

@@ -45,7 +45,13 @@ class Errors:
 
 
 def detection_errors(
-    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, against: Outputs | None = None
+    outputs: Outputs,
+    targets: Sequence[Objects],
+    class_names: Sequence[str],
+    *,
+    masks: bool = False,
+    against: Outputs | None = None,
+    uncapped: bool = False,
 ) -> dict[str, Measurement]:
     """For each of ``KINDS`` the points of mAP50 that repairing all of them would bring, with an interval over images; ``n`` counts them.
 
@@ -56,17 +62,20 @@ def detection_errors(
         masks: overlap of masks instead of boxes.
         against: of another model on the same images. Numbers are then how much more is lost than by that one, paired, and ``n`` is the
             number of images.
+        uncapped: of all detections, see ``detection_metrics``.
     """
-    lost = _lost(outputs, targets, len(class_names), masks)
-    return costs(lost, len(targets), None if against is None else _lost(against, targets, len(class_names), masks))
+
+    def lost(outputs: Outputs) -> dict[str, tuple[int, Floats]]:
+        return _lost(find_errors(outputs, targets, masks=masks, uncapped=uncapped), len(targets), len(class_names))
+
+    return costs(lost(outputs), len(targets), None if against is None else lost(against))
 
 
-def _lost(outputs: Outputs, targets: Sequence[Objects], classes: int, masks: bool) -> dict[str, tuple[int, Floats]]:
+def _lost(errors: Errors, images: int, classes: int) -> dict[str, tuple[int, Floats]]:
     """How many errors of each kind there are, and the points that they cost in each draw of images ``(R,)``."""
-    errors = find_errors(outputs, targets, masks=masks)
     if not len(errors.matches.object_image):
         return {}
-    weights = drawn_anew(len(targets))
+    weights = drawn_anew(images)
     before = average_precision(errors.matches, classes, weights)
     found = {}
     for number, kind in enumerate(KINDS):
@@ -77,17 +86,17 @@ def _lost(outputs: Outputs, targets: Sequence[Objects], classes: int, masks: boo
     return found
 
 
-def find_errors(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False) -> Errors:
+def find_errors(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False, uncapped: bool = False) -> Errors:
     """What kind of error each detection is, if it is one, and which objects are missed."""
     images = seen_in(outputs, targets, masks=masks)
-    matches = match(images)
+    matches = match(images, uncapped=uncapped)
     at_half = replace(matches, found=matches.found[:1], ignored=matches.ignored[:1], partner=matches.partner[:1])
     kind = np.full(len(matches.score), _NONE)
     meant = at_half.partner[0].copy()
     begins, first = (np.searchsorted(of, np.arange(matches.images + 1)) for of in (matches.image, matches.object_image))
     for index, image in enumerate(images):
         rows = np.arange(begins[index], begins[index + 1])
-        counted = np.flatnonzero(~image.objects.crowd)
+        counted = np.flatnonzero(~image.objects.ignored)
         order = np.argsort(image.objects.labels[counted], kind="mergesort")  # as ``match`` lists them
         counted = counted[order]
         for row in rows[~at_half.found[0, rows] & ~at_half.ignored[0, rows]]:

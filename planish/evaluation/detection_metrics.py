@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planish.evaluation.classification_metrics import percent
-from planish.evaluation.matching import RANGES, THRESHOLDS, Flags, Floats, Matches, match, seen_in
+from planish.evaluation.matching import COCO_MAX_DETECTIONS, RANGES, THRESHOLDS, Flags, Floats, Matches, match, seen_in
 from planish.evaluation.statistics import Interval, known_mean
 from planish.measurement import Measurement
 
@@ -24,39 +24,51 @@ _RESAMPLES = 200
 _GROUPS = 100  # of images, that are left out in turn
 
 
+def metric_name(name: str, *, uncapped: bool) -> str:
+    """``uncapped_map`` where all detections count and not only COCO's 100 an image and class."""
+    return f"uncapped_{name.removesuffix(f'_{COCO_MAX_DETECTIONS}')}" if uncapped else name
+
+
 def detection_metrics(
-    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False
+    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
 ) -> dict[str, Measurement]:
     """``map``, ``map_50``, ``map_75``, ``mar_100``, then ``map_small``, ``map_medium``, ``map_large`` where there are such objects.
 
-    Those of masks are ``mask_map`` and so on, before those of boxes. In percent.
+    Those of masks are ``mask_map`` and so on, before those of boxes; uncapped ones are ``uncapped_map``, ``mask_uncapped_map`` and so on,
+    and ``uncapped_mar``. In percent.
 
     Args:
         outputs: ``boxes``, ``scores``, ``labels`` and, for masks, ``masks``; see ``matching.seen_in``.
         targets: of the images.
         class_names: a label is an index into them. Classes of which there is no object do not count.
         masks: judge masks as well, and first.
+        uncapped: count all detections, not only COCO's 100 an image and class: for images that hold more objects than that.
     """
     found: list[Measurement] = []
     n = len(targets)
     weights = drawn_anew(n)
     for kind in ["mask_", ""] if masks else [""]:
         images = seen_in(outputs, targets, masks=kind == "mask_")
-        matches = match(images)
+        matches = match(images, uncapped=uncapped)
         precision = average_precision(matches, len(class_names), weights)
         of = {"map": precision, "map_50": precision[:, :, :1], "map_75": precision[:, :, 5:6]}
         of["mar_100"] = _recall(matches, len(class_names), weights)
         for size in list(RANGES)[1:]:
-            of[f"map_{size}"] = average_precision(match(images, size), len(class_names), weights)
-        found += [percent(kind + name, n, _interval(known_mean(values))) for name, values in of.items() if not np.isnan(values[0]).all()]
-    return {m.name: m for m in found} or {f"{'mask_' * masks}map": percent(f"{'mask_' * masks}map", n, Interval(0.0, 0.0, 1.0))}
+            of[f"map_{size}"] = average_precision(match(images, size, uncapped=uncapped), len(class_names), weights)
+        found += [
+            percent(kind + metric_name(name, uncapped=uncapped), n, _interval(known_mean(values)))
+            for name, values in of.items()
+            if not np.isnan(values[0]).all()
+        ]
+    first = f"{'mask_' * masks}{metric_name('map', uncapped=uncapped)}"
+    return {m.name: m for m in found} or {first: percent(first, n, Interval(0.0, 0.0, 1.0))}
 
 
 def average_precision_by_class(
-    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False
+    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
 ) -> dict[str, Measurement]:
     """Average precision of each class that there are objects of, in percent; ``n`` is the number of its objects."""
-    matches, weights = match(seen_in(outputs, targets, masks=masks)), drawn_anew(len(targets))
+    matches, weights = match(seen_in(outputs, targets, masks=masks), uncapped=uncapped), drawn_anew(len(targets))
     precision = average_precision(matches, len(class_names), weights)
     counts = np.bincount(matches.object_label, minlength=len(class_names))
     return {
@@ -66,7 +78,9 @@ def average_precision_by_class(
     }
 
 
-def detection_scores(outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False) -> Floats:
+def detection_scores(
+    outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
+) -> Floats:
     """One number an image ``(N,)``, on the 0..1 scale, whose mean is the mean average precision and whose spread is that of it.
 
     Jackknife pseudo-values (J. Tukey 1958): ``g m - (g - 1) m_without``, of groups of images where there are more than a hundred; an image
@@ -76,7 +90,8 @@ def detection_scores(outputs: Outputs, targets: Sequence[Objects], class_names: 
     groups = np.arange(n) % min(n, _GROUPS)
     count = int(groups.max()) + 1
     weights = np.concatenate([np.ones((1, n)), groups[None] != np.arange(count)[:, None]]).astype(np.float64)
-    values = np.nan_to_num(known_mean(average_precision(match(seen_in(outputs, targets, masks=masks)), len(class_names), weights)))
+    matches = match(seen_in(outputs, targets, masks=masks), uncapped=uncapped)
+    values = np.nan_to_num(known_mean(average_precision(matches, len(class_names), weights)))
     whole, without = values[0], values[1:]
     if count < 2:
         return np.full(n, whole)

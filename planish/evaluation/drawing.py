@@ -25,13 +25,14 @@ _VEIL = 0.45  # how much a mask covers
 
 
 def draw_objects(image: Pixels, objects: Objects, class_names: Sequence[str]) -> Pixels:
-    """The objects that an image holds; crowds are dashed by their name only."""
+    """The objects that an image holds; crowds and difficult ones are marked by their name only."""
     masks = None
     if objects.masks is not None:
         from pycocotools import mask as coco
 
         masks = [coco.decode(lengths) for lengths in objects.masks]
-    names = [class_names[label] + (" (crowd)" if crowd else "") for label, crowd in zip(objects.labels, objects.crowd, strict=True)]
+    marks = np.where(objects.crowd, " (crowd)", np.where(objects.ignored, " (difficult)", ""))
+    names = [class_names[label] + str(mark) for label, mark in zip(objects.labels, marks, strict=True)]
     return _drawn(image, objects.boxes, objects.labels, names, masks)
 
 

@@ -70,7 +70,8 @@ def evaluate(
 def evaluate_tiled(
     predictor: Predictor, task: Task, split_name: SplitName, spec: InputSpec, preprocessing: Preprocessing, size: int, overlap: float = 0.25
 ) -> Evaluated:
-    """The same on large images, each read as it lies on disk, answered tile by tile and put together: metrics are of whole images.
+    """The same on large images, each read as it lies on disk, answered tile by tile and put together: metrics are of whole images,
+    and count all detections (``Task.uncapped``).
 
     Args:
         predictor: of boxes, masks or label maps.
@@ -93,7 +94,15 @@ def evaluate_tiled(
             for name, values in found.items():
                 joined.setdefault(name, []).append(values[0])
             stage.advance()
+    for name in {"boxes", "scores", "labels"} & joined.keys():
+        joined[name] = _filled_up(joined[name])
     # masks and label maps are as large as their images, and so of different sizes
     alike = {name: len({value.shape for value in values}) == 1 for name, values in joined.items()}
     outputs: dict[str, Any] = {name: np.stack(values) if alike[name] else values for name, values in joined.items()}
-    return Evaluated(outputs, split.targets, task)
+    return Evaluated(outputs, split.targets, task.uncapped())
+
+
+def _filled_up(values: list[Any]) -> list[Any]:
+    """Arrays ``(K, ...)`` with as many rows as the longest one, zeros (a score of 0 is no detection) at the end."""
+    most = max(len(value) for value in values)
+    return [np.concatenate([value, np.zeros((most - len(value), *value.shape[1:]), value.dtype)]) for value in values]

@@ -10,6 +10,7 @@ from planish.evaluation.machine import saturates
 
 _INTEGER = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"}
 _FLOAT = {"Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"}
+LAYERS = _INTEGER | _FLOAT
 
 
 def exact_integers() -> dict[str, str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from time import monotonic, sleep
 from typing import Any, Literal
@@ -72,6 +72,7 @@ class LatencyReport:
         noise_floor: how far the ratio of two copies of the baseline was from 1, in %; ``high`` is the far end of its interval.
         samples: by subject, milliseconds of single calls in the order in which they ran; evenly thinned to 2,000 at most.
         round_medians: by subject, the median call of each round in ms, one list a launch; what ratios are made of.
+        copy_medians: the same of the second copy of the baseline; what the noise floor is made of.
         launches: how often all processes were started.
         rounds: rounds over all launches.
         threads: per process.
@@ -85,6 +86,7 @@ class LatencyReport:
     noise_floor: Measurement
     samples: dict[str, list[float]]
     round_medians: dict[str, list[list[float]]]
+    copy_medians: list[list[float]]
     launches: int
     rounds: int
     threads: int
@@ -98,13 +100,20 @@ class LatencyReport:
         return dataclasses.replace(known, value=found.value, low=found.low, high=found.high)
 
 
-def verdict(ratio: Measurement, noise_floor: Measurement) -> Verdict:
-    """Whether a latency ratio is a difference: its interval excludes 1, and it is beyond what this machine makes of two equals.
-
-    That is their deviation, or two thirds of the far end of its interval, or 3%, whichever is most. (Simulated with five launches that
-    differ by 0.5% to 8%: equals are called different in at most 1.6% of benches; 10% is missed in 6% where launches differ by 3%.)
+def smallest_difference(noise_floor: Measurement) -> float:
+    """In %, from which on a latency ratio is a difference: what this machine makes of two equals, two thirds of the far end of its
+    interval, or 3%, whichever is most.
     """
-    floor = 1 + max(noise_floor.value, (noise_floor.high or 0.0) * 2 / 3, SMALLEST_DIFFERENCE) / 100
+    return max(noise_floor.value, (noise_floor.high or 0.0) * 2 / 3, SMALLEST_DIFFERENCE)
+
+
+def verdict(ratio: Measurement, noise_floor: Measurement) -> Verdict:
+    """Whether a latency ratio is a difference: its interval excludes 1, and it is beyond ``smallest_difference``.
+
+    (Simulated with five launches that differ by 0.5% to 8%: equals are called different in at most 1.6% of benches; 10% is missed in 6%
+    where launches differ by 3%.)
+    """
+    floor = 1 + smallest_difference(noise_floor) / 100
     if ratio.low is not None and ratio.low > 1 and ratio.value > floor:
         return "faster"
     if ratio.high is not None and ratio.high < 1 and ratio.value < 1 / floor:
@@ -173,7 +182,7 @@ def measure_latency(
                 for name, worker in workers.items():
                     memory[name].append(float(worker.ask("memory")[0]["peak_memory_bytes"]))
             stage.advance()
-    floor = _noise_floor(_ratio(calls[baseline], calls[_COPY], seed), launches, subjects[baseline].runtime)
+    floor = noise_floor_of(_medians(calls[baseline]), _medians(calls[_COPY]), subjects[baseline].runtime, seed)
     if floor.high is not None and floor.high > _BUSY_MACHINE:
         note(f"two copies of {baseline!r} may differ by {floor.high:.0f}% just now: end other programs, or give it more seconds")
     measured = {n: _measurements(calls[n], calls[baseline], memory[n], s.runtime, seed, n == baseline) for n, s in subjects.items()}
@@ -182,7 +191,8 @@ def measure_latency(
         measurements=measured,
         verdicts={name: verdict(m["latency_ratio"], floor) for name, m in measured.items()},
         noise_floor=floor,
-        round_medians={name: [[round(float(x), 6) for x in launch] for launch in _medians(calls[name])] for name in subjects},
+        round_medians={name: _rounded(calls[name]) for name in subjects},
+        copy_medians=_rounded(calls[_COPY]),
         samples={name: _thin(np.concatenate([r for launch in calls[name] for r in launch])) for name in subjects},
         launches=launches,
         rounds=sum(len(launch) for launch in calls[baseline]),
@@ -213,15 +223,30 @@ def _medians(launches: list[list[npt.NDArray[np.float64]]]) -> list[npt.NDArray[
     return [np.array([np.median(times) for times in launch]) for launch in launches]
 
 
+def _rounded(launches: list[list[npt.NDArray[np.float64]]]) -> list[list[float]]:
+    return [[round(float(x), 6) for x in launch] for launch in _medians(launches)]
+
+
 def _ratio(baseline: list[list[npt.NDArray[np.float64]]], other: list[list[npt.NDArray[np.float64]]], seed: int) -> Interval:
     return paired_ratio(_medians(baseline), _medians(other), seed)
 
 
-def _noise_floor(ratio: Interval, launches: int, runtime: str) -> Measurement:
+def noise_floor_of(
+    baseline: Sequence[npt.ArrayLike], copy: Sequence[npt.ArrayLike], runtime: str = "", seed: int = 0
+) -> Measurement:  # fmt: skip
+    """How far the ratio of two copies of one file is from 1, in %.
+
+    Args:
+        baseline: the median call of each round, one array ``(rounds,)`` a launch.
+        copy: likewise.
+        runtime: that ran both.
+        seed: of the bootstrap, see ``paired_ratio``.
+    """
+    ratio = paired_ratio(baseline, copy, seed)
     apart = [abs(math.log(r)) for r in ratio]
     nearest = 0.0 if ratio.low <= 1 <= ratio.high else min(apart[1:])
     value, low, high = (100 * math.expm1(x) for x in (apart[0], nearest, max(apart[1:])))
-    return Measurement("noise_floor", value, "%", launches, False, low, high, cpu_model(), runtime)
+    return Measurement("noise_floor", value, "%", len(baseline), False, low, high, cpu_model(), runtime)
 
 
 def _measurements(

@@ -25,6 +25,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.data.cache import cache_root
+from planish.decisions import decide
 from planish.evaluation.machine import cpu_model, instruction_sets, saturates
 from planish.progress import Stage
 
@@ -103,7 +104,8 @@ def layer_latencies(
 ) -> list[float]:
     """Milliseconds of each variant, the frame's taken off; at least a hundredth of what was timed, as a difference may fall below zero.
 
-    What was timed once on this machine is read from its cache (one JSON file for machine, runtime, version, threads and batch).
+    What was timed once on this machine is read from its cache (one JSON file for machine, runtime, version, threads and batch); a run that
+    is resumed keeps to the times that it had.
 
     Args:
         variants: each is timed once, however often it is asked for.
@@ -112,6 +114,11 @@ def layer_latencies(
         batch: images a call.
         cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
     """
+    asked = hashlib.sha256(repr((runtime, threads, batch, [_key(v) for v in variants])).encode()).hexdigest()[:16]
+    return list(decide(f"times of layers:{asked}", lambda: _timed(variants, runtime, threads, batch, cache_dir)))
+
+
+def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, cache_dir: Path | None) -> list[float]:
     file = cache_root(cache_dir) / "layer-latency" / f"{_machine_key(runtime, threads, batch)}.json"
     known = _read(file)
     keys = {_key(v): v for v in variants}

@@ -23,7 +23,7 @@ Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of the overlap, in COCO's numbers
-MOST = 100  # detections an image that count
+COCO_MAX_DETECTIONS = 100  # an image and class, the most confident ones
 RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # of areas, in pixels
 
 
@@ -39,7 +39,7 @@ class Matches:
         label: its class.
         score: how sure it is.
         found: of an object, at each of the overlaps ``(T, D)``.
-        ignored: neither right nor wrong there ``(T, D)``: it lies on a crowd, or is of another size.
+        ignored: neither right nor wrong there ``(T, D)``: it matches an object that is ignored, or is of another size.
         object_image: of each object that counts.
         object_label: its class.
         images: how many there are.
@@ -163,13 +163,15 @@ def _seen(outputs: Outputs, index: int, objects: Objects, masks: bool) -> Seen:
     return Seen(objects, scores, labels, np.prod(boxes[:, 2:], axis=1), box_iou(boxes, theirs, objects.crowd))
 
 
-def match(images: Sequence[Seen], size: str = "all") -> Matches:
+def match(images: Sequence[Seen], size: str = "all", *, uncapped: bool = False) -> Matches:
     """Match all images.
 
     Args:
         images: from ``seen_in``.
         size: of the objects that count, see ``RANGES``.
+        uncapped: match all detections instead of COCO's 100 an image and class.
     """
+    most = None if uncapped else COCO_MAX_DETECTIONS
     none = np.zeros((len(THRESHOLDS), 0))
     parts: dict[str, list[Any]] = {name: [np.zeros(0)] for name in ("image", "label", "score", "place", "object_image", "object_label")}
     parts |= {name: [none] for name in ("found", "ignored", "partner")}
@@ -177,11 +179,12 @@ def match(images: Sequence[Seen], size: str = "all") -> Matches:
     so_far = 0
     for index, image in enumerate(images):
         objects = image.objects
-        outside = objects.crowd | (objects.areas < low) | (objects.areas > high)
+        ignored = objects.ignored
+        outside = ignored | (objects.areas < low) | (objects.areas > high)
         for label in np.union1d(image.label, objects.labels):
-            rows, of_class = np.flatnonzero(image.label == label)[:MOST], np.flatnonzero(objects.labels == label)
+            rows, of_class = np.flatnonzero(image.label == label)[:most], np.flatnonzero(objects.labels == label)
             of_class = of_class[np.argsort(outside[of_class], kind="mergesort")]
-            hit, skip, partner = _match(image.overlap[rows][:, of_class], outside[of_class], objects.crowd[of_class])
+            hit, skip, partner = _match(image.overlap[rows][:, of_class], outside[of_class], ignored[of_class])
             areas = image.area[rows]
             counted = int((~outside[of_class]).sum())
             found = {
@@ -198,13 +201,13 @@ def match(images: Sequence[Seen], size: str = "all") -> Matches:
     return Matches(**joined, images=len(images))
 
 
-def _match(overlap: Floats, outside: Flags, crowd: Flags) -> tuple[Flags, Flags, Numbers]:
+def _match(overlap: Floats, outside: Flags, ignored: Flags) -> tuple[Flags, Flags, Numbers]:
     """Whether each detection, the surest first, finds an object, whether that one does not count, and which it is: ``(T, D)`` each.
 
     Args:
         overlap: ``(D, G)``, objects that do not count last.
         outside: those ``(G,)``.
-        crowd: of them, those that may be found any number of times.
+        ignored: of them, those that any number of detections may match: COCO's crowds, and VOC's difficult objects.
     """
     count, objects = overlap.shape
     found, skipped = np.zeros((len(THRESHOLDS), count), bool), np.zeros((len(THRESHOLDS), count), bool)
@@ -226,7 +229,7 @@ def _match(overlap: Floats, outside: Flags, crowd: Flags) -> tuple[Flags, Flags,
             taken |= instead
         found[:, row] = taken
         partner[taken, row] = best[taken]
-        free[every[taken], best[taken]] = crowd[best[taken]]
+        free[every[taken], best[taken]] = ignored[best[taken]]
     return found, skipped, partner
 
 

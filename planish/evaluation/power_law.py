@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from planish.evaluation.statistics import Floats, Interval
 
@@ -53,7 +54,8 @@ def gain_of_twice(images: npt.ArrayLike, scores: npt.ArrayLike, folds: npt.Array
     """By how much accuracy would rise, on the 0..1 scale, with twice as many images as the most that were tried.
 
     Networks and, within each, the images that it judged are drawn anew, for all sizes the same. As networks of different folds share
-    training images, the interval is widened as that of ``statistics.over_folds``.
+    training images, the interval is widened as that of ``statistics.over_folds``, and likewise is at least Student's over what single
+    networks say: two networks drawn anew vary too little.
 
     Args:
         images: that networks were trained on, ``(S,)``, the most last.
@@ -75,4 +77,6 @@ def gain_of_twice(images: npt.ArrayLike, scores: npt.ArrayLike, folds: npt.Array
     value = float(gain(fit_power_law(sizes, 1 - x.mean(axis=(1, 2)))))
     wider = (1 + len(networks) / (count - 1)) ** 0.5
     low, high = value + wider * (np.percentile(gain(fit_power_law(sizes, errors)), [2.5, 97.5]) - value)
-    return Interval(value, min(value, float(low)), max(value, float(high)))
+    single = np.array([float(gain(fit_power_law(sizes, 1 - kinds @ n / n.sum()))) for kinds, n in networks])
+    half = float(stats.t.ppf(0.975, len(single) - 1) * single.std(ddof=1) / len(single) ** 0.5)
+    return Interval(value, min(value - half, float(low)), max(value + half, float(high)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,11 @@ from planish.explanation.onnxruntime_profile import profile_onnxruntime
 from planish.explanation.opening import Explained, open_explained, open_reference
 from planish.explanation.openvino_profile import profile_openvino
 from planish.explanation.overflow import full_range
-from planish.explanation.profile import Profile
+from planish.explanation.profile import LayerProfile, Profile
 from planish.explanation.reach import Reach, measure_reach
 from planish.explanation.result import Explanation, LayerRow
 from planish.explanation.signal_to_noise import Errors, measure_errors
+from planish.export.runtimes import imports
 from planish.progress import Stage
 
 _PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
@@ -63,9 +64,10 @@ def explain(
     with Stage("profiling", 4) as stage:
         opened = open_explained(target, runtime=runtime, threads=threads, batch=batch, data=data, settings=settings or {})
         model = opened.model
+        before = measure_reach(min(threads, _usable_cores()))
         profile = _PROFILERS[model.runtime](model)
         stage.advance()
-        reach = measure_reach(min(threads, _usable_cores()))
+        reach = before.best(measure_reach(before.threads))
         stage.advance()
         errors, notes = _errors(opened, reference)
         stage.advance()
@@ -81,6 +83,7 @@ def explain(
         preprocessing_ms=_preprocessing_ms(opened),
         full_range=full_range(model.path) if model.path.suffix == ".onnx" else 0.0,
     )
+    rows = tuple(_rows(profile, reach, errors))
     return Explanation(
         model=str(target),
         file=model.path.name,
@@ -90,13 +93,13 @@ def explain(
         latency_ms=profile.latency_ms,
         cpu=cpu_model(),
         reach=reach,
-        layers=tuple(_rows(profile, reach, errors)),
+        layers=rows,
         kinds_ms=_kinds(profile),
         findings=tuple(find_all(evidence)),
         errors=errors,
         preprocessing_ms=evidence.preprocessing_ms,
         alternatives=dict(alternatives),
-        notes=(*opened.notes, *notes),
+        notes=(*opened.notes, *notes, *_doubtful(rows)),
     )
 
 
@@ -105,7 +108,6 @@ def _rows(profile: Profile, reach: Reach, errors: Errors | None) -> list[LayerRo
     for layer in profile.layers:
         around = profile.conversions(layer) if layer.macs else []
         ms = profile.ms(layer)
-        gops = layer.gops if layer.macs and layer.ms > 0 else None
         rows.append(
             LayerRow(
                 name=layer.name,
@@ -118,8 +120,8 @@ def _rows(profile: Profile, reach: Reach, errors: Errors | None) -> list[LayerRo
                 precision=layer.precision,
                 shape=layer.shape,
                 macs=layer.macs,
-                gops=gops,
-                reach_share=None if gops is None else gops / reach.gops(layer.precision),
+                gops=layer.gops if layer.macs and layer.ms > 0 else None,
+                reach_share=_reach_share(layer, reach),
                 conversions=tuple(x.op for x in around),
                 conversions_ms=profile.total_ms(around),
                 added_db=errors.added_db.get(layer.source) if errors and layer.source else None,
@@ -127,6 +129,23 @@ def _rows(profile: Profile, reach: Reach, errors: Errors | None) -> list[LayerRo
             )
         )
     return rows
+
+
+def _reach_share(layer: LayerProfile, reach: Reach) -> float | None:
+    """None where it says nothing: where the peak is not known, and for Winograd kernels, which multiply less than is counted."""
+    peak = reach.gops(layer.precision)
+    return layer.gops / peak if peak and layer.macs and layer.ms > 0 and "wino" not in layer.kernel.lower() else None
+
+
+def _doubtful(rows: Sequence[LayerRow]) -> list[str]:
+    """A note where layers come out faster than what was measured as the most that this machine reaches."""
+    beyond = [row.reach_share for row in rows if row.reach_share is not None and row.reach_share > 1]
+    if not beyond:
+        return []
+    return [
+        f"reach is unreliable: {len(beyond)} layers come to more than 100 % of it, up to {100 * max(beyond):.0f} %; the machine was busy "
+        "while its peak was measured, so explain again when it is idle"
+    ]
 
 
 def _kinds(profile: Profile) -> dict[str, float]:
@@ -205,10 +224,11 @@ def _any_batch(model: ModelFile) -> bool:
 
 def _subject(model: ModelFile) -> Subject:
     arguments = {
-        "path": str(model.path), "runtime": model.runtime, "threads": model.threads, "batch": model.batch, "settings": dict(model.settings)
+        "path": str(model.path), "runtime": model.runtime, "threads": model.threads, "batch": model.batch, "settings": dict(model.settings),
+        "sides": list(model.sides),
     }  # fmt: skip
     cue = np.zeros((1, 1, 1, 1), dtype=np.uint8)
-    return Subject("planish.explanation.model_file:load_for_bench", arguments, cue, model.runtime, imports=(model.runtime,))
+    return Subject("planish.explanation.model_file:load_for_bench", arguments, cue, model.runtime, imports=imports(model.runtime))
 
 
 def _usable_cores() -> int:

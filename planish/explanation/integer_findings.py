@@ -11,6 +11,7 @@ from planish.explanation.profile import ACTIVATIONS, LayerProfile, Profile
 _QUANTIZE = {"QuantizeLinear", "FakeQuantize", "Quantize"}
 _DEQUANTIZE = {"DequantizeLinear"}
 _FUSED = {"Relu", "Clip"}  # runtimes compute these inside an integer convolution
+_PAYS = 1.3  # times as fast: what rounding and conversions take must come off
 _USEFUL = 0.8  # of the reach: what a good integer convolution gets
 
 
@@ -201,6 +202,23 @@ def unsigned_weights(evidence: Evidence) -> Finding | None:
     )
 
 
+def float_where_integers_pay(evidence: Evidence) -> Finding | None:
+    """A model that computes in fp32 throughout, on a processor whose integer units are faster."""
+    profile, gain = evidence.profile, evidence.reach.int8_gain
+    layers = [x for x in profile.matrix_layers if x.precision == "fp32"]
+    if gain < _PAYS or len(layers) < len(profile.matrix_layers) or any(x.op in _QUANTIZE | _DEQUANTIZE for x in profile.layers):
+        return None
+    return Finding(
+        "float_where_integers_pay",
+        f"all {len(layers)} convolution and linear layers run in fp32",
+        f"on this processor 8-bit integers multiply {gain:.1f} times as fast as 32-bit floats",
+        "quantize it: Planish's int8, or compress --plan with to_onnx and int8; what that costs in accuracy is measured there. The time is "
+        "an estimate of the most that is saved",
+        evidence.int8_saving * profile.total_ms(layers),
+        slowest(profile, layers),
+    )
+
+
 def overflow(evidence: Evidence) -> Finding | None:
     """Full-range 8-bit weights on an x86 processor without VNNI, which adds pairs of products in 16 bits."""
     profile = evidence.profile
@@ -227,4 +245,12 @@ def _name(runtime: str) -> str:
     return {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}.get(runtime, runtime)
 
 
-FINDERS: tuple[Finder, ...] = (signed_activations, blocked_fusion, float_activation, dynamic_convolutions, unsigned_weights, overflow)
+FINDERS: tuple[Finder, ...] = (
+    signed_activations,
+    blocked_fusion,
+    float_activation,
+    dynamic_convolutions,
+    unsigned_weights,
+    float_where_integers_pay,
+    overflow,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": np.float64,
           "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32}  # fmt: skip
-_FREE_SIDE = 224  # pixels, where a file leaves height and width open
+_OPEN_SIDE, _OPEN_CHANNELS = 224, 3  # where a file leaves height and width open, or channels
 PROFILED = ("onnxruntime", "openvino")
 
 
@@ -37,6 +37,7 @@ class ModelFile:
         threads: it may compute with.
         batch: images a call.
         settings: of the runtime, over Planish's own: OpenVINO's properties, ONNX Runtime's session configuration entries.
+        sides: of one input without its batch, taken where the file leaves them open; empty for 3 channels of 224 x 224 pixels.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class ModelFile:
     threads: int = 1
     batch: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
+    sides: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         find(self.runtime)
@@ -94,12 +96,7 @@ class ModelFile:
 
         try:
             model = openvino.Core().read_model(str(self.path))
-            shapes = {}
-            for node in model.inputs:
-                shape = node.get_partial_shape()
-                sides = [_side(i, None if side.is_dynamic else side.get_length(), self.batch) for i, side in enumerate(shape)]
-                shapes[node] = openvino.PartialShape(sides)
-            model.reshape(shapes)
+            model.reshape({node: openvino.PartialShape(self._closed(_openvino_shape(node))) for node in model.inputs})
             return model
         except Exception as error:
             raise ExportError(
@@ -152,6 +149,25 @@ class ModelFile:
 
         return {name: draw(shape, kind) for name, shape, kind in self.inputs()}
 
+    def _closed(self, shape: Sequence[int | None]) -> list[int]:
+        """A shape with this batch, and a length for every side that the file leaves open."""
+        sides = [self.batch, *(_OPEN_SIDE if side is None else side for side in shape[1:])]
+        if len(self.sides) == len(shape) - 1:
+            sides[1:] = [given if side is None else side for given, side in zip(self.sides, shape[1:], strict=True)]
+        elif len(shape) == 4 and shape[1] is None and shape[3] not in (1, 3, 4):  # not channels last
+            sides[1] = _OPEN_CHANNELS
+        return sides[: len(shape)]
+
+    def open_sides(self) -> dict[str, list[int]]:
+        """The inputs that leave other sides than the batch open, with the shape that is taken."""
+        if self.runtime == "openvino":
+            import openvino
+
+            declared = {n.get_any_name(): _openvino_shape(n) for n in openvino.Core().read_model(str(self.path)).inputs}
+        else:
+            declared = {n.name: _onnx_shape(n) for n in self.onnxruntime_session(OnnxRuntime.session_options(1)).get_inputs()}
+        return {name: self._closed(shape) for name, shape in declared.items() if None in shape[1:]}
+
     def inputs(self) -> list[tuple[str, list[int], Any]]:
         """Name, shape for this batch, and numpy type of each input."""
         if self.runtime == "openvino":
@@ -161,7 +177,7 @@ class ModelFile:
         for node in self.onnxruntime_session(OnnxRuntime.session_options(1)).get_inputs():
             if node.type not in _TYPES:
                 raise ModelError(f"{self.path} takes a {node.type} {node.name!r}", f"explain feeds {', '.join(_TYPES)}")
-            sides = [_side(i, side if isinstance(side, int) else None, self.batch) for i, side in enumerate(node.shape)]
+            sides = self._closed(_onnx_shape(node))
             if sides and isinstance(node.shape[0], int) and node.shape[0] != self.batch:
                 raise ModelError(
                     f"{self.path} takes batches of {node.shape[0]} only", f"{self.batch} were asked for", f"add --batch {node.shape[0]}"
@@ -170,10 +186,12 @@ class ModelFile:
         return found
 
 
-def _side(position: int, length: int | None, batch: int) -> int:
-    if position == 0:
-        return batch
-    return _FREE_SIDE if length is None else length
+def _onnx_shape(node: Any) -> list[int | None]:
+    return [side if isinstance(side, int) else None for side in node.shape]
+
+
+def _openvino_shape(node: Any) -> list[int | None]:
+    return [None if side.is_dynamic else side.get_length() for side in node.get_partial_shape()]
 
 
 def _bad_setting(model: ModelFile, error: Exception) -> ModelError:
@@ -191,9 +209,9 @@ class RandomlyFed:
         return self._run(self._inputs)
 
 
-def load_for_bench(path: str, runtime: str, threads: int, batch: int, settings: dict[str, str]) -> RandomlyFed:
+def load_for_bench(path: str, runtime: str, threads: int, batch: int, settings: dict[str, str], sides: list[int]) -> RandomlyFed:
     """For ``planish.evaluation.latency.Subject``."""
-    return RandomlyFed(ModelFile(Path(path), runtime, threads, batch, settings))
+    return RandomlyFed(ModelFile(Path(path), runtime, threads, batch, settings, tuple(sides)))
 
 
 def median_ms(run: Callable[[], Any], seconds: float = 0.5, least: int = 15) -> float:

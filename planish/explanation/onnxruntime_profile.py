@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 import time
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from planish.explanation.model_file import ModelFile, median_ms
+from planish.explanation.multiplications import convolution_macs, einsum_macs, product_macs, transposed_macs
 from planish.explanation.profile import ACTIVATIONS, CONVERSIONS, Kind, LayerProfile, Profile
 from planish.explanation.source_graph import SourceGraph
 
@@ -21,7 +21,7 @@ _SUFFIX = "_kernel_time"
 _WEIGHTS = {  # executed operations with weights, and which input holds them
     "Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "ConvTranspose": 1, "MatMul": 1, "FusedMatMul": 1, "Gemm": 1, "FusedGemm": 1,
     "ConvInteger": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1,
-    "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3,
+    "MatMulNBits": 1, "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3,
 }  # fmt: skip
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "uint8": "int8", "int8": "int8"}
 
@@ -78,6 +78,7 @@ def _layers(graph: Any, events: list[dict[str, Any]], source: SourceGraph) -> It
     for (name, _), calls in found.items():  # in the order of their first call, which is that of execution
         arguments = calls[-1]["args"]
         node, op = nodes.get(name), str(arguments["op_name"])
+        read = [_shape_of(typed) for typed in arguments["input_type_shape"]]
         shape = _first_shape(arguments["output_type_shape"])
         known: dict[str, Any] = {}
         if op in _WEIGHTS and node is not None:
@@ -88,12 +89,14 @@ def _layers(graph: Any, events: list[dict[str, Any]], source: SourceGraph) -> It
                 claimed.add(origin.name)
                 known = {"weight": weights.shape, "weight_type": weights.type, "zeros": weights.zeros}
             known["source"] = origin.name if origin is not None else ""
-            known["macs"] = _macs(op, shape, executed, weights.shape if weights else executed)
+            known["macs"] = _macs(op, read, shape, executed, known.get("weight", ()))
+        elif op == "Einsum" and node is not None:
+            known["macs"] = einsum_macs(next(a.s.decode() for a in node.attribute if a.name == "equation"), read)
         inputs = () if node is None else tuple(dict.fromkeys(made_by[tensor] for tensor in node.input if tensor in made_by))
         yield LayerProfile(
             name=name,
             op=op,
-            kind=_kind(op, known.get("weight", ())),
+            kind=_kind(op, node, known.get("weight", ())),
             ms=_middle([call["dur"] for call in calls]) / 1e3,
             precision=_precision(arguments),
             shape=shape,
@@ -109,7 +112,11 @@ def _middle(times: list[float]) -> float:
 
 
 def _first_shape(typed: list[dict[str, list[int]]]) -> tuple[int, ...]:
-    return tuple(next(iter(typed[0].values()))) if typed and typed[0] else ()
+    return _shape_of(typed[0]) if typed else ()
+
+
+def _shape_of(typed: dict[str, list[int]]) -> tuple[int, ...]:
+    return tuple(next(iter(typed.values()))) if typed else ()
 
 
 def _precision(arguments: dict[str, Any]) -> str:
@@ -121,17 +128,27 @@ def _precision(arguments: dict[str, Any]) -> str:
     return _PRECISIONS.get(first, first)
 
 
-def _macs(op: str, shape: tuple[int, ...], executed: tuple[int, ...], weight: tuple[int, ...]) -> int:
-    """From the executed output and the weights as the file has them: kernels pad channels, which is no useful work."""
-    if not shape or not weight:
+def _macs(op: str, read: list[tuple[int, ...]], made: tuple[int, ...], executed: tuple[int, ...], weight: tuple[int, ...]) -> int:
+    """Of a layer.
+
+    Args:
+        op: as executed.
+        read: shapes of its inputs; those that a kernel packed beforehand are missing.
+        made: shape of its output.
+        executed: shape of its weights; kernels pad channels, which is no useful work. Empty where they are computed.
+        weight: the same as the file has it; empty where it is not known.
+    """
+    if "Conv" not in op:
+        return product_macs(read[0], made) if read else 0
+    executed = executed or weight or (read[1] if len(read) > 1 and len(read[1]) > 2 else ())
+    if not executed or not read:
         return 0
-    if "Conv" in op:
-        pixels = math.prod(shape) // (executed[0] if executed else weight[0])
-        return pixels * math.prod(weight)
-    return math.prod(shape[:-1]) * math.prod(weight[-2:])
+    weight = weight or executed
+    return transposed_macs(read[0], weight) if op == "ConvTranspose" else convolution_macs(made, executed[0], weight)
 
 
-def _kind(op: str, weight: tuple[int, ...]) -> Kind:
-    if op in _WEIGHTS:
-        return "linear" if "Conv" not in op else "depthwise" if len(weight) == 4 and weight[1] == 1 and weight[0] > 1 else "convolution"
+def _kind(op: str, node: Any, weight: tuple[int, ...]) -> Kind:
+    if op in _WEIGHTS or op == "Einsum":
+        grouped = node is not None and any(a.name == "group" and a.i > 1 for a in node.attribute)
+        return "linear" if "Conv" not in op else "depthwise" if grouped and len(weight) > 2 and weight[1] == 1 else "convolution"
     return "activation" if op in ACTIVATIONS else "conversion" if op in CONVERSIONS else "other"

@@ -108,20 +108,35 @@ def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | 
         raise ModelError(f"onnxruntime cannot open {place}", "it opens .onnx files", "choose --runtime openvino")
     model = ModelFile(place, name, threads, batch, settings)
     if data is None:
-        return Explained(model, notes=("random inputs: what a layer takes hardly depends on them",))
+        return Explained(model, notes=("random inputs: what a layer takes hardly depends on them", *_size_taken(model)))
     if Path(data).suffix != ".npy":
         raise DataError(
             f"{data} cannot be fed to {place}", "how images become its input is not known, since Planish did not write it",
             "give an array of inputs, saved with numpy.save to a .npy file",
         )  # fmt: skip
-    return Explained(model, _array(Path(data), model))
+    array = _load(Path(data))
+    model = model.with_settings(sides=array.shape[1:])
+    return Explained(model, _fitting(Path(data), array, model), notes=_size_taken(model))
 
 
-def _array(file: Path, model: ModelFile) -> Array:
+def _size_taken(model: ModelFile) -> tuple[str, ...]:
+    """A note on each input whose size the file leaves open: all times and multiplications are those of the size that was taken."""
+    why = "that of the data" if model.sides else "give --data, an array of another size, to explain that one"
+    return tuple(
+        f"the file leaves the size of {name!r} open; taken was {' x '.join(map(str, shape))} (batch first), {why}"
+        for name, shape in model.open_sides().items()
+    )
+
+
+def _load(file: Path) -> Array:
     try:
         array: Array = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}", "it is an array saved with numpy.save") from error
+    return array
+
+
+def _fitting(file: Path, array: Array, model: ModelFile) -> Array:
     inputs = model.inputs()
     name, shape, kind = inputs[0]
     if len(inputs) > 1 or array.shape[1:] != tuple(shape[1:]) or array.dtype != kind or not len(array):
@@ -151,7 +166,8 @@ def _samples(opened: Opened, data: str | Path | None) -> tuple[tuple[bytes, ...]
     """Image files and what becomes of them: the data's, else a bundle's golden samples."""
     spec, how = opened.input_spec, opened.preprocessing
     if data is not None:
-        split = load_images(data, decode_side=how.decode_side, channels=spec.channels).splits["calibration"]
+        images = load_images(data, decode_side=how.decode_side, channels=spec.channels, task=opened.task, assignment=opened.assignment)
+        split = next(images.splits[name] for name in ("calibration", "validation", "test") if len(images.splits[name]))
         chosen = np.unique(np.linspace(0, len(split) - 1, min(_IMAGES, len(split))).astype(int))
         files = tuple(split.file_bytes(int(i)) for i in chosen)
     else:

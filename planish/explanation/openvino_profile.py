@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 import numpy as np
 
 from planish.explanation.model_file import ModelFile, median_ms
+from planish.explanation.multiplications import convolution_macs, product_macs, transposed_macs
 from planish.explanation.profile import ACTIVATIONS, CONVERSIONS, Kind, LayerProfile, Profile
 
 _SECONDS = 1.0
@@ -61,7 +61,7 @@ def _layer(node: Any, ms: float, executed: set[str], zeros: dict[str, float]) ->
     if op in _LAYERS:
         constant = above[1] if len(above) > 1 and _info(above[1], "layerType") == "Const" else None
         weight = tuple(node.input_value(1).get_shape()) if constant is not None else ()
-        known["macs"] = _macs(op, shape, weight, tuple(node.input_value(0).get_shape()))
+        known["macs"] = _macs(op, shape, tuple(node.input_value(1).get_shape()), tuple(node.input_value(0).get_shape()))
         if constant is not None:
             known |= {"weight": _flat_groups(weight), "weight_type": _info(constant, "outputPrecisions")}
             known["zeros"] = zeros.get(source, 0.0)
@@ -103,10 +103,11 @@ def _zeros(graph: Any) -> dict[str, float]:
     return found
 
 
-def _macs(op: str, shape: tuple[int, ...], weight: tuple[int, ...], read: tuple[int, ...]) -> int:
-    if op in ("Convolution", "Deconvolution"):
-        return math.prod(shape) // shape[1] * math.prod(weight)
-    return math.prod(shape) * (read[-1] if read else 0)
+def _macs(op: str, made: tuple[int, ...], weight: tuple[int, ...], read: tuple[int, ...]) -> int:
+    """Of a layer; ``weight`` is that of the executed graph, whose groups are a dimension of their own."""
+    if op == "Convolution":
+        return convolution_macs(made, made[1] if len(made) > 1 else 0, weight)
+    return transposed_macs(read, weight) if op == "Deconvolution" else product_macs(read, made)
 
 
 def _flat_groups(weight: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
@@ -27,9 +26,13 @@ class Reach:
     int8_gops: float
     threads: int
 
-    def gops(self, precision: str) -> float:
-        """For a layer's precision; others than int8 are compared with fp32."""
-        return self.int8_gops if precision == "int8" else self.fp32_gops
+    def gops(self, precision: str) -> float | None:
+        """For a layer's precision; None for those that are not measured: bf16 and fp16 have units of their own on some processors."""
+        return {"int8": self.int8_gops, "fp32": self.fp32_gops}.get(precision)
+
+    def best(self, other: Reach) -> Reach:
+        """Of two measurements: other programs can only make one slower."""
+        return Reach(max(self.fp32_gops, other.fp32_gops), max(self.int8_gops, other.int8_gops), self.threads)
 
     @property
     def int8_gain(self) -> float:
@@ -37,11 +40,13 @@ class Reach:
         return self.int8_gops / self.fp32_gops
 
 
-@cache
 def measure_reach(threads: int) -> Reach:
-    """Measure; takes a second."""
-    fp32, int8 = (max(_gops(threads, side, integer=integer) for side in _SIZES) for integer in (False, True))
-    return Reach(fp32, int8, threads)
+    """Measure; takes two seconds. Sizes and precisions take turns, so that a busy moment does not fall on one of them alone."""
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for side in _SIZES:
+        for integer in found:
+            found[integer].append(_gops(threads, side, integer=integer))
+    return Reach(max(found[False]), max(found[True]), threads)
 
 
 def _gops(threads: int, side: int, *, integer: bool) -> float:

@@ -24,7 +24,8 @@ class LayerRow:
         shape: of the output.
         macs: per call.
         gops: achieved, billions of operations a second; None for layers that do not multiply matrices.
-        reach_share: of what the machine reaches on a large matrix product in this precision.
+        reach_share: of what the machine reaches on a large matrix product in this precision; None where that is not known. Above 1 the
+            peak was measured too low, and a note says so.
         conversions: nodes right before and after that quantize, dequantize, cast or reorder.
         conversions_ms: what they take.
         snr_db: signal-to-noise ratio of the output, see ``Errors``; None where it was not measured.

@@ -57,7 +57,7 @@ def memory_bound_depthwise(evidence: Evidence) -> Finding | None:
     """Depthwise layers that dominate while the arithmetic units wait for memory."""
     profile = evidence.profile
     depthwise = [x for x in profile.layers if x.kind == "depthwise" and x.op != "ConvInteger"]  # that kernel is slow for another reason
-    slow = [x for x in depthwise if x.gops < _SLOW * evidence.reach.gops(x.precision)]
+    slow = [x for x in depthwise if x.gops < _SLOW * (evidence.reach.gops(x.precision) or 0)]
     time, everything = profile.total_ms(slow), sum(x.macs for x in profile.layers)
     if not slow or time < _DOMINANT * profile.latency_ms:
         return None
@@ -69,7 +69,7 @@ def memory_bound_depthwise(evidence: Evidence) -> Finding | None:
         "each value read is used for a few products only, so loading values sets the pace and not arithmetic",
         "give them fewer or smaller maps: prune the channels of these layers, feed smaller images, stride earlier; where maps are large "
         "and channels few, one dense 3x3 convolution in place of the pair is often faster",
-        time - sum(2 * x.macs / (_SLOW * evidence.reach.gops(x.precision) * 1e6) for x in slow),
+        time - sum(2 * x.macs / (_SLOW * (evidence.reach.gops(x.precision) or math.inf) * 1e6) for x in slow),
         slowest(profile, slow),
     )
 

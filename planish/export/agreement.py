@@ -12,7 +12,9 @@ import numpy.typing as npt
 from planish.evaluation.drawing import LEAST_SCORE
 
 Shares = npt.NDArray[np.float64]
+_DETECTIONS, _LABEL_MAPS = {"boxes", "scores", "labels"}, {"classes", "confidence"}  # names of outputs that belong together
 _COVER = 0.9  # overlap by which a box, or a mask, is the same one
+_HALF = 0.5  # the same, where values were rounded on the way
 _NEAR = 0.01  # of the image's sides: corners of the same box, where it is so small that a pixel is much of it
 _FEW = 2  # pixels by which the same small mask may differ
 _TIPPED = 0.01  # of the pixels of label maps that may be others
@@ -63,18 +65,48 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[s
     wrong = [name for name, shape in shapes.items() if name not in found or np.shape(found[name]) != shape]
     if wrong:
         return {name: Difference(np.full(count, np.inf)) for name in wrong}
-    numbers, places = set(expected), dict[str, Shares]()
-    if {"boxes", "scores", "labels"} <= numbers:
-        numbers -= {"boxes", "scores", "labels", "masks"}
-        apart, told = np.array([_of_detections(_image(expected, i), _image(found, i)) for i in range(count)]).T
+    numbers, places = numeric(expected), dict[str, Shares]()
+    if set(expected) >= _DETECTIONS:
+        apart, told, _ = np.array([_of_detections(_image(expected, i), _image(found, i)) for i in range(count)]).T
         places["scores"] = apart / (told.mean() or 1.0)
-    if {"classes", "confidence"} <= numbers:
-        numbers -= {"classes", "confidence"}
+    if set(expected) >= _LABEL_MAPS:
         other = (np.asarray(expected["classes"]) != np.asarray(found["classes"])).reshape(count, -1).mean(axis=1)
         places["classes"] = other * (other.mean() > _TIPPED)
         places["confidence"] = _apart(expected["confidence"], found["confidence"]).mean(axis=1)
-    alone = {name: Difference(_apart(expected[name], found[name]).max(axis=1, initial=0.0)) for name in expected if name in numbers}
+    alone = {name: Difference(_apart(expected[name], found[name]).max(axis=1, initial=0.0)) for name in numbers}
     return {name: Difference(shares, together=True) for name, shares in places.items()} | alone
+
+
+def numeric(outputs: Mapping[str, Any]) -> list[str]:
+    """The names of outputs that are compared number by number: all but detections and label maps."""
+    decoded = set[str]()
+    if set(outputs) >= _DETECTIONS:
+        decoded |= _DETECTIONS | {"masks"}
+    if set(outputs) >= _LABEL_MAPS:
+        decoded |= _LABEL_MAPS
+    return [name for name in outputs if name not in decoded]
+
+
+def unlike(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, float]:
+    """How unlike decoded outputs are where values were rounded on the way: 0 where they are the same, about 1 where nothing is in common.
+
+    Of detections (``scores``) the differences, as a share of what they would be if no box had a counterpart; boxes that overlap by half
+    have one. Of label maps (``classes``) the share of other pixels over that of two maps that have nothing to do with each other
+    (1 minus Cohen's kappa); of their ``confidence`` the mean difference. Other outputs are not judged here.
+    """
+    result = {}
+    if set(expected) >= _DETECTIONS:
+        count = len(expected["scores"])
+        each = np.array([_of_detections(_image(expected, i), _image(found, i), _HALF) for i in range(count)])
+        apart, _, disjoint = each.sum(axis=0)
+        result["scores"] = float(apart / disjoint) if disjoint > 0 else float(apart)
+    if set(expected) >= _LABEL_MAPS:
+        ours, theirs = np.asarray(expected["classes"]).ravel(), np.asarray(found["classes"]).ravel()
+        labels = np.union1d(ours, theirs)
+        by_chance = sum(float((ours == label).mean() * (theirs == label).mean()) for label in labels)
+        result["classes"] = float((ours != theirs).mean()) / (1 - by_chance) if by_chance < 1 else 0.0
+        result["confidence"] = float(_apart(expected["confidence"], found["confidence"]).mean())
+    return result
 
 
 def essential(outputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +115,7 @@ def essential(outputs: Mapping[str, Any]) -> dict[str, Any]:
     if {"scores", "masks"} <= set(outputs):
         sure = np.asarray(outputs["scores"]) > LEAST_SCORE / 2
         kept["masks"] = (np.asarray(outputs["masks"]) > 0.5) & sure[..., None, None]
-    if {"classes", "confidence"} <= set(outputs):
+    if set(outputs) >= _LABEL_MAPS:
         kept["confidence"] = (np.round(np.asarray(outputs["confidence"]) * _GRID) / _GRID).astype(np.float32)
     return kept
 
@@ -105,13 +137,14 @@ def _image(outputs: Mapping[str, Any], index: int) -> dict[str, Any]:
     return {name: np.asarray(values[index]) for name, values in outputs.items()}
 
 
-def _of_detections(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[float, float]:
-    """How far the detections of one image are apart, after each was given its counterpart, the surest first; and the sum of the scores."""
+def _of_detections(expected: Mapping[str, Any], found: Mapping[str, Any], cover: float = _COVER) -> tuple[float, float, float]:
+    """How far the detections of one image are apart, after each was given its counterpart, the surest first; the sum of the scores; and
+    how far they would be apart if none had a counterpart."""
     if any(not np.isfinite(found[name]).all() for name in ("scores", "boxes")):
-        return float("inf"), 1.0
+        return float("inf"), 1.0, 1.0
     ours, theirs = expected["scores"], found["scores"]
     free = theirs > 0
-    same = (expected["labels"][:, None] == found["labels"][None]) & _same_boxes(expected["boxes"], found["boxes"])
+    same = (expected["labels"][:, None] == found["labels"][None]) & _same_boxes(expected["boxes"], found["boxes"], cover)
     apart, single = 0.0, []
     for row in np.argsort(-ours, kind="stable"):
         if ours[row] <= 0:
@@ -132,16 +165,17 @@ def _of_detections(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tup
         apart += abs(float(ours[row] - theirs[partner])) + surer * (corners + min(masks))
     single += [float(score) - max(LEAST_SCORE, float(ours.min())) for score in theirs[free]]
     told = max(float(scores[scores > LEAST_SCORE].sum()) for scores in (ours, theirs))
-    return apart + sum(missing for missing in single if missing > 0), told
+    disjoint = sum(float((scores - LEAST_SCORE).clip(0).sum()) for scores in (ours, theirs))
+    return apart + sum(missing for missing in single if missing > 0), told, disjoint
 
 
-def _same_boxes(ours: Any, theirs: Any) -> npt.NDArray[np.bool_]:
+def _same_boxes(ours: Any, theirs: Any, cover: float) -> npt.NDArray[np.bool_]:
     """Which of these boxes ``(K, 4)`` and ``(L, 4)`` are the same, bool ``(K, L)``."""
     ours, theirs = np.asarray(ours, np.float64)[:, None], np.asarray(theirs, np.float64)[None]
     sides = np.minimum(ours[..., 2:], theirs[..., 2:]) - np.maximum(ours[..., :2], theirs[..., :2])
     shared = np.clip(sides, 0, None).prod(axis=-1)
     union = (ours[..., 2:] - ours[..., :2]).prod(axis=-1) + (theirs[..., 2:] - theirs[..., :2]).prod(axis=-1) - shared
-    found: npt.NDArray[np.bool_] = (shared > _COVER * union) | (np.abs(ours - theirs).max(axis=-1) <= _NEAR)
+    found: npt.NDArray[np.bool_] = (shared > cover * union) | (np.abs(ours - theirs).max(axis=-1) <= _NEAR)
     return found
 
 

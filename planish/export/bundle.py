@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -23,14 +22,17 @@ from planish.export.bundle_readme import readme
 from planish.export.reference import image_values, reference_values
 from planish.export.runtimes import find, load
 from planish.measurement import Measurement
+from planish.split_assignment import SPLITS_FILE, SplitAssignment
+from planish.trust import file_sha256
 from planish.workspace import replace_folder
 
 if TYPE_CHECKING:
     from planish.artifact import Predictor
     from planish.task import Split, Task
 
-DESCRIPTION, SEAL, EXPECTED, REFERENCE = "bundle.json", "bundle.json.sha256", "golden/expected.npz", "reference.json"
-_VERSION = 2
+DESCRIPTION, SEAL, SIGNATURE = "bundle.json", "bundle.json.sha256", "bundle.sig"
+EXPECTED, REFERENCE = "golden/expected.npz", "reference.json"
+_VERSION = 3
 # Of the largest expected value. Float kernels add up in another order on another processor; integer kernels also round to another
 # step now and then, and a step passes through all layers after it.
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
@@ -91,6 +93,7 @@ def write_bundle(
     threads: int,
     batch: int,
     golden: int = 16,
+    assignment: SplitAssignment | None = None,
 ) -> Path:
     """Write all that ships into ``folder``; it appears when it is whole, and an earlier bundle there is replaced.
 
@@ -103,6 +106,7 @@ def write_bundle(
         threads: it was measured with.
         batch: images a call, as measured.
         golden: how many golden samples.
+        assignment: the splits of the images that it was made with, kept as ``splits.json``.
 
     Raises:
         BundleError: the artifact is not exported, or something else lies in ``folder``.
@@ -119,6 +123,8 @@ def write_bundle(
     predictor = load([partial / artifact.files[0].name], runtime, threads=threads, batch=1)
     names = _write_golden(artifact, task.split("validation"), partial, predictor, golden)
     _write_reference(artifact, task, partial, predictor)
+    if assignment is not None:
+        assignment.save(partial / SPLITS_FILE)
     (partial / "README.md").write_text(readme(artifact, task.name, runtime), encoding="utf-8")
     bundle = Bundle(
         name=task.name,
@@ -141,11 +147,11 @@ def write_bundle(
         },
         golden=names,
         tolerance=_TOLERANCE.get(artifact.facts["precision"], max(_TOLERANCE.values())),
-        sha256={name: _hash(partial / name) for name in sorted(_contents(partial))},
+        sha256=dict(sorted(file_hashes(partial).items())),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     (partial / DESCRIPTION).write_bytes(TypeAdapter(Bundle).dump_json(bundle, indent=1))
-    (partial / SEAL).write_text(f"{_hash(partial / DESCRIPTION)}  {DESCRIPTION}\n")
+    (partial / SEAL).write_text(f"{file_sha256(partial / DESCRIPTION)}  {DESCRIPTION}\n")
     replace_folder(folder, partial)
     return folder
 
@@ -164,7 +170,8 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         raw = json.loads((folder / DESCRIPTION).read_bytes())
         if isinstance(raw, dict) and raw.get("version", _VERSION) != _VERSION:
-            raise BundleError(f"{folder} is of version {raw['version']}", f"this Planish reads version {_VERSION}", "update Planish")
+            what = f"{folder} is of version {raw['version']}"
+            raise BundleError(what, f"this Planish reads version {_VERSION}", "make the bundle again, or use the Planish that wrote it")
         bundle = TypeAdapter(Bundle).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
@@ -172,7 +179,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(
             f"{folder / DESCRIPTION} is not as Planish writes it: {where}: {first['msg']}", "", "make the bundle again"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{folder / DESCRIPTION} cannot be read: {error}", "a bundle is a folder with that file", "make the bundle again"
         ) from error
@@ -193,27 +200,47 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def changed_files(folder: Path, bundle: Bundle) -> list[str]:
-    """What is not as it was when the bundle was made, one line each."""
-    present = _contents(folder) - {DESCRIPTION, SEAL}
+    """What is not as it was when the bundle was made, one line each.
+
+    It shows accidents. Whoever changes a file on purpose can write its new hash as well; only a signature shows that
+    (``planish.export.signature``).
+    """
+    try:
+        hashes = file_hashes(folder)
+    except BundleError as error:
+        return [str(error)]
+    present = hashes.keys() - {DESCRIPTION, SEAL}
     failures = [f"{name} is missing" for name in sorted(set(bundle.sha256) - present)]
     failures += [f"{name} does not belong here" for name in sorted(present - set(bundle.sha256))]
-    failures += [f"{name} was changed" for name in sorted(present & set(bundle.sha256)) if _hash(folder / name) != bundle.sha256[name]]
+    failures += [f"{name} was changed" for name in sorted(present & set(bundle.sha256)) if hashes[name] != bundle.sha256[name]]
     unlisted = sorted({*bundle.files, *bundle.golden, EXPECTED} - set(bundle.sha256))
     failures += [f"{name} has no hash" for name in unlisted]
     seal = folder / SEAL
     if not seal.is_file():
         failures.append(f"{SEAL} is missing")
-    elif seal.read_text(errors="replace").split()[:1] != [_hash(folder / DESCRIPTION)]:
+    elif seal.read_text(errors="replace").split()[:1] != [hashes[DESCRIPTION]]:
         failures.append(f"{DESCRIPTION} was changed")
     return failures
 
 
-def _contents(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 hashes of all files in a bundle but its signature, by name.
 
-
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    Raises:
+        BundleError: something there is no file, or a link that leads out of the folder.
+    """
+    hashes = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{path} is a link that leads out of the bundle", "all its files lie in its folder", "copy the file there")
+        if not path.is_file():
+            raise BundleError(f"{path} is not a file", "a bundle holds files alone", "take it away")
+        if name != SIGNATURE:
+            hashes[name] = file_sha256(path)
+    return hashes
 
 
 def _spread(length: int, count: int) -> list[int]:

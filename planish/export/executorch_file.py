@@ -12,19 +12,19 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, first_line
-from planish.export.checks import allowed, check_outputs, stages, torch_outputs
+from planish.export.checks import check_outputs, stages, torch_outputs
 from planish.export.executorch_runtime import OUTPUTS
 from planish.export.onnx_file import metadata, sample_images
 from planish.export.runtimes import find
 from planish.technique import hyper_parameters
+from planish.trust import trust
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
     from planish.task import Task
 
-# as for OpenVINO, the check of INT8 finds gross errors only; what it costs is measured on the file
-_TOLERANCE, _TOLERANCE_INT8 = 1e-3, 1.0
+_TOLERANCE = 1e-3
 _CHECKED_IMAGES, _CALIBRATION_IMAGES = 16, 128
 _MOST_IMAGES = 8  # the file plans its memory for so many a call
 
@@ -62,8 +62,7 @@ class ToExecuTorch:
         find("executorch")
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
-        expected, own_error = torch_outputs(artifact, images)
-        tolerance = _TOLERANCE_INT8 if self.int8 else allowed(_TOLERANCE, own_error)
+        expected, limits = torch_outputs(artifact, images, least=_TOLERANCE, int8=self.int8)
         result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="executorch", module=None)
         said = {name.replace(".", "_"): text for name, text in metadata(result).items()}  # methods that return a text
         file = fresh_folder("executorch-") / "model.pte"
@@ -74,7 +73,8 @@ class ToExecuTorch:
             try:
                 for raw, wanted in written:
                     file.write_bytes(_lowered(artifact, most, raw, calibration, said | {OUTPUTS: json.dumps(list(wanted))}))
-                    check_outputs((file,), "executorch", images, wanted, tolerance, "PyTorch")
+                    trust(file)
+                    check_outputs((file,), "executorch", images, wanted, limits, "PyTorch")
             except (ExportError, RuntimeError) as error:
                 if most > 1:
                     continue

@@ -23,6 +23,8 @@ class ExecuTorch:
     name: ClassVar[str] = "executorch"
     formats: ClassVar[tuple[str, ...]] = ("executorch",)
     install: ClassVar[str] = "pip install 'planish[executorch]'"
+    danger: ClassVar[str] = "most builds of ExecuTorch read a program's offsets unchecked, so that a crafted one can run code"
+    module: ClassVar[str] = "executorch"
 
     @staticmethod
     def version() -> str:

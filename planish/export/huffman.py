@@ -98,13 +98,19 @@ class _Stream:
     payload: Bytes
 
 
-def decode(streams: Sequence[bytes]) -> list[Bytes]:
+def decode(streams: Sequence[bytes], max_symbols: int | None = None) -> list[Bytes]:
     """The symbols of each stream that ``encode`` wrote.
 
+    Args:
+        streams: as ``encode`` wrote them.
+        max_symbols: of all streams together; None for any number.
+
     Raises:
-        ValueError: a stream is not whole.
+        ValueError: a stream is not whole, or they have more symbols.
     """
     read = [_read(stream) for stream in streams]
+    if max_symbols is not None and (count := sum(s.count for s in read)) > max_symbols:
+        raise ValueError(f"{count} symbols, of which there may be {max_symbols}")
     payload = np.concatenate([*(s.payload for s in read), np.zeros(_BLOCK * _LONGEST // 8 + 4, np.uint8)]).astype(np.uint32)
     windows = (payload[:-2] << 16) | (payload[1:-1] << 8) | payload[2:]  # 24 bits from each byte on
     tables = np.concatenate([s.table for s in read]) if read else np.zeros(0, np.uint16)

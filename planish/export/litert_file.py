@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, RuntimeMissingError
-from planish.export.checks import allowed, check_outputs, stages, torch_outputs
+from planish.export.checks import check_outputs, stages, torch_outputs
 from planish.export.litert_runtime import keep_outputs, write_metadata
 from planish.export.onnx_file import metadata, sample_images
 from planish.export.runtimes import find
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 PYTHON = "PLANISH_LITERT_PYTHON"
-# as for OpenVINO, the check of INT8 finds gross errors only; what it costs is measured on the file
-_TOLERANCE, _TOLERANCE_INT8 = 1e-3, 1.0
+_TOLERANCE = 1e-3
 _CHECKED_IMAGES, _CALIBRATION_IMAGES = 16, 128
 _CONVERTER = Path(__file__).parent / "litert_convert.py"
 
@@ -79,7 +78,7 @@ class ToLiteRt:
         result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="litert", module=None)
         folder = fresh_folder("litert-")
         file, traced, calibration = folder / "model.tflite", folder / "traced.pt2", folder / "calibration.npy"
-        expected, own_error = torch_outputs(artifact, images)
+        expected, limits = torch_outputs(artifact, images, least=_TOLERANCE, int8=self.int8)
         torch.export.save(program(artifact, most=1, raw=True), traced)
         if self.int8:
             np.save(calibration, sample_images(artifact, task, _CALIBRATION_IMAGES), allow_pickle=False)
@@ -88,10 +87,9 @@ class ToLiteRt:
         if done.returncode or not file.exists():
             raise ExportError(f"LiteRT's converter cannot convert the network: {_why(done)}", "", "export to onnx")
         write_metadata(file, metadata(result))
-        tolerance = _TOLERANCE_INT8 if self.int8 else allowed(_TOLERANCE, own_error)
         for _, wanted in stages(expected):
             keep_outputs(file, list(wanted))
-            check_outputs((file,), "litert", images, wanted, tolerance, "PyTorch")
+            check_outputs((file,), "litert", images, wanted, limits, "PyTorch")
         return replace(result, files=(file,))
 
 

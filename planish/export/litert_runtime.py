@@ -22,6 +22,8 @@ class LiteRt:
     name: ClassVar[str] = "litert"
     formats: ClassVar[tuple[str, ...]] = ("litert",)
     install: ClassVar[str] = "pip install 'planish[litert]'"
+    danger: ClassVar[str] = ""
+    module: ClassVar[str] = "ai_edge_litert"
 
     @staticmethod
     def version() -> str:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU and on NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from planish.errors import ExportError
-from planish.evaluation.kernels import exact_integers, onnxruntime_kernels
+from planish.evaluation.kernels import LAYERS, exact_integers, onnxruntime_kernels
 from planish.export.packed_file import unpacked
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class OnnxRuntime:
     name: ClassVar[str] = "onnxruntime"
     formats: ClassVar[tuple[str, ...]] = ("onnx", "packed")
     install: ClassVar[str] = "pip install onnxruntime"
+    danger: ClassVar[str] = ""
+    module: ClassVar[str] = "onnxruntime"
 
     @staticmethod
     def version() -> str:
@@ -64,12 +66,22 @@ class OnnxRuntime:
         return {precision: len(nodes) for precision, nodes in onnxruntime_kernels(unpacked(file)).items()}
 
 
+# By name: who is asked to run each node, in this order.
+PROVIDERS = {
+    "onnxruntime-cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "onnxruntime-tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+}
+
+
 class OnnxRuntimeCuda(OnnxRuntime):
-    """ONNX Runtime on an NVIDIA GPU. Not run yet: no machine with one was at hand."""
+    """ONNX Runtime on an NVIDIA GPU. It was never run: no machine with one was at hand.
+
+    ONNX Runtime goes on with the CPU where a provider does not start, and leaves it the layers that the provider has no kernels for; both
+    without an error. Here neither is taken for the GPU: a session whose convolutions and linear layers do not run on it is refused.
+    """
 
     name: ClassVar[str] = "onnxruntime-cuda"
     install: ClassVar[str] = "pip install onnxruntime-gpu"
-    provider: ClassVar[str] = "CUDAExecutionProvider"
 
     @classmethod
     def version(cls) -> str:
@@ -77,26 +89,52 @@ class OnnxRuntimeCuda(OnnxRuntime):
             return ""
         import onnxruntime
 
-        return str(onnxruntime.__version__) if cls.provider in onnxruntime.get_available_providers() else ""
+        return str(onnxruntime.__version__) if PROVIDERS[cls.name][0] in onnxruntime.get_available_providers() else ""
+
+    @classmethod
+    def settings(cls, threads: int) -> dict[str, str]:
+        return {**OnnxRuntime.settings(threads), "providers": ",".join(PROVIDERS[cls.name])}
 
     @classmethod
     def load(cls, file: Path, threads: int, batch: int | None) -> OnnxRuntimePredictor:
+        return OnnxRuntimePredictor(cls._session(file, threads))
+
+    @classmethod
+    def executed_precisions(cls, file: Path) -> dict[str, int]:
+        # the nodes that a provider makes of the layers have names of its own
+        return {"int8": 0, "float": 0}
+
+    @classmethod
+    def _session(cls, file: Path, threads: int) -> Any:
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(
-            unpacked(file), OnnxRuntime.session_options(threads), providers=[cls.provider, "CPUExecutionProvider"]
-        )
-        if cls.provider not in session.get_providers():  # it falls back without a word
-            raise ExportError(f"{cls.provider} does not start", "its libraries and a GPU are needed", cls.install)
-        return OnnxRuntimePredictor(session)
+        providers, options = list(PROVIDERS[cls.name]), OnnxRuntime.session_options(threads)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        session = onnxruntime.InferenceSession(unpacked(file), options, providers=providers, enable_fallback=0)
+        started = session.get_providers()
+        if providers[0] not in started:
+            raise ExportError(
+                f"{providers[0]} does not start, and ONNX Runtime went on with {', '.join(started)}",
+                "its libraries and a GPU are needed", cls.install,
+            )  # fmt: skip
+        layers: dict[str, int] = {}
+        for part in session.get_provider_graph_assignment_info():
+            layers[part.ep_name] = layers.get(part.ep_name, 0) + sum(node.op_type in LAYERS for node in part.get_nodes())
+        if layers.get("CPUExecutionProvider") or not layers.get(providers[0]):
+            found = ", ".join(f"{count} by {name}" for name, count in layers.items() if count) or "none"
+            raise ExportError(
+                f"{cls.name} does not run {file.name} on the GPU: of its layers run {found}",
+                f"no convolution or linear layer may run on the CPU, and some run by {providers[0]}",
+                "export in fp32, or choose another runtime",
+            )  # fmt: skip
+        return session
 
 
 class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
-    """ONNX Runtime with TensorRT's kernels. Not run yet: no machine with them was at hand."""
+    """ONNX Runtime with TensorRT's kernels, and CUDA's where TensorRT has none. It was never run: no machine with one was at hand."""
 
     name: ClassVar[str] = "onnxruntime-tensorrt"
     install: ClassVar[str] = "pip install onnxruntime-gpu tensorrt"
-    provider: ClassVar[str] = "TensorrtExecutionProvider"
 
 
 class OnnxRuntimePredictor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from planish.export.packed_file import unpacked
 
@@ -20,6 +23,8 @@ class OpenVino:
     name: ClassVar[str] = "openvino"
     formats: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "packed")
     install: ClassVar[str] = "pip install openvino"
+    danger: ClassVar[str] = ""
+    module: ClassVar[str] = "openvino"
 
     @staticmethod
     def version() -> str:
@@ -32,12 +37,7 @@ class OpenVino:
     @staticmethod
     def settings(threads: int) -> dict[str, str]:
         # without the precision hint it computes in bf16 where the processor can, which is neither exact nor always faster
-        return {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": str(threads),
-        }
+        return {"INFERENCE_PRECISION_HINT": "f32", **_settings(threads)}
 
     @staticmethod
     def load(file: Path, threads: int, batch: int | None) -> OpenVinoPredictor:
@@ -58,6 +58,45 @@ class OpenVino:
             if (info := node.get_rt_info())["layerType"].astype(str) in _LAYERS:
                 counts["int8" if info["runtimePrecision"].astype(str) in ("u8", "i8") else "float"] += 1
         return counts
+
+
+class OpenVinoDefault(OpenVino):
+    """OpenVINO as it is without a precision hint, where that is not float32: a baseline, as everybody gets it who sets nothing."""
+
+    name: ClassVar[str] = "openvino-default"
+
+    @staticmethod
+    def version() -> str:
+        return OpenVino.version() if OpenVino.version() and default_precision() != "f32" else ""
+
+    @staticmethod
+    def settings(threads: int) -> dict[str, str]:
+        return _settings(threads)
+
+    @staticmethod
+    def load(file: Path, threads: int, batch: int | None) -> OpenVinoPredictor:
+        import openvino
+
+        core = openvino.Core()
+        return OpenVinoPredictor(core, core.read_model(unpacked(file)), _settings(threads), batch)
+
+
+@cache
+def default_precision() -> str:
+    """What OpenVINO computes float32 files in on this processor where nothing is asked for, as a compiled model reports it: ``f32``, or
+    ``bf16`` on processors with AMX or AVX512-BF16."""
+    import openvino
+    from openvino import opset13
+
+    image = opset13.parameter([1, 3, 8, 8], openvino.Type.f32)
+    weights = opset13.constant(np.ones((4, 3, 3, 3), np.float32))
+    convolved = opset13.convolution(image, weights, [1, 1], [0, 0], [0, 0], [1, 1])
+    compiled = openvino.Core().compile_model(openvino.Model([convolved], [image]), "CPU", _settings(1))
+    return str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+
+
+def _settings(threads: int) -> dict[str, str]:
+    return {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads)}
 
 
 class OpenVinoPredictor:

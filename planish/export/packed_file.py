@@ -25,12 +25,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from planish.data.archives import inflate
 from planish.errors import ExportError
 from planish.export import huffman
 
 _MAGIC = b"planish packed 1\n"
 _SAMPLE = 4096  # values
 _ESCAPE = 255  # a gap of this much without a value at its end
+_SMALL, _MOST_TIMES = 64_000_000, 200  # bytes that any packed file may unpack to, and how many times its own size beyond that
 
 Array = npt.NDArray[Any]  # of unsigned integers: only bits matter here
 
@@ -73,25 +75,28 @@ def pack(data: bytes, tensors: Sequence[Tensor]) -> bytes:
 
 
 def unpack(packed: bytes) -> bytes:
-    """The file that was packed, byte for byte.
+    """The file that was packed, byte for byte. What a packed file says of its size is checked before memory is taken for it.
 
     Raises:
-        ExportError: not a packed file, or not as it was written.
+        ExportError: not a packed file, not as it was written, or one that would unpack to far more than it is.
     """
     try:
         if not packed.startswith(_MAGIC):
             raise ValueError("it does not begin like one")
         start = len(_MAGIC) + 4
         position = start + int(np.frombuffer(packed, "<u4", 1, len(_MAGIC))[0])
-        description = json.loads(zlib.decompress(packed[start:position]))
-        rest = zlib.decompress(packed[position : position + description["rest"]])
+        most = _SMALL + _MOST_TIMES * len(packed)
+        description = json.loads(inflate(packed[start:position], most))
+        if (size := sum(skip + _bytes_of(item_bytes, shape) for skip, item_bytes, shape, *_ in description["tensors"])) > most:
+            raise ValueError(f"it would unpack to {size} bytes, and {most} are the most for its size")
+        rest = inflate(packed[position : position + description["rest"]], most)
         position += description["rest"]
         parts: list[tuple[bool, bytes]] = []
         for *_, lengths in description["tensors"]:
             for is_coded, length in lengths:
                 parts.append((is_coded, packed[position : position + length]))
                 position += length
-        symbols = iter(huffman.decode([part for is_coded, part in parts if is_coded]))
+        symbols = iter(huffman.decode([part for is_coded, part in parts if is_coded], most))
         planes = iter([next(symbols) if is_coded else np.frombuffer(part, np.uint8) for is_coded, part in parts])
         pieces, position = [], 0
         for skip, item_bytes, shape, sparse, rows, lengths in description["tensors"]:
@@ -102,7 +107,7 @@ def unpack(packed: bytes) -> bytes:
         data = b"".join((*pieces, rest[position:]))
         if hashlib.sha256(data).hexdigest() != description["sha256"]:
             raise ValueError("what it holds is not what was packed")
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, StopIteration, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, StopIteration) as error:
         raise ExportError(f"this is not a whole packed file: {error}", "its bytes must be as they were written", "copy it again") from error
     return data
 
@@ -112,6 +117,13 @@ def unpacked(file: Path) -> bytes | str:
     with file.open("rb") as stream:
         is_packed = stream.read(len(_MAGIC)) == _MAGIC
     return unpack(file.read_bytes()) if is_packed else str(file)
+
+
+def _bytes_of(item_bytes: int, shape: Sequence[int]) -> int:
+    size = item_bytes * prod(shape)
+    if item_bytes not in (1, 2, 4, 8) or any(not isinstance(side, int) or side < 0 for side in shape):
+        raise ValueError(f"a tensor of shape {shape} and {item_bytes} bytes a value")
+    return size
 
 
 # One tensor

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planish.data.preprocessing import FORMATS
 from planish.tasks.statistics import statistics
 
 if TYPE_CHECKING:
@@ -75,5 +76,5 @@ def reference_values(images: Iterable[dict[str, Any]], class_names: Sequence[str
 def _size(data: bytes) -> tuple[int, int]:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:  # reads the header only
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
         return image.size

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from planish.artifact import Predictor
-from planish.errors import ExportError, RuntimeMissingError, first_line
+from planish.errors import ExportError, PlanishError, RuntimeMissingError, first_line
 from planish.export.executorch_runtime import ExecuTorch
 from planish.export.litert_runtime import LiteRt
 from planish.export.onnxruntime_runtime import OnnxRuntime, OnnxRuntimeCuda, OnnxRuntimeTensorRt
-from planish.export.openvino_runtime import OpenVino
+from planish.export.openvino_runtime import OpenVino, OpenVinoDefault
 from planish.export.tensorrt_runtime import TensorRt
 from planish.export.torch_runtime import TorchRuntime
+from planish.trust import require_trust
 
 
 class Runtime(Protocol):
@@ -26,11 +27,15 @@ class Runtime(Protocol):
         name: as ``--runtime`` calls it.
         formats: what it opens (``Artifact.format``).
         install: the command that brings it, for the error message.
+        danger: what opening a file from elsewhere can do; empty where a file is only data. Other files must be trusted (``planish.trust``).
+        module: that is imported to run it, before the memory of the empty process is taken.
     """
 
     name: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     install: ClassVar[str]
+    danger: ClassVar[str]
+    module: ClassVar[str]
 
     @staticmethod
     def version() -> str:
@@ -58,6 +63,9 @@ RUNTIMES: dict[str, type[Runtime]] = {
     for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, TensorRt, OnnxRuntimeCuda, OnnxRuntimeTensorRt)
 }
 
+BASELINES: dict[str, type[Runtime]] = {OpenVinoDefault.name: OpenVinoDefault}
+"""Runtimes that originals are compared in and nothing ships for."""
+
 
 @cache
 def registered() -> dict[str, type[Runtime]]:
@@ -70,13 +78,18 @@ def available(format_: str | None = None) -> list[str]:
     return [name for name, kind in registered().items() if (format_ is None or format_ in kind.formats) and kind.version()]
 
 
+def default_baselines() -> list[str]:
+    """Names of those of ``BASELINES`` that differ on this machine from the runtimes that files ship for."""
+    return [name for name, kind in BASELINES.items() if kind.version()]
+
+
 def find(name: str) -> type[Runtime]:
     """The runtime of that name.
 
     Raises:
         RuntimeMissingError: there is none, or it is not installed.
     """
-    runtimes = registered()
+    runtimes = registered() | BASELINES
     if name not in runtimes:
         near = difflib.get_close_matches(name, runtimes, n=1)
         raise RuntimeMissingError(
@@ -86,6 +99,11 @@ def find(name: str) -> type[Runtime]:
     if not found.version():
         raise RuntimeMissingError(f"the runtime {name} is not installed", "a file runs only where its runtime is", f"run: {found.install}")
     return found
+
+
+def imports(name: str) -> tuple[str, ...]:
+    """Modules that a process which runs files imports for the runtime of that name."""
+    return (find(name).module,)
 
 
 def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: int | None = None) -> Predictor:
@@ -100,12 +118,15 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
     Raises:
         RuntimeMissingError: no such runtime here.
         ExportError: the file cannot be opened.
+        TrustError: it comes from elsewhere and can run code.
     """
     kind = find(runtime)
     file = Path(files[0])
     try:
+        if kind.danger:
+            require_trust(file, kind.danger)
         return kind.load(file, threads, batch)
-    except ExportError:
+    except PlanishError:
         raise
     except Exception as error:  # runtimes raise bare RuntimeError and their own kinds
         raise ExportError(
@@ -117,4 +138,7 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
 
 def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, int]:
     """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``."""
-    return find(runtime).executed_precisions(Path(files[0]))
+    kind, file = find(runtime), Path(files[0])
+    if kind.danger:
+        require_trust(file, kind.danger)
+    return kind.executed_precisions(file)

@@ -1,4 +1,4 @@
-"""TensorRT's engines, for NVIDIA GPUs. Written by its Python API's documentation and not run yet: its libraries need a GPU."""
+"""TensorRT's engines, for NVIDIA GPUs. Written by its Python API's documentation and never run: its libraries need a GPU."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError
-from planish.export.checks import check_outputs
+from planish.export.checks import check_outputs, file_limits
 from planish.export.onnx_file import sample_images
 from planish.export.runtimes import find, load
+from planish.export.symmetric import symmetric
+from planish.export.tensorrt_runtime import INPUT
 from planish.technique import hyper_parameters
+from planish.trust import trust
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from planish.task import Task
 
-_TOLERANCE = {"fp32": 1e-2, "int8": 1.0}  # its float32 convolutions may be computed in TF32
+_TOLERANCE = 1e-2  # its float32 convolutions may be computed in TF32
 _CHECKED_IMAGES = 16
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ToTensorRt:
-    """Build ``model.engine`` from the ONNX file. Q/DQ pairs become integer kernels.
+    """Build ``model.engine`` from the ONNX file. Q/DQ pairs become integer kernels; they are made symmetric first (``symmetric``).
 
     An engine runs on the kind of GPU and the version of TensorRT that it was built with. It has no place for class names and
     preprocessing; a bundle has.
@@ -62,19 +65,23 @@ class ToTensorRt:
         builder = tensorrt.Builder(logger)
         network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = tensorrt.OnnxParser(network, logger)
-        if not parser.parse(artifact.files[0].read_bytes()):
-            raise ExportError(f"TensorRT cannot read {artifact.files[0].name}: {parser.get_error(0)}", "", "use onnxruntime-cuda")
+        if not parser.parse(symmetric(artifact.files[0].read_bytes())):
+            errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)) or "its log says why"
+            raise ExportError(f"TensorRT cannot read {artifact.files[0].name}: {errors}", "", "use onnxruntime-cuda")
         config, profile, spec = builder.create_builder_config(), builder.create_optimization_profile(), artifact.input_spec
         shape = (spec.height, spec.width, spec.channels)
-        profile.set_shape("images", (1, *shape), (1, *shape), (self.most, *shape))
-        config.add_optimization_profile(profile)
+        profile.set_shape(INPUT, (1, *shape), (1, *shape), (self.most, *shape))
+        if config.add_optimization_profile(profile) < 0:
+            raise ExportError(f"TensorRT takes no batches of 1 to {self.most} images {shape}", "its log says why", "use onnxruntime-cuda")
         engine = builder.build_serialized_network(network, config)
         if engine is None:
             raise ExportError("TensorRT builds no engine of this network", "its log says why", "use onnxruntime-cuda")
         file = fresh_folder("tensorrt-") / "model.engine"
         file.write_bytes(engine)
+        trust(file)
         images = sample_images(artifact, task, min(_CHECKED_IMAGES, self.most))
-        expected = load(artifact.files, "onnxruntime")(images)
-        tolerance = _TOLERANCE.get(artifact.facts["precision"], _TOLERANCE["int8"])
-        check_outputs((file,), "tensorrt", images, expected, tolerance, "the ONNX file")
+        predictor = load(artifact.files, "onnxruntime")
+        expected = predictor(images)
+        limits = file_limits(predictor, images, expected, artifact.facts["precision"], _TOLERANCE)
+        check_outputs((file,), "tensorrt", images, expected, limits, "the ONNX file")
         return replace(artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="tensorrt"), files=(file,))

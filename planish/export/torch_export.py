@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
-from planish.export.checks import allowed, check_outputs, stages, torch_outputs
+from planish.export.checks import check_outputs, stages, torch_outputs
 from planish.export.onnx_file import metadata, sample_images
-from planish.export.torch_runtime import trust
+from planish.trust import trust
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class ToTorchExport:
         images = sample_images(artifact, task, _CHECKED_IMAGES)
         result = artifact.with_step(Step(self.name, {}, self.changes), format="torch_export", module=None)
         file = fresh_folder("torch-") / "model.pt2"
-        expected, own_error = torch_outputs(artifact, images)
+        expected, limits = torch_outputs(artifact, images, least=_TOLERANCE)
         for raw, wanted in stages(expected):
             torch.export.save(program(artifact, _MOST_IMAGES, raw=raw), file, extra_files=metadata(result))
             trust(file)
-            check_outputs((file,), "torch", images, wanted, allowed(_TOLERANCE, own_error), "PyTorch")
+            check_outputs((file,), "torch", images, wanted, limits, "PyTorch")
         return replace(result, files=(file,))

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from planish.errors import ExportError
-
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
-TRUST = "PLANISH_TRUST_PT2"
-_written: set[str] = set()  # hashes of the files that this process wrote
-
-
-def trust(file: Path) -> None:
-    """Let this process open ``file``, and copies of it; for who has just written it."""
-    _written.add(hashlib.sha256(file.read_bytes()).hexdigest())
-
 
 class TorchRuntime:
-    """Runs ``.pt2`` files.
-
-    Opening one evaluates expressions and may unpickle objects that are in it, so a file from somewhere else can run any code. It is opened
-    where this process wrote it, or the environment says ``PLANISH_TRUST_PT2=1``.
-    """
+    """Runs ``.pt2`` files."""
 
     name: ClassVar[str] = "torch"
     formats: ClassVar[tuple[str, ...]] = ("torch_export",)
     install: ClassVar[str] = "pip install torch"
+    danger: ClassVar[str] = "opening a PyTorch program evaluates expressions and may unpickle objects, which can run any code"
+    module: ClassVar[str] = "torch"
 
     @staticmethod
     def version() -> str:
@@ -44,8 +30,6 @@ class TorchRuntime:
 
     @staticmethod
     def load(file: Path, threads: int, batch: int | None) -> TorchPredictor:
-        if os.environ.get(TRUST) != "1" and hashlib.sha256(file.read_bytes()).hexdigest() not in _written:
-            raise ExportError(f"{file.name} can run code when it is opened", "only what you made yourself is opened", f"set {TRUST}=1")
         import torch
 
         return TorchPredictor(torch.export.load(file).module(), threads)

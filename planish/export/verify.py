@@ -8,19 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planish.data.archives import read_arrays
 from planish.data.preprocessing import prepare
-from planish.errors import GoalError, PlanishError
+from planish.errors import BundleError, GoalError, PlanishError
 from planish.evaluation.latency import Subject, measure_latency
 from planish.export.agreement import differences, essential
-from planish.export.bundle import EXPECTED, Bundle, changed_files, read_bundle
-from planish.export.runtimes import load
+from planish.export.bundle import EXPECTED, SIGNATURE, Bundle, changed_files, read_bundle
+from planish.export.runtimes import imports, load
+from planish.export.signature import check_signature
 from planish.measurement import Measurement
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
 _MODEL = "the bundle's model"
+_SIGNATURES = {
+    "verified": "signature: it is as the owner of the key signed it",
+    "unchecked": "signature: there is one, but it was not checked, as no --public-key was given; hashes show accidents, not forgeries",
+    "none": "signature: none; its hashes show accidents, not forgeries (planish sign BUNDLE --key KEY signs it)",
+}
 _TIMED_SECONDS, _LAUNCHES = 1.0, 3
+_MOST_EXPECTED = 1_000_000_000  # bytes of all known outputs, unpacked
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class VerifyReport:
         failures: one line each; empty where all is well.
         latency: of one call here, by the median, with the bundle's batch and threads; None where it was not measured.
         promised: the same as it was measured when the bundle was made; None where it was not.
+        signature: ``verified``, ``unchecked`` where there is one but no key was given, or ``none``.
     """
 
     folder: str
@@ -44,6 +53,7 @@ class VerifyReport:
     failures: list[str] = field(default_factory=list)
     latency: Measurement | None = None
     promised: Measurement | None = None
+    signature: str = "none"
 
     @property
     def ok(self) -> bool:
@@ -57,7 +67,7 @@ class VerifyReport:
                 f"{self.folder} verifies: all files are unchanged, and {self.samples} golden samples give the known outputs "
                 f"(largest difference {self.worst:.1e} of the largest output, allowed {self.tolerance:g})"
             ]
-        return "\n".join([*lines, *self._speed()])
+        return "\n".join([*lines, _SIGNATURES[self.signature], *self._speed()])
 
     def _speed(self) -> list[str]:
         """The latency beside what was promised, in words; nothing where it was not measured."""
@@ -71,7 +81,7 @@ class VerifyReport:
         return [f"latency: promised {there}, here {here}: {times:.2g}x as long"]
 
 
-def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None = None) -> VerifyReport:
+def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None = None, public_key: Path | None = None) -> VerifyReport:
     """Check that every file is there, unchanged, and that nothing was added; then replay the golden samples from their image files.
 
     The model runs in the bundle's runtime with the bundle's settings. Outputs may differ by ``Bundle.tolerance`` of the largest known value
@@ -82,9 +92,10 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
         latency: also measure it, in a process of its own, which takes some seconds. Slower than promised is no failure: this is another
             machine, or a busy one.
         max_latency_ms: more than that is a failure.
+        public_key: of whoever must have signed the bundle; None for anyone's bundle, signed or not.
 
     Raises:
-        BundleError: the folder is not a bundle at all, or its description cannot be trusted.
+        BundleError: the folder is not a bundle at all, its description cannot be trusted, or its known outputs cannot be read.
         RuntimeMissingError: the bundle's runtime is not installed.
         ModelError: the model cannot be timed.
         GoalError: a limit for what is not measured.
@@ -93,11 +104,17 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
         raise GoalError("a limit for a latency that is not measured", "it is measured to be held against it", "leave --no-latency away")
     bundle = read_bundle(folder)
     failures = changed_files(folder, bundle)
+    signature = "unchecked" if (folder / SIGNATURE).is_file() else "none"
+    if public_key is not None:
+        try:
+            check_signature(folder, public_key)
+            signature = "verified"
+        except BundleError as error:
+            failures.append(str(error))
     if failures:  # what was tampered with is not run
-        return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures)
+        return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures, signature=signature)
     predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
-    with np.load(folder / EXPECTED, allow_pickle=False) as saved:
-        expected: Outputs = {name: saved[name] for name in saved.files}
+    expected: Outputs = read_arrays(folder / EXPECTED, _MOST_EXPECTED)
     images: list[Pixels] = []
     answered: dict[int, Outputs] = {}
     for i, name in enumerate(bundle.golden):
@@ -112,7 +129,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     if measured is not None and max_latency_ms is not None and measured.value > max_latency_ms:
         failures.append(f"a call takes {measured} (batch {bundle.batch}, threads {bundle.threads}), at most {max_latency_ms:g} ms")
     promised = bundle.measurements.get("latency_ms")
-    return VerifyReport(str(folder), len(bundle.golden), worst, bundle.tolerance, failures, measured, promised)
+    return VerifyReport(str(folder), len(bundle.golden), worst, bundle.tolerance, failures, measured, promised, signature)
 
 
 def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
@@ -123,7 +140,7 @@ def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
         "threads": bundle.threads,
         "batch": bundle.batch,
     }
-    subject = Subject("planish.export.runtimes:load", arguments, images, bundle.runtime, imports=(bundle.runtime,))
+    subject = Subject("planish.export.runtimes:load", arguments, images, bundle.runtime, imports=imports(bundle.runtime))
     found = measure_latency(
         {_MODEL: subject}, baseline=_MODEL, threads=bundle.threads, batch=bundle.batch, seconds=_TIMED_SECONDS, launches=_LAUNCHES
     )

@@ -64,6 +64,11 @@ def conv_block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> n
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
+def map_strides(classifier: nn.Module, channels: int) -> tuple[int, ...]:
+    """The strides of the maps that a classifier has, rising."""
+    return tuple(sorted(_maps(classifier, channels)))
+
+
 @torch.no_grad()
 def _maps(network: nn.Module, channels: int) -> dict[int, tuple[str, int]]:
     """The last module that returns a map of each stride, and its channels."""

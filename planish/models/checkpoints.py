@@ -35,6 +35,7 @@ _HARMLESS = (
 _AVERAGED = ("state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_dict", "ema_model", "params_ema", "ema")
 _USUAL = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module", "params", "weights")
 _NOT_A_NETWORK = ("optim", "sched", "scaler", "loss", "criterion", "rng", "callback", "loops", "amp")
+_WRAPPERS = ("module.", "_orig_mod.")  # put before all names by DistributedDataParallel and torch.compile
 _WRITTEN = "weights are a .safetensors file or what torch.save(model.state_dict(), 'weights.pth') wrote"
 
 
@@ -51,6 +52,13 @@ def read_checkpoint(path: Path) -> State:
     if not path.is_file():
         raise ModelError(f"there are no weights at {path}", "weights are 'imagenet' or a .safetensors, .pt or .pth file")
     _refuse_other_files(path)
+    state = _read(path)
+    while prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _read(path: Path) -> State:
     if path.name.endswith(".index.json"):
         return _read_parts(path)
     if path.suffix == ".safetensors":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from planish.artifact import Source
 from planish.errors import ModelError
 from planish.models.detection.detector import Detector
 from planish.models.segmentation import Segmenter
 
+DETECTORS = ("detection", "instance")  # tasks of boxes
 _SMALL = {"semantic": 96, "detection": 128, "instance": 128}  # pixels up to which fine maps learn more, and coarse ones are of few places
 _FINE, _USUAL = (4, 8, 16), (8, 16, 32)
 
@@ -27,14 +29,19 @@ def strides_for(task: str, image_size: int, finest: int) -> tuple[int, ...]:
     return _FINE if finest < min(_USUAL) else _USUAL
 
 
-def with_head(task: str, classifier: nn.Module, num_classes: int, channels: int, strides: tuple[int, ...]) -> nn.Module:
+def with_head(classifier: nn.Module, source: Source) -> nn.Module:
     """A detector or segmenter on a classifier, which is taken apart.
+
+    Args:
+        classifier: the backbone.
+        source: with its task, strides and what else its head is made by.
 
     Raises:
         ModelError: there is no such task, or no maps can be taken from the classifier.
     """
-    if task in ("detection", "instance"):
-        return Detector(classifier, num_classes, channels, strides, masks=task == "instance")
+    task, classes, channels, strides = source.task, source.num_classes, source.channels, source.strides
+    if task in DETECTORS:
+        return Detector(classifier, classes, channels, strides, bins=source.bins, detections=source.detections, masks=task == "instance")
     if task == "semantic":
-        return Segmenter(classifier, num_classes, channels, strides)
+        return Segmenter(classifier, classes, channels, strides)
     raise ModelError(f"there is no network for the task {task!r}", "tasks are classification, detection, instance and semantic")

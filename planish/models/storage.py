@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,26 +18,32 @@ from torch import nn
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.errors import BundleError
 from planish.models.zoo import build
+from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.technique import resolve
 from planish.workspace import replace_folder
 
-_VERSION = 1
+_VERSION = 2
 _DESCRIPTION, _WEIGHTS = "artifact.json", "model.safetensors"
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A hash of the network's layers and of all its values."""
-    known = hashlib.sha256(repr(module).encode())
+    """A hash of the network's layers and of all its values; the same in every process."""
+    known = hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)).encode())
     for name, value in module.state_dict().items():
         known.update(name.encode())
         known.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return known.hexdigest()
 
 
-def save_artifact(artifact: Artifact, folder: Path) -> None:
+def save_artifact(artifact: Artifact, folder: Path, assignment: SplitAssignment | None = None) -> None:
     """Write the artifact to ``folder``: ``artifact.json`` and the weights, or the files of an exported model.
 
     A folder of that name is replaced, and only when the new one is whole. ``artifact.original`` is not saved with it.
+
+    Args:
+        artifact: the model.
+        folder: where.
+        assignment: the splits of the images that it was made with, kept as ``splits.json``.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -55,6 +62,8 @@ def save_artifact(artifact: Artifact, folder: Path) -> None:
         "files": [file.name for file in artifact.files],
     }
     (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False))
+    if assignment is not None:
+        assignment.save(partial / SPLITS_FILE)
     replace_folder(folder, partial)
 
 
@@ -123,10 +132,12 @@ def _read(folder: Path) -> tuple[dict[str, Any], Lineage]:
         description = json.loads((folder / _DESCRIPTION).read_text())
         if description["version"] != _VERSION:
             raise BundleError(
-                f"{folder} is of version {description['version']}", f"this Planish reads version {_VERSION}", "update Planish"
+                f"{folder} is of version {description['version']}",
+                f"this Planish reads version {_VERSION}",
+                "save it again with this Planish, or use the Planish that wrote it",
             )
         return description, TypeAdapter(Lineage).validate_python(description["lineage"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _broken(folder, error) from error
 
 

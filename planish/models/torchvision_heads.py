@@ -28,13 +28,14 @@ def names(task: str) -> list[str]:
     return masked if task == "instance" else [name for name in known if name not in masked and not name.startswith("keypoint")]
 
 
-def build(name: str, num_classes: int, channels: int) -> nn.Module:
+def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Module:
     """The network without weights.
 
     Args:
         name: ``fcos_resnet50_fpn``, ``deeplabv3_mobilenet_v3_large``, ...
         num_classes: of the objects, or of the pixels.
         channels: of the images.
+        detections: that a detector returns of an image.
 
     Raises:
         ModelError: the first convolution cannot be changed to that many channels.
@@ -49,7 +50,7 @@ def build(name: str, num_classes: int, channels: int) -> nn.Module:
         network = torchvision.models.get_model(name, num_classes=num_classes + background, **fresh)
         if not isinstance(network, FasterRCNN | SSD) and not hasattr(network, "head"):
             raise ModelError(f"{name} is no detector of boxes", f"there are {', '.join(names('detection'))}")
-        made = (TwoStage if isinstance(network, FasterRCNN) else OneStage)(network, num_classes)
+        made = (TwoStage if isinstance(network, FasterRCNN) else OneStage)(network, num_classes, detections)
     if channels != 3:
         set_input_channels(network.backbone, channels)
     return made

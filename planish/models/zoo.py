@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -17,15 +16,29 @@ from torch import nn
 from planish.artifact import Source
 from planish.errors import ModelError, first_line
 from planish.models import resnet, torchvision_heads
+from planish.models.backbone import map_strides
 from planish.models.checkpoints import State, aligned, read_checkpoint
-from planish.models.heads import strides_for, with_head
+from planish.models.detection import Detector
+from planish.models.detection.levels import (
+    DETECTIONS,
+    Levels,
+    TrainingBoxes,
+    choose_levels,
+    describe_reach,
+    detections_for,
+    levels_in,
+    require_reach,
+)
+from planish.models.heads import DETECTORS, strides_for, with_head
 from planish.models.plain import bake_norms, check_training_outputs, unwrapped
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.weights import fit_weights, read_weights
+from planish.trust import file_sha256, require_trust, trust
 
 # Up to this size a stem made for 224 pixels throws away too much: a ResNet would end on maps of one pixel. At 64 pixels the changed stem
 # would make a ResNet-18 16 times as expensive. See ``surgery.shrink_stem``.
 SMALL_IMAGE = 48
+RUNS_PYTHON = "a network is built by running the Python file"
 _AUXILIARY = ("aux", "AuxLogits")  # classifiers that GoogLeNet and Inception use while they are trained from scratch
 
 
@@ -60,6 +73,7 @@ def create(
     image_size: int,
     weights: str | Path | None = None,
     task: str = "classification",
+    training: TrainingBoxes | None = None,
 ) -> Created:
     """A network for images of this kind. Fresh layers are initialised from torch's global random state.
 
@@ -74,16 +88,18 @@ def create(
         weights: ``imagenet`` for the library's own, or a file (see ``weights.read_weights``).
         task: a detector or segmenter stands on the maps of the network that is named; a network handed over, and a factory's, is taken to
             be one if it has a ``decode`` of its own.
+        training: what a detector's levels are chosen by; None for square images of ``image_size``, whatever is in them.
 
     Raises:
         ModelError: an unknown name, a network that does not run on such images, or weights that do not fit.
     """
     if task != "classification":
-        return _with_head(model, num_classes, channels, image_size, weights, task)
+        training = training or TrainingBoxes(lambda multiple: (max(multiple, round(image_size / multiple) * multiple),) * 2)
+        return _with_head(model, num_classes, channels, image_size, weights, task, training)
     if isinstance(model, nn.Module):
         return _handed_over(model, num_classes, channels, image_size, weights)
     name = _full_name(model)
-    source = Source(name, num_classes, channels, sha256=_sha256(name))
+    source = Source(name, num_classes, channels, sha256=_trusted_sha256(name))
     module, unwrapping = _built(source, image_size=image_size)
     state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights), module)
     notes = [*([] if name == model else [f"{model} is {name}"]), *unwrapping]
@@ -128,10 +144,10 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
 def _built(source: Source, module: nn.Module | None = None, image_size: int = WATCH_SIZE) -> tuple[nn.Module, list[str]]:
     """The same as it was written, weight norm and the like still in it; and what was taken out of which wrapper, in words."""
     if source.task != "classification" and source.name in _with_own_head(source.task):
-        return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels), []
+        return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels, source.detections), []
     if source.strides:
         backbone = build(replace(source, task="classification", strides=()), module)
-        return with_head(source.task, backbone, source.num_classes, source.channels, source.strides), []
+        return with_head(backbone, source), []
     if source.name == "module":
         if module is None:
             raise ModelError(
@@ -182,33 +198,45 @@ def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size:
     return Created(source, built, tuple(notes), True, new_classifier, None, None)
 
 
-def _with_head(model: str | nn.Module, num_classes: int, channels: int, image_size: int, weights: str | Path | None, task: str) -> Created:
+def _with_head(
+    model: str | nn.Module,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    weights: str | Path | None,
+    task: str,
+    training: TrainingBoxes,
+) -> Created:
+    detections, limits = DETECTIONS, list[str]()
+    if task in DETECTORS:
+        detections, limits = detections_for(training.boxes, masks=task == "instance")
+    detections = training.detections or detections
     if isinstance(model, str) and (known := f"torchvision:{model.removeprefix('torchvision:')}") in _with_own_head(task):
-        return _torchvisions_own(Source(known, num_classes, channels, task=task), weights)
+        created = _torchvisions_own(Source(known, num_classes, channels, task=task, detections=detections), weights)
+        return replace(created, notes=(*created.notes, *limits))
     name = "module" if isinstance(model, nn.Module) else _full_name(model)
-    source = Source(name, num_classes, channels, sha256=_sha256(name), task=task)
+    source = Source(name, num_classes, channels, sha256=_trusted_sha256(name), task=task, detections=detections)
     given = model if isinstance(model, nn.Module) else None
     own = given if given is not None else build(source) if name.rpartition(":")[0].endswith(".py") else None
     if own is not None and hasattr(own, "decode"):
         if weights is not None:
             own.load_state_dict(read_weights(Path(weights), own))
+        if isinstance(own, Detector):
+            require_reach(Levels(own.strides, own.bins), *training.sides(max(own.strides)))
         return Created(source, build(source, given), (), given is not None or weights is not None, False, None, None)
     classes = 1000 if weights == "imagenet" else num_classes
     classifier = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE)
-    module, strides = _on_maps(classifier.module, task, num_classes, channels, image_size)
-    source, notes = (
-        replace(source, strides=strides),
-        [f"{task} by a pyramid on the maps of {name} at strides {', '.join(map(str, strides))}"],
-    )
     state = None if weights is None or weights == "imagenet" else read_checkpoint(Path(weights))
+    module, source, adapted = _on_maps(classifier.module, source, image_size, training, state or {})
     if state is not None and len(state) == len(module.state_dict()):
         state = aligned(state, module.state_dict())
-    if state is not None and state.keys() == module.state_dict().keys():
+    notes = [f"{task} by a pyramid on the maps of {name} at strides {', '.join(map(str, source.strides))}", *adapted, *limits]
+    if state is not None and _fits(state, module):
         module.load_state_dict(state)
         return Created(source, module, tuple(notes), True, False, None, None)
     if weights is not None:
         weighted = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE, weights=weights)
-        module = with_head(task, weighted.module, num_classes, channels, strides)
+        module = with_head(weighted.module, source)
         return Created(source, module, tuple(notes), True, True, weighted.mean, weighted.std)
     return Created(source, module, tuple(notes), False, True, None, None)
 
@@ -238,16 +266,35 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
     return Created(source, module, notes, True, bool(fresh), *((mean, std) if source.channels == 3 else (None, None)))
 
 
-def _on_maps(classifier: nn.Module, task: str, num_classes: int, channels: int, image_size: int) -> tuple[nn.Module, tuple[int, ...]]:
-    """A detector or segmenter and the strides of its maps: finer ones where the backbone has no coarse ones."""
-    for finest in (8, 4):
-        strides = strides_for(task, image_size, finest)
+def _on_maps(
+    classifier: nn.Module, source: Source, image_size: int, training: TrainingBoxes, state: State
+) -> tuple[nn.Module, Source, list[str]]:
+    """A detector or segmenter, what it is built by (finer maps where the backbone has no coarse ones), and in words what was adapted.
+
+    Weights of a whole detector, trained elsewhere, are of its own levels: these are taken.
+    """
+    for levels in levels_in(state) if source.task in DETECTORS else ():
+        trained = replace(source, strides=levels.strides, bins=levels.bins)
         try:
-            return with_head(task, copy.deepcopy(classifier), num_classes, channels, strides), strides
-        except ModelError:
-            if finest == 4:
-                raise
-    raise AssertionError
+            module = with_head(copy.deepcopy(classifier), trained)
+        except ModelError:  # the backbone has no such maps
+            continue
+        if _fits(state, module):
+            height, width = training.sides(max(levels.strides))
+            require_reach(levels, height, width)
+            return module, trained, [describe_reach(training.boxes, height, width, levels)] if any(map(len, training.boxes)) else []
+    available = map_strides(classifier, source.channels)
+    strides = strides_for(source.task, image_size, 8 if 8 in available else 4)
+    source, notes = replace(source, strides=strides), list[str]()
+    if source.task in DETECTORS:
+        levels, notes = choose_levels(strides, training, available)
+        source = replace(source, strides=levels.strides, bins=levels.bins)
+    return with_head(copy.deepcopy(classifier), source), source, notes
+
+
+def _fits(state: State, module: nn.Module) -> bool:
+    own = module.state_dict()
+    return state.keys() == own.keys() and all(value.shape == own[name].shape for name, value in state.items())
 
 
 def _has_classifier(state: State, module: nn.Module, channels: int) -> bool:
@@ -297,10 +344,12 @@ def _timm(name: str, num_classes: int) -> nn.Module:
 
 
 def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
-    if source.sha256 and _sha256(source.name) != source.sha256:
+    factory_file(source.name)  # is it there?
+    if source.sha256 and file_sha256(path) != source.sha256:
         raise ModelError(
             f"{path} has changed since this model was made from it", "a network is rebuilt from the same code", "bring it back"
         )
+    require_trust(path, RUNS_PYTHON)
     spec = importlib.util.spec_from_file_location(f"planish_factory_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} cannot be imported", "it must be a Python file")
@@ -327,14 +376,27 @@ def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
     return built
 
 
-def _sha256(name: str) -> str:
-    """Hash of the file a factory's name points to, empty for other names."""
+def factory_file(name: str) -> Path | None:
+    """The Python file of ``FILE.py:factory``; None for the name of a network.
+
+    Raises:
+        ModelError: there is no such file.
+    """
     kind = name.rpartition(":")[0]
     if not kind.endswith(".py"):
-        return ""
+        return None
     if not Path(kind).is_file():
         raise ModelError(f"there is no file {kind}", "a network may be given as FILE.py:function")
-    return hashlib.sha256(Path(kind).read_bytes()).hexdigest()
+    return Path(kind)
+
+
+def _trusted_sha256(name: str) -> str:
+    """Hash of a factory's file, which is trusted as the caller names it; empty for the name of a network."""
+    file = factory_file(name)
+    if file is None:
+        return ""
+    trust(file)
+    return file_sha256(file)
 
 
 def _check_classifier(module: nn.Module, num_classes: int, channels: int, image_size: int, name: str) -> str:

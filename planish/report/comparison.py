@@ -20,6 +20,7 @@ from planish.report.html import filled, write_page
 from planish.report.svg import Scale, drawing, el, ratio_frame
 from planish.search.compare import Comparison, Row
 
+ONE_SEED = "Intervals count images and timings: every arm was trained once, and another seed may turn small differences round."
 _WIDE = 100  # columns of a terminal on which every interval has a column of its own
 
 
@@ -32,7 +33,7 @@ def comparison_table(rows: Sequence[Row], noise_floor: Measurement | None = None
         width: of the terminal; where it has few columns, levels stand below strategies and intervals below values.
     """
     wide = width >= _WIDE
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=ONE_SEED, caption_justify="left")
     for heading in ("strategy", "level") if wide else ("strategy",):
         table.add_column(heading, overflow="fold")
     for heading in ("smaller", "speed-up", "interval", "points", "interval") if wide else ("smaller", "speed-up", "points"):
@@ -53,13 +54,19 @@ def _cells(row: Row, noise_floor: Measurement | None) -> dict[str, str]:
     drop, speed = m.get("drop"), m.get("latency_ratio")
     same = speed is not None and noise_floor is not None and verdict(speed, noise_floor) == "no difference"
     return {
-        "smaller": words.show(m["size_ratio"]) if "size_ratio" in m else "",
+        "smaller": _smaller(m["size_ratio"].value) if "size_ratio" in m else "",
         "speed": "" if speed is None else "no difference" if same else words.show(speed),
         "speed_range": words.interval(speed) if speed is not None else "",
         "points": words.change(drop) if drop else "",
         "range": words.change_interval(drop) if drop else "",
         "refused": f"refused: {row.why}" if row.why else "",
     }
+
+
+def _smaller(ratio: float) -> str:
+    """``3.90×`` below the heading ``smaller``, else ``1.25× larger``, ``of the same size``."""
+    factor, word = words.size_ratio(ratio)
+    return factor if word == "smaller" else f"{factor} {word}".strip()
 
 
 def write_comparison(folder: Path) -> Path:

@@ -55,10 +55,18 @@ def metric_of(arms: Sequence[ArmResult]) -> str:
 
 
 def difference(measurement: Measurement) -> str:
-    """``+1.20 [0.40, 2.00]``."""
+    """``+1.20 [0.40, 2.00]``; ``+1.20, no interval`` where everything is possible."""
     m = measurement
+    if unbounded(m):
+        return f"{words.number(m.value, 2, sign=True)}, no interval"
     low, high = (words.number(m.value if end is None else end, 2) for end in (m.low, m.high))
     return f"{words.number(m.value, 2, sign=True)} [{low}, {high}]"
+
+
+def unbounded(measurement: Measurement) -> bool:
+    """Whether the interval in points is everything that is possible: one seed tells nothing of others."""
+    m = measurement
+    return m.low is not None and m.high is not None and m.low <= -100 and m.high >= 100
 
 
 def findings(found: Experiment) -> list[str]:
@@ -73,11 +81,9 @@ def findings(found: Experiment) -> list[str]:
         sentences.append(f"No difference to {found.arms[0].label} was found for {'; '.join(same)}.")
     unclear = [arm.label for arm in measured if arm.verdict == TOO_FEW]
     if unclear:
-        sentences.append(
-            f"There are too few seeds, or images, to tell {'; '.join(unclear)} from {found.arms[0].label}: the intervals are wide."
-        )
-    if measured and max(len(arm.trials) for arm in found.arms) == 1:
-        sentences.append("One seed was trained, which says nothing about other seeds: a difference may be the seed's.")
+        one = all(unbounded(arm.measurements["difference"]) for arm in measured if arm.verdict == TOO_FEW)
+        why = "one seed says nothing about other seeds" if one else "the intervals are wide"
+        sentences.append(f"There are too few seeds, or images, to tell {'; '.join(unclear)} from {found.arms[0].label}: {why}.")
     return sentences
 
 
@@ -119,9 +125,9 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
     if not arms:
         return Markup()
     width, left, row = (380.0, 146.0, 30.0) if narrow else (960.0, 300.0, 30.0)
-    ends = [e for _, arm in arms for e in (arm.measurements["difference"].low, arm.measurements["difference"].high)]
-    low, high = min(0.0, *(e for e in ends if e is not None)), max(0.0, *(e for e in ends if e is not None))
-    low = max(low, -_FARTHEST_POINTS)  # what fails altogether would squeeze the rest: it stands at the edge, with its number
+    ends = [end for _, arm in arms for end in _ends(arm.measurements["difference"])]
+    # what fails altogether, or has few seeds, would squeeze the rest: it stands at the edge, with its number
+    low, high = max(min(0.0, *ends), -_FARTHEST_POINTS), min(max(0.0, *ends), _FARTHEST_POINTS)
     pad = max(0.05 * (high - low), 0.2)
     height = 16 + row * len(arms) + 44
     x = Scale(low - pad, high + pad, left, width - 14)
@@ -135,22 +141,24 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
         m = arm.measurements["difference"]
         y = 10 + row * place + row / 2
         text = f"{arm.label}: {difference(m)} points, {arm.verdict}"
+        left_end, right_end = (x(min(max(end, low), high)) for end in _ends(m))
         marks = [
-            el(
-                "line",
-                x1=x(max(m.value if m.low is None else m.low, low)),
-                x2=x(max(m.value if m.high is None else m.high, low)),
-                y1=y,
-                y2=y,
-                cls=f"{look(index)} whisker",
-            ),
-            mark(index, x(max(m.value, low)), y),
+            el("line", x1=left_end, x2=right_end, y1=y, y2=y, cls=f"{look(index)} whisker"),
+            mark(index, x(min(max(m.value, low), high)), y),
             *([el("text", words.number(m.value, 0), x=x(low) + 10, y=y + 4, cls="tick")] if m.value < low else []),
+            *([el("text", words.number(m.value, 0), x=x(high) - 10, y=y + 4, cls="tick end")] if m.value > high else []),
         ]
         name = arm.label if len(arm.label) < (18 if narrow else 40) else arm.label[: 16 if narrow else 39] + "…"
         parts.append(el("text", name, x=left - 10, y=y + 4, cls="label end"))
         parts.append(el("g", *marks, el("title", text), tabindex="0", role="img", aria_label=text))
     return drawing("Difference of every arm", width, height, *parts, cls="only-narrow" if narrow else "only-wide", role="group")
+
+
+def _ends(m: Measurement) -> tuple[float, float]:
+    """Of the interval; the value itself where there is none to draw."""
+    if m.low is None or m.high is None or unbounded(m):
+        return m.value, m.value
+    return m.low, m.high
 
 
 def _curves(found: Experiment, narrow: bool) -> Markup:

@@ -17,12 +17,13 @@ from typing import Any
 from markupsafe import Markup
 
 from planish.evaluation.drawing import LEAST_SCORE
-from planish.evaluation.latency import SMALLEST_DIFFERENCE, verdict
+from planish.evaluation.latency import smallest_difference, verdict
 from planish.report import errors, pictures, plots, thumbnails, words
 from planish.report.confusion import FEW_CLASSES, shades
 from planish.report.html import HERE, filled, write_page
 from planish.report.recompute import ClassChange, Recomputed, recompute
 from planish.report.run_folder import RunFolder, Scores, class_names, read_run
+from planish.search.choose import upper_end
 from planish.search.result import Result
 
 
@@ -30,8 +31,9 @@ def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder.
 
     Args:
-        run: folder with ``result.json``, ``latency.json`` and ``predictions.npz``; ``disagreements.npz``, ``mistakes.npz``,
-            ``pictures.npz``, ``history.json``, ``augmented.png`` and ``bundle/`` are shown where they exist.
+        run: folder with ``result.json``, ``latency.json``, ``evidence.json``, ``predictions.npz`` and ``validation.npz``;
+            ``disagreements.npz``, ``mistakes.npz``, ``pictures.npz``, ``history.json``, ``augmented.png`` and ``bundle/`` are shown where
+            they exist.
 
     Returns:
         Path of the page.
@@ -59,7 +61,8 @@ def render(run: RunFolder) -> str:
         script_hash=digest,
         goals=_goals(result),
         headline=_headline(result),
-        smallest=max(result.noise_floor.value, SMALLEST_DIFFERENCE),
+        smallest=smallest_difference(result.noise_floor),
+        defaults=[runtime for runtime in result.baselines if runtime.endswith("-default")],
         everyone=everyone,
         frontier_keys={c.key for c in result.frontier},
         runtimes=plots.runtimes(plotted),
@@ -97,7 +100,10 @@ def _goals(result: Result) -> list[tuple[str, str, bool]]:
         limit = f"lose at most {goal.max_drop_points:g} point{'' if goal.max_drop_points == 1 else 's'}"
         rows.append((limit, got, max(drop.value, test.value) <= goal.max_drop_points))
     if goal.max_latency_ms and "latency_ms" in m:
-        rows.append((f"at most {goal.max_latency_ms:g} ms", f"{words.show(m['latency_ms'])}", m["latency_ms"].value <= goal.max_latency_ms))
+        took, within = m["latency_ms"], upper_end(m["latency_ms"]) <= goal.max_latency_ms
+        got = words.show(took) + (f" ({words.interval(took)})" if words.interval(took) else "")
+        unsure = "" if within or took.value > goal.max_latency_ms else "; the interval goes beyond the limit, so that is not shown"
+        rows.append((f"at most {goal.max_latency_ms:g} ms", got + unsure, within))
     if goal.max_size_bytes and "size_bytes" in m:
         rows.append(
             (f"at most {words.size(goal.max_size_bytes)}", words.show(m["size_bytes"]), m["size_bytes"].value <= goal.max_size_bytes)
@@ -106,7 +112,7 @@ def _goals(result: Result) -> list[tuple[str, str, bool]]:
 
 
 def _headline(result: Result) -> dict[str, Any]:
-    """The runtime whose fp32 gives the smaller ratio, its baseline, and whether the ratio is a difference at all."""
+    """The runtime whose original gives the smallest ratio, its baseline, and whether the ratio is a difference at all."""
     runtime = min(result.latency_ratios, key=lambda r: result.latency_ratios[r].value, default=result.baseline.runtime)
     return {
         "runtime": runtime,
@@ -118,7 +124,7 @@ def _headline(result: Result) -> dict[str, Any]:
 
 def _timed(result: Result) -> dict[str, str]:
     """Names of the models whose single calls are drawn, by key."""
-    named = {c.key: f"original fp32, {words.runtime_name(c.runtime)}" for c in result.baselines.values()}
+    named = {c.key: f"original, {words.runtime_name(c.runtime)}" for c in result.baselines.values()}
     if result.chosen.key not in named:
         named[result.chosen.key] = f"chosen, {words.runtime_name(result.chosen.runtime)}"
     return named

@@ -96,7 +96,7 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
         text = tip(c, kind, result.metric)
         parts.append(el("g", *marks, cls=f"point {cls}", tabindex="0", role="img", aria_label=text.replace("\n", ", "), data_tip=text))
         if chosen or original:
-            above = chosen or originals.index(c) % 2 == 0
+            above, further = (True, 0) if chosen else (originals.index(c) % 2 == 0, 18 * (originals.index(c) // 2))
             anchor = "start" if cx < left + (width - left) * 0.3 else "end" if cx > left + (width - left) * 0.7 else "middle"
             nudge = {"start": -radius, "end": radius, "middle": 0.0}[anchor]
             if chosen and cx > left + 70:  # its left is always free of the frontier's line
@@ -111,7 +111,8 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
                     if c is originals[0]
                     else ""
                 )
-                labels.append(el("text", word, x=cx + nudge, y=cy - radius - 7 if above else cy + radius + 16, cls=f"label {cls} {anchor}"))
+                height_of_label = cy - radius - 7 - further if above else cy + radius + 16 + further
+                labels.append(el("text", word, x=cx + nudge, y=height_of_label, cls=f"label {cls} {anchor}"))
     return drawing(
         f"Latency against {metric(result.metric)} change of every measured candidate",
         width,

@@ -1,20 +1,17 @@
-"""Every number of the report once more, from stored predictions and timings; where it disagrees with the result, a warning."""
+"""Metrics, drops and timings once more from what a run stored, and where its result says something else."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from planish.evaluation.statistics import bootstrap_mean, over_launches, paired_difference, paired_ratio, proportion
+from planish.evaluation.statistics import bootstrap_mean, paired_difference, proportion
 from planish.measurement import Measurement
+from planish.report.recheck import Path, Source, disagreements, expected, unchecked
 from planish.report.run_folder import Predictions, RunFolder, Scores, class_names
-from planish.report.words import change, change_interval, metric, milliseconds, number, times, title
 from planish.search.result import ClassResult
-
-_LATENCY_TOLERANCE = 1e-3  # stored times are rounded
-_SCORE_TOLERANCE = 0.005  # points; a mean of scores is the metric itself
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,7 @@ class Recomputed:
         confusion: how often target (row) was taken for class (column), ``(classes, classes)``, before and after; None without logits.
         differing: numbers of test images on which the two differ: the chosen one is right, the baseline is right, neither is.
         warnings: where the result says something else.
+        unchecked: how many shown numbers nothing in the folder tells any more, such as sizes of files that were removed.
     """
 
     before: Measurement
@@ -60,14 +58,21 @@ class Recomputed:
     confusion: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None
     differing: tuple[int, int, int]
     warnings: list[str]
+    unchecked: int = 0
 
 
 def recompute(run: RunFolder) -> Recomputed:
-    """Recompute a run's metric before and after, the paired difference, and latencies."""
+    """Recompute a run's metric before and after, the paired difference, classes and calls, and compare its result with all it stored."""
     timings = {key: Timing(float(np.median(x)), float(np.percentile(x, 95)), float(x.max()), len(x)) for key, x in run.samples.items()}
     found = _of_scores(run, run.predictions, timings) if isinstance(run.predictions, Scores) else _of_logits(run, run.predictions, timings)
-    found.warnings.extend([*_metric_warnings(run, found), *_latency_warnings(run), *_size_warnings(run)])
-    return found
+    sources = sources_of(run, found)
+    return replace(found, warnings=disagreements(run.result, sources), unchecked=len(unchecked(run.result, sources)))
+
+
+def sources_of(run: RunFolder, found: Recomputed) -> dict[Path, Source]:
+    """What each number of the result should be; see ``recheck.expected``."""
+    per_class = None if isinstance(run.predictions, Scores) else [(each.before, each.after) for each in found.per_class]
+    return expected(run, {"before": found.before, "after": found.after, "drop": found.drop}, per_class)
 
 
 def _of_logits(run: RunFolder, stored: Predictions, timings: dict[str, Timing]) -> Recomputed:
@@ -135,69 +140,3 @@ def _plain_drop(named: ClassResult) -> Measurement:
 
 def _confusion(targets: npt.NDArray[np.int64], preds: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
     return np.bincount(targets * classes + preds, minlength=classes * classes).reshape(classes, classes)
-
-
-def _metric_warnings(run: RunFolder, found: Recomputed) -> list[str]:
-    result, warnings = run.result, []
-    name, called = result.metric, title(result.metric)
-    nothing = _SCORE_TOLERANCE if isinstance(run.predictions, Scores) else 50 / found.before.n  # half an image
-
-    def compare(what: str, said: Measurement | None, seen: Measurement, tolerance: float) -> None:
-        if said is None:
-            warnings.append(f"{what}: the result does not say; the stored predictions give {number(seen.value, 2)} {seen.unit}.")
-        elif abs(said.value - seen.value) > tolerance:
-            told, counted = (f"{number(m.value, 2)} {m.unit}" for m in (said, seen))
-            warnings.append(f"{what}: the result says {told}, the stored predictions give {counted}.")
-
-    compare(f"{called} of the original on test", result.baseline.measurements.get(name), found.before, nothing)
-    compare(f"{called} of the chosen model on test", result.chosen.measurements.get(name), found.after, nothing)
-    compare(f"Drop of {metric(name)} on test", result.drop, found.drop, nothing)
-    said = result.drop
-    ends = [(said.low, found.drop.low), (said.high, found.drop.high)]
-    # Another interval for the same data moves an end by a fraction of a point, never by half its width.
-    width = max((found.drop.high or 0) - (found.drop.low or 0), nothing)
-    if any(a is None or b is None or abs(a - b) > width / 2 for a, b in ends):
-        warnings.append(
-            f"Interval of the {metric(name)} change: the result says {change_interval(said) or 'nothing'}, the stored predictions give "
-            f"{change(found.drop)}, {change_interval(found.drop)} points."
-        )
-    for named, seen in zip(result.per_class, found.per_class, strict=True):
-        if seen.before.n:
-            compare(f"{called} on {named.name}, original", named.baseline, seen.before, 50 / seen.before.n)
-            compare(f"{called} on {named.name}, chosen model", named.chosen, seen.after, 50 / seen.after.n)
-    return warnings
-
-
-def _latency_warnings(run: RunFolder) -> list[str]:
-    result, warnings = run.result, []
-    for candidate in (*result.baselines.values(), result.chosen):
-        said, seen = candidate.measurements["latency_ms"], over_launches(run.rounds[candidate.key]).value
-        if not _near(said, seen):
-            told, timed = milliseconds(said.value), milliseconds(seen)
-            warnings.append(f"Latency of {candidate.key}: the result says {told} ms, the stored timings give {timed} ms.")
-    for runtime, ratio in result.latency_ratios.items():
-        if runtime in result.baselines:
-            seen = paired_ratio(run.rounds[result.baselines[runtime].key], run.rounds[result.chosen.key]).value
-            if not _near(ratio, seen):
-                warnings.append(
-                    f"Latency ratio against {runtime} fp32: the result says {times(ratio.value)}, the stored timings give {times(seen)}."
-                )
-    smallest = min((r.value for r in result.latency_ratios.values()), default=result.latency_ratio.value)
-    if result.latency_ratio.value > smallest * 1.001:
-        warnings.append(
-            f"The headline speed-up is {times(result.latency_ratio.value)}, but the smallest of the ratios to fp32 is {times(smallest)}."
-        )
-    return warnings
-
-
-def _size_warnings(run: RunFolder) -> list[str]:
-    said = run.result.size_ratio.value
-    before, after = (c.measurements.get("size_bytes") for c in (run.result.baseline, run.result.chosen))
-    # Formats differ a little in size and the ratio may be to another runtime's file of the original, so only what is plainly off is.
-    if before is None or after is None or not after.value or abs(said - before.value / after.value) <= 0.1 * said:
-        return []
-    return [f"Size ratio: the result says {times(said)}, the sizes of both files give {times(before.value / after.value)}."]
-
-
-def _near(said: Measurement, seen: float) -> bool:
-    return abs(seen - said.value) <= _LATENCY_TOLERANCE * abs(said.value)

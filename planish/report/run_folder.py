@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,24 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from planish.errors import BundleError
 from planish.report.pictures import Pictures, read_pictures
+from planish.search.evidence import RECORDED, Session, Validation
 from planish.search.result import Result
 
+_NEEDED = ("result.json", "predictions.npz", "validation.npz", "latency.json", "evidence.json")
 _FIX = "run 'planish optimize' again with --resume, which writes what is missing"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Both models on the test images: ``targets`` ``(N,)``, logits ``(N, classes)``, ``keys`` ``(N,)``."""
+    """Both models on the test images: ``targets`` ``(N,)``, logits ``(N, classes)``, ``keys`` ``(N,)``; in ``more`` those of the original
+    in further runtimes, by their names.
+    """
 
     targets: npt.NDArray[np.int64]
     baseline: npt.NDArray[np.float32]
     chosen: npt.NDArray[np.float32]
     keys: npt.NDArray[np.str_]
+    more: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Scores:
     baseline: npt.NDArray[np.float64]
     chosen: npt.NDArray[np.float64]
     keys: npt.NDArray[np.str_]
+    more: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,10 @@ class RunFolder:
         path: the folder.
         result: ``result.json``.
         samples: milliseconds of single calls by candidate key.
-        rounds: the median call of each round in ms, one list a launch, by candidate key; what medians and ratios are made of.
+        sessions: of timing; medians and ratios are made of their rounds. The last one is that of the chosen model and the baselines.
         predictions: on test.
+        validation: scores; what drops of candidates are made of.
+        evidence: ``evidence.json``: where the files of candidates lie, and what nothing else tells.
         disagreements: images on which both models differ.
         mistakes: images that the chosen model gets wrong.
         pictures: images with what both models say of them drawn in.
@@ -90,8 +98,10 @@ class RunFolder:
     path: Path
     result: Result
     samples: dict[str, npt.NDArray[np.float64]]
-    rounds: dict[str, list[npt.NDArray[np.float64]]]
+    sessions: list[Session]
     predictions: Predictions | Scores
+    validation: Validation
+    evidence: dict[str, Any]
     disagreements: Disagreements | None
     mistakes: Mistakes | None
     pictures: Pictures | None
@@ -109,14 +119,16 @@ def read_run(path: Path) -> RunFolder:
         raise BundleError(f"{path} is not a folder", "a report is made from the folder of a run", "runs lie in runs/NAME")
     result = _result(path / "result.json")
     classes = len(class_names(result))
-    samples, rounds = _timings(path / "latency.json", result)
+    samples, sessions = _timings(path / "latency.json", result)
     predictions = _predictions(path / "predictions.npz", classes)
     return RunFolder(
         path=path,
         result=result,
         samples=samples,
-        rounds=rounds,
+        sessions=sessions,
         predictions=predictions,
+        validation=_validation(path / "validation.npz"),
+        evidence=_evidence(path / "evidence.json"),
         disagreements=_disagreements(path / "disagreements.npz", classes),
         mistakes=_mistakes(path / "mistakes.npz", len(predictions.keys)),
         pictures=read_pictures(path / "pictures.npz", len(predictions.keys)),
@@ -139,7 +151,7 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise _broken(path, why, "a finished run has result.json, predictions.npz and latency.json") from None
+        raise _broken(path, why, f"a finished run has {', '.join(_NEEDED)}") from None
 
 
 def _result(path: Path) -> Result:
@@ -153,33 +165,66 @@ def _result(path: Path) -> Result:
     for candidate in (result.baseline, *result.baselines.values(), result.chosen):
         if "latency_ms" not in candidate.measurements:
             raise _broken(path, f"there is no latency_ms of {candidate.key}", "every fp32 baseline and the chosen candidate have theirs")
+    if missing := [name for name in ("drop_validation", "size_bytes") if name not in result.chosen.measurements]:
+        raise _broken(path, f"there is no {' and no '.join(missing)} of {result.chosen.key}", "the chosen candidate has both")
     return result
 
 
-def _timings(path: Path, result: Result) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, list[npt.NDArray[np.float64]]]]:
-    rule = 'it holds {"unit": "ms", "samples": {candidate: [ms, ...]}, "rounds": {candidate: [[ms, ...], ...]}}, all above 0'
+def _timings(path: Path, result: Result) -> tuple[dict[str, npt.NDArray[np.float64]], list[Session]]:
+    rule = (
+        'it holds {"unit": "ms", "samples": {candidate: [ms, ...]}, "sessions": [{"rounds": {candidate: [[ms, ...], ...]}}]}, all above 0'
+    )
+    needed = (*result.baselines.values(), result.chosen)
     try:
         stored = json.loads(_read(path))
         assert stored["unit"] == "ms"
         samples = {str(key): np.asarray(times, dtype=np.float64) for key, times in stored["samples"].items()}
-        rounds = {str(key): [np.asarray(x, dtype=np.float64) for x in launches] for key, launches in stored["rounds"].items()}
+        sessions = [Session(str(s["name"]), str(s["baseline"]), s["rounds"], s["copy"], {}) for s in stored["sessions"]]
+        timed = [*samples.items()]
+        timed += [(key, np.asarray(x, np.float64)) for s in sessions for key, launches in s.rounds.items() for x in launches]
+        timed += [(f"the copy of {s.baseline}", np.asarray(x, np.float64)) for s in sessions for x in s.copy]
+        assert sessions
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise _broken(path, f"cannot be understood ({type(error).__name__})", rule) from None
-    for key, times in [*samples.items(), *((key, x) for key, launches in rounds.items() for x in launches)]:
+    for key, times in timed:
         if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or times.min() <= 0:
             raise _broken(path, f"the times of {key} are not a list of positive numbers", rule)
-    for candidate in (*result.baselines.values(), result.chosen):
-        if candidate.key not in samples or not rounds.get(candidate.key):
+    last = sessions[-1]
+    for candidate in needed:
+        if candidate.key not in samples or not last.rounds.get(candidate.key):
             raise _broken(path, f"there are no times of {candidate.key}", "every fp32 baseline and the chosen candidate have theirs")
-    if len({tuple(map(len, rounds[c.key])) for c in (*result.baselines.values(), result.chosen)}) > 1:
-        raise _broken(path, "not all candidates have the same rounds", rule)
-    return samples, rounds
+    for session in sessions:
+        shapes = {tuple(map(len, launches)) for launches in (*session.rounds.values(), session.copy)}
+        if len(shapes) > 1 or session.baseline not in session.rounds:
+            raise _broken(path, "not all candidates have the same rounds", rule)
+    return samples, sessions
 
 
-def _arrays(path: Path, names: list[str]) -> dict[str, npt.NDArray[Any]]:
+def _validation(path: Path) -> Validation:
+    _read(path)
+    found = Validation(**_arrays(path, [f.name for f in fields(Validation)]))
+    models, images = found.scores.shape if found.scores.ndim == 2 else (0, 0)
+    rows = (found.own, found.reference)
+    fits = images and found.keys.shape == (images,) and all(r.shape == found.candidates.shape and r.dtype.kind in "iu" for r in rows)
+    if not fits or not np.isfinite(found.scores).all() or any(len(r) and not 0 <= r.min() <= r.max() < models for r in rows):
+        raise _broken(path, "the arrays do not fit", "it has finite scores (models, images), and two rows of them for each candidate")
+    return found
+
+
+def _evidence(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_read(path))
+        assert set(found) >= {"files", *RECORDED}
+    except (ValueError, AssertionError, TypeError):
+        raise _broken(path, "cannot be understood", f"it holds {', '.join(('files', *RECORDED))}") from None
+    return dict(found)
+
+
+def _arrays(path: Path, names: list[str], others: bool = False) -> dict[str, npt.NDArray[Any]]:
+    """Those arrays, and all others of the file as well where these are wanted."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names}
+            return {name: stored[name] for name in (*names, *(set(stored.files) - set(names) if others else ()))}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _broken(path, f"cannot be read ({error})", f"it holds the arrays {', '.join(names)}, no pickle") from None
 
@@ -187,12 +232,14 @@ def _arrays(path: Path, names: list[str]) -> dict[str, npt.NDArray[Any]]:
 def _predictions(path: Path, classes: int) -> Predictions | Scores:
     """Logits with their targets, or a score an image: the arrays' shape tells."""
     _read(path)
-    scores = Scores(**_arrays(path, [f.name for f in fields(Scores)]))
-    if scores.baseline.ndim == 1:
-        return _checked_scores(path, scores)
-    found = Predictions(**_arrays(path, [f.name for f in fields(Predictions)]))
+    arrays = _arrays(path, ["baseline", "chosen", "keys"], others=True)
+    targets, own = arrays.pop("targets", None), {name: arrays.pop(name) for name in ("baseline", "chosen", "keys")}
+    if targets is None or own["baseline"].ndim == 1:
+        return _checked_scores(path, Scores(**own, more=arrays))
+    found = Predictions(**own, targets=targets, more=arrays)
     n = len(found.targets)
-    if not n or found.baseline.shape != (n, classes) or found.chosen.shape != (n, classes) or found.keys.shape != (n,):
+    logits = (found.baseline, found.chosen, *found.more.values())
+    if not n or any(each.shape != (n, classes) for each in logits) or found.keys.shape != (n,):
         got = f"targets {found.targets.shape}, baseline {found.baseline.shape}, chosen {found.chosen.shape}, keys {found.keys.shape}"
         raise _broken(path, f"the arrays do not fit: {got}", f"n targets and keys, and (n, {classes}) logits of both models")
     _check_classes(path, classes, found.targets)
@@ -200,7 +247,7 @@ def _predictions(path: Path, classes: int) -> Predictions | Scores:
 
 
 def _checked_scores(path: Path, found: Scores) -> Scores:
-    n, both = len(found.baseline), (found.baseline, found.chosen)
+    n, both = len(found.baseline), (found.baseline, found.chosen, *found.more.values())
     if not n or any(scores.shape != (n,) for scores in both) or found.keys.shape != (n,):
         got = f"baseline {found.baseline.shape}, chosen {found.chosen.shape}, keys {found.keys.shape}"
         raise _broken(path, f"the arrays do not fit: {got}", "n scores of both models, and n keys")

@@ -82,6 +82,11 @@ def measurements_table(measurements: Mapping[str, Measurement], title: str = "")
 def verdict_panel(result: Result) -> Panel:
     """The verdict, and the goal met or by how much the nearest misses."""
     lines = [Text(result.verdict, style="bold"), Text(f"{result.chosen.summary}; {words.runtime_name(result.chosen.runtime)}")]
+    for runtime, baseline in result.baselines.items():
+        if runtime.endswith("-default") and runtime in result.latency_ratios:
+            ratio, own = result.latency_ratios[runtime], baseline.measurements.get(result.metric)
+            reached = f", which reaches {words.show(own)} {words.metric(result.metric)}" if own else ""
+            lines.append(Text(f"{words.show(ratio)} against the original in {words.runtime_name(runtime)}{reached}"))
     if result.goal_met:
         lines.append(Text("✓ goal met", style="green"))
     else:

@@ -110,7 +110,7 @@ def sheet_uri(file: Path) -> str | None:
         return None
     if file.stat().st_size <= _SHEET_BYTES:
         return f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-    with Image.open(file) as image:
+    with Image.open(file, formats=("PNG",)) as image:
         image.thumbnail((_SHEET_SIDE, _SHEET_SIDE))
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, "JPEG", quality=75)

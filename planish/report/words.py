@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planish.measurement import Measurement, in_words
+from planish.measurement import Measurement, in_words, size_change
 from planish.search.result import CandidateResult, Result
 
 MINUS = "−"
 TOO_WIDE_POINTS = 5.0  # an interval of a metric that is wider from end to end tells little
-_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT", "tensorrt": "TensorRT", "torch": "PyTorch"}
+_RUNTIMES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "openvino-default": "OpenVINO, default precision",
+    "litert": "LiteRT",
+    "tensorrt": "TensorRT",
+    "torch": "PyTorch",
+}
 
 
 def runtime_name(runtime: str) -> str:
@@ -60,6 +67,12 @@ def size(value: float) -> str:
 
 def times(value: float) -> str:
     return number(value, 2 if value < 10 else 1) + "×"
+
+
+def size_ratio(ratio: float) -> tuple[str, str]:
+    """``9.20×`` and ``smaller``, ``1.25×`` and ``larger``, nothing and ``of the same size``; from the size before by that after."""
+    factor, word = size_change(ratio)
+    return ("" if factor == 1 else times(factor)), word
 
 
 def seconds(value: float) -> str:

@@ -19,13 +19,21 @@ def with_room(drop: Measurement) -> float:
     return drop.value + (drop.high - drop.low) / _STANDARD_ERRORS_IN_INTERVAL
 
 
+def upper_end(measurement: Measurement) -> float:
+    """Of the interval; the value itself where it is exact."""
+    return measurement.value if measurement.high is None else measurement.high
+
+
 def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
-    """By how much the candidate misses each limit, as a share of the limit; empty if it meets them all. The drop is taken at its value."""
+    """By how much the candidate misses each limit, as a share of the limit; empty if it meets them all.
+
+    Latency meets its limit where the upper end of its interval does: below, it would only seem to. The drop is taken at its value.
+    """
     found = {}
     drop = candidate.measurements["drop_validation"].value
     if drop > goal.max_drop_points:
         found["accuracy"] = (drop - goal.max_drop_points) / max(goal.max_drop_points, 0.1)
-    latency = candidate.measurements["latency_ms"].value
+    latency = upper_end(candidate.measurements["latency_ms"])
     if goal.max_latency_ms is not None and latency > goal.max_latency_ms:
         found["latency"] = latency / goal.max_latency_ms - 1
     size = candidate.measurements["size_bytes"].value
@@ -79,8 +87,12 @@ def describe_miss(candidate: CandidateResult, goal: Goal) -> str:
         drop = m["drop_validation"].value
         words.append(f"it loses {drop:.2f} points on validation, {drop - goal.max_drop_points:.2f} more than allowed")
     if "latency" in found and goal.max_latency_ms is not None:
-        value = m["latency_ms"].value
-        words.append(f"it takes {value:.3g} ms, {value - goal.max_latency_ms:.3g} ms over the limit of {goal.max_latency_ms:.3g} ms")
+        value, limit = m["latency_ms"].value, goal.max_latency_ms
+        by_value = f"{value - limit:.3g} ms over the limit of {limit:.3g} ms"
+        by_interval = (
+            f"by its interval up to {upper_end(m['latency_ms']):.3g} ms, so it is not shown to stay within the limit of {limit:.3g} ms"
+        )
+        words.append(f"it takes {value:.3g} ms, {by_value if value > limit else by_interval}")
     if "size" in found and goal.max_size_bytes is not None:
         value = m["size_bytes"].value
         over = (value - goal.max_size_bytes) / 1e6

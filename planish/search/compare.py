@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from planish.export.runtimes import find
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import collecting_notes
-from planish.search.files import results_folder, write_result
+from planish.search.files import keep_assignment, results_folder, write_result
 from planish.search.original import stored_original
+from planish.search.precision import decided_precision, precision_name
 from planish.search.runner import Runner, extend
 from planish.search.store import claim
 from planish.search.topics import Arm, arms_of
@@ -150,7 +152,7 @@ def compare(
         PlanishError: the images, the model or the topic cannot be used.
     """
     recovery = recovery_of(recipe_for(RECIPES[task or task_in(data)], model), epochs=recovery_epochs, augmentation=augmentation, seed=seed)
-    arms = arms_of(topic, recovery, runtime)
+    arms_of(topic, recovery, runtime)  # refuses an unknown topic before anything is read
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
     name = model if isinstance(model, str) else type(model).__name__
@@ -165,16 +167,19 @@ def compare(
         job = prepare(data, model, weights=weights, image_size=image_size, task=task, skip_bad=skip_bad, seed=seed)
         store = claim(folder, settings, resume)
         stack.callback(store.close)
-        original = stored_original(job, folder, store, train_mode, epochs, augmentation, None, seed)
+        keep_assignment(folder, job.data.assignment)
+        precision = decided_precision(store, "auto", lambda: job.artifact)
+        arms = arms_of(topic, replace(recovery, mixed_precision=precision), runtime)
+        original = stored_original(job, folder, store, train_mode, epochs, augmentation, None, seed, precision)
         runner = Runner(store, folder / "work", job.task, original)
         baseline = _for(Plan(ToOnnx()), runtime)
         rows: list[Row] = []
         first = _row(runner, Arm("original", "", Plan(ToOnnx())), runtime, baseline)
         for arm in arms:
-            try:
-                rows.append(_row(runner, arm, runtime, baseline))
-            except (TechniqueError, ExportError) as error:  # it does not apply to this network, which is a finding
-                rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), why=str(error)))
+            row = partial(_row, runner, arm, runtime, baseline)
+            why = store.attempt(f"arm:{arm.plan.key}", "comparing", row, (TechniqueError, ExportError))
+            # where it does not apply to this network, that is a finding
+            rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), why=why) if why else row())
             runner.release()
             if watch:
                 watch(rows)
@@ -193,7 +198,7 @@ def compare(
             original=replace(first, measurements=first.measurements | report.measurements["original"]),
             rows=rows,
             noise_floor=report.noise_floor,
-            machine=describe_machine() | {"threads": threads, "batch": batch},
+            machine=describe_machine() | {"threads": threads, "batch": batch, "training_precision": precision_name(precision)},
             seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
             notes=notes,
         )

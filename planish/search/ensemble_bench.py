@@ -14,17 +14,16 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact
-from planish.errors import PlanishError
 from planish.evaluation.classification_metrics import percent
 from planish.evaluation.size import size_bytes
-from planish.evaluation.statistics import over_seeds
+from planish.evaluation.statistics import mean_over_seeds, over_seeds
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.search.ensemble_members import Built, Members
 from planish.search.experiment import verdict_of
-from planish.search.files import write_arrays
+from planish.search.files import read_arrays, write_arrays
 from planish.search.runner import latency_once
 from planish.technique import Technique
 from planish.workspace import workspace
@@ -77,26 +76,25 @@ class Bench:
 
     def measured(self, way: Way) -> EnsembleArm:
         """The arm without its latency."""
-        try:
-            rows = [self._model(way, number) for number in range(way.models)]
-        except PlanishError as error:
-            if not self._scores:  # without the single network there is nothing to compare with
-                raise
-            return EnsembleArm(way.label, way.about, why=f"failed: {error}")
+
+        def models() -> list[dict[str, float]]:
+            return [self._model(way, number) for number in range(way.models)]
+
+        # without the single network there is nothing to compare with
+        if self._scores and (why := self.store.attempt(f"models:{way.label}", "training", models)):
+            return EnsembleArm(way.label, way.about, why=f"failed: {why}")
+        rows = models()
         scores = np.stack([self._read(way, number) for number in range(way.models)])
         self._scores[way.label] = scores
         measurements = {
-            "accuracy": percent("accuracy", scores.size, over_seeds(scores, np.zeros_like(scores))),
+            "accuracy": percent("accuracy", scores.size, mean_over_seeds(scores)),
             "training_seconds": Measurement("training_seconds", float(np.mean([r["seconds"] for r in rows])), "s", len(rows), False),
             "parameters": Measurement("parameters", float(rows[0]["parameters"]), "count", 1, False),
         }
         arm = EnsembleArm(way.label, way.about, way.models, measurements, "reference" if len(self._scores) == 1 else "")
-        try:
-            self._files[way.label] = self._export(way)
-        except PlanishError as error:
-            if not self._files:
-                raise
-            return replace(arm, why=f"not exported: {error}")
+        if self._files and (why := self.store.attempt(f"export:{way.label}", "exporting", partial(self._export, way))):
+            return replace(arm, why=f"not exported: {why}")
+        self._files[way.label] = self._export(way)
         return arm
 
     def timed(self, arms: Sequence[EnsembleArm]) -> tuple[list[EnsembleArm], Measurement]:
@@ -115,7 +113,7 @@ class Bench:
                 scores = self._scores[arm.label]
                 difference = over_seeds(np.broadcast_to(scores, single.shape), single, 1 - 0.05 / comparisons)
                 measurements["difference"] = percent("difference", scores.size, difference, unit="points")
-                verdict = verdict_of(difference)
+                verdict = verdict_of(difference, len(single))
             if (file := self._files.get(arm.label)) is not None:
                 timed = report.measurements[file]
                 measurements |= {"latency_ms": timed["latency_ms"], "latency_ratio": timed["latency_ratio"]}
@@ -132,14 +130,17 @@ class Bench:
             write_arrays(self._file(way, number), scores=self.members.scores(built.module, "test"))
             return {"seconds": built.seconds, "parameters": sum(p.numel() for p in built.module.parameters())}
 
-        return dict(self.store.once(f"scores:{way.label}:{number}", "evaluating on test", work))
+        def read(found: dict[str, float]) -> dict[str, float]:
+            self._read(way, number)
+            return dict(found)
+
+        return self.store.load(f"scores:{way.label}:{number}", "evaluating on test", work, read)
 
     def _file(self, way: Way, number: int) -> Path:
         return self.folder / f"scores-{way.label.replace(', ', '-').replace(' ', '-')}-{number}.npz"
 
     def _read(self, way: Way, number: int) -> Any:
-        with np.load(self._file(way, number), allow_pickle=False) as saved:
-            return saved["scores"]
+        return read_arrays(self._file(way, number))["scores"]
 
     def _export(self, way: Way) -> str:
         """Write the arm's first model as one file; the name of its folder."""
@@ -147,7 +148,8 @@ class Bench:
         def work() -> str:
             module = way.build(0).module
             name = f"file-{hashlib.sha256(repr(module).encode()).hexdigest()[:12]}"
-            self.store.once(name, "exporting", partial(self._write, replace(self.members.artifact, module=module), name))
+            make = partial(self._write, replace(self.members.artifact, module=module), name)
+            self.store.load(name, "exporting", make, lambda _: load_artifact(self.folder / name))
             return name
 
         return str(self.store.once(f"file:{way.label}", "exporting", work))

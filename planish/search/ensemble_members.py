@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,18 +149,26 @@ class Members:
             teacher: see ``fit``.
         """
         folder = self._folder / f"{way.replace(' ', '-')}-{number}"
-        seed = self._seed + number
+        checkpoint, seed = folder.with_name(folder.name + ".checkpoint"), self._seed + number
 
         def work() -> tuple[int, float]:
             artifact = self._trainer.start(self._arm, seed)[1]
-            resolved, deadline = replace(settings, seed=seed + settings.seed), None
+            resolved, most = replace(settings, seed=seed + settings.seed), None
             if self._trainer.seconds is not None:
-                resolved, deadline = replace(resolved, epochs=EPOCHS_BY_THE_CLOCK), time.monotonic() + share * self._trainer.seconds
+                resolved, most = replace(resolved, epochs=EPOCHS_BY_THE_CLOCK), share * self._trainer.seconds
             module = artifact.module if start is None else start
-            fitted = fit(module, self.task, artifact.input_spec, artifact.preprocessing, resolved, teacher=teacher, deadline=deadline)
+            fitted = fit(
+                module, self.task, artifact.input_spec, artifact.preprocessing, resolved, teacher=teacher, checkpoint=checkpoint,
+                max_seconds=most,
+            )  # fmt: skip
             for place, snapshot in enumerate(fitted.snapshots):
                 save_artifact(replace(artifact, module=snapshot), folder / str(place))
             return len(fitted.snapshots), fitted.seconds
 
-        count, seconds = self.store.once(f"trained:{way}:{number}", "training", work)
-        return [load_artifact(folder / str(place)).module for place in range(count)], float(seconds)
+        def read(found: tuple[int, float]) -> tuple[list[nn.Module], float]:
+            count, seconds = found
+            return [load_artifact(folder / str(place)).module for place in range(count)], float(seconds)
+
+        trained = self.store.load(f"trained:{way}:{number}", "training", work, read)
+        checkpoint.unlink(missing_ok=True)
+        return trained

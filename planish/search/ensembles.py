@@ -22,6 +22,7 @@ from planish.search import goal as units
 from planish.search.ensemble_bench import Bench, EnsembleArm, Way
 from planish.search.ensemble_members import COPIES, COPY_SHARE, SWA_SHARE, Members
 from planish.search.files import results_folder, write_result
+from planish.search.precision import decided_precision, in_precision, precision_name
 from planish.search.store import claim
 from planish.search.trials import Arm, Trainer
 from planish.training.recipe import Recipe, load_recipe, set_values
@@ -161,7 +162,9 @@ def ensembles(
         store = claim(folder, settings, resume)
         stack.callback(store.close)
         work = folder / "work"
-        members = Members(Trainer(store, work, data, skip_bad, seed, share), Arm(model, str(weights or ""), base), work, seed, seeds)
+        trainer, arm = Trainer(store, work, data, skip_bad, seed, share), Arm(model, str(weights or ""), base)
+        base = in_precision(base, decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arm, seed)[1]))
+        members = Members(trainer, replace(arm, recipe=base), work, seed, seeds)
         bench = Bench(members, work, runtime, threads, batch)
         found: list[EnsembleArm] = []
         for way in _ways(members):
@@ -181,7 +184,8 @@ def ensembles(
             runtime=runtime,
             arms=arms,
             noise_floor=floor,
-            machine=describe_machine() | {"threads": threads, "batch": batch},
+            machine=describe_machine()
+            | {"threads": threads, "batch": batch, "training_precision": precision_name(base.training.mixed_precision)},
             seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
             notes=notes,
         )

@@ -186,7 +186,7 @@ def judge(
     else:
         found = evaluate_tiled(predictor, task, split, spec, preprocessing, tile)
     validation = None
-    metrics = found.metrics | {m.name: m for m in task.errors(found.outputs, found.targets).values()}
+    metrics = found.metrics | {m.name: m for m in found.task.errors(found.outputs, found.targets).values()}
     if calibrate and split != "validation" and _LOGITS in found.outputs:
         validation = evaluate(predictor, task, "validation", spec, preprocessing)
         metrics |= temperature_scaling(validation.outputs[_LOGITS], validation.targets, found.outputs[_LOGITS], found.targets)
@@ -198,7 +198,6 @@ def judge(
 def keep(
     folder: Path,
     judged: Judged,
-    task: Task,
     spec: InputSpec,
     preprocessing: Preprocessing,
     *,
@@ -214,7 +213,6 @@ def keep(
     Args:
         folder: is made where it is missing.
         judged: what was found.
-        task: the images.
         spec: size of the images.
         preprocessing: of the model.
         model: as the user named it.
@@ -224,7 +222,8 @@ def keep(
         command: the command line.
         notes: what was decided on the user's behalf.
     """
-    split, found = task.split(judged.split), judged.found
+    found, task = judged.found, judged.found.task
+    split = task.split(judged.split)
     evaluation = Evaluation(
         name=folder.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

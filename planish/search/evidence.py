@@ -3,23 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
 
-from planish.evaluation.latency import LatencyReport
 from planish.evaluation.mistakes import worst_mistakes
 from planish.search.files import write_arrays, write_json
 from planish.search.pictures import write_pictures
-from planish.search.result import ClassResult, ErrorResult
+from planish.search.result import ClassResult, ErrorResult, Result
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Preprocessing
     from planish.task import Split, Task
 
+RECORDED = ("goal", "machine", "data", "seconds", "per_class", "errors")
 _SHOWN_DISAGREEMENTS = 60
 _SHOWN_MISTAKES = 18
+
+
+@dataclass(frozen=True)
+class Session:
+    """What was timed side by side.
+
+    Args:
+        name: of the session.
+        baseline: key that ratios are taken against.
+        rounds: by candidate key, the median call of each round in ms, one list a launch.
+        copy: the same of a second copy of the baseline; the noise floor is made of both.
+        samples: by candidate key, milliseconds of single calls.
+    """
+
+    name: str
+    baseline: str
+    rounds: dict[str, list[list[float]]]
+    copy: list[list[float]]
+    samples: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores on validation, ``validation.npz``; what drops of candidates are made of.
+
+    Args:
+        candidates: keys ``(C,)``.
+        own: row of ``scores`` of each ``(C,)``.
+        reference: row of what each is compared with ``(C,)``.
+        scores: one an image ``(M, N)``, see ``Task.scores``; their mean is the metric.
+        keys: of the images ``(N,)``.
+    """
+
+    candidates: npt.NDArray[Any]
+    own: npt.NDArray[np.int64]
+    reference: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    keys: npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the numbers of a result were computed from.
+
+    Args:
+        sessions: of timing; the last one is that of the chosen model and the originals.
+        validation: scores.
+        files: folder below ``work/`` of the file of each candidate, by its key.
+    """
+
+    sessions: list[Session]
+    validation: Validation
+    files: dict[str, str]
 
 
 def per_class(task: Task, tested: Mapping[str, Outputs]) -> list[ClassResult]:
@@ -48,40 +104,53 @@ def errors(task: Task, tested: Mapping[str, Outputs]) -> list[ErrorResult]:
 
 
 def write_evidence(
-    folder: Path, task: Task, spec: InputSpec, preprocessing: Preprocessing, tested: Mapping[str, Outputs], latency: LatencyReport
+    folder: Path,
+    task: Task,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    tested: Mapping[str, Outputs],
+    sources: Sources,
+    result: Result,
 ) -> None:
     """What the report recomputes its numbers from, and shows.
 
     ``predictions.npz`` holds the logits of ``baseline`` and ``chosen`` ``(N, classes)`` with the ``targets``, and then there are
     ``disagreements.npz`` and ``mistakes.npz``, too; of models without logits it holds each image's score ``(N,)``, see ``Task.scores``.
-    What can be drawn is in ``pictures.npz``.
+    ``validation.npz`` holds scores, ``latency.json`` timings, ``evidence.json`` the folders of files and what nothing else tells: limits,
+    machine, data, seconds, and costs of errors and, of models without logits, numbers of classes. What can be drawn is in ``pictures.npz``.
 
     Args:
         folder: of the run.
         task: the images.
         spec: size of the images that are shown.
         preprocessing: likewise.
-        tested: outputs on test of ``baseline`` and ``chosen``.
-        latency: of the finalists.
+        tested: outputs on test of ``baseline`` and ``chosen``, and of the original in further runtimes by their names.
+        sources: timings, and scores on validation.
+        result: what is recorded.
     """
     split = task.split("test")
-    write_json(folder / "latency.json", {"unit": "ms", "samples": latency.samples, "rounds": latency.round_medians})
+    last = sources.sessions[-1]
+    sessions = [{"name": s.name, "baseline": s.baseline, "rounds": s.rounds, "copy": s.copy} for s in sources.sessions]
+    write_json(folder / "latency.json", {"unit": "ms", "samples": last.samples, "sessions": sessions})
+    write_arrays(folder / "validation.npz", **vars(sources.validation))
+    recorded = TypeAdapter(Result).dump_python(result, mode="json")
+    write_json(folder / "evidence.json", {"files": sources.files} | {name: recorded[name] for name in RECORDED})
     scores = {name: np.asarray(task.scores(outputs, split.targets), np.float64) for name, outputs in tested.items()}
     for name in ("disagreements.npz", "mistakes.npz"):
         (folder / name).unlink(missing_ok=True)
     if all("logits" in outputs for outputs in tested.values()):
-        _write_logits(folder, split, spec, preprocessing, tested["baseline"]["logits"], tested["chosen"]["logits"])
+        _write_logits(folder, split, spec, preprocessing, {name: outputs["logits"] for name, outputs in tested.items()})
     else:
-        write_arrays(folder / "predictions.npz", baseline=scores["baseline"], chosen=scores["chosen"], keys=np.array(split.keys))
+        write_arrays(folder / "predictions.npz", **scores, keys=np.array(split.keys))
     models = {"original": "baseline", "chosen": "chosen"}
     said = {model: tested[name] for model, name in models.items()}
     seen = {model: scores[name] for model, name in models.items()}
     write_pictures(folder / "pictures.npz", task, split, spec, preprocessing, said, seen)
 
 
-def _write_logits(folder: Path, split: Split, spec: InputSpec, preprocessing: Preprocessing, baseline: Any, chosen: Any) -> None:
-    targets, keys = np.asarray(split.targets), np.array(split.keys)
-    write_arrays(folder / "predictions.npz", targets=targets, baseline=baseline, chosen=chosen, keys=keys)
+def _write_logits(folder: Path, split: Split, spec: InputSpec, preprocessing: Preprocessing, tested: Mapping[str, Any]) -> None:
+    targets, keys, baseline, chosen = np.asarray(split.targets), np.array(split.keys), tested["baseline"], tested["chosen"]
+    write_arrays(folder / "predictions.npz", **tested, targets=targets, keys=keys)
     said, says = baseline.argmax(1), chosen.argmax(1)
     where = np.flatnonzero(said != says)[:_SHOWN_DISAGREEMENTS]
     write_arrays(

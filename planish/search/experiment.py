@@ -19,13 +19,14 @@ from planish.data import task_in
 from planish.errors import GoalError
 from planish.evaluation.classification_metrics import percent
 from planish.evaluation.machine import describe_machine
-from planish.evaluation.statistics import Interval, over_seeds
+from planish.evaluation.statistics import Interval, mean_over_seeds, over_seeds
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
 from planish.search.files import results_folder, write_result
+from planish.search.precision import decided_precision, in_precision, precision_name
 from planish.search.store import claim
-from planish.search.trials import Arm, Trainer, Trial
+from planish.search.trials import Arm, Trainer, Trial, shared_assignment
 from planish.tasks import RECIPES
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
 
@@ -52,6 +53,7 @@ class ArmResult:
         trials: one a seed.
         measurements: the task's metric on test, mean of all seeds; ``difference`` to the reference, paired by seed and image, its
             interval so wide that all of the experiment's hold together; ``seconds_an_epoch``; ``peak_memory_bytes``; ``parameters``.
+            Intervals count images and seeds; with one seed they are everything that is possible, see ``statistics.over_seeds``.
         verdict: ``reference``, ``better``, ``worse``, ``no difference``, ``too few seeds to tell``; empty where nothing was measured.
         why: it was refused, failed, or got no further seed.
     """
@@ -184,7 +186,8 @@ def experiment(
     """Train every arm with every seed, and say what differs.
 
     Trainings of one seed begin with the same random state and see images in the same order. The budget is the same for all: epochs where
-    they are given, else seconds. An arm that is more than 5 points behind the best on validation, for sure, gets no further seed.
+    they are given, else seconds. An arm whose interval, over two seeds or more, is more than 5 points behind the best on validation gets no
+    further seed.
 
     Args:
         data: a folder, a manifest or a built-in name.
@@ -213,7 +216,7 @@ def experiment(
         PlanishError: the images, the model or a factor cannot be used.
     """
     if seeds < 1:
-        raise GoalError(f"{seeds} seeds", "at least 1; 3 or more tell something about other seeds")
+        raise GoalError(f"{seeds} seeds", "at least 1, and one seed is too few to tell arms apart", "3 or more")
     if recipe is None:
         recipe = recipe_for(RECIPES[task or task_in(data)], model) or "scratch-small"
     base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
@@ -234,10 +237,12 @@ def experiment(
         notes = stack.enter_context(collecting_notes())
         store = claim(folder, settings, resume)
         stack.callback(store.close)
-        trainer = Trainer(store, folder / "work", data, skip_bad, seed, share, task)
+        trainer = Trainer(store, folder / "work", data, skip_bad, seed, share, task, shared_assignment(arms))
+        precision = decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arms[0], seed)[1])
+        base, arms = in_precision(base, precision), [replace(arm, recipe=in_precision(arm.recipe, precision)) for arm in arms]
         found = [ArmResult(_label(each, values[0], design), each) for each in values]
         for number in range(seeds):
-            spent = sum(store.seconds().values())
+            spent = store.elapsed
             if number and limit is not None and spent * (number + 1) / number > limit:
                 note(f"the budget of {budget} leaves no time for seed {number + 1} of {seeds}")
                 break
@@ -262,7 +267,7 @@ def experiment(
             budget=f"{base.training.epochs} epoch{'s' if base.training.epochs > 1 else ''}" if share is None else f"{share:.0f} seconds",
             arms=_measured(found, arms, trainer),
             effects=_effects(found, arms, trainer, factors) if design == "factorial" and len(factors) > 1 else [],
-            machine=describe_machine(),
+            machine=describe_machine() | {"training_precision": precision_name(base.training.mixed_precision)},
             seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
             notes=notes,
         )
@@ -330,14 +335,14 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
             continue
         whole = [trial for trial in arm.trials if not trial.failed]
         metric = whole[0].metric
-        found_here = {metric: percent(metric, mine.size, over_seeds(mine, np.zeros_like(mine)))}
+        found_here = {metric: percent(metric, mine.size, mean_over_seeds(mine))}
         verdict = "reference" if i == 0 else ""
         reference = scores[0]
         if i and reference is not None:
             count = min(len(mine), len(reference))
             difference = over_seeds(mine[:count], reference[:count], 1 - 0.05 / comparisons)
             found_here["difference"] = percent("difference", mine[:count].size, difference, unit="points")
-            verdict = verdict_of(difference)
+            verdict = verdict_of(difference, count)
         each = [trial.seconds / max(trial.epochs, 1e-9) for trial in whole]
         found_here["seconds_an_epoch"] = Measurement("seconds_an_epoch", float(np.median(each)), "s", len(whole), False)
         peak = float(max(trial.peak_memory_bytes for trial in whole))
@@ -347,8 +352,15 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
     return measured
 
 
-def verdict_of(difference: Interval) -> str:
-    """What a difference on the 0..1 scale comes to: ``better``, ``worse``, ``no difference``, or ``too few seeds to tell``."""
+def verdict_of(difference: Interval, seeds: int) -> str:
+    """What a difference comes to: ``better``, ``worse``, ``no difference``, or ``too few seeds to tell``.
+
+    Args:
+        difference: of ``statistics.over_seeds``, on the 0..1 scale.
+        seeds: trainings of each arm that it was measured with; one is always too few.
+    """
+    if seeds < 2:
+        return TOO_FEW
     if difference.low > 0:
         return "better"
     if difference.high < 0:

@@ -1,4 +1,4 @@
-"""Files of a run, written whole and then renamed into place."""
+"""Files of a run, written whole, synced to the disk, and then renamed into place."""
 
 from __future__ import annotations
 
@@ -10,31 +10,58 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from planish.errors import BundleError
+from planish.split_assignment import SPLITS_FILE, SplitAssignment
+from planish.workspace import replacing
+
 
 def results_folder(out: str | Path | None, kind: str, data: str | Path, model: str) -> Path:
     """``out``, or where it is None ``runs/folds-photos-resnet20``."""
     return Path(out) if out is not None else Path("runs") / f"{kind}-{Path(data).stem}-{Path(model).stem}".replace(":", "-")
 
 
+def keep_assignment(folder: Path, assignment: SplitAssignment) -> None:
+    """Keep the splits of a run's images as ``splits.json``.
+
+    Raises:
+        BundleError: the run was begun with other images, or other splits, than it shall be resumed with.
+    """
+    file = folder / SPLITS_FILE
+    if not file.exists():
+        assignment.save(file)
+        return
+    begun, now = SplitAssignment.load(file).splits, assignment.splits
+    if begun != now:
+        moved = sum(begun[short] != now[short] for short in begun.keys() & now.keys())
+        raise BundleError(
+            f"{folder} was begun with other images: {len(now.keys() - begun.keys())} are new, {len(begun.keys() - now.keys())} missing, "
+            f"{moved} in another split",
+            "a run goes on with the images that it was begun with",
+            "put them back, or start a new run in another --out",
+        )
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON values."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, ensure_ascii=False))
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, ensure_ascii=False))
 
 
 def write_result(path: Path, value: Any) -> None:
     """Write a pydantic dataclass as JSON that people can read."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(TypeAdapter(type(value)).dump_json(value, indent=1))
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(TypeAdapter(type(value)).dump_json(value, indent=1))
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Read what ``write_arrays`` wrote."""
+    with np.load(path, allow_pickle=False) as saved:
+        return {name: saved[name] for name in saved.files}
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Write arrays as a compressed ``.npz``, which loads without pickle; quickly, as masks of a thousand images are a gigabyte."""
-    partial = path.with_name(path.name + ".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
-    partial.replace(path)

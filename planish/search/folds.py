@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass as plain_dataclass
@@ -29,7 +28,8 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import results_folder, write_arrays, write_result
+from planish.search.files import keep_assignment, read_arrays, results_folder, write_arrays, write_result
+from planish.search.precision import decided_precision, in_precision, precision_name
 from planish.search.store import Store, claim
 from planish.search.trials import seeded
 from planish.tasks import Classification
@@ -127,7 +127,7 @@ class FoldTrainer:
     Args:
         store: of finished trainings.
         folder: where their logits lie.
-        recipe: of all trainings.
+        recipe: of all trainings; where it leaves the precision open, that is decided once for all.
         seconds: of each training; None where the recipe's epochs decide.
         seed: of the first repeat.
         options: of ``prepare``; ``data`` and ``model`` among them.
@@ -138,7 +138,10 @@ class FoldTrainer:
         self._options = options
         self._jobs: dict[int, Job] = {}
         folder.mkdir(exist_ok=True)
+        precision = decided_precision(store, recipe.training.mixed_precision, lambda: self.job(0).artifact)
+        self.recipe = in_precision(recipe, precision)
         data = self.job(0).data
+        keep_assignment(folder.parent, data.assignment)
         self.pool = data.splits["train"].joined(data.splits["validation"])
         self.class_names = data.class_names
 
@@ -169,26 +172,30 @@ class FoldTrainer:
         Returns:
             The training, its fold not set, and logits ``(len(judged), classes)``.
         """
-        place = self.folder / f"{name}.npz"
+        place, checkpoint = self.folder / f"{name}.npz", self.folder / f"{name}.checkpoint"
 
         def work() -> Any:
-            fold, logits = self._train(repeat, learned, judged, epochs)
+            fold, logits = self._train(repeat, learned, judged, epochs, checkpoint)
             write_arrays(place, logits=logits)
             return TypeAdapter(Fold).dump_python(fold, mode="json")
 
-        found = self.store.once(f"training:{name}", "training", work)
-        with np.load(place, allow_pickle=False) as saved:
-            return TypeAdapter(Fold).validate_python(found), saved["logits"]
+        def read(found: Any) -> tuple[Fold, Logits]:
+            return TypeAdapter(Fold).validate_python(found), read_arrays(place)["logits"]
 
-    def _train(self, repeat: int, learned: Indices, judged: Indices, epochs: int | None) -> tuple[Fold, Logits]:
+        judgement = self.store.load(f"training:{name}", "training", work, read)
+        checkpoint.unlink(missing_ok=True)
+        return judgement
+
+    def _train(self, repeat: int, learned: Indices, judged: Indices, epochs: int | None, checkpoint: Path) -> tuple[Fold, Logits]:
         job, seed = self.job(repeat), self.seed + repeat
         train, held_out = Subset(self.pool, learned), Subset(self.pool, judged)
         task = Classification({"train": train, "calibration": train, "validation": held_out}, self.class_names)
         artifact = pull(job.artifact, task, [seeded(lever, seed) for lever in self.recipe.techniques()])
         settings = replace(self.recipe.training, seed=seed, epochs=epochs or self.recipe.training.epochs)
-        deadline = None if self.seconds is None else time.monotonic() + self.seconds
-        # what is judged must not choose when to stop
-        fitted = fit(artifact.module, task, artifact.input_spec, artifact.preprocessing, settings, deadline=deadline, validate=False)
+        fitted = fit(
+            artifact.module, task, artifact.input_spec, artifact.preprocessing, settings, checkpoint=checkpoint, max_seconds=self.seconds,
+            validate=False,  # what is judged must not choose when to stop
+        )  # fmt: skip
         predictor = TorchPredictor.fastest(fitted.module, artifact.preprocessing)
         found = evaluate(predictor, task, "validation", artifact.input_spec, artifact.preprocessing)
         accuracy = percent("accuracy", len(judged), share(task.scores(found.outputs, found.targets) == 1))
@@ -279,12 +286,12 @@ def folds(
             data=str(data),
             model=model,
             weights=str(weights or ""),
-            recipe=resolved.to_yaml(),
+            recipe=trainer.recipe.to_yaml(),
             folds=folds,
             repeats=repeats,
             accuracy=percent("accuracy", len(targets), over_folds(right, fold_of)),
             trained=trained,
-            machine=describe_machine(),
+            machine=describe_machine() | {"training_precision": precision_name(trainer.recipe.training.mixed_precision)},
             seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
             notes=notes,
         )

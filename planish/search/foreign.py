@@ -17,6 +17,7 @@ from planish.export.foreign_onnx import Foreign, fed_pixels, metadata_of, read_f
 from planish.export.onnx_file import metadata
 from planish.progress import note
 from planish.search.opened import open_model
+from planish.split_assignment import SplitAssignment
 from planish.tasks import task_for
 from planish.training.prepare import DECODE_SIDE, Job, decode_side_for, fitting_resize, usual_side
 from planish.workspace import fresh_folder
@@ -62,7 +63,7 @@ def file_job(
         artifact = Artifact("onnx", opened.input_spec, opened.preprocessing, opened.class_names, lineage, files=(file,))
         if artifact.facts["precision"] != "fp32":
             raise _quantized(file)
-        images = _images(data, artifact.preprocessing.decode_side, artifact.input_spec.channels, skip_bad, seed)
+        images = _images(data, artifact.preprocessing.decode_side, artifact.input_spec.channels, skip_bad, seed, opened.assignment)
         if images.class_names != artifact.class_names:
             raise DataError(
                 f"the images have the classes {', '.join(images.class_names[:8])}, the file {', '.join(artifact.class_names[:8])}",
@@ -108,9 +109,13 @@ def refuse_training(file: str, **asked: Any) -> None:
         raise GoalError(f"{', '.join(names)} for {file}", "a file cannot be trained", "leave it away, or give the PyTorch network")
 
 
-def _images(data: str | Path, decode_side: int, channels: int | None, skip_bad: bool, seed: int) -> ImageData:
+def _images(
+    data: str | Path, decode_side: int, channels: int | None, skip_bad: bool, seed: int, assignment: SplitAssignment | None = None
+) -> ImageData:
     require_classes(data, "a file from elsewhere")
-    return load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels)
+    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, assignment=assignment)
+    images.require("train", "validation", "test")
+    return images
 
 
 def _job(artifact: Artifact, images: ImageData) -> Job:

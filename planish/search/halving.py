@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.search import rounding
 from planish.search.choose import with_room
 from planish.search.look import look, measure
-from planish.search.pace import forward_seconds
 from planish.search.proposals import Level, Trial, between, expected_drop, promise, safest, spread
 from planish.search.runner import extend
 from planish.search.state import Search
+from planish.search.time_estimates import forward_seconds
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 200
+_MUCH_OF = 0.8  # of a round's time; what evaluating took away is among what is reserved for the end
 
 
 def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial]:
@@ -36,6 +36,7 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     runner = search.runner
     trained: list[Trial] = []
     alive = list(trials)
+    reserved = search.seconds_left - seconds
     widths = runner.store.once("rungs", "searching", lambda: _widths(search, alive, seconds))
     if not widths:
         for trial in alive:
@@ -67,33 +68,35 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
         learns = is_last and rung > 0 and bool(kept) and runner.store.once("rounding", "searching", partial(rounding.pays, search, kept[0]))
         each *= 1 - rounding.SHARE if learns else 1
         for trial in list(kept):
-            decision = f"rung {rung}: {trial.name}"
-            if runner.store.get(decision) is None and search.seconds_left < each * 0.5:
+            left = search.seconds_left - (reserved if trained else 0.0)  # without any trained network there is nothing to end with
+            if left < 0.5 * each:
                 alive.remove(trial)
                 trial.stopped = f"stopped before round {rung + 1} of training: no time was left"
                 continue
-            most = runner.store.once(decision, "searching", partial(float, math.ceil(each)))
-            recovery = replace(search.recovery, teachers=search.teachers, max_seconds=most)
+            most = each if left > _MUCH_OF * each else left  # less where time was lost
+            recovery = replace(search.recovery, teachers=search.teachers, max_seconds=float(math.ceil(most)))
             plan = extend(trial.plan, recovery)
-            try:
-                trial.drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "validation")
-            except PlanishError as error:
+            drop = partial(runner.drop, plan, "torch", (_ORIGINAL, "torch"), "validation")
+            if why := runner.store.attempt(f"rung {rung}:{plan.key}", "searching", drop):
                 alive.remove(trial)
-                trial.stopped = str(error)
+                trial.stopped = why
                 search.show_trial(trial)
                 continue
-            done = runner.artifact(plan).lineage.steps[-1].structure["epochs"]
-            spent = runner.store.seconds_of(f"artifact:{plan.key}")
-            trial.seconds_an_epoch = spent / max(done, 0.01)
+            trial.drop = drop()
+            trained_how = runner.artifact(plan).lineage.steps[-1].structure
+            spent = max(0.01, trained_how["seconds"])
+            trial.seconds_an_epoch = spent / max(trained_how["epochs"], 0.01)
             trial.history.append((spent + (trial.history[-1][0] if trial.history else 0.0), with_room(trial.drop)))
             trial.plan = plan
             if trial not in trained:
                 trained.append(trial)
             runner.release()
             search.show_trial(trial)
-            if learns and trial is kept[0] and (learned := rounding.learn(search, trial, each / (1 - rounding.SHARE) * rounding.SHARE)):
-                trained.append(learned)
-                search.show_trial(learned)
+            if learns and trial is kept[0]:
+                most = each / (1 - rounding.SHARE) * rounding.SHARE
+                if learned := rounding.learn(search, trial, min(most, max(0.5 * most, search.seconds_left - reserved))):
+                    trained.append(learned)
+                    search.show_trial(learned)
     return sorted(trained, key=lambda t: -len(t.plan.steps))
 
 

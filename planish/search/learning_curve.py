@@ -24,6 +24,7 @@ from planish.progress import Stage, collecting_notes
 from planish.search import goal as units
 from planish.search.files import results_folder, write_arrays, write_result
 from planish.search.folds import TRAINED_SHARE, FoldTrainer
+from planish.search.precision import precision_name
 from planish.search.store import claim
 from planish.training.batches import batches_an_epoch
 from planish.training.recipe import Recipe, resolved_recipe
@@ -175,7 +176,7 @@ def learning_curve(
             data=str(data),
             model=model,
             weights=str(weights or ""),
-            recipe=resolved.to_yaml(),
+            recipe=trainer.recipe.to_yaml(),
             folds=folds,
             repeats=repeats,
             points=[
@@ -184,7 +185,7 @@ def learning_curve(
             ],
             law={"a": float(law.a), "b": float(law.b), "c": float(law.c)},
             gain=percent("difference", len(targets), gain, unit="points"),
-            machine=describe_machine(),
+            machine=describe_machine() | {"training_precision": precision_name(trainer.recipe.training.mixed_precision)},
             seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
             notes=notes,
         )

@@ -10,11 +10,13 @@ import numpy as np
 
 from planish.compression import LatencyPruning
 from planish.errors import PlanishError
+from planish.evaluation.latency import smallest_difference
+from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.pace import finish_seconds, ship_seconds
 from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, further, milder, timed
 from planish.search.state import Search, Shipped
+from planish.search.time_estimates import finish_seconds, ship_seconds
 
 _ORIGINAL = Plan()
 _LARGE_PIXELS = 64
@@ -112,13 +114,15 @@ def look(search: Search, level: Level) -> list[Trial]:
     runner, deployment = search.runner, search.deployment
     for plan in level.plans(_pruning(search, search.low_rank)):
         trial = Trial(level, plan)
-        try:
+
+        def drop(plan: Plan = plan) -> Measurement:
             runner.artifact(Shipped(plan, deployment).plan)
-            drop = runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
-        except PlanishError as error:
-            note(f"{trial.name} does not apply: {error}")
+            return runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
+
+        if why := runner.store.attempt(f"look:{plan.key}", "searching", drop):
+            note(f"{trial.name} does not apply: {why}")
             continue
-        trial.measurements["drop_calibration"] = replace(drop, name="drop_calibration")
+        trial.measurements["drop_calibration"] = replace(drop(), name="drop_calibration")
         runner.release()
         search.show_trial(trial)
         return [trial]
@@ -137,6 +141,6 @@ def measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
         trial.measurements |= found[trial.name]
         trial.measurements["size_bytes"] = search.runner.size(subjects[trial.name].plan, deployment.runtime)
         trial.gain = found[uncompressed]["latency_ms"].value / trial.latency_ms
-        if trial.gain < 1 + max(floor.value, 3.0) / 100:
+        if trial.gain < 1 + smallest_difference(floor) / 100:
             trial.stopped = f"does not pay: {trial.gain:.2f}x as fast as the uncompressed network in the same precision"
         search.show_trial(trial)

@@ -14,8 +14,9 @@ from planish.errors import ModelError
 from planish.evaluation.latency import Subject
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.bundle import bundle_folder, read_bundle
-from planish.export.runtimes import available, load
+from planish.export.runtimes import available, imports, load
 from planish.models.storage import load_artifact
+from planish.split_assignment import SplitAssignment, assignment_beside
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
@@ -35,6 +36,7 @@ class Opened:
         class_names: in the order of its outputs.
         task: what its outputs are for.
         artifact: where the path was a saved artifact.
+        assignment: the splits of the images that it was made with; None where none is kept.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Opened:
     class_names: tuple[str, ...]
     task: str = "classification"
     artifact: Artifact | None = None
+    assignment: SplitAssignment | None = None
 
     def predictor(self, threads: int = 1, batch: int | None = None) -> Predictor:
         """The model, loaded."""
@@ -67,7 +70,7 @@ class Opened:
         size = (batch, self.input_spec.height, self.input_spec.width, self.input_spec.channels)
         images: Pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
         arguments = {"files": [str(f) for f in self.files], "runtime": self.runtime, "threads": threads, "batch": batch}
-        return Subject("planish.export.runtimes:load", arguments, images, self.runtime, imports=(self.runtime,))
+        return Subject("planish.export.runtimes:load", arguments, images, self.runtime, imports=imports(self.runtime))
 
 
 def open_model(path: str | Path, runtime: str = "auto") -> Opened:
@@ -86,12 +89,24 @@ def open_model(path: str | Path, runtime: str = "auto") -> Opened:
         bundle = read_bundle(place)
         files = tuple(place / name for name in bundle.files)
         chosen = bundle.runtime if runtime == "auto" else runtime
-        return Opened(Path(path), bundle.format, chosen, files, bundle.input_spec, bundle.preprocessing, bundle.class_names, bundle.name)
+        spec, preprocessing, assignment = bundle.input_spec, bundle.preprocessing, assignment_beside(place)
+        return Opened(Path(path), bundle.format, chosen, files, spec, preprocessing, bundle.class_names, bundle.name, assignment=assignment)
     if (place / "artifact.json").exists():
         artifact = load_artifact(place)
         chosen = "torch" if artifact.format == "torch" else _runtime(artifact.format, runtime)
         spec, preprocessing, task = artifact.input_spec, artifact.preprocessing, artifact.lineage.source.task
-        return Opened(place, artifact.format, chosen, artifact.files, spec, preprocessing, artifact.class_names, task, artifact)
+        return Opened(
+            place,
+            artifact.format,
+            chosen,
+            artifact.files,
+            spec,
+            preprocessing,
+            artifact.class_names,
+            task,
+            artifact,
+            assignment_beside(place),
+        )
     if place.suffix == ".onnx" and place.is_file():
         return _open_onnx(place, _runtime("onnx", runtime))
     what = "does not exist" if not place.exists() else "is neither a bundle, a run, a saved model nor an ONNX file"
@@ -124,4 +139,5 @@ def _open_onnx(file: Path, runtime: str) -> Opened:
     spec = InputSpec(**json.loads(metadata["planish.input_spec"]))
     preprocessing = Preprocessing(**json.loads(metadata["planish.preprocessing"]))
     task = json.loads(metadata["planish.lineage"])["source"].get("task", "classification")
-    return Opened(file, "onnx", runtime, (file,), spec, preprocessing, tuple(json.loads(metadata["planish.class_names"])), task)
+    names = tuple(json.loads(metadata["planish.class_names"]))
+    return Opened(file, "onnx", runtime, (file,), spec, preprocessing, names, task, assignment=assignment_beside(file))

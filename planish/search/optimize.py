@@ -3,40 +3,45 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 from torch import nn
 
 from planish.data import require_classes
 from planish.data.augmentation import Strength
-from planish.errors import GoalError, PlanishError
+from planish.errors import GoalError
+from planish.evaluation.machine import cpu_model
 from planish.export import ToOnnx
 from planish.export.runtimes import available, find
+from planish.measurement import Measurement
+from planish.models.zoo import factory_file
 from planish.plan import Plan
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import write_json
+from planish.search.files import keep_assignment
 from planish.search.finish import finish
 from planish.search.foreign import file_job, refuse_training
 from planish.search.halving import train
 from planish.search.look import glance
 from planish.search.original import stored_original
-from planish.search.pace import finish_seconds
+from planish.search.precision import decided_precision
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
 from planish.search.runner import Runner
 from planish.search.state import Deployment, Search, Shipped, Watch
-from planish.search.store import check_folder, claim
+from planish.search.store import Store, check_folder, claim
+from planish.search.time_estimates import finish_seconds
 from planish.search.untrained import check_knowledge, without_training
 from planish.training.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import Job, prepare
 from planish.training.recipe import recipe_for
+from planish.trust import trust
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
@@ -114,7 +119,7 @@ def optimize(
     Raises:
         PlanishError: the images, the model or the goal cannot be used.
     """
-    begun = time.monotonic()
+    begun = monotonic()
     limits = Goal(
         max_drop_points=max_drop,
         max_latency_ms=None if max_latency is None else units.milliseconds(max_latency),
@@ -140,9 +145,17 @@ def optimize(
         "resize": resize, "task": task, "mean": None if mean is None else list(mean), "std": None if std is None else list(std),
         "students": None if students is None else list(students), "teachers": teachers,
         "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
+        "budget": seconds, "processor": cpu_model(),
     }  # fmt: skip
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
+
+        def own_store() -> Store:
+            opened = claim(folder, job_settings, resume, begun)
+            stack.callback(opened.close)
+            return opened
+
+        store = own_store() if resume else None  # a folder is not made before it is known that the job can be done
         if is_file:
             refuse_training(name, weights=weights, student=students, epochs=epochs, teachers=teachers > 1, train=train_mode == "always")
             job = file_job(data, Path(name), mean=mean, std=std, **given)
@@ -150,24 +163,27 @@ def optimize(
         else:
             job = prepare(data, model, weights=weights, task=task, **given)
         _check_teachers(teachers, model, train_mode, job)
+        for file in filter(None, map(factory_file, students or ())):
+            trust(file)
         if not resume and not is_file:
             # A network that cannot be exported should say so before hours are spent on training it.
             ToOnnx().apply(job.artifact, job.task)
-        store = claim(folder, job_settings, resume)
-        stack.callback(store.close)
-        deadline = begun + seconds - sum(store.seconds().values())
-        write_json(folder / "splits.json", job.data.assignment)
-        spare = (_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * (deadline - time.monotonic())
-        original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed)
+        store = store or own_store()
+        keep_assignment(folder, job.data.assignment)
+        spare = (_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * (seconds - store.elapsed)
+        precision = decided_precision(store, "auto", lambda: job.artifact)
+        original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed, precision)
         taught_by = ["original"] if teachers > 1 else []
         for number in range(1, teachers):
             taught_by.append(f"teacher-{number}")
             other = prepare(data, model, weights=weights, task=task, **given, weights_seed=seed + number)
-            stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, taught_by[-1])
+            stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, precision, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
-        fp32 = tuple(Deployment("fp32", r, is_file) for r in available("onnx"))
+        runtimes = store.once("runtimes", "searching", lambda: [allowed, tuple(available("onnx"))])
+        allowed = tuple(runtimes[0])
+        fp32 = tuple(Deployment("fp32", r, is_file) for r in runtimes[1])
         of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
-        recovery = recovery_of(of_task, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation)
+        recovery = recovery_of(of_task, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation, mixed_precision=precision)
         if not of_task:
             recovery = replace(recovery, learning_rate=_RECOVERY_RATE["pretrained" if job.pretrained else "scratch"])
         search = Search(
@@ -176,7 +192,7 @@ def optimize(
             threads,
             batch,
             recovery,
-            deadline,
+            seconds,
             watch or (lambda _: None),
             allowed,
             fp32,
@@ -233,13 +249,15 @@ def _deploy(search: Search) -> None:
     reference = ways[search.fp32[0]]
     drops = {}
     for way, shipped in list(ways.items()):
-        try:
-            drops[way] = runner.drop(shipped.plan, shipped.runtime, (reference.plan, reference.runtime), "validation")
-        except PlanishError as error:
-            if shipped == reference:
-                raise
-            note(f"{way.precision} in {way.runtime} is left out: {error}")
+
+        def drop(shipped: Shipped = shipped) -> Measurement:
+            return search.drop(shipped, reference)
+
+        if shipped != reference and (why := runner.store.attempt(f"deploy:{way}", "searching", drop)):
+            note(f"{way.precision} in {way.runtime} is left out: {why}")
             del ways[way]
+        else:
+            drops[way] = drop()
     search.fp32 = tuple(w for w in search.fp32 if w in ways)
     subjects = {str(way): shipped for way, shipped in ways.items()}
     found = search.latency("original", subjects, str(reference.way), seconds=0.6, launches=3).measurements

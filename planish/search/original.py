@@ -14,6 +14,7 @@ from planish.task import Task
 from planish.training.original import Original, TrainMode, train_original
 from planish.training.prepare import Job
 from planish.training.seen import what_it_sees
+from planish.training.settings import MixedPrecision
 
 
 def stored_original(
@@ -25,25 +26,28 @@ def stored_original(
     augmentation: Strength,
     seconds: float | None,
     seed: int,
+    precision: MixedPrecision,
     name: str = "original",
 ) -> Artifact:
     """Train the job's model unless it knows the classes or was trained before; see ``train_original``. Killed, it goes on after the last
-    finished epoch. ``name`` is another one where a further teacher is trained.
+    finished epoch. ``precision`` is that of all trainings of the run; ``name`` is another one where a further teacher is trained.
     """
     place = folder / "work" / name
 
     def work() -> bool:
         checkpoint = folder / "work" / f"{name}.checkpoint"
-        checkpoint.parent.mkdir(exist_ok=True)
-        found = train_original(job, mode=mode, epochs=epochs, augmentation=augmentation, checkpoint=checkpoint, seconds=seconds, seed=seed)
+        place.parent.mkdir(exist_ok=True)
+        found = train_original(
+            job, mode=mode, epochs=epochs, augmentation=augmentation, mixed_precision=precision, checkpoint=checkpoint, seconds=seconds,
+            seed=seed,
+        )  # fmt: skip
         save_artifact(found.artifact, place)
         if name == "original":
             write_training(found, job.task, folder)
         checkpoint.unlink(missing_ok=True)
         return True
 
-    store.once(name, f"training the {name}", work)
-    return load_artifact(place, module=job.artifact.module)
+    return store.load(name, f"training the {name}", work, lambda _: load_artifact(place, module=job.artifact.module))
 
 
 def write_training(found: Original, task: Task, folder: Path) -> None:

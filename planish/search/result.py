@@ -78,15 +78,16 @@ class Result:
         name: of the run folder.
         command: the command line that reproduces it.
         verdict: one sentence, with numbers and intervals.
-        goal_met: whether the chosen candidate is within every limit on validation, and its drop on test too.
+        goal_met: whether the chosen candidate is within every limit on validation, and its drop on test too; of its latency the upper
+            end of its interval.
         shortfall: by how much the nearest misses, in words; empty where the goal is met.
         baseline: the original model, in the runtime in which it is fastest on this machine.
-        baselines: the original in fp32 in every runtime.
-        chosen: what ships.
+        baselines: the original in fp32 in every runtime, and as OpenVINO runs it by default where that is not fp32; with its own accuracy.
+        chosen: what ships; its latency and the baselines' are from a session after the choice, the others' from the one that chose.
         frontier: candidates nothing beats on the metric, latency and size together.
         candidates: all of them, also those stopped early.
-        latency_ratio: fp32 original / chosen, against whichever fp32 runtime gives the *smaller* ratio: the headline.
-        latency_ratios: the same against each fp32 runtime, by runtime.
+        latency_ratio: original / chosen, against whichever of ``baselines`` gives the *smallest* ratio: the headline.
+        latency_ratios: the same against each of ``baselines``, by runtime.
         size_ratio: original file / chosen file.
         drop: original minus chosen on test, in points, paired; positive is a loss.
         per_class: of those classes that the task tells a number of, on test.
@@ -126,7 +127,7 @@ class Result:
     metric: str = "accuracy"
     class_names: tuple[str, ...] = ()
     errors: list[ErrorResult] = Field(default_factory=list)
-    version: int = 1
+    version: Literal[2] = 2
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""

@@ -34,16 +34,20 @@ def pays(search: Search, trial: Trial) -> bool:
 
 def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
     """The trial with quantization-aware training after its other training; None where the network cannot be quantized so."""
-    store = search.runner.store
-    most = store.once(f"rounding: {trial.name}", "searching", partial(float, math.ceil(seconds)))
-    bits = Int8.for_this_machine().weight_bits
-    step = QuantizeAware(weight_bits=bits, epochs=search.recovery.epochs, max_seconds=most, augmentation=search.recovery.augmentation)
+    runner, recovery, most = search.runner, search.recovery, float(math.ceil(seconds))
+    step = QuantizeAware(
+        weight_bits=Int8.for_this_machine().weight_bits,
+        epochs=recovery.epochs,
+        max_seconds=most,
+        augmentation=recovery.augmentation,
+        mixed_precision=recovery.mixed_precision,
+    )
     learned = replace(trial, plan=extend(trial.plan, step), history=list(trial.history))
     shipped = Shipped(learned.plan, search.deployment)
-    try:
-        learned.drop = search.runner.drop(shipped.plan, shipped.runtime, (Plan(), "torch"), "validation")
-    except PlanishError as error:
-        note(f"rounding cannot be learned: {error}")
+    drop = partial(runner.drop, shipped.plan, shipped.runtime, (Plan(), "torch"), "validation")
+    if why := runner.store.attempt(f"rounding:{shipped.plan.key}", "searching", drop):
+        note(f"rounding cannot be learned: {why}")
         return None
+    learned.drop = drop()
     learned.history.append((learned.history[-1][0] + seconds, with_room(learned.drop)))
     return learned

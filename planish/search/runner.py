@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import TypeAdapter
 
 from planish.artifact import Artifact
+from planish.errors import PlanishError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.latency import LatencyReport, Subject, measure_latency
 from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics import paired_difference
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export.runtimes import load
+from planish.export.runtimes import imports, load
 from planish.measurement import Measurement
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
-from planish.search.files import write_arrays
+from planish.search.files import read_arrays, write_arrays
 from planish.search.store import Store
 from planish.task import SplitName, Task
 from planish.technique import Technique
@@ -64,14 +68,19 @@ class Runner:
             folder = self.folder / plan.key
 
             def work() -> str:
-                shutil.rmtree(folder, ignore_errors=True)
-                with workspace(self.folder / "scratch") as scratch:
-                    save_artifact(Plan(step).apply(before, self.task), folder)
-                shutil.rmtree(scratch, ignore_errors=True)
+                with workspace(self.folder / "scratch" / plan.key) as scratch, _randomness_of(plan):
+                    try:
+                        save_artifact(Plan(step).apply(before, self.task), folder)
+                    except PlanishError:
+                        shutil.rmtree(scratch, ignore_errors=True)
+                        raise
+                shutil.rmtree(scratch, ignore_errors=True)  # what a kill leaves there, the step goes on from
                 return str(plan)
 
-            self.store.once(f"artifact:{plan.key}", step.name, work)
-            self._artifacts[plan.key] = load_artifact(folder, module=self.original.module, original=self.original)
+            def read(_: str) -> Artifact:
+                return load_artifact(folder, module=self.original.module, original=self.original)
+
+            self._artifacts[plan.key] = self.store.load(f"artifact:{plan.key}", step.name, work, read)
         return self._artifacts[plan.key]
 
     def release(self) -> None:
@@ -92,9 +101,10 @@ class Runner:
             write_arrays(path, **found.outputs)
             return True
 
-        self.store.once(f"outputs:{plan.key}@{runtime}:{split}", f"evaluating on {split}", work)
-        with np.load(path, allow_pickle=False) as saved:
-            return {name: saved[name] for name in saved.files}
+        def read(_: bool) -> dict[str, Any]:
+            return read_arrays(path)
+
+        return self.store.load(f"outputs:{plan.key}@{runtime}:{split}", f"evaluating on {split}", work, read)
 
     def metrics(self, plan: Plan, runtime: str, split: SplitName) -> dict[str, Measurement]:
         """All metrics of the task on a split."""
@@ -106,16 +116,16 @@ class Runner:
 
     def drop(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName) -> Measurement:
         """How many points of the primary metric are lost against another model on the same images; negative is a gain."""
-        there, here = self._scores_of(*against, split), self._scores_of(plan, runtime, split)
+        there, here = self.scores(*against, split), self.scores(plan, runtime, split)
         value, low, high = paired_difference(there, here)
         name = f"{self.task.primary_metric}_drop"
         return Measurement(name, 100 * value, "points", len(here), False, 100 * low, 100 * high, runtime=runtime)
 
     def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
         """The primary metric, in percent."""
-        return 100 * float(np.mean(self._scores_of(plan, runtime, split)))
+        return 100 * float(np.mean(self.scores(plan, runtime, split)))
 
-    def _scores_of(self, plan: Plan, runtime: str, split: SplitName) -> Any:
+    def scores(self, plan: Plan, runtime: str, split: SplitName) -> Any:
         """One score an image, see ``Task.scores``."""
         key = (plan.key, runtime, split)
         if key not in self._scores:
@@ -152,6 +162,17 @@ class Runner:
         who = hashlib.sha256(repr(sorted((key, plan.key, runtime) for key, (plan, runtime) in subjects.items())).encode()).hexdigest()[:12]
         files = {key: (partial(self.artifact, plan), runtime) for key, (plan, runtime) in subjects.items()}
         return latency_once(self.store, f"{name}:{who}", self.task, files, baseline, threads, batch, seconds=seconds, launches=launches)
+
+
+@contextmanager
+def _randomness_of(plan: Plan) -> Iterator[None]:
+    """A step that draws from the global random state finds it as its plan has it, whatever this process did before."""
+    seed = int(hashlib.sha256(plan.key.encode()).hexdigest()[:8], 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        yield
 
 
 def latency_once(
@@ -198,7 +219,7 @@ def _subject(artifact: Artifact, task: Task, runtime: str, threads: int, batch: 
     images = task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
     sample = np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:])))
     arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}
-    return Subject("planish.export.runtimes:load", arguments, sample, runtime, imports=(runtime,))
+    return Subject("planish.export.runtimes:load", arguments, sample, runtime, imports=imports(runtime))
 
 
 def extend(plan: Plan, *steps: Technique) -> Plan:

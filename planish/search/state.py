@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ from planish.evaluation.layer_latency import Precision
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
 from planish.plan import Plan
+from planish.search.evidence import Session
 from planish.search.proposals import Trial
 from planish.search.result import CandidateResult, Goal, Stage
 from planish.search.runner import Runner, extend
@@ -20,6 +20,7 @@ from planish.technique import Technique
 from planish.training import Distill
 
 Watch = Callable[[Sequence[CandidateResult]], None]
+ModelOutputs = tuple[Plan, str]  # a plan, and the runtime that ran it
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Deployment:
         steps: list[Technique] = [] if self.is_file else [ToOnnx()]
         if self.precision == "int8":
             steps.append(Int8.for_this_machine())
-        if self.runtime == "openvino":
+        if self.runtime.startswith("openvino"):
             steps.append(ToOpenVino())
         return Plan(*steps)
 
@@ -84,7 +85,7 @@ class Search:
         threads: the runtime may use.
         batch: images a call.
         recovery: how pruned networks are trained, with as many epochs as a round may have at most.
-        deadline: on the clock of ``time.monotonic``.
+        budget: seconds for the whole run.
         watch: told of all candidates whenever something about one becomes known.
         allowed: runtimes that may ship.
         fp32: the original in fp32, one deployment a runtime, the fastest first.
@@ -93,6 +94,10 @@ class Search:
         teachers: folders of the networks that teach; empty for the original alone.
         low_rank: whether pruning may also split layers.
         mixed_precision: whether it may also leave layers float.
+        sessions: what was timed side by side, by the session's name, candidates by their keys: where latencies in the result come from.
+        timed_as: the key of the file that was timed, by the subject's name in a session and by the key of what it stands for: training
+            changes no latency, so a trained network is not timed anew while it is a trial.
+        judged: from which outputs on validation a candidate's drop was computed, by its key: its own, and those that it is compared with.
     """
 
     runner: Runner
@@ -100,7 +105,7 @@ class Search:
     threads: int
     batch: int
     recovery: Distill
-    deadline: float
+    budget: float
     watch: Watch
     allowed: tuple[str, ...]
     fp32: tuple[Deployment, ...]
@@ -110,15 +115,31 @@ class Search:
     low_rank: bool = False
     mixed_precision: bool = False
     candidates: dict[str, CandidateResult] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    timed_as: dict[str, str] = field(default_factory=dict)
+    judged: dict[str, tuple[ModelOutputs, ModelOutputs]] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float:
-        return self.deadline - time.monotonic()
+        """By the run's own clock, see ``Store.elapsed``: a resumed run reads the times that it read before."""
+        return self.budget - self.runner.store.elapsed
 
     def latency(self, name: str, subjects: Mapping[str, Shipped], baseline: str, *, seconds: float, launches: int) -> LatencyReport:
         """Measure side by side; see ``Runner.latency``."""
         pairs = {key: (shipped.plan, shipped.runtime) for key, shipped in subjects.items()}
-        return self.runner.latency(name, pairs, baseline, self.threads, self.batch, seconds=seconds, launches=launches)
+        report = self.runner.latency(name, pairs, baseline, self.threads, self.batch, seconds=seconds, launches=launches)
+        keys = {subject: shipped.key for subject, shipped in subjects.items() if subject != baseline} | {baseline: subjects[baseline].key}
+        rounds = {key: report.round_medians[subject] for subject, key in keys.items()}
+        samples = {key: report.samples[subject] for subject, key in keys.items()}
+        self.sessions[name] = Session(name, keys[baseline], rounds, report.copy_medians, samples)
+        self.timed_as |= keys
+        return report
+
+    def drop(self, shipped: Shipped, against: Shipped) -> Measurement:
+        """Points that a file loses on validation against another one."""
+        own, other = (shipped.plan, shipped.runtime), (against.plan, against.runtime)
+        self.judged[shipped.key] = own, other
+        return self.runner.drop(*own, other, "validation")
 
     def show(self, name: str, shipped: Shipped, stage: Stage, measurements: dict[str, Measurement], why: str = "") -> CandidateResult:
         """Keep what is known by now of the candidate called ``name``, and tell who watches."""
@@ -137,8 +158,15 @@ class Search:
 
     def show_trial(self, trial: Trial) -> None:
         """The same for a trial, by its own name."""
-        known = dict(trial.measurements)
+        known, shipped = dict(trial.measurements), Shipped(trial.plan, self.deployment)
+        untrained = str(Plan(*(step for step in trial.plan.steps if step.name not in (Distill.name, QuantizeAware.name))))
+        if untrained in self.timed_as:
+            self.timed_as[shipped.key] = self.timed_as[untrained]
         if trial.drop is not None:
             known["drop_validation"] = trial.drop
+            is_file = self.runner.original.module is None
+            own = (shipped.plan, shipped.runtime) if is_file or shipped.learned_rounding else (trial.plan, "torch")
+            against = (Shipped(Plan(), self.fp32[0]).plan, self.fp32[0].runtime) if is_file else (Plan(), "torch")
+            self.judged[shipped.key] = own, against
         stage: Stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "glanced"
-        self.show(trial.name, Shipped(trial.plan, self.deployment), stage, known, trial.stopped)
+        self.show(trial.name, shipped, stage, known, trial.stopped)

@@ -20,6 +20,7 @@ from planish.measurement import Measurement
 from planish.search.files import results_folder, write_arrays, write_result
 from planish.search.folds import OutOfFold
 from planish.search.folds import folds as cross_validate
+from planish.split_assignment import SPLITS_FILE, SplitAssignment
 
 _STRICT = ConfigDict(extra="forbid")
 _SHOWN = 200  # suspects that are kept with their pixels
@@ -102,7 +103,7 @@ def suspects(
     said = OutOfFold.load(folder)
     probs = probabilities(said.logits).mean(axis=0)
     rows, likeliest = suspected_labels(probs, said.targets)
-    images = load_images(data, seed=seed, skip_bad=skip_bad)
+    images = load_images(data, seed=seed, skip_bad=skip_bad, assignment=SplitAssignment.load(folder / SPLITS_FILE))
     found = Suspects(
         name=folder.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

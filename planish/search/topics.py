@@ -84,7 +84,9 @@ def quantization(recovery: Distill, runtime: str) -> list[Arm]:
     halves = (HalfPrecision(), HalfPrecision(kind="bf16"))
     arms += [Arm("16-bit weights", half.kind, Plan(ToOnnx(), half)) for half in halves]
     exact = Int8.for_this_machine().weight_bits
-    learned = QuantizeAware(weight_bits=exact, epochs=recovery.epochs, augmentation=recovery.augmentation)
+    learned = QuantizeAware(
+        weight_bits=exact, epochs=recovery.epochs, augmentation=recovery.augmentation, mixed_precision=recovery.mixed_precision
+    )
     arms.append(Arm("INT8, scales learned in training", "", Plan(learned, ToOnnx())))
     for bits in (4, 2):
         rounded, sharing = LearnedRounding(bits=bits), WeightSharing(bits=bits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from planish.errors import ModelError, TechniqueError, TrainingError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.memory import peak_memory
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.search.files import write_arrays
+from planish.search.files import keep_assignment, read_arrays, write_arrays
 from planish.search.store import Store
+from planish.split_assignment import SplitAssignment, assignment_beside, combined
 from planish.task import SplitName
 from planish.technique import Technique
 from planish.training.fit import fit
@@ -82,30 +83,44 @@ class Trainer:
         seed: of the split.
         seconds: of each training; None where the recipe's epochs decide.
         task: None for what the data is for.
+        assignment: the splits that all arms share; see ``shared_assignment``.
     """
 
     def __init__(
-        self, store: Store, folder: Path, data: str | Path, skip_bad: bool, seed: int, seconds: float | None, task: str | None = None
+        self,
+        store: Store,
+        folder: Path,
+        data: str | Path,
+        skip_bad: bool,
+        seed: int,
+        seconds: float | None,
+        task: str | None = None,
+        assignment: SplitAssignment | None = None,
     ) -> None:
         self.store, self.folder, self.seconds, self._task = store, folder, seconds, task
         self._data, self._skip_bad, self._seed = data, skip_bad, seed
+        self._assignment = assignment
         self._jobs: dict[tuple[Any, ...], Job] = {}
         folder.mkdir(exist_ok=True)
 
     def trial(self, arm: Arm, seed: int) -> Trial:
         """Train one arm with one seed. What it cannot do is told in ``failed``."""
-        found = self.store.once(
-            f"trial:{arm.key(seed)}", "training", lambda: TypeAdapter(Trial).dump_python(self._train(arm, seed), mode="json")
+
+        def read(found: Any) -> Trial:
+            trial = TypeAdapter(Trial).validate_python(found)
+            for split in () if trial.failed else _JUDGED:
+                read_arrays(self._file(arm, seed, split))
+            return trial
+
+        trial = self.store.load(
+            f"trial:{arm.key(seed)}", "training", lambda: TypeAdapter(Trial).dump_python(self._train(arm, seed), mode="json"), read
         )
-        return TypeAdapter(Trial).validate_python(found)
+        self._checkpoint(arm, seed).unlink(missing_ok=True)
+        return trial
 
     def scores(self, arm: Arm, seeds: int, split: SplitName) -> Scores:
         """One score an image of the split, of the first ``seeds`` trials: ``(seeds, N)``."""
-        rows = []
-        for seed in range(self._seed, self._seed + seeds):
-            with np.load(self._file(arm, seed, split), allow_pickle=False) as saved:
-                rows.append(saved["scores"])
-        return np.stack(rows)
+        return np.stack([read_arrays(self._file(arm, seed, split))["scores"] for seed in range(self._seed, self._seed + seeds)])
 
     def start(self, arm: Arm, seed: int) -> tuple[Job, Artifact]:
         """The images, and the network before training, its levers pulled.
@@ -119,14 +134,16 @@ class Trainer:
 
     def _train(self, arm: Arm, seed: int) -> Trial:
         settings = replace(arm.recipe.training, seed=seed)
-        deadline = None
         if self.seconds is not None:
-            settings, deadline = replace(settings, epochs=EPOCHS_BY_THE_CLOCK), time.monotonic() + self.seconds
+            settings = replace(settings, epochs=EPOCHS_BY_THE_CLOCK)
         try:
             job, artifact = self.start(arm, seed)
             spec, preprocessing = artifact.input_spec, artifact.preprocessing
             with peak_memory() as peak:
-                fitted = fit(artifact.module, job.task, spec, preprocessing, settings, deadline=deadline)
+                fitted = fit(
+                    artifact.module, job.task, spec, preprocessing, settings,
+                    checkpoint=self._checkpoint(arm, seed), max_seconds=self.seconds,
+                )  # fmt: skip
         except (TechniqueError, ModelError) as error:
             return Trial(seed, failed=f"refused: {error}")
         except TrainingError as error:
@@ -154,11 +171,21 @@ class Trainer:
                 skip_bad=self._skip_bad,
                 seed=self._seed,
                 weights_seed=seed,
+                assignment=self._assignment,
             )
+            keep_assignment(self.folder.parent, self._jobs[key].data.assignment)
         return self._jobs[key]
 
     def _file(self, arm: Arm, seed: int, split: SplitName) -> Path:
         return self.folder / f"scores-{arm.key(seed)}-{split}.npz"
+
+    def _checkpoint(self, arm: Arm, seed: int) -> Path:
+        return self.folder / f"{arm.key(seed)}.checkpoint"
+
+
+def shared_assignment(arms: Sequence[Arm]) -> SplitAssignment | None:
+    """The splits of the images that the weights of any arm were trained on; arms are compared on the same images, so all share them."""
+    return combined(assignment_beside(Path(weights)) for weights in sorted({arm.weights for arm in arms if arm.weights}))
 
 
 def seeded(lever: Technique, seed: int) -> Technique:

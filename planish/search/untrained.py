@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from planish.compression import Int8, Resolution, Simplify
-from planish.errors import ModelError, PlanishError
+from planish.errors import ModelError
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.choose import with_room
@@ -56,11 +58,11 @@ def without_training(search: Search) -> list[Trial]:
     trials = []
     for level, plan in levels:
         trial, shipped = Trial(level, plan), Shipped(plan, way)
-        try:
-            trial.drop = runner.drop(shipped.plan, way.runtime, (reference.plan, reference.runtime), "validation")
-        except PlanishError as error:
-            note(f"{trial.name} does not apply: {error}")
+        drop = partial(runner.drop, shipped.plan, way.runtime, (reference.plan, reference.runtime), "validation")
+        if why := runner.store.attempt(f"look:{shipped.plan.key}", "searching", drop):
+            note(f"{trial.name} does not apply: {why}")
             continue
+        trial.drop = drop()
         trial.history.append((1.0, with_room(trial.drop)))
         runner.release()
         search.show_trial(trial)

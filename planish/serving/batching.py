@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planish.serving.errors import BusyError, InferenceError
+
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
-
-
-class BusyError(Exception):
-    """The queue is full; ``retry_after_s`` is when there should be room again."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"too many requests are waiting; try again in {retry_after_s:.1f} s")
-        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
@@ -40,13 +34,21 @@ class Batcher:
         run: one batch of pixels ``(N, H, W, C)`` to outputs by name; called in a thread of its own, never twice at a time.
         max_batch: images a call.
         max_queue: images that may wait; beyond that requests are refused.
-        watch: told the images and seconds of each batch.
+        watch: called with the images and seconds of each batch.
+        failed: called with the error of each batch that failed.
     """
 
     def __init__(
-        self, run: Callable[[Pixels], Outputs], *, max_batch: int, max_queue: int, watch: Callable[[int, float], None] = lambda n, s: None
+        self,
+        run: Callable[[Pixels], Outputs],
+        *,
+        max_batch: int,
+        max_queue: int,
+        watch: Callable[[int, float], None] = lambda n, s: None,
+        failed: Callable[[Exception], None] = lambda error: None,
     ) -> None:
-        self._run, self._max_batch, self._max_queue, self._watch = run, max_batch, max_queue, watch
+        self._run, self._max_batch, self._max_queue, self._watch, self._failed = run, max_batch, max_queue, watch, failed
+        self.batches = 0  # that are done, failed ones included
         self._queue: deque[_Waiting] = deque()
         self._seconds_an_image = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="planish-model")
@@ -66,6 +68,7 @@ class Batcher:
 
         Raises:
             BusyError: too many images wait already.
+            InferenceError: the model raised an exception, which was passed to ``failed``.
         """
         queued = self.queued
         if queued and queued + len(images) > self._max_queue:
@@ -92,11 +95,14 @@ class Batcher:
             images = np.concatenate([waiting.images for waiting in batch])
             try:
                 outputs = await loop.run_in_executor(self._thread, self._run_all, images)
-            except Exception as error:  # a runtime's own kinds; whoever waits is told
+            except Exception as error:  # a runtime's own kinds
+                self.batches += 1
+                self._failed(error)
                 for waiting in batch:
                     if not waiting.answer.done():
-                        waiting.answer.set_exception(error)
+                        waiting.answer.set_exception(InferenceError("the model failed on this batch; that is counted and logged"))
                 continue
+            self.batches += 1
             seconds = time.perf_counter() - begun
             self._seconds_an_image = seconds / len(images)
             self._watch(len(images), seconds)

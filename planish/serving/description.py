@@ -81,18 +81,35 @@ class Inference(BaseModel):
     outputs: list[Tensor]
 
 
+class ServerReady(BaseModel):
+    """Whether all models are ready."""
+
+    live: bool
+    ready: bool
+
+
+class ModelReady(BaseModel):
+    """Whether a model gives its known answers, and else why not."""
+
+    name: str
+    ready: bool
+    reason: str | None = None
+
+
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's ``responses``: of these, which it can answer."""
     said = {
         400: "The request is wrong", 401: "A key is needed", 404: "There is no such model", 413: "The request is too large",
-        429: "Too many requests are waiting; see Retry-After", 504: "No answer in time",
+        429: "Too many requests are waiting; see Retry-After", 500: "The model failed", 504: "No answer in time",
     }  # fmt: skip
     return {status: {"model": Failure, "description": said[status]} for status in (*statuses, 401)}
 
 
-ASKED = failures(400, 404, 413, 429, 504)
+ASKED = failures(400, 404, 413, 429, 500, 504)
 PREDICTED = ASKED | {200: {"model": Prediction}}
 INFERRED = ASKED | {200: {"model": Inference, "content": {"application/octet-stream": _BINARY}}}
+HEALTH: dict[int | str, dict[str, Any]] = {200: {"model": ServerReady}, 503: {"model": ServerReady, "description": "Not ready"}}
+READY = failures(404) | {200: {"model": ModelReady}, 503: {"model": ModelReady, "description": "Not ready"}}
 METRICS = failures() | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 IMAGE_FILE = {"requestBody": {"required": True, "content": dict.fromkeys(("application/octet-stream", "image/jpeg", "image/png"), _BINARY)}}

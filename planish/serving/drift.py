@@ -10,18 +10,55 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Literal
+from typing import Any, Literal
 
-from planish.errors import BundleError
+from planish.errors import BundleError, GoalError
 from planish.evaluation.change import MixChange, ValueChange
 from planish.export.bundle import REFERENCE
+from planish.serving.thinning import Thinning
 
 Period = Literal["day", "week"]
+Cycle = Literal["none", "day", "week"]
 CLASSES = "class mix"
-_SECONDS: dict[Period, int] = {"day": 86_400, "week": 604_800}
+_SECONDS = {"day": 86_400, "week": 604_800}
 _MONDAY = 4 * 86_400  # 1970 began on a Thursday
-_MOST_IMAGES = 100_000  # that a period has; a busy service has more periods than weeks
+_MOST_IMAGES = 100_000  # that one test compares; a busy period has several tests
 _RECENT = 200  # images that the report compares with the reference
+
+
+@dataclass(frozen=True)
+class DriftSettings:
+    """How drift is looked for, and what is assumed of images that do not drift.
+
+    Args:
+        false_alarms: share of the periods without drift that may give an alarm.
+        period: after which it starts anew.
+        correlation_s: seconds after which two images of one source are independent; 0 where all images are.
+        cycle: what comes back every day (day and night) or week is no drift; it is then judged when the cycle is over.
+
+    Raises:
+        GoalError: a value is out of range.
+    """
+
+    false_alarms: float = 0.05
+    period: Period = "week"
+    correlation_s: float = 60.0
+    cycle: Cycle = "none"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_alarms < 1:
+            raise GoalError(f"a share of {self.false_alarms:g} false alarms", "it is between 0 and 1", "for example 0.05")
+        if not 0 <= self.correlation_s <= _SECONDS[self.period] / 4:
+            raise GoalError(
+                f"images that are correlated for {self.correlation_s:g} s, judged by the {self.period}",
+                "it is at most a quarter of the period, which has too few independent images otherwise",
+                "for example 60s",
+            )
+        if self.cycle == "week" and self.period == "day":
+            raise GoalError("a cycle of a week, judged by the day", "a period is at least a cycle", "take the period week")
+
+
+DEFAULT_DRIFT = DriftSettings()
 
 
 @dataclass(frozen=True)
@@ -42,20 +79,22 @@ class Finding:
 
 
 class Drift:
-    """Looks at predictions one by one. In a period without drift the chance of any alarm is at most ``false_alarms``, no matter how often
-    one looks: each kind of value gets its share of it. A period is a day or a week (from Monday, UTC), or 100,000 images if they come
-    sooner.
+    """Looks at predictions as they come. In a period without drift the chance of any alarm is at most ``false_alarms``, no matter how often
+    one looks: each kind of value gets its share of it. A period is a day or a week (from Monday, UTC).
+
+    That holds where each image is distributed as the reference's, and images of different sources, and of one source more than
+    ``correlation_s`` apart, are independent. Images that resemble each other for longer can give an alarm, and so does what changes slowly
+    and comes back, such as day and night, unless ``cycle`` says so. See ``Thinning`` for which images are compared.
 
     Args:
         bundle: folder that holds the reference.
-        false_alarms: share of the periods without drift that may give an alarm.
-        period: after which it starts anew.
+        settings: what is assumed.
 
     Raises:
         BundleError: the bundle's reference is missing or damaged.
     """
 
-    def __init__(self, bundle: Path, false_alarms: float = 0.05, period: Period = "week") -> None:
+    def __init__(self, bundle: Path, settings: DriftSettings = DEFAULT_DRIFT) -> None:
         try:
             found = json.loads((bundle / REFERENCE).read_bytes())
             self._values: dict[str, list[float]] = found["values"]
@@ -64,43 +103,67 @@ class Drift:
             raise BundleError(
                 f"{bundle / REFERENCE} cannot be read: {error}", "drift is measured from it", "make the bundle again"
             ) from error
-        self._period = period
+        self.settings = settings
         kinds = [*self._values, *[CLASSES] * bool(self._classes)]
-        self._enough = math.log10(len(kinds) / false_alarms)
+        self._enough = math.log10(len(kinds) / settings.false_alarms) if kinds else math.inf
         self._numbers = {name: number for number, name in enumerate(self._classes)}
         self.kinds = tuple(kinds)
+        cycle_s = None if settings.cycle == "none" else _SECONDS[settings.cycle]
+        self._thinning = Thinning[tuple[Mapping[str, Any], str | None]](settings.correlation_s, cycle_s, _MONDAY)
         self.start(0)
 
     def start(self, number: int) -> None:
         """A new period."""
-        self.number, self.images = number, 0
+        self.number, self.images, self.compared, self._runs = number, 0, 0, 0
+        self._highest = dict.fromkeys(self.kinds, 0.0)
+        self._recent: dict[str, deque[float]] = {name: deque(maxlen=_RECENT) for name in self.kinds}
+        self._thinning.forget()
+        self._test_anew()
+
+    def _test_anew(self) -> None:
+        """The tests of a period share its chance of a false alarm: the first has nine tenths, all later ones a tenth together."""
+        self._runs += 1
+        self._log10_share = math.log10(0.9 if self._runs == 1 else 0.1 / (self._runs * (self._runs - 1)))
         self._tests: dict[str, ValueChange | MixChange] = {name: ValueChange(values) for name, values in self._values.items()}
         if self._classes:
             self._tests[CLASSES] = MixChange(list(self._classes.values()))
-        self._highest = dict.fromkeys(self._tests, 0.0)
-        self._recent: dict[str, deque[float]] = {name: deque(maxlen=_RECENT) for name in self._tests}
 
-    def add(self, values: Mapping[str, float], predicted: str | None = None, at: float | None = None) -> None:
+    def add(self, values: Mapping[str, Any], predicted: str | None = None, at: float | None = None, source: str = "") -> None:
         """Take in one prediction.
 
         Args:
-            values: see ``planish.export.reference.image_values``; those that are missing are passed over.
+            values: see ``planish.export.reference.image_values``; those that are missing, or no finite numbers, are passed over.
             predicted: the top class.
             at: seconds since 1970; None for now.
+            source: camera, user, ... that the image is from.
         """
-        number = int(((time.time() if at is None else at) - _MONDAY) // _SECONDS[self._period])
-        if number < self.number:  # of a replica whose log is read later
+        at = time.time() if at is None else at
+        number = int((at - _MONDAY) // _SECONDS[self.settings.period])
+        if number < self.number:
             return
-        if number > self.number or self.images == _MOST_IMAGES:
+        self._compare_complete(at)  # of the period that ends
+        if number > self.number:
             self.start(number)
         self.images += 1
-        given = {name: values[name] for name in self._values if name in values}
-        if predicted in self._numbers:
+        self._thinning.add(at, source, (values, predicted))
+        if not self.settings.correlation_s:
+            self._compare_complete(at)
+
+    def _compare_complete(self, at: float) -> None:
+        for values, predicted in self._thinning.advance(at):
+            self._compare(values, predicted)
+
+    def _compare(self, values: Mapping[str, Any], predicted: str | None) -> None:
+        self.compared += 1
+        if self.compared > self._runs * _MOST_IMAGES:
+            self._test_anew()
+        given = {name: float(values[name]) for name in self._values if _is_number(values.get(name))}
+        if isinstance(predicted, str) and predicted in self._numbers:
             given[CLASSES] = self._numbers[predicted]
         for name, value in given.items():
             self._tests[name].add(value)
             self._recent[name].append(value)
-            self._highest[name] = max(self._highest[name], self._tests[name].log10_evidence)
+            self._highest[name] = max(self._highest[name], self._tests[name].log10_evidence + self._log10_share)
 
     def drifted(self, kind: str) -> bool:
         """Whether there was enough evidence in this period."""
@@ -125,3 +188,7 @@ class Drift:
         }
         most = max(shares, key=lambda one: abs(shares[one][1] - shares[one][0]))
         return f"{most}: {100 * shares[most][0]:.0f} % → {100 * shares[most][1]:.0f} %"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

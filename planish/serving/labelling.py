@@ -13,9 +13,10 @@ from PIL import Image
 
 from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage
+from planish.data.preprocessing import FORMATS
 from planish.errors import BundleError, DataError
-from planish.serving.monitor import records
 from planish.serving.recorder import IMAGES
+from planish.serving.records import records
 
 MANIFEST, ANNOTATIONS = "labels.csv", "_annotations.coco.json"
 
@@ -46,14 +47,21 @@ def worth_labelling(log: Path, out: Path, count: int) -> int:
     kept = list(logged.values())
     if not kept:
         raise DataError(f"{log} holds no images", "images are kept only when asked for", "planish serve --log FOLDER --log-images 1000")
-    out.mkdir(parents=True)
-    chosen = _in_turn(kept)[:count]
-    names = {}
-    for number, record in enumerate(chosen):
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.mkdir(mode=0o700)  # as the log's images, for their owner alone
+    chosen, names = list[dict[str, Any]](), dict[str, str]()
+    for record in _in_turn(kept):
+        if len(chosen) == count:
+            break
         source = files[record["image"]]
-        with Image.open(source) as image:
-            names[record["image"]] = f"{number:04d}.{(image.format or 'image').lower()}"
-        shutil.copyfile(source, out / names[record["image"]])
+        try:
+            with Image.open(source, formats=FORMATS) as image:
+                name = f"{len(chosen):04d}.{(image.format or 'image').lower()}"
+            shutil.copyfile(source, out / name)
+        except OSError:  # the service has replaced it by a newer one, or it is damaged
+            continue
+        chosen.append(record)
+        names[record["image"]] = name
     if any("boxes" in record for record in kept):
         (out / ANNOTATIONS).write_text(json.dumps(_coco(out, chosen, names)), encoding="utf-8")
         return len(chosen)

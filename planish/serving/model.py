@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.data.preprocessing import decode_with_size, resize
+from planish.data.archives import read_arrays
+from planish.data.preprocessing import decode_with_size, prepare, resize
 from planish.errors import BundleError
-from planish.export.bundle import SEAL, Bundle, changed_files, read_bundle
+from planish.export.agreement import disagreement, essential
+from planish.export.bundle import EXPECTED, SEAL, Bundle, changed_files, read_bundle
 from planish.export.runtimes import load
-from planish.serving.drift import Drift
+from planish.export.signature import check_signature
+from planish.serving.drift import DEFAULT_DRIFT, Drift, DriftSettings
+from planish.serving.limits import MemoryBudget
 from planish.serving.why import seen_region
 from planish.tasks.answers import PLAIN, Asked, answers, classes_told, options
 from planish.tasks.places import View
@@ -29,26 +33,42 @@ class ServedModel:
         version: likewise.
         folder: the bundle.
         threads: of the runtime; None for those it was measured with.
+        public_key: of whoever must have signed the bundle; None for any.
+        drift: how drift is looked for in what it answers.
 
     Raises:
-        BundleError: the bundle is damaged, or was changed.
+        BundleError: the bundle is damaged, was changed, or is not signed by the owner of the key.
         RuntimeMissingError: its runtime is not installed.
         ExportError: the runtime cannot open the model.
     """
 
-    def __init__(self, name: str, version: str, folder: Path, threads: int | None = None) -> None:
-        self.name, self.version, self.folder, self.threads = name, version, folder, threads
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        folder: Path,
+        threads: int | None = None,
+        public_key: Path | None = None,
+        drift: DriftSettings = DEFAULT_DRIFT,
+    ) -> None:
+        self.name, self.version, self.folder, self.threads, self.public_key = name, version, folder, threads, public_key
         self.bundle: Bundle = read_bundle(folder)
         if changed := changed_files(folder, self.bundle):
             raise BundleError(f"{folder}: {'; '.join(changed[:3])}", "a bundle is served as it was made", "make the bundle again")
+        if public_key is not None:
+            check_signature(folder, public_key)
         self.seal = (folder / SEAL).read_text()
-        self.drift = Drift(folder)
+        self.drift = Drift(folder, drift)
         files = [folder / file for file in self.bundle.files]
         self._predictor = load(files, self.bundle.runtime, threads=threads or self.bundle.threads)
         spec = self.bundle.input_spec
         self.input_shape = (spec.height, spec.width, spec.channels)
         outputs = self.run(np.zeros((1, *self.input_shape), np.uint8))  # the first call is the slowest
         self.outputs = {name: (values.dtype, values.shape[1:]) for name, values in outputs.items()}
+        samples = [prepare((folder / name).read_bytes(), spec, self.bundle.preprocessing) for name in self.bundle.golden]
+        self.sample = np.stack(samples[:1]) if samples else np.zeros((1, *self.input_shape), np.uint8)
+        self._known = self.run(self.sample)
+        self.fault = self._golden_fault(samples)  # empty, or how its answers differ from the known ones; then it is never ready
 
     @property
     def key(self) -> tuple[str, str]:
@@ -59,21 +79,41 @@ class ServedModel:
         """One batch of uint8 pixels ``(N, H, W, C)``."""
         return self._predictor(images)
 
+    def wrong_answer(self, outputs: Outputs) -> str:
+        """What is wrong with these outputs of ``sample``; empty where they are those it gave when it was opened."""
+        if self.fault:
+            return self.fault
+        if not finite(outputs):
+            return "the outputs of a golden sample are not finite"
+        apart = disagreement(self._known, outputs)
+        return "" if apart <= self.bundle.tolerance else f"the outputs of a golden sample have changed by {apart:.2g} of the largest value"
+
+    def _golden_fault(self, samples: Sequence[Pixels]) -> str:
+        if not samples:
+            return ""
+        each = sum(int(np.prod(shape)) * dtype.itemsize for dtype, shape in self.outputs.values())
+        expected = read_arrays(self.folder / EXPECTED, max_bytes=len(samples) * each)
+        found = [essential(self.run(sample[None])) for sample in samples]
+        apart = disagreement(expected, {name: np.concatenate([one[name] for one in found]) for name in found[0]})
+        allowed = self.bundle.tolerance
+        return "" if apart <= allowed else f"its golden samples' outputs differ by {apart:.2g} of the largest value, allowed is {allowed:g}"
+
     @property
     def options(self) -> tuple[str, ...]:
         """What a request may ask for beyond the answer; see ``planish.tasks.answers.options``."""
         return options(self.bundle.name)
 
-    def pixels(self, file_bytes: bytes, max_pixels: int) -> tuple[Pixels, View]:
-        """An image file as uint8 ``(1, H, W, C)``, and what part of which image this is.
+    def pixels(self, file_bytes: bytes, max_pixels: int, memory: MemoryBudget) -> tuple[Pixels, View]:
+        """An image file as uint8 ``(1, H, W, C)``, and what part of which image this is. Waits until there is memory for it.
 
         Raises:
-            DataError: it is not an image, or has more than ``max_pixels``.
+            DataError: it is not an image, has more than ``max_pixels``, or needs more memory than there is.
         """
         spec, preprocessing = self.bundle.input_spec, self.bundle.preprocessing
-        image, (height, width) = decode_with_size(file_bytes, spec.channels, preprocessing.decode_side, max_pixels)
-        view = View(height, width, seen_region(image.shape[0], image.shape[1], spec, preprocessing))
-        return resize(image, spec, preprocessing)[None], view
+        with memory.reservation() as reserve:
+            image, (height, width) = decode_with_size(file_bytes, spec.channels, preprocessing.decode_side, max_pixels, reserve)
+            view = View(height, width, seen_region(image.shape[0], image.shape[1], spec, preprocessing))
+            return resize(image, spec, preprocessing)[None], view
 
     def answers(self, outputs: Outputs, views: Sequence[View] = (), asked: Asked = PLAIN) -> list[dict[str, Any]]:
         """What to say of each image; see ``planish.tasks.answers``. Where no views are given the images are those that the model is fed."""
@@ -83,3 +123,9 @@ class ServedModel:
     def classes_told(self, answer: dict[str, Any]) -> list[str]:
         """The classes in an answer, one for each time it is told."""
         return classes_told(self.bundle.name, answer)
+
+
+def finite(outputs: Outputs) -> bool:
+    """Whether all numbers of all outputs are finite. Minimum and maximum of what holds a NaN are NaN."""
+    floats = [values for values in outputs.values() if values.dtype.kind == "f" and values.size]
+    return all(np.isfinite(values.min()) and np.isfinite(values.max()) for values in floats)

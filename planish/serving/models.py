@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from planish.errors import BundleError, PlanishError
+from planish.errors import BundleError
 from planish.export.bundle import SEAL
 from planish.serving.batching import Batcher
+from planish.serving.health import Health
 from planish.serving.model import ServedModel
 
 _LOG = logging.getLogger("planish.serving")
+_LONGEST_PAUSE = 64  # times the usual one, between attempts to open a bundle that does not open
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Entry:
 
     model: ServedModel
     batcher: Batcher
+    health: Health
 
 
 class Models:
@@ -29,7 +33,7 @@ class Models:
 
     Args:
         models: at least one.
-        start: what runs a model.
+        start: makes what runs a model.
         shares: of the requests without a version, by name and version; the canary's way in.
 
     Raises:
@@ -37,7 +41,7 @@ class Models:
     """
 
     def __init__(
-        self, models: Sequence[ServedModel], start: Callable[[ServedModel], Batcher], shares: Mapping[tuple[str, str], float]
+        self, models: Sequence[ServedModel], start: Callable[[ServedModel], Entry], shares: Mapping[tuple[str, str], float]
     ) -> None:
         self._start, self._shares = start, shares
         self._entries: dict[str, dict[str, Entry]] = {}
@@ -52,7 +56,7 @@ class Models:
 
     def put(self, model: ServedModel) -> None:
         """Serve a model from now on, instead of one with the same name and version."""
-        self._entries.setdefault(model.name, {})[model.version] = Entry(model, self._start(model))
+        self._entries.setdefault(model.name, {})[model.version] = self._start(model)
 
     def __iter__(self) -> Iterator[Entry]:
         return (entry for versions in self._entries.values() for entry in versions.values())
@@ -81,26 +85,53 @@ class Models:
         """Wait until all that was accepted is answered."""
         await asyncio.gather(*(entry.batcher.close() for entry in self))
 
-    async def reload(self, every_s: float) -> None:
-        """For ever: where a folder holds another bundle than before, exchange the model; one that does not open is left alone."""
-        seals, told = {entry.model.key: _seal(entry.model) for entry in self}, dict[tuple[str, str], bytes]()
+    async def reload(self, every_s: float, failed: Callable[[ServedModel], None]) -> None:
+        """For ever: where a folder holds another bundle than before, exchange the model.
+
+        One that does not open, or does not give its known answers, is logged and tried again, after pauses that grow; the old one goes on.
+
+        Args:
+            every_s: seconds between looks.
+            failed: called with the old model for each attempt that failed.
+        """
+        watched = {entry.model.key: _Watched(_seal(entry.model)) for entry in self}
         while True:
             await asyncio.sleep(every_s)
             for entry in list(self):
-                old = entry.model
+                old, folder = entry.model, watched[entry.model.key]
                 seal = _seal(old)
-                if not seal or seal == seals[old.key]:
-                    continue
-                try:
-                    new = await asyncio.to_thread(ServedModel, old.name, old.version, old.folder, old.threads)
-                except (PlanishError, OSError) as error:  # it may be copied just now, so it is looked at again
-                    if told.get(old.key) != seal:
-                        _LOG.error("%s: the new bundle is not served: %s", old.folder, error)
-                    told[old.key] = seal
-                else:
-                    self.put(new)
-                    seals[old.key] = seal
-                    _LOG.info("%s version %s: exchanged for a newer bundle", old.name, old.version)
+                if seal and seal != folder.served and (seal != folder.tried or folder.waits_for() <= 0):
+                    try:
+                        new = await asyncio.to_thread(
+                            ServedModel, old.name, old.version, old.folder, old.threads, old.public_key, old.drift.settings
+                        )
+                        if new.fault:
+                            raise BundleError(new.fault)
+                        self.put(new)
+                    except Exception as error:  # whatever it is, requests go on, and the folder may be mended
+                        folder.failed(seal, every_s)
+                        failed(old)
+                        _LOG.error("%s: the new bundle is not served: %s: %s", old.folder, type(error).__name__, str(error)[:1000])
+                    else:
+                        watched[old.key] = _Watched(seal)
+                        _LOG.info("%s version %s: exchanged for a newer bundle", old.name, old.version)
+
+
+@dataclass
+class _Watched:
+    """A folder that a model is served from."""
+
+    served: bytes  # the seal of the bundle that is
+    tried: bytes = b""  # of one that could not be
+    attempts: int = 0
+    again: float = 0.0  # when it is tried next
+
+    def failed(self, seal: bytes, every_s: float) -> None:
+        self.attempts = self.attempts + 1 if seal == self.tried else 1
+        self.tried, self.again = seal, time.monotonic() + every_s * min(2**self.attempts, _LONGEST_PAUSE)
+
+    def waits_for(self) -> float:
+        return self.again - time.monotonic()
 
 
 def _seal(model: ServedModel) -> bytes:

@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from planish.errors import DataError
+from planish.errors import DataError, PlanishError
 from planish.export.bundle import SEAL
-from planish.progress import Stage
-from planish.serving.drift import Drift, Finding, Period
-from planish.serving.recorder import LOG_FILE
+from planish.progress import note
+from planish.serving.drift import DEFAULT_DRIFT, Drift, DriftSettings, Finding
+from planish.serving.http_client import NoAnswerError, is_http, request
+from planish.serving.records import records
 from planish.serving.serve import named_bundles
 
 ALERT_RULES = Path(__file__).parent / "alerts.yaml"  # for Prometheus
-_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
 class Monitored:
-    """What was found of one model.
+    """What was found of a model.
 
     Args:
         model: its name.
         version: likewise.
-        images: looked at in the last period.
+        images: in the last period.
+        compared: of these, images far enough apart to be compared with the reference.
         since: begin of what was looked at in it, in UTC; empty where only metrics were read.
         findings: the strongest first.
         latency_ms: median and 95th percentile of a request, in the last period.
@@ -41,6 +42,7 @@ class Monitored:
     model: str
     version: str
     images: int
+    compared: int
     since: str
     findings: tuple[Finding, ...]
     latency_ms: tuple[float, ...] | None = None
@@ -55,87 +57,86 @@ class Monitored:
     def verdict(self) -> str:
         """In a line."""
         found = f"drift in {', '.join(self.drifted)}" if self.drifted else "no drift"
-        return f"{self.model} version {self.version}: {found} in {self.images:,} images"
+        of = f"{self.compared:,} of " * (self.compared != self.images)
+        return f"{self.model} version {self.version}: {found} in {of}{self.images:,} images"
 
 
 def monitor(
     source: str | Path,
     bundles: Sequence[str | Path] = (),
     *,
-    false_alarms: float = 0.05,
-    period: Period = "week",
+    settings: DriftSettings = DEFAULT_DRIFT,
     every_s: float | None = None,
     webhook: str | None = None,
+    key: str | None = None,
 ) -> list[Monitored]:
     """Look for drift.
+
+    What fails while it goes on is noted; see ``planish.progress.note``.
 
     Args:
         source: folder of a service's log, or the service's address, ``http://...``.
         bundles: that it served, named as ``planish serve`` is given them; not needed for an address.
-        false_alarms: share of the periods without drift that may give an alarm; a running service has decided on 0.05 and weeks itself.
-        period: after which it starts anew.
-        every_s: look again after so many seconds, until there is an alarm; None to look once.
-        webhook: address that is told of an alarm.
+        settings: how drift is looked for; a running service has its own.
+        every_s: look again after so many seconds, until there is an alarm that the webhook, if any, took; None to look once.
+            A service or webhook that does not answer is then asked again.
+        webhook: address that is told of an alarm, and quoted nowhere, as it may hold a secret.
+        key: one of the service's, where it asks for one.
 
     Raises:
-        DataError: there is no log, or nobody answers at an address.
+        DataError: there is no log, or what is at an address is no service of ours.
+        NoAnswerError: the service does not answer; not where it is looked at again.
+        RefusedError: the service refuses the key.
         BundleError: a bundle is damaged.
     """
+    if webhook is not None and not is_http(webhook):
+        raise DataError("the webhook is no valid address", "it begins with http:// or https://, without spaces and user names")
     while True:
-        found = _look(source, bundles, false_alarms, period)
-        drifted = any(one.drifted for one in found)
-        if drifted and webhook is not None:
-            tell(found, webhook)
-        if drifted or every_s is None:
-            return found
+        try:
+            found = _look(source, bundles, settings, key)
+        except NoAnswerError as error:
+            if every_s is None:
+                raise
+            note(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error} It is asked again.")
+        else:
+            drifted = any(one.drifted for one in found)
+            told = not drifted or webhook is None or _was_told(found, webhook)
+            if every_s is None or (drifted and told):
+                return found
         time.sleep(every_s)
 
 
-def _look(source: str | Path, bundles: Sequence[str | Path], false_alarms: float, period: Period) -> list[Monitored]:
-    if str(source).startswith(("http://", "https://")):
-        return _from_metrics(str(source))
-    if not bundles:
-        raise DataError("a log without a bundle", "it is compared with the bundles that were served", "planish monitor LOG BUNDLE")
-    return _from_log(
-        Path(source), {key: _Watched(bundle, Drift(bundle, false_alarms, period)) for key, bundle in named_bundles(bundles).items()}
-    )
-
-
-def records(log: Path) -> Iterator[dict[str, Any]]:
-    """What was logged, the oldest first; lines that were cut off are passed over.
-
-    Raises:
-        DataError: there is no log.
-    """
-    files = sorted(log.rglob(f"{LOG_FILE}*"), key=lambda file: -int(file.suffix[1:]) if file.suffix[1:].isdigit() else 0)
-    if not files:
-        raise DataError(f"{log} has no {LOG_FILE}", "it is written by: planish serve --log FOLDER")
-    with Stage("reading the log", sum(file.stat().st_size for file in files)) as stage:
-        for file in files:
-            for line in file.read_bytes().splitlines(keepends=True):
-                stage.advance(len(line))
-                try:
-                    found = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(found, dict) and {"time", "model", "version", "bundle", "seconds"} <= found.keys():
-                    yield found
+def _was_told(found: Sequence[Monitored], webhook: str) -> bool:
+    try:
+        tell(found, webhook)
+    except PlanishError as error:
+        note(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error} It was not told: {'; '.join(one.verdict for one in found)}")
+        return False
+    return True
 
 
 def tell(found: Sequence[Monitored], webhook: str) -> None:
     """Post what drifted to an address as JSON: ``{"text": in words, "models": [...]}``; ``text`` is what chat services show.
 
     Raises:
-        DataError: the address does not take it.
+        NoAnswerError: the address does not answer.
+        RefusedError: it does not take it.
     """
     said = {"text": "\n".join(one.verdict for one in found), "models": [asdict(one) for one in found]}
-    try:
-        request = urllib.request.Request(webhook, json.dumps(said).encode(), {"Content-Type": "application/json"})
-        if request.type not in ("http", "https"):
-            raise ValueError("its scheme is not http or https")
-        urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        raise DataError(f"the webhook {webhook} was not told: {error}", "it is an address that takes a POST of JSON") from error
+    request("the webhook", webhook, json.dumps(said).encode(), {"Content-Type": "application/json"})
+
+
+def _look(source: str | Path, bundles: Sequence[str | Path], settings: DriftSettings, key: str | None) -> list[Monitored]:
+    if is_address(source):
+        return _from_metrics(str(source), key)
+    if not bundles:
+        raise DataError("a log without a bundle", "it is compared with the bundles that were served", "planish monitor LOG BUNDLE")
+    return _from_log(Path(source), {key: _Watched(bundle, Drift(bundle, settings)) for key, bundle in named_bundles(bundles).items()})
+
+
+def is_address(source: str | Path) -> bool:
+    """Whether it is a service's address, not the folder of its log."""
+    return str(source).startswith(("http://", "https://"))
 
 
 class _Watched:
@@ -143,21 +144,22 @@ class _Watched:
 
     def __init__(self, bundle: Path, drift: Drift) -> None:
         self.seal, self.drift = (bundle / SEAL).read_text()[:12], drift
-        self.since, self.seconds, self.others = 0.0, list[float](), 0
+        self.period, self.since, self.seconds, self.others = drift.number, 0.0, list[float](), 0
 
-    def add(self, record: dict[str, Any]) -> None:
+    def add(self, record: Mapping[str, Any]) -> None:
         if record["bundle"] != self.seal:
             self.others += 1
             return
-        self.drift.add(record, record.get("class"), record["time"])
-        if self.drift.images == 1:  # a new period
-            self.since, self.seconds = record["time"], []
+        self.drift.add(record, record.get("class"), record["time"], str(record.get("source", "")))
+        if self.drift.number != self.period:
+            self.period, self.since, self.seconds = self.drift.number, record["time"], []
         self.seconds.append(record["seconds"])
 
     def found(self, name: str, version: str) -> Monitored:
         latency = tuple(float(value) for value in 1000 * np.quantile(self.seconds, (0.5, 0.95))) if self.seconds else None
         since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
-        return Monitored(name, version, self.drift.images, since, tuple(self.drift.findings()), latency, self.others)
+        drift = self.drift
+        return Monitored(name, version, drift.images, drift.compared, since, tuple(drift.findings()), latency, self.others)
 
 
 def _from_log(log: Path, watched: Mapping[tuple[str, str], _Watched]) -> list[Monitored]:
@@ -167,18 +169,24 @@ def _from_log(log: Path, watched: Mapping[tuple[str, str], _Watched]) -> list[Mo
     return [one.found(*key) for key, one in watched.items()]
 
 
-def _from_metrics(address: str) -> list[Monitored]:
-    from prometheus_client.parser import text_string_to_metric_families
-
+def _from_metrics(address: str, key: str | None) -> list[Monitored]:
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/metrics", timeout=_TIMEOUT_S) as answer:
-            text = answer.read().decode()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{address} does not answer: {error}", "it is the address of a running planish serve") from error
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        from prometheus_client.parser import text_string_to_metric_families
+    except ImportError as error:
+        raise DataError("prometheus-client is not installed", "metrics are read with it", "run: pip install 'planish[serve]'") from error
+    service = f"the service at {urlsplit(address).hostname}" if is_http(address) else "the service"
+    headers = {} if key is None else {"Authorization": f"Bearer {key.encode().decode('latin-1')}"}  # as the service reads it
+    text = request(service, f"{address.rstrip('/')}/metrics", headers=headers).decode(errors="replace")
     found = []
-    for watched in (sample for sample in samples if sample.name == "planish_drift_images"):
-        of_model = [s for s in samples if s.name == "planish_drift" and watched.labels.items() <= s.labels.items()]
-        findings = [Finding(s.labels["of"], s.value > 0, None, "") for s in of_model]
-        found.append(Monitored(watched.labels["model"], watched.labels["version"], int(watched.value), "", tuple(findings)))
+    try:
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        for seen in (sample for sample in samples if sample.name == "planish_drift_images"):
+            of_model = [s for s in samples if seen.labels.items() <= s.labels.items()]
+            findings = [Finding(s.labels["of"], s.value > 0, None, "") for s in of_model if s.name == "planish_drift"]
+            compared = sum(int(s.value) for s in of_model if s.name == "planish_drift_compared_images")
+            found.append(Monitored(seen.labels["model"], seen.labels["version"], int(seen.value), compared, "", tuple(findings)))
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{service} shows no metrics of planish serve", "it is the address of one, without a path") from error
+    if not found:
+        raise DataError(f"{service} shows no metrics of planish serve", "it is the address of one, without a path")
     return found

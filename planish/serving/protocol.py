@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,11 @@ _DATATYPES = {  # the protocol's names, by numpy's
     "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
 }  # fmt: skip
 HEADER_LENGTH = "Inference-Header-Content-Length"
+_MOST_JSON = 65_536  # bytes of a request's JSON without its numbers
+_SLICE = 65_536  # bytes, or values, of JSON handled at a time: the interpreter's lock is free for other requests between slices
+_MOST_JSON_VALUES = 2_000_000  # of an answer; more must be asked for as binary data
+_NUMBERS = "\0numbers"  # stands for the numbers in what is left of a request's JSON
+_WITHOUT_BRACKETS = bytes.maketrans(b"[]", b"  ")
 
 
 def model_metadata(model: ServedModel, versions: list[str]) -> dict[str, Any]:
@@ -40,41 +45,61 @@ def model_metadata(model: ServedModel, versions: list[str]) -> dict[str, Any]:
     }
 
 
-def read_request(body: bytes, header_length: str | None, shape: tuple[int, ...]) -> tuple[Pixels, dict[str, Any]]:
-    """The images of a request, and the request's JSON.
+def read_request(body: bytes, header_length: str | None, shape: tuple[int, ...], max_images: int) -> tuple[Pixels, dict[str, Any]]:
+    """The images of a request, and the request's JSON. Large JSON takes long; call it in a thread.
 
     Args:
         body: JSON, then binary data where ``header_length`` says so.
         header_length: bytes of the JSON; None for all.
         shape: of one image, ``(H, W, C)``.
+        max_images: that the request may bring.
 
     Raises:
-        DataError: it is not such a request, or its images are of another shape or type.
+        DataError: it is not such a request, or its images are of another shape or type, or too many.
     """
     length = len(body)
     if header_length is not None:
         if not re.fullmatch("[0-9]{1,18}", header_length) or int(header_length) > len(body):
             raise DataError(f"{HEADER_LENGTH} is {header_length[:20]!r}", f"it is a number of bytes, at most {len(body)} here")
         length = int(header_length)
-    try:
-        request = json.loads(body[:length])
-    except (ValueError, RecursionError) as error:
-        raise DataError("the request is not JSON", "see the Open Inference Protocol, version 2") from error
+    request, numbers = _read_json(body[:length] if length < len(body) else body)
     given = request.get("inputs") if isinstance(request, dict) else None
     if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict) or given[0].get("name") != INPUT:
         raise DataError("the request has other inputs", f"it has one, called {INPUT!r}")
     tensor = given[0]
     found = tensor.get("shape")
-    right = isinstance(found, list) and all(type(n) is int for n in found) and tuple(found[1:]) == shape and 0 < found[0] <= len(body)
+    right = isinstance(found, list) and all(type(n) is int for n in found) and tuple(found[1:]) == shape and found[0] > 0
     if not right or tensor.get("datatype") != "UINT8":
         raise DataError(
             f"{INPUT!r} is {str(tensor.get('datatype'))[:20]} {str(found)[:60]}", f"it must be UINT8 [N, {', '.join(map(str, shape))}]"
         )
-    assert found is not None
-    return _pixels(tensor, body[length:], found), request
+    if found[0] > max_images:
+        raise DataError(f"{str(found[0])[:20]} images", f"a request may bring {max_images}", "send several requests")
+    return _pixels(tensor, body[length:], numbers, found), request
 
 
-def _pixels(tensor: Mapping[str, Any], binary: bytes, shape: list[int]) -> Pixels:
+def _read_json(text: bytes) -> tuple[Any, bytes]:
+    """A request's JSON with ``_NUMBERS`` in the place of its ``data``, and the text of those.
+
+    Python's objects need up to twenty times the memory of their text, so that only what is short is read by ``json`` as a whole.
+    """
+    key = re.compile(rb'"data"\s*:\s*(?=\[)').search(text)
+    numbers = b""
+    if key is not None:
+        ends = [place for mark in (b'"', b"}") if (place := text.find(mark, key.end())) >= 0]
+        end = text.rfind(b"]", key.end(), min(ends, default=len(text))) + 1
+        if end > 0:
+            numbers = text[key.end() : end]
+            text = text[: key.end()] + json.dumps(_NUMBERS).encode() + text[end:]
+    if len(text) > _MOST_JSON:
+        raise DataError(f"{len(text)} bytes of JSON beside the data", f"a request may have {_MOST_JSON}, and 'data' is an array of numbers")
+    try:
+        return json.loads(text), numbers
+    except (ValueError, RecursionError) as error:
+        raise DataError("the request is not JSON", "see the Open Inference Protocol, version 2") from error
+
+
+def _pixels(tensor: Mapping[str, Any], binary: bytes, numbers: bytes, shape: list[int]) -> Pixels:
     parameters = tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     count = math.prod(shape)
@@ -82,33 +107,75 @@ def _pixels(tensor: Mapping[str, Any], binary: bytes, shape: list[int]) -> Pixel
         if type(size) is not int or size != len(binary) or size != count:
             raise DataError(f"{len(binary)} bytes of binary data, said to be {str(size)[:20]}", f"the shape needs {count}")
         return np.frombuffer(binary, np.uint8).reshape(shape)
-    try:
-        values = np.asarray(tensor.get("data"))
-    except (ValueError, OverflowError) as error:
-        raise DataError("the data are ragged or too large", "they are numbers from 0 to 255") from error
-    if values.size != count or values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-        raise DataError(f"{values.size} values of type {values.dtype}", f"{count} whole numbers from 0 to 255 are needed")
-    return values.astype(np.uint8).reshape(shape)
+    if tensor.get("data") != _NUMBERS:
+        raise DataError("the request has no data", f"'data' is an array of {count} whole numbers from 0 to 255, flat or nested")
+    parts = list(_slices(numbers))
+    found = sum(map(len, parts))
+    if found != count:
+        raise DataError(f"{found} values", f"the shape needs {count}")
+    return np.concatenate(parts).reshape(shape)
 
 
-def write_response(model: ServedModel, outputs: Outputs, request: Mapping[str, Any]) -> tuple[bytes, int | None]:
-    """The response's body, and the bytes of its JSON where binary data follow it."""
+def _slices(numbers: bytes) -> Iterator[Pixels]:
+    """An array of numbers in JSON, flat or nested, in pieces."""
+    start, last = 0, len(numbers)
+    while start < last:
+        end = last if last - start <= _SLICE else numbers.find(b",", start + _SLICE) % (last + 1)  # -1, for none, is the end
+        text = numbers[start:end].translate(_WITHOUT_BRACKETS)
+        try:
+            values = np.asarray(json.loads(b"[%b]" % text))
+        except (ValueError, OverflowError) as error:
+            raise DataError("the data are not an array of numbers", "they are whole numbers from 0 to 255") from error
+        if values.size == 0:
+            raise DataError("the data are empty", "they are whole numbers from 0 to 255")
+        if values.ndim != 1 or values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
+            raise DataError(f"values of type {values.dtype}, or out of range", "they are whole numbers from 0 to 255")
+        yield values.astype(np.uint8)
+        start = end + 1
+
+
+def response_parts(outputs: Outputs, request: Mapping[str, Any]) -> dict[str, bool]:
+    """Names of the outputs that a request asks for, and whether each is sent as binary data.
+
+    Raises:
+        DataError: it asks for others than there are, or for more numbers in JSON than are written.
+    """
     wanted = _wanted(request, outputs)
-    parts, blobs = [], []
+    if (count := sum(outputs[name].size for name, as_binary in wanted.items() if not as_binary)) > _MOST_JSON_VALUES:
+        raise DataError(f"{count} values in JSON are asked for", f"at most {_MOST_JSON_VALUES} are written", "ask for binary data")
+    return wanted
+
+
+def write_response(
+    model: ServedModel, outputs: Outputs, wanted: Mapping[str, bool], request: Mapping[str, Any]
+) -> tuple[bytes, int | None]:
+    """The response's body, and the bytes of its JSON where binary data follow it. Large JSON takes long; call it in a thread.
+
+    Args:
+        model: that answered.
+        outputs: of the model; those that are not sent as binary data must be finite, since JSON has no other numbers.
+        wanted: see ``response_parts``.
+        request: the request's JSON.
+
+    Raises:
+        ValueError: a number for JSON is not finite.
+    """
+    described, blobs = list[str](), list[bytes]()
     for name, as_binary in wanted.items():
         values = np.ascontiguousarray(outputs[name])
-        part: dict[str, Any] = {"name": name, "datatype": _DATATYPES[values.dtype.name], "shape": list(values.shape)}
+        part = {"name": name, "datatype": _DATATYPES[values.dtype.name], "shape": list(values.shape)}
         if as_binary:
             blobs.append(values.tobytes())
-            part["parameters"] = {"binary_data_size": len(blobs[-1])}
+            described.append(json.dumps(part | {"parameters": {"binary_data_size": len(blobs[-1])}}))
         else:
-            part["data"] = values.ravel().tolist()
-        parts.append(part)
-    answer = {"model_name": model.name, "model_version": model.version, "outputs": parts}
+            flat = values.ravel()
+            slices = (json.dumps(flat[i : i + _SLICE].tolist(), allow_nan=False)[1:-1] for i in range(0, len(flat), _SLICE))
+            described.append(f'{json.dumps(part)[:-1]}, "data": [{", ".join(slices)}]}}')
+    answer = {"model_name": model.name, "model_version": model.version}
     if isinstance(request.get("id"), str):
         answer["id"] = request["id"]
-    head = json.dumps(answer).encode()
-    return head + b"".join(blobs), len(head) if blobs else None
+    head = f'{json.dumps(answer)[:-1]}, "outputs": [{", ".join(described)}]}}'.encode()
+    return b"".join((head, *blobs)), len(head) if blobs else None
 
 
 def _wanted(request: Mapping[str, Any], outputs: Outputs) -> dict[str, bool]:

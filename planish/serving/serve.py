@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import ctypes
 import os
 import re
 import socket
@@ -14,16 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import PngImagePlugin
+
 from planish.errors import BundleError
 from planish.export.bundle import bundle_folder
+from planish.serving.drift import DEFAULT_DRIFT, DriftSettings
+from planish.serving.limits import Limits
 from planish.serving.model import ServedModel
 from planish.serving.recorder import NO_LOG, LogSettings, Recorder
+from planish.serving.request_log import TO_STDOUT, RequestLog
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _BACKLOG = 2048  # connections that may wait to be accepted
 _RELOAD_S = 2.0
+_TEXT_BYTES = 2_000_000
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1_000_000  # of malloc.h; blocks from this size on are given back when they are freed
 _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
 
 
@@ -36,7 +43,11 @@ def serve(
     canary: Sequence[str] = (),
     reload: bool = False,
     watch_rate: float = 20.0,
+    drift: DriftSettings = DEFAULT_DRIFT,
     log: LogSettings = NO_LOG,
+    request_log: RequestLog = TO_STDOUT,
+    address_file: Path | None = None,
+    public_key: Path | None = None,
     certificate: Path | None = None,
     certificate_key: Path | None = None,
     replicas: int | None = None,
@@ -44,8 +55,6 @@ def serve(
     **limits: Any,
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C; then no new ones are taken, and those accepted are answered.
-
-    A line of JSON on standard output tells of each request.
 
     Args:
         bundles: folders of bundles or runs, ``NAME=FOLDER`` or ``NAME@VERSION=FOLDER``; the name is the folder's otherwise, the version 1.
@@ -55,12 +64,17 @@ def serve(
         canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
         reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
         watch_rate: at most that many predictions a second are looked at for drift, and logged.
+        drift: how it is looked for.
         log: where predictions are logged, and how much of them.
+        request_log: where requests and failures are logged, a line of JSON each.
+        address_file: where the address is written once the service listens, as it is reached from this machine; see
+            ``planish.serving.healthcheck``.
+        public_key: PEM file; only bundles that the owner of this key signed are served, newer ones as well. None for any bundle.
         certificate: PEM file, for TLS.
         certificate_key: PEM file.
         replicas: as so many processes in Ray Serve; None for this process alone.
         watch: told what is served where.
-        limits: of requests; the fields of ``planish.serving.app.Limits``.
+        limits: of requests; the fields of ``planish.serving.limits.Limits``.
 
     Raises:
         BundleError: a bundle is damaged, two have one name and version, FastAPI, uvicorn or Ray Serve is not installed, the port is taken,
@@ -69,13 +83,14 @@ def serve(
     try:
         import uvicorn
 
-        from planish.serving.app import Limits, service
+        from planish.serving.app import service
         from planish.serving.connection import Connection
     except ImportError as error:
         raise BundleError(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
-    models = open_models(bundles, threads)
+    public_key = None if public_key is None else public_key.resolve()  # a replica has a working directory of its own
+    models = open_models(bundles, threads, public_key, drift)
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
     bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
@@ -84,24 +99,30 @@ def serve(
 
         # a replica has a working directory of its own
         given = [f"{name}@{version}={folder.resolve()}" for (name, version), folder in named_bundles(bundles).items()]
+        request_log = replace(request_log, file=request_log.file and request_log.file.resolve())
         most = max(threads or model.bundle.threads for model in models)
 
         def build() -> FastAPI:
-            _log_to_stdout()
+            request_log.of_process(os.getpid()).start()
+            _bound_memory()
             own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
-            return service(open_models(given, threads), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate))
+            return service(
+                open_models(given, threads, public_key, drift), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate)
+            )
 
-        watch(_address(certificate, host, port))
+        watch(_listens(certificate, host, port, address_file))
         serve_replicas(
             build, replicas=replicas, threads=most, max_requests=2 * bounds.max_queue,  # so that it is the service that refuses
             host=host, port=port, certificate=certificate, certificate_key=certificate_key,
         )  # fmt: skip
         return
-    _log_to_stdout()
+    request_log.start()
+    _bound_memory()
     warnings.filterwarnings("ignore", module="PIL")  # of each damaged file in words of its own, all of which Python would keep
     config = uvicorn.Config(
         service(models, bounds, shares=shares, reload_s=reload_s, recorder=Recorder(log, watch_rate)),
-        http=Connection, ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
+        http=Connection, loop="planish.serving.connection:Loop", ws="none", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
+        log_level="error",  # its warnings are of wrong requests, a line each
         ssl_certfile=certificate, ssl_keyfile=certificate_key,
     )  # fmt: skip
     try:
@@ -111,7 +132,7 @@ def serve(
             f"{certificate} and {certificate_key}: {error}", "they are a certificate and its private key, PEM files"
         ) from error
     with _listening(host, port) as listener:
-        watch(_address(certificate, host, listener.getsockname()[1]))
+        watch(_listens(certificate, host, listener.getsockname()[1], address_file))
         with contextlib.suppress(KeyboardInterrupt):  # raised once all is answered
             uvicorn.Server(config).run([listener])
 
@@ -147,14 +168,20 @@ def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
     return found
 
 
-def open_models(bundles: Sequence[str | Path], threads: int | None = None) -> list[ServedModel]:
+def open_models(
+    bundles: Sequence[str | Path], threads: int | None = None, public_key: Path | None = None, drift: DriftSettings = DEFAULT_DRIFT
+) -> list[ServedModel]:
     """Open what is to be served, each named as it is asked for."""
-    return [ServedModel(name, version, folder, threads) for (name, version), folder in named_bundles(bundles).items()]
+    return [ServedModel(name, version, folder, threads, public_key, drift) for (name, version), folder in named_bundles(bundles).items()]
 
 
-def _address(certificate: Path | None, host: str, port: int) -> str:
-    """In words, with something to try."""
-    address = f"{'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+def _listens(certificate: Path | None, host: str, port: int, address_file: Path | None) -> str:
+    """In words, with something to try; the address is written to the file."""
+    scheme = "https" if certificate else "http"
+    if address_file is not None:
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        address_file.write_text(f"{scheme}://{f'[{here}]' if ':' in here else here}:{port}\n", encoding="utf-8")
+    address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     return f"listening on {address}; try: curl --data-binary @photo.jpg {address}/predict"
 
 
@@ -170,9 +197,13 @@ def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:
     return shares
 
 
-def _log_to_stdout() -> None:
-    log = logging.getLogger("planish.serving")
-    log.setLevel(logging.INFO)
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers, log.propagate = [handler], False
+def _bound_memory() -> None:
+    """Of this process, which serves and does nothing else.
+
+    Pillow unpacks up to 64 MB of a PNG's texts before its pixels are looked at; nobody reads them here. And glibc learns to keep large
+    blocks that were freed, in each thread's heap: after three attacks 523 MB instead of 184.
+    """
+    PngImagePlugin.MAX_TEXT_MEMORY = _TEXT_BYTES
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # of another C library
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

@@ -44,6 +44,9 @@ class Classification:
     def split(self, name: SplitName) -> Split:
         return self.splits[name]
 
+    def uncapped(self) -> Classification:
+        return self
+
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
         """Class numbers, int64 ``(n,)``."""
         import torch  # takes seconds, and a service that only words its answers has no need of it
@@ -54,6 +57,7 @@ class Classification:
         """See ``planish.data.augmentation``; after mixup or CutMix the targets are probabilities ``(N, classes)`` and the images float."""
         from planish.data.augmentation import augment, mixup_cutmix
 
+        settings.require_only(self.name, "mixup_alpha", "cutmix_alpha")
         change = augment(spec, settings.augmentation, settings.flip)
         mix = None
         if settings.mixup_alpha or settings.cutmix_alpha:

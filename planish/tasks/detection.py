@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from planish.evaluation.detection_errors import detection_errors
-from planish.evaluation.detection_metrics import average_precision_by_class, detection_metrics, detection_scores
+from planish.evaluation.detection_metrics import average_precision_by_class, detection_metrics, detection_scores, metric_name
 from planish.task import PLAIN_LOSS, AugmentSettings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Detection:
         splits: the four splits; targets are ``Objects``.
         class_names: a label is an index into them; there is no class for the background.
         name: ``detection``, or ``instance``, where masks are learned and judged.
+        counts_all: metrics count all detections, not only COCO's 100 an image and class, and their names say so.
     """
 
     splits: Mapping[SplitName, Split]
@@ -37,6 +39,7 @@ class Detection:
     recipe: str = "objects"
     largest_side: int = 320
     whole_image: bool = True
+    counts_all: bool = False
 
     @property
     def masks(self) -> bool:
@@ -44,13 +47,19 @@ class Detection:
 
     @property
     def primary_metric(self) -> str:
-        return "mask_map" if self.masks else "map"
+        return "mask_" * self.masks + metric_name("map", uncapped=self.counts_all)
+
+    def uncapped(self) -> Detection:
+        return replace(self, counts_all=True)
 
     def split(self, name: SplitName) -> Split:
         return self.splits[name]
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> list[dict[str, torch.Tensor]]:
-        """One dict an image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, for instances, ``masks`` ``(M, h, w)``; crowds are left out."""
+        """One dict an image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, for instances, ``masks`` ``(M, h, w)``.
+
+        What is ignored, crowds and difficult objects, is in ``ignored_boxes`` and ``ignored_labels``.
+        """
         from planish.data.rasterise import object_targets
 
         return object_targets([targets[int(row)] for row in rows], (spec.height, spec.width) if self.masks else None)
@@ -59,19 +68,22 @@ class Detection:
         """See ``planish.data.target_augmentation``; boxes and masks move with the image."""
         from planish.data.target_augmentation import augment_targets
 
+        settings.require_only(self.name, "mixup_alpha", "mosaic", *["copy_paste"] * self.masks)
         return augment_targets(
             spec,
             settings.augmentation,
             settings.flip,
             mosaic=settings.mosaic,
-            mixup=settings.mixup_alpha,
-            copy_paste=settings.copy_paste if self.masks else 0.0,
+            mixup_alpha=settings.mixup_alpha,
+            copy_paste=settings.copy_paste,
         )
 
     def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         """The network's own: it knows how it was meant to say where objects are."""
-        found: torch.Tensor = network.loss(outputs, targets)  # type: ignore[operator]
-        return found
+        from planish.data.mixing import mixed_loss
+
+        loss: Any = network.loss
+        return mixed_loss(partial(loss, outputs), targets)
 
     def distillation_loss(self, network: nn.Module, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
         """As the network compares outputs with a teacher's (``distance``); else their squared difference over the teacher's variance."""
@@ -90,18 +102,18 @@ class Detection:
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
         """What each image adds to the mean average precision: jackknife pseudo-values, whose mean it is."""
-        return detection_scores(outputs, targets, self.class_names, masks=self.masks)
+        return detection_scores(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        return detection_metrics(outputs, targets, self.class_names, masks=self.masks)
+        return detection_metrics(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all)
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         """Average precision of each class."""
-        return average_precision_by_class(outputs, targets, self.class_names, masks=self.masks)
+        return average_precision_by_class(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all)
 
     def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
         """Objects missed, called by another class, badly placed, found twice, and found where nothing is."""
-        return detection_errors(outputs, targets, self.class_names, masks=self.masks, against=against)
+        return detection_errors(outputs, targets, self.class_names, masks=self.masks, against=against, uncapped=self.counts_all)
 
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels:
         from planish.evaluation.drawing import draw_detections, draw_objects

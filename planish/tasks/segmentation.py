@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +41,9 @@ class SemanticSegmentation:
     def split(self, name: SplitName) -> Split:
         return self.splits[name]
 
+    def uncapped(self) -> SemanticSegmentation:
+        return self
+
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
         """Class numbers, int64 ``(n, height, width)``."""
         from planish.data.rasterise import label_targets
@@ -50,12 +54,15 @@ class SemanticSegmentation:
         """See ``planish.data.target_augmentation``; label maps move with the image."""
         from planish.data.target_augmentation import augment_targets
 
-        return augment_targets(spec, settings.augmentation, settings.flip, mosaic=0.0, mixup=0.0, copy_paste=0.0)
+        settings.require_only(self.name, "mixup_alpha", "mosaic")
+        return augment_targets(spec, settings.augmentation, settings.flip, mosaic=settings.mosaic, mixup_alpha=settings.mixup_alpha)
 
     def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         """The network's own."""
-        found: torch.Tensor = network.loss(outputs, targets)  # type: ignore[operator]
-        return found
+        from planish.data.mixing import mixed_loss
+
+        loss: Any = network.loss
+        return mixed_loss(partial(loss, outputs), targets)
 
     def distillation_loss(
         self, network: nn.Module, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from planish.errors import TrainingError
+from planish.progress import note
+from planish.workspace import replacing
 
 
 class Stateful(Protocol):
@@ -28,8 +30,9 @@ class Progressed:
     Args:
         bf16: the precision it was begun in.
         history: one mapping an epoch.
-        progress: along the schedule, 0 to 1.
-        seconds: spent so far.
+        steps: made so far.
+        schedule: how it goes on, see ``Schedule.state``.
+        notes: made on the way.
         stopped: why it ended, empty while it has not.
         best_score: on validation.
         best_state: the weights that reached it, where they may be needed.
@@ -40,8 +43,9 @@ class Progressed:
 
     bf16: bool
     history: list[dict[str, Any]] = field(default_factory=list)
-    progress: float = 0.0
-    seconds: float = 0.0
+    steps: int = 0
+    schedule: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     stopped: str = ""
     best_score: float = float("-inf")
     best_state: dict[str, torch.Tensor] | None = None
@@ -58,31 +62,31 @@ def identity(*parts: Any) -> str:
 def write_checkpoint(path: Path, identity: str, progressed: Progressed, parts: Mapping[str, Stateful]) -> None:
     """Write whole, then rename into place, so that an interruption leaves the former checkpoint."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     shown = {f.name: getattr(progressed, f.name) for f in fields(progressed)}
-    torch.save({"identity": identity, "progressed": shown} | {name: part.state_dict() for name, part in parts.items()}, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        torch.save({"identity": identity, "progressed": shown} | {name: part.state_dict() for name, part in parts.items()}, partial)
 
 
-def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> Progressed:
-    """Bring ``parts`` to the state they were written in.
+def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> Progressed | None:
+    """Bring ``parts`` to the state they were written in; None where there is no file, or it cannot be read.
 
     Raises:
-        TrainingError: the file is no checkpoint, or one of another training.
+        TrainingError: it is one of another training.
     """
+    if not path.exists():
+        return None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        same = loaded["identity"] == identity
-        if same:
-            for name, part in parts.items():
-                part.load_state_dict(loaded[name])
-            return Progressed(**loaded["progressed"])
-    except Exception as error:
+        known, progressed, states = loaded["identity"], Progressed(**loaded["progressed"]), {name: loaded[name] for name in parts}
+    except Exception as error:  # torch.load raises many kinds
+        note(f"the checkpoint {path} cannot be read, so training begins anew ({type(error).__name__}: {error})")
+        return None
+    if known != identity:
         raise TrainingError(
-            f"cannot read the checkpoint {path}: {type(error).__name__}: {error}", "", "delete it to start afresh"
-        ) from error
-    raise TrainingError(
-        f"the checkpoint {path} belongs to another training",
-        "images, network, settings and teacher must be the same to go on",
-        "delete it to start afresh",
-    )
+            f"the checkpoint {path} belongs to another training",
+            "images, network, settings, teacher and time limit must be the same to go on",
+            "delete it to start afresh",
+        )
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    return progressed

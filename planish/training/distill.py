@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -18,13 +17,14 @@ from planish.data.augmentation import Augmentation
 from planish.data.normalisation import normalise_each
 from planish.errors import PlanishError, TechniqueError
 from planish.models.outputs import lend_methods
-from planish.models.storage import load_artifact
+from planish.models.storage import fingerprint, load_artifact
 from planish.technique import hyper_parameters
 from planish.training.ensembles import Ensemble
 from planish.training.feature_transfer import FeatureStudent, Watched
 from planish.training.fit import fit
 from planish.training.recipe import load_recipe
-from planish.training.settings import FitSettings
+from planish.training.settings import FitSettings, MixedPrecision
+from planish.workspace import lasting_file
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -57,6 +57,7 @@ class Distill:
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
         weight_decay: on weights.
         max_seconds: the schedule is shortened to end in that time; None for as long as it takes.
+        mixed_precision: see ``FitSettings``.
         seed: of order and augmentation.
 
     Reference: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531); decoupled: Zhao et al. 2022 (arXiv:2203.08679); feature: Romero et al. 2015
@@ -79,6 +80,7 @@ class Distill:
     flip: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
     max_seconds: float | None = Field(default=None, gt=0)
+    mixed_precision: MixedPrecision = "auto"
     seed: int = 0
 
     def __str__(self) -> str:
@@ -101,6 +103,7 @@ class Distill:
             ema_decay=_EMA_DECAY,
             augmentation=self.augmentation,
             flip=self.flip,
+            mixed_precision=self.mixed_precision,
             seed=self.seed,
         )
 
@@ -111,7 +114,6 @@ class Distill:
             TechniqueError: the teacher sees other channels or another normalisation than the student.
             TrainingError: training went wrong.
         """
-        begun = time.monotonic()
         teachers = self._teachers(artifact)
         specs = [a.input_spec for a in (artifact, *teachers)]
         spec = InputSpec(specs[0].channels, max(s.height for s in specs), max(s.width for s in specs))
@@ -141,7 +143,8 @@ class Distill:
             distillation_weight=self.weight,
             temperature=self.temperature,
             decoupled=self.method == "decoupled",
-            deadline=None if self.max_seconds is None else begun + self.max_seconds,
+            checkpoint=lasting_file(f"training-{fingerprint(student)[:16]}.checkpoint"),
+            max_seconds=self.max_seconds,
             weights=artifact.facts["weights"],
             validate=False,
         )
@@ -150,7 +153,7 @@ class Distill:
         step = Step(
             technique=self.name,
             params=hyper_parameters(self),
-            structure={"epochs": round(fitted.epochs, 2)},
+            structure={"epochs": round(fitted.epochs, 2), "seconds": round(fitted.seconds, 2)},
             notes=f"{fitted.epochs:.3g} epochs in {fitted.seconds:.0f} s, loss {fitted.history[-1].train_loss:.3f}"
             + (", ended by its time limit" if fitted.stopped == "deadline" else ""),
         )

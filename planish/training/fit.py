@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,18 +21,20 @@ from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.models.batch_norm import quicken
 from planish.models.outputs import each
+from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
 from planish.progress import Stage, note
 from planish.training.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, follow
 from planish.training.batches import batches, batches_an_epoch
 from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
 from planish.training.feature_transfer import FeatureStudent
-from planish.training.input_speed import Waiting, tell_if_input_is_slow
+from planish.training.input_speed import Waiting, notes_on_input_speed
 from planish.training.kept import KeptWeights
 from planish.training.layout import memory_format
-from planish.training.pace import Pace, cycles_done, learning_rate
+from planish.training.learning_rate import cycles_done, learning_rate
 from planish.training.precision import use_bf16
 from planish.training.remembered import Answers, answers_of
+from planish.training.schedule import Schedule
 from planish.training.settings import FitSettings
 from planish.training.thaw import Thaw
 
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from planish.artifact import InputSpec, Preprocessing
     from planish.task import Task
 
-_WARM_STEPS = 3  # the first ones are slow, and say nothing about how long validation will take
+_CHECKPOINT_SECONDS = 5.0  # at least, between two that are written
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,10 @@ class Fitted:
 
     Args:
         module: the trained copy.
-        history: epoch by epoch; the last may be cut short by a deadline.
-        epochs: times the training images were seen, 2.4 where a deadline came in the third.
-        seconds: of the whole training, over all its resumptions.
-        stopped: why it ended: ``finished``, ``deadline`` (the schedule was shortened to end there) or ``patience``.
+        history: epoch by epoch; the last may be cut short by the time limit.
+        epochs: times the training images were seen, 2.4 where the time ended in the third.
+        seconds: of the whole training; what was lost by interruptions is not among them.
+        stopped: why it ended: ``finished``, ``deadline`` (the schedule was shortened to its time) or ``patience``.
         snapshots: the network at the end of each cycle of the learning rate; the last is ``module``.
     """
 
@@ -95,7 +97,7 @@ def fit(
     temperature: float = 4.0,
     decoupled: bool = False,
     checkpoint: Path | None = None,
-    deadline: float | None = None,
+    max_seconds: float | None = None,
     weights: str = "dense",
     validate: bool = True,
 ) -> Fitted:
@@ -115,9 +117,9 @@ def fit(
         distillation_weight: 0 to 1.
         temperature: softens teacher and student.
         decoupled: see ``Task.distillation_loss``.
-        checkpoint: file written after every epoch. If it is there, training goes on after its last epoch, with the result
-            that it would have had without the interruption.
-        deadline: in ``time.monotonic`` seconds; the schedule is shortened so that training, validation included, ends before it.
+        checkpoint: file written after an epoch, every few seconds. If it is there, training goes on after the epoch that it holds, with
+            the result that it would have had without the interruption.
+        max_seconds: the schedule is shortened so that training, validation included, takes no longer; see ``Schedule``.
         weights: the artifact's fact of that name: what compression made of the weights, and training keeps.
         validate: after each epoch; False leaves the time to training where somebody else evaluates, and patience has no effect.
 
@@ -125,7 +127,7 @@ def fit(
         TrainingError: the loss is not finite, nothing can be trained, or the checkpoint belongs to another training.
     """
     check_averaging(settings)
-    begun = time.monotonic()
+    begun = monotonic()
     images, targets = task.split("train").images(input_spec, preprocessing), task.split("train").targets
     validation = task.split("validation").images(input_spec, preprocessing)
     if len(images) < 2:
@@ -141,41 +143,46 @@ def fit(
         parts["average"] = copy.deepcopy(student)
     judged = parts.get("average", student)
     keep, keep_judged = KeptWeights(student, weights), KeptWeights(judged, weights)
+    bf16 = use_bf16(settings.mixed_precision, accelerator.device, module, input_spec)
+    key = identity(
+        settings, len(images), input_spec, preprocessing, fingerprint(module), None if teacher is None else fingerprint(teacher),
+        distillation_weight, temperature, decoupled, max_seconds,
+    )  # fmt: skip
+    done = (None if checkpoint is None else read_checkpoint(checkpoint, key, parts)) or Progressed(bf16)
     answers = None
     if teacher is not None:
         # maps are watched as the teacher runs, so that it has to
-        answers = None if isinstance(module, FeatureStudent) else answers_of(teacher)
+        answers = None if isinstance(module, FeatureStudent) else answers_of(teacher, settings.batch_size, done.bf16)
         teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
-
-    done = Progressed(bf16=use_bf16(settings.mixed_precision, accelerator.device, module, input_spec))
-    key = identity(
-        settings, len(images), input_spec, preprocessing, _shapes(module), teacher is None, distillation_weight, temperature, decoupled
-    )
-    if checkpoint is not None and checkpoint.exists():
-        done = read_checkpoint(checkpoint, key, parts)
-        note(f"training goes on after epoch {len(done.history)}")
     loss_of = _Loss(
         task, settings, Normalise.of(preprocessing), student, teacher, answers, distillation_weight, temperature,
         decoupled, accelerator.device, done.bf16, layout,
     )  # fmt: skip
     count = batches_an_epoch(len(images), settings.batch_size)
-    pace = Pace(settings.epochs * count, deadline, done.progress)
-    steps = len(done.history) * count
-    with Stage("training" if teacher is None else "distilling", pace.total_steps) as stage:
+    steps, written = done.steps, -math.inf
+    first_validation = 0.5 * len(validation) / settings.batch_size if validate else 0.0  # a forward pass is a third of a step
+    schedule = Schedule(key, settings.epochs * count, count, max_seconds, first_validation, monotonic() - begun)
+    if done.schedule:
+        schedule.restore(done.schedule)
+    with Stage("training" if teacher is None else "distilling", schedule.expected_steps()) as stage:
         stage.done = steps
+        if done.history:
+            stage.advance(0, f"going on after epoch {len(done.history)}")
+        for text in done.notes:
+            note(text)
         while not done.stopped:
-            epoch, epoch_begun, losses, rate = len(done.history) + 1, time.monotonic(), [], 0.0
-            warm = epoch_begun
+            epoch, epoch_begun, losses, rate = len(done.history) + 1, schedule.seconds, [], 0.0
             waiting = Waiting()
             student.train()
-            thaw(pace.progress(steps), restart=True)
+            thaw(schedule.progress(steps), restart=True)
             with _random_state_of(settings.seed, epoch, accelerator.device):
                 ahead = accelerator.device.type != "cpu"
                 for batch, wanted in waiting.on(batches(images, targets, input_spec, task, settings, epoch, ahead=ahead)):
-                    if pace.progress(steps) >= 1:
+                    schedule.correct(steps)
+                    if schedule.progress(steps) >= 1:
                         break
-                    thaw(pace.progress(steps))
-                    rate = _set_rate(optimizer, pace.progress(steps + 0.5), settings)
+                    thaw(schedule.progress(steps))
+                    rate = _set_rate(optimizer, schedule.progress(steps + 0.5), settings)
                     loss = loss_of(batch, wanted)
                     losses.append(loss.item())
                     if not math.isfinite(losses[-1]):
@@ -188,22 +195,17 @@ def fit(
                     keep()
                     steps += 1
                     if judged is not student:
-                        if done.averaged_steps or pace.progress(steps) > 1 - settings.swa_share:
+                        if done.averaged_steps or schedule.progress(steps) > 1 - settings.swa_share:
                             done.averaged_steps += 1
                         follow(judged, student, decay(settings, steps, done.averaged_steps))
-                    if len(done.snapshots) + 1 < settings.cycles and _ends_a_cycle(done, pace.progress(steps), settings):
+                    if len(done.snapshots) + 1 < settings.cycles and _ends_a_cycle(done, schedule.progress(steps), settings):
                         done.snapshots.append(_state(judged))
-                    if validate and not done.history and len(losses) > _WARM_STEPS:  # a first guess: a forward pass is a third of a step
-                        a_step = (time.monotonic() - warm) / (len(losses) - _WARM_STEPS)
-                        pace.reserved_seconds = 0.5 * a_step * len(validation) / settings.batch_size
-                    elif not done.history:
-                        warm = time.monotonic()
-                    stage.total = max(steps, round(steps / pace.progress(steps)))
+                    stage.total = schedule.expected_steps()
                     stage.advance()
             if not done.history and accelerator.device.type == "cpu":
-                tell_if_input_is_slow(waiting.seconds, time.monotonic() - epoch_begun, images, input_spec, settings)
+                done.notes += notes_on_input_speed(waiting.seconds, schedule.seconds - epoch_begun, images, input_spec, settings)
             keep_judged()  # rounding may have parted the average of equal values
-            validated = time.monotonic()
+            validated = monotonic()
             if done.averaged_steps:
                 fit_statistics(judged, task, input_spec, preprocessing, settings)
             score = math.nan
@@ -211,18 +213,20 @@ def fit(
                 outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
                 score = 100 * float(np.mean(task.scores(outputs, task.split("validation").targets)))
                 to_come = min(STATISTICS_IMAGES, len(images)) if settings.swa_share and not done.averaged_steps else 0
-                pace.reserved_seconds = 1.2 * (1 + to_come / len(validation)) * (time.monotonic() - validated)
-            now = time.monotonic()
+                took = monotonic() - validated
+                schedule.validated(took, (0.2 + 1.2 * to_come / len(validation)) * took)
             mean_loss = float(np.mean(losses)) if losses else math.nan
-            done.history.append(asdict(Epoch(epoch, mean_loss, score, now - epoch_begun, rate)))
+            done.history.append(asdict(Epoch(epoch, mean_loss, score, schedule.seconds - epoch_begun, rate)))
             shown = f", validation {task.primary_metric} {score:.2f} %" if validate else ""
             stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}{shown}")
-            done.progress, done.seconds, begun = pace.progress(steps), done.seconds + now - begun, now
             _judge(done, score, judged, settings.patience if validate else None)
-            if not done.stopped and done.progress >= 1:
-                done.stopped = "finished" if steps >= pace.total_steps else "deadline"
-            if checkpoint is not None:
+            schedule.correct(steps)
+            done.steps, done.schedule = steps, schedule.state()
+            if not done.stopped and schedule.progress(steps) >= 1:
+                done.stopped = "finished" if steps >= schedule.total_steps else "deadline"
+            if checkpoint is not None and (done.stopped or monotonic() - written > _CHECKPOINT_SECONDS):
                 write_checkpoint(checkpoint, key, done, parts)
+                written = monotonic()
         stage.total = stage.done
 
     if done.best_state is not None:
@@ -233,7 +237,7 @@ def fit(
         snapshots.append(copy.deepcopy(fitted))
         snapshots[-1].load_state_dict(state)
     history = tuple(Epoch(**epoch) for epoch in done.history)
-    return Fitted(fitted, history, steps / count, done.seconds, done.stopped, (*snapshots, fitted))
+    return Fitted(fitted, history, steps / count, done.schedule["seconds"], done.stopped, (*snapshots, fitted))
 
 
 @dataclass(frozen=True)
@@ -356,7 +360,3 @@ def _diverged(loss: float, epoch: int, step: int, rate: float, settings: FitSett
         "training cannot go on from there",
         f"try {', or '.join(fixes)}",
     )
-
-
-def _shapes(module: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
-    return [(name, tuple(value.shape)) for name, value in module.state_dict().items()]

@@ -12,6 +12,7 @@ import torch
 
 from planish.data.augmentation import Augmentation, augment
 from planish.data.operations import Operations
+from planish.decisions import decide
 from planish.evaluation.machine import cpu_model
 from planish.evaluation.statistics import bootstrap_mean
 from planish.measurement import Measurement
@@ -27,7 +28,6 @@ T = TypeVar("T")
 
 _WORTH_TELLING = 0.2  # share of the time
 _REPEATS = 3  # of a timing, of which the fastest counts
-_told: set[Augmentation] = set()  # a search trains dozens of networks on the same batches
 
 
 class Waiting:
@@ -109,8 +109,9 @@ def costliest_operation(images: Pixels, spec: InputSpec, augmentation: Augmentat
     return f"{name}, {1000 * took[name]:.1f} ms for {len(batch)} images"
 
 
-def tell_if_input_is_slow(making: float, whole: float, images: Pixels, spec: InputSpec, settings: FitSettings) -> None:
-    """Note ``input_finding``, with the costliest operation, where there is something to tell: once for each augmentation.
+def notes_on_input_speed(making: float, whole: float, images: Pixels, spec: InputSpec, settings: FitSettings) -> list[str]:
+    """Note ``input_finding``, with the costliest operation, where there is something to tell: once in a run for each augmentation, as a
+    search trains dozens of networks on the same batches.
 
     Args:
         making: seconds spent making batches.
@@ -118,11 +119,21 @@ def tell_if_input_is_slow(making: float, whole: float, images: Pixels, spec: Inp
         images: that are trained on.
         spec: their size.
         settings: for batch size and augmentation.
+
+    Returns:
+        What was noted.
     """
-    if settings.augmentation not in _told and input_finding(making, whole):
-        _told.add(settings.augmentation)
+
+    def finding() -> str:
+        if not input_finding(making, whole):
+            return ""
         costliest = costliest_operation(images[: settings.batch_size], spec, settings.augmentation, settings.flip)
-        note(input_finding(making, whole, costliest))
+        return input_finding(making, whole, costliest)
+
+    found = str(decide(f"input speed: {settings.augmentation}"[:200], finding))
+    if found:
+        note(found)
+    return [found] if found else []
 
 
 def _seconds(batch: torch.Tensor, spec: InputSpec, augmentation: Augmentation, flip: bool) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,7 @@ from planish.progress import note
 from planish.training.fit import Epoch, fit
 from planish.training.prepare import Job
 from planish.training.recipe import default_recipe, recipe_for
-from planish.training.settings import FitSettings
+from planish.training.settings import FitSettings, MixedPrecision
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs
@@ -47,6 +46,7 @@ def train_original(
     settings: FitSettings | None = None,
     epochs: int | None = None,
     augmentation: Augmentation = "light",
+    mixed_precision: MixedPrecision = "auto",
     checkpoint: Path | None = None,
     seconds: float | None = None,
     seed: int = 0,
@@ -60,6 +60,7 @@ def train_original(
         settings: None for defaults that fit a fresh or a pretrained network.
         epochs: instead of the defaults', where ``settings`` is None.
         augmentation: likewise.
+        mixed_precision: likewise.
         checkpoint: where training saves itself and goes on from.
         seconds: training ends within them, its schedule planned accordingly.
         seed: used where ``settings`` is None.
@@ -72,7 +73,8 @@ def train_original(
     if settings is None:
         per_class = len(job.task.split("train").targets) / len(job.task.class_names)
         of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
-        settings = replace(default_recipe(job.pretrained, per_class, of_task).training, seed=seed, augmentation=augmentation)
+        settings = default_recipe(job.pretrained, per_class, of_task).training
+        settings = replace(settings, seed=seed, augmentation=augmentation, mixed_precision=mixed_precision)
         settings = settings if epochs is None else replace(settings, epochs=epochs)
     fitted = fit(
         job.artifact.module,
@@ -81,7 +83,7 @@ def train_original(
         job.artifact.preprocessing,
         settings,
         checkpoint=checkpoint,
-        deadline=None if seconds is None else time.monotonic() + seconds,
+        max_seconds=seconds,
     )
     return Original(replace(job.artifact, module=fitted.module), fitted.history, settings)
 

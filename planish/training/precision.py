@@ -1,8 +1,13 @@
-"""Whether a network gains by computing in bfloat16 on a device; measured on the network, not looked up."""
+"""Whether a network gains by computing in bfloat16 on a device; measured on the network, not looked up.
+
+What is to be compared must be trained in one precision, so a job of several trainings decides once and hands them ``bf16`` or ``off``: see
+``planish.search.precision``.
+"""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import time
 
 import torch
@@ -10,13 +15,14 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from planish.artifact import InputSpec
+from planish.decisions import decide
 from planish.errors import first_line
 from planish.models.strided import SafeStrides
 from planish.progress import note
 
 _WORTH_IT = 1.1  # times faster
 _IMAGES, _STEPS = 16, 3
-_known: dict[tuple[object, ...], bool] = {}
+_known: dict[str, bool] = {}
 
 
 def use_bf16(wanted: str, device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
@@ -33,18 +39,22 @@ def _gains(device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
     if not (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")):
         return False
     # networks of the same layers, pruned differently, are trained alike, so that they can be compared
-    key = (spec, *(type(module) for module in network.modules()))
-    if key not in _known:
-        try:
-            plain, bf16 = _step_seconds(network, spec)
-        except Exception as error:  # an operator without bfloat16, or code of the user's own that does not take it
-            _known[key] = False
-            note(f"training in float32: the network does not run in bfloat16 ({first_line(error)})")
-            return False
-        _known[key] = plain / bf16 > _WORTH_IT
-        chosen = "bfloat16" if _known[key] else "float32"
-        note(f"training in {chosen}: bfloat16 runs at {plain / bf16:.1f}x the speed of float32 here")
-    return _known[key]
+    layers = hashlib.sha256(repr((spec, [type(module).__name__ for module in network.modules()])).encode()).hexdigest()[:16]
+
+    def measured() -> bool:
+        if layers not in _known:
+            try:
+                plain, bf16 = _step_seconds(network, spec)
+            except Exception as error:  # an operator without bfloat16, or code of the user's own that does not take it
+                _known[layers] = False
+                note(f"training in float32: the network does not run in bfloat16 ({first_line(error)})")
+                return False
+            _known[layers] = plain / bf16 > _WORTH_IT
+            chosen = "bfloat16" if _known[layers] else "float32"
+            note(f"training in {chosen}: bfloat16 runs at {plain / bf16:.1f}x the speed of float32 here")
+        return _known[layers]
+
+    return bool(decide(f"bfloat16:{layers}", measured))
 
 
 def _step_seconds(network: nn.Module, spec: InputSpec) -> tuple[float, float]:

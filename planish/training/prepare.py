@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Normalisation, Preprocessing
 from planish.data import ImageData, load_images
+from planish.data.objects import Objects
 from planish.errors import GoalError
+from planish.evaluation.matching import COCO_MAX_DETECTIONS
 from planish.models import create
+from planish.models.detection.levels import TrainingBoxes
 from planish.progress import note
+from planish.split_assignment import SplitAssignment, assignment_beside
 from planish.task import Task
 from planish.tasks import task_for
 
@@ -56,6 +64,7 @@ def prepare(
     skip_bad: bool = False,
     seed: int = 0,
     weights_seed: int | None = None,
+    assignment: SplitAssignment | None = None,
 ) -> Job:
     """Load the images and create the model for them.
 
@@ -71,6 +80,7 @@ def prepare(
         skip_bad: leave broken files out instead of stopping.
         seed: of the split and of fresh weights.
         weights_seed: of fresh weights, where the split shall stay.
+        assignment: the splits of images that stay as they are; None for those kept beside ``weights``, where that is a file.
 
     Raises:
         DataError: the images cannot be used.
@@ -80,13 +90,22 @@ def prepare(
         raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "leave it away for the images' own size")
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
     decode_side = DECODE_SIDE if image_size is None else decode_side_for(image_size)
-    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, task=task)
+    if assignment is None and weights is not None:
+        assignment = assignment_beside(Path(weights))
+    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, task=task, assignment=assignment)
+    images.require("train", "validation", "test")
     learned = task_for(images.task, images.splits, images.class_names)
     if image_size is None:
         image_size = usual_side(images, learned.largest_side)
     torch.manual_seed(seed if weights_seed is None else weights_seed)
     created = create(
-        model, task=images.task, num_classes=len(images.class_names), channels=images.channels, image_size=image_size, weights=weights
+        model,
+        task=images.task,
+        num_classes=len(images.class_names),
+        channels=images.channels,
+        image_size=image_size,
+        weights=weights,
+        training=TrainingBoxes(partial(sides, image_size, images), _boxes(learned)),
     )
     multiple = max(created.source.strides, default=_MULTIPLE)
     height, width = sides(image_size, images, multiple) if learned.whole_image else (image_size, image_size)
@@ -147,6 +166,19 @@ def fitting_resize(images: ImageData) -> Literal["squash", "crop"]:
     """How such images come to a square: those that are about square are squashed, others cropped."""
     height, width = images.typical_height, images.typical_width
     return "squash" if max(height, width) <= _SQUARE * min(height, width) else "crop"
+
+
+def _boxes(task: Task) -> list[npt.NDArray[np.float32]]:
+    """Of the objects in each training image; none where targets are no objects. What COCO's metrics do not count is noted."""
+    targets = task.split("train").targets
+    found = [target for target in targets if isinstance(target, Objects)] if isinstance(targets, Sequence) else []
+    crowded = sum(int(np.bincount(one.counted_labels).max(initial=0) > COCO_MAX_DETECTIONS) for one in found)
+    if crowded:
+        note(
+            f"{crowded:,} training images hold more than {COCO_MAX_DETECTIONS} objects of a class, and {task.primary_metric} counts as "
+            "many detections an image and class, as COCO's does; planish evaluate --tile counts all"
+        )
+    return [one.boxes[~one.ignored] for one in found]
 
 
 def _first_channels(module: nn.Module) -> int | None:

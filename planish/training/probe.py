@@ -18,7 +18,7 @@ from torch import nn
 from planish.data import require_classes
 from planish.errors import DataError, GoalError
 from planish.evaluation.classification_metrics import percent
-from planish.evaluation.statistics import Floats, over_seeds
+from planish.evaluation.statistics import Floats, mean_over_seeds, over_seeds
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
 from planish.models.surgery import find_classifier
@@ -37,8 +37,9 @@ class Shot:
 
     Args:
         per_class: images.
-        accuracy: on validation, mean of all draws; the interval counts images and draws.
-        gain: in points, against the row before, from the same draws; None for the first.
+        accuracy: on validation, mean of all draws; the interval counts images and draws, see ``statistics.over_seeds``.
+        gain: in points, against the row before, from the same draws, its interval so wide that those of all rows hold together; None for
+            the first.
     """
 
     per_class: int
@@ -126,8 +127,9 @@ def few_shot(
                 stage.advance()
     found: list[Shot] = []
     for i, per_class in enumerate(wanted):
-        accuracy = percent("accuracy", scores[i].size, over_seeds(scores[i], np.zeros_like(scores[i])))
-        gain = percent("difference", scores[i].size, over_seeds(scores[i], scores[i - 1]), unit="points") if i else None
+        accuracy = percent("accuracy", scores[i].size, mean_over_seeds(scores[i]))
+        level = 1 - 0.05 / max(1, len(wanted) - 1)
+        gain = percent("difference", scores[i].size, over_seeds(scores[i], scores[i - 1], level), unit="points") if i else None
         found.append(Shot(per_class, accuracy, gain))
     guessing = 100 * float(np.bincount(validation.targets).max()) / len(validation)
     return FewShot(str(data), model, str(weights), draws, guessing, found, notes)

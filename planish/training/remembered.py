@@ -21,9 +21,14 @@ class Answers:
 
     Images that are not augmented come again in every epoch. Augmented ones come again in other trainings: with one seed the n-th epoch of
     each shows the same views, so that the candidates of a search, and the rounds that each is given, ask the same questions.
+
+    Args:
+        at_once: images that the teacher is always shown together. The last bits of a convolution differ with their number, and an answer
+            must not depend on what is known already: a training that is resumed knows nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
         self._known: dict[bytes, Any] = {}
         self._bytes = 0
 
@@ -31,14 +36,14 @@ class Answers:
         """The answers to ``images``, a tensor or tensors by name, first axis N.
 
         Args:
-            images: ``(N, ...)`` on the CPU, what the answers depend on.
-            teacher: answers the images of the given indices, which were not shown before.
+            images: ``(N, ...)`` on the CPU, what the answers depend on; at most ``at_once``.
+            teacher: answers the images of the given indices, which were not shown before, some of them several times.
         """
         keys = [_hash(image) for image in images]
         missing = [i for i, key in enumerate(keys) if key not in self._known]
         found: dict[bytes, Any] = {}
         if missing:
-            answers = teacher(missing)
+            answers = tree_map(lambda part: part[: len(missing)], teacher((missing * self._at_once)[: self._at_once]))
             parts = zip(*tree_flatten(answers)[0], strict=True)
             found = {keys[i]: tree_unflatten(list(part), tree_structure(answers)) for i, part in zip(missing, parts, strict=True)}
             size = sum(part.numel() * part.element_size() for part in tree_leaves(answers))
@@ -54,11 +59,11 @@ def _hash(image: Tensor) -> bytes:
     return known.digest()
 
 
-def answers_of(teacher: nn.Module) -> Answers:
-    """What the teacher answered so far in this process. Only the last teacher's answers are kept."""
-    return _answers_of(fingerprint(teacher))
+def answers_of(teacher: nn.Module, at_once: int, bf16: bool = False) -> Answers:
+    """What the teacher answered so far in this process, so many images at once and in that precision. Only the last ones are kept."""
+    return _answers_of(fingerprint(teacher), at_once, bf16)
 
 
 @lru_cache(maxsize=1)
-def _answers_of(teacher: str) -> Answers:
-    return Answers()
+def _answers_of(teacher: str, at_once: int, bf16: bool) -> Answers:
+    return Answers(at_once)

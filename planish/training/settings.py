@@ -11,6 +11,8 @@ from planish.data.augmentation import Augmentation
 from planish.task import AugmentSettings, ClassWeights, LossKind, LossSettings
 from planish.training.thaw import Freeze
 
+MixedPrecision = Literal["auto", "off", "bf16"]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class FitSettings:
@@ -42,11 +44,12 @@ class FitSettings:
             arXiv:1803.05407; each step instead of each epoch: Cha et al. 2021, arXiv:2102.08604).
         cycles: times the rate falls to 0, and begins at its highest again; the weights at the end of each are kept: ``Fitted.snapshots``
             (Huang et al. 2017, arXiv:1704.00109).
-        mixup_alpha: of the Beta distribution, 0 for no mixup (Zhang et al. 2018, arXiv:1710.09412).
-        cutmix_alpha: the same for CutMix (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
+        mixup_alpha: of Beta(alpha, alpha), from which the weights of two images and of their losses are drawn, in all tasks alike; 0 for no
+            mixup (Zhang et al. 2018, arXiv:1710.09412).
+        cutmix_alpha: the same for CutMix, for classification (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
         augmentation: a strength, or operations with their strengths, ``{"rotate": 15}``; see ``planish.data.augmentation``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
-        mosaic: share of the images of a detector that are put together from four (Bochkovskiy et al. 2020, arXiv:2004.10934).
+        mosaic: share of the images of a detector or segmenter that are put together from four (Bochkovskiy et al. 2020, arXiv:2004.10934).
         copy_paste: share of the images that get objects of another image, where there are masks (Ghiasi et al. 2021, arXiv:2012.07177).
         clip_norm: largest norm of the gradient, None for no limit.
         patience: epochs without a better validation score after which training stops, and the best weights are restored;
@@ -54,7 +57,8 @@ class FitSettings:
         freeze: ``none``; ``backbone``: the classifier alone learns (a linear probe); ``gradual``: one part of the network after the other,
             the last first, until half of the training. Frozen batch norm stays in eval mode.
         layer_decay: each quarter of the network learns at that factor of the rate of the one behind it; 1 for one rate.
-        mixed_precision: ``auto`` uses bfloat16 where this device gains by it, which is measured.
+        mixed_precision: ``auto`` uses bfloat16 where this device gains by it, which is measured: by a single training for itself, by
+            comparisons and searches once for all their trainings.
         channels_last: memory layout in which most devices run convolutions faster.
         seed: of shuffling, augmentation and dropout. Equal seeds give equal results on the same CPU, unless a deadline cuts in;
             a GPU adds up in no fixed order.
@@ -86,7 +90,7 @@ class FitSettings:
     patience: int | None = Field(default=None, ge=1)
     freeze: Freeze = "none"
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    mixed_precision: Literal["auto", "off", "bf16"] = "auto"
+    mixed_precision: MixedPrecision = "auto"
     channels_last: bool = True
     seed: int = 0
 

@@ -12,8 +12,10 @@ from torch import nn
 
 from planish.artifact import Artifact, Source, Step
 from planish.errors import ModelError, TechniqueError
-from planish.models.zoo import build, create
+from planish.models.detection.levels import TrainingBoxes
+from planish.models.zoo import RUNS_PYTHON, build, create, factory_file
 from planish.technique import hyper_parameters
+from planish.trust import require_trust
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -49,9 +51,12 @@ class Student:
 
         Raises:
             TechniqueError: there is no such network, or it does not run on such images.
+            TrustError: it is a Python file that nobody vouches for.
         """
         spec = artifact.input_spec
         try:
+            if file := factory_file(self.model):
+                require_trust(file, RUNS_PYTHON)  # plans come from files
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 created = create(
@@ -60,6 +65,7 @@ class Student:
                     num_classes=len(artifact.class_names),
                     channels=spec.channels,
                     image_size=min(spec.height, spec.width),
+                    training=TrainingBoxes(lambda _: (spec.height, spec.width), detections=artifact.lineage.source.detections),
                 )
         except ModelError as error:
             raise TechniqueError(

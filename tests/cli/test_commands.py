@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import planish.commands
 from planish.cli.app import app
+from planish.split_assignment import SplitAssignment
 from planish.testing import write_shapes
 
 runner = CliRunner()
@@ -167,4 +168,6 @@ def test_a_network_handed_over_in_python_ships(data: Path, tmp_path: Path) -> No
     assert planish.verify(tmp_path / "run").ok
     assert result.baseline.measurements["size_bytes"].value > 0
     assert (tmp_path / "run" / "report.html").exists()
-    assert set(json.loads((tmp_path / "run" / "splits.json").read_text()).values()) == {"train", "validation", "test"}
+    kept = SplitAssignment.load(tmp_path / "run" / "splits.json")
+    assert kept == SplitAssignment.load(tmp_path / "run" / "bundle" / "splits.json")
+    assert sum(kept.counts().values()) == len(list(data.rglob("*.png")))

@@ -46,24 +46,51 @@ def test_a_single_stray_value_does_not_widen_the_percentile(file: Path) -> None:
 
 
 def values_and_counts(values: Any) -> tuple[Any, Any]:
-    ends = (min(0.0, values.min()), max(0.0, values.max()))
-    return np.histogram(values, 2048, ends)[0].astype(float), ends
+    ends = (min(0.0, float(values.min())), max(0.0, float(values.max())))
+    return np.histogram(values[values != 0], 2048, ends)[0].astype(float), ends
 
 
-@pytest.mark.parametrize("kind", ["laplace", "relu", "uniform"])
-def test_mse_is_near_the_best_of_all_cuts_tried_on_the_values(kind: str) -> None:
-    rng = np.random.default_rng(1)
-    values = {"laplace": rng.laplace(size=100_000), "relu": rng.laplace(size=100_000).clip(0), "uniform": rng.uniform(size=100_000)}[kind]
+def rounding_error(values: Any, low: float, high: float) -> float:
+    """Mean squared, of quantization as ONNX Runtime does it."""
+    scale = (high - low) / 255
+    zero = np.rint(-low / scale)
+    return float((((np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale - values) ** 2).mean())
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.9, 0.97, 0.999])
+@pytest.mark.parametrize("kind", ["laplace", "uniform", "lognormal", "silu", "outlier"])
+def test_mse_is_near_the_best_of_all_ends_tried_on_the_values(kind: str, zeros: float, signed: bool) -> None:
+    rng, count = np.random.default_rng(1), 20_000
+    normal = rng.normal(size=count)
+    values = {
+        "laplace": rng.laplace(size=count),
+        "uniform": rng.uniform(-1, 1, count),
+        "lognormal": np.exp(normal) * np.sign(rng.normal(size=count)),
+        "silu": 3 * normal / (1 + np.exp(-3 * normal)),
+        "outlier": np.r_[normal[1:], 100.0],
+    }[kind]
+    values = np.where(rng.random(count) < zeros, 0, values if signed else np.abs(values))
     counts, ends = values_and_counts(values)
+    shares = np.geomspace(0.01, 1, 25)
+    pairs = [(low, high) for low in shares for high in shares] if ends[0] < 0 else [(1, high) for high in np.geomspace(0.01, 1, 100)]
+    best = min(rounding_error(values, ends[0] * low, ends[1] * high) for low, high in pairs)
+    assert rounding_error(values, *CALIBRATORS["mse"](counts, ends)) < 1.15 * best
 
-    def error(low: float, high: float) -> float:
-        scale = (high - low) / 255
-        zero = np.rint(-low / scale)
-        rounded = (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
-        return float(((rounded - values) ** 2).mean())
 
-    best = min(error(ends[0] * c, ends[1] * c) for c in np.linspace(0.05, 1, 96))
-    assert error(*CALIBRATORS["mse"](counts, ends)) < 1.05 * best
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+def test_zeros_change_no_range(file: Path, method: Any) -> None:
+    rng = np.random.default_rng(0)
+    images = [(100 + rng.exponential(15, (50, 8, 8, 3))).clip(0, 255).astype(np.uint8) for _ in range(4)]
+    black = np.zeros((1000, 8, 8, 3), np.uint8)  # all below the ReLU
+    alone, among = (activation_ranges(file, lambda i=i: i, method)["logits"] for i in (images, [*images, black]))
+    assert alone == among
+
+
+def test_a_tensor_of_zeros_has_a_range(file: Path) -> None:
+    black = [np.zeros((2, 8, 8, 3), np.uint8)]
+    for method in ("minmax", "percentile", "entropy", "mse"):
+        assert activation_ranges(file, lambda: black, method)["logits"] == (0, 0)
 
 
 def test_percentile_leaves_out_the_rarest() -> None:

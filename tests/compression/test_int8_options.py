@@ -108,6 +108,23 @@ def test_corrected_biases_take_the_mean_error_away(task: FakeTask) -> None:
     assert onnxruntime_kernels(corrected.files[0])["float"] == []
 
 
+def test_layers_without_a_bias_are_corrected_too(task: FakeTask) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, len(task.class_names), bias=False),
+    )  # fmt: skip
+    with torch.no_grad():  # a scale for the tensor that is too coarse for most channels
+        network[0].weight[0] *= 30
+        network[2].weight[0] *= 30
+    artifact = exported(task, network)
+    expected = logits(artifact, task)
+    plain, corrected = (Int8(correct_bias=c, per_channel=False).apply(artifact, task) for c in (False, True))
+    error, left = (np.abs((logits(a, task) - expected).mean(0)).max() for a in (plain, corrected))
+    assert left < 0.5 * error
+    assert onnxruntime_kernels(corrected.files[0])["float"] == []
+
+
 def test_a_wrong_bias_is_put_right(task: FakeTask, tmp_path: Path) -> None:
     artifact = exported(task, trained(task).module)
     quantized = Int8().apply(artifact, task)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
-from planish.compression.reconstruction import can_fit, reconstruct
+from planish.compression.layer_moments import refit
+from planish.compression.reconstruction import can_fit, only_normalised, reconstruct
 
 
 def images(count: int = 4, size: int = 12) -> list[tuple[torch.Tensor, None]]:
@@ -78,3 +80,94 @@ def test_what_computes_its_own_way_is_not_fitted() -> None:
     assert can_fit(nn.Linear(2, 2))
     assert can_fit(nn.Conv2d(2, 2, 3))
     assert not any(map(can_fit, (Same(2, 2, 3), nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 2, 3, padding="same"), nn.ReLU())))
+
+
+class Summed(nn.Module):
+    """Its convolution's output feeds a sum."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + x[:, :1]
+
+
+def unfolded(layer: nn.Module, given: torch.Tensor) -> np.ndarray:
+    """What its weight multiplies, a row a position, made by torch's own ``unfold``."""
+    if isinstance(layer, nn.Linear):
+        return given.numpy()
+    columns = functional.unfold(given, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    return columns.transpose(1, 2).flatten(0, 1).numpy()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("plain", {}), ("plain", {"padding": 2, "stride": 2, "dilation": 2}), ("sum", {"padding": 1}), ("norm", {"padding": 1}),
+        ("norm and sum", {"padding": 1}), ("flatten", {}),
+    ],
+)  # fmt: skip
+def test_every_layer_gets_the_best_weight_that_its_form_allows(kind: str, options: dict[str, int], bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(8 * 16, 6, bias=bias) if kind == "flatten" else nn.Conv2d(8, 6, 3, bias=bias, **options)
+    size = 4 if kind == "flatten" else 8  # every position is used
+    norms = [nn.BatchNorm2d(6)] if kind == "norm" else []
+    conv = Summed(nn.Sequential(layer, nn.BatchNorm2d(6))) if kind == "norm and sum" else Summed(layer) if kind == "sum" else layer
+    flat = [nn.Flatten()] if kind == "flatten" else []
+    before = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), *flat, conv, *norms).eval()
+    name = next(n for n, m in before.named_modules() if m is layer)
+    after = copy.deepcopy(before)
+    with torch.no_grad():
+        after[0].weight[4:] = 0.0  # what is cut
+        after[0].bias[4:] = 0.0
+    batches = images(40, size)
+    reconstruct(before, after, {name: torch.arange(6)}, lambda: batches)
+    pixels = torch.cat([batch for batch, _ in batches])
+    with torch.no_grad():
+        read, wanted = after[: 2 + len(flat)](pixels), layer(before[: 2 + len(flat)](pixels))
+        fitted = after.get_submodule(name)
+        rows = unfolded(layer, read)
+        given = rows @ fitted.weight.flatten(1).T.numpy() + (fitted.bias.numpy() if bias else 0)
+    y = (wanted.flatten(2).transpose(1, 2).flatten(0, 1) if wanted.ndim == 4 else wanted).numpy()
+    absorbed = "norm" in kind and not bias
+    x = np.c_[rows, np.ones(len(rows))] if bias or absorbed else rows
+    solution, *_ = np.linalg.lstsq(x, y, rcond=None)
+    error, best = given - y, x @ solution - y
+    if absorbed:  # what is left of the mean is taken off by the batch norm
+        error = error - error.mean(0)
+    assert np.square(error).mean() < 1.05 * np.square(best).mean()  # but for the ridge
+    assert np.square(best).mean() > 1e-4, "there is an error to compare"
+
+
+def test_a_mean_is_absorbed_where_batch_norm_alone_reads_it() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("followed", "returned", "also_summed", "plain"):
+                setattr(self, name, nn.Conv2d(3, 3, 1, bias=False))
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            shape = self.followed(x)
+            assert shape.shape[1] == 3
+            returned, summed = self.returned(x), self.also_summed(x)
+            return self.norm(shape), self.norm(returned), returned, self.norm(summed) + summed, self.plain(x).relu()
+
+    names = ("followed", "returned", "also_summed", "plain")
+    assert only_normalised(Net().eval(), names, torch.zeros(1, 3, 4, 4)) == {"followed"}
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("mean", [0.0, 10.0])
+def test_a_last_factor_is_fitted_whatever_the_scale_and_mean_of_what_it_reads(scale: float, mean: float) -> None:
+    torch.manual_seed(0)
+    layer, row = nn.Linear(12, 6), nn.Sequential(nn.Linear(12, 3, bias=False), nn.Linear(3, 6))
+    pixels = scale * (torch.randn(512, 12) + mean)
+    refit(nn.Sequential(layer), {"0": layer}, {"0": row}, [(pixels, None)])
+    with torch.no_grad():
+        given, y = row(pixels).numpy(), layer(pixels).numpy()
+        x = np.c_[row[0](pixels).numpy(), np.ones(512)]
+    solution, *_ = np.linalg.lstsq(x, y, rcond=None)
+    assert np.square(given - y).mean() < 1.02 * np.square(x @ solution - y).mean()

@@ -105,22 +105,22 @@ def test_maps_of_a_mosaic_agree_with_its_pixels() -> None:
         assert bool((mixed.maps == IGNORED).any()) == turning
 
 
-def test_mixup_has_the_objects_of_both() -> None:
+@pytest.mark.parametrize("kind", ["boxes", "maps", "classes"])
+def test_mixup_blends_images_and_keeps_both_targets(kind: str) -> None:
+    images = torch.rand(4, 3, 8, 8) * 255
+    targets = {
+        "boxes": [{"boxes": torch.rand(i, 4), "labels": torch.arange(i)} for i in range(4)],
+        "maps": torch.randint(0, 5, (4, 8, 8)),
+        "classes": torch.arange(4),
+    }[kind]
     torch.manual_seed(0)
-    before = batch(FOUR, masks=False)
-    assert before.objects is not None
-    after = mixing.mixup(before, torch.tensor([2, 0]))
-    assert after.objects is not None
-    old, new = before.objects.split(), after.objects.split()
-    for i in (1, 3):
-        assert torch.equal(after.images[i], before.images[i])
-        assert torch.equal(new[i]["boxes"], old[i]["boxes"])
-    assert not torch.equal(after.images[2], before.images[2])
-    partner = next(i for i in (0, 1, 3) if len(old[i]["labels"]) == len(new[2]["labels"]) and torch.equal(old[i]["boxes"], new[2]["boxes"]))
-    share = after.images[2].max() / before.images[partner].max()  # the image itself is black
-    assert 0.1 < share < 0.9
-    assert torch.allclose(after.images[2], before.images[partner] * share, atol=1e-3)
-    assert torch.equal(new[0]["boxes"][:2], old[0]["boxes"])
+    blended, mixed = mixing.mixup(images, targets, 1.0)
+    for i in range(4):
+        torch.testing.assert_close(blended[i], mixed.weight * images[i] + (1 - mixed.weight) * images[i - 1], atol=1e-3, rtol=0)
+        assert (mixed.second[i] is targets[i - 1]) if kind == "boxes" else torch.equal(mixed.second[i], targets[i - 1])
+    assert mixed.first is targets
+    assert mixing.mixed_loss(lambda t: torch.tensor(1.0 if t is targets else 3.0), mixed) == pytest.approx(3 - 2 * mixed.weight)
+    assert mixing.mixed_loss(lambda t: torch.tensor(1.0), targets) == 1
 
 
 def test_copy_paste_covers_what_lies_behind() -> None:
@@ -164,12 +164,9 @@ def test_what_needs_masks_or_boxes_says_so() -> None:
         mixing.copy_paste(batch(FOUR, masks=False), rows)
     with pytest.raises(TrainingError, match="copy_paste=0"):
         mixing.copy_paste(batch(FOUR, maps=True), rows)
-    with pytest.raises(TrainingError, match="mixup=0"):
-        mixing.mixup(batch(FOUR, maps=True), rows)
 
 
 def test_one_image_alone_is_not_mixed_with_itself() -> None:
     alone = batch(FOUR[:1])
-    assert mixing.mixup(alone, torch.tensor([0])) is alone
     assert mixing.copy_paste(alone, torch.tensor([0])) is alone
     assert mixing.mosaic(alone, torch.tensor([0]), eye).images.shape == alone.images.shape

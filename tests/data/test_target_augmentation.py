@@ -48,7 +48,6 @@ def test_shapes_types_and_seed(strength: str, kind: str, channels: int, side: in
         InputSpec(channels, side, side),
         strength,  # type: ignore[arg-type]
         mosaic=0.4 * mixed,
-        mixup=0.3 * (mixed and kind != "maps"),
         copy_paste=0.5 * (mixed and kind == "masks"),
     )
     state = torch.get_rng_state()
@@ -80,7 +79,7 @@ def test_shapes_types_and_seed(strength: str, kind: str, channels: int, side: in
 @pytest.mark.parametrize("strength", ["light", "standard"])
 def test_batches_without_any_object(kind: str, strength: str) -> None:
     images, targets = noise(3, 3, 48), [targets_of(kind, 1, 48)[0]] * 3  # the first has none
-    change = augment_targets(InputSpec(3, 48, 48), strength, mosaic=0.5, mixup=0.5, copy_paste=0.5 * (kind == "masks"))  # type: ignore[arg-type]
+    change = augment_targets(InputSpec(3, 48, 48), strength, mosaic=0.5, copy_paste=0.5 * (kind == "masks"))  # type: ignore[arg-type]
     out, moved = change(images, targets, generator())
     assert [len(t["labels"]) for t in moved] == [0, 0, 0]
     assert out.shape == images.shape
@@ -139,5 +138,7 @@ def test_bad_settings() -> None:
         augment_targets(spec, "heavy")  # type: ignore[arg-type]
     with pytest.raises(TrainingError, match=r"mosaic=1.5.*between 0 and 1"):
         augment_targets(spec, "light", mosaic=1.5)
+    with pytest.raises(TrainingError, match="mixup_alpha=-1"):
+        augment_targets(spec, "light", mixup_alpha=-1)
     with pytest.raises(TrainingError, match="copy_paste=0"):
         augment_targets(spec, "none", copy_paste=1.0)(noise(2, 3, 32), targets_of("boxes", 2, 32), generator())

@@ -71,6 +71,18 @@ def load_work(sleep_ms: float = 0.0, spin_ms: float = 0.0, hold_mb: int = 0) -> 
     return predict
 
 
+def load_timed(call_ms: float) -> Any:
+    """Calls that take a known time, within 1 %, by a clock that nothing else moves on: no other process can make them longer."""
+    now, noise = [0], np.random.default_rng(0)
+    time.perf_counter_ns = lambda: now[0]
+
+    def predict(images: Any) -> Any:
+        now[0] += int(1e6 * call_ms * noise.normal(1, 0.01))
+        return {"logits": np.zeros((len(images), 2))}
+
+    return predict
+
+
 def load_environment() -> Any:
     """Reports what the process was given: raises unless the thread variables are 3 and batches are full."""
     assert os.environ["OMP_NUM_THREADS"] == "3", os.environ["OMP_NUM_THREADS"]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -173,11 +173,14 @@ def test_intervals_have_their_stated_coverage(sharpness: float, n: int) -> None:
     assert max(found.values()) <= 0.97, found
 
 
-def test_ten_thousand_images_are_quick_and_a_thousand_classes_possible() -> None:
+def test_many_images_and_a_thousand_classes_are_possible() -> None:
+    """Memory and, with it, time are of the order of images times classes, never of images squared."""
     logits, targets = draw(10_000, 10)
-    start = time.perf_counter()
+    tracemalloc.start()
     classification_metrics(logits, targets, [str(i) for i in range(10)])
-    assert time.perf_counter() - start < 5
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000**2 / 2
     classification_metrics(*draw(1000, 1000), [str(i) for i in range(1000)])
 
 

@@ -17,7 +17,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from planish.errors import ModelError
-from planish.evaluation.latency import LatencyReport, Subject, _noise_floor, measure_latency, verdict
+from planish.evaluation.latency import LatencyReport, Subject, measure_latency, noise_floor_of, verdict
 from planish.evaluation.statistics import paired_ratio
 from planish.measurement import Measurement
 
@@ -85,7 +85,7 @@ def test_simulated_benches_of_equals_are_hardly_ever_called_different(noise: flo
     rng, said = np.random.default_rng(0), {1.0: 0, 1.1: 0}
     for _ in range(1000):
         base, copy, other = np.exp(rng.normal(0, noise, (3, 5, 1)))
-        floor = _noise_floor(paired_ratio(base, copy), 5, "")
+        floor = noise_floor_of(base, copy)
         for truth in said:
             said[truth] += verdict(ratio(*paired_ratio(truth * base, other)), floor) != "no difference"
     assert said[1.0] <= 25
@@ -93,12 +93,12 @@ def test_simulated_benches_of_equals_are_hardly_ever_called_different(noise: flo
 
 
 def test_known_durations_are_measured() -> None:
-    # sleeping, unlike computing, takes as long on a busy machine
-    subjects = {"base": work(sleep_ms=12), "half": work(sleep_ms=6), "same": work(sleep_ms=12)}
+    subjects = {name: Subject("onnx_loader:load_timed", {"call_ms": ms}, IMAGES) for name, ms in (("base", 12), ("half", 6), ("same", 12))}
     report = measure_latency(subjects, baseline="base", seconds=1, launches=3)
+    assert noise_floor_of(report.round_medians["base"], report.copy_medians).value == pytest.approx(report.noise_floor.value, abs=1e-3)
     half = report.measurements["half"]
-    assert half["latency_ms"].value == pytest.approx(6, rel=0.15)
-    assert half["latency_ratio"].value == pytest.approx(2, rel=0.15)
+    assert half["latency_ms"].value == pytest.approx(6, rel=0.01)
+    assert half["latency_ratio"].value == pytest.approx(2, rel=0.01)
     assert half["latency_p95_ms"].value >= half["latency_ms"].value
     assert report.verdicts == {"base": "no difference", "half": "faster", "same": "no difference"}
     assert report.measurements["base"]["latency_ratio"].value == 1
@@ -110,7 +110,7 @@ def test_known_durations_are_measured() -> None:
 def test_a_real_runtime_that_prints_to_stdout(model: Path) -> None:
     report = measure_latency({"a": onnx(model), "b": onnx(model, chatty=True)}, baseline="a", **QUICK)
     for found in report.measurements.values():
-        assert 0 < found["latency_ms"].value < 50
+        assert found["latency_ms"].value > 0
         assert found["latency_ms"].runtime == "onnxruntime"
         assert 1e6 < found["peak_memory_bytes"].value < 200e6
     assert all(0 < len(samples) <= 2000 for samples in report.samples.values())
@@ -135,14 +135,19 @@ def test_threads_and_batch_reach_the_process() -> None:
         ("raises", "ValueError: no such layer"),
         ("dies", "(?s)SIGABRT.*segmentation fault coming"),
         ("exits", "SystemExit: 3"),
-        ("hangs", "no answer within 3 seconds"),
     ],
 )
 def test_a_model_that_does_not_load_is_named(how: str, message: str) -> None:
     subjects = {"good": work(), "bad": Subject("onnx_loader:load_broken", {"how": how}, IMAGES)}
     with pytest.raises(ModelError, match=message) as caught:
-        measure_latency(subjects, baseline="good", timeout=3, **QUICK)
+        measure_latency(subjects, baseline="good", **QUICK)
     assert "'bad'" in str(caught.value)
+
+
+def test_a_model_that_hangs_is_named() -> None:
+    subject = Subject("onnx_loader:load_broken", {"how": "hangs"}, IMAGES)  # alone: beside it another might not load in time
+    with pytest.raises(ModelError, match=r"'bad'.*no answer within 3 seconds"):
+        measure_latency({"bad": subject}, baseline="bad", timeout=3, **QUICK)
 
 
 def test_a_loader_that_is_not_there() -> None:
@@ -158,7 +163,8 @@ def test_callers_mistakes() -> None:
 
 
 SCRIPT = f"""
-import sys; sys.path.insert(0, {str(HERE)!r})
+import signal, sys; sys.path.insert(0, {str(HERE)!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with Ctrl-C ignored, and that is inherited
 import numpy as np
 from planish.evaluation.latency import Subject, measure_latency
 if __name__ == "__main__":
@@ -172,14 +178,14 @@ def test_no_process_survives_its_parent(sent: signal.Signals) -> None:
     parent = subprocess.Popen([sys.executable, "-c", SCRIPT], stderr=subprocess.DEVNULL)
     try:
         children: list[psutil.Process] = []
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while len(children) < 2 and time.monotonic() < end:
             time.sleep(0.1)
             children = psutil.Process(parent.pid).children()
         time.sleep(1)
         os.kill(parent.pid, sent)
-        parent.wait(20)
-        _, alive = psutil.wait_procs(children, timeout=10)
+        parent.wait(120)
+        _, alive = psutil.wait_procs(children, timeout=120)
         assert len(children) == 2
         assert not alive
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def mobilenet() -> Artifact:
 
 
 def names(found: Explanation) -> list[str]:
-    return [finding.name for finding in found.findings]
+    """Without what depends on the processor alone: whether integers pay."""
+    return [finding.name for finding in found.findings if finding.name != "float_where_integers_pay"]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -167,7 +169,8 @@ def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
     from planish.explanation.findings import Alternative, find_all
 
     def found(name: str, verdict: str, ms: float, **changes: Any) -> list[str]:
-        return [f.name for f in find_all(evidence(alternatives={name: Alternative(ms, verdict, 1.0)}, **changes))]
+        given = evidence(alternatives={name: Alternative(ms, verdict, 1.0)}, **changes)
+        return [f.name for f in find_all(given) if f.name != "float_where_integers_pay"]
 
     assert found("f32", "faster", 0.6, precision="bf16") == ["bf16_hint"]
     assert found("f32", "no difference", 0.9, precision="bf16") == []
@@ -180,3 +183,27 @@ def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
     assert found("batch 1", "faster", 0.3, batch=4) == []
     assert [f.name for f in find_all(evidence(preprocessing_ms=3.0))] == ["preprocessing"]
     assert [f.name for f in find_all(evidence(preprocessing_ms=0.5))] == []
+
+
+@pytest.mark.parametrize(("gain", "precision", "said"), [(4, "fp32", True), (1.1, "fp32", False), (4, "int8", False), (4, "bf16", False)])
+def test_fp32_where_integers_pay(gain: float, precision: str, said: bool) -> None:
+    from planish.explanation.findings import find_all
+    from planish.explanation.reach import Reach
+
+    given = replace(evidence(precision=precision), reach=Reach(100, 100 * gain, 1))
+    found = {finding.name: finding for finding in find_all(given)}
+    assert ("float_where_integers_pay" in found) == said
+    if said:
+        assert found["float_where_integers_pay"].cost_ms == pytest.approx(0.75)
+        assert "4.0 times" in found["float_where_integers_pay"].why
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_whole_file_in_fp32_says_that_int8_pays_and_one_in_int8_does_not(
+    resnet: Artifact, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from planish.explanation.reach import Reach
+
+    monkeypatch.setattr(explaining, "measure_reach", lambda threads: Reach(100, 350, 1))
+    said = [{f.name for f in planish.explain(file, runtime=runtime).findings} for file in (resnet.files[0], healthy(resnet, runtime))]
+    assert ["float_where_integers_pay" in one for one in said] == [True, False]

@@ -11,16 +11,22 @@ import pytest
 import torch
 from nets import artifact, convolutions, exported, foreign, healthy, wrongly
 from onnxruntime.quantization import QuantType
+from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import planish
-from planish.artifact import Artifact
+from planish.artifact import Artifact, InputSpec
 from planish.evaluation.kernels import onnxruntime_kernels
+from planish.evaluation.size import macs
+from planish.explanation import explain as explaining
 from planish.explanation.model_file import ModelFile
+from planish.explanation.multiplications import einsum_macs, product_macs
 from planish.explanation.onnxruntime_profile import profile_onnxruntime
 from planish.explanation.openvino_profile import profile_openvino
 from planish.explanation.overflow import full_range
-from planish.explanation.reach import measure_reach
+from planish.explanation.profile import LayerProfile
+from planish.explanation.reach import Reach, measure_reach
 from planish.explanation.signal_to_noise import measure_errors
 
 PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
@@ -131,3 +137,120 @@ def test_files_of_others(runtime: str, tmp_path: Path) -> None:
     assert [x.kind for x in found.layers if x.macs] == ["convolution", "convolution", "linear"]
     np.save(tmp_path / "inputs.npy", np.zeros((3, 3, 40, 40), dtype=np.float32))
     assert planish.explain(file, runtime=runtime, data=tmp_path / "inputs.npy").errors is None
+
+
+class Everything(nn.Module):
+    """Every kind of multiplication: grey input, groups, dilation, strides, transposed, products of activations, einsum, pooling up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grey = nn.Conv2d(1, 16, 3, padding=1)
+        self.grouped = nn.Conv2d(16, 24, 3, padding=2, dilation=2, groups=4)
+        self.depthwise = nn.Conv2d(24, 24, 5, padding="same", groups=24)
+        self.strided = nn.Conv2d(24, 20, 1, stride=2)
+        self.up = nn.ConvTranspose2d(20, 12, 4, stride=2, padding=1)
+        self.up_in_groups = nn.ConvTranspose2d(12, 6, 3, stride=2, output_padding=1, groups=3)
+        self.to_one = nn.ConvTranspose2d(6, 1, 2, stride=2)
+        self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.rows = nn.Linear(20, 7)
+        self.head = nn.Linear(20, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(self.strided(self.depthwise(self.grouped(self.grey(x)))))
+        up = self.to_one(self.up_in_groups(self.up(x)))
+        flat = x.flatten(2)  # (N, 20, 36)
+        attention = flat @ flat.transpose(1, 2)
+        mixed = torch.einsum("ncp,ndp->ncd", attention @ flat, flat)
+        return self.head(mixed.mean(2)) + self.rows(flat.transpose(1, 2)).mean((1, 2), keepdim=True)[:, 0] + up.mean((1, 2, 3))[:, None]
+
+
+def by_brute_force(net: nn.Module, images: torch.Tensor) -> int:
+    """Multiplications of the layers with weights: each output is touched by as many weights as a network of ones says."""
+    total = 0
+
+    def count(layer: nn.Module, given: tuple[torch.Tensor, ...], made: torch.Tensor) -> None:
+        nonlocal total
+        weight, plain = torch.ones_like(layer.weight), torch.ones_like(given[0])
+        if isinstance(layer, nn.ConvTranspose2d):  # what is cut off at the border is multiplied all the same
+            total += int(functional.conv_transpose2d(plain, weight, stride=layer.stride, groups=layer.groups).sum())
+        elif isinstance(layer, nn.Conv2d):  # zeros around the image are multiplied too
+            inside = torch.ones(1, layer.in_channels, 9, 9)
+            each = functional.conv2d(inside, weight, dilation=layer.dilation, groups=layer.groups)
+            total += int(each[0, 0, 0, 0]) * made.numel()
+        else:
+            total += int(functional.linear(plain, weight).sum())
+
+    handles = [part.register_forward_hook(count) for part in net.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    with torch.no_grad():
+        net(images)
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+@pytest.mark.parametrize("runtime", PROFILERS)
+def test_every_kind_of_multiplication_is_counted_once(runtime: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, images = Everything().eval(), torch.zeros(3, 1, 24, 24)
+    size = InputSpec(1, 24, 24)
+    layers = by_brute_force(net, images)
+    products = 3 * 3 * 20 * 20 * 36  # attention, what it weighs, and einsum
+    assert 3 * macs(net, size).value == layers + products
+    torch.onnx.export(net, (images,), str(tmp_path / "all.onnx"), dynamo=True, verbose=False)
+    profile = PROFILERS[runtime](ModelFile(tmp_path / "all.onnx", runtime, batch=3))
+    assert sum(x.macs for x in profile.layers) == layers + products
+    assert [x.kind for x in profile.layers if x.macs][:3] == ["convolution", "convolution", "depthwise"], "one channel is not depthwise"
+
+
+def test_shapes_of_products() -> None:
+    assert product_macs((2, 8, 5), (2, 8, 7)) == 2 * 8 * 5 * 7
+    assert product_macs((2, 5, 8), (2, 8, 7)) == 2 * 8 * 5 * 7, "transposed"
+    assert product_macs((5,), (7,)) == 35
+    assert einsum_macs("bci, bdi -> bcd", [(2, 3, 5), (2, 4, 5)]) == 2 * 3 * 4 * 5
+    assert einsum_macs("ij->ji", [(3, 4)]) == 0
+
+
+def test_reach_is_measured_around_the_profile_and_doubted_above_100_percent(resnet: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = [Reach(50.0, 40.0, 1), Reach(20.0, 90.0, 1)]
+    monkeypatch.setattr(explaining, "measure_reach", lambda threads: measured.pop(0))
+    found = planish.explain(resnet.files[0])
+    assert (found.reach.fp32_gops, found.reach.int8_gops) == (50.0, 90.0)
+    monkeypatch.setattr(explaining, "measure_reach", lambda threads: Reach(1e-3, 1e-3, 1))
+    (note,) = [note for note in planish.explain(resnet.files[0]).notes if "reach is unreliable" in note]
+    assert "more than 100 %" in note
+    monkeypatch.setattr(explaining, "measure_reach", lambda threads: Reach(1e6, 1e6, 1))
+    assert not [note for note in planish.explain(resnet.files[0]).notes if "unreliable" in note]
+
+
+def test_reach_says_nothing_of_what_it_was_not_measured_in() -> None:
+    assert Reach(10.0, 40.0, 1).gops("bf16") is None
+    layer = LayerProfile("a", "Convolution", "convolution", 1.0, "bf16", macs=10**9)
+    assert explaining._reach_share(layer, Reach(10.0, 40.0, 1)) is None
+    winograd = LayerProfile("a", "Convolution", "convolution", 1.0, "fp32", kernel="jit_avx512_winograd_FP32", macs=10**9)
+    assert explaining._reach_share(winograd, Reach(10.0, 40.0, 1)) is None
+
+
+@pytest.mark.parametrize("runtime", PROFILERS)
+def test_a_file_with_open_sides_says_which_size_was_taken(runtime: str, tmp_path: Path) -> None:
+    net, sides = nn.Conv2d(3, 4, 3), torch.export.Dim.DYNAMIC
+    torch.onnx.export(
+        net, (torch.zeros(2, 3, 32, 32),), str(tmp_path / "open.onnx"), dynamo=True, verbose=False, input_names=["pixels"],
+        dynamic_shapes=({0: sides, 2: sides, 3: sides},),
+    )  # fmt: skip
+    (note,) = [note for note in planish.explain(tmp_path / "open.onnx", runtime=runtime).notes if "open" in note]
+    assert "'pixels'" in note
+    assert "1 x 3 x 224 x 224" in note
+    np.save(tmp_path / "inputs.npy", np.zeros((2, 3, 40, 56), np.float32))
+    found = planish.explain(tmp_path / "open.onnx", runtime=runtime, data=tmp_path / "inputs.npy")
+    assert any("1 x 3 x 40 x 56" in note for note in found.notes)
+    assert next(x for x in found.layers if x.macs).macs == 4 * 3 * 9 * 38 * 54
+    fixed = foreign(convolutions(16, 16), 40, tmp_path / "fixed.onnx")
+    assert not any("open" in note for note in planish.explain(fixed, runtime=runtime).notes)
+
+
+def test_open_sides_are_filled_by_where_the_channels_are() -> None:
+    file = ModelFile(Path("a.onnx"), "onnxruntime")
+    assert file._closed([None, None, None, None]) == [1, 3, 224, 224]
+    assert file._closed([None, 1, None, None]) == [1, 1, 224, 224]
+    assert file._closed([None, None, None, 3]) == [1, 224, 224, 3]
+    assert file._closed([None, None, 64, 64]) == [1, 3, 64, 64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,17 @@ from torch import nn
 from planish.artifact import Artifact
 from planish.compression import ChannelPruning, Int8
 from planish.data.normalisation import Normalise
-from planish.errors import ExportError, RuntimeMissingError
+from planish.errors import RuntimeMissingError
 from planish.export import ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport, litert_file
+from planish.export.agreement import numeric, unlike
+from planish.export.likeness import likeness
 from planish.export.litert_runtime import read_metadata
-from planish.export.runtimes import executed_precisions, load
-from planish.export.torch_runtime import TRUST
+from planish.export.runtimes import executed_precisions
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.task import Task
 from planish.testing import FormatConformance
 
 PUBLISHED = ("torchvision:resnet18", "torchvision:mobilenet_v2", "torchvision:shufflenet_v2_x1_0", "torchvision:efficientnet_b0")
-INT8 = 0.5  # of the largest logit: networks are untrained, and only gross errors can be told
 
 
 def _converter() -> bool:
@@ -77,10 +78,6 @@ class ExecuTorch(FormatConformance):
 class TorchExport(FormatConformance):
     exporters, runtime = (ToTorchExport(),), "torch"
 
-    @pytest.fixture(autouse=True)
-    def _trusted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(TRUST, "1")
-
     def said_inside(self, file: Path) -> dict[str, str]:
         said = dict.fromkeys(["planish.class_names", "planish.preprocessing", "planish.input_spec", "planish.lineage"], "")
         torch.export.load(file, extra_files=said)
@@ -90,7 +87,11 @@ class TorchExport(FormatConformance):
 class Quantized:
     """INT8 that really is: integer layers, and a file of half the size or less."""
 
-    tolerance = INT8
+    def agrees(self, expected: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+        """The networks are untrained, but an image must still be told from others as before."""
+        found_like = [likeness(expected[name], found[name]) for name in numeric(expected)]
+        alike = all(one.snr_db > 6.1 and one.noise < 0.5 and (one.scale or 1) > 0.65 for one in found_like)
+        return alike and all(value < 0.5 for value in unlike(expected, found).values())
 
     def test_it_is_smaller(self, exported: tuple[Artifact, Artifact, Any]) -> None:
         before, after, _ = exported
@@ -327,16 +328,6 @@ class TestLiteRtPrunedInt8(Published, TestLiteRtInt8):
 @pytest.mark.slow
 class TestExecuTorchPrunedInt8(Published, TestExecuTorchInt8):
     networks = PRUNED
-
-
-def test_a_program_from_elsewhere_is_not_opened(network: Artifact, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exported = ToTorchExport().apply(network, task)
-    copy = tmp_path / "model.pt2"
-    copy.write_bytes(exported.files[0].read_bytes())
-    assert load([copy], "torch"), "a copy of what this process wrote"
-    copy.write_bytes(copy.read_bytes() + b" ")
-    with pytest.raises(ExportError, match=TRUST):
-        load([copy], "torch")
 
 
 def test_without_its_converter_litert_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

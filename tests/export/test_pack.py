@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tracemalloc
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from hypothesis.extra import numpy as hnp
 from planish.artifact import Artifact
 from planish.errors import ExportError
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export import Pack, ToOnnx
+from planish.export import Pack, ToOnnx, packed_file
 from planish.export.bundle import write_bundle
 from planish.export.packed_file import Tensor, pack, unpack, unpacked
 from planish.export.runtimes import load
@@ -107,6 +110,37 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     file.write_bytes(packed[:-3])
     with pytest.raises(ExportError, match="not a whole packed file"):
         load([file], "onnxruntime")
+
+
+def crafted(description: Any, rest: bytes, parts: bytes = b"") -> bytes:
+    header, rest = zlib.compress(json.dumps(description).encode(), 9), zlib.compress(rest, 9)
+    description["rest"] = len(rest)
+    header = zlib.compress(json.dumps(description).encode(), 9)
+    return b"".join((b"planish packed 1\n", len(header).to_bytes(4, "little"), header, rest, parts))
+
+
+ONE_SYMBOL = (2**31 - 1).to_bytes(4, "little") + b"\1\0" + b"\0\0" + b"\0" * 2 * 2**21  # two billion zeros in four million bytes
+BOMBS = {
+    "rest": lambda: crafted({"sha256": "", "rest": 0, "tensors": []}, b"\0" * 40_000_000),
+    "header": lambda: crafted({"sha256": "0" * 40_000_000, "rest": 0, "tensors": []}, b""),
+    "shape": lambda: crafted({"sha256": "", "rest": 0, "tensors": [[0, 4, [2**20, 2**20], False, 0, []]]}, b""),
+    "many shapes": lambda: crafted({"sha256": "", "rest": 0, "tensors": [[0, 1, [2**20], False, 0, []]] * 100}, b""),
+    "stream": lambda: crafted({"sha256": "", "rest": 0, "tensors": [[0, 1, [9], False, 0, [[True, len(ONE_SYMBOL)]]]]}, b"", ONE_SYMBOL),
+    "nested": lambda: b"planish packed 1\n" + len(NESTED).to_bytes(4, "little") + NESTED,
+}
+NESTED = zlib.compress(b"[" * 100_000)
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_small_file_does_not_take_much_memory(bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_file, "_MOST_BYTES", 10_000_000)
+    packed = BOMBS[bomb]()
+    tracemalloc.start()
+    with pytest.raises(ExportError, match="not a whole packed file"):
+        unpack(packed)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 35_000_000
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_suppression_is_torchvisions() -> None:
             corners = corners[:, :20].repeat(1, 15, 1) + 0.01 * torch.randn(1, 300, 2, generator=g)
             sides = sides[:, :20].repeat(1, 15, 1)
         boxes, scores = torch.cat([corners, corners + sides], 2), torch.rand(1, 300, 3, generator=g)
-        kept, sure, labels = keep_best(boxes, scores)
+        kept, sure, labels = keep_best(boxes, scores, 100)
         best, pairs = scores[0].flatten().topk(100)
         places, kinds = pairs // 3, pairs % 3
         assert len(places.unique()) < 100, "some places are sure of two classes"

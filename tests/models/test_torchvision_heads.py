@@ -57,6 +57,29 @@ def test_every_network_is_known_by_its_task() -> None:
     assert not set(torchvision_heads.names("instance")) & set(torchvision_heads.names("detection"))
 
 
+def test_proposals_that_were_suppressed_find_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their scores are all 0, and which of equals comes first is up to each runtime."""
+    torch.manual_seed(0)
+    network = torchvision_heads.build("fasterrcnn_mobilenet_v3_large_320_fpn", 3, 3).eval()
+    plain = torch.Tensor.topk
+
+    def last_of_equals(values: torch.Tensor, k: int, dim: int) -> torch.return_types.topk:
+        found, index = plain(values.flip(dim), k, dim)
+        return torch.return_types.topk((found, values.shape[dim] - 1 - index))
+
+    with torch.no_grad():
+        for values in network.model.roi_heads.box_predictor.parameters():
+            values.mul_(20)  # boxes move far enough not to be suppressed once more
+        outputs = network(torch.randn(2, 3, 128, 128))
+        first = network.decode(outputs)
+        monkeypatch.setattr(torch.Tensor, "topk", last_of_equals)
+        last = network.decode(outputs)
+    assert 0 < (first["scores"] > 0).sum() < first["scores"].numel(), "some proposals were suppressed"
+    torch.testing.assert_close(first["scores"], last["scores"], rtol=0, atol=1e-6)
+    for one, other, scores in zip(first["boxes"], last["boxes"], first["scores"], strict=True):
+        assert torch.cdist(one[scores > 0], other).amin(1).max() < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_learns_and_its_file_agrees(name: str) -> None:

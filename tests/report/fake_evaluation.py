@@ -91,4 +91,4 @@ def write_fake(
         return {"logits": logits[np.minimum(numbers, len(logits) - 1)]}
 
     judged = judge(predictor, task, split, SPEC, PREPROCESSING, corruptions=corruptions)  # type: ignore[arg-type]
-    return keep(folder, judged, task, SPEC, PREPROCESSING, model="fake", data="shapes", runtime="onnxruntime")  # type: ignore[arg-type]
+    return keep(folder, judged, SPEC, PREPROCESSING, model="fake", data="shapes", runtime="onnxruntime")  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from planish.evaluation.classification_metrics import percent
 from planish.evaluation.statistics import bootstrap_mean, paired_difference
 from planish.measurement import Measurement
 from planish.search.evaluation import Evaluation, judge, keep
-from planish.search.evidence import errors, per_class, write_evidence
-from planish.search.finish import verdict
+from planish.search.evidence import Session, Sources, Validation, errors, per_class, write_evidence
 from planish.search.result import Result
+from planish.search.verdict import shortfall, verdict
 
 SPEC = InputSpec(3, 48, 64)
 PREPROCESSING = Preprocessing(64, "squash", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -116,8 +115,10 @@ def write_places_run(folder: Path) -> tuple[Result, Places, dict[str, dict[str, 
     task = Places()
     tested = {"baseline": said(task, 0.02, 0), "chosen": said(task, 0.03, 1)}
     timed = json.loads((folder / "latency.json").read_text())
-    latency: Any = SimpleNamespace(samples=timed["samples"], round_medians=timed["rounds"])
-    write_evidence(folder, task, SPEC, PREPROCESSING, tested, latency)  # type: ignore[arg-type]
+    sessions = [Session(s["name"], s["baseline"], s["rounds"], s["copy"], timed["samples"]) for s in timed["sessions"]]
+    with np.load(folder / "validation.npz") as stored:
+        validation = Validation(**{name: stored[name] for name in stored.files})
+    files = json.loads((folder / "evidence.json").read_text())["files"]
     scores = {name: task.scores(outputs, task.test.targets) for name, outputs in tested.items()}
     value, low, high = (100 * v for v in paired_difference(scores["baseline"], scores["chosen"]))
     drop = Measurement("drop", value, "points", len(task.test), False, low, high)
@@ -129,9 +130,9 @@ def write_places_run(folder: Path) -> tuple[Result, Places, dict[str, dict[str, 
 
     result = replace(
         result,
-        verdict=verdict(result.latency_ratio, result.size_ratio.value, drop, "map"),
+        verdict=verdict(result.latency_ratio, result.noise_floor, result.size_ratio.value, drop, "map"),
         baseline=with_metrics(result.baseline, "baseline"),
-        baselines={runtime: with_metrics(c, "baseline") for runtime, c in result.baselines.items()},
+        baselines={r: with_metrics(c, "baseline") if c.key == result.baseline.key else c for r, c in result.baselines.items()},
         chosen=with_metrics(result.chosen, "chosen"),
         drop=drop,
         per_class=per_class(task, tested),  # type: ignore[arg-type]
@@ -139,7 +140,11 @@ def write_places_run(folder: Path) -> tuple[Result, Places, dict[str, dict[str, 
         metric="map",
         class_names=NAMES,
     )
+    missed = shortfall(result.chosen, [c for c in result.candidates if c.stage == "measured"], result.goal, drop)
+    result = replace(result, shortfall=missed, goal_met=not missed)
     result.save(folder / "result.json")
+    sources = Sources(sessions, validation, files)
+    write_evidence(folder, task, SPEC, PREPROCESSING, tested, sources, result)  # type: ignore[arg-type]
     return result, task, tested
 
 
@@ -152,4 +157,4 @@ def write_places_evaluation(folder: Path, corruptions: bool = False) -> tuple[Ev
         return {"boxes": boxes[images[:, 0, 0, 0] % len(boxes)]}
 
     judged = judge(predictor, task, "test", SPEC, PREPROCESSING, corruptions=corruptions)  # type: ignore[arg-type]
-    return keep(folder, judged, task, SPEC, PREPROCESSING, model="fake", data="rooms", runtime="onnxruntime"), task  # type: ignore[arg-type]
+    return keep(folder, judged, SPEC, PREPROCESSING, model="fake", data="rooms", runtime="onnxruntime"), task  # type: ignore[arg-type]

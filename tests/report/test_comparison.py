@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_comparison import make_comparison
 from rich.console import Console
 
+from planish.measurement import Measurement
 from planish.report.comparison import comparison_table, write_comparison
 from planish.search.compare import Comparison
 
@@ -58,4 +60,19 @@ def test_the_terminal_cuts_no_number(width: int) -> None:
 
 def test_a_row_of_the_terminal_is_two_lines_at_80_columns() -> None:
     found = make_comparison(14, refused=False)
-    assert len(printed(found, 80).splitlines()) == 2 * len(found.rows) + 4  # a head of two lines between empty ones
+    caption = 2
+    assert len(printed(found, 80).splitlines()) == 2 * len(found.rows) + 4 + caption  # a head of two lines between empty ones
+
+
+def test_a_larger_file_is_called_larger_and_seeds_are_said_not_to_be_counted(tmp_path: Path) -> None:
+    found = make_comparison(3, refused=False)
+    row = found.rows[0]
+    larger = replace(row, measurements=row.measurements | {"size_ratio": Measurement("size_ratio", 0.8, "ratio", 1, True)})
+    found = replace(found, rows=[larger, *found.rows[1:]])
+    assert "1.25× larger" in printed(found, 100)
+    assert "0.80×" not in printed(found, 100)
+    assert "every arm was trained once" in " ".join(printed(found, 100).split())
+    found.save(tmp_path / "comparison.json")
+    page = write_comparison(tmp_path).read_text()
+    assert "1.25× larger" in page
+    assert "Every arm was trained once, with one seed" in page

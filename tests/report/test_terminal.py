@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+from fake_run import write_run
 from rich.console import Console, RenderableType
 
 from planish.progress import Progress, Stage, listening, note
@@ -35,7 +36,7 @@ def test_tables_fit_80_columns_and_lose_no_number(result: Result) -> None:
         assert words.milliseconds(candidate.measurements["latency_ms"].value) in text
     text = printed(measurements_table(result.chosen.measurements, "chosen"))
     assert "121 kB" in text
-    assert "−0.30 to 1.10 points" in text
+    assert words.interval(result.chosen.measurements["drop_validation"]) in text
 
 
 def test_verdict_says_whether_the_goal_is_met(result: Result) -> None:
@@ -99,3 +100,12 @@ def test_a_stage_that_failed_can_begin_again() -> None:
         clock.now = 102.0
         listener(Progress("export", 5, 5))
     assert "✓ export, 2.0 s" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_third_baseline_is_named_with_its_accuracy(tmp_path: Path) -> None:
+    result = write_run(tmp_path / "run", default_precision=True, images=False)
+    text = " ".join(printed(verdict_panel(result), 120).split())
+    own = result.baselines["openvino-default"].measurements["accuracy"]
+    ratio = words.show(result.latency_ratios["openvino-default"])
+    assert f"{ratio} against the original in OpenVINO, default precision, which reaches {words.show(own)} accuracy" in text
+    assert "openvino-" in printed(candidate_table(words.everyone(result)))

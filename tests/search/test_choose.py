@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from planish.measurement import Measurement
 from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
 from planish.search.result import CandidateResult, Goal
+from planish.search.verdict import shortfall
 
 
 def candidate(key: str, drop: float, ms: float, size: int = 1000, half: float = 0.0, stage: str = "measured") -> CandidateResult:
@@ -73,3 +76,21 @@ def test_nothing_on_the_frontier_is_beaten_and_the_choice_keeps_the_accuracy(row
     goal = Goal(max_drop_points=max_drop)
     chosen = choose(others, ORIGINAL, goal)
     assert "accuracy" not in misses(chosen, goal)
+
+
+def test_a_latency_meets_its_limit_with_its_whole_interval() -> None:
+    """Of what lies just below the limit half would be above it."""
+    goal = Goal(max_drop_points=1, max_latency_ms=1.0)
+    near, sure = candidate("near", 0.1, 0.97), candidate("sure", 0.1, 0.9)
+    for c, half in ((near, 0.05), (sure, 0.05)):
+        latency = c.measurements["latency_ms"]
+        c.measurements["latency_ms"] = replace(latency, low=latency.value - half, high=latency.value + half)
+    assert set(misses(near, goal)) == {"latency"}
+    assert not misses(sure, goal)
+    assert describe_miss(near, goal) == (
+        "it takes 0.97 ms, by its interval up to 1.02 ms, so it is not shown to stay within the limit of 1 ms"
+    )
+    drop = Measurement("drop", 0.1, "points", 100, False, 0.0, 0.2)
+    assert shortfall(sure, [sure, near], goal, drop) == ""
+    assert "Nothing met every limit" in shortfall(near, [near], goal, drop)
+    assert "not when it was timed once more" in shortfall(near, [near, sure], goal, drop)

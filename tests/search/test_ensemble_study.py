@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from macs_clock import time_by_macs
 from typer.testing import CliRunner
 
 from planish import commands
@@ -31,7 +32,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EnsembleStudy]:
     out = tmp_path_factory.mktemp("runs") / "run"
-    return out, commands.ensembles(shapes, out=out, **OPTIONS)
+    with pytest.MonkeyPatch.context() as patched:
+        time_by_macs(patched)
+        return out, commands.ensembles(shapes, out=out, **OPTIONS)
 
 
 def test_accuracy_is_that_of_the_saved_networks(run: tuple[Path, EnsembleStudy], shapes: Path) -> None:

@@ -1,87 +1,238 @@
-"""New images are taken in: what comes of it is made as the old one was, compared on images of both kinds, and only replaces a worse one."""
+"""New images are taken in: what comes of it is made as the old one was, judged by images neither saw, and only replaces what it beats."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from typer.testing import CliRunner
 
 from planish import commands
+from planish.cli.app import app
 from planish.compression import ChannelPruning, Int8
-from planish.errors import BundleError, DataError
+from planish.data import load_images
+from planish.errors import BundleError, DataError, GoalError
 from planish.export import ToOnnx
 from planish.export.bundle import SEAL, read_bundle
 from planish.measurement import Measurement
+from planish.models.storage import fingerprint, load_artifact
 from planish.plan import Plan
+from planish.search import retrain
 from planish.search.opened import open_model
 from planish.search.retrain import Continued
+from planish.split_assignment import SplitAssignment
 from planish.testing import write_shapes
+from planish.training.prepare import Job
+
+TESTED = {"alpha": 0.05, "max_drop": 25.0}  # 45 old test images cannot show less
 
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Images, and a run that was made of them."""
+    """Images, and a run that was made of them, split by a seed that is nobody's default."""
     folder = tmp_path_factory.mktemp("old")
     data = write_shapes(folder / "shapes", per_class=100)
-    commands.train(data, model="resnet8x0.5", out=folder / "run" / "model", changes=["epochs=20"])
-    commands.compress(
-        folder / "run" / "model", data, plan=Plan(ChannelPruning(ratio=0.25), ToOnnx(), Int8()), out=folder / "run" / "bundle"
-    )
+    commands.train(data, model="resnet8x0.5", out=folder / "run" / "model", changes=["epochs=20"], seed=3)
+    plan = Plan(ChannelPruning(ratio=0.25), ToOnnx(), Int8())
+    commands.compress(folder / "run" / "model", data, plan=plan, out=folder / "run" / "bundle")
     return data, folder / "run"
 
 
-def _negatives(folder: Path) -> Path:
+def negatives(folder: Path, per_class: int = 100, seed: int = 1) -> Path:
     """The same shapes as the old network never saw them: dark on bright."""
-    for file in write_shapes(folder, per_class=100, seed=1).rglob("*.png"):
+    for file in write_shapes(folder, per_class=per_class, seed=seed).rglob("*.png"):
         ImageOps.invert(Image.open(file)).save(file)
     return folder
 
 
-def test_what_is_better_on_both_takes_its_place(old: tuple[Path, Path], tmp_path: Path) -> None:
+def contents(paths: Iterable[Path]) -> set[str]:
+    return {hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths}
+
+
+def in_split(job: Job, *names: str) -> set[str]:
+    return {short for name in names for short in contents(job.task.split(name).paths)}  # type: ignore[arg-type,attr-defined]
+
+
+def kept(bundle: Path, *names: str) -> set[str]:
+    return {short for short, split in SplitAssignment.load(bundle / "splits.json").splits.items() if split in names}
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """What networks were trained on, and from which; training stops at once where ``jobs.stop`` is asked for."""
+    seen: list[Job] = []
+    train = retrain.train_original
+
+    def watched(job: Job, **options: Any) -> Any:
+        seen.append(job)
+        if len(seen) > 1:
+            raise InterruptedError
+        return train(job, **options)
+
+    monkeypatch.setattr(retrain, "train_original", watched)
+    return seen
+
+
+def test_rounds_build_on_what_is_served_and_on_all_labels(old: tuple[Path, Path], tmp_path: Path, jobs: list[Job]) -> None:
     data, run = old
-    negatives, before = _negatives(tmp_path / "new"), (run / "bundle" / SEAL).read_text()
-    found = commands.continue_from(run, data, negatives, out=tmp_path / "out", changes=("epochs=20",), replace_served=True)
-    assert found.gain["new"].value > 10, found.verdict
-    assert found.gain["new"].value == pytest.approx(found.new["new"].value - found.old["new"].value)
-    assert found.new["new"].n == found.old["new"].n == found.gain["new"].n
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    first_bundle, before = tmp_path / "first", (run / "bundle" / SEAL).read_text()
+    shutil.copytree(run / "bundle", first_bundle)
+    new = negatives(tmp_path / "new")
+    out = tmp_path / "out"
+    found = commands.continue_from(run, data, new, out=out, changes=("epochs=20",), replace_served=True, **TESTED)
 
-    (images, targets), model = _test_images(negatives), open_model(tmp_path / "out" / "bundle")
-    right = (model.predictor()(images)["logits"].argmax(axis=1) == targets).mean()
-    assert found.new["new"].value == pytest.approx(100 * right), "as counted on the files themselves"
-    steps = [step.technique for step in read_bundle(tmp_path / "out" / "bundle").lineage.steps]
-    assert steps == [step.technique for step in read_bundle(run / "bundle").lineage.steps]
-    assert found.replaced is found.better
-    assert ((run / "bundle" / SEAL).read_text() != before) is found.better
-    assert commands.verify(run).ok
+    assert found.replaced, found.verdict
+    assert found.better
+    assert max(found.p_values.values()) <= 0.05
+    assert "took the old one's place" in found.verdict
+    assert (run / "bundle" / SEAL).read_text() == (out / "bundle" / SEAL).read_text() != before
+    assert commands.verify(run, latency=False).ok
+    steps = [step.technique for step in read_bundle(out / "bundle").lineage.steps]
+    assert steps == [step.technique for step in read_bundle(first_bundle).lineage.steps]
+
+    tested, trained = in_split(jobs[0], "test"), in_split(jobs[0], "train", "validation")
+    assert not tested & trained, "the new network saw none of them"
+    assert not tested & kept(first_bundle, "train", "validation"), "nor did the old one"
+    assert kept(first_bundle, "test") <= tested, "its test images are still for testing"
+    assert kept(first_bundle, "train") <= trained
+    of_new = contents(new.rglob("*.png"))
+    assert found.new["new"].n == found.old["new"].n == found.gain["new"].n == len(tested & of_new)
+    assert found.new["old"].n == len(tested - of_new)
+    paths = [path for path in new.rglob("*.png") if contents([path]) <= tested]
+    for name, bundle in (("old", first_bundle), ("new", run / "bundle")):
+        accuracy = Measurement("accuracy", 100 * _right(bundle, paths), "%", len(paths), True)
+        assert getattr(found, name)["new"].value == pytest.approx(accuracy.value), "as counted on the files themselves"
+
+    later = negatives(tmp_path / "later", per_class=10, seed=2)
+    with pytest.raises(InterruptedError):
+        commands.continue_from(run, data, later, out=tmp_path / "out2")
+    again = jobs[1]
+    assert fingerprint(again.artifact.module) == fingerprint(load_artifact(out / "model").module), "it starts from what is served"
+    assert in_split(again, "train", "validation", "test") == contents([*data.rglob("*.png"), *new.rglob("*.png"), *later.rglob("*.png")])
+    for name in ("train", "validation", "test"):
+        assert kept(run / "bundle", name) <= in_split(again, name), "nothing moved"
 
 
-def _test_images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    images = commands.data(folder)
-    test, model = images.splits["test"], open_model(folder.parent / "out" / "bundle")
-    return test.images(model.input_spec, model.preprocessing), test.targets
+def _right(bundle: Path, paths: list[Path]) -> float:
+    model, names = open_model(bundle), ("cross", "disc", "square")
+    spec = model.input_spec
+    pixels = np.stack([np.asarray(Image.open(path).resize((spec.width, spec.height))) for path in paths])[..., None]
+    assert pixels.shape[1:] == (24, 24, 1)
+    said = model.predictor()(pixels)["logits"].argmax(axis=1)
+    return float(np.mean([names[k] == path.parent.name for k, path in zip(said, paths, strict=True)]))
 
 
-@pytest.mark.parametrize(("old_gain", "new_gain", "better"), [(0, 1, True), (2, 1, True), (-0.1, 20, False), (3, 0, False)])
-def test_it_must_win_on_new_images_and_lose_on_no_old_ones(old_gain: float, new_gain: float, better: bool) -> None:
-    gain = {name: Measurement("accuracy_gain", value, "points", 30, True, -5, 5) for name, value in (("old", old_gain), ("new", new_gain))}
-    assert Continued({}, {}, gain, Measurement("latency_ratio", 1.0, "ratio", 5, True)).better is better
+def test_labels_stay_with_the_run_where_nothing_was_replaced(old: tuple[Path, Path], tmp_path: Path, jobs: list[Job]) -> None:
+    data, run = old
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    before = (run / "bundle" / SEAL).read_text()
+    new = write_shapes(tmp_path / "new", per_class=60, seed=4)  # as the old ones, so that nothing can be shown to be better
+    found = commands.continue_from(run, data, new, out=tmp_path / "out", changes=("epochs=1",), replace_served=True, **TESTED)
+    assert not found.better
+    assert not found.replaced
+    assert "not shown to be better on new images" in found.verdict
+    assert (run / "bundle" / SEAL).read_text() == before
+    relabelled = next((new / "disc").iterdir())
+    (tmp_path / "labels.csv").write_text(f"path,label\n{relabelled},square\n")
+    with pytest.raises(InterruptedError):
+        commands.continue_from(run, data, tmp_path / "labels.csv", out=tmp_path / "out2")
+    again = jobs[1]
+    assert in_split(again, "train", "validation", "test") == contents([*data.rglob("*.png"), *new.rglob("*.png")])
+    for name in ("train", "validation", "test"):
+        split = again.task.split(name)  # type: ignore[arg-type]
+        for path, target in zip(split.paths, split.targets, strict=True):  # type: ignore[attr-defined]
+            label = "square" if path == relabelled.resolve() else path.parent.name
+            assert again.task.class_names[target] == label, "the last label counts"
+    assert fingerprint(again.artifact.module) == fingerprint(load_artifact(run / "model").module)
+    with (run / "added.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 180
+
+
+def gain_of(value: float) -> dict[str, Measurement]:
+    return {of: Measurement("accuracy_gain", value, "points", 30, True, -5, 5) for of in ("old", "new")}
+
+
+@pytest.mark.parametrize(("p_old", "p_new", "better"), [(0.01, 0.01, True), (0.05, 0.05, True), (0.06, 0.0, False), (0.0, 0.06, False)])
+def test_both_tests_must_show_it(p_old: float, p_new: float, better: bool) -> None:
+    found = Continued({}, {}, gain_of(20), Measurement("latency_ratio", 1.0, "ratio", 5, True), {"old": p_old, "new": p_new})
+    assert found.better is better
+    assert ("not shown" in found.verdict) is not better
+    stricter = Continued(
+        {}, {}, gain_of(20), Measurement("latency_ratio", 1.0, "ratio", 5, True), {"old": p_old, "new": p_new}, alpha=0.001
+    )
+    assert not stricter.better or max(p_old, p_new) == 0
 
 
 def test_what_cannot_be_continued_says_why(old: tuple[Path, Path], tmp_path: Path) -> None:
     data, run = old
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    out = tmp_path / "out"
     (tmp_path / "labels.csv").write_text("path,label\nx.png,\n")
     with pytest.raises(DataError, match="label"):
-        commands.continue_from(run, data, tmp_path / "labels.csv", out=tmp_path / "out")
+        commands.continue_from(run, data, tmp_path / "labels.csv", out=out)
     other = write_shapes(tmp_path / "other", per_class=20, seed=3)
+    with pytest.raises(DataError, match=r"old images are for testing.*at least 133"):
+        commands.continue_from(run, data, write_shapes(tmp_path / "more", per_class=60, seed=3), out=out, replace_served=True)
+    with pytest.raises(DataError, match=r"0 new images and \d+ old ones are for testing"):
+        commands.continue_from(run, data, data, out=out)
+    with pytest.raises(GoalError, match="alpha of 5"):
+        commands.continue_from(run, data, other, out=out, alpha=5)
     (other / "disc").rename(other / "heart")
     with pytest.raises(DataError, match="another classifier"):
-        commands.continue_from(run, data, other, out=tmp_path / "out")
+        commands.continue_from(run, data, other, out=out)
     (run / "bundle").rename(tmp_path / "alone")
-    try:
-        with pytest.raises(BundleError, match="name the run that made it"):
-            commands.continue_from(tmp_path / "alone", data, other, out=tmp_path / "out")
-    finally:
-        (tmp_path / "alone").rename(run / "bundle")
-    assert not (tmp_path / "out").exists()
+    with pytest.raises(BundleError, match="name the run that made it"):
+        commands.continue_from(tmp_path / "alone", data, other, out=out)
+    (tmp_path / "alone" / "splits.json").unlink()
+    with pytest.raises(BundleError, match="keeps no splits"):
+        commands.continue_from(tmp_path / "alone", data, other, out=out)
+    assert not out.exists()
+    said = CliRunner().invoke(app, ["train", str(data), "--alpha", "0.1", "--out", str(out)])
+    assert said.exit_code == 2
+    assert "only valid with --continue-from" in " ".join(said.output.split())
+
+
+def test_what_follows_a_model_uses_its_splits(old: tuple[Path, Path], tmp_path: Path) -> None:
+    """The run was split by seed 3; everything below is asked with the default seed."""
+    data, run = old
+    first = kept(run / "model", "test")
+    assert first != kept_by_default(data), "another seed is another split"
+    files = {
+        key: hashlib.sha256((data / key).read_bytes()).hexdigest()[:16]
+        for key in (p.relative_to(data).as_posix() for p in data.rglob("*.png"))
+    }
+
+    def evaluated(model: Path, images: Path = data, **options: Any) -> set[str]:
+        commands.evaluate(model, images, out=tmp_path / "evaluation", **options)
+        with np.load(tmp_path / "evaluation" / "evaluation.npz") as saved:
+            return {str(key) for key in saved["keys"]}
+
+    for model in (run / "model", run, run / "bundle", next((run / "bundle").glob("*.onnx"))):
+        assert {files[key] for key in evaluated(model)} == first, model
+    assert not {files[key] for key in evaluated(run)} & kept(run / "model", "train", "validation")
+    assert kept(run / "bundle", "test") == first, "compress"
+    commands.export(run / "model", data, to="onnx", out=tmp_path / "exported")
+    assert kept(tmp_path / "exported", "test") == first
+    weights = next((run / "model").glob("*.safetensors"))
+    commands.train(data, model="resnet8x0.5", weights=weights, out=tmp_path / "tuned", changes=["epochs=1"])
+    assert kept(tmp_path / "tuned", "test") == first
+    assert commands.explain(run, data=data).layers  # its images are those of the model's calibration
+
+    other = write_shapes(tmp_path / "other", per_class=10, seed=9)
+    assert commands.evaluate(run, other)["accuracy"].n == 30, "none is known, so all are evaluated"
+    assert commands.evaluate(run, other, split="test")["accuracy"].n < 30
+    more = Path(shutil.copytree(data, tmp_path / "more"))
+    shutil.copy(next((other / "disc").iterdir()), more / "disc" / "new.png")
+    assert evaluated(run, more) - {"disc/new.png"} == {key for key, short in files.items() if short in first}
+
+
+def kept_by_default(data: Path) -> set[str]:
+    return {short for short, split in load_images(data).assignment.splits.items() if split == "test"}

@@ -80,7 +80,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
                 process = subprocess.Popen(command, stdout=written, stderr=written, env=environment)
             started.callback(process.wait)
             started.callback(process.kill)
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while not (found := re.search(r"listening on https?://[^/]*:(\d+)", log.read_text())):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()

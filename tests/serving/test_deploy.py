@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from fastapi.testclient import TestClient
 from packaging.requirements import Requirement
 
 from planish.cli.app import app
+from planish.serving import healthcheck
 from planish.serving.app import service
 from planish.serving.serve import open_models
 
@@ -35,8 +38,34 @@ app()
 """
 
 
-def instruction(name: str) -> list[str]:
-    found = re.findall(rf"^(?:HEALTHCHECK [^\[]*)?{name} (\[.*\])$", DOCKERFILE, re.MULTILINE)
+_WRITES = """
+import json, sys, threading
+written = []
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and any(flag in str(arguments[1] or "") for flag in "wax+"):
+        written.append(arguments[0])
+    elif event in ("os.mkdir", "os.rename", "os.remove"):
+        written.append(str(arguments[0]))
+sys.addaudithook(note)
+import uvicorn
+from planish.cli.app import app
+def run(server, sockets):
+    from fastapi.testclient import TestClient
+    with TestClient(server.config.app) as client:
+        image = open(sys.argv[-1] + "/golden/000.png", "rb").read()
+        assert client.post("/predict", content=image).status_code == 200
+uvicorn.Server.run = run
+sys.argv = ["planish", "serve", "--port", "0", sys.argv[1]]
+try:
+    app()
+except SystemExit as end:
+    assert not end.code
+print(json.dumps(written))
+"""
+
+
+def instruction(name: str, text: str = DOCKERFILE) -> list[str]:
+    found = re.findall(rf"^(?:HEALTHCHECK [^\[]*)?{name} (\[.*\])$", text, re.MULTILINE)
     return list(json.loads(found[-1]))
 
 
@@ -62,9 +91,50 @@ def test_probes_ask_paths_that_are_there(bundle: Path) -> None:
     paths = {route.path for route in service(open_models([bundle])).routes}  # type: ignore[attr-defined]
     probes = [container()[name]["httpGet"] for name in ("readinessProbe", "livenessProbe")]
     assert {probe["port"] for probe in probes} == {8080}
-    asked = {probe["path"] for probe in probes} | set(re.findall(r"127\.0\.0\.1:8080([\w/]+)", DOCKERFILE))
+    asked = {probe["path"] for probe in probes}
     assert "/v2/health/ready" in asked
     assert asked <= paths
+
+
+def test_the_health_check_asks_where_the_service_wrote_its_address() -> None:
+    *command, file = instruction("CMD", DOCKERFILE.replace('CMD ["model', ""))
+    assert command == ["python", "-m", healthcheck.__name__]
+    assert re.findall(r"PLANISH_ADDRESS_FILE=(\S+)", DOCKERFILE) == [file]
+    option = next(one for one in typer.main.get_command(app).commands["serve"].params if one.name == "address_file")  # type: ignore[attr-defined]
+    assert option.envvar == "PLANISH_ADDRESS_FILE"
+
+
+def test_images_are_named_by_digest() -> None:
+    assert re.findall(r"^ARG PYTHON_IMAGE(.*)$", DOCKERFILE, re.MULTILINE) == [""], "no default: a tag is no digest"
+    assert {name.split()[0] for name in re.findall(r"^FROM (.*)$", DOCKERFILE, re.MULTILINE)} == {"${PYTHON_IMAGE}"}
+    assert "--build-arg PYTHON_IMAGE=python@sha256:" in (DEPLOY / "README.md").read_text()
+    assert re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", container()["image"])
+
+
+def test_only_the_temporary_folder_is_written_to(bundle: Path, tmp_path: Path) -> None:
+    """As the manifest has it: everything else is read-only."""
+    assert container()["securityContext"]["readOnlyRootFilesystem"] is True
+    predictor = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())["spec"]["predictor"]
+    assert [mount["mountPath"] for mount in container()["volumeMounts"]] == ["/tmp"]
+    assert [volume["name"] for volume in predictor["volumes"]] == [mount["name"] for mount in container()["volumeMounts"]]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "PLANISH_ADDRESS_FILE": str(tmp_path / "address")}
+    done = subprocess.run([sys.executable, "-c", _WRITES, str(bundle)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(done.stdout.splitlines()[-1])
+    assert str(tmp_path / "address") in written
+    assert [path for path in written if not path.startswith((str(tmp_path), "/dev/"))] == []
+
+
+def test_alerts_ask_for_what_the_service_shows(bundle: Path) -> None:
+    rules = [rule for group in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+    with TestClient(service(open_models([bundle]))) as client:
+        client.post("/predict", content=b"no image")
+        shown = set(re.findall(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE))
+    asked = {name for rule in rules for name in re.findall(r"planish_\w+", rule["expr"])}
+    assert {"planish_failures_total", "planish_ready", "planish_reload_failures_total"} <= asked <= shown
+    for rule in rules:
+        labels = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
+        assert labels <= set(re.findall(r"by \(([\w, ]+)\)", rule["expr"])[0].split(", ")), rule["alert"]
 
 
 def test_the_requirements_are_all_that_serving_and_verifying_import(bundle: Path) -> None:

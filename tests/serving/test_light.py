@@ -11,7 +11,7 @@ import sys
 
 class Absent:
     def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "sqlalchemy", "jinja2"):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "jinja2"):
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Absent)

@@ -48,7 +48,7 @@ class Clients:
             thread.start()
 
     def _ask(self, number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         while not self._end.is_set():
             number += 1
             image = number % len(self._files)
@@ -68,11 +68,11 @@ class Clients:
     def stop(self) -> None:
         self._end.set()
         for thread in self._threads:
-            thread.join(15)
+            thread.join(120)
             assert not thread.is_alive(), "a client was left waiting"
 
     def wait(self, until: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not until():
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -120,15 +120,14 @@ def test_a_service_that_is_stopped_answers_what_it_accepted(serve: Callable[...,
     clients = Clients(served.port, files)
     clients.wait_for_more()
     served.process.send_signal(signal.SIGTERM)
-    assert served.process.wait(20) in (0, -signal.SIGTERM)
+    assert served.process.wait(120) in (0, -signal.SIGTERM)
     stopped = time.monotonic()
-    time.sleep(0.2)
+    clients.wait(lambda: any(at > stopped for at, _error in clients.errors))
     clients.stop()
     assert right(clients, bundle)[0] > 50
     lost = [error for _time, error in clients.errors if not isinstance(error, ConnectionRefusedError)]
     assert all(type(error) is ConnectionResetError for error in lost), lost  # in the port's own queue when it closed: never accepted
     assert len(lost) <= 3, lost
-    assert [error for at, error in clients.errors if at > stopped]
 
 
 def test_a_killed_service_gives_no_wrong_answer_and_starts_again(serve: Callable[..., Served], bundle: Path, files: list[bytes]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import time
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ import torch
 from torch import nn
 
 from planish.data.normalisation import Normalise
+from planish.decisions import remembering
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.progress import Progress, listening
+from planish.progress import Progress, collecting_notes, listening
 from planish.training import FitSettings, fit
 from planish.training.fit import _optimizer
-from planish.training.pace import Pace, learning_rate
+from planish.training.learning_rate import learning_rate
 from planish.training.thaw import Thaw
 
 from .conftest import PREPROCESSING, SPEC, Quarters, QuarterTask
@@ -88,13 +90,21 @@ def test_interrupted_and_resumed_equals_uninterrupted(task, network, tmp_path: P
     assert not calls
 
 
-def test_a_checkpoint_of_another_training_is_refused(task, network, tmp_path: Path):
-    fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1}), checkpoint=tmp_path / "c.pt")
+def test_a_checkpoint_of_another_training_is_refused_and_one_that_cannot_be_read_is_not_needed(task, network, tmp_path: Path):
+    checkpoint, settings = tmp_path / "c.pt", FitSettings(**QUICK | {"epochs": 1})
+    first = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=checkpoint)
     with pytest.raises(TrainingError, match="another training"):
-        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 2}), checkpoint=tmp_path / "c.pt")
-    (tmp_path / "c.pt").write_bytes(b"half")
-    with pytest.raises(TrainingError, match="cannot read"):
-        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1}), checkpoint=tmp_path / "c.pt")
+        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 2}), checkpoint=checkpoint)
+    other = copy.deepcopy(network)
+    other.conv1.weight.data[0] += 1
+    with pytest.raises(TrainingError, match="another training"):
+        fit(other, task, SPEC, PREPROCESSING, settings, checkpoint=checkpoint)
+    for damaged in (b"", checkpoint.read_bytes()[:1000]):
+        checkpoint.write_bytes(damaged)
+        with collecting_notes() as notes:
+            again = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=checkpoint)
+        assert same(first.module, again.module)
+        assert "cannot be read, so training begins anew" in notes[0]
 
 
 def test_seeds_matter(task, network):
@@ -102,26 +112,102 @@ def test_seeds_matter(task, network):
     assert not same(one, other)
 
 
-def test_the_deadline_is_kept_and_the_schedule_ends_there(task, network):
-    begun = time.monotonic()
-    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 10_000}), deadline=begun + 4)
-    assert 2.5 < time.monotonic() - begun < 4.6
+class FakeTime:
+    """The clock of a training: each step takes as long as it is told to, and nothing else takes any time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.step_seconds, self.steps = 1000.0, 1 / 64, 0
+        for module in ("planish.training.schedule", "planish.training.fit"):
+            monkeypatch.setattr(sys.modules[module], "monotonic", lambda: self.now)
+        real = QuarterTask.loss
+
+        def timed(task, *arguments, **named):
+            self.now += self.step_seconds
+            self.steps += 1
+            return real(task, *arguments, **named)
+
+        monkeypatch.setattr(QuarterTask, "loss", timed)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    return FakeTime(monkeypatch)
+
+
+@pytest.mark.parametrize("more", [{}, {"swa_share": 0.25}, {"cycles": 2}])
+def test_the_time_limit_is_kept_and_the_schedule_ends_there(task, network, clock, more):
+    settings = FitSettings(**QUICK | {"epochs": 10_000, "warmup_epochs": 1000} | more)
+    fitted = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=2.0)
+    assert 0.95 * 2 <= clock.now - 1000 <= 2
+    assert fitted.seconds == pytest.approx(clock.now - 1000)
     assert fitted.stopped == "deadline"
-    assert fitted.history[-1].learning_rate < 0.05 * QUICK["learning_rate"]
+    assert fitted.epochs == clock.steps / 5
+    if "swa_share" not in more:
+        assert fitted.history[-1].learning_rate < 0.05 * QUICK["learning_rate"]
     assert fitted.history[-1].validation_score > 90
+    assert len(fitted.snapshots) == settings.cycles
 
 
-def test_a_deadline_that_has_passed_still_gives_a_network(task, network):
-    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), deadline=time.monotonic() - 1)
+def test_a_machine_that_becomes_slower_shortens_the_training(task, network, clock, monkeypatch: pytest.MonkeyPatch):
+    def slower(*_):
+        clock.step_seconds = 1 / 16 if clock.now > 1001 else 1 / 64
+
+    monkeypatch.setattr(sys.modules["planish.training.fit"].Stage, "advance", slower)
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 10_000}), max_seconds=4.0)
+    assert 64 + 40 <= clock.steps <= 64 + 48
+    assert 3.7 <= clock.now - 1000 <= 4.1
+    assert fitted.history[-1].learning_rate < 0.1 * QUICK["learning_rate"]
+
+
+def test_where_no_time_is_left_there_is_a_network_all_the_same(task, network):
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), max_seconds=-1)
     assert fitted.stopped == "deadline"
     assert same(fitted.module, network)
 
 
-def test_a_generous_deadline_changes_nothing(task, network):
+def test_a_generous_time_limit_changes_nothing(task, network, clock):
     free = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK))
-    bound = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), deadline=time.monotonic() + 3600)
+    bound = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), max_seconds=3600)
     assert same(free.module, bound.module)
     assert bound.stopped == "finished"
+
+
+@pytest.mark.parametrize("interrupted_at", [3, 17])
+def test_interrupted_under_a_time_limit_it_goes_on_as_if_it_had_not_been(
+    task, network, clock, tmp_path: Path, interrupted_at, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where the machine is slower when it goes on, and after the interruption took long, and without any checkpoint."""
+    settings = FitSettings(**QUICK | {"epochs": 10_000})
+    whole = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=0.5)
+    decided: dict[str, Any] = {}
+
+    def remember(key, work):
+        return decided.setdefault(key, work()) if key not in decided else decided[key]
+
+    stop = clock.steps + interrupted_at
+    real = QuarterTask.loss
+
+    def interrupted(self, *arguments, **named):
+        if clock.steps == stop:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **named)
+
+    for checkpoint in (tmp_path / "c.pt", None):
+        decided.clear()
+        stop = clock.steps + interrupted_at
+        monkeypatch.setattr(QuarterTask, "loss", interrupted)
+        with remembering(remember):
+            with pytest.raises(KeyboardInterrupt):
+                fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=0.5, checkpoint=checkpoint)
+            before = dict(decided)
+            monkeypatch.setattr(QuarterTask, "loss", real)
+            clock.now += 1000
+            resumed = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=0.5, checkpoint=checkpoint)
+        assert before
+        assert before.items() <= decided.items()
+        assert same(whole.module, resumed.module)
+        assert whole.seconds == resumed.seconds
+        assert whole.history == resumed.history
 
 
 @pytest.mark.parametrize("more", [{"learning_rate": 1e25}, {"learning_rate": 1e25, "clip_norm": 1.0, "warmup_epochs": 0}])
@@ -248,20 +334,6 @@ def test_rates_rise_then_fall_to_nothing():
     assert rates[62] == pytest.approx(0.2 * (1 + math.cos(math.pi * 0.37 / 0.75)), rel=1e-6)
 
 
-def test_pace_is_the_further_of_steps_and_clock(monkeypatch: pytest.MonkeyPatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    pace = Pace(total_steps=10, deadline=120.0)
-    now[0] = 105.0
-    assert pace.progress(1) == 0.25
-    assert pace.progress(6) == 0.6
-    pace.reserved_seconds = 10
-    assert pace.progress(1) == 0.5
-    now[0] = 111.0
-    assert pace.progress(1) == 1.0
-    assert Pace(10, deadline=211.0, reached=0.5).progress(1) == 0.5
-
-
 def test_settings_refuse_what_cannot_be():
     from pydantic import ValidationError
 
@@ -329,14 +401,6 @@ def test_averaging_that_does_not_go_together_is_refused(task, network):
         fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"cycles": 2, "swa_share": 0.3}))
     with pytest.raises(TrainingError, match=r"warming up.*at most swa_share=0\.5"):
         fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"warmup_epochs": 3, "swa_share": 0.6}))
-
-
-def test_swa_ends_before_its_deadline_and_averages_what_it_learned(task, network):
-    begun = time.monotonic()
-    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 10_000, "swa_share": 0.25}), deadline=begun + 4)
-    assert 2.5 < time.monotonic() - begun < 4.6
-    assert fitted.stopped == "deadline"
-    assert fitted.history[-1].validation_score > 90
 
 
 def test_statistics_follow_a_short_training(task, network):

@@ -1,15 +1,24 @@
-"""bfloat16 is taken where the network itself gains by it, and the measurement leaves no trace."""
+"""bfloat16 is taken where the network itself gains by it, the measurement leaves no trace, and a job of several trainings decides once."""
 
 from __future__ import annotations
 
 import copy
+import importlib
+import itertools
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from planish.artifact import InputSpec
+from planish.compression.iterative_pruning import IterativePruning
 from planish.models.zoo import create
-from planish.training import precision
+from planish.search.experiment import Experiment, experiment
+from planish.search.folds import Folds, folds
+from planish.search.topics import TOPICS, arms_of
+from planish.testing import write_shapes
+from planish.training import Distill, precision
 
 SPEC = InputSpec(channels=3, height=16, width=16)
 CPU = torch.device("cpu")
@@ -40,3 +49,59 @@ def test_what_is_faster_is_taken_and_remembered(
     assert len(asked) == 1
     assert precision.use_bf16("bf16", CPU, network, SPEC)
     assert not precision.use_bf16("off", CPU, network, SPEC)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What each training was asked to compute in, on a machine with bf16 on which every other timing says that it pays; the second
+    training is interrupted."""
+    monkeypatch.setattr(precision, "_known", {})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    timings = itertools.cycle([(1.0, 0.5), (1.0, 1.5)])
+    monkeypatch.setattr(precision, "_step_seconds", lambda *_: next(timings))
+    wanted: list[str] = []
+    decide = precision.use_bf16
+
+    def watched(setting: str, *rest: Any) -> bool:
+        wanted.append(setting)
+        if len(wanted) == 2:
+            raise KeyboardInterrupt
+        return decide(setting, *rest)
+
+    monkeypatch.setattr(importlib.import_module("planish.training.fit"), "use_bf16", watched)
+    return wanted
+
+
+def _experiment(data: Path, out: Path, resume: bool) -> Experiment:
+    factors = {"levers.activation": ["relu", "elu"], "levers.norm": ["batch", "group"]}  # each arm has layers of its own kinds
+    return experiment(data, factors=factors, model="resnet8x0.5", epochs=1, seeds=1, out=out, resume=resume)
+
+
+def _folds(data: Path, out: Path, resume: bool) -> Folds:
+    return folds(data, model="resnet8x0.5", folds=2, changes=["epochs=1"], out=out, resume=resume)
+
+
+@pytest.mark.parametrize("job", [_experiment, _folds])
+def test_all_trainings_of_a_job_compute_alike_in_a_second_sitting_too(job: Any, tmp_path: Path, asked: list[str]) -> None:
+    data = write_shapes(tmp_path / "shapes", per_class=12, size=16)
+    with pytest.raises(KeyboardInterrupt):
+        job(data, tmp_path / "run", False)
+    precision._known.clear()  # as in another process, whose own timing would say that it does not pay
+    found = job(data, tmp_path / "run", True)
+    assert len(asked) >= 3
+    assert set(asked) == {"bf16"}, asked
+    assert found.machine["training_precision"] == "bfloat16"
+    assert "mixed_precision: bf16" in found.recipe
+    assert any("bfloat16" in text for text in found.notes)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_arm_that_trains_does_so_in_the_precision_of_the_comparison(topic: str) -> None:
+    trained = 0
+    for arm in arms_of(topic, Distill(mixed_precision="off")):
+        for step in arm.plan.steps:
+            step = step.distill if isinstance(step, IterativePruning) else step
+            if hasattr(step, "epochs"):
+                assert getattr(step, "mixed_precision", "none") == "off", arm
+                trained += 1
+    assert trained

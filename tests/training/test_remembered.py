@@ -15,22 +15,22 @@ from planish.training.remembered import Answers, answers_of
 def test_each_image_is_asked_about_once():
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).requires_grad_(False)
     images = torch.randint(0, 256, (6, 2, 2, 3), dtype=torch.uint8)
-    asked: list[int] = []
+    asked: list[list[int]] = []
 
     def ask(shown: torch.Tensor, chosen: list[int]) -> torch.Tensor:
-        asked.append(len(chosen))
+        asked.append(chosen)
         return teacher(shown[chosen].float())
 
-    answers = Answers()
+    answers = Answers(at_once=4)
     for indices in ([0, 1, 2, 3], [5, 1, 3]):
         shown = images[indices]
         assert torch.allclose(answers.ask(shown, partial(ask, shown)), teacher(shown.float()))
-    assert asked == [4, 1]
+    assert asked == [[0, 1, 2, 3], [0] * 4], "always four at once, of those that were not known"
 
 
 def test_what_does_not_fit_is_answered_all_the_same(monkeypatch):
     monkeypatch.setattr(remembered, "_MOST_BYTES", 4 * 3 * 4)
-    images, answers = torch.arange(8, dtype=torch.uint8).view(8, 1), Answers()
+    images, answers = torch.arange(8, dtype=torch.uint8).view(8, 1), Answers(at_once=4)
     for start in (0, 4, 0, 4, 2):
         part = images[start : start + 4]
         found = answers.ask(part, lambda chosen, part=part: part[chosen].float().expand(-1, 3))
@@ -39,10 +39,14 @@ def test_what_does_not_fit_is_answered_all_the_same(monkeypatch):
 
 def test_another_teacher_gives_other_answers():
     teacher = nn.Linear(2, 2)
-    known = answers_of(teacher)
-    assert answers_of(copy.deepcopy(teacher)) is known
+    known = answers_of(teacher, 64)
+    assert answers_of(copy.deepcopy(teacher), 64) is known
+    assert answers_of(teacher, 32) is not known
+    known = answers_of(teacher, 64)
+    assert answers_of(teacher, 64, bf16=True) is not known
+    known = answers_of(teacher, 64)
     teacher.weight.data[0, 0] += 1
-    assert answers_of(teacher) is not known
+    assert answers_of(teacher, 64) is not known
 
 
 def test_a_second_distillation_does_not_run_the_teacher(artifact, task, monkeypatch):
@@ -52,7 +56,7 @@ def test_a_second_distillation_does_not_run_the_teacher(artifact, task, monkeypa
     plain = Answers.ask
 
     def counted(self, images, teacher):
-        return plain(self, images, lambda chosen: images_seen.append(len(chosen)) or teacher(chosen))
+        return plain(self, images, lambda chosen: images_seen.append(len(set(chosen))) or teacher(chosen))
 
     monkeypatch.setattr(Answers, "ask", counted)
     remembered._answers_of.cache_clear()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.objects import Objects
+from planish.data.preprocessing import FORMATS
 from planish.data.run_lengths import lengths_of
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -24,7 +25,7 @@ def size_of(noted: NotedImage) -> tuple[int, int]:
         OSError: it is not there, or is no image.
     """
     try:
-        image = Image.open(noted.path)
+        image = Image.open(noted.path, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise OSError(str(error)) from error
     with image:
@@ -73,6 +74,7 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
             kept.append((one, cut, lengths))
     boxes = np.array([cut for _, cut, _ in kept], np.float64).reshape(-1, 4)
     areas = [(one.area or 0) * down * across or (cut[2] - cut[0]) * (cut[3] - cut[1]) for one, cut, _ in kept]
+    difficult = np.array([one.difficult for one, _, _ in kept], bool)
     objects = Objects(
         boxes=(boxes / [width, height, width, height]).astype(np.float32),
         labels=np.array([number[one.label] for one, _, _ in kept], np.int64),
@@ -81,6 +83,7 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
         crowd=np.array([one.crowd for one, _, _ in kept], bool),
         areas=np.array(areas, np.float64),
         masks=tuple(lengths for _, _, lengths in kept) if masks else None,
+        difficult=difficult if difficult.any() else None,
     )
     return objects, faults
 

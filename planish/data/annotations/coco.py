@@ -135,7 +135,12 @@ def _object(one: Any, names: dict[int, str], file: Path) -> NotedObject:
             )
         area = float(one["area"]) if one.get("area") else None
         return NotedObject(
-            names[number], (left, top, left + width, top + height), bool(one.get("iscrowd", 0)), area, one.get("segmentation") or None
+            names[number],
+            (left, top, left + width, top + height),
+            crowd=bool(one.get("iscrowd", 0)),
+            difficult=bool(one.get("ignore", 0) or one.get("difficult", 0)),
+            area=area,
+            mask=one.get("segmentation") or None,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(

@@ -19,12 +19,14 @@ class NotedObject:
         box: left, top, right, bottom.
         crowd: see ``Objects.crowd``.
         area: as the data says; None where it does not.
+        difficult: see ``Objects.difficult``.
         mask: polygons ``[[x, y, x, y, ...], ...]``, or run lengths ``{"size": [height, width], "counts": list | str}``; None for none.
     """
 
     label: str
     box: tuple[float, float, float, float]
     crowd: bool = False
+    difficult: bool = False
     area: float | None = None
     mask: Any = None
 

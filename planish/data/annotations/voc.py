@@ -56,7 +56,9 @@ def _object(one: ElementTree.Element, file: Path) -> NotedObject:
         left, top, right, bottom = (float(box.findtext(name) or "") for name in ("xmin", "ymin", "xmax", "ymax"))
     except (AssertionError, ValueError) as error:
         raise DataError(f"an object in {file} has no box", "bndbox has xmin, ymin, xmax and ymax") from error
-    return NotedObject((one.findtext("name") or "").strip() or "object", (left - 1, top - 1, right, bottom))
+    name = (one.findtext("name") or "").strip() or "object"
+    difficult = (one.findtext("difficult") or "").strip().lower() in ("1", "true")
+    return NotedObject(name, (left - 1, top - 1, right, bottom), difficult=difficult)
 
 
 def _side(size: ElementTree.Element, name: str, file: Path) -> int:

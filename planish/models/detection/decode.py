@@ -1,12 +1,11 @@
-"""From raw maps to at most ``KEPT`` boxes an image, in operations that every runtime has, for any number of images."""
+"""From raw maps to the most confident boxes of an image, in operations that every runtime has, for any number of images."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-KEPT = 100
-_MOST, _EVERY = 300, 8  # candidates: as many as an eighth of the places, between KEPT and that many
+_CANDIDATES, _EVERY = 3, 8  # for a box that is returned, at most; and as many as an eighth of the places
 _ROUNDS = 8
 _SAME = 0.6  # overlap from which on the less sure of two boxes of a class is taken for the same object
 
@@ -32,31 +31,33 @@ def boxes_of(sides: Tensor, centres: Tensor, cells: Tensor) -> Tensor:
     return torch.cat([centres - reach[..., :2] * cells, centres + reach[..., 2:] * cells], 2)
 
 
-def keep_best(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def keep_best(boxes: Tensor, scores: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
     """The surest boxes, see ``candidates`` and ``suppress``.
 
     Args:
         boxes: ``(N, A, 4)``.
         scores: probabilities ``(N, A, classes)``.
+        kept: boxes returned of an image, where there are so many places.
 
     Returns:
-        Boxes within the image ``(N, KEPT, 4)``; scores, falling ``(N, KEPT)``, 0 for none; labels, int64.
+        Boxes within the image ``(N, kept, 4)``; scores, falling ``(N, kept)``, 0 for none; labels, int64.
     """
-    places, scores, labels = candidates(scores.transpose(1, 2))
-    boxes, scores, labels = suppress(_rows(boxes, places), scores, labels)
+    places, scores, labels = candidates(scores.transpose(1, 2), kept)
+    boxes, scores, labels = suppress(_rows(boxes, places), scores, labels, kept=kept)
     return boxes, scores, labels
 
 
-def candidates(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def candidates(scores: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor]:
     """The surest pairs of a place and a class, falling: numbers of the places, scores and classes, ``(N, K)`` each.
 
     A place may be a candidate for several classes, as in torchvision: where two are about as likely, both are worth telling.
 
     Args:
         scores: ``(N, classes, A)``, of whatever scale.
+        kept: boxes that are returned in the end.
     """
     classes, places = scores.shape[1:]
-    count = min(places, max(KEPT, min(_MOST, places // _EVERY)))
+    count = min(places, max(kept, min(_CANDIDATES * kept, places // _EVERY)))
     surest = scores.amax(1).topk(count, dim=1).indices  # the surest pairs are at the surest places
     pairs = scores.gather(2, surest.unsqueeze(1).expand(-1, classes, -1)).flatten(1)
     scores, which = pairs.topk(count, dim=1)
@@ -65,7 +66,7 @@ def candidates(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return surest.gather(1, at), scores, label
 
 
-def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *more: Tensor, kept: int) -> tuple[Tensor, ...]:
     """Non-maximum suppression within each class: the surest box stays, and those of its class that cover the same go, and so on.
 
     A box goes if one that stays is surer, of its class, and covers the same. Each round decides all boxes on the round before; after as
@@ -76,6 +77,7 @@ def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *more: Tensor) -> tu
         scores: probabilities ``(N, K)``, falling.
         labels: ``(N, K)``.
         more: of each box ``(N, K, values)``.
+        kept: how many are returned, at most.
 
     Returns:
         Of those that stay boxes within the image, scores, labels, and ``more``; the score of the others is 0.
@@ -87,7 +89,7 @@ def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *more: Tensor) -> tu
     stays = torch.ones_like(scores)
     for _ in range(_ROUNDS):
         stays = 1 - (rivals * stays.unsqueeze(1)).amax(2)
-    scores, last = (scores * stays).topk(min(KEPT, count), dim=1)
+    scores, last = (scores * stays).topk(min(kept, count), dim=1)
     return _rows(boxes, last).clamp(0, 1), scores, labels.gather(1, last), *(_rows(values, last) for values in more)
 
 

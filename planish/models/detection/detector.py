@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
+from planish.errors import ModelError
 from planish.models.backbone import Backbone, conv_block
 from planish.models.detection.assignment import Assigned, assign
 from planish.models.detection.decode import boxes_of, candidates, centres_of, suppress
-from planish.models.detection.losses import detection_loss, mask_loss, within
+from planish.models.detection.levels import BINS, DETECTIONS
+from planish.models.detection.losses import detection_loss, ignored_places, mask_loss, within
 from planish.models.pyramid import Pyramid
 
-_BINS = 8  # distances of 0 to 7 cells
 _PRIOR = 0.01  # of any class at any place, before training
 _COEFFICIENTS = 24
 _MASKS_LEARNED = 256  # a batch, at most
@@ -36,19 +37,30 @@ class Detector(nn.Module):
         num_classes: of the objects.
         channels: of the images.
         strides: of the levels.
+        bins: distances of 0 to ``bins - 1`` cells are told; see ``levels``.
+        detections: returned of an image.
         masks: also give each object a mask.
         width: channels of the pyramid.
     """
 
     def __init__(
-        self, classifier: nn.Module, num_classes: int, channels: int, strides: Sequence[int], *, masks: bool = False, width: int = 64
+        self,
+        classifier: nn.Module,
+        num_classes: int,
+        channels: int,
+        strides: Sequence[int],
+        *,
+        bins: int = BINS,
+        detections: int = DETECTIONS,
+        masks: bool = False,
+        width: int = 64,
     ) -> None:
         super().__init__()
-        self.num_classes, self.strides = num_classes, tuple(strides)
+        self.num_classes, self.strides, self.bins, self.detections = num_classes, tuple(strides), bins, detections
         self.coefficients = _COEFFICIENTS if masks else 0
         self.backbone = Backbone(classifier, channels, strides)
         self.pyramid = Pyramid(self.backbone.widths, width)
-        self.heads = nn.ModuleList(_Head(width, num_classes, self.coefficients) for _ in strides)
+        self.heads = nn.ModuleList(_Head(width, num_classes, bins, self.coefficients) for _ in strides)
         self.prototypes = _Prototypes(width, self.coefficients) if masks else None
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -63,7 +75,8 @@ class Detector(nn.Module):
 
         Args:
             outputs: raw.
-            targets: of each image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, with masks, ``masks`` ``(M, h, w)``.
+            targets: of each image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, with masks, ``masks`` ``(M, h, w)``; perhaps
+                ``ignored_boxes`` and ``ignored_labels``: places in these boxes do not learn that class is absent.
         """
         logits, sides, more, centres, cells = self._read(outputs)
         boxes = boxes_of(sides, centres, cells)
@@ -73,20 +86,21 @@ class Detector(nn.Module):
         if wanted.shape[1] == 0:  # no object in any image
             wanted, labels, there = (functional.pad(v, (0, 0, 0, 1) if v.ndim == 3 else (0, 1)) for v in (wanted, labels, there))
         assigned = assign(logits.detach().sigmoid(), boxes.detach(), centres, cells, wanted, labels, there)
-        loss = detection_loss(logits, sides, boxes, centres, cells, assigned)
+        ignored = ignored_places(targets, centres, cells, self.num_classes)
+        loss = detection_loss(logits, sides, boxes, centres, cells, assigned, ignored)
         if self.coefficients:
             loss = loss + _MASKS * self._mask_loss(outputs["prototypes"], more, targets, assigned)
         return loss
 
     def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``boxes`` ``(N, 100, 4)``, ``scores``, ``labels``, with masks also ``masks`` ``(N, 100, h, w)``: probabilities over the image."""
+        """``boxes`` ``(N, K, 4)``, ``scores``, ``labels``, with masks also ``masks`` ``(N, K, h, w)``: probabilities over the image."""
         values, centres, cells = self._places(outputs)
-        surest, scores, labels = candidates(self._parts(values)[1])
+        surest, scores, labels = candidates(self._parts(values)[1], self.detections)
         # what is not among the surest is read no further: most of the time would go there
         sides, _, more = self._parts(values.gather(2, surest.unsqueeze(1).expand(-1, values.shape[1], -1)))
-        boxes = boxes_of(_of_bins(sides), centres[surest], cells[surest])
+        boxes = boxes_of(self._of_bins(sides), centres[surest], cells[surest])
         rest = [more.transpose(1, 2).tanh()] if self.coefficients else []
-        boxes, scores, labels, *rows = suppress(boxes, scores.sigmoid(), labels, *rest)
+        boxes, scores, labels, *rows = suppress(boxes, scores.sigmoid(), labels, *rest, kept=self.detections)
         found = {"boxes": boxes, "scores": scores, "labels": labels}
         if self.coefficients:
             prototypes = outputs["prototypes"]
@@ -99,23 +113,34 @@ class Detector(nn.Module):
 
         Classes by binary cross-entropy, boxes by the divergence of their distances (Z. Zheng et al., Localization distillation, 2022,
         arXiv:2102.12252), places counting by how sure the teacher is of them. Where the teacher saw larger images, distances are
-        of other cells, and only classes are compared.
+        of other cells, or has other bins, only classes are compared; and only levels that both have.
+
+        Raises:
+            ModelError: there are none.
         """
-        parts = []
-        for name in (f"level_{stride}" for stride in self.strides):
+        parts: list[Tensor] = []
+        names = [f"level_{stride}" for stride in self.strides]
+        if not any(name in teacher for name in names):
+            raise ModelError(
+                f"the teacher has {', '.join(teacher)}",
+                f"levels are compared, and the student has {', '.join(names)}",
+                "choose another teacher",
+            )
+        for name in (name for name in names if name in teacher):
             ours, theirs = outputs[name], teacher[name]
             alike = ours.shape == theirs.shape
-            if not alike:
+            if ours.shape[2:] != theirs.shape[2:]:
                 theirs = functional.adaptive_max_pool2d(theirs, ours.shape[2:])
-            end = 4 * _BINS + self.num_classes
-            sure = theirs[:, 4 * _BINS : end].sigmoid()
+            start, end = 4 * self.bins, 4 * self.bins + self.num_classes
+            theirs_start = start + theirs.shape[1] - ours.shape[1]  # all but the bins are as many
+            sure = theirs[:, theirs_start : theirs_start + self.num_classes].sigmoid()
             weight = sure.amax(1)
             whole = weight.sum().clamp_min(1.0)
-            classes = functional.binary_cross_entropy_with_logits(ours[:, 4 * _BINS : end], sure, reduction="none")
+            classes = functional.binary_cross_entropy_with_logits(ours[:, start:end], sure, reduction="none")
             least = functional.binary_cross_entropy(sure, sure, reduction="none")  # what cannot be undercut
             parts.append((classes - least).sum() / whole)
             if alike:
-                mine, taught = (functional.log_softmax(torch.unflatten(v[:, : 4 * _BINS], 1, (4, _BINS)), 2) for v in (ours, theirs))
+                mine, taught = (functional.log_softmax(torch.unflatten(v[:, :start], 1, (4, self.bins)), 2) for v in (ours, theirs))
                 divergence = functional.kl_div(mine, taught, reduction="none", log_target=True).sum(2).mean(1)
                 parts.append((weight * divergence).sum() / whole)
             if alike and self.coefficients:
@@ -130,7 +155,7 @@ class Detector(nn.Module):
         """Of all places of all levels: class logits ``(N, A, classes)``, sides ``(N, A, 4, bins)``, coefficients, centres and cells."""
         values, centres, cells = self._places(outputs)
         sides, logits, more = self._parts(values)
-        return logits.transpose(1, 2), _of_bins(sides), more.transpose(1, 2).tanh(), centres, cells
+        return logits.transpose(1, 2), self._of_bins(sides), more.transpose(1, 2).tanh(), centres, cells
 
     def _places(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """All places of all levels in a row: what is said of them ``(N, values, A)``, their centres and sizes ``(A, 2)``."""
@@ -145,8 +170,11 @@ class Detector(nn.Module):
 
     def _parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sides, class logits and coefficients, ``(N, ..., A)``."""
-        sides, logits, more = torch.split(values, [4 * _BINS, self.num_classes, self.coefficients], 1)
+        sides, logits, more = torch.split(values, [4 * self.bins, self.num_classes, self.coefficients], 1)
         return sides, logits, more
+
+    def _of_bins(self, sides: Tensor) -> Tensor:
+        return torch.unflatten(sides.transpose(1, 2), 2, (4, self.bins))
 
     def _mask_loss(self, prototypes: Tensor, coefficients: Tensor, targets: Sequence[dict[str, Tensor]], assigned: Assigned) -> Tensor:
         image, place = assigned.positive.nonzero(as_tuple=True)
@@ -163,16 +191,12 @@ class Detector(nn.Module):
         return (weights * mask_loss(masks, (wanted > 0.5).to(masks), assigned.boxes[image, place])).sum() / weights.sum().clamp_min(1e-6)
 
 
-def _of_bins(sides: Tensor) -> Tensor:
-    return torch.unflatten(sides.transpose(1, 2), 2, (4, _BINS))
-
-
 class _Head(nn.Module):
     """Two branches: of boxes, and of classes; mask coefficients go with the boxes."""
 
-    def __init__(self, width: int, num_classes: int, coefficients: int) -> None:
+    def __init__(self, width: int, num_classes: int, bins: int, coefficients: int) -> None:
         super().__init__()
-        self.boxes = nn.Sequential(conv_block(width, width), nn.Conv2d(width, 4 * _BINS, 1))
+        self.boxes = nn.Sequential(conv_block(width, width), nn.Conv2d(width, 4 * bins, 1))
         self.classes = nn.Sequential(conv_block(width, width), nn.Conv2d(width, num_classes, 1))
         self.masks = nn.Sequential(conv_block(width, width), nn.Conv2d(width, coefficients, 1)) if coefficients else None
         last: Any = self.classes[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,7 +14,9 @@ from planish.models.detection.boxes import iou
 _CLASSES, _OVERLAP, _SIDES = 1.0, 2.0, 0.5
 
 
-def detection_loss(logits: Tensor, sides: Tensor, boxes: Tensor, centres: Tensor, cells: Tensor, assigned: Assigned) -> Tensor:
+def detection_loss(
+    logits: Tensor, sides: Tensor, boxes: Tensor, centres: Tensor, cells: Tensor, assigned: Assigned, ignored: Tensor | None = None
+) -> Tensor:
     """A scalar, over the sum of the weights of all places that learn an object.
 
     Args:
@@ -22,12 +26,15 @@ def detection_loss(logits: Tensor, sides: Tensor, boxes: Tensor, centres: Tensor
         centres: of the places ``(A, 2)``.
         cells: their size ``(A, 2)``.
         assigned: what each place learns.
+        ignored: bool ``(N, A, classes)``, classes that a place does not learn to be absent; None where there are none.
     """
     sure = functional.one_hot(assigned.labels, logits.shape[2]).to(logits.dtype) * (assigned.weights * assigned.positive).unsqueeze(2)
     whole = sure.sum().clamp_min(1.0)
     # where nothing is, the surer a place is of something the more it counts (varifocal: H. Zhang et al. 2021, arXiv:2008.13367); where an
     # object is, its wrong classes count in full as well, or they would be told apart last
     weight = torch.where((sure > 0).any(2, keepdim=True), 1.0, 0.75 * logits.detach().sigmoid() ** 2)
+    if ignored is not None:
+        weight = torch.where(ignored & (sure == 0), 0.0, weight)
     classes = (weight * functional.binary_cross_entropy_with_logits(logits, sure, reduction="none")).sum() / whole
     at = assigned.positive
     if not bool(at.any()):
@@ -38,6 +45,28 @@ def detection_loss(logits: Tensor, sides: Tensor, boxes: Tensor, centres: Tensor
     reach = torch.cat([(at_centres - assigned.boxes[at][:, :2]) / at_cells, (assigned.boxes[at][:, 2:] - at_centres) / at_cells], 1)
     distances = distance_loss(sides[at], reach)
     return _CLASSES * classes + _OVERLAP * overlap + _SIDES * (weights * distances).sum() / whole
+
+
+def ignored_places(targets: Sequence[dict[str, Tensor]], centres: Tensor, cells: Tensor, num_classes: int) -> Tensor | None:
+    """Where a class may be though no object of it is learned: in crowds and difficult objects.
+
+    Args:
+        targets: of each image, some with ``ignored_boxes`` ``(K, 4)`` and ``ignored_labels`` ``(K,)``.
+        centres: of the places ``(A, 2)``.
+        cells: their size ``(A, 2)``.
+        num_classes: of the objects.
+
+    Returns:
+        Bool ``(N, A, classes)``: the place's cell and an ignored box of that class meet; None where nothing is ignored.
+    """
+    if not any(len(t.get("ignored_labels", ())) for t in targets):
+        return None
+    result = torch.zeros(len(targets), len(centres), num_classes, dtype=torch.bool, device=centres.device)
+    low, high = centres - cells / 2, centres + cells / 2
+    for row, target in enumerate(targets):
+        for box, label in zip(target.get("ignored_boxes", ()), target.get("ignored_labels", ()), strict=True):
+            result[row, :, label] |= ((high > box[:2]) & (low < box[2:])).all(1)
+    return result
 
 
 def distance_loss(sides: Tensor, reach: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
 from planish.models.detection.decode import keep_best
+from planish.models.detection.ignored import ignored_boxes
+from planish.models.detection.levels import DETECTIONS
+
+_SURE = 100.0  # a logit whose loss is 0 in float32
 
 
 class OneStage(nn.Module):
@@ -25,11 +29,12 @@ class OneStage(nn.Module):
     Args:
         model: torchvision's.
         num_classes: of the objects, without a background.
+        detections: returned of an image.
     """
 
-    def __init__(self, model: FCOS | RetinaNet | SSD, num_classes: int) -> None:
+    def __init__(self, model: FCOS | RetinaNet | SSD, num_classes: int, detections: int = DETECTIONS) -> None:
         super().__init__()
-        self.model, self.num_classes = model, num_classes
+        self.model, self.num_classes, self.detections = model, num_classes, detections
         self.classes = num_classes + isinstance(model, SSD)  # SSD's softmax has the background first
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -48,11 +53,12 @@ class OneStage(nn.Module):
         return found
 
     def loss(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """torchvision's own; a scalar."""
+        """torchvision's own, without what is ignored; a scalar."""
         heads, anchors, counts, (height, width) = self._read(outputs)
         size = torch.tensor([width, height, width, height], dtype=anchors.dtype, device=anchors.device)
         first = int(isinstance(self.model, SSD))
         wanted = [{"boxes": t["boxes"].to(size) * size, "labels": t["labels"] + first} for t in targets]
+        heads["cls_logits"] = self._without_ignored(heads["cls_logits"], anchors, targets, size)
         each = [anchors] * len(targets)
         if isinstance(self.model, FCOS):
             losses = self.model.compute_loss(wanted, heads, each, counts)
@@ -70,6 +76,23 @@ class OneStage(nn.Module):
             losses = self.model.compute_loss(wanted, heads, each, matched)
         return torch.stack(list(losses.values())).sum()
 
+    def _without_ignored(self, logits: Tensor, anchors: Tensor, targets: Sequence[dict[str, Tensor]], size: Tensor) -> Tensor:
+        """Class logits that are sure of the background where a class is ignored: they cost nothing and have no gradient."""
+        if not any(len(t.get("ignored_labels", ())) for t in targets):
+            return logits
+        logits = logits.clone()
+        for row, target in enumerate(targets):
+            if not len(target.get("ignored_labels", ())):
+                continue
+            regions, objects = (target[name].to(size) * size for name in ("ignored_boxes", "boxes"))
+            if isinstance(self.model, SSD):  # a softmax: all classes at once
+                logits[row, ignored_boxes(anchors, regions, objects)] = _SURE * torch.eye(self.classes).to(logits)[0]
+                continue
+            for label in set(target["ignored_labels"].tolist()):
+                of_class = regions[target["ignored_labels"] == label], objects[target["labels"] == label]
+                logits[row, ignored_boxes(anchors, *of_class), label] = -_SURE
+        return logits
+
     def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """``boxes`` as shares, ``scores``, ``labels``; suppression is ours."""
         heads, anchors, _, (height, width) = self._read(outputs)
@@ -85,7 +108,7 @@ class OneStage(nn.Module):
             reach = offsets * sides.repeat(1, 2)
             boxes = torch.cat([middle - reach[..., :2], middle + reach[..., 2:]], 2)
         size = torch.tensor([width, height, width, height], dtype=boxes.dtype, device=boxes.device)
-        boxes, scores, labels = keep_best(boxes / size, scores)
+        boxes, scores, labels = keep_best(boxes / size, scores, self.detections)
         return {"boxes": boxes, "scores": scores, "labels": labels}
 
     def _read(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, list[int], tuple[int, int]]:

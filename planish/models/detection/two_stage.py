@@ -16,6 +16,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 
 from planish.models.detection.decode import keep_best
+from planish.models.detection.ignored import IgnoringProposals, ignored_boxes
+from planish.models.detection.levels import DETECTIONS
 from planish.models.detection.one_stage import moved, rows_of
 
 _FINEST = 4  # stride of the first map of a pyramid
@@ -28,27 +30,34 @@ class TwoStage(nn.Module):
     Args:
         model: torchvision's.
         num_classes: of the objects, without a background.
+        detections: returned of an image.
     """
 
-    def __init__(self, model: FasterRCNN, num_classes: int) -> None:
+    def __init__(self, model: FasterRCNN, num_classes: int, detections: int = DETECTIONS) -> None:
         super().__init__()
-        self.model, self.num_classes = model, num_classes
+        self.model, self.num_classes, self.detections = model, num_classes, detections
+        model.rpn.__class__ = IgnoringProposals  # it has no state of its own, and torchvision builds its own kind only
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {f"map_{name}": maps for name, maps in self.model.backbone(x).items()}
 
     def loss(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """torchvision's own: of the proposals, of the boxes and of the masks; a scalar."""
+        """torchvision's own: of the proposals, of the boxes and of the masks, without what is ignored; a scalar."""
         maps, images, size = self._maps(outputs)
         wanted: list[dict[str, Tensor]] = []
         for t in targets:
             one = {"boxes": t["boxes"].to(size) * size, "labels": t["labels"] + 1}
-            wanted.append(one | ({"masks": t["masks"]} if "masks" in t else {}))
+            one |= {"masks": t["masks"]} if "masks" in t else {}
+            wanted.append(one | ({"ignored_boxes": t["ignored_boxes"].to(size) * size} if "ignored_boxes" in t else {}))
         was = self.model.training
         self.model.rpn.train()
         self.model.roi_heads.train()
         try:
             proposals, losses = self.model.rpn(images, maps, wanted)
+            proposals = [
+                each[~ignored_boxes(each, target["ignored_boxes"], target["boxes"])] if "ignored_boxes" in target else each
+                for each, target in zip(proposals, wanted, strict=True)
+            ]
             _, more = self.model.roi_heads(maps, proposals, images.image_sizes, wanted)
         finally:
             self.model.rpn.train(was)
@@ -56,14 +65,14 @@ class TwoStage(nn.Module):
         return torch.stack([*losses.values(), *more.values()]).sum()
 
     def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``boxes`` as shares, ``scores``, ``labels`` and, of Mask R-CNN, ``masks``: 100 proposals an image, each for its best class."""
+        """``boxes`` as shares, ``scores``, ``labels`` and, of Mask R-CNN, ``masks``: of as many proposals, each for its best class."""
         maps, images, size = self._maps(outputs)
         levels = list(maps.values())
         objectness, offsets = self.model.rpn.head(levels)
         anchors = self.model.rpn.anchor_generator(images, levels)[0]
         sure = torch.cat([rows_of(values, 1) for values in objectness], 1).sigmoid()
         placed = moved(anchors, torch.cat([rows_of(values, 4) for values in offsets], 1), (1.0, 1.0, 1.0, 1.0))
-        proposals, _, _ = keep_best((placed / size).clamp(0, 1), sure)
+        proposals, stays, _ = keep_best((placed / size).clamp(0, 1), sure, self.detections)
         heads: Any = self.model.roi_heads
         seen = heads.box_head(self._pooled(levels, proposals * size, 7))
         logits, stretched = heads.box_predictor(seen)
@@ -73,8 +82,10 @@ class TwoStage(nn.Module):
         stretched = stretched.unflatten(0, (-1, count)).unflatten(2, (self.num_classes + 1, 4))
         own = stretched.gather(2, (labels + 1)[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
         boxes = moved(proposals * size, own, heads.box_coder.weights) / size
+        # where fewer proposals stay, suppressed ones fill the places up, and which ones is up to each runtime: they find nothing
+        scores = scores * (stays > 0).to(scores.dtype)
         kinds = functional.one_hot(labels, self.num_classes).to(scores.dtype) * scores.unsqueeze(2)
-        boxes, scores, labels = keep_best(boxes.clamp(0, 1), kinds)
+        boxes, scores, labels = keep_best(boxes.clamp(0, 1), kinds, self.detections)
         found = {"boxes": boxes, "scores": scores, "labels": labels}
         if heads.mask_predictor is not None:
             masks = heads.mask_predictor(heads.mask_head(self._pooled(levels, boxes * size, 14)))

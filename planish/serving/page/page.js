@@ -156,7 +156,7 @@ async function watch() {
     $("queued").textContent = total(text, "planish_queued_images");
     $("total").textContent = now.count;
     const drifted = [...text.matchAll(/^planish_drift\{.*of="([^"]+)".*\} 1\.0$/gm)].map((found) => found[1]);
-    $("drift").textContent = [...new Set(drifted)].join(", ") || `none in ${total(text, "planish_drift_images")} images`;
+    $("drift").textContent = [...new Set(drifted)].join(", ") || `none in ${total(text, "planish_drift_compared_images")} images compared`;
     if (before) {
       const fresh = now.count - before.count;
       $("rate").textContent = ((1000 * fresh) / (now.at - before.at)).toFixed(1);

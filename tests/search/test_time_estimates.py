@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from planish.plan import Plan
-from planish.search.pace import finish_seconds
 from planish.search.state import Deployment, Search
+from planish.search.time_estimates import finish_seconds
 
 
 def search(judging: float) -> Search:

@@ -1,0 +1,258 @@
+"""Which levels a detector needs: strides and distance bins, from the size of its input and the boxes that it shall learn.
+
+A place of a level predicts the distances from its centre to the four sides of a box, of at most ``bins - 1`` cells each. So some boxes
+cannot be met exactly, whatever is learned: those larger than that, those so small that no centre lies in them, and those whose places are
+taken by other objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planish.errors import ModelError
+
+Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
+Sides = Callable[[int], tuple[int, int]]
+
+BINS = 8  # distances of 0 to 7 cells
+DETECTIONS = 100  # returned of an image
+REACHED = 0.9  # IoU: a box that can be met so well is met
+_MOST_BINS = 16
+_COARSEST = 128
+_FINEST = 4  # a level of stride 2 would cost more than the backbone
+_TOLERATED = 0.01  # share of boxes for which nothing is changed
+_MARGIN, _STEP = 1.25, 50
+_MOST_DETECTIONS, _MOST_MASKS = 500, 300  # suppression compares all pairs; a mask is a map
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Of a detector.
+
+    Args:
+        strides: of the levels, rising.
+        bins: distances of 0 to ``bins - 1`` cells can be predicted.
+    """
+
+    strides: tuple[int, ...]
+    bins: int = BINS
+
+    def __str__(self) -> str:
+        return f"strides {', '.join(map(str, self.strides))}, distances up to {self.bins - 1} cells"
+
+
+@dataclass(frozen=True)
+class TrainingBoxes:
+    """What a detector is made for.
+
+    Args:
+        sides: height and width of its input in pixels, for the multiple that both must be of.
+        boxes: normalized xyxy ``(M, 4)`` of the objects in each training image; none where they are not known.
+        detections: returned of an image; None for as many as these images need.
+    """
+
+    sides: Sides
+    boxes: Sequence[npt.NDArray[np.float32]] = field(default_factory=tuple)
+    detections: int | None = None
+
+
+def reachable_iou(boxes: Sequence[npt.NDArray[np.float32]], height: int, width: int, levels: Levels) -> Floats:
+    """The best IoU that a detector can reach with each box, all objects of an image at once, each at a place of its own.
+
+    Objects are learned at places whose centre lies in them, else at the nearest one (``assignment.assign``); where several objects compete
+    for places, the assignment with the largest sum is taken, and an object that is left without a place reaches 0.
+
+    Args:
+        boxes: normalized xyxy ``(M, 4)`` of each image.
+        height: of the input in pixels.
+        width: likewise.
+        levels: of the detector.
+
+    Returns:
+        ``(T,)``, in the order of the boxes.
+    """
+    pixels = np.concatenate([*(np.asarray(b, np.float64).reshape(-1, 4) for b in boxes), np.zeros((0, 4))]) * [width, height, width, height]
+    image = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes])
+    places, overlaps = _candidates(pixels, height, width, levels)
+    best = overlaps.argmax(1)
+    rows = np.arange(len(pixels))
+    result = np.asarray(overlaps[rows, best])
+    taken = np.stack([image, places[rows, best]], 1)
+    _, which, counts = np.unique(taken, axis=0, return_inverse=True, return_counts=True)
+    contested = np.unique(image[counts[which.ravel()] > 1])
+    starts, ends = np.searchsorted(image, contested), np.searchsorted(image, contested, side="right")
+    for start, end in zip(starts, ends, strict=True):
+        result[start:end] = _shared_out(places[start:end], overlaps[start:end])
+    return result
+
+
+def choose_levels(strides: tuple[int, ...], training: TrainingBoxes, available: Sequence[int]) -> tuple[Levels, list[str]]:
+    """Levels that reach an object as large as the image, and nearly all boxes of the training images; and in words what was changed.
+
+    Args:
+        strides: that are usual.
+        training: size of the input, and boxes.
+        available: strides of the backbone's maps: none finer can be had.
+
+    Raises:
+        ModelError: no levels reach an object as large as such an image.
+    """
+    usual = _reaching_whole_image(strides, training.sides)
+    notes = []
+    if usual != Levels(strides):
+        notes.append(f"an object as large as the image could not be met: {usual} instead of {Levels(strides)}")
+    chosen, boxes = usual, training.boxes
+    if not sum(map(len, boxes)):
+        return chosen, notes
+    unmet = _unmet(boxes, training.sides, usual)
+    if unmet.mean() > _TOLERATED:
+        tried = [(float(_unmet(boxes, training.sides, levels).mean()), levels) for levels in _finer(usual, available)]
+        least = min([share for share, _ in tried], default=1.0)
+        # the first is the cheapest
+        for share, levels in tried:
+            if share <= max(_TOLERATED, least + _TOLERATED) and share < unmet.mean() - _TOLERATED:
+                chosen = levels
+                notes.append(
+                    f"{unmet.sum():,} of {len(unmet):,} training boxes could be met with an IoU below {REACHED} only: {chosen} "
+                    f"instead of {usual}"
+                )
+                break
+    return chosen, [*notes, describe_reach(boxes, *training.sides(max(chosen.strides)), chosen)]
+
+
+def describe_reach(boxes: Sequence[npt.NDArray[np.float32]], height: int, width: int, levels: Levels) -> str:
+    """The best reachable IoU of the training boxes, in a line."""
+    reach = reachable_iou(boxes, height, width, levels)
+    unmet = reach < REACHED
+    best = f"best reachable IoU of {len(reach):,} training boxes at {height} x {width} pixels"
+    if not unmet.any():
+        return f"{best}: {reach.min():.2f} and more"
+    sides = np.concatenate([np.asarray(b, np.float64).reshape(-1, 4) for b in boxes]) * [width, height, width, height]
+    median = np.median(np.sqrt((sides[unmet, 2:] - sides[unmet, :2]).prod(1)))
+    return (
+        f"warning: {best}: below {REACHED} for {unmet.sum():,} ({unmet.mean():.1%}), {reach.min():.2f} at the least; half of these are "
+        f"smaller than {median:.0f} pixels: a larger image size, or tiles (planish tile), show them larger"
+    )
+
+
+def require_reach(levels: Levels, height: int, width: int) -> None:
+    """Refuse an input that is too large for the levels.
+
+    Raises:
+        ModelError: an object as large as the image cannot be met.
+    """
+    if (reach := _whole_image_reach(levels, height, width)) < REACHED:
+        most = round(2 * (levels.bins - 1) * max(levels.strides) * REACHED**0.5)
+        raise ModelError(
+            f"images of {height} x {width} pixels for a detector of {levels}",
+            f"an object as large as the image is met with an IoU of {reach:.2f} at best, and {REACHED} is needed",
+            f"use images of at most about {most} pixels a side, or tiles of large ones (planish tile)",
+        )
+
+
+def levels_in(state: Mapping[str, Any]) -> list[Levels]:
+    """The levels that a detector with such weights may have, by names and shapes; none where they are not a detector's."""
+    heads = [values for name, values in state.items() if name.startswith("heads.") and name.endswith(".boxes.1.weight")]
+    return [Levels(tuple(finest * 2**i for i in range(len(heads))), len(heads[0]) // 4) for finest in (4, 8)] if heads else []
+
+
+def detections_for(boxes: Sequence[npt.NDArray[np.float32]], *, masks: bool) -> tuple[int, list[str]]:
+    """How many detections of an image are returned: a quarter more than an image holds, at least 100; and in words what is special."""
+    most = max(map(len, boxes), default=0)
+    if most * _MARGIN <= DETECTIONS:
+        return DETECTIONS, []
+    wanted, limit = math.ceil(most * _MARGIN / _STEP) * _STEP, _MOST_MASKS if masks else _MOST_DETECTIONS
+    notes = [f"training images hold up to {most} objects: the detector returns {min(wanted, limit)} detections an image"]
+    if most > limit:
+        notes.append(f"warning: an image holds {most} objects, and at most {limit} can be found: cut images into tiles (planish tile)")
+    return min(wanted, limit), notes
+
+
+def _reaching_whole_image(strides: tuple[int, ...], sides: Sides) -> Levels:
+    """The usual strides, with more bins, or coarser levels, where an object as large as the image asks for them."""
+    levels = Levels(strides)
+    while True:
+        height, width = sides(max(levels.strides))
+        for bins in range(BINS, _MOST_BINS + 1):
+            if _whole_image_reach(replace(levels, bins=bins), height, width) >= REACHED:
+                return replace(levels, bins=bins)
+        coarser = 2 * max(levels.strides)
+        if coarser > _COARSEST or any(side % coarser for side in sides(coarser)):
+            require_reach(replace(levels, bins=_MOST_BINS), height, width)
+        levels = replace(levels, strides=(*levels.strides, coarser))
+
+
+def _whole_image_reach(levels: Levels, height: int, width: int) -> float:
+    return float(reachable_iou([np.array([[0, 0, 1, 1]], np.float32)], height, width, levels)[0])
+
+
+def _finer(levels: Levels, available: Sequence[int]) -> Iterator[Levels]:
+    """Levels that meet small and long boxes better, the cheapest first."""
+    finer = min(levels.strides) // 2
+    for strides in [levels.strides, *[(finer, *levels.strides)] * (finer >= _FINEST and finer in available)]:
+        for bins in sorted({levels.bins, (levels.bins + _MOST_BINS) // 2, _MOST_BINS}):
+            if (strides, bins) != (levels.strides, levels.bins):
+                yield Levels(strides, bins)
+
+
+def _unmet(boxes: Sequence[npt.NDArray[np.float32]], sides: Sides, levels: Levels) -> npt.NDArray[np.bool_]:
+    return reachable_iou(boxes, *sides(max(levels.strides)), levels) < REACHED
+
+
+def _candidates(boxes: Floats, height: int, width: int, levels: Levels) -> tuple[Numbers, Floats]:
+    """Places that may learn each box and the IoU there, ``(T, K)``: nine around its middle on each level. -1 where it is not learned."""
+    places, overlaps, distances, first = [], [], [], 0
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    steps = np.stack(np.meshgrid((0, -1, 1), (0, -1, 1), indexing="ij"), -1).reshape(1, 9, 2)
+    for stride in levels.strides:
+        count = np.array([math.ceil(width / stride), math.ceil(height / stride)])
+        cell = np.array([width, height]) / count
+        nearest = np.clip((middle / cell).astype(np.int64), 0, count - 1)[:, None]
+        column_row = nearest + steps
+        centre = (column_row + 0.5) * cell
+        reach = (levels.bins - 1) * cell
+        low, high = boxes[:, None, :2], boxes[:, None, 2:]
+        there = np.concatenate([centre - np.clip(centre - low, 0, reach), centre + np.clip(high - centre, 0, reach)], 2)
+        valid = ((column_row >= 0) & (column_row < count)).all(2)
+        inside = ((centre > low) & (centre < high)).all(2) & valid
+        places.append(first + column_row[..., 1] * count[0] + column_row[..., 0])
+        overlaps.append(np.where(inside, _iou(there, boxes[:, None]), -1.0))
+        apart = np.linalg.norm((centre[:, 0] - middle) / [width, height], axis=1)
+        distances.append((apart, _iou(there[:, 0], boxes)))
+        first += int(count.prod())
+    found = np.concatenate(overlaps, 1)
+    # a box in which no centre lies is learned at the nearest place
+    lost = np.flatnonzero((found < 0).all(1))
+    level = np.stack([apart for apart, _ in distances], 1)[lost].argmin(1)
+    found[lost, 9 * level] = np.stack([overlap for _, overlap in distances], 1)[lost, level]
+    return np.concatenate(places, 1), found
+
+
+def _shared_out(places: Numbers, overlaps: Floats) -> Floats:
+    """What each object of one image reaches ``(M,)`` where each has a place of its own, in the assignment with the largest sum."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    objects, column = np.nonzero(overlaps >= 0)
+    known, place = np.unique(places[objects, column], return_inverse=True)
+    count = len(places)
+    # beside the places each object has a column of its own, which stands for none; entries of 0 would not be entries
+    values = np.concatenate([overlaps[objects, column] + 1e-6, np.full(count, 1e-9)])
+    rows, columns = np.concatenate([objects, np.arange(count)]), np.concatenate([place.ravel(), len(known) + np.arange(count)])
+    matrix = coo_array((values, (rows, columns)), shape=(count, len(known) + count)).tocsr()
+    _, matched = min_weight_full_bipartite_matching(matrix, maximize=True)
+    return np.asarray(np.where(matched < len(known), matrix[np.arange(count), matched] - 1e-6, 0.0))
+
+
+def _iou(a: Floats, b: Floats) -> Floats:
+    """Of boxes that broadcast against one another."""
+    shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
+    each = [np.clip(box[..., 2:] - box[..., :2], 0, None).prod(-1) for box in (a, b)]
+    return np.asarray(shared / np.maximum(each[0] + each[1] - shared, 1e-12))

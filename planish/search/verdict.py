@@ -1,0 +1,59 @@
+"""What a run comes to, in a sentence, and by how much it misses its goal. The report computes both once more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from planish.evaluation.latency import verdict as speed_verdict
+from planish.measurement import Measurement, in_words, size_change
+from planish.search.choose import describe_miss, misses, nearest_miss
+from planish.search.result import CandidateResult, Goal
+
+
+def verdict(ratio: Measurement, noise_floor: Measurement, size_ratio: float, drop: Measurement, metric: str) -> str:
+    """One sentence with the numbers.
+
+    Args:
+        ratio: latency of the original by that of the chosen model.
+        noise_floor: of the same session of timing.
+        size_ratio: original file by chosen file.
+        drop: on test, in points.
+        metric: what is lost, by name.
+    """
+    assert drop.low is not None
+    assert drop.high is not None
+    digits = 2 if speed_verdict(ratio, noise_floor) == "no difference" else 1
+    speed = f"{ratio.value:.{digits}f}x [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}] as fast as the original"
+    speed += ", which is no difference" if digits == 2 else ""
+    change = f"{'loses' if drop.value >= 0 else 'gains'} {abs(drop.value):.2f} points of {in_words(metric)} on test"
+    ends = sorted((drop.low, drop.high)) if drop.value >= 0 else sorted((-drop.low, -drop.high))
+    nothing = ", which is no difference" if drop.low <= 0 <= drop.high else ""
+    return f"The chosen model is {speed}, {_size(size_ratio)}, and {change} [{ends[0]:.2f}, {ends[1]:.2f}]{nothing}."
+
+
+def _size(ratio: float) -> str:
+    times, word = size_change(ratio)
+    return word if times == 1 else f"{times:.{1 if times >= 2 else 2}f}x {word}"
+
+
+def shortfall(chosen: CandidateResult, others: Sequence[CandidateResult], goal: Goal, drop: Measurement) -> str:
+    """By how much the nearest candidate misses the goal; empty where the chosen one meets it.
+
+    Args:
+        chosen: its latency is that of the session after the choice.
+        others: all measured candidates, the chosen one among them.
+        goal: the limits.
+        drop: of the chosen one on test.
+    """
+    if misses(chosen, goal):
+        nearest = nearest_miss(others, goal) or chosen
+        if not misses(nearest, goal):
+            return (
+                "The chosen model was within every limit when it was chosen, but not when it was timed once more: "
+                f"{describe_miss(chosen, goal)}."
+            )
+        return (
+            f"Nothing met every limit on validation. The nearest is {nearest.summary} in {nearest.runtime}: {describe_miss(nearest, goal)}."
+        )
+    over = drop.value - goal.max_drop_points
+    return f"On validation it is within every limit, but on test it loses {over:.2f} points more than allowed." if over > 0 else ""

@@ -1,0 +1,126 @@
+"""Whether a model works: counted from what it does, and measured with a sample whose answer is known."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from planish.serving.errors import BusyError, InferenceError
+
+if TYPE_CHECKING:
+    from planish.serving.batching import Batcher
+    from planish.serving.model import ServedModel
+    from planish.serving.models import Entry
+
+_LOG = logging.getLogger("planish.serving")
+_ALLOWED = 2  # failures in a row; with the next one the model is not ready
+CHECK_S, RECHECK_S = 30.0, 2.0  # between checks of models that are all ready, and where one is not
+_TRACEBACK_S, _TRACEBACK_LENGTH = 60.0, 4000  # one in so many seconds; characters
+_QUOTED = 500  # characters of an error's message
+
+
+class Health:
+    """Counts a model's failures, logs them, and says whether it is ready.
+
+    A model is ready when its golden samples gave the known answers. After three failures in a row, of whatever requests, it is not, and
+    the sample is tried at once: if the fault lay in the requests alone, the model is ready again.
+
+    Args:
+        model: whose health this is.
+        count: called with the reason of each failure.
+    """
+
+    def __init__(self, model: ServedModel, count: Callable[[str], None]) -> None:
+        self._model, self._count = model, count
+        self._in_a_row, self._traced = 0, -_TRACEBACK_S
+        self._passed, self.fault = not model.fault, model.fault  # it has run its golden samples; and why it is not ready
+        self.doubted = asyncio.Event()  # it should be checked now
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self._passed and self._in_a_row <= _ALLOWED
+
+    def succeeded(self) -> None:
+        """A request was answered."""
+        self._in_a_row = 0
+
+    def failed(self, reason: str, error: Exception | str) -> None:
+        """The model raised an exception, or answered what is no answer.
+
+        Args:
+            reason: for the metrics: ``runtime``, ``not_finite``, ``wrong_answer`` or ``no_answer``.
+            error: for the log.
+        """
+        self.report(reason, error)
+        self._in_a_row += 1
+        if self._in_a_row > _ALLOWED:
+            if self._passed:
+                self.fault = f"{self._in_a_row} failures in a row: {str(error)[:_QUOTED]}"
+            self.doubted.set()
+
+    def report(self, reason: str, error: Exception | str) -> None:
+        """Count and log what says nothing about the model."""
+        self._count(reason)
+        text = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
+        line = {"time": time.time(), "model": self._model.name, "version": self._model.version, "failure": reason, "error": text[:_QUOTED]}
+        now = time.monotonic()
+        if isinstance(error, Exception) and now - self._traced >= _TRACEBACK_S:
+            self._traced = now
+            line["traceback"] = "".join(traceback.format_exception(error))[-_TRACEBACK_LENGTH:]
+        _LOG.error(json.dumps(line))
+
+    async def check(self, batcher: Batcher, timeout_s: float) -> None:
+        """Let the model answer its sample, in its turn with the requests that wait."""
+        self.doubted.clear()
+        done = batcher.batches
+        try:
+            async with asyncio.timeout(timeout_s):
+                outputs = await batcher(self._model.sample)
+        except BusyError:  # it works
+            return
+        except InferenceError:  # counted by whoever runs the batch
+            self._passed = False
+            self.fault = "the model fails on its golden sample"
+            return
+        except TimeoutError:
+            if batcher.batches == done:
+                self._passed = False
+                self.fault = f"the model answered nothing for {timeout_s:g} s"
+                self.report("no_answer", self.fault)
+            return
+        wrong = self._model.wrong_answer(outputs)
+        if wrong:
+            self._passed = False
+            self.fault = wrong
+            self.report("wrong_answer", wrong)
+        else:
+            self._passed, self._in_a_row = True, 0
+
+
+async def keep_checking(entries: Callable[[], Iterable[Entry]], timeout_s: float) -> None:
+    """For ever: check all models from time to time, and one that fails at once.
+
+    Args:
+        entries: the models that are served.
+        timeout_s: in which a model must answer.
+    """
+    while True:
+        current = list(entries())
+        pause = CHECK_S if all(entry.health.ready for entry in current) else RECHECK_S
+        doubts = [asyncio.ensure_future(entry.health.doubted.wait()) for entry in current]
+        try:
+            doubted, _ = await asyncio.wait(doubts, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for doubt in doubts:
+                doubt.cancel()
+        for entry in entries():
+            if not doubted or entry.health.doubted.is_set():
+                await entry.health.check(entry.batcher, timeout_s)
+        if doubted:
+            await asyncio.sleep(RECHECK_S / 4)  # a client that makes its requests fail does not fill the time with checks

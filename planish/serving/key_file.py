@@ -1,0 +1,33 @@
+"""The file of keys that a service is started with."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from planish.errors import BundleError
+
+
+def read_keys(file: Path) -> tuple[str, ...]:
+    """The keys in a file, one a line; blank lines and those that begin with ``#`` are passed over.
+
+    Raises:
+        BundleError: the file cannot be read, or holds no key: the service would be open to everyone.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"the keys in {file} cannot be read: {error}", "it is a text file in UTF-8 with a key a line") from error
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise BundleError(
+            f"{file} holds no key",
+            "the service would answer everyone",
+            f"write one into it: openssl rand -hex 24 > {file}",
+        )
+    return keys
+
+
+def others_may_read(file: Path) -> bool:
+    """Whether other users of this machine may read the file, by its permissions."""
+    return bool(file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))

@@ -1,0 +1,71 @@
+"""What a service logged, read back: by all its replicas, in order of time, while it goes on writing."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from planish.errors import DataError
+from planish.progress import Stage
+from planish.serving.recorder import LOG_FILE
+
+_TEXT, _NUMBERS = ("model", "version", "bundle"), ("time", "seconds")  # that every record has
+_LATEST = 4e9  # in seconds since 1970: in the year 2096
+
+
+def records(log: Path) -> Iterator[dict[str, Any]]:
+    """What was logged, the oldest first; lines that were cut off are passed over.
+
+    Args:
+        log: folder of a service's log, or one that holds those of its replicas.
+
+    Raises:
+        DataError: there is no log.
+    """
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for file in sorted(log.rglob(f"{LOG_FILE}*"), key=lambda file: -int(file.suffix[1:]) if file.suffix[1:].isdigit() else 0):
+        folders[file.parent].append(file)
+    if not folders:
+        raise DataError(f"{log} has no {LOG_FILE}", "it is written by: planish serve --log FOLDER")
+    with ExitStack() as opened:
+        logs = [_open_all(files, opened) for files in folders.values()]  # all at once: an open file keeps what it is when it is renamed
+        size = sum(os.fstat(file.fileno()).st_size for files in logs for file in files)
+        stage = opened.enter_context(Stage("reading the log", size))
+        yield from heapq.merge(*(_read(files, stage) for files in logs), key=lambda record: record["time"])
+
+
+def _open_all(files: list[Path], opened: ExitStack) -> list[BinaryIO]:
+    found: dict[int, BinaryIO] = {}
+    for file in files:
+        try:
+            stream = opened.enter_context(file.open("rb"))
+        except FileNotFoundError:  # the oldest goes when a new one begins
+            continue
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror}", "it can be read by the user who ran the service alone") from error
+        found.setdefault(os.fstat(stream.fileno()).st_ino, stream)  # one that was just renamed is met twice
+    return list(found.values())
+
+
+def _read(files: list[BinaryIO], stage: Stage) -> Iterator[dict[str, Any]]:
+    for file in files:
+        for line in file:
+            stage.advance(len(line))
+            try:
+                found = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found, dict) and _is_record(found):
+                yield found
+
+
+def _is_record(found: dict[str, Any]) -> bool:
+    return all(isinstance(found.get(name), str) for name in _TEXT) and all(
+        isinstance(found.get(name), int | float) and 0 <= found[name] < _LATEST for name in _NUMBERS
+    )
