@@ -40,6 +40,7 @@ def monitor(
     with running(debug=debug), progress():
         from planish.cli.tables import monitor_table
         from planish.search.goal import seconds
+        from planish.serving.key_file import read_keys
         from planish.serving.labelling import worth_labelling
         from planish.serving.monitor import ALERT_RULES, is_address
         from planish.serving.monitor import monitor as look  # planish.commands would bring torch, which is not needed here
@@ -55,7 +56,9 @@ def monitor(
             rules.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ALERT_RULES, rules)
         every_s = None if every is None else seconds(every)
-        found = look(source, bundles or (), settings=settings, every_s=every_s, webhook=webhook, key=_first_key(keys))
+        found = look(
+            source, bundles or (), settings=settings, every_s=every_s, webhook=webhook, key=None if keys is None else read_keys(keys)[0]
+        )
         if json:
             print_json(found)
         else:
@@ -67,12 +70,3 @@ def monitor(
                 stdout.print(f"{count} images most worth a label: fill in {out / 'labels.csv'}", soft_wrap=True)
         if any(one.drifted for one in found):
             raise typer.Exit(1)
-
-
-def _first_key(keys: Path | None) -> str | None:
-    if keys is None:
-        return None
-    found = [line.strip() for line in keys.read_text().splitlines() if line.strip()]
-    if not found:
-        fail(f"{keys} holds no key. It has one on each line.")
-    return found[0]

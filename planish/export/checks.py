@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from planish.artifact import Outputs, Pixels
-    from planish.export.runtimes import Predictor
+    from planish.artifact import Outputs, Pixels, Predictor
 
 # networks that amplify rounding, untrained ones above all: a file may be some times as far off as float32 in PyTorch is
 _TIMES_OWN, _MOST_TOLERANCE = 8.0, 5e-2

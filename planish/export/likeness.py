@@ -78,8 +78,8 @@ def agreement(expected: Any, found: Any, noise: float) -> float | None:
 
 
 def _rows(values: Any) -> Floats:
-    values = np.asarray(values, np.float64)
-    return values.reshape(len(values), -1)
+    rows: Floats = np.asarray(values, np.float64).reshape(len(values), -1)
+    return rows
 
 
 def _db(signal: float, noise: float) -> float:

@@ -56,4 +56,5 @@ def _round(_: Any, __: Any, output: Any) -> Any:
 def jittered(images: Pixels) -> Pixels:
     """The images with each value higher or lower by one, or as it was: as much as a rounding step that tips over on the way."""
     change = np.random.default_rng(0).integers(-1, 2, images.shape)
-    return np.clip(images.astype(np.int16) + change, 0, 255).astype(np.uint8)
+    changed: Pixels = np.clip(images.astype(np.int16) + change, 0, 255).astype(np.uint8)
+    return changed

@@ -61,4 +61,4 @@ def symmetric(data: bytes) -> bytes:
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:], graph.value_info[:]
     graph.initializer.extend([*kept, *(numpy_helper.from_array(np.asarray(values), name) for name, values in added.items())])
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())

@@ -84,7 +84,7 @@ class TensorRtPredictor:
         self._context = engine.create_execution_context()
         if self._context is None:
             raise ExportError("TensorRT cannot create an execution context", "the GPU needs memory for its activations", "free some")
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self, images: Pixels) -> Outputs:
         """Run one batch of uint8 pixels ``(N, H, W, C)``.

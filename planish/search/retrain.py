@@ -33,13 +33,14 @@ from planish.search.files import write_result
 from planish.search.gate import ALPHA, MAX_DROP, Gate
 from planish.search.goal import seconds as in_seconds
 from planish.search.opened import Opened, open_model
+from planish.search.resumable import resumable
 from planish.split_assignment import SplitAssignment
 from planish.task import Task
 from planish.tasks import task_for
 from planish.training.original import train_original
 from planish.training.prepare import Job
 from planish.training.recipe import Recipe, resolved_recipe
-from planish.workspace import replace_folder
+from planish.workspace import replace_folder, replacing
 
 _ADDED, _RETRAINED, _FIRST = "added.csv", "retrained", "first_bundle"
 
@@ -161,42 +162,50 @@ def continue_from(
     is_new = _check(images, start, opened.assignment, gate, replace_served)
     task = task_for(described.name, images.splits, images.class_names)
     chosen = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=True)
-    checkpoint = folder.with_name(folder.name + ".checkpoint")  # the same command goes on from it
-    folder.parent.mkdir(parents=True, exist_ok=True)
     job = Job(task, start, images, knows_classes=True, pretrained=True, notes=())
     limit = None if budget is None else in_seconds(budget)
-    trained = train_original(job, mode="always", settings=chosen.training, checkpoint=checkpoint, seconds=limit).artifact
-    made = plan.apply(trained, task)
-    fresh = replace(opened, path=folder / "bundle", format=made.format, files=made.files)
-    timed = measure_latency(
-        {name: one.subject(described.threads, described.batch) for name, one in (("old", opened), ("new", fresh))},
-        baseline="old", threads=described.threads, batch=described.batch,
-    )  # fmt: skip
-    scores = {name: _scores(one, task) for name, one in (("old", opened), ("new", fresh))}
-    groups = {"old": ~is_new, "new": is_new}
-    found = Continued(
-        old={of: _accuracy(scores["old"][rows]) for of, rows in groups.items()},
-        new={of: _accuracy(scores["new"][rows]) for of, rows in groups.items()},
-        gain={of: _gain(scores["new"][rows], scores["old"][rows]) for of, rows in groups.items()},
-        latency_ratio=timed.measurements["new"]["latency_ratio"],
-        p_values=gate.p_values(scores["new"], scores["old"], is_new),
-        alpha=alpha,
-        max_drop=max_drop,
-    )
-    save_artifact(trained, folder / "model", images.assignment)
-    _keep(new_images, folder / _ADDED)
-    measurements = timed.measurements["new"] | {"accuracy": _accuracy(scores["new"])}
-    write_bundle(
-        made, task, folder / "bundle", runtime=opened.runtime, measurements=measurements, threads=described.threads, batch=described.batch,
-        assignment=images.assignment,
-    )  # fmt: skip
-    if replace_served:
-        _keep(new_images, old_bundle.parent / _ADDED)
-    if found.better and replace_served:
-        _take_place(folder, old_bundle)
-        found = replace(found, replaced=True)
-    write_result(folder / "continued.json", found)
-    checkpoint.unlink(missing_ok=True)
+    settings = {
+        "served": str(served), "data": str(data), "added": str(added), "recipe": chosen.to_yaml(), "budget": budget, "skip_bad": skip_bad,
+        "seed": seed, "replace_served": replace_served,
+    }  # fmt: skip
+    with resumable(folder, settings, resume=True) as checkpoint:  # the same command goes on from it
+        trained = train_original(job, mode="always", settings=chosen.training, checkpoint=checkpoint, seconds=limit).artifact
+        made = plan.apply(trained, task)
+        fresh = replace(opened, path=folder / "bundle", format=made.format, files=made.files)
+        timed = measure_latency(
+            {name: one.subject(described.threads, described.batch) for name, one in (("old", opened), ("new", fresh))},
+            baseline="old", threads=described.threads, batch=described.batch,
+        )  # fmt: skip
+        scores = {name: _scores(one, task) for name, one in (("old", opened), ("new", fresh))}
+        groups = {"old": ~is_new, "new": is_new}
+        found = Continued(
+            old={of: _accuracy(scores["old"][rows]) for of, rows in groups.items()},
+            new={of: _accuracy(scores["new"][rows]) for of, rows in groups.items()},
+            gain={of: _gain(scores["new"][rows], scores["old"][rows]) for of, rows in groups.items()},
+            latency_ratio=timed.measurements["new"]["latency_ratio"],
+            p_values=gate.p_values(scores["new"], scores["old"], is_new),
+            alpha=alpha,
+            max_drop=max_drop,
+        )
+        save_artifact(trained, folder / "model", images.assignment)
+        _keep(new_images, folder / _ADDED)
+        measurements = timed.measurements["new"] | {"accuracy": _accuracy(scores["new"])}
+        write_bundle(
+            made,
+            task,
+            folder / "bundle",
+            runtime=opened.runtime,
+            measurements=measurements,
+            threads=described.threads,
+            batch=described.batch,
+            assignment=images.assignment,
+        )
+        if replace_served:
+            _keep(new_images, old_bundle.parent / _ADDED)
+        if found.better and replace_served:
+            _take_place(folder, old_bundle)
+            found = replace(found, replaced=True)
+        write_result(folder / "continued.json", found)
     return found
 
 
@@ -299,12 +308,10 @@ def _latest(first: Sequence[Listed], added: Sequence[Listed]) -> list[Listed]:
 
 def _keep(images: Sequence[Listed], file: Path) -> None:
     """Write a manifest of images; of files that are in it twice the last label counts."""
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as opened:
+    with replacing(file) as partial, partial.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(["path", "label"])
         writer.writerows((key, item.label) for key, item in {item.key: item for item in images}.items())
-    partial.replace(file)
 
 
 def _scores(model: Opened, task: Task) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -154,5 +154,6 @@ class Loop(EventLoop):
     """uvicorn's event loop, with a limit of time for TLS: by default a client may take a minute over it."""
 
     async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
-        limit = {"ssl_handshake_timeout": HEAD_S} if options.get("ssl") else {}
-        return await super().create_server(*args, **options, **limit)
+        if options.get("ssl"):
+            options["ssl_handshake_timeout"] = HEAD_S
+        return cast(asyncio.Server, await super().create_server(*args, **options))

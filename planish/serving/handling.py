@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
@@ -92,16 +93,16 @@ class RequestHandler:
         async def work(body: bytes) -> Response:
             begun = time.perf_counter()
             most = max(self._limits.max_queue, self._limits.max_batch)
-            read = read_request, body, request.headers.get(HEADER_LENGTH), model.input_shape, most
-            images, asked = await asyncio.to_thread(*read) if len(body) > _QUICKLY_DONE else read_request(*read[1:])
+            read = partial(read_request, body, request.headers.get(HEADER_LENGTH), model.input_shape, most)
+            images, asked = await asyncio.to_thread(read) if len(body) > _QUICKLY_DONE else read()
             outputs = await _run(entry, images)
             wanted = response_parts(outputs, asked)
             if not finite({name: outputs[name] for name, as_binary in wanted.items() if not as_binary}):
                 raise InferenceError(f"{_NOT_FINITE}; JSON has no such numbers, binary data has")
             if self._recorder is not None and finite(outputs):
                 self._recorder.offer(model, images, outputs, time.perf_counter() - begun, source=request.headers.get(SOURCE))
-            write = write_response, model, outputs, wanted, asked
-            content, head = await asyncio.to_thread(*write) if _values(outputs) > _QUICKLY_DONE else write_response(*write[1:])
+            write = partial(write_response, model, outputs, wanted, asked)
+            content, head = await asyncio.to_thread(write) if _values(outputs) > _QUICKLY_DONE else write()
             if head is None:
                 return Response(content, media_type="application/json")
             return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})

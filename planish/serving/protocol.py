@@ -67,7 +67,7 @@ def read_request(body: bytes, header_length: str | None, shape: tuple[int, ...],
     if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict) or given[0].get("name") != INPUT:
         raise DataError("the request has other inputs", f"it has one, called {INPUT!r}")
     tensor = given[0]
-    found = tensor.get("shape")
+    found: Any = tensor.get("shape")
     right = isinstance(found, list) and all(type(n) is int for n in found) and tuple(found[1:]) == shape and found[0] > 0
     if not right or tensor.get("datatype") != "UINT8":
         raise DataError(

@@ -56,8 +56,10 @@ def measured(subjects: Any, *, baseline: str, threads: int, batch: int, **_: Any
     rounds = {name: [[x * (1 + 0.001 * i) for i in range(5)] for _ in range(4)] for name, x in ms.items()}
     floor = one("noise_floor", "%", 0.5, False)
     return LatencyReport(
-        baseline, measurements, dict.fromkeys(ms, "faster"), floor, {n: [x] for n, x in ms.items()}, rounds, 4, 20, threads, batch, 1.0
-    )
+        baseline=baseline, measurements=measurements, verdicts=dict.fromkeys(ms, "faster"), noise_floor=floor,
+        samples={name: [x] for name, x in ms.items()}, round_medians=rounds, copy_medians=rounds[baseline], launches=4, rounds=20,
+        threads=threads, batch=batch, seconds=1.0,
+    )  # fmt: skip
 
 
 class FakeTime:

@@ -236,3 +236,27 @@ def test_what_follows_a_model_uses_its_splits(old: tuple[Path, Path], tmp_path: 
 
 def kept_by_default(data: Path) -> set[str]:
     return {short for short, split in load_images(data).assignment.splits.items() if split == "test"}
+
+
+def test_the_same_command_goes_on_from_an_interrupted_training_alone(
+    old: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = old
+    out, asked = tmp_path / "out", []
+
+    def interrupted(job: Job, *, checkpoint: Path, **_: Any) -> Any:
+        asked.append(checkpoint.exists())
+        checkpoint.touch()
+        if len(asked) == 2:
+            with pytest.raises(BundleError, match="in use by the process"):
+                commands.continue_from(run, data, new, out=out)
+        raise InterruptedError
+
+    monkeypatch.setattr(retrain, "train_original", interrupted)
+    new = negatives(tmp_path / "new", per_class=40)
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            commands.continue_from(run, data, new, out=out)
+    assert asked == [False, True]
+    with pytest.raises(BundleError, match="seed was 0 and is now 1"):
+        commands.continue_from(run, data, new, out=out, seed=1)

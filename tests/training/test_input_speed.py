@@ -11,6 +11,7 @@ import torch
 
 from planish.artifact import InputSpec
 from planish.data.operations import Operations
+from planish.decisions import remembering
 from planish.progress import collecting_notes
 from planish.tasks import Classification
 from planish.training import FitSettings, fit, input_speed
@@ -21,11 +22,6 @@ from .conftest import PREPROCESSING, SPEC, QuarterTask
 
 TASK = Classification({}, ("a", "b"))
 QUICK = {"epochs": 2, "batch_size": 32, "mixed_precision": "off", "augmentation": "none"}
-
-
-@pytest.fixture(autouse=True)
-def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_speed, "_told", set())
 
 
 def test_waiting_counts_the_making_and_not_the_using(monkeypatch: pytest.MonkeyPatch):
@@ -113,9 +109,16 @@ def slowly(seconds: float):
     return made
 
 
-def test_a_training_that_waits_says_so_once(task, network, monkeypatch: pytest.MonkeyPatch):
+def test_a_training_that_waits_says_so_once_in_a_run(task, network, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.import_module("planish.training.fit"), "batches", slowly(0.1))  # the package has a function of that name
-    with collecting_notes() as notes:
+    decided: dict[str, str] = {}
+
+    def remember(key, work):
+        if key not in decided:
+            decided[key] = work()
+        return decided[key]
+
+    with collecting_notes() as notes, remembering(remember):
         fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"augmentation": Operations(rotate=10)}))
         fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"augmentation": Operations(rotate=10)}))
     told = [text for text in notes if "making batches" in text]
