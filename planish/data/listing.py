@@ -89,7 +89,7 @@ def _refuse_other_layouts(root: Path, folders: list[Path]) -> None:
             "a mask has the name of its image, perhaps with _mask, _label or _segmentation after it",
             "rename the masks, or give a manifest for classes of images",
         )
-    if names <= {"labels", "images", "annotations"}:
+    if names and names <= {"labels", "images", "annotations"}:
         raise DataError(
             f"{str(root)!r} has the folders {_names(folders)}", "no annotations in them are understood", "see the README for formats"
         )

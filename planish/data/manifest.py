@@ -68,7 +68,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
         except csv.Error as error:
             raise DataError(f"{manifest.name}, line {reader.line_num} is not CSV: {error}", _COLUMNS) from error
         for line, row in rows:
-            if more := row.get(None):  # type: ignore[call-overload]
+            if more := row.get(None):
                 cells = len(row) - 1 + len(more)
                 raise DataError(
                     f"{manifest.name}, line {line} has {cells} cells, and there are {len(row) - 1} columns",

@@ -76,7 +76,7 @@ def yolo_layout(root: Path) -> Layout | None:
 
 def _numbered(file: Path, names: Any) -> dict[int, str]:
     """Class names by number, of a list or of a mapping either way round."""
-    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
     try:
         if isinstance(names, dict) and not all(str(key).isdigit() for key in names):
             pairs = [(number, name) for name, number in pairs]
