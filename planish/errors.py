@@ -57,3 +57,9 @@ class TrustError(PlanishError):
 
 class GoalError(PlanishError):
     """A goal that cannot be read: '--max-latency fast'."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters; its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

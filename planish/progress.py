@@ -69,7 +69,9 @@ class Stage:
         self._tell("")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        if error is not None and not getattr(error, "__notes__", ()):
+            error.add_note(f"while {self.name}")
         if self.total and self.done != self.total:
             return
         self._tell("")

@@ -16,7 +16,7 @@ import planish
 from planish.errors import ExportError, ModelError, PlanishError
 from planish.export.foreign_onnx import read_foreign
 from planish.export.runtimes import available, load
-from planish.models.weights import read_weights
+from planish.models.checkpoints import read_checkpoint
 
 PACKAGE = Path(planish.__file__).parent
 # Where each may be called at all: behind the trust gate, or on what the same command has just written.
@@ -68,7 +68,7 @@ def test_every_reader_is_one_that_runs_nothing() -> None:
 def test_pickled_networks_are_refused(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
     with pytest.raises(ModelError, match="only plain weights"):
-        read_weights(tmp_path / "whole.pth")
+        read_checkpoint(tmp_path / "whole.pth")
 
 
 def write_external(file: Path, location: str) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 from rich.console import Console
 
-from planish.errors import PlanishError
+from planish.cli.user_code import place_in_user_code
+from planish.errors import PlanishError, first_line
 
 if TYPE_CHECKING:
     from planish.report.terminal import TerminalProgress
@@ -32,7 +33,8 @@ def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
     except PlanishError as error:
         if debug:
             traceback.print_exc()
-        fail(str(error))
+        place = place_in_user_code(error)
+        fail(f"{error} It comes from {place}." if place else str(error))
     except KeyboardInterrupt:
         stderr.print("\nStopped." + (f" {resume_hint}" if resume_hint else ""))
         raise typer.Exit(INTERRUPTED) from None
@@ -45,6 +47,15 @@ def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
         fail(
             f"{error.strerror}: {error.filename or 'a file'} cannot be written. "
             "Free some space or choose another folder; what was finished is kept."
+        )
+    except Exception as error:
+        place = place_in_user_code(error)
+        if debug or place is None:
+            raise
+        doing = next(iter(getattr(error, "__notes__", ())), "while running the network")
+        fail(
+            f"{place} raised {type(error).__name__} {doing}: {first_line(error)}. "
+            "The network must take float images (N, C, H, W) of any N, in training and in eval mode; --debug shows the traceback."
         )
 
 

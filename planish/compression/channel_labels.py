@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from planish.compression.label_classes import ATTRIBUTE, FROZEN, LabelledTensors, compact
+from planish.errors import TechniqueError
 
 
 def _words(text: str) -> frozenset[str]:
@@ -59,7 +60,12 @@ def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], index: int, name: s
 
 
 class ChannelLabels(LabelledTensors):
-    """Runs every torch function for real, and its meaning for labels beside it."""
+    """Runs every torch function for real, and its meaning for labels beside it.
+
+    ``reads_values`` is whether the network's code has looked at the values of an activation, so that another image may run other layers.
+    """
+
+    reads_values = False
 
     def run(self, module: nn.Module, example: Tensor) -> None:
         """One forward pass; what goes in and what comes out is frozen."""
@@ -73,6 +79,8 @@ class ChannelLabels(LabelledTensors):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if getattr(func, "__name__", "") in ("__bool__", "item", "tolist") and hasattr(args[0], ATTRIBUTE):
+            self.reads_values = True
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         if not any(hasattr(t, ATTRIBUTE) or id(t) in self._names for t in inputs):
             return result
@@ -346,6 +354,9 @@ def label(module: nn.Module, example: Tensor) -> ChannelLabels:
     Args:
         module: left untouched.
         example: a small real input ``(1, C, H, W)``.
+
+    Raises:
+        TechniqueError: the network's code chooses by values which layers run, and some did not.
     """
     module = copy.deepcopy(module).eval()
     labels = ChannelLabels(module)
@@ -358,4 +369,21 @@ def label(module: nn.Module, example: Tensor) -> ChannelLabels:
         labels.run(module, example.clone())
     except Exception:  # an auxiliary head too large for this input: then the network cannot be trained at this size anyway
         labels._running.clear()
+    if labels.reads_values and (unseen := _unseen(module, labels)):
+        raise TechniqueError(
+            f"the network's forward chooses by the values in an image which layers run, and {', '.join(unseen[:4])} did not",
+            "channels are cut in all layers that share them",
+            "leave pruning out; or compute both branches and select with torch.where",
+        )
     return labels
+
+
+def _unseen(module: nn.Module, labels: ChannelLabels) -> list[str]:
+    """Layers with weights that no run has passed through."""
+    seen = {name for name, _ in labels.dims}
+    return [
+        name
+        for name, layer in module.named_modules()
+        if (own := [f"{name}.{key}" if name else key for key, value in layer._parameters.items() if value is not None])
+        and not seen.intersection(own)
+    ]

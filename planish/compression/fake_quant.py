@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth, stochastic_depth
 
-from planish.errors import TechniqueError
+from planish.errors import TechniqueError, first_line
 from planish.models.folding import fold_batch_norm
 from planish.models.outputs import Graph
 from planish.models.quantized import LAYERS, ActivationQuantizer
@@ -81,7 +81,7 @@ def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
         graph = Placed(module, fx.Tracer().trace(module))
     except Exception as error:  # whatever the network does with a proxy in place of a tensor
         raise TechniqueError(
-            f"the network's code hides its graph: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}",
+            f"the network's code hides its graph: {first_line(error)}",
             "quantizers stand between its operations, so forward must not branch on what is in a tensor",
             "quantize the exported file instead: to_onnx, int8",
         ) from error
@@ -143,10 +143,18 @@ def _tensors(node: fx.Node) -> list[fx.Node]:
 
 
 def _source(node: fx.Node, module: nn.Module) -> fx.Node:
-    """Where a tensor comes from, behind all that only moves values."""
+    """Where a tensor comes from, behind all that only moves values; a part of what a layer returns (an LSTM) comes from there."""
     while _kind(node, module) in _MOVES:
-        node = node.all_input_nodes[0]
+        before = node.all_input_nodes[0]
+        if _kind(before, module) not in _MOVES and isinstance(before.meta.get("tensor_meta"), tuple) and not _is_tensor(before):
+            break
+        node = before
     return node
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    """Whether the node makes one tensor, not several."""
+    return hasattr(node.meta.get("tensor_meta"), "shape")
 
 
 def _simplify(graph: Placed) -> None:

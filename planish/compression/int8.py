@@ -24,7 +24,7 @@ from planish.compression.equalisation import equalise
 from planish.compression.mixed_precision import harm_of_each, shield, time_of_each, worth_keeping_float
 from planish.compression.onnx_graph import fold, readers, set_metadata
 from planish.compression.weight_ranges import shared_weight_ranges
-from planish.errors import TechniqueError
+from planish.errors import TechniqueError, first_line
 from planish.evaluation.kernels import onnxruntime_kernels
 from planish.evaluation.machine import saturates
 from planish.progress import Stage
@@ -117,7 +117,18 @@ class Int8:
                     "it takes ONNX files with float32 weights",
                     "leave this step out",
                 ) from error
-        kernels = {precision: len(names) for precision, names in onnxruntime_kernels(file).items()}
+        try:
+            kernels = {precision: len(names) for precision, names in onnxruntime_kernels(file).items()}
+        except Exception as error:  # its bindings raise many kinds without a common base
+            raise TechniqueError(
+                f"ONNX Runtime does not open the quantized file: {first_line(error)}", "", "leave this step out"
+            ) from error
+        if not kernels["int8"]:
+            raise TechniqueError(
+                f"none of {sum(kernels.values())} convolution and linear layers would run integer kernels",
+                "a file in which nothing runs in integers is not INT8",
+                "leave this step out",
+            )
         notes = [_describe(kernels, len(chosen)), *notes]
         step = Step(self.name, hyper_parameters(self), self.changes, notes="; ".join(notes))
         result = artifact.with_step(step, files=(file,))
@@ -168,7 +179,7 @@ class Int8:
         }
         if shared:
             ends |= shared_weight_ranges(graph, self.per_channel)
-        left_float = [*_head(graph), *_float_neighbours(graph), *_decoding(graph)]
+        left_float = [*_head(graph), *_float_neighbours(graph), *_decoding(graph), *_weights_first(graph)]
         kept = self._named(layers, planned)
         left_float += [name for node in layers if node.name in kept for name in (node.name, *_activations_behind(graph, node))]
         write = partial(self._write, prepared, ends, calibration[0][:1])
@@ -250,6 +261,12 @@ def _decoding(graph: Any) -> list[str]:
             names.append(node.name)
             reached.update(node.output)
     return names
+
+
+def _weights_first(graph: Any) -> list[str]:
+    """Names of the products whose constant is on the left, for which there is no integer kernel with one scale an output."""
+    constants = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and node.input[0] in constants]
 
 
 def _float_neighbours(graph: Any) -> list[str]:

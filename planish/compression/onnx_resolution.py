@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from planish.artifact import Artifact, InputSpec
 from planish.compression.onnx_graph import set_metadata
-from planish.errors import TechniqueError
+from planish.errors import TechniqueError, first_line
 from planish.evaluation.kernels import silent_options
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _try(model: Any, images: Pixels, classes: int) -> None:
         shape = session.run(None, {"images": images})[0].shape
         reason = "" if shape == (len(images), classes) else f"it returns {shape}"
     except Exception as error:  # its bindings raise many kinds without a common base
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
     if reason:
         raise TechniqueError(
             f"the file does not run on {images.shape[1]} x {images.shape[2]} pixels: {reason}",

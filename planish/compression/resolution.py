@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, InputSpec, Step
 from planish.compression.onnx_resolution import resize_file
 from planish.data.normalisation import Normalise
-from planish.errors import TechniqueError
+from planish.errors import TechniqueError, first_line
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.technique import describe
 from planish.workspace import fresh_folder
@@ -105,7 +105,7 @@ def _try(module: nn.Module, spec: InputSpec) -> None:
         with torch.no_grad():
             module.eval()(torch.zeros(2, spec.channels, spec.height, spec.width, dtype=like.dtype, device=like.device))
     except (RuntimeError, ValueError, AssertionError) as error:  # shapes that do not fit; timm asserts the size
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise TechniqueError(
             f"the network does not run on {spec.height} x {spec.width} pixels: {reason}",
             "its last layers must take any size, and what is left of the image before them must not be empty",

@@ -17,7 +17,10 @@ SPLIT_WORDS: dict[str, GivenSplit] = {
     "valid": "validation",
     "validation": "validation",
     "test": "test",
+    "testing": "test",
 }
+IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "img_dir", "leftimg8bit"}
+MASK_FOLDERS = {"masks", "mask", "labels", "label", "annotations", "segmentationclass", "gt", "groundtruth", "ann_dir", "gtfine"}
 EXTENSIONS = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".jp2", ".j2k", ".avif"),
@@ -60,7 +63,7 @@ def list_folder(root: Path) -> list[Listed]:
             raise DataError(f"{str(root)!r} has the folders {_names(given)}", "each split may be there once", "merge or rename them")
         listed = [item for folder in given for item in _list_classes(root, folder, SPLIT_WORDS[folder.name.lower()])]
         _same_classes({SPLIT_WORDS[f.name.lower()]: {c.name for c in _subfolders(f)} for f in given})
-    elif any(f.name.lower() in ("train", "training", "test") for f in given):
+    elif given:
         others = [f for f in folders if f not in given]
         raise DataError(
             f"{str(root)!r} has {_names(given)} next to {_names(others)}",
@@ -68,8 +71,38 @@ def list_folder(root: Path) -> list[Listed]:
             "move the others away",
         )
     else:
+        _refuse_other_layouts(root, folders)
         listed = _list_classes(root, root, None)
     return sorted(listed, key=lambda item: item.key)
+
+
+def _refuse_other_layouts(root: Path, folders: list[Path]) -> None:
+    """Folders that are no classes: images beside masks that were not recognised, or beside files with annotations.
+
+    Raises:
+        DataError: see above.
+    """
+    names = {folder.name.lower() for folder in folders}
+    if names & IMAGE_FOLDERS and names & MASK_FOLDERS:
+        raise DataError(
+            f"{str(root)!r} has the folders {_names(folders)}: images and masks whose files do not belong together by name",
+            "a mask has the name of its image, perhaps with _mask, _label or _segmentation after it",
+            "rename the masks, or give a manifest for classes of images",
+        )
+    if names and names <= {"labels", "images", "annotations"}:
+        raise DataError(
+            f"{str(root)!r} has the folders {_names(folders)}", "no annotations in them are understood", "see the README for formats"
+        )
+    for folder in folders:
+        beside = {file.stem for file in folder.iterdir() if file.suffix.lower() in (".json", ".xml")}
+        pictured = [file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS]
+        if pictured and sum(file.stem in beside for file in pictured) * 2 > len(pictured):
+            example = next(file for file in folder.iterdir() if file.suffix.lower() in (".json", ".xml"))
+            raise DataError(
+                f"{folder.name}/ has a file such as {example.name} beside each image",
+                "those look like annotations (labelme, VIA, ...) of a kind that is not read; COCO, Pascal VOC and YOLO are",
+                "convert them, for example with labelme2coco; or move them away if folders are classes",
+            )
 
 
 def _list_classes(root: Path, folder: Path, split: GivenSplit | None) -> list[Listed]:

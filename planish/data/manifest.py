@@ -12,6 +12,11 @@ from planish.data.listing import SPLIT_WORDS, Listed
 from planish.errors import DataError
 from planish.progress import note
 
+_OTHER_NAMES = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path", "image_name"),
+    "label": ("label", "class", "class_name", "category", "target", "labels", "classname", "y"),
+    "split": ("split", "set", "subset", "partition", "fold"),
+}
 _COLUMNS = "a manifest has the columns path and label, and perhaps split"
 
 
@@ -55,13 +60,21 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"manifest {str(manifest)!r} cannot be read: {error}", "it is a text file in UTF-8") from error
     if manifest.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+        head = text.split("\n", 1)[0]
+        delimiter = max(",;\t", key=head.count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, delimiter=delimiter)
         try:
             rows = [(reader.line_num, row) for row in reader]
         except csv.Error as error:
             raise DataError(f"{manifest.name}, line {reader.line_num} is not CSV: {error}", _COLUMNS) from error
         for line, row in rows:
-            yield line, {str(k).strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str | None)}
+            if more := row.get(None):
+                cells = len(row) - 1 + len(more)
+                raise DataError(
+                    f"{manifest.name}, line {line} has {cells} cells, and there are {len(row) - 1} columns",
+                    "a label with a comma is quoted",
+                )
+            yield line, _renamed({str(k).strip(): (v or "").strip() for k, v in row.items()})
         return
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
@@ -72,7 +85,15 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
             raise DataError(f"{manifest.name}, line {line} is not JSON: {error.msg}", 'each line is {"path": ..., "label": ...}') from error
         if not isinstance(row, dict):
             raise DataError(f"{manifest.name}, line {line} is not a JSON object", 'each line is {"path": ..., "label": ...}')
-        yield line, {k: "" if v is None else str(v).strip() for k, v in row.items()}
+        yield line, _renamed({k: "" if v is None else str(v).strip() for k, v in row.items()})
+
+
+def _renamed(row: dict[str, str]) -> dict[str, str]:
+    """The row with the columns called path, label and split, where they have one of their other usual names."""
+    for name, others in _OTHER_NAMES.items():
+        if name not in row and (found := next((key for key in row if key.lower() in others), None)):
+            row[name] = row[found]
+    return row
 
 
 def _listed(manifest: Path, line: int, row: dict[str, str]) -> Listed:
@@ -86,4 +107,5 @@ def _listed(manifest: Path, line: int, row: dict[str, str]) -> Listed:
         raise DataError(
             f"{manifest.name}, line {line}: split {word!r}", f"a split is one of {', '.join(SPLIT_WORDS)}, or empty in all rows"
         )
-    return Listed(Path(row["path"]).as_posix(), manifest.parent / row["path"], row["label"], SPLIT_WORDS.get(word.lower()))
+    path = row["path"] if (manifest.parent / row["path"]).exists() else row["path"].replace("\\", "/")
+    return Listed(Path(path).as_posix(), manifest.parent / path, row["label"], SPLIT_WORDS.get(word.lower()))

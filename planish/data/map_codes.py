@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,8 @@ _VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+_NEAR, _MOSTLY = 32, 0.9  # greys that are near black or white, and the share of pixels that are
+_STRAY = 4  # different greys besides, from which on they are no classes
 _COLOUR = 1 << 24  # added to what colours are numbered by, so that none is taken for a value
 
 
@@ -100,13 +103,13 @@ def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
     given, source = _given(root)
     if all(code < _COLOUR for code in seen) or all(_is_grey(code) for code in seen):
         meant = {code: code & 255 if code >= _COLOUR else code for code in seen}
-        if set(meant.values()) == {0, IGNORED}:
+        if set(meant.values()) == {0, IGNORED} and not given:
             note("masks hold 0 and 255 only: 255 is taken for the object, not for pixels to be ignored")
             meant = {code: min(value, 1) for code, value in meant.items()}
         names: dict[Any, str] = given or (
             dict(enumerate(_VOC)) if voc else {v: f"class {v}" if v else "background" for v in meant.values()}
         )
-        meant = {code: value for code, value in meant.items() if value != IGNORED}
+        meant = {code: value for code, value in meant.items() if value != IGNORED or value in given}
     else:
         meant = {code: code & (_COLOUR - 1) for code in seen}
         names = given or {value: f"#{value:06x}" if value else "background" for value in meant.values()}
@@ -117,6 +120,35 @@ def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
         raise DataError(f"masks of {len(values)} classes", f"there are 2 to {_MOST} to tell apart", "is the background a class of its own?")
     codes = tuple(sorted(meant))
     return Codes(codes, tuple(values.index(meant[code]) for code in codes), tuple(names[value] for value in values))
+
+
+def noisy_binary(root: Path, files: Sequence[Path]) -> Codes | None:
+    """The codes of masks that mean black and white, but hold other greys, of JPEG or of resizing; None where they are no such masks.
+
+    Args:
+        root: of the data set; where a file in it names the values, they are meant.
+        files: of all masks; up to 64 of them are looked at.
+    """
+    if _given(root)[0]:
+        return None
+    counts = np.zeros(256, np.int64)
+    for file in files[:: max(1, len(files) // 64)]:
+        pixels = np.asarray(_opened(file))
+        if pixels.dtype != np.uint8 or (pixels.ndim == 3 and (pixels != pixels[..., :1]).any()):
+            return None
+        counts += np.bincount((pixels if pixels.ndim == 2 else pixels[..., 0]).ravel(), minlength=256)
+    others = counts[1:255].sum()
+    ends = counts[:_NEAR].sum(), counts[-_NEAR:].sum()
+    if (
+        np.count_nonzero(counts[1:255]) < _STRAY
+        or not all(ends)
+        or counts[[0, 255]].min() <= counts[1:255].max()
+        or sum(ends) < _MOSTLY * counts.sum()
+    ):
+        return None
+    note(f"masks are black and white with {100 * others.sum() / counts.sum():.1f} % of other greys, as of JPEG: they are cut at 128")
+    codes = (*range(256), *(_COLOUR + value * 0x010101 for value in range(256)))
+    return Codes(codes, tuple(int(code & 255 >= 128) for code in codes), ("background", "object"))
 
 
 def _given(root: Path) -> tuple[dict[int, str], str]:
@@ -167,7 +199,7 @@ def _opened(file: Path) -> Image.Image:
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"the mask {file} cannot be read: {error}", "it is an image of class numbers or colours") from error
-    if image.mode == "1":
+    if image.mode == "1" or image.format == "JPEG":  # whose colours are not those that were saved
         return image.convert("L")
     if image.mode in ("P", "L", "RGB") or image.mode.startswith("I"):
         return image

@@ -40,8 +40,8 @@ class Normalise(nn.Module):
         return cls(preprocessing.mean, preprocessing.std, preprocessing.normalisation)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise one batch."""
-        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
+        """Normalise one batch. What is returned is contiguous: networks may ``view`` their maps as rows."""
+        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype).contiguous()
         if self.normalisation != "dataset":
             return normalise_each(pixels, self.normalisation)
         return (pixels / 255 - self.mean) / self.std

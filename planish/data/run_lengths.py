@@ -41,6 +41,30 @@ def run_lengths(mask: Any, size: tuple[int, int] | None = None, place: tuple[flo
     return {"size": [height, width], "counts": _text(np.diff(ends, prepend=0))}
 
 
+def lengths_of(text: bytes) -> list[int]:
+    """The run lengths in COCO's compressed text, the inverse of what ``run_lengths`` writes.
+
+    Raises:
+        ValueError: it ends within a number, or holds other letters.
+    """
+    found: list[int] = []
+    value = shift = 0
+    for letter in text:
+        code = letter - 48
+        if not 0 <= code < 1 << _BITS + 1:
+            raise ValueError(f"the letter {chr(letter)!r} is not of COCO's run lengths")
+        value |= (code & 0x1F) << shift
+        shift += _BITS
+        if not code & 0x20:
+            if code & 0x10:
+                value -= 1 << shift
+            found.append(value + (found[-2] if len(found) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("the run lengths end within a number")
+    return found
+
+
 def _edges(count: int, side: int, start: float, share: float) -> npt.NDArray[np.int64]:
     """Where each of ``count`` rows begins among the ``side`` rows of the image, and where the last one ends, ``(count + 1,)``."""
     edges = (start + share * np.arange(count + 1) / count) * side

@@ -62,8 +62,9 @@ def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Interval:
         return Interval(_MOST, 1 / _MOST, _MOST)
     found = float(optimize.brentq(slope, -end, end))
     first, second = slopes(found)
-    error = math.sqrt(np.mean(first**2) / len(labels)) / (float(second.mean()) * math.exp(found))  # of the logarithm
-    low, high = (min(max(math.exp(side * 1.96 * error - found), 1 / _MOST), _MOST) for side in (-1, 1))
+    curvature = float(second.mean()) * math.exp(found)
+    error = math.sqrt(np.mean(first**2) / len(labels)) / curvature if curvature else math.inf  # of the logarithm
+    low, high = (math.exp(min(max(side * 1.96 * error - found, -end), end)) for side in (-1, 1))
     return Interval(math.exp(-found), low, high)
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from planish.errors import ExportError, ModelError
+from planish.errors import ExportError, ModelError, first_line
 from planish.export.onnxruntime_runtime import OnnxRuntime
 from planish.export.openvino_runtime import OpenVino
-from planish.export.runtimes import find, first_line
+from planish.export.runtimes import find
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels

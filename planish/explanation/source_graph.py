@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.errors import ExportError
-from planish.export.runtimes import first_line
+from planish.errors import ExportError, first_line
 
 LAYERS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3}
 """Operations with weights, and which input holds them."""

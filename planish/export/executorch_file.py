@@ -11,11 +11,11 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
-from planish.errors import ExportError
+from planish.errors import ExportError, first_line
 from planish.export.checks import check_outputs, stages, torch_outputs
 from planish.export.executorch_runtime import OUTPUTS
 from planish.export.onnx_file import metadata, sample_images
-from planish.export.runtimes import find, first_line
+from planish.export.runtimes import find
 from planish.technique import hyper_parameters
 from planish.trust import trust
 from planish.workspace import fresh_folder

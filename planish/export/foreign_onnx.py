@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from planish.errors import ModelError
+from planish.errors import ModelError, first_line
 from planish.evaluation.kernels import silent_options
+from planish.export.onnx_cleanup import add_prefix, clean_up, free_batch
 from planish.export.onnx_file import pool_globally
-from planish.export.runtimes import first_line
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels, Preprocessing
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _OPSET = 17  # what older files are brought to: scales per channel, which INT8 needs, came with 13
 _OURS = "network."  # before every name of the foreign graph, as before those of the networks we export
 _TOLERANCE = 1e-3  # of the largest output; the graph is rewritten, so float32 may be summed in another order
+_ROUNDING = 1e-3  # that a sum of probabilities may be off, also in half precision
+_LEAST = 1e-12  # probability
+_KEEPS_NUMBERS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout")
+Kind = Literal["scores", "probabilities", "sigmoids"]
 _EXPORT = "export it so, for example with torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))"
 
 
@@ -30,14 +34,14 @@ class Foreign:
     Args:
         model: the file, an ``onnx.ModelProto`` with its weights.
         batch: images a call; None for any number.
-        channels: of the images, 1 or 3.
-        height: in pixels, None where the file leaves it open.
+        channels: of the images, 1 or 3, None where the file leaves them open.
+        height: in pixels, likewise.
         width: likewise.
     """
 
     model: Any
     batch: int | None
-    channels: int
+    channels: int | None
     height: int | None
     width: int | None
 
@@ -72,16 +76,19 @@ def read_foreign(file: Path) -> Foreign:
     inputs = [value for value in model.graph.input if value.name not in known]
     said = ", ".join(f"{value.name} {_shape_words(value)}" for value in inputs) or "nothing"
     kind = inputs[0].type.tensor_type if len(inputs) == 1 else None
-    if kind is None or kind.elem_type != onnx.TensorProto.FLOAT or len(kind.shape.dim) != 4:
-        raise ModelError(f"{file} takes {said}", "a classifier takes one float32 tensor of images (N, C, H, W)", "export it so")
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    if kind is None or kind.elem_type not in floats or len(kind.shape.dim) != 4:
+        raise ModelError(f"{file} takes {said}", "a classifier takes one float tensor of images (N, C, H, W)", "export it so")
     batch, channels, height, width = (d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
-    if channels not in (1, 3):
+    if channels not in (1, 3, None):
         nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
         raise ModelError(f"{file} takes {said}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
     return Foreign(model, batch, channels, height, width)
 
 
-def fed_pixels(foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels) -> tuple[Any, list[str]]:
+def fed_pixels(
+    foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Any
+) -> tuple[Any, list[str]]:
     """The file with the normalisation in its graph: uint8 ``images`` ``(N, H, W, C)`` in, ``logits`` ``(N, classes)`` out, any N.
 
     What is written is compared with the file that was given, on real images.
@@ -92,6 +99,7 @@ def fed_pixels(foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, 
         preprocessing: whose ``mean`` and ``std`` it expects.
         classes: of the data.
         sample: images as it is fed them.
+        labels: of the sample ``(N,)``, by which one of several outputs is chosen.
 
     Returns:
         An ``onnx.ModelProto``, and what was done, in words.
@@ -99,27 +107,31 @@ def fed_pixels(foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, 
     Raises:
         ModelError: it does not run on such images, has other outputs than one number a class, or only takes batches of one size.
     """
-    import onnx
-
-    expected, name = _outputs(foreign, spec, preprocessing, classes, sample)
     model, notes = _renewed(foreign.model)
+    before = len(notes)
+    notes += clean_up(model)
+    reference = _copy(model) if len(notes) > before else foreign.model  # half precision is compared in float32
+    values = _outputs(reference, foreign.batch or 1, spec, preprocessing, sample)
+    name, more = _logits_output(values, classes, labels)
+    notes += more
+    expected = values[name].reshape(len(sample), -1)
     if foreign.batch is not None:
         notes.append(f"it took {foreign.batch} images a call and now takes any number")
-        _free_batch(model, foreign.batch)
-    model = onnx.compose.add_prefix(model, _OURS)
+        free_batch(model.graph, foreign.batch)
     graph = model.graph
-    softmax = _make_logits(graph, _OURS + name)
-    if softmax:
-        notes.append("its last softmax is left out: files return logits")
+    add_prefix(graph, _OURS)
+    kind = _kind_of(expected)
+    expected = _as_logits(expected, kind)
+    notes += _make_logits(graph, _OURS + name, kind, values[name].ndim > 2)
     _feed(graph, spec, preprocessing)
     pool_globally(graph)
     _drop_unused(graph)
     graph.ClearField("value_info")
     model.ClearField("metadata_props")
     (found,) = _run(model, "images", [sample])[0]
-    if softmax:
-        found = np.exp(found - found.max(axis=1, keepdims=True))
-        found /= found.sum(axis=1, keepdims=True)
+    shift = 0.0 if kind == "scores" else 1.0  # logits of probabilities are only known up to a constant an image
+    if found.shape == expected.shape:
+        found, expected = (v - shift * v.max(axis=1, keepdims=True) for v in (found, expected))
     if found.shape != expected.shape or not np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max():
         raise ModelError(
             f"{len(sample)} images at once do not get the answers that they get one by one",
@@ -128,25 +140,57 @@ def fed_pixels(foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, 
     return model, notes
 
 
-def _outputs(foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels) -> tuple[Any, str]:
-    """What the file as it was given returns ``(N, classes)``, and the name of that output."""
+def _outputs(model: Any, batch: int, spec: InputSpec, preprocessing: Preprocessing, sample: Pixels) -> dict[str, Any]:
+    """What a file returns for each image, by name."""
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     images = ((sample.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
-    size = foreign.batch or 1
-    known = {tensor.name for tensor in foreign.model.graph.initializer}
-    taken = next(value.name for value in foreign.model.graph.input if value.name not in known)
-    rows = _run(foreign.model, taken, [np.repeat(image[None], size, axis=0) for image in images])
-    names = [output.name for output in foreign.model.graph.output]
-    shapes = {name: values.shape[1:] for name, values in zip(names, rows[0], strict=True)}
-    fitting = [name for name, shape in shapes.items() if shape == (classes,)]
+    known = {tensor.name for tensor in model.graph.initializer}
+    taken = next(value.name for value in model.graph.input if value.name not in known)
+    rows = _run(model, taken, [np.repeat(image[None], batch, axis=0) for image in images])
+    names = [output.name for output in model.graph.output]
+    return {name: np.concatenate([np.atleast_1d(row[i])[:1] for row in rows]) for i, name in enumerate(names)}
+
+
+def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tuple[str, list[str]]:
+    """The output that is one number a class, and what is worth telling of it.
+
+    Of several the one is taken that is right on most images, then one that is no probabilities, then the first.
+    """
+    given = ", ".join(f"{name} (N{''.join(f', {side}' for side in v.shape[1:])})" for name, v in values.items())
+    fitting = [name for name, v in values.items() if v.ndim > 1 and v.shape[1] == classes == v[0].size]
     if not fitting:
-        given = ", ".join(f"{name} (N, {', '.join(map(str, shape))})" for name, shape in shapes.items())
+        if any(v.dtype.kind in "iu" and v[0].size == 1 for v in values.values()):
+            raise ModelError(
+                f"the file returns {given}: labels, not scores", "a classifier returns one number a class", "export it without its argmax"
+            )
         raise ModelError(
             f"the file returns {given}, and the data has {classes} classes",
             "a classifier returns one number a class", "give the data it was trained for",
         )  # fmt: skip
-    place = names.index(fitting[0])
-    return np.concatenate([row[place][:1] for row in rows]), fitting[0]
+    if broken := [name for name in fitting if not np.isfinite(values[name]).all()]:
+        raise ModelError(f"its output {broken[0]} is NaN or infinite for real images", "outputs are finite", "look at its weights")
+
+    def fitness(name: str) -> tuple[int, bool]:
+        rows = values[name].reshape(len(labels), -1)
+        return int((rows.argmax(axis=1) == labels).sum()), _kind_of(rows) == "scores"
+
+    chosen = max(fitting, key=fitness)
+    others = [name for name in fitting if name != chosen]
+    return chosen, [f"it has {len(fitting)} outputs of one number a class: {chosen} is taken, not {', '.join(others)}"] * bool(others)
+
+
+def _kind_of(values: Any) -> Kind:
+    """What an output ``(N, classes)`` is, by its numbers."""
+    if values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING:
+        return "scores"
+    return "probabilities" if np.abs(values.sum(axis=1) - 1).max() <= len(values[0]) * _ROUNDING else "sigmoids"
+
+
+def _as_logits(values: Any, kind: Kind) -> Any:
+    if kind == "scores":
+        return values
+    values = np.clip(values, _LEAST, 1 - _LEAST if kind == "sigmoids" else None)
+    return np.log(values) - (np.log1p(-values) if kind == "sigmoids" else 0)
 
 
 def _run(model: Any, name: str, batches: Sequence[Any]) -> list[Any]:
@@ -181,40 +225,41 @@ def _copy(model: Any) -> Any:
     return copy
 
 
-def _free_batch(model: Any, batch: int) -> None:
-    """Let reshapes to a fixed batch take the batch that comes; changed in place."""
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    constants |= {
-        node.output[0]: a.t for node in model.graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"
-    }
-    for node in model.graph.node:
-        if node.op_type != "Reshape" or node.input[1] not in constants:
-            continue
-        shape = numpy_helper.to_array(constants[node.input[1]]).copy()
-        if len(shape) > 1 and shape[0] == batch:
-            shape[0] = 0  # as it comes
-            name = f"{node.output[0]}_any_batch"
-            model.graph.initializer.append(numpy_helper.from_array(shape, name))
-            node.input[1] = name
-            kept = [a for a in node.attribute if a.name != "allowzero"]
-            node.ClearField("attribute")
-            node.attribute.extend(kept)
-
-
-def _make_logits(graph: Any, output: str) -> bool:
-    """Make ``logits`` of one output, the only one from now on; whether a softmax was taken off it."""
-    from onnx import TensorProto, helper
+def _make_logits(graph: Any, output: str, kind: Kind, flatten: bool) -> list[str]:
+    """Make ``logits`` ``(N, classes)`` of one output, the only one from now on; returns what was done, in words."""
+    from onnx import TensorProto, helper, numpy_helper
 
     made_by = {name: node for node in graph.node for name in node.output}
-    while made_by[output].op_type == "Identity":
-        output = made_by[output].input[0]
-    softmax: bool = made_by[output].op_type == "Softmax"
-    graph.node.append(helper.make_node("Identity", [made_by[output].input[0] if softmax else output], ["logits"], "logits"))
+    end, source = output, output
+    while kind != "scores" and source in made_by and made_by[source].op_type in _KEEPS_NUMBERS:
+        source = made_by[source].input[0]
+    notes = []
+    last = made_by[source].op_type if source in made_by else ""
+    if kind != "scores" and last == {"probabilities": "Softmax", "sigmoids": "Sigmoid"}[kind]:
+        end, flatten = made_by[source].input[0], True
+        notes.append(f"its last {last.lower()} is left out: files return logits")
+    elif kind != "scores":
+        graph.initializer.append(numpy_helper.from_array(np.array(_LEAST, np.float32), "least_probability"))
+        graph.initializer.append(numpy_helper.from_array(np.array(1 - _LEAST * (kind == "sigmoids"), np.float32), "most_probability"))
+        graph.node.append(helper.make_node("Clip", [end, "least_probability", "most_probability"], ["probabilities"], "probabilities"))
+        graph.node.append(helper.make_node("Log", ["probabilities"], ["log_probabilities"], "log_probabilities"))
+        end = "log_probabilities"
+        if kind == "sigmoids":
+            graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+            graph.node.append(helper.make_node("Sub", ["one", "probabilities"], ["complements"], "complements"))
+            graph.node.append(helper.make_node("Log", ["complements"], ["log_complements"], "log_complements"))
+            graph.node.append(helper.make_node("Sub", [end, "log_complements"], ["log_odds"], "log_odds"))
+            end = "log_odds"
+        notes.append(f"it returns {kind}: their logarithm is taken, as files return logits")
+    if kind == "sigmoids":
+        notes.append("it judges each class by itself: the most likely one is the answer, and its probability is not the file's own")
+    if flatten:
+        graph.node.append(helper.make_node("Flatten", [end], ["logits"], "logits", axis=1))
+    else:
+        graph.node.append(helper.make_node("Identity", [end], ["logits"], "logits"))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
-    return softmax
+    return notes
 
 
 def _feed(graph: Any, spec: InputSpec, preprocessing: Preprocessing) -> None:

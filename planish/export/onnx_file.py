@@ -19,9 +19,8 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import RAW, Artifact, Step
-from planish.errors import ExportError
+from planish.errors import ExportError, first_line
 from planish.export.checks import check_outputs, named, torch_outputs
-from planish.export.runtimes import first_line
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
@@ -250,7 +249,7 @@ def _fed_pixels(module: nn.Module, reader: nn.Module, artifact: Artifact) -> nn.
         def forward(self, images: torch.Tensor) -> Any:
             pixels = images.float()
             pixels = pixels * self.scale + self.shift if normalisation == "dataset" else normalise_each(pixels, normalisation)
-            return tuple(named(self.reader or module, self.network(pixels.permute(0, 3, 1, 2))).values())
+            return tuple(named(self.reader or module, self.network(pixels.permute(0, 3, 1, 2).contiguous())).values())
 
     return FedPixels().eval()
 
@@ -306,6 +305,12 @@ def _explain(error: BaseException) -> tuple[str, str, str]:
             f"the network uses {operation[1]}, which ONNX has no operation for",
             "every operation of an exported network needs one",
             "replace it by others",
+        )
+    if "Constraints violated" in text:
+        return (
+            "the network cannot be exported: its forward uses the number of images as a plain number",
+            "the file takes any number of images",
+            "write x.shape[0] or x.size(0) instead of len(x), and -1 in view and reshape instead of int(...)",
         )
     lines = [frame for e in chain for frame in traceback.extract_tb(e.__traceback__) if _is_users(frame.filename)]
     lines_named = re.findall(r'File "([^"]+)", line (\d+)', text)

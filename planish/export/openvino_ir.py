@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
-from planish.errors import ExportError, ModelError
+from planish.errors import ExportError, ModelError, first_line
 from planish.evaluation.latency_process import WorkerProcess
 from planish.export.checks import check_outputs, file_limits
 from planish.export.onnx_file import metadata, sample_images
-from planish.export.runtimes import find, first_line, load
+from planish.export.runtimes import find, load
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from planish.artifact import Predictor
-from planish.errors import ExportError, PlanishError, RuntimeMissingError
+from planish.errors import ExportError, PlanishError, RuntimeMissingError, first_line
 from planish.export.executorch_runtime import ExecuTorch
 from planish.export.litert_runtime import LiteRt
 from planish.export.onnxruntime_runtime import OnnxRuntime, OnnxRuntimeCuda, OnnxRuntimeTensorRt
@@ -142,9 +142,3 @@ def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, 
     if kind.danger:
         require_trust(file, kind.danger)
     return kind.executed_precisions(file)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 300 characters; its kind where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__

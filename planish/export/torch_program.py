@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from planish.data.normalisation import Normalise
-from planish.errors import ExportError
+from planish.errors import ExportError, first_line
 from planish.export.checks import named
-from planish.export.runtimes import first_line
 from planish.models.outputs import decoded
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from planish.errors import ModelError
+from planish.errors import ModelError, first_line
 from planish.models.surgery import WATCH_SIZE
 
 
@@ -38,7 +38,7 @@ class Backbone(nn.Module):
         try:
             self.body = create_feature_extractor(classifier, {name: f"stride_{stride}" for stride, (name, _) in found.items()})
         except Exception as error:  # whatever the network does with a proxy in place of a tensor
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ModelError(
                 f"the network's code hides its graph: {reason}", "maps are taken from inside it", "choose another backbone"
             ) from error

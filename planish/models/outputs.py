@@ -6,13 +6,15 @@ it may have ``distance(outputs, teacher)``, by which it learns from another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from planish.errors import ModelError
 
 METHODS = ("loss", "decode", "distance")  # of a network, beside ``forward``
 
@@ -46,6 +48,31 @@ class Graph(fx.GraphModule):
 def each(change: Callable[[Tensor], Tensor], outputs: Any) -> Any:
     """``change`` of each tensor in outputs or targets."""
     return tree_map_only(torch.Tensor, change, outputs)
+
+
+def logits_and_auxiliary(outputs: Any, classes: int) -> tuple[Tensor, list[Tensor]]:
+    """The logits ``(N, classes)`` of a classifier in training, and those of its auxiliary classifiers (Inception's, deep supervision).
+
+    Args:
+        outputs: a tensor; or a tuple, list or mapping, whose entry ``logits`` or ``out``, else the first, is meant.
+        classes: other outputs than one number a class are passed over.
+
+    Raises:
+        ModelError: there are no such logits.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs, []
+    named = dict(outputs) if isinstance(outputs, Mapping) else getattr(outputs, "_asdict", dict)()
+    tensors = [t for t in tree_leaves(outputs) if isinstance(t, Tensor)]
+    main = next((named[key] for key in ("logits", "out") if key in named), tensors[0] if tensors else None)
+    if not isinstance(main, Tensor) or main.ndim != 2 or main.shape[1] != classes:
+        shown = ", ".join(str(tuple(t.shape)) for t in tensors) or type(outputs).__name__
+        raise ModelError(
+            f"in training the network returns {shown}",
+            f"the first output, or that called 'logits' or 'out', must be logits (N, {classes})",
+            "return them first",
+        )
+    return main, [t for t in tensors if t is not main and t.shape == main.shape]
 
 
 def raw(network: nn.Module, outputs: Any) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from planish.errors import ModelError
+from planish.errors import ModelError, first_line
 
 # The size at which published networks are watched: all of them run at it, also those whose stem is too coarse for small images.
 WATCH_SIZE = 224
@@ -101,7 +101,7 @@ def find_classifier(module: nn.Module, channels: int, image_size: int) -> tuple[
         order, output = run_order(module, channels, image_size)
     except Exception as error:  # the network is not ours: anything may come out of it
         raise ModelError(
-            f"the network does not run on a {image_size}x{image_size} image with {channels} channels: {_first_line(error)}",
+            f"the network does not run on a {image_size}x{image_size} image with {channels} channels: {first_line(error)}",
             "it must take a float tensor (N, channels, height, width)",
             "try a larger image size, or another network",
         ) from error
@@ -144,7 +144,3 @@ def _first_convolution(order: list[tuple[str, nn.Module]]) -> tuple[str, nn.Conv
         if isinstance(layer, nn.Conv2d):
             return name, layer
     raise ModelError("the network has no convolution", "Planish works on convolutional networks")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,53 +1,28 @@
-"""Weights from files: read without running anything from them, and made to fit a network or refused by name."""
+"""Weights made to fit a network, or refused by name."""
 
 from __future__ import annotations
 
-import pickle
+import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import torch
 from torch import nn
 
 from planish.errors import ModelError
+from planish.models.checkpoints import State, aligned, read_checkpoint
 
-State = dict[str, torch.Tensor]
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
 # The DenseNet files that torchvision publishes are older than its DenseNet: "norm.1" is "norm1" today.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
 
 
-def read_weights(path: Path) -> State:
-    """Tensors by name, from ``.safetensors``, or from a ``.pt``/``.pth`` state_dict (bare, or under ``state_dict`` or ``model``).
+def read_weights(path: Path, module: nn.Module) -> State:
+    """Tensors from a file under the names that ``module`` gives them; see ``checkpoints``.
 
     Raises:
-        ModelError: not there, not such a file, or a file that would have to run Python code to be read.
+        ModelError: the file cannot be read.
     """
-    if not path.is_file():
-        raise ModelError(f"there are no weights at {path}", "weights are 'imagenet' or a .safetensors, .pt or .pth file")
-    if path.suffix == ".safetensors":
-        try:
-            return _without_prefix(safetensors.torch.load_file(path))
-        except Exception as error:
-            raise ModelError(f"cannot read {path}: {error}", "it must be a safetensors file") from error
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds Python objects besides tensors, perhaps a whole pickled network",
-            "reading it would run code from the file, so only plain weights are read",
-            "where you trust it, load it yourself and save torch.save(model.state_dict(), 'weights.pth')",
-        ) from error
-    except Exception as error:
-        raise ModelError(
-            f"cannot read {path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            "weights are a .safetensors file or what torch.save(model.state_dict(), ...) wrote",
-        ) from error
-    return _without_prefix(_state_dict(loaded, path))
+    return aligned(read_checkpoint(path), module.state_dict())
 
 
 def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iterable[str] = ()) -> tuple[bool, list[str]]:
@@ -96,7 +71,9 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
         if key in own and own[key].shape != value.shape
     ]
     if missing or unexpected or shapes:
-        found = (("missing", missing), ("unexpected", unexpected), ("another shape", shapes))
+        near = {key: difflib.get_close_matches(key, unexpected, n=1, cutoff=0.7) for key in missing[:4]}
+        named = [f"{key} (the file has {near[key][0]})" if near.get(key) else key for key in missing]
+        found = (("missing", named), ("unexpected", unexpected), ("another shape", shapes))
         raise ModelError(
             "the weights do not fit the network: " + "; ".join(f"{what}: {_some(keys)}" for what, keys in found if keys),
             "all but the classifier must fit",
@@ -104,27 +81,6 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
         )
     module.load_state_dict(state, strict=False)
     return new_head, notes
-
-
-def _state_dict(loaded: Any, path: Path) -> State:
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        keys = f" with {_some([str(key) for key in loaded])}" if isinstance(loaded, Mapping) else ""
-        raise ModelError(
-            f"{path} holds a {type(loaded).__name__}{keys}",
-            "it must hold tensors by name, bare or under 'state_dict' or 'model'",
-            "save torch.save(model.state_dict(), 'weights.pth')",
-        )
-    return dict(loaded)
-
-
-def _without_prefix(state: State) -> State:
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
 
 
 def _some(keys: list[str]) -> str:

@@ -14,9 +14,10 @@ from typing import Any, cast
 from torch import nn
 
 from planish.artifact import Source
-from planish.errors import ModelError
+from planish.errors import ModelError, first_line
 from planish.models import resnet, torchvision_heads
 from planish.models.backbone import map_strides
+from planish.models.checkpoints import State, aligned, read_checkpoint
 from planish.models.detection import Detector
 from planish.models.detection.levels import (
     DETECTIONS,
@@ -29,8 +30,9 @@ from planish.models.detection.levels import (
     require_reach,
 )
 from planish.models.heads import DETECTORS, strides_for, with_head
+from planish.models.plain import bake_norms, check_training_outputs, unwrapped
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
-from planish.models.weights import State, fit_weights, read_weights
+from planish.models.weights import fit_weights, read_weights
 from planish.trust import file_sha256, require_trust, trust
 
 # Up to this size a stem made for 224 pixels throws away too much: a ResNet would end on maps of one pixel. At 64 pixels the changed stem
@@ -97,10 +99,10 @@ def create(
     if isinstance(model, nn.Module):
         return _handed_over(model, num_classes, channels, image_size, weights)
     name = _full_name(model)
-    state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights))
     source = Source(name, num_classes, channels, sha256=_trusted_sha256(name))
-    module = build(source)
-    notes = [] if name == model else [f"{model} is {name}"]
+    module, unwrapping = _built(source, image_size=image_size)
+    state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights), module)
+    notes = [*([] if name == model else [f"{model} is {name}"]), *unwrapping]
     library = name.startswith(("torchvision:", "timm:"))
     if library and image_size <= SMALL_IMAGE:
         small = f"images of {image_size} pixels are small"
@@ -117,6 +119,9 @@ def create(
         mean, std = _normalisation(name, module, channels)
         if mean is not None and str(weights) != "imagenet":
             notes.append(f"{weights} is taken to expect the normalisation of {name}'s own weights")
+    notes += bake_norms(module)
+    if not library and not resnet.is_ours(name):
+        notes += check_training_outputs(module, channels, image_size, num_classes)
     return Created(source, module, tuple(notes), state is not None, new_classifier, mean, std)
 
 
@@ -131,11 +136,18 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
     Raises:
         ModelError: it cannot be built here: no module given, the file is gone or changed.
     """
+    built, _ = _built(source, module, image_size)
+    bake_norms(built)
+    return built
+
+
+def _built(source: Source, module: nn.Module | None = None, image_size: int = WATCH_SIZE) -> tuple[nn.Module, list[str]]:
+    """The same as it was written, weight norm and the like still in it; and what was taken out of which wrapper, in words."""
     if source.task != "classification" and source.name in _with_own_head(source.task):
-        return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels, source.detections)
+        return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels, source.detections), []
     if source.strides:
         backbone = build(replace(source, task="classification", strides=()), module)
-        return with_head(backbone, source)
+        return with_head(backbone, source), []
     if source.name == "module":
         if module is None:
             raise ModelError(
@@ -143,22 +155,22 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
                 "its code is not part of what was saved",
                 "give it again: load_artifact(folder, module=...)",
             )
-        module = copy.deepcopy(module)
-        if hasattr(module, "decode"):
-            return module
-        classifier, outputs = find_classifier(module, source.channels, image_size)
-        return module if outputs == source.num_classes else replace_classifier(module, classifier, source.num_classes)
+        module, notes = unwrapped(module, source.channels, image_size)
+        if not hasattr(module, "decode"):
+            classifier, outputs = find_classifier(module, source.channels, image_size)
+            module = module if outputs == source.num_classes else replace_classifier(module, classifier, source.num_classes)
+        return module, notes
     kind, _, name = source.name.rpartition(":")
     if kind == "":
-        return resnet.resnet(name, source.num_classes, source.channels)
+        return resnet.resnet(name, source.num_classes, source.channels), []
     if kind not in ("torchvision", "timm"):
-        return _from_file(Path(kind), name, source)
+        return unwrapped(_from_file(Path(kind), name, source), source.channels, image_size)
     built = _torchvision(name, source.num_classes) if kind == "torchvision" else _timm(name, source.num_classes)
     if source.channels != 3:
         set_input_channels(built, source.channels)
     if source.small_stem:
         shrink_stem(built, source.channels)
-    return built
+    return built, []
 
 
 def names() -> list[str]:
@@ -174,13 +186,15 @@ def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size:
     if weights == "imagenet":
         raise ModelError("weights 'imagenet' for a network handed over in Python", "it comes with its own weights", "leave weights away")
     source = Source("module", num_classes, channels)
-    built = build(source, module, image_size)
-    classifier, had = find_classifier(module, channels, image_size)
-    notes = [] if had == num_classes else [f"the network has {had} outputs: a fresh classifier of {num_classes} takes their place"]
+    inner, notes = unwrapped(module, channels, image_size)
+    classifier, had = find_classifier(inner, channels, image_size)
+    built, _ = _built(source, inner, image_size)
+    notes += [] if had == num_classes else [f"the network has {had} outputs: a fresh classifier of {num_classes} takes their place"]
     new_classifier = had != num_classes
     if weights is not None:
-        new_classifier, did = fit_weights(built, read_weights(Path(weights)), classifier)
+        new_classifier, did = fit_weights(built, read_weights(Path(weights), built), classifier)
         notes += did
+    notes += bake_norms(built) + check_training_outputs(built, channels, image_size, num_classes)
     return Created(source, built, tuple(notes), True, new_classifier, None, None)
 
 
@@ -206,14 +220,16 @@ def _with_head(
     own = given if given is not None else build(source) if name.rpartition(":")[0].endswith(".py") else None
     if own is not None and hasattr(own, "decode"):
         if weights is not None:
-            own.load_state_dict(read_weights(Path(weights)))
+            own.load_state_dict(read_weights(Path(weights), own))
         if isinstance(own, Detector):
             require_reach(Levels(own.strides, own.bins), *training.sides(max(own.strides)))
         return Created(source, build(source, given), (), given is not None or weights is not None, False, None, None)
     classes = 1000 if weights == "imagenet" else num_classes
     classifier = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE)
-    state = None if weights is None or weights == "imagenet" else read_weights(Path(weights))
+    state = None if weights is None or weights == "imagenet" else read_checkpoint(Path(weights))
     module, source, adapted = _on_maps(classifier.module, source, image_size, training, state or {})
+    if state is not None and len(state) == len(module.state_dict()):
+        state = aligned(state, module.state_dict())
     notes = [f"{task} by a pyramid on the maps of {name} at strides {', '.join(map(str, source.strides))}", *adapted, *limits]
     if state is not None and _fits(state, module):
         module.load_state_dict(state)
@@ -237,7 +253,7 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
         return Created(source, module, (), False, True, None, None)
     if weights == "imagenet":
         raise ModelError(f"weights 'imagenet' for {source.name}", "torchvision publishes COCO's for it", "give a file of weights")
-    given = {f"model.{name}": value for name, value in read_weights(Path(weights)).items()}
+    given = read_weights(Path(weights), module)
     wanted = module.state_dict()
     fitting = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
     if not fitting:
@@ -406,7 +422,7 @@ def _library_weights(name: str) -> State:
         return cast(State, timm.create_model(short, pretrained=True).state_dict())
     except Exception as error:  # urllib, requests, the hub's own: each has its family of errors
         raise ModelError(
-            f"the ImageNet weights of {name} cannot be had: {(str(error) or type(error).__name__).splitlines()[0]}",
+            f"the ImageNet weights of {name} cannot be had: {first_line(error)}",
             "they are downloaded once, then cached",
             "where there is no network, bring the file and give --weights FILE",
         ) from error

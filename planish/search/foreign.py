@@ -19,12 +19,11 @@ from planish.progress import note
 from planish.search.opened import open_model
 from planish.split_assignment import SplitAssignment
 from planish.tasks import task_for
-from planish.training.prepare import Job, decode_side_for, fitting_resize
+from planish.training.prepare import DECODE_SIDE, Job, decode_side_for, fitting_resize, usual_side
 from planish.workspace import fresh_folder
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_FREE_SIDE = 224  # pixels, where a file leaves its input size open
-_COMPARED_IMAGES = 4
+_COMPARED_IMAGES = 16
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger")
 
 
@@ -75,16 +74,19 @@ def file_job(
     foreign = read_foreign(file)
     if any(node.op_type in _QUANTIZED for node in foreign.model.graph.node):
         raise _quantized(file)
-    spec = InputSpec(3 if foreign.channels == 3 else 1, *_size(foreign, image_size, file))
-    decode_side = decode_side_for(min(spec.height, spec.width))
-    images = _images(data, decode_side, spec.channels, skip_bad, seed)
+    known = [side for side in (foreign.height, foreign.width, image_size) if side is not None]
+    decode_side = decode_side_for(min(known)) if known else DECODE_SIDE
+    images = _images(data, decode_side, foreign.channels, skip_bad, seed)
+    learned = task_for(images.task, images.splits, images.class_names)
+    spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, image_size, usual_side(images, learned.largest_side), file))
     preprocessing = Preprocessing(
         decode_side, resize or fitting_resize(images), _values("mean", mean, spec.channels), _values("std", std, spec.channels)
     )
     _tell(file, spec, preprocessing, images.class_names, mean is None, std is None, resize is None)
     split = images.splits["calibration"].images(spec, preprocessing)
-    sample = np.ascontiguousarray(split[np.unique(np.linspace(0, len(split) - 1, min(_COMPARED_IMAGES, len(split))).astype(int))])
-    model, notes = fed_pixels(foreign, spec, preprocessing, len(images.class_names), sample)
+    rows = np.unique(np.linspace(0, len(split) - 1, min(_COMPARED_IMAGES, len(split))).astype(int))
+    sample, labels = np.ascontiguousarray(split[rows]), np.asarray(images.splits["calibration"].targets)[rows]
+    model, notes = fed_pixels(foreign, spec, preprocessing, len(images.class_names), sample, labels)
     for text in notes:
         note(f"{file.name}: {text}")
     source = Source(file.name, len(images.class_names), spec.channels, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
@@ -108,7 +110,7 @@ def refuse_training(file: str, **asked: Any) -> None:
 
 
 def _images(
-    data: str | Path, decode_side: int, channels: int, skip_bad: bool, seed: int, assignment: SplitAssignment | None = None
+    data: str | Path, decode_side: int, channels: int | None, skip_bad: bool, seed: int, assignment: SplitAssignment | None = None
 ) -> ImageData:
     require_classes(data, "a file from elsewhere")
     images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, assignment=assignment)
@@ -124,11 +126,11 @@ def _quantized(file: Path) -> ModelError:
     return ModelError(f"{file} is quantized already", "all is compared with a float32 original", "give the file before it was quantized")
 
 
-def _size(foreign: Foreign, image_size: int | None, file: Path) -> tuple[int, int]:
+def _size(foreign: Foreign, image_size: int | None, usual: int, file: Path) -> tuple[int, int]:
     if foreign.height is None or foreign.width is None:
-        free = image_size or foreign.height or foreign.width or _FREE_SIDE
+        free = image_size or foreign.height or foreign.width or usual
         if image_size is None:
-            note(f"{file.name} takes images of any size and is fed {free} x {free} pixels; --image-size says otherwise")
+            note(f"{file.name} takes images of any size and is fed {free} x {free} pixels, their own size; --image-size says otherwise")
         return foreign.height or free, foreign.width or free
     if image_size not in (None, foreign.height) or image_size not in (None, foreign.width):
         raise GoalError(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from planish.measurement import Measurement
     from planish.task import Augment, LossSettings, Split, SplitName
 
+AUXILIARY_WEIGHT = 0.3
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -67,15 +69,27 @@ class Classification:
 
         return apply
 
-    def loss(self, network: nn.Module, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
+    def loss(self, network: nn.Module, outputs: Any, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         """Cross-entropy, or focal loss: each class's part of it times ``(1 - p)^gamma``, so that what is learned already counts little.
 
         ``targets`` are class indices ``(N,)`` or probabilities ``(N, classes)``, and one-hot probabilities give what their indices give.
         Class weights multiply each class's part as well, and the sum is over the number of images, not over their weights as in
         ``torch.nn.functional.cross_entropy``: balanced weights average 1 over the training images, so a batch estimates their mean loss.
 
+        Where the network returns several outputs in training, those of its auxiliary classifiers count 0.3 each (Szegedy et al. 2014,
+        arXiv:1409.4842).
+
         T.-Y. Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002).
         """
+        from planish.models.outputs import logits_and_auxiliary
+
+        logits, auxiliary = logits_and_auxiliary(outputs, len(self.class_names))
+        loss = self._cross_entropy(logits, targets, settings)
+        for other in auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * self._cross_entropy(other, targets, settings)
+        return loss
+
+    def _cross_entropy(self, outputs: torch.Tensor, targets: torch.Tensor, settings: LossSettings) -> torch.Tensor:
         import torch
         import torch.nn.functional as F
 
@@ -93,7 +107,7 @@ class Classification:
         return -(parts * log).sum(1).mean()
 
     def distillation_loss(
-        self, network: nn.Module, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: torch.Tensor | None = None
+        self, network: nn.Module, outputs: Any, teacher: torch.Tensor, temperature: float, targets: torch.Tensor | None = None
     ) -> torch.Tensor:
         """KL divergence of the softened distributions, averaged over images and multiplied by T² (Hinton et al. 2015, arXiv:1503.02531).
 
@@ -104,6 +118,9 @@ class Classification:
         import torch
         import torch.nn.functional as F
 
+        from planish.models.outputs import logits_and_auxiliary
+
+        outputs, _ = logits_and_auxiliary(outputs, teacher.shape[1])
         student_log = F.log_softmax(outputs / temperature, dim=1)
         teacher_log = F.log_softmax(teacher / temperature, dim=1)
         if targets is None:

@@ -30,6 +30,7 @@ from planish.training.checkpoint import Progressed, identity, read_checkpoint, w
 from planish.training.feature_transfer import FeatureStudent
 from planish.training.input_speed import Waiting, notes_on_input_speed
 from planish.training.kept import KeptWeights
+from planish.training.layout import memory_format
 from planish.training.learning_rate import cycles_done, learning_rate
 from planish.training.precision import use_bf16
 from planish.training.remembered import Answers, answers_of
@@ -132,7 +133,7 @@ def fit(
     if len(images) < 2:
         raise TrainingError(f"there are {len(images)} training images", "at least 2 are needed")
     accelerator = Accelerator()
-    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    layout = memory_format([module] if teacher is None else [module, teacher], input_spec, settings.channels_last)
     student = copy.deepcopy(module).to(memory_format=layout)
     quicken(student)
     thaw = Thaw(student, input_spec, settings.freeze, settings.layer_decay)
@@ -155,7 +156,7 @@ def fit(
         teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
     loss_of = _Loss(
         task, settings, Normalise.of(preprocessing), student, teacher, answers, distillation_weight, temperature,
-        decoupled, accelerator.device, done.bf16,
+        decoupled, accelerator.device, done.bf16, layout,
     )  # fmt: skip
     count = batches_an_epoch(len(images), settings.batch_size)
     steps, written = done.steps, -math.inf
@@ -254,13 +255,13 @@ class _Loss:
     decoupled: bool
     device: torch.device
     bf16: bool
+    layout: torch.memory_format
 
     def __call__(self, batch: torch.Tensor, targets: Any) -> torch.Tensor:
         """``batch``: ``(N, H, W, C)``, 0 to 255."""
         targets = each(lambda t: t.to(self.device), targets)
         pixels = self.normalise.to(self.device)(batch.to(self.device))
-        if self.settings.channels_last:
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = pixels.contiguous(memory_format=self.layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             with SafeStrides():
                 outputs = self.student(pixels)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from planish.artifact import InputSpec
 from planish.decisions import decide
+from planish.errors import first_line
 from planish.models.strided import SafeStrides
 from planish.progress import note
 
@@ -42,7 +43,12 @@ def _gains(device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
 
     def measured() -> bool:
         if layers not in _known:
-            plain, bf16 = _step_seconds(network, spec)
+            try:
+                plain, bf16 = _step_seconds(network, spec)
+            except Exception as error:  # an operator without bfloat16, or code of the user's own that does not take it
+                _known[layers] = False
+                note(f"training in float32: the network does not run in bfloat16 ({first_line(error)})")
+                return False
             _known[layers] = plain / bf16 > _WORTH_IT
             chosen = "bfloat16" if _known[layers] else "float32"
             note(f"training in {chosen}: bfloat16 runs at {plain / bf16:.1f}x the speed of float32 here")

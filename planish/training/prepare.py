@@ -25,6 +25,7 @@ from planish.split_assignment import SplitAssignment, assignment_beside
 from planish.task import Task
 from planish.tasks import task_for
 
+DECODE_SIDE = 256  # pixels at which images are kept on disk where the model's input size is not known yet
 _MARGIN = 1.15  # decoded images keep this much more than the input size, so that training can crop
 _SQUARE = 1.1  # times as long as wide, up to which images are called square
 _MULTIPLE = 8  # of pixels, where no stride asks for more
@@ -88,17 +89,14 @@ def prepare(
     if image_size is not None and not 8 <= image_size <= 2048:
         raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "leave it away for the images' own size")
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
-    decode_side = 256 if image_size is None else decode_side_for(image_size)
+    decode_side = DECODE_SIDE if image_size is None else decode_side_for(image_size)
     if assignment is None and weights is not None:
         assignment = assignment_beside(Path(weights))
     images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, task=task, assignment=assignment)
     images.require("train", "validation", "test")
     learned = task_for(images.task, images.splits, images.class_names)
-    height, width = images.typical_height, images.typical_width
     if image_size is None:
-        image_size = min(learned.largest_side, round((height * width) ** 0.5))
-        if image_size > 32:
-            image_size -= image_size % 16
+        image_size = usual_side(images, learned.largest_side)
     torch.manual_seed(seed if weights_seed is None else weights_seed)
     created = create(
         model,
@@ -148,6 +146,12 @@ def prepare(
 def decode_side_for(image_size: int) -> int:
     """How large images are kept on disk for a model that is fed ``image_size`` pixels."""
     return max(32, round(image_size * _MARGIN))
+
+
+def usual_side(images: ImageData, largest: int) -> int:
+    """Height and width in pixels that a model is fed where nobody says: the images' own typical size, above 32 a multiple of 16."""
+    side: int = min(largest, round((images.typical_height * images.typical_width) ** 0.5))
+    return side - side % 16 if side > 32 else side
 
 
 def sides(image_size: int, images: ImageData, multiple: int) -> tuple[int, int]:

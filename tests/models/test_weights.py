@@ -12,7 +12,7 @@ from torch import nn
 
 from planish.errors import ModelError
 from planish.models import create
-from planish.models.weights import read_weights
+from planish.models.checkpoints import read_checkpoint
 
 SIZES = {"channels": 3, "image_size": 32}
 
@@ -36,7 +36,7 @@ def test_state_dicts_are_found_bare_wrapped_and_prefixed(tmp_path: Path, wrap):
 def test_safetensors_are_read(tmp_path: Path):
     state = weights_of("resnet8", 10)
     save_file(state, tmp_path / "w.safetensors")
-    assert read_weights(tmp_path / "w.safetensors").keys() == state.keys()
+    assert read_checkpoint(tmp_path / "w.safetensors").keys() == state.keys()
 
 
 def test_a_classifier_of_another_size_is_replaced_and_said_so(tmp_path: Path):

@@ -12,6 +12,7 @@ from PIL import Image
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.objects import Objects
 from planish.data.preprocessing import FORMATS
+from planish.data.run_lengths import lengths_of
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _ORIENTATION = 274
@@ -23,9 +24,14 @@ def size_of(noted: NotedImage) -> tuple[int, int]:
     Raises:
         OSError: it is not there, or is no image.
     """
-    with Image.open(noted.path, formats=FORMATS) as image:
+    try:
+        image = Image.open(noted.path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise OSError(str(error)) from error
+    with image:
         width, height = image.size
-        return (width, height) if image.getexif().get(_ORIENTATION) in _TURNED else (height, width)
+        turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
+        return (width, height) if turned else (height, width)
 
 
 def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:
@@ -42,10 +48,11 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
     kept: list[tuple[NotedObject, tuple[float, ...], Any]] = []
     # boxes of an image that its annotations know in another size are meant in that size
     down, across = (height / noted.size[0], width / noted.size[1]) if noted.size and all(noted.size) else (1.0, 1.0)
+    objects_given = noted.objects
     if abs(down / across - 1) > 0.05:
         faults.append(f"the file has {height} x {width} pixels, its annotations say {noted.size}")
-        down = across = 1.0
-    for place, one in enumerate(noted.objects):
+        objects_given = ()
+    for place, one in enumerate(objects_given):
         left, top, right, bottom = (v * s for v, s in zip(one.box, (across, down, across, down), strict=True))
         cut = (max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom))
         if not all(map(math.isfinite, one.box)):
@@ -60,13 +67,13 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
             faults.append(f"box {place} ({one.label}) has no mask")
         else:
             try:
-                lengths = run_lengths(one.mask, height, width) if masks else None
+                lengths = run_lengths(_scaled(one.mask, down, across), height, width) if masks else None
             except (TypeError, ValueError, KeyError, IndexError) as error:
                 faults.append(f"the mask of box {place} ({one.label}) cannot be understood: {error}")
                 continue
             kept.append((one, cut, lengths))
     boxes = np.array([cut for _, cut, _ in kept], np.float64).reshape(-1, 4)
-    areas = [one.area or (cut[2] - cut[0]) * (cut[3] - cut[1]) for one, cut, _ in kept]
+    areas = [(one.area or 0) * down * across or (cut[2] - cut[0]) * (cut[3] - cut[1]) for one, cut, _ in kept]
     difficult = np.array([one.difficult for one, _, _ in kept], bool)
     objects = Objects(
         boxes=(boxes / [width, height, width, height]).astype(np.float32),
@@ -93,12 +100,28 @@ def run_lengths(mask: Any, height: int, width: int) -> dict[str, Any]:
         polygons = [list(map(float, polygon)) for polygon in mask]
         if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
             raise ValueError("a polygon has at least three corners, x and y of each")
+        for polygon in polygons:
+            across, down = polygon[::2], polygon[1::2]
+            if not all(-width <= x <= 2 * width for x in across) or not all(-height <= y <= 2 * height for y in down):  # nor NaN
+                raise ValueError("a polygon has corners that are no numbers, or lie far outside the image")
         return dict(coco.merge(coco.frPyObjects(polygons, height, width)))
     if list(mask["size"]) != [height, width]:
         raise ValueError(f"it has the size {mask['size']}, the image {[height, width]}")
     counts = mask["counts"]
     if isinstance(counts, str | bytes):
-        return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+        text = counts.encode() if isinstance(counts, str) else counts
+        counts, packed = lengths_of(text), {"size": [height, width], "counts": text}
+    else:
+        packed = {}
     if any(not isinstance(n, int) or n < 0 for n in counts) or sum(counts) != height * width:
         raise ValueError(f"its run lengths add up to {sum(counts)}, the image has {height * width} pixels")
-    return dict(coco.frPyObjects(mask, height, width))
+    return packed or dict(coco.frPyObjects(mask, height, width))
+
+
+def _scaled(mask: Any, down: float, across: float) -> Any:
+    """Polygons of an image that was resized since; run lengths cannot be."""
+    if not isinstance(mask, Sequence) or isinstance(mask, str) or down == across == 1:
+        return mask
+    return [
+        [float(value) * side for value, side in zip(polygon, [across, down] * (len(polygon) // 2 + 1), strict=False)] for polygon in mask
+    ]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.listing import SPLIT_WORDS, GivenSplit
-from planish.errors import DataError
+from planish.errors import DataError, first_line
+from planish.progress import note
+
+_OTHER_KINDS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
 
 
 def coco_files(root: Path) -> dict[Path, GivenSplit | None]:
@@ -19,46 +24,88 @@ def coco_files(root: Path) -> dict[Path, GivenSplit | None]:
             found[file] = SPLIT_WORDS[folder.name.lower()]
     if not found:
         for file in [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]:
-            words = [w for w in SPLIT_WORDS if w in file.stem.lower()]
-            if not file.stem.startswith(("captions", "person_keypoints")):
-                found[file] = SPLIT_WORDS[words[0]] if words else None
-    return {file: split for file, split in found.items() if is_coco(file)}
+            words = [w for w in re.split(r"[^a-z]+", file.stem.lower()) if w in SPLIT_WORDS]
+            found[file] = SPLIT_WORDS[words[-1]] if words else None
+    other = [file for file in found if file.stem.startswith(_OTHER_KINDS)]
+    instances = {file: split for file, split in found.items() if file not in other and is_coco(file)}
+    if instances and other:
+        note(f"{', '.join(file.name for file in other[:5])} {'is' if len(other) == 1 else 'are'} passed over: for another task")
+    return instances
 
 
 def read_coco(root: Path, files: dict[Path, GivenSplit | None]) -> tuple[list[NotedImage], tuple[str, ...]]:
-    """Images and class names, sorted as their numbers are.
+    """Images and class names, in the order of their numbers.
 
     Args:
         root: keys are paths below it.
         files: from ``coco_files``.
 
     Raises:
-        DataError: a file cannot be read, lacks something, or names images outside ``root``.
+        DataError: a file cannot be read, lacks something, lists an image twice, or names images outside ``root``.
     """
-    images: list[NotedImage] = []
+    images: dict[Path, NotedImage] = {}
     names: dict[int, str] = {}
-    for file, split in files.items():
-        content = _load(file)
-        here = {int(c["id"]): str(c["name"]) for c in content.get("categories", [])}
+    loaded = {file: _load(file) for file in files}
+    empty = [file for file, content in loaded.items() if not content.get("annotations")]
+    for file in empty if len(empty) < len(loaded) else ():
+        note(f"{file.name} has no annotations and is left out, with its {len(loaded.pop(file)['images'])} images")
+    for file, content in loaded.items():
+        try:
+            found, here = _read_file(root, file, files[file], content)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+            raise DataError(f"{file.name} cannot be understood: {reason}", "it is COCO's JSON: images, annotations, categories") from error
         for number, name in here.items():
             if names.setdefault(number, name) != name:
                 raise DataError(f"class {number} is {names[number]!r} in one file and {name!r} in {file.name}", "all files number alike")
-        of_image: dict[Any, list[NotedObject]] = {}
-        for one in content.get("annotations", []):
-            of_image.setdefault(one.get("image_id"), []).append(_object(one, here, file))
-        known = set()
-        for image in content["images"]:
-            known.add(image.get("id"))
-            path = _path(root, file, str(image.get("file_name", "")), split)
-            size = (int(image["height"]), int(image["width"])) if "height" in image and "width" in image else None
-            key = path.relative_to(root).as_posix()
-            images.append(NotedImage(key, path, split, tuple(of_image.get(image.get("id"), ())), size))
-        if strangers := [number for number in of_image if number not in known]:
+        for image in found:
+            if image.path in images:
+                raise DataError(
+                    f"{image.key} is listed twice, the second time in {file.name}", "an image is listed once", "merge its entries"
+                )
+            images[image.path] = image
+    objects = [one for image in images.values() for one in image.objects]
+    if objects and all(one.crowd for one in objects):
+        note(f"all {len(objects)} annotations have iscrowd=1, as CVAT writes brush masks: they are taken as single objects")
+        single = {path: tuple(replace(one, crowd=False) for one in image.objects) for path, image in images.items()}
+        images = {path: replace(image, objects=single[path]) for path, image in images.items()}
+    used = {one.label for one in objects}
+    ordered = dict.fromkeys(names[number] for number in sorted(names))
+    return sorted(images.values(), key=lambda image: image.key), tuple(name for name in ordered if name in used)
+
+
+def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[str, Any]) -> tuple[list[NotedImage], dict[int, str]]:
+    """The images and classes of one file; what is not as COCO has it raises whatever it raises."""
+    here = {int(c["id"]): str(c["name"]) for c in content.get("categories") or []}
+    if len(set(here.values())) < len(here):
+        twice = sorted(name for name in set(here.values()) if list(here.values()).count(name) > 1)
+        note(f"{file.name} has several categories called {', '.join(map(repr, twice[:5]))}: they are taken as one")
+    of_image: dict[Any, list[NotedObject]] = {}
+    for one in content.get("annotations") or []:
+        of_image.setdefault(_number(one["image_id"]), []).append(_object(one, here, file))
+    images: list[NotedImage] = []
+    known: dict[Any, str] = {}
+    for image in content["images"]:
+        number, name = _number(image["id"]), str(image.get("file_name") or "")
+        if number in known:
             raise DataError(
-                f"{file.name} has annotations of image {strangers[0]!r}, which it does not list", "each belongs to a listed image"
+                f"image id {number} is listed twice in {file.name} ({known[number]}, {name})",
+                "annotations find their image by its id",
+                "give merged files new ids",
             )
-    used = sorted(number for number in names if any(o.label == names[number] for image in images for o in image.objects))
-    return sorted(images, key=lambda image: image.key), tuple(names[number] for number in used)
+        known[number] = name
+        path = _path(root, file, name, split)
+        sides = [image.get(side) for side in ("height", "width")]
+        size = (round(float(sides[0])), round(float(sides[1]))) if all(sides) else None
+        images.append(NotedImage(path.relative_to(root).as_posix(), path, split, tuple(of_image.get(number, ())), size))
+    if strangers := [number for number in of_image if number not in known]:
+        raise DataError(f"{file.name} has annotations of image {strangers[0]!r}, which it does not list", "each belongs to a listed image")
+    return images, here
+
+
+def _number(value: Any) -> Any:
+    """An id; some tools write the same one as a number here and as text there."""
+    return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -107,10 +154,14 @@ def _path(root: Path, file: Path, name: str, split: GivenSplit | None) -> Path:
     parts = PurePosixPath(name.replace("\\", "/"))
     if not name or parts.is_absolute() or ".." in parts.parts:
         raise DataError(f"{file.name} names the image {name!r}", "images lie below the data folder, under relative names")
-    folders = [file.parent, root, file.parent / "images", root / "images"]
+    folders = [file.parent, root, file.parent / "images", root / "images", file.parent.parent / "images", file.parent.parent]
+    folders = [folder for folder in folders if folder.is_relative_to(root)]
     suffix = file.stem.rpartition("_")[2]
     folders += [root / suffix, root / "images" / suffix, *((root / split, root / "images" / split) if split else ())]
     for folder in folders:
-        if (folder / parts).is_file():
-            return folder / parts
+        try:
+            if (folder / parts).is_file():
+                return folder / parts
+        except OSError as error:  # a name that is too long
+            raise DataError(f"{file.name} names the image {name[:60]!r}...: {error.strerror}", "it is a file's name") from error
     return file.parent / parts

@@ -8,7 +8,7 @@ folder between, or the file's name before a number, says the class.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,16 +17,20 @@ import numpy as np
 
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.annotations.voc import given_splits
-from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
-from planish.data.map_codes import Codes, codes_in, named_codes, read_codes
-from planish.progress import Stage
+from planish.data.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
+from planish.data.map_codes import Codes, codes_in, named_codes, noisy_binary, read_codes
+from planish.progress import Stage, note
 
-_IMAGES = ("images", "image", "imgs", "img", "jpegimages")
-_MAPS = ("masks", "mask", "labels", "label", "annotations", "segmentationclass", "gt", "groundtruth")
 _OBJECTS = ("instances", "segmentationobject")
-_ENDINGS = ("", "_mask", "_label", "_labels", "_gt", "_L")
+_ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_gt", "_l", "_seg", "_segmentation", "_labeltrainids", "_labelids", "_annotation")
+# Cityscapes names image and mask of one scene x_leftImg8bit and x_gtFine_labelIds
+_OF_IMAGE = ("_leftimg8bit", "_image", "_img", "_sat")
+_OF_MASK = ("_gtfine", "_gtcoarse")
 _NOTHING = (0, 255)  # values that number no object
 _NUMBERED = re.compile(r"([A-Za-z][A-Za-z_ -]*?)[-_ ]*\d+")
+
+
+_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,22 @@ class Masked:
 def masked_images(root: Path) -> list[Masked]:
     """The images of a folder that have masks."""
     found = []
+    by_name: dict[Path, dict[str, Path]] = {}
+    without = []
     for image in image_files(root):
         parts = image.relative_to(root).parts
-        for place in (i for i, part in enumerate(parts[:-1]) if part.lower() in _IMAGES):
+        for place in (i for i, part in enumerate(parts[:-1]) if part.lower() in IMAGE_FOLDERS):
             base, inner = root.joinpath(*parts[:place]), parts[place + 1 : -1]
-            labels = next(_files(base, inner, image.stem, _MAPS), None)
-            objects = next(_files(base, inner, image.stem, _OBJECTS), None)
+            labels = _file(base, inner, image.stem, MASK_FOLDERS, by_name)
+            objects = _file(base, inner, image.stem, _OBJECTS, by_name)
             singles = () if labels else tuple(_singles(base, inner, image, parts[place]))
             if labels or objects or singles:
                 found.append(Masked(image, labels, objects, singles))
                 break
+            without.append(image)
+    if found and without:
+        shown = ", ".join(image.relative_to(root).as_posix() for image in without[:3])
+        note(f"{len(without)} images have no mask and are left out, for example {shown}")
     return sorted(found, key=lambda one: one.image)
 
 
@@ -71,14 +81,16 @@ def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[NotedImage],
     splits = given_splits(root)
     images: list[NotedImage] = []
     seen: set[int] = set()
+    binary = noisy_binary(root, [one.labels for one in masked if one.labels is not None])
     with Stage("reading masks", len(masked)) as stage:
         for one in masked:
             if one.labels is None:
                 continue
             images.append(NotedImage(_key(root, one.image), one.image, _split(root, one.image, splits), labels=one.labels))
-            seen |= codes_in(one.labels)
+            if binary is None:
+                seen |= codes_in(one.labels)
             stage.advance()
-    return images, named_codes(root, frozenset(seen), _is_voc(masked))
+    return images, binary or named_codes(root, frozenset(seen), _is_voc(masked))
 
 
 def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[NotedImage], tuple[str, ...]]:
@@ -101,7 +113,7 @@ def _of_singles(one: Masked) -> Iterator[NotedObject]:
     for file in one.singles:
         inside = read_codes(file) > 0
         named = _NUMBERED.fullmatch(file.stem)
-        between = file.parent.name if file.parent.name not in (one.image.stem, *_MAPS) else ""
+        between = file.parent.name if file.parent.name not in (one.image.stem, *MASK_FOLDERS) else ""
         if (found := _object(between or (named[1].strip() if named else "object"), inside)) is not None:
             yield found
 
@@ -146,18 +158,26 @@ def _is_voc(masked: list[Masked]) -> bool:
     return any(one.labels is not None and "SegmentationClass" in one.labels.parts for one in masked)
 
 
-def _files(base: Path, inner: tuple[str, ...], stem: str, words: tuple[str, ...]) -> Iterator[Path]:
+def _file(base: Path, inner: tuple[str, ...], stem: str, words: Collection[str], by_name: dict[Path, dict[str, Path]]) -> Path | None:
+    """The map of an image; ``by_name`` keeps the maps of each folder by their names in lower case, without ending."""
+    stem = stem.lower()
+    stems = [stem, *(stem.removesuffix(word) for word in _OF_IMAGE if stem.endswith(word))]
     for folder in _beside(base):
-        if folder.name.lower() in words:
-            for ending in _ENDINGS:
-                for suffix in (".png", ".bmp", ".tif", ".tiff", ".gif"):
-                    if (file := folder.joinpath(*inner, stem + ending + suffix)).is_file():
-                        yield file
+        place = folder.joinpath(*inner)
+        if folder.name.lower() not in words or not place.is_dir():
+            continue
+        if place not in by_name:
+            files = sorted((f for f in place.iterdir() if f.suffix.lower() in _SUFFIXES), key=lambda f: _SUFFIXES.index(f.suffix.lower()))
+            by_name[place] = {file.stem.lower(): file for file in reversed(files)}
+        names = (one + of + ending for one in stems for ending in _ENDINGS for of in ("", *_OF_MASK))
+        if found := next((by_name[place][name] for name in names if name in by_name[place]), None):
+            return found
+    return None
 
 
 def _singles(base: Path, inner: tuple[str, ...], image: Path, images: str) -> Iterator[Path]:
     for folder in _beside(base):
-        if folder.name.lower() in _MAPS:
+        if folder.name.lower() in MASK_FOLDERS:
             own = folder.joinpath(*inner, image.stem)
             if own.is_dir():
                 yield from sorted(image_files(own))

@@ -14,6 +14,7 @@ from planish.data.annotations.voc import read_voc, voc_files
 from planish.data.annotations.yolo import read_yolo, yolo_layout
 from planish.data.map_codes import Codes
 from planish.errors import DataError
+from planish.progress import note
 
 DataTask = Literal["classification", "detection", "instance", "semantic"]
 # What else data for one task can be used for.
@@ -88,8 +89,17 @@ def _of_objects(images: list[NotedImage], class_names: Sequence[str], how: str) 
     objects = [o for image in images for o in image.objects]
     if not objects and not any(image.faults for image in images):
         raise DataError("the annotations name no object", "there must be something to learn")
-    masked = bool(objects) and all(o.mask is not None for o in objects)
-    return Noted(images, tuple(class_names), "instance" if masked else "detection", how)
+    masked = 2 * sum(o.mask is not None for o in objects) > len(objects)  # single ones without a mask are told when they are read
+    return Noted(_with_splits(images), tuple(class_names), "instance" if masked else "detection", how)
+
+
+def _with_splits(images: list[NotedImage]) -> list[NotedImage]:
+    """Those in a split where some are; the others are told."""
+    without = [image.key for image in images if image.split is None]
+    if not without or len(without) == len(images):
+        return images
+    note(f"{len(without)} of {len(images)} images are in no split and are left out, for example {', '.join(without[:3])}")
+    return [image for image in images if image.split is not None]
 
 
 def _of_masks(path: Path, wanted: str | None) -> Noted | None:
@@ -102,4 +112,4 @@ def _of_masks(path: Path, wanted: str | None) -> Noted | None:
     if single and (wanted in ("instance", "detection") or not maps):
         return _of_objects(*read_object_masks(path, single), "mask images of objects")
     images, codes = read_label_maps(path, maps)
-    return Noted(images, codes.class_names, "semantic", "mask images", codes)
+    return Noted(_with_splits(images), codes.class_names, "semantic", "mask images", codes)

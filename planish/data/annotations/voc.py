@@ -13,17 +13,22 @@ from xml.parsers import expat
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit
 from planish.errors import DataError
+from planish.progress import note
 
 _LARGEST = 10_000_000  # bytes of a file
 
 
-def voc_files(root: Path) -> list[Path]:
-    """The XML files of a folder that have an image: beside them, or in ``JPEGImages/``."""
+def voc_files(root: Path) -> dict[Path, Path]:
+    """The XML files of a folder with their images, beside them or in ``JPEGImages/``; files without an image are told."""
     found = [f for f in sorted(root.rglob("*.xml")) if not f.name.startswith(".")]
-    return [file for file in found if _image(root, file) is not None]
+    by_stem: dict[Path, dict[str, Path]] = {}
+    images = {file: image for file in found if (image := _image(root, file, by_stem)) is not None}
+    if images and (without := [file.name for file in found if file not in images]):
+        note(f"{len(without)} XML files have no image of their name and are left out, for example {', '.join(without[:3])}")
+    return images
 
 
-def read_voc(root: Path, files: list[Path]) -> tuple[list[NotedImage], tuple[str, ...]]:
+def read_voc(root: Path, files: dict[Path, Path]) -> tuple[list[NotedImage], tuple[str, ...]]:
     """Images and class names, sorted.
 
     Raises:
@@ -31,12 +36,10 @@ def read_voc(root: Path, files: list[Path]) -> tuple[list[NotedImage], tuple[str
     """
     splits = given_splits(root)
     images = []
-    for file in files:
-        path = _image(root, file)
-        assert path is not None
+    for file, path in files.items():
         tree = _parse(file)
         size = tree.find("size")
-        height, width = (int(float(size.findtext(n) or 0)) for n in ("height", "width")) if size is not None else (0, 0)
+        height, width = (_side(size, n, file) for n in ("height", "width")) if size is not None else (0, 0)
         split = splits.get(path.stem) or next(
             (SPLIT_WORDS[p.lower()] for p in path.relative_to(root).parts[:-1] if p.lower() in SPLIT_WORDS), None
         )
@@ -58,6 +61,13 @@ def _object(one: ElementTree.Element, file: Path) -> NotedObject:
     return NotedObject(name, (left - 1, top - 1, right, bottom), difficult=difficult)
 
 
+def _side(size: ElementTree.Element, name: str, file: Path) -> int:
+    try:
+        return int(float(size.findtext(name) or 0))
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{file} has a {name} of {size.findtext(name)!r}", "sizes are numbers of pixels") from error
+
+
 def _parse(file: Path) -> ElementTree.Element:
     """The tree of a small file without entities of its own: those can be made to fill the memory, or to read other files."""
     try:
@@ -71,12 +81,14 @@ def _parse(file: Path) -> ElementTree.Element:
         raise DataError(f"{file} cannot be read: {error}", "it is XML as Pascal VOC has it") from error
 
 
-def _image(root: Path, file: Path) -> Path | None:
-    folders = [file.parent, file.parent.parent / "JPEGImages", file.parent.parent / "images"]
-    for folder in folders:
-        for extension in (".png", ".jpg", ".jpeg", *sorted(EXTENSIONS)):
-            if (path := folder / f"{file.stem}{extension}").is_file() and path.is_relative_to(root):
-                return path
+def _image(root: Path, file: Path, by_stem: dict[Path, dict[str, Path]]) -> Path | None:
+    """The image of a file; ``by_stem`` keeps what was found in each folder, however the endings are written."""
+    for folder in (file.parent, file.parent.parent / "JPEGImages", file.parent.parent / "images"):
+        if folder not in by_stem:
+            there = sorted(folder.iterdir(), reverse=True) if folder.is_relative_to(root) and folder.is_dir() else []
+            by_stem[folder] = {path.stem: path for path in there if path.suffix.lower() in EXTENSIONS}
+        if file.stem in by_stem[folder]:
+            return by_stem[folder][file.stem]
     return None
 
 

@@ -5,6 +5,7 @@ They lie beside the images, or in ``labels/`` where those lie in ``images/``. An
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from PIL import UnidentifiedImageError
 from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
-from planish.errors import DataError
+from planish.errors import DataError, first_line
 from planish.progress import note
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt")
+_ORIENTED = 9  # words of a line: class and four corners
+_LARGEST_YAML = 1_000_000  # bytes
 _BEYOND = 1.001  # shares may be rounded
 _WORDS: dict[str, GivenSplit] = {"train": "train", "val": "validation", "test": "test"}  # of the YAML file
 
@@ -49,9 +52,14 @@ def yolo_layout(root: Path) -> Layout | None:
         return None
     described = _yaml(root)
     if described is None:
+        _tell_of_orphans(root, texts)
         splits = {i: SPLIT_WORDS[w] for i in images for w in map(str.lower, i.relative_to(root).parts[:-1]) if w in SPLIT_WORDS}
         return Layout(texts, splits, _names(root))
     file, content = described
+    if "kpt_shape" in content:
+        raise DataError(
+            f"{file.name} has kpt_shape: its labels are boxes with key points", "boxes or polygons are read", "export boxes alone"
+        )
     splits = {}
     for word, split in _WORDS.items():
         listed = _listed(root, file, content, word, images)
@@ -62,9 +70,33 @@ def yolo_layout(root: Path) -> Layout | None:
             raise DataError(f"{file.name} has {twice[0].name!r} in {splits[twice[0]]} and in {split}", "an image is of one split")
         else:
             splits |= dict.fromkeys(listed, split)
-    names = content["names"]
-    numbered = names if isinstance(names, dict) else dict(enumerate(names))
-    return Layout({image: texts[image] for image in splits}, splits, {int(n): str(name) for n, name in numbered.items()})
+    _tell_of_orphans(root, texts)
+    return Layout({image: texts[image] for image in splits}, splits, _numbered(file, content["names"]))
+
+
+def _numbered(file: Path, names: Any) -> dict[int, str]:
+    """Class names by number, of a list or of a mapping either way round."""
+    pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
+    try:
+        if isinstance(names, dict) and not all(str(key).isdigit() for key in names):
+            pairs = [(number, name) for name, number in pairs]
+        return {int(number): str(name) for number, name in pairs}
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the names in {file.name} cannot be understood: {first_line(error)}", "they are a list, or names by number"
+        ) from error
+
+
+def _tell_of_orphans(root: Path, texts: dict[Path, Path | None]) -> None:
+    """Label files that belong to no image, as where a tool has written one name in two ways."""
+    known = set(texts.values())
+    found = [f for f in sorted(root.rglob("*.txt")) if f not in known and f.name not in _NAME_FILES and _looks_like_one(f)]
+    if found:
+        shown = ", ".join(f.relative_to(root).as_posix() for f in found[:3])
+        bare = sum(text is None for text in texts.values())
+        note(
+            f"{len(found)} label files have no image of their name and are left out, for example {shown}; {bare} images have no label file"
+        )
 
 
 def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, ...]]:
@@ -76,7 +108,13 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, 
     rows = {image: _rows(text) if text is not None else [] for image, text in layout.texts.items()}
     numbers = {int(row[1][0]) for lines in rows.values() for row in lines if row[1] and row[1][0].isdigit()}
     names = layout.names or {number: f"class {number}" for number in sorted(numbers)}
-    images = []
+    widths = {len(row) for lines in rows.values() for _, row in lines}
+    if widths == {_ORIENTED}:
+        raise DataError(
+            "all labels have 8 numbers after the class, as oriented boxes have", "boxes of 4 numbers, or polygons, are read",
+            "export boxes that stand upright",
+        )  # fmt: skip
+    images, repeated = [], 0
     for image, lines in rows.items():
         key = image.relative_to(root).as_posix()
         noted = NotedImage(key, image, layout.splits.get(image))
@@ -85,12 +123,18 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, 
         except (OSError, UnidentifiedImageError, ValueError):  # what is broken is told, or left out, when it is decoded
             height = width = 1
         objects, faults = [], []
+        twice = len(lines) - len({tuple(words) for _, words in lines})
+        repeated += twice
+        if twice:
+            lines = [row for i, row in enumerate(lines) if row[1] not in [other for _, other in lines[:i]]]
         for place, words in lines:
             try:
                 objects.append(_object(words, names, height, width))
             except ValueError as error:
                 faults.append(f"line {place} {error}")
         images.append(NotedImage(key, image, layout.splits.get(image), tuple(objects), faults=tuple(faults)))
+    if repeated:
+        note(f"{repeated} lines stand twice in a label file; each is used once")
     used = sorted(number for number in names if number in numbers)
     return sorted(images, key=lambda one: one.key), tuple(names[number] for number in used)
 
@@ -118,7 +162,7 @@ def _object(words: list[str], names: dict[int, str], height: int, width: int) ->
 def _rows(text: Path) -> list[tuple[int, list[str]]]:
     """The words of each line that has any, with its number."""
     try:
-        lines = text.read_text(encoding="utf-8").splitlines()
+        lines = text.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{text} cannot be read: {error}", "it is text: class x y width height, a line an object") from error
     return [(place, line.split()) for place, line in enumerate(lines, 1) if line.split()]
@@ -135,7 +179,7 @@ def _text(root: Path, image: Path) -> Path | None:
 
 def _looks_like_one(text: Path) -> bool:
     with text.open("rb") as opened:
-        words = opened.readline(10_000).split()
+        words = opened.readline(10_000).removeprefix(codecs.BOM_UTF8).split()
     return len(words) > 4 and all(word.replace(b".", b"").replace(b"-", b"").replace(b"e", b"").isdigit() for word in words)
 
 
@@ -145,7 +189,12 @@ def _yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
 
     for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if file.stat().st_size > _LARGEST_YAML:
+                raise DataError(f"{file} has {file.stat().st_size:,} bytes", f"such a file has at most {_LARGEST_YAML:,}")
+            text = file.read_text(encoding="utf-8-sig")
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # few lines of them can fill the memory
+                raise DataError(f"{file} has aliases", "a description of a data set needs none", "write it out")
+            content = yaml.safe_load(text)
         except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise DataError(f"{file} cannot be read: {error}", "it is YAML with train, val and names") from error
         if isinstance(content, dict) and "train" in content and isinstance(content.get("names"), dict | list):
@@ -168,10 +217,38 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
         if place.is_dir():
             found += [image for image in images if image.resolve().is_relative_to(place)]
         else:
-            wanted = {(place.parent / line.strip()).resolve() for line in place.read_text().splitlines() if line.strip()}
-            wanted |= {(root / line.strip()).resolve() for line in place.read_text().splitlines() if line.strip()}
-            found += [image for image in images if image.resolve() in wanted]
+            found += _named(root, place, {image.resolve(): image for image in images})
     return found
+
+
+def _named(root: Path, file: Path, images: dict[Path, Path]) -> list[Path]:
+    """The images that a text file names, a path a line: below its own folder, or below the data folder."""
+    lines = [line.strip().replace("\\", "/") for line in _text_of(file).splitlines() if line.strip()]
+    found, missing = [], []
+    for line in dict.fromkeys(lines):
+        ways = [(folder / line).resolve() for folder in (file.parent, root)]
+        image = next((images[way] for way in ways if way in images), None)
+        if image is None:  # written on another machine: the folders above the data are others
+            parts = Path(line).parts
+            ways = [(root / Path(*parts[i:])).resolve() for i in range(1, len(parts))]
+            image = next((images[way] for way in ways if way in images), None)
+        if image is None:
+            missing.append(line)
+        else:
+            found.append(image)
+    if missing:
+        raise DataError(
+            f"{file.name} names {len(missing)} of {len(lines)} images that do not exist: {', '.join(missing[:5])}",
+            f"paths are relative to {str(file.parent)!r} or {str(root)!r}",
+        )
+    return found
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {first_line(error)}", "it is a text file in UTF-8", "save it so") from error
 
 
 def _names(root: Path) -> dict[int, str]:
@@ -179,5 +256,5 @@ def _names(root: Path) -> dict[int, str]:
     for folder in (root, root / "labels"):
         for name in _NAME_FILES:
             if (file := folder / name).is_file():
-                return dict(enumerate(line.strip() for line in file.read_text().splitlines() if line.strip()))
+                return dict(enumerate(line.strip() for line in _text_of(file).splitlines() if line.strip()))
     return {}

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from planish.artifact import Artifact, InputSpec, Step
-from planish.errors import TechniqueError
+from planish.errors import TechniqueError, first_line
 from planish.models.outputs import Graph
 from planish.technique import Technique, hyper_parameters
 
@@ -37,7 +37,7 @@ def traced(module: nn.Module) -> fx.GraphModule:
     try:
         return Graph(module, _Tracer().trace(module))
     except Exception as error:  # whatever the network does with a proxy in place of a tensor
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise TechniqueError(
             f"the network's code hides its graph: {reason}",
             "this lever has to see what is computed from what, so forward must not branch on what is in a tensor",
@@ -71,7 +71,7 @@ def changed(artifact: Artifact, lever: Technique, module: nn.Module, structure: 
         with torch.no_grad():
             output = module(_black(module, spec))
     except Exception as error:  # shapes that do not fit, in code that is not ours
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise TechniqueError(
             f"with {lever} the network does not run on {spec.height}x{spec.width} pixels: {reason}",
             "what a lever puts in must fit what is around it",

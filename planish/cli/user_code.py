@@ -1,0 +1,24 @@
+"""Where in the user's own code an exception came from."""
+
+from __future__ import annotations
+
+import linecache
+import sysconfig
+import traceback
+from pathlib import Path
+
+_NOT_THE_USERS = tuple(
+    str(Path(folder).resolve())
+    for folder in {str(Path(__file__).parents[1]), *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))}
+)
+
+
+def place_in_user_code(error: BaseException | None) -> str | None:
+    """File, line and function of the user's that an exception, or one that it was made from, passed through last; None if it did not."""
+    while error is not None:
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if not frame.filename.startswith("<") and not str(Path(frame.filename).resolve()).startswith(_NOT_THE_USERS):
+                code = linecache.getline(frame.filename, frame.lineno or 0).strip()
+                return f"{frame.filename}, line {frame.lineno}, in {frame.name}: `{code}`"
+        error = error.__cause__
+    return None

@@ -1,0 +1,46 @@
+"""The memory layout that networks are trained in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from planish.artifact import InputSpec
+from planish.errors import first_line
+from planish.progress import note
+
+
+def memory_format(networks: Sequence[nn.Module], spec: InputSpec, channels_last: bool) -> torch.memory_format:
+    """``torch.channels_last`` where it is wanted and all networks run in it, else contiguous.
+
+    A network that takes its maps apart with ``x.view(len(x), -1)`` only runs on contiguous ones.
+
+    Args:
+        networks: that see the same images; left as they are.
+        spec: of their images.
+        channels_last: whether it is wanted.
+    """
+    if not channels_last:
+        return torch.contiguous_format
+    for network in networks:
+        try:
+            _run(network, spec, torch.channels_last)
+        except Exception as error:  # the network may not be ours
+            try:
+                _run(network, spec, torch.contiguous_format)
+            except Exception:
+                continue  # the layout is not what is wrong
+            note(f"training keeps the contiguous memory layout, as the network does not run channels-last: {first_line(error)}")
+            return torch.contiguous_format
+    return torch.channels_last
+
+
+def _run(network: nn.Module, spec: InputSpec, layout: torch.memory_format) -> None:
+    copied = copy.deepcopy(network).eval().to(memory_format=layout)
+    device = next((p.device for p in copied.parameters()), torch.device("cpu"))
+    images = torch.zeros(2, spec.channels, spec.height, spec.width, device=device)
+    with torch.no_grad():
+        copied(images.contiguous(memory_format=layout))

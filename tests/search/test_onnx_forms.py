@@ -1,0 +1,264 @@
+"""ONNX files in the forms that exporters of all ages write: the same answers once they are fed pixels, and INT8 that runs in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from planish.compression import Int8
+from planish.errors import ModelError, TechniqueError
+from planish.evaluation.kernels import onnxruntime_kernels
+from planish.export.runtimes import load
+from planish.progress import collecting_notes
+from planish.search.foreign import file_job
+from planish.testing import write_shapes
+from planish.training.prepare import Job
+
+SIDE, CLASSES = 16, 3
+MEAN, STD = 0.4, 0.3
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes", per_class=12, size=SIDE, channels=3)
+
+
+class Net:
+    """Convolution, ReLU, mean over places, linear layer; ``ending`` comes after it."""
+
+    def __init__(self, kind: Any = np.float32, batch: int | str = "N", side: int | str = SIDE, channels: int | str = 3) -> None:
+        rng = np.random.default_rng(0)
+        self.kind, self.shape = kind, [batch, channels, side, side]
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.add("Conv", ["x", self.constant("w", rng.normal(0, 0.3, (8, 3, 3, 3))), self.constant("b", rng.normal(0, 0.1, 8))], "c")
+        self.add("Relu", ["c"], "r")
+        self.add("GlobalAveragePool", ["r"], "p")
+        self.add("Flatten", ["p"], "f")
+        self.weight, self.bias = rng.normal(0, 1, (CLASSES, 8)), rng.normal(0, 1, CLASSES)
+
+    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def constant(self, name: str, values: Any, kind: Any = None) -> str:
+        self.constants.append(numpy_helper.from_array(np.asarray(values).astype(kind or self.kind), name))
+        return name
+
+    def linear(self, bias: Any = None, **attributes: Any) -> str:
+        shape = self.constant("fb", self.bias if bias is None else bias)
+        return self.add("Gemm", ["f", self.constant("fw", self.weight), shape], "y", transB=1, **attributes)
+
+    def save(
+        self, file: Path, output: str = "y", shape: Any = ("N", CLASSES), opset: int = 13, ir: int = 8, others: Any = (), kind: Any = None
+    ) -> Path:
+        elem = helper.np_dtype_to_tensor_dtype(np.dtype(self.kind))
+        inputs = [helper.make_tensor_value_info("x", elem, self.shape)]
+        if ir < 4:
+            inputs += [helper.make_tensor_value_info(c.name, c.data_type, c.dims) for c in self.constants]
+        outputs = [helper.make_tensor_value_info(output, kind or elem, shape), *others]
+        graph = helper.make_graph(self.nodes, "g", inputs, outputs, self.constants)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir), file)
+        return file
+
+
+def answers(job: Job) -> Any:
+    return load(job.artifact.files, "onnxruntime")(pixels(job))["logits"]
+
+
+def pixels(job: Job) -> Any:
+    return job.task.split("train").images(job.artifact.input_spec, job.artifact.preprocessing)
+
+
+def expected(job: Job, logits_file: Path) -> Any:
+    """What ONNX Runtime makes of a file that was left alone."""
+    session = onnxruntime.InferenceSession(str(logits_file), providers=["CPUExecutionProvider"])
+    images = ((pixels(job) / 255 - MEAN) / STD).transpose(0, 3, 1, 2).astype(np.float32)
+    return session.run(None, {"x": images})[0]
+
+
+def opened(data: Path, file: Path) -> tuple[Job, list[str]]:
+    with collecting_notes() as notes:
+        return file_job(data, file, mean=[MEAN], std=[STD]), notes
+
+
+def gemm(**attributes: Any) -> Callable[[Net], str]:
+    return lambda net: net.linear(**attributes)
+
+
+def hand_softmax(net: Net) -> str:
+    net.linear()
+    net.add("Exp", ["y"], "e")
+    net.add("ReduceSum", ["e", net.constant("axes", [1], np.int64)], "s", keepdims=1)
+    return net.add("Div", ["e", "s"], "z")
+
+
+def matmul_on_the_left(net: Net) -> str:
+    net.add("Transpose", ["f"], "t", perm=[1, 0])
+    net.add("MatMul", [net.constant("fw", net.weight), "t"], "m")
+    net.add("Transpose", ["m"], "u", perm=[1, 0])
+    return net.add("Add", ["u", net.constant("fb", net.bias)], "y")
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        gemm(bias=np.full((1, CLASSES), 0.5)),
+        gemm(bias=np.array(0.5)),
+        gemm(bias=np.array([0.5])),
+        gemm(alpha=0.5, beta=0.25),
+        matmul_on_the_left,
+    ],
+    ids=["row", "scalar", "one", "alpha and beta", "left"],
+)
+def test_linear_layers_in_all_forms(shapes: Path, tmp_path: Path, ending: Callable[[Net], str]):
+    net = Net()
+    file = net.save(tmp_path / "net.onnx", ending(net))
+    job, _ = opened(shapes, file)
+    np.testing.assert_allclose(answers(job), expected(job, file), rtol=1e-4, atol=1e-4)
+    quantized = Int8(images=16).apply(job.artifact, job.task)
+    assert onnxruntime_kernels(quantized.files[0])["int8"]
+    off = np.abs(load(quantized.files, "onnxruntime")(pixels(job))["logits"] - answers(job)).max()
+    assert off < 0.1 * np.abs(answers(job)).max()
+
+
+@pytest.mark.parametrize(("opset", "ir"), [(7, 3), (9, 3), (9, 4), (12, 7), (17, 8)])
+def test_all_ages_are_quantized(shapes: Path, tmp_path: Path, opset: int, ir: int):
+    net = Net()
+    file = net.save(tmp_path / "net.onnx", net.linear(), opset=opset, ir=ir)
+    job, _ = opened(shapes, file)
+    np.testing.assert_allclose(answers(job), expected(job, file), rtol=1e-4, atol=1e-4)
+    assert len(onnxruntime_kernels(Int8(images=8).apply(job.artifact, job.task).files[0])["int8"]) == 2
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64])
+def test_other_precisions_are_computed_in_float32(shapes: Path, tmp_path: Path, kind: Any):
+    plain, net = Net(), Net(kind)
+    file = plain.save(tmp_path / "plain.onnx", plain.linear())
+    job, notes = opened(shapes, net.save(tmp_path / "net.onnx", net.linear()))
+    assert any("float32" in note for note in notes)
+    np.testing.assert_allclose(answers(job), expected(job, file), rtol=0.02, atol=0.02)
+    assert len(onnxruntime_kernels(Int8(images=8).apply(job.artifact, job.task).files[0])["int8"]) == 2
+
+
+def softmax_then(*kinds: str) -> Callable[[Net], str]:
+    def ending(net: Net) -> str:
+        end = net.add("Softmax", [net.linear()], "p0", axis=-1)
+        for i, kind in enumerate(kinds, 1):
+            more = [net.constant("shape", [-1, CLASSES], np.int64)] if kind == "Reshape" else []
+            end = net.add(kind, [end, *more], f"p{i}", **({"to": TensorProto.FLOAT} if kind == "Cast" else {}))
+        return end
+
+    return ending
+
+
+@pytest.mark.parametrize("ending", [softmax_then(), softmax_then("Reshape", "Identity"), softmax_then("Cast"), hand_softmax])
+def test_probabilities_become_logits_of_the_same_probabilities(shapes: Path, tmp_path: Path, ending: Callable[[Net], str]):
+    net = Net()
+    file = net.save(tmp_path / "net.onnx", ending(net))
+    job, notes = opened(shapes, file)
+    assert any("files return logits" in note for note in notes)
+    found = np.exp(answers(job))
+    np.testing.assert_allclose(found / found.sum(1, keepdims=True), expected(job, file), rtol=1e-4, atol=1e-5)
+
+
+def test_sigmoids_keep_their_order(shapes: Path, tmp_path: Path):
+    net = Net()
+    file = net.save(tmp_path / "net.onnx", net.add("Sigmoid", [net.linear()], "z"))
+    job, notes = opened(shapes, file)
+    assert any("each class by itself" in note for note in notes)
+    np.testing.assert_allclose(1 / (1 + np.exp(-answers(job))), expected(job, file), rtol=1e-4, atol=1e-5)
+
+
+def test_of_two_outputs_that_which_is_right_more_often_is_taken(shapes: Path, tmp_path: Path):
+    net = Net()
+    net.add("Neg", [net.linear()], "wrong_way_round")
+    second = helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", CLASSES))
+    job, notes = opened(shapes, net.save(tmp_path / "net.onnx", "wrong_way_round", others=[second]))
+    assert any("is taken, not" in note for note in notes)
+    split = job.task.split("calibration")
+    images, labels = split.images(job.artifact.input_spec, job.artifact.preprocessing), np.asarray(split.targets)
+    logits = load(job.artifact.files, "onnxruntime")(images)["logits"]
+    assert (logits.argmax(1) == labels).mean() >= ((-logits).argmax(1) == labels).mean()
+
+
+def test_bodies_of_if_read_what_lies_around_them(shapes: Path, tmp_path: Path):
+    net = Net()
+    net.linear()
+    net.add("ReduceMean", ["r"], "mean", keepdims=0)
+    net.add("Greater", ["mean", net.constant("limit", 0.1)], "large")
+    net.constant("half", 0.5)
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("t", "e")]
+    bodies = [
+        helper.make_graph([helper.make_node(kind, ["y", *more], [out])], kind, [], [value])
+        for kind, more, out, value in (("Mul", ["half"], "t", info[0]), ("Neg", [], "e", info[1]))
+    ]
+    net.add("If", ["large"], "z", then_branch=bodies[0], else_branch=bodies[1])
+    job, _ = opened(shapes, net.save(tmp_path / "net.onnx", "z"))
+    Int8(images=8).apply(job.artifact, job.task)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_fixed_batch_is_freed_where_constants_and_windows_are_reshaped(shapes: Path, tmp_path: Path, batch: int):
+    def build(batch: int | str) -> Net:
+        net = Net(batch=batch)
+        fixed = batch if isinstance(batch, int) else None
+        net.add("Reshape", [net.constant("s", np.linspace(0.5, 1, 3)), net.constant("s4", [1, 3, 1, 1], np.int64)], "scale")
+        net.add("Mul", ["x", "scale"], "scaled")
+        half = SIDE // 2
+        cut = [fixed or 0, 3, 2, half, SIDE]
+        net.add("Reshape", ["scaled", net.constant("cut", cut, np.int64)], "five")
+        net.add("Transpose", ["five"], "turned", perm=[0, 2, 1, 3, 4])
+        many = [2 * fixed if fixed else -1, 3, half, SIDE]
+        net.add("Reshape", ["turned", net.constant("many", many, np.int64)], "windows")
+        net.nodes[0].input[0] = "windows"
+        net.nodes = [*net.nodes[4:], *net.nodes[:4]]
+        net.linear()
+        net.add("Reshape", ["y", net.constant("back", [fixed or -1, 2, CLASSES], np.int64)], "pairs")
+        net.add("ReduceMean", ["pairs"], "z", axes=[1], keepdims=0)
+        return net
+
+    file = build("N").save(tmp_path / "free.onnx", "z")
+    job, notes = opened(shapes, build(batch).save(tmp_path / "fixed.onnx", "z", shape=(batch, CLASSES)))
+    assert any("now takes any number" in note for note in notes)
+    np.testing.assert_allclose(answers(job), expected(job, file), rtol=1e-4, atol=1e-4)
+
+
+def test_logits_with_two_more_axes_are_flattened(shapes: Path, tmp_path: Path):
+    net = Net()
+    net.add("Unsqueeze", [net.linear(), net.constant("axes", [2, 3], np.int64)], "z")
+    job, _ = opened(shapes, net.save(tmp_path / "net.onnx", "z", shape=("N", CLASSES, 1, 1)))
+    assert answers(job).shape[1:] == (CLASSES,)
+
+
+@pytest.mark.parametrize("open_sides", [{"side": "S"}, {"side": "S", "channels": "C"}])
+def test_open_sides_are_the_images_own(shapes: Path, tmp_path: Path, open_sides: Any):
+    net = Net(**open_sides)
+    job, _ = opened(shapes, net.save(tmp_path / "net.onnx", net.linear()))
+    assert (job.artifact.input_spec.channels, job.artifact.input_spec.height, job.artifact.input_spec.width) == (3, SIDE, SIDE)
+
+
+def test_labels_and_nan_are_refused_as_what_they_are(shapes: Path, tmp_path: Path):
+    net = Net()
+    net.add("ArgMax", [net.linear()], "label", axis=1, keepdims=0)
+    with pytest.raises(ModelError, match="labels, not scores"):
+        opened(shapes, net.save(tmp_path / "labels.onnx", "label", shape=("N",), kind=TensorProto.INT64))
+    net = Net()
+    net.bias[0] = np.nan
+    with pytest.raises(ModelError, match="NaN"):
+        opened(shapes, net.save(tmp_path / "nan.onnx", net.linear()))
+
+
+def test_a_file_in_which_nothing_runs_in_integers_is_not_int8(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    net = Net()
+    job, _ = opened(shapes, net.save(tmp_path / "net.onnx", net.linear()))
+    monkeypatch.setattr("planish.compression.int8.onnxruntime_kernels", lambda file: {"int8": [], "float": ["c", "y"]})
+    with pytest.raises(TechniqueError, match="none of 2"):
+        Int8(images=8).apply(job.artifact, job.task)
