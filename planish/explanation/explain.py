@@ -17,7 +17,7 @@ from planish.evaluation.machine import cpu_model, instruction_sets
 from planish.explanation.findings import Alternative, Evidence, find_all
 from planish.explanation.model_file import ModelFile
 from planish.explanation.onnxruntime_profile import profile_onnxruntime
-from planish.explanation.opening import Explained, open_explained, open_reference
+from planish.explanation.opening import Explained, open_explained, open_reference, size_taken
 from planish.explanation.openvino_profile import profile_openvino
 from planish.explanation.overflow import full_range
 from planish.explanation.profile import LayerProfile, Profile
@@ -99,7 +99,7 @@ def explain(
         errors=errors,
         preprocessing_ms=evidence.preprocessing_ms,
         alternatives=dict(alternatives),
-        notes=(*opened.notes, *notes, *_doubtful(rows)),
+        notes=(*opened.notes, *size_taken(model), *notes, *_doubtful(rows)),
     )
 
 

@@ -108,7 +108,7 @@ def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | 
         raise ModelError(f"onnxruntime cannot open {place}", "it opens .onnx files", "choose --runtime openvino")
     model = ModelFile(place, name, threads, batch, settings)
     if data is None:
-        return Explained(model, notes=("random inputs: what a layer takes hardly depends on them", *_size_taken(model)))
+        return Explained(model, notes=("random inputs: what a layer takes hardly depends on them",))
     if Path(data).suffix != ".npy":
         raise DataError(
             f"{data} cannot be fed to {place}", "how images become its input is not known, since Planish did not write it",
@@ -116,10 +116,10 @@ def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | 
         )  # fmt: skip
     array = _load(Path(data))
     model = model.with_settings(sides=array.shape[1:])
-    return Explained(model, _fitting(Path(data), array, model), notes=_size_taken(model))
+    return Explained(model, _fitting(Path(data), array, model))
 
 
-def _size_taken(model: ModelFile) -> tuple[str, ...]:
+def size_taken(model: ModelFile) -> tuple[str, ...]:
     """A note on each input whose size the file leaves open: all times and multiplications are those of the size that was taken."""
     why = "that of the data" if model.sides else "give --data, an array of another size, to explain that one"
     return tuple(

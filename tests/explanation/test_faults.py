@@ -181,8 +181,8 @@ def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
     assert found("batch 1", "faster", 0.1, batch=8) == ["batch"]
     assert found("batch 1", "faster", 0.2, batch=4) == ["batch"]
     assert found("batch 1", "faster", 0.3, batch=4) == []
-    assert [f.name for f in find_all(evidence(preprocessing_ms=3.0))] == ["preprocessing"]
-    assert [f.name for f in find_all(evidence(preprocessing_ms=0.5))] == []
+    assert [f.name for f in find_all(evidence(precision="int8", preprocessing_ms=3.0))] == ["preprocessing"]
+    assert [f.name for f in find_all(evidence(precision="int8", preprocessing_ms=0.5))] == []
 
 
 @pytest.mark.parametrize(("gain", "precision", "said"), [(4, "fp32", True), (1.1, "fp32", False), (4, "int8", False), (4, "bf16", False)])

@@ -82,6 +82,7 @@ def test_no_exporter_lets_a_forged_file_pass(makers: dict[str, Any], maker: str,
 def test_tensorrts_engine_is_held_against_the_same_limits(int8_artifact: Artifact, task: FakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = MagicMock()
     fake.Builder.return_value.build_serialized_network.return_value = b"engine"
+    fake.Builder.return_value.create_builder_config.return_value.add_optimization_profile.return_value = 0
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     monkeypatch.setattr(tensorrt_engine, "find", lambda name: None)
     predictor = load(int8_artifact.files, "onnxruntime")
