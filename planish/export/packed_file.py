@@ -107,7 +107,7 @@ def unpack(packed: bytes) -> bytes:
         data = b"".join((*pieces, rest[position:]))
         if hashlib.sha256(data).hexdigest() != description["sha256"]:
             raise ValueError("what it holds is not what was packed")
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, StopIteration) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, StopIteration, RecursionError) as error:
         raise ExportError(f"this is not a whole packed file: {error}", "its bytes must be as they were written", "copy it again") from error
     return data
 

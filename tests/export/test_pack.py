@@ -133,7 +133,8 @@ NESTED = zlib.compress(b"[" * 100_000)
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_small_file_does_not_take_much_memory(bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_file, "_MOST_BYTES", 10_000_000)
+    monkeypatch.setattr(packed_file, "_SMALL", 10_000_000)
+    monkeypatch.setattr(packed_file, "_MOST_TIMES", 0)
     packed = BOMBS[bomb]()
     tracemalloc.start()
     with pytest.raises(ExportError, match="not a whole packed file"):

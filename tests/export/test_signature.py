@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import onnx
 import pytest
@@ -28,7 +29,7 @@ from planish.export.runtimes import load
 from planish.export.signature import check_signature, sign
 from planish.export.verify import verify
 from planish.serving.model import ServedModel
-from planish.serving.models import Models
+from planish.serving.models import Entry, Models
 from planish.serving.serve import open_models
 from planish.trust import TRUST
 
@@ -225,14 +226,11 @@ def test_openssl_makes_the_keys_and_confirms_the_signature(bundle: Path, tmp_pat
 
 
 def test_a_service_exchanges_its_model_for_signed_bundles_alone(bundle: Path, signed: Path, keys: tuple[Path, Path]) -> None:
-    class Idle:
-        def __init__(self, model: ServedModel) -> None: ...
-
-    models = Models(open_models([signed], None, keys[1]), Idle, {})  # type: ignore[arg-type]
+    models = Models(open_models([signed], None, keys[1]), lambda model: Entry(model, MagicMock(), MagicMock()), {})
     before = next(iter(models)).model
 
     async def exchanged() -> None:
-        watching = asyncio.create_task(models.reload(0.001))
+        watching = asyncio.create_task(models.reload(0.001, lambda model: None))
         await asyncio.sleep(0)
         (signed / "README.md").write_text("another bundle, its hashes right")
         reseal(signed)
