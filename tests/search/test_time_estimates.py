@@ -25,7 +25,7 @@ def search(judging: float) -> Search:
 
 def test_the_end_takes_longer_with_more_finalists_and_where_judging_is_slow() -> None:
     ship = 1 + 4 + 500 * 0.01
-    assert finish_seconds(search(0), 0) == pytest.approx(30 + ship)
-    assert finish_seconds(search(0), 2) == pytest.approx(30 + 3 * ship)
-    assert finish_seconds(search(0), 40) == pytest.approx(30 + 6 * ship), "no more than five are measured"
-    assert finish_seconds(search(8), 2) == pytest.approx(30 + 3 * (ship + 8) + 4 * 2 * 8)
+    assert finish_seconds(search(0), 0) == pytest.approx(45 + ship)
+    assert finish_seconds(search(0), 2) == pytest.approx(45 + 3 * ship)
+    assert finish_seconds(search(0), 40) == pytest.approx(45 + 6 * ship), "no more than five are measured"
+    assert finish_seconds(search(8), 2) == pytest.approx(45 + 3 * (ship + 8) + 4 * 2 * 8)
