@@ -298,8 +298,8 @@ def test_teacher_and_student_see_the_same_images_and_the_teacher_does_not_change
 
     teacher = Watching().train()
     fit(Noting(), task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1, "augmentation": "light"}), teacher=teacher)
-    assert len(seen) == 5
-    assert all(torch.equal(a, b) for a, b in zip(seen, Noting.seen, strict=True))
+    assert len(seen) == 6, "the first time to see which memory layout it takes"
+    assert all(torch.equal(a, b) for a, b in zip(seen[1:], Noting.seen, strict=True))
     assert teacher.training
     assert teacher.bn.num_batches_tracked == 0
 
