@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from planish.serving.model import ServedModel
 
+REASONS = ("runtime", "not_finite", "wrong_answer", "no_answer", "error")  # of failures
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -38,6 +39,9 @@ class Metrics:
     def watch(self, model: ServedModel, queued: Callable[[], int], ready: Callable[[], bool]) -> None:
         """Show a model's queue, readiness and drift as they are when the metrics are read."""
         drift = model.drift
+        for reason in REASONS:  # from 0 on: an alert on an increase does not see the first one of a series that begins with 1
+            self.failures.labels(*model.key, reason)
+        self.reload_failures.labels(*model.key)
         self.queued.labels(*model.key).set_function(queued)
         self.ready.labels(*model.key).set_function(ready)
         self.watched.labels(*model.key).set_function(lambda: drift.images)

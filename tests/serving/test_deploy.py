@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from planish.cli.app import app
 from planish.serving import healthcheck
 from planish.serving.app import service
+from planish.serving.monitor import ALERT_RULES
 from planish.serving.serve import open_models
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -126,15 +127,18 @@ def test_only_the_temporary_folder_is_written_to(bundle: Path, tmp_path: Path) -
 
 
 def test_alerts_ask_for_what_the_service_shows(bundle: Path) -> None:
-    rules = [rule for group in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"] for rule in group["rules"]]
+    rules = [rule for group in yaml.safe_load(ALERT_RULES.read_text())["groups"] for rule in group["rules"]]
     with TestClient(service(open_models([bundle]))) as client:
+        for name in ("failures", "reload_failures"):  # an increase from nothing to 1 is none
+            assert re.search(rf"^planish_{name}_total{{.*}} 0.0$", client.get("/metrics").text, re.MULTILINE)
         client.post("/predict", content=b"no image")
         shown = set(re.findall(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE))
+        shown |= {name.removesuffix("_bucket") + "_bucket" for name in shown}
     asked = {name for rule in rules for name in re.findall(r"planish_\w+", rule["expr"])}
     assert {"planish_failures_total", "planish_ready", "planish_reload_failures_total"} <= asked <= shown
     for rule in rules:
         labels = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
-        assert labels <= set(re.findall(r"by \(([\w, ]+)\)", rule["expr"])[0].split(", ")), rule["alert"]
+        assert labels <= set(re.split(r",\s*", re.findall(r"by \(([\w, ]+)\)", rule["expr"])[0])), rule["alert"]
 
 
 def test_the_requirements_are_all_that_serving_and_verifying_import(bundle: Path) -> None:
