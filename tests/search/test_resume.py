@@ -53,7 +53,7 @@ def files(run: Path) -> dict[str, Any]:
         if file.suffix == ".npz":
             with np.load(file) as arrays:
                 found[name] = {key: (arrays[key].dtype, arrays[key].tolist()) for key in arrays.files}
-        elif name in ("result.json", "bundle/bundle.json"):
+        elif name in ("result.json", "evidence.json", "bundle/bundle.json"):
             found[name] = timeless(json.loads(file.read_text()))
         elif name != "bundle/bundle.json.sha256":
             found[name] = file.read_bytes()
