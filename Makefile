@@ -8,7 +8,7 @@ demo: $(INSTALLED)
 	.venv/bin/planish demo
 
 test: $(INSTALLED)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 slow: $(INSTALLED)
 	.venv/bin/python -m pytest -m slow

@@ -12,3 +12,5 @@ if "PLANISH_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["PLANISH_CACHE"], ignore_errors=True)
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has one thread
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
