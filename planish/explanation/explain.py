@@ -14,7 +14,8 @@ from planish.data.preprocessing import prepare
 from planish.errors import ModelError
 from planish.evaluation.latency import Subject, measure_latency
 from planish.evaluation.machine import cpu_model, instruction_sets
-from planish.explanation.findings import Alternative, Evidence, find_all
+from planish.explanation.finders import find_all
+from planish.explanation.findings import Alternative, Evidence
 from planish.explanation.model_file import ModelFile
 from planish.explanation.onnxruntime_profile import profile_onnxruntime
 from planish.explanation.opening import Explained, open_explained, open_reference, size_taken

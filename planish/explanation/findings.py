@@ -1,4 +1,4 @@
-"""What a finding is, what it is found from, and the list of all that are looked for."""
+"""What a finding is, and what it is found from."""
 
 from __future__ import annotations
 
@@ -86,13 +86,3 @@ Finder = Callable[[Evidence], Finding | None]
 def slowest(profile: Profile, layers: list[LayerProfile]) -> tuple[str, ...]:
     """Their names in the file, as far as they are known, most costly first."""
     return tuple(layer.source or layer.name for layer in sorted(layers, key=profile.ms, reverse=True))
-
-
-def find_all(evidence: Evidence) -> list[Finding]:
-    """Every finding that costs enough to matter: wrong results first, then by cost."""
-    from planish.explanation import integer_findings, setting_findings, shape_findings
-
-    finders = [*integer_findings.FINDERS, *shape_findings.FINDERS, *setting_findings.FINDERS]
-    found = [finding for finder in finders if (finding := finder(evidence)) is not None]
-    least = WORTH * evidence.profile.latency_ms
-    return sorted((f for f in found if f.wrong_results or f.cost_ms >= least), key=lambda f: (not f.wrong_results, -f.cost_ms))

@@ -166,7 +166,8 @@ def evidence(**changes: Any) -> Any:
 
 
 def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
-    from planish.explanation.findings import Alternative, find_all
+    from planish.explanation.finders import find_all
+    from planish.explanation.findings import Alternative
 
     def found(name: str, verdict: str, ms: float, **changes: Any) -> list[str]:
         given = evidence(alternatives={name: Alternative(ms, verdict, 1.0)}, **changes)
@@ -187,7 +188,7 @@ def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
 
 @pytest.mark.parametrize(("gain", "precision", "said"), [(4, "fp32", True), (1.1, "fp32", False), (4, "int8", False), (4, "bf16", False)])
 def test_fp32_where_integers_pay(gain: float, precision: str, said: bool) -> None:
-    from planish.explanation.findings import find_all
+    from planish.explanation.finders import find_all
     from planish.explanation.reach import Reach
 
     given = replace(evidence(precision=precision), reach=Reach(100, 100 * gain, 1))

@@ -1,0 +1,15 @@
+"""All causes that are looked for."""
+
+from __future__ import annotations
+
+from planish.explanation import integer_findings, setting_findings, shape_findings
+from planish.explanation.findings import WORTH, Evidence, Finding
+
+_FINDERS = (*integer_findings.FINDERS, *shape_findings.FINDERS, *setting_findings.FINDERS)
+
+
+def find_all(evidence: Evidence) -> list[Finding]:
+    """Every finding that costs enough to matter: wrong results first, then by cost."""
+    found = [finding for finder in _FINDERS if (finding := finder(evidence)) is not None]
+    least = WORTH * evidence.profile.latency_ms
+    return sorted((f for f in found if f.wrong_results or f.cost_ms >= least), key=lambda f: (not f.wrong_results, -f.cost_ms))
