@@ -202,7 +202,8 @@ def test_images_worth_a_label_are_of_every_class_and_of_none(patches: dict[str, 
         with TestClient(service(open_models([patches[task]]), recorder=Recorder(LogSettings(log, images=50), 1e6))) as client:
             for number, data in enumerate((*scattered(12, seed=9), file_of(picture({}))), 1):
                 assert client.post("/predict", content=data).status_code == 200
-                while not log.exists() or len(list(records(log))) < number:  # one after the other: what its thread is not ready for is passed over
+                # one after the other: what its thread is not ready for is passed over
+                while not log.exists() or len(list(records(log))) < number:
                     time.sleep(0.002)
         assert worth_labelling(log, tmp_path / f"{task}-out", 6) == 6
         folder = tmp_path / f"{task}-out"
