@@ -69,7 +69,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
     size_ratio = before.measurements["size_bytes"].value / after.measurements["size_bytes"].value
     headline = min(ratios.values(), key=lambda m: m.value)
     missed = shortfall(after, others, search.goal, drop)
-    measured |= {c.key: _why(c, after, search.goal) for c in others}
+    measured |= {c.key: _why(measured[c.key], after, search.goal) for c in others}
     others, after = [measured[c.key] for c in others], measured[key]
     result = Result(
         name=folder.name,
