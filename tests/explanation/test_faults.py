@@ -122,17 +122,7 @@ def test_bf16_hint(resnet: Artifact) -> None:
         pytest.skip("this processor has no bf16")
     found = planish.explain(resnet.files[0], runtime="openvino", settings={"INFERENCE_PRECISION_HINT": "bf16"})
     assert {x.precision for x in found.layers if x.kind == "convolution"} == {"bf16"}
-    if found.alternatives["f32"].verdict == "faster":
-        assert "bf16_hint" in names(found)
-
-
-@pytest.mark.slow
-def test_too_many_threads(mobilenet: Artifact) -> None:
-    import os
-
-    found = planish.explain(mobilenet.files[0], threads=4 * len(os.sched_getaffinity(0)))
-    if any(x.asked_ms > 1.2 * x.latency_ms for x in found.alternatives.values()):  # not where something else slows all of them down
-        assert "threads" in names(found)
+    assert ("bf16_hint" in names(found)) == (found.alternatives["f32"].verdict == "faster")
 
 
 def test_preprocessing_as_the_bottleneck(tmp_path: Path) -> None:
