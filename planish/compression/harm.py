@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from planish.compression import structure as structures
 from planish.compression.factor_choice import Factors, methods_for
 from planish.compression.factor_layers import Form, Place, ranks_of, split
 from planish.compression.factors import Method
-from planish.compression.layer_moments import Moments
+from planish.compression.layer_moments import Moments, watching
+from planish.compression.reconstruction import can_fit
 from planish.compression.structure import ChannelGraph
 from planish.compression.width_choice import Floats
 from planish.decisions import decide
@@ -29,11 +30,16 @@ if TYPE_CHECKING:
 _BATCH = 32
 _MOST_IMAGES, _LEAST_IMAGES = 128, 16
 _SECONDS = 20.0  # to weigh in, about: large networks are shown fewer images
+_WIDEST = 2048  # channels that a layer reads, so that estimating some by others stays quick
+_ROWS = 4096  # positions of a batch that are enough to know how channels hang together
 _SHARES = (0.25, 0.5)  # of a layer's ranks that are tried
 
 
 def harm_of_widths(module: nn.Module, graph: ChannelGraph, cuts: Sequence[Sequence[Sequence[int]]], images: Tensor, task: Task) -> Floats:
     """The harm of each decision's widths, ``(decisions, widths)``: the divergence of the outputs from those of the whole network.
+
+    What is cut is repaired as pruning repairs it, but cheaply: the layers that read the channels which go make what they made of them from
+    the channels that stay, by least squares. Without it the harm says little of what a pruned network loses once it is fitted.
 
     Args:
         module: in eval mode.
@@ -45,12 +51,53 @@ def harm_of_widths(module: nn.Module, graph: ChannelGraph, cuts: Sequence[Sequen
     # neighbouring shares of a narrow layer round to one width
     masks = {(d, len(units)): units for d, widths in enumerate(cuts) for units in widths if units}
     judge = _Judge(module, images, task, len(masks))
+    inputs = _input_moments(module, judge.batches)
     moved = {(d, 0): 0.0 for d in range(len(cuts))}
     with Stage("weighing channels", len(masks)) as stage:
         for which, units in masks.items():
-            moved[which] = judge(structures.masked(module, graph, units))
+            moved[which] = judge(_repaired(module, structures.masked(module, graph, units), graph, units, inputs))
             stage.advance()
     return np.array([[moved[d, len(units)] for units in widths] for d, widths in enumerate(cuts)])
+
+
+@torch.no_grad()
+def _input_moments(module: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Of each layer that can be fitted the mean products of its input channels ``(in, in)``, float64; a ridge makes them invertible."""
+    layers = {name: layer for name, layer in module.named_modules() if can_fit(layer) and layer.weight.shape[1] <= _WIDEST}
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+
+    def see(name: str, given: Tensor, _: Tensor) -> None:
+        flat = given.flatten(2).transpose(1, 2).flatten(0, 1) if given.dim() == 4 else given.reshape(-1, given.shape[-1])
+        flat = flat[:: max(1, len(flat) // _ROWS)]
+        sums[name] = sums.get(name, 0) + (flat.T @ flat).double()
+        rows[name] = rows.get(name, 0) + len(flat)
+
+    with watching(layers, see):
+        for batch in batches:
+            module(batch)
+    ridge = {name: 1e-3 * total.diagonal().mean().clamp_min(1e-12) for name, total in sums.items()}
+    return {name: (total + ridge[name] * torch.eye(len(total), dtype=total.dtype)) / rows[name] for name, total in sums.items()}
+
+
+@torch.no_grad()
+def _repaired(whole: nn.Module, masked: nn.Module, graph: ChannelGraph, units: Sequence[int], inputs: Mapping[str, Tensor]) -> nn.Module:
+    """``masked``, whose layers read instead of each channel that is gone its best estimate from the others; changed in place."""
+    for name, products in inputs.items():
+        classes = graph.classes.get((f"{name}.weight", 1))
+        if classes is None or len(classes) != len(products):
+            continue
+        gone = torch.from_numpy(np.isin(classes, units))
+        if not gone.any() or gone.all():
+            continue
+        estimate = torch.linalg.solve(products[~gone][:, ~gone], products[~gone][:, gone]).float()
+        before, weight = cast(Tensor, whole.get_submodule(name).weight), cast(Tensor, masked.get_submodule(name).weight)
+        made = torch.einsum("or...,kr->ok...", before[:, gone], estimate)
+        made[torch.from_numpy(np.isin(graph.classes.get((f"{name}.weight", 0), ()), units)).nonzero().flatten()] = (
+            0  # they are gone as well
+        )
+        weight[:, ~gone] += made
+    return masked
 
 
 def harm_of_forms(

@@ -17,7 +17,7 @@ from torch import nn
 from planish.artifact import Artifact
 from planish.compression import ChannelPruning, Int8, LatencyPruning, latency_pruning
 from planish.compression import structure as structures
-from planish.compression.harm import harm_of_rounding
+from planish.compression.harm import harm_of_rounding, harm_of_widths
 from planish.compression.width_choice import Choice, time_of
 from planish.compression.width_costs import width_costs
 from planish.errors import TechniqueError
@@ -111,6 +111,23 @@ def test_it_loses_less_than_uniform_pruning_of_an_unevenly_filled_network(traine
     assert target <= counted(artifact.module, example) / 1.2
     assert counted(uniform.module, example) == pytest.approx(target, rel=0.1)
     assert loss(chosen) < loss(uniform)
+
+
+def test_a_channel_that_others_can_stand_for_does_no_harm(job) -> None:
+    """Two channels of one filter: without one of them the layer behind reads the other twice."""
+    network = copy.deepcopy(job.artifact.module).eval()
+    block = next(m for m in network.modules() if hasattr(m, "conv2"))
+    with torch.no_grad():
+        for tensor in (block.conv1.weight, block.bn1.weight, block.bn1.bias, block.bn1.running_mean, block.bn1.running_var):
+            tensor[1] = tensor[0]
+    name = next(n for n, m in network.named_modules() if m is block.conv1)
+    images = torch.rand(16, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    graph = structures.trace(network, images[:1])
+    units = [int(unit) for unit in graph.classes[f"{name}.weight", 0]]
+    harm = harm_of_widths(network, graph, [[[], [units[1]]], [[], [units[2]]]], images, job.task)
+    assert harm[0, 1] < 1e-3 * harm[1, 1]
+    masked = structures.masked(network, graph, [units[1]])
+    assert job.task.distillation_loss(masked, masked(images), network(images), 1.0) > 100 * harm[0, 1]
 
 
 def test_layers_are_split_where_that_harms_less(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
