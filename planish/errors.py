@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+_LONGEST = 4000  # characters of a part of a message: files can hold names of a million
+
+
+def shortened(text: str, length: int) -> str:
+    """The text with its middle left out where it is longer."""
+    return text if len(text) <= length else f"{text[: length // 2]} [...] {text[-length // 2 :]}"
+
 
 class PlanishError(Exception):
     """A mistake or a limit the user can do something about.
@@ -16,7 +23,8 @@ class PlanishError(Exception):
 
     def __init__(self, received: str, rule: str = "", fix: str = "") -> None:
         self.received, self.rule, self.fix = received, rule, fix
-        super().__init__(" ".join(part if part.endswith(("?", "!", ".")) else part + "." for part in (received, rule, fix) if part))
+        parts = [shortened(part, _LONGEST) for part in (received, rule, fix) if part]
+        super().__init__(" ".join(part if part.endswith(("?", "!", ".")) else part + "." for part in parts))
 
 
 class DataError(PlanishError):

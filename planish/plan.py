@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from planish.artifact import Artifact
 from planish.errors import PlanError, PlanishError
+from planish.input_files import parse_yaml, read_text
 from planish.technique import Technique, describe, parameter_names, resolve, wrong_values
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ class Plan:
     def load(cls, path: Path) -> Plan:
         """Read a plan from YAML or JSON (a YAML reader reads both)."""
         try:
-            return cls.from_dicts(yaml.safe_load(path.read_text()))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise PlanError(f"cannot read the plan {path}: {error}") from None
+            found = parse_yaml(read_text(path))
+        except (OSError, ValueError) as error:
+            raise PlanError(f"cannot read the plan {path}: {error}", "it is YAML or JSON: a list of steps") from None
+        return cls.from_dicts(found)
 
     def check(self, facts: dict[str, str]) -> dict[str, str]:
         """Walk the plan without running it; returns the facts that hold at its end.

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.errors import DataError
+from planish.input_files import damage_reported, require_regular
 
 _HEADER = 4096  # bytes beside an array's values
 
@@ -26,7 +27,8 @@ def read_arrays(file: Path, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
     Raises:
         DataError: it is damaged, holds Python objects, or is larger than that when it is unpacked.
     """
-    try:
+    with damage_reported(file, DataError, "it is an .npz file of arrays", "copy it again"):
+        require_regular(file)
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()  # zipfile reads no more of a member than is said here
             if (size := sum(member.file_size for member in members)) > max_bytes + _HEADER * len(members):
@@ -40,8 +42,6 @@ def read_arrays(file: Path, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
                     raise ValueError(f"{member.filename} has no {shape} values")
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{file} cannot be read: {error}", "it is an .npz file of arrays", "copy it again") from error
 
 
 def inflate(data: bytes, max_bytes: int) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
-import json
 import pathlib
 import pickle
 import types
@@ -19,6 +18,7 @@ import safetensors.torch
 import torch
 
 from planish.errors import ModelError, first_line
+from planish.input_files import damage_reported, read_json
 from planish.progress import note
 
 State = dict[str, torch.Tensor]
@@ -141,13 +141,12 @@ def _read_safetensors(path: Path) -> State:
 
 def _read_parts(index: Path) -> State:
     """A safetensors file in parts, as Hugging Face's libraries write large ones."""
-    try:
-        parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index} is no index of a safetensors file: {first_line(error)}", "it names the part of each tensor") from error
+    with damage_reported(index, ModelError, "it is the index of a safetensors file: it names the part of each tensor"):
+        parts = sorted({str(part) for part in read_json(index)["weight_map"].values()})
+        there = {file.name for file in index.parent.iterdir() if file.is_file()}
     state: State = {}
     for part in parts:
-        if Path(part).name != part or not (index.parent / part).is_file():
+        if part not in there:
             raise ModelError(f"{index} names {part}, which is not beside it", "all parts lie in one folder", "download them all")
         state |= _read_safetensors(index.parent / part)
     return state

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_model
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
-from planish.errors import BundleError
+from planish.errors import BundleError, PlanishError
+from planish.input_files import DAMAGED, describe, read_json
 from planish.models.zoo import build
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.technique import resolve
@@ -98,13 +99,15 @@ def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Ar
         raise BundleError(f"{folder} has no {', '.join(absent)}", "all files of an artifact lie in its folder", "make it again")
     if artifact.files:
         return artifact
-    built = build(lineage.source, module, artifact.input_spec.height)
-    for step in lineage.steps:
-        if step.structure and (rebuild := getattr(resolve(step.technique), "rebuild", None)):
-            built = rebuild(built, step.structure)
     try:
+        built = build(lineage.source, module, artifact.input_spec.height)
+        for step in lineage.steps:
+            if step.structure and (rebuild := getattr(resolve(step.technique), "rebuild", None)):
+                built = rebuild(built, step.structure)
         _load_weights(built, folder / _WEIGHTS)
-    except Exception as error:
+    except PlanishError:
+        raise
+    except Exception as error:  # a lineage that was changed describes no network, or another one
         raise _broken(folder, error) from error
     return replace(artifact, module=built.eval())
 
@@ -129,7 +132,7 @@ def _load_weights(module: nn.Module, file: Path) -> None:
 
 def _read(folder: Path) -> tuple[dict[str, Any], Lineage]:
     try:
-        description = json.loads((folder / _DESCRIPTION).read_text())
+        description = read_json(folder / _DESCRIPTION)
         if description["version"] != _VERSION:
             raise BundleError(
                 f"{folder} is of version {description['version']}",
@@ -137,13 +140,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], Lineage]:
                 "save it again with this Planish, or use the Planish that wrote it",
             )
         return description, TypeAdapter(Lineage).validate_python(description["lineage"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except DAMAGED as error:
         raise _broken(folder, error) from error
 
 
 def _broken(folder: Path, error: Exception) -> BundleError:
     return BundleError(
-        f"{folder} is not a whole artifact: {type(error).__name__}: {error}",
+        f"{folder} is not a whole artifact: {describe(error)}",
         f"it needs {_DESCRIPTION} and the weights or files it names",
         "save it again",
     )

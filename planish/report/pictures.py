@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from planish.errors import BundleError
+from planish.search.files import read_arrays
 
 _NAMES = ("rows", "changed", "models", "scores", "truth", "drawn")
 _RULE = "rows and changed are (k,), models (m,), scores (k, m), truth uint8 (k, h, w, 3), drawn uint8 (k, m, h, w, 3)"
@@ -81,11 +81,8 @@ def read_pictures(path: Path, images: int) -> Pictures | None:
     """
     if not path.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            found = Pictures(**{name: stored[name] for name in _NAMES})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise _broken(path, f"cannot be read ({error})") from None
+    stored = read_arrays(path, _NAMES)
+    found = Pictures(**{name: stored[name] for name in _NAMES})
     k, m = len(found.rows), len(found.models)
     shapes = (found.changed.shape, found.scores.shape, found.truth.shape[:1], found.drawn.shape)
     side = found.truth.shape[1:]

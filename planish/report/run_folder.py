@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from planish.errors import BundleError
+from planish.input_files import DAMAGED, describe, read_bytes
 from planish.report.pictures import Pictures, read_pictures
 from planish.search.evidence import RECORDED, Session, Validation
+from planish.search.files import read_arrays
 from planish.search.result import Result
 
 _NEEDED = ("result.json", "predictions.npz", "validation.npz", "latency.json", "evidence.json")
@@ -148,7 +149,7 @@ def _broken(path: Path, why: str, rule: str) -> BundleError:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise _broken(path, why, f"a finished run has {', '.join(_NEEDED)}") from None
@@ -156,12 +157,7 @@ def _read(path: Path) -> bytes:
 
 def _result(path: Path) -> Result:
     _read(path)
-    try:
-        result = Result.load(path)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise _broken(path, f"{where}: {first['msg']}", "it must be as the run wrote it") from None
+    result = Result.load(path)
     for candidate in (result.baseline, *result.baselines.values(), result.chosen):
         if "latency_ms" not in candidate.measurements:
             raise _broken(path, f"there is no latency_ms of {candidate.key}", "every fp32 baseline and the chosen candidate have theirs")
@@ -184,8 +180,8 @@ def _timings(path: Path, result: Result) -> tuple[dict[str, npt.NDArray[np.float
         timed += [(key, np.asarray(x, np.float64)) for s in sessions for key, launches in s.rounds.items() for x in launches]
         timed += [(f"the copy of {s.baseline}", np.asarray(x, np.float64)) for s in sessions for x in s.copy]
         assert sessions
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise _broken(path, f"cannot be understood ({type(error).__name__})", rule) from None
+    except DAMAGED as error:
+        raise _broken(path, f"cannot be understood ({describe(error)})", rule) from None
     for key, times in timed:
         if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or times.min() <= 0:
             raise _broken(path, f"the times of {key} are not a list of positive numbers", rule)
@@ -215,18 +211,15 @@ def _evidence(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(_read(path))
         assert set(found) >= {"files", *RECORDED}
-    except (ValueError, AssertionError, TypeError):
+    except DAMAGED:
         raise _broken(path, "cannot be understood", f"it holds {', '.join(('files', *RECORDED))}") from None
     return dict(found)
 
 
 def _arrays(path: Path, names: list[str], others: bool = False) -> dict[str, npt.NDArray[Any]]:
     """Those arrays, and all others of the file as well where these are wanted."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in (*names, *(set(stored.files) - set(names) if others else ()))}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise _broken(path, f"cannot be read ({error})", f"it holds the arrays {', '.join(names)}, no pickle") from None
+    stored = read_arrays(path, names)
+    return stored if others else {name: stored[name] for name in names}
 
 
 def _predictions(path: Path, classes: int) -> Predictions | Scores:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich import box
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from planish.report import words
 from planish.report.thumbnails import data_uri, is_small
+from planish.search.files import read_arrays
 from planish.search.suspects import Suspects
 
 _HERE = Path(__file__).parent
@@ -53,8 +53,7 @@ def findings(found: Suspects) -> list[str]:
 def write_suspects(folder: Path) -> Path:
     """Write ``suspects.html`` beside ``suspects.json``; returns its path."""
     found = Suspects.load(folder / "suspects.json")
-    with np.load(folder / "suspects.npz", allow_pickle=False) as saved:
-        pixels = saved["pixels"]
+    pixels = read_arrays(folder / "suspects.npz", ["pixels"])["pixels"]
     pictures: list[tuple[str, bool]] = []
     spent = 0
     for image in pixels:

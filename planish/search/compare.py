@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
@@ -23,7 +23,7 @@ from planish.export.runtimes import find
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import collecting_notes
-from planish.search.files import keep_assignment, results_folder, write_result
+from planish.search.files import keep_assignment, read_result, results_folder, write_result
 from planish.search.original import stored_original
 from planish.search.precision import decided_precision, precision_name
 from planish.search.runner import Runner, extend
@@ -94,7 +94,8 @@ class Comparison:
 
     @classmethod
     def load(cls, path: Path) -> Comparison:
-        return TypeAdapter(Comparison).validate_json(path.read_bytes())
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, Comparison)
 
 
 def compare(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.data import require_classes
@@ -21,7 +21,7 @@ from planish.progress import collecting_notes
 from planish.search import goal as units
 from planish.search.ensemble_bench import Bench, EnsembleArm, Way
 from planish.search.ensemble_members import COPIES, COPY_SHARE, SWA_SHARE, Members
-from planish.search.files import results_folder, write_result
+from planish.search.files import read_result, results_folder, write_result
 from planish.search.precision import decided_precision, in_precision, precision_name
 from planish.search.store import claim
 from planish.search.trials import Arm, Trainer
@@ -68,7 +68,8 @@ class EnsembleStudy:
 
     @classmethod
     def load(cls, path: Path) -> EnsembleStudy:
-        return TypeAdapter(EnsembleStudy).validate_json(path.read_bytes())
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, EnsembleStudy)
 
 
 def _ways(members: Members) -> list[Way]:

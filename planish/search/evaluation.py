@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import InputSpec, Predictor, Preprocessing
@@ -24,7 +23,7 @@ from planish.evaluation.mistakes import Confusion, confusions, worst_mistakes
 from planish.evaluation.robustness import robustness
 from planish.evaluation.thresholds import at_threshold, threshold_for_precision, top_scores
 from planish.measurement import Measurement
-from planish.search.files import write_arrays, write_result
+from planish.search.files import read_arrays, read_result, write_arrays, write_result
 from planish.search.pictures import write_pictures
 from planish.task import SplitName, Task
 
@@ -293,14 +292,13 @@ def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted | Scored]:
     Raises:
         BundleError: a file is missing, or not as it was written.
     """
+    evaluation = read_result(folder / "evaluation.json", Evaluation)
+    stored = read_arrays(folder / "evaluation.npz")
+    kind = Scored if "scores" in stored else Predicted
     try:
-        evaluation = TypeAdapter(Evaluation).validate_json((folder / "evaluation.json").read_bytes())
-        with np.load(folder / "evaluation.npz", allow_pickle=False) as stored:
-            kind = Scored if "scores" in stored.files else Predicted
-            return evaluation, kind(**{name: stored[name] for name in stored.files})
-    except (OSError, ValidationError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise BundleError(f"the evaluation in {folder} cannot be read: {reason}", _FILES, "run planish evaluate again with --out") from None
+        return evaluation, kind(**stored)
+    except TypeError as error:
+        raise BundleError(f"the evaluation in {folder} cannot be read: {error}", _FILES, "run planish evaluate again with --out") from None
 
 
 def _for_answering(predictions: Predicted, precision: float) -> list[Threshold]:

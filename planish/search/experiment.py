@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.data import task_in
@@ -23,7 +23,7 @@ from planish.evaluation.statistics import Interval, mean_over_seeds, over_seeds
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import results_folder, write_result
+from planish.search.files import read_result, results_folder, write_result
 from planish.search.precision import decided_precision, in_precision, precision_name
 from planish.search.store import claim
 from planish.search.trials import Arm, Trainer, Trial, shared_assignment
@@ -120,7 +120,8 @@ class Experiment:
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
-        return TypeAdapter(Experiment).validate_json(path.read_bytes())
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, Experiment)
 
 
 def factors_of(vary: Sequence[str]) -> dict[str, list[Any]]:

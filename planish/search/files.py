@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from planish.errors import BundleError
+from planish.data import archives
+from planish.errors import BundleError, DataError
+from planish.input_files import damage_reported, read_bytes
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.workspace import replacing
+
+T = TypeVar("T")
+_MOST_BYTES = 1 << 31  # of unpacked arrays: logits of a million images of 500 classes
 
 
 def results_folder(out: str | Path | None, kind: str, data: str | Path, model: str) -> Path:
@@ -53,10 +59,44 @@ def write_result(path: Path, value: Any) -> None:
         partial.write_bytes(TypeAdapter(type(value)).dump_json(value, indent=1))
 
 
-def read_arrays(path: Path) -> dict[str, Any]:
-    """Read what ``write_arrays`` wrote."""
-    with np.load(path, allow_pickle=False) as saved:
-        return {name: saved[name] for name in saved.files}
+def read_result(path: Path, kind: type[T]) -> T:
+    """Read what ``write_result`` wrote.
+
+    Args:
+        path: of the file.
+        kind: the dataclass.
+
+    Raises:
+        BundleError: it is missing, damaged, or was changed.
+    """
+    rule, fix = "it must be as the run wrote it", "make it again: the same command with --resume"
+    with damage_reported(path, BundleError, rule, fix):
+        data = read_bytes(path)
+        try:
+            return TypeAdapter(kind).validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "file"
+            raise BundleError(f"{path}: {where}: {first['msg']}", rule, fix) from None
+
+
+def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Read what ``write_arrays`` wrote.
+
+    Args:
+        path: of the file.
+        names: of arrays that it must have.
+
+    Raises:
+        BundleError: it is missing, damaged, lacks one, or is larger than 2 GB when it is unpacked.
+    """
+    try:
+        found = archives.read_arrays(path, _MOST_BYTES)
+    except DataError as error:
+        raise BundleError(error.received, error.rule, "make it again: the same command with --resume") from error
+    if absent := [name for name in names if name not in found]:
+        raise BundleError(f"{path} has no {', '.join(absent)}", f"it holds the arrays {', '.join(names)}, no pickle")
+    return found
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:

@@ -28,7 +28,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.search import goal as units
-from planish.search.files import keep_assignment, read_arrays, results_folder, write_arrays, write_result
+from planish.search.files import keep_assignment, read_arrays, read_result, results_folder, write_arrays, write_result
 from planish.search.precision import decided_precision, in_precision, precision_name
 from planish.search.store import Store, claim
 from planish.search.trials import seeded
@@ -96,7 +96,8 @@ class Folds:
 
     @classmethod
     def load(cls, path: Path) -> Folds:
-        return TypeAdapter(Folds).validate_json(path.read_bytes())
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, Folds)
 
 
 @plain_dataclass(frozen=True)
@@ -117,8 +118,9 @@ class OutOfFold:
 
     @classmethod
     def load(cls, folder: Path) -> OutOfFold:
-        with np.load(folder / "out_of_fold.npz", allow_pickle=False) as saved:
-            return cls(**{name: saved[name] for name in ("keys", "targets", "folds", "logits")})
+        names = ("keys", "targets", "folds", "logits")
+        found = read_arrays(folder / "out_of_fold.npz", names)
+        return cls(**{name: found[name] for name in names})
 
 
 class FoldTrainer:

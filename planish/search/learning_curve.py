@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.data import require_classes
@@ -22,7 +22,7 @@ from planish.evaluation.statistics import over_folds
 from planish.measurement import Measurement
 from planish.progress import Stage, collecting_notes
 from planish.search import goal as units
-from planish.search.files import results_folder, write_arrays, write_result
+from planish.search.files import read_result, results_folder, write_arrays, write_result
 from planish.search.folds import TRAINED_SHARE, FoldTrainer
 from planish.search.precision import precision_name
 from planish.search.store import claim
@@ -82,7 +82,8 @@ class LearningCurve:
 
     @classmethod
     def load(cls, path: Path) -> LearningCurve:
-        return TypeAdapter(LearningCurve).validate_json(path.read_bytes())
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, LearningCurve)
 
 
 def learning_curve(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from planish.artifact import Artifact, InputSpec, Predictor, Preprocessing
+from planish.artifact import Artifact, InputSpec, Lineage, Predictor, Preprocessing
 from planish.errors import ModelError
 from planish.evaluation.latency import Subject
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.bundle import bundle_folder, read_bundle
+from planish.export.foreign_onnx import metadata_of
 from planish.export.runtimes import available, imports, load
+from planish.input_files import damage_reported
 from planish.models.storage import load_artifact
 from planish.split_assignment import SplitAssignment, assignment_beside
 
@@ -127,17 +129,16 @@ def _runtime(format_: str, wanted: str) -> str:
 
 
 def _open_onnx(file: Path, runtime: str) -> Opened:
-    import onnx
-
-    metadata = {p.key: p.value for p in onnx.load(str(file), load_external_data=False).metadata_props}
+    metadata = metadata_of(file)
     if "planish.input_spec" not in metadata:
         raise ModelError(
             f"{file} was not written by Planish",
             "its preprocessing is not known",
             "planish optimize DATA --model FILE.onnx makes a bundle of it",
         )
-    spec = InputSpec(**json.loads(metadata["planish.input_spec"]))
-    preprocessing = Preprocessing(**json.loads(metadata["planish.preprocessing"]))
-    task = json.loads(metadata["planish.lineage"])["source"].get("task", "classification")
-    names = tuple(json.loads(metadata["planish.class_names"]))
+    with damage_reported(file, ModelError, "it is as Planish wrote it", "export it again"):
+        spec = TypeAdapter(InputSpec).validate_json(metadata["planish.input_spec"])
+        preprocessing = TypeAdapter(Preprocessing).validate_json(metadata["planish.preprocessing"])
+        task = TypeAdapter(Lineage).validate_json(metadata["planish.lineage"]).source.task
+        names = TypeAdapter(tuple[str, ...]).validate_json(metadata["planish.class_names"])
     return Opened(file, "onnx", runtime, (file,), spec, preprocessing, names, task, assignment=assignment_beside(file))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.measurement import Measurement
-from planish.search.files import write_result
+from planish.search.files import read_result, write_result
 
 _STRICT = ConfigDict(extra="forbid")
 Stage = Literal["baseline", "glanced", "trained", "measured"]
@@ -135,4 +135,5 @@ class Result:
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        return TypeAdapter(Result).validate_json(path.read_bytes())
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, Result)

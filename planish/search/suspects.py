@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import InputSpec, Preprocessing
@@ -17,7 +17,7 @@ from planish.data.preprocessing import prepare
 from planish.evaluation.classification_metrics import probabilities
 from planish.evaluation.label_noise import suspected_labels
 from planish.measurement import Measurement
-from planish.search.files import results_folder, write_arrays, write_result
+from planish.search.files import read_result, results_folder, write_arrays, write_result
 from planish.search.folds import OutOfFold
 from planish.search.folds import folds as cross_validate
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
@@ -69,7 +69,8 @@ class Suspects:
 
     @classmethod
     def load(cls, path: Path) -> Suspects:
-        return TypeAdapter(Suspects).validate_json(path.read_bytes())
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, Suspects)
 
 
 def suspects(

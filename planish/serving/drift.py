@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from planish.errors import BundleError, GoalError
 from planish.evaluation.change import MixChange, ValueChange
 from planish.export.bundle import REFERENCE
+from planish.input_files import damage_reported, read_json
 from planish.serving.thinning import Thinning
 
 Period = Literal["day", "week"]
@@ -23,6 +23,7 @@ CLASSES = "class mix"
 _SECONDS = {"day": 86_400, "week": 604_800}
 _MONDAY = 4 * 86_400  # 1970 began on a Thursday
 _MOST_IMAGES = 100_000  # that one test compares; a busy period has several tests
+_LARGEST = 1e12  # of what describes an image: sums of squares stay finite
 _RECENT = 200  # images that the report compares with the reference
 
 
@@ -95,14 +96,10 @@ class Drift:
     """
 
     def __init__(self, bundle: Path, settings: DriftSettings = DEFAULT_DRIFT) -> None:
-        try:
-            found = json.loads((bundle / REFERENCE).read_bytes())
-            self._values: dict[str, list[float]] = found["values"]
-            self._classes: dict[str, int] = found.get("classes", {})
-        except (OSError, ValueError, KeyError) as error:
-            raise BundleError(
-                f"{bundle / REFERENCE} cannot be read: {error}", "drift is measured from it", "make the bundle again"
-            ) from error
+        with damage_reported(bundle / REFERENCE, BundleError, "drift is measured from it", "make the bundle again"):
+            found = read_json(bundle / REFERENCE)
+            self._values = {str(name): [_finite(value) for value in values] for name, values in found["values"].items() if values}
+            self._classes = {str(name): _count(number) for name, number in found.get("classes", {}).items()}
         self.settings = settings
         kinds = [*self._values, *[CLASSES] * bool(self._classes)]
         self._enough = math.log10(len(kinds) / settings.false_alarms) if kinds else math.inf
@@ -191,4 +188,16 @@ class Drift:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= _LARGEST  # nor NaN
+
+
+def _finite(value: object) -> float:
+    if not _is_number(value):
+        raise ValueError(f"{str(value)[:20]} is no value")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{str(value)[:20]} is no count")
+    return value

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from planish.errors import DataError, PlanishError
+from planish.errors import BundleError, DataError, PlanishError
 from planish.export.bundle import SEAL
+from planish.input_files import damage_reported, read_text
 from planish.progress import note
 from planish.serving.drift import DEFAULT_DRIFT, Drift, DriftSettings, Finding
 from planish.serving.http_client import NoAnswerError, is_http, request
@@ -143,7 +144,8 @@ class _Watched:
     """A bundle, and what its predictions in the last period came to."""
 
     def __init__(self, bundle: Path, drift: Drift) -> None:
-        self.seal, self.drift = (bundle / SEAL).read_text()[:12], drift
+        with damage_reported(bundle / SEAL, BundleError, "it is a bundle's seal", "make the bundle again"):
+            self.seal, self.drift = read_text(bundle / SEAL)[:12], drift
         self.period, self.since, self.seconds, self.others = drift.number, 0.0, list[float](), 0
 
     def add(self, record: Mapping[str, Any]) -> None:

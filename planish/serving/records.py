@@ -16,6 +16,7 @@ from planish.progress import Stage
 from planish.serving.recorder import LOG_FILE
 
 _TEXT, _NUMBERS = ("model", "version", "bundle"), ("time", "seconds")  # that every record has
+_OPTIONAL_TEXT, _OPTIONAL_NUMBERS = ("image", "class", "source"), ("confidence", "entropy")
 _LATEST = 4e9  # in seconds since 1970: in the year 2096
 
 
@@ -66,6 +67,27 @@ def _read(files: list[BinaryIO], stage: Stage) -> Iterator[dict[str, Any]]:
 
 
 def _is_record(found: dict[str, Any]) -> bool:
-    return all(isinstance(found.get(name), str) for name in _TEXT) and all(
-        isinstance(found.get(name), int | float) and 0 <= found[name] < _LATEST for name in _NUMBERS
+    """Whether a line is as ``recorder`` writes them; what it need not have, is of its type where it is there."""
+    return (
+        all(isinstance(found.get(name), str) for name in _TEXT)
+        and all(_is_number(found.get(name)) and 0 <= found[name] < _LATEST for name in _NUMBERS)
+        and all(isinstance(found[name], str) for name in _OPTIONAL_TEXT if name in found)
+        and all(_is_number(found[name]) for name in _OPTIONAL_NUMBERS if name in found)
+        and isinstance(found.get("boxes", []), list)
+        and all(map(_is_box, found.get("boxes", [])))
     )
+
+
+def _is_box(box: Any) -> bool:
+    return (
+        isinstance(box, dict)
+        and isinstance(box.get("class"), str)
+        and _is_number(box.get("confidence"))
+        and isinstance(box.get("shares"), list)
+        and len(box["shares"]) == 4
+        and all(map(_is_number, box["shares"]))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LATEST  # nor NaN

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, Normalisation
 from planish.data import images_per_class, task_in
 from planish.errors import PlanError
+from planish.input_files import parse_yaml, read_text
 from planish.models import torchvision_heads
 from planish.progress import note
 from planish.tasks import RECIPES
@@ -102,12 +103,12 @@ def load_recipe(source: str | Path) -> Recipe:
                 f"did you mean {near[0]!r}?" if near else "",
             )
         try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path)
+        except (OSError, ValueError) as error:
             raise PlanError(f"cannot read the recipe {path}: {error}") from None
     try:
-        given = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        given = parse_yaml(text)
+    except ValueError as error:
         raise PlanError(f"the recipe {source} is not YAML: {error}") from None
     if not isinstance(given, dict):
         raise PlanError(f"the recipe {source} is not a mapping", f"its keys are {', '.join(_TOP)}")
@@ -188,8 +189,8 @@ def set_values(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
 def parse_value(text: str) -> Any:
     """A value as on the command line: ``10``, ``0.5``, ``true``, ``elu``."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except ValueError:
         return text
 
 

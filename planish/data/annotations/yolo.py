@@ -16,11 +16,11 @@ from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
 from planish.errors import DataError, first_line
+from planish.input_files import parse_yaml, read_text
 from planish.progress import note
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt")
 _ORIENTED = 9  # words of a line: class and four corners
-_LARGEST_YAML = 1_000_000  # bytes
 _BEYOND = 1.001  # shares may be rounded
 _WORDS: dict[str, GivenSplit] = {"train": "train", "val": "validation", "test": "test"}  # of the YAML file
 
@@ -185,17 +185,10 @@ def _looks_like_one(text: Path) -> bool:
 
 def _yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
     """The YAML file that describes the folder, and what it says."""
-    import yaml  # which a service has no need of
-
     for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
-            if file.stat().st_size > _LARGEST_YAML:
-                raise DataError(f"{file} has {file.stat().st_size:,} bytes", f"such a file has at most {_LARGEST_YAML:,}")
-            text = file.read_text(encoding="utf-8-sig")
-            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # few lines of them can fill the memory
-                raise DataError(f"{file} has aliases", "a description of a data set needs none", "write it out")
-            content = yaml.safe_load(text)
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            content = parse_yaml(read_text(file))
+        except (OSError, ValueError) as error:
             raise DataError(f"{file} cannot be read: {error}", "it is YAML with train, val and names") from error
         if isinstance(content, dict) and "train" in content and isinstance(content.get("names"), dict | list):
             return file, content

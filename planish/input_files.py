@@ -1,0 +1,117 @@
+"""Reading files that others wrote: within bounds, and damaged ones refused in one way.
+
+Whatever a file holds, reading it ends in a value or in a ``PlanishError``. Parsers raise nearly every built-in exception on a damaged file
+(a JSON of 100,000 brackets a ``RecursionError``, a date that does not exist a ``ValueError``), so they are turned into one here and not by
+every reader for itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from planish.errors import PlanishError, first_line
+
+MOST_YAML_BYTES = 1_000_000
+MOST_JSON_BYTES = 1 << 30
+# What parsing, and using what was parsed, raises on a damaged file. MemoryError is of the machine, not of the file.
+DAMAGED = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError, EOFError,
+    NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+
+
+@contextmanager
+def damage_reported(file: Path, error: type[PlanishError], rule: str, fix: str = "") -> Iterator[None]:
+    """Within this block, what a damaged file raises becomes an ``error`` that names the file; a ``PlanishError`` passes as it is.
+
+    Args:
+        file: that is read.
+        error: the kind of error.
+        rule: what the file should be.
+        fix: see ``PlanishError``.
+    """
+    try:
+        yield
+    except DAMAGED as cause:
+        raise error(f"{file} cannot be read: {describe(cause)}", rule, fix) from cause
+
+
+def describe(error: BaseException) -> str:
+    """A parser's error in a line: ``KeyError: 'images'``."""
+    if isinstance(error, OSError):
+        return error.strerror or first_line(error)
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def read_bytes(file: Path, max_bytes: int = MOST_JSON_BYTES) -> bytes:
+    """The content of a regular file; devices and pipes, which may never end, are not opened.
+
+    Raises:
+        OSError: it is not there, not a regular file, or larger.
+    """
+    require_regular(file, max_bytes)
+    return file.read_bytes()
+
+
+def require_regular(file: Path, max_bytes: int | None = None) -> None:
+    """See that a file is one that ends.
+
+    Raises:
+        OSError: it is not there, a folder, a pipe or a device, or larger than ``max_bytes``.
+    """
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        kind = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+        raise OSError(kind, "it is a folder" if kind == errno.EISDIR else "it is not a regular file", str(file))
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, at most {max_bytes:,} are read", str(file))
+
+
+def read_text(file: Path, max_bytes: int = MOST_JSON_BYTES) -> str:
+    """The same as text in UTF-8, with or without a byte order mark.
+
+    Raises:
+        OSError: see ``read_bytes``.
+        ValueError: it is not UTF-8.
+    """
+    return read_bytes(file, max_bytes).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(file: Path, max_bytes: int = MOST_JSON_BYTES) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: see ``read_bytes``.
+        ValueError: it is not JSON in UTF-8.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(read_text(file, max_bytes))
+
+
+def parse_yaml(text: str) -> Any:
+    """What a short YAML document holds. Aliases are refused: a few lines of them can fill the memory.
+
+    Raises:
+        ValueError: it is not YAML, too long, has aliases or is nested too deeply.
+    """
+    import yaml  # which a service has no need of
+
+    if len(text) > MOST_YAML_BYTES:
+        raise ValueError(f"it has {len(text):,} characters, at most {MOST_YAML_BYTES:,} are read")
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("it has aliases (*name), which are not needed here: write them out")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise ValueError("it is nested too deeply" if isinstance(error, RecursionError) else str(error)) from error
