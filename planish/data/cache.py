@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.errors import DataError
+from planish.input_files import require_regular
 from planish.workspace import sync_all
 
 T = TypeVar("T")
@@ -137,7 +138,9 @@ def content_hashes(paths: Sequence[Path], root: Path) -> tuple[npt.NDArray[np.ui
 
     def digest(i: int) -> bytes | str:
         try:
-            return hashlib.sha256(paths[i].read_bytes()).digest()
+            require_regular(paths[i])
+            with paths[i].open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
             return f"cannot be read: {error.strerror}"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from planish.data.listing import SPLIT_WORDS, Listed
 from planish.errors import DataError
+from planish.input_files import describe, read_text
 from planish.progress import note
 
 _OTHER_NAMES = {
@@ -56,8 +57,8 @@ def list_manifest(manifest: Path) -> list[Listed]:
 
 def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(manifest)
+    except (OSError, ValueError) as error:
         raise DataError(f"manifest {str(manifest)!r} cannot be read: {error}", "it is a text file in UTF-8") from error
     if manifest.suffix.lower() == ".csv":
         head = text.split("\n", 1)[0]
@@ -81,8 +82,9 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
             continue
         try:
             row = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{manifest.name}, line {line} is not JSON: {error.msg}", 'each line is {"path": ..., "label": ...}') from error
+        except (ValueError, RecursionError) as error:
+            what = f"{manifest.name}, line {line} is not JSON: {describe(error)}"
+            raise DataError(what, 'each line is {"path": ..., "label": ...}') from error
         if not isinstance(row, dict):
             raise DataError(f"{manifest.name}, line {line} is not a JSON object", 'each line is {"path": ..., "label": ...}')
         yield line, _renamed({k: "" if v is None else str(v).strip() for k, v in row.items()})

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from planish.data.preprocessing import FORMATS
+from planish.data.preprocessing import FORMATS, MAX_PIXELS, image_damage_reported
 from planish.errors import DataError
+from planish.input_files import DAMAGED, describe, read_text, require_regular
 from planish.progress import note
 
 IGNORED = 255
@@ -157,15 +158,15 @@ def _given(root: Path) -> tuple[dict[int, str], str]:
         if not (file := root / name).is_file():
             continue
         try:
-            text = file.read_text(encoding="utf-8-sig")
+            text = read_text(file)
             if file.suffix == ".json":
                 return _of_json(json.loads(text)), name
             if file.suffix == ".csv":
                 return _of_table(list(csv.reader(text.splitlines()))), name
             return dict(enumerate(line.strip() for line in text.splitlines() if line.strip())), name
-        except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        except DAMAGED as error:
             raise DataError(
-                f"{file} cannot be understood: {error}", "it has a name a line, JSON of names and values, or CSV of name, r, g, b"
+                f"{file} cannot be understood: {describe(error)}", "it has a name a line, JSON of names and values, or CSV of name, r, g, b"
             ) from error
     return {}, "no file"
 
@@ -195,9 +196,13 @@ def _is_grey(code: int) -> bool:
 
 def _opened(file: Path) -> Image.Image:
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with image_damage_reported():
+            require_regular(file)
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise DataError(f"an image of {image.width:,} x {image.height:,} pixels", f"at most {MAX_PIXELS:,} are decoded")
+                image.load()
+    except DataError as error:
         raise DataError(f"the mask {file} cannot be read: {error}", "it is an image of class numbers or colours") from error
     if image.mode == "1" or image.format == "JPEG":  # whose colours are not those that were saved
         return image.convert("L")

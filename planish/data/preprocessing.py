@@ -29,11 +29,12 @@ _STRIP_PIXELS = 250_000  # converted at a time: the temporary arrays are of this
 # Peak memory of decoding and converting, in bytes a pixel, as tests/data/test_decoding_memory.py measures it: the most of any colour mode.
 # Readers that are not listed keep nothing beside the image and one copy of it.
 _BYTES_PER_PIXEL = {"JPEG": 10.6, "MPO": 10.6, "TIFF": 13, "WEBP": 17, "AVIF": 17, "JPEG2000": 26}
+MAX_PIXELS = 64_000_000  # of an image that is decoded as a whole
 _BYTES_PER_PIXEL_CMYK = 13
 _BYTES_PER_PIXEL_OTHERS = 10
 
 
-def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int = 64_000_000) -> npt.NDArray[np.uint8]:
+def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode an image file.
 
     EXIF rotation is carried out, alpha put on white, palettes, 1-bit and CMYK converted, 16-bit scaled to 8. Of an animation the
@@ -58,7 +59,7 @@ def decode_with_size(
     file_bytes: bytes,
     channels: int,
     decode_side: int,
-    max_pixels: int = 64_000_000,
+    max_pixels: int = MAX_PIXELS,
     reserve: Callable[[int], object] = lambda size_bytes: None,
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
     """As ``decode``, and beside it height and width of the image before it was shrunk.
@@ -109,26 +110,27 @@ def prepare(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) ->
 
 
 def _load(file_bytes: bytes, max_pixels: int, reserve: Callable[[int], object]) -> Image.Image:
-    with _readers_errors(max_pixels):
+    with image_damage_reported(max_pixels):
         image = Image.open(io.BytesIO(file_bytes), formats=FORMATS)
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"an image of {width:,} x {height:,} pixels", f"at most {max_pixels:,} pixels are decoded")
     each = _BYTES_PER_PIXEL.get(image.format or "", _BYTES_PER_PIXEL_OTHERS)
     reserve(int(width * height * (max(each, _BYTES_PER_PIXEL_CMYK) if image.mode == "CMYK" else each)))
-    with _readers_errors(max_pixels):
+    with image_damage_reported(max_pixels):
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # a copy would lose the TIFF tags
     return image
 
 
 @contextmanager
-def _readers_errors(max_pixels: int) -> Iterator[None]:
+def image_damage_reported(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
+    """Within this block, what Pillow raises on a damaged image becomes a ``DataError``."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"an image of too many pixels: {error}", f"at most {max_pixels:,} pixels are decoded") from error
-    except MemoryError:  # of this machine, not of the file
+    except (MemoryError, DataError):  # of this machine, not of the file
         raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on a damaged file
         reason = "not an image, or of an unknown kind" if isinstance(error, UnidentifiedImageError) else str(error)

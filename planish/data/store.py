@@ -17,6 +17,7 @@ from planish.data.cache import disk_full_told, in_threads, key_of, whole
 from planish.data.duplicates import THUMB, thumbnail
 from planish.data.preprocessing import decode, resize
 from planish.errors import DataError
+from planish.input_files import read_bytes
 from planish.progress import Stage
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _decode_all(paths: Sequence[Path], decode_side: int, grey: bool, folder: Pat
 
     def work(i: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint8]] | str:
         try:
-            image = decode(paths[i].read_bytes(), 1 if grey else 3, decode_side)
+            image = decode(read_bytes(paths[i]), 1 if grey else 3, decode_side)
         except (DataError, OSError) as error:
             return str(error)
         if not grey and (image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from planish.artifact import Predictor
 from planish.errors import ExportError, PlanishError, RuntimeMissingError, first_line
@@ -18,6 +18,9 @@ from planish.export.openvino_runtime import OpenVino, OpenVinoDefault
 from planish.export.tensorrt_runtime import TensorRt
 from planish.export.torch_runtime import TorchRuntime
 from planish.trust import require_trust
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs, Pixels
 
 
 class Runtime(Protocol):
@@ -134,6 +137,30 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
             f"it opens {' and '.join(kind.formats)} files",
             "export the model again",
         ) from error
+
+
+def run_checked(predictor: Predictor, images: Pixels, name: str) -> Outputs:
+    """The outputs for a batch, of a file that may not be as it was exported.
+
+    Args:
+        predictor: from ``load``.
+        images: uint8 pixels ``(N, H, W, C)``.
+        name: of the model, for the error.
+
+    Raises:
+        ExportError: the runtime fails, or the file does not return rows of numbers.
+    """
+    try:
+        outputs = predictor(images)
+    except PlanishError:
+        raise
+    except Exception as error:  # as above
+        raise ExportError(
+            f"{name} does not run: {first_line(error)}", "it takes images of its own size", "export the model again"
+        ) from error
+    if not outputs or any(values.shape[:1] != (len(images),) for values in outputs.values()):
+        raise ExportError(f"{name} does not return one row an image", "outputs are by image", "export the model again")
+    return outputs
 
 
 def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, int]:

@@ -14,7 +14,7 @@ from planish.errors import BundleError, GoalError, PlanishError
 from planish.evaluation.latency import Subject, measure_latency
 from planish.export.agreement import differences, essential
 from planish.export.bundle import EXPECTED, SIGNATURE, Bundle, changed_files, read_bundle
-from planish.export.runtimes import imports, load
+from planish.export.runtimes import imports, load, run_checked
 from planish.export.signature import check_signature
 from planish.measurement import Measurement
 
@@ -120,8 +120,8 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     for i, name in enumerate(bundle.golden):
         try:
             images.append(prepare((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
-            answered[i] = essential(predictor(images[-1][None]))
-        except (PlanishError, RuntimeError) as error:
+            answered[i] = essential(run_checked(predictor, images[-1][None], bundle.files[0]))
+        except (PlanishError, OSError) as error:
             failures.append(f"{name}: {error}")
     worst, wrong = _compare(bundle, expected, answered)
     failures += wrong

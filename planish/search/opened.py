@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from planish.evaluation.latency import Subject
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.bundle import bundle_folder, read_bundle
 from planish.export.foreign_onnx import metadata_of
-from planish.export.runtimes import available, imports, load
+from planish.export.runtimes import available, imports, load, run_checked
 from planish.input_files import damage_reported
 from planish.models.storage import load_artifact
 from planish.split_assignment import SplitAssignment, assignment_beside
@@ -57,7 +58,7 @@ class Opened:
         if self.format == "torch":
             assert self.artifact is not None
             return TorchPredictor.fastest(self.artifact.module, self.preprocessing)
-        return load(self.files, self.runtime, threads=threads, batch=batch)
+        return partial(run_checked, load(self.files, self.runtime, threads=threads, batch=batch), name=self.files[0].name)
 
     def subject(self, threads: int, batch: int) -> Subject:
         """The model as the subject of a bench, fed random pixels.

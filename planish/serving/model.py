@@ -13,7 +13,7 @@ from planish.data.preprocessing import decode_with_size, prepare, resize
 from planish.errors import BundleError
 from planish.export.agreement import disagreement, essential
 from planish.export.bundle import EXPECTED, SEAL, Bundle, changed_files, read_bundle
-from planish.export.runtimes import load
+from planish.export.runtimes import load, run_checked
 from planish.export.signature import check_signature
 from planish.serving.drift import DEFAULT_DRIFT, Drift, DriftSettings
 from planish.serving.limits import MemoryBudget
@@ -77,7 +77,7 @@ class ServedModel:
 
     def run(self, images: Pixels) -> Outputs:
         """One batch of uint8 pixels ``(N, H, W, C)``."""
-        return self._predictor(images)
+        return run_checked(self._predictor, images, self.name)
 
     def wrong_answer(self, outputs: Outputs) -> str:
         """What is wrong with these outputs of ``sample``; empty where they are those it gave when it was opened."""

@@ -63,8 +63,8 @@ def mutate_file(file: Path, rng: Random) -> None:
         try:
             file.write_bytes(structured(data, rng))
             return
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError, OverflowError, yaml.YAMLError, AttributeError):
-            pass  # an earlier change has made it unreadable: its bytes are changed
+        except Exception:  # an earlier change has made it unreadable: its bytes are changed
+            pass
     is_text = file.suffix in _TEXT
     file.write_bytes(mutate_text(data, rng) if is_text and rng.random() < 0.7 else mutate_bytes(data, rng))
 
@@ -286,7 +286,7 @@ def _change_entry(file: Path, folder: Path, rng: Random) -> None:
     elif kind == 4:
         file.rename(
             file.with_name(
-                rng.choice((b"caf\xe9", "[red]".encode(), b"a\nb", b"-x", b" ", "ü".encode())).decode("utf-8", "surrogateescape")
+                rng.choice((b"caf\xe9", b"[red]", b"a\nb", b"-x", b" ", "ü".encode())).decode("utf-8", "surrogateescape")
                 + file.suffix
             )
         )
@@ -300,6 +300,20 @@ def _change_entry(file: Path, folder: Path, rng: Random) -> None:
 
 
 _TEXT = {".json", ".jsonl", ".yaml", ".yml", ".xml", ".csv", ".txt", ".pem", ".sha256", ".md", ".sig"}
+
+
+def _model(name: str) -> Callable[[bytes, Random], bytes]:
+    def change(data: bytes, rng: Random) -> bytes:
+        import mutate_models
+
+        changed: bytes = getattr(mutate_models, name)(data, rng)
+        return changed
+
+    return change
+
+
 _STRUCTURED: dict[str, Callable[[bytes, Random], bytes]] = {
     ".json": _json, ".jsonl": _json_lines, ".yaml": _yaml, ".yml": _yaml, ".xml": _xml, ".npz": mutate_arrays,
+    ".safetensors": _model("mutate_safetensors"), ".onnx": _model("mutate_onnx"),
+    **dict.fromkeys((".pt", ".pth", ".ckpt"), _model("mutate_pickle")),
 }  # fmt: skip

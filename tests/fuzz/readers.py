@@ -62,7 +62,7 @@ def _images(source: Path, out: Path, rng: Random) -> None:
     from planish.errors import DataError
 
     for file in sorted(source.iterdir()):
-        if not file.is_file() or file.name == "x.avif" and rng.random() < 0.9:  # that one takes half of the time
+        if not file.is_file() or (file.name == "x.avif" and rng.random() < 0.9):  # that one takes half of the time
             continue
         try:
             decode(file.read_bytes(), rng.choice((1, 3)), 16, 2_000_000)

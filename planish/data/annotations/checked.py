@@ -11,8 +11,10 @@ from PIL import Image
 
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.objects import Objects
-from planish.data.preprocessing import FORMATS
+from planish.data.preprocessing import FORMATS, image_damage_reported
 from planish.data.run_lengths import lengths_of
+from planish.errors import DataError
+from planish.input_files import DAMAGED, describe, require_regular
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _ORIENTATION = 274
@@ -25,13 +27,14 @@ def size_of(noted: NotedImage) -> tuple[int, int]:
         OSError: it is not there, or is no image.
     """
     try:
-        image = Image.open(noted.path, formats=FORMATS)
-    except Image.DecompressionBombError as error:
+        with image_damage_reported():
+            require_regular(noted.path)
+            with Image.open(noted.path, formats=FORMATS) as image:
+                width, height = image.size
+                turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
+                return (width, height) if turned else (height, width)
+    except DataError as error:
         raise OSError(str(error)) from error
-    with image:
-        width, height = image.size
-        turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
-        return (width, height) if turned else (height, width)
 
 
 def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:
@@ -68,8 +71,8 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
         else:
             try:
                 lengths = run_lengths(_scaled(one.mask, down, across), height, width) if masks else None
-            except (TypeError, ValueError, KeyError, IndexError) as error:
-                faults.append(f"the mask of box {place} ({one.label}) cannot be understood: {error}")
+            except DAMAGED as error:
+                faults.append(f"the mask of box {place} ({one.label}) cannot be understood: {describe(error)}")
                 continue
             kept.append((one, cut, lengths))
     boxes = np.array([cut for _, cut, _ in kept], np.float64).reshape(-1, 4)

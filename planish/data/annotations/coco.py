@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -10,7 +9,8 @@ from typing import Any
 
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.listing import SPLIT_WORDS, GivenSplit
-from planish.errors import DataError, first_line
+from planish.errors import DataError
+from planish.input_files import DAMAGED, describe, read_json
 from planish.progress import note
 
 _OTHER_KINDS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
@@ -52,8 +52,8 @@ def read_coco(root: Path, files: dict[Path, GivenSplit | None]) -> tuple[list[No
     for file, content in loaded.items():
         try:
             found, here = _read_file(root, file, files[file], content)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+        except DAMAGED as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else describe(error)
             raise DataError(f"{file.name} cannot be understood: {reason}", "it is COCO's JSON: images, annotations, categories") from error
         for number, name in here.items():
             if names.setdefault(number, name) != name:
@@ -110,7 +110,7 @@ def _number(value: Any) -> Any:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}", "it is COCO's JSON", "write it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
@@ -120,6 +120,8 @@ def _load(file: Path) -> dict[str, Any]:
 
 def is_coco(file: Path) -> bool:
     """Whether a JSON file begins as COCO's do."""
+    if not file.is_file():
+        return False
     with file.open("rb") as opened:
         head = opened.read(1 << 16)
     return b'"images"' in head or b'"annotations"' in head or b'"categories"' in head or b'"info"' in head
@@ -142,7 +144,7 @@ def _object(one: Any, names: dict[int, str], file: Path) -> NotedObject:
             area=area,
             mask=one.get("segmentation") or None,
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except DAMAGED as error:
         raise DataError(
             f"annotation {one.get('id') if isinstance(one, dict) else one!r} in {file.name} cannot be understood: {error}",
             "it has image_id, category_id and bbox: left, top, width, height",

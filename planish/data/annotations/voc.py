@@ -13,6 +13,7 @@ from xml.parsers import expat
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit
 from planish.errors import DataError
+from planish.input_files import damage_reported, read_bytes, read_text
 from planish.progress import note
 
 _LARGEST = 10_000_000  # bytes of a file
@@ -70,15 +71,20 @@ def _side(size: ElementTree.Element, name: str, file: Path) -> int:
 
 def _parse(file: Path) -> ElementTree.Element:
     """The tree of a small file without entities of its own: those can be made to fill the memory, or to read other files."""
-    try:
-        content = file.read_bytes()
-        if len(content) > _LARGEST:
-            raise DataError(f"{file} has {len(content):,} bytes", f"an annotation has at most {_LARGEST:,}")
-        if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-            raise DataError(f"{file} defines entities", "an annotation needs none", "do not trust this file")
-        return ElementTree.fromstring(content)
-    except (OSError, ElementTree.ParseError, expat.ExpatError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read: {error}", "it is XML as Pascal VOC has it") from error
+
+    def refuse(*declared: object) -> None:
+        raise DataError(f"{file} defines entities", "an annotation needs none", "do not trust this file")
+
+    parser, builder = expat.ParserCreate(), ElementTree.TreeBuilder()
+    parser.StartDoctypeDeclHandler = refuse  # whatever encoding it is written in
+    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = builder.start, builder.end, builder.data
+    rule = "it is XML as Pascal VOC has it"
+    with damage_reported(file, DataError, rule):
+        try:
+            parser.Parse(read_bytes(file, _LARGEST), True)
+        except expat.ExpatError as error:
+            raise DataError(f"{file} cannot be read: {error}", rule) from error
+        return builder.close()
 
 
 def _image(root: Path, file: Path, by_stem: dict[Path, dict[str, Path]]) -> Path | None:
@@ -97,5 +103,7 @@ def given_splits(root: Path) -> dict[str, GivenSplit]:
     found: dict[str, GivenSplit] = {}
     for file in sorted(root.rglob("ImageSets/*/*.txt")):
         if file.stem in SPLIT_WORDS:
-            found |= dict.fromkeys((line.split()[0] for line in file.read_text().splitlines() if line.strip()), SPLIT_WORDS[file.stem])
+            with damage_reported(file, DataError, "it is text with the name of an image a line"):
+                lines = read_text(file).splitlines()
+            found |= dict.fromkeys((line.split()[0] for line in lines if line.strip()), SPLIT_WORDS[file.stem])
     return found

@@ -162,8 +162,8 @@ def _object(words: list[str], names: dict[int, str], height: int, width: int) ->
 def _rows(text: Path) -> list[tuple[int, list[str]]]:
     """The words of each line that has any, with its number."""
     try:
-        lines = text.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(text).splitlines()
+    except (OSError, ValueError) as error:
         raise DataError(f"{text} cannot be read: {error}", "it is text: class x y width height, a line an object") from error
     return [(place, line.split()) for place, line in enumerate(lines, 1) if line.split()]
 
@@ -178,6 +178,8 @@ def _text(root: Path, image: Path) -> Path | None:
 
 
 def _looks_like_one(text: Path) -> bool:
+    if not text.is_file():
+        return False
     with text.open("rb") as opened:
         words = opened.readline(10_000).removeprefix(codecs.BOM_UTF8).split()
     return len(words) > 4 and all(word.replace(b".", b"").replace(b"-", b"").replace(b"e", b"").isdigit() for word in words)
@@ -239,8 +241,8 @@ def _named(root: Path, file: Path, images: dict[Path, Path]) -> list[Path]:
 
 def _text_of(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(file)
+    except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {first_line(error)}", "it is a text file in UTF-8", "save it so") from error
 
 
