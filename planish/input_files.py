@@ -22,6 +22,7 @@ from planish.errors import PlanishError, first_line
 
 MOST_YAML_BYTES = 1_000_000
 MOST_JSON_BYTES = 1 << 30
+_DEEPEST_YAML = 50
 # What parsing, and using what was parsed, raises on a damaged file. MemoryError is of the machine, not of the file.
 DAMAGED = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError, EOFError,
@@ -109,9 +110,16 @@ def parse_yaml(text: str) -> Any:
 
     if len(text) > MOST_YAML_BYTES:
         raise ValueError(f"it has {len(text):,} characters, at most {MOST_YAML_BYTES:,} are read")
+    begins = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+    ends = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("it has aliases (*name), which are not needed here: write them out")
+        depth = 0
+        for token in yaml.scan(text):  # it takes time that is quadratic in the depth
+            depth += isinstance(token, begins) - isinstance(token, ends)
+            if depth > _DEEPEST_YAML:
+                raise ValueError(f"it is nested deeper than {_DEEPEST_YAML} levels")
+            if isinstance(token, yaml.AliasToken):
+                raise ValueError("it has aliases (*name), which are not needed here: write them out")
         return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        raise ValueError("it is nested too deeply" if isinstance(error, RecursionError) else str(error)) from error
+    except (yaml.YAMLError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise ValueError(str(error)) from error

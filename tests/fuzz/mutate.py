@@ -21,9 +21,11 @@ import yaml
 
 ESCAPE = "planish-fuzz-escape"  # whoever writes a file of this name was led out of its folder
 VALUES: list[Any] = [
-    None, True, False, 0, -1, 1, 2, 255, 65536, 0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), float("-inf"), 2**31, 2**32 + 1, 2**63,
-    -(2**63) - 1, 10**30, 10**400, "", " ", "0", "-1", "1e999", "nan", "None", "a", "\x00", "\ud800", "\u202eé\ufeff", "x" * 300, "x" * 200_000,
-    "[red]{0}%s[/x]", "<script>", "=cmd()", f"../../{ESCAPE}", f"/tmp/{ESCAPE}/x", "C:\\x\\y", ".", "..", "~", "a/b", "a\nb", "!!python/name:os.system",
+    None, True, False, 0, -1, 1, 2, 255, 65536, 0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), float("-inf"),
+    2**31, 2**32 + 1, 2**63, -(2**63) - 1, 10**30, 10**400,
+    "", " ", "0", "-1", "1e999", "nan", "None", "a", "\x00", "\ud800", "\u202eé\ufeff", "x" * 300, "x" * 200_000,
+    "[red]{0}%s[/x]", "<script>", "=cmd()", f"../../{ESCAPE}", f"/tmp/{ESCAPE}/x", "C:\\x\\y", ".", "..", "~", "a/b", "a\nb",
+    "!!python/object/apply:os.system ['touch /tmp/" + ESCAPE + "']",
     [], {}, [[]], [None], [1, 2], [[1, 2], [3, 4]], {"a": 1}, {"0": []}, [0] * 5000,
 ]  # fmt: skip
 _DEEP = "@@DEEP@@"
@@ -286,8 +288,7 @@ def _change_entry(file: Path, folder: Path, rng: Random) -> None:
     elif kind == 4:
         file.rename(
             file.with_name(
-                rng.choice((b"caf\xe9", b"[red]", b"a\nb", b"-x", b" ", "ü".encode())).decode("utf-8", "surrogateescape")
-                + file.suffix
+                rng.choice((b"caf\xe9", b"[red]", b"a\nb", b"-x", b" ", "ü".encode())).decode("utf-8", "surrogateescape") + file.suffix
             )
         )
     elif kind == 5:

@@ -13,11 +13,12 @@ import torch
 from mutate import VALUES, mutate_tree
 
 _ODD_TENSORS: list[Callable[[torch.Tensor], Any]] = [
-    lambda t: t.to(torch.float64), lambda t: t.to(torch.complex64), lambda t: t.to(torch.int8), lambda t: t.to(torch.bool), lambda t: t.half(),
-    lambda t: t.reshape(-1), lambda t: t[None], lambda t: torch.tensor(1.0), lambda t: torch.zeros(0), lambda t: t.to_sparse(),
-    lambda t: torch.zeros(1).expand(1 << 40), lambda t: torch.zeros(1, 1, 1, 1).expand(1 << 20, 1 << 20, 3, 3), lambda t: t * float("nan"),
-    lambda t: torch.nn.Parameter(t.float()), lambda t: {"inner": t}, lambda t: [t], lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8),
-    lambda t: t.t() if t.ndim == 2 else t.flip(0), lambda t: torch.zeros(*t.shape, 2), lambda t: t.storage() if hasattr(t, "storage") else t,
+    lambda t: t.to(torch.float64), lambda t: t.to(torch.complex64), lambda t: t.to(torch.int8), lambda t: t.to(torch.bool),
+    lambda t: t.half(), lambda t: t.reshape(-1), lambda t: t[None], lambda t: torch.tensor(1.0), lambda t: torch.zeros(0),
+    lambda t: t.to_sparse(), lambda t: torch.zeros(1).expand(1 << 40), lambda t: torch.zeros(1, 1, 1, 1).expand(1 << 20, 1 << 20, 3, 3),
+    lambda t: t * float("nan"), lambda t: torch.nn.Parameter(t.float()), lambda t: {"inner": t}, lambda t: [t],
+    lambda t: torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8), lambda t: t.t() if t.ndim == 2 else t.flip(0),
+    lambda t: torch.zeros(*t.shape, 2),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -125,7 +126,8 @@ def _plans(source: Path, out: Path, rng: Random) -> None:
 
     plan = Plan.load(source / rng.choice(("plan.yaml", "plan.json")))
     plan.check({"format": "torch", "precision": "fp32", "weights": "dense", "training": "done"})
-    assert plan.key and str(plan)
+    assert plan.key
+    assert str(plan)
 
 
 def _recipes(source: Path, out: Path, rng: Random) -> None:
@@ -148,14 +150,12 @@ def _run(source: Path, out: Path, rng: Random) -> None:
     from planish.search.store import claim
     from planish.split_assignment import assignment_beside
 
-    try:
+    with contextlib.suppress(PlanishError):
         report(source)
-    except PlanishError:
-        pass
     assignment_beside(source)
     store = claim(source, {"data": "x"}, resume=True)
     try:
-        for key in store.keys():
+        for key in list(store.keys()):
             store.once(key, "searching", lambda: 1)
         store.seconds()
     finally:

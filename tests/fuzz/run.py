@@ -8,6 +8,7 @@ gives the same one again: ``--only NUMBER`` runs one. Those that fail are made s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import importlib
 import json
@@ -33,6 +34,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from mutate import ESCAPE, mutate_folder
 from readers import READERS, Reader
+
+from planish.errors import PlanishError
 
 CPU_SECONDS = 10
 MOST_BYTES = 2 << 30
@@ -89,8 +92,6 @@ def make_input(reader: Reader, examples: Sequence[Path], folder: Path, number: i
 
 def read_input(reader: Reader, place: Path, number: int) -> str | None:
     """Read ``place/input`` in this process; the kind and text of what is wrong, None where all is well."""
-    from planish.errors import PlanishError
-
     out = place / "out"
     out.mkdir()
     before = _listing(place)
@@ -181,7 +182,8 @@ def _work(reader: Reader, examples: Sequence[Path], numbers: Sequence[int], root
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(example, place / "input", symlinks=True)
         (place / "out").mkdir()
-        reader.read(place / "input", place / "out", Random(i))
+        with contextlib.suppress(PlanishError):  # options may not fit the example
+            reader.read(place / "input", place / "out", Random(i))
     _limit()
     for number in numbers:
         place = root / f"{number}"
@@ -285,15 +287,14 @@ def _again(reader: Reader, examples: Sequence[Path], number: int, root: Path, ke
         return next(found for _, found in run_inputs(reader, examples, [number], root))
 
 
-def fuzz(name: str, minutes: float, first: int, keep: Path, only: int | None = None) -> int:
-    """Feed a reader for so many minutes; prints faults as they are found.
+def fuzz(name: str, minutes: float, numbers: Sequence[int], keep: Path) -> int:
+    """Feed a reader these inputs, for so many minutes at most; prints faults as they are found.
 
     Args:
         name: of the reader.
         minutes: wall-clock.
-        first: number of the first input.
+        numbers: of the inputs.
         keep: folder for inputs that fail.
-        only: this input alone.
 
     Returns:
         How many faults there are.
@@ -310,7 +311,6 @@ def fuzz(name: str, minutes: float, first: int, keep: Path, only: int | None = N
         examples = sorted((root / "examples").glob("*/input"))
         begun, inputs, faults = time.monotonic(), 0, Counter[str]()
         cpu = os.times().children_user + os.times().children_system
-        numbers = range(first, first + 1_000_000_000) if only is None else [only]
         for number, fault in run_inputs(reader, examples, numbers, root / "work"):
             inputs += 1
             if fault is not None:
@@ -318,7 +318,7 @@ def fuzz(name: str, minutes: float, first: int, keep: Path, only: int | None = N
                 if faults[fault.kind] == 1:
                     kept = smallest(reader, examples, fault, root / "work", keep / name)
                     print(f"{name} {number}: {fault.kind}\n    kept in {kept}", flush=True)
-                    if only is not None:
+                    if len(numbers) == 1:
                         print(fault.text)
             if time.monotonic() - begun > 60 * minutes:
                 break
@@ -337,13 +337,16 @@ def main() -> int:
     parser.add_argument("readers", nargs="+", metavar="READER", help=f"{', '.join(READERS)}, or all")
     parser.add_argument("--minutes", type=float, default=30.0, help="for each reader")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inputs", type=int, default=1_000_000_000, help="for each reader, at most")
     parser.add_argument("--only", type=int, help="one input by its number")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-faults"), help="folder for inputs that fail")
     options = parser.parse_args()
     for module in ("planish.commands", "planish.serving.model", "planish.serving.labelling"):
         importlib.import_module(module)
     names = list(READERS) if options.readers == ["all"] else options.readers
-    return int(sum(fuzz(name, options.minutes, options.seed * 1_000_000_000, options.keep, options.only) for name in names) > 0)
+    first = options.seed * 1_000_000_000
+    numbers = range(first, first + options.inputs) if options.only is None else [options.only]
+    return int(sum(fuzz(name, options.minutes, numbers, options.keep) for name in names) > 0)
 
 
 if __name__ == "__main__":

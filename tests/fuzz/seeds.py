@@ -82,7 +82,10 @@ def voc(folder: Path) -> None:
     for split, some in (("train", names[:6]), ("val", names[6:8]), ("test", names[8:])):
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{Path(n).stem}\n" for n in some))
     for i, name in enumerate(names):
-        thing = "<object><name>%s</name><difficult>0</difficult><bndbox><xmin>4</xmin><ymin>5</ymin><xmax>14</xmax><ymax>18</ymax></bndbox></object>"
+        thing = (
+            "<object><name>%s</name><difficult>0</difficult>"
+            "<bndbox><xmin>4</xmin><ymin>5</ymin><xmax>14</xmax><ymax>18</ymax></bndbox></object>"
+        )
         (folder / "Annotations" / f"{Path(name).stem}.xml").write_text(
             f"<annotation><filename>{name}</filename><size><width>{_SIDE}</width><height>{_SIDE}</height><depth>3</depth></size>"
             + thing % NAMES[i % 2] + "</annotation>"
