@@ -23,6 +23,7 @@ from planish.errors import PlanishError, first_line
 MOST_YAML_BYTES = 1_000_000
 MOST_JSON_BYTES = 1 << 30
 _DEEPEST_YAML = 50
+_MOST_YAML_TOKENS = 200_000  # some seconds; the names of 20,000 classes have half of it
 # What parsing, and using what was parsed, raises on a damaged file. MemoryError is of the machine, not of the file.
 DAMAGED = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError, EOFError,
@@ -114,7 +115,9 @@ def parse_yaml(text: str) -> Any:
     ends = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
     try:
         depth = 0
-        for token in yaml.scan(text):  # it takes time that is quadratic in the depth
+        for number, token in enumerate(yaml.scan(text)):  # takes time that is quadratic in the depth
+            if number > _MOST_YAML_TOKENS:
+                raise ValueError(f"it has more than {_MOST_YAML_TOKENS:,} words and marks")
             depth += isinstance(token, begins) - isinstance(token, ends)
             if depth > _DEEPEST_YAML:
                 raise ValueError(f"it is nested deeper than {_DEEPEST_YAML} levels")

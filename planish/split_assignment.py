@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from planish.errors import BundleError
+from planish.input_files import DAMAGED, describe, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,14 +76,15 @@ class SplitAssignment:
             BundleError: it is damaged, or of another version.
         """
         try:
-            saved: Any = json.loads(file.read_bytes())
+            saved: Any = read_json(file)
             if not isinstance(saved, dict) or saved.get("version") != _VERSION:
                 raise BundleError(f"{file} is not of version {_VERSION}", "it says which images are for training", "make the model again")
-            found = {short: name for name in reversed(ASSIGNED_SPLITS) for short in saved["sha256_prefixes"][name]}
+            found = {str(short): name for name in reversed(ASSIGNED_SPLITS) for short in saved["sha256_prefixes"][name]}
             return cls(int(saved["seed"]), found)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise BundleError(f"{file} cannot be read: {what}", "it says which images are for training", "make the model again") from error
+        except DAMAGED as error:
+            raise BundleError(
+                f"{file} cannot be read: {describe(error)}", "it says which images are for training", "make the model again"
+            ) from error
 
 
 def assignment_beside(model: Path) -> SplitAssignment | None:

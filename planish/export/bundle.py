@@ -15,19 +15,21 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
+from planish.data.archives import read_arrays
 from planish.data.preprocessing import prepare
-from planish.errors import BundleError
+from planish.errors import BundleError, DataError
 from planish.export.agreement import essential
 from planish.export.bundle_readme import readme
 from planish.export.reference import image_values, reference_values
 from planish.export.runtimes import find, load
+from planish.input_files import read_json
 from planish.measurement import Measurement
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.trust import file_sha256
 from planish.workspace import replace_folder
 
 if TYPE_CHECKING:
-    from planish.artifact import Predictor
+    from planish.artifact import Outputs, Predictor
     from planish.task import Split, Task
 
 DESCRIPTION, SEAL, SIGNATURE = "bundle.json", "bundle.json.sha256", "bundle.sig"
@@ -168,7 +170,7 @@ def read_bundle(folder: Path) -> Bundle:
         BundleError: it is missing, damaged, or names files outside the folder.
     """
     try:
-        raw = json.loads((folder / DESCRIPTION).read_bytes())
+        raw = read_json(folder / DESCRIPTION)
         if isinstance(raw, dict) and raw.get("version", _VERSION) != _VERSION:
             what = f"{folder} is of version {raw['version']}"
             raise BundleError(what, f"this Planish reads version {_VERSION}", "make the bundle again, or use the Planish that wrote it")
@@ -197,6 +199,26 @@ def read_bundle(folder: Path) -> Bundle:
                 f"{folder / DESCRIPTION} names {name!r}", "all files of a bundle lie in its folder", "do not trust this bundle"
             )
     return bundle
+
+
+def read_expected(folder: Path, bundle: Bundle, max_bytes: int) -> Outputs:
+    """The known outputs of the golden samples, first axis the samples.
+
+    Args:
+        folder: of the bundle.
+        bundle: its description.
+        max_bytes: of all outputs together.
+
+    Raises:
+        BundleError: they cannot be read, or are no numbers of each sample.
+    """
+    try:
+        found = read_arrays(folder / EXPECTED, max_bytes)
+    except DataError as error:
+        raise BundleError(error.received, error.rule, "make the bundle again") from error
+    if not found or any(a.shape[:1] != (len(bundle.golden),) or a.dtype.kind not in "biuf" for a in found.values()):
+        raise BundleError(f"{folder / EXPECTED} does not fit", f"it has numbers of {len(bundle.golden)} samples", "make the bundle again")
+    return found
 
 
 def changed_files(folder: Path, bundle: Bundle) -> list[str]:

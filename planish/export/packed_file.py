@@ -28,6 +28,7 @@ import numpy.typing as npt
 from planish.data.archives import inflate
 from planish.errors import ExportError
 from planish.export import huffman
+from planish.input_files import DAMAGED, describe
 
 _MAGIC = b"planish packed 1\n"
 _SAMPLE = 4096  # values
@@ -107,8 +108,10 @@ def unpack(packed: bytes) -> bytes:
         data = b"".join((*pieces, rest[position:]))
         if hashlib.sha256(data).hexdigest() != description["sha256"]:
             raise ValueError("what it holds is not what was packed")
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError, StopIteration, RecursionError) as error:
-        raise ExportError(f"this is not a whole packed file: {error}", "its bytes must be as they were written", "copy it again") from error
+    except (*DAMAGED, StopIteration) as error:
+        raise ExportError(
+            f"this is not a whole packed file: {describe(error)}", "its bytes must be as they were written", "copy it again"
+        ) from error
     return data
 
 

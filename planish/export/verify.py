@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.data.archives import read_arrays
 from planish.data.preprocessing import prepare
 from planish.errors import BundleError, GoalError, PlanishError
 from planish.evaluation.latency import Subject, measure_latency
 from planish.export.agreement import differences, essential
-from planish.export.bundle import EXPECTED, SIGNATURE, Bundle, changed_files, read_bundle
+from planish.export.bundle import SIGNATURE, Bundle, changed_files, read_bundle, read_expected
 from planish.export.runtimes import imports, load, run_checked
 from planish.export.signature import check_signature
 from planish.measurement import Measurement
@@ -114,7 +113,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     if failures:  # what was tampered with is not run
         return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures, signature=signature)
     predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
-    expected: Outputs = read_arrays(folder / EXPECTED, _MOST_EXPECTED)
+    expected = read_expected(folder, bundle, _MOST_EXPECTED)
     images: list[Pixels] = []
     answered: dict[int, Outputs] = {}
     for i, name in enumerate(bundle.golden):

@@ -36,6 +36,7 @@ _AVERAGED = ("state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_d
 _USUAL = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module", "params", "weights")
 _NOT_A_NETWORK = ("optim", "sched", "scaler", "loss", "criterion", "rng", "callback", "loops", "amp")
 _WRAPPERS = ("module.", "_orig_mod.")  # put before all names by DistributedDataParallel and torch.compile
+_DEEPEST_PREFIX = 6  # names before a tensor's own: "model.module.backbone."
 _WRITTEN = "weights are a .safetensors file or what torch.save(model.state_dict(), 'weights.pth') wrote"
 
 
@@ -88,23 +89,29 @@ def aligned(state: State, names: Iterable[str]) -> State:
     """
     state = {key.replace("._orig_mod.", "."): value for key, value in state.items()}
     own = dict.fromkeys(names)
-    best, count = "", sum(name in state for name in own)
-    for prefix in dict.fromkeys(key[: -len(name)] for name in list(own)[:3] for key in state if key.endswith("." + name)):
-        if (here := sum(prefix + name in state for name in own)) > count:
-            best, count = prefix, here
-    if best:
+    best, count = _prefix(state, own)
+    if count > (plain := sum(name in state for name in own)):
         others = [key for key in state if not key.startswith(best)]
         note(
             f"the names of the weights begin with {best!r}, which is left out" + (f"; {_some(others)} are no part of it" if others else "")
         )
         return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
-    for prefix in dict.fromkeys(name[: -len(key)] for key in list(state)[:3] for name in own if name.endswith("." + key)):
-        if (here := sum(prefix + key in own for key in state)) > count:
-            best, count = prefix, here
-    if best:
+    best, count = _prefix(own, state)
+    if count > plain:
         note(f"the names of the network's tensors begin with {best!r}, which is put before those of the weights")
         return {best + key: value for key, value in state.items()}
     return state
+
+
+def _prefix(longer: Iterable[str], shorter: Mapping[str, Any]) -> tuple[str, int]:
+    """What most names begin with whose rest is among the shorter ones, and how many do."""
+    found = collections.Counter[str]()
+    for name in longer:
+        parts = name.split(".", _DEEPEST_PREFIX)
+        for i in range(1, len(parts)):
+            if (end := ".".join(parts[i:])) in shorter:
+                found[name[: -len(end)]] += 1
+    return max(found.items(), key=lambda item: item[1], default=("", 0))
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from planish.errors import ModelError
+from planish.errors import ModelError, first_line
 from planish.models.checkpoints import State, aligned, read_checkpoint
 
 # The DenseNet files that torchvision publishes are older than its DenseNet: "norm.1" is "norm1" today.
@@ -55,7 +56,12 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
         state = {key: value for key, value in state.items() if key not in head} | {key: own[key] for key in head}
 
     for key, value in state.items():
-        if key in own and value.ndim == 4 and value.shape[1] != own[key].shape[1] and value.shape[2:] == own[key].shape[2:]:
+        if (
+            key in own
+            and value.ndim == own[key].ndim == 4
+            and _but_channels(value) == _but_channels(own[key])
+            and value.shape != own[key].shape
+        ):
             if (value.shape[1], own[key].shape[1]) == (3, 1):
                 state[key] = value.sum(1, keepdim=True)
                 notes.append(f"{key} is for RGB: its weights are summed for grey images")
@@ -79,8 +85,15 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
             "all but the classifier must fit",
             "name the network they were trained with",
         )
-    module.load_state_dict(state, strict=False)
+    try:
+        module.load_state_dict(state, strict=False)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # of sparse or quantized tensors
+        raise ModelError(f"the weights cannot be copied: {first_line(error)}", "they are dense tensors", "save them so") from error
     return new_head, notes
+
+
+def _but_channels(weight: torch.Tensor) -> tuple[int, ...]:
+    return (weight.shape[0], *weight.shape[2:])
 
 
 def _some(keys: list[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from planish.errors import BundleError
+from planish.input_files import DAMAGED
 
 LOCK_FILE = "run.lock"
 _BEAT_SECONDS = 1.0
@@ -85,6 +86,6 @@ def check_unlocked(folder: Path) -> None:
 def _read(file: int) -> dict[str, Any]:
     try:
         found = json.loads(os.pread(file, _BYTES, 0))
-        return found if isinstance(found, dict) else {}
-    except ValueError:  # new, or cut off with the power
+        return {"pid": int(found["pid"]), "elapsed": float(found["elapsed"])}
+    except DAMAGED:  # new, or cut off with the power
         return {}

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from planish.decisions import remembering
 from planish.errors import BundleError, PlanishError
+from planish.input_files import damage_reported
 from planish.progress import collecting_notes, note
 from planish.search.lock import LOCK_FILE, RunLock, check_unlocked
 from planish.workspace import sync
@@ -28,6 +29,7 @@ STORE_FILE = "store.sqlite"
 INTERRUPTED = "interrupted"  # stage of the time that was lost
 _OTHER = "other"  # stage of what was done between steps: reading files, starting again
 _VERSION = 2
+_DAMAGED = "it is the memory of the run", "begin it anew with another --out"
 _SCHEMA = """create table if not exists finished_steps (
     key text primary key, stage text not null, found text not null, notes text not null,
     seconds real not null, elapsed real not null, finished_at real not null)"""
@@ -63,7 +65,7 @@ class Store:
         self._db = self._open()
         self._inner_seconds = 0.0  # of steps within the step under way, which are counted as their own
         self._elapsed = 0.0
-        recorded = float(self._db.execute("select coalesce(max(elapsed), 0) from finished_steps").fetchone()[0])
+        recorded = self._rows("select coalesce(max(elapsed), 0.0) from finished_steps")[0][0]
         self._lost = 0.0 if lock is None else max(0.0, lock.alive_until - recorded)
         self._before, self._begun = recorded + self._lost, monotonic() if begun is None else begun
         if lock is not None:
@@ -86,7 +88,7 @@ class Store:
             db.execute(f"pragma user_version={_VERSION}")
             db.execute(_SCHEMA)
         except sqlite3.DatabaseError as error:
-            raise BundleError(f"{self._path} cannot be read: {error}", "it is the memory of the run", "begin it anew") from error
+            raise BundleError(f"{self._path} cannot be read: {error}", *_DAMAGED) from error
         if new:
             sync(self._path.parent)
         return db
@@ -155,7 +157,7 @@ class Store:
 
     def seconds(self) -> dict[str, float]:
         """Seconds by stage, which add up to those of the run: ``interrupted`` is what was lost, ``other`` the time between steps."""
-        rows = self._db.execute("select stage, seconds, elapsed from finished_steps order by finished_at, rowid").fetchall()
+        rows = self._rows("select stage, seconds, elapsed from finished_steps order by finished_at, rowid")
         total: dict[str, float] = {}
         for stage, seconds, _ in rows:
             total[stage] = total.get(stage, 0.0) + seconds
@@ -169,7 +171,7 @@ class Store:
 
     def keys(self) -> list[str]:
         """Keys of the finished steps, oldest first."""
-        return [key for (key,) in self._db.execute("select key from finished_steps order by finished_at, rowid")]
+        return [key for (key,) in self._rows("select key from finished_steps order by finished_at, rowid")]
 
     def close(self) -> None:
         """Let others work on the run."""
@@ -181,8 +183,19 @@ class Store:
         return self._before + monotonic() - self._begun
 
     def _step(self, key: str) -> _Step | None:
-        row = self._db.execute("select found, notes, seconds, elapsed from finished_steps where key = ?", (key,)).fetchone()
-        return None if row is None else _Step(json.loads(row[0]), tuple(json.loads(row[1])), row[2], row[3])
+        rows = self._rows("select found, notes, seconds, elapsed from finished_steps where key = ?", key)
+        with damage_reported(self._path, BundleError, *_DAMAGED):
+            return next((_Step(json.loads(found), tuple(map(str, json.loads(notes))), *times) for found, notes, *times in rows), None)
+
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        """What a query finds; times that are no numbers are damage."""
+        try:
+            rows = self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise BundleError(f"{self._path} cannot be read: {error}", *_DAMAGED) from error
+        if any(not isinstance(value, float) for row in rows for value in row if not isinstance(value, str)):
+            raise BundleError(f"{self._path} cannot be read: a time in it is no number", *_DAMAGED)
+        return rows
 
     def _do(self, key: str, stage: str, work: Callable[[], Any]) -> _Step:
         """Do a step and record it; one that is done again keeps its times, as later decisions were taken by them."""

@@ -13,8 +13,10 @@ from PIL import Image
 
 from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage
-from planish.data.preprocessing import FORMATS
+from planish.data.cache import whole
+from planish.data.preprocessing import FORMATS, image_damage_reported
 from planish.errors import BundleError, DataError
+from planish.input_files import require_regular
 from planish.serving.recorder import IMAGES
 from planish.serving.records import records
 
@@ -47,18 +49,25 @@ def worth_labelling(log: Path, out: Path, count: int) -> int:
     kept = list(logged.values())
     if not kept:
         raise DataError(f"{log} holds no images", "images are kept only when asked for", "planish serve --log FOLDER --log-images 1000")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.mkdir(mode=0o700)  # as the log's images, for their owner alone
+    with whole(out) as partial:
+        partial.chmod(0o700)  # as the log's images, for their owner alone
+        return _write(partial, kept, files, count)
+
+
+def _write(out: Path, kept: list[dict[str, Any]], files: dict[str, Path], count: int) -> int:
     chosen, names = list[dict[str, Any]](), dict[str, str]()
     for record in _in_turn(kept):
         if len(chosen) == count:
             break
         source = files[record["image"]]
         try:
-            with Image.open(source, formats=FORMATS) as image:
-                name = f"{len(chosen):04d}.{(image.format or 'image').lower()}"
+            with image_damage_reported():
+                require_regular(source)
+                with Image.open(source, formats=FORMATS) as image:
+                    name = f"{len(chosen):04d}.{(image.format or 'image').lower()}"
+            size_of(NotedImage(name, source, None))
             shutil.copyfile(source, out / name)
-        except OSError:  # the service has replaced it by a newer one, or it is damaged
+        except (OSError, DataError):  # the service has replaced it by a newer one, or it is damaged
             continue
         chosen.append(record)
         names[record["image"]] = name

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.data.archives import read_arrays
 from planish.data.preprocessing import decode_with_size, prepare, resize
 from planish.errors import BundleError
 from planish.export.agreement import disagreement, essential
-from planish.export.bundle import EXPECTED, SEAL, Bundle, changed_files, read_bundle
+from planish.export.bundle import SEAL, Bundle, changed_files, read_bundle, read_expected
 from planish.export.runtimes import load, run_checked
 from planish.export.signature import check_signature
 from planish.serving.drift import DEFAULT_DRIFT, Drift, DriftSettings
@@ -92,7 +91,7 @@ class ServedModel:
         if not samples:
             return ""
         each = sum(int(np.prod(shape)) * dtype.itemsize for dtype, shape in self.outputs.values())
-        expected = read_arrays(self.folder / EXPECTED, max_bytes=len(samples) * each)
+        expected = read_expected(self.folder, self.bundle, max_bytes=len(samples) * each)
         found = [essential(self.run(sample[None])) for sample in samples]
         apart = disagreement(expected, {name: np.concatenate([one[name] for one in found]) for name in found[0]})
         allowed = self.bundle.tolerance

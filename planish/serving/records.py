@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,7 @@ from planish.serving.recorder import LOG_FILE
 
 _TEXT, _NUMBERS = ("model", "version", "bundle"), ("time", "seconds")  # that every record has
 _OPTIONAL_TEXT, _OPTIONAL_NUMBERS = ("image", "class", "source"), ("confidence", "entropy")
+_LONGEST_LINE = 16_000_000  # bytes; what is longer is no record
 _LATEST = 4e9  # in seconds since 1970: in the year 2096
 
 
@@ -44,6 +46,8 @@ def records(log: Path) -> Iterator[dict[str, Any]]:
 def _open_all(files: list[Path], opened: ExitStack) -> list[BinaryIO]:
     found: dict[int, BinaryIO] = {}
     for file in files:
+        if not file.is_file():
+            continue
         try:
             stream = opened.enter_context(file.open("rb"))
         except FileNotFoundError:  # the oldest goes when a new one begins
@@ -56,7 +60,7 @@ def _open_all(files: list[Path], opened: ExitStack) -> list[BinaryIO]:
 
 def _read(files: list[BinaryIO], stage: Stage) -> Iterator[dict[str, Any]]:
     for file in files:
-        for line in file:
+        for line in iter(partial(file.readline, _LONGEST_LINE), b""):
             stage.advance(len(line))
             try:
                 found = json.loads(line)

@@ -1,0 +1,208 @@
+"""Inputs that readers once failed on, by traceback, hang or half-written output; each stands for its kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from planish.data import load_images
+from planish.data.annotations.voc import _parse
+from planish.data.archives import read_arrays
+from planish.errors import BundleError, DataError, ModelError, PlanError, PlanishError
+from planish.export.bundle import REFERENCE
+from planish.input_files import parse_yaml, read_bytes
+from planish.models.checkpoints import aligned, read_checkpoint
+from planish.models.weights import fit_weights
+from planish.plan import Plan
+from planish.search.compare import Comparison
+from planish.search.opened import open_model
+from planish.search.store import Store
+from planish.serving.drift import Drift
+from planish.serving.labelling import worth_labelling
+from planish.serving.records import records
+from planish.split_assignment import SplitAssignment
+from planish.testing import write_shapes
+from planish.training.recipe import load_recipe
+
+DEEP = {"flow": "a: " + "[" * 100_000, "json": '{"a":' * 100_000, "block": "- " * 3000 + "1", "json lists": "[" * 5000 + "]" * 5000}
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+@pytest.mark.parametrize("read", [Plan.load, load_recipe], ids=["plan", "recipe"])
+def test_deep_yaml(tmp_path: Path, text: str, read: Callable[[Path], object]) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(PlanError, match="nested deeper"):
+        read(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" + "1," * 300_000 + "]", "x" * 2_000_000, "a: &x [1]\nb: *x", "2001-99-99", "{[1]: 2}", "!!python/name:os.system", "9" * 6000],
+)
+def test_yaml_that_is_too_much_or_none(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_yaml(text)
+
+
+def test_a_message_has_an_end() -> None:
+    error = PlanError("x" * 1_000_000, "y" * 1_000_000)
+    assert len(str(error)) < 10_000
+    assert "[...]" in str(error)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp037"])
+def test_entities_are_refused_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "a.xml"
+    file.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'.encode(encoding))
+    with pytest.raises(DataError, match="entities"):
+        _parse(file)
+
+
+def test_xml_is_read_as_before(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_bytes("<a x='1'><b>ü&amp;</b>\n<c/></a>".encode())
+    tree = _parse(tmp_path / "a.xml")
+    assert tree.findtext("b") == "ü&"
+    assert tree.find("c") is not None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_never_ends_is_not_read(tmp_path: Path, kind: str) -> None:
+    """Reading a pipe waits for ever, and a device can fill the memory."""
+    data = write_shapes(tmp_path / "data", per_class=4)
+    odd = next(data.glob("*/0000.png"))
+    odd.unlink()
+    {"pipe": lambda: os.mkfifo(odd), "device": lambda: odd.symlink_to("/dev/zero"), "folder": lambda: odd.mkdir()}[kind]()
+    with pytest.raises(OSError):
+        read_bytes(odd)
+    if kind == "folder":
+        return
+    with pytest.raises(DataError, match="not a regular file"):
+        load_images(data, cache_dir=tmp_path / "cache")
+    assert len(load_images(data, skip_bad=True, cache_dir=tmp_path / "cache").report.bad) == 1
+
+
+def test_an_index_of_weights_with_other_types(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    for text in (
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": [1]}}',
+        '{"weight_map": "x"}',
+        "[" * 100_000,
+        '{"weight_map": {"a": "\\u0000"}}',
+    ):
+        index.write_text(text)
+        with pytest.raises(ModelError):
+            read_checkpoint(index)
+
+
+def test_weights_that_cannot_be_copied() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2, 2))
+    state = network.state_dict()
+    huge = torch.zeros(1, 1, 1, 1).expand(1 << 30, 3, 3, 3)  # a few bytes in a file
+    for value in (state["0.weight"].to_sparse(), huge):
+        with pytest.raises(ModelError):
+            fit_weights(network, state | {"0.weight": value}, "2")
+
+
+def test_many_prefixes_take_no_time() -> None:
+    """Each of 100,000 beginnings was once tried with all names of the network."""
+    own = [f"layer{i}.weight" for i in range(1000)]
+    value = torch.zeros(1)
+    state = {f"p{i}.{own[i % 3]}": value for i in range(100_000)} | {f"model.{name}": value for name in own} | {"." * 100_000: value}
+    assert set(aligned(state, own)) == set(own)
+
+
+def write_log(folder: Path, *odd: object) -> Path:
+    record = {"model": "m", "version": "1", "bundle": "b", "time": 1.0, "seconds": 0.1, "image": "0.png"}
+    folder.mkdir()
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (record, *({**record, **one} for one in odd))))  # type: ignore[dict-item]
+    return folder
+
+
+ODD_RECORDS = [
+    {"image": ["x"]}, {"class": {}}, {"confidence": "a"}, {"entropy": float("nan")}, {"boxes": 1}, {"boxes": [1]}, {"seconds": float("inf")},
+    {"boxes": [{"class": "a", "confidence": 1, "shares": [0, 0, 1]}]}, {"boxes": [{"class": [], "confidence": 1, "shares": [0, 0, 1, 1]}]},
+    {"time": 10**400},
+]  # fmt: skip
+
+
+def test_records_of_other_types_are_passed_over(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", *ODD_RECORDS)
+    (log / "predictions.jsonl.1").mkdir()
+    os.mkfifo(log / "predictions.jsonl.2")
+    assert [record["image"] for record in records(log)] == ["0.png"]
+
+
+def test_images_to_label_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", {"boxes": [{"class": "a", "confidence": 0.5, "shares": [0, 0, 1, 1]}]})
+    (log / "images").mkdir()
+    (log / "images" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n no image")
+    assert worth_labelling(log, tmp_path / "out", 3) == 0  # it is passed over, and its size is not asked for
+    assert json.loads((tmp_path / "out" / "_annotations.coco.json").read_text())["images"] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", '{"values": 1}', '{"values": {"a": 1}}', '{"values": {"a": ["x"]}}', '{"values": {"a": [NaN]}}', '{"values": {}, "classes": []}',
+     '{"values": {}, "classes": {"a": -1}}', '{"values": {}, "classes": {"a": "1"}}', "[" * 100_000],
+)  # fmt: skip
+def test_reference_values_of_other_types(tmp_path: Path, text: str) -> None:
+    (tmp_path / REFERENCE).write_text(text)
+    with pytest.raises(BundleError, match="cannot be read"):
+        Drift(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["found = '{'", "notes = '1'", "elapsed = 'x'", "seconds = x'00'", "found = '" + "[" * 50_000 + "'"])
+def test_a_run_whose_store_was_damaged(tmp_path: Path, change: str) -> None:
+    store = Store(tmp_path)
+    store.once("a", "setup", lambda: 1)
+    store.close()
+    with sqlite3.connect(tmp_path / "store.sqlite") as db:
+        db.execute(f"update finished_steps set {change}")
+    db.close()
+    with pytest.raises(BundleError, match="cannot be read"):
+        Store(tmp_path).once("a", "setup", lambda: 2)
+
+
+@pytest.mark.parametrize("text", ["", "[", "[" * 100_000, '{"name": 1}', "null", "\xff"])
+def test_results_that_were_damaged(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "comparison.json"
+    file.write_bytes(text.encode("latin-1"))
+    for read in (Comparison.load, SplitAssignment.load):
+        with pytest.raises(BundleError):
+            read(file)
+    with pytest.raises(BundleError):
+        Comparison.load(tmp_path / "absent.json")
+
+
+def test_arrays_that_are_none(tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    np.savez_compressed(file, a=np.zeros(1 << 20, np.uint8))
+    with pytest.raises(DataError, match="at most"):
+        read_arrays(file, 1000)
+    np.savez(file, a=np.array([object()], dtype=object))
+    with pytest.raises(DataError):
+        read_arrays(file, 1000)
+
+
+def test_metadata_of_our_onnx_files_of_other_types(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in ("x", "logits")]
+    model = helper.make_model(helper.make_graph([helper.make_node("Identity", ["x"], ["logits"])], "g", ends[:1], ends[1:]))
+    right = {"input_spec": '{"channels": 3, "height": 8, "width": 8}', "preprocessing": "{}", "lineage": "[]", "class_names": "1"}
+    for name, text in (("input_spec", "["), ("input_spec", '{"a": 1}'), ("preprocessing", "1"), ("lineage", "{}")):
+        helper.set_model_props(model, {f"planish.{key}": value for key, value in (right | {name: text}).items()})
+        save(model, tmp_path / "a.onnx")
+        with pytest.raises(PlanishError):
+            open_model(tmp_path / "a.onnx")
+    (tmp_path / "a.onnx").write_bytes(b"no onnx")
+    with pytest.raises(ModelError):
+        open_model(tmp_path / "a.onnx")
