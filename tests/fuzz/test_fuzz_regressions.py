@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,16 +120,18 @@ def test_many_prefixes_take_no_time() -> None:
     assert set(aligned(state, own)) == set(own)
 
 
-def write_log(folder: Path, *odd: object) -> Path:
+def write_log(folder: Path, *odd: dict[str, Any]) -> Path:
     record = {"model": "m", "version": "1", "bundle": "b", "time": 1.0, "seconds": 0.1, "image": "0.png"}
     folder.mkdir()
-    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (record, *({**record, **one} for one in odd))))  # type: ignore[dict-item]
+    lines = [record, *(record | one for one in odd)]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
 ODD_RECORDS = [
-    {"image": ["x"]}, {"class": {}}, {"confidence": "a"}, {"entropy": float("nan")}, {"boxes": 1}, {"boxes": [1]}, {"seconds": float("inf")},
-    {"boxes": [{"class": "a", "confidence": 1, "shares": [0, 0, 1]}]}, {"boxes": [{"class": [], "confidence": 1, "shares": [0, 0, 1, 1]}]},
+    {"image": ["x"]}, {"class": {}}, {"confidence": "a"}, {"entropy": float("nan")}, {"boxes": 1}, {"boxes": [1]},
+    {"seconds": float("inf")}, {"boxes": [{"class": "a", "confidence": 1, "shares": [0, 0, 1]}]},
+    {"boxes": [{"class": [], "confidence": 1, "shares": [0, 0, 1, 1]}]},
     {"time": 10**400},
 ]  # fmt: skip
 
@@ -150,7 +153,8 @@ def test_images_to_label_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "{}", '{"values": 1}', '{"values": {"a": 1}}', '{"values": {"a": ["x"]}}', '{"values": {"a": [NaN]}}', '{"values": {}, "classes": []}',
+    ["[]", "{}",
+     '{"values": 1}', '{"values": {"a": 1}}', '{"values": {"a": ["x"]}}', '{"values": {"a": [NaN]}}', '{"values": {}, "classes": []}',
      '{"values": {}, "classes": {"a": -1}}', '{"values": {}, "classes": {"a": "1"}}', "[" * 100_000],
 )  # fmt: skip
 def test_reference_values_of_other_types(tmp_path: Path, text: str) -> None:
