@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, FiniteFloat
 from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class InputSpec:
     """What a model is fed: uint8 pixels ``(N, height, width, channels)``, RGB or grey."""
 
     channels: Literal[1, 3]
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
+    height: int = Field(ge=1, le=8192)
+    width: int = Field(ge=1, le=8192)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -51,10 +51,10 @@ class Preprocessing:
             grey level at least, so that an image of one colour becomes 0.
     """
 
-    decode_side: int
+    decode_side: int = Field(ge=1)
     resize: Literal["squash", "crop"]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
     normalisation: Normalisation = "dataset"
 
 
@@ -76,14 +76,14 @@ class Source:
     """
 
     name: str
-    num_classes: int
-    channels: int
+    num_classes: int = Field(ge=1)
+    channels: int = Field(ge=1)
     small_stem: bool = False
     sha256: str = ""
     task: str = "classification"
     strides: tuple[int, ...] = ()
-    bins: int = 8
-    detections: int = 100
+    bins: int = Field(default=8, ge=1, le=1000)
+    detections: int = Field(default=100, ge=1, le=100_000)
 
 
 @dataclass(frozen=True, config=_STRICT)

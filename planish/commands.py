@@ -31,6 +31,7 @@ from planish.export.runtimes import available, registered
 from planish.export.signature import sign as sign_bundle
 from planish.export.verify import VerifyReport
 from planish.export.verify import verify as verify_bundle
+from planish.input_files import damage_reported
 from planish.measurement import Measurement
 from planish.models.storage import save_artifact
 from planish.plan import Plan
@@ -515,7 +516,9 @@ def report(run: str | Path) -> Path:
         "result": write_report, "experiment": write_experiment, "comparison": write_comparison, "evaluation": write_evaluation,
         "ensembles": write_ensembles, "suspects": write_suspects, "learning_curve": write_learning_curve,
     }  # fmt: skip
-    return next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)(folder)
+    write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
+    with damage_reported(folder, BundleError, "its files are as they were written, and fit together", "run it again"):
+        return write(folder)
 
 
 def data(source: str | Path, *, seed: int = 0, skip_bad: bool = False) -> ImageData:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import stat
 import struct
 import zipfile
@@ -64,6 +65,14 @@ def read_bytes(file: Path, max_bytes: int = MOST_JSON_BYTES) -> bytes:
     """
     require_regular(file, max_bytes)
     return file.read_bytes()
+
+
+def real_path(path: Path) -> Path:
+    """The path without links; ``Path.resolve`` raises where links lead in a circle, or a name cannot be one."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:
+        return path
 
 
 def require_regular(file: Path, max_bytes: int | None = None) -> None:

@@ -24,6 +24,7 @@ from planish.data.split_images import split_images
 from planish.data.store import Store, decoded, resized
 from planish.data.tiles import LargeImage, LargeMap, tiled_images, write_tiles
 from planish.errors import DataError
+from planish.input_files import damage_reported
 from planish.progress import note
 from planish.split_assignment import AssignedSplit, SplitAssignment
 from planish.task import SplitName
@@ -247,7 +248,8 @@ def load_listed(
         _tell_bad(bad, len(listed), skip_bad)
     good = np.array([i for i in range(len(listed)) if i not in reasons], dtype=np.int64)
     listed = [listed[i] for i in good]
-    taught = told.targets_of(listed, skip_bad)
+    with damage_reported(Path(name), DataError, "annotations fit their images"):
+        taught = told.targets_of(listed, skip_bad)
     bad += [BadFile(key=key, reason=reason) for key, reason in taught.faults]
     groups = _groups(store, root)[good]
     found = split_images(listed, taught, hashes[good], groups, seed, assignment)
@@ -338,8 +340,11 @@ def tile_images(
     name, told = read_source(source, cache_root(cache_dir), task)
     if isinstance(told, LabelledFiles):
         raise DataError(f"{name!r} has {told.how}, for {told.task}", "tiles are cut of images with boxes, or masks")
-    taught = told.targets_of(told.images, skip_bad)
-    large = [LargeImage(item.key, item.path, _large(taught.targets, i, *size_of(item)), item.split) for i, item in enumerate(told.images)]
+    with damage_reported(Path(source), DataError, "annotations fit their images, which are all readable"):
+        taught = told.targets_of(told.images, skip_bad)
+        large = [
+            LargeImage(item.key, item.path, _large(taught.targets, i, *size_of(item)), item.split) for i, item in enumerate(told.images)
+        ]
     return write_tiles(folder.absolute(), large, taught.class_names, size=size, overlap=overlap, seed=seed)
 
 

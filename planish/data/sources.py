@@ -20,6 +20,7 @@ from planish.data.map_codes import Codes, codes_in, size_in
 from planish.data.maps import PaintedMaps, ReadMaps
 from planish.data.objects import Objects, counts_of
 from planish.errors import DataError
+from planish.input_files import damage_reported
 from planish.progress import note
 
 Indices = npt.NDArray[np.int64]
@@ -183,27 +184,27 @@ def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, 
         try:
             is_folder, is_file = path.is_dir(), path.is_file()
             name = path.name if is_folder else path.stem
-        except PermissionError as error:
+        except OSError as error:
             raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
         if not (is_folder or is_file):
             raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
-    try:
-        told = noted_in(path, task)
-    except PermissionError as error:
-        raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
+    with damage_reported(path, DataError, "see the README for what is read"):
+        return name, _files_in(path, name, task)
+
+
+def _files_in(path: Path, name: str, task: str | None) -> LabelledFiles | AnnotatedFiles | MappedFiles:
+    told = noted_in(path, task)
     if told is not None:
         fitting = fitting_task(told.task, task, name)
         if told.codes is not None:
-            return name, MappedFiles(name, told.images, told.codes, told.how)
-        return name, AnnotatedFiles(name, told.images, told.class_names, fitting, told.how)
+            return MappedFiles(name, told.images, told.codes, told.how)
+        return AnnotatedFiles(name, told.images, told.class_names, fitting, told.how)
     fitting_task("classification", task, name)
     if path.is_dir():
-        labelled = LabelledFiles(name, list_folder(path))
-    elif path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".json"):
-        labelled = LabelledFiles(name, list_manifest(path))
-    else:
-        raise DataError(f"{str(source)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
-    return name, labelled
+        return LabelledFiles(name, list_folder(path))
+    if path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".json"):
+        return LabelledFiles(name, list_manifest(path))
+    raise DataError(f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
 
 
 def several_classes(name: str, listed: Sequence[Listed]) -> None:

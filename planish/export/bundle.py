@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
@@ -22,7 +22,7 @@ from planish.export.agreement import essential
 from planish.export.bundle_readme import readme
 from planish.export.reference import image_values, reference_values
 from planish.export.runtimes import find, load
-from planish.input_files import read_json
+from planish.input_files import read_json, real_path
 from planish.measurement import Measurement
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.trust import file_sha256
@@ -73,13 +73,13 @@ class Bundle:
     preprocessing: Preprocessing
     lineage: Lineage
     runtime: str
-    threads: int
-    batch: int
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    batch: Annotated[int, Field(ge=1, le=65_536)]
     settings: dict[str, str]
     measurements: dict[str, Measurement]
     versions: dict[str, str]
     golden: tuple[str, ...]
-    tolerance: float
+    tolerance: Annotated[FiniteFloat, Field(ge=0)]
     sha256: dict[str, str]
     created: str
     version: int = _VERSION
@@ -192,7 +192,7 @@ def read_bundle(folder: Path) -> Bundle:
             or ".." in path.parts
             or "\\" in name
             or ":" in name
-            or not (folder / name).resolve().is_relative_to(folder.resolve())
+            or not real_path(folder / name).is_relative_to(real_path(folder))
         )
         if outside:
             raise BundleError(
@@ -256,7 +256,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
         name = path.relative_to(folder).as_posix()
         if path.is_dir() and not path.is_symlink():
             continue
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not real_path(path).is_relative_to(real_path(folder)):
             raise BundleError(f"{path} is a link that leads out of the bundle", "all its files lie in its folder", "copy the file there")
         if not path.is_file():
             raise BundleError(f"{path} is not a file", "a bundle holds files alone", "take it away")

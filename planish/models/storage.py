@@ -24,6 +24,7 @@ from planish.technique import resolve
 from planish.workspace import replace_folder
 
 _VERSION = 2
+_MOST_CLASSES_MORE = 1000  # than have names: a number in a file must not fill the memory
 _DESCRIPTION, _WEIGHTS = "artifact.json", "model.safetensors"
 
 
@@ -100,6 +101,8 @@ def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Ar
     if artifact.files:
         return artifact
     try:
+        if lineage.source.num_classes > _MOST_CLASSES_MORE + len(artifact.class_names):
+            raise ValueError(f"{lineage.source.num_classes} classes, of which {len(artifact.class_names)} have names")
         built = build(lineage.source, module, artifact.input_spec.height)
         for step in lineage.steps:
             if step.structure and (rebuild := getattr(resolve(step.technique), "rebuild", None)):

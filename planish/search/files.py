@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from planish.data import archives
 from planish.errors import BundleError, DataError
@@ -72,8 +73,9 @@ def read_result(path: Path, kind: type[T]) -> T:
     rule, fix = "it must be as the run wrote it", "make it again: the same command with --resume"
     with damage_reported(path, BundleError, rule, fix):
         data = read_bytes(path)
+        from_json(data, allow_inf_nan=False)
         try:
-            return TypeAdapter(kind).validate_json(data)
+            return TypeAdapter(kind).validate_json(data, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"])) or "file"

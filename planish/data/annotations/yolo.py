@@ -16,7 +16,7 @@ from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
 from planish.errors import DataError, first_line
-from planish.input_files import parse_yaml, read_text
+from planish.input_files import parse_yaml, read_text, real_path
 from planish.progress import note
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt")
@@ -206,13 +206,13 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
         # such files often name the folder of another machine, or one above: then what it says is meant from here
         inner = Path(*[part for part in Path(str(entry)).parts if part not in ("..", "/")])
         ways = [file.parent / base / str(entry), file.parent / str(entry), file.parent / inner]
-        place = next((way.resolve() for way in ways if way.exists() and way.resolve().is_relative_to(root.resolve())), None)
+        place = next((real_path(way) for way in ways if way.exists() and real_path(way).is_relative_to(real_path(root))), None)
         if place is None:
             raise DataError(f"{file.name} names {entry!r} for {word}, which is not below {str(root)!r}", "images lie below the data folder")
         if place.is_dir():
-            found += [image for image in images if image.resolve().is_relative_to(place)]
+            found += [image for image in images if real_path(image).is_relative_to(place)]
         else:
-            found += _named(root, place, {image.resolve(): image for image in images})
+            found += _named(root, place, {real_path(image): image for image in images})
     return found
 
 
@@ -221,11 +221,11 @@ def _named(root: Path, file: Path, images: dict[Path, Path]) -> list[Path]:
     lines = [line.strip().replace("\\", "/") for line in _text_of(file).splitlines() if line.strip()]
     found, missing = [], []
     for line in dict.fromkeys(lines):
-        ways = [(folder / line).resolve() for folder in (file.parent, root)]
+        ways = [real_path(folder / line) for folder in (file.parent, root)]
         image = next((images[way] for way in ways if way in images), None)
         if image is None:  # written on another machine: the folders above the data are others
             parts = Path(line).parts
-            ways = [(root / Path(*parts[i:])).resolve() for i in range(1, len(parts))]
+            ways = [real_path(root / Path(*parts[i:])) for i in range(1, len(parts))]
             image = next((images[way] for way in ways if way in images), None)
         if image is None:
             missing.append(line)
