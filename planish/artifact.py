@@ -51,7 +51,7 @@ class Preprocessing:
             grey level at least, so that an image of one colour becomes 0.
     """
 
-    decode_side: int = Field(ge=1)
+    decode_side: Annotated[int, Field(ge=1)]
     resize: Literal["squash", "crop"]
     mean: tuple[FiniteFloat, ...]
     std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]

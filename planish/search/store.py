@@ -30,6 +30,7 @@ INTERRUPTED = "interrupted"  # stage of the time that was lost
 _OTHER = "other"  # stage of what was done between steps: reading files, starting again
 _VERSION = 2
 _DAMAGED = "it is the memory of the run", "begin it anew with another --out"
+_COLUMNS = {**dict.fromkeys(("key", "stage", "found", "notes"), "text"), **dict.fromkeys(("seconds", "elapsed", "finished_at"), "real")}
 _SCHEMA = """create table if not exists finished_steps (
     key text primary key, stage text not null, found text not null, notes text not null,
     seconds real not null, elapsed real not null, finished_at real not null)"""
@@ -87,6 +88,12 @@ class Store:
                 )
             db.execute(f"pragma user_version={_VERSION}")
             db.execute(_SCHEMA)
+            wrong = " or ".join(f"typeof({name}) != '{kind}'" for name, kind in _COLUMNS.items())
+            if (
+                db.execute("pragma quick_check(1)").fetchone()[0] != "ok"
+                or db.execute(f"select 1 from finished_steps where {wrong}").fetchone()
+            ):
+                raise sqlite3.DatabaseError("it is damaged")
         except sqlite3.DatabaseError as error:
             raise BundleError(f"{self._path} cannot be read: {error}", *_DAMAGED) from error
         if new:
@@ -188,14 +195,11 @@ class Store:
             return next((_Step(json.loads(found), tuple(map(str, json.loads(notes))), *times) for found, notes, *times in rows), None)
 
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
-        """What a query finds; times that are no numbers are damage."""
+        """What a query finds."""
         try:
-            rows = self._db.execute(query, values).fetchall()
+            return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise BundleError(f"{self._path} cannot be read: {error}", *_DAMAGED) from error
-        if any(not isinstance(value, float) for row in rows for value in row if not isinstance(value, str)):
-            raise BundleError(f"{self._path} cannot be read: a time in it is no number", *_DAMAGED)
-        return rows
 
     def _do(self, key: str, stage: str, work: Callable[[], Any]) -> _Step:
         """Do a step and record it; one that is done again keeps its times, as later decisions were taken by them."""
