@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.errors import DataError
-from planish.input_files import require_regular
+from planish.input_files import describe, require_regular
 from planish.workspace import sync_all
 
 T = TypeVar("T")
@@ -129,8 +129,8 @@ def content_hashes(paths: Sequence[Path], root: Path) -> tuple[npt.NDArray[np.ui
         try:
             stat = os.stat(path)
             stamps.append((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino))
-        except OSError as error:
-            bad[i] = f"cannot be read: {error.strerror}"
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            bad[i] = f"cannot be read: {describe(error)}"
     known = root / "hashes" / key_of(repr(stamps).encode())
     if not bad and known.is_dir():
         return np.load(known / "sha256.npy"), bad
@@ -141,8 +141,8 @@ def content_hashes(paths: Sequence[Path], root: Path) -> tuple[npt.NDArray[np.ui
             require_regular(paths[i])
             with paths[i].open("rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
+        except (OSError, ValueError) as error:
+            return f"cannot be read: {describe(error)}"
 
     for results in in_threads(digest, len(paths)):
         for result in results:

@@ -247,6 +247,10 @@ def load_listed(
     if bad:
         _tell_bad(bad, len(listed), skip_bad)
     good = np.array([i for i in range(len(listed)) if i not in reasons], dtype=np.int64)
+    if not len(good):
+        raise DataError(
+            f"{name!r} has no usable image: all {len(listed)} are broken", "at least one image must be readable", "copy them again"
+        )
     listed = [listed[i] for i in good]
     with damage_reported(Path(name), DataError, "annotations fit their images"):
         taught = told.targets_of(listed, skip_bad)

@@ -129,7 +129,7 @@ def _decode_all(paths: Sequence[Path], decode_side: int, grey: bool, folder: Pat
     def work(i: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint8]] | str:
         try:
             image = decode(read_bytes(paths[i]), 1 if grey else 3, decode_side)
-        except (DataError, OSError) as error:
+        except (DataError, OSError, ValueError) as error:
             return str(error)
         if not grey and (image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all():
             image = np.ascontiguousarray(image[..., :1])
