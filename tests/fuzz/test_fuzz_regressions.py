@@ -210,3 +210,19 @@ def test_metadata_of_our_onnx_files_of_other_types(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"no onnx")
     with pytest.raises(ModelError):
         open_model(tmp_path / "a.onnx")
+
+
+def test_a_data_set_without_a_readable_image(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"no image")
+    (tmp_path / "1.png").write_bytes(b"")
+    boxes = [{"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 4, 4]} for i in range(2)]
+    images = [{"id": i, "file_name": f"{i}.png", "height": 8, "width": 8} for i in range(2)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="no usable image"):
+        load_images(tmp_path, skip_bad=True, cache_dir=tmp_path / "cache")
+    for name in ("\ud800.png", "a\x00.png", "x" * 300 + ".png"):  # that no file can have
+        images[1]["file_name"] = name
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        with pytest.raises(DataError):
+            load_images(tmp_path, cache_dir=tmp_path / "cache")
