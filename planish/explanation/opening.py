@@ -17,6 +17,7 @@ from planish.explanation.model_file import Array, ModelFile
 from planish.export import ToOnnx
 from planish.export.bundle import bundle_folder, read_bundle
 from planish.export.runtimes import available
+from planish.input_files import DAMAGED, describe, require_regular
 from planish.search.opened import Opened, open_model
 
 if TYPE_CHECKING:
@@ -130,9 +131,10 @@ def size_taken(model: ModelFile) -> tuple[str, ...]:
 
 def _load(file: Path) -> Array:
     try:
+        require_regular(file)
         array: Array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}", "it is an array saved with numpy.save") from error
+    except DAMAGED as error:
+        raise DataError(f"{file} cannot be read: {describe(error)}", "it is an array saved with numpy.save") from error
     return array
 
 
@@ -153,6 +155,7 @@ def _is_ours(place: Path) -> bool:
     import onnx
 
     try:
+        require_regular(place)
         return any(p.key == "planish.input_spec" for p in onnx.load(str(place), load_external_data=False).metadata_props)
     except Exception:  # protobuf's own; the file is reported when it is opened
         return False

@@ -13,6 +13,7 @@ from planish.errors import ModelError, first_line
 from planish.evaluation.kernels import silent_options
 from planish.export.onnx_cleanup import add_prefix, clean_up, free_batch
 from planish.export.onnx_file import pool_globally
+from planish.input_files import require_regular
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels, Preprocessing
@@ -55,6 +56,7 @@ def metadata_of(file: Path) -> dict[str, str]:
     import onnx
 
     try:
+        require_regular(file)
         return {p.key: p.value for p in onnx.load(str(file), load_external_data=False).metadata_props}
     except Exception as error:  # protobuf's own, and OSError
         raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file") from error
@@ -69,6 +71,7 @@ def read_foreign(file: Path) -> Foreign:
     import onnx
 
     try:
+        require_regular(file)
         model = onnx.load(str(file))
     except Exception as error:  # protobuf's own, and what reading weights from other files raises
         raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file, its weights in it or beside it") from error

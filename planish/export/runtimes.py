@@ -17,6 +17,7 @@ from planish.export.onnxruntime_runtime import OnnxRuntime, OnnxRuntimeCuda, Onn
 from planish.export.openvino_runtime import OpenVino, OpenVinoDefault
 from planish.export.tensorrt_runtime import TensorRt
 from planish.export.torch_runtime import TorchRuntime
+from planish.input_files import describe, require_regular
 from planish.trust import require_trust
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
     kind = find(runtime)
     file = Path(files[0])
     try:
+        for each in files:
+            require_regular(Path(each))
         if kind.danger:
             require_trust(file, kind.danger)
         return kind.load(file, threads, batch)
@@ -133,7 +136,7 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
         raise
     except Exception as error:  # runtimes raise bare RuntimeError and their own kinds
         raise ExportError(
-            f"{runtime} cannot open {file.name}: {first_line(error)}",
+            f"{runtime} cannot open {file.name}: {describe(error) if isinstance(error, OSError) else first_line(error)}",
             f"it opens {' and '.join(kind.formats)} files",
             "export the model again",
         ) from error
@@ -166,6 +169,7 @@ def run_checked(predictor: Predictor, images: Pixels, name: str) -> Outputs:
 def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, int]:
     """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``."""
     kind, file = find(runtime), Path(files[0])
+    require_regular(file)
     if kind.danger:
         require_trust(file, kind.danger)
     return kind.executed_precisions(file)

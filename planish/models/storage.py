@@ -17,7 +17,7 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.errors import BundleError, PlanishError
-from planish.input_files import DAMAGED, describe, read_json
+from planish.input_files import DAMAGED, describe, read_json, require_regular
 from planish.models.zoo import build
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.technique import resolve
@@ -119,6 +119,7 @@ def _load_weights(module: nn.Module, file: Path) -> None:
     """Load weights strictly. Of tensors that layers share the file holds one copy; and networks that ask a state for its version
     (MNASNet) get their own, which the file does not hold.
     """
+    require_regular(file)
     saved, state = load_file(file), module.state_dict()
     shared: dict[tuple[int, torch.Size], list[str]] = {}
     for name, tensor in state.items():

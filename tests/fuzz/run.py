@@ -30,6 +30,8 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mutate import ESCAPE, mutate_folder
@@ -39,7 +41,7 @@ from planish.errors import PlanishError
 
 CPU_SECONDS = 10
 MOST_BYTES = 2 << 30
-_WALL_SECONDS = 300  # without any processor time used up: something waits for what never comes
+_IDLE_SECONDS = 40  # that hardly any processor time is used up in: something waits for what never comes
 _BATCH = 400  # inputs a process, so that what it remembers of them does not add up
 _LONGEST_MESSAGE = 20_000
 
@@ -199,6 +201,15 @@ def _work(reader: Reader, examples: Sequence[Path], numbers: Sequence[int], root
         os.write(tell, f"end {number} {json.dumps(found)}\n".encode())
 
 
+def _cpu_seconds(process: int) -> float:
+    """Processor time that a process has used up; that of one which has ended does not grow."""
+    try:
+        times = psutil.Process(process).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
 def run_inputs(reader: Reader, examples: Sequence[Path], numbers: Sequence[int], root: Path) -> Iterator[tuple[int, Fault | None]]:
     """Read inputs in processes of their own; gives each number, with its fault."""
     start = 0
@@ -219,12 +230,17 @@ def run_inputs(reader: Reader, examples: Sequence[Path], numbers: Sequence[int],
                 os.write(tell, f"broken {json.dumps(traceback.format_exc())}\n".encode())
             os._exit(0)
         os.close(tell)
-        text, done = b"", 0
+        text, done, idle = b"", 0, False
         try:
             while True:
-                ready, _, _ = select.select([ears], [], [], _WALL_SECONDS)
-                if not ready:
-                    os.kill(child, signal.SIGKILL)
+                ready, used = [], _cpu_seconds(child)
+                while not ready:
+                    ready, _, _ = select.select([ears], [], [], _IDLE_SECONDS)
+                    used, before = _cpu_seconds(child), used
+                    if not ready and used - before < _IDLE_SECONDS / 100:
+                        idle = True
+                        os.kill(child, signal.SIGPROF)
+                        break
                 piece = os.read(ears, 1 << 16)
                 if not piece:
                     break
@@ -252,9 +268,8 @@ def run_inputs(reader: Reader, examples: Sequence[Path], numbers: Sequence[int],
             seen = errors.read_text(errors="replace")[-4000:]
             lines = [line.strip() for line in seen.splitlines() if "/planish/" in line]
             where = lines[0].rpartition("/planish/")[2] if lines else "native code"
-            what = {"SIGPROF": f"more than {CPU_SECONDS} s of processor time", "SIGKILL": "waits for ever, or killed for memory"}.get(
-                name, name
-            )
+            what = f"more than {CPU_SECONDS} s of processor time" if name == "SIGPROF" else name
+            what = "waits for ever" if idle else what
             yield running, Fault(running, f"{what} in {where}", seen)
         start += max(done, 1)
 

@@ -226,3 +226,13 @@ def test_a_data_set_without_a_readable_image(tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text(json.dumps(content))
         with pytest.raises(DataError):
             load_images(tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_pipes_in_the_place_of_models(tmp_path: Path) -> None:
+    from planish.export.foreign_onnx import metadata_of, read_foreign
+    from planish.export.runtimes import load
+
+    os.mkfifo(tmp_path / "a.onnx")
+    for read in (metadata_of, read_foreign, lambda file: load([file], "onnxruntime"), open_model):
+        with pytest.raises(PlanishError, match=r"not a regular file|neither"):
+            read(tmp_path / "a.onnx")
