@@ -27,7 +27,7 @@ def read_arrays(file: Path, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
     Raises:
         DataError: it is damaged, holds Python objects, or is larger than that when it is unpacked.
     """
-    with damage_reported(file, DataError, "it is an .npz file of arrays", "copy it again"):
+    with damage_reported(file, DataError, "it is an .npz file of arrays, no pickle", "copy it again"):
         require_regular(file)
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()  # zipfile reads no more of a member than is said here
