@@ -82,18 +82,19 @@ def read_result(path: Path, kind: type[T]) -> T:
             raise BundleError(f"{path}: {where}: {first['msg']}", rule, fix) from None
 
 
-def read_arrays(path: Path, names: Sequence[str] = ()) -> dict[str, Any]:
+def read_arrays(path: Path, names: Sequence[str] = (), max_bytes: int = _MOST_BYTES) -> dict[str, Any]:
     """Read what ``write_arrays`` wrote.
 
     Args:
         path: of the file.
         names: of arrays that it must have.
+        max_bytes: of all arrays together.
 
     Raises:
-        BundleError: it is missing, damaged, lacks one, or is larger than 2 GB when it is unpacked.
+        BundleError: it is missing, damaged, lacks one, or is larger when it is unpacked.
     """
     try:
-        found = archives.read_arrays(path, _MOST_BYTES)
+        found = archives.read_arrays(path, max_bytes)
     except DataError as error:
         raise BundleError(error.received, error.rule, "make it again: the same command with --resume") from error
     if absent := [name for name in names if name not in found]:
