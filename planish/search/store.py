@@ -66,7 +66,7 @@ class Store:
         self._db = self._open()
         self._inner_seconds = 0.0  # of steps within the step under way, which are counted as their own
         self._elapsed = 0.0
-        recorded = self._rows("select coalesce(max(elapsed), 0.0) from finished_steps")[0][0]
+        recorded: float = self._rows("select coalesce(max(elapsed), 0.0) from finished_steps")[0][0]
         self._lost = 0.0 if lock is None else max(0.0, lock.alive_until - recorded)
         self._before, self._begun = recorded + self._lost, monotonic() if begun is None else begun
         if lock is not None:
