@@ -184,7 +184,8 @@ def _bundle(source: Path, out: Path, rng: Random) -> None:
 def _sealed(source: Path, rng: Random) -> None:
     """Write the hashes of the changed files, as whoever changes a bundle on purpose does."""
     folder = source if (source / "bundle.json").exists() else source / "model"
-    if rng.random() < 0.25:
+    files = [folder / "bundle.json", folder / "bundle.json.sha256"]
+    if rng.random() < 0.25 or any(file.exists() and not file.is_file() for file in files):
         return
     try:
         description = json.loads((folder / "bundle.json").read_bytes())
