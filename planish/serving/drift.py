@@ -95,14 +95,7 @@ class Drift:
     """
 
     def __init__(self, bundle: Path, settings: DriftSettings = DEFAULT_DRIFT) -> None:
-        try:
-            found = json.loads((bundle / REFERENCE).read_bytes())
-            self._values: dict[str, list[float]] = found["values"]
-            self._classes: dict[str, int] = found.get("classes", {})
-        except (OSError, ValueError, KeyError) as error:
-            raise BundleError(
-                f"{bundle / REFERENCE} cannot be read: {error}", "drift is measured from it", "make the bundle again"
-            ) from error
+        self._values, self._classes = _read_reference(bundle / REFERENCE)
         self.settings = settings
         kinds = [*self._values, *[CLASSES] * bool(self._classes)]
         self._enough = math.log10(len(kinds) / settings.false_alarms) if kinds else math.inf
@@ -192,3 +185,20 @@ class Drift:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _read_reference(file: Path) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Values by name, and images by class.
+
+    Raises:
+        BundleError: the file is missing or damaged.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+        values, classes = found["values"], found.get("classes", {})
+        right = all(isinstance(numbers, list) and numbers and all(map(_is_number, numbers)) for numbers in values.values())
+        if not right or not all(type(count) is int and count >= 0 for count in classes.values()):
+            raise ValueError("it does not have lists of numbers, and numbers of images by class")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BundleError(f"{file} cannot be read: {error}", "drift is measured from it", "make the bundle again") from error
+    return values, classes

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from planish.errors import DataError
 from planish.export.reference import CLASS, image_values
+from planish.serving.log_contents import SEAL_LENGTH
 from planish.tasks.answers import boxes_told
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ class Recorder:
                 "time": round(one.at, 3),
                 "model": one.model.name,
                 "version": one.model.version,
-                "bundle": one.model.seal[:12],
+                "bundle": one.model.seal[:SEAL_LENGTH],
                 "seconds": round(one.seconds, 5),
                 **({"source": one.source} if one.source else {}),
                 **{name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in seen.items()},
