@@ -26,8 +26,8 @@ _CLOCK_S = 86_400  # a record this much later than now was written by a clock th
 _FUTURE = "have a time in the future: the clock of the service was wrong"
 _BACK = "are of an earlier period than those logged before them: the clock was set back"
 NOTHING_COMPARED = (
-    "Images that are closer in time than --correlation depend on one another, and few of them are compared; with --cycle none are before its "
-    "end. Wait for more images, or use --correlation 0 if they are independent."
+    "Images that are closer in time than --correlation depend on one another, and few of them are compared; with --cycle none are before "
+    "its end. Wait for more images, or use --correlation 0 if they are independent."
 )
 ALERT_RULES = Path(__file__).parent / "alerts.yaml"  # for Prometheus
 
@@ -221,5 +221,7 @@ def _from_metrics(address: str, key: str | None, wanted: Sequence[tuple[str, str
     served = {(one.model, one.version) for one in found}
     if missing := [f"{name} version {version}" for name, version in wanted if (name, version) not in served]:
         names = ", ".join(f"{name} version {version}" for name, version in sorted(served))
-        raise DataError(f"{service} does not serve {', '.join(missing)}", f"it serves {names}", "name the bundle as it was served, or omit it")
+        raise DataError(
+            f"{service} does not serve {', '.join(missing)}", f"it serves {names}", "name the bundle as it was served, or omit it"
+        )
     return [one for one in found if not wanted or (one.model, one.version) in wanted]

@@ -32,7 +32,13 @@ def write_log(folder: Path, served: Path, count: int = 40, **changes: Any) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG_FILE).open("a") as file:
         for number in range(count):
-            record = {"time": START + number, "model": "shapes", "version": "1", "bundle": (served / SEAL).read_text()[:12], "seconds": 0.01}
+            record = {
+                "time": START + number,
+                "model": "shapes",
+                "version": "1",
+                "bundle": (served / SEAL).read_text()[:12],
+                "seconds": 0.01,
+            }
             record |= {name: given[number % len(given)] for name, given in values.items()}
             record |= {name: change(number) if callable(change) else change for name, change in changes.items()}
             file.write(json.dumps(record) + "\n")
@@ -104,8 +110,13 @@ def test_what_is_no_log_is_named(bundle: Path, tmp_path: Path) -> None:
     assert "the log comes first" in refused(run(bundle, log))
 
 
-@pytest.mark.parametrize("content", ['{"values": {}}', None, "{", "[]", '{"values": {"brightness": []}}', '{"values": {"brightness": ["a"]}}',
-                                     '{"values": {"brightness": [NaN]}}', '{"values": {"brightness": 3}}'])  # fmt: skip
+DAMAGED = [
+    None, "{", "[]", '{"values": {}}', '{"values": {"brightness": []}}', '{"values": {"brightness": ["a"]}}',
+    '{"values": {"brightness": [NaN]}}', '{"values": {"brightness": 3}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_bundle_without_reference_statistics_is_refused(bundle: Path, tmp_path: Path, content: str | None) -> None:
     mine, log = Path(shutil.copytree(bundle, tmp_path / "shapes")), write_log(tmp_path / "log", bundle)
     (mine / REFERENCE).unlink()
