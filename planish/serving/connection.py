@@ -13,8 +13,6 @@ from typing import Any, cast
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from planish.serving.tls import Handshakes
-
 if sys.platform == "win32":
     from asyncio import ProactorEventLoop as EventLoop
 else:
@@ -153,9 +151,9 @@ class Connection(HttpToolsProtocol):
 
 
 class Loop(EventLoop):
-    """uvicorn's event loop, with limits of time and number for TLS handshakes: by default a client may take a minute over one."""
+    """uvicorn's event loop, with a limit of time for TLS: by default a client may take a minute over it."""
 
-    async def create_server(self, protocol_factory: Any, *args: Any, ssl: Any = None, **options: Any) -> asyncio.Server:
-        if ssl is not None:
-            protocol_factory = Handshakes(self, protocol_factory, ssl, HEAD_S)
-        return cast(asyncio.Server, await super().create_server(protocol_factory, *args, **options))
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl"):
+            options["ssl_handshake_timeout"] = HEAD_S
+        return cast(asyncio.Server, await super().create_server(*args, **options))

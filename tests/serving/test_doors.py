@@ -253,37 +253,6 @@ def test_clients_that_keep_the_server_waiting_make_room_for_others(impatient: in
             assert not received or b" 504 " in received
 
 
-def test_clients_that_never_finish_a_handshake_make_room_for_others(
-    bundle: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those have no connection yet, as far as the server's own limit goes."""
-    monkeypatch.setattr("planish.serving.tls.MAX_HANDSHAKES", 5)
-    monkeypatch.setattr("planish.serving.connection.HEAD_S", 600)
-    config = uvicorn.Config(
-        service(open_models([bundle])), http=Connection, loop="planish.serving.connection:Loop", log_level="error",
-        ssl_certfile=certificate[0], ssl_keyfile=certificate[1],
-    )  # fmt: skip
-    server, trusted = uvicorn.Server(config), ssl.create_default_context(cafile=certificate[0])
-    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as held:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        port = listener.getsockname()[1]
-        silent = [held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(20)]
-        for early in silent[:15]:
-            with contextlib.suppress(ConnectionError):
-                assert early.recv(1000) == b"", "it is given up"
-        for _ in range(3):
-            assert urllib.request.urlopen(f"https://127.0.0.1:{port}/v2/health/ready", timeout=60, context=trusted).status == 200
-        with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
-            plain.sendall(b"GET /v2 HTTP/1.1\r\nHost: here\r\n\r\n")
-            with contextlib.suppress(ConnectionError):
-                assert b"HTTP" not in plain.recv(1000)
-        for one in silent:
-            one.close()
-        server.should_exit = True
-        thread.join()
-
-
 def test_bodies_of_slow_clients_are_dropped_for_others(bundle: Path) -> None:
     """Five bodies of which four fit: the first to come is refused, and the memory is never more than that of four."""
     app = service(open_models([bundle]), Limits(max_bytes=1_000_000))
