@@ -17,6 +17,11 @@ _LONG = 256  # characters from which on a string is an image, and not read by ``
 _MOST_JSON = 65_536  # bytes beside the images; Python's objects need up to twenty times the memory of their text
 _IGNORED = "signature_name"  # TensorFlow's clients send it
 _PLACEHOLDER = re.compile(r"\0([0-9]{1,9})")
+# Line breaks, and what some encoders of JSON escape. By ``json`` a long string of escapes would keep the interpreter's lock.
+_ESCAPES = {
+    rb"\/": b"/", rb"\n": b"", rb"\r": b"", rb"\t": b"", rb"\u003d": b"=", rb"\u003D": b"=", rb"\u002b": b"+", rb"\u002B": b"+",
+    rb"\u002f": b"/", rb"\u002F": b"/",
+}  # fmt: skip
 _RULE = 'an image is base64 or a data URL, as {"image": "..."} or {"instances": [{"b64": "..."}]}'
 _PIXELS = "pixels as numbers go to /v2/models/NAME/infer"
 
@@ -83,10 +88,8 @@ def _closing_quote(text: bytes, start: int) -> int:
     """Where the string ends that begins at ``start``; -1 where it does not."""
     end = start
     while (end := text.find(b'"', end + 1)) >= 0:
-        backslashes = 0
-        while text[end - 1 - backslashes] == 0x5C:
-            backslashes += 1
-        if backslashes % 2 == 0:
+        string = text[start + 1 : end]
+        if (len(string) - len(string.rstrip(b"\\"))) % 2 == 0:  # the quotation mark is not escaped
             return end
         if end - start > _LONG:
             raise DataError("a long string with a quotation mark in it", _RULE)
@@ -107,12 +110,9 @@ def _decode(string: str, text: bytes, strings: list[slice]) -> bytes:
     placeholder = _PLACEHOLDER.fullmatch(string)
     if placeholder and int(placeholder[1]) < len(strings):
         found = text[strings[int(placeholder[1])]]
-        if b"\\" not in found:
-            return decode(found)
-        try:
-            string = json.loads(b'"%b"' % found, strict=False)  # line breaks, and slashes and padding that some encoders escape
-        except ValueError as error:
-            raise DataError("a string that is not JSON", _RULE) from error
+        for escape, character in _ESCAPES.items() if b"\\" in found else ():
+            found = found.replace(escape, character)
+        return decode(found)
     return decode(string.encode("ascii", "replace"))
 
 
