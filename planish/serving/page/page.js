@@ -170,7 +170,9 @@ async function watch() {
     $("queued").textContent = total(text, "planish_queued_images");
     $("total").textContent = now.count;
     const drifted = [...text.matchAll(/^planish_drift\{.*of="([^"]+)".*\} 1\.0$/gm)].map((found) => found[1]);
-    $("drift").textContent = [...new Set(drifted)].join(", ") || `none in ${total(text, "planish_drift_compared_images")} images compared`;
+    const compared = total(text, "planish_drift_compared_images");
+    const without = compared ? `none in ${compared} images compared` : "nothing compared yet";
+    $("drift").textContent = [...new Set(drifted)].join(", ") || without;
     if (before) {
       const fresh = now.count - before.count;
       $("rate").textContent = ((1000 * fresh) / (now.at - before.at)).toFixed(1);
