@@ -108,7 +108,7 @@ def forms(port: int, scale: int) -> None:
 
     together(one, 12 * scale, 6)
     assert set(statuses) <= {400, 413, 429, 504}
-    assert {400, 413} <= set(statuses)
+    assert 400 in statuses, "some are read to their end"
 
 
 def slow_clients(port: int, scale: int) -> None:
