@@ -502,11 +502,11 @@ def monitor(source: str | Path, bundles: Sequence[str | Path] = (), **options: A
     return look_for_drift(source, bundles, **options)
 
 
-def worth_labelling(log: str | Path, out: str | Path, count: int) -> int:
+def worth_labelling(log: str | Path, out: str | Path, count: int, bundles: Sequence[str | Path] = ()) -> int:
     """Copy the logged images that are most worth a label; see ``planish.serving.labelling.worth_labelling``."""
     from planish.serving.labelling import worth_labelling as copy
 
-    return copy(Path(log), Path(out), count)
+    return copy(Path(log), Path(out), count, bundles)
 
 
 def report(run: str | Path) -> Path:

@@ -15,7 +15,7 @@ from planish.cli.running import fail, print_json, progress, running, stdout
 def monitor(
     source: Annotated[str, typer.Argument(metavar="LOG|URL", help="Folder of planish serve --log, or the address of a service.")],
     bundles: Annotated[
-        list[str] | None, typer.Argument(metavar="BUNDLE...", help="What was served, named as it was there; not needed for an address.")
+        list[str] | None, typer.Argument(metavar="BUNDLE...", help="What was served, named as it was served; not needed for an address.")
     ] = None,
     false_alarms: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Share of periods without drift that may give an alarm.")] = 0.05,
     period: Annotated[str, typer.Option(help="week or day; each is judged anew.")] = "week",
@@ -36,13 +36,13 @@ def monitor(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Has what comes in changed since the model was made? Exit code 1 if so."""
+    """Has what comes in changed since the model was made? Exit code 1 if so, 2 if that cannot be said."""
     with running(debug=debug), progress():
         from planish.cli.tables import monitor_table
         from planish.search.goal import seconds
         from planish.serving.key_file import read_keys
         from planish.serving.labelling import worth_labelling
-        from planish.serving.monitor import ALERT_RULES, is_address
+        from planish.serving.monitor import ALERT_RULES, NOTHING_COMPARED, is_address
         from planish.serving.monitor import monitor as look  # planish.commands would bring torch, which is not needed here
 
         if (label is None) != (out is None):
@@ -65,8 +65,10 @@ def monitor(
             for one in found:
                 stdout.print(monitor_table(one))
         if label is not None and out is not None:
-            count = worth_labelling(Path(source), out, label)
+            count = worth_labelling(Path(source), out, label, bundles or ())
             if not json:
                 stdout.print(f"{count} images most worth a label: fill in {out / 'labels.csv'}", soft_wrap=True)
         if any(one.drifted for one in found):
             raise typer.Exit(1)
+        if unjudged := [one for one in found if not one.compared]:
+            fail(f"{'; '.join(one.verdict for one in unjudged)}. {NOTHING_COMPARED}")

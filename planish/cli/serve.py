@@ -30,6 +30,10 @@ def serve(
         Path | None,
         typer.Option("--keys", exists=True, dir_okay=False, help="A file: a key a line, one of which requests must bring; # for comments."),
     ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="https://example.com: a site whose pages may ask; repeat it for several, '*' for all. By default none may."),
+    ] = None,
     canary: Annotated[
         list[str] | None,
         typer.Option(help="NAME@VERSION=SHARE of the requests without a version; shirts@2=0.1."),
@@ -60,7 +64,18 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="Processes in Ray Serve, each with all models.")] = 1,
     debug: Debug = False,
 ) -> None:
-    """Answer images over HTTP: POST /predict with a file, or the Open Inference Protocol v2; /metrics for Prometheus."""
+    """Answer images over HTTP, also by KServe's V1 protocol and the Open Inference Protocol v2 (Triton); /metrics for Prometheus.
+
+    /predict, or /models/NAME/predict, takes an image file as the body, a form with one or more files, or JSON with base64 or data URLs;
+    each also compressed with gzip or deflate. What is sent in another form is answered 415. /openapi.json describes it all.
+
+    \b
+    curl --data-binary @photo.jpg localhost:8000/predict
+    curl -F a=@photo.jpg -F b=@other.jpg localhost:8000/predict
+    (echo '{"image": "'; base64 photo.jpg; echo '"}') | curl -d @- localhost:8000/predict
+    (echo '{"instances": [{"b64": "'; base64 photo.jpg; echo '"}]}') | curl -d @- localhost:8000/v1/models/NAME:predict
+    gzip -c photo.bmp | curl -H "Content-Encoding: gzip" --data-binary @- localhost:8000/predict
+    """
     with running(debug=debug):
         if replicas > 1 and not ray:
             fail("--replicas has no meaning without --ray, which starts them.")
@@ -83,6 +98,7 @@ def serve(
             max_decoding_bytes=max_decoding_bytes,
             timeout_s=timeout,
             keys=() if keys is None else read_keys(keys),
+            cors_origins=tuple(cors_origin or ()),
             canary=canary or (),
             reload=reload,
             watch_rate=watch_rate,

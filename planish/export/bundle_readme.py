@@ -25,6 +25,16 @@ A $what of $classes classes, made by Planish: $summary.
 The hashes in `bundle.json` show accidents: a damaged copy, a file left out, an edit forgotten. They do not stop a forger, who can make new
 ones. Against that sign the bundle with `planish sign`, and check it with `planish verify . --public-key KEY`.
 $danger
+## Answer images over HTTP
+
+    planish serve model=.
+
+takes image files, forms with files, and JSON with base64 (`planish serve --help`), here as KServe's V1 protocol has it:
+
+    curl --data-binary @photo.jpg localhost:8000/predict
+    curl -F file=@photo.jpg localhost:8000/predict
+    (echo '{"instances": [{"b64": "'; base64 photo.jpg; echo '"}]}') | curl -d @- localhost:8000/v1/models/model:predict
+
 $use""")
 
 _PYTHON = Template("""\

@@ -19,9 +19,22 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from planish.serving.batching import Batcher
-from planish.serving.description import HEALTH, IMAGE_FILE, INFERRED, METRICS, PREDICTED, READY, TENSORS, describe, failures
+from planish.serving.description import (
+    HEALTH,
+    IMAGE_FILE,
+    INFERRED,
+    INSTANCES,
+    METRICS,
+    PREDICTED,
+    PREDICTED_V1,
+    READY,
+    TENSORS,
+    describe,
+    failures,
+)
 from planish.serving.errors import RefusedError
 from planish.serving.handling import RequestHandler, error_response
 from planish.serving.headers import SecurityHeaders
@@ -31,10 +44,11 @@ from planish.serving.limits import DEFAULT_LIMITS, Limits
 from planish.serving.metrics import Metrics
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
-from planish.serving.protocol import model_metadata
-from planish.serving.recorder import Recorder
+from planish.serving.protocol import HEADER_LENGTH, model_metadata
+from planish.serving.recorder import SOURCE, Recorder
 
 _LOG = logging.getLogger("planish.serving")
+_PREFLIGHT_S = 600
 _PAGE = Path(__file__).parent / "page"
 Threshold = Annotated[float | None, Query(ge=0, le=1)]
 
@@ -89,6 +103,12 @@ def service(
     if limits.keys:
         app.add_middleware(KeyCheck, keys=limits.keys)
     app.add_middleware(SecurityHeaders)
+    if limits.cors_origins:  # before keys are checked, as browsers' preflight requests have none
+        app.add_middleware(
+            CORSMiddleware, allow_origins=limits.cors_origins, allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Encoding", "Content-Type", HEADER_LENGTH, "X-API-Key", SOURCE],
+            expose_headers=[HEADER_LENGTH, "Retry-After"], max_age=_PREFLIGHT_S,
+        )  # fmt: skip
 
     def find(name: str | None, version: str | None = None) -> Entry:
         entry = served.find(name, version)
@@ -99,7 +119,7 @@ def service(
 
     @app.exception_handler(RefusedError)
     async def refused(request: Request, error: RefusedError) -> Response:
-        return error_response(error.status, str(error))
+        return error_response(error.status, str(error), error.headers)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
@@ -126,7 +146,7 @@ def service(
 
     @app.get("/v2", responses=failures())
     async def server() -> dict[str, Any]:
-        return {"name": "planish", "version": "2", "extensions": ["binary_tensor_data"]}
+        return {"name": "planish", "version": "2", "extensions": ["binary_tensor_data", "classification"]}
 
     @app.get("/v2/models/{name}/ready", responses=READY)
     @app.get("/v2/models/{name}/versions/{version}/ready", responses=READY)
@@ -146,6 +166,20 @@ def service(
     async def infer_by_name(request: Request, name: str, version: str | None = None) -> Response:
         return await handler.infer(request, find(name, version))
 
+    @app.get("/v1/models", responses=failures())
+    async def names_v1() -> dict[str, list[str]]:
+        return {"models": list(dict.fromkeys(entry.model.name for entry in served))}
+
+    @app.get("/v1/models/{name}", responses=READY)
+    async def ready_v1(name: str) -> Response:
+        return await ready(name)
+
+    @app.post("/v1/models/{name}:predict", responses=PREDICTED_V1, openapi_extra=INSTANCES)
+    @app.post("/v1/models/{name}/versions/{version}:predict", responses=PREDICTED_V1, openapi_extra=INSTANCES)
+    async def predict_v1(request: Request, name: str, version: str | None = None, threshold: Threshold = None) -> Response:
+        """KServe's V1 protocol, and the predict API of TensorFlow Serving: ``{"instances": [{"b64": "..."}]}``."""
+        return await handler.predict_v1(request, find(name, version), threshold)
+
     @app.get("/models", responses=failures())
     async def models_served() -> dict[str, Any]:
         return {
@@ -163,15 +197,16 @@ def service(
 
     @app.post("/predict", responses=PREDICTED, openapi_extra=IMAGE_FILE)
     async def predict_first(request: Request, why: bool = False, threshold: Threshold = None) -> Response:
-        """The first model; the body is an image file. What else may be asked depends on the model, see ``/models``: ``why`` adds how much
-        each part of the image mattered, 8 x 8 of them; of objects those below the ``threshold`` are not told, 0.3 where none is given."""
+        """The first model; the body is an image file, a form with files, or JSON with base64. Of several images ``predictions`` has an
+        answer each. What else may be asked depends on the model, see ``/models``: ``why`` adds how much each part of the image mattered,
+        8 x 8 of them; objects below the ``threshold`` are left out, 0.3 where none is given."""
         return await handler.predict(request, find(None), why, threshold)
 
     @app.post("/models/{name}/predict", responses=PREDICTED, openapi_extra=IMAGE_FILE)
     async def predict_by_name(
         request: Request, name: str, version: str | None = None, why: bool = False, threshold: Threshold = None
     ) -> Response:
-        """The body is an image file."""
+        """As ``/predict``, of the model of that name."""
         return await handler.predict(request, find(name, version), why, threshold)
 
     @app.get("/metrics", response_class=Response, responses=METRICS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from planish.errors import DataError
+from planish.serving.content_encoding import decompressor
 from planish.serving.errors import BusyError, RefusedError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _RETRY_S = 1.0
 class _Arriving:
     timeout: asyncio.Timeout
     data: bytearray = field(default_factory=bytearray)
+    received: int = 0  # bytes, compressed ones where the body is compressed
     dropped: bool = False
 
 
@@ -39,13 +41,14 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, counted until the end of this block.
+        """The whole body, decompressed where it was compressed, counted until the end of this block.
 
         Raises:
-            RefusedError: it is larger than one body may be.
+            RefusedError: it is larger than one body may be, before or after it is decompressed, or compressed in a way that is not known.
             BusyError: it was dropped for others.
-            DataError: it is empty.
+            DataError: it is empty, or not compressed as it says.
         """
+        decompress = decompressor(",".join(request.headers.getlist("Content-Encoding")))
         length = request.headers.get("Content-Length", "")
         if length.isdecimal() and (len(length) > 15 or int(length) > self._max):
             raise self._too_large()
@@ -55,7 +58,17 @@ class Bodies:
             try:
                 async with one.timeout:
                     async for chunk in request.stream():
-                        self._add(one, chunk)
+                        one.received += len(chunk)
+                        if one.received > self._max:
+                            raise self._too_large()
+                        if decompress is None:
+                            self._add(one, chunk)
+                            continue
+                        for piece in decompress.pieces(chunk):
+                            self._add(one, piece)
+                            await asyncio.sleep(0)  # other requests go on between two pieces
+                    if decompress is not None:
+                        decompress.finish()
             except TimeoutError:
                 if not one.dropped:  # by the request's own limit of time
                     raise
@@ -92,4 +105,4 @@ class Bodies:
         one.data = bytearray()
 
     def _too_large(self) -> RefusedError:
-        return RefusedError(413, f"a request may have {self._max} bytes")
+        return RefusedError(413, f"a request may have {self._max} bytes, decompressed ones where it is compressed")

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from planish.serving.keys import OPEN
+from planish.serving.request_images import FORM, JSON
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
@@ -51,11 +52,9 @@ class Class(BaseModel):
     confidence: float
 
 
-class Prediction(BaseModel):
-    """The answer to an image file: ``classes`` of the image, ``objects`` in it, or the ``regions`` that it is made of."""
+class Answer(BaseModel):
+    """What is said of one of several images."""
 
-    model: str
-    version: str
     name: str | None = Field(None, alias="class")
     confidence: float | None = None
     classes: list[Class] | None = None
@@ -63,6 +62,20 @@ class Prediction(BaseModel):
     width: int | None = None
     objects: list[Object] | None = None
     regions: list[Region] | None = None
+
+
+class Prediction(Answer):
+    """The answer to an image: ``classes`` of it, ``objects`` in it, or the ``regions`` that it is made of; to several ``predictions``."""
+
+    model: str
+    version: str
+    predictions: list[Answer] | None = None
+
+
+class Predictions(BaseModel):
+    """The answer of KServe's V1 protocol."""
+
+    predictions: list[Answer]
 
 
 class Tensor(BaseModel):
@@ -100,19 +113,37 @@ def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's ``responses``: of these, which it can answer."""
     said = {
         400: "The request is wrong", 401: "A key is needed", 404: "There is no such model", 413: "The request is too large",
+        415: "The request has a form that is not supported; see Accept and Accept-Encoding",
         429: "Too many requests are waiting; see Retry-After", 500: "The model failed", 504: "No answer in time",
     }  # fmt: skip
     return {status: {"model": Failure, "description": said[status]} for status in (*statuses, 401)}
 
 
-ASKED = failures(400, 404, 413, 429, 500, 504)
+ASKED = failures(400, 404, 413, 415, 429, 500, 504)
 PREDICTED = ASKED | {200: {"model": Prediction}}
+PREDICTED_V1 = ASKED | {200: {"model": Predictions}}
 INFERRED = ASKED | {200: {"model": Inference, "content": {"application/octet-stream": _BINARY}}}
 HEALTH: dict[int | str, dict[str, Any]] = {200: {"model": ServerReady}, 503: {"model": ServerReady, "description": "Not ready"}}
 READY = failures(404) | {200: {"model": ModelReady}, 503: {"model": ModelReady, "description": "Not ready"}}
 METRICS = failures() | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
-IMAGE_FILE = {"requestBody": {"required": True, "content": dict.fromkeys(("application/octet-stream", "image/jpeg", "image/png"), _BINARY)}}
+_BASE64 = {"type": "string", "description": "base64, or a data URL"}
+_B64 = {"type": "object", "required": ["b64"], "properties": {"b64": _BASE64}, "additionalProperties": False}
+_IMAGES = {"type": "array", "items": {"anyOf": [_B64, _BASE64]}, "minItems": 1}
+_ONE = {"type": "object", "required": ["image"], "properties": {"image": _BASE64}, "additionalProperties": False}
+_SEVERAL = {"type": "object", "required": ["instances"], "properties": {"instances": _IMAGES}, "additionalProperties": False}
+_FORM = {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}, "minProperties": 1}
+IMAGE_FILE = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            **dict.fromkeys(("application/octet-stream", "image/jpeg", "image/png"), _BINARY),
+            FORM: {"schema": _FORM},
+            JSON: {"schema": {"anyOf": [_ONE, _SEVERAL]}},
+        },
+    }
+}
+INSTANCES = {"requestBody": {"required": True, "content": {JSON: {"schema": _SEVERAL}}}}
 _INPUT = {
     "type": "object",
     "required": ["name", "shape", "datatype"],

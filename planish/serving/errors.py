@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class RefusedError(Exception):
-    """Answered with this status."""
+    """Answered with this status, and these headers."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.headers = status, dict(headers)
 
 
 class BusyError(Exception):

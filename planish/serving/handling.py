@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
@@ -26,11 +27,13 @@ from planish.serving.model import ServedModel, finite
 from planish.serving.models import Entry
 from planish.serving.protocol import HEADER_LENGTH, read_request, response_parts, write_response
 from planish.serving.recorder import SOURCE, Recorder
+from planish.serving.request_images import read_images
 from planish.serving.why import covered, lost
 from planish.tasks.answers import PLAIN, Asked
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
+    from planish.tasks.places import View
 
 _LOG = logging.getLogger("planish.serving")
 _GONE = 499  # in metrics and log alone: nobody is there to read it
@@ -60,29 +63,22 @@ class RequestHandler:
         self._decoders.shutdown()
 
     async def predict(self, request: Request, entry: Entry, why: bool, threshold: float | None) -> Response:
-        """The answer to an image file."""
+        """The answer to an image; where the request brings several, ``predictions`` has one for each."""
         model = entry.model
-        asked = PLAIN if threshold is None else Asked(threshold=threshold)
 
-        async def work(data: bytes) -> Response:
-            begun = time.perf_counter()
-            _refuse_options(model, why=why, threshold=threshold is not None)
-            loop = asyncio.get_running_loop()
-            pixels, view = await loop.run_in_executor(self._decoders, model.pixels, data, self._limits.max_pixels, self._memory)
-            outputs = await _run(entry, pixels)
-            if not finite(outputs):
-                raise InferenceError(_NOT_FINITE)
-            if self._recorder is not None:
-                self._recorder.offer(model, pixels, outputs, time.perf_counter() - begun, data, source=request.headers.get(SOURCE))
-            if _values(outputs) < _QUICKLY_DONE:
-                said = model.answers(outputs, [view], asked)[0]
-            else:
-                said = (await asyncio.to_thread(model.answers, outputs, [view], asked))[0]
-            for name in model.classes_told(said):
-                self._metrics.classes.labels(*model.key, name).inc()
-            if why:
-                said |= {"why": await _occlusion(entry, pixels, said), "region": view.region}
-            return JSONResponse({"model": model.name, "version": model.version, **said})
+        async def work(body: bytes) -> Response:
+            several, found = await self._predictions(body, request, entry, why, threshold)
+            content = {"predictions": found} if several else found[0]
+            return await _json_response({"model": model.name, "version": model.version, **content}, len(found))
+
+        return await self._answer(request, entry, work)
+
+    async def predict_v1(self, request: Request, entry: Entry, threshold: float | None) -> Response:
+        """The answer to a request of KServe's V1 protocol."""
+
+        async def work(body: bytes) -> Response:
+            _several, found = await self._predictions(body, request, entry, False, threshold)
+            return await _json_response({"predictions": found}, len(found))
 
         return await self._answer(request, entry, work)
 
@@ -96,8 +92,8 @@ class RequestHandler:
             read = partial(read_request, body, request.headers.get(HEADER_LENGTH), model.input_shape, most)
             images, asked = await asyncio.to_thread(read) if len(body) > _QUICKLY_DONE else read()
             outputs = await _run(entry, images)
-            wanted = response_parts(outputs, asked)
-            if not finite({name: outputs[name] for name, as_binary in wanted.items() if not as_binary}):
+            wanted = response_parts(outputs, asked, model.bundle.class_names)
+            if not finite({name: outputs[name] for name, part in wanted.items() if part.is_text}):
                 raise InferenceError(f"{_NOT_FINITE}; JSON has no such numbers, binary data has")
             if self._recorder is not None and finite(outputs):
                 self._recorder.offer(model, images, outputs, time.perf_counter() - begun, source=request.headers.get(SOURCE))
@@ -108,6 +104,39 @@ class RequestHandler:
             return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(head)})
 
         return await self._answer(request, entry, work)
+
+    async def _predictions(
+        self, body: bytes, request: Request, entry: Entry, why: bool, threshold: float | None
+    ) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether a request brings several images, and an answer for each."""
+        model, begun, loop = entry.model, time.perf_counter(), asyncio.get_running_loop()
+        _refuse_options(model, why=why, threshold=threshold is not None)
+        asked = PLAIN if threshold is None else Asked(threshold=threshold)
+        most = max(self._limits.max_queue, self._limits.max_batch)
+        read = partial(read_images, body, request.headers.get("Content-Type", ""), most)
+        images = await loop.run_in_executor(self._decoders, read) if len(body) > _QUICKLY_DONE else read()
+        if why and images.several:
+            raise DataError("why is asked of several images", "it is answered for one at a time")
+        decoded: list[tuple[Pixels, View]] = []
+        for number, file in enumerate(images.files):  # one after the other: a request keeps one of the threads at most
+            try:
+                found = await loop.run_in_executor(self._decoders, model.pixels, file, self._limits.max_pixels, self._memory)
+            except DataError as error:
+                raise images.refusal(number, error) from error
+            decoded.append(found)
+        pixels, views = np.concatenate([one for one, _ in decoded]), [view for _, view in decoded]
+        outputs = await _run(entry, pixels)
+        if not finite(outputs):
+            raise InferenceError(_NOT_FINITE)
+        if self._recorder is not None:
+            self._recorder.offer(model, pixels, outputs, time.perf_counter() - begun, images.files, source=request.headers.get(SOURCE))
+        say = partial(model.answers, outputs, views, asked)
+        answers = say() if _values(outputs) < _QUICKLY_DONE else await asyncio.to_thread(say)
+        for name in (name for answer in answers for name in model.classes_told(answer)):
+            self._metrics.classes.labels(*model.key, name).inc()
+        if why:
+            answers[0] |= {"why": await _occlusion(entry, pixels, answers[0]), "region": views[0].region}
+        return images.several, answers
 
     async def _answer(self, request: Request, entry: Entry, work: Callable[[bytes], Awaitable[Response]]) -> Response:
         model, begun = entry.model, time.perf_counter()
@@ -121,7 +150,7 @@ class RequestHandler:
                 finally:
                     self._under_way[model.key] -= 1
         except RefusedError as refused:
-            response = error_response(refused.status, str(refused))
+            response = error_response(refused.status, str(refused), refused.headers)
         except DataError as error:
             response = error_response(400, str(error))
         except BusyError as busy:
@@ -160,6 +189,11 @@ async def _occlusion(entry: Entry, pixels: Pixels, said: dict[str, Any]) -> list
         raise InferenceError(_NOT_FINITE)
     found = entry.model.answers(outputs, asked=Asked(top=len(entry.model.bundle.class_names)))
     return lost(said["confidence"], [next(c["confidence"] for c in one["classes"] if c["name"] == said["class"]) for one in found])
+
+
+async def _json_response(content: dict[str, Any], images: int) -> Response:
+    """JSON of one image is written at once, of several, whose masks may be many, in a thread."""
+    return await asyncio.to_thread(JSONResponse, content) if images > 1 else JSONResponse(content)
 
 
 def _refuse_options(model: ServedModel, **asked: bool) -> None:

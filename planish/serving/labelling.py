@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from planish.errors import BundleError, DataError
 from planish.input_files import require_regular
 from planish.serving.recorder import IMAGES
 from planish.serving.records import records
+from planish.serving.serve import named_bundles
 
 MANIFEST, ANNOTATIONS = "labels.csv", "_annotations.coco.json"
 
 
-def worth_labelling(log: Path, out: Path, count: int) -> int:
+def worth_labelling(log: Path, out: Path, count: int, bundles: Sequence[str | Path] = ()) -> int:
     """Copy such images to ``out``, with a ``labels.csv`` whose labels are to be filled in; of a model of boxes with a COCO file instead,
     which holds the model's own boxes to be corrected.
 
@@ -34,19 +36,24 @@ def worth_labelling(log: Path, out: Path, count: int) -> int:
         log: folder of a service's log.
         out: folder for the images; must not exist.
         count: at most that many.
+        bundles: whose predictions are taken, named as ``planish serve`` was given them; not needed where the log is of one model.
 
     Returns:
         How many there are.
 
     Raises:
-        DataError: no images were logged.
+        DataError: no images were logged, or those of several models, which may have other classes and tasks.
         BundleError: ``out`` exists.
     """
     if out.exists():
         raise BundleError(f"{out} exists already", "labels that somebody filled in are not overwritten", "choose another --out")
     files = {file.name: file for file in log.rglob(f"{IMAGES}/*")}  # replicas have folders of their own
-    logged = {record["image"]: record for record in records(log) if record.get("image") in files}
+    wanted = {name for name, _ in named_bundles(bundles)}
+    of_wanted = (record for record in records(log) if not wanted or record["model"] in wanted)
+    logged = {record["image"]: record for record in of_wanted if record.get("image") in files}
     kept = list(logged.values())
+    if len(models := sorted({record["model"] for record in kept})) > 1 and not wanted:
+        raise DataError(f"{log} has images of the models {', '.join(models)}", "they are labelled apart", "give the bundle of one of them")
     if not kept:
         raise DataError(f"{log} holds no images", "images are kept only when asked for", "planish serve --log FOLDER --log-images 1000")
     with whole(out) as partial:

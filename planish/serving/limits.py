@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from planish.errors import BundleError, DataError
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 BODIES = 4  # request bodies of the largest size that may be in memory at a time
 
 
@@ -25,10 +27,11 @@ class Limits:
         max_decoding_bytes: of memory for all images that are decoded at a time; an image that needs more alone is refused. The default is
             enough for one RGB JPEG or PNG of ``max_pixels``.
         timeout_s: after which a request is answered 504.
+        cors_origins: of pages, ``https://example.com``, whose scripts may read the answers; ``*`` for all. Cookies are never used.
         keys: one of which requests must bring as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; none are needed where it is empty.
 
     Raises:
-        BundleError: a key is blank, which every request would bring.
+        BundleError: a key is blank, which every request would bring, or an origin is none.
     """
 
     max_batch: int = 16
@@ -38,10 +41,16 @@ class Limits:
     max_decoding_bytes: int = 256_000_000
     timeout_s: float = 30.0
     keys: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if any(not key.strip() for key in self.keys):
             raise BundleError("a blank key", "a request without a key would have it", "leave it out")
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise BundleError(
+                    f"the origin {origin!r}", "it is a scheme, a host and perhaps a port, without a path", "for example https://example.com"
+                )
 
 
 DEFAULT_LIMITS = Limits()

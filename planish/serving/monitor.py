@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,14 +15,20 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from planish.errors import BundleError, DataError, PlanishError
-from planish.export.bundle import SEAL
-from planish.input_files import damage_reported, read_text
 from planish.progress import note
 from planish.serving.drift import DEFAULT_DRIFT, Drift, DriftSettings, Finding
 from planish.serving.http_client import NoAnswerError, is_http, request
+from planish.serving.log_contents import EmptyLogError, LogContents, bundle_seal
 from planish.serving.records import records
 from planish.serving.serve import named_bundles
 
+_CLOCK_S = 86_400  # a record this much later than now was written by a clock that is wrong
+_FUTURE = "have a time in the future: the clock of the service was wrong"
+_BACK = "are of an earlier period than those logged before them: the clock was set back"
+NOTHING_COMPARED = (
+    "Images that are closer in time than --correlation depend on one another, and few of them are compared; with --cycle none are before "
+    "its end. Wait for more images, or use --correlation 0 if they are independent."
+)
 ALERT_RULES = Path(__file__).parent / "alerts.yaml"  # for Prometheus
 
 
@@ -57,6 +64,8 @@ class Monitored:
     @property
     def verdict(self) -> str:
         """In a line."""
+        if not self.compared:
+            return f"{self.model} version {self.version}: no verdict, none of {self.images:,} images could be compared"
         found = f"drift in {', '.join(self.drifted)}" if self.drifted else "no drift"
         of = f"{self.compared:,} of " * (self.compared != self.images)
         return f"{self.model} version {self.version}: {found} in {of}{self.images:,} images"
@@ -77,7 +86,8 @@ def monitor(
 
     Args:
         source: folder of a service's log, or the service's address, ``http://...``.
-        bundles: that it served, named as ``planish serve`` is given them; not needed for an address.
+        bundles: that it served, named as ``planish serve`` is given them. For an address they are not needed; where they are given, only
+            these models are looked at.
         settings: how drift is looked for; a running service has its own.
         every_s: look again after so many seconds, until there is an alarm that the webhook, if any, took; None to look once.
             A service or webhook that does not answer is then asked again.
@@ -85,17 +95,17 @@ def monitor(
         key: one of the service's, where it asks for one.
 
     Raises:
-        DataError: there is no log, or what is at an address is no service of ours.
+        DataError: there is no log, it has no predictions of one of the bundles, or what is at an address is no service of ours.
         NoAnswerError: the service does not answer; not where it is looked at again.
         RefusedError: the service refuses the key.
-        BundleError: a bundle is damaged.
+        BundleError: a bundle is damaged, or has no reference statistics.
     """
     if webhook is not None and not is_http(webhook):
         raise DataError("the webhook is no valid address", "it begins with http:// or https://, without spaces and user names")
     while True:
         try:
             found = _look(source, bundles, settings, key)
-        except NoAnswerError as error:
+        except (NoAnswerError, EmptyLogError) as error:
             if every_s is None:
                 raise
             note(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error} It is asked again.")
@@ -129,10 +139,10 @@ def tell(found: Sequence[Monitored], webhook: str) -> None:
 
 def _look(source: str | Path, bundles: Sequence[str | Path], settings: DriftSettings, key: str | None) -> list[Monitored]:
     if is_address(source):
-        return _from_metrics(str(source), key)
+        return _from_metrics(str(source), key, list(named_bundles(bundles)))
     if not bundles:
         raise DataError("a log without a bundle", "it is compared with the bundles that were served", "planish monitor LOG BUNDLE")
-    return _from_log(Path(source), {key: _Watched(bundle, Drift(bundle, settings)) for key, bundle in named_bundles(bundles).items()})
+    return _from_log(Path(source), named_bundles(bundles), settings)
 
 
 def is_address(source: str | Path) -> bool:
@@ -143,35 +153,52 @@ def is_address(source: str | Path) -> bool:
 class _Watched:
     """A bundle, and what its predictions in the last period came to."""
 
-    def __init__(self, bundle: Path, drift: Drift) -> None:
-        with damage_reported(bundle / SEAL, BundleError, "it is a bundle's seal", "make the bundle again"):
-            self.seal, self.drift = read_text(bundle / SEAL)[:12], drift
-        self.period, self.since, self.seconds, self.others = drift.number, 0.0, list[float](), 0
+    def __init__(self, bundle: Path, settings: DriftSettings) -> None:
+        self.seal, self.drift = bundle_seal(bundle), Drift(bundle, settings)
+        if not self.drift.kinds:
+            raise BundleError(f"{bundle} has no reference statistics", "drift is measured against them", "make the bundle again")
+        self.period, self.since, self.seconds, self.others = self.drift.number, 0.0, list[float](), 0
 
-    def add(self, record: Mapping[str, Any]) -> None:
+    def add(self, record: Mapping[str, Any], left_out: Counter[str]) -> None:
         if record["bundle"] != self.seal:
             self.others += 1
             return
+        images = self.drift.images
         self.drift.add(record, record.get("class"), record["time"], str(record.get("source", "")))
+        if self.drift.images == images and self.drift.number == self.period:
+            left_out[_BACK] += 1
+            return
         if self.drift.number != self.period:
             self.period, self.since, self.seconds = self.drift.number, record["time"], []
         self.seconds.append(record["seconds"])
 
     def found(self, name: str, version: str) -> Monitored:
         latency = tuple(float(value) for value in 1000 * np.quantile(self.seconds, (0.5, 0.95))) if self.seconds else None
-        since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
+        since = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds") if self.seconds else ""
         drift = self.drift
         return Monitored(name, version, drift.images, drift.compared, since, tuple(drift.findings()), latency, self.others)
 
 
-def _from_log(log: Path, watched: Mapping[tuple[str, str], _Watched]) -> list[Monitored]:
-    for record in records(log):
-        if (one := watched.get((record["model"], record["version"]))) is not None:
-            one.add(record)
+def _from_log(log: Path, bundles: Mapping[tuple[str, str], Path], settings: DriftSettings) -> list[Monitored]:
+    contents, left_out, latest = LogContents(), Counter[str](), time.time() + _CLOCK_S
+    logged = records(log, left_out)
+    watched = {key: _Watched(folder, settings) for key, folder in bundles.items()}
+    for record in logged:
+        contents.add(record)
+        one = watched.get((record["model"], record["version"]))
+        if one is not None and record["time"] > latest:
+            left_out[_FUTURE] += 1
+        elif one is not None:
+            one.add(record, left_out)
+    contents.check(log, bundles)
+    for why, count in left_out.items():
+        note(f"{log}: {count:,} predictions {why}; they are left out.")
+    if others := [f"{model} version {version}" for model, version in contents.models if (model, version) not in bundles]:
+        note(f"{log} also has predictions of {', '.join(others)}, whose bundles were not given; they are left out.")
     return [one.found(*key) for key, one in watched.items()]
 
 
-def _from_metrics(address: str, key: str | None) -> list[Monitored]:
+def _from_metrics(address: str, key: str | None, wanted: Sequence[tuple[str, str]]) -> list[Monitored]:
     try:
         from prometheus_client.parser import text_string_to_metric_families
     except ImportError as error:
@@ -191,4 +218,10 @@ def _from_metrics(address: str, key: str | None) -> list[Monitored]:
         raise DataError(f"{service} shows no metrics of planish serve", "it is the address of one, without a path") from error
     if not found:
         raise DataError(f"{service} shows no metrics of planish serve", "it is the address of one, without a path")
-    return found
+    served = {(one.model, one.version) for one in found}
+    if missing := [f"{name} version {version}" for name, version in wanted if (name, version) not in served]:
+        names = ", ".join(f"{name} version {version}" for name, version in sorted(served))
+        raise DataError(
+            f"{service} does not serve {', '.join(missing)}", f"it serves {names}", "name the bundle as it was served, or omit it"
+        )
+    return [one for one in found if not wanted or (one.model, one.version) in wanted]

@@ -1,6 +1,7 @@
 """The Open Inference Protocol, version 2: what Triton's and KServe's clients speak. Bytes to arrays and back.
 
-https://github.com/kserve/open-inference-protocol, and Triton's extension for binary tensors.
+https://github.com/kserve/open-inference-protocol, and two of Triton's extensions, for binary tensors and for classification:
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md and extension_classification.md there.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from planish.errors import DataError
 from planish.serving.model import ServedModel
@@ -96,12 +100,13 @@ def _read_json(text: bytes) -> tuple[Any, bytes]:
     try:
         return json.loads(text), numbers
     except (ValueError, RecursionError) as error:
-        raise DataError("the request is not JSON", "see the Open Inference Protocol, version 2") from error
+        raise DataError(
+            "the request is not JSON", f"see the Open Inference Protocol, version 2; before binary data {HEADER_LENGTH} is needed"
+        ) from error
 
 
 def _pixels(tensor: Mapping[str, Any], binary: bytes, numbers: bytes, shape: list[int]) -> Pixels:
-    parameters = tensor.get("parameters")
-    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    size = _parameters(tensor).get("binary_data_size")
     count = math.prod(shape)
     if size is not None:
         if type(size) is not int or size != len(binary) or size != count:
@@ -134,26 +139,54 @@ def _slices(numbers: bytes) -> Iterator[Pixels]:
         start = end + 1
 
 
-def response_parts(outputs: Outputs, request: Mapping[str, Any]) -> dict[str, bool]:
-    """Names of the outputs that a request asks for, and whether each is sent as binary data.
+@dataclass(frozen=True)
+class OutputPart:
+    """How one output is sent.
+
+    Args:
+        as_binary: as binary data, not in JSON.
+        classes: so many of the classes with the highest values, as ``value:index:label``; 0 for the values themselves.
+    """
+
+    as_binary: bool
+    classes: int = 0
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its numbers are written in digits, which there are none for where they are not finite."""
+        return not self.as_binary or self.classes > 0
+
+
+def response_parts(outputs: Outputs, request: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, OutputPart]:
+    """The outputs that a request asks for, by name, and how each is sent.
+
+    Args:
+        outputs: of the model.
+        request: the request's JSON.
+        class_names: in the order of the outputs.
 
     Raises:
-        DataError: it asks for others than there are, or for more numbers in JSON than are written.
+        DataError: it asks for others than there are, for more numbers in JSON than are written, or for classes of an output without.
     """
     wanted = _wanted(request, outputs)
-    if (count := sum(outputs[name].size for name, as_binary in wanted.items() if not as_binary)) > _MOST_JSON_VALUES:
+    for name, part in wanted.items():
+        if part.classes and outputs[name].shape[1:] != (len(class_names),):
+            raise DataError(
+                f"classification is asked of {name!r}", f"it is of an output with a value for each of {len(class_names)} classes"
+            )
+    if (count := sum(outputs[name].size for name, part in wanted.items() if not part.as_binary)) > _MOST_JSON_VALUES:
         raise DataError(f"{count} values in JSON are asked for", f"at most {_MOST_JSON_VALUES} are written", "ask for binary data")
     return wanted
 
 
 def write_response(
-    model: ServedModel, outputs: Outputs, wanted: Mapping[str, bool], request: Mapping[str, Any]
+    model: ServedModel, outputs: Outputs, wanted: Mapping[str, OutputPart], request: Mapping[str, Any]
 ) -> tuple[bytes, int | None]:
     """The response's body, and the bytes of its JSON where binary data follow it. Large JSON takes long; call it in a thread.
 
     Args:
         model: that answered.
-        outputs: of the model; those that are not sent as binary data must be finite, since JSON has no other numbers.
+        outputs: of the model; those that are sent as text must be finite, since JSON has no other numbers.
         wanted: see ``response_parts``.
         request: the request's JSON.
 
@@ -161,34 +194,66 @@ def write_response(
         ValueError: a number for JSON is not finite.
     """
     described, blobs = list[str](), list[bytes]()
-    for name, as_binary in wanted.items():
+    for name, part in wanted.items():
         values = np.ascontiguousarray(outputs[name])
-        part = {"name": name, "datatype": _DATATYPES[values.dtype.name], "shape": list(values.shape)}
-        if as_binary:
-            blobs.append(values.tobytes())
-            described.append(json.dumps(part | {"parameters": {"binary_data_size": len(blobs[-1])}}))
+        strings = top_classes(values, part.classes, model.bundle.class_names) if part.classes else None
+        shape = list(values.shape) if strings is None else [len(values), len(strings) // len(values)]
+        head = {"name": name, "datatype": "BYTES" if strings is not None else _DATATYPES[values.dtype.name], "shape": shape}
+        if part.as_binary:
+            blobs.append(values.tobytes() if strings is None else b"".join(map(_length_and_bytes, strings)))
+            described.append(json.dumps(head | {"parameters": {"binary_data_size": len(blobs[-1])}}))
+        elif strings is not None:
+            described.append(json.dumps(head | {"data": strings}))
         else:
             flat = values.ravel()
             slices = (json.dumps(flat[i : i + _SLICE].tolist(), allow_nan=False)[1:-1] for i in range(0, len(flat), _SLICE))
-            described.append(f'{json.dumps(part)[:-1]}, "data": [{", ".join(slices)}]}}')
+            described.append(f'{json.dumps(head)[:-1]}, "data": [{", ".join(slices)}]}}')
     answer = {"model_name": model.name, "model_version": model.version}
     if isinstance(request.get("id"), str):
         answer["id"] = request["id"]
-    head = f'{json.dumps(answer)[:-1]}, "outputs": [{", ".join(described)}]}}'.encode()
-    return b"".join((head, *blobs)), len(head) if blobs else None
+    text = f'{json.dumps(answer)[:-1]}, "outputs": [{", ".join(described)}]}}'.encode()
+    return b"".join((text, *blobs)), len(text) if blobs else None
 
 
-def _wanted(request: Mapping[str, Any], outputs: Outputs) -> dict[str, bool]:
-    """Names of the outputs to send, and whether as binary data."""
+def top_classes(values: npt.NDArray[Any], count: int, class_names: Sequence[str]) -> list[str]:
+    """Of each row the classes with the highest values, the highest first, as ``value:index:label``, row after row.
 
-    def flag(holder: Any, key: str, default: bool) -> bool:
-        parameters = holder.get("parameters") if isinstance(holder, Mapping) else None
-        return bool(parameters.get(key, default)) if isinstance(parameters, dict) else default
+    Args:
+        values: ``(N, classes)``.
+        count: of classes; all where there are fewer.
+        class_names: in the order of the columns.
+    """
+    highest = np.argsort(-values.astype(np.float64), axis=1, kind="stable")[:, :count]
+    return [f"{float(row[i]):f}:{i}:{class_names[i]}" for row, places in zip(values, highest, strict=True) for i in places]
+
+
+def _length_and_bytes(text: str) -> bytes:
+    data = text.encode("utf-8", "replace")
+    return struct.pack("<I", len(data)) + data
+
+
+def _wanted(request: Mapping[str, Any], outputs: Outputs) -> dict[str, OutputPart]:
+    def flag(holder: Mapping[str, Any], key: str, default: bool) -> bool:
+        return bool(_parameters(holder).get(key, default))
 
     everywhere = flag(request, "binary_data_output", False)
     asked = request.get("outputs")
     if not asked:
-        return dict.fromkeys(outputs, everywhere)
+        return {name: OutputPart(everywhere) for name in outputs}
     if not isinstance(asked, list) or not all(isinstance(one, dict) and one.get("name") in list(outputs) for one in asked):
         raise DataError("the request asks for other outputs", f"there are {', '.join(outputs)}")
-    return {one["name"]: flag(one, "binary_data", everywhere) for one in asked}
+    return {one["name"]: OutputPart(flag(one, "binary_data", everywhere), _classes(_parameters(one))) for one in asked}
+
+
+def _classes(parameters: Mapping[str, Any]) -> int:
+    if "class_count" in parameters:
+        raise DataError("the parameter 'class_count'", "that is its name in Triton's client", "in a request it is called 'classification'")
+    count = parameters.get("classification", 0)
+    if type(count) is not int or count < 0:
+        raise DataError(f"classification is {str(count)[:20]}", "it is a number of classes")
+    return count
+
+
+def _parameters(holder: Mapping[str, Any]) -> dict[str, Any]:
+    found = holder.get("parameters")
+    return found if isinstance(found, dict) else {}

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from planish.errors import DataError
 from planish.export.reference import CLASS, image_values
+from planish.serving.log_contents import SEAL_LENGTH
 from planish.tasks.answers import boxes_told
 
 if TYPE_CHECKING:
@@ -61,13 +63,13 @@ class _Prediction:
     pixels: Pixels
     outputs: Outputs
     seconds: float
-    file_bytes: bytes | None
+    files: Sequence[bytes]
     source: str
 
     @property
     def bytes(self) -> int:
         """Memory that it needs."""
-        return self.pixels.nbytes + sum(values.nbytes for values in self.outputs.values()) + len(self.file_bytes or b"")
+        return self.pixels.nbytes + sum(values.nbytes for values in self.outputs.values()) + sum(map(len, self.files))
 
 
 class Recorder:
@@ -109,7 +111,7 @@ class Recorder:
         pixels: Pixels,
         outputs: Outputs,
         seconds: float,
-        file_bytes: bytes | None = None,
+        files: Sequence[bytes] = (),
         source: str | None = None,
     ) -> None:
         """Take a request's answer in if there is time for it; returns at once.
@@ -119,13 +121,13 @@ class Recorder:
             pixels: uint8 ``(N, H, W, C)``.
             outputs: of the model.
             seconds: the request took.
-            file_bytes: the image file, where that was sent.
+            files: the image files, N, where those were sent.
             source: camera, user, ... that it is from, where that was said; images of one source may resemble each other.
         """
         now = time.time()
         if now < self._next or self._queue.full() or self._taken - self._done >= _WAITING_BYTES:
             return
-        prediction = _Prediction(now, model, pixels, outputs, seconds, file_bytes, (source or "")[:_SOURCE_LENGTH])
+        prediction = _Prediction(now, model, pixels, outputs, seconds, files, (source or "")[:_SOURCE_LENGTH])
         self._next = now + self._pause * len(pixels)
         self._taken += prediction.bytes
         self._queue.put_nowait(prediction)
@@ -148,10 +150,9 @@ class Recorder:
             self._done += prediction.bytes
 
     def _look(self, one: _Prediction) -> None:
-        files = () if one.file_bytes is None else (one.file_bytes,)
         bundle = one.model.bundle
-        boxes = boxes_told(bundle.name, one.outputs, bundle.class_names) if self._images is not None and files else []
-        for i, seen in enumerate(image_values(bundle.name, bundle.class_names, one.pixels, one.outputs, files)):
+        boxes = boxes_told(bundle.name, one.outputs, bundle.class_names) if self._images is not None and one.files else []
+        for i, seen in enumerate(image_values(bundle.name, bundle.class_names, one.pixels, one.outputs, one.files)):
             one.model.drift.add(seen, seen.get(CLASS), one.at, one.source)
             if self._file is None:
                 continue
@@ -159,13 +160,13 @@ class Recorder:
                 "time": round(one.at, 3),
                 "model": one.model.name,
                 "version": one.model.version,
-                "bundle": one.model.seal[:12],
+                "bundle": one.model.seal[:SEAL_LENGTH],
                 "seconds": round(one.seconds, 5),
                 **({"source": one.source} if one.source else {}),
                 **{name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in seen.items()},
             }
-            if self._images is not None and one.file_bytes is not None:
-                line["image"] = self._images.keep(one.file_bytes)
+            if self._images is not None and one.files:
+                line["image"] = self._images.keep(one.files[i])
                 if boxes[i]:
                     line["boxes"] = boxes[i]
             self._file.write(line)

@@ -178,6 +178,59 @@ def test_keys(bundle: Path) -> None:
         assert client.get("/v2/health/live").status_code == 200
 
 
+@pytest.mark.parametrize(("parameters", "message"), [
+    ({"classification": -1}, "number of classes"), ({"classification": True}, "number of classes"),
+    ({"classification": "2"}, "number of classes"), ({"class_count": 2}, "'classification'"),
+])  # fmt: skip
+def test_classification_is_refused_where_it_is_no_number(client: TestClient, parameters: dict[str, Any], message: str) -> None:
+    answer = client.post("/v2/models/shapes/infer", json=tensor(client) | {"outputs": [{"name": "logits", "parameters": parameters}]})
+    assert (answer.status_code, message in answer.json()["error"]) == (400, True)
+
+
+def test_classification_is_refused_of_outputs_that_are_no_classes(patches: dict[str, Path]) -> None:
+    with TestClient(service(open_models([f"shapes={patches['detection']}"]))) as client:
+        output = client.get("/v2/models/shapes").json()["outputs"][0]["name"]
+        asked = {"outputs": [{"name": output, "parameters": {"classification": 2}}]}
+        assert "a value for each" in client.post("/v2/models/shapes/infer", json=tensor(client) | asked).json()["error"]
+
+
+def test_other_sites_may_ask_where_they_are_named(bundle: Path) -> None:
+    """Preflight requests bring no key; credentials are never allowed."""
+    site, key = "https://example.com", {"X-API-Key": "one"}
+    preflight = {"Origin": site, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,x-api-key"}
+
+    def allowed(answer: Any) -> str | None:
+        assert "access-control-allow-credentials" not in answer.headers
+        found: str | None = answer.headers.get("access-control-allow-origin")
+        return found
+
+    data = golden(bundle)[0][0]
+    for origins, expected in (((), None), ((site, "http://localhost:3000"), site), (("*",), "*"), (("https://example.org",), None)):
+        with TestClient(service(open_models([f"shapes={bundle}"]), Limits(keys=("one",), cors_origins=origins))) as client:
+            asked = client.options("/predict", headers=preflight)
+            assert allowed(asked) == expected
+            assert (asked.status_code == 200) == (expected is not None)
+            if expected is not None:
+                assert "POST" in asked.headers["access-control-allow-methods"]
+                assert "x-api-key" in asked.headers["access-control-allow-headers"].lower()
+            answer = client.post("/predict", content=data, headers={"Origin": site, **key})
+            assert (answer.status_code, allowed(answer)) == (200, expected)
+            refused = client.post("/predict", content=data, headers={"Origin": site})
+            assert (refused.status_code, allowed(refused)) == (401, expected), "a page can read why"
+            assert allowed(client.get("/v2/health/live", headers={"Origin": "https://evil.example"})) == ("*" if "*" in origins else None)
+    for wrong in (
+        "example.com",
+        "https://example.com/",
+        "https://example.com/page",
+        "null",
+        "https://a.example,https://b.example",
+        "",
+        "https://*.a",
+    ):
+        with pytest.raises(BundleError, match="origin"):
+            Limits(cors_origins=(wrong,))
+
+
 def test_a_changed_bundle_is_not_served(bundle: Path, tmp_path: Path) -> None:
     mine = Path(shutil.copytree(bundle, tmp_path / "mine"))
     (mine / "model.onnx").write_bytes(b"x")

@@ -1,8 +1,9 @@
-"""Three attacks on a service in a process of its own, over the loopback: it stays small, and goes on answering others rightly."""
+"""Four attacks on a service in a process of its own, over the loopback: it stays small, and goes on answering others rightly."""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import io
 import socket
@@ -85,6 +86,31 @@ def images(port: int, scale: int) -> None:
     assert statuses.count(200) >= 4, "they are images like others"
 
 
+def forms(port: int, scale: int) -> None:
+    """Bodies that are small and decompress to more than one may have, large base64, and forms of many parts."""
+    part = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
+    bodies = [
+        (gzip.compress(bytes(200_000_000)), {"Content-Encoding": "gzip"}),
+        (gzip.compress(b'{"image": "' + b"A" * 15_000_000 + b'"}'), {"Content-Encoding": "gzip"}),
+        (b'{"instances": ["' + b"\\/" * 7_500_000 + b'"]}', {}),
+        (b"[" * 15_000_000, {}),
+        ((part + b"\r\n") * 300_000 + b"--x--", {"Content-Type": "multipart/form-data; boundary=x"}),
+        (part + bytes(15_000_000) + b"\r\n--x--", {"Content-Type": "multipart/form-data; boundary=x"}),
+    ]
+    numbers, statuses = iter(range(1_000_000)), list[int]()
+
+    def one() -> None:
+        body, headers = bodies[next(numbers) % len(bodies)]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/predict", body, headers)
+        statuses.append(connection.getresponse().status)
+        connection.close()
+
+    together(one, 12 * scale, 6)
+    assert set(statuses) <= {400, 413, 429, 504}
+    assert 400 in statuses, "some are read to their end"
+
+
 def slow_clients(port: int, scale: int) -> None:
     """Connections that send nothing, a part of a head, or all of a large body but its end."""
     body = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 15900000\r\n\r\n" + bytes(15_800_000)
@@ -107,7 +133,7 @@ def test_the_service_stays_small_and_answers_others(serve: Callable[..., Served]
 
     files = [data for data, _shares in known(bundle)]
     found = {"before": peak()}
-    for attack in (heads, images, slow_clients):
+    for attack in (heads, images, forms, slow_clients):
         Path(f"/proc/{served.process.pid}/clear_refs").write_text("5")  # the peak starts anew
         others = Clients(served.port, files, count=2)
         others.wait_for_more(5)

@@ -114,6 +114,8 @@ def test_images_that_are_dropped_pasted_or_photographed_are_answered(visit: Any,
             await until(evaluate, answered("shapes, version 1"))
             assert await evaluate("document.getElementById('shown').alt") == f"the image that was given: {event}.png"
             assert "%" in await evaluate("document.getElementById('answer').innerText")
+        assert "curl --data-binary @photo.jpg 'http" in await evaluate("document.getElementById('examples').textContent")
+        await until(evaluate, "document.getElementById('drift').textContent === 'nothing compared yet'")
         assert await evaluate("document.getElementById('mattered').hidden")
         await evaluate("document.getElementById('why').click()")
         await until(evaluate, "!document.getElementById('mattered').hidden")

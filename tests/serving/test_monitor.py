@@ -88,12 +88,6 @@ def test_each_week_is_judged_anew(job: Job, bundle: Path, tmp_path: Path) -> Non
     assert date.fromisoformat(found.since[:10]).weekday() == 0
 
 
-def test_what_another_bundle_said_is_not_held_against_this_one(job: Job, bundle: Path, tmp_path: Path) -> None:
-    _write(tmp_path, bundle, [one | {"bundle": "other"} for one in _values(job, bundle, darker=0.5)])
-    (found,) = monitor(tmp_path, [bundle], settings=INDEPENDENT)
-    assert (found.images, found.drifted, found.others) == (0, [], len(job.task.split("test")))
-
-
 def test_lines_that_were_cut_off_are_passed_over(job: Job, bundle: Path, tmp_path: Path) -> None:
     _write(tmp_path, bundle, _values(job, bundle)[:3])
     good = (tmp_path / LOG_FILE).read_text().splitlines()[0]

@@ -42,7 +42,7 @@ def test_answers_are_as_described(serve: Callable[..., Served], bundle: Path, tm
     headers = {"Authorization": "Bearer secret"}
     described = schemathesis.openapi.from_url(f"http://{served.address}/openapi.json", headers=headers)
     operations = [result.ok() for result in described.get_all_operations()]
-    assert len(operations) == 13
+    assert len(operations) == 17
     kinds = [operation.as_strategy(generation_mode=mode) for operation in operations for mode in schemathesis.GenerationMode]
     names, found = st.sampled_from(["shapes", "shapes", "other"]), Counter[str]()
 

@@ -28,7 +28,7 @@ from planish.serving.drift import CLASSES, DriftSettings
 from planish.serving.labelling import worth_labelling
 from planish.serving.limits import Limits
 from planish.serving.monitor import monitor
-from planish.serving.recorder import LogSettings, Recorder
+from planish.serving.recorder import LOG_FILE, LogSettings, Recorder
 from planish.serving.records import records
 from planish.serving.serve import open_models
 
@@ -203,7 +203,7 @@ def test_images_worth_a_label_are_of_every_class_and_of_none(patches: dict[str, 
             for number, data in enumerate((*scattered(12, seed=9), file_of(picture({}))), 1):
                 assert client.post("/predict", content=data).status_code == 200
                 # one after the other: what its thread is not ready for is passed over
-                while not log.exists() or len(list(records(log))) < number:
+                while not (log / LOG_FILE).exists() or len(list(records(log))) < number:
                     time.sleep(0.002)
         assert worth_labelling(log, tmp_path / f"{task}-out", 6) == 6
         folder = tmp_path / f"{task}-out"

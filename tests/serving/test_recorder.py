@@ -48,7 +48,7 @@ def record(model: ServedModel, settings: LogSettings, files: list[bytes], pixels
     pixels = np.zeros((1, *model.input_shape), np.uint8) if pixels is None else pixels
     outputs = model.run(pixels)
     for number, data in enumerate(files, 1):
-        recorder.offer(model, pixels, outputs, 0.01, data, **given)
+        recorder.offer(model, pixels, outputs, 0.01, [data] * (data is not None), **given)
         deadline = time.monotonic() + 20
         while recorder._done < recorder._taken:
             assert time.monotonic() < deadline, f"prediction {number} was not looked at"
@@ -137,7 +137,7 @@ def _decisions(model: ServedModel, monkeypatch: pytest.MonkeyPatch, size_of: Cal
     monkeypatch.setattr(recorder, "_look", lambda one: (going.wait(), looked.append(int(one.source))))
     pixels = np.zeros((1, *model.input_shape), np.uint8)
     for number in range(40):
-        recorder.offer(model, pixels, {"logits": np.zeros((1, 10), np.float32)}, 0.1, bytes(size_of(number)), str(number))
+        recorder.offer(model, pixels, {"logits": np.zeros((1, 10), np.float32)}, 0.1, [bytes(size_of(number))], str(number))
         if not number:
             time.sleep(0.05)  # the first is under way
         time.sleep(0.001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,27 @@ def test_tritons_client_works_unchanged(served: Served) -> None:
         asked = triton.InferRequestedOutput("logits", binary_data=False)
         alone = client.infer("shapes", [one], outputs=[asked], request_id=str(i))
         assert alone.as_numpy("logits")[0] == pytest.approx(together[i], abs=1e-4)
+
+
+def test_tritons_client_gets_classes_compressed_or_not(served: Served, bundle: Path) -> None:
+    """https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md"""
+    names = json.loads((bundle / "bundle.json").read_text())["class_names"]
+    client = triton.InferenceServerClient(served.address)
+    assert {"binary_tensor_data", "classification"} <= set(client.get_server_metadata()["extensions"])
+    images = np.random.default_rng(0).integers(0, 256, (3, *client.get_model_metadata("shapes")["inputs"][0]["shape"][1:]), np.uint8)
+    given = triton.InferInput("images", list(images.shape), "UINT8")
+    given.set_data_from_numpy(images)
+    logits = client.infer("shapes", [given]).as_numpy("logits")
+    for binary in (True, False):
+        for count, compression in ((1, None), (2, "gzip"), (1000, "deflate")):
+            asked = triton.InferRequestedOutput("logits", binary_data=binary, class_count=count)
+            found = client.infer("shapes", [given], outputs=[asked], request_compression_algorithm=compression).as_numpy("logits")
+            assert found.shape == (3, min(count, len(names)))
+            for row, values in zip(found, logits, strict=True):
+                parts = [(one.decode() if isinstance(one, bytes) else one).split(":") for one in row]
+                order = np.argsort(-values)[:count]
+                assert [(int(index), name) for _, index, name in parts] == [(i, names[i]) for i in order]
+                assert [float(value) for value, *_ in parts] == pytest.approx(values[order], abs=1e-4)
 
 
 def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:

@@ -114,11 +114,11 @@ def test_answers_are_json_of_any_length(bundle: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(protocol, "_SLICE", 5)
     outputs = {"a": np.arange(24, dtype=np.float32).reshape(2, 12) / 7, "b": np.array([[True], [False]]), "c": np.zeros((2, 0), np.int64)}
     asked = {"id": "é", "outputs": [{"name": "b"}, {"name": "a"}, {"name": "c"}]}
-    content, head = write_response(model, outputs, response_parts(outputs, asked), asked)
+    content, head = write_response(model, outputs, response_parts(outputs, asked, []), asked)
     said = json.loads(content)
     assert (head, said["id"], [one["name"] for one in said["outputs"]]) == (None, "é", ["b", "a", "c"])
     assert said["outputs"][1]["data"] == outputs["a"].ravel().tolist()
     assert (said["outputs"][0]["data"], said["outputs"][2]["data"]) == ([True, False], [])
     monkeypatch.setattr(protocol, "_MOST_JSON_VALUES", 20)
     with pytest.raises(DataError, match="binary"):
-        response_parts(outputs, asked)
+        response_parts(outputs, asked, [])

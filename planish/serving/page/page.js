@@ -34,8 +34,22 @@ async function listModels() {
 
 /** What this model may be asked for. */
 function showOptions() {
+  showExamples();
   for (const name of ["why", "threshold"]) $(`${name}-choice`).hidden = !mayAsk(name);
   document.querySelector("main").classList.toggle("placed", !mayAsk("why")); // more room for the image, in which things are shown
+}
+
+/** Commands that ask this service for the chosen model. */
+function showExamples() {
+  const here = location.href.replace(/[^/]*([?#].*)?$/, "");
+  const key = $("key").value ? ' -H "Authorization: Bearer $KEY"' : "";
+  const { name, version } = known.get($("model").value);
+  $("examples").textContent = [
+    `curl${key} --data-binary @photo.jpg '${here}${$("model").value}'`,
+    `curl${key} -F file=@photo.jpg '${here}${$("model").value}'`,
+    `(echo '{"instances": [{"b64": "'; base64 photo.jpg; echo '"}]}') |`,
+    `  curl${key} -d @- '${here}v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}:predict'`,
+  ].join("\n");
 }
 
 function mayAsk(name) {
@@ -156,7 +170,9 @@ async function watch() {
     $("queued").textContent = total(text, "planish_queued_images");
     $("total").textContent = now.count;
     const drifted = [...text.matchAll(/^planish_drift\{.*of="([^"]+)".*\} 1\.0$/gm)].map((found) => found[1]);
-    $("drift").textContent = [...new Set(drifted)].join(", ") || `none in ${total(text, "planish_drift_compared_images")} images compared`;
+    const compared = total(text, "planish_drift_compared_images");
+    const without = compared ? `none in ${compared} images compared` : "nothing compared yet";
+    $("drift").textContent = [...new Set(drifted)].join(", ") || without;
     if (before) {
       const fresh = now.count - before.count;
       $("rate").textContent = ((1000 * fresh) / (now.at - before.at)).toFixed(1);
