@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -118,6 +119,7 @@ def optimize(
 
 
 def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data: str, model: str, **options: Any) -> None:
+    begun = monotonic()  # importing PyTorch counts
     with running(debug=debug, resume_hint=resume_hint(out)):
         if resume and out is None:
             fail("--resume needs --out. It goes on with the run in that folder.")
@@ -135,6 +137,7 @@ def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data
                 resume=resume,
                 command=words,
                 watch=lambda c: shown.show(candidate_table(c, most=16)),
+                begun=begun,
                 **options,
             )
         if json:

@@ -33,6 +33,9 @@ Verdict = Literal["faster", "slower", "no difference"]
 SMALLEST_DIFFERENCE = 3.0
 """In %: no smaller difference is called one. Two copies of one file, timed as here beside a neighbour that burns a core, stay within it."""
 
+LEAST_LAUNCHES = 2
+"""Fewer would leave an interval that knows nothing of the differences between launches."""
+
 _COPY = "second copy of the baseline"
 _TURN_MS = 12.0  # long against the switch from one process to another, short against the drift of the machine
 _MIN_CALLS = 3
@@ -130,6 +133,7 @@ def measure_latency(
     seconds: float = 2.5,
     rounds: int = 5,
     launches: int = 5,
+    at_most: float = math.inf,
     seed: int = 0,
     timeout: float = 180.0,
 ) -> LatencyReport:
@@ -142,7 +146,9 @@ def measure_latency(
         batch: images a call.
         seconds: timing for each subject, over all launches; starting the processes comes on top.
         rounds: at least so many a launch, however long they take.
-        launches: how often all processes are started afresh; at least 3 for an interval that knows of the differences between launches.
+        launches: how often all processes are started afresh, at least 2. Few launches give wide intervals: with 2 Student's quantile is 12.7.
+        at_most: seconds for all of it, starting the processes included: once ``LEAST_LAUNCHES`` are done, no further launch begins that
+            would end later, going by those before it.
         seed: of the order within rounds.
         timeout: seconds that loading, warming up or one turn may take.
 
@@ -162,7 +168,11 @@ def measure_latency(
     memory: dict[str, list[float]] = {name: [] for name in everyone}
     begun = monotonic()
     with Stage("measuring latency", launches) as stage:
-        for _ in range(launches):
+        for launch in range(launches):
+            if launch >= LEAST_LAUNCHES and (monotonic() - begun) * (launch + 1) / launch > at_most:
+                note(f"latency was measured in {launch} launches instead of {launches}, for lack of time: its intervals are wider")
+                launches = stage.total = launch
+                break
             with ExitStack() as stack:
                 workers = _start(everyone, threads, batch, timeout, stack)
                 turn = {n: _calls_a_turn(w.ask("warm_up")[0]["call_ms"]) for n, w in workers.items()}

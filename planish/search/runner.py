@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -146,6 +147,7 @@ class Runner:
         *,
         seconds: float,
         launches: int,
+        at_most: float = math.inf,
     ) -> LatencyReport:
         """Measure exported files side by side, each in a process of its own.
 
@@ -157,11 +159,14 @@ class Runner:
             batch: images a call.
             seconds: of timing for each subject.
             launches: how often the processes are started afresh.
+            at_most: seconds for all of it; see ``measure_latency``.
         """
 
         who = hashlib.sha256(repr(sorted((key, plan.key, runtime) for key, (plan, runtime) in subjects.items())).encode()).hexdigest()[:12]
         files = {key: (partial(self.artifact, plan), runtime) for key, (plan, runtime) in subjects.items()}
-        return latency_once(self.store, f"{name}:{who}", self.task, files, baseline, threads, batch, seconds=seconds, launches=launches)
+        return latency_once(
+            self.store, f"{name}:{who}", self.task, files, baseline, threads, batch, seconds=seconds, launches=launches, at_most=at_most
+        )
 
 
 @contextmanager
@@ -186,6 +191,7 @@ def latency_once(
     *,
     seconds: float,
     launches: int,
+    at_most: float = math.inf,
 ) -> LatencyReport:
     """Measure exported artifacts side by side, once; see ``Runner.latency``.
 
@@ -199,6 +205,7 @@ def latency_once(
         batch: images a call.
         seconds: of timing for each subject.
         launches: how often the processes are started afresh.
+        at_most: seconds for all of it; see ``measure_latency``.
     """
 
     def work() -> Any:
@@ -209,6 +216,7 @@ def latency_once(
             batch=batch,
             seconds=seconds,
             launches=launches,
+            at_most=at_most,
         )
         return _REPORT.dump_python(report, mode="json")
 
