@@ -39,6 +39,7 @@ LEAST_LAUNCHES = 2
 _COPY = "second copy of the baseline"
 _TURN_MS = 12.0  # long against the switch from one process to another, short against the drift of the machine
 _MIN_CALLS = 3
+_ROUNDS = 5
 _BUSY_MACHINE = 10.0  # in %: with a noise floor that may lie here, differences that matter go unseen
 _MAX_CALLS = 2000
 _KEPT_SAMPLES = 2000
@@ -131,7 +132,7 @@ def measure_latency(
     threads: int = 1,
     batch: int = 1,
     seconds: float = 2.5,
-    rounds: int = 5,
+    rounds: int = _ROUNDS,
     launches: int = 5,
     at_most: float = math.inf,
     seed: int = 0,
@@ -146,7 +147,7 @@ def measure_latency(
         batch: images a call.
         seconds: timing for each subject, over all launches; starting the processes comes on top.
         rounds: at least so many a launch, however long they take.
-        launches: how often all processes are started afresh, at least 2. Few launches give wide intervals: with 2 Student's quantile is 12.7.
+        launches: how often all processes are started afresh, at least 2; few give wide intervals.
         at_most: seconds for all of it, starting the processes included: once ``LEAST_LAUNCHES`` are done, no further launch begins that
             would end later, going by those before it.
         seed: of the order within rounds.
@@ -210,6 +211,21 @@ def measure_latency(
         batch=batch,
         seconds=monotonic() - begun,
     )
+
+
+def process_seconds(subject: Subject, *, threads: int = 1, batch: int = 1, timeout: float = 180.0) -> float:
+    """Seconds that one process takes in one launch of ``measure_latency``: it starts, loads the file, warms up and has its turns.
+
+    Raises:
+        ModelError: the file does not load or fails.
+    """
+    begun = monotonic()
+    with ExitStack() as stack:
+        worker = _start({"the model": subject}, threads, batch, timeout, stack)["the model"]
+        calls = _calls_a_turn(worker.ask("warm_up")[0]["call_ms"])
+        for _ in range(_ROUNDS):
+            worker.ask("run", calls=calls)
+    return monotonic() - begun
 
 
 def _start(subjects: Mapping[str, Subject], threads: int, batch: int, timeout: float, stack: ExitStack) -> dict[str, WorkerProcess]:

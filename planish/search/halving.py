@@ -27,7 +27,8 @@ _MUCH_OF = 0.8  # of a round's time; what evaluating took away is among what is 
 
 
 def train(search: Search, trials: Sequence[Trial], reserved: float) -> list[Trial]:
-    """Spend the time that is left, but for ``reserved`` seconds, on distilling the most promising trials, in rungs: each keeps about half and has twice as long for them.
+    """Spend the time that is left, but for ``reserved`` seconds, on distilling the most promising trials, in rungs: each keeps about
+    half and has twice as long for them.
 
     The first rung is spread over all levels; the second takes those that promise most, also levels between two that were tried. Before the
     last one a level is looked at that should stay within the limit, where none so far is expected to.

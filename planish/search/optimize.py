@@ -15,8 +15,9 @@ from torch import nn
 from planish.data import require_classes
 from planish.data.augmentation import Strength
 from planish.errors import GoalError
+from planish.evaluation.latency import process_seconds
 from planish.evaluation.machine import cpu_model
-from planish.export import ToOnnx
+from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes import available, find
 from planish.measurement import Measurement
 from planish.models.zoo import factory_file
@@ -32,7 +33,7 @@ from planish.search.original import stored_original
 from planish.search.precision import decided_precision
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
-from planish.search.runner import Runner
+from planish.search.runner import Runner, subject_of
 from planish.search.state import ORIGINAL_SESSION, Deployment, Search, Shipped, Watch
 from planish.search.store import Store, check_folder, claim
 from planish.search.time_estimates import finish_seconds, least_seconds, session_seconds, writing_seconds
@@ -171,12 +172,14 @@ def optimize(
         for file in filter(None, map(factory_file, students or ())):
             trust(file)
         # A network that cannot be exported should say so before hours are spent on training it.
-        exporting = 0.0 if resume or is_file else _seconds_of_exporting(job)
+        measured = None if resume else _export_seconds(job, allowed[0], threads, batch)
         store = store or own_store()
         keep_assignment(folder, job.data.assignment)
-        exporting = store.once("seconds of exporting", "setup", lambda: exporting or (0.0 if is_file else _seconds_of_exporting(job)))
+        exporting, process = store.once(
+            "seconds of exporting", "setup", lambda: measured or _export_seconds(job, allowed[0], threads, batch)
+        )
         trains = train_mode == "always" or (train_mode == "auto" and not job.knows_classes)
-        epoch, rest = least_seconds(store, job.artifact, job.task, exporting, trains)
+        epoch, rest = least_seconds(store, job.artifact, job.task, exporting, process, trains)
         least = store.elapsed + teachers * epoch + rest
         if least > seconds:
             note(
@@ -215,7 +218,7 @@ def optimize(
             _STUDENTS if students is None and not job.pretrained and not of_task else tuple(students or ()),
             tuple(str(folder / "work" / name) for name in taught_by),
         )
-        search.least_seconds = least
+        search.least_seconds, search.process_seconds = least, process
         search.planned["training the original"] = spare
         trials = _search(search)
         return finish(search, job, trials, folder=folder, model=name, command=command, notes=notes)
@@ -269,11 +272,9 @@ def _deploy(search: Search) -> None:
     drops: dict[Deployment, Measurement] = {}
     begun = search.seconds_left
     for way, shipped in list(ways.items()):
-        if way.runtime != reference.runtime and way.precision == "fp32" and not _has_time_for_another_runtime(search, drops, begun):
-            note(f"{way.runtime} is left out: the budget leaves no time to export to it and measure it")
-            search.allowed = tuple(runtime for runtime in search.allowed if runtime != way.runtime)
-            ways = {other: s for other, s in ways.items() if other.runtime != way.runtime}
-        if way not in ways:
+        if way.runtime != reference.runtime and not _has_time_for_another(search, drops, begun):
+            note(f"{way.precision} in {way.runtime} is left out: the budget leaves no time to export it and measure it")
+            del ways[way]
             continue
 
         def drop(shipped: Shipped = shipped) -> Measurement:
@@ -304,17 +305,21 @@ def _deploy(search: Search) -> None:
     note(f"candidates ship as {ships}; the fastest fp32 runtime here is {search.fp32[0].runtime}")
 
 
-def _has_time_for_another_runtime(search: Search, done: Mapping[Deployment, Measurement], begun: float) -> bool:
-    """Whether another runtime can be exported to, as the first one was, and be timed beside it in both sessions that must come."""
-    exporting = _OTHER_RUNTIME * (begun - search.seconds_left)
-    processes = session_seconds(search, len(done) + 2) + session_seconds(search, len(done) + 1)
+def _has_time_for_another(search: Search, done: Mapping[Deployment, Measurement], begun: float) -> bool:
+    """Whether the original can be exported to another runtime, which takes as those before it, and be timed in both sessions to come."""
+    exporting = _OTHER_RUNTIME * (begun - search.seconds_left) / len(done)
+    processes = session_seconds(search, len(done) + 1) + session_seconds(search, len(done) + 1)
     return search.seconds_left > exporting + processes + writing_seconds(search.process_seconds)
 
 
-def _seconds_of_exporting(job: Job) -> float:
+def _export_seconds(job: Job, runtime: str, threads: int, batch: int) -> tuple[float, float]:
+    """Seconds that exporting takes, 0 for what is a file already, and those of one process that runs the file."""
     begun = monotonic()
-    ToOnnx().apply(job.artifact, job.task)
-    return max(monotonic() - begun, 1e-3)
+    artifact = job.artifact if job.artifact.module is None else ToOnnx().apply(job.artifact, job.task)
+    exporting = monotonic() - begun
+    if runtime.startswith("openvino"):
+        artifact = ToOpenVino().apply(artifact, job.task)
+    return exporting, process_seconds(subject_of(artifact, job.task, runtime, threads, batch), threads=threads, batch=batch)
 
 
 def default_folder(data: str | Path, model: str) -> Path:

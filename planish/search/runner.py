@@ -210,7 +210,7 @@ def latency_once(
 
     def work() -> Any:
         report = measure_latency(
-            {key: _subject(artifact(), task, runtime, threads, batch) for key, (artifact, runtime) in subjects.items()},
+            {key: subject_of(artifact(), task, runtime, threads, batch) for key, (artifact, runtime) in subjects.items()},
             baseline=baseline,
             threads=threads,
             batch=batch,
@@ -223,7 +223,8 @@ def latency_once(
     return _REPORT.validate_python(store.once(f"latency:{name}", "measuring latency", work))
 
 
-def _subject(artifact: Artifact, task: Task, runtime: str, threads: int, batch: int) -> Subject:
+def subject_of(artifact: Artifact, task: Task, runtime: str, threads: int, batch: int) -> Subject:
+    """An exported artifact, to be timed on calibration images."""
     images = task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
     sample = np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:])))
     arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -128,7 +128,7 @@ class Search:
     timed_as: dict[str, str] = field(default_factory=dict)
     process_seconds: float = 1.5
     least_seconds: float = 0.0
-    planned: Counter[str] = field(default_factory=Counter)
+    planned: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     judged: dict[str, tuple[ModelOutputs, ModelOutputs]] = field(default_factory=dict)
 
     @property

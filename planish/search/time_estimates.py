@@ -27,7 +27,7 @@ _BATCH = 32
 
 
 def seconds_an_image(store: Store, artifact: Artifact) -> float:
-    """Seconds that the original takes for one image: by the fastest of a few batches, as one disturbed moment must not decide the search."""
+    """Seconds that the original takes for one image, by the fastest of a few batches: one disturbed moment must not decide the search."""
 
     def fastest() -> float:
         spec, module = artifact.input_spec, artifact.module.eval()
@@ -77,7 +77,8 @@ def least_finish_seconds(search: Search, finalists: int) -> float:
     once more; test; and the files written.
     """
     originals = len(search.fp32) + 1
-    least = session_seconds(search, originals) + test_seconds(search) + writing_seconds(search.process_seconds)
+    judging = len(search.fp32) * _judging_seconds(search)
+    least = session_seconds(search, originals) + judging + test_seconds(search) + writing_seconds(search.process_seconds)
     if not finalists:
         return least
     return least + session_seconds(search, originals + finalists) + finalists * (ship_seconds(search) + _judging_seconds(search))
@@ -102,7 +103,7 @@ def finish_seconds(search: Search, trials: int) -> float:
     return max(least, min(at_ease, _RESERVED_SHARE * search.seconds_left))
 
 
-def least_seconds(store: Store, artifact: Artifact, task: Task, exporting: float, trains: bool) -> tuple[float, float]:
+def least_seconds(store: Store, artifact: Artifact, task: Task, exporting: float, process: float, trains: bool) -> tuple[float, float]:
     """Seconds that one epoch of training takes, and what must follow it at least: exporting to one runtime in two precisions, timing both
     and the chosen one once more, test, and the files.
 
@@ -111,12 +112,12 @@ def least_seconds(store: Store, artifact: Artifact, task: Task, exporting: float
         artifact: the original, untrained perhaps.
         task: the images.
         exporting: seconds that one export took.
+        process: seconds that one process takes in one launch of a session of timing.
         trains: whether the original is trained.
     """
     one = 0.0 if artifact.module is None else seconds_an_image(store, artifact)
     train, validation, test = (len(task.split(name)) for name in ("train", "validation", "test"))
     epoch = (_BACKWARD * train + validation) * one if trains else 0.0
-    process = Search.process_seconds
     sessions = 2 * LEAST_LAUNCHES * 3 * process
     rest = _DEPLOYING * exporting + sessions + (_VALIDATIONS * validation + 2 * test) * one + writing_seconds(process)
     return epoch, rest

@@ -73,6 +73,7 @@ class FakeTime:
             module.monotonic = lambda: self.training
         time_estimates.perf_counter = self._estimate
         runner.measure_latency = measured
+        sys.modules["planish.search.optimize"].process_seconds = lambda *_, **__: 0.5
         layer_latency._timed = lambda variants, *_: [1e-6 * layer_latency.multiplications(v) + 0.001 for v in variants]
         precision._step_seconds = lambda *_: (1.0, 2.0)
         input_speed._WORTH_TELLING = 2.0
