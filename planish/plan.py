@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from planish.artifact import Artifact
 from planish.errors import PlanError, PlanishError
 from planish.technique import Technique, describe, parameter_names, resolve, wrong_values
+from planish.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -74,7 +75,7 @@ class Plan:
     def load(cls, path: Path) -> Plan:
         """Read a plan from YAML or JSON (a YAML reader reads both)."""
         try:
-            return cls.from_dicts(yaml.safe_load(path.read_text()))
+            return cls.from_dicts(parse_yaml(path.read_text()))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise PlanError(f"cannot read the plan {path}: {error}") from None
 

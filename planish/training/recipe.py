@@ -21,6 +21,7 @@ from planish.progress import note
 from planish.tasks import RECIPES
 from planish.technique import Technique, parameter_names, resolve, wrong_values
 from planish.training.settings import FitSettings
+from planish.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -106,7 +107,7 @@ def load_recipe(source: str | Path) -> Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"cannot read the recipe {path}: {error}") from None
     try:
-        given = yaml.safe_load(text)
+        given = parse_yaml(text)
     except yaml.YAMLError as error:
         raise PlanError(f"the recipe {source} is not YAML: {error}") from None
     if not isinstance(given, dict):
@@ -188,7 +189,7 @@ def set_values(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
 def parse_value(text: str) -> Any:
     """A value as on the command line: ``10``, ``0.5``, ``true``, ``elu``."""
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except yaml.YAMLError:
         return text
 

@@ -187,6 +187,8 @@ def _yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
     """The YAML file that describes the folder, and what it says."""
     import yaml  # which a service has no need of
 
+    from planish.yaml_text import parse_yaml, parse_yaml_words
+
     for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
             if file.stat().st_size > _LARGEST_YAML:
@@ -194,7 +196,9 @@ def _yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
             text = file.read_text(encoding="utf-8-sig")
             if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # few lines of them can fill the memory
                 raise DataError(f"{file} has aliases", "a description of a data set needs none", "write it out")
-            content = yaml.safe_load(text)
+            content = parse_yaml(text)
+            if isinstance(content, dict) and "names" in content:
+                content["names"] = parse_yaml_words(text)["names"]
         except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise DataError(f"{file} cannot be read: {error}", "it is YAML with train, val and names") from error
         if isinstance(content, dict) and "train" in content and isinstance(content.get("names"), dict | list):
