@@ -54,7 +54,7 @@ def parse_yaml(text: str) -> Any:
         >>> parse_yaml("{mixed_precision: off, flip: true, learning_rate: 1e-3}")
         {'mixed_precision': 'off', 'flip': True, 'learning_rate': 0.001}
     """
-    return yaml.load(text, _Core)  # noqa: S506 derived from SafeLoader
+    return yaml.load(text, _Core)
 
 
 def parse_yaml_words(text: str) -> Any:
@@ -64,4 +64,4 @@ def parse_yaml_words(text: str) -> Any:
         >>> parse_yaml_words("names: [no, yes, 1.10]")
         {'names': ['no', 'yes', '1.10']}
     """
-    return yaml.load(text, _Words)  # noqa: S506 derived from SafeLoader
+    return yaml.load(text, _Words)

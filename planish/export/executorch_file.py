@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, first_line
+from planish.evaluation.kernels import require_integers
 from planish.export.checks import check_outputs, stages, torch_outputs
 from planish.export.executorch_runtime import OUTPUTS
 from planish.export.onnx_file import metadata, sample_images
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from planish.artifact import Pixels
     from planish.task import Task
 
+_LAYERS = ("aten.conv", "aten.linear")
 _TOLERANCE = 1e-3
 _CHECKED_IMAGES, _CALIBRATION_IMAGES = 16, 128
 _MOST_IMAGES = 8  # the file plans its memory for so many a call
@@ -58,6 +60,7 @@ class ToExecuTorch:
         Raises:
             RuntimeMissingError: ExecuTorch is not installed.
             ExportError: the network cannot be exported, or the file disagrees with it.
+            TechniqueError: nothing of the INT8 file runs in integers.
         """
         find("executorch")
 
@@ -122,4 +125,15 @@ def _quantized(artifact: Artifact, most: int, images: Pixels) -> Any:
     with torch.no_grad():
         for start in range(0, len(images), most):
             prepared(torch.from_numpy(images[start : start + most]))
-    return traced(read_by(artifact.module, convert_pt2e(prepared)), images[: min(most, 2)], most)
+    converted = convert_pt2e(prepared)
+    require_integers(_layers_by_input(converted), "ExecuTorch")  # its runtime cannot tell what it runs
+    return traced(read_by(artifact.module, converted), images[: min(most, 2)], most)
+
+
+def _layers_by_input(graph: Any) -> dict[str, int]:
+    """Convolution and linear layers of a converted ``torch.fx.GraphModule``: ``int8`` are those that read what was quantized."""
+    counts = {"int8": 0, "float": 0}
+    for node in graph.graph.nodes:
+        if any(word in str(node.target) for word in _LAYERS):
+            counts["int8" if "dequantize" in str(node.args[0].target) else "float"] += 1
+    return counts

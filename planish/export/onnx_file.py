@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import RAW, Artifact, Step
 from planish.errors import ExportError, first_line
-from planish.export.checks import check_outputs, named, torch_outputs
+from planish.export.checks import check_integers, check_outputs, named, torch_outputs
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class ToOnnx:
 
         Raises:
             ExportError: the network cannot be exported (the message names the operation or the line), or the file disagrees with it.
+            TechniqueError: it was trained for INT8, and nothing in the file runs in integers.
         """
         import onnx
 
@@ -71,6 +72,8 @@ class ToOnnx:
         file = fresh_folder("onnx-") / "model.onnx"
         onnx.save(model, str(file))
         check_outputs((file,), "onnxruntime", images, expected, limits, "PyTorch")
+        if artifact.facts["precision"] == "int8":
+            check_integers((file,), "onnxruntime")
         if read := [name for name in expected if name.startswith(RAW)]:
             shipped = [output for output in model.graph.output if output.name not in read]
             model.graph.ClearField("output")

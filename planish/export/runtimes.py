@@ -54,7 +54,7 @@ class Runtime(Protocol):
 
     @staticmethod
     def executed_precisions(file: Path) -> dict[str, int]:
-        """How many convolution and linear layers run in which arithmetic: ``{"int8": 20, "float": 1}``."""
+        """How many convolution and linear layers run in which arithmetic: ``{"int8": 20, "float": 1}``; nothing where it cannot tell."""
         ...
 
 
@@ -137,7 +137,9 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
 
 
 def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, int]:
-    """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``."""
+    """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``; nothing
+    where it cannot tell.
+    """
     kind, file = find(runtime), Path(files[0])
     if kind.danger:
         require_trust(file, kind.danger)
