@@ -16,6 +16,7 @@ from planish.evaluation.kernels import require_integers
 from planish.export.checks import check_outputs, stages, torch_outputs
 from planish.export.executorch_runtime import OUTPUTS
 from planish.export.onnx_file import metadata, sample_images
+from planish.export.quiet import quiet
 from planish.export.runtimes import find
 from planish.technique import hyper_parameters
 from planish.trust import trust
@@ -105,8 +106,9 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
 
     exported = program(artifact, most, raw=raw) if calibration is None else _quantized(artifact, most, calibration)
     try:
-        edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(said))
-        return edge.to_executorch().buffer
+        with quiet():
+            edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(said))
+            return edge.to_executorch().buffer
     except Exception as error:  # its passes raise many kinds
         why = f"{first_line(error)}" + (f" ({type(error.__cause__).__name__}: {first_line(error.__cause__)})" if error.__cause__ else "")
         raise ExportError(f"ExecuTorch cannot convert the network: {why}", "", "export to onnx") from error

@@ -33,7 +33,7 @@ def network(task: FakeTask) -> Artifact:
 
 def test_nothing_in_integers_is_refused() -> None:
     require_integers({"int8": 1, "float": 9}, "OpenVINO")
-    with pytest.raises(TechniqueError, match="none of 3 .* in OpenVINO"):
+    with pytest.raises(TechniqueError, match=r"none of 3 .* in OpenVINO"):
         require_integers({"int8": 0, "float": 3}, "OpenVINO")
     with pytest.raises(TechniqueError, match="none of 0"):
         require_integers({"int8": 0, "float": 0}, "OpenVINO")
