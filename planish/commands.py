@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ from planish.report.experiment import write_experiment
 from planish.report.learning_curve import write_learning_curve
 from planish.report.suspects import write_suspects
 from planish.search import goal as units
+from planish.search.budget import is_kept
 from planish.search.compare import Comparison
 from planish.search.compare import compare as run_comparison
 from planish.search.ensembles import EnsembleStudy
@@ -66,6 +68,7 @@ from planish.search.state import Watch
 from planish.search.studies import STUDIES
 from planish.search.suspects import Suspects
 from planish.search.suspects import suspects as find_suspects
+from planish.search.time_estimates import training_seconds
 from planish.serving.monitor import Monitored
 from planish.serving.monitor import monitor as look_for_drift
 from planish.split_assignment import assignment_beside, combined
@@ -197,6 +200,7 @@ def train(
     resume: bool = False,
     seed: int = 0,
     command: str = "",
+    begun: float | None = None,
 ) -> Trained:
     """Train a model by a recipe and evaluate it on test.
 
@@ -211,17 +215,19 @@ def train(
         recipe: a recipe, the name of one that comes with the package, or a YAML file; None for one that fits fresh or pretrained weights.
         changes: of its values: ``training.epochs=10``, ``norm=group``.
         train_mode: ``auto`` evaluates a model that came with weights first, and trains it only if it is hardly better than guessing.
-        budget: wall-clock time, ``10m``.
+        budget: wall-clock time for all of it, ``10m``.
         task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         skip_bad: leave broken images out.
         resume: go on from the checkpoint of an interrupted training.
         seed: of the split, fresh weights and training.
         command: the command line, for the page.
+        begun: on the clock of ``time.monotonic``, when the budget began to run; None for now.
     """
     folder = Path(out)
     interrupted = folder.with_name(folder.name + ".checkpoint").exists()  # then a model that is there is its own, not evaluated yet
     if folder.exists() and not (resume and interrupted):
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
+    begun = monotonic() if begun is None else begun
     name = model if isinstance(model, str) else type(model).__name__
     resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=weights is not None, task=task, model=model)
     settings = {
@@ -237,7 +243,8 @@ def train(
         )  # fmt: skip
         warn_of_fresh_weights(recipe, job.pretrained)
         job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
-        seconds = None if budget is None else units.seconds(budget)
+        allowed = None if budget is None else units.seconds(budget)
+        seconds = None if allowed is None else training_seconds(job, allowed, monotonic() - begun)
         original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
         artifact = original.artifact
         spec, preprocessing = artifact.input_spec, artifact.preprocessing
@@ -245,6 +252,8 @@ def train(
         judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
         (folder / "recipe.yaml").write_text(resolved.to_yaml())
         write_training(original, job.task, folder)
+        if allowed is not None and not is_kept(allowed, taken := monotonic() - begun):
+            note(f"the training took {taken:.0f} s of a budget of {allowed:.0f} s, {seconds or 0:.0f} s of which were left for its epochs")
         keep(folder, judged, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
         write_evaluation(folder)
     return Trained(artifact, folder, judged.found.metrics)

@@ -175,7 +175,7 @@ def train(
     recipe: RecipeName = None,
     changes: Changes = None,
     epochs: Epochs = None,
-    budget: Annotated[str | None, typer.Option(help="Wall-clock time; the schedule ends within it.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything; the schedule ends within it.")] = None,
     folds: Annotated[
         int | None, typer.Option(min=2, help="Cross-validation instead of a model: accuracy of the recipe on train and validation.")
     ] = None,
@@ -205,6 +205,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe and evaluate it on test; or, with --folds, learn how good the recipe is without touching test."""
+    begun = monotonic()  # importing PyTorch counts
     with running(debug=debug, resume_hint="Give the same command with --resume to go on."), progress() as shown:
         from planish import commands
         from planish.report.folds import findings, folds_table
@@ -241,7 +242,9 @@ def train(
             fail("--replace, --alpha and --max-drop are only valid with --continue-from. Omit them, or name a run.")
         if repeats is not None:
             fail("--repeats has no meaning without --folds. Give, for example, --folds 5 --repeats 2.")
-        trained = commands.train(data, task=task, out=out or Path("model"), command=shlex.join(["planish", *sys.argv[1:]]), **options)
+        trained = commands.train(
+            data, task=task, out=out or Path("model"), command=shlex.join(["planish", *sys.argv[1:]]), begun=begun, **options
+        )
         _show_metrics(trained.metrics, json)
         if not json:
             stdout.print(f"model    {trained.folder}\npage     {trained.folder / 'evaluation.html'}", soft_wrap=True)

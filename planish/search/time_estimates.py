@@ -7,11 +7,14 @@ from time import perf_counter
 import torch
 
 from planish.artifact import Artifact
+from planish.decisions import decide
 from planish.evaluation.latency import LEAST_LAUNCHES
 from planish.plan import Plan
+from planish.progress import note
 from planish.search.state import Search, Shipped
 from planish.search.store import Store
 from planish.task import SplitName, Task
+from planish.training.prepare import Job
 
 FINALISTS = 5  # that are measured side by side in the end, at most
 FINAL_LAUNCHES, CHOSEN_LAUNCHES = 4, 5  # of the session that chooses, and of the one whose numbers are the run's
@@ -23,24 +26,47 @@ _TEST = 4.0  # times judging once: two models, their metrics by class, and their
 _DEPLOYING = 1.6  # times exporting to one runtime: exporting again as INT8, with calibration
 _BACKWARD = 3.0  # times forward: a step of training
 _VALIDATIONS = 5  # models that are run over validation at least
+_JUDGING = 2.0  # times running over test: its metrics as well
 _BATCH = 32
 
 
 def seconds_an_image(store: Store, artifact: Artifact) -> float:
-    """Seconds that the original takes for one image, by the fastest of a few batches: one disturbed moment must not decide the search."""
+    """Seconds that the original takes for one image, measured once in a run."""
+    return float(store.once("seconds an image", "searching", lambda: _fastest(artifact)))
 
-    def fastest() -> float:
-        spec, module = artifact.input_spec, artifact.module.eval()
-        images = torch.randn(_BATCH, spec.channels, spec.height, spec.width, device=next(module.parameters()).device)
-        seconds = []
-        with torch.no_grad():
-            for _ in range(5):
-                begun = perf_counter()
-                module(images)
-                seconds.append(perf_counter() - begun)
-        return min(seconds) / _BATCH
 
-    return float(store.once("seconds an image", "searching", fastest))
+def training_seconds(job: Job, budget: float, elapsed: float) -> float:
+    """Seconds that the epochs of a training may take, so that all of it is done within its budget: reading images comes before, judging
+    the network on test and writing its page after.
+
+    Args:
+        job: the images and the network.
+        budget: seconds for all of it.
+        elapsed: by now.
+    """
+
+    def left() -> float:
+        one = _fastest(job.artifact)
+        after = _JUDGING * len(job.task.split("test")) * one + writing_seconds(0.0)
+        least = _BACKWARD * len(job.task.split("train")) * one
+        if elapsed + least + after > budget:
+            note(f"the budget of {budget:.0f} s is too short: about {elapsed + least + after:.0f} s is the least, for one epoch")
+        return max(budget - elapsed - after, least, 1.0)
+
+    return float(decide("seconds of training", left))
+
+
+def _fastest(artifact: Artifact) -> float:
+    """Seconds an image, by the fastest of a few batches: one disturbed moment must not decide."""
+    spec, module = artifact.input_spec, artifact.module.eval()
+    images = torch.randn(_BATCH, spec.channels, spec.height, spec.width, device=next(module.parameters()).device)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(5):
+            begun = perf_counter()
+            module(images)
+            seconds.append(perf_counter() - begun)
+    return min(seconds) / _BATCH
 
 
 def forward_seconds(search: Search, split: SplitName) -> float:
