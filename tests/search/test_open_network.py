@@ -84,7 +84,7 @@ def test_what_is_missing_is_asked_for(place: Path, tmp_path: Path) -> None:
     assert "--mean 0 --std 1 for none" in call(place, "export", *named(place), "--to", "onnx", "--out", str(tmp_path / "b"))
     with pytest.raises(ModelError, match="add --weights"):
         open_network(Network("resnet8"), place / "shapes")
-    with pytest.raises(ModelError, match="no classifier for the .* classes"):
+    with pytest.raises(ModelError, match=r"no classifier for the .* classes"):
         open_network(Network(f"{place / 'net.py'}:make", place / "other.pth", mean=[0], std=[1]), place / "shapes")
     with pytest.raises(GoalError, match="one value for each of 3"):
         open_network(Network(f"{place / 'net.py'}:make", place / "net.pth", mean=[0, 1], std=[1]), place / "shapes")
