@@ -19,6 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from planish import deadline
 from planish.evaluation import layer_latency
 from planish.evaluation.latency import LatencyReport
 from planish.measurement import Measurement
@@ -67,7 +68,7 @@ class FakeTime:
 
     def __init__(self) -> None:
         self.run = self.training = self.estimates = 0.0
-        for module in (store, sys.modules["planish.search.optimize"]):
+        for module in (store, deadline, sys.modules["planish.search.optimize"]):
             module.monotonic = lambda: self.run
         for module in (schedule, _FIT):
             module.monotonic = lambda: self.training
