@@ -5,7 +5,7 @@ text and 1:30 is 90.
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -13,13 +13,13 @@ import yaml
 class _Core(yaml.SafeLoader):
     """The core schema of YAML 1.2.2."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 as the base class has it
 
 
 class _Words(yaml.SafeLoader):
     """Every value is a text, but what is empty or ``~``."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 as the base class has it
 
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
