@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ from planish.report.experiment import write_experiment
 from planish.report.learning_curve import write_learning_curve
 from planish.report.suspects import write_suspects
 from planish.search import goal as units
+from planish.search.budget import is_kept
 from planish.search.compare import Comparison
 from planish.search.compare import compare as run_comparison
 from planish.search.ensembles import EnsembleStudy
@@ -54,6 +56,7 @@ from planish.search.folds import Folds
 from planish.search.folds import folds as cross_validate
 from planish.search.learning_curve import LearningCurve
 from planish.search.learning_curve import learning_curve as find_learning_curve
+from planish.search.open_network import Network, open_network
 from planish.search.opened import Opened, open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
@@ -66,6 +69,7 @@ from planish.search.state import Watch
 from planish.search.studies import STUDIES
 from planish.search.suspects import Suspects
 from planish.search.suspects import suspects as find_suspects
+from planish.search.time_estimates import training_seconds
 from planish.serving.monitor import Monitored
 from planish.serving.monitor import monitor as look_for_drift
 from planish.split_assignment import assignment_beside, combined
@@ -197,6 +201,7 @@ def train(
     resume: bool = False,
     seed: int = 0,
     command: str = "",
+    begun: float | None = None,
 ) -> Trained:
     """Train a model by a recipe and evaluate it on test.
 
@@ -211,17 +216,19 @@ def train(
         recipe: a recipe, the name of one that comes with the package, or a YAML file; None for one that fits fresh or pretrained weights.
         changes: of its values: ``training.epochs=10``, ``norm=group``.
         train_mode: ``auto`` evaluates a model that came with weights first, and trains it only if it is hardly better than guessing.
-        budget: wall-clock time, ``10m``.
+        budget: wall-clock time for all of it, ``10m``.
         task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         skip_bad: leave broken images out.
         resume: go on from the checkpoint of an interrupted training.
         seed: of the split, fresh weights and training.
         command: the command line, for the page.
+        begun: on the clock of ``time.monotonic``, when the budget began to run; None for now.
     """
     folder = Path(out)
     interrupted = folder.with_name(folder.name + ".checkpoint").exists()  # then a model that is there is its own, not evaluated yet
     if folder.exists() and not (resume and interrupted):
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
+    begun = monotonic() if begun is None else begun
     name = model if isinstance(model, str) else type(model).__name__
     resolved = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=weights is not None, task=task, model=model)
     settings = {
@@ -237,7 +244,8 @@ def train(
         )  # fmt: skip
         warn_of_fresh_weights(recipe, job.pretrained)
         job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
-        seconds = None if budget is None else units.seconds(budget)
+        allowed = None if budget is None else units.seconds(budget)
+        seconds = None if allowed is None else training_seconds(job, allowed, monotonic() - begun)
         original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
         artifact = original.artifact
         spec, preprocessing = artifact.input_spec, artifact.preprocessing
@@ -245,6 +253,8 @@ def train(
         judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
         (folder / "recipe.yaml").write_text(resolved.to_yaml())
         write_training(original, job.task, folder)
+        if allowed is not None and not is_kept(allowed, taken := monotonic() - begun):
+            note(f"the training took {taken:.0f} s of a budget of {allowed:.0f} s, {seconds or 0:.0f} s of which were left for its epochs")
         keep(folder, judged, spec, preprocessing, model=name, data=str(data), runtime="torch", command=command, notes=notes)
         write_evaluation(folder)
     return Trained(artifact, folder, judged.found.metrics)
@@ -265,7 +275,7 @@ def folds(data: str | Path, **options: Any) -> Folds:
 
 
 def evaluate(
-    model: str | Path,
+    model: str | Path | Network,
     data: str | Path,
     *,
     split: SplitName | None = None,
@@ -288,7 +298,7 @@ def evaluate(
     ``evaluation.json`` and the predictions it was made of.
 
     Args:
-        model: what to evaluate.
+        model: what to evaluate, or how a network is named with its weights.
         data: a folder, a manifest or a built-in name.
         split: which images; None for test, or for all where the model knows none.
         runtime: ``auto`` takes the bundle's own.
@@ -320,9 +330,12 @@ def evaluate(
         what = "a file" if Path(out).is_file() else "a bundle, in which nothing else may lie"
         raise BundleError(f"{out} is {what}", "an evaluation has a folder of its own, or lies beside a saved model", "choose another --out")
     with collecting_notes() as notes:
-        opened = open_model(model, runtime)
+        if isinstance(model, Network):
+            opened, images = open_network(model, data, seed=seed, skip_bad=skip_bad)
+        else:
+            opened = open_model(model, runtime)
+            images = _images_for(opened, data, seed, skip_bad)
         spec, preprocessing = opened.input_spec, opened.preprocessing
-        images = _images_for(opened, data, seed, skip_bad)
         if split is None and opened.assignment is not None and not images.known and "test" not in images.given:
             kept: SplitName | None = "validation" if images.task == "classification" and (calibrate or out is not None) else None
             images = images.all_in_test(but=kept)
@@ -342,7 +355,7 @@ def evaluate(
         )  # fmt: skip
     if out is not None:
         keep(
-            Path(out), judged, spec, preprocessing, model=str(model), data=str(data), runtime=opened.runtime, precision=precision,
+            Path(out), judged, spec, preprocessing, model=str(opened.path), data=str(data), runtime=opened.runtime, precision=precision,
             command=command, notes=notes,
         )  # fmt: skip
         write_evaluation(Path(out))
@@ -350,12 +363,20 @@ def evaluate(
 
 
 def compress(
-    model: str | Path, data: str | Path, *, plan: str | Path | Plan, out: str | Path = "compressed", seed: int = 0, skip_bad: bool = False
+    model: str | Path | Network,
+    data: str | Path,
+    *,
+    plan: str | Path | Plan,
+    out: str | Path = "compressed",
+    seed: int = 0,
+    skip_bad: bool = False,
 ) -> Compressed:
-    """Carry out a plan written by hand, on a saved model; evaluate before and after, on test. Images have the splits that the model keeps.
+    """Carry out a plan written by hand, on a trained model; evaluate before and after, on test.
+
+    Images have the splits that the model keeps.
 
     Args:
-        model: folder of a saved torch model.
+        model: folder of a saved torch model, or how a network is named with its weights.
         data: the images.
         plan: a plan, or a YAML or JSON file.
         out: folder for the result.
@@ -370,15 +391,20 @@ def compress(
     if folder.exists():
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
     steps = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
-    opened = open_model(model)
+    teachers = [assignment_beside(Path(folder)) for step in steps.steps if isinstance(step, Distill) for folder in step.teachers]
+    if isinstance(model, Network):
+        beside = assignment_beside(Path(model.weights)) if model.weights else None
+        opened, images = open_network(model, data, seed=seed, skip_bad=skip_bad, assignment=combined([beside, *teachers]))
+    else:
+        opened = open_model(model)
+        images = None
     if opened.artifact is None:
         raise ModelError(
-            f"{model} is an exported model", "a plan starts from a saved torch model", "run planish train, and give its --out folder"
+            f"{model} is an exported model", "a plan starts from a network in PyTorch", "name a saved model, or give --model and --weights"
         )
     facts = steps.check(opened.artifact.facts)
-    teachers = [assignment_beside(Path(folder)) for step in steps.steps if isinstance(step, Distill) for folder in step.teachers]
-    known = combined([opened.assignment, *teachers])
-    images = _images_for(replace(opened, assignment=known), data, seed, skip_bad)
+    if images is None:
+        images = _images_for(replace(opened, assignment=combined([opened.assignment, *teachers])), data, seed, skip_bad)
     images.require("train", "validation", "test")
     task = task_for(opened.task, images.splits, images.class_names)
     after = steps.apply(opened.artifact, task)
@@ -406,18 +432,27 @@ class Compressed:
 
 
 def export(
-    model: str | Path, data: str | Path, *, to: str, out: str | Path, int8: bool = False, calibrate: bool = False, seed: int = 0
+    model: str | Path | Network,
+    data: str | Path,
+    *,
+    to: str,
+    out: str | Path,
+    int8: bool = False,
+    calibrate: bool = False,
+    seed: int = 0,
+    skip_bad: bool = False,
 ) -> Path:
-    """Write a saved torch model as a bundle in another format. The images calibrate, and check the file against the model.
+    """Write a trained model as a bundle in another format. The images calibrate, and check the file against the model.
 
     Args:
-        model: folder of a saved torch model.
+        model: folder of a saved torch model, or how a network is named with its weights.
         data: the images it was trained on.
         to: ``onnx``, ``openvino``, ``litert``, ``executorch``, ``torch_export`` or ``tensorrt``.
         out: the bundle's folder.
         int8: quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
         calibrate: divide the logits by a temperature that is fitted on the validation images.
         seed: of the split, where the model keeps none.
+        skip_bad: leave broken images out.
     """
     by_way_of_onnx: dict[str, tuple[Any, ...]] = {"onnx": (), "openvino": (ToOpenVino(),), "tensorrt": (ToTensorRt(),)}
     directly: dict[str, Any] = {"litert": ToLiteRt(int8=int8), "executorch": ToExecuTorch(int8=int8), "torch_export": ToTorchExport()}
@@ -432,7 +467,7 @@ def export(
         steps = [ToOnnx(), *[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate, *by_way_of_onnx[to]]
     else:
         raise ModelError(f"there is no format {to!r}", f"formats are {', '.join([*by_way_of_onnx, *directly])}", "for example --to onnx")
-    return compress(model, data, plan=Plan(*steps), out=out, seed=seed).folder
+    return compress(model, data, plan=Plan(*steps), out=out, seed=seed, skip_bad=skip_bad).folder
 
 
 def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int = 1, batch: int = 1, seconds: float = 2.5) -> LatencyReport:

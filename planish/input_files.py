@@ -21,10 +21,7 @@ from typing import Any
 
 from planish.errors import PlanishError, first_line
 
-MOST_YAML_BYTES = 1_000_000
 MOST_JSON_BYTES = 1 << 30
-_DEEPEST_YAML = 50
-_MOST_YAML_TOKENS = 200_000  # some seconds; the names of 20,000 classes have half of it
 # What parsing, and using what was parsed, raises on a damaged file. MemoryError is of the machine, not of the file.
 DAMAGED = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError, EOFError,
@@ -108,30 +105,3 @@ def read_json(file: Path, max_bytes: int = MOST_JSON_BYTES) -> Any:
         RecursionError: it is nested too deeply.
     """
     return json.loads(read_text(file, max_bytes))
-
-
-def parse_yaml(text: str) -> Any:
-    """What a short YAML document holds. Aliases are refused: a few lines of them can fill the memory.
-
-    Raises:
-        ValueError: it is not YAML, too long, has aliases or is nested too deeply.
-    """
-    import yaml  # which a service has no need of
-
-    if len(text) > MOST_YAML_BYTES:
-        raise ValueError(f"it has {len(text):,} characters, at most {MOST_YAML_BYTES:,} are read")
-    begins = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
-    ends = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
-    try:
-        depth = 0
-        for number, token in enumerate(yaml.scan(text)):  # takes time that is quadratic in the depth
-            if number > _MOST_YAML_TOKENS:
-                raise ValueError(f"it has more than {_MOST_YAML_TOKENS:,} words and marks")
-            depth += isinstance(token, begins) - isinstance(token, ends)
-            if depth > _DEEPEST_YAML:
-                raise ValueError(f"it is nested deeper than {_DEEPEST_YAML} levels")
-            if isinstance(token, yaml.AliasToken):
-                raise ValueError("it has aliases (*name), which are not needed here: write them out")
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, TypeError, LookupError, AttributeError, OverflowError) as error:
-        raise ValueError(str(error)) from error

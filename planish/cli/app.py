@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +23,10 @@ from planish.cli.options import (
     ImageSize,
     Json,
     Mean,
+    MeanOfNetwork,
     Model,
+    ModelAndData,
+    NamedModel,
     Out,
     RecipeName,
     Resize,
@@ -31,10 +35,12 @@ from planish.cli.options import (
     Seed,
     SkipBad,
     Std,
+    StdOfNetwork,
     TaskName,
     Threads,
     Train,
     Weights,
+    model_and_data,
     numbers,
     recipe_changes,
 )
@@ -118,6 +124,7 @@ def optimize(
 
 
 def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data: str, model: str, **options: Any) -> None:
+    begun = monotonic()  # importing PyTorch counts
     with running(debug=debug, resume_hint=resume_hint(out)):
         if resume and out is None:
             fail("--resume needs --out. It goes on with the run in that folder.")
@@ -135,6 +142,7 @@ def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data
                 resume=resume,
                 command=words,
                 watch=lambda c: shown.show(candidate_table(c, most=16)),
+                begun=begun,
                 **options,
             )
         if json:
@@ -167,7 +175,7 @@ def train(
     recipe: RecipeName = None,
     changes: Changes = None,
     epochs: Epochs = None,
-    budget: Annotated[str | None, typer.Option(help="Wall-clock time; the schedule ends within it.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything; the schedule ends within it.")] = None,
     folds: Annotated[
         int | None, typer.Option(min=2, help="Cross-validation instead of a model: accuracy of the recipe on train and validation.")
     ] = None,
@@ -197,6 +205,7 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe and evaluate it on test; or, with --folds, learn how good the recipe is without touching test."""
+    begun = monotonic()  # importing PyTorch counts
     with running(debug=debug, resume_hint="Give the same command with --resume to go on."), progress() as shown:
         from planish import commands
         from planish.report.folds import findings, folds_table
@@ -233,7 +242,9 @@ def train(
             fail("--replace, --alpha and --max-drop are only valid with --continue-from. Omit them, or name a run.")
         if repeats is not None:
             fail("--repeats has no meaning without --folds. Give, for example, --folds 5 --repeats 2.")
-        trained = commands.train(data, task=task, out=out or Path("model"), command=shlex.join(["planish", *sys.argv[1:]]), **options)
+        trained = commands.train(
+            data, task=task, out=out or Path("model"), command=shlex.join(["planish", *sys.argv[1:]]), begun=begun, **options
+        )
         _show_metrics(trained.metrics, json)
         if not json:
             stdout.print(f"model    {trained.folder}\npage     {trained.folder / 'evaluation.html'}", soft_wrap=True)
@@ -265,8 +276,9 @@ def recipes(
     epilog="Example: planish evaluate runs/demo/bundle photos/ --out evaluation/   or   planish evaluate trees/ aerial/ --tile 512"
 )
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundle, run, saved model or .onnx file.")],
-    data: Data,
+    model_data: Annotated[
+        list[str], typer.Argument(metavar="[MODEL] DATA", help="Bundle, run, saved model or .onnx file, and the images.")
+    ],
     split: Annotated[
         str | None, typer.Option(help="train, calibration, validation or test; by default test, or all images where the model knows none.")
     ] = None,
@@ -282,6 +294,13 @@ def evaluate(
     ] = None,
     precision: Annotated[float | None, typer.Option(help="Percent that the page's thresholds shall keep; 95 by default.")] = None,
     tile: Annotated[int | None, typer.Option(help="Answer large images in tiles of so many pixels, as planish tile cut them.")] = None,
+    named: NamedModel = None,
+    weights: Weights = None,
+    mean: MeanOfNetwork = None,
+    std: StdOfNetwork = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    task: TaskName = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     json: Json = False,
@@ -296,6 +315,7 @@ def evaluate(
             fail(f"there is no split {split!r}. Splits are {', '.join(SPLITS)}.")
         if precision is not None and out is None:
             fail("--precision has no meaning without --out. The thresholds are in the page.")
+        model, data = model_and_data(model_data, named, weights, mean, std, image_size, resize, task)
         found = commands.evaluate(
             model, data, split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, out=out, tile=tile, seed=seed,
             skip_bad=skip_bad,
@@ -306,12 +326,21 @@ def evaluate(
             stdout.print(f"page     {out / 'evaluation.html'}", soft_wrap=True)
 
 
-@app.command(epilog="Example: planish compress model/ photos/ --plan plan.yaml --out small/")
+@app.command(
+    epilog="Example: planish compress model/ photos/ --plan plan.yaml   or   planish compress photos/ --model net.py:make "
+    "--weights net.pth --mean 0.5 --std 0.25 --plan plan.yaml"
+)
 def compress(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, from planish train.")],
-    data: Data,
+    model_data: ModelAndData,
     plan: Annotated[Path, typer.Option(help="YAML or JSON list of techniques: '- {name: channel_pruning, ratio: 0.5}'.")],
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("compressed"),
+    named: NamedModel = None,
+    weights: Weights = None,
+    mean: MeanOfNetwork = None,
+    std: StdOfNetwork = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    task: TaskName = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     json: Json = False,
@@ -321,6 +350,7 @@ def compress(
     with running(debug=debug), progress():
         from planish import commands
 
+        model, data = model_and_data(model_data, named, weights, mean, std, image_size, resize, task)
         found = commands.compress(model, data, plan=plan, out=out, seed=seed, skip_bad=skip_bad)
         if json:
             print_json(found)
@@ -334,14 +364,21 @@ def compress(
 
 @app.command(epilog="Example: planish export model/ photos/ --to openvino --int8 --out bundle/")
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a saved model, from planish train.")],
-    data: Data,
+    model_data: ModelAndData,
     to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, torch_export or tensorrt.")],
     out: Annotated[Path, typer.Option(help="Folder for the bundle.")] = Path("bundle"),
     int8: Annotated[bool, typer.Option("--int8", help="Quantize to 8 bits.")] = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Divide the logits by a temperature fitted on validation: probabilities to be believed.")
     ] = False,
+    named: NamedModel = None,
+    weights: Weights = None,
+    mean: MeanOfNetwork = None,
+    std: StdOfNetwork = None,
+    image_size: ImageSize = None,
+    resize: Resize = None,
+    task: TaskName = None,
+    skip_bad: SkipBad = False,
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
@@ -349,7 +386,9 @@ def export(
     with running(debug=debug), progress():
         from planish import commands
 
-        stdout.print(f"bundle   {commands.export(model, data, to=to, out=out, int8=int8, calibrate=calibrate, seed=seed)}")
+        model, data = model_and_data(model_data, named, weights, mean, std, image_size, resize, task)
+        written = commands.export(model, data, to=to, out=out, int8=int8, calibrate=calibrate, seed=seed, skip_bad=skip_bad)
+        stdout.print(f"bundle   {written}")
 
 
 @app.command(epilog="Example: planish bench runs/a/bundle runs/b/bundle --threads 1")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from planish.cli.running import fail, one_of
 
 if TYPE_CHECKING:
+    from planish.search.open_network import Network
     from planish.serving.drift import DriftSettings
 
 Data = Annotated[
@@ -47,6 +48,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Train = Annotated[str, typer.Option(help="auto trains the model unless it knows the classes already; always; never.")]
 
+NamedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Instead of MODEL: FILE.py:factory, timm:NAME, torchvision:NAME; with --weights, and its --mean and --std."
+    ),
+]
+ModelAndData = Annotated[
+    list[str], typer.Argument(metavar="[MODEL] DATA", help="Folder of a saved model, and the images; the images alone with --model.")
+]
+MeanOfNetwork = Annotated[str | None, typer.Option("--mean", help="That --model expects taken off pixel / 255: 0.485,0.456,0.406, or 0.")]
+StdOfNetwork = Annotated[str | None, typer.Option("--std", help="That it expects to be divided by then: 0.229,0.224,0.225, or 1.")]
+
 Correlation = Annotated[
     str,
     typer.Option(help="Time after which two images of one source (header X-Source) are independent: 0, 60s, 10m. Drift is judged by such."),
@@ -67,6 +80,32 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         return None if text is None else [float(part) for part in text.split(",")]
     except ValueError:
         fail(f"{option} {text} is not a number, nor several with commas between. For example {option} 0.485,0.456,0.406.")
+
+
+def model_and_data(
+    positional: list[str],
+    model: str | None,
+    weights: str | None,
+    mean: str | None,
+    std: str | None,
+    image_size: int | None,
+    resize: str | None,
+    task: str | None,
+) -> tuple[str | Network, str]:
+    """MODEL and DATA of a command, where the model may be named by --model and what belongs to it."""
+    given = {"--weights": weights, "--mean": mean, "--std": std, "--image-size": image_size, "--resize": resize, "--task": task}
+    if model is None:
+        if extra := [name for name, value in given.items() if value is not None]:
+            fail(f"{', '.join(extra)} only valid with --model. A saved model keeps its own.")
+        if len(positional) != 2:
+            fail("Give MODEL and DATA; or DATA with --model FILE.py:factory and --weights FILE.")
+        return positional[0], positional[1]
+    if len(positional) != 1:
+        fail("With --model there is no MODEL before DATA. Give the images alone.")
+    from planish.search.open_network import Network
+
+    how: Any = None if resize is None else one_of("--resize", resize, "squash", "crop")
+    return Network(model, weights, numbers("--mean", mean), numbers("--std", std), image_size, how, task), positional[0]
 
 
 def drift_settings(correlation: str, cycle: str, false_alarms: float = 0.05, period: str = "week") -> DriftSettings:

@@ -18,6 +18,7 @@ from planish.compression.layer_moments import Moments, watching
 from planish.compression.reconstruction import can_fit
 from planish.compression.structure import ChannelGraph
 from planish.compression.width_choice import Floats
+from planish.deadline import seconds_left
 from planish.decisions import decide
 from planish.errors import TechniqueError
 from planish.models.quantized import SMALLEST, ActivationQuantizer, fake_quantize
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 _MOST_IMAGES, _LEAST_IMAGES = 128, 16
-_SECONDS = 20.0  # to weigh in, about: large networks are shown fewer images
+_SECONDS, _SHARE = 20.0, 0.3  # to weigh in, about, and of the time to the deadline: large networks are shown fewer images
 _WIDEST = 2048  # channels that a layer reads, so that estimating some by others stays quick
 _ROWS = 4096  # positions of a batch that are enough to know how channels hang together
 _SHARES = (0.25, 0.5)  # of a layer's ranks that are tried
@@ -178,7 +179,7 @@ class _Judge:
             module(images[:_LEAST_IMAGES])
             begun = time.perf_counter()
             module(images[:_LEAST_IMAGES])
-            images_in_time = _SECONDS / max(1, count) / (time.perf_counter() - begun) * _LEAST_IMAGES
+            images_in_time = min(_SECONDS, _SHARE * seconds_left()) / max(1, count) / (time.perf_counter() - begun) * _LEAST_IMAGES
             return min(len(images), int(np.clip(images_in_time, _LEAST_IMAGES, _MOST_IMAGES)))
 
         used = decide(f"images to weigh by:{fingerprint(module)[:16]}:{count}", affordable)

@@ -25,7 +25,7 @@ from planish.compression.mixed_precision import harm_of_each, shield, time_of_ea
 from planish.compression.onnx_graph import fold, readers, set_metadata
 from planish.compression.weight_ranges import shared_weight_ranges
 from planish.errors import TechniqueError, first_line
-from planish.evaluation.kernels import onnxruntime_kernels
+from planish.evaluation.kernels import onnxruntime_kernels, require_integers
 from planish.evaluation.machine import saturates
 from planish.progress import Stage
 from planish.technique import hyper_parameters
@@ -123,12 +123,7 @@ class Int8:
             raise TechniqueError(
                 f"ONNX Runtime does not open the quantized file: {first_line(error)}", "", "leave this step out"
             ) from error
-        if not kernels["int8"]:
-            raise TechniqueError(
-                f"none of {sum(kernels.values())} convolution and linear layers would run integer kernels",
-                "a file in which nothing runs in integers is not INT8",
-                "leave this step out",
-            )
+        require_integers(kernels, "ONNX Runtime")
         notes = [_describe(kernels, len(chosen)), *notes]
         step = Step(self.name, hyper_parameters(self), self.changes, notes="; ".join(notes))
         result = artifact.with_step(step, files=(file,))

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from planish.compression.layer_moments import watching
 from planish.compression.least_squares import Intercept, RowSums, ridge_regression
+from planish.deadline import seconds_left
 from planish.decisions import decide
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.models.storage import fingerprint
@@ -27,7 +28,7 @@ from planish.progress import Stage
 
 _POSITIONS = 64  # of each image and layer: neighbours hardly differ
 _PARTS = 32  # in which a network is fitted, one after the other; layer by layer is hardly better
-_SECONDS = 60.0  # about; slow networks are shown fewer images
+_SECONDS, _SHARE = 60.0, 0.3  # about, and of the time to the deadline; slow networks are shown fewer images
 _LEAST_BATCHES = 2
 
 
@@ -56,7 +57,8 @@ def reconstruct(
         with torch.no_grad():
             before(images[0])
             after(images[0])
-        return min(len(images), max(_LEAST_BATCHES, int(_SECONDS / (len(parts) * (time.perf_counter() - begun)))))
+        in_time = min(_SECONDS, _SHARE * seconds_left()) / (len(parts) * (time.perf_counter() - begun))
+        return min(len(images), max(_LEAST_BATCHES, int(in_time)))
 
     images = images[: decide(f"batches to fit by:{fingerprint(after)[:16]}:{len(parts)}", affordable)]
     with Stage("fitting what is left", len(parts)) as stage:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from planish.errors import TechniqueError
 from planish.evaluation.machine import saturates
 
 _INTEGER = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"}
@@ -27,6 +29,25 @@ def silent_options() -> Any:
     for name, value in exact_integers().items():
         options.add_session_config_entry(name, value)
     return options
+
+
+def require_integers(layers: Mapping[str, int], runtime: str) -> None:
+    """Refuse a quantized file in which no convolution and no linear layer runs in integers. Every technique that makes an INT8 file calls
+    this with what it counted in that file.
+
+    Args:
+        layers: how many run as ``int8`` and as ``float``.
+        runtime: that was asked.
+
+    Raises:
+        TechniqueError: none runs as ``int8``.
+    """
+    if not layers.get("int8"):
+        raise TechniqueError(
+            f"none of {sum(layers.values())} convolution and linear layers would run integer kernels in {runtime}",
+            "a file in which nothing runs in integers is not INT8",
+            "leave quantization out, or use another runtime",
+        )
 
 
 def onnxruntime_kernels(file: Path | str | bytes) -> dict[str, list[str]]:

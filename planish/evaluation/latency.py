@@ -33,9 +33,13 @@ Verdict = Literal["faster", "slower", "no difference"]
 SMALLEST_DIFFERENCE = 3.0
 """In %: no smaller difference is called one. Two copies of one file, timed as here beside a neighbour that burns a core, stay within it."""
 
+LEAST_LAUNCHES = 2
+"""Fewer would leave an interval that knows nothing of the differences between launches."""
+
 _COPY = "second copy of the baseline"
 _TURN_MS = 12.0  # long against the switch from one process to another, short against the drift of the machine
 _MIN_CALLS = 3
+_ROUNDS = 5
 _BUSY_MACHINE = 10.0  # in %: with a noise floor that may lie here, differences that matter go unseen
 _MAX_CALLS = 2000
 _KEPT_SAMPLES = 2000
@@ -128,8 +132,9 @@ def measure_latency(
     threads: int = 1,
     batch: int = 1,
     seconds: float = 2.5,
-    rounds: int = 5,
+    rounds: int = _ROUNDS,
     launches: int = 5,
+    at_most: float = math.inf,
     seed: int = 0,
     timeout: float = 180.0,
 ) -> LatencyReport:
@@ -142,7 +147,9 @@ def measure_latency(
         batch: images a call.
         seconds: timing for each subject, over all launches; starting the processes comes on top.
         rounds: at least so many a launch, however long they take.
-        launches: how often all processes are started afresh; at least 3 for an interval that knows of the differences between launches.
+        launches: how often all processes are started afresh, at least 2; few give wide intervals.
+        at_most: seconds for all of it, starting the processes included: once ``LEAST_LAUNCHES`` are done, no further launch begins that
+            would end later, going by those before it.
         seed: of the order within rounds.
         timeout: seconds that loading, warming up or one turn may take.
 
@@ -162,7 +169,11 @@ def measure_latency(
     memory: dict[str, list[float]] = {name: [] for name in everyone}
     begun = monotonic()
     with Stage("measuring latency", launches) as stage:
-        for _ in range(launches):
+        for launch in range(launches):
+            if launch >= LEAST_LAUNCHES and (monotonic() - begun) * (launch + 1) / launch > at_most:
+                note(f"latency was measured in {launch} launches instead of {launches}, for lack of time: its intervals are wider")
+                launches = stage.total = launch
+                break
             with ExitStack() as stack:
                 workers = _start(everyone, threads, batch, timeout, stack)
                 turn = {n: _calls_a_turn(w.ask("warm_up")[0]["call_ms"]) for n, w in workers.items()}
@@ -200,6 +211,21 @@ def measure_latency(
         batch=batch,
         seconds=monotonic() - begun,
     )
+
+
+def process_seconds(subject: Subject, *, threads: int = 1, batch: int = 1, timeout: float = 180.0) -> float:
+    """Seconds that one process takes in one launch of ``measure_latency``: it starts, loads the file, warms up and has its turns.
+
+    Raises:
+        ModelError: the file does not load or fails.
+    """
+    begun = monotonic()
+    with ExitStack() as stack:
+        worker = _start({"the model": subject}, threads, batch, timeout, stack)["the model"]
+        calls = _calls_a_turn(worker.ask("warm_up")[0]["call_ms"])
+        for _ in range(_ROUNDS):
+            worker.ask("run", calls=calls)
+    return monotonic() - begun
 
 
 def _start(subjects: Mapping[str, Subject], threads: int, batch: int, timeout: float, stack: ExitStack) -> dict[str, WorkerProcess]:

@@ -25,7 +25,9 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.data.cache import cache_root
+from planish.deadline import seconds_left
 from planish.decisions import decide
+from planish.errors import TechniqueError
 from planish.evaluation.machine import cpu_model, instruction_sets, saturates
 from planish.progress import Stage
 
@@ -113,6 +115,9 @@ def layer_latencies(
         threads: of the runtime.
         batch: images a call.
         cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
+
+    Raises:
+        TechniqueError: it is not done by the deadline (``planish.deadline``).
     """
     asked = hashlib.sha256(repr((runtime, threads, batch, [_key(v) for v in variants])).encode()).hexdigest()[:16]
     return list(decide(f"times of layers:{asked}", lambda: _timed(variants, runtime, threads, batch, cache_dir)))
@@ -130,6 +135,13 @@ def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, 
         with Stage(f"timing layers in {runtime}", len(missing)) as stage:
             for (size, channels, precision), members in groups.items():
                 for start in range(0, len(members), _AT_ONCE):
+                    if seconds_left() < 0:
+                        _write(file, _read(file) | known)
+                        raise TechniqueError(
+                            f"timing {len(missing)} layers in {runtime} takes more time than there is for it",
+                            f"{stage.done} were timed, and are kept for the next run",
+                            "give it a larger budget",
+                        )
                     timed = members[start : start + _AT_ONCE]
                     frame = Variant((), size, channels, precision)
                     anchor_ms, frame_ms, *rest = _take_turns([_ANCHOR, frame, *timed], runtime, threads, batch)

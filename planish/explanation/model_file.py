@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,17 +127,35 @@ class ModelFile:
         if self.runtime == "onnxruntime":
             session = self.onnxruntime_session(self.onnxruntime_options())
             names = [output.name for output in session.get_outputs()]
-            return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+            def run_session(inputs: Mapping[str, Array]) -> dict[str, Array]:
+                try:
+                    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+                except Exception as error:  # its bindings raise many kinds without a common base
+                    raise self._does_not_run(inputs, error) from error
+
+            return run_session
         model = self.openvino_model()
         request = self.openvino_compiled(model).create_infer_request()
         order = [node.get_any_name() for node in model.inputs]
         outputs = [node.get_any_name() for node in model.outputs]
 
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-            results = request.infer({i: inputs[name] for i, name in enumerate(order)}, share_inputs=True)
+            try:
+                results = request.infer({i: inputs[name] for i, name in enumerate(order)}, share_inputs=True)
+            except Exception as error:
+                raise self._does_not_run(inputs, error) from error
             return {name: results[i] for i, name in enumerate(outputs)}
 
         return run
+
+    def _does_not_run(self, inputs: Mapping[str, Array], error: Exception) -> ExportError:
+        shapes = ", ".join(f"{name} {value.shape}" for name, value in inputs.items())
+        return ExportError(
+            f"{self.path} does not run on {shapes} in {self.runtime}: {first_line(error)}",
+            "sides that the file leaves open are taken to be 224 pixels, and channels those of its first convolution",
+            "give --data, an array of inputs that it takes, saved with numpy.save to a .npy file",
+        )
 
     def random_inputs(self) -> dict[str, Array]:
         """Something of the right kind: random pixels for uint8 inputs, normal numbers for float ones."""
@@ -154,8 +173,9 @@ class ModelFile:
         sides = [self.batch, *(_OPEN_SIDE if side is None else side for side in shape[1:])]
         if len(self.sides) == len(shape) - 1:
             sides[1:] = [given if side is None else side for given, side in zip(self.sides, shape[1:], strict=True)]
-        elif len(shape) == 4 and shape[1] is None and shape[3] not in (1, 3, 4):  # not channels last
-            sides[1] = _OPEN_CHANNELS
+        elif len(shape) == 4 and (found := _channels(self.path, shape)) is not None:
+            channels, axis = found
+            sides[axis] = channels
         return sides[: len(shape)]
 
     def open_sides(self) -> dict[str, list[int]]:
@@ -184,6 +204,32 @@ class ModelFile:
                 )
             found.append((node.name, sides, _TYPES[node.type]))
         return found
+
+
+def _channels(path: Path, shape: Sequence[int | None]) -> tuple[int, int] | None:
+    """Channels of images of such a shape, and their axis, where the file leaves them open: as many as its first convolution reads."""
+    if path.suffix != ".onnx":
+        return (_OPEN_CHANNELS, 1) if shape[1] is None and shape[3] not in (1, 3, 4) else None
+    read, last = _first_convolution(path)
+    axis = 3 if last or shape[3] in (1, 3, 4) else 1
+    return None if shape[axis] is not None else (read or _OPEN_CHANNELS, axis)
+
+
+@lru_cache(maxsize=8)
+def _first_convolution(path: Path) -> tuple[int | None, bool]:
+    """Channels that the first convolution of an ONNX file reads, and whether its input comes from a transposition of channels last."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    sizes = {tensor.name: tensor.dims for tensor in graph.initializer}
+    last = False
+    for node in graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Transpose" and list(attributes.get("perm", ())) == [0, 3, 1, 2]:
+            last = True
+        if node.op_type == "Conv" and len(sizes.get(node.input[1], ())) == 4:
+            return int(sizes[node.input[1]][1]) * int(attributes.get("group", 1)), last
+    return None, last
 
 
 def _onnx_shape(node: Any) -> list[int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,11 @@ import numpy as np
 
 from planish.artifact import RAW, Artifact
 from planish.errors import ExportError
+from planish.evaluation.kernels import require_integers
 from planish.export.agreement import differences, numeric, unlike
 from planish.export.likeness import Likeness, agreement, likeness
 from planish.export.rounding import jittered, rounded
-from planish.export.runtimes import load
+from planish.export.runtimes import executed_precisions, load
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,16 @@ _TIMES_SIMULATED, _TIMES_JITTERED = 3.0, 9.0  # noise that a file may have, of t
 _SCALE = 0.65  # of the spread between images: half of it is refused
 _UNLIKE = {"scores": 0.5, "classes": 0.5, "confidence": 0.1}
 _AGREEMENT = 0.8  # of the clear answers
+
+
+def check_integers(files: Sequence[Path], runtime: str) -> None:
+    """See that something of a quantized file runs in integers, where the runtime can tell.
+
+    Raises:
+        TechniqueError: nothing does.
+    """
+    if counts := executed_precisions(files, runtime):
+        require_integers(counts, runtime)
 
 
 @dataclass(frozen=True)

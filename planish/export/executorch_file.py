@@ -12,9 +12,11 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, first_line
+from planish.evaluation.kernels import require_integers
 from planish.export.checks import check_outputs, stages, torch_outputs
 from planish.export.executorch_runtime import OUTPUTS
 from planish.export.onnx_file import metadata, sample_images
+from planish.export.quiet import quiet
 from planish.export.runtimes import find
 from planish.technique import hyper_parameters
 from planish.trust import trust
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from planish.artifact import Pixels
     from planish.task import Task
 
+_LAYERS = ("aten.conv", "aten.linear")
 _TOLERANCE = 1e-3
 _CHECKED_IMAGES, _CALIBRATION_IMAGES = 16, 128
 _MOST_IMAGES = 8  # the file plans its memory for so many a call
@@ -58,6 +61,7 @@ class ToExecuTorch:
         Raises:
             RuntimeMissingError: ExecuTorch is not installed.
             ExportError: the network cannot be exported, or the file disagrees with it.
+            TechniqueError: nothing of the INT8 file runs in integers.
         """
         find("executorch")
 
@@ -102,8 +106,9 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
 
     exported = program(artifact, most, raw=raw) if calibration is None else _quantized(artifact, most, calibration)
     try:
-        edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(said))
-        return edge.to_executorch().buffer
+        with quiet():
+            edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(said))
+            return edge.to_executorch().buffer
     except Exception as error:  # its passes raise many kinds
         why = f"{first_line(error)}" + (f" ({type(error.__cause__).__name__}: {first_line(error.__cause__)})" if error.__cause__ else "")
         raise ExportError(f"ExecuTorch cannot convert the network: {why}", "", "export to onnx") from error
@@ -122,4 +127,15 @@ def _quantized(artifact: Artifact, most: int, images: Pixels) -> Any:
     with torch.no_grad():
         for start in range(0, len(images), most):
             prepared(torch.from_numpy(images[start : start + most]))
-    return traced(read_by(artifact.module, convert_pt2e(prepared)), images[: min(most, 2)], most)
+    converted = convert_pt2e(prepared)
+    require_integers(_layers_by_input(converted), "ExecuTorch")  # its runtime cannot tell what it runs
+    return traced(read_by(artifact.module, converted), images[: min(most, 2)], most)
+
+
+def _layers_by_input(graph: Any) -> dict[str, int]:
+    """Convolution and linear layers of a converted ``torch.fx.GraphModule``: ``int8`` are those that read what was quantized."""
+    counts = {"int8": 0, "float": 0}
+    for node in graph.graph.nodes:
+        if any(word in str(node.target) for word in _LAYERS):
+            counts["int8" if "dequantize" in str(node.args[0].target) else "float"] += 1
+    return counts

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, RuntimeMissingError
-from planish.export.checks import check_outputs, stages, torch_outputs
+from planish.export.checks import check_integers, check_outputs, stages, torch_outputs
 from planish.export.litert_runtime import keep_outputs, write_metadata
 from planish.export.onnx_file import metadata, sample_images
 from planish.export.runtimes import find
@@ -67,6 +67,7 @@ class ToLiteRt:
         Raises:
             RuntimeMissingError: LiteRT or its converter is not installed.
             ExportError: the network cannot be converted, or the file disagrees with it.
+            TechniqueError: nothing of the INT8 file runs in integers.
         """
         find("litert")
         python = converter_python()
@@ -90,6 +91,8 @@ class ToLiteRt:
         for _, wanted in stages(expected):
             keep_outputs(file, list(wanted))
             check_outputs((file,), "litert", images, wanted, limits, "PyTorch")
+        if self.int8:
+            check_integers((file,), "litert")
         return replace(result, files=(file,))
 
 

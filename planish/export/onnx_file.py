@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
-import re
-import traceback
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,8 +13,9 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import RAW, Artifact, Step
-from planish.errors import ExportError, first_line
-from planish.export.checks import check_outputs, named, torch_outputs
+from planish.errors import ExportError
+from planish.export.checks import check_integers, check_outputs, named, torch_outputs
+from planish.export.quiet import explain_export, quiet
 from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
@@ -59,6 +54,7 @@ class ToOnnx:
 
         Raises:
             ExportError: the network cannot be exported (the message names the operation or the line), or the file disagrees with it.
+            TechniqueError: it was trained for INT8, and nothing in the file runs in integers.
         """
         import onnx
 
@@ -71,6 +67,8 @@ class ToOnnx:
         file = fresh_folder("onnx-") / "model.onnx"
         onnx.save(model, str(file))
         check_outputs((file,), "onnxruntime", images, expected, limits, "PyTorch")
+        if artifact.facts["precision"] == "int8":
+            check_integers((file,), "onnxruntime")
         if read := [name for name in expected if name.startswith(RAW)]:
             shipped = [output for output in model.graph.output if output.name not in read]
             model.graph.ClearField("output")
@@ -113,7 +111,7 @@ def _export(artifact: Artifact, names: list[str]) -> Any:
     spec = artifact.input_spec
     example = torch.zeros(2, spec.height, spec.width, spec.channels, dtype=torch.uint8)
     try:
-        with torch.no_grad(), _silence():
+        with torch.no_grad(), quiet():
             # without strict mode the tracer runs plain Python, which takes a third of the time and accepts more networks
             graph = torch.export.export(
                 _fed_pixels(module, reader, artifact), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
@@ -132,7 +130,7 @@ def _export(artifact: Artifact, names: list[str]) -> Any:
             model = exported.model_proto
             finish(model.graph)
     except Exception as error:  # the exporter lets whatever the network or its own passes raise through
-        raise ExportError(*_explain(error)) from error
+        raise ExportError(*explain_export(error)) from error
     pool_globally(model.graph)
     _strip(model)
     return model
@@ -279,50 +277,3 @@ def _strip(model: Any) -> None:
     for item in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """What the exporter has to say about itself is not for our users; its errors are raised anyway."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
-def _explain(error: BaseException) -> tuple[str, str, str]:
-    """Received, rule and fix for what the exporter raised: the operation without an ONNX counterpart, or the network's own line."""
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    text = "\n".join(str(e) for e in chain)
-    if operation := re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", text):
-        return (
-            f"the network uses {operation[1]}, which ONNX has no operation for",
-            "every operation of an exported network needs one",
-            "replace it by others",
-        )
-    if "Constraints violated" in text:
-        return (
-            "the network cannot be exported: its forward uses the number of images as a plain number",
-            "the file takes any number of images",
-            "write x.shape[0] or x.size(0) instead of len(x), and -1 in view and reshape instead of int(...)",
-        )
-    lines = [frame for e in chain for frame in traceback.extract_tb(e.__traceback__) if _is_users(frame.filename)]
-    lines_named = re.findall(r'File "([^"]+)", line (\d+)', text)
-    where = [f"{f.filename}:{f.lineno}" for f in lines] or [f"{file}:{line}" for file, line in lines_named if _is_users(file)]
-    at = f" at {where[-1]}" if where else ""
-    return (
-        f"the network cannot be exported{at}: {first_line(chain[-1])}",
-        "its forward must not depend on the values in a tensor, nor on the size of the batch",
-        "write that line with tensor operations",
-    )
-
-
-def _is_users(filename: str) -> bool:
-    path = Path(filename)
-    return not ({"torch", "onnxscript", "onnx"} & set(path.parts) or filename.startswith("<") or path.parent == Path(__file__).parent)

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, ModelError, first_line
 from planish.evaluation.latency_process import WorkerProcess
-from planish.export.checks import check_outputs, file_limits
+from planish.export.checks import check_integers, check_outputs, file_limits
 from planish.export.onnx_file import metadata, sample_images
 from planish.export.runtimes import find, load
 from planish.workspace import fresh_folder
@@ -51,6 +51,7 @@ class ToOpenVino:
         Raises:
             RuntimeMissingError: OpenVINO is not installed.
             ExportError: it cannot read the file, or its outputs differ.
+            TechniqueError: the file is quantized, and nothing of it runs in integers.
         """
         find("openvino")
         import openvino
@@ -73,6 +74,8 @@ class ToOpenVino:
             _try_apart(files[0], images)
         limits = file_limits(predictor, images, expected, artifact.facts["precision"])
         check_outputs(files, "openvino", images, expected, limits, "the ONNX file")
+        if artifact.facts["precision"] == "int8":
+            check_integers(files, "openvino")
         return replace(result, files=files)
 
 

@@ -58,7 +58,7 @@ class Runtime(Protocol):
 
     @staticmethod
     def executed_precisions(file: Path) -> dict[str, int]:
-        """How many convolution and linear layers run in which arithmetic: ``{"int8": 20, "float": 1}``."""
+        """How many convolution and linear layers run in which arithmetic: ``{"int8": 20, "float": 1}``; nothing where it cannot tell."""
         ...
 
 
@@ -167,7 +167,9 @@ def run_checked(predictor: Predictor, images: Pixels, name: str) -> Outputs:
 
 
 def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, int]:
-    """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``."""
+    """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``; nothing
+    where it cannot tell.
+    """
     kind, file = find(runtime), Path(files[0])
     require_regular(file)
     if kind.danger:

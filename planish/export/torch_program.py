@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from planish.data.normalisation import Normalise
-from planish.errors import ExportError, first_line
+from planish.errors import ExportError
 from planish.export.checks import named
+from planish.export.quiet import explain_export, quiet
 from planish.models.outputs import decoded
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ def traced(module: nn.Module, images: Pixels, most: int) -> Any:
     """As ``program``, of a module that takes pixels."""
     shapes = {"images": {0: torch.export.Dim("n", min=1, max=most)}} if most > 1 else None
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             return torch.export.export(module, (torch.from_numpy(images),), dynamic_shapes=shapes)
     except Exception as error:  # the tracer raises many kinds
-        raise ExportError(f"PyTorch cannot trace the network: {first_line(error)}", "its graph must not depend on values") from error
+        raise ExportError(*explain_export(error)) from error
 
 
 class _Fed(nn.Module):

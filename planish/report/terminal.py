@@ -91,6 +91,8 @@ def verdict_panel(result: Result) -> Panel:
         lines.append(Text("✓ goal met", style="green"))
     else:
         lines.append(Text(f"✕ goal not met. {result.shortfall}", style="yellow"))
+    if over := str(result.budget):
+        lines.append(Text(over, style="yellow"))
     return Panel(
         Group(*lines),
         box=box.ROUNDED,

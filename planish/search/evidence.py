@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Preprocessing
     from planish.task import Split, Task
 
-RECORDED = ("goal", "machine", "data", "seconds", "per_class", "errors")
+RECORDED = ("goal", "machine", "data", "seconds", "budget", "per_class", "errors")
 _SHOWN_DISAGREEMENTS = 60
 _SHOWN_MISTAKES = 18
 

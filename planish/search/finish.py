@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.machine import describe_machine
@@ -16,16 +17,29 @@ from planish.export.runtimes import default_baselines
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
+from planish.search.budget import budget_use
 from planish.search.choose import choose, describe_miss, frontier, misses
 from planish.search.evidence import errors, per_class, write_evidence
 from planish.search.precision import precision_name
 from planish.search.proposals import Trial, expected_drop, promise
-from planish.search.result import CandidateResult, Goal, Result
+from planish.search.result import CandidateResult, ClassResult, ErrorResult, Goal, Result
 from planish.search.sources import sources
-from planish.search.state import Deployment, Search, Shipped
-from planish.search.time_estimates import FINALISTS
+from planish.search.state import ORIGINAL_SESSION, Deployment, Search, Shipped
+from planish.search.time_estimates import (
+    CHOSEN_LAUNCHES,
+    FINAL_LAUNCHES,
+    FINALISTS,
+    least_finish_seconds,
+    session_seconds,
+    ship_seconds,
+    test_seconds,
+    writing_seconds,
+)
 from planish.search.verdict import shortfall, verdict
 from planish.training.prepare import Job
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs
 
 _ORIGINAL = Plan()
 
@@ -47,21 +61,23 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
     baselines = {way.runtime: Shipped(_ORIGINAL, way).key for way in search.fp32}
     baseline = baselines[search.fp32[0].runtime]
     defaults = _defaults(search)
-    seconds = min(4.0, max(1.0, 0.2 * search.seconds_left / (len(subjects) + 1)))
-    found = search.latency("final", subjects, baseline, seconds=seconds, launches=4).measurements
+    found = _timed_to_choose(search, subjects, baseline, len(baselines | defaults) + 1)
     measured = {key: _candidate(search, subjects, key, baseline, found[key]) for key in subjects}
     fallback = next(way for way in search.fp32 if way.runtime in search.allowed)
     others = [c for key, c in measured.items() if key not in baselines.values()]
     key = choose(others, measured[baselines[fallback.runtime]], search.goal).key
     subjects |= defaults
     baselines |= {shipped.runtime: default for default, shipped in defaults.items()}
-    report = timed_once_more(search, {each: subjects[each] for each in dict.fromkeys((*baselines.values(), key))}, baseline, seconds)
+    # All that cannot be shortened comes before the last session of timing, which can.
+    ships = subjects[key]
+    models = {"baseline": baseline, "chosen": key} | {shipped.runtime: default for default, shipped in defaults.items()}
+    search.planned["evaluating on test"] = test_seconds(search)
+    tested = {name: runner.outputs(subjects[k].plan, subjects[k].runtime, "test") for name, k in models.items()}
+    judged = _judged_on_test(search, {name: subjects[each] for name, each in models.items()}, tested)
+    report = timed_once_more(search, {each: subjects[each] for each in dict.fromkeys((*baselines.values(), key))}, baseline)
     measured |= {each: _candidate(search, subjects, each, baseline, found) for each, found in report.measurements.items()}
 
     others = [c for each, c in measured.items() if each not in baselines.values()]
-    ships = subjects[key]
-    models = {"baseline": baseline, "chosen": key} | {shipped.runtime: default for default, shipped in defaults.items()}
-    tested = {name: runner.outputs(subjects[k].plan, subjects[k].runtime, "test") for name, k in models.items()}
     measured |= {each: _with_test(search, measured[each], subjects[each]) for each in dict.fromkeys(models.values())}
     before, after = measured[baseline], measured[key]
     drop = runner.drop(ships.plan, ships.runtime, (subjects[baseline].plan, subjects[baseline].runtime), "test")
@@ -89,8 +105,8 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         latency_ratios=ratios,
         size_ratio=Measurement("size_ratio", size_ratio, "ratio", 1, True),
         drop=drop,
-        per_class=per_class(job.task, tested),
-        errors=errors(job.task, tested),
+        per_class=judged[0],
+        errors=judged[1],
         noise_floor=report.noise_floor,
         machine=describe_machine()
         | {
@@ -100,6 +116,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         },
         data=job.data.report.model_dump(mode="json"),
         seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
+        budget=budget_use(search),
         notes=notes,
         metric=job.task.primary_metric,
         class_names=job.task.class_names,
@@ -129,10 +146,13 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
     if search.deployment.precision == "int8" and without_rounding is not None:
         everything.append(Shipped(without_rounding, replace(search.deployment, precision="fp32")))
     subjects: dict[str, Shipped] = {}
+    cost = ship_seconds(search)
     for shipped in everything:
-        if len(subjects) > len(search.fp32) and search.seconds_left < 30 and not search.runner.store.has(f"artifact:{shipped.plan.key}"):
+        least = cost + session_seconds(search, len(subjects) + 1) + least_finish_seconds(search, 0)
+        if len(subjects) > len(search.fp32) and search.seconds_left < least and not search.runner.store.has(f"artifact:{shipped.plan.key}"):
             note(f"no time is left to measure {shipped.plan}")
             continue
+        before = search.seconds_left
         outputs = partial(search.runner.outputs, shipped.plan, shipped.runtime, "validation")
         if shipped.network == _ORIGINAL and shipped.way in search.fp32:
             outputs()
@@ -141,6 +161,7 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
             continue
         search.runner.release()
         subjects[shipped.key] = shipped
+        cost = max(cost, before - search.seconds_left)
     return subjects
 
 
@@ -148,6 +169,9 @@ def _defaults(search: Search) -> dict[str, Shipped]:
     """The original as runtimes run it where nobody asks for a precision, where that is not fp32; by key."""
     found, store = {}, search.runner.store
     for runtime in store.once("default baselines", "searching", default_baselines):
+        if search.seconds_left < ship_seconds(search) + least_finish_seconds(search, 0):
+            note(f"the original in {runtime} is left out: no time is left to measure it")
+            continue
         shipped = Shipped(_ORIGINAL, Deployment("fp32", runtime, search.fp32[0].is_file))
         if why := store.attempt(f"default:{runtime}", "searching", partial(search.runner.outputs, shipped.plan, runtime, "validation")):
             note(f"the original in {runtime} is left out: {why}")
@@ -156,7 +180,29 @@ def _defaults(search: Search) -> dict[str, Shipped]:
     return found
 
 
-def timed_once_more(search: Search, subjects: Mapping[str, Shipped], baseline: str, seconds: float) -> LatencyReport:
+def _timed_to_choose(
+    search: Search, subjects: Mapping[str, Shipped], baseline: str, timed_later: int
+) -> Mapping[str, dict[str, Measurement]]:
+    """Latency of the finalists, by key, by which one is chosen: of a session of their own, or of the originals' where all of them were
+    among those: then there is nothing else to choose from, and nothing new to time.
+
+    Args:
+        search: measures.
+        subjects: by key.
+        baseline: key that ratios are taken against.
+        timed_later: how many files the session of the chosen one will time.
+    """
+    known = search.sessions[ORIGINAL_SESSION].rounds
+    if subjects.keys() <= known.keys():
+        of_name = {c.key: c.measurements for c in search.candidates.values()}
+        return {key: of_name[key] for key in subjects}
+    at_ease = CHOSEN_LAUNCHES * session_seconds(search, timed_later, 1)
+    time = search.seconds_left - test_seconds(search) - writing_seconds(search.process_seconds)
+    at_most = max(0.0, time - min(at_ease, time / 2))
+    return search.latency("final", subjects, baseline, seconds=4.0, launches=FINAL_LAUNCHES, at_most=at_most).measurements
+
+
+def timed_once_more(search: Search, subjects: Mapping[str, Shipped], baseline: str) -> LatencyReport:
     """Time the chosen model and the originals in a session of their own, whose numbers are the run's.
 
     Those of the session in which it was chosen favour it: the fastest of several that are equally fast is the one that luck favoured. Of
@@ -166,9 +212,9 @@ def timed_once_more(search: Search, subjects: Mapping[str, Shipped], baseline: s
         search: measures.
         subjects: by key.
         baseline: key that ratios are taken against.
-        seconds: for each subject.
     """
-    return search.latency("chosen", subjects, baseline, seconds=seconds, launches=5)
+    at_most = max(0.0, search.seconds_left - writing_seconds(search.process_seconds))
+    return search.latency("chosen", subjects, baseline, seconds=4.0, launches=CHOSEN_LAUNCHES, at_most=at_most)
 
 
 def _candidate(
@@ -191,8 +237,25 @@ def _candidate(
 
 
 def _with_test(search: Search, candidate: CandidateResult, shipped: Shipped) -> CandidateResult:
-    metrics = search.runner.metrics(shipped.plan, shipped.runtime, "test")
-    return replace(candidate, measurements=metrics | candidate.measurements)
+    return replace(candidate, measurements=search.runner.metrics(shipped.plan, shipped.runtime, "test") | candidate.measurements)
+
+
+def _judged_on_test(
+    search: Search, models: Mapping[str, Shipped], tested: Mapping[str, Outputs]
+) -> tuple[list[ClassResult], list[ErrorResult]]:
+    """What is told of classes and errors on test. That, and the metrics, may take long, so it is a step of the run and on its clock."""
+    runner, found = search.runner, []
+
+    def judge() -> bool:
+        for shipped in models.values():
+            runner.metrics(shipped.plan, shipped.runtime, "test")
+        found.append((per_class(runner.task, tested), errors(runner.task, tested)))
+        return True
+
+    runner.store.once("judging test", "evaluating on test", judge)
+    if not found:
+        judge()
+    return found[0]
 
 
 def _named(measurement: Measurement, name: str) -> Measurement:

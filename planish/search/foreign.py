@@ -80,7 +80,10 @@ def file_job(
     learned = task_for(images.task, images.splits, images.class_names)
     spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, image_size, usual_side(images, learned.largest_side), file))
     preprocessing = Preprocessing(
-        decode_side, resize or fitting_resize(images), _values("mean", mean, spec.channels), _values("std", std, spec.channels)
+        decode_side,
+        resize or fitting_resize(images),
+        channel_values("mean", mean, spec.channels),
+        channel_values("std", std, spec.channels),
     )
     _tell(file, spec, preprocessing, images.class_names, mean is None, std is None, resize is None)
     split = images.splits["calibration"].images(spec, preprocessing)
@@ -139,7 +142,12 @@ def _size(foreign: Foreign, image_size: int | None, usual: int, file: Path) -> t
     return foreign.height, foreign.width
 
 
-def _values(name: Literal["mean", "std"], given: Sequence[float] | None, channels: int) -> tuple[float, ...]:
+def channel_values(name: Literal["mean", "std"], given: Sequence[float] | None, channels: int) -> tuple[float, ...]:
+    """One value for each channel, of those given or, where None is, ImageNet's.
+
+    Raises:
+        GoalError: there are too many or too few, or a std is not above 0.
+    """
     if given is None:
         usual = _IMAGENET[name == "std"]
         return usual if channels == 3 else (sum(usual) / len(usual),)

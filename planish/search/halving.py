@@ -17,15 +17,18 @@ from planish.search.look import look, measure
 from planish.search.proposals import Level, Trial, between, expected_drop, promise, safest, spread
 from planish.search.runner import extend
 from planish.search.state import Search
-from planish.search.time_estimates import forward_seconds
+from planish.search.time_estimates import forward_seconds, session_seconds, ship_seconds
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 200
+_LEAST_SECONDS = 1.0  # of a training
+_LEVEL_SHARE = 0.3  # of the time for training, that one more level may take
 _MUCH_OF = 0.8  # of a round's time; what evaluating took away is among what is reserved for the end
 
 
-def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial]:
-    """Spend ``seconds`` on distilling the most promising trials, in rungs: each keeps about half and has twice as long for them.
+def train(search: Search, trials: Sequence[Trial], reserved: float) -> list[Trial]:
+    """Spend the time that is left, but for ``reserved`` seconds, on distilling the most promising trials, in rungs: each keeps about
+    half and has twice as long for them.
 
     The first rung is spread over all levels; the second takes those that promise most, also levels between two that were tried. Before the
     last one a level is looked at that should stay within the limit, where none so far is expected to.
@@ -36,7 +39,7 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
     runner = search.runner
     trained: list[Trial] = []
     alive = list(trials)
-    reserved = search.seconds_left - seconds
+    seconds = search.seconds_left - reserved
     widths = runner.store.once("rungs", "searching", lambda: _widths(search, alive, seconds))
     if not widths:
         for trial in alive:
@@ -68,13 +71,15 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
         learns = is_last and rung > 0 and bool(kept) and runner.store.once("rounding", "searching", partial(rounding.pays, search, kept[0]))
         each *= 1 - rounding.SHARE if learns else 1
         for trial in list(kept):
-            left = search.seconds_left - (reserved if trained else 0.0)  # without any trained network there is nothing to end with
-            if left < 0.5 * each:
+            left = search.seconds_left - reserved
+            if left < max(0.5 * each, _LEAST_SECONDS):
                 alive.remove(trial)
                 trial.stopped = f"stopped before round {rung + 1} of training: no time was left"
+                search.show_trial(trial)
                 continue
             most = each if left > _MUCH_OF * each else left  # less where time was lost
             recovery = replace(search.recovery, teachers=search.teachers, max_seconds=float(math.ceil(most)))
+            search.planned[recovery.name] += most
             plan = extend(trial.plan, recovery)
             drop = partial(runner.drop, plan, "torch", (_ORIGINAL, "torch"), "validation")
             if why := runner.store.attempt(f"rung {rung}:{plan.key}", "searching", drop):
@@ -101,8 +106,12 @@ def train(search: Search, trials: Sequence[Trial], seconds: float) -> list[Trial
 
 
 def _between(search: Search, trained: Sequence[Trial], seconds: float) -> list[Trial]:
-    """A level that should stay within the limit, looked at, in a list; an empty one where it is not needed or does not pay."""
+    """A level that should stay within the limit, looked at, in a list; an empty one where it is not needed, does not pay, or would take
+    much of the time that is left.
+    """
     speedup = search.runner.store.once("between", "searching", lambda: between(trained, seconds, search.goal))
+    if session_seconds(search, 3) + ship_seconds(search) > _LEVEL_SHARE * seconds:
+        return []
     if not speedup or not (found := look(search, Level(speedup))):
         return []
     measure(search, "last look", found)

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from planish.compression import LatencyPruning
+from planish.deadline import deadline
 from planish.errors import PlanishError
 from planish.evaluation.latency import smallest_difference
 from planish.measurement import Measurement
@@ -16,12 +17,14 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, further, milder, timed
 from planish.search.state import Search, Shipped
-from planish.search.time_estimates import finish_seconds, ship_seconds
+from planish.search.time_estimates import least_finish_seconds, seconds_to_come, ship_seconds
 
 _ORIGINAL = Plan()
 _LARGE_PIXELS = 64
 _RANKS_SECONDS = 150.0  # of looking, from which on there is time to see whether layers should also be split
 _RANKS_GAIN_POINTS = 1.0
+_LOOK_SHARE = 0.5  # of the time that is left for looking and training
+_SESSION_SHARE = 0.3
 
 
 def glance(search: Search, seconds: float) -> list[Trial]:
@@ -38,7 +41,7 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     """
     runner, cost = search.runner, 1 + ship_seconds(search)
     search.low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
-    count = runner.store.once("levels", "searching", lambda: max(2, min(len(LEVELS), int(seconds / cost))))
+    count = runner.store.once("levels", "searching", lambda: max(1, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
     last = cost
 
@@ -50,23 +53,24 @@ def glance(search: Search, seconds: float) -> list[Trial]:
         return found
 
     def in_time() -> bool:
-        """Whether what is looked at could still be trained."""
-        return search.seconds_left > 3 * last + finish_seconds(search, len(trials))
+        """Whether what is looked at could still be timed and trained."""
+        return search.seconds_left - seconds_to_come(search, len(trials) + 1) > 3 * last
 
     for level in (*LEVELS[:count], *_students(search)):
-        if trials and not in_time():
+        if not in_time():
             break
         trials += looked(level)
+    if not trials:
+        note("no pruned network was found, or there is no time to train one")
+        return []
     while (stronger := further(trials)) and in_time() and (found := looked(stronger)):
         trials += found
     original = runner.score(_ORIGINAL, "torch", "calibration")
     while (gentler := milder(trials, original)) and in_time() and (found := looked(gentler)):
         trials += found
-    if not trials:
-        return []
     measure(search, "first look", trials)
     _note_prediction(trials)
-    if search.goal.max_latency_ms is not None and (aimed := aimed_at(search.goal.max_latency_ms, trials)) is not None:
+    if in_time() and search.goal.max_latency_ms is not None and (aimed := aimed_at(search.goal.max_latency_ms, trials)) is not None:
         fitting = look(search, aimed)
         measure(search, "second look", fitting)
         trials += fitting
@@ -119,7 +123,11 @@ def look(search: Search, level: Level) -> list[Trial]:
             runner.artifact(Shipped(plan, deployment).plan)
             return runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
 
-        if why := runner.store.attempt(f"look:{plan.key}", "searching", drop):
+        allowed = max(0.0, _LOOK_SHARE * (search.seconds_left - seconds_to_come(search, 1)))
+        search.planned["searching"] += allowed
+        with deadline(allowed):
+            why = runner.store.attempt(f"look:{plan.key}", "searching", drop)
+        if why:
             note(f"{trial.name} does not apply: {why}")
             continue
         trial.measurements["drop_calibration"] = replace(drop(), name="drop_calibration")
@@ -135,7 +143,8 @@ def measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
     subjects = {t.name: Shipped(t.plan, deployment) for t in trials}
     uncompressed, baseline = "uncompressed", "baseline"
     subjects |= {uncompressed: Shipped(_ORIGINAL, deployment), baseline: Shipped(_ORIGINAL, search.fp32[0])}
-    report = search.latency(name, subjects, baseline, seconds=0.6, launches=3)
+    at_most = _SESSION_SHARE * max(0.0, search.seconds_left - least_finish_seconds(search, 1))
+    report = search.latency(name, subjects, baseline, seconds=0.6, launches=3, at_most=at_most)
     found, floor = report.measurements, report.noise_floor
     for trial in trials:
         trial.measurements |= found[trial.name]

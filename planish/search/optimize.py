@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from torch import nn
 from planish.data import require_classes
 from planish.data.augmentation import Strength
 from planish.errors import GoalError
+from planish.evaluation.latency import process_seconds
 from planish.evaluation.machine import cpu_model
-from planish.export import ToOnnx
+from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes import available, find
 from planish.measurement import Measurement
 from planish.models.zoo import factory_file
@@ -32,10 +33,10 @@ from planish.search.original import stored_original
 from planish.search.precision import decided_precision
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
-from planish.search.runner import Runner
-from planish.search.state import Deployment, Search, Shipped, Watch
+from planish.search.runner import Runner, subject_of
+from planish.search.state import ORIGINAL_SESSION, Deployment, Search, Shipped, Watch
 from planish.search.store import Store, check_folder, claim
-from planish.search.time_estimates import finish_seconds
+from planish.search.time_estimates import finish_seconds, least_seconds, session_seconds, writing_seconds
 from planish.search.untrained import check_knowledge, without_training
 from planish.training.distill import recovery_of
 from planish.training.original import TrainMode
@@ -45,6 +46,9 @@ from planish.trust import trust
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
+_SESSION_SHARE = 0.25
+_LEAST_TRAINING_SECONDS = 2.0
+_OTHER_RUNTIME = 2.0  # times what the first one took: converting comes on top of exporting
 _ROUNDING_POINTS = 0.2  # that INT8 costs the original, from which on layers may stay float
 _MOST_EPOCHS = 60  # of one round of recovery; not tuned
 _RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # highest learning rate, by how the original came to its weights
@@ -79,6 +83,7 @@ def optimize(
     seed: int = 0,
     command: str = "",
     watch: Watch | None = None,
+    begun: float | None = None,
 ) -> Result:
     """Make a network small and fast within a loss of accuracy, and prove it on the exported file.
 
@@ -112,6 +117,7 @@ def optimize(
         seed: of everything random.
         command: the command line, for the report.
         watch: called with all candidates whenever something about one becomes known.
+        begun: on the clock of ``time.monotonic``, when the budget began to run; None for now.
 
     Returns:
         What was found; also in ``result.json``, with the bundle beside it.
@@ -119,7 +125,7 @@ def optimize(
     Raises:
         PlanishError: the images, the model or the goal cannot be used.
     """
-    begun = monotonic()
+    begun = monotonic() if begun is None else begun
     limits = Goal(
         max_drop_points=max_drop,
         max_latency_ms=None if max_latency is None else units.milliseconds(max_latency),
@@ -165,12 +171,24 @@ def optimize(
         _check_teachers(teachers, model, train_mode, job)
         for file in filter(None, map(factory_file, students or ())):
             trust(file)
-        if not resume and not is_file:
-            # A network that cannot be exported should say so before hours are spent on training it.
-            ToOnnx().apply(job.artifact, job.task)
+        # A network that cannot be exported should say so before hours are spent on training it.
+        measured = None if resume else _export_seconds(job, allowed[0], threads, batch)
         store = store or own_store()
         keep_assignment(folder, job.data.assignment)
-        spare = (_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * (seconds - store.elapsed)
+        exporting, process = store.once(
+            "seconds of exporting", "setup", lambda: measured or _export_seconds(job, allowed[0], threads, batch)
+        )
+        trains = train_mode == "always" or (train_mode == "auto" and not job.knows_classes)
+        epoch, rest = least_seconds(store, job.artifact, job.task, exporting, process, trains)
+        least = store.elapsed + teachers * epoch + rest
+        if least > seconds:
+            note(
+                f"the budget of {seconds:.0f} s is too short for these images, this model and this machine: about {least:.0f} s is the "
+                "least; only what cannot be omitted is done"
+            )
+        left = seconds - store.elapsed
+        spare = min((_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * left, (left - rest) / teachers)
+        spare = max(spare, epoch, _LEAST_TRAINING_SECONDS)
         precision = decided_precision(store, "auto", lambda: job.artifact)
         original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed, precision)
         taught_by = ["original"] if teachers > 1 else []
@@ -200,6 +218,8 @@ def optimize(
             _STUDENTS if students is None and not job.pretrained and not of_task else tuple(students or ()),
             tuple(str(folder / "work" / name) for name in taught_by),
         )
+        search.least_seconds, search.process_seconds = least, process
+        search.planned["training the original"] = spare
         trials = _search(search)
         return finish(search, job, trials, folder=folder, model=name, command=command, notes=notes)
 
@@ -236,7 +256,7 @@ def _search(search: Search) -> list[Trial]:
         return without_training(search)
     _deploy(search)
     trials = glance(search, _GLANCE_SHARE * search.seconds_left)
-    return train(search, trials, search.seconds_left - finish_seconds(search, len(trials)))
+    return train(search, trials, finish_seconds(search, len(trials)))
 
 
 def _deploy(search: Search) -> None:
@@ -245,10 +265,17 @@ def _deploy(search: Search) -> None:
     is_file = runner.original.module is None
     if not is_file:
         runner.outputs(original, "torch", "validation")
-    ways = {way: Shipped(original, way) for way in (*search.fp32, *(Deployment("int8", r, is_file) for r in search.allowed))}
-    reference = ways[search.fp32[0]]
-    drops = {}
+    runtimes = dict.fromkeys((*search.allowed, *(way.runtime for way in search.fp32)))
+    wanted = [*search.fp32, *(Deployment("int8", runtime, is_file) for runtime in search.allowed)]
+    ways = {way: Shipped(original, way) for runtime in runtimes for way in wanted if way.runtime == runtime}
+    reference = next(iter(ways.values()))
+    drops: dict[Deployment, Measurement] = {}
+    begun = search.seconds_left
     for way, shipped in list(ways.items()):
+        if way.runtime != reference.runtime and not _has_time_for_another(search, drops, begun):
+            note(f"{way.precision} in {way.runtime} is left out: the budget leaves no time to export it and measure it")
+            del ways[way]
+            continue
 
         def drop(shipped: Shipped = shipped) -> Measurement:
             return search.drop(shipped, reference)
@@ -260,7 +287,8 @@ def _deploy(search: Search) -> None:
             drops[way] = drop()
     search.fp32 = tuple(w for w in search.fp32 if w in ways)
     subjects = {str(way): shipped for way, shipped in ways.items()}
-    found = search.latency("original", subjects, str(reference.way), seconds=0.6, launches=3).measurements
+    at_most = _SESSION_SHARE * search.seconds_left
+    found = search.latency(ORIGINAL_SESSION, subjects, str(reference.way), seconds=0.6, launches=3, at_most=at_most).measurements
     for way, shipped in ways.items():
         known = found[str(way)] | {"size_bytes": runner.size(shipped.plan, way.runtime), "drop_validation": drops[way]}
         search.show(str(way), shipped, "baseline" if way in search.fp32 else "glanced", known)
@@ -275,6 +303,23 @@ def _deploy(search: Search) -> None:
     search.fp32 = tuple(sorted(search.fp32, key=latency_ms))
     ships = f"{search.deployment.precision} for {search.deployment.runtime}"
     note(f"candidates ship as {ships}; the fastest fp32 runtime here is {search.fp32[0].runtime}")
+
+
+def _has_time_for_another(search: Search, done: Mapping[Deployment, Measurement], begun: float) -> bool:
+    """Whether the original can be exported to another runtime, which takes as those before it, and be timed in both sessions to come."""
+    exporting = _OTHER_RUNTIME * (begun - search.seconds_left) / len(done)
+    processes = session_seconds(search, len(done) + 1) + session_seconds(search, len(done) + 1)
+    return search.seconds_left > exporting + processes + writing_seconds(search.process_seconds)
+
+
+def _export_seconds(job: Job, runtime: str, threads: int, batch: int) -> tuple[float, float]:
+    """Seconds that exporting takes, 0 for what is a file already, and those of one process that runs the file."""
+    begun = monotonic()
+    artifact = job.artifact if job.artifact.module is None else ToOnnx().apply(job.artifact, job.task)
+    exporting = monotonic() - begun
+    if runtime.startswith("openvino"):
+        artifact = ToOpenVino().apply(artifact, job.task)
+    return exporting, process_seconds(subject_of(artifact, job.task, runtime, threads, batch), threads=threads, batch=batch)
 
 
 def default_folder(data: str | Path, model: str) -> Path:

@@ -71,6 +71,40 @@ class ErrorResult:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class StageSeconds:
+    """What a stage took, and what it was expected to take when it began: 0 where nothing was known of it before."""
+
+    stage: str
+    seconds: float
+    expected: float
+
+
+@dataclass(frozen=True, config=_STRICT)
+class BudgetUse:
+    """Wall-clock time of a run, in seconds.
+
+    Args:
+        allowed: the budget.
+        taken: from the start to the last measurement, and what writing the files is expected to take.
+        least: that the run was estimated to take at least, when images and model were read.
+        longer: what made it longer than the budget, the most first; empty where the budget was kept within 10 % or 20 s.
+    """
+
+    allowed: float
+    taken: float
+    least: float
+    longer: list[StageSeconds] = Field(default_factory=list)
+
+    def __str__(self) -> str:
+        """A sentence, empty where the budget was kept."""
+        if not self.longer:
+            return ""
+        stages = ", ".join(f"{s.stage} {s.seconds:.0f} s" + f" ({s.expected:.0f} s expected)" * (s.expected > 0) for s in self.longer)
+        least = f" At least {self.least:.0f} s were needed from the start." if self.least > self.allowed else ""
+        return f"The run took {self.taken:.0f} s of a budget of {self.allowed:.0f} s.{least} What made it longer: {stages}."
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Result:
     """A whole run.
 
@@ -95,6 +129,7 @@ class Result:
         machine: what it ran on.
         data: name, images a split, how it was split, leaks and duplicates found.
         seconds: by stage.
+        budget: how much of it was used, and what made the run longer.
         notes: what was decided on the user's behalf.
         metric: name of the task's primary metric, which is what ``drop`` and all other changes are of.
         class_names: all of them, in the order of the model's outputs; empty where they are those of ``per_class``.
@@ -122,12 +157,13 @@ class Result:
     machine: dict[str, str | int | float]
     data: dict[str, Any]
     seconds: dict[str, float]
+    budget: BudgetUse
     shortfall: str = ""
     notes: list[str] = Field(default_factory=list)
     metric: str = "accuracy"
     class_names: tuple[str, ...] = ()
     errors: list[ErrorResult] = Field(default_factory=list)
-    version: Literal[2] = 2
+    version: Literal[3] = 3
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -147,6 +148,7 @@ class Runner:
         *,
         seconds: float,
         launches: int,
+        at_most: float = math.inf,
     ) -> LatencyReport:
         """Measure exported files side by side, each in a process of its own.
 
@@ -158,11 +160,14 @@ class Runner:
             batch: images a call.
             seconds: of timing for each subject.
             launches: how often the processes are started afresh.
+            at_most: seconds for all of it; see ``measure_latency``.
         """
 
         who = hashlib.sha256(repr(sorted((key, plan.key, runtime) for key, (plan, runtime) in subjects.items())).encode()).hexdigest()[:12]
         files = {key: (partial(self.artifact, plan), runtime) for key, (plan, runtime) in subjects.items()}
-        return latency_once(self.store, f"{name}:{who}", self.task, files, baseline, threads, batch, seconds=seconds, launches=launches)
+        return latency_once(
+            self.store, f"{name}:{who}", self.task, files, baseline, threads, batch, seconds=seconds, launches=launches, at_most=at_most
+        )
 
 
 @contextmanager
@@ -187,6 +192,7 @@ def latency_once(
     *,
     seconds: float,
     launches: int,
+    at_most: float = math.inf,
 ) -> LatencyReport:
     """Measure exported artifacts side by side, once; see ``Runner.latency``.
 
@@ -200,23 +206,26 @@ def latency_once(
         batch: images a call.
         seconds: of timing for each subject.
         launches: how often the processes are started afresh.
+        at_most: seconds for all of it; see ``measure_latency``.
     """
 
     def work() -> Any:
         report = measure_latency(
-            {key: _subject(artifact(), task, runtime, threads, batch) for key, (artifact, runtime) in subjects.items()},
+            {key: subject_of(artifact(), task, runtime, threads, batch) for key, (artifact, runtime) in subjects.items()},
             baseline=baseline,
             threads=threads,
             batch=batch,
             seconds=seconds,
             launches=launches,
+            at_most=at_most,
         )
         return _REPORT.dump_python(report, mode="json")
 
     return _REPORT.validate_python(store.once(f"latency:{name}", "measuring latency", work))
 
 
-def _subject(artifact: Artifact, task: Task, runtime: str, threads: int, batch: int) -> Subject:
+def subject_of(artifact: Artifact, task: Task, runtime: str, threads: int, batch: int) -> Subject:
+    """An exported artifact, to be timed on calibration images."""
     images = task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
     sample = np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:])))
     arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planish.compression import Int8, QuantizeAware
-from planish.evaluation.latency import LatencyReport
+from planish.evaluation.latency import LEAST_LAUNCHES, LatencyReport
 from planish.evaluation.layer_latency import Precision
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
@@ -18,6 +20,10 @@ from planish.search.runner import Runner, extend
 from planish.search.summary import summary
 from planish.technique import Technique
 from planish.training import Distill
+
+ORIGINAL_SESSION = "original"  # of timing: the original in every runtime and precision
+_TIMED_SHARE = 0.3  # of a session's time; the rest is for starting its processes
+_LEAST_TIMED_SECONDS = 0.3  # for each subject
 
 Watch = Callable[[Sequence[CandidateResult]], None]
 ModelOutputs = tuple[Plan, str]  # a plan, and the runtime that ran it
@@ -97,6 +103,9 @@ class Search:
         sessions: what was timed side by side, by the session's name, candidates by their keys: where latencies in the result come from.
         timed_as: the key of the file that was timed, by the subject's name in a session and by the key of what it stands for: training
             changes no latency, so a trained network is not timed anew while it is a trial.
+        process_seconds: that starting and timing one process takes in one launch, as measured in the last session of timing.
+        least_seconds: that the whole run was estimated to take at least, when it began.
+        planned: seconds by stage (see ``Store.seconds``) that were estimated or allowed before the stage began.
         judged: from which outputs on validation a candidate's drop was computed, by its key: its own, and those that it is compared with.
     """
 
@@ -117,6 +126,9 @@ class Search:
     candidates: dict[str, CandidateResult] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
     timed_as: dict[str, str] = field(default_factory=dict)
+    process_seconds: float = 1.5
+    least_seconds: float = 0.0
+    planned: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     judged: dict[str, tuple[ModelOutputs, ModelOutputs]] = field(default_factory=dict)
 
     @property
@@ -124,10 +136,17 @@ class Search:
         """By the run's own clock, see ``Store.elapsed``: a resumed run reads the times that it read before."""
         return self.budget - self.runner.store.elapsed
 
-    def latency(self, name: str, subjects: Mapping[str, Shipped], baseline: str, *, seconds: float, launches: int) -> LatencyReport:
+    def latency(
+        self, name: str, subjects: Mapping[str, Shipped], baseline: str, *, seconds: float, launches: int, at_most: float
+    ) -> LatencyReport:
         """Measure side by side; see ``Runner.latency``."""
         pairs = {key: (shipped.plan, shipped.runtime) for key, shipped in subjects.items()}
-        report = self.runner.latency(name, pairs, baseline, self.threads, self.batch, seconds=seconds, launches=launches)
+        processes = len(subjects) + 1  # with the second copy of the baseline
+        least = LEAST_LAUNCHES * processes * self.process_seconds
+        seconds = max(_LEAST_TIMED_SECONDS, min(seconds, _TIMED_SHARE * at_most / processes))
+        self.planned["measuring latency"] += max(least, at_most) if at_most < math.inf else least
+        report = self.runner.latency(name, pairs, baseline, self.threads, self.batch, seconds=seconds, launches=launches, at_most=at_most)
+        self.process_seconds = report.seconds / (report.launches * processes)
         keys = {subject: shipped.key for subject, shipped in subjects.items() if subject != baseline} | {baseline: subjects[baseline].key}
         rounds = {key: report.round_medians[subject] for subject, key in keys.items()}
         samples = {key: report.samples[subject] for subject, key in keys.items()}

@@ -26,6 +26,7 @@ from planish.workspace import sync
 T = TypeVar("T")
 
 STORE_FILE = "store.sqlite"
+STARTING = "starting and reading images"  # stage of what comes before the first step
 INTERRUPTED = "interrupted"  # stage of the time that was lost
 _OTHER = "other"  # stage of what was done between steps: reading files, starting again
 _VERSION = 2
@@ -108,6 +109,11 @@ class Store:
         """
         return self._elapsed
 
+    @property
+    def now(self) -> float:
+        """Seconds since the run began, at this moment; for the record, as what is decided by it would not be decided alike again."""
+        return max(self._now(), self._elapsed)
+
     def once(self, key: str, stage: str, work: Callable[[], Any]) -> Any:
         """What ``work()`` returns, from the store if it was done before; its notes are made again then."""
         step = self._step(key)
@@ -163,9 +169,13 @@ class Store:
         return step is not None and step.elapsed <= self._elapsed
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage, which add up to those of the run: ``interrupted`` is what was lost, ``other`` the time between steps."""
+        """Seconds by stage, which add up to those of the run: ``interrupted`` is what was lost, ``other`` the time between steps, and
+        ``starting and reading images`` that before the first one.
+        """
         rows = self._rows("select stage, seconds, elapsed from finished_steps order by finished_at, rowid")
         total: dict[str, float] = {}
+        if rows:
+            total[STARTING] = rows[0][2] - rows[0][1]  # all that came before the first step
         for stage, seconds, _ in rows:
             total[stage] = total.get(stage, 0.0) + seconds
         total[_OTHER] = max(0.0, max((elapsed for *_, elapsed in rows), default=0.0) - sum(total.values()))

@@ -1,4 +1,4 @@
-"""What parts of a search take, from what was timed of the original."""
+"""What parts of a search take, from what was timed on this machine in this run."""
 
 from __future__ import annotations
 
@@ -6,51 +6,159 @@ from time import perf_counter
 
 import torch
 
+from planish.artifact import Artifact
+from planish.decisions import decide
+from planish.evaluation.latency import LEAST_LAUNCHES
 from planish.plan import Plan
+from planish.progress import note
 from planish.search.state import Search, Shipped
-from planish.task import SplitName
+from planish.search.store import Store
+from planish.task import SplitName, Task
+from planish.training.prepare import Job
 
-FINALISTS = 5  # that are measured side by side in the end
-_MEASURING_SECONDS = 45.0  # that takes, and timing the chosen one once more, with the report
+FINALISTS = 5  # that are measured side by side in the end, at most
+FINAL_LAUNCHES, CHOSEN_LAUNCHES = 4, 5  # of the session that chooses, and of the one whose numbers are the run's
+_TIMED_SECONDS = 2.0  # for each subject of these sessions, beside starting it
+_RESERVED_SHARE = 0.35  # of the time that is left, for the end of the run
+_WRITING_PROCESSES = 2  # writing the bundle and the page takes about as long as starting so many processes,
+_WRITING_SECONDS = 2.0  # and so many seconds at least
 _TEST = 4.0  # times judging once: two models, their metrics by class, and their errors, on test
+_DEPLOYING = 1.6  # times exporting to one runtime: exporting again as INT8, with calibration
+_BACKWARD = 3.0  # times forward: a step of training
+_VALIDATIONS = 5  # models that are run over validation at least
+_JUDGING = 2.0  # times running over test: its metrics as well
 _BATCH = 32
+
+
+def seconds_an_image(store: Store, artifact: Artifact) -> float:
+    """Seconds that the original takes for one image, measured once in a run."""
+    return float(store.once("seconds an image", "searching", lambda: _fastest(artifact)))
+
+
+def training_seconds(job: Job, budget: float, elapsed: float) -> float:
+    """Seconds that the epochs of a training may take, so that all of it is done within its budget: reading images comes before, judging
+    the network on test and writing its page after.
+
+    Args:
+        job: the images and the network.
+        budget: seconds for all of it.
+        elapsed: by now.
+    """
+
+    def left() -> float:
+        one = _fastest(job.artifact)
+        after = _JUDGING * len(job.task.split("test")) * one + writing_seconds(0.0)
+        least = _BACKWARD * len(job.task.split("train")) * one
+        if elapsed + least + after > budget:
+            note(f"the budget of {budget:.0f} s is too short: about {elapsed + least + after:.0f} s is the least, for one epoch")
+        return max(budget - elapsed - after, least, 1.0)
+
+    return float(decide("seconds of training", left))
+
+
+def _fastest(artifact: Artifact) -> float:
+    """Seconds an image, by the fastest of a few batches: one disturbed moment must not decide."""
+    spec, module = artifact.input_spec, artifact.module.eval()
+    images = torch.randn(_BATCH, spec.channels, spec.height, spec.width, device=next(module.parameters()).device)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(5):
+            begun = perf_counter()
+            module(images)
+            seconds.append(perf_counter() - begun)
+    return min(seconds) / _BATCH
+
+
+def forward_seconds(search: Search, split: SplitName) -> float:
+    """Seconds that the original takes over a split."""
+    runner = search.runner
+    return len(runner.task.split(split)) * seconds_an_image(runner.store, runner.original)
 
 
 def ship_seconds(search: Search) -> float:
     """Seconds that exporting a network and running it over validation take, from what they took for the original."""
     steps = search.deployment.steps().steps
     exports = sum(search.runner.store.seconds_of(f"artifact:{Plan(*steps[:count]).key}") for count in range(1, len(steps) + 1))
-    return 1 + exports + forward_seconds(search, "validation")
+    return 1 + exports + _outputs_seconds(search, Shipped(Plan(), search.deployment))
+
+
+def writing_seconds(process_seconds: float) -> float:
+    """Seconds that the bundle, the evidence and the page take."""
+    return max(_WRITING_SECONDS, _WRITING_PROCESSES * process_seconds)
+
+
+def session_seconds(search: Search, subjects: int, launches: int = LEAST_LAUNCHES, seconds: float = 0.0) -> float:
+    """Seconds that timing so many files side by side takes, a second copy of the baseline included."""
+    return (subjects + 1) * (launches * search.process_seconds + seconds)
+
+
+def test_seconds(search: Search) -> float:
+    """Seconds that running the original and the chosen model over test and judging them takes."""
+    task, outputs = search.runner.task, _outputs_seconds(search, Shipped(Plan(), search.fp32[0]))
+    return len(task.split("test")) / max(1, len(task.split("validation"))) * (2 * outputs + _TEST * _judging_seconds(search))
+
+
+def least_finish_seconds(search: Search, finalists: int) -> float:
+    """Seconds that the end of a run takes at least: so many trials exported, timed beside the originals and judged; the chosen model timed
+    once more; test; and the files written.
+    """
+    originals = len(search.fp32) + 1
+    judging = len(search.fp32) * _judging_seconds(search)
+    least = session_seconds(search, originals) + judging + test_seconds(search) + writing_seconds(search.process_seconds)
+    if not finalists:
+        return least
+    return least + session_seconds(search, originals + finalists) + finalists * (ship_seconds(search) + _judging_seconds(search))
+
+
+def seconds_to_come(search: Search, trials: int) -> float:
+    """Seconds that timing so many trials, and the end of the run with one of them, take at least."""
+    return session_seconds(search, trials + 2) + least_finish_seconds(search, 1)
 
 
 def finish_seconds(search: Search, trials: int) -> float:
-    """Seconds that the end of a run takes: as many finalists as there are, exported, measured and judged; then test."""
-    runner, finalists = search.runner, min(FINALISTS, trials) + 1
-    baseline = Shipped(Plan(), search.fp32[0])
+    """Seconds that are reserved for the end of a run: those that it takes at ease, or a share of what is left where that is less."""
+    finalists, originals = min(FINALISTS, trials), len(search.fp32) + 1
+    least = least_finish_seconds(search, min(1, trials))
+    at_ease = (
+        session_seconds(search, originals + finalists, FINAL_LAUNCHES, _TIMED_SECONDS)
+        + session_seconds(search, originals, CHOSEN_LAUNCHES, _TIMED_SECONDS)
+        + (finalists + 1) * (ship_seconds(search) + _judging_seconds(search))
+        + test_seconds(search)
+        + writing_seconds(search.process_seconds)
+    )
+    return max(least, min(at_ease, _RESERVED_SHARE * search.seconds_left))
+
+
+def least_seconds(store: Store, artifact: Artifact, task: Task, exporting: float, process: float, trains: bool) -> tuple[float, float]:
+    """Seconds that one epoch of training takes, and what must follow it at least: exporting to one runtime in two precisions, timing both
+    and the chosen one once more, test, and the files.
+
+    Args:
+        store: of the run.
+        artifact: the original, untrained perhaps.
+        task: the images.
+        exporting: seconds that one export took.
+        process: seconds that one process takes in one launch of a session of timing.
+        trains: whether the original is trained.
+    """
+    one = 0.0 if artifact.module is None else seconds_an_image(store, artifact)
+    train, validation, test = (len(task.split(name)) for name in ("train", "validation", "test"))
+    epoch = (_BACKWARD * train + validation) * one if trains else 0.0
+    sessions = 2 * LEAST_LAUNCHES * 3 * process
+    rest = _DEPLOYING * exporting + sessions + (_VALIDATIONS * validation + 2 * test) * one + writing_seconds(process)
+    return epoch, rest
+
+
+def _outputs_seconds(search: Search, shipped: Shipped) -> float:
+    return search.runner.store.seconds_of(f"outputs:{shipped.plan.key}@{shipped.runtime}:validation")
+
+
+def _judging_seconds(search: Search) -> float:
+    runner, baseline = search.runner, Shipped(Plan(), search.fp32[0])
 
     def judge() -> float:
         begun = perf_counter()
         runner.metrics(baseline.plan, baseline.runtime, "validation")
         return perf_counter() - begun
 
-    judging = float(runner.store.once("seconds of judging", "searching", judge))
-    test = _TEST * len(runner.task.split("test")) / len(runner.task.split("validation"))
-    return _MEASURING_SECONDS + finalists * (ship_seconds(search) + judging) + test * judging
-
-
-def forward_seconds(search: Search, split: SplitName) -> float:
-    """Seconds that the original takes over a split: by the fastest of a few batches, as one disturbed moment must not decide the search."""
-    runner = search.runner
-
-    def fastest() -> float:
-        spec, module = runner.original.input_spec, runner.original.module.eval()
-        images = torch.randn(_BATCH, spec.channels, spec.height, spec.width, device=next(module.parameters()).device)
-        seconds = []
-        with torch.no_grad():
-            for _ in range(5):
-                begun = perf_counter()
-                module(images)
-                seconds.append(perf_counter() - begun)
-        return min(seconds) / _BATCH
-
-    return len(runner.task.split(split)) * float(runner.store.once("seconds an image", "searching", fastest))
+    return float(runner.store.once("seconds of judging", "searching", judge))

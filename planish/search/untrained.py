@@ -12,6 +12,7 @@ from planish.search.choose import with_room
 from planish.search.look import measure
 from planish.search.proposals import Level, Trial
 from planish.search.state import Search, Shipped
+from planish.search.time_estimates import seconds_to_come, ship_seconds
 from planish.training.original import better_than_guessing
 
 _ORIGINAL = Plan()
@@ -55,8 +56,11 @@ def without_training(search: Search) -> list[Trial]:
         levels += [(Level(), Plan(careful)), (Level(), Plan(mixed))]
     if way.precision == "fp32":
         levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still be what is small enough
-    trials = []
+    trials: list[Trial] = []
     for level, plan in levels:
+        if search.seconds_left < ship_seconds(search) + seconds_to_come(search, len(trials) + 1):
+            note(f"the budget leaves no time to try {plan}, and what comes after it")
+            break
         trial, shipped = Trial(level, plan), Shipped(plan, way)
         drop = partial(runner.drop, shipped.plan, way.runtime, (reference.plan, reference.runtime), "validation")
         if why := runner.store.attempt(f"look:{shipped.plan.key}", "searching", drop):

@@ -41,6 +41,7 @@ class Job:
         data: where the images came from and what was found in them.
         knows_classes: whether the model came with weights and a classifier of the right size, so that it may be trained already.
         pretrained: whether the model came with weights.
+        normalisation_known: whether these say which mean and std they expect; else it is those of the images.
         notes: what was decided on the user's behalf.
     """
 
@@ -50,6 +51,7 @@ class Job:
     knows_classes: bool
     pretrained: bool
     notes: tuple[str, ...]
+    normalisation_known: bool = False
 
 
 def prepare(
@@ -140,6 +142,7 @@ def prepare(
         knows_classes=created.pretrained and not created.new_classifier,
         pretrained=created.pretrained,
         notes=created.notes,
+        normalisation_known=created.mean is not None,
     )
 
 

@@ -18,7 +18,7 @@ from planish.data.annotations.voc import _parse
 from planish.data.archives import read_arrays
 from planish.errors import BundleError, DataError, ModelError, PlanError, PlanishError
 from planish.export.bundle import REFERENCE
-from planish.input_files import parse_yaml, read_bytes
+from planish.input_files import read_bytes
 from planish.models.checkpoints import aligned, read_checkpoint
 from planish.models.weights import fit_weights
 from planish.plan import Plan
@@ -31,6 +31,7 @@ from planish.serving.records import records
 from planish.split_assignment import SplitAssignment
 from planish.testing import write_shapes
 from planish.training.recipe import load_recipe
+from planish.yaml_text import parse_yaml
 
 DEEP = {"flow": "a: " + "[" * 100_000, "json": '{"a":' * 100_000, "block": "- " * 3000 + "1", "json lists": "[" * 5000 + "]" * 5000}
 

@@ -13,7 +13,7 @@ from planish.evaluation.latency import noise_floor_of
 from planish.evaluation.statistics import over_launches, paired_difference, paired_ratio, proportion
 from planish.measurement import Measurement
 from planish.search.evidence import RECORDED, Session
-from planish.search.result import CandidateResult, ClassResult, Goal, Result
+from planish.search.result import BudgetUse, CandidateResult, ClassResult, Goal, Result
 from planish.search.verdict import shortfall, verdict
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
@@ -299,6 +299,7 @@ def _result(name, class_names, targets, right, drop, sessions, goal_met) -> Resu
             "measuring latency": 61.0,
             "test": 3.1,
         },
+        budget=BudgetUse(420.0, 418.0, 60.0),
         notes=[
             "Images are 28×28, so the first convolution has stride 1.",
             "No --runtime was given: both ONNX Runtime and OpenVINO were tried.",

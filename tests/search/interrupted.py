@@ -19,6 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from planish import deadline
 from planish.evaluation import layer_latency
 from planish.evaluation.latency import LatencyReport
 from planish.measurement import Measurement
@@ -67,12 +68,13 @@ class FakeTime:
 
     def __init__(self) -> None:
         self.run = self.training = self.estimates = 0.0
-        for module in (store, sys.modules["planish.search.optimize"]):
+        for module in (store, deadline, sys.modules["planish.search.optimize"]):
             module.monotonic = lambda: self.run
         for module in (schedule, _FIT):
             module.monotonic = lambda: self.training
         time_estimates.perf_counter = self._estimate
         runner.measure_latency = measured
+        sys.modules["planish.search.optimize"].process_seconds = lambda *_, **__: 0.5
         layer_latency._timed = lambda variants, *_: [1e-6 * layer_latency.multiplications(v) + 0.001 for v in variants]
         precision._step_seconds = lambda *_: (1.0, 2.0)
         input_speed._WORTH_TELLING = 2.0

@@ -239,7 +239,7 @@ def test_from_a_file_to_a_bundle(shapes: Path, tmp_path: Path) -> None:
     file = export(network.eval(), tmp_path / "net.onnx", **DYNAMIC)
     run = tmp_path / "run"
     done = CliRunner().invoke(
-        cli.app, ["optimize", str(data), "--model", str(file), "--max-drop", "5", "--budget", "1m", "--out", str(run)]
+        cli.app, ["optimize", str(data), "--model", str(file), "--max-drop", "5", "--budget", "2m", "--out", str(run)]
     )
     assert done.exit_code == 0, done.output
     result = Result.load(run / "result.json")

@@ -16,7 +16,7 @@ from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
 from planish.errors import DataError, first_line
-from planish.input_files import parse_yaml, read_text, real_path
+from planish.input_files import read_text, real_path
 from planish.progress import note
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt")
@@ -187,9 +187,14 @@ def _looks_like_one(text: Path) -> bool:
 
 def _yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
     """The YAML file that describes the folder, and what it says."""
+    from planish.yaml_text import parse_yaml, parse_yaml_words  # which a service has no need of
+
     for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
-            content = parse_yaml(read_text(file))
+            text = read_text(file)
+            content = parse_yaml(text)
+            if isinstance(content, dict) and "names" in content:
+                content["names"] = parse_yaml_words(text)["names"]
         except (OSError, ValueError) as error:
             raise DataError(f"{file} cannot be read: {error}", "it is YAML with train, val and names") from error
         if isinstance(content, dict) and "train" in content and isinstance(content.get("names"), dict | list):

@@ -1,0 +1,92 @@
+"""Reading short YAML, within bounds, as YAML 1.2 has it.
+
+PyYAML reads version 1.1, in which ``off``, ``no``, ``on`` and ``yes`` are booleans, 010 is 8, 1e-3 is a text and 1:30 is 90.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+MOST_YAML_BYTES = 1_000_000
+_DEEPEST = 50
+_MOST_TOKENS = 200_000  # some seconds; the names of 20,000 classes have half of it
+
+
+class _Core(yaml.SafeLoader):
+    """The core schema of YAML 1.2.2."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 as the base class has it
+
+
+class _Words(yaml.SafeLoader):
+    """Every value is a text, but what is empty or ``~``."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 as the base class has it
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = node.value
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+def _float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"\.(inf|nan)", r"\1", node.value.lower()))
+
+
+_NULL = "tag:yaml.org,2002:null"
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+):
+    _Core.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+_Words.add_implicit_resolver(_NULL, re.compile(r"^(?:~|)$"), ["~", ""])
+_Core.add_constructor("tag:yaml.org,2002:int", _integer)
+_Core.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML document. Aliases are refused: a few lines of them can fill the memory.
+
+    Raises:
+        ValueError: it is none, too long, has aliases or is nested too deeply.
+
+    Example:
+        >>> parse_yaml("{mixed_precision: off, flip: true, learning_rate: 1e-3}")
+        {'mixed_precision': 'off', 'flip': True, 'learning_rate': 0.001}
+    """
+    return _parse(text, _Core)
+
+
+def parse_yaml_words(text: str) -> Any:
+    """The same with every value as it is written, as names are meant to be: classes may be called ``no``, ``null``, ``1.10`` or ``010``.
+
+    Example:
+        >>> parse_yaml_words("names: [no, yes, 1.10]")
+        {'names': ['no', 'yes', '1.10']}
+    """
+    return _parse(text, _Words)
+
+
+def _parse(text: str, loader: type[yaml.SafeLoader]) -> Any:
+    if len(text) > MOST_YAML_BYTES:
+        raise ValueError(f"it has {len(text):,} characters, at most {MOST_YAML_BYTES:,} are read")
+    begins = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+    ends = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+    try:
+        depth = 0
+        for number, token in enumerate(yaml.scan(text)):  # takes time that is quadratic in the depth
+            if number > _MOST_TOKENS:
+                raise ValueError(f"it has more than {_MOST_TOKENS:,} words and marks")
+            depth += isinstance(token, begins) - isinstance(token, ends)
+            if depth > _DEEPEST:
+                raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+            if isinstance(token, yaml.AliasToken):
+                raise ValueError("it has aliases (*name), which are not needed here: write them out")
+        return yaml.load(text, loader)
+    except (yaml.YAMLError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
