@@ -46,7 +46,7 @@ def test_deep_yaml(tmp_path: Path, text: str, read: Callable[[Path], object]) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["[" + "1," * 300_000 + "]", "x" * 2_000_000, "a: &x [1]\nb: *x", "2001-99-99", "{[1]: 2}", "!!python/name:os.system", "9" * 6000],
+    ["[" + "1," * 300_000 + "]", "x" * 2_000_000, "a: &x [1]\nb: *x", "{[1]: 2}", "!!python/name:os.system", "9" * 6000],
 )
 def test_yaml_that_is_too_much_or_none(text: str) -> None:
     with pytest.raises(ValueError):
