@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from planish.printable import printable
+
 
 class PlanishError(Exception):
     """A mistake or a limit the user can do something about.
@@ -16,7 +18,8 @@ class PlanishError(Exception):
 
     def __init__(self, received: str, rule: str = "", fix: str = "") -> None:
         self.received, self.rule, self.fix = received, rule, fix
-        super().__init__(" ".join(part if part.endswith(("?", "!", ".")) else part + "." for part in (received, rule, fix) if part))
+        message = " ".join(part if part.endswith(("?", "!", ".")) else part + "." for part in (received, rule, fix) if part)
+        super().__init__(printable(message))
 
 
 class DataError(PlanishError):
@@ -62,4 +65,4 @@ class GoalError(PlanishError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 300 characters; its kind where it has none."""
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return printable(lines[0][:300]) if lines else type(error).__name__

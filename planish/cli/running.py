@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from planish.cli.user_code import place_in_user_code
 from planish.errors import PlanishError, first_line
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from planish.report.terminal import TerminalProgress
 
 USER_MISTAKE, INTERRUPTED = 2, 130
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# names and labels are printed as they are: [red] is no style, :cat: no emoji
+stdout = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
@@ -76,8 +78,7 @@ def progress() -> Iterator[TerminalProgress]:
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong, and end with exit code 2."""
-    stderr.print("[red]error:[/red] ", end="")
-    stderr.print(message, markup=False, soft_wrap=True)
+    stderr.print(Text.assemble(("error:", "red"), " ", message), soft_wrap=True)
     raise typer.Exit(USER_MISTAKE)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.objects import Objects
 from planish.data.preprocessing import FORMATS
+from planish.errors import DataError, first_line
 from planish.data.run_lengths import lengths_of
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
@@ -22,16 +23,17 @@ def size_of(noted: NotedImage) -> tuple[int, int]:
     """Height and width of the file, turned as its EXIF says; from its head, the pixels are not read.
 
     Raises:
-        OSError: it is not there, or is no image.
+        DataError: it is not there, or is no image.
     """
     try:
-        image = Image.open(noted.path, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise OSError(str(error)) from error
-    with image:
-        width, height = image.size
-        turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
-        return (width, height) if turned else (height, width)
+        with Image.open(noted.path, formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
+            return (width, height) if turned else (height, width)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # Pillow's readers raise nearly every built-in exception on a damaged file
+        raise DataError(f"the image {str(noted.path)!r} cannot be opened: {first_line(error)}") from error
 
 
 def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:

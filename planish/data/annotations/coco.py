@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from planish.data.annotations.noted import NotedImage, NotedObject
+from planish.data.annotations.noted import NotedImage, NotedObject, note_unused
 from planish.data.listing import SPLIT_WORDS, GivenSplit
 from planish.errors import DataError, first_line
 from planish.progress import note
@@ -69,9 +69,9 @@ def read_coco(root: Path, files: dict[Path, GivenSplit | None]) -> tuple[list[No
         note(f"all {len(objects)} annotations have iscrowd=1, as CVAT writes brush masks: they are taken as single objects")
         single = {path: tuple(replace(one, crowd=False) for one in image.objects) for path, image in images.items()}
         images = {path: replace(image, objects=single[path]) for path, image in images.items()}
-    used = {one.label for one in objects}
-    ordered = dict.fromkeys(names[number] for number in sorted(names))
-    return sorted(images.values(), key=lambda image: image.key), tuple(name for name in ordered if name in used)
+    ordered = tuple(dict.fromkeys(names[number] for number in sorted(names)))
+    note_unused(ordered, objects)
+    return sorted(images.values(), key=lambda image: image.key), ordered
 
 
 def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[str, Any]) -> tuple[list[NotedImage], dict[int, str]]:

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import UnidentifiedImageError
-
 from planish.data.annotations.checked import size_of
-from planish.data.annotations.noted import NotedImage, NotedObject
+from planish.data.annotations.noted import NotedImage, NotedObject, note_unused
 from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
 from planish.errors import DataError, first_line
 from planish.progress import note
@@ -120,7 +118,7 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, 
         noted = NotedImage(key, image, layout.splits.get(image))
         try:
             height, width = size_of(noted)
-        except (OSError, UnidentifiedImageError, ValueError):  # what is broken is told, or left out, when it is decoded
+        except DataError:  # what is broken is told, or left out, when it is decoded
             height = width = 1
         objects, faults = [], []
         twice = len(lines) - len({tuple(words) for _, words in lines})
@@ -135,8 +133,9 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, 
         images.append(NotedImage(key, image, layout.splits.get(image), tuple(objects), faults=tuple(faults)))
     if repeated:
         note(f"{repeated} lines stand twice in a label file; each is used once")
-    used = sorted(number for number in names if number in numbers)
-    return sorted(images, key=lambda one: one.key), tuple(names[number] for number in used)
+    ordered = tuple(dict.fromkeys(names[number] for number in sorted(names)))
+    note_unused(ordered, [one for image in images for one in image.objects])
+    return sorted(images, key=lambda one: one.key), ordered
 
 
 def _object(words: list[str], names: dict[int, str], height: int, width: int) -> NotedObject:
