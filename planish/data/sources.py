@@ -135,6 +135,12 @@ class AnnotatedFiles:
             found.append(objects)
             faults += [(item.key, fault) for fault in wrong]
         _tell(faults, skip_bad)
+        if resized := [i for i, item in enumerate(listed) if item.size and item.size != (found[i].height, found[i].width)]:
+            one, example = listed[resized[0]], found[resized[0]]
+            note(
+                f"{len(resized)} images have another size than their annotations say: boxes and polygons are scaled; for example {one.key} "
+                f"has {example.height} x {example.width} pixels instead of {one.size[0]} x {one.size[1]}"
+            )
         if ignored := sum(int(one.ignored.sum()) for one in found):
             note(f"{ignored:,} objects are marked as difficult, crowd or ignore: they are neither trained on nor counted")
         return found, faults
