@@ -56,9 +56,11 @@ def list_manifest(manifest: Path) -> list[Listed]:
 
 def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = manifest.read_text(encoding="utf-8-sig", errors="surrogateescape")  # file names need not be UTF-8
+    except OSError as error:
         raise DataError(f"manifest {str(manifest)!r} cannot be read: {error}", "it is a text file in UTF-8") from error
+    if "\0" in text:
+        raise DataError(f"manifest {str(manifest)!r} holds zero bytes", "it is a text file in UTF-8", "save it as UTF-8, not as UTF-16")
     if manifest.suffix.lower() == ".csv":
         head = text.split("\n", 1)[0]
         delimiter = max(",;\t", key=head.count)
@@ -102,6 +104,8 @@ def _listed(manifest: Path, line: int, row: dict[str, str]) -> Listed:
     for column in ("path", "label"):
         if not row[column]:
             raise DataError(f"{manifest.name}, line {line} has an empty {column}", "each row names a file and its class")
+    if any("\ud800" <= character <= "\udfff" for character in row["label"]):
+        raise DataError(f"{manifest.name}, line {line} has a label that is not UTF-8: {row['label']}", "the file is in UTF-8", "save it so")
     word = row.get("split", "")
     if word and word.lower() not in SPLIT_WORDS:
         raise DataError(

@@ -212,6 +212,11 @@ class MappedFiles:
             DataError: maps do not have the shape of their images, the first ones are named; or there are classes that the model lacks.
         """
         names = _model_classes(self.codes.class_names, class_names)
+        if len(names) < 2:
+            raise DataError(
+                f"all masks of {self.name!r} hold {names[0]!r} alone", "there are two classes to tell apart, or more",
+                "is the background a class of its own?",
+            )  # fmt: skip
         codes = replace(self.codes, labels=tuple(names.index(self.codes.class_names[i]) for i in self.codes.labels), class_names=names)
         label_of = dict(zip(codes.codes, codes.labels, strict=True))
         there = np.zeros((len(listed), len(names)), bool)
