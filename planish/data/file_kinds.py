@@ -83,7 +83,7 @@ def low_bytes(file_bytes: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 
 def scale_twelve_bits(high: Image.Image, low: Image.Image) -> None:
-    """Bring the colours of ``high``, which have 12 bits in two bytes, to 8 bits in place, some rows at a time; alpha keeps its high byte."""
+    """Bring the colours of ``high``, of 12 bits in two bytes, to 8 bits in place, some rows at a time; alpha keeps its high byte."""
     rows = max(1, _STRIP_PIXELS // high.width)
     for top in range(0, high.height, rows):
         box = (0, top, high.width, min(high.height, top + rows))

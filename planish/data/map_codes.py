@@ -181,7 +181,7 @@ def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Code
     groups = 1 + int((np.diff(greys) > _NOISE).sum())
     if lossy and 1 < groups < len(greys):
         raise DataError(
-            f"masks in JPEG hold {len(greys)} values in {groups} groups, and nothing names them", "JPEG changes values, and a value is a class",
+            f"masks in JPEG hold {len(greys)} values in {groups} groups, and nothing names them", "JPEG changes values",
             "save the masks as PNG, or name the values that are meant in classes.json",
         )  # fmt: skip
     return None

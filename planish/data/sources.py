@@ -296,9 +296,7 @@ def several_classes(name: str, listed: Sequence[Listed]) -> None:
         raise DataError(f"{name!r} has {found}", "at least two classes are needed to tell apart", "each class has a folder of its own")
 
 
-def _model_classes(
-    declared: Sequence[str], class_names: Sequence[str] | None, used: Collection[str] | None = None
-) -> tuple[str, ...]:
+def _model_classes(declared: Sequence[str], class_names: Sequence[str] | None, used: Collection[str] | None = None) -> tuple[str, ...]:
     """The class names that targets are numbered by: the data's own, or those of the model that the data is for, in the model's order.
 
     Args:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.data import ImageData, load_images, require_classes
-from planish.errors import DataError, GoalError, ModelError
+from planish.errors import GoalError, ModelError
 from planish.export.foreign_onnx import Foreign, fed_pixels, metadata_of, read_foreign
 from planish.export.onnx_file import metadata
 from planish.progress import note

@@ -76,7 +76,8 @@ def voc(root: Path, names: tuple[str, ...]) -> Path:
         picture(i, root / "JPEGImages" / f"{i:02d}.png")
         (root / "Annotations").mkdir(exist_ok=True)
         boxes = "".join(
-            f"<object><name>{name}</name><bndbox><xmin>{3 + 9 * k}</xmin><ymin>4</ymin><xmax>{10 + 9 * k}</xmax><ymax>12</ymax></bndbox></object>"
+            f"<object><name>{name}</name><bndbox><xmin>{3 + 9 * k}</xmin><ymin>4</ymin><xmax>{10 + 9 * k}</xmax><ymax>12</ymax></bndbox>"
+            "</object>"
             for k, name in enumerate(names)
         )
         (root / "Annotations" / f"{i:02d}.xml").write_text(f"<annotation>{boxes}</annotation>")
@@ -118,7 +119,8 @@ def test_classification(tmp_path: Path, write: Any, names: tuple[str, ...]) -> N
     for split in data.splits.values():
         assert [MODEL[t] for t in split.targets] == [key.split("/")[0] for key in split.keys]
     told = [text for text in notes if "by name" in text]
-    assert len(told) == 1 and ("'red'" in told[0]) == ("red" not in names)
+    assert len(told) == 1
+    assert ("'red'" in told[0]) == ("red" not in names)
 
 
 def test_a_class_may_be_absent_from_the_test_folder(tmp_path: Path) -> None:
@@ -126,9 +128,11 @@ def test_a_class_may_be_absent_from_the_test_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no image of 'red' in test"):
         load_images(folder)
     data = load_images(folder, class_names=MODEL)
-    assert set(data.splits["test"].targets.tolist()) == {2} and set(data.splits["train"].targets.tolist()) == {0, 2}
+    assert set(data.splits["test"].targets.tolist()) == {2}
+    assert set(data.splits["train"].targets.tolist()) == {0, 2}
     only_test = load_images(folders(tmp_path / "e" / "test", ("blue", "red")).parent, class_names=MODEL)
-    assert len(only_test.splits["test"]) == 10 and not len(only_test.splits["train"])
+    assert len(only_test.splits["test"]) == 10
+    assert not len(only_test.splits["train"])
 
 
 @pytest.mark.parametrize("write", [coco, yolo, voc])
@@ -136,7 +140,8 @@ def test_detection(tmp_path: Path, write: Any) -> None:
     with collecting_notes() as notes:
         data = load_images(write(tmp_path / "d", ("blue", "red")), class_names=MODEL)
     assert data.class_names == MODEL
-    assert class_at(data, 6) == {2} and class_at(data, 15) == {0}
+    assert class_at(data, 6) == {2}
+    assert class_at(data, 15) == {0}
     assert data.report.counts["train"] == {"red": len(data.splits["train"]), "green": 0, "blue": len(data.splits["train"])}
     assert any("1 of its 3 are not in the images: 'green'" in text for text in notes)
 
@@ -145,7 +150,8 @@ def test_detection(tmp_path: Path, write: Any) -> None:
 def test_masks_of_objects(tmp_path: Path, task: str, names: tuple[str, ...]) -> None:
     data = load_images(coco(tmp_path / "d", ("blue", "red"), masks=True), task=task, class_names=names)
     assert data.class_names == names
-    assert class_at(data, 6) == {names.index("blue")} and class_at(data, 15) == {names.index("red")}
+    assert class_at(data, 6) == {names.index("blue")}
+    assert class_at(data, 15) == {names.index("red")}
     assert data.report.counts["train"]["blue"] == len(data.splits["train"])
 
 
@@ -153,7 +159,9 @@ def test_label_maps(tmp_path: Path) -> None:
     names = ("background", *MODEL)
     data = load_images(label_maps(tmp_path / "d", ("background", "blue", "red")), class_names=names)
     assert data.class_names == names
-    assert class_at(data, 15) == {3} and class_at(data, 24) == {1} and class_at(data, 1) == {0}
+    assert class_at(data, 15) == {3}
+    assert class_at(data, 24) == {1}
+    assert class_at(data, 1) == {0}
     assert data.report.counts["train"]["green"] == 0
     alone = load_images(label_maps(tmp_path / "e", ("background",)), class_names=names)
     assert class_at(alone, 15) == {0}
@@ -170,7 +178,8 @@ def test_classes_that_the_model_lacks_are_named(tmp_path: Path, write: Any) -> N
 def test_unused_classes_need_not_be_the_models(tmp_path: Path) -> None:
     with collecting_notes() as notes:
         data = load_images(coco(tmp_path / "d", ("blue", "red"), declared=("none", "red", "blue")), class_names=MODEL)
-    assert data.class_names == MODEL and class_at(data, 6) == {2}
+    assert data.class_names == MODEL
+    assert class_at(data, 6) == {2}
     assert any("'none'" in text for text in notes)
 
 
@@ -186,5 +195,6 @@ def test_unused_classes_keep_their_place(tmp_path: Path, write: Any) -> None:
     with collecting_notes() as notes:
         data = load_images(tmp_path / "d")
     assert data.class_names == ("none", "red", "green", "blue")
-    assert class_at(data, 6) == {1} and class_at(data, 15) == {3}
+    assert class_at(data, 6) == {1}
+    assert class_at(data, 15) == {3}
     assert any("2 of 4 classes have no object and keep their place in the order: 'none', 'green'" in text for text in notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -147,7 +148,8 @@ def test_data_of_12_bits_and_of_several_frames_is_noted(tmp_path: Path) -> None:
             load_images(tmp_path / "d", cache_dir=tmp_path / "cache")
         assert [text for text in notes if "of 12 images" in text] == [
             "4 of 12 images have several frames or pages, of which the first is used: for example animations/0.png",
-            "4 of 12 images have 16 bits a value, but none above 4095: they are taken for 12 bits, and 4095 for white: for example dark/0.png",
+            "4 of 12 images have 16 bits a value, but none above 4095: they are taken for 12 bits, and 4095 for white: "
+            "for example dark/0.png",
         ]
 
 
@@ -181,10 +183,8 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path, content: bytes, message
     with pytest.raises(DataError, match=message):
         decode(content, 3, 256)
     (tmp_path / "file").write_bytes(content)
-    try:
+    with contextlib.suppress(DataError):
         size_of(NotedImage("file", tmp_path / "file", None))
-    except DataError:
-        pass
 
 
 def test_all_undecodable_files_are_counted(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.objects import Objects
 from planish.data.preprocessing import FORMATS
-from planish.errors import DataError, first_line
 from planish.data.run_lengths import lengths_of
+from planish.errors import DataError, first_line
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _ORIENTATION = 274

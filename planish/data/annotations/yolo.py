@@ -105,7 +105,11 @@ def _numbered(file: Path, content: dict[str, Any]) -> dict[int, str]:
 def _tell_of_orphans(root: Path, texts: dict[Path, Path | None]) -> None:
     """Label files that belong to no image, as where a tool has written one name in two ways."""
     known = set(texts.values())
-    found = [f for f in sorted(root.rglob("*.[tT][xX][tT]")) if f.is_file() and f not in known and f.name not in _NAME_FILES and _looks_like_one(f)]
+    found = [
+        f
+        for f in sorted(root.rglob("*.[tT][xX][tT]"))
+        if f.is_file() and f not in known and f.name not in _NAME_FILES and _looks_like_one(f)
+    ]
     if found:
         shown = ", ".join(f.relative_to(root).as_posix() for f in found[:3])
         bare = sum(text is None for text in texts.values())
