@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,5 +112,7 @@ def _listed(manifest: Path, line: int, row: dict[str, str]) -> Listed:
         raise DataError(
             f"{manifest.name}, line {line}: split {word!r}", f"a split is one of {', '.join(SPLIT_WORDS)}, or empty in all rows"
         )
-    path = row["path"] if (manifest.parent / row["path"]).exists() else row["path"].replace("\\", "/")
+    slashes = row["path"].replace("\\", "/")
+    ways = (row["path"], slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))  # accents as other systems store them
+    path = next((way for way in ways if (manifest.parent / way).exists()), slashes)
     return Listed(Path(path).as_posix(), manifest.parent / path, row["label"], SPLIT_WORDS.get(word.lower()))

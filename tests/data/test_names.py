@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,21 @@ def test_results_hold_paths_that_are_not_utf8(tmp_path: Path) -> None:
     found = FewShot(os.fsdecode(b"d\xe4ta"), "m", "", 1, 0.5, [], [])
     write_result(tmp_path / "r.json", found)
     assert json.loads((tmp_path / "r.json").read_bytes())["data"] == "d%E4ta"
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_accents_are_found_however_they_are_stored(tmp_path: Path, stored: str) -> None:
+    names = {form: [unicodedata.normalize(form, f"caf\u00e9 {i}.png") for i in range(12)] for form in ("NFC", "NFD")}
+    written = names["NFD" if stored == "NFC" else "NFC"]
+    for i, name in enumerate(names[stored]):
+        noise(tmp_path / name, i)
+    (tmp_path / "m.csv").write_text("path,label\n" + "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(written)), encoding="utf-8")
+    assert load_images(tmp_path / "m.csv").report.images == 12
+    (tmp_path / "m.csv").unlink()
+    content = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(written)],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 4, 4]} for i in range(12)],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    assert load_images(tmp_path).report.images == 12

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -235,10 +236,11 @@ def _path(root: Path, file: Path, name: str, split: GivenSplit | None) -> Path:
     folders = [folder for folder in folders if folder.is_relative_to(root)]
     suffix = file.stem.rpartition("_")[2]
     folders += [root / suffix, root / "images" / suffix, *((root / split, root / "images" / split) if split else ())]
-    for folder in folders:
+    written = [PurePosixPath(unicodedata.normalize(form, str(parts))) for form in ("NFC", "NFD")]  # accents as other systems store them
+    for folder, path in ((folder, path) for path in dict.fromkeys((parts, *written)) for folder in folders):
         try:
-            if (folder / parts).is_file():
-                return folder / parts
+            if (folder / path).is_file():
+                return folder / path
         except OSError as error:  # a name that is too long
             raise DataError(f"{file.name} names the image {name[:60]!r}...: {error.strerror}", "it is a file's name") from error
     return file.parent / parts
