@@ -117,14 +117,17 @@ def prepare(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) ->
 
 
 def _load(file_bytes: bytes, max_pixels: int, reserve: Callable[[int], object]) -> Image.Image:
-    with _readers_errors(file_bytes, max_pixels):
-        image = Image.open(io.BytesIO(file_bytes), formats=FORMATS)
+    with _readers_errors(max_pixels):
+        try:
+            image = Image.open(io.BytesIO(file_bytes), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise DataError(f"an image that cannot be decoded: {describe_undecodable(file_bytes)}") from error
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"an image of {width:,} x {height:,} pixels", f"at most {max_pixels:,} pixels are decoded")
     each = _BYTES_PER_PIXEL.get(image.format or "", _BYTES_PER_PIXEL_OTHERS)
     reserve(int(width * height * (max(each, _BYTES_PER_PIXEL_CMYK) if image.mode == "CMYK" else each)))
-    with _readers_errors(file_bytes, max_pixels):
+    with _readers_errors(max_pixels):
         colours_of_16_bits = sixteen_bit_colour(image)
         image.load()
         if colours_of_16_bits and is_twelve_bit(image):
@@ -137,16 +140,15 @@ def _load(file_bytes: bytes, max_pixels: int, reserve: Callable[[int], object]) 
 
 
 @contextmanager
-def _readers_errors(file_bytes: bytes, max_pixels: int) -> Iterator[None]:
+def _readers_errors(max_pixels: int) -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"an image of too many pixels: {error}", f"at most {max_pixels:,} pixels are decoded") from error
-    except MemoryError:  # of this machine, not of the file
+    except (MemoryError, DataError):  # of this machine, not of the file
         raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on a damaged file
-        reason = describe_undecodable(file_bytes) if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"an image that cannot be decoded: {reason or type(error).__name__}") from error
+        raise DataError(f"an image that cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
