@@ -301,7 +301,7 @@ def evaluate(
         command: the command line, for the page.
 
     Raises:
-        DataError: the images have other classes than the model; none is in the split; or the temperature would be judged on the images
+        DataError: the images have classes that the model lacks; none is in the split; or the temperature would be judged on the images
             that it was fitted on.
         GoalError: the precision is not between 0 and 100.
         BundleError: nothing can be written to ``out``.

@@ -50,8 +50,10 @@ def test_fewer_classes_in_another_order_are_evaluated(folder: Path) -> None:
         (data / name).mkdir(parents=True)
         for file in (folder / os.fsdecode(b"d\xe4ta") / name).iterdir():
             (data / name / f"{number}{len(os.listdir(data / name))}.png").write_bytes(file.read_bytes())
-    result = CliRunner().invoke(cli.app, ["evaluate", str(folder / "model"), str(data), "--split", "train"])
+    out = folder / os.fsdecode(b"p\xe4ge")
+    result = CliRunner().invoke(cli.app, ["evaluate", str(folder / "model"), str(data), "--split", "train", "--out", str(out)])
     assert result.exit_code == 0, result.output
+    assert "str%EFpes" in (out / "evaluation.html").read_text(encoding="utf-8")
     assert "'str%EFpes'" in result.output
     assert "[red]circle" in result.output
     (data / "unknown").mkdir()
