@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import sys
 from pathlib import Path
@@ -492,7 +491,4 @@ def _show_metrics(metrics: Any, json: bool) -> None:
 
 def main() -> None:
     """Entry point of ``planish``."""
-    for stream in (sys.stdout, sys.stderr):  # a path that is not UTF-8 can be printed
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     app()

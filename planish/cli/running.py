@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import sys
 import traceback
@@ -30,6 +31,9 @@ stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 @contextmanager
 def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
     """Around every command: no traceback reaches people for their own mistake."""
+    for stream in (sys.stdout, sys.stderr):  # a path that is not UTF-8 can be printed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except PlanishError as error:
