@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -61,7 +62,8 @@ def is_twelve_bit(image: Image.Image) -> bool:
     """Whether no value of an image of 16 bits, grey or colour, is above 4095."""
     if image.mode.startswith("I"):
         return int(np.asarray(image).max(initial=0)) <= TWELVE_BITS
-    return max(top for _, top in image.getextrema()[:3]) <= TWELVE_BITS >> 8  # Pillow keeps the high byte of each colour
+    extrema: Any = image.getextrema()
+    return max(top for _, top in extrema[:3]) <= TWELVE_BITS >> 8  # Pillow keeps the high byte of each colour
 
 
 def sixteen_bit_colour(image: Image.Image) -> list[str]:
@@ -73,10 +75,10 @@ def sixteen_bit_colour(image: Image.Image) -> list[str]:
 def low_bytes(file_bytes: bytes, formats: tuple[str, ...]) -> Image.Image:
     """The low bytes of an RGB or RGBA image of 16 bits, of which Pillow's own decoding keeps the high ones."""
     image = Image.open(io.BytesIO(file_bytes), formats=formats)
-    names = sixteen_bit_colour(image)
-    image.tile = [  # type: ignore[attr-defined]
+    tiles: list[Any] = image.tile
+    image.tile = [
         tile._replace(args=name if isinstance(tile.args, str) else (name, *tile.args[1:]))
-        for tile, name in zip(image.tile, names, strict=True)  # type: ignore[attr-defined]
+        for tile, name in zip(tiles, sixteen_bit_colour(image), strict=True)
     ]
     image.load()
     return image

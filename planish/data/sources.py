@@ -214,7 +214,7 @@ class MappedFiles:
         names = _model_classes(self.codes.class_names, class_names)
         if len(names) < 2:
             raise DataError(
-                f"all masks of {self.name!r} hold {names[0]!r} alone", "there are two classes to tell apart, or more",
+                f"masks of 1 classes: all of {self.name!r} hold {names[0]!r} alone", "there are two classes to tell apart, or more",
                 "is the background a class of its own?",
             )  # fmt: skip
         codes = replace(self.codes, labels=tuple(names.index(self.codes.class_names[i]) for i in self.codes.labels), class_names=names)
