@@ -61,11 +61,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except OSError as error:
         raise DataError(f"manifest {str(manifest)!r} cannot be read: {error}", "it is a text file in UTF-8") from error
     if "\0" in text:
-        raise DataError(
-            f"manifest {str(manifest)!r} cannot be read: it holds zero bytes",
-            "it is a text file in UTF-8",
-            "save it as UTF-8, not as UTF-16",
-        )
+        raise DataError(f"manifest {str(manifest)!r} cannot be read: it holds zero bytes", "it is a text file in UTF-8", "save it as UTF-8")
     if manifest.suffix.lower() == ".csv":
         head = text.split("\n", 1)[0]
         delimiter = max(",;\t", key=head.count)

@@ -80,7 +80,7 @@ def test_a_manifest_names_files_by_their_bytes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2 has a label that is not UTF-8: %E4"):
         load_images(tmp_path / "m.csv")
     (tmp_path / "m.csv").write_bytes("path,label\na,b\n".encode("utf-16"))
-    with pytest.raises(DataError, match="UTF-16"):
+    with pytest.raises(DataError, match="zero bytes"):
         load_images(tmp_path / "m.csv")
 
 
