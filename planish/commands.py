@@ -312,7 +312,7 @@ def evaluate(
         command: the command line, for the page.
 
     Raises:
-        DataError: the images have other classes than the model; none is in the split; or the temperature would be judged on the images
+        DataError: the images have classes that the model lacks; none is in the split; or the temperature would be judged on the images
             that it was fitted on.
         GoalError: the precision is not between 0 and 100.
         BundleError: nothing can be written to ``out``.
@@ -629,12 +629,7 @@ def _images_for(opened: Opened, source: str | Path, seed: int, skip_bad: bool) -
     if opened.assignment is None:
         note(f"{opened.path} keeps no splits: images are split with seed {seed}, and may be in train of the model and in test here")
     side, channels = opened.preprocessing.decode_side, opened.input_spec.channels
-    images = load_images(
-        source, seed=seed, skip_bad=skip_bad, decode_side=side, channels=channels, task=opened.task, assignment=opened.assignment
-    )
-    if images.class_names != opened.class_names:
-        raise DataError(
-            f"the images have the classes {', '.join(images.class_names[:8])}, the model {', '.join(opened.class_names[:8])}",
-            "both must have the same classes in the same order",
-        )
-    return images
+    return load_images(
+        source, seed=seed, skip_bad=skip_bad, decode_side=side, channels=channels, task=opened.task, assignment=opened.assignment,
+        class_names=opened.class_names,
+    )  # fmt: skip

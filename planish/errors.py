@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from planish.printable import printable
+
 _LONGEST = 4000  # characters of a part of a message: files can hold names of a million
 
 
@@ -24,7 +26,7 @@ class PlanishError(Exception):
     def __init__(self, received: str, rule: str = "", fix: str = "") -> None:
         self.received, self.rule, self.fix = received, rule, fix
         parts = [shortened(part, _LONGEST) for part in (received, rule, fix) if part]
-        super().__init__(" ".join(part if part.endswith(("?", "!", ".")) else part + "." for part in parts))
+        super().__init__(printable(" ".join(part if part.endswith(("?", "!", ".")) else part + "." for part in parts)))
 
 
 class DataError(PlanishError):
@@ -70,4 +72,4 @@ class GoalError(PlanishError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 300 characters; its kind where it has none."""
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return printable(lines[0][:300]) if lines else type(error).__name__

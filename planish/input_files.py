@@ -86,14 +86,16 @@ def require_regular(file: Path, max_bytes: int | None = None) -> None:
         raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, at most {max_bytes:,} are read", str(file))
 
 
-def read_text(file: Path, max_bytes: int = MOST_JSON_BYTES) -> str:
+def read_text(file: Path, max_bytes: int = MOST_JSON_BYTES, errors: str = "strict") -> str:
     """The same as text in UTF-8, with or without a byte order mark.
+
+    ``errors="surrogateescape"`` is for lists of file names, which need not be UTF-8.
 
     Raises:
         OSError: see ``read_bytes``.
         ValueError: it is not UTF-8.
     """
-    return read_bytes(file, max_bytes).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    return read_bytes(file, max_bytes).decode("utf-8-sig", errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(file: Path, max_bytes: int = MOST_JSON_BYTES) -> Any:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from planish.printable import printable
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -96,4 +98,4 @@ def note(text: str) -> None:
     """Tell the listener one line that should stay on the screen: what was decided on the user's behalf, and why."""
     listener = _listener.get()
     if listener is not None:
-        listener(Progress("", 0, 0, None, text))
+        listener(Progress("", 0, 0, None, printable(text)))

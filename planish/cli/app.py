@@ -155,7 +155,7 @@ def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data
             ("bundle", folder / "bundle"),
             ("check", f"planish verify {shlex.quote(str(folder))}"),
         ):
-            stdout.print(f"{label:<8} {value}", soft_wrap=True, markup=False)
+            stdout.print(f"{label:<8} {value}", soft_wrap=True)
 
 
 app.command(
@@ -224,7 +224,7 @@ def train(
                 return
             stdout.print(folds_table(found.trained))
             for text in findings(found):
-                stdout.print(text, markup=False)
+                stdout.print(text)
             return
         if (continue_from is None) != (add is None):
             fail("--continue-from and --add belong together. For example --continue-from runs/photos --add to-label/labels.csv.")
@@ -234,7 +234,7 @@ def train(
             continued = commands.continue_from(
                 continue_from, data, add, out=out or Path("continued"), replace_served=replace, **of_training, **of_test
             )  # fmt: skip
-            print_json(continued) if json else stdout.print(continued.verdict, markup=False)
+            print_json(continued) if json else stdout.print(continued.verdict)
             if not continued.better:
                 raise typer.Exit(1)
             return
@@ -267,7 +267,7 @@ def recipes(
             print_json(known if name is None else known[name])
         elif name is None:
             for shipped, recipe in known.items():
-                stdout.print(f"{shipped:<16} {recipe.description}", markup=False, soft_wrap=True)
+                stdout.print(f"{shipped:<16} {recipe.description}", soft_wrap=True)
         else:
             print(known[name].to_yaml(), end="")
 
@@ -463,7 +463,7 @@ def sign(
         from planish.export.bundle import bundle_folder
         from planish.export.signature import sign as write
 
-        stdout.print(str(write(bundle_folder(bundle), key)), markup=False, soft_wrap=True)
+        stdout.print(str(write(bundle_folder(bundle), key)), soft_wrap=True)
 
 
 @app.command(epilog="Example: planish verify runs/demo/bundle")
@@ -484,7 +484,7 @@ def verify(
 
         limit = None if max_latency is None else milliseconds(max_latency)
         found = check(bundle_folder(bundle), latency=latency, max_latency_ms=limit, public_key=public_key)
-        print_json(found) if json else stdout.print(str(found), markup=False, soft_wrap=True)
+        print_json(found) if json else stdout.print(str(found), soft_wrap=True)
         if not found.ok:
             raise typer.Exit(1)
 

@@ -114,10 +114,10 @@ def compare(
         if kind == "ensembles":
             stdout.print(ensemble_table(study.arms, stdout.width))
             for text in gains(study):
-                stdout.print(text, markup=False)
+                stdout.print(text)
             stdout.print(f"page     {out or Path('runs') / study.name}/ensembles.html", soft_wrap=True)
             return
         stdout.print(experiment_table(result.arms, stdout.width))
         for text in findings(result):
-            stdout.print(text, markup=False)
+            stdout.print(text)
         stdout.print(f"page     {out or Path('runs') / result.name}/experiment.html", soft_wrap=True)

@@ -114,7 +114,7 @@ def _show_suspects(found: Any, out: Path | None, json: bool) -> None:
     if found.suspects:
         stdout.print(suspects_table(found))
     for text in findings(found):
-        stdout.print(text, markup=False)
+        stdout.print(text)
     stdout.print(f"page     {out or Path('runs') / found.name}/suspects.html", soft_wrap=True)
 
 
@@ -125,7 +125,7 @@ def _show_learning_curve(found: Any, out: Path | None, json: bool) -> None:
         print_json(found)
         return
     stdout.print(learning_curve_table(found))
-    stdout.print(answer(found), markup=False)
+    stdout.print(answer(found))
     stdout.print(f"page     {out or Path('runs') / found.name}/learning_curve.html", soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import sys
 import traceback
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from planish.cli.user_code import place_in_user_code
 from planish.errors import PlanishError, first_line
@@ -21,13 +23,17 @@ if TYPE_CHECKING:
     from planish.report.terminal import TerminalProgress
 
 USER_MISTAKE, INTERRUPTED = 2, 130
-stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# names and labels are printed as they are: [red] is no style, :cat: no emoji
+stdout = Console(highlight=False, markup=False, emoji=False)
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
 def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
     """Around every command: no traceback reaches people for their own mistake."""
+    for stream in (sys.stdout, sys.stderr):  # a path that is not UTF-8 can be printed
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except PlanishError as error:
@@ -76,8 +82,7 @@ def progress() -> Iterator[TerminalProgress]:
 
 def fail(message: str) -> NoReturn:
     """Say what is wrong, and end with exit code 2."""
-    stderr.print("[red]error:[/red] ", end="")
-    stderr.print(message, markup=False, soft_wrap=True)
+    stderr.print(Text.assemble(("error:", "red"), " ", message), soft_wrap=True)
     raise typer.Exit(USER_MISTAKE)
 
 

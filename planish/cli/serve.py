@@ -85,7 +85,7 @@ def serve(
         from planish.serving.serve import serve as listen  # planish.commands would bring torch, which a service has no use for
 
         if keys is not None and others_may_read(keys):
-            stderr.print(f"Warning: other users of this machine can read {keys}; run: chmod 600 {keys}", markup=False, soft_wrap=True)
+            stderr.print(f"Warning: other users of this machine can read {keys}; run: chmod 600 {keys}", soft_wrap=True)
         listen(
             bundles,
             host=host,
@@ -110,5 +110,5 @@ def serve(
             certificate=certificate,
             certificate_key=key,
             replicas=replicas if ray else None,
-            watch=lambda text: stdout.print(text, markup=False, soft_wrap=True),
+            watch=lambda text: stdout.print(text, soft_wrap=True),
         )

@@ -59,7 +59,7 @@ def doctor_table(found: Mapping[str, Any]) -> Table:
     table.add_column("")
     table.add_column("", overflow="fold")
     for section, values in found.items():
-        table.add_row(f"[bold]{section}[/bold]", "")
+        table.add_row(Text(section, "bold"), "")
         for name, value in values.items():
             words = f"{value / 1e9:.1f} GB" if name.endswith("_bytes") else str(value)
             table.add_row(

@@ -19,7 +19,7 @@ from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.listing import Listed
 from planish.data.objects import Objects
 from planish.data.report import BadFile, DataReport, report_duplicates
-from planish.data.sources import AnnotatedFiles, LabelledFiles, MappedFiles, Maps, both, read_source, several_classes
+from planish.data.sources import AnnotatedFiles, LabelledFiles, MappedFiles, Maps, both, read_source, same_classes, several_classes
 from planish.data.split_images import split_images
 from planish.data.store import Store, decoded, resized
 from planish.data.tiles import LargeImage, LargeMap, tiled_images, write_tiles
@@ -166,6 +166,7 @@ def load_images(
     channels: int | None = None,
     task: str | None = None,
     assignment: SplitAssignment | None = None,
+    class_names: Sequence[str] | None = None,
     cache_dir: Path | None = None,
 ) -> ImageData:
     """Load a data set.
@@ -180,16 +181,20 @@ def load_images(
         channels: 1 to read everything as grey, 3 as RGB; None to go by the images.
         task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         assignment: what the model that the images are for keeps; see ``split_images``. Splits may then be empty.
+        class_names: of the model that the images are for: the images may have fewer classes, in any order, and are numbered as the model's.
+            None for the classes of the images.
         cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
 
     Raises:
         DataError: the source does not exist or holds no usable images, or they cannot be split; it is not for that task; broken files (all
-            are named).
+            are named); the model lacks a class.
     """
     root = cache_root(cache_dir)
     name, told = read_source(source, root, task)
-    if isinstance(told, LabelledFiles):
+    if isinstance(told, LabelledFiles) and class_names is None:
         several_classes(name, told.images)  # before anything is read
+        if assignment is None:
+            same_classes(told.images)
     cut_from = tiled_images(Path(source).expanduser())
     return load_listed(
         name,
@@ -199,6 +204,7 @@ def load_images(
         decode_side=decode_side,
         channels=channels,
         assignment=assignment,
+        class_names=class_names,
         cut_from=cut_from,
         root=root,
     )
@@ -213,6 +219,7 @@ def load_listed(
     decode_side: int = 256,
     channels: int | None = None,
     assignment: SplitAssignment | None = None,
+    class_names: Sequence[str] | None = None,
     cut_from: SplitAssignment | None = None,
     root: Path | None = None,
 ) -> ImageData:
@@ -226,6 +233,7 @@ def load_listed(
         decode_side: likewise.
         channels: likewise.
         assignment: likewise.
+        class_names: likewise.
         cut_from: the large images that these are tiles of.
         root: the cache folder; None for the usual one.
 
@@ -246,6 +254,8 @@ def load_listed(
     bad = [BadFile(key=listed[i].key, reason=reasons[i]) for i in sorted(reasons)]
     if bad:
         _tell_bad(bad, len(listed), skip_bad)
+    for text, rows in store.remarks.items():
+        note(f"{len(rows)} of {len(listed)} images {text}: for example {listed[rows[0]].key}")
     good = np.array([i for i in range(len(listed)) if i not in reasons], dtype=np.int64)
     if not len(good):
         raise DataError(
@@ -253,10 +263,10 @@ def load_listed(
         )
     listed = [listed[i] for i in good]
     with damage_reported(Path(name), DataError, "annotations fit their images"):
-        taught = told.targets_of(listed, skip_bad)
+        taught = told.targets_of(listed, skip_bad, class_names)
     bad += [BadFile(key=key, reason=reason) for key, reason in taught.faults]
     groups = _groups(store, root)[good]
-    found = split_images(listed, taught, hashes[good], groups, seed, assignment)
+    found = split_images(listed, taught, hashes[good], groups, seed, assignment, strict=class_names is None)
     parts = found.rows
     if cut_from is not None:
         _report_moved_tiles(cut_from, assignment)

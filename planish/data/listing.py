@@ -50,7 +50,7 @@ def list_folder(root: Path) -> list[Listed]:
     Hidden files, ``__MACOSX``, files that are no images by their ending, and folders already visited through a link are passed over.
 
     Raises:
-        DataError: no images, no class folders, an empty class folder, classes missing from a split.
+        DataError: no images, no class folders, an empty class folder.
     """
     try:
         folders = _subfolders(root)
@@ -62,7 +62,6 @@ def list_folder(root: Path) -> list[Listed]:
         if len(set(words)) < len(words):
             raise DataError(f"{str(root)!r} has the folders {_names(given)}", "each split may be there once", "merge or rename them")
         listed = [item for folder in given for item in _list_classes(root, folder, SPLIT_WORDS[folder.name.lower()])]
-        _same_classes({SPLIT_WORDS[f.name.lower()]: {c.name for c in _subfolders(f)} for f in given})
     elif given:
         others = [f for f in folders if f not in given]
         raise DataError(
@@ -132,13 +131,6 @@ def _list_classes(root: Path, folder: Path, split: GivenSplit | None) -> list[Li
             "delete the folder or fill it",
         )
     return listed
-
-
-def _same_classes(classes: dict[GivenSplit, set[str]]) -> None:
-    everything = set().union(*classes.values())
-    for split, names in classes.items():
-        if missing := sorted(everything - names):
-            raise DataError(f"no folder for {', '.join(map(repr, missing[:10]))} in {split}", "each class must be in each split")
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,9 +58,11 @@ def list_manifest(manifest: Path) -> list[Listed]:
 
 def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
-        text = read_text(manifest)
+        text = read_text(manifest, errors="surrogateescape")  # file names need not be UTF-8
     except (OSError, ValueError) as error:
         raise DataError(f"manifest {str(manifest)!r} cannot be read: {error}", "it is a text file in UTF-8") from error
+    if "\0" in text:
+        raise DataError(f"manifest {str(manifest)!r} cannot be read: it holds zero bytes", "it is a text file in UTF-8", "save it as UTF-8")
     if manifest.suffix.lower() == ".csv":
         head = text.split("\n", 1)[0]
         delimiter = max(",;\t", key=head.count)
@@ -104,10 +107,14 @@ def _listed(manifest: Path, line: int, row: dict[str, str]) -> Listed:
     for column in ("path", "label"):
         if not row[column]:
             raise DataError(f"{manifest.name}, line {line} has an empty {column}", "each row names a file and its class")
+    if any("\ud800" <= character <= "\udfff" for character in row["label"]):
+        raise DataError(f"{manifest.name}, line {line} has a label that is not UTF-8: {row['label']}", "the file is in UTF-8", "save it so")
     word = row.get("split", "")
     if word and word.lower() not in SPLIT_WORDS:
         raise DataError(
             f"{manifest.name}, line {line}: split {word!r}", f"a split is one of {', '.join(SPLIT_WORDS)}, or empty in all rows"
         )
-    path = row["path"] if (manifest.parent / row["path"]).exists() else row["path"].replace("\\", "/")
+    slashes = row["path"].replace("\\", "/")
+    ways = (row["path"], slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))  # accents as other systems store them
+    path = next((way for way in ways if (manifest.parent / way).exists()), slashes)
     return Listed(Path(path).as_posix(), manifest.parent / path, row["label"], SPLIT_WORDS.get(word.lower()))

@@ -20,6 +20,7 @@ from planish.input_files import DAMAGED, describe, read_text, require_regular
 from planish.progress import note
 
 IGNORED = 255
+_LARGEST_CODE = 65535
 _MOST = 255  # classes of a map of bytes
 _FILES = ("classes.txt", "labels.txt", "class_names.txt", "classes.json", "class_dict.csv", "classes.csv")
 _VOC = (
@@ -28,6 +29,10 @@ _VOC = (
 )  # fmt: skip
 _NEAR, _MOSTLY = 32, 0.9  # greys that are near black or white, and the share of pixels that are
 _STRAY = 4  # different greys besides, from which on they are no classes
+_RARE = 0.1  # of the rarer of black and white, that few stray values may have together
+_NOISE = 8  # greys that JPEG may change a value by, at least
+_APART = 16  # greys between named values, to tell them apart in JPEG
+_COUNTED = 64  # masks
 _COLOUR = 1 << 24  # added to what colours are numbered by, so that none is taken for a value
 
 
@@ -107,49 +112,98 @@ def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
         if set(meant.values()) == {0, IGNORED} and not given:
             note("masks hold 0 and 255 only: 255 is taken for the object, not for pixels to be ignored")
             meant = {code: min(value, 1) for code, value in meant.items()}
-        names: dict[Any, str] = given or (
+        names: dict[int, str] = given or (
             dict(enumerate(_VOC)) if voc else {v: f"class {v}" if v else "background" for v in meant.values()}
         )
+        if IGNORED in meant.values() and IGNORED not in given and not voc:
+            note(f"the value {IGNORED} in masks is taken for pixels to be ignored; name it in classes.json if it is a class")
         meant = {code: value for code, value in meant.items() if value != IGNORED or value in given}
     else:
         meant = {code: code & (_COLOUR - 1) for code in seen}
         names = given or {value: f"#{value:06x}" if value else "background" for value in meant.values()}
     if strange := sorted(set(meant.values()) - set(names)):
-        raise DataError(f"masks hold {strange[:5]}, which {source} does not name", f"it names {list(names)[:10]}", "name them there")
-    values = sorted(set(meant.values()))
-    if not 2 <= len(values) <= _MOST:
-        raise DataError(f"masks of {len(values)} classes", f"there are 2 to {_MOST} to tell apart", "is the background a class of its own?")
+        as_text = str if all(code < _COLOUR or _is_grey(code) for code in seen) else "#{:06x}".format
+        raise DataError(
+            f"masks hold {', '.join(map(as_text, strange[:5]))}, which {source} does not name",
+            f"it names {', '.join(map(as_text, list(names)[:10]))}", "name them there",
+        )  # fmt: skip
+    values = list(given) or sorted(set(meant.values()))
+    class_names = tuple(dict.fromkeys(names[value] for value in values))
+    if not 1 <= len(class_names) <= _MOST:
+        raise DataError(f"masks of {len(class_names)} classes", f"there are 2 to {_MOST} to tell apart")
+    if len(class_names) < len(values):
+        note(f"{source} gives one name to several values: they are taken as one class")
+    if unused := [name for name in class_names if name not in {names[value] for value in meant.values()}]:
+        note(f"{len(unused)} of {len(class_names)} classes are in no mask and keep their place in the order: {', '.join(unused[:10])}")
     codes = tuple(sorted(meant))
-    return Codes(codes, tuple(values.index(meant[code]) for code in codes), tuple(names[value] for value in values))
+    return Codes(codes, tuple(class_names.index(names[meant[code]]) for code in codes), class_names)
 
 
-def noisy_binary(root: Path, files: Sequence[Path]) -> Codes | None:
-    """The codes of masks that mean black and white, but hold other greys, of JPEG or of resizing; None where they are no such masks.
+def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Codes | None:
+    """The codes of grey masks that hold other values than were meant, of JPEG or of resizing; None where they are no such masks.
+
+    Masks that mean black and white are cut at 128; in JPEG files, values that a file names are the nearest of those.
 
     Args:
         root: of the data set; where a file in it names the values, they are meant.
-        files: of all masks; up to 64 of them are looked at.
+        files: of all masks; some of them are counted.
+        seen: in any of them.
+
+    Raises:
+        DataError: JPEG has mixed up the classes.
     """
-    if _given(root)[0]:
+    greys = sorted({code & 255 for code in seen})
+    if not all(code < 256 or _is_grey(code) for code in seen) or set(greys) <= {0, IGNORED}:
         return None
-    counts = np.zeros(256, np.int64)
-    for file in files[:: max(1, len(files) // 64)]:
-        pixels = np.asarray(_opened(file))
-        if pixels.dtype != np.uint8 or (pixels.ndim == 3 and (pixels != pixels[..., :1]).any()):
+    given, source = _given(root)
+    lossy = any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
+    if given:
+        if not lossy or set(greys) <= set(given):
             return None
-        counts += np.bincount((pixels if pixels.ndim == 2 else pixels[..., 0]).ravel(), minlength=256)
-    others = counts[1:255].sum()
+        values = np.array(sorted(given))
+        if values.max() > 255 or np.diff(values).min(initial=256) < _APART:
+            raise DataError(
+                f"masks in JPEG hold {len(greys)} values, and {source} names {len(given)}, some next to each other",
+                f"JPEG changes values, so that they must be {_APART} apart", "save the masks as PNG",
+            )  # fmt: skip
+        note(f"masks in JPEG hold {len(greys)} values: each is taken for the nearest of the {len(given)} that {source} names")
+        ordered = tuple(dict.fromkeys(given[value] for value in sorted(given)))
+        return _all_greys([ordered.index(given[int(values[np.abs(values - grey).argmin()])]) for grey in range(256)], ordered)
+    counts = _grey_counts(files)
+    strays = counts[1:255]
     ends = counts[:_NEAR].sum(), counts[-_NEAR:].sum()
-    if (
-        np.count_nonzero(counts[1:255]) < _STRAY
-        or not all(ends)
-        or counts[[0, 255]].min() <= counts[1:255].max()
-        or sum(ends) < _MOSTLY * counts.sum()
-    ):
-        return None
-    note(f"masks are black and white with {100 * others.sum() / counts.sum():.1f} % of other greys, as of JPEG: they are cut at 128")
-    codes = (*range(256), *(_COLOUR + value * 0x010101 for value in range(256)))
-    return Codes(codes, tuple(int(code & 255 >= 128) for code in codes), ("background", "object"))
+    mostly = all(ends) and sum(ends) >= _MOSTLY * counts.sum()
+    many = np.count_nonzero(strays) >= _STRAY and counts[[0, 255]].min() > strays.max()
+    rising = np.flatnonzero(strays).tolist() == list(range(np.count_nonzero(strays)))  # 1, 2, ... may be classes beside ignored pixels
+    few = strays.sum() <= _RARE * counts[[0, 255]].min() and not rising
+    if (mostly and (lossy or many)) or few:
+        note(f"masks are black and white with {100 * strays.sum() / counts.sum():.1f} % of other greys, as of JPEG: they are cut at 128")
+        return _all_greys([int(grey >= 128) for grey in range(256)], ("background", "class 1"))
+    groups = 1 + int((np.diff(greys) > _NOISE).sum())
+    if lossy and 1 < groups < len(greys):
+        raise DataError(
+            f"masks in JPEG hold {len(greys)} values in {groups} groups, and nothing names them", "JPEG changes values",
+            "save the masks as PNG, or name the values that are meant in classes.json",
+        )  # fmt: skip
+    return None
+
+
+def _all_greys(labels: Sequence[int], class_names: tuple[str, ...]) -> Codes:
+    """The class of each of the 256 greys, as values and as colours."""
+    codes = (*range(256), *(_COLOUR + grey * 0x010101 for grey in range(256)))
+    return Codes(codes, (*labels, *labels), class_names)
+
+
+def _grey_counts(files: Sequence[Path]) -> npt.NDArray[np.int64]:
+    """Pixels of each grey, ``(256,)``: in some of all files, and in some of those that hold other values than black and white."""
+    ends = frozenset((0, IGNORED, _COLOUR, _COLOUR + 0xFFFFFF))
+    others = [file for file in files if codes_in(file) - ends]
+    chosen = dict.fromkeys([*files[:: max(1, len(files) // _COUNTED)], *others[:: max(1, len(others) // _COUNTED)]])
+    counts = np.zeros(256, np.int64)
+    for file in chosen:
+        pixels = read_codes(file) & 255
+        counts += np.bincount(pixels.ravel(), minlength=256)
+    return counts
 
 
 def _given(root: Path) -> tuple[dict[int, str], str]:
@@ -172,10 +226,13 @@ def _given(root: Path) -> tuple[dict[int, str], str]:
 
 
 def _of_json(content: Any) -> dict[int, str]:
-    if isinstance(content, list):
-        return {i: str(name) for i, name in enumerate(content)}
-    numbered = all(str(key).isdigit() for key in content)
-    return {int(key): str(value) for key, value in content.items()} if numbered else {_code(v): str(k) for k, v in content.items()}
+    named = dict(enumerate(content)) if isinstance(content, list) else content
+    if all(str(key).isdigit() for key in named):
+        if wrong := [name for name in named.values() if not isinstance(name, str | int | float) or isinstance(name, bool)]:
+            raise ValueError(f"{str(wrong[0])[:40]} is no name")
+        return {int(key): str(name) for key, name in sorted(named.items(), key=lambda item: int(item[0]))}
+    found = {_code(value): str(name) for name, value in named.items()}
+    return found if any(isinstance(value, list) for value in named.values()) else dict(sorted(found.items()))
 
 
 def _of_table(rows: list[list[str]]) -> dict[int, str]:
@@ -206,6 +263,11 @@ def _opened(file: Path) -> Image.Image:
         raise DataError(f"the mask {file} cannot be read: {error}", "it is an image of class numbers or colours") from error
     if image.mode == "1" or image.format == "JPEG":  # whose colours are not those that were saved
         return image.convert("L")
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (np.isfinite(values).all() and (values == np.round(values)).all() and 0 <= values.min() <= values.max() <= _LARGEST_CODE):
+            raise DataError(f"the mask {file} has floating-point pixels that are no class numbers", "a class is a whole number from 0 on")
+        return Image.fromarray(values.astype(np.int32))
     if image.mode in ("P", "L", "RGB") or image.mode.startswith("I"):
         return image
     return image.convert("L" if image.mode == "LA" else "RGB")

@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from planish.data.file_kinds import (
+    FULL_RANGE,
+    TWELVE_BITS,
+    describe_undecodable,
+    is_twelve_bit,
+    low_bytes,
+    scale_twelve_bits,
+    sixteen_bit_colour,
+)
 from planish.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,7 +32,6 @@ if TYPE_CHECKING:
 # Pillow can also run Ghostscript and parse dozens of rare formats; files from strangers only ever reach these readers.
 # (Phones' multi-picture files are opened by the JPEG reader.)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
-_BITS_PER_SAMPLE = 258  # TIFF tag
 _LONGEST = 16  # times what the crop needs of the longer side
 _STRIP_PIXELS = 250_000  # converted at a time: the temporary arrays are of this size, not of the image's
 # Peak memory of decoding and converting, in bytes a pixel, as tests/data/test_decoding_memory.py measures it: the most of any colour mode.
@@ -37,8 +45,8 @@ _BYTES_PER_PIXEL_OTHERS = 10
 def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode an image file.
 
-    EXIF rotation is carried out, alpha put on white, palettes, 1-bit and CMYK converted, 16-bit scaled to 8. Of an animation the
-    first frame is taken.
+    EXIF rotation is carried out, alpha put on white, palettes, 1-bit and CMYK converted, 16-bit scaled to 8: 65535 is white, or
+    4095 where no value is above it, as 12-bit cameras write. Of an animation, or a file of several pages, the first is taken.
 
     Args:
         file_bytes: the file.
@@ -111,14 +119,23 @@ def prepare(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) ->
 
 def _load(file_bytes: bytes, max_pixels: int, reserve: Callable[[int], object]) -> Image.Image:
     with image_damage_reported(max_pixels):
-        image = Image.open(io.BytesIO(file_bytes), formats=FORMATS)
+        try:
+            image = Image.open(io.BytesIO(file_bytes), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise DataError(f"an image that cannot be decoded: {describe_undecodable(file_bytes)}") from error
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(f"an image of {width:,} x {height:,} pixels", f"at most {max_pixels:,} pixels are decoded")
     each = _BYTES_PER_PIXEL.get(image.format or "", _BYTES_PER_PIXEL_OTHERS)
     reserve(int(width * height * (max(each, _BYTES_PER_PIXEL_CMYK) if image.mode == "CMYK" else each)))
     with image_damage_reported(max_pixels):
+        colours_of_16_bits = sixteen_bit_colour(image)
         image.load()
+        if colours_of_16_bits and is_twelve_bit(image):
+            scale_twelve_bits(image, low_bytes(file_bytes, FORMATS))
+        image.getexif()  # stays known when its text is forgotten, which exif_transpose would write anew: that fails where tags are garbage
+        for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+            image.info.pop(name, None)
         ImageOps.exif_transpose(image, in_place=True)  # a copy would lose the TIFF tags
     return image
 
@@ -133,8 +150,7 @@ def image_damage_reported(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
     except (MemoryError, DataError):  # of this machine, not of the file
         raise
     except Exception as error:  # Pillow's readers raise nearly every built-in exception on a damaged file
-        reason = "not an image, or of an unknown kind" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"an image that cannot be decoded: {reason or type(error).__name__}") from error
+        raise DataError(f"an image that cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
@@ -144,7 +160,7 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
         return image
     if image.mode == "F":
         raise DataError("an image of floating-point pixels", "their range is not known", "save it with 8 or 16 bits a channel")
-    top = 4095 if getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0] == 12 else 65535
+    top = TWELVE_BITS if image.mode.startswith("I") and is_twelve_bit(image) else FULL_RANGE
     converted = Image.new(wanted, image.size)
     for start, strip in _strips(image):
         if strip.mode.startswith("I"):

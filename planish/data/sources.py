@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from planish.data.maps import PaintedMaps, ReadMaps
 from planish.data.objects import Objects, counts_of
 from planish.errors import DataError
 from planish.input_files import damage_reported
+from planish.printable import printable_names
 from planish.progress import note
 
 Indices = npt.NDArray[np.int64]
@@ -79,17 +80,32 @@ class LabelledFiles:
     def classes(self) -> int:
         return len({item.label for item in self.images})
 
-    def targets_of(self, listed: Sequence[Any], skip_bad: bool) -> Taught:
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
         """Class numbers.
 
+        Args:
+            listed: some of the images.
+            skip_bad: leave out annotations that make no sense; there are none here.
+            class_names: of the model that the images are for; None for all labels, sorted.
+
         Raises:
-            DataError: there are not two classes.
+            DataError: there are not two classes, or some that the model lacks.
         """
-        several_classes(self.name, listed)
-        names = tuple(sorted({item.label for item in listed}))
+        if class_names is None:
+            several_classes(self.name, listed)
+        found = sorted({item.label for item in listed})
+        names = _model_classes(found, class_names)
         number = {label: i for i, label in enumerate(names)}
         targets = np.array([number[item.label] for item in listed], dtype=np.int64)
-        return Taught(names, targets, targets, names, needed=True)
+        return Taught(names, targets, targets, names, needed=class_names is None)
+
+    def printable(self) -> LabelledFiles:
+        """With keys and labels that can be printed and stored."""
+        keys, labels = _printable([item.key for item in self.images]), _printable([item.label for item in self.images])
+        if not keys and not labels:
+            return self
+        images = [replace(item, key=keys.get(item.key, item.key), label=labels.get(item.label, item.label)) for item in self.images]
+        return replace(self, images=images)
 
 
 @dataclass(frozen=True)
@@ -106,13 +122,13 @@ class AnnotatedFiles:
     def classes(self) -> int:
         return len(self.class_names)
 
-    def objects(self, listed: Sequence[Any], skip_bad: bool) -> tuple[list[Objects], list[tuple[str, str]]]:
-        """What is in some of the images, and what was left out.
+    def objects(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str]) -> tuple[list[Objects], list[tuple[str, str]]]:
+        """What is in some of the images, by these classes, and what was left out.
 
         Raises:
             DataError: annotations make no sense; the first ones are named.
         """
-        number = {name: i for i, name in enumerate(self.class_names)}
+        number = {name: i for i, name in enumerate(class_names)}
         found: list[Objects] = []
         faults: list[tuple[str, str]] = []
         for item in listed:
@@ -120,17 +136,55 @@ class AnnotatedFiles:
             found.append(objects)
             faults += [(item.key, fault) for fault in wrong]
         _tell(faults, skip_bad)
+        if resized := [i for i, item in enumerate(listed) if item.size and item.size != (found[i].height, found[i].width)]:
+            one, example = listed[resized[0]], found[resized[0]]
+            note(
+                f"{len(resized)} images have another size than their annotations say: boxes and polygons are scaled; for example {one.key} "
+                f"has {example.height} x {example.width} pixels instead of {one.size[0]} x {one.size[1]}"
+            )
         if ignored := sum(int(one.ignored.sum()) for one in found):
             note(f"{ignored:,} objects are marked as difficult, crowd or ignore: they are neither trained on nor counted")
         return found, faults
 
-    def targets_of(self, listed: Sequence[Any], skip_bad: bool) -> Taught:
-        """``Objects``, or label maps made of them; raises as ``objects`` does."""
-        found, faults = self.objects(listed, skip_bad)
-        strata, names = _strata([one.counted_labels for one in found], self.class_names)
-        if self.task == "semantic":
-            return Taught((BACKGROUND, *self.class_names), PaintedMaps(found), strata, names, faults)
-        return Taught(self.class_names, tuple(found), strata, names, faults)
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
+        """``Objects``, or label maps made of them.
+
+        Args:
+            listed: some of the images.
+            skip_bad: leave out annotations that make no sense.
+            class_names: of the model that the images are for; None for those of the data.
+
+        Raises:
+            DataError: annotations make no sense, or there are classes that the model lacks.
+        """
+        painted = self.task == "semantic"
+        declared = (BACKGROUND, *(name for name in self.class_names if name != BACKGROUND)) if painted else self.class_names
+        used = {one.label for image in listed for one in image.objects}
+        names = _model_classes(declared, class_names, used)
+        if painted and names[0] != BACKGROUND:
+            raise DataError(f"the model's first class is {names[0]!r}", "what no mask covers is the background", "give label maps")
+        of_objects = names[1:] if painted else names
+        if painted and (regions := sum(one.label == BACKGROUND for image in listed for one in image.objects)):
+            note(f"{regions} masks of the class {BACKGROUND!r} are not painted: what no other mask covers is the background")
+            listed = [replace(image, objects=tuple(o for o in image.objects if o.label != BACKGROUND)) for image in listed]
+        found, faults = self.objects(listed, skip_bad, of_objects)
+        strata, kinds = _strata([one.counted_labels for one in found], of_objects)
+        return Taught(names, PaintedMaps(found) if painted else tuple(found), strata, kinds, faults)
+
+    def printable(self) -> AnnotatedFiles:
+        """With keys and class names that can be printed and stored."""
+        keys, labels = _printable([image.key for image in self.images]), _printable(self.class_names)
+        if not keys and not labels:
+            return self
+        images = [
+            replace(
+                image,
+                key=keys.get(image.key, image.key),
+                objects=tuple(replace(one, label=labels.get(one.label, one.label)) for one in image.objects) if labels else image.objects,
+            )
+            for image in self.images
+        ]
+        return replace(self, images=images, class_names=tuple(labels.get(name, name) for name in self.class_names))
 
 
 @dataclass(frozen=True)
@@ -147,14 +201,26 @@ class MappedFiles:
     def classes(self) -> int:
         return len(self.codes.class_names)
 
-    def targets_of(self, listed: Sequence[Any], skip_bad: bool) -> Taught:
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
         """Label maps.
 
+        Args:
+            listed: some of the images.
+            skip_bad: of no effect: maps are not left out.
+            class_names: of the model that the images are for; None for those of the data.
+
         Raises:
-            DataError: maps do not have the shape of their images; the first ones are named.
+            DataError: maps do not have the shape of their images, the first ones are named; or there are classes that the model lacks.
         """
-        label_of = dict(zip(self.codes.codes, self.codes.labels, strict=True))
-        there = np.zeros((len(listed), self.classes), bool)
+        names = _model_classes(self.codes.class_names, class_names)
+        if len(names) < 2:
+            raise DataError(
+                f"masks of 1 classes: all of {self.name!r} hold {names[0]!r} alone", "there are two classes to tell apart, or more",
+                "is the background a class of its own?",
+            )  # fmt: skip
+        codes = replace(self.codes, labels=tuple(names.index(self.codes.class_names[i]) for i in self.codes.labels), class_names=names)
+        label_of = dict(zip(codes.codes, codes.labels, strict=True))
+        there = np.zeros((len(listed), len(names)), bool)
         faults = []
         for i, item in enumerate(listed):
             there[i, [label_of[code] for code in codes_in(item.labels) if code in label_of]] = True
@@ -162,8 +228,17 @@ class MappedFiles:
             if abs(high * width / (wide * height) - 1) > _OTHER_SHAPE:
                 faults.append((item.key, f"the image has {high} x {wide} pixels, its mask {height} x {width}"))
         _tell(faults, skip_bad=False)
-        strata, names = _strata([np.flatnonzero(row) for row in there], self.codes.class_names)
-        return Taught(self.codes.class_names, ReadMaps([item.labels for item in listed], self.codes, there), strata, names)
+        strata, kinds = _strata([np.flatnonzero(row) for row in there], names)
+        return Taught(names, ReadMaps([item.labels for item in listed], codes, there), strata, kinds)
+
+    def printable(self) -> MappedFiles:
+        """With keys and class names that can be printed and stored."""
+        keys, labels = _printable([image.key for image in self.images]), _printable(self.codes.class_names)
+        if not keys and not labels:
+            return self
+        images = [replace(image, key=keys.get(image.key, image.key)) for image in self.images]
+        names = tuple(labels.get(name, name) for name in self.codes.class_names)
+        return replace(self, images=images, codes=replace(self.codes, class_names=names))
 
 
 def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, LabelledFiles | AnnotatedFiles | MappedFiles]:
@@ -177,6 +252,11 @@ def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, 
     Raises:
         DataError: it does not exist, holds nothing usable, or is not for that task.
     """
+    name, found = _read(source, root, task)
+    return printable_names([name]).get(name, name), found.printable()
+
+
+def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, LabelledFiles | AnnotatedFiles | MappedFiles]:
     if is_builtin(str(source)):
         name, path = str(source), builtin_folder(str(source), root)
     else:
@@ -215,6 +295,62 @@ def several_classes(name: str, listed: Sequence[Listed]) -> None:
     if len(labels) < 2:
         found = f"only one class, {next(iter(labels))!r}" if labels else "no usable image"
         raise DataError(f"{name!r} has {found}", "at least two classes are needed to tell apart", "each class has a folder of its own")
+
+
+def _model_classes(declared: Sequence[str], class_names: Sequence[str] | None, used: Collection[str] | None = None) -> tuple[str, ...]:
+    """The class names that targets are numbered by: the data's own, or those of the model that the data is for, in the model's order.
+
+    Args:
+        declared: the data's classes.
+        class_names: the model's; None where there is no model.
+        used: those of ``declared`` that occur; others need not be the model's. None for all.
+
+    Raises:
+        DataError: the model lacks a class that occurs.
+    """
+    if class_names is None or tuple(class_names) == tuple(declared):
+        return tuple(declared)
+    known = set(class_names)
+    lacking = [name for name in declared if name not in known and (used is None or name in used)]
+    if lacking:
+        raise DataError(
+            f"the model lacks {len(lacking)} of the classes in the images: {_listing(lacking)}; it has {_listing(class_names)}",
+            "classes are matched by name; images may have fewer than the model, in any order, but no others",
+            "rename the classes, or leave those images out",
+        )
+    absent = [name for name in class_names if name not in declared]
+    extra = [name for name in declared if name not in known]
+    note(
+        "classes are matched to the model's by name, in the model's order"
+        + (f"; {len(absent)} of its {len(class_names)} are not in the images: {_listing(absent)}" if absent else "")
+        + (f"; {len(extra)} that no object has are not the model's: {_listing(extra)}" if extra else "")
+    )
+    return tuple(class_names)
+
+
+def _printable(names: Sequence[str]) -> dict[str, str]:
+    changed = printable_names(names)
+    if changed:
+        example = next(iter(changed.values()))
+        note(f"{len(changed)} names of files or classes are not printable UTF-8: their bytes are shown as %XX, for example {example!r}")
+    return changed
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
+
+
+def same_classes(listed: Sequence[Listed]) -> None:
+    """Raises:
+    DataError: a split that the source gives lacks a class.
+    """
+    classes: dict[Any, set[str]] = {}
+    for item in listed:
+        classes.setdefault(item.split, set()).add(item.label)
+    everything = set().union(*classes.values())
+    for split, names in classes.items():
+        if missing := sorted(everything - names):
+            raise DataError(f"no image of {_listing(missing)} in {split}", "each class must be in each split")
 
 
 def both(first: Any, second: Any) -> Any:

@@ -51,6 +51,8 @@ def split_images(
     groups: Indices,
     seed: int,
     earlier: SplitAssignment | None = None,
+    *,
+    strict: bool = True,
 ) -> Splitting:
     """Split images.
 
@@ -66,15 +68,17 @@ def split_images(
         groups: near-duplicate group of each, ``(N,)``.
         seed: used where there is no earlier assignment.
         earlier: what a model keeps that these images are for.
+        strict: whether each split must have each class that it needs, where there is no earlier assignment.
 
     Raises:
-        DataError: there is no earlier assignment, and a split lacks a class, or all images for training.
+        DataError: it is strict, there is no earlier assignment, and a split lacks a class, or all images for training.
     """
     given = [item.split for item in listed]
     there = tuple(name for name in ASSIGNED_SPLITS if name in given)
     known = [None] * len(listed) if earlier is None else earlier.find(hashes)
     lacking = [name for name in _HELD_OUT if name not in there]
-    if earlier is None:
+    strict = strict and earlier is None
+    if strict:
         _check_given(given, there, taught)
     split: list[AssignedSplit | None] = [k or (g if g != "train" or not lacking else None) for k, g in zip(known, given, strict=True)]
     _report_conflicts(listed, known, given, lacking)
@@ -93,7 +97,6 @@ def split_images(
             parts = cutting.assign(hashes[rows], groups[rows], [_HELD_OUT[name] for name in held_out], seed)
             cut = {name: np.flatnonzero(parts == k) for k, name in enumerate(shares)}
         else:
-            strict = earlier is None
             cut = cutting.cut(taught.strata[rows], hashes[rows], groups[rows], shares, seed, taught.strata_names, strict=strict)
         for name in ASSIGNED_SPLITS:
             for i in rows[cut.get(name, [])]:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from planish.artifact import InputSpec, Preprocessing
 from planish.data.cache import disk_full_told, in_threads, key_of, whole
 from planish.data.duplicates import THUMB, thumbnail
-from planish.data.preprocessing import decode, resize
+from planish.data.file_kinds import remarks
+from planish.data.preprocessing import FORMATS, decode, resize
 from planish.errors import DataError
 from planish.input_files import read_bytes
 from planish.progress import Stage
@@ -23,7 +24,7 @@ from planish.progress import Stage
 if TYPE_CHECKING:
     from planish.artifact import Pixels
 
-_VERSION = 1  # raise when decoding or the layout changes
+_VERSION = 2  # raise when decoding or the layout changes
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Store:
         squares: mean square likewise.
         thumbs: grey thumbnails, uint8 ``(N, THUMB, THUMB)``.
         bad: why files could not be decoded, by position.
+        remarks: what is worth a note, with the positions of the files that it is about.
         decode_side: the bound on the shorter side.
         grey: True where colour was dropped in decoding.
         key: name of its content.
@@ -50,6 +52,7 @@ class Store:
     squares: npt.NDArray[np.float64]
     thumbs: npt.NDArray[np.uint8]
     bad: dict[int, str]
+    remarks: dict[str, list[int]]
     decode_side: int
     grey: bool
     key: str
@@ -92,7 +95,8 @@ def decoded(paths: Sequence[Path], hashes: npt.NDArray[np.uint8], decode_side: i
         np.memmap(folder / "pixels.bin", dtype=np.uint8, mode="r", shape=(total,)) if total else np.zeros(0, np.uint8)
     )
     bad = {int(i): reason for i, reason in json.loads((folder / "bad.json").read_text()).items()}
-    return Store(buffer, **arrays, bad=bad, decode_side=decode_side, grey=grey, key=key)
+    remarks = json.loads((folder / "remarks.json").read_text())
+    return Store(buffer, **arrays, bad=bad, remarks=remarks, decode_side=decode_side, grey=grey, key=key)
 
 
 def resized(store: Store, rows: npt.NDArray[np.int64], spec: InputSpec, preprocessing: Preprocessing, root: Path) -> Pixels:
@@ -125,10 +129,13 @@ def _decode_all(paths: Sequence[Path], decode_side: int, grey: bool, folder: Pat
     offsets, means, squares, thumbs = [0], [], [], []
     shapes: list[tuple[int, ...]] = []
     bad: dict[str, str] = {}
+    remarked: dict[int, list[str]] = {}
 
     def work(i: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint8]] | str:
         try:
-            image = decode(read_bytes(paths[i]), 1 if grey else 3, decode_side)
+            data = read_bytes(paths[i])
+            image = decode(data, 1 if grey else 3, decode_side)
+            remarked[i] = remarks(data, FORMATS)
         except (DataError, OSError, ValueError) as error:
             return str(error)
         if not grey and (image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all():
@@ -160,3 +167,8 @@ def _decode_all(paths: Sequence[Path], decode_side: int, grey: bool, folder: Pat
         np.savez(index, offsets=np.array(offsets), shapes=np.array(shapes), means=means, squares=squares, thumbs=thumbs)
         (partial / "index.npz").write_bytes(index.getvalue())
         (partial / "bad.json").write_text(json.dumps(bad))
+        of_files: dict[str, list[int]] = {}
+        for i in sorted(remarked):
+            for text in remarked[i]:
+                of_files.setdefault(text, []).append(i)
+        (partial / "remarks.json").write_text(json.dumps(of_files))

@@ -252,7 +252,7 @@ def write_tiles(
         of_image: list[AssignedSplit] = [min((split for split, _ in regions), key=ASSIGNED_SPLITS.index) for regions in all_regions]
         SplitAssignment.of(hashes, of_image, seed).save(partial / _TILED_IMAGES)
         if not written:
-            (partial / "classes.txt").write_text("".join(f"{name}\n" for name in class_names))
+            (partial / "classes.txt").write_text("".join(f"{name}\n" for name in class_names), encoding="utf-8")
     return count
 
 

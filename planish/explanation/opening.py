@@ -169,7 +169,10 @@ def _samples(opened: Opened, data: str | Path | None) -> tuple[tuple[bytes, ...]
     """Image files and what becomes of them: the data's, else a bundle's golden samples."""
     spec, how = opened.input_spec, opened.preprocessing
     if data is not None:
-        images = load_images(data, decode_side=how.decode_side, channels=spec.channels, task=opened.task, assignment=opened.assignment)
+        images = load_images(
+            data, decode_side=how.decode_side, channels=spec.channels, task=opened.task, assignment=opened.assignment,
+            class_names=opened.class_names,
+        )  # fmt: skip
         split = next(images.splits[name] for name in ("calibration", "validation", "test") if len(images.splits[name]))
         chosen = np.unique(np.linspace(0, len(split) - 1, min(_IMAGES, len(split))).astype(int))
         files = tuple(split.file_bytes(int(i)) for i in chosen)

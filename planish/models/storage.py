@@ -63,7 +63,7 @@ def save_artifact(artifact: Artifact, folder: Path, assignment: SplitAssignment 
         "lineage": _dump(artifact.lineage),
         "files": [file.name for file in artifact.files],
     }
-    (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False))
+    (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1))
     if assignment is not None:
         assignment.save(partial / SPLITS_FILE)
     replace_folder(folder, partial)

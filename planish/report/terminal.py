@@ -115,7 +115,7 @@ class TerminalProgress:
     """
 
     def __init__(self, console: Console | None = None, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, markup=False, emoji=False)
         self._every_s, self._clock = every_s, clock
         self._started: dict[str, float] = {}
         self._printed: dict[str, float] = {}
@@ -204,7 +204,7 @@ class TerminalProgress:
         return max(10, self.console.width - 62)
 
     def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _left(progress: Progress) -> str:

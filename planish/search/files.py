@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic_core import from_json
 from planish.data import archives
 from planish.errors import BundleError, DataError
 from planish.input_files import damage_reported, read_bytes
+from planish.printable import printable
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.workspace import replacing
 
@@ -51,13 +53,24 @@ def keep_assignment(folder: Path, assignment: SplitAssignment) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON values."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps(value, ensure_ascii=False))
+        partial.write_text(json.dumps(value), encoding="utf-8")
 
 
 def write_result(path: Path, value: Any) -> None:
-    """Write a pydantic dataclass as JSON that people can read."""
+    """Write a pydantic dataclass as JSON that people can read; paths that are not UTF-8 as ``planish.printable`` shows them."""
     with replacing(path) as partial:
-        partial.write_bytes(TypeAdapter(type(value)).dump_json(value, indent=1))
+        partial.write_text(json.dumps(_storable(TypeAdapter(type(value)).dump_python(value, mode="json")), indent=1), encoding="utf-8")
+
+
+def _storable(value: Any) -> Any:
+    """JSON values with texts that are UTF-8, and null for numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {_storable(key): _storable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_storable(one) for one in value]
+    if isinstance(value, str):
+        return printable(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_result(path: Path, kind: type[T]) -> T:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.data import ImageData, load_images, require_classes
-from planish.errors import DataError, GoalError, ModelError
+from planish.errors import GoalError, ModelError
 from planish.export.foreign_onnx import Foreign, fed_pixels, metadata_of, read_foreign
 from planish.export.onnx_file import metadata
 from planish.progress import note
@@ -63,12 +63,8 @@ def file_job(
         artifact = Artifact("onnx", opened.input_spec, opened.preprocessing, opened.class_names, lineage, files=(file,))
         if artifact.facts["precision"] != "fp32":
             raise _quantized(file)
-        images = _images(data, artifact.preprocessing.decode_side, artifact.input_spec.channels, skip_bad, seed, opened.assignment)
-        if images.class_names != artifact.class_names:
-            raise DataError(
-                f"the images have the classes {', '.join(images.class_names[:8])}, the file {', '.join(artifact.class_names[:8])}",
-                "both must have the same classes in the same order",
-            )
+        side, channels = artifact.preprocessing.decode_side, artifact.input_spec.channels
+        images = _images(data, side, channels, skip_bad, seed, opened.assignment, artifact.class_names)
         note(f"{file.name} was written by Planish and says how it is fed, and its classes")
         return _job(artifact, images)
     foreign = read_foreign(file)
@@ -113,10 +109,13 @@ def refuse_training(file: str, **asked: Any) -> None:
 
 
 def _images(
-    data: str | Path, decode_side: int, channels: int | None, skip_bad: bool, seed: int, assignment: SplitAssignment | None = None
-) -> ImageData:
+    data: str | Path, decode_side: int, channels: int | None, skip_bad: bool, seed: int,
+    assignment: SplitAssignment | None = None, class_names: Sequence[str] | None = None,
+) -> ImageData:  # fmt: skip
     require_classes(data, "a file from elsewhere")
-    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, assignment=assignment)
+    images = load_images(
+        data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, assignment=assignment, class_names=class_names
+    )
     images.require("train", "validation", "test")
     return images
 

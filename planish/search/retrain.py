@@ -156,8 +156,9 @@ def continue_from(
     plan = Plan.from_dicts([{"name": step.technique, **step.params} for step in described.lineage.steps[len(start.lineage.steps) :]])
     first, new_images = _listed(data), [*_kept(old_bundle), *_listed(added)]
     images = load_listed(
-        described.name, LabelledFiles("old and new images", _latest(first, new_images)), skip_bad=skip_bad, assignment=opened.assignment,
-        decode_side=start.preprocessing.decode_side, channels=start.input_spec.channels,
+        described.name, LabelledFiles("old and new images", _latest(first, new_images)).printable(), skip_bad=skip_bad,
+        assignment=opened.assignment, class_names=start.class_names, decode_side=start.preprocessing.decode_side,
+        channels=start.input_spec.channels,
     )  # fmt: skip
     is_new = _check(images, start, opened.assignment, gate, replace_served)
     task = task_for(described.name, images.splits, images.class_names)
@@ -217,12 +218,6 @@ def _check(
     Raises:
         DataError: the images are not for this network, or there are too few.
     """
-    if images.class_names != start.class_names:
-        raise DataError(
-            f"the images have the classes {', '.join(images.class_names[:8])}, the network {', '.join(start.class_names[:8])}",
-            "a class that it does not know needs another classifier",
-            "train anew, on all images",
-        )
     images.require("train", "validation", "test")
     if missing := sum(assignment.counts().values()) - images.known:
         note(f"{missing} of the images that the served network was made with are not there any more")
@@ -308,7 +303,7 @@ def _latest(first: Sequence[Listed], added: Sequence[Listed]) -> list[Listed]:
 
 def _keep(images: Sequence[Listed], file: Path) -> None:
     """Write a manifest of images; of files that are in it twice the last label counts."""
-    with replacing(file) as partial, partial.open("w", newline="", encoding="utf-8") as opened:
+    with replacing(file) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         writer = csv.writer(opened)
         writer.writerow(["path", "label"])
         writer.writerows((key, item.label) for key, item in {item.key: item for item in images}.items())

@@ -245,7 +245,7 @@ def test_manifests_that_are_none(tmp_path, load) -> None:
         ({"a": 4, "b": 0}, "without images in .*: b"),
         ({"a": 4, "b": 2}, r"too few images .*'b' \(2\)"),
         ({"a": 0, "b": 0}, "has no images"),
-        ({"train/a": 4, "train/b": 4, "test/a": 4}, "no folder for 'b' in test"),
+        ({"train/a": 4, "train/b": 4, "test/a": 4}, "no image of 'b' in test"),
         ({"test/a": 4, "test/b": 4}, "only test"),
         ({"train/a": 4, "train/b": 1}, r"'b' \(1\)"),
         ({"train/a": 4, "train/b": 4, "cat": 2}, "next to cat/"),

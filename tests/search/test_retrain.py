@@ -192,7 +192,7 @@ def test_what_cannot_be_continued_says_why(old: tuple[Path, Path], tmp_path: Pat
     with pytest.raises(GoalError, match="alpha of 5"):
         commands.continue_from(run, data, other, out=out, alpha=5)
     (other / "disc").rename(other / "heart")
-    with pytest.raises(DataError, match="another classifier"):
+    with pytest.raises(DataError, match="the model lacks"):
         commands.continue_from(run, data, other, out=out)
     (run / "bundle").rename(tmp_path / "alone")
     with pytest.raises(BundleError, match="name the run that made it"):

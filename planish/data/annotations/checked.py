@@ -18,13 +18,14 @@ from planish.input_files import DAMAGED, describe, require_regular
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _ORIENTATION = 274
+_LONGEST_OUTLINE = 10_000_000  # pixels
 
 
 def size_of(noted: NotedImage) -> tuple[int, int]:
     """Height and width of the file, turned as its EXIF says; from its head, the pixels are not read.
 
     Raises:
-        OSError: it is not there, or is no image.
+        DataError: it is not there, or is no image.
     """
     try:
         with image_damage_reported():
@@ -33,8 +34,8 @@ def size_of(noted: NotedImage) -> tuple[int, int]:
                 width, height = image.size
                 turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
                 return (width, height) if turned else (height, width)
-    except DataError as error:
-        raise OSError(str(error)) from error
+    except OSError as error:
+        raise DataError(f"the image {str(noted.path)!r} cannot be opened: {describe(error)}") from error
 
 
 def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:
@@ -76,7 +77,11 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
                 continue
             kept.append((one, cut, lengths))
     boxes = np.array([cut for _, cut, _ in kept], np.float64).reshape(-1, 4)
-    areas = [(one.area or 0) * down * across or (cut[2] - cut[0]) * (cut[3] - cut[1]) for one, cut, _ in kept]
+    scale = down * across
+    areas = [
+        one.area * scale if one.area and one.area * scale <= height * width else (cut[2] - cut[0]) * (cut[3] - cut[1])
+        for one, cut, _ in kept
+    ]
     difficult = np.array([one.difficult for one, _, _ in kept], bool)
     objects = Objects(
         boxes=(boxes / [width, height, width, height]).astype(np.float32),
@@ -107,6 +112,11 @@ def run_lengths(mask: Any, height: int, width: int) -> dict[str, Any]:
             across, down = polygon[::2], polygon[1::2]
             if not all(-width <= x <= 2 * width for x in across) or not all(-height <= y <= 2 * height for y in down):  # nor NaN
                 raise ValueError("a polygon has corners that are no numbers, or lie far outside the image")
+        length, most = sum(map(_length, polygons)), min(4 * height * width + 1000, _LONGEST_OUTLINE)
+        if length > most:  # filling it takes memory and time by its length
+            raise ValueError(f"its outline is {length:,.0f} pixels long; in an image of {height} x {width} it is at most {most:,}")
+        if not any(map(_encloses_area, polygons)):
+            raise ValueError("it is a point or a line, without area")
         return dict(coco.merge(coco.frPyObjects(polygons, height, width)))
     if list(mask["size"]) != [height, width]:
         raise ValueError(f"it has the size {mask['size']}, the image {[height, width]}")
@@ -118,6 +128,8 @@ def run_lengths(mask: Any, height: int, width: int) -> dict[str, Any]:
         packed = {}
     if any(not isinstance(n, int) or n < 0 for n in counts) or sum(counts) != height * width:
         raise ValueError(f"its run lengths add up to {sum(counts)}, the image has {height * width} pixels")
+    if not any(counts[1::2]):
+        raise ValueError("no pixel is in it")
     return packed or dict(coco.frPyObjects(mask, height, width))
 
 
@@ -128,3 +140,16 @@ def _scaled(mask: Any, down: float, across: float) -> Any:
     return [
         [float(value) * side for value, side in zip(polygon, [across, down] * (len(polygon) // 2 + 1), strict=False)] for polygon in mask
     ]
+
+
+def _encloses_area(polygon: Sequence[float]) -> bool:
+    """Whether the corners do not all lie on one line."""
+    across, down = np.asarray(polygon[::2]) - polygon[0], np.asarray(polygon[1::2]) - polygon[1]
+    far = int(np.argmax(across**2 + down**2))
+    return bool((np.abs(across * down[far] - down * across[far]) > 1e-9).any())
+
+
+def _length(polygon: Sequence[float]) -> float:
+    """Of the outline, in pixels, the longer of across and down counting."""
+    corners = np.asarray(polygon).reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+import unicodedata
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from planish.data.annotations.noted import NotedImage, NotedObject
+from planish.data.annotations.noted import NotedImage, NotedObject, note_unused
 from planish.data.listing import SPLIT_WORDS, GivenSplit
 from planish.errors import DataError
 from planish.input_files import DAMAGED, describe, read_json
@@ -69,24 +72,23 @@ def read_coco(root: Path, files: dict[Path, GivenSplit | None]) -> tuple[list[No
         note(f"all {len(objects)} annotations have iscrowd=1, as CVAT writes brush masks: they are taken as single objects")
         single = {path: tuple(replace(one, crowd=False) for one in image.objects) for path, image in images.items()}
         images = {path: replace(image, objects=single[path]) for path, image in images.items()}
-    used = {one.label for one in objects}
-    ordered = dict.fromkeys(names[number] for number in sorted(names))
-    return sorted(images.values(), key=lambda image: image.key), tuple(name for name in ordered if name in used)
+    ordered = tuple(dict.fromkeys(names[number] for number in sorted(names)))
+    note_unused(ordered, objects)
+    return sorted(images.values(), key=lambda image: image.key), ordered
 
 
 def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[str, Any]) -> tuple[list[NotedImage], dict[int, str]]:
     """The images and classes of one file; what is not as COCO has it raises whatever it raises."""
-    here = {int(c["id"]): str(c["name"]) for c in content.get("categories") or []}
-    if len(set(here.values())) < len(here):
-        twice = sorted(name for name in set(here.values()) if list(here.values()).count(name) > 1)
-        note(f"{file.name} has several categories called {', '.join(map(repr, twice[:5]))}: they are taken as one")
-    of_image: dict[Any, list[NotedObject]] = {}
-    for one in content.get("annotations") or []:
-        of_image.setdefault(_number(one["image_id"]), []).append(_object(one, here, file))
+    here = _categories(file, content)
+    of_image, faults = _objects(file, content, here)
     images: list[NotedImage] = []
     known: dict[Any, str] = {}
+    repeated = 0
     for image in content["images"]:
         number, name = _number(image["id"]), str(image.get("file_name") or "")
+        if known.get(number) == name:
+            repeated += 1
+            continue
         if number in known:
             raise DataError(
                 f"image id {number} is listed twice in {file.name} ({known[number]}, {name})",
@@ -95,12 +97,68 @@ def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[s
             )
         known[number] = name
         path = _path(root, file, name, split)
-        sides = [image.get(side) for side in ("height", "width")]
-        size = (round(float(sides[0])), round(float(sides[1]))) if all(sides) else None
-        images.append(NotedImage(path.relative_to(root).as_posix(), path, split, tuple(of_image.get(number, ())), size))
-    if strangers := [number for number in of_image if number not in known]:
+        size = _size(file, name, image)
+        images.append(
+            NotedImage(
+                path.relative_to(root).as_posix(), path, split, tuple(of_image.get(number, ())), size, faults=tuple(faults.get(number, ()))
+            )
+        )
+    if repeated:
+        note(f"{file.name} lists {repeated} images twice, with one id and name; each is used once")
+    if strangers := [number for number in (*of_image, *faults) if number not in known]:
         raise DataError(f"{file.name} has annotations of image {strangers[0]!r}, which it does not list", "each belongs to a listed image")
     return images, here
+
+
+def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
+    """Class names by their numbers.
+
+    Raises:
+        DataError: a category has no name, or one number stands for two names.
+    """
+    found: dict[int, str] = {}
+    for category in content.get("categories") or []:
+        number, name = int(category["id"]), category["name"]
+        if not isinstance(name, str | int) or not str(name).strip():
+            raise DataError(f"category {number} in {file.name} has the name {name!r}", "each category has a name")
+        if found.setdefault(number, str(name)) != str(name):
+            raise DataError(
+                f"category {number} in {file.name} is {found[number]!r} and {str(name)!r}", "each category has a number of its own",
+                "give merged categories new numbers",
+            )  # fmt: skip
+    if len(set(found.values())) < len(found):
+        twice = sorted(name for name in set(found.values()) if list(found.values()).count(name) > 1)
+        note(f"{file.name} has several categories called {', '.join(map(repr, twice[:5]))}: they are taken as one")
+    if content.get("annotations") and not found:
+        raise DataError(f"{file.name} has no categories", "COCO's JSON has images, annotations and categories")
+    return found
+
+
+def _objects(file: Path, content: dict[str, Any], names: dict[int, str]) -> tuple[dict[Any, list[NotedObject]], dict[Any, list[str]]]:
+    """The objects of each image, and what cannot be understood of its annotations."""
+    found: dict[Any, list[NotedObject]] = {}
+    faults: dict[Any, list[str]] = {}
+    for place, one in enumerate(content.get("annotations") or []):
+        image = _number(one["image_id"])
+        try:
+            found.setdefault(image, []).append(_object(one, names))
+        except ValueError as error:
+            faults.setdefault(image, []).append(f"annotation {one.get('id', place)!r} in {file.name} {error}")
+    return found, faults
+
+
+def _size(file: Path, name: str, image: dict[str, Any]) -> tuple[int, int] | None:
+    """Height and width that are noted of an image; None where one is missing."""
+    sides = [image.get(side) for side in ("height", "width")]
+    if not all(sides):
+        return None
+    try:
+        height, width = (round(float(side)) for side in sides)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"the image {name!r} in {file.name} has the height and width {sides}", "they are numbers of pixels") from error
+    if min(height, width) < 1:
+        raise DataError(f"the image {name!r} in {file.name} has the height and width {sides}", "they are at least 1 pixel")
+    return height, width
 
 
 def _number(value: Any) -> Any:
@@ -127,43 +185,72 @@ def is_coco(file: Path) -> bool:
     return b'"images"' in head or b'"annotations"' in head or b'"categories"' in head or b'"info"' in head
 
 
-def _object(one: Any, names: dict[int, str], file: Path) -> NotedObject:
+def _object(one: dict[str, Any], names: dict[int, str]) -> NotedObject:
+    """Raises:
+    ValueError: it makes no sense; the message goes on after "annotation 7 ".
+    """
     try:
         number = int(one["category_id"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"has the category_id {one.get('category_id')!r}, which is no number") from None
+    if number not in names:
+        raise ValueError(f"is of class {str(number)[:20]}; classes are {', '.join(map(str, list(names)[:20]))}")
+    try:
         left, top, width, height = (float(v) for v in one["bbox"])
-        if number not in names:
-            raise DataError(
-                f"annotation {one.get('id')} in {file.name} is of class {number}", f"classes are {', '.join(map(str, names))}", "name it"
-            )
-        area = float(one["area"]) if one.get("area") else None
-        return NotedObject(
-            names[number],
-            (left, top, left + width, top + height),
-            crowd=bool(one.get("iscrowd", 0)),
-            difficult=bool(one.get("ignore", 0) or one.get("difficult", 0)),
-            area=area,
-            mask=one.get("segmentation") or None,
-        )
-    except DAMAGED as error:
-        raise DataError(
-            f"annotation {one.get('id') if isinstance(one, dict) else one!r} in {file.name} cannot be understood: {error}",
-            "it has image_id, category_id and bbox: left, top, width, height",
-        ) from error
+    except DAMAGED:
+        raise ValueError(f"has the bbox {str(one.get('bbox'))[:60]}; it is four numbers: left, top, width, height") from None
+    return NotedObject(
+        names[number],
+        (left, top, left + width, top + height),
+        crowd=_flag(one, "iscrowd"),
+        difficult=_flag(one, "ignore") or _flag(one, "difficult"),
+        area=_area(one.get("area")),
+        mask=one.get("segmentation") or None,
+    )
+
+
+def _flag(one: dict[str, Any], name: str) -> bool:
+    """A field that is 0 or 1; some tools write it as text."""
+    value = one.get(name)
+    text = str(0 if value is None or value == "" else value)[:20].strip().lower()
+    if text in ("0", "0.0", "false"):
+        return False
+    if text in ("1", "1.0", "true"):
+        return True
+    raise ValueError(f"has {name} {text!r}; it is 0 or 1")
+
+
+def _area(value: Any) -> float | None:
+    """In pixels; None where it is no positive number: the box's is taken then."""
+    try:
+        area = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return area if 0 < area < math.inf else None
 
 
 def _path(root: Path, file: Path, name: str, split: GivenSplit | None) -> Path:
     """Where an image lies: beside the file, in a folder ``images``, or in one named like the file's split."""
     parts = PurePosixPath(name.replace("\\", "/"))
-    if not name or parts.is_absolute() or ".." in parts.parts:
+    if not name or parts.is_absolute() or ".." in parts.parts or not _is_file_name(name):
         raise DataError(f"{file.name} names the image {name!r}", "images lie below the data folder, under relative names")
     folders = [file.parent, root, file.parent / "images", root / "images", file.parent.parent / "images", file.parent.parent]
     folders = [folder for folder in folders if folder.is_relative_to(root)]
     suffix = file.stem.rpartition("_")[2]
     folders += [root / suffix, root / "images" / suffix, *((root / split, root / "images" / split) if split else ())]
-    for folder in folders:
+    written = [PurePosixPath(unicodedata.normalize(form, str(parts))) for form in ("NFC", "NFD")]  # accents as other systems store them
+    for folder, path in ((folder, path) for path in dict.fromkeys((parts, *written)) for folder in folders):
         try:
-            if (folder / parts).is_file():
-                return folder / parts
+            if (folder / path).is_file():
+                return folder / path
         except OSError as error:  # a name that is too long
             raise DataError(f"{file.name} names the image {name[:60]!r}...: {error.strerror}", "it is a file's name") from error
     return file.parent / parts
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a file system can hold it: JSON may name NUL, and halves of characters."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False

@@ -18,7 +18,7 @@ import numpy as np
 from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.annotations.voc import given_splits
 from planish.data.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
-from planish.data.map_codes import Codes, codes_in, named_codes, noisy_binary, read_codes
+from planish.data.map_codes import Codes, codes_in, lossy_codes, named_codes, read_codes
 from planish.progress import Stage, note
 
 _OBJECTS = ("instances", "segmentationobject")
@@ -81,16 +81,15 @@ def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[NotedImage],
     splits = given_splits(root)
     images: list[NotedImage] = []
     seen: set[int] = set()
-    binary = noisy_binary(root, [one.labels for one in masked if one.labels is not None])
     with Stage("reading masks", len(masked)) as stage:
         for one in masked:
             if one.labels is None:
                 continue
             images.append(NotedImage(_key(root, one.image), one.image, _split(root, one.image, splits), labels=one.labels))
-            if binary is None:
-                seen |= codes_in(one.labels)
+            seen |= codes_in(one.labels)
             stage.advance()
-    return images, binary or named_codes(root, frozenset(seen), _is_voc(masked))
+    files = [one.labels for one in masked if one.labels is not None]
+    return images, lossy_codes(root, files, frozenset(seen)) or named_codes(root, frozenset(seen), _is_voc(masked))
 
 
 def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[NotedImage], tuple[str, ...]]:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from planish.data.listing import GivenSplit
+from planish.progress import note
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +55,11 @@ class NotedImage:
     size: tuple[int, int] | None = None
     labels: Path | None = None
     faults: Sequence[str] = ()
+
+
+def note_unused(class_names: Sequence[str], objects: Sequence[NotedObject]) -> None:
+    """Report classes that are declared, but have no object. They keep their numbers, as other tools count them, too."""
+    used = {one.label for one in objects}
+    if objects and (unused := [name for name in class_names if name not in used]):
+        shown = ", ".join(map(repr, unused[:_SHOWN])) + f" and {len(unused) - _SHOWN} more" * (len(unused) > _SHOWN)
+        note(f"{len(unused)} of {len(class_names)} classes have no object and keep their place in the order: {shown}")

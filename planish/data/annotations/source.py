@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -86,11 +86,30 @@ def fitting_task(given: DataTask, wanted: str | None, name: str) -> DataTask:
 
 
 def _of_objects(images: list[NotedImage], class_names: Sequence[str], how: str) -> Noted:
+    images = _without_repeated(images)
     objects = [o for image in images for o in image.objects]
     if not objects and not any(image.faults for image in images):
         raise DataError("the annotations name no object", "there must be something to learn")
-    masked = 2 * sum(o.mask is not None for o in objects) > len(objects)  # single ones without a mask are told when they are read
+    with_mask = sum(o.mask is not None for o in objects)
+    masked = 2 * with_mask > len(objects)  # single ones without a mask are told when they are read
+    if with_mask and not masked:
+        note(f"{with_mask} of {len(objects)} objects have a mask, too few for segmentation: the data is for detection")
     return Noted(_with_splits(images), tuple(class_names), "instance" if masked else "detection", how)
+
+
+def _without_repeated(images: list[NotedImage]) -> list[NotedImage]:
+    """Objects that are listed twice in an image, as in merged files, are used once."""
+    found, repeated, example = [], 0, ""
+    for image in images:
+        unique = {(o.label, o.box, o.crowd, o.difficult, repr(o.mask)): o for o in reversed(image.objects)}
+        if len(unique) < len(image.objects):
+            repeated += len(image.objects) - len(unique)
+            example = example or image.key
+            image = replace(image, objects=tuple(reversed(unique.values())))
+        found.append(image)
+    if repeated:
+        note(f"{repeated} objects are listed twice, with the same class, box and mask; each is used once; for example in {example}")
+    return found
 
 
 def _with_splits(images: list[NotedImage]) -> list[NotedImage]:

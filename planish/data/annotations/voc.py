@@ -21,7 +21,7 @@ _LARGEST = 10_000_000  # bytes of a file
 
 def voc_files(root: Path) -> dict[Path, Path]:
     """The XML files of a folder with their images, beside them or in ``JPEGImages/``; files without an image are told."""
-    found = [f for f in sorted(root.rglob("*.xml")) if not f.name.startswith(".")]
+    found = [f for f in sorted(root.rglob("*.[xX][mM][lL]")) if not f.name.startswith(".")]
     by_stem: dict[Path, dict[str, Path]] = {}
     images = {file: image for file in found if (image := _image(root, file, by_stem)) is not None}
     if images and (without := [file.name for file in found if file not in images]):
@@ -44,19 +44,32 @@ def read_voc(root: Path, files: dict[Path, Path]) -> tuple[list[NotedImage], tup
         split = splits.get(path.stem) or next(
             (SPLIT_WORDS[p.lower()] for p in path.relative_to(root).parts[:-1] if p.lower() in SPLIT_WORDS), None
         )
-        objects = tuple(_object(one, file) for one in tree.iter("object"))
-        images.append(NotedImage(path.relative_to(root).as_posix(), path, split, objects, (height, width) if height and width else None))
+        objects, faults = [], []
+        for place, one in enumerate(tree.iter("object")):
+            try:
+                objects.append(_object(one))
+            except ValueError as error:
+                faults.append(f"object {place} in {file.name} {error}")
+        noted = (height, width) if height and width else None
+        images.append(NotedImage(path.relative_to(root).as_posix(), path, split, tuple(objects), noted, faults=tuple(faults)))
+    if absent := sorted(set(splits) - {path.stem for path in files.values()}):
+        note(f"{len(absent)} names in ImageSets have no image with an XML file, for example {', '.join(absent[:3])}")
     names = sorted({o.label for image in images for o in image.objects})
     return sorted(images, key=lambda image: image.key), tuple(names)
 
 
-def _object(one: ElementTree.Element, file: Path) -> NotedObject:
+def _object(one: ElementTree.Element) -> NotedObject:
+    """Raises:
+    ValueError: it makes no sense; the message goes on after "object 3 ".
+    """
     box = one.find("bndbox")
+    if box is None:
+        others = [child.tag for child in one if child.tag in ("robndbox", "polygon", "keypoints")]
+        raise ValueError(f"has no bndbox, but {others[0]}, which is not read" if others else "has no bndbox")
     try:
-        assert box is not None
         left, top, right, bottom = (float(box.findtext(name) or "") for name in ("xmin", "ymin", "xmax", "ymax"))
-    except (AssertionError, ValueError) as error:
-        raise DataError(f"an object in {file} has no box", "bndbox has xmin, ymin, xmax and ymax") from error
+    except ValueError:
+        raise ValueError("has a bndbox whose xmin, ymin, xmax and ymax are not all numbers") from None
     name = (one.findtext("name") or "").strip() or "object"
     difficult = (one.findtext("difficult") or "").strip().lower() in ("1", "true")
     return NotedObject(name, (left - 1, top - 1, right, bottom), difficult=difficult)
@@ -84,7 +97,10 @@ def _parse(file: Path) -> ElementTree.Element:
             parser.Parse(read_bytes(file, _LARGEST), True)
         except expat.ExpatError as error:
             raise DataError(f"{file} cannot be read: {error}", rule) from error
-        return builder.close()
+        tree = builder.close()
+    if tree.tag != "annotation":
+        raise DataError(f"{file} has the element {tree.tag[:60]!r} at its root", "in Pascal VOC's XML it is 'annotation'", "move it away")
+    return tree
 
 
 def _image(root: Path, file: Path, by_stem: dict[Path, dict[str, Path]]) -> Path | None:
@@ -99,11 +115,21 @@ def _image(root: Path, file: Path, by_stem: dict[Path, dict[str, Path]]) -> Path
 
 
 def given_splits(root: Path) -> dict[str, GivenSplit]:
-    """Of images by their stem, as ``ImageSets/Main/train.txt`` and its like say."""
+    """Of images by their stem, as ``ImageSets/Main/train.txt`` and its like say.
+
+    Raises:
+        DataError: an image is in two splits of one folder.
+    """
     found: dict[str, GivenSplit] = {}
-    for file in sorted(root.rglob("ImageSets/*/*.txt")):
-        if file.stem in SPLIT_WORDS:
+    for folder in sorted(f for f in root.rglob("ImageSets/*") if f.is_dir()):
+        here: dict[str, GivenSplit] = {}
+        for file in sorted(folder.glob("*.txt")):
+            if (split := SPLIT_WORDS.get(file.stem)) is None:
+                continue
             with damage_reported(file, DataError, "it is text with the name of an image a line"):
-                lines = read_text(file).splitlines()
-            found |= dict.fromkeys((line.split()[0] for line in lines if line.strip()), SPLIT_WORDS[file.stem])
+                lines = read_text(file, errors="surrogateescape").splitlines()  # as file names
+            for stem in (line.split()[0] for line in lines if line.strip()):
+                if here.setdefault(stem, split) != split:
+                    raise DataError(f"{folder} has {stem!r} in {here[stem]} and in {split}", "an image is of one split")
+        found |= here
     return found

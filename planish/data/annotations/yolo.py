@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import UnidentifiedImageError
+import numpy as np
 
 from planish.data.annotations.checked import size_of
-from planish.data.annotations.noted import NotedImage, NotedObject
+from planish.data.annotations.noted import NotedImage, NotedObject, note_unused
 from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
 from planish.errors import DataError, first_line
 from planish.input_files import read_text, real_path
@@ -21,6 +21,8 @@ from planish.progress import note
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt")
 _ORIENTED = 9  # words of a line: class and four corners
+_FEW_LINES = 3  # so many polygons cannot look like boxes with points in them by chance
+_INSIDE = 0.001  # what rounding may put a point beyond its box
 _BEYOND = 1.001  # shares may be rounded
 _WORDS: dict[str, GivenSplit] = {"train": "train", "val": "validation", "test": "test"}  # of the YAML file
 
@@ -51,12 +53,13 @@ def yolo_layout(root: Path) -> Layout | None:
     if not any(text is not None and _looks_like_one(text) for text in texts.values()):
         return None
     described = _yaml(root)
-    if described is None:
+    given = {} if described is None else _numbered(*described)
+    if described is None or "train" not in described[1]:
         _tell_of_orphans(root, texts)
         splits = {i: SPLIT_WORDS[w] for i in images for w in map(str.lower, i.relative_to(root).parts[:-1]) if w in SPLIT_WORDS}
-        return Layout(texts, splits, _names(root))
+        return Layout(texts, splits, given or _names(root))
     file, content = described
-    if "kpt_shape" in content:
+    if content.get("kpt_shape"):
         raise DataError(
             f"{file.name} has kpt_shape: its labels are boxes with key points", "boxes or polygons are read", "export boxes alone"
         )
@@ -71,32 +74,55 @@ def yolo_layout(root: Path) -> Layout | None:
         else:
             splits |= dict.fromkeys(listed, split)
     _tell_of_orphans(root, texts)
-    return Layout({image: texts[image] for image in splits}, splits, _numbered(file, content["names"]))
+    return Layout({image: texts[image] for image in splits}, splits, given)
 
 
-def _numbered(file: Path, names: Any) -> dict[int, str]:
-    """Class names by number, of a list or of a mapping either way round."""
+def _numbered(file: Path, content: dict[str, Any]) -> dict[int, str]:
+    """Class names by number, of a list or of a mapping either way round.
+
+    Raises:
+        DataError: they are something else, or not as many as ``nc`` says.
+    """
+    names = content["names"]
+    rule = "they are a list of texts, or texts by number; what YAML reads as true, false or null is quoted"
+    if not isinstance(names, dict | list):
+        raise DataError(f"the names in {file.name} are {str(names)[:60]!r}", rule)
     pairs = list(names.items() if isinstance(names, dict) else enumerate(names))
     try:
         if isinstance(names, dict) and not all(str(key).isdigit() for key in names):
             pairs = [(number, name) for name, number in pairs]
-        return {int(number): str(name) for number, name in pairs}
+        numbered = {int(number): name for number, name in pairs}
     except (TypeError, ValueError) as error:
-        raise DataError(
-            f"the names in {file.name} cannot be understood: {first_line(error)}", "they are a list, or names by number"
-        ) from error
+        raise DataError(f"the names in {file.name} cannot be understood: {first_line(error)}", rule) from error
+    for name in numbered.values():
+        if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
+            raise DataError(f"the names in {file.name} hold {str(name)[:60]}", rule)
+    if isinstance(content.get("nc"), int) and content["nc"] != len(numbered):
+        raise DataError(f"{file.name} says nc: {content['nc']}, and names {len(numbered)} classes", "both are the number of classes")
+    return {number: str(name) for number, name in numbered.items()}
 
 
 def _tell_of_orphans(root: Path, texts: dict[Path, Path | None]) -> None:
     """Label files that belong to no image, as where a tool has written one name in two ways."""
     known = set(texts.values())
-    found = [f for f in sorted(root.rglob("*.txt")) if f not in known and f.name not in _NAME_FILES and _looks_like_one(f)]
+    found = [
+        f
+        for f in sorted(root.rglob("*.[tT][xX][tT]"))
+        if f.is_file() and f not in known and f.name not in _NAME_FILES and _looks_like_one(f)
+    ]
     if found:
         shown = ", ".join(f.relative_to(root).as_posix() for f in found[:3])
         bare = sum(text is None for text in texts.values())
         note(
             f"{len(found)} label files have no image of their name and are left out, for example {shown}; {bare} images have no label file"
         )
+    images_of: dict[Path, list[Path]] = {}
+    for image, text in texts.items():
+        if text is not None:
+            images_of.setdefault(text, []).append(image)
+    if shared := [sorted(of) for of in images_of.values() if len(of) > 1]:
+        names = ", ".join(image.relative_to(root).as_posix() for image in shared[0])
+        note(f"{len(shared)} label files belong to several images, which all have their objects: for example {names}")
 
 
 def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, ...]]:
@@ -108,35 +134,57 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, 
     rows = {image: _rows(text) if text is not None else [] for image, text in layout.texts.items()}
     numbers = {int(row[1][0]) for lines in rows.values() for row in lines if row[1] and row[1][0].isdigit()}
     names = layout.names or {number: f"class {number}" for number in sorted(numbers)}
-    widths = {len(row) for lines in rows.values() for _, row in lines}
-    if widths == {_ORIENTED}:
-        raise DataError(
-            "all labels have 8 numbers after the class, as oriented boxes have", "boxes of 4 numbers, or polygons, are read",
-            "export boxes that stand upright",
-        )  # fmt: skip
-    images, repeated = [], 0
+    _refuse_other_kinds([words for lines in rows.values() for _, words in lines])
+    if len(set(names.values())) < len(names):
+        note("several classes have one name: they are taken as one")
+    images = []
     for image, lines in rows.items():
         key = image.relative_to(root).as_posix()
         noted = NotedImage(key, image, layout.splits.get(image))
         try:
             height, width = size_of(noted)
-        except (OSError, UnidentifiedImageError, ValueError):  # what is broken is told, or left out, when it is decoded
+        except DataError:  # what is broken is told, or left out, when it is decoded
             height = width = 1
         objects, faults = [], []
-        twice = len(lines) - len({tuple(words) for _, words in lines})
-        repeated += twice
-        if twice:
-            lines = [row for i, row in enumerate(lines) if row[1] not in [other for _, other in lines[:i]]]
         for place, words in lines:
             try:
                 objects.append(_object(words, names, height, width))
             except ValueError as error:
                 faults.append(f"line {place} {error}")
         images.append(NotedImage(key, image, layout.splits.get(image), tuple(objects), faults=tuple(faults)))
-    if repeated:
-        note(f"{repeated} lines stand twice in a label file; each is used once")
-    used = sorted(number for number in names if number in numbers)
-    return sorted(images, key=lambda one: one.key), tuple(names[number] for number in used)
+    ordered = tuple(dict.fromkeys(names[number] for number in sorted(names)))
+    note_unused(ordered, [one for image in images for one in image.objects])
+    return sorted(images, key=lambda one: one.key), ordered
+
+
+def _refuse_other_kinds(lines: list[list[str]]) -> None:
+    """Raises:
+    DataError: all lines are oriented boxes, or boxes with key points.
+    """
+    widths = {len(words) for words in lines}
+    if widths == {_ORIENTED}:
+        raise DataError(
+            "all labels have 8 numbers after the class, as oriented boxes have", "boxes of 4 numbers, or polygons, are read",
+            "export boxes that stand upright",
+        )  # fmt: skip
+    if len(widths) != 1 or min(widths) < 7:
+        return
+    try:
+        values = np.array([words[1:] for words in lines], dtype=np.float64)
+    except ValueError:
+        return
+    boxes, rest = values[:, :4], values[:, 4:]
+    for each in (3, 2):  # numbers a key point, with and without its visibility
+        if rest.shape[1] % each:
+            continue
+        points = rest.reshape(len(rest), -1, each)
+        inside = np.abs(points[..., :2] - boxes[:, None, :2]) <= boxes[:, None, 2:] / 2 + _INSIDE
+        absent = (points[..., :2] == 0).all(-1)
+        if (inside.all(-1) | absent).all() and (each == 2 or np.isin(points[..., 2], (0, 1, 2)).all()) and len(lines) >= _FEW_LINES:
+            raise DataError(
+                f"all labels have {values.shape[1]} numbers after the class: a box, and key points within it",
+                "boxes of 4 numbers, or polygons, are read", "export boxes alone",
+            )  # fmt: skip
 
 
 def _object(words: list[str], names: dict[int, str], height: int, width: int) -> NotedObject:
@@ -173,7 +221,7 @@ def _text(root: Path, image: Path) -> Path | None:
     parts = list(image.relative_to(root).parts)
     places = [i for i, part in enumerate(parts[:-1]) if part.lower() == "images"]
     apart = [root.joinpath(*parts[:i], "labels", *parts[i + 1 :]) for i in places]
-    found = [file.with_suffix(".txt") for file in (image, *apart)]
+    found = [file.with_suffix(suffix) for file in (image, *apart) for suffix in (".txt", ".TXT")]
     return next((text for text in found if text.is_file() and text.name not in _NAME_FILES), None)
 
 
@@ -181,7 +229,10 @@ def _looks_like_one(text: Path) -> bool:
     if not text.is_file():
         return False
     with text.open("rb") as opened:
-        words = opened.readline(10_000).removeprefix(codecs.BOM_UTF8).split()
+        line = opened.readline(10_000).removeprefix(codecs.BOM_UTF8)
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True  # which is refused when it is read
+    words = line.replace(b",", b" ").split()
     return len(words) > 4 and all(word.replace(b".", b"").replace(b"-", b"").replace(b"e", b"").isdigit() for word in words)
 
 
@@ -197,7 +248,7 @@ def _yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
                 content["names"] = parse_yaml_words(text)["names"]
         except (OSError, ValueError) as error:
             raise DataError(f"{file} cannot be read: {error}", "it is YAML with train, val and names") from error
-        if isinstance(content, dict) and "train" in content and isinstance(content.get("names"), dict | list):
+        if isinstance(content, dict) and content.get("names"):
             return file, content
     return None
 
@@ -207,10 +258,13 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
     entries = content.get(word) or []
     base = Path(str(content.get("path") or "."))
     found = []
-    for entry in [entries] if isinstance(entries, str) else entries:
+    entries = [entries] if isinstance(entries, str) else entries
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise DataError(f"{file.name} has {str(entries)[:60]!r} for {word}", "it is a folder, a text file, or a list of them")
+    for entry in entries:
         # such files often name the folder of another machine, or one above: then what it says is meant from here
-        inner = Path(*[part for part in Path(str(entry)).parts if part not in ("..", "/")])
-        ways = [file.parent / base / str(entry), file.parent / str(entry), file.parent / inner]
+        inner = [part for part in Path(entry.replace("\\", "/")).parts if part not in ("..", "/")]
+        ways = [file.parent / base / entry, file.parent / entry, *(file.parent.joinpath(*inner[i:]) for i in range(len(inner)))]
         place = next((real_path(way) for way in ways if way.exists() and real_path(way).is_relative_to(real_path(root))), None)
         if place is None:
             raise DataError(f"{file.name} names {entry!r} for {word}, which is not below {str(root)!r}", "images lie below the data folder")
@@ -223,7 +277,7 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
 
 def _named(root: Path, file: Path, images: dict[Path, Path]) -> list[Path]:
     """The images that a text file names, a path a line: below its own folder, or below the data folder."""
-    lines = [line.strip().replace("\\", "/") for line in _text_of(file).splitlines() if line.strip()]
+    lines = [line.strip().replace("\\", "/") for line in _text_of(file, "surrogateescape").splitlines() if line.strip()]  # as file names
     found, missing = [], []
     for line in dict.fromkeys(lines):
         ways = [real_path(folder / line) for folder in (file.parent, root)]
@@ -244,9 +298,9 @@ def _named(root: Path, file: Path, images: dict[Path, Path]) -> list[Path]:
     return found
 
 
-def _text_of(file: Path) -> str:
+def _text_of(file: Path, errors: str = "strict") -> str:
     try:
-        return read_text(file)
+        return read_text(file, errors=errors)
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {first_line(error)}", "it is a text file in UTF-8", "save it so") from error
 
