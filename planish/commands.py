@@ -556,9 +556,16 @@ def report(run: str | Path) -> Path:
         return write(folder)
 
 
-def data(source: str | Path, *, seed: int = 0, skip_bad: bool = False) -> ImageData:
-    """What is in a data set: classes, splits, broken files, duplicates, leaks."""
-    return load_images(source, seed=seed, skip_bad=skip_bad)
+def data(source: str | Path, *, task: str | None = None, seed: int = 0, skip_bad: bool = False) -> ImageData:
+    """What is in a data set: its task and layout, what is left out, classes, splits, duplicates, leaks.
+
+    Args:
+        source: see ``planish.data.load_images``; ``yolo:photos`` is read in that layout.
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
+        seed: of the split.
+        skip_bad: leave broken images, and annotations that make no sense, out.
+    """
+    return load_images(source, task=task, seed=seed, skip_bad=skip_bad)
 
 
 def tile(source: str | Path, *, size: int, out: str | Path, **options: Any) -> int:

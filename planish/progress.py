@@ -45,14 +45,14 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def collecting_notes() -> Iterator[list[str]]:
-    """Within this block, notes are also kept in the list, each once."""
+def collecting_notes(*, silent: bool = False) -> Iterator[list[str]]:
+    """Within this block, notes are also kept in the list, each once; with ``silent`` they are kept there only."""
     outer, kept = _listener.get(), []
 
     def listener(progress: Progress) -> None:
         if not progress.stage and progress.text not in kept:
             kept.append(progress.text)
-        if outer is not None:
+        if outer is not None and (progress.stage or not silent):
             outer(progress)
 
     with listening(listener):

@@ -87,6 +87,6 @@ def _parse(text: str, loader: type[yaml.SafeLoader]) -> Any:
                 raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
             if isinstance(token, yaml.AliasToken):
                 raise ValueError("it has aliases (*name), which are not needed here: write them out")
-        return yaml.load(text, loader)
+        return loader(text).get_single_data()
     except (yaml.YAMLError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise ValueError(str(error)) from error

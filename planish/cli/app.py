@@ -22,6 +22,7 @@ from planish.cli.options import (
     Epochs,
     ImageSize,
     Json,
+    LayoutName,
     Mean,
     MeanOfNetwork,
     Model,
@@ -40,6 +41,7 @@ from planish.cli.options import (
     Threads,
     Train,
     Weights,
+    data_in,
     model_and_data,
     numbers,
     recipe_changes,
@@ -106,6 +108,7 @@ def optimize(
     teachers: Annotated[
         int, typer.Option(min=1, help="Networks that teach together: the original, and others like it, trained in half of the budget.")
     ] = 1,
+    layout: LayoutName = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
     json: Json = False,
@@ -113,9 +116,9 @@ def optimize(
 ) -> None:
     """Make a network small and fast within a loss of accuracy, and prove it on the exported file."""
     _run_search(
-        out=out, resume=resume, json=json, debug=debug, data=data, model=model, weights=weights, max_drop=max_drop, max_latency=max_latency,
-        max_size=max_size, runtime=runtime, threads=threads, batch=batch, budget=budget, image_size=image_size, epochs=epochs,
-        resize=None if resize is None else one_of("--resize", resize, "squash", "crop"), mean=numbers("--mean", mean),
+        out=out, resume=resume, json=json, debug=debug, data=data, layout=layout, model=model, weights=weights, max_drop=max_drop,
+        max_latency=max_latency, max_size=max_size, runtime=runtime, threads=threads, batch=batch, budget=budget, image_size=image_size,
+        epochs=epochs, resize=None if resize is None else one_of("--resize", resize, "squash", "crop"), mean=numbers("--mean", mean),
         std=numbers("--std", std),
         augmentation=one_of("--augmentation", augmentation, "none", "light", "standard"),
         train_mode=one_of("--train", train, "auto", "always", "never"), task=task, skip_bad=skip_bad,
@@ -123,9 +126,12 @@ def optimize(
     )  # fmt: skip
 
 
-def _run_search(*, out: Path | None, resume: bool, json: bool, debug: bool, data: str, model: str, **options: Any) -> None:
+def _run_search(
+    *, out: Path | None, resume: bool, json: bool, debug: bool, data: str, model: str, layout: str | None = None, **options: Any
+) -> None:
     begun = monotonic()  # importing PyTorch counts
     with running(debug=debug, resume_hint=resume_hint(out)):
+        data = data_in(data, layout)
         if resume and out is None:
             fail("--resume needs --out. It goes on with the run in that folder.")
         from planish import commands
@@ -198,6 +204,7 @@ def train(
     ] = None,
     image_size: ImageSize = None,
     task: TaskName = None,
+    layout: LayoutName = None,
     skip_bad: SkipBad = False,
     resume: Resume = False,
     seed: Seed = 0,
@@ -210,6 +217,7 @@ def train(
         from planish import commands
         from planish.report.folds import findings, folds_table
 
+        data = data_in(data, layout)
         options: dict[str, Any] = {
             "model": model, "weights": weights, "recipe": recipe, "changes": recipe_changes(changes, epochs=epochs, image_size=image_size),
             "budget": budget, "skip_bad": skip_bad, "resume": resume, "seed": seed,
@@ -302,6 +310,7 @@ def evaluate(
     resize: Resize = None,
     task: TaskName = None,
     seed: Seed = 0,
+    layout: LayoutName = None,
     skip_bad: SkipBad = False,
     json: Json = False,
     debug: Debug = False,
@@ -317,7 +326,7 @@ def evaluate(
             fail("--precision has no meaning without --out. The thresholds are in the page.")
         model, data = model_and_data(model_data, named, weights, mean, std, image_size, resize, task)
         found = commands.evaluate(
-            model, data, split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, out=out, tile=tile, seed=seed,
+            model, data_in(data, layout), split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, out=out, tile=tile, seed=seed,
             skip_bad=skip_bad,
             command=shlex.join(["planish", *sys.argv[1:]]), **({} if precision is None else {"precision": precision}),
         )  # fmt: skip
@@ -342,6 +351,7 @@ def compress(
     resize: Resize = None,
     task: TaskName = None,
     seed: Seed = 0,
+    layout: LayoutName = None,
     skip_bad: SkipBad = False,
     json: Json = False,
     debug: Debug = False,
@@ -351,7 +361,7 @@ def compress(
         from planish import commands
 
         model, data = model_and_data(model_data, named, weights, mean, std, image_size, resize, task)
-        found = commands.compress(model, data, plan=plan, out=out, seed=seed, skip_bad=skip_bad)
+        found = commands.compress(model, data_in(data, layout), plan=plan, out=out, seed=seed, skip_bad=skip_bad)
         if json:
             print_json(found)
             return
@@ -378,6 +388,7 @@ def export(
     image_size: ImageSize = None,
     resize: Resize = None,
     task: TaskName = None,
+    layout: LayoutName = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
     debug: Debug = False,
@@ -387,7 +398,9 @@ def export(
         from planish import commands
 
         model, data = model_and_data(model_data, named, weights, mean, std, image_size, resize, task)
-        written = commands.export(model, data, to=to, out=out, int8=int8, calibrate=calibrate, seed=seed, skip_bad=skip_bad)
+        written = commands.export(
+            model, data_in(data, layout), to=to, out=out, int8=int8, calibrate=calibrate, seed=seed, skip_bad=skip_bad
+        )
         stdout.print(f"bundle   {written}")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from planish.cli.options import Data, Debug, ImageSize, Json, Out, Resume, Seed, SkipBad, TaskName, Weights
+from planish.cli.options import Data, Debug, ImageSize, Json, LayoutName, Out, Resume, Seed, SkipBad, TaskName, Weights, data_in
 from planish.cli.running import fail, one_of, print_json, progress, resume_hint, running, stdout
 
 
@@ -42,6 +42,7 @@ def compare(
     train: Annotated[str | None, typer.Option(help="Compression: auto, always or never train the original.")] = None,
     image_size: ImageSize = None,
     task: TaskName = None,
+    layout: LayoutName = None,
     out: Out = None,
     resume: Resume = False,
     skip_bad: SkipBad = False,
@@ -60,6 +61,7 @@ def compare(
         from planish.search.studies import STUDIES
         from planish.search.topics import TOPICS
 
+        data = data_in(data, layout)
         shared: dict[str, Any] = {
             "weights": weights, "epochs": epochs, "out": out, "resume": resume, "skip_bad": skip_bad, "seed": seed,
             "command": shlex.join(["planish", *sys.argv[1:]]),

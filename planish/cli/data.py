@@ -16,6 +16,7 @@ from planish.cli.options import (
     Epochs,
     ImageSize,
     Json,
+    LayoutName,
     Out,
     RecipeName,
     Resume,
@@ -23,6 +24,7 @@ from planish.cli.options import (
     SkipBad,
     TaskName,
     Weights,
+    data_in,
     recipe_changes,
 )
 from planish.cli.running import fail, print_json, progress, resume_hint, running, stdout
@@ -45,6 +47,8 @@ def data(
     changes: Changes = None,
     epochs: Epochs = None,
     image_size: ImageSize = None,
+    task: TaskName = None,
+    layout: LayoutName = None,
     folds: Annotated[int | None, typer.Option(min=2, help="That images are cut into: 5 by default, 3 for --learning-curve.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Of all folds, with other seeds, 1 by default; of few-shot draws, 10.")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time for all trainings; each has an equal share.")] = None,
@@ -63,9 +67,12 @@ def data(
     with running(debug=debug, resume_hint=resume_hint(out) if suspects or learning_curve else ""), progress():
         from planish import commands
 
+        data = data_in(data, layout)
         if suspects + learning_curve + (few_shot is not None) > 1:
             fail("--suspects, --learning-curve and --few-shot are questions of their own. Ask one after the other.")
         trains = suspects or learning_curve
+        if task not in (None, "classification") and (trains or few_shot is not None):
+            fail(f"--task {task} is not possible with --suspects, --learning-curve and --few-shot. They are for classification.")
         unused = {} if trains else of_training if few_shot is not None else of_training | of_network
         if wrong := [name for name, value in unused.items() if value is not None]:
             also = "" if wrong[0] in of_training else ", --few-shot"
@@ -88,10 +95,15 @@ def data(
             probed = commands.few_shot(data, shots=_numbers("--few-shot", few_shot), **shared)
             print_json(probed) if json else stdout.print(few_shot_table(probed))
         else:
-            from planish.cli.tables import data_table
+            from planish.cli.tables import data_lines, data_table
 
-            found = commands.data(data, **shared).report.model_dump(mode="json")
-            print_json(found) if json else stdout.print(data_table(found))
+            found = commands.data(data, task=task, **shared).report.model_dump(mode="json")
+            if json:
+                print_json(found)
+                return
+            stdout.print(data_table(found))
+            for line in data_lines(found):
+                stdout.print(line, markup=False, soft_wrap=True)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -137,6 +149,7 @@ def tile(
         float, typer.Option(help="Share of a tile that its neighbour shows as well; at least as wide as most objects.")
     ] = 0.25,
     task: TaskName = None,
+    layout: LayoutName = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
     debug: Debug = False,
@@ -145,5 +158,5 @@ def tile(
     with running(debug=debug), progress():
         from planish import commands
 
-        count = commands.tile(data, size=size, out=out, overlap=overlap, task=task, skip_bad=skip_bad, seed=seed)
+        count = commands.tile(data_in(data, layout), size=size, out=out, overlap=overlap, task=task, skip_bad=skip_bad, seed=seed)
         stdout.print(f"{count:,} tiles   {out}", soft_wrap=True)

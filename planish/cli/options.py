@@ -17,14 +17,22 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="Folder with a folder per class, with annotations of COCO, Pascal VOC or YOLO, or with mask images; CSV or JSON-lines "
-        "manifest; or fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.",
+        help="Folder with a folder per class, with annotations of COCO, Pascal VOC or YOLO, or with mask images; COCO or "
+        "YOLO's YAML file; CSV or JSON-lines manifest; or fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.",
     ),
 ]
 Model = Annotated[str, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory; optimize also takes FILE.onnx.")]
 Weights = Annotated[str | None, typer.Option(help="imagenet, or a .safetensors or .pth file.")]
 TaskName = Annotated[
     str | None, typer.Option("--task", help="classification, detection, instance or semantic; by default what the data is for.")
+]
+LayoutName = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        help="How DATA is laid out, where it could be read in several ways: classes, splits, coco, voc, yolo or masks. The same as "
+        "LAYOUT:DATA.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
 Budget = Annotated[str, typer.Option(help="Wall-clock time for everything: 20m, 90s, 1h30m.")]
@@ -67,6 +75,13 @@ Correlation = Annotated[
 Cycle = Annotated[
     str, typer.Option(help="none, day or week: what comes back in each, as day and night do, is no drift. Judged at its end.")
 ]
+
+
+def data_in(data: str, layout: str | None) -> str:
+    """DATA, to be read in the layout that --layout names."""
+    from planish.data.sources import with_layout
+
+    return with_layout(data, layout)
 
 
 def recipe_changes(changes: list[str] | None, **short: int | None) -> list[str]:

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from planish.data.inventory import LeftOut
 from planish.evaluation.latency import LatencyReport
 from planish.report import words
 from planish.serving.monitor import Monitored
@@ -36,21 +37,47 @@ def latency_table(report: LatencyReport) -> Table:
 
 
 def data_table(found: Mapping[str, Any]) -> Table:
-    """Images by class and split, and what was found."""
-    lines = [f"split: {found['how']}"]
-    lines.append(
-        f"{found['exact_duplicates']} exact and {found['near_duplicates']} near duplicates; {len(found['bad'])} broken files left out"
-    )
-    lines += [f"leak: {leak['images']} images of {leak['second']} are also in {leak['first']}" for leak in found["leaks"]]
-    lines += [f"one image, several labels: {', '.join(keys)}" for keys in found["label_conflicts"][:5]]
-    table = _table(title=f"{found['name']}: {found['images']:,} images", caption="\n".join(lines))
+    """Images, and objects, by class and split."""
+    objects = found["objects"]
+    title = f"{found['name']}: {found['task']}, {found['images']:,} images"
+    if objects is not None:
+        total = sum(sum(objects[split].values()) for split in objects if split != "calibration")
+        title += f", {total:,} objects"
+    table = _table(title=Text(title))
     splits = list(found["counts"])
-    table.add_column("class")
+    table.add_column("images" if objects is None else "objects (in images)")
     for split in splits:
         table.add_column(split, justify="right")
+    table.add_row("all", *(_cell(found, split, None) for split in splits))
     for name in found["counts"][splits[0]]:
-        table.add_row(name, *(f"{found['counts'][split].get(name, 0):,}" for split in splits))
+        table.add_row(Text(name), *(_cell(found, split, name) for split in splits))
     return table
+
+
+def data_lines(found: Mapping[str, Any]) -> list[str]:
+    """What is used, what is left out, what was assumed, and duplicates."""
+    inventory = found["inventory"]
+    lines = [f"task: {found['task']}; layout: {inventory['layout']}"]
+    count = f"{inventory['images_found']:,} images found, {found['images']:,} used"
+    if inventory["annotations_found"] is not None:
+        count += f"; {inventory['annotations_found']:,} annotations found, {inventory['annotations_used']:,} used"
+    lines.append(count)
+    lines += [str(LeftOut.model_validate(one)) for one in inventory["left_out"]]
+    lines += [f"assumed: {text}" for text in inventory["assumptions"]]
+    lines.append(f"split: {found['how']}")
+    lines.append(f"{found['exact_duplicates']} exact and {found['near_duplicates']} near duplicates")
+    lines += [f"leak: {leak['images']} images of {leak['second']} are also in {leak['first']}" for leak in found["leaks"]]
+    lines += [f"one image, several labels: {', '.join(keys)}" for keys in found["label_conflicts"][:5]]
+    return lines
+
+
+def _cell(found: Mapping[str, Any], split: str, name: str | None) -> str:
+    """Images of a class, or of all; and the objects in them, where there are some."""
+    images = found["split_sizes"][split] if name is None else found["counts"][split].get(name, 0)
+    if found["objects"] is None:
+        return f"{images:,}"
+    objects = found["objects"][split]
+    return f"{sum(objects.values()) if name is None else objects.get(name, 0):,} ({images:,})"
 
 
 def doctor_table(found: Mapping[str, Any]) -> Table:

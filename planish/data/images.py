@@ -19,7 +19,18 @@ from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.listing import Listed
 from planish.data.objects import Objects
 from planish.data.report import BadFile, DataReport, report_duplicates
-from planish.data.sources import AnnotatedFiles, LabelledFiles, MappedFiles, Maps, both, read_source, same_classes, several_classes
+from planish.data.sources import (
+    LabelledFiles,
+    Maps,
+    Source,
+    annotations_of,
+    both,
+    read_source,
+    report_found,
+    same_classes,
+    several_classes,
+    split_layout,
+)
 from planish.data.split_images import split_images
 from planish.data.store import Store, decoded, resized
 from planish.data.tiles import LargeImage, LargeMap, tiled_images, write_tiles
@@ -174,7 +185,9 @@ def load_images(
     Args:
         source: a folder with a folder per class, with or without ``train/ val/ test/``; a manifest (``.csv``, or ``.jsonl`` with one object
             a line: path, label, optional split); a folder with annotations of COCO, Pascal VOC or YOLO, or with mask images, or a COCO
-            file; or a built-in name: ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``.
+            file, or YOLO's YAML file; or a built-in name: ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``.
+            ``LAYOUT:`` before it says how to read what could be read in several ways: ``classes:``, ``splits:``, ``coco:``, ``voc:``,
+            ``yolo:`` or ``masks:``.
         seed: of whatever is split here, where there is no ``assignment``.
         skip_bad: leave broken files, and annotations that make no sense, out instead of stopping.
         decode_side: images are kept with a shorter side of at most this many pixels.
@@ -186,16 +199,17 @@ def load_images(
         cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
 
     Raises:
-        DataError: the source does not exist or holds no usable images, or they cannot be split; it is not for that task; broken files (all
-            are named); the model lacks a class.
+        DataError: the source does not exist or holds no usable images, or they cannot be split; it is not for that task, or can be read in
+            several ways; broken files (all are named); the model lacks a class.
     """
     root = cache_root(cache_dir)
     name, told = read_source(source, root, task)
+    report_found(source, told)
     if isinstance(told, LabelledFiles) and class_names is None:
         several_classes(name, told.images)  # before anything is read
         if assignment is None:
             same_classes(told.images)
-    cut_from = tiled_images(Path(source).expanduser())
+    cut_from = tiled_images(Path(split_layout(source)[0]).expanduser())
     return load_listed(
         name,
         told,
@@ -212,7 +226,7 @@ def load_images(
 
 def load_listed(
     name: str,
-    told: LabelledFiles | AnnotatedFiles | MappedFiles,
+    told: Source,
     *,
     seed: int = 0,
     skip_bad: bool = False,
@@ -245,7 +259,6 @@ def load_listed(
     if decode_side < 1:
         raise DataError(f"decode_side={decode_side}", "it is at least 1 pixel")
     root = root or cache_root(None)
-    note(f"{name}: {len(told.images)} images, {told.how}")
     listed: Sequence[Listed | NotedImage] = told.images
     paths = [item.path for item in listed]
     hashes, reasons = content_hashes(paths, root)
@@ -254,6 +267,10 @@ def load_listed(
     bad = [BadFile(key=listed[i].key, reason=reasons[i]) for i in sorted(reasons)]
     if bad:
         _tell_bad(bad, len(listed), skip_bad)
+        with_them = sum(annotations_of(listed[i]) for i in reasons)
+        broken = [f"{one.key}: {one.reason}" for one in bad]
+        told.inventory.leave_out("images", "broken or missing file", broken, annotations=with_them)
+        told.inventory.images_used -= len(bad)
     for text, rows in store.remarks.items():
         note(f"{len(rows)} of {len(listed)} images {text}: for example {listed[rows[0]].key}")
     good = np.array([i for i in range(len(listed)) if i not in reasons], dtype=np.int64)
@@ -264,6 +281,8 @@ def load_listed(
     listed = [listed[i] for i in good]
     with damage_reported(Path(name), DataError, "annotations fit their images"):
         taught = told.targets_of(listed, skip_bad, class_names)
+    if taught.kept is not None:
+        good, listed = good[taught.kept], [listed[i] for i in taught.kept]
     bad += [BadFile(key=key, reason=reason) for key, reason in taught.faults]
     groups = _groups(store, root)[good]
     found = split_images(listed, taught, hashes[good], groups, seed, assignment, strict=class_names is None)
@@ -272,8 +291,12 @@ def load_listed(
         _report_moved_tiles(cut_from, assignment)
     report = DataReport(
         name=name,
+        task=told.task,
         images=len(listed),
-        counts={part: taught.counts(rows) for part, rows in parts.items()},
+        split_sizes={part: len(rows) for part, rows in parts.items()},
+        counts={part: taught.image_counts(rows) for part, rows in parts.items()},
+        objects={part: objects for part, rows in parts.items() if (objects := taught.object_counts(rows)) is not None} or None,
+        inventory=told.inventory,
         how=found.how,
         seed=found.assignment.seed,
         bad=bad,
@@ -354,11 +377,11 @@ def tile_images(
     name, told = read_source(source, cache_root(cache_dir), task)
     if isinstance(told, LabelledFiles):
         raise DataError(f"{name!r} has {told.how}, for {told.task}", "tiles are cut of images with boxes, or masks")
+    report_found(source, told)
     with damage_reported(Path(source), DataError, "annotations fit their images, which are all readable"):
         taught = told.targets_of(told.images, skip_bad)
-        large = [
-            LargeImage(item.key, item.path, _large(taught.targets, i, *size_of(item)), item.split) for i, item in enumerate(told.images)
-        ]
+        used = told.images if taught.kept is None else [told.images[i] for i in taught.kept]
+        large = [LargeImage(item.key, item.path, _large(taught.targets, i, *size_of(item)), item.split) for i, item in enumerate(used)]
     return write_tiles(folder.absolute(), large, taught.class_names, size=size, overlap=overlap, seed=seed)
 
 

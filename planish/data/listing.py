@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from planish.errors import DataError
 from planish.split_assignment import AssignedSplit
 
 GivenSplit = AssignedSplit
+_SETS: tuple[tuple[str, GivenSplit], ...] = (
+    ("train", "train"), ("training", "train"), ("val", "validation"), ("validation", "validation"), ("test", "test"), ("testing", "test"),
+)  # fmt: skip
 SPLIT_WORDS: dict[str, GivenSplit] = {
     "train": "train",
     "training": "train",
@@ -18,6 +22,7 @@ SPLIT_WORDS: dict[str, GivenSplit] = {
     "validation": "validation",
     "test": "test",
     "testing": "test",
+    **{f"{word}{between}set": split for word, split in _SETS for between in ("", "_", "-")},
 }
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "img_dir", "leftimg8bit"}
 MASK_FOLDERS = {"masks", "mask", "labels", "label", "annotations", "segmentationclass", "gt", "groundtruth", "ann_dir", "gtfine"}
@@ -44,39 +49,52 @@ class Listed:
     split: GivenSplit | None
 
 
-def list_folder(root: Path) -> list[Listed]:
+def list_folder(root: Path, layout: str | None = None) -> list[Listed]:
     """Files of a folder of class folders, with or without ``train/ val/ test/`` above them, in the order of their keys.
 
     Hidden files, ``__MACOSX``, files that are no images by their ending, and folders already visited through a link are passed over.
 
+    Args:
+        root: the folder.
+        layout: ``classes`` takes every folder as a class, whatever its name; ``splits`` takes folders named like splits as such, and class
+            folders beside them as train; None refuses what could be either.
+
     Raises:
-        DataError: no images, no class folders, an empty class folder.
+        DataError: no images, no class folders, an empty class folder; or there are several ways to read it.
     """
     try:
         folders = _subfolders(root)
+        given = [] if layout == "classes" else [f for f in folders if f.name.lower() in SPLIT_WORDS]
+        others = [f for f in folders if f not in given]
+        if given and others and layout is None:
+            raise DataError(
+                f"{str(root)!r} has {_names(given)} next to {_names(others)}",
+                "there are either split folders or class folders",
+                "move the others away; --layout classes takes each folder as a class, --layout splits takes the others as train",
+            )
+        if not given and layout == "splits":
+            raise DataError(f"{str(root)!r} has the folders {_names(folders)}", "splits are called train, val or validation, and test")
+        if not given:
+            if layout is None:
+                _refuse_other_layouts(root, folders)
+            return sorted(_list_classes(root, root, None), key=lambda item: item.key)
+        splits: dict[GivenSplit, list[Path]] = {}
+        for folder in given:
+            splits.setdefault(SPLIT_WORDS[folder.name.lower()], []).append(folder)
+        if others and "train" in splits:
+            raise DataError(f"{str(root)!r} has {_names(others)} next to {_names(given)}", "classes are below the splits", "move them away")
+        if any(len(same) > 1 for same in splits.values()):
+            raise DataError(f"{str(root)!r} has the folders {_names(given)}", "each split may be there once", "merge or rename them")
+        classes = {split: _subfolders(same[0]) for split, same in splits.items()} | ({"train": others} if others else {})
     except PermissionError as error:
         raise DataError(f"folder {str(root)!r} cannot be read: {error.strerror}") from error
-    given = [f for f in folders if f.name.lower() in SPLIT_WORDS]
-    if given and len(given) == len(folders):
-        words = [SPLIT_WORDS[f.name.lower()] for f in given]
-        if len(set(words)) < len(words):
-            raise DataError(f"{str(root)!r} has the folders {_names(given)}", "each split may be there once", "merge or rename them")
-        listed = [item for folder in given for item in _list_classes(root, folder, SPLIT_WORDS[folder.name.lower()])]
-    elif given:
-        others = [f for f in folders if f not in given]
-        raise DataError(
-            f"{str(root)!r} has {_names(given)} next to {_names(others)}",
-            "there are either split folders or class folders",
-            "move the others away",
-        )
-    else:
-        _refuse_other_layouts(root, folders)
-        listed = _list_classes(root, root, None)
+    folder_of = {split: same[0] for split, same in splits.items()}
+    listed = [item for split, own in classes.items() for item in _list_classes(root, folder_of.get(split, root), split, own)]
     return sorted(listed, key=lambda item: item.key)
 
 
 def _refuse_other_layouts(root: Path, folders: list[Path]) -> None:
-    """Folders that are no classes: images beside masks that were not recognised, or beside files with annotations.
+    """Folders that are no classes: images beside masks that were not recognised, beside files with annotations, or of splits or batches.
 
     Raises:
         DataError: see above.
@@ -86,7 +104,7 @@ def _refuse_other_layouts(root: Path, folders: list[Path]) -> None:
         raise DataError(
             f"{str(root)!r} has the folders {_names(folders)}: images and masks whose files do not belong together by name",
             "a mask has the name of its image, perhaps with _mask, _label or _segmentation after it",
-            "rename the masks, or give a manifest for classes of images",
+            "rename the masks; --layout classes takes each folder as a class",
         )
     if names and names <= {"labels", "images", "annotations"}:
         raise DataError(
@@ -100,12 +118,26 @@ def _refuse_other_layouts(root: Path, folders: list[Path]) -> None:
             raise DataError(
                 f"{folder.name}/ has a file such as {example.name} beside each image",
                 "those look like annotations (labelme, VIA, ...) of a kind that is not read; COCO, Pascal VOC and YOLO are",
-                "convert them, for example with labelme2coco; or move them away if folders are classes",
+                "convert them, for example with labelme2coco; --layout classes takes each folder as a class all the same",
             )
+    named = {SPLIT_WORDS[word] for folder in folders for word in re.split(r"[^a-z]+", folder.name.lower()) if word in SPLIT_WORDS}
+    if len(named) > 1:
+        raise DataError(
+            f"{str(root)!r} has the folders {_names(folders)}, which look like splits",
+            "classes are folders, and splits are called train, val and test",
+            "rename them, with a folder for each class in each; --layout classes takes them as classes",
+        )
+    inner = [{folder.name for folder in _subfolders(each)} for each in folders]
+    if len(folders) > 1 and all(len(names) > 1 and names == inner[0] for names in inner):
+        raise DataError(
+            f"{_names(folders)} have the same folders in them: {', '.join(sorted(inner[0])[:5])}",
+            "classes are folders, and splits are called train, val and test",
+            f"rename {_names(folders)} if they are splits; --layout classes takes them as classes",
+        )
 
 
-def _list_classes(root: Path, folder: Path, split: GivenSplit | None) -> list[Listed]:
-    classes = _subfolders(folder)
+def _list_classes(root: Path, folder: Path, split: GivenSplit | None, classes: list[Path] | None = None) -> list[Listed]:
+    classes = _subfolders(folder) if classes is None else classes
     if not classes:
         loose = sum(1 for f in folder.iterdir() if f.suffix.lower() in EXTENSIONS)
         found = f"{loose} images and no class folders" if loose else "no images"
@@ -138,7 +170,12 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder; each real folder is visited once, so that links in a circle end."""
+    """All image files below a folder."""
+    return [file for file in files_below(folder) if file.suffix.lower() in EXTENSIONS]
+
+
+def files_below(folder: Path, recursive: bool = True) -> list[Path]:
+    """All files below a folder but hidden ones; each real folder is visited once, so that links in a circle end."""
     files: list[Path] = []
     visited: set[str] = set()
     pending = [str(folder)]
@@ -152,10 +189,10 @@ def image_files(folder: Path) -> list[Path]:
             for entry in entries:
                 if _ignored(entry.name):
                     continue
-                if entry.is_dir():
-                    pending.append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                if not entry.is_dir():
                     files.append(Path(entry.path))
+                elif recursive:
+                    pending.append(entry.path)
     return files
 
 

@@ -9,33 +9,57 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from planish.data.inventory import Inventory
 from planish.data.listing import SPLIT_WORDS, Listed
 from planish.errors import DataError
 from planish.input_files import describe, read_text
-from planish.progress import note
 
 _OTHER_NAMES = {
-    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path", "image_name"),
-    "label": ("label", "class", "class_name", "category", "target", "labels", "classname", "y"),
+    "path": (
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "image",
+        "image_path",
+        "img",
+        "img_path",
+        "image_name",
+        "image_id",
+        "imagepath",
+        "imagename",
+        "image_file",
+        "fname",
+    ),
+    "label": ("label", "class", "class_name", "category", "target", "labels", "classname", "y", "label_name", "species"),
     "split": ("split", "set", "subset", "partition", "fold"),
 }
+_BOXES = {"xmin", "x_min", "x1", "bbox", "bbox_x", "left", "x_center"}
 _COLUMNS = "a manifest has the columns path and label, and perhaps split"
 
 
-def list_manifest(manifest: Path) -> list[Listed]:
+def list_manifest(manifest: Path, inventory: Inventory | None = None) -> list[Listed]:
     """Files a manifest names, in the order of their keys. Paths are relative to the manifest, or absolute.
+
+    Args:
+        manifest: the file.
+        inventory: is told of repeated rows, and of how columns were read.
 
     Raises:
         DataError: columns or files are missing, a label is empty, a split unknown, one path given two labels or splits.
     """
     found: dict[str, Listed] = {}
     missing: list[str] = []
-    repeated = 0
-    for line, row in _rows(manifest):
+    repeated: list[str] = []
+    inventory = inventory or Inventory()
+    inventory.use([manifest])
+    for line, row in _rows(manifest, inventory):
         item = _listed(manifest, line, row)
         earlier = found.setdefault(item.key, item)
         if earlier is not item:
-            repeated += 1
+            repeated.append(f"line {line}")
             if (earlier.label, earlier.split) != (item.label, item.split):
                 what = f"{item.key!r} as {earlier.label!r} ({earlier.split}) and as {item.label!r} ({item.split})"
                 raise DataError(f"{manifest.name}, line {line}: {what}", "a file has one label and one split")
@@ -48,15 +72,14 @@ def list_manifest(manifest: Path) -> list[Listed]:
         )
     if not found:
         raise DataError(f"{manifest.name} names no images", _COLUMNS)
-    if repeated:
-        note(f"{manifest.name} names {repeated} files twice; each is used once")
+    inventory.leave_out("rows", f"{manifest.name} names the file before, with the same label", repeated)
     with_split = sum(item.split is not None for item in found.values())
     if 0 < with_split < len(found):
         raise DataError(f"{manifest.name} gives a split for {with_split} of {len(found)} files", "give one for all or for none")
     return sorted(found.values(), key=lambda item: item.key)
 
 
-def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(manifest: Path, inventory: Inventory) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         text = read_text(manifest, errors="surrogateescape")  # file names need not be UTF-8
     except (OSError, ValueError) as error:
@@ -78,7 +101,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     f"{manifest.name}, line {line} has {cells} cells, and there are {len(row) - 1} columns",
                     "a label with a comma is quoted",
                 )
-            yield line, _renamed({str(k).strip(): (v or "").strip() for k, v in row.items()})
+            yield line, _renamed(manifest, {str(k).strip(): (v or "").strip() for k, v in row.items()}, inventory)
         return
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
@@ -90,14 +113,27 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
             raise DataError(what, 'each line is {"path": ..., "label": ...}') from error
         if not isinstance(row, dict):
             raise DataError(f"{manifest.name}, line {line} is not a JSON object", 'each line is {"path": ..., "label": ...}')
-        yield line, _renamed({k: "" if v is None else str(v).strip() for k, v in row.items()})
+        yield line, _renamed(manifest, {k: "" if v is None else str(v).strip() for k, v in row.items()}, inventory)
 
 
-def _renamed(row: dict[str, str]) -> dict[str, str]:
-    """The row with the columns called path, label and split, where they have one of their other usual names."""
+def _renamed(manifest: Path, row: dict[str, str], inventory: Inventory) -> dict[str, str]:
+    """The row with the columns called path, label and split, where they have one of their other usual names.
+
+    Raises:
+        DataError: several columns could be the path, the label or the split; or there are boxes.
+    """
+    if boxes := [key for key in row if key.lower() in _BOXES]:
+        raise DataError(
+            f"{manifest.name} has the column {boxes[0]!r}: boxes in a table are not read", _COLUMNS, "convert them to COCO JSON"
+        )
     for name, others in _OTHER_NAMES.items():
-        if name not in row and (found := next((key for key in row if key.lower() in others), None)):
-            row[name] = row[found]
+        found = [] if name in row else [key for key in row if key.lower() in others]
+        if len(found) > 1:
+            raise DataError(f"{manifest.name} has the columns {' and '.join(map(repr, found))}, each of which could be the {name}",
+                            _COLUMNS, f"call the one that is meant {name!r}")  # fmt: skip
+        if found:
+            inventory.assume(f"the column {found[0]!r} of {manifest.name} is the {name}")
+            row[name] = row[found[0]]
     return row
 
 
@@ -112,7 +148,8 @@ def _listed(manifest: Path, line: int, row: dict[str, str]) -> Listed:
     word = row.get("split", "")
     if word and word.lower() not in SPLIT_WORDS:
         raise DataError(
-            f"{manifest.name}, line {line}: split {word!r}", f"a split is one of {', '.join(SPLIT_WORDS)}, or empty in all rows"
+            f"{manifest.name}, line {line}: split {word!r}",
+            "a split is one of train, training, val, valid, validation, test, testing, or empty in all rows",
         )
     slashes = row["path"].replace("\\", "/")
     ways = (row["path"], slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))  # accents as other systems store them

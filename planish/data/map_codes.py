@@ -22,7 +22,7 @@ from planish.progress import note
 IGNORED = 255
 _LARGEST_CODE = 65535
 _MOST = 255  # classes of a map of bytes
-_FILES = ("classes.txt", "labels.txt", "class_names.txt", "classes.json", "class_dict.csv", "classes.csv")
+NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "classes.json", "class_dict.csv", "classes.csv")
 _VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -208,7 +208,7 @@ def _grey_counts(files: Sequence[Path]) -> npt.NDArray[np.int64]:
 
 def _given(root: Path) -> tuple[dict[int, str], str]:
     """Names by value, or by colour, as a file says; and which."""
-    for name in _FILES:
+    for name in NAME_FILES:
         if not (file := root / name).is_file():
             continue
         try:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
+from planish.data.inventory import Inventory
 from planish.task import SplitName
 
 _EXAMPLES = 5
@@ -44,8 +45,12 @@ class DataReport(BaseModel):
 
     Args:
         name: of the data set.
+        task: that it is used for.
         images: how many can be used.
-        counts: images by split and class; calibration is part of train.
+        split_sizes: images by split; calibration is part of train.
+        counts: images that show a class, by split and class.
+        objects: objects by split and class, without ignored ones; None where images, or pixels, have classes.
+        inventory: what was found, used and left out.
         how: where the splits come from.
         seed: of whatever was split here.
         bad: broken files.
@@ -57,8 +62,12 @@ class DataReport(BaseModel):
     """
 
     name: str
+    task: str
     images: int
+    split_sizes: dict[SplitName, int]
     counts: dict[SplitName, dict[str, int]]
+    objects: dict[SplitName, dict[str, int]] | None
+    inventory: Inventory
     how: str
     seed: int
     bad: list[BadFile]

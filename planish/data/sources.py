@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from planish.data.annotations.checked import objects_of, size_of
 from planish.data.annotations.noted import NotedImage
-from planish.data.annotations.source import fitting_task, noted_in
+from planish.data.annotations.source import LAYOUTS, fitting_task, noted_in
 from planish.data.builtin import BUILTIN, builtin_folder, is_builtin
-from planish.data.listing import Listed, list_folder
+from planish.data.foreign_annotations import foreign_format
+from planish.data.inventory import Inventory
+from planish.data.listing import Listed, files_below, list_folder
 from planish.data.manifest import list_manifest
 from planish.data.map_codes import Codes, codes_in, size_in
 from planish.data.maps import PaintedMaps, ReadMaps
@@ -22,9 +24,10 @@ from planish.data.objects import Objects, counts_of
 from planish.errors import DataError
 from planish.input_files import damage_reported
 from planish.printable import printable_names
-from planish.progress import note
+from planish.progress import collecting_notes, note
 
 Indices = npt.NDArray[np.int64]
+_NONE = np.zeros(0, np.int64)
 _SHOWN = 10
 _FEWEST = 3  # images of a kind, to have one in each split
 BACKGROUND = "background"
@@ -43,6 +46,7 @@ class Taught:
         strata_names: of the kinds.
         faults: of annotations that were left out: key and reason.
         needed: whether each kind must be in each split.
+        kept: positions of the images that are used, ``(N,)``; None for all. Images whose annotations are all left out are not.
     """
 
     class_names: tuple[str, ...]
@@ -51,6 +55,7 @@ class Taught:
     strata_names: Sequence[str]
     faults: list[tuple[str, str]] = field(default_factory=list)
     needed: bool = False
+    kept: Indices | None = None
 
     def chosen(self, rows: Indices) -> Any:
         """The targets of some images."""
@@ -58,13 +63,20 @@ class Taught:
             return self.targets[rows]
         return self.targets.chosen(rows) if isinstance(self.targets, Maps) else tuple(self.targets[int(i)] for i in rows)
 
-    def counts(self, rows: Indices) -> dict[str, int]:
-        """Images of each class, or objects that are not ignored."""
+    def image_counts(self, rows: Indices) -> dict[str, int]:
+        """Images that show each class, as an object that is not ignored where there are objects."""
         targets, classes = self.chosen(rows), len(self.class_names)
         if isinstance(targets, Maps):
             return targets.counts(self.class_names)
-        counts = np.bincount(targets, minlength=classes).tolist() if isinstance(targets, np.ndarray) else counts_of(targets, classes)
-        return dict(zip(self.class_names, counts, strict=True))
+        labels = targets if isinstance(targets, np.ndarray) else np.concatenate([_NONE, *(np.unique(t.counted_labels) for t in targets)])
+        return dict(zip(self.class_names, np.bincount(labels.astype(np.int64), minlength=classes).tolist(), strict=True))
+
+    def object_counts(self, rows: Indices) -> dict[str, int] | None:
+        """Objects of each class that are not ignored; None where targets are no objects."""
+        targets = self.chosen(rows)
+        if isinstance(targets, np.ndarray | Maps):
+            return None
+        return dict(zip(self.class_names, counts_of(targets, len(self.class_names)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,8 @@ class LabelledFiles:
     name: str
     images: list[Listed]
     task: str = "classification"
-    how: str = "a folder, or a label, a class"
+    how: str = "one class each"
+    inventory: Inventory = field(default_factory=Inventory)
 
     @property
     def classes(self) -> int:
@@ -117,37 +130,17 @@ class AnnotatedFiles:
     class_names: tuple[str, ...]
     task: str
     how: str
+    inventory: Inventory = field(default_factory=Inventory)
 
     @property
     def classes(self) -> int:
         return len(self.class_names)
 
-    def objects(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str]) -> tuple[list[Objects], list[tuple[str, str]]]:
-        """What is in some of the images, by these classes, and what was left out.
-
-        Raises:
-            DataError: annotations make no sense; the first ones are named.
-        """
-        number = {name: i for i, name in enumerate(class_names)}
-        found: list[Objects] = []
-        faults: list[tuple[str, str]] = []
-        for item in listed:
-            objects, wrong = objects_of(item, *size_of(item), number, masks=self.task != "detection")
-            found.append(objects)
-            faults += [(item.key, fault) for fault in wrong]
-        _tell(faults, skip_bad)
-        if resized := [i for i, item in enumerate(listed) if item.size and item.size != (found[i].height, found[i].width)]:
-            one, example = listed[resized[0]], found[resized[0]]
-            note(
-                f"{len(resized)} images have another size than their annotations say: boxes and polygons are scaled; for example {one.key} "
-                f"has {example.height} x {example.width} pixels instead of {one.size[0]} x {one.size[1]}"
-            )
-        if ignored := sum(int(one.ignored.sum()) for one in found):
-            note(f"{ignored:,} objects are marked as difficult, crowd or ignore: they are neither trained on nor counted")
-        return found, faults
-
     def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
         """``Objects``, or label maps made of them.
+
+        An object that makes no sense is left out with ``skip_bad``; an image of which nothing else would be left is left out with it, as it
+        would count as an image without objects.
 
         Args:
             listed: some of the images.
@@ -155,7 +148,7 @@ class AnnotatedFiles:
             class_names: of the model that the images are for; None for those of the data.
 
         Raises:
-            DataError: annotations make no sense, or there are classes that the model lacks.
+            DataError: annotations make no sense, and are not to be left out; the first ones are named.
         """
         painted = self.task == "semantic"
         declared = (BACKGROUND, *(name for name in self.class_names if name != BACKGROUND)) if painted else self.class_names
@@ -164,12 +157,45 @@ class AnnotatedFiles:
         if painted and names[0] != BACKGROUND:
             raise DataError(f"the model's first class is {names[0]!r}", "what no mask covers is the background", "give label maps")
         of_objects = names[1:] if painted else names
-        if painted and (regions := sum(one.label == BACKGROUND for image in listed for one in image.objects)):
-            note(f"{regions} masks of the class {BACKGROUND!r} are not painted: what no other mask covers is the background")
+        if painted:
+            regions = [image.key for image in listed for one in image.objects if one.label == BACKGROUND]
+            reason = f"masks of the class {BACKGROUND!r} are not painted: what no other mask covers is the background"
+            if out := self.inventory.leave_out("annotations", reason, regions):
+                note(str(out))
             listed = [replace(image, objects=tuple(o for o in image.objects if o.label != BACKGROUND)) for image in listed]
-        found, faults = self.objects(listed, skip_bad, of_objects)
+        number = {name: i for i, name in enumerate(of_objects)}
+        every: list[Objects] = []
+        faults: list[tuple[str, str]] = []
+        emptied: dict[int, str] = {}
+        for i, item in enumerate(listed):
+            objects, wrong = objects_of(item, *size_of(item), number, masks=self.task != "detection")
+            every.append(objects)
+            faults += [(item.key, fault) for fault in wrong]
+            if wrong and not len(objects):
+                emptied[i] = f"{item.key}: {wrong[0]}"
+        _tell(faults, skip_bad)
+        if resized := [i for i, item in enumerate(listed) if item.size and item.size != (every[i].height, every[i].width)]:
+            one, example = listed[resized[0]], every[resized[0]]
+            note(
+                f"{len(resized)} images have another size than their annotations say: boxes and polygons are scaled; for example {one.key} "
+                f"has {example.height} x {example.width} pixels instead of {one.size[0]} x {one.size[1]}"
+            )
+        lost = {listed[i].key for i in emptied}
+        single = [f"{key}: {fault}" for key, fault in faults if key not in lost]
+        self.inventory.leave_out("annotations", "not valid", single)
+        with_them = sum(annotations_of(listed[i]) for i in emptied)
+        if out := self.inventory.leave_out("images", "no valid annotation", [*emptied.values()], annotations=with_them):
+            note(str(out))
+        self.inventory.images_used -= len(emptied)
+        kept = np.setdiff1d(np.arange(len(listed)), [*emptied]).astype(np.int64)
+        found = [every[i] for i in kept]
+        self.inventory.annotations_used = sum(int((~one.ignored).sum()) for one in found)
+        ignored = [listed[i].key for i in kept for _ in range(int(every[i].ignored.sum()))]
+        what = "marked as difficult, crowd or ignore, so neither trained on nor counted"
+        if out := self.inventory.leave_out("annotations", what, ignored):
+            note(str(out))
         strata, kinds = _strata([one.counted_labels for one in found], of_objects)
-        return Taught(names, PaintedMaps(found) if painted else tuple(found), strata, kinds, faults)
+        return Taught(names, PaintedMaps(found) if painted else tuple(found), strata, kinds, faults, kept=kept)
 
     def printable(self) -> AnnotatedFiles:
         """With keys and class names that can be printed and stored."""
@@ -196,17 +222,18 @@ class MappedFiles:
     codes: Codes
     how: str
     task: str = "semantic"
+    inventory: Inventory = field(default_factory=Inventory)
 
     @property
     def classes(self) -> int:
         return len(self.codes.class_names)
 
     def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
-        """Label maps.
+        """Label maps; images whose maps do not fit them are left out with ``skip_bad``.
 
         Args:
             listed: some of the images.
-            skip_bad: of no effect: maps are not left out.
+            skip_bad: leave out images whose maps have another shape.
             class_names: of the model that the images are for; None for those of the data.
 
         Raises:
@@ -221,15 +248,20 @@ class MappedFiles:
         codes = replace(self.codes, labels=tuple(names.index(self.codes.class_names[i]) for i in self.codes.labels), class_names=names)
         label_of = dict(zip(codes.codes, codes.labels, strict=True))
         there = np.zeros((len(listed), len(names)), bool)
-        faults = []
+        faults, kept = [], []
         for i, item in enumerate(listed):
             there[i, [label_of[code] for code in codes_in(item.labels) if code in label_of]] = True
             (high, wide), (height, width) = size_of(item), size_in(item.labels)
             if abs(high * width / (wide * height) - 1) > _OTHER_SHAPE:
                 faults.append((item.key, f"the image has {high} x {wide} pixels, its mask {height} x {width}"))
-        _tell(faults, skip_bad=False)
-        strata, kinds = _strata([np.flatnonzero(row) for row in there], names)
-        return Taught(names, ReadMaps([item.labels for item in listed], codes, there), strata, kinds)
+            else:
+                kept.append(i)
+        _tell(faults, skip_bad)
+        self.inventory.leave_out("images", "their mask has another shape", [f"{key}: {fault}" for key, fault in faults])
+        self.inventory.images_used -= len(faults)
+        strata, kinds = _strata([np.flatnonzero(row) for row in there[kept]], names)
+        maps = ReadMaps([listed[i].labels for i in kept], codes, there[kept])
+        return Taught(names, maps, strata, kinds, faults, kept=np.array(kept, np.int64))
 
     def printable(self) -> MappedFiles:
         """With keys and class names that can be printed and stored."""
@@ -241,24 +273,47 @@ class MappedFiles:
         return replace(self, images=images, codes=replace(self.codes, class_names=names))
 
 
-def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, LabelledFiles | AnnotatedFiles | MappedFiles]:
+Source = LabelledFiles | AnnotatedFiles | MappedFiles
+
+
+def with_layout(source: str, layout: str | None) -> str:
+    """A source that is to be read in one layout: ``yolo:photos``.
+
+    Raises:
+        DataError: there is no such layout.
+    """
+    if layout is None:
+        return source
+    if layout not in LAYOUTS:
+        raise DataError(f"there is no layout {layout!r}", f"layouts are {', '.join(LAYOUTS)}")
+    return f"{layout}:{source}"
+
+
+def split_layout(source: str | Path) -> tuple[str, str | None]:
+    """A source without its layout, and that; see ``with_layout``."""
+    layout, colon, rest = str(source).partition(":")
+    return (rest, layout) if colon and rest and layout in LAYOUTS else (str(source), None)
+
+
+def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, Source]:
     """Name and content of a source; files are listed, images not read.
 
     Args:
-        source: what the user named, see ``load_images``.
+        source: what the user named, see ``load_images``; perhaps with a layout before it, ``yolo:photos``.
         root: the cache folder, where built-in sets are made.
         task: what it shall be used for; None for what it is for.
 
     Raises:
-        DataError: it does not exist, holds nothing usable, or is not for that task.
+        DataError: it does not exist, holds nothing usable, is not for that task, or can be read in several ways.
     """
     name, found = _read(source, root, task)
-    return printable_names([name]).get(name, name), found.printable()
+    return printable_names([name]).get(name, name), found
 
 
-def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, LabelledFiles | AnnotatedFiles | MappedFiles]:
-    if is_builtin(str(source)):
-        name, path = str(source), builtin_folder(str(source), root)
+def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, Source]:
+    source, layout = split_layout(source)
+    if is_builtin(source):
+        name, path = source, builtin_folder(source, root)
     else:
         path = Path(source).expanduser().absolute()
         try:
@@ -268,23 +323,72 @@ def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, Labell
             raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
         if not (is_folder or is_file):
             raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
-    with damage_reported(path, DataError, "see the README for what is read"):
-        return name, _files_in(path, name, task)
+    inventory = Inventory()
+    with damage_reported(path, DataError, "see the README for what is read"), collecting_notes(silent=True) as notes:
+        content = _content(name, path, task, layout, inventory).printable()
+    for text in notes:
+        inventory.assume(text)
+    inventory.layout, inventory.task, inventory.images_used = content.how, content.task, len(content.images)
+    return name, content
 
 
-def _files_in(path: Path, name: str, task: str | None) -> LabelledFiles | AnnotatedFiles | MappedFiles:
-    told = noted_in(path, task)
-    if told is not None:
-        fitting = fitting_task(told.task, task, name)
-        if told.codes is not None:
-            return MappedFiles(name, told.images, told.codes, told.how)
-        return AnnotatedFiles(name, told.images, told.class_names, fitting, told.how)
+def _content(name: str, path: Path, task: str | None, layout: str | None, inventory: Inventory) -> Source:
+    noted = noted_in(path, task, layout, inventory)
+    if noted is not None:
+        fitting = fitting_task(noted.task, task, name)
+        if noted.codes is not None:
+            return MappedFiles(name, noted.images, noted.codes, noted.how, inventory=inventory)
+        return AnnotatedFiles(name, noted.images, noted.class_names, fitting, noted.how, inventory)
     fitting_task("classification", task, name)
     if path.is_dir():
-        return LabelledFiles(name, list_folder(path))
+        if layout is None:
+            _refuse_foreign_annotations(path)
+        return LabelledFiles(name, list_folder(path, layout), how="class folders", inventory=inventory)
     if path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".json"):
-        return LabelledFiles(name, list_manifest(path))
+        return LabelledFiles(name, list_manifest(path, inventory), how="manifest", inventory=inventory)
     raise DataError(f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
+
+
+def _refuse_foreign_annotations(root: Path) -> None:
+    """Raises:
+    DataError: a folder, which would be read as class folders, has annotations of a format that is not read.
+    """
+    found = [(file, name) for file in sorted(files_below(root)) if (name := foreign_format(file)) is not None]
+    if found:
+        file, name = found[0]
+        raise DataError(
+            f"{str(root)!r} has {len(found)} files of annotations that are not read, for example {file.relative_to(root)}: {name}",
+            "COCO JSON, Pascal VOC XML and YOLO text files are read",
+            "convert them to COCO JSON; --layout classes takes each folder as a class all the same",
+        )
+
+
+def report_found(source: str | Path, content: Source) -> None:
+    """Count every file of a source, and tell what was found, what is left out, and what was assumed.
+
+    Args:
+        source: as the user named it.
+        content: of it, from ``read_source``.
+    """
+    path = Path(split_layout(source)[0]).expanduser().absolute()
+    images = [item.path for item in content.images]
+    inventory = content.inventory
+    if path.is_dir():
+        unlabelled = {"class folders": "in no class folder", "mask images": "no mask"}
+        inventory.account([path], images, path, unlabelled.get(content.how, "no annotation names them"))
+    elif path.is_file():  # beside which anything may lie, so only folders of its images are searched
+        root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+        folders = sorted({image.parent for image in images if image.is_relative_to(root)})
+        inventory.account(folders, images, root, f"{path.name} does not name them", recursive=False)
+    else:
+        inventory.images_found = len(images)
+    for i, line in enumerate(inventory.lines()):
+        note(f"{content.name}: {line}" if i == 0 else line)
+
+
+def annotations_of(item: Listed | NotedImage) -> int:
+    """How many objects the annotations of an image describe, those that cannot be understood as well."""
+    return 0 if isinstance(item, Listed) else len(item.objects) + len(item.faults)
 
 
 def several_classes(name: str, listed: Sequence[Listed]) -> None:

@@ -16,9 +16,10 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact
 from planish.data import ImageData, load_listed, require_classes
 from planish.data.cache import cache_root, content_hashes
+from planish.data.inventory import Inventory, combined_inventory
 from planish.data.listing import Listed
 from planish.data.manifest import list_manifest
-from planish.data.sources import LabelledFiles, read_source
+from planish.data.sources import LabelledFiles, read_source, report_found
 from planish.errors import BundleError, DataError
 from planish.evaluation.classification_metrics import percent
 from planish.evaluation.evaluate import evaluate
@@ -154,10 +155,13 @@ def continue_from(
         )
     start = _network_behind(old_bundle)
     plan = Plan.from_dicts([{"name": step.technique, **step.params} for step in described.lineage.steps[len(start.lineage.steps) :]])
-    first, new_images = _listed(data), [*_kept(old_bundle), *_listed(added)]
+    (first, old_inventory), (new, new_inventory) = _listed(data), _listed(added)
+    new_images = [*_kept(old_bundle), *new]
+    inventory = combined_inventory({str(data): old_inventory, str(added): new_inventory})
+    listed = LabelledFiles("old and new images", _latest(first, new_images), inventory=inventory)
     images = load_listed(
-        described.name, LabelledFiles("old and new images", _latest(first, new_images)).printable(), skip_bad=skip_bad,
-        assignment=opened.assignment, class_names=start.class_names, decode_side=start.preprocessing.decode_side,
+        described.name, listed.printable(), skip_bad=skip_bad, assignment=opened.assignment, class_names=start.class_names,
+        decode_side=start.preprocessing.decode_side,
         channels=start.input_spec.channels,
     )  # fmt: skip
     is_new = _check(images, start, opened.assignment, gate, replace_served)
@@ -271,11 +275,12 @@ def _name_of(bundle: Path) -> str:
     return hashlib.sha256((bundle / DESCRIPTION).read_bytes()).hexdigest()[:16]
 
 
-def _listed(source: str | Path) -> list[Listed]:
-    """The images of a source, by their full paths."""
+def _listed(source: str | Path) -> tuple[list[Listed], Inventory]:
+    """The images of a source, by their full paths, and what else it holds, which is reported."""
     told = read_source(source, cache_root(None), "classification")[1]
     assert isinstance(told, LabelledFiles)
-    return [replace(item, key=item.path.resolve().as_posix(), path=item.path.resolve()) for item in told.images]
+    report_found(source, told)
+    return [replace(item, key=item.path.resolve().as_posix(), path=item.path.resolve()) for item in told.images], told.inventory
 
 
 def _kept(bundle: Path) -> list[Listed]:

@@ -50,7 +50,7 @@ def test_vocs_difficult_is_read_told_and_not_counted(tmp_path: Path) -> None:
     assert {found.class_names[label] for one in every for label in one.labels[one.ignored]} == {"cat"}
     counts = [found.report.counts[name] for name in ("train", "validation", "test")]  # type: ignore[index]
     assert {name: sum(each[name] for each in counts) for name in ("cat", "dog")} == {"cat": 1, "dog": 8}
-    assert any("4 objects are marked as difficult" in text for text in notes)
+    assert any("4 annotations: marked as difficult" in text for text in notes)
 
 
 @pytest.mark.parametrize("flag", ["iscrowd", "ignore", "difficult"])

@@ -16,8 +16,9 @@ from PIL import Image
 from rich.console import Console
 
 from planish.cli.running import fail, stderr, stdout
-from planish.cli.tables import data_table
+from planish.cli.tables import data_lines, data_table
 from planish.data.images import load_images
+from planish.data.inventory import Inventory
 from planish.errors import DataError
 from planish.printable import printable, printable_names
 from planish.progress import collecting_notes, note
@@ -106,13 +107,16 @@ def test_errors_and_notes_can_be_stored() -> None:
 def test_labels_are_printed_as_they_are(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {
         "how": label, "exact_duplicates": 0, "near_duplicates": 0, "bad": [], "leaks": [], "label_conflicts": [[label, label]],
-        "name": label, "images": 3, "counts": {"train": {label: 3}},
+        "name": label, "images": 3, "counts": {"train": {label: 3}}, "task": "classification", "objects": None,
+        "split_sizes": {"train": 3}, "inventory": Inventory().model_dump(),
     }  # fmt: skip
     out = io.StringIO()
-    monkeypatch.setattr(stdout, "file", out)
+    monkeypatch.setattr(stdout, "_file", out)
     stdout.print(data_table(found))
+    for line in data_lines(found):
+        stdout.print(line, markup=False, soft_wrap=True)
     assert out.getvalue().count(label) == 5
-    monkeypatch.setattr(stderr, "file", out := io.StringIO())
+    monkeypatch.setattr(stderr, "_file", out := io.StringIO())
     with pytest.raises(Exception):  # noqa: B017 - typer's own
         fail(f"{label} is bad")
     assert out.getvalue() == f"error: {label} is bad\n"

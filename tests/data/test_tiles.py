@@ -402,7 +402,7 @@ def test_bands_of_a_label_map_show_nothing_of_their_neighbours(tmp_path: Path) -
 
 
 def test_what_is_not_tiled_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="a folder, or a label, a class"):
+    with pytest.raises(DataError, match="has class folders, for classification"):
         tile_images("fashion-mini", tmp_path / "tiles", size=64)
 
     def logits(images: np.ndarray) -> dict[str, np.ndarray]:

@@ -293,7 +293,8 @@ def test_masks_of_objects_are_the_same_as_coco(scenes: ImageData, tmp_path: Path
     written(scenes, tmp_path, write)
     if kind == "numbered":
         (tmp_path / "classes.json").write_text(json.dumps(["background", *scenes.class_names]))
-        assert task_in(tmp_path) == "semantic", "label maps come first where nothing is asked"
+        with pytest.raises(DataError, match="--task semantic"):
+            task_in(tmp_path)
     found = load_images(tmp_path, task="instance")
     same(found, scenes, masks=True)
 

@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from planish.data.annotations.noted import NotedImage, NotedObject, note_unused
+from planish.data.foreign_annotations import PANOPTIC, foreign_format
+from planish.data.inventory import Inventory
 from planish.data.listing import SPLIT_WORDS, GivenSplit
 from planish.errors import DataError
 from planish.input_files import DAMAGED, describe, read_json
@@ -19,39 +21,78 @@ from planish.progress import note
 _OTHER_KINDS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
 
 
-def coco_files(root: Path) -> dict[Path, GivenSplit | None]:
-    """The COCO files of a folder with their splits: one in each split's folder, ``annotations/*_train*.json``, or a single one."""
+def coco_files(root: Path, inventory: Inventory | None = None) -> dict[Path, GivenSplit | None]:
+    """The COCO files of a folder with their splits: in each split's folder, ``annotations/*_train*.json``, or a single one.
+
+    Args:
+        root: the folder.
+        inventory: is told of files for other tasks.
+
+    Raises:
+        DataError: all files are for other tasks.
+    """
+    inventory = inventory or Inventory()
     found: dict[Path, GivenSplit | None] = {}
     for folder in sorted(f for f in root.iterdir() if f.is_dir() and f.name.lower() in SPLIT_WORDS):
-        for file in sorted(folder.glob("*.json")):
-            found[file] = SPLIT_WORDS[folder.name.lower()]
-    if not found:
-        for file in [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]:
-            words = [w for w in re.split(r"[^a-z]+", file.stem.lower()) if w in SPLIT_WORDS]
-            found[file] = SPLIT_WORDS[words[-1]] if words else None
-    other = [file for file in found if file.stem.startswith(_OTHER_KINDS)]
-    instances = {file: split for file, split in found.items() if file not in other and is_coco(file)}
-    if instances and other:
-        note(f"{', '.join(file.name for file in other[:5])} {'is' if len(other) == 1 else 'are'} passed over: for another task")
+        found |= dict.fromkeys(_json_files(folder), SPLIT_WORDS[folder.name.lower()])
+    if not any(is_coco(file) for file in found):
+        found = _splits_by_name([file for folder in (root, root / "annotations") for file in _json_files(folder)], inventory)
+    other = [file for file in found if (file.stem.startswith(_OTHER_KINDS) and is_coco(file)) or foreign_format(file) == PANOPTIC]
+    instances = {f: split for f, split in found.items() if f not in other and foreign_format(f) is None and is_coco(f)}
+    if other and not instances:
+        raise DataError(
+            f"{', '.join(file.name for file in other[:5])} in {str(root)!r} are for another task: captions, key points, panoptic, ...",
+            "instances*.json has boxes, and masks",
+            "add it; --layout classes takes folders as classes",
+        )
+    inventory.leave_out("annotation files", "for another task: captions, key points, panoptic segmentation, no labels", other, root)
     return instances
 
 
-def read_coco(root: Path, files: dict[Path, GivenSplit | None]) -> tuple[list[NotedImage], tuple[str, ...]]:
+def _json_files(folder: Path) -> list[Path]:
+    return (
+        sorted(file for file in folder.iterdir() if file.suffix.lower() == ".json" and not file.name.startswith("."))
+        if folder.is_dir()
+        else []
+    )
+
+
+def _splits_by_name(files: list[Path], inventory: Inventory) -> dict[Path, GivenSplit | None]:
+    """The split of each file by the first or last word of its name; none where there is one file, which is split by content."""
+    found: dict[Path, GivenSplit | None] = {}
+    for file in files:
+        words = [word for word in re.split(r"[^a-z]+", file.stem.lower()) if word]
+        named = [SPLIT_WORDS[word] for word in (words[:1] + words[-1:]) if word in SPLIT_WORDS]
+        found[file] = named[-1] if named else None
+    if len(set(found.values())) == 1 and (split := next(iter(found.values()))) not in (None, "train"):
+        inventory.assume(f"{', '.join(file.name for file in files[:3])} is the only annotation file, so its images are not all of {split}")
+        return dict.fromkeys(files)
+    return found
+
+
+def read_coco(
+    root: Path, files: dict[Path, GivenSplit | None], inventory: Inventory | None = None
+) -> tuple[list[NotedImage], tuple[str, ...]]:
     """Images and class names, in the order of their numbers.
 
     Args:
         root: keys are paths below it.
         files: from ``coco_files``.
+        inventory: is told of files without annotations.
 
     Raises:
         DataError: a file cannot be read, lacks something, lists an image twice, or names images outside ``root``.
     """
+    inventory = inventory or Inventory()
+    inventory.use(files)
     images: dict[Path, NotedImage] = {}
     names: dict[int, str] = {}
     loaded = {file: _load(file) for file in files}
     empty = [file for file, content in loaded.items() if not content.get("annotations")]
-    for file in empty if len(empty) < len(loaded) else ():
-        note(f"{file.name} has no annotations and is left out, with its {len(loaded.pop(file)['images'])} images")
+    if len(empty) < len(loaded):
+        inventory.leave_out("annotation files", "no annotations in it; images that only it lists are left out", empty, root)
+        for file in empty:
+            del loaded[file]
     for file, content in loaded.items():
         try:
             found, here = _read_file(root, file, files[file], content)
@@ -232,6 +273,9 @@ def _area(value: Any) -> float | None:
 def _path(root: Path, file: Path, name: str, split: GivenSplit | None) -> Path:
     """Where an image lies: beside the file, in a folder ``images``, or in one named like the file's split."""
     parts = PurePosixPath(name.replace("\\", "/"))
+    if ".." in parts.parts and not parts.is_absolute():  # from annotations/ to ../images/
+        beside = Path(os.path.normpath(file.parent / parts))
+        parts = PurePosixPath(beside.relative_to(root)) if beside.is_relative_to(root) else parts
     if not name or parts.is_absolute() or ".." in parts.parts or not _is_file_name(name):
         raise DataError(f"{file.name} names the image {name!r}", "images lie below the data folder, under relative names")
     folders = [file.parent, root, file.parent / "images", root / "images", file.parent.parent / "images", file.parent.parent]

@@ -19,7 +19,7 @@ from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.annotations.voc import given_splits
 from planish.data.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
 from planish.data.map_codes import Codes, codes_in, lossy_codes, named_codes, read_codes
-from planish.progress import Stage, note
+from planish.progress import Stage
 
 _OBJECTS = ("instances", "segmentationobject")
 _ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_gt", "_l", "_seg", "_segmentation", "_labeltrainids", "_labelids", "_annotation")
@@ -54,7 +54,6 @@ def masked_images(root: Path) -> list[Masked]:
     """The images of a folder that have masks."""
     found = []
     by_name: dict[Path, dict[str, Path]] = {}
-    without = []
     for image in image_files(root):
         parts = image.relative_to(root).parts
         for place in (i for i, part in enumerate(parts[:-1]) if part.lower() in IMAGE_FOLDERS):
@@ -65,10 +64,6 @@ def masked_images(root: Path) -> list[Masked]:
             if labels or objects or singles:
                 found.append(Masked(image, labels, objects, singles))
                 break
-            without.append(image)
-    if found and without:
-        shown = ", ".join(image.relative_to(root).as_posix() for image in without[:3])
-        note(f"{len(without)} images have no mask and are left out, for example {shown}")
     return sorted(found, key=lambda one: one.image)
 
 

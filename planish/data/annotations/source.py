@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from planish.data.annotations.coco import coco_files, is_coco, read_coco
-from planish.data.annotations.masks import masked_images, read_label_maps, read_object_masks
-from planish.data.annotations.noted import NotedImage
+from planish.data.annotations.masks import Masked, masked_images, read_label_maps, read_object_masks
+from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.annotations.voc import read_voc, voc_files
-from planish.data.annotations.yolo import read_yolo, yolo_layout
-from planish.data.map_codes import Codes
+from planish.data.annotations.yolo import has_yolo, read_yolo, yolo_layout
+from planish.data.foreign_annotations import foreign_format
+from planish.data.inventory import Inventory
+from planish.data.map_codes import NAME_FILES, Codes
 from planish.errors import DataError
-from planish.progress import note
 
 DataTask = Literal["classification", "detection", "instance", "semantic"]
 # What else data for one task can be used for.
@@ -45,27 +47,97 @@ class Noted:
     codes: Codes | None = None
 
 
-def noted_in(path: Path, wanted: str | None = None) -> Noted | None:
-    """What the annotations in a folder, or in a COCO file, say; None where there are none, and images lie in folders of classes.
+LAYOUTS: dict[str, str] = {
+    "classes": "class folders",
+    "splits": "class folders in train/, val/ and test/",
+    "coco": "COCO JSON",
+    "voc": "Pascal VOC XML",
+    "yolo": "YOLO text files",
+    "masks": "mask images",
+}
+# What annotations of a layout may be for; a folder with several is read by the only one that is for the task.
+_TASKS: dict[str, tuple[DataTask, ...]] = {
+    "coco": ("detection", "instance", "semantic"),
+    "yolo": ("detection", "instance", "semantic"),
+    "voc": ("detection",),
+    "masks": ("instance", "semantic"),
+}
+
+
+def noted_in(path: Path, wanted: str | None = None, layout: str | None = None, inventory: Inventory | None = None) -> Noted | None:
+    """What the annotations in a folder, or in a COCO or YAML file, say; None where there are none, and images lie in folders of classes.
 
     Args:
         path: of the folder or file.
         wanted: what they shall be for, where a folder has several kinds: Pascal VOC's has boxes, label maps and maps of objects.
+        layout: one of ``LAYOUTS``; None for the only one that the folder has.
+        inventory: filled with what is used, and what is left out.
 
     Raises:
-        DataError: annotations that cannot be used.
+        DataError: annotations that cannot be used, or of several layouts of which any could be meant.
     """
+    inventory = inventory or Inventory()
     if path.is_file():
-        if path.suffix.lower() != ".json" or not is_coco(path):
-            return None
-        return _of_objects(*read_coco(path.parent, {path: None}), "COCO's JSON")
-    if files := coco_files(path):
-        return _of_objects(*read_coco(path, files), "COCO's JSON")
-    if wanted not in ("instance", "semantic") and (xml := voc_files(path)):
-        return _of_objects(*read_voc(path, xml), "Pascal VOC's XML")
-    if (layout := yolo_layout(path)) is not None:
-        return _of_objects(*read_yolo(path, layout), "YOLO's text files")
-    return _of_masks(path, wanted)
+        return _of_file(path, layout, inventory)
+    if layout in ("classes", "splits"):
+        return None
+    found: dict[str, Any] = {}
+    if layout in (None, "coco") and (files := coco_files(path, inventory)):
+        found["coco"] = files
+    if layout in (None, "voc") and (xml := voc_files(path)):
+        found["voc"] = xml
+    if layout in (None, "yolo") and has_yolo(path):
+        found["yolo"] = None
+    if layout in (None, "masks") and (masked := masked_images(path)):
+        found["masks"] = masked
+    if layout is not None and layout not in found:
+        raise DataError(f"{str(path)!r} has no {LAYOUTS[layout]}", f"--layout is one of {', '.join(LAYOUTS)}", "omit it, or name another")
+    chosen = _chosen(path, list(found), wanted)
+    if chosen == "coco":
+        return _of_objects(*read_coco(path, found["coco"], inventory), "COCO JSON", wanted, inventory)
+    if chosen == "voc":
+        return _of_objects(*read_voc(path, found["voc"], inventory), "Pascal VOC XML", wanted, inventory)
+    if chosen == "yolo":
+        found_layout = yolo_layout(path, inventory)
+        assert found_layout is not None
+        return _of_objects(*read_yolo(path, found_layout), "YOLO text files", wanted, inventory)
+    return None if chosen is None else _of_masks(path, found["masks"], wanted, inventory)
+
+
+def _chosen(path: Path, found: list[str], wanted: str | None) -> str | None:
+    """The layout among those that a folder has.
+
+    Raises:
+        DataError: several could be meant.
+    """
+    able = [layout for layout in found if wanted in (None, *_TASKS[layout])] or found[:1]
+    if len(able) < 2:
+        return able[0] if able else None
+    kinds = " and ".join(LAYOUTS[layout] for layout in able)
+    fix = f"give --layout {' or --layout '.join(able)}"
+    if set(able) == {"voc", "masks"}:
+        fix = "give --task detection for the XML, or --task semantic or --task instance for the masks"
+    raise DataError(f"{str(path)!r} has {kinds}: either could be meant", "a data set is read in one way", fix)
+
+
+def _of_file(path: Path, layout: str | None, inventory: Inventory) -> Noted | None:
+    suffix = path.suffix.lower()
+    of_suffix = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}.get(suffix)
+    if layout is not None and layout != of_suffix:
+        raise DataError(
+            f"--layout {layout} for the file {path.name}", "a .json file is COCO JSON, a .yaml file is of YOLO", "omit --layout"
+        )
+    if of_suffix == "yolo":
+        described = yolo_layout(path.parent, inventory, path)
+        if described is None:
+            raise DataError(f"no image below {str(path.parent)!r} has a YOLO text file", "labels lie beside the images, or in labels/")
+        return _of_objects(*read_yolo(path.parent, described), "YOLO text files", None, inventory)
+    if suffix == ".json" and (name := foreign_format(path)) is not None:
+        raise DataError(f"{path.name} is {name}, which is not read", "COCO JSON, Pascal VOC XML and YOLO text files are", "convert it")
+    if suffix != ".json" or not is_coco(path):
+        return None
+    root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+    return _of_objects(*read_coco(root, {path: None}, inventory), "COCO JSON", None, inventory)
 
 
 def fitting_task(given: DataTask, wanted: str | None, name: str) -> DataTask:
@@ -80,55 +152,81 @@ def fitting_task(given: DataTask, wanted: str | None, name: str) -> DataTask:
         if task == wanted:
             return task
     able = ", ".join((given, *_ALSO[given]))
-    raise DataError(
-        f"{name!r} is not for the task {wanted!r}", f"its annotations are for {able}", "leave --task away, or name one of these"
-    )
+    raise DataError(f"{name!r} is not for the task {wanted!r}", f"its annotations are for {able}", "omit --task, or name one of these")
 
 
-def _of_objects(images: list[NotedImage], class_names: Sequence[str], how: str) -> Noted:
-    images = _without_repeated(images)
+def _of_objects(images: list[NotedImage], class_names: Sequence[str], how: str, wanted: str | None, inventory: Inventory) -> Noted:
+    images = _without_repeated(images, inventory)
     objects = [o for image in images for o in image.objects]
     if not objects and not any(image.faults for image in images):
         raise DataError("the annotations name no object", "there must be something to learn")
-    with_mask = sum(o.mask is not None for o in objects)
-    masked = 2 * with_mask > len(objects)  # single ones without a mask are told when they are read
-    if with_mask and not masked:
-        note(f"{with_mask} of {len(objects)} objects have a mask, too few for segmentation: the data is for detection")
-    return Noted(_with_splits(images), tuple(class_names), "instance" if masked else "detection", how)
+    masked = sum(o.mask is not None for o in objects)
+    instance = 2 * masked > len(objects)  # single ones without a mask are told when they are read
+    if wanted is None and masked:
+        if len(objects) < 4 * masked < 3 * len(objects):
+            raise DataError(
+                f"{masked} of {len(objects)} objects have a mask, the others a box alone", "either could be meant",
+                "give --task detection to use the boxes, or --task instance to use the masks",
+            )  # fmt: skip
+        rectangles = "; the masks are rectangles, as tools write them for boxes" * (instance and all(_is_its_box(o) for o in objects))
+        inventory.assume(
+            f"{masked} of {len(objects)} objects have masks{rectangles}: the task is {'instance' if instance else 'detection'}; "
+            "--task detection uses the boxes, --task instance the masks, --task semantic their pixels"
+        )
+    if bare := sum(not image.objects and not image.faults for image in images):
+        inventory.assume(f"images without annotations show no object: {bare}")
+    left_out = sum(one.annotations + one.count * (one.what == "annotations") for one in inventory.left_out)
+    inventory.annotations_found = len(objects) + sum(len(image.faults) for image in images) + left_out
+    return Noted(_with_splits(images, inventory), tuple(class_names), "instance" if instance else "detection", how)
 
 
-def _without_repeated(images: list[NotedImage]) -> list[NotedImage]:
+def _without_repeated(images: list[NotedImage], inventory: Inventory) -> list[NotedImage]:
     """Objects that are listed twice in an image, as in merged files, are used once."""
-    found, repeated, example = [], 0, ""
+    found, repeated = [], list[str]()
     for image in images:
         unique = {(o.label, o.box, o.crowd, o.difficult, repr(o.mask)): o for o in reversed(image.objects)}
         if len(unique) < len(image.objects):
-            repeated += len(image.objects) - len(unique)
-            example = example or image.key
+            repeated += [image.key] * (len(image.objects) - len(unique))
             image = replace(image, objects=tuple(reversed(unique.values())))
         found.append(image)
-    if repeated:
-        note(f"{repeated} objects are listed twice, with the same class, box and mask; each is used once; for example in {example}")
+    inventory.leave_out("annotations", "listed twice, with the same class, box and mask", repeated)
     return found
 
 
-def _with_splits(images: list[NotedImage]) -> list[NotedImage]:
-    """Those in a split where some are; the others are told."""
-    without = [image.key for image in images if image.split is None]
+def _is_its_box(one: NotedObject) -> bool:
+    """Whether the mask of an object is one polygon of four corners, those of its box."""
+    if not isinstance(one.mask, list) or len(one.mask) != 1 or not isinstance(one.mask[0], list) or len(one.mask[0]) not in (8, 10):
+        return False
+    left, top, right, bottom = one.box
+    try:
+        corners = {(round(float(x)), round(float(y))) for x, y in zip(one.mask[0][::2], one.mask[0][1::2], strict=True)}
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return corners == {(round(x), round(y)) for x in (left, right) for y in (top, bottom)} if math.isfinite(sum(one.box)) else False
+
+
+def _with_splits(images: list[NotedImage], inventory: Inventory) -> list[NotedImage]:
+    """Those in a split where some are."""
+    without = [image for image in images if image.split is None]
     if not without or len(without) == len(images):
         return images
-    note(f"{len(without)} of {len(images)} images are in no split and are left out, for example {', '.join(without[:3])}")
+    inventory.use(image.path for image in without)
+    lost = sum(len(image.objects) + len(image.faults) for image in without)
+    inventory.leave_out("images", "in no split, while others are in one", [image.key for image in without], annotations=lost)
     return [image for image in images if image.split is not None]
 
 
-def _of_masks(path: Path, wanted: str | None) -> Noted | None:
+def _of_masks(path: Path, masked: list[Masked], wanted: str | None, inventory: Inventory) -> Noted:
     """Of mask images: of objects where that is wanted, or where there are no others; else label maps."""
-    masked = masked_images(path)
-    if not masked:
-        return None
+    inventory.use([*(path / name for name in NAME_FILES), *path.rglob("ImageSets/*/*.txt")])
     maps = [one for one in masked if one.labels is not None]
     single = [one for one in masked if one.objects is not None or one.singles]
+    if single and maps and wanted is None:
+        raise DataError(f"{str(path)!r} has label maps and masks of objects: either could be meant", "a data set is read in one way",
+                        "give --task semantic for the label maps, or --task instance for the objects")  # fmt: skip
     if single and (wanted in ("instance", "detection") or not maps):
-        return _of_objects(*read_object_masks(path, single), "mask images of objects")
+        inventory.use(file for one in single for file in (one.labels, one.objects, *one.singles) if file is not None)
+        return _of_objects(*read_object_masks(path, single), "mask images of objects", wanted or "instance", inventory)
+    inventory.use(one.labels for one in maps if one.labels is not None)
     images, codes = read_label_maps(path, maps)
-    return Noted(_with_splits(images), codes.class_names, "semantic", "mask images", codes)
+    return Noted(_with_splits(images, inventory), codes.class_names, "semantic", "mask images", codes)

@@ -11,7 +11,9 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from planish.data.annotations.noted import NotedImage, NotedObject
-from planish.data.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit
+from planish.data.foreign_annotations import foreign_format
+from planish.data.inventory import Inventory
+from planish.data.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit, files_below
 from planish.errors import DataError
 from planish.input_files import damage_reported, read_bytes, read_text
 from planish.progress import note
@@ -19,25 +21,35 @@ from planish.progress import note
 _LARGEST = 10_000_000  # bytes of a file
 
 
-def voc_files(root: Path) -> dict[Path, Path]:
-    """The XML files of a folder with their images, beside them or in ``JPEGImages/``; files without an image are told."""
-    found = [f for f in sorted(root.rglob("*.[xX][mM][lL]")) if not f.name.startswith(".")]
+def voc_files(root: Path) -> dict[Path, Path | None]:
+    """The XML files of a folder with their images, beside them or in ``JPEGImages/``; none where no file has one."""
+    found = sorted(file for file in files_below(root) if file.suffix.lower() == ".xml" and foreign_format(file) is None)
     by_stem: dict[Path, dict[str, Path]] = {}
-    images = {file: image for file in found if (image := _image(root, file, by_stem)) is not None}
-    if images and (without := [file.name for file in found if file not in images]):
-        note(f"{len(without)} XML files have no image of their name and are left out, for example {', '.join(without[:3])}")
-    return images
+    images = {file: _image(root, file, by_stem) for file in found}
+    return images if any(images.values()) else {}
 
 
-def read_voc(root: Path, files: dict[Path, Path]) -> tuple[list[NotedImage], tuple[str, ...]]:
+def read_voc(root: Path, files: dict[Path, Path | None], inventory: Inventory | None = None) -> tuple[list[NotedImage], tuple[str, ...]]:
     """Images and class names, sorted.
+
+    Args:
+        root: keys are paths below it.
+        files: from ``voc_files``.
+        inventory: is told of files without an image.
 
     Raises:
         DataError: a file is not such XML.
     """
     splits = given_splits(root)
+    inventory = inventory or Inventory()
+    inventory.use([*files, *root.rglob("ImageSets/*/*.txt")])
+    alone = [file for file, path in files.items() if path is None]
+    lost = sum(sum(1 for _ in _parse(file).iter("object")) for file in alone)
+    inventory.leave_out("annotation files", "no image of that name", alone, root, lost)
     images = []
     for file, path in files.items():
+        if path is None:
+            continue
         tree = _parse(file)
         size = tree.find("size")
         height, width = (_side(size, n, file) for n in ("height", "width")) if size is not None else (0, 0)
@@ -52,7 +64,7 @@ def read_voc(root: Path, files: dict[Path, Path]) -> tuple[list[NotedImage], tup
                 faults.append(f"object {place} in {file.name} {error}")
         noted = (height, width) if height and width else None
         images.append(NotedImage(path.relative_to(root).as_posix(), path, split, tuple(objects), noted, faults=tuple(faults)))
-    if absent := sorted(set(splits) - {path.stem for path in files.values()}):
+    if absent := sorted(set(splits) - {path.stem for path in files.values() if path is not None}):
         note(f"{len(absent)} names in ImageSets have no image with an XML file, for example {', '.join(absent[:3])}")
     names = sorted({o.label for image in images for o in image.objects})
     return sorted(images, key=lambda image: image.key), tuple(names)

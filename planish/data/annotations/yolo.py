@@ -14,7 +14,8 @@ import numpy as np
 
 from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage, NotedObject, note_unused
-from planish.data.listing import SPLIT_WORDS, GivenSplit, image_files
+from planish.data.inventory import Inventory
+from planish.data.listing import SPLIT_WORDS, GivenSplit, files_below, image_files
 from planish.errors import DataError, first_line
 from planish.input_files import read_text, real_path
 from planish.progress import note
@@ -42,20 +43,36 @@ class Layout:
     names: dict[int, str]
 
 
-def yolo_layout(root: Path) -> Layout | None:
+def has_yolo(root: Path) -> bool:
+    """Whether an image of a folder has such a file."""
+    texts = (_text(root, image) for image in image_files(root))
+    return any(text is not None and _looks_like_one(text) for text in texts)
+
+
+def yolo_layout(root: Path, inventory: Inventory | None = None, description: Path | None = None) -> Layout | None:
     """What a folder has of such files; None where no image has one.
 
+    Args:
+        root: the folder.
+        inventory: is told of label files without an image.
+        description: its YAML file; None for the one that lies in the folder, if there is one.
+
     Raises:
-        DataError: its YAML file cannot be used.
+        DataError: its YAML file cannot be used, or there are several.
     """
+    if not has_yolo(root):
+        return None
+    inventory = inventory or Inventory()
     images = image_files(root)
     texts = {image: _text(root, image) for image in images}
-    if not any(text is not None and _looks_like_one(text) for text in texts.values()):
-        return None
-    described = _yaml(root)
+    inventory.use(text for text in texts.values() if text is not None)
+    inventory.use(folder / name for folder in (root, root / "labels") for name in _NAME_FILES)
+    described = _yaml(root, description)
     given = {} if described is None else _numbered(*described)
+    if described is not None:
+        inventory.use([described[0]])
     if described is None or "train" not in described[1]:
-        _tell_of_orphans(root, texts)
+        texts = _without_orphans(root, texts, inventory)
         splits = {i: SPLIT_WORDS[w] for i in images for w in map(str.lower, i.relative_to(root).parts[:-1]) if w in SPLIT_WORDS}
         return Layout(texts, splits, given or _names(root))
     file, content = described
@@ -65,7 +82,7 @@ def yolo_layout(root: Path) -> Layout | None:
         )
     splits = {}
     for word, split in _WORDS.items():
-        listed = _listed(root, file, content, word, images)
+        listed = _listed(root, file, content, word, images, inventory)
         twice = [image for image in listed if image in splits]
         if twice and len(twice) == len(listed):
             note(f"{file.name} gives the images of {splits[twice[0]]} for {split} as well: {split} is cut from train instead")
@@ -73,8 +90,8 @@ def yolo_layout(root: Path) -> Layout | None:
             raise DataError(f"{file.name} has {twice[0].name!r} in {splits[twice[0]]} and in {split}", "an image is of one split")
         else:
             splits |= dict.fromkeys(listed, split)
-    _tell_of_orphans(root, texts)
-    return Layout({image: texts[image] for image in splits}, splits, given)
+    texts = _without_orphans(root, texts, inventory)
+    return Layout({image: texts[image] for image in splits if image in texts}, splits, given)
 
 
 def _numbered(file: Path, content: dict[str, Any]) -> dict[int, str]:
@@ -102,20 +119,14 @@ def _numbered(file: Path, content: dict[str, Any]) -> dict[int, str]:
     return {number: str(name) for number, name in numbered.items()}
 
 
-def _tell_of_orphans(root: Path, texts: dict[Path, Path | None]) -> None:
-    """Label files that belong to no image, as where a tool has written one name in two ways."""
+def _without_orphans(root: Path, texts: dict[Path, Path | None], inventory: Inventory) -> dict[Path, Path | None]:
+    """Leave out label files that belong to no image, as where a tool has written one name in two ways; then images without a label file
+    may be theirs, so that they do not count as images without objects, and are left out as well."""
     known = set(texts.values())
     found = [
-        f
-        for f in sorted(root.rglob("*.[tT][xX][tT]"))
-        if f.is_file() and f not in known and f.name not in _NAME_FILES and _looks_like_one(f)
-    ]
-    if found:
-        shown = ", ".join(f.relative_to(root).as_posix() for f in found[:3])
-        bare = sum(text is None for text in texts.values())
-        note(
-            f"{len(found)} label files have no image of their name and are left out, for example {shown}; {bare} images have no label file"
-        )
+        f for f in files_below(root)
+        if f.suffix.lower() == ".txt" and f not in known and f.name not in _NAME_FILES and _looks_like_one(f)
+    ]  # fmt: skip
     images_of: dict[Path, list[Path]] = {}
     for image, text in texts.items():
         if text is not None:
@@ -123,10 +134,20 @@ def _tell_of_orphans(root: Path, texts: dict[Path, Path | None]) -> None:
     if shared := [sorted(of) for of in images_of.values() if len(of) > 1]:
         names = ", ".join(image.relative_to(root).as_posix() for image in shared[0])
         note(f"{len(shared)} label files belong to several images, which all have their objects: for example {names}")
+    if not found:
+        return texts
+    inventory.leave_out("annotation files", "no image of that name", sorted(found), root, sum(len(_rows(f)) for f in found))
+    bare = sorted(image for image, text in texts.items() if text is None)
+    inventory.leave_out("images", "no label file, while there are label files without an image", bare, root)
+    return {image: text for image, text in texts.items() if text is not None}
 
 
 def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, ...]]:
     """Images and class names, sorted as their numbers are; lines that make no sense are noted as faults.
+
+    Args:
+        root: keys are paths below it.
+        layout: from ``yolo_layout``.
 
     Raises:
         DataError: a text file cannot be read.
@@ -236,11 +257,16 @@ def _looks_like_one(text: Path) -> bool:
     return len(words) > 4 and all(word.replace(b".", b"").replace(b"-", b"").replace(b"e", b"").isdigit() for word in words)
 
 
-def _yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The YAML file that describes the folder, and what it says."""
+def _yaml(root: Path, description: Path | None) -> tuple[Path, dict[str, Any]] | None:
+    """The YAML file that describes the folder, and what it says.
+
+    Raises:
+        DataError: it cannot be read, is no such file, or there are several.
+    """
     from planish.yaml_text import parse_yaml, parse_yaml_words  # which a service has no need of
 
-    for file in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+    found = []
+    for file in [description] if description is not None else sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
             text = read_text(file)
             content = parse_yaml(text)
@@ -249,11 +275,18 @@ def _yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
         except (OSError, ValueError) as error:
             raise DataError(f"{file} cannot be read: {error}", "it is YAML with train, val and names") from error
         if isinstance(content, dict) and content.get("names"):
-            return file, content
-    return None
+            found.append((file, content))
+        elif description is not None:
+            raise DataError(f"{file} has no names", "it is YAML with train, val and names")
+    if len(found) > 1:
+        raise DataError(
+            f"{', '.join(file.name for file, _ in found)} in {str(root)!r} each describe the data", "one of them is meant",
+            f"name it instead of the folder: {found[0][0]}",
+        )  # fmt: skip
+    return found[0] if found else None
 
 
-def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: list[Path]) -> list[Path]:
+def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: list[Path], inventory: Inventory) -> list[Path]:
     """The images of one split: below a folder, of several, or named in a text file."""
     entries = content.get(word) or []
     base = Path(str(content.get("path") or "."))
@@ -268,9 +301,12 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
         place = next((real_path(way) for way in ways if way.exists() and real_path(way).is_relative_to(real_path(root))), None)
         if place is None:
             raise DataError(f"{file.name} names {entry!r} for {word}, which is not below {str(root)!r}", "images lie below the data folder")
+        if place not in [real_path(way) for way in ways[:2]]:
+            inventory.assume(f"{file.name} names {entry} for {word}, which is taken from here: {place.relative_to(real_path(root))}")
         if place.is_dir():
             found += [image for image in images if real_path(image).is_relative_to(place)]
         else:
+            inventory.use([place])
             found += _named(root, place, {real_path(image): image for image in images})
     return found
 
