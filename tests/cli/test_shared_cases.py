@@ -20,7 +20,7 @@ RGB48 = CASES / "models" / "_data" / "rgb48"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CASES.is_dir(), reason="needs shared/cases beside the repository")]
 FOLDERS = {f"{kind}/{case.name}" for kind in ("data", "models") for case in CASES.glob(f"{kind}/*") if (case / "README").exists()}
 TINY = ["--model", "resnet8", "--image-size", "32", "--set", "training.epochs=1"]
-FILE_BUDGET = ["--mean", ".5", "--std", ".25", "--budget", "20s"]
+FILE_BUDGET = ["--mean", ".5", "--std", ".25", "--budget", "60s"]
 
 
 @pytest.fixture(autouse=True)
@@ -358,7 +358,7 @@ def test_a_temperature_is_kept_in_its_interval(inside: Any):
 @pytest.mark.parametrize("file", ONNX_INT8)
 def test_files_are_quantized_and_stay_right(inside: Any, file: str):
     folder = inside(file.rpartition("/")[0])
-    options = ["--mean", "0", "--std", "0.00392157", "--budget", "20s"] if "norm_inside" in file else FILE_BUDGET
+    options = ["--mean", "0", "--std", "0.00392157", "--budget", "60s"] if "norm_inside" in file else FILE_BUDGET
     planish("optimize", str(RGB48), "--model", file.rpartition("/")[2], *options, "--out", "run")
     from planish.evaluation.kernels import onnxruntime_kernels
 
