@@ -109,7 +109,7 @@ DATA_READ = {  # case, arguments of planish data: images, objects, classes
     ("data/latin1_filenames", "data"): (24, 0, ["cat", "dog"]),
     ("data/mask_255_named", "data"): (12, 0, ["background", "car", "road"]),
     ("data/mask_isic", "data"): (12, 0, ["background", "class 1"]),
-    ("data/mask_jpg", "data"): (12, 0, ["background", "object"]),
+    ("data/mask_jpg", "data"): (12, 0, ["background", "class 1"]),
     ("data/mask_upper_PNG_some", "data"): (12, 0, ["background", "class 1", "class 2"]),
     ("data/tiff_orientation", "data"): (14, 28, RED_BLUE),
     ("data/voc_upper_JPG", "data"): (12, 24, RED_BLUE),
