@@ -17,7 +17,9 @@ runner = CliRunner()
 def test_every_command_that_takes_data_takes_layout() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     taking = [
-        name for name, command in commands.items() if any(p.name == "data" and p.param_type_name == "argument" for p in command.params)
+        name
+        for name, command in commands.items()
+        if any(p.name in ("data", "model_data") and p.param_type_name == "argument" for p in command.params)
     ]
     assert {"data", "train", "evaluate", "optimize", "compare", "compress", "export", "tile"} <= set(taking)
     for name in taking:

@@ -246,7 +246,7 @@ def test_new_images_of_one_class_are_taken_in(inside: Any):
     inside("data/continue_one_class")
     planish("optimize", "cls_ok", "--model", "resnet8", "--image-size", "32", "--epochs", "1", "--student", "none",
             "--budget", "45s", "--out", "run")  # fmt: skip
-    command = ["train", "cls_ok", "--continue-from", "run", "--add", "tolabel/labels.csv", "--budget", "20s", "--out", "more"]
+    command = ["train", "cls_ok", "--continue-from", "run", "--add", "tolabel/l2.csv", "--budget", "20s", "--out", "more"]
     result = CliRunner().invoke(cli.app, command)
     assert result.exit_code in (0, 1), result.output  # 1: the new network is not better
     assert "only one class" not in result.output
