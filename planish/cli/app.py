@@ -326,8 +326,8 @@ def evaluate(
             fail("--precision has no meaning without --out. The thresholds are in the page.")
         model, data = model_and_data(model_data, named, weights, mean, std, image_size, resize, task)
         found = commands.evaluate(
-            model, data_in(data, layout), split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, out=out, tile=tile, seed=seed,
-            skip_bad=skip_bad,
+            model, data_in(data, layout), split=split, runtime=runtime, calibrate=calibrate, corruptions=corruptions, out=out, tile=tile,
+            seed=seed, skip_bad=skip_bad,
             command=shlex.join(["planish", *sys.argv[1:]]), **({} if precision is None else {"precision": precision}),
         )  # fmt: skip
         _show_metrics(found, json)
