@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from planish.printable import printable
 
+_CPP_PLACE = re.compile(r"\S+\.(?:cc|cpp|h|hpp):\d+ [^ ]+ ?.*?\) (?=\S)")  # file, line and function in ONNX Runtime's messages
 _LONGEST = 4000  # characters of a part of a message: files can hold names of a million
 
 
@@ -70,6 +73,12 @@ class GoalError(PlanishError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 300 characters; its kind where it has none."""
-    lines = str(error).strip().splitlines()
-    return printable(lines[0][:300]) if lines else type(error).__name__
+    """The first line of an error's message, at most 300 characters; its kind where it has none.
+
+    Where in a C++ library it was raised is left out, and of a first line that only announces the reason (OpenVINO's) the next is taken too.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return printable(_CPP_PLACE.sub("", text)[:300])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from planish.report.terminal import TerminalProgress
 
 USER_MISTAKE, INTERRUPTED = 2, 130
+_NOT_WRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 # names and labels are printed as they are: [red] is no style, :cat: no emoji
 stdout = Console(highlight=False, markup=False, emoji=False)
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -48,7 +49,7 @@ def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
         sys.stderr.close()
         raise typer.Exit(1) from None
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if debug or error.errno not in _NOT_WRITABLE:
             raise
         fail(
             f"{error.strerror}: {error.filename or 'a file'} cannot be written. "

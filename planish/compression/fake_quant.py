@@ -18,6 +18,7 @@ from planish.errors import TechniqueError, first_line
 from planish.models.folding import fold_batch_norm
 from planish.models.outputs import Graph
 from planish.models.quantized import LAYERS, ActivationQuantizer
+from planish.models.tracing import trace_graph
 
 # What has an integer kernel: its inputs and its output are quantized ...
 _ARITHMETIC = {
@@ -78,7 +79,7 @@ def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
     module = copy.deepcopy(module).eval()
     fold_batch_norm(module)
     try:
-        graph = Placed(module, fx.Tracer().trace(module))
+        graph = Placed(module, trace_graph(module))
     except Exception as error:  # whatever the network does with a proxy in place of a tensor
         raise TechniqueError(
             f"the network's code hides its graph: {first_line(error)}",

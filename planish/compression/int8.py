@@ -22,7 +22,7 @@ from planish.compression.activation_ranges import Calibrator, Range, activation_
 from planish.compression.bias_correction import add_biases, correct_biases
 from planish.compression.equalisation import equalise
 from planish.compression.mixed_precision import harm_of_each, shield, time_of_each, worth_keeping_float
-from planish.compression.onnx_graph import fold, readers, set_metadata
+from planish.compression.onnx_graph import fold, readers, separate_constants, set_metadata
 from planish.compression.weight_ranges import shared_weight_ranges
 from planish.errors import TechniqueError, first_line
 from planish.evaluation.kernels import onnxruntime_kernels, require_integers
@@ -154,11 +154,12 @@ class Int8:
             raise TechniqueError(
                 "the network has no convolution and no linear layer", "those are what INT8 speeds up", "leave this step out"
             )
+        copied = separate_constants(graph)
         if self.equalise:
             notes.append(f"{equalise(graph)} pairs of layers equalised")
         if self.correct_bias:
             add_biases(graph)
-        if self.equalise or self.correct_bias:
+        if copied or self.equalise or self.correct_bias:
             onnx.save(model, str(prepared))
 
         with Stage("calibrating INT8", (1 if self.method == "minmax" else 2) * sum(map(len, calibration))) as stage:
@@ -198,12 +199,14 @@ class Int8:
 
     def _named(self, layers: Sequence[Any], planned: set[str]) -> list[str]:
         """The nodes of layers that shall stay float."""
-        nodes = {node.input[1].removeprefix("network.").removesuffix(".weight"): node.name for node in layers}
+        nodes: dict[str, list[str]] = {}
+        for node in layers:  # several of one layer that runs more than once, see ``separate_constants``
+            nodes.setdefault(node.input[1].removeprefix("network.").partition(".weight")[0], []).append(node.name)
         if missing := [name for name in self.float_layers if name not in nodes]:
             raise TechniqueError(
                 f"there is no layer {missing[0]!r} to stay float", f"layers are {', '.join(nodes)}", "see planish explain for their times"
             )
-        return [node for name, node in nodes.items() if name in planned or name in self.float_layers]
+        return [node for name, found in nodes.items() if name in planned or name in self.float_layers for node in found]
 
     def _write(
         self,

@@ -40,6 +40,30 @@ def fold(file: Path, folded: Path) -> None:
     quant_pre_process(str(file), str(folded), skip_symbolic_shape=True)
 
 
+def separate_constants(graph: Any) -> int:
+    """Give layers that share a weight or a bias one each; changed in place. ONNX Runtime cannot open a quantized file that shares them
+    (microsoft/onnxruntime#24705).
+
+    Returns:
+        How many constants were copied.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    seen: set[str] = set()
+    copies = []
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if i == 0 or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or name not in constants:
+                continue
+            if name in seen:
+                copy = type(constants[name])()
+                copy.CopyFrom(constants[name])
+                copy.name = node.input[i] = f"{name}_of_{node.name}"
+                copies.append(copy)
+            seen.add(name)
+    graph.initializer.extend(copies)
+    return len(copies)
+
+
 def set_metadata(model: Any, given: Any, lineage: Lineage) -> None:
     """Let ``model`` say what ``given`` says (ONNX models, may be the same), with the lineage as it is now."""
     from onnx import helper

@@ -229,7 +229,8 @@ def torch_outputs(artifact: Artifact, images: Pixels, *, least: float, int8: boo
     def run(dtype: torch.dtype, module: nn.Module = artifact.module, fed: Pixels = images) -> Any:
         network = nn.Sequential(Normalise.of(artifact.preprocessing), copy.deepcopy(module))
         with torch.no_grad():
-            return network.cpu().to(dtype).eval()(torch.from_numpy(fed))
+            network = network.double() if dtype == torch.float64 else network.float()  # .to(dtype) would make complex buffers real
+            return network.cpu().eval()(torch.from_numpy(fed))
 
     def read(outputs: Any) -> Outputs:
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from planish.evaluation.kernels import silent_options
 from planish.export.onnx_cleanup import add_prefix, clean_up, free_batch
 from planish.export.onnx_file import pool_globally
 from planish.input_files import require_regular
+from planish.models.mistaken_files import mistaken_file
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels, Preprocessing
@@ -24,6 +26,7 @@ _TOLERANCE = 1e-3  # of the largest output; the graph is rewritten, so float32 m
 _ROUNDING = 1e-3  # that a sum of probabilities may be off, also in half precision
 _LEAST = 1e-12  # probability
 _KEEPS_NUMBERS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout")
+_FUSED = ("Conv", "FusedConv", "FusedGemm", "FusedMatMul", "ReorderInput", "ReorderOutput")  # Conv: of com.microsoft.nchwc
 Kind = Literal["scores", "probabilities", "sigmoids"]
 _EXPORT = "export it so, for example with torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))"
 
@@ -55,11 +58,18 @@ def metadata_of(file: Path) -> dict[str, str]:
     """
     import onnx
 
+    if file.is_file() and (found := mistaken_file(file)):
+        raise ModelError(f"{file} {found[0]}", "a network is an ONNX file", found[1])
+    if file.is_file() and zipfile.is_zipfile(file):
+        raise ModelError(f"{file} is a zip archive, as torch.save writes", "a network is an ONNX file", "export it: torch.onnx.export")
     try:
         require_regular(file)
-        return {p.key: p.value for p in onnx.load(str(file), load_external_data=False).metadata_props}
+        model = onnx.load(str(file), load_external_data=False)
     except Exception as error:  # protobuf's own, and OSError
-        raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file") from error
+        raise ModelError(
+            f"{file} cannot be read: {first_line(error)}", "a network is a whole ONNX file", "download or export it again"
+        ) from error
+    return {p.key: p.value for p in model.metadata_props}
 
 
 def read_foreign(file: Path) -> Foreign:
@@ -75,6 +85,7 @@ def read_foreign(file: Path) -> Foreign:
         model = onnx.load(str(file))
     except Exception as error:  # protobuf's own, and what reading weights from other files raises
         raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file, its weights in it or beside it") from error
+    _refuse_nodes(model, file)
     known = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in known]
     said = ", ".join(f"{value.name} {_shape_words(value)}" for value in inputs) or "nothing"
@@ -87,6 +98,30 @@ def read_foreign(file: Path) -> Foreign:
         nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
         raise ModelError(f"{file} takes {said}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
     return Foreign(model, batch, channels, height, width)
+
+
+def _refuse_nodes(model: Any, file: Path) -> None:
+    """Name files that were exported for training, or rewritten for one runtime.
+
+    Raises:
+        ModelError: such a file.
+    """
+    training = [
+        node.name or node.output[0]
+        for node in model.graph.node
+        if node.op_type == "BatchNormalization" and (len(node.output) > 1 or any(a.name == "training_mode" and a.i for a in node.attribute))
+    ]
+    if training:
+        raise ModelError(
+            f"{len(training)} batch norm nodes of {file} are in training mode, for example {training[0]}",
+            "they normalise by the images of the batch, not by what was learned", "call eval() before you export it",
+        )  # fmt: skip
+    fused = {node.op_type for node in model.graph.node if node.domain.startswith("com.microsoft") and node.op_type in _FUSED}
+    if fused:
+        raise ModelError(
+            f"ONNX Runtime has optimized {file} for itself: it has {', '.join(sorted(fused))}",
+            "such layers are neither quantized nor read by other runtimes", "give the file before it was optimized",
+        )  # fmt: skip
 
 
 def fed_pixels(
@@ -166,9 +201,10 @@ def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tupl
             raise ModelError(
                 f"the file returns {given}: labels, not scores", "a classifier returns one number a class", "export it without its argmax"
             )
+        single = classes == 2 and any(v.dtype.kind == "f" and v[0].size == 1 for v in values.values())
         raise ModelError(
-            f"the file returns {given}, and the data has {classes} classes",
-            "a classifier returns one number a class", "give the data it was trained for",
+            f"the file returns {given}, and the data has {classes} classes", "a classifier returns one number a class",
+            "export both logits, for example torch.cat([-z / 2, z / 2], 1)" if single else "give the data it was trained for",
         )  # fmt: skip
     if broken := [name for name in fitting if not np.isfinite(values[name]).all()]:
         raise ModelError(f"its output {broken[0]} is NaN or infinite for real images", "outputs are finite", "look at its weights")

@@ -13,7 +13,7 @@ _IR_VERSION = 8  # in older ones initialisers are inputs as well, which no runti
 def clean_up(model: Any) -> list[str]:
     """Rewrite what exporters write in unusual ways; changed in place.
 
-    Initialisers are no inputs, every node has a name of its own and every layer a bias of its own, all is computed in float32, ``Gemm``
+    Initialisers are no inputs, every node has a name of its own, all is computed in float32, ``Gemm``
     has no ``alpha`` and ``beta`` but 1, and its bias is a vector.
 
     Args:
@@ -29,9 +29,8 @@ def clean_up(model: Any) -> list[str]:
     del graph.input[:]
     graph.input.extend(inputs)
     _name_nodes(graph)
-    notes = _to_float32(model)
+    notes = [*_to_float32(model), *_no_dropout(graph)]
     _plain_gemm(graph)
-    _own_biases(graph)
     return notes
 
 
@@ -148,6 +147,14 @@ def _to_float32(model: Any) -> list[str]:
     return [f"what it computes in {' and '.join(sorted(seen))} is computed in float32"]
 
 
+def _no_dropout(graph: Any) -> list[str]:
+    """Dropout that an exporter left in training mode; ONNX Runtime passes it over, OpenVINO has none."""
+    found = [node for part in _graphs(graph) for node in part.node if node.op_type == "Dropout" and len(node.input) > 2]
+    for node in found:
+        del node.input[1:]
+    return ["its dropout, exported in training mode, is left out"] * bool(found)
+
+
 def _plain_gemm(graph: Any) -> None:
     """``alpha * A @ B + beta * C`` with 1 and 1, and C of one value an output, where B and C are constant."""
     from onnx import numpy_helper
@@ -175,19 +182,6 @@ def _plain_gemm(graph: Any) -> None:
         kept = [a for a in node.attribute if a.name not in ("alpha", "beta")]
         node.ClearField("attribute")
         node.attribute.extend(kept)
-
-
-def _own_biases(graph: Any) -> None:
-    """ONNX Runtime 1.31 trips over a bias that quantized layers share (microsoft/onnxruntime#24705)."""
-    from onnx import numpy_helper
-
-    constants = _constants(graph)
-    seen: set[str] = set()
-    for node in graph.node:
-        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and len(node.input) > 2 and node.input[2] in constants:
-            if node.input[2] in seen:
-                node.input[2] = _constant(graph, f"{node.name}_bias", numpy_helper.to_array(constants[node.input[2]]))
-            seen.add(node.input[2])
 
 
 def _constant(graph: Any, name: str, values: Any) -> str:

@@ -176,11 +176,12 @@ def simplified(module: nn.Module, *, fold: bool = True) -> nn.Module:
     from torch import fx, nn
 
     from planish.models.folding import fold_batch_norm
+    from planish.models.tracing import trace_graph
 
     if fold:
         fold_batch_norm(module)
     try:
-        traced = fx.symbolic_trace(module)
+        traced = fx.GraphModule(module, trace_graph(module))
     except Exception:  # whatever the network does with a proxy in place of a tensor
         return module
     layers = dict(traced.named_modules())

@@ -19,6 +19,7 @@ import torch
 
 from planish.errors import ModelError, first_line
 from planish.input_files import damage_reported, read_json
+from planish.models.mistaken_files import mistaken_file
 from planish.progress import note
 
 State = dict[str, torch.Tensor]
@@ -116,14 +117,10 @@ def _prefix(longer: Iterable[str], shorter: Mapping[str, Any]) -> tuple[str, int
 
 def _refuse_other_files(path: Path) -> None:
     """Name what is often mistaken for a file of weights."""
+    if found := mistaken_file(path):
+        raise ModelError(f"{path} {found[0]}", _WRITTEN, found[1])
     with path.open("rb") as file:
         head = file.read(200)
-    if head.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the file", _WRITTEN, "fetch it: git lfs pull")
-    if head.lstrip()[:1] == b"<":
-        raise ModelError(f"{path} is a web page, not a file of weights", _WRITTEN, "download the file itself")
-    if not head:
-        raise ModelError(f"{path} is empty", _WRITTEN, "download or save it again")
     if head.startswith(b"PK"):
         try:
             with zipfile.ZipFile(path) as archive:

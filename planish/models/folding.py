@@ -7,6 +7,8 @@ from collections import Counter
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from planish.models.tracing import trace_graph
+
 
 def fold_batch_norm(module: nn.Module) -> None:
     """Fold each batch norm that follows a convolution, and only it, into that convolution. An identity takes its place.
@@ -17,7 +19,7 @@ def fold_batch_norm(module: nn.Module) -> None:
         module: in eval mode; changed in place.
     """
     try:
-        traced = fx.symbolic_trace(module)
+        traced = fx.GraphModule(module, trace_graph(module))
     except Exception:  # whatever the network does with a proxy in place of a tensor
         return
     layers = dict(traced.named_modules())

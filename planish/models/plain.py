@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+from torch.utils._pytree import tree_leaves
 
 from planish.errors import ModelError, first_line
 from planish.models.outputs import logits_and_auxiliary
 
+_SAME = 1e-3  # that logits may differ by between two runs
 _HOOKS: dict[type, Callable[[nn.Module, str], Any]] = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
 
 
@@ -37,6 +40,14 @@ def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Mod
         raise ModelError(
             "the network is a TorchScript module", "its layers cannot be read or changed", "hand over the nn.Module it was scripted from"
         )
+    if unregistered := _unregistered(module):
+        raise ModelError(
+            f"the network's {unregistered[0]} holds layers or parameters in a plain {unregistered[1]}",
+            "PyTorch does not see them there: they are neither trained nor saved",
+            "put them in an nn.ModuleList, nn.ModuleDict or nn.ParameterList",
+        )
+    if any(tensor.is_meta for tensor in module.parameters()):
+        raise ModelError("the network's parameters are on the meta device", "they have no values there", "build it on the CPU")
     _materialize(module, channels, image_size)
     _detach_computed_weights(module)
     try:
@@ -50,6 +61,8 @@ def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Mod
     if kinds := {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}:
         notes.append(f"the network is in {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}: it is taken in float32")
         module = module.float()
+    if count := _plain_batch_norms(module, channels, image_size):
+        notes.append(f"{count} nn.SyncBatchNorm layers become ordinary batch norm: training runs in one process")
     return module, notes
 
 
@@ -73,6 +86,37 @@ def check_training_outputs(module: nn.Module, channels: int, image_size: int, nu
         return []
     count = f"{len(auxiliary)} more of one number a class count as auxiliary classifiers" if auxiliary else "others are not trained"
     return [f"in training mode the network returns several outputs: the logits are trained, and {count}"]
+
+
+def check_answers(module: nn.Module, channels: int, image_size: int) -> list[str]:
+    """Whether a classifier's answers in eval mode are logits of an image alone; the network is left as it is.
+
+    Returns:
+        Warnings: that they depend on the other images of a batch, or are probabilities.
+
+    Raises:
+        ModelError: they are random, or no numbers.
+    """
+    network = copy.deepcopy(module).eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        images = torch.rand(2, channels, image_size, image_size)
+        first, again, alone = network(images.clone()), network(images.clone()), network(images[:1].clone())
+    if not first.isfinite().all():
+        raise ModelError(
+            "the network returns NaN or infinite logits", "it must be possible to train and evaluate it", "look at its weights"
+        )
+    if not torch.allclose(first, again, rtol=_SAME, atol=_SAME):
+        raise ModelError(
+            "the network returns other logits for the same images in eval mode",
+            "answers in eval mode must not be random",
+            "give F.dropout training=self.training, and draw random numbers in training only",
+        )
+    notes = []
+    if not torch.allclose(first[:1], alone, rtol=_SAME, atol=_SAME):
+        notes.append("in eval mode the logits of an image depend on the others in its batch, as with batch norm without running statistics")
+    if first.min() >= 0 and (first.sum(1) - 1).abs().max() < _SAME:
+        notes.append("the network returns probabilities, which are taken for logits: leave its softmax out, or return log_softmax")
+    return notes
 
 
 def bake_norms(module: nn.Module) -> list[str]:
@@ -103,18 +147,68 @@ def _materialize(module: nn.Module, channels: int, image_size: int) -> None:
     """Run a network with lazy layers once, so that they get their sizes."""
     if not any(isinstance(layer, LazyModuleMixin) for layer in module.modules()):
         return
-    modes = [(m, m.training) for m in module.modules()]
     try:
-        with torch.no_grad():
-            module.eval()(torch.zeros(1, channels, image_size, image_size))
+        _run_once(module, channels, image_size)
     except Exception as error:  # the network is not ours: anything may come out of it
         raise ModelError(
             f"the network has lazy layers and does not run on a {image_size}x{image_size} image: {type(error).__name__}: {error}",
             "lazy layers get their sizes from the first image",
         ) from error
+
+
+def _run_once(module: nn.Module, channels: int, image_size: int) -> None:
+    """Run a network in eval mode on a black image; its layers keep the modes that they are in."""
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, channels, image_size, image_size))
     finally:
         for m, training in modes:
             m.training = training
+
+
+def _plain_batch_norms(module: nn.Module, channels: int, image_size: int) -> int:
+    """Put ``nn.BatchNorm1d`` and ``2d`` in place of ``nn.SyncBatchNorm``, which is for several GPUs and is not folded; changed in place.
+
+    Returns:
+        How many were replaced: those that run, as their inputs tell which of the two they are.
+    """
+    sides: dict[nn.Module, int] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs: sides.setdefault(layer, inputs[0].ndim) and None)
+        for layer in module.modules()
+        if isinstance(layer, nn.SyncBatchNorm)
+    ]
+    if not hooks:
+        return 0
+    with suppress(Exception):  # a network that does not run is told so later
+        _run_once(module, channels, image_size)
+    for hook in hooks:
+        hook.remove()
+    plain: dict[nn.Module, nn.Module] = {}
+    for layer, ndim in sides.items():
+        assert isinstance(layer, nn.SyncBatchNorm)
+        kind = nn.BatchNorm2d if ndim == 4 else nn.BatchNorm1d
+        plain[layer] = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats).train(layer.training)
+        plain[layer].load_state_dict(layer.state_dict())
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if child in plain:
+                parent._modules[name] = plain[child]
+    return len(plain)
+
+
+def _unregistered(module: nn.Module) -> tuple[str, str] | None:
+    """The first attribute that holds layers or parameters which are no part of the network, and its type."""
+    known = {id(part) for part in (*module.modules(), *module.parameters())}
+    for name, layer in module.named_modules():
+        for attribute, value in vars(layer).items():
+            if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            parts = [part for part in tree_leaves(value) if isinstance(part, nn.Module | nn.Parameter)]
+            if any(id(part) not in known for part in parts):
+                return f"{name}.{attribute}".lstrip("."), type(value).__name__
+    return None
 
 
 def _inner(module: nn.Module) -> nn.Module | None:

@@ -18,6 +18,7 @@ from torch import nn
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.errors import BundleError, PlanishError
 from planish.input_files import DAMAGED, describe, read_json, require_regular
+from planish.models.weights import with_shared
 from planish.models.zoo import build
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.technique import resolve
@@ -121,14 +122,10 @@ def _load_weights(module: nn.Module, file: Path) -> None:
     """
     require_regular(file)
     saved, state = load_file(file), module.state_dict()
-    shared: dict[tuple[int, torch.Size], list[str]] = {}
-    for name, tensor in state.items():
-        shared.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
-    for names in shared.values():
-        kept = next((saved[name] for name in names if name in saved), None)
-        if kept is None:
-            raise KeyError(f"no weights for {names[0]}")
-        state.update(dict.fromkeys(names, kept))
+    filled = with_shared(saved, state)
+    if missing := state.keys() - filled.keys():
+        raise KeyError(f"no weights for {', '.join(sorted(missing)[:5])}")
+    state.update({name: value for name, value in filled.items() if name in state})
     if unexpected := saved.keys() - state.keys():
         raise KeyError(f"weights for {', '.join(sorted(unexpected)[:5])}, which the network does not have")
     module.load_state_dict(state, strict=True)

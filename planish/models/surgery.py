@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -106,8 +107,9 @@ def find_classifier(module: nn.Module, channels: int, image_size: int) -> tuple[
             "try a larger image size, or another network",
         ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[0] != 1:
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ModelError(f"the network returns {shape} for one image", "it must return logits (N, classes), one tensor")
+        raise ModelError(
+            f"the network returns {_described(output)} for one image", "it must return logits (N, classes), one tensor", _hint(output)
+        )
     outputs = int(output.shape[1])
     for name, layer in reversed(order):
         if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -137,6 +139,24 @@ def replace_classifier(module: nn.Module, name: str, num_classes: int) -> nn.Mod
 
 def _outputs(layer: nn.Linear | nn.Conv2d) -> int:
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def _described(output: object) -> str:
+    """The shape of an output, or of each of several."""
+    if isinstance(output, torch.Tensor):
+        return str(tuple(output.shape))
+    named = output if isinstance(output, Mapping) else getattr(output, "_asdict", dict)()
+    parts = [f"{key} {_described(value)}" for key, value in named.items()]
+    if not parts and isinstance(output, tuple | list):
+        parts = [_described(value) for value in output]
+    return f"a {type(output).__name__}" + (f" of {', '.join(parts)}" if parts else "")
+
+
+def _hint(output: object) -> str:
+    """What to do about an output that is no logits."""
+    if isinstance(output, torch.Tensor):
+        return "squeeze() drops the batch of one image: use flatten(1)" if output.ndim == 1 else "pool and flatten it, then a linear layer"
+    return "let forward return the logits alone in eval mode, or wrap the network in one whose forward does"
 
 
 def _first_convolution(order: list[tuple[str, nn.Module]]) -> tuple[str, nn.Conv2d]:

@@ -26,6 +26,23 @@ def read_weights(path: Path, module: nn.Module) -> State:
     return aligned(read_checkpoint(path), module.state_dict())
 
 
+def with_shared(state: State, own: State) -> State:
+    """``state`` with the tensors that layers share under each of their names: safetensors files hold them under one.
+
+    Args:
+        state: tensors by name, as they were read.
+        own: the network's ``state_dict()``.
+    """
+    names_of: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, tensor in own.items():
+        names_of.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
+    filled = dict(state)
+    for names in names_of.values():
+        kept = next((state[name] for name in names if name in state), None)
+        filled |= {name: kept for name in names if kept is not None and name not in state}
+    return filled
+
+
 def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iterable[str] = ()) -> tuple[bool, list[str]]:
     """Load ``state`` into the network.
 
@@ -47,6 +64,7 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
     notes: list[str] = []
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(tuple(optional))}
     own = module.state_dict()
+    state = with_shared(state, own)
     head = {key for key in (f"{classifier}.weight", f"{classifier}.bias") if key in own}
     new_head = any(key not in state or state[key].shape != own[key].shape for key in head)
     if new_head:

@@ -30,7 +30,7 @@ from planish.models.detection.levels import (
     require_reach,
 )
 from planish.models.heads import DETECTORS, strides_for, with_head
-from planish.models.plain import bake_norms, check_training_outputs, unwrapped
+from planish.models.plain import bake_norms, check_answers, check_training_outputs, unwrapped
 from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.weights import fit_weights, read_weights
 from planish.trust import file_sha256, require_trust, trust
@@ -39,6 +39,7 @@ from planish.trust import file_sha256, require_trust, trust
 # would make a ResNet-18 16 times as expensive. See ``surgery.shrink_stem``.
 SMALL_IMAGE = 48
 RUNS_PYTHON = "a network is built by running the Python file"
+_WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors", ".bin")
 _AUXILIARY = ("aux", "AuxLogits")  # classifiers that GoogLeNet and Inception use while they are trained from scratch
 
 
@@ -98,6 +99,11 @@ def create(
         return _with_head(model, num_classes, channels, image_size, weights, task, training)
     if isinstance(model, nn.Module):
         return _handed_over(model, num_classes, channels, image_size, weights)
+    if not isinstance(model, str):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ModelError(
+            f"{kind} as the network", "it is a torch.nn.Module or the name of a network", "hand over an instance, weights apart"
+        )
     name = _full_name(model)
     source = Source(name, num_classes, channels, sha256=_trusted_sha256(name))
     module, unwrapping = _built(source, image_size=image_size)
@@ -121,6 +127,7 @@ def create(
             notes.append(f"{weights} is taken to expect the normalisation of {name}'s own weights")
     notes += bake_norms(module)
     if not library and not resnet.is_ours(name):
+        notes += check_answers(module, channels, image_size)
         notes += check_training_outputs(module, channels, image_size, num_classes)
     return Created(source, module, tuple(notes), state is not None, new_classifier, mean, std)
 
@@ -194,7 +201,8 @@ def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size:
     if weights is not None:
         new_classifier, did = fit_weights(built, read_weights(Path(weights), built), classifier)
         notes += did
-    notes += bake_norms(built) + check_training_outputs(built, channels, image_size, num_classes)
+    notes += bake_norms(built) + check_answers(built, channels, image_size)
+    notes += check_training_outputs(built, channels, image_size, num_classes)
     return Created(source, built, tuple(notes), True, new_classifier, None, None)
 
 
@@ -309,6 +317,15 @@ def _full_name(name: str) -> str:
         return f"{Path(kind).resolve().as_posix()}:{rest}"
     if resnet.is_ours(name):
         return name
+    if name.endswith(_WEIGHTS):
+        raise ModelError(
+            f"{name} is a file of weights", "a network is code, which such files do not hold", "give --weights, and its network"
+        )
+    if name.endswith((".py", ".onnx")):
+        fix = "name the function: FILE.py:factory" if name.endswith(".py") else "optimize and explain take it"
+        raise ModelError(f"{name} names no network that can be trained", "it is a function in a Python file, or a library's network", fix)
+    if "timm/" in name:  # as Hugging Face calls timm's networks: hf-hub:timm/NAME
+        return _full_name(f"timm:{name.rpartition('timm/')[2]}")
     if colon and kind not in ("torchvision", "timm"):
         raise ModelError(f"no network is called {name!r}", "before the colon stands 'torchvision', 'timm' or a FILE.py")
     import torchvision
@@ -340,7 +357,11 @@ def _torchvision(name: str, num_classes: int, **more: Any) -> nn.Module:
 def _timm(name: str, num_classes: int) -> nn.Module:
     import timm
 
-    return cast(nn.Module, timm.create_model(name, num_classes=num_classes))
+    try:
+        return cast(nn.Module, timm.create_model(name, num_classes=num_classes))
+    except RuntimeError as error:  # a tag of weights that timm does not have
+        tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        raise ModelError(f"timm cannot make {name}: {first_line(error)}", f"it has {', '.join(tags[:8]) or 'no weights for it'}") from error
 
 
 def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
@@ -363,7 +384,10 @@ def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
         near = [n for n, value in vars(code).items() if callable(value) and not n.startswith("_")]
         raise ModelError(f"{path} has no function {factory_name!r}", f"it has {', '.join(near[:8]) or 'none'}", "use FILE.py:function")
     offered = {"num_classes": source.num_classes, "channels": source.channels, "in_chans": source.channels}
-    taken = {key: value for key, value in offered.items() if key in inspect.signature(factory).parameters}
+    parameters = inspect.signature(factory).parameters
+    taken = {key: value for key, value in offered.items() if key in parameters}
+    if any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        taken["num_classes"] = source.num_classes  # def net(pretrained=False, **kwargs), as torchvision's own
     try:
         built = factory(**taken)
     except Exception as error:

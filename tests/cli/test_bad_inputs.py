@@ -235,3 +235,8 @@ def test_what_is_told_of_classes_only(arguments: tuple[str, ...], tmp_path: Path
     rest = [option for option in options if option != "model"]
     refused(command, *model, "fashion-scenes-20", *rest, says=("fashion-scenes-20", "images of one class each"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_a_folder(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refused("train", data, "--model", "resnet8", "--out", tmp_path / "file" / "model", says=("Not a directory", "another folder"))

@@ -262,3 +262,86 @@ def test_a_file_in_which_nothing_runs_in_integers_is_not_int8(shapes: Path, tmp_
     monkeypatch.setattr("planish.compression.int8.onnxruntime_kernels", lambda file: {"int8": [], "float": ["c", "y"]})
     with pytest.raises(TechniqueError, match="none of 2"):
         Int8(images=8).apply(job.artifact, job.task)
+
+
+def test_a_weight_that_two_convolutions_share_is_quantized(shapes: Path, tmp_path: Path):
+    net = Net()
+    net.constant("shared", np.random.default_rng(1).normal(0, 0.2, (8, 8, 3, 3)))
+    for kind, (taken, made) in (("Conv", ("r", "s1")), ("Relu", ("s1", "s2")), ("Conv", ("s2", "s3"))):
+        more = [["shared", "b"], {"pads": [1] * 4}] if kind == "Conv" else [[], {}]
+        net.add(kind, [taken, *more[0]], made, **more[1])
+    net.nodes = [*net.nodes[:2], *net.nodes[-3:], *net.nodes[2:-3]]
+    net.nodes[5].input[0] = "s3"
+    job, _ = opened(shapes, net.save(tmp_path / "net.onnx", net.linear()))
+    quantized = Int8(images=8).apply(job.artifact, job.task)
+    assert len(onnxruntime_kernels(quantized.files[0])["int8"]) == 4
+    off = np.abs(load(quantized.files, "onnxruntime")(pixels(job))["logits"] - answers(job)).max()
+    assert off < 0.1 * np.abs(answers(job)).max()
+
+
+@pytest.mark.parametrize(("opset", "outputs", "more"), [(9, 5, {}), (15, 3, {"training_mode": 1})])
+def test_batch_norm_in_training_mode_is_refused(shapes: Path, tmp_path: Path, opset: int, outputs: int, more: dict[str, int]):
+    net = Net()
+    values = [net.constant(f"n{i}", np.full(8, i % 3 > 0)) for i in range(4)]
+    net.nodes.insert(1, helper.make_node("BatchNormalization", ["c", *values], [f"o{i}" for i in range(outputs)], "norm", **more))
+    net.nodes[2].input[0] = "o0"
+    with pytest.raises(ModelError, match=r"training mode, for example norm.*eval\(\)"):
+        opened(shapes, net.save(tmp_path / "net.onnx", net.linear(), opset=opset))
+
+
+def test_dropout_in_training_mode_is_left_out(shapes: Path, tmp_path: Path):
+    net = Net()
+    net.add("Dropout", ["f", net.constant("ratio", 0.5), net.constant("training", True, np.bool_)], "d")
+    net.linear()
+    net.nodes[-1].input[0] = "d"
+    job, notes = opened(shapes, net.save(tmp_path / "net.onnx", "y"))
+    assert any("dropout" in note for note in notes)
+    assert not any(len(node.input) > 1 for node in onnx.load(str(job.artifact.files[0])).graph.node if node.op_type == "Dropout")
+
+
+def test_what_onnx_runtime_optimized_is_named(shapes: Path, tmp_path: Path):
+    net = Net()
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fast.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    file = net.save(tmp_path / "net.onnx", net.linear())
+    onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    with pytest.raises(ModelError, match=r"FusedConv.*before it was optimized"):
+        opened(shapes, tmp_path / "fast.onnx")
+
+
+@pytest.mark.parametrize(("change", "words"), [({"ir_version": 99}, "IR version: 99"), ({"opset": 99}, "opset")])
+def test_versions_that_are_too_new_are_named(shapes: Path, tmp_path: Path, change: dict[str, int], words: str):
+    net = Net()
+    file = net.save(tmp_path / "net.onnx", net.linear())
+    model = onnx.load(str(file))
+    model.ir_version = change.get("ir_version", 8)
+    model.opset_import[0].version = change.get("opset", 13)
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=words):
+        opened(shapes, file)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"\x08\x08\x12\x07py", "whole ONNX file"),
+    ],
+    ids=["empty", "lfs", "html", "cut"],
+)
+def test_files_that_are_not_onnx_are_named(shapes: Path, tmp_path: Path, content: bytes, words: str):
+    (tmp_path / "net.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=words):
+        opened(shapes, tmp_path / "net.onnx")
+
+
+def test_one_number_for_two_classes_is_named(tmp_path: Path):
+    data = write_shapes(tmp_path / "two", per_class=12, size=SIDE, channels=3)
+    next(folder for folder in sorted(data.iterdir()) if folder.is_dir()).rename(tmp_path / "away")
+    net = Net()
+    net.weight, net.bias = net.weight[:1], net.bias[:1]
+    with pytest.raises(ModelError, match="both logits"):
+        opened(data, net.save(tmp_path / "net.onnx", net.linear(), shape=("N", 1)))

@@ -5,7 +5,6 @@ They lie beside the images, or in ``labels/`` where those lie in ``images/``. An
 
 from __future__ import annotations
 
-import codecs
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from planish.data.annotations.checked import size_of
 from planish.data.annotations.noted import NotedImage, NotedObject, note_unused
+from planish.data.annotations.yolo_words import class_number, has_label_line
 from planish.data.inventory import Inventory
 from planish.data.listing import SPLIT_WORDS, GivenSplit, files_below, image_files
 from planish.errors import DataError, first_line
@@ -46,7 +46,7 @@ class Layout:
 def has_yolo(root: Path) -> bool:
     """Whether an image of a folder has such a file."""
     texts = (_text(root, image) for image in image_files(root))
-    return any(text is not None and _looks_like_one(text) for text in texts)
+    return any(text is not None and has_label_line(text) for text in texts)
 
 
 def yolo_layout(root: Path, inventory: Inventory | None = None, description: Path | None = None) -> Layout | None:
@@ -125,7 +125,7 @@ def _without_orphans(root: Path, texts: dict[Path, Path | None], inventory: Inve
     known = set(texts.values())
     found = [
         f for f in files_below(root)
-        if f.suffix.lower() == ".txt" and f not in known and f.name not in _NAME_FILES and _looks_like_one(f)
+        if f.suffix.lower() == ".txt" and f not in known and f.name not in _NAME_FILES and has_label_line(f)
     ]  # fmt: skip
     images_of: dict[Path, list[Path]] = {}
     for image, text in texts.items():
@@ -153,7 +153,7 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, 
         DataError: a text file cannot be read.
     """
     rows = {image: _rows(text) if text is not None else [] for image, text in layout.texts.items()}
-    numbers = {int(row[1][0]) for lines in rows.values() for row in lines if row[1] and row[1][0].isdigit()}
+    numbers = {number for lines in rows.values() for _, words in lines if words and (number := class_number(words[0])) is not None}
     names = layout.names or {number: f"class {number}" for number in sorted(numbers)}
     _refuse_other_kinds([words for lines in rows.values() for _, words in lines])
     if len(set(names.values())) < len(names):
@@ -209,7 +209,8 @@ def _refuse_other_kinds(lines: list[list[str]]) -> None:
 
 
 def _object(words: list[str], names: dict[int, str], height: int, width: int) -> NotedObject:
-    if not words[0].isdigit() or int(words[0]) not in names:
+    number = class_number(words[0])
+    if number is None or number not in names:
         raise ValueError(f"is of class {words[0]!r}; classes are {', '.join(map(str, sorted(names)))}")
     try:
         values = [float(word) for word in words[1:]]
@@ -219,7 +220,7 @@ def _object(words: list[str], names: dict[int, str], height: int, width: int) ->
         raise ValueError(f"has {len(values)} numbers after the class; a box has 4, a polygon x and y of three corners or more")
     if not all(-_BEYOND + 1 <= value <= _BEYOND for value in values):
         raise ValueError("has numbers outside 0 to 1; they are shares of the sides, not pixels")
-    label = names[int(words[0])]
+    label = names[number]
     if len(values) == 4:
         x, y, wide, high = values
         return NotedObject(label, ((x - wide / 2) * width, (y - high / 2) * height, (x + wide / 2) * width, (y + high / 2) * height))
@@ -244,17 +245,6 @@ def _text(root: Path, image: Path) -> Path | None:
     apart = [root.joinpath(*parts[:i], "labels", *parts[i + 1 :]) for i in places]
     found = [file.with_suffix(suffix) for file in (image, *apart) for suffix in (".txt", ".TXT")]
     return next((text for text in found if text.is_file() and text.name not in _NAME_FILES), None)
-
-
-def _looks_like_one(text: Path) -> bool:
-    if not text.is_file():
-        return False
-    with text.open("rb") as opened:
-        line = opened.readline(10_000).removeprefix(codecs.BOM_UTF8)
-    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return True  # which is refused when it is read
-    words = line.replace(b",", b" ").split()
-    return len(words) > 4 and all(word.replace(b".", b"").replace(b"-", b"").replace(b"e", b"").isdigit() for word in words)
 
 
 def _yaml(root: Path, description: Path | None) -> tuple[Path, dict[str, Any]] | None:
@@ -299,6 +289,9 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
         inner = [part for part in Path(entry.replace("\\", "/")).parts if part not in ("..", "/")]
         ways = [file.parent / base / entry, file.parent / entry, *(file.parent.joinpath(*inner[i:]) for i in range(len(inner)))]
         place = next((real_path(way) for way in ways if way.exists() and real_path(way).is_relative_to(real_path(root))), None)
+        if place is None and word == "test":  # Roboflow names it where there are no test images, too
+            inventory.assume(f"{file.name} names {entry} for test, which does not exist: test is cut from train")
+            continue
         if place is None:
             raise DataError(f"{file.name} names {entry!r} for {word}, which is not below {str(root)!r}", "images lie below the data folder")
         if place not in [real_path(way) for way in ways[:2]]:

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from planish.artifact import Artifact, InputSpec, Step
 from planish.errors import TechniqueError, first_line
 from planish.models.outputs import Graph
+from planish.models.tracing import trace_graph
 from planish.technique import Technique, hyper_parameters
 
 _SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -35,7 +36,7 @@ def traced(module: nn.Module) -> fx.GraphModule:
         TechniqueError: its code hides its graph.
     """
     try:
-        return Graph(module, _Tracer().trace(module))
+        return Graph(module, trace_graph(module, _Tracer()))
     except Exception as error:  # whatever the network does with a proxy in place of a tensor
         reason = first_line(error)
         raise TechniqueError(
