@@ -7,6 +7,11 @@ import os
 import shutil
 import tempfile
 
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
 if "PLANISH_CACHE" not in os.environ:
     os.environ["PLANISH_CACHE"] = tempfile.mkdtemp(prefix="planish-tests-")
     atexit.register(shutil.rmtree, os.environ["PLANISH_CACHE"], ignore_errors=True)

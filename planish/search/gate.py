@@ -36,7 +36,7 @@ class Gate:
             raise GoalError(f"a drop of {self.max_drop:g} points", "it lies above 0 and below 100", "for example --max-drop 2")
 
     def p_values(self, new: Floats, old: Floats, is_new: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> dict[str, float]:
-        """Of the test on ``new`` and that on ``old`` images.
+        """Of the test on ``new`` and that on ``old`` images; 1 where no image is new.
 
         Args:
             new: whether the new network is right on each test image, 0 or 1, ``(N,)``.
@@ -44,7 +44,7 @@ class Gate:
             is_new: which images are new, ``(N,)``.
         """
         return {
-            "new": p_better(new[is_new], old[is_new]),
+            "new": p_better(new[is_new], old[is_new]) if is_new.any() else 1.0,
             "old": p_not_worse(new[~is_new], old[~is_new], self.max_drop / 100),
         }
 

@@ -35,7 +35,7 @@ from planish.search.gate import ALPHA, MAX_DROP, Gate
 from planish.search.goal import seconds as in_seconds
 from planish.search.opened import Opened, open_model
 from planish.search.resumable import resumable
-from planish.split_assignment import SplitAssignment
+from planish.split_assignment import ASSIGNED_SPLITS, SplitAssignment
 from planish.task import Task
 from planish.tasks import task_for
 from planish.training.original import train_original
@@ -51,7 +51,7 @@ class Continued:
     """``continued.json``: what new images brought.
 
     Args:
-        old: accuracy on test of what was served, on ``old`` images, which it was made with, and on ``new`` ones.
+        old: accuracy on test of what was served, on ``old`` images, which it was made with, and on ``new`` ones, where there are any.
         new: likewise of what was made now.
         gain: new less old, in points, paired by image.
         latency_ratio: old latency by new; above 1 the new one is faster.
@@ -82,10 +82,11 @@ class Continued:
         """In a few words."""
         said = ", ".join(
             f"{self.gain[of].value:+.2f} points [{self.gain[of].low:.2f}, {self.gain[of].high:.2f}] on {self.gain[of].n} {of} test images"
-            for of in ("old", "new")
+            for of in self.gain
         )
+        how_sure = f"p = {self.p_values['new']:.3f}" if "new" in self.gain else "none is for testing"
         shown = {
-            "new": f"better on new images (p = {self.p_values['new']:.3f})",
+            "new": f"better on new images ({how_sure})",
             "old": f"less than {self.max_drop:g} points worse on old ones (p = {self.p_values['old']:.3f})",
         }
         unshown = [text for of, text in shown.items() if self.p_values[of] > self.alpha]
@@ -182,7 +183,7 @@ def continue_from(
             baseline="old", threads=described.threads, batch=described.batch,
         )  # fmt: skip
         scores = {name: _scores(one, task) for name, one in (("old", opened), ("new", fresh))}
-        groups = {"old": ~is_new, "new": is_new}
+        groups = {of: rows for of, rows in (("old", ~is_new), ("new", is_new)) if rows.any()}
         found = Continued(
             old={of: _accuracy(scores["old"][rows]) for of, rows in groups.items()},
             new={of: _accuracy(scores["new"][rows]) for of, rows in groups.items()},
@@ -227,14 +228,17 @@ def _check(
         note(f"{missing} of the images that the served network was made with are not there any more")
     is_new = ~images.splits["test"].known_to(assignment)
     counts = int(is_new.sum()), int((~is_new).sum())
-    if not all(counts):
-        raise DataError(
-            f"{counts[0]} new images and {counts[1]} old ones are for testing",
-            "the networks are compared on both, and about 15 % of new images are for testing",
-            "add more labelled images, or name the images that the bundle was made from",
-        )
     if replace_served:
         gate.require(*counts)
+    new = sum(len(images.splits[name]) for name in ASSIGNED_SPLITS) - images.known
+    if not (new and counts[1]):
+        raise DataError(
+            f"{new} images are new, and {counts[1]} old ones are for testing",
+            "the networks are compared on old images, and trained on new ones as well",
+            "name images that the bundle was made from, and new ones",
+        )
+    if not counts[0]:
+        note("no new image is for testing, about 15 % of them are: what the new network makes of such images is not measured")
     return is_new
 
 

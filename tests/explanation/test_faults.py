@@ -16,6 +16,7 @@ from torch import nn
 import planish
 from planish.artifact import Artifact
 from planish.explanation import explain as explaining
+from planish.explanation.reach import Reach
 from planish.explanation.result import Explanation
 from planish.models.storage import save_artifact
 
@@ -33,6 +34,12 @@ def mobilenet() -> Artifact:
 def names(found: Explanation) -> list[str]:
     """Without what depends on the processor alone: whether integers pay."""
     return [finding.name for finding in found.findings if finding.name != "float_where_integers_pay"]
+
+
+@pytest.fixture
+def fast_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose integer units are never the limit: what a fault costs must not hang on what else runs here."""
+    monkeypatch.setattr(explaining, "measure_reach", lambda threads: Reach(100.0, 1e5, threads))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -65,6 +72,7 @@ def test_activation_without_an_integer_kernel(tmp_path: Path) -> None:
     assert "HardSigmoid" in found.findings[0].what, "the quantizer takes hard-swish apart"
 
 
+@pytest.mark.usefixtures("fast_integers")
 def test_dynamic_quantization_of_convolutions(resnet: Artifact, tmp_path: Path) -> None:
     file = tmp_path / "dynamic.onnx"
     quantize_dynamic(str(resnet.files[0]), str(file), op_types_to_quantize=["Conv"], weight_type=QuantType.QUInt8)
@@ -73,6 +81,7 @@ def test_dynamic_quantization_of_convolutions(resnet: Artifact, tmp_path: Path) 
     assert 0 < found.findings[0].cost_ms < found.latency_ms
 
 
+@pytest.mark.usefixtures("fast_integers")
 def test_unsigned_weights(resnet: Artifact, tmp_path: Path) -> None:
     assert names(planish.explain(wrongly(resnet, tmp_path, weight_type=QuantType.QUInt8))) == ["unsigned_weights"]
 
@@ -93,6 +102,7 @@ def test_misaligned_channels() -> None:
     assert names(planish.explain(exported(convolutions(32, 48, 64), 48).files[0])) == []
 
 
+@pytest.mark.usefixtures("fast_integers")
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_memory_bound_depthwise(runtime: str) -> None:
     quantized = healthy(exported(convolutions(32, depthwise=True), 96), runtime)
@@ -146,7 +156,6 @@ def evidence(**changes: Any) -> Any:
     """For what depends on time alone, which no test should: profiles written by hand."""
     from planish.explanation.findings import Evidence
     from planish.explanation.profile import LayerProfile, Profile
-    from planish.explanation.reach import Reach
 
     layer = LayerProfile(
         "a", "Conv", "convolution", 1.0, changes.pop("precision", "fp32"), (1, 64, 8, 8), macs=10**8, weight=(64, 64, 3, 3)
@@ -179,7 +188,6 @@ def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
 @pytest.mark.parametrize(("gain", "precision", "said"), [(4, "fp32", True), (1.1, "fp32", False), (4, "int8", False), (4, "bf16", False)])
 def test_fp32_where_integers_pay(gain: float, precision: str, said: bool) -> None:
     from planish.explanation.finders import find_all
-    from planish.explanation.reach import Reach
 
     given = replace(evidence(precision=precision), reach=Reach(100, 100 * gain, 1))
     found = {finding.name: finding for finding in find_all(given)}
@@ -193,7 +201,6 @@ def test_fp32_where_integers_pay(gain: float, precision: str, said: bool) -> Non
 def test_a_whole_file_in_fp32_says_that_int8_pays_and_one_in_int8_does_not(
     resnet: Artifact, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from planish.explanation.reach import Reach
 
     monkeypatch.setattr(explaining, "measure_reach", lambda threads: Reach(100, 350, 1))
     said = [{f.name for f in planish.explain(file, runtime=runtime).findings} for file in (resnet.files[0], healthy(resnet, runtime))]

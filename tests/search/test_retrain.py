@@ -187,7 +187,7 @@ def test_what_cannot_be_continued_says_why(old: tuple[Path, Path], tmp_path: Pat
     other = write_shapes(tmp_path / "other", per_class=20, seed=3)
     with pytest.raises(DataError, match=r"old images are for testing.*at least 133"):
         commands.continue_from(run, data, write_shapes(tmp_path / "more", per_class=60, seed=3), out=out, replace_served=True)
-    with pytest.raises(DataError, match=r"0 new images and \d+ old ones are for testing"):
+    with pytest.raises(DataError, match=r"0 images are new, and \d+ old ones are for testing"):
         commands.continue_from(run, data, data, out=out)
     with pytest.raises(GoalError, match="alpha of 5"):
         commands.continue_from(run, data, other, out=out, alpha=5)
@@ -266,3 +266,19 @@ def test_the_same_command_goes_on_from_an_interrupted_training_alone(
     assert asked == [False, True]
     with pytest.raises(BundleError, match="seed was 0 and is now 1"):
         commands.continue_from(run, data, new, out=out, seed=1)
+
+
+def test_a_few_new_images_of_one_class_are_taken_in(old: tuple[Path, Path], tmp_path: Path) -> None:
+    """None of them is for testing, so nothing is shown of such images; the network is trained on them all the same."""
+    data, run = old
+    short = {hashlib.sha256(path.read_bytes()).hexdigest()[:16]: path for path in negatives(tmp_path / "new", 12).glob("disc/*.png")}
+    for _ in range(len(short) - 3):
+        short.popitem()
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{path},disc\n" for path in short.values()))
+    found = commands.continue_from(run, data, tmp_path / "labels.csv", out=tmp_path / "out", changes=("epochs=1",))
+    kept_now = SplitAssignment.load(tmp_path / "out" / "bundle" / "splits.json").splits
+    assert {short_hash for short_hash in kept_now if short_hash in short} == set(short)
+    assert "test" not in {kept_now[name] for name in short}, "this test is about images of which none is for testing"
+    assert set(found.gain) == {"old"}
+    assert not found.better
+    assert "none is for testing" in found.verdict
