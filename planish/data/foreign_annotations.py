@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from planish.input_files import require_regular
+
 _HEAD = 1 << 16  # bytes of a file that are looked at
 PANOPTIC = "COCO panoptic JSON"
 _JSON = (
@@ -27,6 +29,7 @@ def foreign_format(file: Path) -> str | None:
     if kinds is None:
         return None
     try:
+        require_regular(file)
         with file.open("rb") as opened:
             head = opened.read(_HEAD)
     except OSError:

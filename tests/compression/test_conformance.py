@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 import pytest
@@ -25,7 +26,9 @@ from planish.compression import (
     UnstructuredPruning,
     WeightSharing,
     Width,
+    mixed_precision,
 )
+from planish.evaluation.layer_latency import Variant, multiplications
 from planish.export import Pack, Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport
 from planish.export.litert_file import PYTHON
 from planish.task import Task
@@ -152,6 +155,17 @@ class TestInt8(TechniqueConformance):
 class TestInt8WithEverything(TechniqueConformance):
     technique = Int8(method="mse", equalise=True, correct_bias=True, slack=0.3)
     before = (ToOnnx(),)
+
+    @pytest.fixture(autouse=True, scope="class")
+    def _integers_are_faster(self) -> Iterator[None]:
+        """On any processor, so that layers are left in integers."""
+
+        def times(variants: Sequence[Variant], *_: object, **__: object) -> list[float]:
+            return [multiplications(v) * (1.0 if v.precision == "int8" else 2.0) for v in variants]
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(mixed_precision, "layer_latencies", times)
+            yield
 
 
 class TestHalfPrecision(TechniqueConformance):

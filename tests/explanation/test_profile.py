@@ -246,11 +246,3 @@ def test_a_file_with_open_sides_says_which_size_was_taken(runtime: str, tmp_path
     assert next(x for x in found.layers if x.macs).macs == 4 * 3 * 9 * 38 * 54
     fixed = foreign(convolutions(16, 16), 40, tmp_path / "fixed.onnx")
     assert not any("open" in note for note in planish.explain(fixed, runtime=runtime).notes)
-
-
-def test_open_sides_are_filled_by_where_the_channels_are() -> None:
-    file = ModelFile(Path("a.onnx"), "onnxruntime")
-    assert file._closed([None, None, None, None]) == [1, 3, 224, 224]
-    assert file._closed([None, 1, None, None]) == [1, 1, 224, 224]
-    assert file._closed([None, None, None, 3]) == [1, 224, 224, 3]
-    assert file._closed([None, None, 64, 64]) == [1, 3, 64, 64]

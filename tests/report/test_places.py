@@ -218,7 +218,7 @@ def _edit(name: str, **changes: object) -> Callable[[Path], None]:
         (_edit("pictures.npz", rows=np.arange(60, 72)), "rows that the predictions do not"),
         (_edit("pictures.npz", truth=np.zeros((12, 9, 9, 3), np.uint8)), "truth (12, 9, 9, 3)"),
         (_edit("pictures.npz", scores=np.zeros(12)), "pictures.npz"),
-        (lambda run: (run / "pictures.npz").write_bytes(b"x") and None, "pictures.npz: cannot be read"),
+        (lambda run: (run / "pictures.npz").write_bytes(b"x") and None, "pictures.npz cannot be read"),
     ],
 )
 def test_broken_files_are_named(spoil: Callable[[Path], None], names: str, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_candidates_are_taught_by_all_of_them(tmp_path: Path, monkeypatch: pytes
         known["latency_ratio"] = Measurement("latency_ratio", 2.0, "ratio", 50, True)
         known["drop_calibration"] = Measurement("drop_calibration", 5.0, "points", 50, False)
         trial = Trial(Level(2.0), Plan(ChannelPruning(ratio=0.5)), measurements=known)
-        trained.extend(halving.train(search, [trial], seconds=2))
+        trained.extend(halving.train(search, [trial], reserved=search.seconds_left - 2))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(optimize, "_search", one)
