@@ -6,7 +6,9 @@ import re
 
 from planish.printable import printable
 
-_CPP_PLACE = re.compile(r"\S+\.(?:cc|cpp|h|hpp):\d+ [^ ]+ ?.*?\) (?=\S)")  # file, line and function in ONNX Runtime's messages
+_CPP_PLACE = re.compile(
+    r"\S{1,300}\.(?:cc|cpp|h|hpp):\d{1,9} [^ ]{1,300} ?.{0,1000}?\) (?=\S)"
+)  # file, line and function in ONNX Runtime's messages
 _LONGEST = 4000  # characters of a part of a message: files can hold names of a million
 
 
@@ -77,7 +79,7 @@ def first_line(error: BaseException) -> str:
 
     Where in a C++ library it was raised is left out, and of a first line that only announces the reason (OpenVINO's) the next is taken too.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip()[:_LONGEST] for line in str(error)[:1_000_000].splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

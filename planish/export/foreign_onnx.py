@@ -14,7 +14,7 @@ from planish.errors import ModelError, first_line
 from planish.evaluation.kernels import silent_options
 from planish.export.onnx_cleanup import add_prefix, clean_up, free_batch
 from planish.export.onnx_file import pool_globally
-from planish.input_files import require_regular
+from planish.input_files import DAMAGED, describe, require_regular
 from planish.models.mistaken_files import mistaken_file
 
 if TYPE_CHECKING:
@@ -147,7 +147,10 @@ def fed_pixels(
     """
     model, notes = _renewed(foreign.model)
     before = len(notes)
-    notes += clean_up(model)
+    try:
+        notes += clean_up(model)
+    except DAMAGED as error:
+        raise ModelError(f"the network of this ONNX file makes no sense: {describe(error)}", "its nodes must fit its tensors") from error
     reference = _copy(model) if len(notes) > before else foreign.model  # half precision is compared in float32
     values = _outputs(reference, foreign.batch or 1, spec, preprocessing, sample)
     name, more = _logits_output(values, classes, labels)
@@ -345,4 +348,5 @@ def _shape_words(value: Any) -> str:
 
     kind = value.type.tensor_type
     sides = ", ".join(str(d.dim_value or d.dim_param or "?") for d in kind.shape.dim)
-    return f"{TensorProto.DataType.Name(kind.elem_type).lower()} ({sides})"
+    known = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    return f"{known.get(kind.elem_type, f'type {kind.elem_type}')} ({sides})"

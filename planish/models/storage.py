@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_model
 from torch import nn
 
@@ -94,7 +94,10 @@ def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Ar
             files=tuple(folder / Path(name).name for name in description["files"]),
             original=original,
         )
-    except (KeyError, TypeError, ValidationError) as error:
+        numbers = {len(artifact.preprocessing.mean), len(artifact.preprocessing.std)}
+        if not numbers <= {1, artifact.input_spec.channels}:
+            raise ValueError(f"a normalisation of {max(numbers)} channels, and images of {artifact.input_spec.channels}")
+    except (KeyError, TypeError, ValueError) as error:
         raise _broken(folder, error) from error
     absent = [file.name for file in artifact.files if not file.is_file()]
     if absent:

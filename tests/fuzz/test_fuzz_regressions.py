@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
+import planish
 from planish.data import load_images
 from planish.data.annotations.voc import _parse
 from planish.data.archives import read_arrays
-from planish.errors import BundleError, DataError, ModelError, PlanError, PlanishError
+from planish.errors import BundleError, DataError, ModelError, PlanError, PlanishError, first_line
 from planish.export.bundle import REFERENCE
 from planish.input_files import read_bytes
 from planish.models.checkpoints import aligned, read_checkpoint
@@ -237,3 +240,29 @@ def test_pipes_in_the_place_of_models(tmp_path: Path) -> None:
     for read in (metadata_of, read_foreign, lambda file: load([file], "onnxruntime"), open_model):
         with pytest.raises(PlanishError, match=r"not a regular file|neither"):
             read(tmp_path / "a.onnx")
+
+
+def test_the_first_line_of_a_long_message_takes_no_time() -> None:
+    error = ValueError("a" * 3_000_000 + ".cc:")
+    begun = time.process_time()
+    assert len(first_line(error)) <= 300
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda model: model.graph.node[-1].ClearField("input"),
+        lambda model: model.graph.initializer[-1].ClearField("raw_data"),
+        lambda model: model.graph.node[-1].input.__setitem__(2, model.graph.input[0].name),
+    ],
+)
+def test_onnx_files_whose_nodes_do_not_fit(tmp_path: Path, spoil: Callable[[Any], object]) -> None:
+    data = write_shapes(tmp_path / "data", per_class=8)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    torch.onnx.export(network, (torch.rand(1, 3, 24, 24),), str(tmp_path / "net.onnx"), dynamo=False)
+    model = onnx.load(str(tmp_path / "net.onnx"))
+    spoil(model)
+    onnx.save(model, str(tmp_path / "net.onnx"))
+    with pytest.raises(PlanishError):
+        planish.optimize(data, model=str(tmp_path / "net.onnx"), budget="1m", out=tmp_path / "run")
