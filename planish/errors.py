@@ -6,9 +6,8 @@ import re
 
 from planish.printable import printable
 
-_CPP_PLACE = re.compile(
-    r"\S{1,300}\.(?:cc|cpp|h|hpp):\d{1,9} [^ ]{1,300} ?.{0,1000}?\) (?=\S)"
-)  # file, line and function in ONNX Runtime's messages
+# File, line and function in ONNX Runtime's messages.
+_CPP_PLACE = re.compile(r"\S{1,300}\.(?:cc|cpp|h|hpp):\d{1,9} [^ ]{1,300} ?.{0,1000}?\) (?=\S)")
 _LONGEST = 4000  # characters of a part of a message: files can hold names of a million
 
 

@@ -77,8 +77,9 @@ def _input_moments(module: nn.Module, batches: Sequence[Tensor]) -> dict[str, Te
     with watching(layers, see):
         for batch in batches:
             module(batch)
-    ridge = {name: 1e-3 * total.diagonal().mean().clamp_min(1e-12) for name, total in sums.items()}
-    return {name: (total + ridge[name] * torch.eye(len(total), dtype=total.dtype)) / rows[name] for name, total in sums.items()}
+    for total in sums.values():
+        total.diagonal().add_(1e-3 * total.diagonal().mean().clamp_min(1e-12))
+    return {name: total / rows[name] for name, total in sums.items()}
 
 
 @torch.no_grad()
@@ -94,9 +95,8 @@ def _repaired(whole: nn.Module, masked: nn.Module, graph: ChannelGraph, units: S
         estimate = torch.linalg.solve(products[~gone][:, ~gone], products[~gone][:, gone]).float()
         before, weight = cast(Tensor, whole.get_submodule(name).weight), cast(Tensor, masked.get_submodule(name).weight)
         made = torch.einsum("or...,kr->ok...", before[:, gone], estimate)
-        made[torch.from_numpy(np.isin(graph.classes.get((f"{name}.weight", 0), ()), units)).nonzero().flatten()] = (
-            0  # they are gone as well
-        )
+        outputs_gone = np.flatnonzero(np.isin(graph.classes.get((f"{name}.weight", 0), ()), units))
+        made[torch.from_numpy(outputs_gone)] = 0
         weight[:, ~gone] += made
     return masked
 
