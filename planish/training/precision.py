@@ -22,7 +22,6 @@ from planish.progress import note
 
 _WORTH_IT = 1.1  # times faster
 _IMAGES, _STEPS = 16, 3
-_known: dict[str, bool] = {}
 
 
 def use_bf16(wanted: str, device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
@@ -42,17 +41,14 @@ def _gains(device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
     layers = hashlib.sha256(repr((spec, [type(module).__name__ for module in network.modules()])).encode()).hexdigest()[:16]
 
     def measured() -> bool:
-        if layers not in _known:
-            try:
-                plain, bf16 = _step_seconds(network, spec)
-            except Exception as error:  # an operator without bfloat16, or code of the user's own that does not take it
-                _known[layers] = False
-                note(f"training in float32: the network does not run in bfloat16 ({first_line(error)})")
-                return False
-            _known[layers] = plain / bf16 > _WORTH_IT
-            chosen = "bfloat16" if _known[layers] else "float32"
-            note(f"training in {chosen}: bfloat16 runs at {plain / bf16:.1f}x the speed of float32 here")
-        return _known[layers]
+        try:
+            plain, bf16 = _step_seconds(network, spec)
+        except Exception as error:  # an operator without bfloat16, or code of the user's own that does not take it
+            note(f"training in float32: the network does not run in bfloat16 ({first_line(error)})")
+            return False
+        gains = plain / bf16 > _WORTH_IT
+        note(f"training in {'bfloat16' if gains else 'float32'}: bfloat16 runs at {plain / bf16:.1f}x the speed of float32 here")
+        return gains
 
     return bool(decide(f"bfloat16:{layers}", measured))
 

@@ -13,6 +13,7 @@ import torch
 
 from planish.artifact import InputSpec
 from planish.compression.iterative_pruning import IterativePruning
+from planish.decisions import remembering
 from planish.models.zoo import create
 from planish.search.experiment import Experiment, experiment
 from planish.search.folds import Folds, folds
@@ -26,7 +27,6 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
-    monkeypatch.setattr(precision, "_known", {})
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     return create("resnet8", num_classes=3, channels=3, image_size=16).module
 
@@ -45,7 +45,9 @@ def test_what_is_faster_is_taken_and_remembered(
 ) -> None:
     asked = []
     monkeypatch.setattr(precision, "_step_seconds", lambda *_: asked.append(1) or seconds)
-    assert [precision.use_bf16("auto", CPU, network, SPEC) for _ in range(2)] == [gains, gains]
+    decided: dict[str, Any] = {}
+    with remembering(lambda key, work: decided[key] if key in decided else decided.setdefault(key, work())):
+        assert [precision.use_bf16("auto", CPU, network, SPEC) for _ in range(2)] == [gains, gains]
     assert len(asked) == 1
     assert precision.use_bf16("bf16", CPU, network, SPEC)
     assert not precision.use_bf16("off", CPU, network, SPEC)
@@ -55,7 +57,6 @@ def test_what_is_faster_is_taken_and_remembered(
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What each training was asked to compute in, on a machine with bf16 on which every other timing says that it pays; the second
     training is interrupted."""
-    monkeypatch.setattr(precision, "_known", {})
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     timings = itertools.cycle([(1.0, 0.5), (1.0, 1.5)])
     monkeypatch.setattr(precision, "_step_seconds", lambda *_: next(timings))
@@ -86,7 +87,6 @@ def test_all_trainings_of_a_job_compute_alike_in_a_second_sitting_too(job: Any, 
     data = write_shapes(tmp_path / "shapes", per_class=12, size=16)
     with pytest.raises(KeyboardInterrupt):
         job(data, tmp_path / "run", False)
-    precision._known.clear()  # as in another process, whose own timing would say that it does not pay
     found = job(data, tmp_path / "run", True)
     assert len(asked) >= 3
     assert set(asked) == {"bf16"}, asked
