@@ -17,11 +17,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from planish.data.annotations.checked import objects_of, size_of
+from planish.data.annotations.validation import objects_of, size_of
 from planish.data.annotations.voc import read_voc, voc_files
-from planish.data.tiles import LargeImage, write_tiles
+from planish.data.tiling.tiles import LargeImage, write_tiles
+from planish.devices.machine import describe_machine
 from planish.evaluation.evaluate import evaluate
-from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.training.original import train_original
 from planish.training.prepare import prepare

@@ -15,8 +15,8 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from planish.devices.machine import describe_machine
 from planish.evaluation.evaluate import evaluate
-from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.training.original import train_original
 from planish.training.prepare import prepare

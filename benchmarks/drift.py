@@ -21,10 +21,10 @@ from scipy.ndimage import gaussian_filter
 
 from planish import commands
 from planish.data import load_images
-from planish.evaluation.machine import describe_machine
-from planish.export.bundle import REFERENCE
-from planish.export.reference import CLASS, image_values
-from planish.serving.drift import Drift, DriftSettings
+from planish.devices.machine import describe_machine
+from planish.export.bundle.folder import REFERENCE
+from planish.export.bundle.reference import CLASS, image_values
+from planish.serving.monitoring.drift import Drift, DriftSettings
 from planish.serving.serve import open_models
 
 if TYPE_CHECKING:

@@ -27,10 +27,10 @@ from scipy.signal import lfilter
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.data import load_images
-from planish.evaluation.machine import describe_machine
-from planish.export.bundle import REFERENCE
-from planish.export.reference import CLASS, image_values, reference_values
-from planish.serving.drift import Drift, DriftSettings
+from planish.devices.machine import describe_machine
+from planish.export.bundle.folder import REFERENCE
+from planish.export.bundle.reference import CLASS, image_values, reference_values
+from planish.serving.monitoring.drift import Drift, DriftSettings
 
 RESULTS = Path(__file__).parent / "results"
 MONDAY, DAY, WEEK, EVERY_S, REFERENCE_IMAGES = 4 * 86_400, 86_400, 604_800, 60, 1000

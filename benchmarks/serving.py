@@ -27,9 +27,9 @@ import aiohttp
 import numpy as np
 import psutil
 
-from planish.evaluation.machine import describe_machine
-from planish.export.bundle import read_bundle
-from planish.export.runtimes import load
+from planish.devices.machine import describe_machine
+from planish.export.bundle.folder import read_bundle
+from planish.export.runtimes.registry import load
 
 RESULTS = Path(__file__).parent / "results"
 BATCH, ROUNDS = 16, 3

@@ -31,7 +31,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.serving import BATCH, RESULTS, closed, opened
-from planish.evaluation.machine import describe_machine
+from planish.devices.machine import describe_machine
 
 CLIENTS = 32
 HEADERS = {"Content-Type": "application/octet-stream"}

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from planish import commands
-from planish.evaluation.machine import describe_machine
+from planish.devices.machine import describe_machine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from planish.evaluation.machine import describe_machine
+from planish.devices.machine import describe_machine
 from planish.training.fit import fit
 from planish.training.prepare import Job, prepare
 from planish.training.settings import FitSettings

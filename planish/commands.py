@@ -15,71 +15,71 @@ from typing import Any
 import torch
 from torch import nn
 
+from planish import units
 from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.data import ImageData, load_images, require_classes, tile_images
+from planish.datacentric.few_shot import FewShot
+from planish.datacentric.few_shot import few_shot as probe
+from planish.datacentric.folds import Folds
+from planish.datacentric.folds import folds as cross_validate
+from planish.datacentric.label_issues import Suspects
+from planish.datacentric.label_issues import suspects as find_suspects
+from planish.datacentric.learning_curve import LearningCurve
+from planish.datacentric.learning_curve import learning_curve as find_learning_curve
+from planish.datacentric.retrain import Continued
+from planish.datacentric.retrain import continue_from as retrain
+from planish.devices.machine import describe_machine
 from planish.errors import BundleError, DataError, GoalError, ModelError, RuntimeMissingError
 from planish.evaluation.evaluate import evaluate as evaluate_split
 from planish.evaluation.latency import LatencyReport, measure_latency
-from planish.evaluation.machine import describe_machine
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.experiments.compression import Comparison
+from planish.experiments.compression import compare as run_comparison
+from planish.experiments.ensembles import EnsembleStudy
+from planish.experiments.ensembles import ensembles as run_ensembles
+from planish.experiments.experiment import Experiment, experiment
+from planish.experiments.studies import STUDIES
 from planish.explanation.explain import explain as explain_model
 from planish.explanation.result import Explanation
 from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport
-from planish.export.bundle import bundle_folder, write_bundle
+from planish.export.bundle.folder import bundle_folder, write_bundle
+from planish.export.bundle.signature import sign as sign_bundle
+from planish.export.bundle.verify import VerifyReport
+from planish.export.bundle.verify import verify as verify_bundle
 from planish.export.litert_file import converter_python
-from planish.export.runtimes import available, registered
-from planish.export.signature import sign as sign_bundle
-from planish.export.verify import VerifyReport
-from planish.export.verify import verify as verify_bundle
-from planish.input_files import damage_reported
+from planish.export.runtimes.registry import available, registered
+from planish.files.reading import damage_reported
 from planish.measurement import Measurement
 from planish.models.storage import save_artifact
 from planish.plan import Plan
 from planish.progress import collecting_notes, note
 from planish.report import write_report
-from planish.report.comparison import write_comparison
-from planish.report.ensembles import write_ensembles
-from planish.report.evaluation import write_evaluation
-from planish.report.experiment import write_experiment
-from planish.report.learning_curve import write_learning_curve
-from planish.report.suspects import write_suspects
-from planish.search import goal as units
+from planish.report.pages.comparison import write_comparison
+from planish.report.pages.ensembles import write_ensembles
+from planish.report.pages.evaluation import write_evaluation
+from planish.report.pages.experiment import write_experiment
+from planish.report.pages.label_issues import write_suspects
+from planish.report.pages.learning_curve import write_learning_curve
+from planish.runs.evaluation import judge, keep
+from planish.runs.open_model import Opened, open_model
+from planish.runs.open_network import Network, open_network
+from planish.runs.original import write_training
+from planish.runs.resumable import resumable
 from planish.search.budget import is_kept
-from planish.search.compare import Comparison
-from planish.search.compare import compare as run_comparison
-from planish.search.ensembles import EnsembleStudy
-from planish.search.ensembles import ensembles as run_ensembles
-from planish.search.evaluation import judge, keep
-from planish.search.experiment import Experiment, experiment
-from planish.search.folds import Folds
-from planish.search.folds import folds as cross_validate
-from planish.search.learning_curve import LearningCurve
-from planish.search.learning_curve import learning_curve as find_learning_curve
-from planish.search.open_network import Network, open_network
-from planish.search.opened import Opened, open_model
 from planish.search.optimize import default_folder
 from planish.search.optimize import optimize as search
-from planish.search.original import write_training
 from planish.search.result import Result
-from planish.search.resumable import resumable
-from planish.search.retrain import Continued
-from planish.search.retrain import continue_from as retrain
 from planish.search.state import Watch
-from planish.search.studies import STUDIES
-from planish.search.suspects import Suspects
-from planish.search.suspects import suspects as find_suspects
 from planish.search.time_estimates import training_seconds
-from planish.serving.monitor import Monitored
-from planish.serving.monitor import monitor as look_for_drift
+from planish.serving.monitoring.monitor import Monitored
+from planish.serving.monitoring.monitor import monitor as look_for_drift
 from planish.split_assignment import assignment_beside, combined
 from planish.task import SplitName
 from planish.tasks import task_for
 from planish.training import Distill
 from planish.training.original import TrainMode, train_original
 from planish.training.prepare import prepare
-from planish.training.probe import FewShot
-from planish.training.probe import few_shot as probe
 from planish.training.recipe import Recipe, pull, resolved_recipe, shipped, warn_of_fresh_weights
 
 # As much network as so many minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it
@@ -133,7 +133,7 @@ def demo(
 
 
 def compare(data: str | Path, *, out: str | Path | None = None, **options: Any) -> Comparison:
-    """Try many ways of one topic of compression on the same model, fairly; see ``planish.search.compare.compare`` for the options.
+    """Try many ways of one topic of compression on the same model, fairly; see ``planish.experiments.compression.compare`` for the options.
 
     Returns:
         What was found. The folder, ``out`` or ``runs/`` and the comparison's name, holds ``comparison.json`` and ``comparison.html``.
@@ -144,7 +144,7 @@ def compare(data: str | Path, *, out: str | Path | None = None, **options: Any) 
 
 
 def vary(data: str | Path, *, factors: Mapping[str, Sequence[Any]], out: str | Path | None = None, **options: Any) -> Experiment:
-    """A fair experiment over levers; see ``planish.search.experiment.experiment`` for the options.
+    """A fair experiment over levers; see ``planish.experiments.experiment.experiment`` for the options.
 
     Returns:
         What was found. The folder, ``out`` or ``runs/`` and the experiment's name, holds ``experiment.json`` and ``experiment.html``.
@@ -155,7 +155,7 @@ def vary(data: str | Path, *, factors: Mapping[str, Sequence[Any]], out: str | P
 
 
 def ensembles(data: str | Path, *, out: str | Path | None = None, **options: Any) -> EnsembleStudy:
-    """What ensembles and averages of weights bring and cost; see ``planish.search.ensembles.ensembles`` for the options.
+    """What ensembles and averages of weights bring and cost; see ``planish.experiments.ensembles.ensembles`` for the options.
 
     Returns:
         What was found. The folder, ``out`` or ``runs/`` and the study's name, holds ``ensembles.json`` and ``ensembles.html``.
@@ -171,7 +171,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def study(data: str | Path, topic: str, **options: Any) -> Experiment:
-    """A ready-made experiment of ``planish.search.studies.STUDIES``; options take the place of what it says."""
+    """A ready-made experiment of ``planish.experiments.studies.STUDIES``; options take the place of what it says."""
     made = STUDIES[topic]
     given = {"model": made.model, "design": made.design, "recipe": made.recipe, **options}
     return vary(data, factors=made.factors, **given | {"changes": [*made.changes, *options.get("changes", ())]})
@@ -261,12 +261,12 @@ def train(
 
 
 def continue_from(served: str | Path, data: str | Path, added: str | Path, **options: Any) -> Continued:
-    """Take new images in, and compare what comes of it with what is served; see ``planish.search.retrain.continue_from``."""
+    """Take new images in, and compare what comes of it with what is served; see ``planish.datacentric.retrain.continue_from``."""
     return retrain(served, data, added, **options)
 
 
 def folds(data: str | Path, **options: Any) -> Folds:
-    """How accurate a recipe is by cross-validation, test untouched; see ``planish.search.folds.folds`` for the options.
+    """How accurate a recipe is by cross-validation, test untouched; see ``planish.datacentric.folds.folds`` for the options.
 
     Returns:
         What was found; ``out``, or ``runs/`` and its name, holds it as ``folds.json``, with what was said of each image.
@@ -500,7 +500,7 @@ def explain(model: str | Path, **options: Any) -> Explanation:
 
 
 def sign(bundle: str | Path, *, key: str | Path) -> Path:
-    """Sign a bundle, so that whoever runs it can tell who made it; see ``planish.export.signature``.
+    """Sign a bundle, so that whoever runs it can tell who made it; see ``planish.export.bundle.signature``.
 
     Args:
         bundle: its folder, or a run's.
@@ -533,13 +533,13 @@ def serve(bundles: Sequence[str | Path], **options: Any) -> None:
 
 
 def monitor(source: str | Path, bundles: Sequence[str | Path] = (), **options: Any) -> list[Monitored]:
-    """Look for drift in a service's log, or ask the service; see ``planish.serving.monitor.monitor`` for the options."""
+    """Look for drift in a service's log, or ask the service; see ``planish.serving.monitoring.monitor.monitor`` for the options."""
     return look_for_drift(source, bundles, **options)
 
 
 def worth_labelling(log: str | Path, out: str | Path, count: int, bundles: Sequence[str | Path] = ()) -> int:
-    """Copy the logged images that are most worth a label; see ``planish.serving.labelling.worth_labelling``."""
-    from planish.serving.labelling import worth_labelling as copy
+    """Copy the logged images that are most worth a label; see ``planish.serving.monitoring.labelling.worth_labelling``."""
+    from planish.serving.monitoring.labelling import worth_labelling as copy
 
     return copy(Path(log), Path(out), count, bundles)
 
@@ -578,7 +578,7 @@ def tile(source: str | Path, *, size: int, out: str | Path, **options: Any) -> i
 
 
 def suspects(source: str | Path, *, out: str | Path | None = None, **options: Any) -> Suspects:
-    """Images whose label is probably wrong; see ``planish.search.suspects.suspects`` for the options.
+    """Images whose label is probably wrong; see ``planish.datacentric.label_issues.suspects`` for the options.
 
     Returns:
         What was found. The folder, ``out`` or ``runs/`` and its name, holds ``suspects.json`` and ``suspects.html``.
@@ -589,7 +589,7 @@ def suspects(source: str | Path, *, out: str | Path | None = None, **options: An
 
 
 def learning_curve(source: str | Path, *, out: str | Path | None = None, **options: Any) -> LearningCurve:
-    """Would more images help? See ``planish.search.learning_curve.learning_curve`` for the options.
+    """Would more images help? See ``planish.datacentric.learning_curve.learning_curve`` for the options.
 
     Returns:
         What was found. The folder, ``out`` or ``runs/`` and its name, holds ``learning_curve.json`` and ``learning_curve.html``.
@@ -600,7 +600,7 @@ def learning_curve(source: str | Path, *, out: str | Path | None = None, **optio
 
 
 def few_shot(source: str | Path, **options: Any) -> FewShot:
-    """What a few images a class are enough for on a frozen network; see ``planish.training.probe.few_shot`` for the options."""
+    """What a few images a class are enough for on a frozen network; see ``planish.datacentric.few_shot.few_shot`` for the options."""
     return probe(source, **options)
 
 

@@ -66,7 +66,7 @@ class BundleError(PlanishError):
 
 
 class TrustError(PlanishError):
-    """A file that can run code when it is opened, and that nobody vouches for; see ``planish.trust``."""
+    """A file that can run code when it is opened, and that nobody vouches for; see ``planish.files.trust``."""
 
 
 class GoalError(PlanishError):

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from planish.artifact import Artifact
 from planish.errors import PlanError, PlanishError
-from planish.input_files import read_text
+from planish.files.reading import read_text
+from planish.files.yaml_text import parse_yaml
 from planish.technique import Technique, describe, parameter_names, resolve, wrong_values
-from planish.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from planish.task import Task

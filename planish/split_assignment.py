@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from planish.errors import BundleError
-from planish.input_files import DAMAGED, describe, read_json
+from planish.files.reading import DAMAGED, describe, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,3 +117,24 @@ def combined(assignments: Iterable[SplitAssignment | None]) -> SplitAssignment |
 
 def _short(hashes: npt.NDArray[np.uint8]) -> list[str]:
     return [row[:_HASH_BYTES].tobytes().hex() for row in hashes]
+
+
+def keep_assignment(folder: Path, assignment: SplitAssignment) -> None:
+    """Keep the splits of a run's images as ``splits.json``.
+
+    Raises:
+        BundleError: the run was begun with other images, or other splits, than it shall be resumed with.
+    """
+    file = folder / SPLITS_FILE
+    if not file.exists():
+        assignment.save(file)
+        return
+    begun, now = SplitAssignment.load(file).splits, assignment.splits
+    if begun != now:
+        moved = sum(begun[short] != now[short] for short in begun.keys() & now.keys())
+        raise BundleError(
+            f"{folder} was begun with other images: {len(now.keys() - begun.keys())} are new, {len(begun.keys() - now.keys())} missing, "
+            f"{moved} in another split",
+            "a run goes on with the images that it was begun with",
+            "put them back, or start a new run in another --out",
+        )

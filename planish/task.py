@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from planish.artifact import InputSpec, Outputs, Pixels, Preprocessing
-    from planish.data.augmentation import Augmentation
+    from planish.data.augmentation.policy import Augmentation
     from planish.measurement import Measurement
 
     Augment = Callable[[torch.Tensor, Any, torch.Generator], tuple[torch.Tensor, Any]]

@@ -14,8 +14,8 @@ import pytest
 from onnx import shape_inference
 
 from planish.evaluation import latency
-from planish.export.packed_file import unpacked
-from planish.export.runtimes import load as plain_load
+from planish.export.runtimes.packed_file import unpacked
+from planish.export.runtimes.registry import load as plain_load
 
 SECONDS = [0.0]  # that the clock shows
 _A_CALL = 1e-6  # seconds beside the multiplications

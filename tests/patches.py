@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.data.preprocessing import prepare
-from planish.export.bundle import write_bundle
+from planish.export.bundle.folder import write_bundle
 
 COLOURS = ("red", "green", "blue")
 SCORES = (0.9, 0.6, 0.2)

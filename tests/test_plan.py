@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planish.compression import ChannelPruning, Int8, Resolution
-from planish.data.operations import Operations
+from planish.data.augmentation.operations import Operations
 from planish.errors import PlanError
 from planish.export import ToOnnx, ToOpenVino
 from planish.plan import Plan

@@ -1,4 +1,4 @@
-"""What the package opens files with: nothing that runs code from them, but where ``planish.trust`` asks first."""
+"""What the package opens files with: nothing that runs code from them, but where ``planish.files.trust`` asks first."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from onnx import TensorProto, helper
 
 import planish
 from planish.errors import ExportError, ModelError, PlanishError
-from planish.export.foreign_onnx import read_foreign
-from planish.export.runtimes import available, load
-from planish.models.checkpoints import read_checkpoint
+from planish.export.onnx.external import read_foreign
+from planish.export.runtimes.registry import available, load
+from planish.models.weights.checkpoints import read_checkpoint
 
 PACKAGE = Path(planish.__file__).parent
 # Where each may be called at all: behind the trust gate, or on what the same command has just written.

@@ -13,12 +13,12 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.errors import TechniqueError, TrustError
-from planish.export.runtimes import RUNTIMES, executed_precisions, load
+from planish.export.runtimes.registry import RUNTIMES, executed_precisions, load
+from planish.files.trust import TRUST, file_sha256, trust
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.zoo import create
 from planish.task import Task
 from planish.training import Student
-from planish.trust import TRUST, file_sha256, trust
 
 DANGEROUS = {"torch_export", "executorch", "tensorrt"}
 FACTORY = "import pathlib, torch\npathlib.Path(r'{mark}').touch()\ndef net(num_classes):\n    return torch.nn.Sequential({layers})\n"
@@ -59,7 +59,7 @@ def test_what_is_trusted_is_the_bytes_here_and_in_processes_that_are_started(tmp
     file.write_bytes(b"made here")
     copy.write_bytes(b"made here")
     trust(file)
-    program = "import sys, pathlib, planish.trust as t; t.require_trust(pathlib.Path(sys.argv[1]), 'it runs code')"
+    program = "import sys, pathlib, planish.files.trust as t; t.require_trust(pathlib.Path(sys.argv[1]), 'it runs code')"
     assert subprocess.run([sys.executable, "-c", program, str(copy)], capture_output=True).returncode == 0
     copy.write_bytes(b"made here, and changed")
     refused = subprocess.run([sys.executable, "-c", program, str(copy)], capture_output=True, text=True)

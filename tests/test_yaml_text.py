@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from planish.data import load_images
+from planish.files.yaml_text import parse_yaml, parse_yaml_words
 from planish.plan import Plan
 from planish.training.recipe import Recipe, load_recipe, set_values
-from planish.yaml_text import parse_yaml, parse_yaml_words
 
 
 @pytest.mark.parametrize(

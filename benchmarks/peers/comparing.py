@@ -10,9 +10,9 @@ from benchmarks.peers.contestants import PLANISH, Contestant
 from benchmarks.peers.finished import Finished
 from planish.evaluation.latency import LatencyReport, measure_latency, verdict
 from planish.evaluation.size import size_bytes
-from planish.evaluation.statistics import paired_difference, proportion
+from planish.evaluation.statistics.intervals import paired_difference, proportion
 from planish.measurement import Measurement
-from planish.search.choose import choose
+from planish.search.choice import choose
 from planish.search.result import CandidateResult
 from planish.task import SplitName
 

@@ -16,7 +16,7 @@ from planish.evaluation.evaluate import evaluate
 from planish.evaluation.size import macs
 from planish.export import ToOnnx, ToOpenVino
 from planish.progress import note
-from planish.search.opened import Opened, open_model
+from planish.runs.open_model import Opened, open_model
 from planish.task import SplitName
 
 PLANISH = "Planish"

@@ -10,8 +10,8 @@ from planish.data import load_images
 from planish.errors import BundleError, DataError
 from planish.models.storage import load_artifact
 from planish.plan import Plan
+from planish.runs.store import Store
 from planish.search.result import Result
-from planish.search.store import Store
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.tasks import Classification
 from planish.training import Distill

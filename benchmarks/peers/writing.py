@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.peers.comparing import Compared
 from benchmarks.peers.contestants import PLANISH
 from benchmarks.peers.finished import Finished
-from planish.evaluation.machine import describe_machine
+from planish.devices.machine import describe_machine
 from planish.measurement import Measurement
 
 _LIBRARIES = ("torch", "torch-pruning", "nncf", "onnxruntime", "openvino")

@@ -215,7 +215,7 @@ def train(
     begun = monotonic()  # importing PyTorch counts
     with running(debug=debug, resume_hint="Give the same command with --resume to go on."), progress() as shown:
         from planish import commands
-        from planish.report.folds import findings, folds_table
+        from planish.report.pages.folds import findings, folds_table
 
         data = data_in(data, layout)
         options: dict[str, Any] = {
@@ -447,7 +447,7 @@ def explain(
         settings = dict(_setting(text) for text in setting or [])
         with progress():
             from planish import commands
-            from planish.report.explanation import explanation
+            from planish.report.pages.explanation import explanation
 
             found = commands.explain(
                 model, runtime=runtime, threads=threads, batch=batch, data=data, reference=reference, settings=settings
@@ -473,8 +473,8 @@ def sign(
 ) -> None:
     """Sign a bundle, so that verify and serve can tell who made it, with --public-key."""
     with running(debug=debug):
-        from planish.export.bundle import bundle_folder
-        from planish.export.signature import sign as write
+        from planish.export.bundle.folder import bundle_folder
+        from planish.export.bundle.signature import sign as write
 
         stdout.print(str(write(bundle_folder(bundle), key)), soft_wrap=True)
 
@@ -491,9 +491,9 @@ def verify(
     """Check a bundle's files, replay its golden samples and measure its latency; exit code 1 on any mismatch."""
     with running(debug=debug):
         # not by way of planish.commands: a machine that only runs models has no torch
-        from planish.export.bundle import bundle_folder
-        from planish.export.verify import verify as check
-        from planish.search.goal import milliseconds
+        from planish.export.bundle.folder import bundle_folder
+        from planish.export.bundle.verify import verify as check
+        from planish.units import milliseconds
 
         limit = None if max_latency is None else milliseconds(max_latency)
         found = check(bundle_folder(bundle), latency=latency, max_latency_ms=limit, public_key=public_key)

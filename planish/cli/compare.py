@@ -53,13 +53,13 @@ def compare(
     """What a lever of accuracy or a technique of compression brings, measured fairly: equal budget, paired, with intervals."""
     with running(debug=debug, resume_hint=resume_hint(out)):
         from planish import commands
-        from planish.report.comparison import comparison_table
-        from planish.report.ensembles import ensemble_table
-        from planish.report.ensembles import findings as gains
-        from planish.report.experiment import experiment_table, findings
-        from planish.search.experiment import factors_of
-        from planish.search.studies import STUDIES
-        from planish.search.topics import TOPICS
+        from planish.experiments.experiment import factors_of
+        from planish.experiments.studies import STUDIES
+        from planish.experiments.topics import TOPICS
+        from planish.report.pages.comparison import comparison_table
+        from planish.report.pages.ensembles import ensemble_table
+        from planish.report.pages.ensembles import findings as gains
+        from planish.report.pages.experiment import experiment_table, findings
 
         data = data_in(data, layout)
         shared: dict[str, Any] = {

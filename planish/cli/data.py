@@ -89,7 +89,7 @@ def data(
         elif learning_curve:
             _show_learning_curve(commands.learning_curve(data, **shared), out, json)
         elif few_shot is not None:
-            from planish.report.few_shot import few_shot_table
+            from planish.report.pages.few_shot import few_shot_table
 
             shared |= _given(image_size=image_size, draws=repeats)
             probed = commands.few_shot(data, shots=_numbers("--few-shot", few_shot), **shared)
@@ -118,7 +118,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _show_suspects(found: Any, out: Path | None, json: bool) -> None:
-    from planish.report.suspects import findings, suspects_table
+    from planish.report.pages.label_issues import findings, suspects_table
 
     if json:
         print_json(found)
@@ -131,7 +131,7 @@ def _show_suspects(found: Any, out: Path | None, json: bool) -> None:
 
 
 def _show_learning_curve(found: Any, out: Path | None, json: bool) -> None:
-    from planish.report.learning_curve import answer, learning_curve_table
+    from planish.report.pages.learning_curve import answer, learning_curve_table
 
     if json:
         print_json(found)

@@ -39,11 +39,11 @@ def monitor(
     """Has what comes in changed since the model was made? Exit code 1 if so, 2 if that cannot be said."""
     with running(debug=debug), progress():
         from planish.cli.tables import monitor_table
-        from planish.search.goal import seconds
-        from planish.serving.key_file import read_keys
-        from planish.serving.labelling import worth_labelling
-        from planish.serving.monitor import ALERT_RULES, NOTHING_COMPARED, is_address
-        from planish.serving.monitor import monitor as look  # planish.commands would bring torch, which is not needed here
+        from planish.serving.http.key_file import read_keys
+        from planish.serving.monitoring.labelling import worth_labelling
+        from planish.serving.monitoring.monitor import ALERT_RULES, NOTHING_COMPARED, is_address
+        from planish.serving.monitoring.monitor import monitor as look  # planish.commands would bring torch, which is not needed here
+        from planish.units import seconds
 
         if (label is None) != (out is None):
             fail("--label and --out belong together. For example --label 50 --out to-label.")

@@ -10,8 +10,8 @@ import typer
 from planish.cli.running import fail, one_of
 
 if TYPE_CHECKING:
-    from planish.search.open_network import Network
-    from planish.serving.drift import DriftSettings
+    from planish.runs.open_network import Network
+    from planish.serving.monitoring.drift import DriftSettings
 
 Data = Annotated[
     str,
@@ -79,7 +79,7 @@ Cycle = Annotated[
 
 def data_in(data: str, layout: str | None) -> str:
     """DATA, to be read in the layout that --layout names."""
-    from planish.data.sources import with_layout
+    from planish.data.sources.source import with_layout
 
     return with_layout(data, layout)
 
@@ -117,7 +117,7 @@ def model_and_data(
         return positional[0], positional[1]
     if len(positional) != 1:
         fail("With --model there is no MODEL before DATA. Give the images alone.")
-    from planish.search.open_network import Network
+    from planish.runs.open_network import Network
 
     how: Any = None if resize is None else one_of("--resize", resize, "squash", "crop")
     return Network(model, weights, numbers("--mean", mean), numbers("--std", std), image_size, how, task), positional[0]
@@ -125,8 +125,8 @@ def model_and_data(
 
 def drift_settings(correlation: str, cycle: str, false_alarms: float = 0.05, period: str = "week") -> DriftSettings:
     """What is assumed of images that do not drift."""
-    from planish.search.goal import seconds
-    from planish.serving.drift import DriftSettings
+    from planish.serving.monitoring.drift import DriftSettings
+    from planish.units import seconds
 
     correlation_s = 0.0 if correlation.strip() == "0" else seconds(correlation)
     return DriftSettings(

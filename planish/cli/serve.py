@@ -79,9 +79,9 @@ def serve(
     with running(debug=debug):
         if replicas > 1 and not ray:
             fail("--replicas has no meaning without --ray, which starts them.")
-        from planish.serving.key_file import others_may_read, read_keys
-        from planish.serving.recorder import LogSettings
-        from planish.serving.request_log import RequestLog
+        from planish.serving.http.key_file import others_may_read, read_keys
+        from planish.serving.monitoring.recorder import LogSettings
+        from planish.serving.monitoring.request_log import RequestLog
         from planish.serving.serve import serve as listen  # planish.commands would bring torch, which a service has no use for
 
         if keys is not None and others_may_read(keys):

@@ -9,10 +9,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from planish.data.inventory import LeftOut
+from planish.data.sources.inventory import LeftOut
 from planish.evaluation.latency import LatencyReport
-from planish.report import words
-from planish.serving.monitor import Monitored
+from planish.report import formatting as words
+from planish.serving.monitoring.monitor import Monitored
 
 
 def latency_table(report: LatencyReport) -> Table:

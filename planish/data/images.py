@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data.annotations.checked import size_of
-from planish.data.annotations.noted import NotedImage
-from planish.data.cache import cache_root, content_hashes, key_of, whole
+from planish.data.annotations.annotated_image import NotedImage
+from planish.data.annotations.validation import size_of
+from planish.data.cache.files import content_hashes, key_of, whole
+from planish.data.cache.images import Store, decoded, resized
 from planish.data.duplicates import THRESHOLD, near_duplicate_groups
-from planish.data.listing import Listed
-from planish.data.objects import Objects
-from planish.data.report import BadFile, DataReport, report_duplicates
-from planish.data.sources import (
+from planish.data.sources.listing import Listed
+from planish.data.sources.report import BadFile, DataReport, report_duplicates
+from planish.data.sources.source import (
     LabelledFiles,
     Maps,
     Source,
@@ -32,10 +32,11 @@ from planish.data.sources import (
     split_layout,
 )
 from planish.data.split_images import split_images
-from planish.data.store import Store, decoded, resized
-from planish.data.tiles import LargeImage, LargeMap, tiled_images, write_tiles
+from planish.data.targets.objects import Objects
+from planish.data.tiling.tiles import LargeImage, LargeMap, tiled_images, write_tiles
 from planish.errors import DataError
-from planish.input_files import damage_reported
+from planish.files.reading import damage_reported
+from planish.files.workspace import cache_root
 from planish.progress import note
 from planish.split_assignment import AssignedSplit, SplitAssignment
 from planish.task import SplitName

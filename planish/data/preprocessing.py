@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from planish.data.file_kinds import (
+from planish.data.sources.file_kinds import (
     FULL_RANGE,
     TWELVE_BITS,
     describe_undecodable,

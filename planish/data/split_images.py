@@ -16,9 +16,9 @@ from planish.split_assignment import ASSIGNED_SPLITS, AssignedSplit, SplitAssign
 from planish.task import SPLITS
 
 if TYPE_CHECKING:
-    from planish.data.annotations.noted import NotedImage
-    from planish.data.listing import Listed
-    from planish.data.sources import Taught
+    from planish.data.annotations.annotated_image import NotedImage
+    from planish.data.sources.listing import Listed
+    from planish.data.sources.source import Taught
     from planish.task import SplitName
 
 _HELD_OUT: dict[AssignedSplit, float] = {"validation": cutting.VALIDATION_SHARE, "test": cutting.TEST_SHARE}

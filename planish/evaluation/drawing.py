@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from planish.data.objects import Objects
+    from planish.data.targets.objects import Objects
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from planish.data.preprocessing import decode
-from planish.data.tile_merge import predict_tiled
-from planish.data.tiles import ANY_SIDE, MAX_PIXELS
+from planish.data.tiling.merge import predict_tiled
+from planish.data.tiling.tiles import ANY_SIDE, MAX_PIXELS
 from planish.errors import ModelError
 from planish.progress import Stage
 

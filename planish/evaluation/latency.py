@@ -22,9 +22,9 @@ import numpy.typing as npt
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from planish.evaluation.latency_process import WorkerProcess
-from planish.evaluation.machine import cpu_model
-from planish.evaluation.statistics import Interval, bootstrap_mean, over_launches, paired_ratio
+from planish.devices.latency_process import WorkerProcess
+from planish.devices.machine import cpu_model
+from planish.evaluation.statistics.intervals import Interval, bootstrap_mean, over_launches, paired_ratio
 from planish.measurement import Measurement
 from planish.progress import Stage, note
 

@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from planish.data.preprocessing import prepare
+from planish.devices.machine import cpu_model, instruction_sets
 from planish.errors import ModelError
 from planish.evaluation.latency import Subject, measure_latency
-from planish.evaluation.machine import cpu_model, instruction_sets
-from planish.explanation.finders import find_all
-from planish.explanation.findings import Alternative, Evidence
+from planish.explanation.findings.achievable_speed import Reach, measure_reach
+from planish.explanation.findings.finders import find_all
+from planish.explanation.findings.finding import Alternative, Evidence
 from planish.explanation.model_file import ModelFile
-from planish.explanation.onnxruntime_profile import profile_onnxruntime
 from planish.explanation.opening import Explained, open_explained, open_reference, size_taken
-from planish.explanation.openvino_profile import profile_openvino
 from planish.explanation.overflow import full_range
-from planish.explanation.profile import LayerProfile, Profile
-from planish.explanation.reach import Reach, measure_reach
+from planish.explanation.profiles.onnxruntime import profile_onnxruntime
+from planish.explanation.profiles.openvino import profile_openvino
+from planish.explanation.profiles.profile import LayerProfile, Profile
 from planish.explanation.result import Explanation, LayerRow
 from planish.explanation.signal_to_noise import Errors, measure_errors
-from planish.export.runtimes import imports
+from planish.export.runtimes.registry import imports
 from planish.progress import Stage
 
 _PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.errors import ExportError, ModelError, first_line
-from planish.export.onnxruntime_runtime import OnnxRuntime
-from planish.export.openvino_runtime import OpenVino
-from planish.export.runtimes import find
+from planish.export.runtimes.onnxruntime import OnnxRuntime
+from planish.export.runtimes.openvino import OpenVino
+from planish.export.runtimes.registry import find
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels

@@ -15,10 +15,10 @@ from planish.data.preprocessing import prepare
 from planish.errors import DataError, ModelError
 from planish.explanation.model_file import Array, ModelFile
 from planish.export import ToOnnx
-from planish.export.bundle import bundle_folder, read_bundle
-from planish.export.runtimes import available
-from planish.input_files import DAMAGED, describe, require_regular
-from planish.search.opened import Opened, open_model
+from planish.export.bundle.folder import bundle_folder, read_bundle
+from planish.export.runtimes.registry import available
+from planish.files.reading import DAMAGED, describe, require_regular
+from planish.runs.open_model import Opened, open_model
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from planish.explanation.source_graph import SourceGraph
+from planish.explanation.profiles.source_graph import SourceGraph
 
 _MOST = 32767 // 255  # what two neighbouring weights of one sign may add up to, for activations up to 255
 

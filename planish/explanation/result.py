@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planish.explanation.findings import Alternative, Finding
-from planish.explanation.reach import Reach
+from planish.explanation.findings.achievable_speed import Reach
+from planish.explanation.findings.finding import Alternative, Finding
 from planish.explanation.signal_to_noise import Errors
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from planish.errors import ModelError
 from planish.explanation.model_file import Array, ModelFile
-from planish.explanation.source_graph import SourceGraph
+from planish.explanation.profiles.source_graph import SourceGraph
 from planish.explanation.unrounded import expose_onnx, expose_openvino
 
 _EQUAL_DB = 200

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from planish.explanation.model_file import Array, ModelFile, Run
-from planish.explanation.openvino_profile import in_file
-from planish.explanation.source_graph import SourceGraph
+from planish.explanation.profiles.openvino import in_file
+from planish.explanation.profiles.source_graph import SourceGraph
 
 _STEPS = 5  # from a FakeQuantize to the multiplication that undoes its scale
 

@@ -2,10 +2,10 @@
 
 from planish.export.executorch_file import ToExecuTorch
 from planish.export.litert_file import ToLiteRt
-from planish.export.onnx_file import ToOnnx
+from planish.export.onnx.onnx_file import ToOnnx
+from planish.export.onnx.temperature import Temperature
 from planish.export.openvino_ir import ToOpenVino
 from planish.export.pack import Pack
-from planish.export.temperature import Temperature
 from planish.export.tensorrt_engine import ToTensorRt
 from planish.export.torch_export import ToTorchExport
 

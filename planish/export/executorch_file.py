@@ -11,16 +11,16 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
+from planish.devices.kernels import require_integers
 from planish.errors import ExportError, first_line
-from planish.evaluation.kernels import require_integers
-from planish.export.checks import check_outputs, stages, torch_outputs
-from planish.export.executorch_runtime import OUTPUTS
-from planish.export.onnx_file import metadata, sample_images
+from planish.export.checks.file_checks import check_outputs, stages, torch_outputs
+from planish.export.onnx.onnx_file import metadata, sample_images
 from planish.export.quiet import quiet
-from planish.export.runtimes import find
+from planish.export.runtimes.executorch import OUTPUTS
+from planish.export.runtimes.registry import find
+from planish.files.trust import trust
+from planish.files.workspace import fresh_folder
 from planish.technique import hyper_parameters
-from planish.trust import trust
-from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels

@@ -22,12 +22,12 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError, RuntimeMissingError
-from planish.export.checks import check_integers, check_outputs, stages, torch_outputs
-from planish.export.litert_runtime import keep_outputs, write_metadata
-from planish.export.onnx_file import metadata, sample_images
-from planish.export.runtimes import find
+from planish.export.checks.file_checks import check_integers, check_outputs, stages, torch_outputs
+from planish.export.onnx.onnx_file import metadata, sample_images
+from planish.export.runtimes.litert import keep_outputs, write_metadata
+from planish.export.runtimes.registry import find
+from planish.files.workspace import fresh_folder
 from planish.technique import hyper_parameters
-from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from planish.task import Task

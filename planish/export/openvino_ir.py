@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
+from planish.devices.latency_process import WorkerProcess
 from planish.errors import ExportError, ModelError, first_line
-from planish.evaluation.latency_process import WorkerProcess
-from planish.export.checks import check_integers, check_outputs, file_limits
-from planish.export.onnx_file import metadata, sample_images
-from planish.export.runtimes import find, load
-from planish.workspace import fresh_folder
+from planish.export.checks.file_checks import check_integers, check_outputs, file_limits
+from planish.export.onnx.onnx_file import metadata, sample_images
+from planish.export.runtimes.registry import find, load
+from planish.files.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ def _try_apart(file: Path, images: Pixels) -> None:
     worker = WorkerProcess("the INT8 file", threads=1, timeout=180.0)
     try:
         arguments = {"files": [str(file)], "runtime": "openvino", "threads": 1, "batch": 1}
-        worker.start_loading("planish.export.runtimes:load", arguments, ("openvino",), 1, images[:1])
+        worker.start_loading("planish.export.runtimes.registry:load", arguments, ("openvino",), 1, images[:1])
         worker.wait()
     except ModelError as error:
         raise ExportError(f"OpenVINO does not survive loading it: {error.received}", "", "use another runtime, or fp32") from error

@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError
-from planish.export.packed_file import Tensor, pack, unpack
-from planish.workspace import fresh_folder
+from planish.export.runtimes.packed_file import Tensor, pack, unpack
+from planish.files.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from planish.task import Task

@@ -61,4 +61,4 @@ def explain_export(error: BaseException) -> tuple[str, str, str]:
 
 def _is_users(filename: str) -> bool:
     path = Path(filename)
-    return not ({"torch", "onnxscript", "onnx"} & set(path.parts) or filename.startswith("<") or path.parent == Path(__file__).parent)
+    return not ({"torch", "onnxscript", "onnx"} & set(path.parts) or filename.startswith("<") or Path(__file__).parent in path.parents)

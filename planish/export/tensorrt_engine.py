@@ -11,14 +11,14 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ExportError
-from planish.export.checks import check_outputs, file_limits
-from planish.export.onnx_file import sample_images
-from planish.export.runtimes import find, load
-from planish.export.symmetric import symmetric
-from planish.export.tensorrt_runtime import INPUT
+from planish.export.checks.file_checks import check_outputs, file_limits
+from planish.export.onnx.onnx_file import sample_images
+from planish.export.onnx.symmetric import symmetric
+from planish.export.runtimes.registry import find, load
+from planish.export.runtimes.tensorrt import INPUT
+from planish.files.trust import trust
+from planish.files.workspace import fresh_folder
 from planish.technique import hyper_parameters
-from planish.trust import trust
-from planish.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from planish.task import Task

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
-from planish.export.checks import check_outputs, stages, torch_outputs
-from planish.export.onnx_file import metadata, sample_images
-from planish.trust import trust
-from planish.workspace import fresh_folder
+from planish.export.checks.file_checks import check_outputs, stages, torch_outputs
+from planish.export.onnx.onnx_file import metadata, sample_images
+from planish.files.trust import trust
+from planish.files.workspace import fresh_folder
 
 if TYPE_CHECKING:
     from planish.task import Task

@@ -12,7 +12,7 @@ from torch import nn
 
 from planish.data.normalisation import Normalise
 from planish.errors import ExportError
-from planish.export.checks import named
+from planish.export.checks.file_checks import named
 from planish.export.quiet import explain_export, quiet
 from planish.models.outputs import decoded
 

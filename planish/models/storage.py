@@ -17,12 +17,12 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.errors import BundleError, PlanishError
-from planish.input_files import DAMAGED, describe, read_json, require_regular
-from planish.models.weights import with_shared
+from planish.files.reading import DAMAGED, describe, read_json, require_regular
+from planish.files.workspace import replace_folder
+from planish.models.weights.loading import with_shared
 from planish.models.zoo import build
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.technique import resolve
-from planish.workspace import replace_folder
 
 _VERSION = 2
 _MOST_CLASSES_MORE = 1000  # than have names: a number in a file must not fill the memory

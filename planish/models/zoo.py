@@ -15,9 +15,8 @@ from torch import nn
 
 from planish.artifact import Source
 from planish.errors import ModelError, first_line
-from planish.models import resnet, torchvision_heads
-from planish.models.backbone import map_strides
-from planish.models.checkpoints import State, aligned, read_checkpoint
+from planish.files.trust import file_sha256, require_trust, trust
+from planish.models import resnet
 from planish.models.detection import Detector
 from planish.models.detection.levels import (
     DETECTIONS,
@@ -29,11 +28,13 @@ from planish.models.detection.levels import (
     levels_in,
     require_reach,
 )
-from planish.models.heads import DETECTORS, strides_for, with_head
+from planish.models.heads.backbone import map_strides
+from planish.models.heads.build import DETECTORS, strides_for, with_head
+from planish.models.heads.build import torchvision as torchvision_heads
+from planish.models.heads.first_and_last import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.plain import bake_norms, check_answers, check_training_outputs, unwrapped
-from planish.models.surgery import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
-from planish.models.weights import fit_weights, read_weights
-from planish.trust import file_sha256, require_trust, trust
+from planish.models.weights.checkpoints import State, aligned, read_checkpoint
+from planish.models.weights.loading import fit_weights, read_weights
 
 # Up to this size a stem made for 224 pixels throws away too much: a ResNet would end on maps of one pixel. At 64 pixels the changed stem
 # would make a ResNet-18 16 times as expensive. See ``surgery.shrink_stem``.

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from planish.measurement import Measurement
 from planish.progress import Progress
-from planish.report import words
+from planish.report import formatting as words
 from planish.search.result import CandidateResult, Result
 
 _STAGE = {"baseline": "original", "glanced": "glanced", "trained": "trained", "measured": "measured"}

@@ -1,1 +1,1 @@
-
+"""From a goal to a model: deploy, screen, halve, finish."""

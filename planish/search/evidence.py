@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
-from planish.evaluation.mistakes import worst_mistakes
-from planish.search.files import write_arrays, write_json
-from planish.search.pictures import write_pictures
+from planish.evaluation.errors.confident_errors import worst_mistakes
+from planish.files.atomic import write_arrays, write_json
+from planish.runs.pictures import write_pictures
 from planish.search.result import ClassResult, ErrorResult, Result
 
 if TYPE_CHECKING:

@@ -9,21 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planish.devices.machine import describe_machine
 from planish.evaluation.latency import LatencyReport
-from planish.evaluation.machine import describe_machine
 from planish.evaluation.size import macs
-from planish.export.bundle import write_bundle
-from planish.export.runtimes import default_baselines
+from planish.export.bundle.folder import write_bundle
+from planish.export.runtimes.registry import default_baselines
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
+from planish.runs.precision import precision_name
 from planish.search.budget import budget_use
-from planish.search.choose import choose, describe_miss, frontier, misses
+from planish.search.choice import choose, describe_miss, frontier, misses
 from planish.search.evidence import errors, per_class, write_evidence
-from planish.search.precision import precision_name
 from planish.search.proposals import Trial, expected_drop, promise
+from planish.search.provenance import sources
 from planish.search.result import CandidateResult, ClassResult, ErrorResult, Goal, Result
-from planish.search.sources import sources
 from planish.search.state import ORIGINAL_SESSION, Deployment, Search, Shipped
 from planish.search.time_estimates import (
     CHOSEN_LAUNCHES,

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 
 from planish.plan import Plan
+from planish.runs.runner import extend
 from planish.search import rounding
-from planish.search.choose import with_room
-from planish.search.look import look, measure
+from planish.search.choice import with_room
 from planish.search.proposals import Level, Trial, between, expected_drop, promise, safest, spread
-from planish.search.runner import extend
+from planish.search.screening import look, measure
 from planish.search.state import Search
 from planish.search.time_estimates import forward_seconds, session_seconds, ship_seconds
 

@@ -12,37 +12,37 @@ from typing import Any, Literal
 
 from torch import nn
 
+from planish import units
 from planish.data import require_classes
-from planish.data.augmentation import Strength
+from planish.data.augmentation.policy import Strength
+from planish.devices.machine import cpu_model
 from planish.errors import GoalError
 from planish.evaluation.latency import process_seconds
-from planish.evaluation.machine import cpu_model
 from planish.export import ToOnnx, ToOpenVino
-from planish.export.runtimes import available, find
+from planish.export.runtimes.registry import available, find
+from planish.files.trust import trust
 from planish.measurement import Measurement
 from planish.models.zoo import factory_file
 from planish.plan import Plan
 from planish.progress import collecting_notes, note
-from planish.search import goal as units
-from planish.search.files import keep_assignment
+from planish.runs.external_onnx import file_job, refuse_training
+from planish.runs.original import stored_original
+from planish.runs.precision import decided_precision
+from planish.runs.runner import Runner, subject_of
+from planish.runs.store import Store, check_folder, claim
 from planish.search.finish import finish
-from planish.search.foreign import file_job, refuse_training
 from planish.search.halving import train
-from planish.search.look import glance
-from planish.search.original import stored_original
-from planish.search.precision import decided_precision
+from planish.search.post_training import check_knowledge, without_training
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
-from planish.search.runner import Runner, subject_of
+from planish.search.screening import glance
 from planish.search.state import ORIGINAL_SESSION, Deployment, Search, Shipped, Watch
-from planish.search.store import Store, check_folder, claim
 from planish.search.time_estimates import finish_seconds, least_seconds, session_seconds, writing_seconds
-from planish.search.untrained import check_knowledge, without_training
-from planish.training.distill import recovery_of
+from planish.split_assignment import keep_assignment
+from planish.training.distillation.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import Job, prepare
 from planish.training.recipe import recipe_for
-from planish.trust import trust
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
@@ -95,7 +95,7 @@ def optimize(
         max_drop: points of accuracy that may be lost.
         max_latency: of one call, ``5ms``.
         max_size: of the files that ship, ``4MB``.
-        runtime: ``auto`` or one of ``planish.export.runtimes.RUNTIMES``.
+        runtime: ``auto`` or one of ``planish.export.runtimes.registry.RUNTIMES``.
         threads: the runtime may use.
         batch: images a call.
         budget: wall-clock time for all of it, ``20m``.

@@ -13,7 +13,7 @@ from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.search.result import Goal
 from planish.technique import Technique
-from planish.training.student import Student
+from planish.training.distillation.student import Student
 
 _PER_DOUBLING = 0.75  # of a drop is left when training has doubled, about
 _SHRINKS = (0.55, 0.95)  # between these; beyond, it is noise

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from planish.files.atomic import read_result, write_result
 from planish.measurement import Measurement
-from planish.search.files import read_result, write_result
 
 _STRICT = ConfigDict(extra="forbid")
 Stage = Literal["baseline", "glanced", "trained", "measured"]

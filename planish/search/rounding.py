@@ -10,9 +10,9 @@ from planish.compression import Int8, QuantizeAware
 from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.choose import with_room
+from planish.runs.runner import extend
+from planish.search.choice import with_room
 from planish.search.proposals import Trial
-from planish.search.runner import extend
 from planish.search.state import Search, Shipped
 
 _WORTH_POINTS = 0.2  # that rounding must cost

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from planish.compression import Int8, QuantizeAware
+from planish.devices.layer_latency import Precision
 from planish.evaluation.latency import LEAST_LAUNCHES, LatencyReport
-from planish.evaluation.layer_latency import Precision
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
 from planish.plan import Plan
+from planish.runs.runner import Runner, extend
 from planish.search.evidence import Session
 from planish.search.proposals import Trial
 from planish.search.result import CandidateResult, Goal, Stage
-from planish.search.runner import Runner, extend
 from planish.search.summary import summary
 from planish.technique import Technique
 from planish.training import Distill

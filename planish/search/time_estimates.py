@@ -11,8 +11,8 @@ from planish.decisions import decide
 from planish.evaluation.latency import LEAST_LAUNCHES
 from planish.plan import Plan
 from planish.progress import note
+from planish.runs.store import Store
 from planish.search.state import Search, Shipped
-from planish.search.store import Store
 from planish.task import SplitName, Task
 from planish.training.prepare import Job
 

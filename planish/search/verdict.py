@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from planish.evaluation.latency import verdict as speed_verdict
 from planish.measurement import Measurement, in_words, size_change
-from planish.search.choose import describe_miss, misses, nearest_miss
+from planish.search.choice import describe_miss, misses, nearest_miss
 from planish.search.result import CandidateResult, Goal
 
 

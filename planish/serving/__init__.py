@@ -1,1 +1,1 @@
-
+"""Bundles on a port."""

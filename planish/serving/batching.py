@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from planish.serving.errors import BusyError, InferenceError
+from planish.serving.http.errors import BusyError, InferenceError
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from planish.serving.errors import BusyError, InferenceError
+from planish.serving.http.errors import BusyError, InferenceError
 
 if TYPE_CHECKING:
     from planish.serving.batching import Batcher

@@ -10,15 +10,15 @@ import numpy as np
 
 from planish.data.preprocessing import decode_with_size, prepare, resize
 from planish.errors import BundleError
-from planish.export.agreement import disagreement, essential
-from planish.export.bundle import SEAL, Bundle, changed_files, read_bundle, read_expected
-from planish.export.runtimes import load, run_checked
-from planish.export.signature import check_signature
-from planish.serving.drift import DEFAULT_DRIFT, Drift, DriftSettings
+from planish.export.bundle.folder import SEAL, Bundle, changed_files, read_bundle, read_expected
+from planish.export.bundle.signature import check_signature
+from planish.export.checks.agreement import disagreement, essential
+from planish.export.runtimes.registry import load, run_checked
 from planish.serving.limits import MemoryBudget
-from planish.serving.why import seen_region
-from planish.tasks.answers import PLAIN, Asked, answers, classes_told, options
-from planish.tasks.places import View
+from planish.serving.monitoring.drift import DEFAULT_DRIFT, Drift, DriftSettings
+from planish.serving.occlusion import seen_region
+from planish.tasks.localisation import View
+from planish.tasks.responses import PLAIN, Asked, answers, classes_told, options
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -99,7 +99,7 @@ class ServedModel:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What a request may ask for beyond the answer; see ``planish.tasks.answers.options``."""
+        """What a request may ask for beyond the answer; see ``planish.tasks.responses.options``."""
         return options(self.bundle.name)
 
     def pixels(self, file_bytes: bytes, max_pixels: int, memory: MemoryBudget) -> tuple[Pixels, View]:
@@ -115,7 +115,7 @@ class ServedModel:
             return resize(image, spec, preprocessing)[None], view
 
     def answers(self, outputs: Outputs, views: Sequence[View] = (), asked: Asked = PLAIN) -> list[dict[str, Any]]:
-        """What to say of each image; see ``planish.tasks.answers``. Where no views are given the images are those that the model is fed."""
+        """The response for each image; see ``planish.tasks.responses``. Without views, the images are those that the model is fed."""
         count = len(next(iter(outputs.values())))
         return answers(self.bundle.name, outputs, self.bundle.class_names, views or [View(*self.input_shape[:2])] * count, asked)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from planish.errors import BundleError
-from planish.export.bundle import SEAL
+from planish.export.bundle.folder import SEAL
 from planish.serving.batching import Batcher
 from planish.serving.health import Health
 from planish.serving.model import ServedModel

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import PngImagePlugin
 
 from planish.errors import BundleError
-from planish.export.bundle import bundle_folder
-from planish.serving.drift import DEFAULT_DRIFT, DriftSettings
+from planish.export.bundle.folder import bundle_folder
 from planish.serving.limits import Limits
 from planish.serving.model import ServedModel
-from planish.serving.recorder import NO_LOG, LogSettings, Recorder
-from planish.serving.request_log import TO_STDOUT, RequestLog
+from planish.serving.monitoring.drift import DEFAULT_DRIFT, DriftSettings
+from planish.serving.monitoring.recorder import NO_LOG, LogSettings, Recorder
+from planish.serving.monitoring.request_log import TO_STDOUT, RequestLog
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -83,8 +83,8 @@ def serve(
     try:
         import uvicorn
 
-        from planish.serving.app import service
-        from planish.serving.connection import Connection
+        from planish.serving.http.app import service
+        from planish.serving.http.connection import Connection
     except ImportError as error:
         raise BundleError(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
@@ -121,7 +121,7 @@ def serve(
     warnings.filterwarnings("ignore", module="PIL")  # of each damaged file in words of its own, all of which Python would keep
     config = uvicorn.Config(
         service(models, bounds, shares=shares, reload_s=reload_s, recorder=Recorder(log, watch_rate)),
-        http=Connection, loop="planish.serving.connection:Loop", ws="none", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
+        http=Connection, loop="planish.serving.http.connection:Loop", ws="none", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
         log_level="error",  # its warnings are of wrong requests, a line each
         ssl_certfile=certificate, ssl_keyfile=certificate_key,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from planish.evaluation.classification_metrics import classification_metrics, per_class_accuracy
+from planish.evaluation.metrics.classification import classification_metrics, per_class_accuracy
 from planish.task import PLAIN_LOSS, AugmentSettings
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Classification:
         return torch.as_tensor(np.asarray(targets)[rows])
 
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
-        """See ``planish.data.augmentation``; after mixup or CutMix the targets are probabilities ``(N, classes)`` and the images float."""
-        from planish.data.augmentation import augment, mixup_cutmix
+        """See ``augmentation.policy``; after mixup or CutMix the targets are probabilities ``(N, classes)`` and the images float."""
+        from planish.data.augmentation.policy import augment, mixup_cutmix
 
         settings.require_only(self.name, "mixup_alpha", "cutmix_alpha")
         change = augment(spec, settings.augmentation, settings.flip)

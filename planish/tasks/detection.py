@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.evaluation.detection_errors import detection_errors
-from planish.evaluation.detection_metrics import average_precision_by_class, detection_metrics, detection_scores, metric_name
+from planish.evaluation.errors.detection import detection_errors
+from planish.evaluation.metrics.detection import average_precision_by_class, detection_metrics, detection_scores, metric_name
 from planish.task import PLAIN_LOSS, AugmentSettings
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ class Detection:
 
         What is ignored, crowds and difficult objects, is in ``ignored_boxes`` and ``ignored_labels``.
         """
-        from planish.data.rasterise import object_targets
+        from planish.data.targets.rasterise import object_targets
 
         return object_targets([targets[int(row)] for row in rows], (spec.height, spec.width) if self.masks else None)
 
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
-        """See ``planish.data.target_augmentation``; boxes and masks move with the image."""
-        from planish.data.target_augmentation import augment_targets
+        """See ``planish.data.augmentation.targets``; boxes and masks move with the image."""
+        from planish.data.augmentation.targets import augment_targets
 
         settings.require_only(self.name, "mixup_alpha", "mosaic", *["copy_paste"] * self.masks)
         return augment_targets(
@@ -80,7 +80,7 @@ class Detection:
 
     def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         """The network's own: it knows how it was meant to say where objects are."""
-        from planish.data.mixing import mixed_loss
+        from planish.data.augmentation.mixing import mixed_loss
 
         loss: Any = network.loss
         return mixed_loss(partial(loss, outputs), targets)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.evaluation.segmentation_metrics import IGNORED, iou_by_class, segmentation_metrics, segmentation_scores
+from planish.evaluation.metrics.segmentation import IGNORED, iou_by_class, segmentation_metrics, segmentation_scores
 from planish.task import PLAIN_LOSS, AugmentSettings
 
 if TYPE_CHECKING:
@@ -46,20 +46,20 @@ class SemanticSegmentation:
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
         """Class numbers, int64 ``(n, height, width)``."""
-        from planish.data.rasterise import label_targets
+        from planish.data.targets.rasterise import label_targets
 
         return label_targets([targets[int(row)] for row in rows], spec.height, spec.width)
 
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
-        """See ``planish.data.target_augmentation``; label maps move with the image."""
-        from planish.data.target_augmentation import augment_targets
+        """See ``planish.data.augmentation.targets``; label maps move with the image."""
+        from planish.data.augmentation.targets import augment_targets
 
         settings.require_only(self.name, "mixup_alpha", "mosaic")
         return augment_targets(spec, settings.augmentation, settings.flip, mosaic=settings.mosaic, mixup_alpha=settings.mixup_alpha)
 
     def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
         """The network's own."""
-        from planish.data.mixing import mixed_loss
+        from planish.data.augmentation.mixing import mixed_loss
 
         loss: Any = network.loss
         return mixed_loss(partial(loss, outputs), targets)
@@ -98,7 +98,7 @@ class SemanticSegmentation:
 
     def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
         """Points of mIoU lost to each kind of error, see ``segmentation_errors``."""
-        from planish.evaluation.segmentation_errors import segmentation_errors
+        from planish.evaluation.errors.segmentation import segmentation_errors
 
         return segmentation_errors(outputs, targets, self.class_names, against=against)
 

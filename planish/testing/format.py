@@ -17,8 +17,8 @@ from torch import nn
 from planish.artifact import Artifact
 from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export.agreement import disagreement
-from planish.export.runtimes import find, load
+from planish.export.checks.agreement import disagreement
+from planish.export.runtimes.registry import find, load
 from planish.task import Task
 from planish.technique import Technique
 from planish.testing.images import write_shapes
@@ -27,7 +27,7 @@ from planish.training.prepare import prepare
 _SCENES = "fashion-scenes-40"
 _ELSEWHERE = """
 import json, sys, numpy as np
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 files, runtime, images, out = sys.argv[1:]
 np.savez(out, **load(json.loads(files), runtime)(np.load(images)))
 """
@@ -52,7 +52,7 @@ class FormatConformance:
     Attributes:
         exporters: from a torch artifact to the file.
         runtime: that runs it.
-        tolerance: of the largest logit, or as ``planish.export.agreement`` has it.
+        tolerance: of the largest logit, or as ``planish.export.checks.agreement`` has it.
         task: that the networks are for.
         networks: names, each tried.
         image_size: of the images they are tried on.

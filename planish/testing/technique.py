@@ -13,7 +13,7 @@ import pytest
 from planish.artifact import Artifact
 from planish.errors import PlanError
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export.runtimes import available, load
+from planish.export.runtimes.registry import available, load
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.task import Task

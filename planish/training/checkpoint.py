@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from planish.errors import TrainingError
+from planish.files.workspace import replacing
 from planish.progress import note
-from planish.workspace import replacing
 
 
 class Stateful(Protocol):

@@ -24,19 +24,19 @@ from planish.models.outputs import each
 from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
 from planish.progress import Stage, note
-from planish.training.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, follow
 from planish.training.batches import batches, batches_an_epoch
 from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
-from planish.training.feature_transfer import FeatureStudent
+from planish.training.distillation.feature_transfer import FeatureStudent
+from planish.training.distillation.teacher_cache import Answers, answers_of
 from planish.training.input_speed import Waiting, notes_on_input_speed
-from planish.training.kept import KeptWeights
-from planish.training.layout import memory_format
-from planish.training.learning_rate import cycles_done, learning_rate
+from planish.training.memory_layout import memory_format
 from planish.training.precision import use_bf16
-from planish.training.remembered import Answers, answers_of
-from planish.training.schedule import Schedule
+from planish.training.schedules.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, follow
+from planish.training.schedules.freezing import Thaw
+from planish.training.schedules.learning_rate import cycles_done, learning_rate
+from planish.training.schedules.schedule import Schedule
 from planish.training.settings import FitSettings
-from planish.training.thaw import Thaw
+from planish.training.sparsity_constraint import KeptWeights
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Preprocessing

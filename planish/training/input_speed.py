@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from planish.data.augmentation import Augmentation, augment
-from planish.data.operations import Operations
+from planish.data.augmentation.operations import Operations
+from planish.data.augmentation.policy import Augmentation, augment
 from planish.decisions import decide
-from planish.evaluation.machine import cpu_model
-from planish.evaluation.statistics import bootstrap_mean
+from planish.devices.machine import cpu_model
+from planish.evaluation.statistics.intervals import bootstrap_mean
 from planish.measurement import Measurement
 from planish.progress import note
 from planish.training.batches import batches

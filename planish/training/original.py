@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from planish.artifact import Artifact
-from planish.data.augmentation import Augmentation
+from planish.data.augmentation.policy import Augmentation
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note

@@ -1,7 +1,7 @@
 """Whether a network gains by computing in bfloat16 on a device; measured on the network, not looked up.
 
 What is to be compared must be trained in one precision, so a job of several trainings decides once and hands them ``bf16`` or ``off``: see
-``planish.search.precision``.
+``planish.runs.precision``.
 """
 
 from __future__ import annotations

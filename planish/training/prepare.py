@@ -15,9 +15,9 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Normalisation, Preprocessing
 from planish.data import ImageData, load_images
-from planish.data.objects import Objects
+from planish.data.targets.objects import Objects
 from planish.errors import GoalError
-from planish.evaluation.matching import COCO_MAX_DETECTIONS
+from planish.evaluation.metrics.matching import COCO_MAX_DETECTIONS
 from planish.models import create
 from planish.models.detection.levels import TrainingBoxes
 from planish.progress import note

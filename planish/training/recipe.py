@@ -16,13 +16,13 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import Artifact, Normalisation
 from planish.data import images_per_class, task_in
 from planish.errors import PlanError
-from planish.input_files import read_text
-from planish.models import torchvision_heads
+from planish.files.reading import read_text
+from planish.files.yaml_text import parse_yaml
+from planish.models.heads.build import torchvision as torchvision_heads
 from planish.progress import note
 from planish.tasks import RECIPES
 from planish.technique import Technique, parameter_names, resolve, wrong_values
 from planish.training.settings import FitSettings
-from planish.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from planish.task import Task

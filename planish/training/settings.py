@@ -7,9 +7,9 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from planish.data.augmentation import Augmentation
+from planish.data.augmentation.policy import Augmentation
 from planish.task import AugmentSettings, ClassWeights, LossKind, LossSettings
-from planish.training.thaw import Freeze
+from planish.training.schedules.freezing import Freeze
 
 MixedPrecision = Literal["auto", "off", "bf16"]
 
@@ -47,7 +47,7 @@ class FitSettings:
         mixup_alpha: of Beta(alpha, alpha), from which the weights of two images and of their losses are drawn, in all tasks alike; 0 for no
             mixup (Zhang et al. 2018, arXiv:1710.09412).
         cutmix_alpha: the same for CutMix, for classification (Yun et al. 2019, arXiv:1905.04899); with both, each batch gets one of them.
-        augmentation: a strength, or operations with their strengths, ``{"rotate": 15}``; see ``planish.data.augmentation``.
+        augmentation: a strength, or operations with their strengths, ``{"rotate": 15}``; see ``planish.data.augmentation.policy``.
         flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
         mosaic: share of the images of a detector or segmenter that are put together from four (Bochkovskiy et al. 2020, arXiv:2004.10934).
         copy_paste: share of the images that get objects of another image, where there are masks (Ghiasi et al. 2021, arXiv:2012.07177).

@@ -348,7 +348,7 @@ def test_a_temperature_is_kept_in_its_interval(inside: Any):
     folder = inside("models/temperature_overflow")
     import numpy as np
 
-    from planish.evaluation.calibration import fit_temperature
+    from planish.evaluation.metrics.calibration import fit_temperature
 
     kept = np.load(folder / "logits.npz")
     found = fit_temperature(kept["logits"], kept["targets"])
@@ -360,7 +360,7 @@ def test_files_are_quantized_and_stay_right(inside: Any, file: str):
     folder = inside(file.rpartition("/")[0])
     options = ["--mean", "0", "--std", "0.00392157", "--budget", "60s"] if "norm_inside" in file else FILE_BUDGET
     planish("optimize", str(RGB48), "--model", file.rpartition("/")[2], *options, "--out", "run")
-    from planish.evaluation.kernels import onnxruntime_kernels
+    from planish.devices.kernels import onnxruntime_kernels
 
     counts = [len(onnxruntime_kernels(model)["int8"]) for model in (folder / "run").rglob("*.onnx")]
     assert max(counts) == ONNX_INT8[file]

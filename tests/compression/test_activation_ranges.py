@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
-from planish.compression.activation_ranges import CALIBRATORS, activation_ranges
+from planish.compression.quantization.activation_ranges import CALIBRATORS, activation_ranges
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from test_quantize_aware import TrainableTask
 
 from planish.artifact import Artifact
 from planish.compression import Binarize
-from planish.compression.binarize import BinaryActivation, BinaryScale, ternary_scale
+from planish.compression.quantization.binarize import BinaryActivation, BinaryScale, ternary_scale
 from planish.errors import TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
-from planish.export.runtimes import executed_precisions
+from planish.export.runtimes.registry import executed_precisions
 from planish.models.quantized import LearnedScale, packed_weight
 
 

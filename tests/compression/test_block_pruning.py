@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from planish.artifact import Artifact
 from planish.compression import BlockPruning, ChannelPruning
-from planish.compression.residual_blocks import find_blocks
+from planish.compression.graph.residual_blocks import find_blocks
 from planish.errors import PlanError, TechniqueError
 from planish.plan import Plan
 

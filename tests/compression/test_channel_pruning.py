@@ -16,10 +16,10 @@ from pruning_nets import Grouped, LiteralSplit, Residual, randomised
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
-from planish.compression import structure
 from planish.compression.calibration import calibration_batches
-from planish.compression.channel_pruning import ChannelPruning, choose
-from planish.compression.importance import IMPORTANCES, Importance, activation, hessian, unit_scores
+from planish.compression.graph import structure
+from planish.compression.pruning.channel_pruning import ChannelPruning, choose
+from planish.compression.pruning.importance import IMPORTANCES, Importance, activation, hessian, unit_scores
 from planish.errors import PlanError, TechniqueError
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.plan import Plan

@@ -26,9 +26,9 @@ from planish.compression import (
     UnstructuredPruning,
     WeightSharing,
     Width,
-    mixed_precision,
 )
-from planish.evaluation.layer_latency import Variant, multiplications
+from planish.compression.quantization import mixed_precision
+from planish.devices.layer_latency import Variant, multiplications
 from planish.export import Pack, Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport
 from planish.export.litert_file import PYTHON
 from planish.task import Task
@@ -206,5 +206,5 @@ class TestToExecuTorch(TechniqueConformance):
 def test_every_registered_technique_is_here() -> None:
     """But for the levers, which have tests of their own, and TensorRT's, which needs a GPU."""
     tried = {kind.technique.name for kind in TechniqueConformance.__subclasses__() if kind.__module__ == __name__}
-    others = {name for name, kind in registered().items() if not kind.__module__.startswith("planish.models.levers")}
+    others = {name for name, kind in registered().items() if not kind.__module__.startswith("planish.models.surgery")}
     assert tried == others - {"to_tensorrt"}

@@ -14,7 +14,7 @@ from planish.compression import Int8
 from planish.data.normalisation import Normalise
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.training import Distill, Student

@@ -27,13 +27,13 @@ from planish.compression import (
     Resolution,
     UnstructuredPruning,
     WeightSharing,
-    harm,
 )
+from planish.compression.pruning import sensitivity as harm
+from planish.devices import layer_latency
 from planish.errors import ExportError, PlanError, TechniqueError
-from planish.evaluation import layer_latency
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.plan import Plan
 from planish.task import Task
 from planish.technique import Technique

@@ -17,12 +17,13 @@ from pydantic import ValidationError
 from test_channel_pruning import TASK, artifact
 from torch import Tensor, nn
 
-from planish.compression import ChannelPruning, Factorize, factor_choice
+from planish.compression import ChannelPruning, Factorize
 from planish.compression.calibration import calibration_batches
-from planish.compression.factor_choice import Factors, Option, least_error, rank_grid
-from planish.compression.factor_layers import find_layers, parameters
+from planish.compression.factorization import factor_choice
+from planish.compression.factorization.factor_choice import Factors, Option, least_error, rank_grid
+from planish.compression.factorization.factor_layers import find_layers, parameters
+from planish.devices.layer_latency import ConvShape, Variant
 from planish.errors import PlanError, TechniqueError
-from planish.evaluation.layer_latency import ConvShape, Variant
 from planish.export import ToOnnx
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.plan import Plan

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from planish.compression.factor_layers import chain, fill, replacement, shape_of, weight_of, weight_shape
-from planish.compression.factors import METHODS, Method, factorise, full_ranks, kept_energy, shapes
+from planish.compression.factorization.factor_layers import chain, fill, replacement, shape_of, weight_of, weight_shape
+from planish.compression.factorization.factors import METHODS, Method, factorise, full_ranks, kept_energy, shapes
 
 
 def random_weight(*shape: int, seed: int = 0) -> Tensor:

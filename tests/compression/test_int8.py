@@ -14,9 +14,9 @@ from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 
 from planish.artifact import Artifact
 from planish.compression import Int8
+from planish.devices.kernels import onnxruntime_kernels
 from planish.errors import TechniqueError
-from planish.evaluation.kernels import onnxruntime_kernels
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.progress import Progress, listening
 from planish.technique import resolve
 

@@ -18,15 +18,16 @@ sys.path.append(str(Path(__file__).parents[1] / "export"))
 from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 
 from planish.artifact import Artifact, Lineage, Source
-from planish.compression import HalfPrecision, Int8, WeightSharing, mixed_precision
-from planish.compression.bias_correction import correct_biases
-from planish.compression.equalisation import equalise
-from planish.compression.weight_ranges import stretch
+from planish.compression import HalfPrecision, Int8, WeightSharing
+from planish.compression.quantization import mixed_precision
+from planish.compression.quantization.bias_correction import correct_biases
+from planish.compression.quantization.equalization import equalise
+from planish.compression.quantization.weight_ranges import stretch
+from planish.devices import machine
+from planish.devices.kernels import onnxruntime_kernels
 from planish.errors import TechniqueError
-from planish.evaluation import machine
-from planish.evaluation.kernels import onnxruntime_kernels
 from planish.export import ToOnnx, ToOpenVino
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.progress import Stage
 
 

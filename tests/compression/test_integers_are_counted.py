@@ -14,11 +14,11 @@ from export_fakes import FakeTask, trained
 
 from planish.artifact import Artifact
 from planish.compression import Int8, QuantizeAware
+from planish.devices.kernels import require_integers
 from planish.errors import TechniqueError
-from planish.evaluation.kernels import require_integers
 from planish.export import ToOnnx, ToOpenVino, executorch_file
-from planish.export.onnxruntime_runtime import OnnxRuntime
-from planish.export.openvino_runtime import OpenVino
+from planish.export.runtimes.onnxruntime import OnnxRuntime
+from planish.export.runtimes.openvino import OpenVino
 
 
 @pytest.fixture(scope="module")

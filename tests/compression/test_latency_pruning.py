@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from planish.artifact import Artifact
-from planish.compression import ChannelPruning, Int8, LatencyPruning, latency_pruning
-from planish.compression import structure as structures
-from planish.compression.harm import harm_of_rounding, harm_of_widths
-from planish.compression.width_choice import Choice, time_of
-from planish.compression.width_costs import width_costs
+from planish.compression import ChannelPruning, Int8, LatencyPruning
+from planish.compression.graph import structure as structures
+from planish.compression.pruning import latency_pruning
+from planish.compression.pruning.sensitivity import harm_of_rounding, harm_of_widths
+from planish.compression.pruning.width_choice import Choice, time_of
+from planish.compression.pruning.width_costs import width_costs
+from planish.devices.layer_latency import Variant, multiplications
 from planish.errors import TechniqueError
-from planish.evaluation.layer_latency import Variant, multiplications
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
 from planish.models.storage import load_artifact, save_artifact

@@ -19,7 +19,7 @@ from planish.compression import Binarize, Int8, LearnedRounding, QuantizeAware
 from planish.data.normalisation import Normalise
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
-from planish.export.runtimes import executed_precisions, load
+from planish.export.runtimes.registry import executed_precisions, load
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.models.storage import load_artifact, save_artifact
 

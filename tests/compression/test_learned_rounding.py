@@ -17,11 +17,11 @@ from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 
 from planish.artifact import Artifact
 from planish.compression import LearnedRounding, QuantizeAware
-from planish.compression.learned_rounding import Rounding, _units
+from planish.compression.quantization.learned_rounding import Rounding, _units
 from planish.errors import TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.models.quantized import best_scale, packed_weight, unpack
 
 

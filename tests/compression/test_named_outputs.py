@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from planish.artifact import RAW, Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export.runtimes import executed_precisions, load
+from planish.export.runtimes.registry import executed_precisions, load
+from planish.files.trust import trust
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.tasks import Detection
-from planish.trust import trust
 
 SPEC = InputSpec(1, 64, 64)
 BINS, KEPT = 4, 20
@@ -159,7 +159,7 @@ def test_int8_rounds_the_layers_and_not_what_is_decoded(
 
     # layers this small take no time that could be measured: here all take half of it in integers
     monkeypatch.setattr(
-        "planish.compression.int8.time_of_each", lambda model, names, runtime: (np.ones(len(names)), np.full(len(names), 0.5))
+        "planish.compression.quantization.int8.time_of_each", lambda model, names, runtime: (np.ones(len(names)), np.full(len(names), 0.5))
     )
     plan = [{"name": "to_onnx"}, {"name": "int8", "images": 48, **more}]
     after = Plan.from_dicts(plan + [{"name": "to_openvino"}] * (runtime == "openvino")).apply(before, task)

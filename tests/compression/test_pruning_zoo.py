@@ -13,9 +13,9 @@ import torchvision
 from pruning_nets import randomised
 from torch import nn
 
-from planish.compression import structure
-from planish.compression.channel_pruning import choose, exact
-from planish.compression.importance import unit_scores
+from planish.compression.graph import structure
+from planish.compression.pruning.channel_pruning import choose, exact
+from planish.compression.pruning.importance import unit_scores
 
 # What must be gone of the parameters when 40 % of the channels are; the others lose more than half.
 LEAST = {

@@ -17,11 +17,11 @@ from export_fakes import PREPROCESSING, SPEC, FakeTask, Images, trained
 
 from planish.artifact import Artifact
 from planish.compression import Int8, QuantizeAware
-from planish.compression.fake_quant import place
+from planish.compression.quantization.fake_quantization import place
 from planish.errors import PlanError, TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
-from planish.export.runtimes import executed_precisions, load
+from planish.export.runtimes.registry import executed_precisions, load
 from planish.models.quantized import best_scale, fake_quantize, pack, packed_weight, unpack
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from planish.compression.layer_moments import refit
-from planish.compression.reconstruction import can_fit, only_normalised, reconstruct
+from planish.compression.reconstruction.layer_moments import refit
+from planish.compression.reconstruction.reconstruction import can_fit, only_normalised, reconstruct
 
 
 def images(count: int = 4, size: int = 12) -> list[tuple[torch.Tensor, None]]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import prune as reference
 
 from planish.compression import ChannelPruning, NMPruning, UnstructuredPruning
-from planish.compression.importance import weight_taylor
+from planish.compression.pruning.importance import weight_taylor
 from planish.errors import PlanError, TechniqueError
 from planish.plan import Plan
 

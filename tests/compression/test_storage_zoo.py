@@ -12,8 +12,8 @@ from planish.compression import BlockPruning, ChannelPruning, NMPruning, Unstruc
 from planish.errors import TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import Pack, ToOnnx
-from planish.export.packed_file import unpacked
-from planish.export.runtimes import load
+from planish.export.runtimes.packed_file import unpacked
+from planish.export.runtimes.registry import load
 from planish.models import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.testing import write_shapes

@@ -26,10 +26,10 @@ from pruning_nets import (
 )
 from torch import Tensor, nn
 
-from planish.compression import structure
-from planish.compression.channel_pruning import exact
-from planish.compression.label_classes import UnionFind
-from planish.compression.structure import ChannelGraph
+from planish.compression.graph import structure
+from planish.compression.graph.label_classes import UnionFind
+from planish.compression.graph.structure import ChannelGraph
+from planish.compression.pruning.channel_pruning import exact
 from planish.errors import TechniqueError
 
 

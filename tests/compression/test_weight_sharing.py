@@ -15,7 +15,7 @@ from test_channel_pruning import TASK, artifact
 from torch import nn
 
 from planish.compression import UnstructuredPruning, WeightSharing
-from planish.compression.weight_sharing import cluster
+from planish.compression.storage.weight_sharing import cluster
 from planish.errors import PlanError, TechniqueError
 from planish.plan import Plan
 from planish.training import Distill

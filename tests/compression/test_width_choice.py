@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planish.compression.width_choice import FIXED, Choice, Cost, least_error, time_of
+from planish.compression.pruning.width_choice import FIXED, Choice, Cost, least_error, time_of
 
 
 def problem(seed: int, decisions: int, width: int, layers: int, forms: int) -> tuple[np.ndarray, list[Cost]]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from planish.data.archives import inflate, read_arrays
 from planish.errors import DataError, ExportError
-from planish.export.packed_file import Tensor, pack, unpack
+from planish.export.runtimes.packed_file import Tensor, pack, unpack
+from planish.files.archives import inflate, read_arrays
 
 
 def test_arrays_are_read_up_to_a_bound(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_inflating_stops_at_the_bound() -> None:
 
 
 def test_a_packed_file_that_would_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planish.export.packed_file._SMALL", 1_000_000)
+    monkeypatch.setattr("planish.export.runtimes.packed_file._SMALL", 1_000_000)
     zeros = bytes(40_000_000)
     header = zlib.compress(b'{"sha256":"0","rest":%d,"tensors":[]}' % len(zlib.compress(zeros, 9)), 9)
     forged = b"planish packed 1\n" + len(header).to_bytes(4, "little") + header + zlib.compress(zeros, 9)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from planish.artifact import InputSpec
-from planish.data.augmentation import augment, mixup_cutmix
+from planish.data.augmentation.policy import augment, mixup_cutmix
 from planish.errors import TrainingError
 
 

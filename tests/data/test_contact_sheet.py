@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from planish.artifact import InputSpec
-from planish.data.augmentation import augment, mixup_cutmix
-from planish.data.contact_sheet import contact_sheet
-from planish.data.operations import Operations
+from planish.data.augmentation.contact_sheet import contact_sheet
+from planish.data.augmentation.operations import Operations
+from planish.data.augmentation.policy import augment, mixup_cutmix
 from planish.errors import DataError
 
 SIDE, ZOOM = 32, 3

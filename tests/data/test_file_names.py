@@ -18,11 +18,11 @@ from rich.console import Console
 from planish.cli.running import fail, stderr, stdout
 from planish.cli.tables import data_lines, data_table
 from planish.data.images import load_images
-from planish.data.inventory import Inventory
+from planish.data.sources.inventory import Inventory
 from planish.errors import DataError
+from planish.files.atomic import write_result
 from planish.printable import printable, printable_names
 from planish.progress import collecting_notes, note
-from planish.search.files import write_result
 
 AWKWARD = "[red]", "[/]", ":cat:", 'a "b" <c> & d', "é, ü", "😀"
 
@@ -131,7 +131,7 @@ def test_no_console_reads_markup_or_emoji() -> None:
 
 
 def test_results_hold_paths_that_are_not_utf8(tmp_path: Path) -> None:
-    from planish.training.probe import FewShot
+    from planish.datacentric.few_shot import FewShot
 
     found = FewShot(os.fsdecode(b"d\xe4ta"), "m", "", 1, 0.5, [], [])
     write_result(tmp_path / "r.json", found)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from planish.data.geometry import IGNORED, ImageBatch, ObjectBatch, covered, flip_matrices, move_labels, move_objects
-from planish.data.warp import affine_matrices, crop_matrices
+from planish.data.augmentation.warp import affine_matrices, crop_matrices
+from planish.data.targets.geometry import IGNORED, ImageBatch, ObjectBatch, covered, flip_matrices, move_labels, move_objects
 from planish.errors import TrainingError
 
 HEIGHT, WIDTH = 48, 64

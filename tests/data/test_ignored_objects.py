@@ -12,11 +12,11 @@ from PIL import Image
 
 from planish.artifact import InputSpec
 from planish.data import load_images, tile_images
-from planish.data.geometry import ObjectBatch
-from planish.data.maps import PaintedMaps
-from planish.data.objects import Objects
-from planish.data.rasterise import object_targets
-from planish.data.target_augmentation import augment_targets
+from planish.data.augmentation.targets import augment_targets
+from planish.data.targets.geometry import ObjectBatch
+from planish.data.targets.maps import PaintedMaps
+from planish.data.targets.objects import Objects
+from planish.data.targets.rasterise import object_targets
 from planish.progress import collecting_notes
 
 HEIGHT, WIDTH = 120, 160

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from planish.data.annotations.source import LAYOUTS
-from planish.data.sources import LabelledFiles, Source, read_source, report_found, split_layout, with_layout
+from planish.data.sources.source import LabelledFiles, Source, read_source, report_found, split_layout, with_layout
 from planish.errors import DataError
 
 BOX = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planish.data import mixing
-from planish.data.geometry import IGNORED, ImageBatch, ObjectBatch
-from planish.data.operations import Operations, move_matrices
+from planish.data.augmentation.operations import Operations, move_matrices
+from planish.data.augmentation.policy import mixing
+from planish.data.targets.geometry import IGNORED, ImageBatch, ObjectBatch
 from planish.errors import TrainingError
 
 SIDE = 48

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import planish
-from planish.export.bundle_readme import _LINES
+from planish.export.bundle.readme import _LINES
 
 
 def test_every_image_is_opened_with_named_formats() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from planish.data.annotations.checked import size_of
-from planish.data.annotations.noted import NotedImage
+from planish.data.annotations.annotated_image import NotedImage
+from planish.data.annotations.validation import size_of
 from planish.data.images import load_images
 from planish.data.preprocessing import decode
 from planish.errors import DataError

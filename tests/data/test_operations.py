@@ -9,8 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 from torchvision.transforms.v2 import functional as F
 
 from planish.artifact import InputSpec
-from planish.data.augmentation import augment
-from planish.data.operations import Operations
+from planish.data.augmentation.operations import Operations
+from planish.data.augmentation.policy import augment
 
 EACH: dict[str, Any] = {
     "crop": (0.5, 1.0),

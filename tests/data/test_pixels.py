@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from planish.data.pixels import add_noise, adjust_contrast, blur, brighten, erase, saturate, turn_hue
+from planish.data.augmentation.pixels import add_noise, adjust_contrast, blur, brighten, erase, saturate, turn_hue
 
 FACTORS = torch.tensor([0.0, 0.5, 1.0, 1.4, 2.0]).view(-1, 1, 1, 1)
 

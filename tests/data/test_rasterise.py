@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from pycocotools import mask as run_lengths
 
-from planish.data import rasterise
-from planish.data.objects import Objects
-from planish.data.rasterise import label_targets, object_targets
+from planish.data.targets import rasterise
+from planish.data.targets.objects import Objects
+from planish.data.targets.rasterise import label_targets, object_targets
 
 
 def objects(masks: np.ndarray, crowd: list[bool] | None = None) -> Objects:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from planish.data.annotations.checked import run_lengths
+from planish.data.annotations.map_codes import codes_in
+from planish.data.annotations.validation import run_lengths
 from planish.data.images import ImageData, load_images
-from planish.data.map_codes import codes_in
 from planish.errors import DataError
 from planish.progress import collecting_notes
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from planish.data import load_images
-from planish.data.annotations.yolo_words import class_number
+from planish.data.annotations.yolo_text import class_number
 from planish.progress import collecting_notes
 
 YAML = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 2\nnames: ['cat', 'dog']\n"  # as Roboflow writes it

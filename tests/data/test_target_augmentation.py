@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from planish.artifact import InputSpec
-from planish.data.operations import Operations
-from planish.data.target_augmentation import STRENGTHS, AnyTargets, augment_targets
+from planish.data.augmentation.operations import Operations
+from planish.data.augmentation.targets import STRENGTHS, AnyTargets, augment_targets
 from planish.errors import TrainingError
 
 

@@ -17,9 +17,9 @@ from torchvision.ops import batched_nms
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.data import load_images, tile_images
-from planish.data.objects import Objects
-from planish.data.tile_merge import kept, merged, predict_tiled
-from planish.data.tiles import LargeImage, LargeMap, Tile, cut_objects, cut_pixels, regions_of, tiles_of, write_tiles
+from planish.data.targets.objects import Objects
+from planish.data.tiling.merge import kept, merged, predict_tiled
+from planish.data.tiling.tiles import LargeImage, LargeMap, Tile, cut_objects, cut_pixels, regions_of, tiles_of, write_tiles
 from planish.errors import DataError, ModelError
 from planish.evaluation.evaluate import evaluate_tiled
 from planish.tasks import task_for

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from planish.data.warp import affine_matrices, crop_matrices, random_boxes, warp
+from planish.data.augmentation.warp import affine_matrices, crop_matrices, random_boxes, warp
 
 
 def smooth(count: int, channels: int, height: int, width: int) -> torch.Tensor:

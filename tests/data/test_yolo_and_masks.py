@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from planish.data import load_images, task_in
 from planish.data.images import ImageData
-from planish.data.objects import Objects
+from planish.data.targets.objects import Objects
 from planish.errors import DataError
 
 SIDE = 64

@@ -11,8 +11,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
 from planish.errors import ModelError
-from planish.evaluation.calibration import fit_temperature, reliability, temperature_scaling
-from planish.evaluation.classification_metrics import calibration_error
+from planish.evaluation.metrics.calibration import fit_temperature, reliability, temperature_scaling
+from planish.evaluation.metrics.classification import calibration_error
 
 
 def draw(n: int, classes: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

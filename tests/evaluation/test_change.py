@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from planish.evaluation.change import MixChange, ValueChange
+from planish.evaluation.statistics.change_detection import MixChange, ValueChange
 
 RUNS, REFERENCE, STREAM = 150, 60, 150
 

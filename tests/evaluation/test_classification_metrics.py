@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from planish.errors import ModelError
-from planish.evaluation.classification_metrics import (
+from planish.evaluation.metrics.classification import (
     auroc,
     calibration_error,
     classification_metrics,

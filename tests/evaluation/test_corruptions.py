@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from planish.errors import DataError
-from planish.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from planish.evaluation.metrics.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 
 NOISE = ("gaussian_noise", "shot_noise", "impulse_noise")
 RANDOM = (*NOISE, "motion_blur", "fog", "elastic")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from planish.data.objects import Objects
-from planish.evaluation.detection_errors import KINDS, detection_errors, find_errors
-from planish.evaluation.detection_metrics import detection_metrics
+from planish.data.targets.objects import Objects
+from planish.evaluation.errors.detection import KINDS, detection_errors, find_errors
+from planish.evaluation.metrics.detection import detection_metrics
 
 SIDE = 100
 NAMES = ("cat", "dog", "owl")

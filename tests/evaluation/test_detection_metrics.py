@@ -14,9 +14,9 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from planish.data.objects import Objects
-from planish.evaluation.detection_metrics import average_precision_by_class, detection_metrics, detection_scores
-from planish.evaluation.matching import seen_in
+from planish.data.targets.objects import Objects
+from planish.evaluation.metrics.detection import average_precision_by_class, detection_metrics, detection_scores
+from planish.evaluation.metrics.matching import seen_in
 
 STATS = {"map": 0, "map_50": 1, "map_75": 2, "map_small": 3, "map_medium": 4, "map_large": 5, "mar_100": 8}
 
@@ -66,7 +66,7 @@ def _painted(box: Any, height: int, width: int) -> np.ndarray:
 
 
 def reference(targets: list[Objects], outputs: dict[str, Any], classes: int, kind: str = "bbox") -> Any:
-    from planish.evaluation.matching import run_lengths
+    from planish.evaluation.metrics.matching import run_lengths
 
     annotations, found = [], []
     for i, one in enumerate(targets):

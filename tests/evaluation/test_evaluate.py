@@ -9,10 +9,10 @@ import torch
 import torchvision
 
 from planish.artifact import InputSpec, Preprocessing
+from planish.devices.machine import describe_machine
 from planish.errors import ModelError
-from planish.evaluation.classification_metrics import classification_metrics
 from planish.evaluation.evaluate import evaluate
-from planish.evaluation.machine import describe_machine
+from planish.evaluation.metrics.classification import classification_metrics
 from planish.evaluation.size import macs, size_bytes
 from planish.progress import listening
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.data.objects import Objects
-from planish.evaluation.detection_errors import detection_errors
-from planish.evaluation.detection_metrics import average_precision_by_class, detection_metrics
+from planish.data.targets.objects import Objects
+from planish.evaluation.errors.detection import detection_errors
+from planish.evaluation.metrics.detection import average_precision_by_class, detection_metrics
 
 NAMES = ("cat", "dog")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from planish.evaluation.label_noise import own_confidence, suspected_labels
+from planish.evaluation.errors.label_issues import own_confidence, suspected_labels
 
 
 def test_the_definition_image_by_image() -> None:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from planish.errors import ModelError
 from planish.evaluation.latency import LatencyReport, Subject, measure_latency, noise_floor_of, verdict
-from planish.evaluation.statistics import paired_ratio
+from planish.evaluation.statistics.intervals import paired_ratio
 from planish.measurement import Measurement
 
 HERE = Path(__file__).parent
@@ -193,7 +193,7 @@ def test_no_process_survives_its_parent(sent: signal.Signals) -> None:
 
 
 def test_whoever_waits_does_not_spin() -> None:
-    from planish.evaluation.latency_process import WorkerProcess
+    from planish.devices.latency_process import WorkerProcess
 
     worker = WorkerProcess("idle", 1, 30)
     try:

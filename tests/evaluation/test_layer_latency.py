@@ -14,10 +14,10 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional as F
 
-from planish.evaluation import layer_latency
-from planish.evaluation.kernels import onnxruntime_kernels
-from planish.evaluation.layer_latency import ConvShape, Variant, layer_latencies
-from planish.export.runtimes import available, load
+from planish.devices import layer_latency
+from planish.devices.kernels import onnxruntime_kernels
+from planish.devices.layer_latency import ConvShape, Variant, layer_latencies
+from planish.export.runtimes.registry import available, load
 
 CONV = ConvShape(64, 64, (3, 3), (1, 1), (1, 1))
 

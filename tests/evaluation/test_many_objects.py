@@ -14,9 +14,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data.objects import Objects
-from planish.evaluation.detection_metrics import detection_metrics
+from planish.data.targets.objects import Objects
 from planish.evaluation.evaluate import Evaluated, evaluate_tiled
+from planish.evaluation.metrics.detection import detection_metrics
 from planish.tasks import task_for
 
 PLAIN = Preprocessing(10**9, "squash", (0.0,) * 3, (1.0,) * 3)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from planish.evaluation.mistakes import confusions, worst_mistakes
-from planish.evaluation.statistics import proportion
+from planish.evaluation.errors.confident_errors import confusions, worst_mistakes
+from planish.evaluation.statistics.intervals import proportion
 
 
 @pytest.fixture

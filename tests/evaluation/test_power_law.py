@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from planish.evaluation.power_law import fit_power_law, gain_of_twice
+from planish.evaluation.statistics.power_law import fit_power_law, gain_of_twice
 
 SIZES = np.array([50, 100, 200, 400])
 

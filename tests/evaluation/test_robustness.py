@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from planish.evaluation.robustness import robustness
+from planish.evaluation.metrics.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from planish.evaluation.metrics.robustness import robustness
 from planish.progress import listening
 
 SPEC, PREPROCESSING = InputSpec(1, 16, 16), Preprocessing(16, "squash", (0.5,), (0.5,))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.evaluation.segmentation_errors import KINDS, kinds_of, segmentation_errors
-from planish.evaluation.segmentation_metrics import IGNORED, segmentation_metrics
+from planish.evaluation.errors.segmentation import KINDS, kinds_of, segmentation_errors
+from planish.evaluation.metrics.segmentation import IGNORED, segmentation_metrics
 
 NAMES = ("background", "cat", "dog")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
-from planish.evaluation.segmentation_metrics import iou_by_class, segmentation_metrics, segmentation_scores
+from planish.evaluation.metrics.segmentation import iou_by_class, segmentation_metrics, segmentation_scores
 
 NAMES = ("a", "b", "c", "d")
 

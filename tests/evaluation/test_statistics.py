@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from planish.evaluation.statistics import (
+from planish.evaluation.statistics.intervals import (
     bootstrap_mean,
     mcnemar,
     mean_over_seeds,

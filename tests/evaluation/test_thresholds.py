@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import f1_score, precision_recall_curve, precision_score, recall_score
 
 from planish.errors import ModelError
-from planish.evaluation.thresholds import (
+from planish.evaluation.metrics.thresholds import (
     at_threshold,
     class_scores,
     precision_by_coverage,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from planish.explanation import onnxruntime_profile, openvino_profile
+from planish.explanation.profiles import onnxruntime as onnxruntime_profile
+from planish.explanation.profiles import openvino as openvino_profile
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.compression import Int8
-from planish.evaluation.machine import saturates
+from planish.devices.machine import saturates
 from planish.export import ToOnnx, ToOpenVino
 from planish.models.zoo import create
 

@@ -20,9 +20,9 @@ from planish.cli.app import app
 from planish.compression import Int8
 from planish.explanation.result import Explanation
 from planish.export import ToOnnx, ToOpenVino
-from planish.export.bundle import write_bundle
+from planish.export.bundle.folder import write_bundle
 from planish.models.storage import save_artifact
-from planish.report.explanation import explanation
+from planish.report.pages.explanation import explanation
 
 runner = CliRunner()
 

@@ -16,7 +16,7 @@ from torch import nn
 import planish
 from planish.artifact import Artifact
 from planish.explanation import explain as explaining
-from planish.explanation.reach import Reach
+from planish.explanation.findings.achievable_speed import Reach
 from planish.explanation.result import Explanation
 from planish.models.storage import save_artifact
 
@@ -154,8 +154,8 @@ def test_preprocessing_as_the_bottleneck(tmp_path: Path) -> None:
 
 def evidence(**changes: Any) -> Any:
     """For what depends on time alone, which no test should: profiles written by hand."""
-    from planish.explanation.findings import Evidence
-    from planish.explanation.profile import LayerProfile, Profile
+    from planish.explanation.findings.finding import Evidence
+    from planish.explanation.profiles.profile import LayerProfile, Profile
 
     layer = LayerProfile(
         "a", "Conv", "convolution", 1.0, changes.pop("precision", "fp32"), (1, 64, 8, 8), macs=10**8, weight=(64, 64, 3, 3)
@@ -165,8 +165,8 @@ def evidence(**changes: Any) -> Any:
 
 
 def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
-    from planish.explanation.finders import find_all
-    from planish.explanation.findings import Alternative
+    from planish.explanation.findings.finders import find_all
+    from planish.explanation.findings.finding import Alternative
 
     def found(name: str, verdict: str, ms: float, **changes: Any) -> list[str]:
         given = evidence(alternatives={name: Alternative(ms, verdict, 1.0)}, **changes)
@@ -187,7 +187,7 @@ def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
 
 @pytest.mark.parametrize(("gain", "precision", "said"), [(4, "fp32", True), (1.1, "fp32", False), (4, "int8", False), (4, "bf16", False)])
 def test_fp32_where_integers_pay(gain: float, precision: str, said: bool) -> None:
-    from planish.explanation.finders import find_all
+    from planish.explanation.findings.finders import find_all
 
     given = replace(evidence(precision=precision), reach=Reach(100, 100 * gain, 1))
     found = {finding.name: finding for finding in find_all(given)}

@@ -17,16 +17,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import planish
 from planish.artifact import Artifact, InputSpec
-from planish.evaluation.kernels import onnxruntime_kernels
+from planish.devices.kernels import onnxruntime_kernels
 from planish.evaluation.size import macs
 from planish.explanation import explain as explaining
+from planish.explanation.findings.achievable_speed import Reach, measure_reach
 from planish.explanation.model_file import ModelFile
-from planish.explanation.multiplications import einsum_macs, product_macs
-from planish.explanation.onnxruntime_profile import profile_onnxruntime
-from planish.explanation.openvino_profile import profile_openvino
 from planish.explanation.overflow import full_range
-from planish.explanation.profile import LayerProfile
-from planish.explanation.reach import Reach, measure_reach
+from planish.explanation.profiles.macs import einsum_macs, product_macs
+from planish.explanation.profiles.onnxruntime import profile_onnxruntime
+from planish.explanation.profiles.openvino import profile_openvino
+from planish.explanation.profiles.profile import LayerProfile
 from planish.explanation.signal_to_noise import measure_errors
 
 PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}

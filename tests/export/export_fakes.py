@@ -13,7 +13,7 @@ from torch import nn
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.data.normalisation import Normalise
 from planish.data.preprocessing import prepare
-from planish.evaluation.classification_metrics import classification_metrics
+from planish.evaluation.metrics.classification import classification_metrics
 from planish.tasks import Classification
 
 if TYPE_CHECKING:

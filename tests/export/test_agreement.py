@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.export.agreement import differences, disagreement, essential
+from planish.export.checks.agreement import differences, disagreement, essential
 
 TOLD = 0.95 + 0.9 + 0.8 + 0.7 + 0.5 + 0.31
 

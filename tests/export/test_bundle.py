@@ -12,11 +12,11 @@ from macs_clock import macs, time_by_macs
 from scipy import special, stats
 
 from planish.artifact import Artifact
+from planish.devices.machine import cpu_model
 from planish.errors import BundleError, GoalError
-from planish.evaluation.machine import cpu_model
-from planish.export.bundle import read_bundle, write_bundle
-from planish.export.reference import image_values
-from planish.export.verify import verify
+from planish.export.bundle.folder import read_bundle, write_bundle
+from planish.export.bundle.reference import image_values
+from planish.export.bundle.verify import verify
 from planish.measurement import Measurement
 
 
@@ -117,7 +117,7 @@ def _bomb(file: Path) -> None:
     ids=["pickle", "damaged", "claims", "bomb"],
 )
 def test_known_outputs_from_a_forger_are_refused(mine: Path, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planish.export.verify._MOST_EXPECTED", 30_000_000)
+    monkeypatch.setattr("planish.export.bundle.verify._MOST_EXPECTED", 30_000_000)
     write(mine / "golden" / "expected.npz")
     _reseal(mine, lambda d: None)
     tracemalloc.start()

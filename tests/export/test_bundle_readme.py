@@ -21,10 +21,10 @@ from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.errors import RuntimeMissingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import Pack, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport
-from planish.export.bundle import write_bundle
-from planish.export.bundle_readme import readme
+from planish.export.bundle.folder import write_bundle
+from planish.export.bundle.readme import readme
 from planish.export.litert_file import converter_python
-from planish.export.runtimes import find
+from planish.export.runtimes.registry import find
 from planish.plan import Plan
 
 _REPLAY = """

@@ -20,12 +20,13 @@ from planish.artifact import Artifact, InputSpec, Lineage, Source
 from planish.compression import HalfPrecision, Int8, QuantizeAware
 from planish.data.normalisation import Normalise
 from planish.errors import ExportError
-from planish.export import ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport, checks, tensorrt_engine
-from planish.export.agreement import unlike
-from planish.export.checks import check_outputs, file_limits, float_limits, rounded_limits, torch_outputs
-from planish.export.likeness import agreement, likeness
-from planish.export.rounding import jittered, rounded
-from planish.export.runtimes import load
+from planish.export import ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport, tensorrt_engine
+from planish.export.checks.agreement import unlike
+from planish.export.checks.file_checks import check_outputs, file_limits, float_limits, rounded_limits, torch_outputs
+from planish.export.checks.file_checks import file_checks as checks
+from planish.export.checks.rounding import jittered, rounded
+from planish.export.checks.similarity import agreement, likeness
+from planish.export.runtimes.registry import load
 
 FORGERIES: dict[str, Callable[[Any], Any]] = {
     "zeros": np.zeros_like,

@@ -15,8 +15,8 @@ from planish.artifact import Artifact
 from planish.data.normalisation import Normalise
 from planish.errors import ExportError, RuntimeMissingError
 from planish.export import ToOnnx, ToOpenVino
-from planish.export.runtimes import RUNTIMES, available, executed_precisions, load
-from planish.workspace import workspace
+from planish.export.runtimes.registry import RUNTIMES, available, executed_precisions, load
+from planish.files.workspace import workspace
 
 
 def _images(task: FakeTask) -> Any:

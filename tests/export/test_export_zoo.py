@@ -13,7 +13,7 @@ from planish.artifact import Artifact, InputSpec, Lineage, Source
 from planish.compression import Int8
 from planish.data.normalisation import Normalise
 from planish.export import ToOnnx, ToOpenVino
-from planish.export.runtimes import executed_precisions, load
+from planish.export.runtimes.registry import executed_precisions, load
 from planish.models.batch_norm import reestimate_batch_norm
 
 # share of convolution and linear layers that must run integer kernels in ONNX Runtime

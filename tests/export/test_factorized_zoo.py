@@ -11,7 +11,7 @@ from planish.compression import ChannelPruning, Factorize
 from planish.compression.calibration import calibration_batches
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.models import load_artifact, save_artifact
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.plan import Plan

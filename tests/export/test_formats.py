@@ -17,10 +17,10 @@ from planish.compression import ChannelPruning, Int8
 from planish.data.normalisation import Normalise
 from planish.errors import RuntimeMissingError
 from planish.export import ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport, litert_file
-from planish.export.agreement import numeric, unlike
-from planish.export.likeness import likeness
-from planish.export.litert_runtime import read_metadata
-from planish.export.runtimes import executed_precisions
+from planish.export.checks.agreement import numeric, unlike
+from planish.export.checks.similarity import likeness
+from planish.export.runtimes.litert import read_metadata
+from planish.export.runtimes.registry import executed_precisions
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.task import Task
 from planish.testing import FormatConformance

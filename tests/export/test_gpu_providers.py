@@ -12,9 +12,9 @@ from export_fakes import Images
 
 from planish.artifact import Artifact
 from planish.errors import ExportError, RuntimeMissingError
-from planish.export import onnxruntime_runtime
-from planish.export.bundle_readme import readme
-from planish.export.runtimes import RUNTIMES, load
+from planish.export.bundle.readme import readme
+from planish.export.runtimes.registry import RUNTIMES, load
+from planish.export.runtimes.registry import onnxruntime as onnxruntime_runtime
 
 GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt")
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planish.export.huffman import canonical_codes, code_lengths, decode, encode
+from planish.export.runtimes.huffman import canonical_codes, code_lengths, decode, encode
 
 COUNTS = st.lists(st.integers(0, 2000), min_size=2, max_size=256).map(np.array)
 

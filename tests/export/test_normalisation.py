@@ -14,10 +14,10 @@ from export_fakes import SPEC, FakeTask
 from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.compression.calibration import calibration_batches
-from planish.evaluation.kernels import onnxruntime_kernels
+from planish.devices.kernels import onnxruntime_kernels
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx, ToOpenVino
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.models.batch_norm import reestimate_batch_norm
 
 

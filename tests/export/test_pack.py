@@ -22,11 +22,11 @@ from hypothesis.extra import numpy as hnp
 from planish.artifact import Artifact
 from planish.errors import ExportError
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export import Pack, ToOnnx, packed_file
-from planish.export.bundle import write_bundle
-from planish.export.packed_file import Tensor, pack, unpack, unpacked
-from planish.export.runtimes import load
-from planish.export.verify import verify
+from planish.export import Pack, ToOnnx
+from planish.export.bundle.folder import write_bundle
+from planish.export.bundle.verify import verify
+from planish.export.runtimes.packed_file import Tensor, pack, unpack, unpacked
+from planish.export.runtimes.registry import load, packed_file
 
 rng = np.random.default_rng(0)
 

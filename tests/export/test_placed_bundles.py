@@ -12,9 +12,9 @@ import pytest
 from patches import COLOURS, scattered, write_model, write_patches
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
-from planish.export.bundle import EXPECTED
-from planish.export.bundle_readme import readme
-from planish.export.verify import verify
+from planish.export.bundle.folder import EXPECTED
+from planish.export.bundle.readme import readme
+from planish.export.bundle.verify import verify
 
 TASKS = ("detection", "instance", "semantic")
 
@@ -36,7 +36,7 @@ def test_it_verifies(bundle: Path) -> None:
 
 def test_a_model_that_answers_otherwise_is_found(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other golden outputs, as those of another image are; hashes are checked before and tested elsewhere."""
-    monkeypatch.setattr("planish.export.verify.changed_files", lambda folder, bundle: [])
+    monkeypatch.setattr("planish.export.bundle.verify.changed_files", lambda folder, bundle: [])
     with np.load(bundle / EXPECTED) as saved:
         right = dict(saved)
     try:

@@ -24,14 +24,14 @@ from planish.artifact import Artifact
 from planish.cli.app import app
 from planish.errors import BundleError, RuntimeMissingError, TrustError
 from planish.export import ToTorchExport
-from planish.export.bundle import file_hashes, write_bundle
-from planish.export.runtimes import load
-from planish.export.signature import check_signature, sign
-from planish.export.verify import verify
+from planish.export.bundle.folder import file_hashes, write_bundle
+from planish.export.bundle.signature import check_signature, sign
+from planish.export.bundle.verify import verify
+from planish.export.runtimes.registry import load
+from planish.files.trust import TRUST
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
 from planish.serving.serve import open_models
-from planish.trust import TRUST
 
 pytest.importorskip("cryptography")
 

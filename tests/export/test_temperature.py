@@ -13,9 +13,9 @@ from export_fakes import FakeTask
 from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.data.normalisation import Normalise
-from planish.evaluation.calibration import fit_temperature
+from planish.evaluation.metrics.calibration import fit_temperature
 from planish.export import Temperature, ToOnnx, ToOpenVino
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.plan import Plan
 
 

@@ -17,11 +17,11 @@ from torch import nn
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.errors import ExportError, RuntimeMissingError, TrustError
 from planish.export import ToOnnx, ToTensorRt
-from planish.export.bundle import write_bundle
-from planish.export.bundle_readme import readme
-from planish.export.runtimes import load
-from planish.export.verify import verify
-from planish.trust import TRUST
+from planish.export.bundle.folder import write_bundle
+from planish.export.bundle.readme import readme
+from planish.export.bundle.verify import verify
+from planish.export.runtimes.registry import load
+from planish.files.trust import TRUST
 
 
 class Labels(nn.Module):

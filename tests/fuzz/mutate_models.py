@@ -24,7 +24,7 @@ _ODD_TENSORS: list[Callable[[torch.Tensor], Any]] = [
 
 def mutate_pickle(data: bytes, rng: Random) -> bytes:
     """Change a tensor, a name or a value in what ``torch.save`` wrote."""
-    from planish.models.checkpoints import _HARMLESS
+    from planish.models.weights.checkpoints import _HARMLESS
 
     with torch.serialization.safe_globals(list(_HARMLESS)):
         tree: Any = torch.load(io.BytesIO(data), weights_only=True)

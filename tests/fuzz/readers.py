@@ -75,7 +75,7 @@ def _images(source: Path, out: Path, rng: Random) -> None:
 
 def _checkpoints(source: Path, out: Path, rng: Random) -> None:
     from planish.errors import ModelError
-    from planish.models.weights import fit_weights, read_weights
+    from planish.models.weights.loading import fit_weights, read_weights
 
     for file in sorted(source.iterdir()):
         if file.is_file():
@@ -87,7 +87,7 @@ def _checkpoints(source: Path, out: Path, rng: Random) -> None:
 
 
 def _artifact(source: Path, out: Path, rng: Random) -> None:
-    from planish.search.opened import open_model
+    from planish.runs.open_model import open_model
 
     opened = open_model(source)
     assert opened.artifact is not None
@@ -97,7 +97,7 @@ def _artifact(source: Path, out: Path, rng: Random) -> None:
 def _onnx(source: Path, out: Path, rng: Random) -> None:
     from planish.artifact import InputSpec, Preprocessing
     from planish.errors import ModelError
-    from planish.export.foreign_onnx import fed_pixels, metadata_of, read_foreign
+    from planish.export.onnx.external import fed_pixels, metadata_of, read_foreign
 
     sample = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     for file in sorted(source.glob("*.onnx")):
@@ -112,8 +112,8 @@ def _onnx(source: Path, out: Path, rng: Random) -> None:
 
 
 def _our_onnx(source: Path, out: Path, rng: Random) -> None:
-    from planish.export.runtimes import available
-    from planish.search.opened import open_model
+    from planish.export.runtimes.registry import available
+    from planish.runs.open_model import open_model
 
     runtime = rng.choice(("auto", *available("onnx")))
     opened = open_model(source, runtime)
@@ -147,7 +147,7 @@ def _run(source: Path, out: Path, rng: Random) -> None:
     """The page, the splits, and going on with the run."""
     from planish.commands import report
     from planish.errors import PlanishError
-    from planish.search.store import claim
+    from planish.runs.store import claim
     from planish.split_assignment import assignment_beside
 
     with contextlib.suppress(PlanishError):
@@ -163,8 +163,8 @@ def _run(source: Path, out: Path, rng: Random) -> None:
 
 
 def _bundle(source: Path, out: Path, rng: Random) -> None:
-    from planish.export.verify import verify
-    from planish.search.opened import open_model
+    from planish.export.bundle.verify import verify
+    from planish.runs.open_model import open_model
     from planish.serving.model import ServedModel
 
     what = rng.randrange(3)
@@ -203,8 +203,8 @@ def _sealed(source: Path, rng: Random) -> None:
 
 
 def _log(source: Path, out: Path, rng: Random) -> None:
-    from planish.serving.labelling import worth_labelling
-    from planish.serving.monitor import monitor
+    from planish.serving.monitoring.labelling import worth_labelling
+    from planish.serving.monitoring.monitor import monitor
 
     if rng.random() < 0.5:
         for one in monitor(source / "log", [f"model={source / 'model'}"]):
@@ -216,8 +216,8 @@ def _log(source: Path, out: Path, rng: Random) -> None:
 
 def _keys(source: Path, out: Path, rng: Random) -> None:
     from planish.errors import PlanishError
-    from planish.export.signature import check_signature, sign
-    from planish.serving.key_file import read_keys
+    from planish.export.bundle.signature import check_signature, sign
+    from planish.serving.http.key_file import read_keys
 
     for act in (
         lambda: read_keys(source / "keys.txt"),

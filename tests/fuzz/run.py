@@ -356,7 +356,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="one input by its number")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-faults"), help="folder for inputs that fail")
     options = parser.parse_args()
-    for module in ("planish.commands", "planish.serving.model", "planish.serving.labelling"):
+    for module in ("planish.commands", "planish.serving.model", "planish.serving.monitoring.labelling"):
         importlib.import_module(module)
     names = list(READERS) if options.readers == ["all"] else options.readers
     first = options.seed * 1_000_000_000

@@ -294,7 +294,7 @@ def our_onnx(folder: Path) -> None:
 
 def classifier_bundle(folder: Path) -> None:
     from planish.export import ToOnnx
-    from planish.export.bundle import write_bundle
+    from planish.export.bundle.folder import write_bundle
 
     task = _Task()
     exported = ToOnnx().apply(_classifier(), task)
@@ -326,7 +326,7 @@ def recipes(folder: Path) -> None:
 def run_folder(folder: Path) -> None:
     from fake_run import write_run
 
-    from planish.search.store import Store
+    from planish.runs.store import Store
     from planish.split_assignment import SplitAssignment
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -394,7 +394,7 @@ def keys(folder: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-    from planish.export.signature import sign
+    from planish.export.bundle.signature import sign
 
     folder.mkdir(parents=True)
     (folder / "keys.txt").write_text("# keys\nabcdef0123456789\nsecond-key\n")

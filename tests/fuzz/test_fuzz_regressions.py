@@ -18,23 +18,23 @@ import torch
 import planish
 from planish.data import load_images
 from planish.data.annotations.voc import _parse
-from planish.data.archives import read_arrays
 from planish.errors import BundleError, DataError, ModelError, PlanError, PlanishError, first_line
-from planish.export.bundle import REFERENCE
-from planish.input_files import read_bytes
-from planish.models.checkpoints import aligned, read_checkpoint
-from planish.models.weights import fit_weights
+from planish.experiments.compression import Comparison
+from planish.export.bundle.folder import REFERENCE
+from planish.files.archives import read_arrays
+from planish.files.reading import read_bytes
+from planish.files.yaml_text import parse_yaml
+from planish.models.weights.checkpoints import aligned, read_checkpoint
+from planish.models.weights.loading import fit_weights
 from planish.plan import Plan
-from planish.search.compare import Comparison
-from planish.search.opened import open_model
-from planish.search.store import Store
-from planish.serving.drift import Drift
-from planish.serving.labelling import worth_labelling
-from planish.serving.records import records
+from planish.runs.open_model import open_model
+from planish.runs.store import Store
+from planish.serving.monitoring.drift import Drift
+from planish.serving.monitoring.labelling import worth_labelling
+from planish.serving.monitoring.records import records
 from planish.split_assignment import SplitAssignment
 from planish.testing import write_shapes
 from planish.training.recipe import load_recipe
-from planish.yaml_text import parse_yaml
 
 DEEP = {"flow": "a: " + "[" * 100_000, "json": '{"a":' * 100_000, "block": "- " * 3000 + "1", "json lists": "[" * 5000 + "]" * 5000}
 
@@ -233,8 +233,8 @@ def test_a_data_set_without_a_readable_image(tmp_path: Path) -> None:
 
 
 def test_pipes_in_the_place_of_models(tmp_path: Path) -> None:
-    from planish.export.foreign_onnx import metadata_of, read_foreign
-    from planish.export.runtimes import load
+    from planish.export.onnx.external import metadata_of, read_foreign
+    from planish.export.runtimes.registry import load
 
     os.mkfifo(tmp_path / "a.onnx")
     for read in (metadata_of, read_foreign, lambda file: load([file], "onnxruntime"), open_model):

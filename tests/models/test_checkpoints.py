@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from planish.errors import ModelError
-from planish.models.checkpoints import aligned, read_checkpoint
-from planish.models.weights import fit_weights, read_weights
+from planish.models.weights.checkpoints import aligned, read_checkpoint
+from planish.models.weights.loading import fit_weights, read_weights
 from planish.progress import collecting_notes
 
 NET = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))

@@ -19,7 +19,7 @@ from planish.models.detection.assignment import Assigned, assign
 from planish.models.detection.boxes import iou
 from planish.models.detection.decode import boxes_of, centres_of, keep_best
 from planish.models.detection.losses import detection_loss, distance_loss, within
-from planish.models.segmentation import Segmenter
+from planish.models.heads.segmentation import Segmenter
 from planish.models.zoo import build
 
 

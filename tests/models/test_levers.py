@@ -14,7 +14,8 @@ from planish.artifact import Artifact
 from planish.compression import Width
 from planish.errors import TechniqueError
 from planish.export import ToOnnx
-from planish.models.levers import (
+from planish.models.storage import load_artifact, save_artifact
+from planish.models.surgery import (
     Activation,
     Depth,
     Downsampling,
@@ -27,12 +28,11 @@ from planish.models.levers import (
     SqueezeExcitation,
     StochasticDepth,
 )
-from planish.models.levers.graph import residual_branches
-from planish.models.levers.initialization import fans, gain_of
-from planish.models.levers.norm import StandardisedConv2d
-from planish.models.levers.pooling import AttentionPool, BlurPool, GeneralisedMean, GridMax, SpatialPyramid
-from planish.models.levers.regularization import DropBranch, DropConnectLinear
-from planish.models.storage import load_artifact, save_artifact
+from planish.models.surgery.graph import residual_branches
+from planish.models.surgery.initialization import fans, gain_of
+from planish.models.surgery.norm import StandardisedConv2d
+from planish.models.surgery.pooling import AttentionPool, BlurPool, GeneralisedMean, GridMax, SpatialPyramid
+from planish.models.surgery.regularization import DropBranch, DropConnectLinear
 from planish.technique import Technique
 from planish.testing import TechniqueConformance, write_shapes
 from planish.training.prepare import Job, prepare

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from planish.compression import ChannelPruning, Int8, QuantizeAware
 from planish.data.normalisation import Normalise
+from planish.devices.kernels import onnxruntime_kernels
 from planish.errors import ModelError
-from planish.evaluation.kernels import onnxruntime_kernels
 from planish.export import ToOnnx
-from planish.export.checks import torch_outputs
+from planish.export.checks.file_checks import torch_outputs
 from planish.models import create
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.tracing import trace_graph

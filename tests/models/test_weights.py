@@ -12,7 +12,7 @@ from torch import nn
 
 from planish.errors import ModelError
 from planish.models import create
-from planish.models.checkpoints import read_checkpoint
+from planish.models.weights.checkpoints import read_checkpoint
 
 SIZES = {"channels": 3, "image_size": 32}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from fake_run import measure
 
-from planish.search.compare import Comparison, Row
-from planish.search.topics import Arm, arms_of
+from planish.experiments.compression import Comparison, Row
+from planish.experiments.topics import Arm, arms_of
 from planish.training import Distill
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.evaluation.classification_metrics import classification_metrics
-from planish.search.evaluation import Evaluation, judge, keep
+from planish.evaluation.metrics.classification import classification_metrics
+from planish.runs.evaluation import Evaluation, judge, keep
 
 SPEC = InputSpec(1, 8, 8)
 PREPROCESSING = Preprocessing(8, "squash", (0.5,), (0.25,))

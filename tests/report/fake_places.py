@@ -12,10 +12,10 @@ from fake_run import write_run
 from PIL import Image, ImageDraw
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.evaluation.classification_metrics import percent
-from planish.evaluation.statistics import bootstrap_mean, paired_difference
+from planish.evaluation.metrics.classification import percent
+from planish.evaluation.statistics.intervals import bootstrap_mean, paired_difference
 from planish.measurement import Measurement
-from planish.search.evaluation import Evaluation, judge, keep
+from planish.runs.evaluation import Evaluation, judge, keep
 from planish.search.evidence import Session, Sources, Validation, errors, per_class, write_evidence
 from planish.search.result import Result
 from planish.search.verdict import shortfall, verdict

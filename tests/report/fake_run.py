@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from planish.evaluation.latency import noise_floor_of
-from planish.evaluation.statistics import over_launches, paired_difference, paired_ratio, proportion
+from planish.evaluation.statistics.intervals import over_launches, paired_difference, paired_ratio, proportion
 from planish.measurement import Measurement
 from planish.search.evidence import RECORDED, Session
 from planish.search.result import BudgetUse, CandidateResult, ClassResult, Goal, Result

@@ -11,9 +11,9 @@ import pytest
 from fake_comparison import make_comparison
 from rich.console import Console
 
+from planish.experiments.compression import Comparison
 from planish.measurement import Measurement
-from planish.report.comparison import comparison_table, write_comparison
-from planish.search.compare import Comparison
+from planish.report.pages.comparison import comparison_table, write_comparison
 
 
 def pages_marks(folder: Path, strategies: int) -> tuple[str, dict[str, tuple[str, str]]]:

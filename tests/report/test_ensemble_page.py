@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from planish.experiments.ensemble_measurements import EnsembleArm
+from planish.experiments.ensembles import EnsembleStudy
+from planish.experiments.experiment import TOO_FEW
 from planish.measurement import Measurement
-from planish.report.ensembles import costs, ensemble_table, findings, write_ensembles
-from planish.search.ensemble_bench import EnsembleArm
-from planish.search.ensembles import EnsembleStudy
-from planish.search.experiment import TOO_FEW
+from planish.report.pages.ensembles import costs, ensemble_table, findings, write_ensembles
 
 
 def make_arm(

@@ -12,10 +12,10 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from test_page import Page
 
 from planish.errors import BundleError
-from planish.evaluation.thresholds import threshold_for_precision
-from planish.report.confusion import most_confused
-from planish.report.evaluation import write_evaluation
-from planish.search.evaluation import load_evaluation
+from planish.evaluation.metrics.thresholds import threshold_for_precision
+from planish.report.pages.evaluation import write_evaluation
+from planish.report.plots.confusion import most_confused
+from planish.runs.evaluation import load_evaluation
 
 NAMES = ["oak", "ash", "elm", "fir", "yew", "box"]
 

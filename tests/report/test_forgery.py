@@ -16,10 +16,10 @@ from fake_run import CHOSEN, record, write_run
 from pydantic import TypeAdapter
 
 from planish.report import write_report
-from planish.report.page import render
-from planish.report.recheck import disagreements, shown_numbers
-from planish.report.recompute import recompute, sources_of
-from planish.report.run_folder import RunFolder, read_run
+from planish.report.pages.run import render
+from planish.report.recomputation.recheck import disagreements, shown_numbers
+from planish.report.recomputation.recompute import recompute, sources_of
+from planish.report.recomputation.run_folder import RunFolder, read_run
 from planish.search.result import Result
 
 Place = tuple[str | int, ...]

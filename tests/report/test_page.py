@@ -13,9 +13,10 @@ import pytest
 from fake_run import CHOSEN, record, write_run
 
 from planish.evaluation.latency import smallest_difference
-from planish.evaluation.statistics import paired_difference, paired_ratio
-from planish.report import words, write_report
-from planish.report.run_folder import read_run
+from planish.evaluation.statistics.intervals import paired_difference, paired_ratio
+from planish.report import formatting as words
+from planish.report import write_report
+from planish.report.recomputation.run_folder import read_run
 from planish.search.result import Result
 from planish.search.verdict import shortfall, verdict
 

@@ -19,21 +19,23 @@ from rich.console import Console
 from test_page import Page
 
 from planish.errors import BundleError
-from planish.evaluation.statistics import bootstrap_mean
+from planish.evaluation.statistics.intervals import bootstrap_mean
+from planish.experiments.compression import Row
+from planish.experiments.experiment import ArmResult
 from planish.measurement import Measurement
-from planish.report import errors, words, write_report
-from planish.report.comparison import write_comparison
-from planish.report.evaluation import write_evaluation
-from planish.report.experiment import experiment_table, metric_of
-from planish.report.recompute import recompute
-from planish.report.run_folder import read_run
+from planish.report import formatting as words
+from planish.report import write_report
+from planish.report.pages import error_table as errors
+from planish.report.pages.comparison import write_comparison
+from planish.report.pages.evaluation import write_evaluation
+from planish.report.pages.experiment import experiment_table, metric_of
+from planish.report.recomputation.recompute import recompute
+from planish.report.recomputation.run_folder import read_run
 from planish.report.terminal import measurements_table
-from planish.search.compare import Row
-from planish.search.evaluation import load_evaluation
-from planish.search.experiment import ArmResult
-from planish.search.pictures import write_pictures
+from planish.runs.evaluation import load_evaluation
+from planish.runs.pictures import write_pictures
+from planish.runs.trainings import Trial
 from planish.search.result import ErrorResult, Result
-from planish.search.trials import Trial
 
 
 @pytest.fixture(scope="module")

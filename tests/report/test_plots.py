@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planish.measurement import Measurement
-from planish.report import plots, words
-from planish.report.svg import Scale, el, log_ticks, ticks
-from planish.report.thumbnails import data_uri
+from planish.report import formatting as words
+from planish.report.plots.run import run as plots
+from planish.report.plots.svg import Scale, el, log_ticks, ticks
+from planish.report.plots.thumbnails import data_uri
 
 positive = st.floats(1e-4, 1e6)
 
@@ -76,7 +77,7 @@ def test_numbers_in_words() -> None:
 
 
 def test_training_curve_survives_nan_and_one_value() -> None:
-    from planish.report.run_folder import Epoch
+    from planish.report.recomputation.run_folder import Epoch
 
     history = [Epoch(epoch=e, train_loss=math.nan if e == 2 else 1.0, validation_score=50) for e in (1, 2, 3)]
     curves = plots.training(history, "miou")

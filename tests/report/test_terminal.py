@@ -10,7 +10,7 @@ from fake_run import write_run
 from rich.console import Console, RenderableType
 
 from planish.progress import Progress, Stage, listening, note
-from planish.report import words
+from planish.report import formatting as words
 from planish.report.terminal import TerminalProgress, candidate_table, measurements_table, verdict_panel
 from planish.search.result import Result
 

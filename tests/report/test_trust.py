@@ -13,8 +13,8 @@ from fake_run import CHOSEN
 
 from planish.errors import BundleError
 from planish.report import write_report
-from planish.report.recompute import recompute
-from planish.report.run_folder import read_run
+from planish.report.recomputation.recompute import recompute
+from planish.report.recomputation.run_folder import read_run
 from planish.search.result import Result
 
 

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from planish import deadline
-from planish.evaluation import layer_latency
+from planish.devices import layer_latency
 from planish.evaluation.latency import LatencyReport
 from planish.measurement import Measurement
-from planish.search import runner, store, time_estimates
+from planish.runs import runner, store
+from planish.search import time_estimates
 from planish.search.optimize import optimize
-from planish.training import input_speed, precision, schedule
+from planish.training import input_speed, precision
+from planish.training.schedules import schedule
 
 _FIT = sys.modules["planish.training.fit"]
 

@@ -21,9 +21,10 @@ from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.errors import TechniqueError
 from planish.evaluation import latency
 from planish.models.zoo import build
-from planish.search import finish, store, time_estimates
+from planish.runs import store
+from planish.runs.runner import Runner
+from planish.search import finish, time_estimates
 from planish.search.result import Result
-from planish.search.runner import Runner
 from planish.split_assignment import SplitAssignment
 from planish.tasks.classification import Classification
 from planish.technique import hyper_parameters

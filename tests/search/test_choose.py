@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planish.measurement import Measurement
-from planish.search.choose import choose, describe_miss, frontier, misses, nearest_miss
+from planish.search.choice import choose, describe_miss, frontier, misses, nearest_miss
 from planish.search.result import CandidateResult, Goal
 from planish.search.verdict import shortfall
 

@@ -15,18 +15,19 @@ import pytest
 import planish
 from planish.compression import Resolution
 from planish.evaluation.latency import LatencyReport, Subject, noise_floor_of, verdict
-from planish.evaluation.statistics import over_launches, paired_ratio
-from planish.export import openvino_runtime
-from planish.export.bundle import read_bundle
+from planish.evaluation.statistics.intervals import over_launches, paired_ratio
+from planish.export.bundle.folder import read_bundle
+from planish.export.runtimes.registry import openvino as openvino_runtime
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.report import write_report
-from planish.report.recompute import recompute
-from planish.report.run_folder import read_run
-from planish.search import optimize, runner
-from planish.search.look import measure
+from planish.report.recomputation.recompute import recompute
+from planish.report.recomputation.run_folder import read_run
+from planish.runs import runner
+from planish.runs.runner import extend
+from planish.search import optimize
 from planish.search.proposals import Level, Trial
-from planish.search.runner import extend
+from planish.search.screening import measure
 from planish.search.state import Search
 from planish.testing import write_shapes
 from planish.training import Distill

@@ -10,11 +10,11 @@ from macs_clock import time_by_macs
 import planish
 from planish import commands
 from planish.errors import PlanError
+from planish.experiments import topics
+from planish.experiments.compression import Comparison
+from planish.experiments.topics import TOPICS, arms_of
 from planish.plan import Plan
-from planish.report.comparison import comparison_table
-from planish.search import topics
-from planish.search.compare import Comparison
-from planish.search.topics import TOPICS, arms_of
+from planish.report.pages.comparison import comparison_table
 from planish.testing import write_shapes
 from planish.training import Distill
 

@@ -15,9 +15,9 @@ from planish import commands
 from planish.cli.app import app
 from planish.data.normalisation import Normalise
 from planish.errors import GoalError
+from planish.experiments import ensemble_members
+from planish.experiments.ensembles import EnsembleStudy, ensembles
 from planish.models.storage import load_artifact
-from planish.search import ensemble_members
-from planish.search.ensembles import EnsembleStudy, ensembles
 from planish.testing import write_shapes
 from planish.training.prepare import prepare
 

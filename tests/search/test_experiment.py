@@ -12,11 +12,11 @@ from rich.console import Console
 
 from planish import commands
 from planish.errors import GoalError, PlanError
-from planish.evaluation.statistics import Interval, over_seeds
-from planish.report.experiment import experiment_table, findings
-from planish.search import trials
-from planish.search.experiment import TOO_FEW, ArmResult, Experiment, arms_of, experiment, factors_of, verdict_of
-from planish.search.studies import STUDIES
+from planish.evaluation.statistics.intervals import Interval, over_seeds
+from planish.experiments.experiment import TOO_FEW, ArmResult, Experiment, arms_of, experiment, factors_of, verdict_of
+from planish.experiments.studies import STUDIES
+from planish.report.pages.experiment import experiment_table, findings
+from planish.runs import trainings as trials
 from planish.testing import write_shapes
 from planish.training.recipe import load_recipe, set_values
 

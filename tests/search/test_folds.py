@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from planish import commands
 from planish.cli.app import app
 from planish.data import load_images
+from planish.datacentric import folds as module
+from planish.datacentric.folds import Folds, OutOfFold
 from planish.errors import GoalError
-from planish.evaluation.statistics import over_folds, proportion
-from planish.report.folds import findings, folds_table
-from planish.search import folds as module
-from planish.search.folds import Folds, OutOfFold
+from planish.evaluation.statistics.intervals import over_folds, proportion
+from planish.report.pages.folds import findings, folds_table
 from planish.testing import write_shapes
 
 QUICK = {"model": "resnet8x0.5", "changes": ["augmentation=none", "batch_size=16", "epochs=8"]}

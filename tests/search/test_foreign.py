@@ -23,13 +23,13 @@ from planish.artifact import Artifact
 from planish.cli import app as cli
 from planish.compression import Int8, Resolution, Simplify
 from planish.data.normalisation import Normalise
+from planish.devices.kernels import onnxruntime_kernels
 from planish.errors import DataError, GoalError, ModelError, TechniqueError
-from planish.evaluation.kernels import onnxruntime_kernels
 from planish.export import ToOnnx, ToOpenVino
-from planish.export.runtimes import load
-from planish.export.verify import verify
+from planish.export.bundle.verify import verify
+from planish.export.runtimes.registry import load
 from planish.plan import Plan
-from planish.search.foreign import file_job
+from planish.runs.external_onnx import file_job
 from planish.search.result import Result
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare

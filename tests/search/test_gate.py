@@ -9,9 +9,9 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
+from planish.datacentric.replacement_test import Gate
 from planish.errors import DataError, GoalError
-from planish.evaluation.paired_tests import images_to_show_better, images_to_show_not_worse, p_better, p_not_worse
-from planish.search.gate import Gate
+from planish.evaluation.statistics.paired_tests import images_to_show_better, images_to_show_not_worse, p_better, p_not_worse
 
 ATTEMPTS = 20_000
 

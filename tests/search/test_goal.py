@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from planish.errors import GoalError
-from planish.search.goal import milliseconds, seconds, size_bytes
+from planish.units import milliseconds, seconds, size_bytes
 
 
 @pytest.mark.parametrize(("text", "value"), [("5ms", 5), ("0.8 ms", 0.8), ("800us", 0.8), ("0.1s", 100), (3.5, 3.5), ("7", 7)])

@@ -16,7 +16,7 @@ import planish.training.fit  # noqa: F401 for sys.modules
 from planish import commands
 from planish.errors import BundleError
 from planish.models.storage import load_artifact
-from planish.search.store import Store, claim
+from planish.runs.store import Store, claim
 from planish.testing import write_shapes
 
 FIT = sys.modules["planish.training.fit"]
@@ -34,7 +34,7 @@ class Time:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.steps, self.stop, real = 0.0, 0, -1, FIT._Loss.__call__
-        for module in (FIT, sys.modules["planish.training.schedule"]):
+        for module in (FIT, sys.modules["planish.training.schedules.schedule"]):
             monkeypatch.setattr(module, "monotonic", lambda: self.now)
         monkeypatch.setattr("planish.commands.monotonic", lambda: self.now)
         monkeypatch.setattr("planish.search.time_estimates.perf_counter", lambda: self.now)
@@ -73,7 +73,7 @@ def folds(data: Path, **options: Any) -> Any:
 def test_interrupted_in_its_second_training_it_comes_to_what_it_would_have_come_to(
     shapes: Path, tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch, job: Job
 ) -> None:
-    monkeypatch.setattr("planish.search.trials.peak_memory", _no_memory)
+    monkeypatch.setattr("planish.runs.trainings.peak_memory", _no_memory)
     options = {"model": "resnet8x0.5", "changes": CHANGES}
     calm = job(shapes, out=tmp_path / "calm", **options)
     whole, time.steps = time.steps, 0

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from planish import commands
 from planish.cli.app import app
+from planish.datacentric import folds as module
+from planish.datacentric.learning_curve import LearningCurve, learning_curve
 from planish.errors import DataError
 from planish.measurement import Measurement
-from planish.report.learning_curve import answer, learning_curve_table, write_learning_curve
-from planish.search import folds as module
-from planish.search.learning_curve import LearningCurve, learning_curve
+from planish.report.pages.learning_curve import answer, learning_curve_table, write_learning_curve
 from planish.testing import write_shapes
 
 QUICK = {"model": "resnet8x0.5", "changes": ["augmentation=none", "batch_size=8", "epochs=3"]}

@@ -13,11 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from planish.compression import Int8
+from planish.devices.kernels import onnxruntime_kernels
 from planish.errors import ModelError, TechniqueError
-from planish.evaluation.kernels import onnxruntime_kernels
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.progress import collecting_notes
-from planish.search.foreign import file_job
+from planish.runs.external_onnx import file_job
 from planish.testing import write_shapes
 from planish.training.prepare import Job
 
@@ -259,7 +259,7 @@ def test_labels_and_nan_are_refused_as_what_they_are(shapes: Path, tmp_path: Pat
 def test_a_file_in_which_nothing_runs_in_integers_is_not_int8(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     net = Net()
     job, _ = opened(shapes, net.save(tmp_path / "net.onnx", net.linear()))
-    monkeypatch.setattr("planish.compression.int8.onnxruntime_kernels", lambda file: {"int8": [], "float": ["c", "y"]})
+    monkeypatch.setattr("planish.compression.quantization.int8.onnxruntime_kernels", lambda file: {"int8": [], "float": ["c", "y"]})
     with pytest.raises(TechniqueError, match="none of 2"):
         Int8(images=8).apply(job.artifact, job.task)
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from planish.cli import app as cli
 from planish.errors import GoalError, ModelError
-from planish.search.open_network import Network, open_network
-from planish.search.opened import open_model
+from planish.runs.open_model import open_model
+from planish.runs.open_network import Network, open_network
 from planish.testing import write_shapes
 
 NETWORK = """import torch

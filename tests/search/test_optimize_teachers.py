@@ -14,7 +14,8 @@ from planish.measurement import Measurement
 from planish.models import create
 from planish.models.storage import load_artifact
 from planish.plan import Plan
-from planish.search import halving, optimize, original
+from planish.runs import original
+from planish.search import halving, optimize
 from planish.search.proposals import Level, Trial
 from planish.search.state import Search
 from planish.testing import write_shapes

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.export.verify import verify
+from planish.export.bundle.verify import verify
 from planish.testing import write_shapes
 
 _SCRIPT = Path(__file__).with_name("interrupted.py")

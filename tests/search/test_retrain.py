@@ -19,15 +19,15 @@ from planish import commands
 from planish.cli.app import app
 from planish.compression import Int8
 from planish.data import load_images
+from planish.datacentric import retrain
+from planish.datacentric.retrain import Continued
 from planish.errors import BundleError, DataError, GoalError
 from planish.export import ToOnnx
-from planish.export.bundle import SEAL, read_bundle
+from planish.export.bundle.folder import SEAL, read_bundle
 from planish.measurement import Measurement
 from planish.models.storage import fingerprint, load_artifact
 from planish.plan import Plan
-from planish.search import retrain
-from planish.search.opened import open_model
-from planish.search.retrain import Continued
+from planish.runs.open_model import open_model
 from planish.split_assignment import SplitAssignment
 from planish.testing import write_shapes
 from planish.training.original import Original, train_original

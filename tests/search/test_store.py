@@ -18,12 +18,12 @@ import pytest
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.decisions import decide
 from planish.errors import BundleError, DataError, TechniqueError
+from planish.files.atomic import read_arrays, write_arrays, write_json
 from planish.models import create
 from planish.models.storage import load_artifact, save_artifact
 from planish.progress import collecting_notes, note
-from planish.search import store as stores
-from planish.search.files import read_arrays, write_arrays, write_json
-from planish.search.store import STARTING, Store, claim
+from planish.runs import store as stores
+from planish.runs.store import STARTING, Store, claim
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_what_was_put_survives_a_kill(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from planish.search.store import claim
+from planish.runs.store import claim
 store = claim(Path({str(tmp_path)!r}) / "run", {{}}, resume=False)
 for i in range(1000):
     store.once(str(i), "s", lambda: i)
@@ -152,7 +152,7 @@ def test_time_lost_by_kills_counts_against_the_budget_and_in_seconds(tmp_path: P
 
 
 def test_it_is_told_every_second_that_a_run_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planish.search.lock._BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("planish.runs.lock._BEAT_SECONDS", 0.01)
     code = "import time; time.sleep(0.2)"
     store = claim(tmp_path / "run", {}, resume=False)
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -253,7 +253,7 @@ def test_one_process_at_a_time_works_on_a_run(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from planish.search.store import claim
+from planish.runs.store import claim
 store = claim(Path({str(tmp_path)!r}) / "run", {{}}, resume=False)
 print("ready", flush=True)
 sys.stdin.read()

@@ -17,7 +17,7 @@ import torch
 from patches import write_patches
 
 from planish.export import ToOnnx
-from planish.export.bundle import write_bundle
+from planish.export.bundle.folder import write_bundle
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare
 

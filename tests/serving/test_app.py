@@ -19,16 +19,16 @@ from service_log import service_log
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.errors import BundleError
-from planish.serving.app import service
+from planish.files.workspace import replace_folder
 from planish.serving.batching import Batcher
 from planish.serving.health import Health
+from planish.serving.http.app import service
+from planish.serving.http.protocol import HEADER_LENGTH
 from planish.serving.limits import Limits
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
-from planish.serving.protocol import HEADER_LENGTH
+from planish.serving.occlusion import covered, lost, seen_region
 from planish.serving.serve import open_models
-from planish.serving.why import covered, lost, seen_region
-from planish.workspace import replace_folder
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from planish.serving.batching import Batcher
-from planish.serving.errors import BusyError, InferenceError
+from planish.serving.http.errors import BusyError, InferenceError
 
 
 def images(*values: int) -> np.ndarray:

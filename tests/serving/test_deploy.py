@@ -19,8 +19,8 @@ from packaging.requirements import Requirement
 
 from planish.cli.app import app
 from planish.serving import healthcheck
-from planish.serving.app import service
-from planish.serving.monitor import ALERT_RULES
+from planish.serving.http.app import service
+from planish.serving.monitoring.monitor import ALERT_RULES
 from planish.serving.serve import open_models
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -33,7 +33,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent)
 from planish.cli.app import app
-import uvicorn, planish.serving.app, planish.serving.serve
+import uvicorn, planish.serving.http.app, planish.serving.serve
 sys.argv = ["planish", "verify", sys.argv[1]]
 app()
 """

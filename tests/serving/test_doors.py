@@ -27,11 +27,11 @@ from typer.testing import CliRunner
 
 from planish.cli.app import app as commands
 from planish.errors import BundleError
-from planish.serving.app import service
-from planish.serving.connection import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, Connection
-from planish.serving.key_file import others_may_read, read_keys
+from planish.serving.http.app import service
+from planish.serving.http.connection import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, Connection
+from planish.serving.http.key_file import others_may_read, read_keys
 from planish.serving.limits import Limits
-from planish.serving.request_log import PrivateRotatingFile, RequestLog
+from planish.serving.monitoring.request_log import PrivateRotatingFile, RequestLog
 from planish.serving.serve import open_models
 from planish.serving.serve import serve as listen
 
@@ -92,7 +92,7 @@ def test_a_port_that_is_taken_is_told(bundle: Path) -> None:
 @pytest.fixture(params=[0.5])
 def impatient(bundle: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[int]:
     """The port of a service with other limits of time, in seconds."""
-    monkeypatch.setattr("planish.serving.connection.HEAD_S", request.param)
+    monkeypatch.setattr("planish.serving.http.connection.HEAD_S", request.param)
     app = service(open_models([bundle]), Limits(timeout_s=request.param))
     server = uvicorn.Server(uvicorn.Config(app, http=Connection, log_level="error", timeout_keep_alive=1))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -239,8 +239,8 @@ def test_requests_may_wait_on_a_connection_for_those_before_them(impatient: int)
 
 
 def test_clients_that_keep_the_server_waiting_make_room_for_others(impatient: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planish.serving.connection.MAX_CONNECTIONS", 10)
-    monkeypatch.setattr("planish.serving.connection.HEAD_S", 30)
+    monkeypatch.setattr("planish.serving.http.connection.MAX_CONNECTIONS", 10)
+    monkeypatch.setattr("planish.serving.http.connection.HEAD_S", 30)
     body = b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 500\r\n\r\n"
     held = []
     for number in range(30):

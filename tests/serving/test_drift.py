@@ -13,9 +13,9 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from planish.errors import GoalError
-from planish.export.bundle import REFERENCE
-from planish.serving.drift import CLASSES, Drift, DriftSettings
-from planish.serving.thinning import Thinning
+from planish.export.bundle.folder import REFERENCE
+from planish.serving.monitoring.drift import CLASSES, Drift, DriftSettings
+from planish.serving.monitoring.thinning import Thinning
 
 DAY, WEEK = 86_400, 604_800
 MONDAY = 4 * DAY + 2_900 * WEEK
@@ -184,7 +184,7 @@ def test_the_last_day_of_a_week_counts_for_its_own_week(tmp_path: Path) -> None:
 
 def test_a_busy_week_keeps_its_promise_and_its_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A week of many tests has the false alarms of one, and an alarm stays when the next test begins."""
-    monkeypatch.setattr("planish.serving.drift._MOST_IMAGES", 50)
+    monkeypatch.setattr("planish.serving.monitoring.drift._MOST_IMAGES", 50)
     alarms = 0
     for seed in range(50):
         rng = np.random.default_rng(seed)

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from planish.export.bundle import SEAL
+from planish.export.bundle.folder import SEAL
+from planish.files.workspace import replace_folder
 from planish.serving import health
-from planish.serving.app import service
+from planish.serving.http.app import service
+from planish.serving.http.protocol import HEADER_LENGTH
 from planish.serving.model import ServedModel
-from planish.serving.protocol import HEADER_LENGTH
 from planish.serving.serve import open_models
-from planish.workspace import replace_folder
 
 Outputs = dict[str, np.ndarray]
 

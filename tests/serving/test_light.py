@@ -17,7 +17,7 @@ class Absent:
 sys.meta_path.insert(0, Absent)
 from fastapi.testclient import TestClient
 from planish.cli.app import app
-from planish.serving.app import service
+from planish.serving.http.app import service
 from planish.serving.serve import open_models
 
 bundle = sys.argv[1]

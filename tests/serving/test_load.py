@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from planish.workspace import replace_folder
+from planish.files.workspace import replace_folder
 
 if TYPE_CHECKING:
     from conftest import Served

@@ -13,14 +13,14 @@ from typer.testing import CliRunner, Result
 
 from planish.cli.app import app
 from planish.errors import BundleError, DataError
-from planish.export.bundle import REFERENCE, SEAL
+from planish.export.bundle.folder import REFERENCE, SEAL
 from planish.progress import collecting_notes
-from planish.serving import monitor as watching
-from planish.serving.drift import DriftSettings
-from planish.serving.labelling import worth_labelling
-from planish.serving.log_contents import EmptyLogError
-from planish.serving.monitor import monitor
-from planish.serving.recorder import IMAGES, LOG_FILE
+from planish.serving.monitoring import monitor as watching
+from planish.serving.monitoring.drift import DriftSettings
+from planish.serving.monitoring.labelling import worth_labelling
+from planish.serving.monitoring.log_contents import EmptyLogError
+from planish.serving.monitoring.monitor import monitor
+from planish.serving.monitoring.recorder import IMAGES, LOG_FILE
 
 INDEPENDENT = DriftSettings(correlation_s=0)
 START = 1.75e9

@@ -17,14 +17,14 @@ from PIL import Image
 
 from planish.errors import BundleError, DataError
 from planish.export import ToOnnx
-from planish.export.bundle import SEAL, write_bundle
-from planish.export.reference import image_values
-from planish.serving.app import service
-from planish.serving.drift import DriftSettings
-from planish.serving.labelling import worth_labelling
-from planish.serving.monitor import monitor
-from planish.serving.recorder import LOG_FILE, LogSettings, Recorder
-from planish.serving.records import records
+from planish.export.bundle.folder import SEAL, write_bundle
+from planish.export.bundle.reference import image_values
+from planish.serving.http.app import service
+from planish.serving.monitoring.drift import DriftSettings
+from planish.serving.monitoring.labelling import worth_labelling
+from planish.serving.monitoring.monitor import monitor
+from planish.serving.monitoring.recorder import LOG_FILE, LogSettings, Recorder
+from planish.serving.monitoring.records import records
 from planish.serving.serve import open_models
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare

@@ -16,11 +16,11 @@ from typer.testing import CliRunner, Result
 
 from planish.cli.app import app
 from planish.errors import DataError
-from planish.export.bundle import REFERENCE, SEAL
-from planish.serving import monitor as watching
-from planish.serving.http_client import NoAnswerError, RefusedError, request
-from planish.serving.monitor import monitor
-from planish.serving.recorder import LOG_FILE
+from planish.export.bundle.folder import REFERENCE, SEAL
+from planish.serving.monitoring import monitor as watching
+from planish.serving.monitoring.http_client import NoAnswerError, RefusedError, request
+from planish.serving.monitoring.monitor import monitor
+from planish.serving.monitoring.recorder import LOG_FILE
 
 if TYPE_CHECKING:
     from conftest import Served
@@ -213,7 +213,7 @@ def test_labels_are_not_taken_from_an_address_and_no_folder_is_found_out_late(tm
 
 
 def test_an_answer_without_end_is_cut_off(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planish.serving.http_client._MOST_BYTES", 1000)
+    monkeypatch.setattr("planish.serving.monitoring.http_client._MOST_BYTES", 1000)
     other.answers = [(200, "x" * 100_000)]
     with contextlib.suppress(ConnectionError):
         assert len(request("it", other.address)) == 1000

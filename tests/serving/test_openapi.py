@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from strategies import FILES, damaged
 
-from planish.serving.keys import OPEN
+from planish.serving.http.keys import OPEN
 
 if TYPE_CHECKING:
     from conftest import Served

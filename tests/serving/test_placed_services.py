@@ -19,17 +19,17 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from planish.data.preprocessing import prepare
-from planish.export.bundle import SEAL
-from planish.export.reference import image_values
-from planish.export.runtimes import load
-from planish.serving.app import service
-from planish.serving.description import Prediction
-from planish.serving.drift import CLASSES, DriftSettings
-from planish.serving.labelling import worth_labelling
+from planish.export.bundle.folder import SEAL
+from planish.export.bundle.reference import image_values
+from planish.export.runtimes.registry import load
+from planish.serving.http.app import service
+from planish.serving.http.openapi import Prediction
 from planish.serving.limits import Limits
-from planish.serving.monitor import monitor
-from planish.serving.recorder import LOG_FILE, LogSettings, Recorder
-from planish.serving.records import records
+from planish.serving.monitoring.drift import CLASSES, DriftSettings
+from planish.serving.monitoring.labelling import worth_labelling
+from planish.serving.monitoring.monitor import monitor
+from planish.serving.monitoring.recorder import LOG_FILE, LogSettings, Recorder
+from planish.serving.monitoring.records import records
 from planish.serving.serve import open_models
 
 if TYPE_CHECKING:

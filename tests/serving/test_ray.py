@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from planish.serving.app import service
+from planish.serving.http.app import service
 from planish.serving.serve import open_models
 
 pytest.importorskip("ray", reason="needs planish[ray]")

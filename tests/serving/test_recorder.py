@@ -16,8 +16,8 @@ import pytest
 
 from planish.errors import DataError
 from planish.serving.model import ServedModel
-from planish.serving.recorder import IMAGES, LOG_FILE, LogSettings, Recorder
-from planish.serving.records import records
+from planish.serving.monitoring.recorder import IMAGES, LOG_FILE, LogSettings, Recorder
+from planish.serving.monitoring.records import records
 from planish.serving.serve import open_models
 
 
@@ -98,7 +98,7 @@ def test_images_are_bounded_in_bytes_as_well(model: ServedModel, files: list[byt
 
 
 def test_a_line_with_too_many_boxes_goes_without_them(tmp_path: Path) -> None:
-    from planish.serving.recorder import _LogFile
+    from planish.serving.monitoring.recorder import _LogFile
 
     log = _LogFile(tmp_path / LOG_FILE, 2000)
     for _ in range(30):

@@ -15,10 +15,10 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from planish.serving.app import service
+from planish.serving.http.app import service
 from planish.serving.limits import Limits
-from planish.serving.recorder import IMAGES, LogSettings, Recorder
-from planish.serving.records import records
+from planish.serving.monitoring.recorder import IMAGES, LogSettings, Recorder
+from planish.serving.monitoring.records import records
 from planish.serving.serve import open_models
 
 MOST = 200_000  # bytes
@@ -111,7 +111,7 @@ def test_several_images_have_an_answer_each_in_their_order(client: TestClient, f
 
 
 def test_compressed_bodies(client: TestClient, files: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planish.serving.content_encoding._PIECE", 100)
+    monkeypatch.setattr("planish.serving.http.content_encoding._PIECE", 100)
     data = files[0]
     expected = client.post("/predict", content=data).json()
     raw = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -153,7 +153,7 @@ def test_a_bomb_is_refused_once_it_has_as_many_bytes_as_a_body_may(client: TestC
         def __getattr__(self, name: str) -> Any:
             return getattr(self._stream, name)
 
-    monkeypatch.setattr("planish.serving.content_encoding.zlib.decompressobj", Counting)
+    monkeypatch.setattr("planish.serving.http.content_encoding.zlib.decompressobj", Counting)
     for coding, bomb in (("gzip", gzip.compress(bytes(50_000_000))), ("deflate", zlib.compress(bytes(50_000_000)))):
         assert len(bomb) < MOST
         refusal(ask(client, bomb, Content_Encoding=coding), 413)

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planish.errors import DataError
-from planish.serving import protocol
-from planish.serving.app import service
-from planish.serving.protocol import read_request, response_parts, write_response
+from planish.serving.http import protocol
+from planish.serving.http.app import service
+from planish.serving.http.protocol import read_request, response_parts, write_response
 from planish.serving.serve import open_models
 
 SHAPE = (3, 2, 1)

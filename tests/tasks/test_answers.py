@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from planish.data.run_lengths import run_lengths
+from planish.data.targets.run_lengths import run_lengths
 from planish.errors import BundleError
-from planish.tasks.answers import Asked, answers, classes_told, options
-from planish.tasks.lines import lines
-from planish.tasks.places import View
-from planish.tasks.statistics import statistics
+from planish.tasks.drift_statistics import statistics
+from planish.tasks.localisation import View
+from planish.tasks.readme_text import lines
+from planish.tasks.responses import Asked, answers, classes_told, options
 
 NAMES = ("cat", "dog", "hen")
 

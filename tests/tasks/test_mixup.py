@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from planish.artifact import InputSpec, Source
-from planish.data.mixing import Mixed
+from planish.data.augmentation.mixing import Mixed
 from planish.errors import TrainingError
 from planish.models.zoo import build
 from planish.task import AugmentSettings

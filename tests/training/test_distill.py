@@ -15,7 +15,7 @@ from planish.errors import TechniqueError
 from planish.plan import Plan
 from planish.technique import resolve
 from planish.training import Distill
-from planish.training.distill import _Resized, _resized
+from planish.training.distillation.distill import _Resized, _resized
 
 from .conftest import SIZE
 

@@ -13,14 +13,14 @@ from torch import nn
 from planish.data.normalisation import Normalise
 from planish.errors import ModelError
 from planish.export import ToOnnx
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.models import create
 from planish.task import Task
 from planish.testing import write_shapes
 from planish.training import FitSettings
-from planish.training.averaging import fit_statistics
 from planish.training.ensembles import Ensemble, Views, greedy_soup, uniform_soup
 from planish.training.prepare import prepare
+from planish.training.schedules.averaging import fit_statistics
 
 from .conftest import PREPROCESSING, SIZE, SPEC
 

@@ -21,8 +21,8 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Progress, collecting_notes, listening
 from planish.training import FitSettings, fit
 from planish.training.fit import _optimizer
-from planish.training.learning_rate import learning_rate
-from planish.training.thaw import Thaw
+from planish.training.schedules.freezing import Thaw
+from planish.training.schedules.learning_rate import learning_rate
 
 from .conftest import PREPROCESSING, SPEC, Quarters, QuarterTask
 
@@ -117,7 +117,7 @@ class FakeTime:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.step_seconds, self.steps = 1000.0, 1 / 64, 0
-        for module in ("planish.training.schedule", "planish.training.fit"):
+        for module in ("planish.training.schedules.schedule", "planish.training.fit"):
             monkeypatch.setattr(sys.modules[module], "monotonic", lambda: self.now)
         real = QuarterTask.loss
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from planish.artifact import InputSpec
-from planish.data.operations import Operations
+from planish.data.augmentation.operations import Operations
 from planish.decisions import remembering
 from planish.progress import collecting_notes
 from planish.tasks import Classification

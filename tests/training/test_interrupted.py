@@ -11,9 +11,9 @@ import torch
 
 from planish.compression import ChannelPruning, IterativePruning, QuantizeAware
 from planish.decisions import remembering
+from planish.files.workspace import workspace
 from planish.models.storage import save_artifact
 from planish.training import Distill
-from planish.workspace import workspace
 
 from .conftest import Quarters
 
@@ -39,7 +39,7 @@ def test_interrupted_and_applied_again_it_gives_what_it_would_have_given(
     task.splits["calibration"] = Quarters(64, 20)
     artifact = ChannelPruning(ratio=0.25).apply(artifact, task)  # the network that was is the teacher
     now, steps, decided = [0.0], [0], {}
-    for module in (FIT, sys.modules["planish.training.schedule"]):
+    for module in (FIT, sys.modules["planish.training.schedules.schedule"]):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
     real = FIT._Loss.__call__
 

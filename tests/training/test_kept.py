@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from planish.artifact import Step
 from planish.training import Distill
-from planish.training.kept import KeptWeights
+from planish.training.sparsity_constraint import KeptWeights
 
 
 def test_shared_weights_take_the_mean_of_their_steps() -> None:

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from planish.artifact import InputSpec
-from planish.compression.iterative_pruning import IterativePruning
+from planish.compression.pruning.iterative_pruning import IterativePruning
+from planish.datacentric.folds import Folds, folds
 from planish.decisions import remembering
+from planish.experiments.experiment import Experiment, experiment
+from planish.experiments.topics import TOPICS, arms_of
 from planish.models.zoo import create
-from planish.search.experiment import Experiment, experiment
-from planish.search.folds import Folds, folds
-from planish.search.topics import TOPICS, arms_of
 from planish.testing import write_shapes
 from planish.training import Distill, precision
 

@@ -12,11 +12,11 @@ from sklearn.preprocessing import normalize
 
 from planish import commands
 from planish.artifact import InputSpec, Preprocessing
+from planish.datacentric import few_shot as probe
 from planish.errors import DataError, GoalError
 from planish.models import create
-from planish.report.few_shot import few_shot_table
+from planish.report.pages.few_shot import few_shot_table
 from planish.testing import write_shapes
-from planish.training import probe
 
 
 @pytest.mark.parametrize(("classes", "c"), [(2, 1.0), (4, 0.1), (4, 100.0)])

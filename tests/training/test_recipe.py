@@ -12,7 +12,7 @@ import torchvision
 import planish
 from planish.data import images_per_class
 from planish.errors import PlanError
-from planish.models.levers import Activation, Norm
+from planish.models.surgery import Activation, Norm
 from planish.progress import collecting_notes
 from planish.technique import registered
 from planish.testing import write_shapes

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from planish.training import Distill, remembered
-from planish.training.remembered import Answers, answers_of
+from planish.training import Distill
+from planish.training.distillation import teacher_cache as remembered
+from planish.training.distillation.teacher_cache import Answers, answers_of
 
 
 def test_each_image_is_asked_about_once():

@@ -12,7 +12,7 @@ from PIL import Image
 from planish.compression import Resolution
 from planish.errors import TechniqueError
 from planish.export import ToOnnx
-from planish.export.runtimes import load
+from planish.export.runtimes.registry import load
 from planish.training.prepare import Job, prepare
 
 

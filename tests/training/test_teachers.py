@@ -16,7 +16,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.zoo import create
 from planish.training import Distill, Student
-from planish.training.feature_transfer import FeatureStudent, Watched, stages
+from planish.training.distillation.feature_transfer import FeatureStudent, Watched, stages
 
 QUICK = {"batch_size": 32, "augmentation": "none"}
 

@@ -12,8 +12,8 @@ from torch import nn
 from planish.testing import write_shapes
 from planish.training.fit import fit
 from planish.training.prepare import Job, prepare
+from planish.training.schedules.freezing import Thaw
 from planish.training.settings import FitSettings
-from planish.training.thaw import Thaw
 
 
 @pytest.fixture(scope="module")

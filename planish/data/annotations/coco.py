@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from planish.data.annotations.noted import NotedImage, NotedObject, note_unused
-from planish.data.foreign_annotations import PANOPTIC, foreign_format
-from planish.data.inventory import Inventory
-from planish.data.listing import SPLIT_WORDS, GivenSplit
+from planish.data.annotations.annotated_image import NotedImage, NotedObject, note_unused
+from planish.data.sources.inventory import Inventory
+from planish.data.sources.listing import SPLIT_WORDS, GivenSplit
+from planish.data.sources.unsupported_formats import PANOPTIC, foreign_format
 from planish.errors import DataError
-from planish.input_files import DAMAGED, describe, read_json
+from planish.files.reading import DAMAGED, describe, read_json
 from planish.progress import note
 
 _OTHER_KINDS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")

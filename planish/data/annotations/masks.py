@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from planish.data.annotations.noted import NotedImage, NotedObject
+from planish.data.annotations.annotated_image import NotedImage, NotedObject
+from planish.data.annotations.map_codes import Codes, codes_in, lossy_codes, named_codes, read_codes
 from planish.data.annotations.voc import given_splits
-from planish.data.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
-from planish.data.map_codes import Codes, codes_in, lossy_codes, named_codes, read_codes
+from planish.data.sources.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
 from planish.progress import Stage
 
 _OBJECTS = ("instances", "segmentationobject")

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from planish.data.annotations.annotated_image import NotedImage, NotedObject
 from planish.data.annotations.coco import coco_files, is_coco, read_coco
+from planish.data.annotations.map_codes import NAME_FILES, Codes
 from planish.data.annotations.masks import Masked, masked_images, read_label_maps, read_object_masks
-from planish.data.annotations.noted import NotedImage, NotedObject
 from planish.data.annotations.voc import read_voc, voc_files
 from planish.data.annotations.yolo import has_yolo, read_yolo, yolo_layout
-from planish.data.foreign_annotations import foreign_format
-from planish.data.inventory import Inventory
-from planish.data.map_codes import NAME_FILES, Codes
+from planish.data.sources.inventory import Inventory
+from planish.data.sources.unsupported_formats import foreign_format
 from planish.errors import DataError
 
 DataTask = Literal["classification", "detection", "instance", "semantic"]

@@ -10,12 +10,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from planish.data.annotations.noted import NotedImage, NotedObject
-from planish.data.foreign_annotations import foreign_format
-from planish.data.inventory import Inventory
-from planish.data.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit, files_below
+from planish.data.annotations.annotated_image import NotedImage, NotedObject
+from planish.data.sources.inventory import Inventory
+from planish.data.sources.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit, files_below
+from planish.data.sources.unsupported_formats import foreign_format
 from planish.errors import DataError
-from planish.input_files import damage_reported, read_bytes, read_text
+from planish.files.reading import damage_reported, read_bytes, read_text
 from planish.progress import note
 
 _LARGEST = 10_000_000  # bytes of a file

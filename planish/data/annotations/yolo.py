@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from planish.data.annotations.checked import size_of
-from planish.data.annotations.noted import NotedImage, NotedObject, note_unused
-from planish.data.annotations.yolo_words import class_number, has_label_line
-from planish.data.inventory import Inventory
-from planish.data.listing import SPLIT_WORDS, GivenSplit, files_below, image_files
+from planish.data.annotations.annotated_image import NotedImage, NotedObject, note_unused
+from planish.data.annotations.validation import size_of
+from planish.data.annotations.yolo_text import class_number, has_label_line
+from planish.data.sources.inventory import Inventory
+from planish.data.sources.listing import SPLIT_WORDS, GivenSplit, files_below, image_files
 from planish.errors import DataError, first_line
-from planish.input_files import read_text, real_path
+from planish.files.reading import read_text, real_path
 from planish.progress import note
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt")
@@ -253,7 +253,7 @@ def _yaml(root: Path, description: Path | None) -> tuple[Path, dict[str, Any]] |
     Raises:
         DataError: it cannot be read, is no such file, or there are several.
     """
-    from planish.yaml_text import parse_yaml, parse_yaml_words  # which a service has no need of
+    from planish.files.yaml_text import parse_yaml, parse_yaml_words  # which a service has no need of
 
     found = []
     for file in [description] if description is not None else sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):

@@ -16,12 +16,12 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from planish.errors import ModelError
-from planish.models.backbone import Backbone, conv_block
 from planish.models.detection.assignment import Assigned, assign
 from planish.models.detection.decode import boxes_of, candidates, centres_of, suppress
 from planish.models.detection.levels import BINS, DETECTIONS
 from planish.models.detection.losses import detection_loss, ignored_places, mask_loss, within
-from planish.models.pyramid import Pyramid
+from planish.models.heads.backbone import Backbone, conv_block
+from planish.models.heads.pyramid import Pyramid
 
 _PRIOR = 0.01  # of any class at any place, before training
 _COEFFICIENTS = 24

@@ -1,0 +1,1 @@
+"""What belongs together in a network or an ONNX file."""

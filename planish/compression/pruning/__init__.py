@@ -1,0 +1,1 @@
+"""Pruning of channels, blocks and single weights."""

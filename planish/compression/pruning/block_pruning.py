@@ -1,0 +1,138 @@
+"""Block pruning: whole residual blocks are taken out."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._pytree import tree_leaves
+
+from planish.artifact import Artifact, Step
+from planish.compression.calibration import calibration_batches
+from planish.compression.graph.residual_blocks import find_blocks
+from planish.compression.reconstruction.reconstruction import can_fit, reconstruct
+from planish.errors import TechniqueError
+from planish.evaluation.size import macs
+from planish.progress import Stage
+from planish.technique import hyper_parameters
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+    Outputs = list[tuple[Tensor, Tensor]]  # of each batch, with its targets
+
+_IMAGES = 128
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class BlockPruning:
+    """Remove residual blocks whose shortcut is the identity: what is left of them is the shortcut, and every runtime gets faster.
+
+    Blocks are judged one at a time by what happens when they are bypassed, on calibration images, and the least important go. A network
+    that loses layers runs faster for the MACs it saves than one that loses channels, and loses more accuracy: distil afterwards.
+
+    Args:
+        ratio: share of the blocks that can go, above 0 to 1, rounded to whole blocks, at least one.
+        importance: ``loss``, how much the task's loss rises; ``output``, how far outputs move (relative squared distance); ``random``,
+            the control.
+        recalibrate: fit the layers that are left to what they said before, on calibration images, and estimate batch-norm statistics
+            again (see ``reconstruction``).
+
+    Example:
+        >>> print(BlockPruning(ratio=0.5))
+        blocks −50 %
+    """
+
+    ratio: float = Field(gt=0, le=1)
+    importance: Literal["loss", "output", "random"] = "loss"
+    recalibrate: bool = True
+
+    name: ClassVar[str] = "block_pruning"
+    reference: ClassVar[str] = "Veit et al. 2016, Residual Networks Behave Like Ensembles, arXiv:1605.06431"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {}
+
+    def __str__(self) -> str:
+        return f"blocks −{100 * self.ratio:.0f} %"
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Prune.
+
+        Raises:
+            TechniqueError: the network has no such block.
+        """
+        module = copy.deepcopy(artifact.module).cpu().eval()
+        batches = calibration_batches(artifact, task, _IMAGES)
+        blocks = find_blocks(module, next(batches())[0])
+        if not blocks:
+            raise TechniqueError(
+                "the network has no residual block that could be bypassed",
+                "a block must add something to its own input and hand that on unchanged otherwise",
+                "use channel_pruning",
+            )
+        ranked = self._ranked(module, blocks, batches, task.loss)
+        removed = ranked[: max(1, math.floor(self.ratio * len(blocks) + 0.5))]
+        structure = {"removed": [name for name in blocks if name in removed]}
+        pruned = self.rebuild(copy.deepcopy(artifact.module), structure)
+        for name in removed:
+            pruned.get_submodule(name).train(artifact.module.get_submodule(name).training)
+        if self.recalibrate and len(task.split("calibration")) > 1:
+            fitted = copy.deepcopy(pruned).cpu().eval()
+            is_dense = artifact.facts["weights"] == "dense"  # as fitted weights are
+            outputs = {name: torch.arange(len(layer.weight)) for name, layer in fitted.named_modules() if is_dense and can_fit(layer)}
+            reconstruct(module, fitted, outputs, batches)
+            pruned.load_state_dict(fitted.state_dict())
+        before, after = (macs(m, artifact.input_spec).value for m in (artifact.module, pruned))
+        notes = f"{len(removed)} of {len(blocks)} blocks: {', '.join(structure['removed'])}; MACs {before:,.0f} → {after:,.0f}"
+        params = hyper_parameters(self)
+        return artifact.with_step(Step(self.name, params, self.changes, structure, notes), module=pruned)
+
+    def _ranked(self, module: nn.Module, blocks: list[str], batches: Callable[[], Iterable[tuple[Tensor, Tensor]]], loss: Any) -> list[str]:
+        """The blocks, the least important first."""
+        if self.importance == "random":
+            order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0)).tolist()
+            return [blocks[i] for i in order]
+        scores = {}
+        with torch.no_grad(), Stage("weighing blocks", len(blocks)) as stage:
+            whole = [module(images) for images, _ in batches()]
+            for name in blocks:
+                with bypassed(module, name):
+                    found = [(module(images), targets, len(images)) for images, targets in batches()]
+                if self.importance == "loss":
+                    scores[name] = sum(float(loss(module, outputs, targets)) * count for outputs, targets, count in found)
+                else:
+                    pairs = zip(tree_leaves([outputs for outputs, *_ in found]), tree_leaves(whole), strict=True)
+                    scores[name] = sum(float(functional.mse_loss(now, before, reduction="sum")) for now, before in pairs)
+                stage.advance()
+        unusable = [name for name, score in scores.items() if not math.isfinite(score)]
+        if unusable:
+            raise TechniqueError(f"without {unusable[0]} the outputs are not finite", "importance is measured on them", "train it again")
+        return sorted(blocks, key=scores.__getitem__)
+
+    @staticmethod
+    def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+        """Take the same blocks out of a freshly built network; changes and returns ``module``."""
+        for name in structure["removed"]:
+            module.set_submodule(name, nn.Identity())
+        return module
+
+
+@contextmanager
+def bypassed(module: nn.Module, name: str) -> Iterator[None]:
+    """Within this block the submodule ``name`` returns its input."""
+    hook = module.get_submodule(name).register_forward_hook(lambda layer, inputs, output: inputs[0])
+    try:
+        yield
+    finally:
+        hook.remove()

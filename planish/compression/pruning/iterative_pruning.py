@@ -1,0 +1,96 @@
+"""Iterative pruning: a little at a time, with distillation in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from planish.artifact import Artifact, Step
+from planish.compression.pruning.channel_pruning import ChannelPruning
+from planish.compression.pruning.unstructured_pruning import UnstructuredPruning
+from planish.technique import hyper_parameters
+from planish.training.distillation.distill import Distill
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class IterativePruning:
+    """Prune in rounds, each followed by distillation, until ``pruning`` is reached.
+
+    After round k of n the share ``final * (1 - (1 - k / n) ** 3)`` is gone: much at first, while much is redundant, little at the end.
+
+    Args:
+        pruning: what to reach: channel or unstructured pruning with all their fields, as in ``{ratio: 0.5}`` or ``{sparsity: 0.9}``.
+        rounds: at least 2.
+        distill: what follows each round.
+
+    Example:
+        >>> print(IterativePruning(pruning=UnstructuredPruning(sparsity=0.9), rounds=4))
+        90 % zeros in 4 rounds, each distilled 1 epoch
+    """
+
+    pruning: ChannelPruning | UnstructuredPruning
+    rounds: int = Field(default=4, ge=2)
+    distill: Distill = Field(default_factory=lambda: Distill(epochs=1))
+
+    name: ClassVar[str] = "iterative_pruning"
+    reference: ClassVar[str] = "Zhu & Gupta 2017, To prune, or not to prune, arXiv:1710.01878"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = ChannelPruning.requires
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return self.pruning.changes
+
+    def __str__(self) -> str:
+        return f"{self.pruning} in {self.rounds} rounds, each {self.distill}"
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Prune and distil in turn.
+
+        Raises:
+            TechniqueError: the network cannot be pruned so.
+            TrainingError: training went wrong.
+        """
+        current = artifact
+        for step in self._steps():
+            current = self.distill.apply(step.apply(current, task), task)
+        done = current.lineage.steps[len(artifact.lineage.steps) :]
+        rounds = [step.structure for step in done if step.technique == self.pruning.name]
+        notes = "; ".join(step.notes for step in done)
+        params = hyper_parameters(self)
+        return artifact.with_step(Step(self.name, params, self.changes, {"rounds": rounds}, notes), module=current.module)
+
+    def _steps(self) -> list[ChannelPruning | UnstructuredPruning]:
+        """What is pruned in each round. Channels: as a share of those that are left, of any width until the last round."""
+        shares = [1 - (1 - k / self.rounds) ** 3 for k in range(self.rounds + 1)]
+        if isinstance(self.pruning, UnstructuredPruning):
+            return [replace(self.pruning, sparsity=self.pruning.sparsity * share) for share in shares[1:]]
+        pruning = self.pruning
+
+        def of_what_is_left(final: float, k: int) -> float:
+            return 1 - (1 - final * shares[k]) / (1 - final * shares[k - 1])
+
+        return [
+            replace(
+                pruning,
+                ratio=of_what_is_left(pruning.ratio, k),
+                ratios={name: of_what_is_left(ratio, k) for name, ratio in pruning.ratios.items()},
+                multiple=pruning.multiple if k == self.rounds else 1,
+            )
+            for k in range(1, self.rounds + 1)
+        ]
+
+    @staticmethod
+    def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+        """Give a freshly built network the sizes of the pruned one; changes and returns ``module``."""
+        for round_ in structure["rounds"]:
+            if round_:
+                module = ChannelPruning.rebuild(module, round_)
+        return module

@@ -1,0 +1,218 @@
+"""Channel pruning to a speed: each layer's width chosen by measured time and measured harm."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from planish.artifact import Artifact, Step
+from planish.compression.calibration import calibration_batches
+from planish.compression.factorization.factor_choice import Factors
+from planish.compression.factorization.factor_layers import Form, find_layers, ranks_of, shape_of
+from planish.compression.factorization.factorize import Factorize
+from planish.compression.graph import structure as structures
+from planish.compression.graph.structure import ChannelGraph, Group
+from planish.compression.pruning.channel_pruning import ChannelPruning, choose
+from planish.compression.pruning.importance import Importance, unit_scores
+from planish.compression.pruning.sensitivity import harm_of_forms, harm_of_rounding, harm_of_widths
+from planish.compression.pruning.width_choice import Choice, least_error, time_of
+from planish.compression.pruning.width_costs import Way, width_costs
+from planish.compression.quantization.int8 import FLOAT_LAYERS
+from planish.compression.reconstruction.layer_moments import moments
+from planish.devices.layer_latency import Precision, Variant, layer_latencies, multiplications
+from planish.errors import TechniqueError
+from planish.models.storage import fingerprint
+from planish.technique import hyper_parameters
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+_KEPT = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)  # shares of a layer's channels that are choices, the whole first
+_IMAGES = 128
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LatencyPruning:
+    """Remove channels until the layers are ``speedup`` times as fast in the runtime, from where it harms least.
+
+    How much each layer's channels matter is measured by masking them on calibration images (how far the outputs move), what each width
+    costs by timing layers in the runtime; an integer program chooses all widths together. Distil afterwards.
+
+    Args:
+        speedup: of the sum of the layers' times. A whole network has other work too, so that it gains somewhat less.
+        runtime: where layers are timed.
+        precision: in which they are timed: ``int8`` where the plan goes on to it.
+        threads: that the runtime may use.
+        batch: images a call.
+        importance: which of a layer's channels go first, see ``importance.IMPORTANCES``.
+        multiple: widths become multiples of this.
+        low_rank: layers may also be split (see ``factorize``) where that costs less than fewer channels.
+        mixed_precision: layers may stay float where rounding them harms more than it saves; an ``int8`` step later in the plan leaves
+            them so.
+        cost: ``macs`` counts multiplications instead of timing layers, as most tools do; for comparison.
+
+    Example:
+        >>> print(LatencyPruning(speedup=2))
+        channels pruned for 2x
+    """
+
+    speedup: float = Field(gt=1)
+    runtime: str = "onnxruntime"
+    precision: Precision = "fp32"
+    threads: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1)
+    importance: Importance = "l2"
+    multiple: int = Field(default=8, ge=1)
+    low_rank: bool = False
+    mixed_precision: bool = False
+    cost: Literal["latency", "macs"] = "latency"
+
+    @model_validator(mode="after")
+    def _integers(self) -> LatencyPruning:
+        if self.mixed_precision and self.precision != "int8":
+            raise ValueError("mixed_precision is for a plan that goes on to int8, so precision is int8")
+        return self
+
+    name: ClassVar[str] = "latency_pruning"
+    reference: ClassVar[str] = "Yang et al. 2018, NetAdapt, arXiv:1804.03230; Shen et al. 2021, HALP, arXiv:2110.10811"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = ChannelPruning.requires
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {}
+
+    def __str__(self) -> str:
+        more = ["ranks"] * self.low_rank + ["precisions"] * self.mixed_precision
+        what = " and ".join(["channels", *more]) + " chosen" if more else "channels pruned"
+        return f"{what} for {self.speedup:g}x" + (" fewer MACs" if self.cost == "macs" else "")
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Choose the widths, and prune.
+
+        Raises:
+            TechniqueError: nothing can be cut, or not by so much.
+        """
+        if self.low_rank and artifact.facts["weights"] != "dense":
+            raise TechniqueError("splitting layers would lose the network's zeros", "low_rank is for dense weights", "leave it out")
+        spec, module = artifact.input_spec, copy.deepcopy(artifact.module).cpu().eval()
+        batches = calibration_batches(artifact, task, _IMAGES)
+        example = torch.randn(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
+        graph = structures.trace(module, example)
+        decided = _decisions(graph)
+        if not decided:
+            raise TechniqueError(
+                "no channel of this network can be removed exactly",
+                "widths are what this technique chooses",
+                "use a network with batch norm, or quantization instead",
+            )
+        images = torch.cat([images for images, _ in batches()])
+        scores = unit_scores(self.importance, module, graph, batches, task.loss)
+        cuts = [choose(graph, scores, 1 - share, "uniform", self.multiple) for share in _KEPT]
+        gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
+        known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # other speeds of one network need the same
+        errors = _once(_known(*known, self.importance, self.multiple), lambda: harm_of_widths(module, graph, gone, images, task))
+        ways: dict[str, dict[Way, float]] = {}
+        if self.low_rank:
+            ways = _once(_known(*known, "ranks"), lambda: _split_ways(module, example, batches, images, task))
+        if self.mixed_precision:
+            ways = _with_float(ways, _once(_known(*known, "rounding"), lambda: harm_of_rounding(module, images, task)))
+        kept = np.array([[1 - len(u) / sum(len(g.units) for g in gs) for u in us] for gs, us in zip(decided.values(), gone, strict=True)])
+        costs, layers = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times, ways)
+        uncut = Choice([0] * len(decided), [0] * len(costs))
+        whole = time_of(costs, uncut)
+        choice = least_error(errors, costs, whole / self.speedup)
+        if choice is None:
+            fastest = time_of(costs, replace(uncut, widths=[len(_KEPT) - 1] * len(decided)))
+            raise TechniqueError(
+                f"pruning to {100 * _KEPT[-1]:g} % of all channels makes the layers {whole / fastest:.1f}x as fast, not {self.speedup:g}x",
+                "that is the least a layer keeps",
+                "ask for less, and combine it with a smaller input or INT8",
+            )
+        ratios = {name: 1 - _KEPT[k] for name, k in zip(decided, choice.widths, strict=True)}
+        chosen = {name: mine[form] for (name, mine), form in zip(layers, choice.forms, strict=True)}
+        split_up = {name: way.form for name, way in chosen.items() if way.form is not None}
+        changed, structure, notes = self._apply(artifact, task, ratios, split_up)
+        if self.mixed_precision:
+            structure[FLOAT_LAYERS] = [name for name, way in chosen.items() if way.is_float]
+            notes += f"; to stay float: {', '.join(structure[FLOAT_LAYERS]) or 'none'}"
+        what = "multiplications" if self.cost == "macs" else f"layers timed in {self.runtime} ({self.precision}), ms"
+        shares = ", ".join(f"{name} {100 * (1 - ratio):g} %" for name, ratio in ratios.items())
+        notes = f"{what}: {whole:.3g} → {time_of(costs, choice):.3g} together; {notes}; kept: {shares}"
+        return artifact.with_step(Step(self.name, hyper_parameters(self), self.changes, structure, notes), module=changed.module)
+
+    def _apply(
+        self, artifact: Artifact, task: Task, ratios: Mapping[str, float], split_up: Mapping[str, Form]
+    ) -> tuple[Artifact, dict[str, Any], str]:
+        """Cut and split as was chosen; what ``rebuild`` needs, and what is worth telling."""
+        changed = ChannelPruning(ratio=0, importance=self.importance, multiple=self.multiple, ratios=ratios).apply(artifact, task)
+        structure, notes = {"channels": changed.lineage.steps[-1].structure}, changed.lineage.steps[-1].notes
+        if split_up:
+            shapes = {name: shape_of(layer) for name, layer in changed.module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+            factors = {name: Factors(form.method, ranks_of(form, shapes[name])) for name, form in split_up.items()}
+            changed = Factorize(layers=factors).apply(changed, task)
+            structure["factors"] = changed.lineage.steps[-1].structure
+            notes += "; " + changed.lineage.steps[-1].notes
+        return changed, structure, notes
+
+    def _times(self, variants: Sequence[Variant]) -> list[float]:
+        if self.cost == "macs":
+            return [multiplications(v) / 1e6 for v in variants]
+        return layer_latencies(variants, self.runtime, threads=self.threads, batch=self.batch)
+
+    @staticmethod
+    def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+        """Give a freshly built network the sizes of the pruned one; changes and returns ``module``."""
+        module = structures.rebuild(module, structure["channels"])
+        return Factorize.rebuild(module, structure["factors"]) if "factors" in structure else module
+
+
+def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
+    """Groups by the name that ``ChannelPruning.ratios`` knows them by; those of one name are cut alike."""
+    decided: dict[str, list[Group]] = {}
+    for group in graph.groups:
+        if group.name:
+            decided.setdefault(group.name, []).append(group)
+    return decided
+
+
+def _split_ways(
+    module: nn.Module, example: Tensor, batches: Callable[[], Iterable[tuple[Tensor, Any]]], images: Tensor, task: Task
+) -> dict[str, dict[Way, float]]:
+    places, _ = find_layers(module, example)
+    seen = moments(module, {n: module.get_submodule(n) for n in places}, batches())
+    harm = harm_of_forms(module, places, seen, images, task)
+    return {name: {Way(form): error for form, error in forms.items()} for name, forms in harm.items()}
+
+
+def _with_float(ways: Mapping[str, Mapping[Way, float]], rounding: Mapping[str, float]) -> dict[str, dict[Way, float]]:
+    """Every way in INT8 has the harm of rounding on top of its own; the whole layer may also stay float, without any."""
+    return {
+        name: {Way(): harm, Way(is_float=True): 0.0} | {way: error + harm for way, error in ways.get(name, {}).items()}
+        for name, harm in rounding.items()
+    }
+
+
+def _once(known: list[Any], find: Callable[[], Any]) -> Any:
+    if not known:
+        known.append(find())
+    return known[0]
+
+
+@lru_cache(maxsize=4)
+def _known(network: str, images: str, *settings: object) -> list[Any]:
+    """Holds what was found for that network on those images in this process, once it has been."""
+    return []
+
+
+def _units(groups: Sequence[Group], cut: Mapping[Group, Sequence[int]]) -> list[int]:
+    return [unit for group in groups for unit in cut[group]]

@@ -1,0 +1,195 @@
+"""What is lost where one part of a network is cut or split and the rest stays whole: how far the outputs move on calibration images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from planish.compression.factorization.factor_choice import Factors, methods_for
+from planish.compression.factorization.factor_layers import Form, Place, ranks_of, split
+from planish.compression.factorization.factors import Method
+from planish.compression.graph import structure as structures
+from planish.compression.graph.structure import ChannelGraph
+from planish.compression.pruning.width_choice import Floats
+from planish.compression.reconstruction.layer_moments import Moments, watching
+from planish.compression.reconstruction.reconstruction import can_fit
+from planish.deadline import seconds_left
+from planish.decisions import decide
+from planish.errors import TechniqueError
+from planish.models.quantized import SMALLEST, ActivationQuantizer, fake_quantize
+from planish.models.storage import fingerprint
+from planish.progress import Stage
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+_BATCH = 32
+_MOST_IMAGES, _LEAST_IMAGES = 128, 16
+_SECONDS, _SHARE = 20.0, 0.3  # to weigh in, about, and of the time to the deadline: large networks are shown fewer images
+_WIDEST = 2048  # channels that a layer reads, so that estimating some by others stays quick
+_ROWS = 4096  # positions of a batch that are enough to know how channels hang together
+_SHARES = (0.25, 0.5)  # of a layer's ranks that are tried
+
+
+def harm_of_widths(module: nn.Module, graph: ChannelGraph, cuts: Sequence[Sequence[Sequence[int]]], images: Tensor, task: Task) -> Floats:
+    """The harm of each decision's widths, ``(decisions, widths)``: the divergence of the outputs from those of the whole network.
+
+    What is cut is repaired as pruning repairs it, but cheaply: the layers that read the channels which go make what they made of them from
+    the channels that stay, by least squares. Without it the harm says little of what a pruned network loses once it is fitted.
+
+    Args:
+        module: in eval mode.
+        graph: of it.
+        cuts: for each decision and width the units that are cut.
+        images: normalised ``(N, C, H, W)``.
+        task: for the divergence.
+    """
+    # neighbouring shares of a narrow layer round to one width
+    masks = {(d, len(units)): units for d, widths in enumerate(cuts) for units in widths if units}
+    judge = _Judge(module, images, task, len(masks))
+    inputs = _input_moments(module, judge.batches)
+    moved = {(d, 0): 0.0 for d in range(len(cuts))}
+    with Stage("weighing channels", len(masks)) as stage:
+        for which, units in masks.items():
+            moved[which] = judge(_repaired(module, structures.masked(module, graph, units), graph, units, inputs))
+            stage.advance()
+    return np.array([[moved[d, len(units)] for units in widths] for d, widths in enumerate(cuts)])
+
+
+@torch.no_grad()
+def _input_moments(module: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Of each layer that can be fitted the mean products of its input channels ``(in, in)``, float64; a ridge makes them invertible."""
+    layers = {name: layer for name, layer in module.named_modules() if can_fit(layer) and layer.weight.shape[1] <= _WIDEST}
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+
+    def see(name: str, given: Tensor, _: Tensor) -> None:
+        flat = given.flatten(2).transpose(1, 2).flatten(0, 1) if given.dim() == 4 else given.reshape(-1, given.shape[-1])
+        flat = flat[:: max(1, len(flat) // _ROWS)]
+        sums[name] = sums.get(name, 0) + (flat.T @ flat).double()
+        rows[name] = rows.get(name, 0) + len(flat)
+
+    with watching(layers, see):
+        for batch in batches:
+            module(batch)
+    for total in sums.values():
+        total.diagonal().add_(1e-3 * total.diagonal().mean().clamp_min(1e-12))
+    return {name: total / rows[name] for name, total in sums.items()}
+
+
+@torch.no_grad()
+def _repaired(whole: nn.Module, masked: nn.Module, graph: ChannelGraph, units: Sequence[int], inputs: Mapping[str, Tensor]) -> nn.Module:
+    """``masked``, whose layers read instead of each channel that is gone its best estimate from the others; changed in place."""
+    for name, products in inputs.items():
+        classes = graph.classes.get((f"{name}.weight", 1))
+        if classes is None or len(classes) != len(products):
+            continue
+        gone = torch.from_numpy(np.isin(classes, units))
+        if not gone.any() or gone.all():
+            continue
+        estimate = torch.linalg.solve(products[~gone][:, ~gone], products[~gone][:, gone]).float()
+        before, weight = cast(Tensor, whole.get_submodule(name).weight), cast(Tensor, masked.get_submodule(name).weight)
+        made = torch.einsum("or...,kr->ok...", before[:, gone], estimate)
+        outputs_gone = np.flatnonzero(np.isin(graph.classes.get((f"{name}.weight", 0), ()), units))
+        made[torch.from_numpy(outputs_gone)] = 0
+        weight[:, ~gone] += made
+    return masked
+
+
+def harm_of_forms(
+    module: nn.Module, places: Mapping[str, Place], seen: Mapping[str, Moments], images: Tensor, task: Task
+) -> dict[str, dict[Form, float]]:
+    """The harm of splitting each layer in each way that makes sense for it.
+
+    Args:
+        module: in eval mode; left as it is.
+        places: layers that can be split.
+        seen: their moments.
+        images: normalised ``(N, C, H, W)``.
+        task: for the divergence.
+    """
+    tried = [(name, Form(m, share)) for name, place in places.items() for m in _methods(place) for share in _SHARES]
+    judge = _Judge(module, images, task, len(tried))
+    harm: dict[str, dict[Form, float]] = {name: {} for name in places}
+    with Stage("weighing ranks", len(tried)) as stage:
+        for name, form in tried:
+            layer = module.get_submodule(name)
+            factors = Factors(form.method, ranks_of(form, places[name].shape))
+            module.set_submodule(name, split(layer, factors.method, factors.ranks, seen[name]))
+            try:
+                harm[name][form] = judge(module)
+            except (AttributeError, TypeError, RuntimeError):  # the network's code reaches into this layer
+                harm.pop(name, None)
+            finally:
+                module.set_submodule(name, layer)
+            stage.advance()
+    return harm
+
+
+@torch.no_grad()
+def harm_of_rounding(module: nn.Module, images: Tensor, task: Task) -> dict[str, float]:
+    """The harm of each convolution and linear layer alone in 8 bits: weights with one scale an output channel, inputs with one scale.
+
+    Args:
+        module: in eval mode; left as it is.
+        images: normalised ``(N, C, H, W)``.
+        task: for the divergence.
+    """
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    judge = _Judge(module, images, task, len(layers))
+    harm = {}
+    with Stage("weighing rounding", len(layers)) as stage:
+        for name, layer in layers.items():
+            weight = layer.weight.detach().clone()
+            scale = (weight.flatten(1).abs().amax(1) / 127).clamp_min(SMALLEST)
+            hook = layer.register_forward_pre_hook(lambda _, given: (_rounded(given[0]), *given[1:]))
+            try:
+                layer.weight.copy_(fake_quantize(weight, scale, torch.zeros_like(scale), -127, 127))
+                harm[name] = judge(module)
+            finally:
+                layer.weight.copy_(weight)
+                hook.remove()
+            stage.advance()
+    return harm
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """In 256 steps from the least to the largest value, 0 among them."""
+    quantizer = ActivationQuantizer().to(values.device)
+    quantizer.set_range(float(values.amin()), float(values.amax()))
+    rounded: Tensor = quantizer(values)
+    return rounded
+
+
+def _methods(place: Place) -> list[Method]:
+    return [m for m in methods_for("auto", place.shape) if place.shape.kernel == (1, 1) or m != "svd"]
+
+
+class _Judge:
+    """Compares a changed network's outputs with those of the whole one, on as many images as time allows."""
+
+    @torch.no_grad()
+    def __init__(self, module: nn.Module, images: Tensor, task: Task, count: int) -> None:
+        def affordable() -> int:
+            module(images[:_LEAST_IMAGES])
+            begun = time.perf_counter()
+            module(images[:_LEAST_IMAGES])
+            images_in_time = min(_SECONDS, _SHARE * seconds_left()) / max(1, count) / (time.perf_counter() - begun) * _LEAST_IMAGES
+            return min(len(images), int(np.clip(images_in_time, _LEAST_IMAGES, _MOST_IMAGES)))
+
+        used = decide(f"images to weigh by:{fingerprint(module)[:16]}:{count}", affordable)
+        self.batches = torch.split(images[:used], _BATCH)
+        self.expected = [module(batch) for batch in self.batches]
+        self.task = task
+
+    @torch.no_grad()
+    def __call__(self, changed: nn.Module) -> float:
+        losses = [self.task.distillation_loss(changed, changed(x), y, 1.0).item() for x, y in zip(self.batches, self.expected, strict=True)]
+        if not np.isfinite(losses).all():
+            raise TechniqueError("the network's outputs are not finite", "what is cut is weighed by them", "train it again")
+        return max(0.0, float(np.mean(losses)))

@@ -1,0 +1,178 @@
+"""The time of a network's layers by their widths and the ways they are carried out: timed on a coarse grid, interpolated between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from planish.compression.factorization.factor_layers import Form, chain, ranks_of, shape_of
+from planish.compression.graph.label_classes import Ints
+from planish.compression.graph.structure import ChannelGraph, Group
+from planish.compression.pruning.width_choice import FIXED, Cost, Floats
+from planish.compression.reconstruction.layer_moments import watching
+from planish.devices.layer_latency import ConvShape, Pair, Precision, Variant
+from planish.evaluation.latency import SMALLEST_DIFFERENCE
+
+_TIMED = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width
+_TIMED_ELSE = (0.25, 0.5, 1.0)  # the same where it is split, or float
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a layer is carried out.
+
+    Args:
+        form: that it is split in, None where it is whole.
+        is_float: it stays float between layers in INT8.
+    """
+
+    form: Form | None = None
+    is_float: bool = False
+
+
+_WHOLE = Way()
+
+Times = Callable[[Sequence[Variant]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A layer as it runs once."""
+
+    name: str
+    shape: ConvShape
+    size: Pair
+
+    @property
+    def depthwise(self) -> bool:
+        return self.shape.groups > 1 and self.shape.groups == self.shape.in_channels
+
+    def at(self, inputs: int, outputs: int, precision: Precision, way: Way = _WHOLE) -> Variant:
+        """The same layer at other widths, carried out in that way."""
+        groups = self.shape.groups
+        if self.depthwise:
+            each = self.shape.out_channels // self.shape.in_channels
+            inputs, outputs, groups = max(1, outputs // each), max(1, outputs // each) * each, max(1, outputs // each)
+        elif groups > 1:
+            inputs, outputs = (max(1, round(n / groups)) * groups for n in (inputs, outputs))
+        shape = replace(self.shape, in_channels=inputs, out_channels=outputs, groups=groups)
+        layers = (shape,) if way.form is None else chain(shape, way.form.method, ranks_of(way.form, shape))
+        return Variant(layers, self.size, inputs, "fp32_in_int8" if way.is_float else precision)
+
+
+def width_costs(
+    module: nn.Module,
+    example: Tensor,
+    graph: ChannelGraph,
+    decided: Sequence[Sequence[Group]],
+    kept: Floats,
+    precision: Precision,
+    times: Times,
+    harm: Mapping[str, Mapping[Way, float]] | None = None,
+) -> tuple[list[Cost], list[tuple[str, list[Way]]]]:
+    """What each layer costs, by the decisions on the channels it reads and makes, and by the way it is carried out.
+
+    Where a layer's channels come under several decisions (concatenation), its time is the mean of what each would give alone, weighted by
+    channels, and it stays whole and in INT8. A form that is not faster than the whole layer at full width is left out.
+
+    Args:
+        module: in eval mode.
+        example: a normalised image ``(1, C, H, W)``.
+        graph: of the module.
+        decided: the groups of each decision.
+        kept: ``(decisions, choices)``, the share of its channels that each choice keeps.
+        precision: in which layers are timed.
+        times: milliseconds of each variant of a layer.
+        harm: by layer, the ways it may be carried out, and the error of each.
+
+    Returns:
+        The costs, and for each the layer and its ways, the whole one first.
+    """
+    decision_of = {unit: d for d, groups in enumerate(decided) for group in groups for unit in group.units}
+    calls = _calls(module, example)
+    ways = _worth_trying(calls, harm or {}, precision, times)
+    wanted: list[Variant] = []
+    for call in calls:
+        for way in ways[call.name]:
+            wanted += [call.at(i, o, precision, way) for i in _grid(call, "in", way) for o in _grid(call, "out", way)]
+    found = dict(zip(wanted, times(wanted), strict=True))
+    costs, layers = [], []
+    for call in calls:
+        ends = {dim: _shares(graph.classes.get((f"{call.name}.weight", dim)), decision_of) for dim in (0, 1)}
+        reads, makes = {FIXED: 1.0} if call.depthwise else ends[1], ends[0]
+        mine = ways[call.name] if len(reads) == len(makes) == 1 else [_WHOLE]
+        errors = np.array([(harm or {}).get(call.name, {}).get(way, 0.0) for way in mine])
+        tables = []
+        for way in mine:
+            inputs, outputs = _grid(call, "in", way), _grid(call, "out", way)
+            tables.append((np.array([[found[call.at(i, o, precision, way)] for o in outputs] for i in inputs]), inputs, outputs))
+        for a, share_a in reads.items():
+            for b, share_b in makes.items():
+                wide_in, wide_out = (
+                    total * (np.ones(kept.shape[1]) if d == FIXED else kept[d])
+                    for total, d in ((call.shape.in_channels, a), (call.shape.out_channels, b))
+                )
+                ms = np.array([_between(table, inputs, outputs, wide_in, wide_out) for table, inputs, outputs in tables])
+                costs.append(Cost(a, b, share_a * share_b * ms, errors))
+                layers.append((call.name, mine))
+    return costs, layers
+
+
+def _worth_trying(
+    calls: Sequence[_Call], harm: Mapping[str, Mapping[Way, float]], precision: Precision, times: Times
+) -> dict[str, list[Way]]:
+    """Of each layer the whole way, and where it runs once the others: of those that split it only what is faster by what counts as a
+    difference.
+    """
+    names = [call.name for call in calls]
+    once = [call for call in calls if call.name in harm and names.count(call.name) == 1]
+    tried = [(call, way) for call in once for way in (_WHOLE, *harm[call.name]) if not way.is_float]
+    variants = [call.at(call.shape.in_channels, call.shape.out_channels, precision, way) for call, way in tried]
+    ms = {(call.name, way): t for (call, way), t in zip(tried, times(variants), strict=True)}
+    gain = 1 + SMALLEST_DIFFERENCE / 100
+    found = {name: [_WHOLE] for name in names}
+    for call in once:
+        others = [way for way in harm[call.name] if way != _WHOLE]
+        found[call.name] += [w for w in others if w.is_float or ms[call.name, w] * gain < ms[call.name, _WHOLE]]
+    return found
+
+
+def _grid(call: _Call, side: str, way: Way) -> list[int]:
+    """Widths that are timed, whole multiples of 8 where there is room for them."""
+    width = call.shape.in_channels if side == "in" else call.shape.out_channels
+    if side == "in" and call.depthwise:
+        return [width]
+    step = 8 if width >= 64 else 1
+    return sorted({max(1, round(width * share / step) * step) for share in (_TIMED if way == _WHOLE else _TIMED_ELSE)} | {width})
+
+
+def _between(ms: Floats, inputs: list[int], outputs: list[int], wide_in: Floats, wide_out: Floats) -> Floats:
+    """Bilinear interpolation, ``(choices, choices)``."""
+    rows = np.array([np.interp(wide_out, outputs, row) for row in ms])
+    return np.array([np.interp(wide_in, inputs, column) for column in rows.T]).T
+
+
+def _shares(classes: Ints | None, decision_of: dict[int, int]) -> dict[int, float]:
+    """The share of a layer's channels under each decision."""
+    if classes is None:
+        return {FIXED: 1.0}
+    found, counts = np.unique([decision_of.get(int(unit), FIXED) for unit in classes], return_counts=True)
+    return {int(d): float(n) / len(classes) for d, n in zip(found, counts, strict=True)}
+
+
+def _calls(module: nn.Module, example: Tensor) -> list[_Call]:
+    """Every call of a convolution or linear layer, in order."""
+    layers = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    found: list[_Call] = []
+
+    def see(name: str, given: Tensor, output: Tensor) -> None:
+        is_map = isinstance(layers[name], nn.Conv2d)
+        found.append(_Call(name, shape_of(layers[name]), (given.shape[2], given.shape[3]) if is_map else (1, given[..., 0].numel())))
+
+    with torch.no_grad(), watching(layers, see):
+        module(example)
+    return found

@@ -1,0 +1,1 @@
+"""Fewer bits: after training, during training, and with learned rounding."""

@@ -1,0 +1,95 @@
+"""Bias correction: the mean error that rounding leaves in a layer's channels is taken off its bias, layer after layer.
+
+M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019 (arXiv:1906.04721); the empirical form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planish.compression.graph.onnx_graph import session_for
+
+if TYPE_CHECKING:
+    from planish.artifact import Pixels
+    from planish.progress import Stage
+
+_LAYERS = ("Conv", "Gemm")
+_LARGEST = 2**31 - 1
+
+
+def add_biases(graph: Any) -> None:
+    """Give every convolution and linear layer without a bias one of zeros: its mean error needs a place where it can be taken off.
+
+    Args:
+        graph: of a float ONNX model; changed in place.
+    """
+    from onnx import numpy_helper
+
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        shape = shapes.get(node.input[1]) if node.op_type in _LAYERS else None
+        if shape is not None and (len(node.input) == 2 or not node.input[2]):
+            by_rows = node.op_type == "Conv" or any(a.name == "transB" and a.i for a in node.attribute)
+            name = f"{node.input[1]}.zero_bias"
+            graph.initializer.append(numpy_helper.from_array(np.zeros(shape[0] if by_rows else shape[1], np.float32), name))
+            node.input[:] = [*node.input[:2], name]
+
+
+def correct_biases(original: Path, quantized: Path, batches: Callable[[], Iterable[Pixels]], stage: Stage) -> int:
+    """Correct the integer biases of a Q/DQ file, in place.
+
+    A layer is corrected after those before it, on what they give it then: all at once, errors that belong to earlier layers would be
+    taken off again and again.
+
+    Args:
+        original: the float file it was made from, with the same names of nodes.
+        quantized: the Q/DQ file.
+        batches: calibration images, the same each time.
+        stage: is told of each layer.
+
+    Returns:
+        How many layers were corrected.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    before, model = onnx.load(str(original)), onnx.load(str(quantized))
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    outputs = {node.name: node.output[0] for node in before.graph.node if node.op_type in _LAYERS}
+    layers = [node for node in model.graph.node if node.name in outputs and _has_integer_bias(node, made_by, tensors)]
+    if not layers:
+        return 0
+    stage.total = len(layers)
+    expected = _means(before, [outputs[node.name] for node in layers], batches)
+    for node in layers:
+        error = _means(model, [node.output[0]], batches)[node.output[0]] - expected[outputs[node.name]]
+        bias = made_by[node.input[2]]
+        steps = numpy_helper.to_array(tensors[bias.input[0]]) - np.rint(error / numpy_helper.to_array(tensors[bias.input[1]]))
+        corrected = np.clip(steps, -_LARGEST, _LARGEST).astype(np.int32)
+        tensors[bias.input[0]].CopyFrom(numpy_helper.from_array(corrected, bias.input[0]))
+        stage.advance()
+    onnx.save(model, str(quantized))
+    return len(layers)
+
+
+def _has_integer_bias(node: Any, made_by: dict[str, Any], tensors: dict[str, Any]) -> bool:
+    bias = made_by.get(node.input[2]) if len(node.input) == 3 else None
+    return bias is not None and bias.op_type == "DequantizeLinear" and bias.input[0] in tensors
+
+
+def _means(model: Any, names: list[str], batches: Callable[[], Iterable[Pixels]]) -> dict[str, npt.NDArray[np.float64]]:
+    """The mean of each channel of these activations."""
+    session = session_for(model, names)
+    sums: dict[str, Any] = dict.fromkeys(names, 0.0)
+    count = 0
+    for images in batches():
+        count += len(images)
+        for name, values in zip(names, session.run(names, {"images": images}), strict=True):
+            sums[name] = sums[name] + values.astype(np.float64).mean(axis=tuple(range(2, values.ndim))).sum(0)
+    return {name: total / count for name, total in sums.items()}

@@ -1,0 +1,1 @@
+"""Layers fitted by least squares to what they computed before a cut."""

@@ -1,0 +1,200 @@
+"""After a cut, the layers that are left are fitted to say what they said before, from what now reaches them: least squares, no training.
+
+Y. He, X. Zhang and J. Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017 (arXiv:1707.06168).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from planish.compression.reconstruction.layer_moments import watching
+from planish.compression.reconstruction.least_squares import Intercept, RowSums, ridge_regression
+from planish.deadline import seconds_left
+from planish.decisions import decide
+from planish.models.batch_norm import reestimate_batch_norm
+from planish.models.storage import fingerprint
+from planish.progress import Stage
+
+_POSITIONS = 64  # of each image and layer: neighbours hardly differ
+_PARTS = 32  # in which a network is fitted, one after the other; layer by layer is hardly better
+_SECONDS, _SHARE = 60.0, 0.3  # about, and of the time to the deadline; slow networks are shown fewer images
+_LEAST_BATCHES = 2
+
+
+def reconstruct(
+    before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], batches: Callable[[], Iterable[tuple[Tensor, Any]]]
+) -> None:
+    """Fit layers of ``after``, from the first to the last, to the outputs of the layers of the same name in ``before``.
+
+    A layer sees the inputs that the layers fitted before it make, so errors do not add up. A ridge, the stronger the fewer rows there are
+    for its weights, draws it to what it was. A layer without a bias is fitted without an intercept, unless only batch norm reads it.
+    Batch-norm statistics are estimated again on the way.
+
+    Args:
+        before: the network as it was, in eval mode.
+        after: what became of it, in eval mode; changed in place.
+        outputs: by the name of each layer to fit (see ``can_fit``), which of its outputs are left.
+        batches: normalised images ``(N, C, H, W)``, whatever comes with them; the same each time.
+    """
+    images = [batch for batch, *_ in batches()]
+    absorbed = only_normalised(after, outputs, images[0][:1])
+    order = _order(after, outputs, images[0][:1])
+    parts = [list(part) for part in np.array_split(np.array(order, dtype=object), min(_PARTS, max(1, len(order))))]
+
+    def affordable() -> int:
+        begun = time.perf_counter()
+        with torch.no_grad():
+            before(images[0])
+            after(images[0])
+        in_time = min(_SECONDS, _SHARE * seconds_left()) / (len(parts) * (time.perf_counter() - begun))
+        return min(len(images), max(_LEAST_BATCHES, int(in_time)))
+
+    images = images[: decide(f"batches to fit by:{fingerprint(after)[:16]}:{len(parts)}", affordable)]
+    with Stage("fitting what is left", len(parts)) as stage:
+        for part in parts:
+            reestimate_batch_norm(after, images, partial(_run, after, part, see=lambda *_: None))
+            for name, sums in _sums(before, after, {name: outputs[name] for name in part}, images).items():
+                _fit(after.get_submodule(name), sums, absorbed=name in absorbed)
+            stage.advance()
+    reestimate_batch_norm(after, images)
+
+
+def can_fit(layer: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
+    """Whether it is a convolution without groups or a linear layer, as PyTorch computes them: not one that pads or scales by itself."""
+    return type(layer) is nn.Linear or (
+        type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    )
+
+
+class _AllSeen(Exception):
+    """Nothing that comes later is needed."""
+
+
+def _run(network: nn.Module, names: Iterable[str], images: Tensor, see: Callable[[str, Tensor, Tensor], None]) -> None:
+    """Tell ``see`` of name, input and output of each of these layers; the network is not run beyond them."""
+    layers = {name: network.get_submodule(name) for name in names}
+    missing = set(layers)
+
+    def seen(name: str, given: Tensor, output: Tensor) -> None:
+        see(name, given, output)
+        missing.discard(name)
+        if not missing:
+            raise _AllSeen
+
+    with torch.no_grad(), watching(layers, seen), suppress(_AllSeen):
+        network(images)
+
+
+def _order(network: nn.Module, names: Iterable[str], image: Tensor) -> list[str]:
+    """The layers as they run; those that do not run are left out."""
+    order: dict[str, None] = {}
+    _run(network, names, image, lambda name, *_: order.setdefault(name))
+    return list(order)
+
+
+def only_normalised(network: nn.Module, names: Iterable[str], image: Tensor) -> set[str]:
+    """Those of these layers whose outputs nothing but batch norm reads, which takes any mean off them again.
+
+    Args:
+        network: in eval mode.
+        names: of its layers.
+        image: normalised ``(1, C, H, W)``.
+    """
+    readers = _Readers()
+    handles = [network.get_submodule(name).register_forward_hook(partial(readers.made, name)) for name in names]
+    try:
+        with torch.no_grad(), readers:
+            returned = network(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    readers.read(returned, None)
+    return {name for name, kinds in readers.of.items() if kinds and kinds <= {functional.batch_norm, torch.batch_norm}}
+
+
+class _Readers(TorchFunctionMode):
+    """Within this context, which functions read the outputs of layers.
+
+    Attributes:
+        of: functions by the name of the layer; None stands for what the network returns.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[str, set[Any]] = {}
+        self._outputs: dict[int, tuple[str, Tensor]] = {}  # by identity; kept, so that no other tensor takes it over
+
+    def made(self, name: str, _: nn.Module, __: Any, output: Tensor) -> None:
+        self._outputs[id(output)] = name, output
+        self.of.setdefault(name, set())
+
+    def read(self, values: Any, function: Any) -> None:
+        for value in tree_leaves(values):
+            if id(value) in self._outputs:
+                self.of[self._outputs[id(value)][0]].add(function)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(value, Tensor) for value in tree_leaves(result)):  # and not a question about a shape
+            self.read((args, kwargs), func)
+        return result
+
+
+def _sums(before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], images: Sequence[Tensor]) -> dict[str, RowSums]:
+    """For each layer the sums over rows of inputs and outputs."""
+    sums: dict[str, RowSums] = {}
+    inputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    generator = torch.Generator().manual_seed(0)
+
+    def read(name: str, given: Tensor, output: Tensor) -> None:
+        count = output[0].numel() // len(outputs[name])
+        places = torch.randperm(count, generator=generator)[:_POSITIONS]
+        inputs.setdefault(name, []).append((places, _patches(after.get_submodule(name), given, output, places)))
+
+    def compare(name: str, _: Tensor, output: Tensor) -> None:
+        places, x = inputs[name].pop(0)
+        y = output.flatten(2).transpose(1, 2) if isinstance(before.get_submodule(name), nn.Conv2d) else _flat(output)
+        found = RowSums.of(x.flatten(0, 1), y[:, places][..., outputs[name]].flatten(0, 1))
+        sums[name] = sums[name] + found if name in sums else found
+
+    for batch in images:
+        _run(after, outputs, batch, read)
+        _run(before, outputs, batch, compare)
+    return sums
+
+
+def _fit(layer: Any, sums: RowSums, *, absorbed: bool) -> None:
+    """Ridge regression of outputs on inputs."""
+    intercept: Intercept = "fitted" if layer.bias is not None else "absorbed" if absorbed else "none"
+    weight, bias = ridge_regression(sums, layer.weight.detach().flatten(1), intercept)
+    with torch.no_grad():
+        layer.weight.copy_(weight.reshape(layer.weight.shape))
+        if bias is not None:
+            layer.bias.copy_(bias)
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1, values.shape[-1])
+
+
+def _patches(layer: Any, given: Tensor, output: Tensor, places: Tensor) -> Tensor:
+    """What the layer's weight multiplies at these places of its output: ``(N, places, inputs x kernel)``."""
+    if isinstance(layer, nn.Linear):
+        return _flat(given)[:, places]
+    across, down = layer.padding[1], layer.padding[0]
+    padded = functional.pad(given, (across, across, down, down))
+    width = output.shape[3]
+    rows = (places // width)[:, None] * layer.stride[0] + torch.arange(layer.kernel_size[0]) * layer.dilation[0]
+    columns = (places % width)[:, None] * layer.stride[1] + torch.arange(layer.kernel_size[1]) * layer.dilation[1]
+    return padded[:, :, rows[:, :, None], columns[:, None, :]].permute(0, 2, 1, 3, 4).flatten(2)

@@ -1,0 +1,1 @@
+"""Techniques that make files smaller, not faster."""

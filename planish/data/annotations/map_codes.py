@@ -1,0 +1,273 @@
+"""What the values or colours of label maps stand for, and reading such maps."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from planish.data.preprocessing import FORMATS, MAX_PIXELS, image_damage_reported
+from planish.errors import DataError
+from planish.files.reading import DAMAGED, describe, read_text, require_regular
+from planish.progress import note
+
+IGNORED = 255
+_LARGEST_CODE = 65535
+_MOST = 255  # classes of a map of bytes
+NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "classes.json", "class_dict.csv", "classes.csv")
+_VOC = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
+    "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+_NEAR, _MOSTLY = 32, 0.9  # greys that are near black or white, and the share of pixels that are
+_STRAY = 4  # different greys besides, from which on they are no classes
+_RARE = 0.1  # of the rarer of black and white, that few stray values may have together
+_NOISE = 8  # greys that JPEG may change a value by, at least
+_APART = 16  # greys between named values, to tell them apart in JPEG
+_COUNTED = 64  # masks
+_COLOUR = 1 << 24  # added to what colours are numbered by, so that none is taken for a value
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Classes by what stands in the maps.
+
+    Args:
+        codes: values or colours, rising; what is not among them is ignored.
+        labels: the class of each.
+        class_names: by class.
+    """
+
+    codes: tuple[int, ...]
+    labels: tuple[int, ...]
+    class_names: tuple[str, ...]
+
+    def classes(self, file: Path) -> npt.NDArray[np.uint8]:
+        """The classes of a map's pixels, uint8 ``(H, W)``; 255 where nothing is asked."""
+        found = read_codes(file)
+        places = np.minimum(np.searchsorted(self.codes, found), len(self.codes) - 1)
+        known = np.asarray(self.codes)[places] == found
+        return np.where(known, np.asarray(self.labels, np.uint8)[places], np.uint8(IGNORED))
+
+
+def read_codes(file: Path) -> npt.NDArray[np.int64]:
+    """What stands in a map ``(H, W)``: values of an indexed or grey image, colours as numbers.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    pixels = np.asarray(_opened(file)).astype(np.int64)
+    return pixels if pixels.ndim == 2 else _COLOUR + (pixels[..., 0] << 16) + (pixels[..., 1] << 8) + pixels[..., 2]
+
+
+def codes_in(file: Path) -> frozenset[int]:
+    """All that stands in a map.
+
+    Raises:
+        DataError: it cannot be read, or has more colours than classes can be told apart.
+    """
+    told = file.stat()
+    return _codes_in(file, told.st_mtime_ns, told.st_size)
+
+
+@lru_cache(maxsize=1_000_000)
+def _codes_in(file: Path, changed: int, size: int) -> frozenset[int]:
+    image = _opened(file)
+    if image.mode != "RGB":
+        return frozenset(np.unique(np.asarray(image)).tolist())
+    colours: Any = image.getcolors(_MOST + 1)
+    if colours is None:
+        raise DataError(f"the mask {file} has more than {_MOST} colours", "a colour is a class", "masks that were saved as JPEG are lost")
+    return frozenset(_COLOUR + (r << 16) + (g << 8) + b for _, (r, g, b) in colours)
+
+
+def size_in(file: Path) -> tuple[int, int]:
+    """Height and width of a map, from its head."""
+    with Image.open(file, formats=FORMATS) as image:
+        return image.height, image.width
+
+
+def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
+    """The classes of a data set.
+
+    Args:
+        root: its folder, where ``classes.txt`` and its like name them: a name a line, JSON or CSV with ``name, r, g, b``.
+        seen: in any of its maps.
+        voc: whether values that nobody names are Pascal VOC's.
+
+    Raises:
+        DataError: there are no two classes, too many, or some that are not named.
+    """
+    given, source = _given(root)
+    if all(code < _COLOUR for code in seen) or all(_is_grey(code) for code in seen):
+        meant = {code: code & 255 if code >= _COLOUR else code for code in seen}
+        if set(meant.values()) == {0, IGNORED} and not given:
+            note("masks hold 0 and 255 only: 255 is taken for the object, not for pixels to be ignored")
+            meant = {code: min(value, 1) for code, value in meant.items()}
+        names: dict[int, str] = given or (
+            dict(enumerate(_VOC)) if voc else {v: f"class {v}" if v else "background" for v in meant.values()}
+        )
+        if IGNORED in meant.values() and IGNORED not in given and not voc:
+            note(f"the value {IGNORED} in masks is taken for pixels to be ignored; name it in classes.json if it is a class")
+        meant = {code: value for code, value in meant.items() if value != IGNORED or value in given}
+    else:
+        meant = {code: code & (_COLOUR - 1) for code in seen}
+        names = given or {value: f"#{value:06x}" if value else "background" for value in meant.values()}
+    if strange := sorted(set(meant.values()) - set(names)):
+        as_text = str if all(code < _COLOUR or _is_grey(code) for code in seen) else "#{:06x}".format
+        raise DataError(
+            f"masks hold {', '.join(map(as_text, strange[:5]))}, which {source} does not name",
+            f"it names {', '.join(map(as_text, list(names)[:10]))}", "name them there",
+        )  # fmt: skip
+    values = list(given) or sorted(set(meant.values()))
+    class_names = tuple(dict.fromkeys(names[value] for value in values))
+    if not 1 <= len(class_names) <= _MOST:
+        raise DataError(f"masks of {len(class_names)} classes", f"there are 2 to {_MOST} to tell apart")
+    if len(class_names) < len(values):
+        note(f"{source} gives one name to several values: they are taken as one class")
+    if unused := [name for name in class_names if name not in {names[value] for value in meant.values()}]:
+        note(f"{len(unused)} of {len(class_names)} classes are in no mask and keep their place in the order: {', '.join(unused[:10])}")
+    codes = tuple(sorted(meant))
+    return Codes(codes, tuple(class_names.index(names[meant[code]]) for code in codes), class_names)
+
+
+def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Codes | None:
+    """The codes of grey masks that hold other values than were meant, of JPEG or of resizing; None where they are no such masks.
+
+    Masks that mean black and white are cut at 128; in JPEG files, values that a file names are the nearest of those.
+
+    Args:
+        root: of the data set; where a file in it names the values, they are meant.
+        files: of all masks; some of them are counted.
+        seen: in any of them.
+
+    Raises:
+        DataError: JPEG has mixed up the classes.
+    """
+    greys = sorted({code & 255 for code in seen})
+    if not all(code < 256 or _is_grey(code) for code in seen) or set(greys) <= {0, IGNORED}:
+        return None
+    given, source = _given(root)
+    lossy = any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
+    if given:
+        if not lossy or set(greys) <= set(given):
+            return None
+        values = np.array(sorted(given))
+        if values.max() > 255 or np.diff(values).min(initial=256) < _APART:
+            raise DataError(
+                f"masks in JPEG hold {len(greys)} values, and {source} names {len(given)}, some next to each other",
+                f"JPEG changes values, so that they must be {_APART} apart", "save the masks as PNG",
+            )  # fmt: skip
+        note(f"masks in JPEG hold {len(greys)} values: each is taken for the nearest of the {len(given)} that {source} names")
+        ordered = tuple(dict.fromkeys(given[value] for value in sorted(given)))
+        return _all_greys([ordered.index(given[int(values[np.abs(values - grey).argmin()])]) for grey in range(256)], ordered)
+    counts = _grey_counts(files)
+    strays = counts[1:255]
+    ends = counts[:_NEAR].sum(), counts[-_NEAR:].sum()
+    mostly = all(ends) and sum(ends) >= _MOSTLY * counts.sum()
+    many = np.count_nonzero(strays) >= _STRAY and counts[[0, 255]].min() > strays.max()
+    rising = np.flatnonzero(strays).tolist() == list(range(np.count_nonzero(strays)))  # 1, 2, ... may be classes beside ignored pixels
+    few = strays.sum() <= _RARE * counts[[0, 255]].min() and not rising
+    if (mostly and (lossy or many)) or few:
+        note(f"masks are black and white with {100 * strays.sum() / counts.sum():.1f} % of other greys, as of JPEG: they are cut at 128")
+        return _all_greys([int(grey >= 128) for grey in range(256)], ("background", "class 1"))
+    groups = 1 + int((np.diff(greys) > _NOISE).sum())
+    if lossy and 1 < groups < len(greys):
+        raise DataError(
+            f"masks in JPEG hold {len(greys)} values in {groups} groups, and nothing names them", "JPEG changes values",
+            "save the masks as PNG, or name the values that are meant in classes.json",
+        )  # fmt: skip
+    return None
+
+
+def _all_greys(labels: Sequence[int], class_names: tuple[str, ...]) -> Codes:
+    """The class of each of the 256 greys, as values and as colours."""
+    codes = (*range(256), *(_COLOUR + grey * 0x010101 for grey in range(256)))
+    return Codes(codes, (*labels, *labels), class_names)
+
+
+def _grey_counts(files: Sequence[Path]) -> npt.NDArray[np.int64]:
+    """Pixels of each grey, ``(256,)``: in some of all files, and in some of those that hold other values than black and white."""
+    ends = frozenset((0, IGNORED, _COLOUR, _COLOUR + 0xFFFFFF))
+    others = [file for file in files if codes_in(file) - ends]
+    chosen = dict.fromkeys([*files[:: max(1, len(files) // _COUNTED)], *others[:: max(1, len(others) // _COUNTED)]])
+    counts = np.zeros(256, np.int64)
+    for file in chosen:
+        pixels = read_codes(file) & 255
+        counts += np.bincount(pixels.ravel(), minlength=256)
+    return counts
+
+
+def _given(root: Path) -> tuple[dict[int, str], str]:
+    """Names by value, or by colour, as a file says; and which."""
+    for name in NAME_FILES:
+        if not (file := root / name).is_file():
+            continue
+        try:
+            text = read_text(file)
+            if file.suffix == ".json":
+                return _of_json(json.loads(text)), name
+            if file.suffix == ".csv":
+                return _of_table(list(csv.reader(text.splitlines()))), name
+            return dict(enumerate(line.strip() for line in text.splitlines() if line.strip())), name
+        except DAMAGED as error:
+            raise DataError(
+                f"{file} cannot be understood: {describe(error)}", "it has a name a line, JSON of names and values, or CSV of name, r, g, b"
+            ) from error
+    return {}, "no file"
+
+
+def _of_json(content: Any) -> dict[int, str]:
+    named = dict(enumerate(content)) if isinstance(content, list) else content
+    if all(str(key).isdigit() for key in named):
+        if wrong := [name for name in named.values() if not isinstance(name, str | int | float) or isinstance(name, bool)]:
+            raise ValueError(f"{str(wrong[0])[:40]} is no name")
+        return {int(key): str(name) for key, name in sorted(named.items(), key=lambda item: int(item[0]))}
+    found = {_code(value): str(name) for name, value in named.items()}
+    return found if any(isinstance(value, list) for value in named.values()) else dict(sorted(found.items()))
+
+
+def _of_table(rows: list[list[str]]) -> dict[int, str]:
+    rows = [row for row in rows if len(row) > 1 and row[1].strip().isdigit()]  # the head is none of them
+    return {_code([int(word) for word in row[1:4]] if len(row) > 3 else int(row[1])): row[0].strip() for row in rows}
+
+
+def _code(value: Any) -> int:
+    if isinstance(value, int):
+        return value
+    red, green, blue = (int(part) for part in value)
+    return (red << 16) + (green << 8) + blue
+
+
+def _is_grey(code: int) -> bool:
+    return code >= _COLOUR and (code >> 16) & 255 == (code >> 8) & 255 == code & 255
+
+
+def _opened(file: Path) -> Image.Image:
+    try:
+        with image_damage_reported():
+            require_regular(file)
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise DataError(f"an image of {image.width:,} x {image.height:,} pixels", f"at most {MAX_PIXELS:,} are decoded")
+                image.load()
+    except DataError as error:
+        raise DataError(f"the mask {file} cannot be read: {error}", "it is an image of class numbers or colours") from error
+    if image.mode == "1" or image.format == "JPEG":  # whose colours are not those that were saved
+        return image.convert("L")
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (np.isfinite(values).all() and (values == np.round(values)).all() and 0 <= values.min() <= values.max() <= _LARGEST_CODE):
+            raise DataError(f"the mask {file} has floating-point pixels that are no class numbers", "a class is a whole number from 0 on")
+        return Image.fromarray(values.astype(np.int32))
+    if image.mode in ("P", "L", "RGB") or image.mode.startswith("I"):
+        return image
+    return image.convert("L" if image.mode == "LA" else "RGB")

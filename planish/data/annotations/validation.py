@@ -1,0 +1,155 @@
+"""From what a reader noted to ``Objects``: numbers that make sense, boxes within their image, masks of its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from planish.data.annotations.annotated_image import NotedImage, NotedObject
+from planish.data.preprocessing import FORMATS, image_damage_reported
+from planish.data.targets.objects import Objects
+from planish.data.targets.run_lengths import lengths_of
+from planish.errors import DataError
+from planish.files.reading import DAMAGED, describe, require_regular
+
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_ORIENTATION = 274
+_LONGEST_OUTLINE = 10_000_000  # pixels
+
+
+def size_of(noted: NotedImage) -> tuple[int, int]:
+    """Height and width of the file, turned as its EXIF says; from its head, the pixels are not read.
+
+    Raises:
+        DataError: it is not there, or is no image.
+    """
+    try:
+        with image_damage_reported():
+            require_regular(noted.path)
+            with Image.open(noted.path, formats=FORMATS) as image:
+                width, height = image.size
+                turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
+                return (width, height) if turned else (height, width)
+    except OSError as error:
+        raise DataError(f"the image {str(noted.path)!r} cannot be opened: {describe(error)}") from error
+
+
+def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:
+    """The objects of an image, and what is wrong with some, in words; those are left out.
+
+    Args:
+        noted: by a reader.
+        height: of the file.
+        width: likewise.
+        number: of each class.
+        masks: whether all objects shall have one.
+    """
+    faults = list(noted.faults)
+    kept: list[tuple[NotedObject, tuple[float, ...], Any]] = []
+    # boxes of an image that its annotations know in another size are meant in that size
+    down, across = (height / noted.size[0], width / noted.size[1]) if noted.size and all(noted.size) else (1.0, 1.0)
+    objects_given = noted.objects
+    if abs(down / across - 1) > 0.05:
+        faults.append(f"the file has {height} x {width} pixels, its annotations say {noted.size}")
+        objects_given = ()
+    for place, one in enumerate(objects_given):
+        left, top, right, bottom = (v * s for v, s in zip(one.box, (across, down, across, down), strict=True))
+        cut = (max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom))
+        if not all(map(math.isfinite, one.box)):
+            faults.append(f"box {place} ({one.label}) has sides that are no numbers")
+        elif right - left <= 0 or bottom - top <= 0:
+            faults.append(f"box {place} ({one.label}) has no area: {one.box}")
+        elif cut[2] <= cut[0] or cut[3] <= cut[1]:
+            faults.append(f"box {place} ({one.label}) lies outside the image: {one.box}")
+        elif one.label not in number:
+            faults.append(f"box {place} is of the class {one.label!r}, which is not known")
+        elif masks and one.mask is None:
+            faults.append(f"box {place} ({one.label}) has no mask")
+        else:
+            try:
+                lengths = run_lengths(_scaled(one.mask, down, across), height, width) if masks else None
+            except DAMAGED as error:
+                faults.append(f"the mask of box {place} ({one.label}) cannot be understood: {describe(error)}")
+                continue
+            kept.append((one, cut, lengths))
+    boxes = np.array([cut for _, cut, _ in kept], np.float64).reshape(-1, 4)
+    scale = down * across
+    areas = [
+        one.area * scale if one.area and one.area * scale <= height * width else (cut[2] - cut[0]) * (cut[3] - cut[1])
+        for one, cut, _ in kept
+    ]
+    difficult = np.array([one.difficult for one, _, _ in kept], bool)
+    objects = Objects(
+        boxes=(boxes / [width, height, width, height]).astype(np.float32),
+        labels=np.array([number[one.label] for one, _, _ in kept], np.int64),
+        height=height,
+        width=width,
+        crowd=np.array([one.crowd for one, _, _ in kept], bool),
+        areas=np.array(areas, np.float64),
+        masks=tuple(lengths for _, _, lengths in kept) if masks else None,
+        difficult=difficult if difficult.any() else None,
+    )
+    return objects, faults
+
+
+def run_lengths(mask: Any, height: int, width: int) -> dict[str, Any]:
+    """A mask in COCO's compressed run lengths, of polygons or of either kind of run lengths.
+
+    Raises:
+        ValueError: of another size than the image, or nothing of it is understood.
+    """
+    from pycocotools import mask as coco
+
+    if isinstance(mask, Sequence) and not isinstance(mask, str):
+        polygons = [list(map(float, polygon)) for polygon in mask]
+        if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+            raise ValueError("a polygon has at least three corners, x and y of each")
+        for polygon in polygons:
+            across, down = polygon[::2], polygon[1::2]
+            if not all(-width <= x <= 2 * width for x in across) or not all(-height <= y <= 2 * height for y in down):  # nor NaN
+                raise ValueError("a polygon has corners that are no numbers, or lie far outside the image")
+        length, most = sum(map(_length, polygons)), min(4 * height * width + 1000, _LONGEST_OUTLINE)
+        if length > most:  # filling it takes memory and time by its length
+            raise ValueError(f"its outline is {length:,.0f} pixels long; in an image of {height} x {width} it is at most {most:,}")
+        if not any(map(_encloses_area, polygons)):
+            raise ValueError("it is a point or a line, without area")
+        return dict(coco.merge(coco.frPyObjects(polygons, height, width)))
+    if list(mask["size"]) != [height, width]:
+        raise ValueError(f"it has the size {mask['size']}, the image {[height, width]}")
+    counts = mask["counts"]
+    if isinstance(counts, str | bytes):
+        text = counts.encode() if isinstance(counts, str) else counts
+        counts, packed = lengths_of(text), {"size": [height, width], "counts": text}
+    else:
+        packed = {}
+    if any(not isinstance(n, int) or n < 0 for n in counts) or sum(counts) != height * width:
+        raise ValueError(f"its run lengths add up to {sum(counts)}, the image has {height * width} pixels")
+    if not any(counts[1::2]):
+        raise ValueError("no pixel is in it")
+    return packed or dict(coco.frPyObjects(mask, height, width))
+
+
+def _scaled(mask: Any, down: float, across: float) -> Any:
+    """Polygons of an image that was resized since; run lengths cannot be."""
+    if not isinstance(mask, Sequence) or isinstance(mask, str) or down == across == 1:
+        return mask
+    return [
+        [float(value) * side for value, side in zip(polygon, [across, down] * (len(polygon) // 2 + 1), strict=False)] for polygon in mask
+    ]
+
+
+def _encloses_area(polygon: Sequence[float]) -> bool:
+    """Whether the corners do not all lie on one line."""
+    across, down = np.asarray(polygon[::2]) - polygon[0], np.asarray(polygon[1::2]) - polygon[1]
+    far = int(np.argmax(across**2 + down**2))
+    return bool((np.abs(across * down[far] - down * across[far]) > 1e-9).any())
+
+
+def _length(polygon: Sequence[float]) -> float:
+    """Of the outline, in pixels, the longer of across and down counting."""
+    corners = np.asarray(polygon).reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())

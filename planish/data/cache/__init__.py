@@ -1,0 +1,1 @@
+"""Decoded images on disk: made once, found again by content."""

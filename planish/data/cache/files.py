@@ -1,0 +1,149 @@
+"""Decoded images on disk: made once, found again by content, memory-mapped.
+
+Everything is written under another name and renamed when whole, so a killed process leaves nothing that looks finished, and of two
+processes that make the same thing one wins and both use it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from planish.errors import DataError
+from planish.files.reading import describe, require_regular
+from planish.files.workspace import sync_all
+
+T = TypeVar("T")
+_STALE_SECONDS = 3600
+_CHUNK = 64
+
+
+def key_of(*parts: object) -> str:
+    """A file name made from the content that it stands for; arrays and bytes count with all their bytes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.tobytes() if isinstance(part, np.ndarray) else part if isinstance(part, bytes) else repr(part).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:32]
+
+
+@contextmanager
+def whole(final: Path) -> Iterator[Path]:
+    """Give a temporary folder to write in; it takes the name ``final`` when the block ends well and vanishes otherwise."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(final.parent)
+    partial = final.parent / f"partial-{uuid.uuid4().hex}"
+    partial.mkdir()
+    try:
+        yield partial
+        sync_all(partial)
+        try:
+            partial.rename(final)
+        except OSError:
+            if not final.is_dir():  # else somebody else made the same meanwhile
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def disk_full_told(folder: Path, needed_bytes: Callable[[], float]) -> Iterator[None]:
+    """Turn a full disk into a DataError that says how much is needed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(folder).free
+        raise DataError(
+            f"the disk of the cache folder {str(folder)!r} is full ({free / 1e6:,.0f} MB free)",
+            f"about {needed_bytes() / 1e6:,.0f} MB are needed",
+            "make room, or set PLANISH_CACHE to a folder on another disk",
+        ) from error
+
+
+def in_threads(work: Callable[[int], T], count: int) -> Iterator[list[T]]:
+    """``work(0) ... work(count - 1)`` in order, a chunk of results at a time; a few chunks are under way, never all.
+
+    Pillow and hashing release the interpreter lock, so threads are enough.
+    """
+    workers = min(8, os.cpu_count() or 1)
+    starts = range(0, count, _CHUNK)
+
+    def chunk(start: int) -> list[T]:
+        return [work(i) for i in range(start, min(start + _CHUNK, count))]
+
+    pending: deque[Future[list[T]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for start in starts:
+                pending.append(pool.submit(chunk, start))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def content_hashes(paths: Sequence[Path], root: Path) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """SHA-256 of every file ``(N, 32)``, and the reasons for those that cannot be read (their row is 0).
+
+    Files whose path, size and modification time are those of an earlier call are not read again.
+    """
+    bad: dict[int, str] = {}
+    stamps = []
+    for i, path in enumerate(paths):
+        try:
+            stat = os.stat(path)
+            stamps.append((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino))
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            bad[i] = f"cannot be read: {describe(error)}"
+    known = root / "hashes" / key_of(repr(stamps).encode())
+    if not bad and known.is_dir():
+        return np.load(known / "sha256.npy"), bad
+    rows: list[bytes] = []
+
+    def digest(i: int) -> bytes | str:
+        try:
+            require_regular(paths[i])
+            with paths[i].open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except (OSError, ValueError) as error:
+            return f"cannot be read: {describe(error)}"
+
+    for results in in_threads(digest, len(paths)):
+        for result in results:
+            if isinstance(result, str):
+                bad[len(rows)] = result
+            rows.append(bytes(32) if isinstance(result, str) else result)
+    hashes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32)
+    if not bad:
+        with whole(known) as partial:
+            np.save(partial / "sha256.npy", hashes)
+    return hashes, bad
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left; the living touch theirs all the time."""
+    for left in folder.glob("partial-*"):
+        try:
+            newest = max(p.stat().st_mtime for p in (left, *left.iterdir()))
+        except OSError:
+            continue
+        if time.time() - newest > _STALE_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,489 @@
+"""What a user names as data: which files it consists of, what they are for, and what each of them teaches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planish.data.annotations.annotated_image import NotedImage
+from planish.data.annotations.map_codes import Codes, codes_in, size_in
+from planish.data.annotations.source import LAYOUTS, fitting_task, noted_in
+from planish.data.annotations.validation import objects_of, size_of
+from planish.data.sources.builtin import BUILTIN, builtin_folder, is_builtin
+from planish.data.sources.inventory import Inventory
+from planish.data.sources.listing import Listed, files_below, list_folder
+from planish.data.sources.manifest import list_manifest
+from planish.data.sources.unsupported_formats import foreign_format
+from planish.data.targets.maps import PaintedMaps, ReadMaps
+from planish.data.targets.objects import Objects, counts_of
+from planish.errors import DataError
+from planish.files.reading import damage_reported
+from planish.printable import printable_names
+from planish.progress import collecting_notes, note
+
+Indices = npt.NDArray[np.int64]
+_NONE = np.zeros(0, np.int64)
+_SHOWN = 10
+_FEWEST = 3  # images of a kind, to have one in each split
+BACKGROUND = "background"
+Maps = PaintedMaps | ReadMaps
+_OTHER_SHAPE = 0.05  # of the ratio of sides, by which a mask and its image may differ
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What images teach.
+
+    Args:
+        class_names: of the targets.
+        targets: one an image.
+        strata: the kind of each image ``(N,)``, of which each split shall have its share.
+        strata_names: of the kinds.
+        faults: of annotations that were left out: key and reason.
+        needed: whether each kind must be in each split.
+        kept: positions of the images that are used, ``(N,)``; None for all. Images whose annotations are all left out are not.
+    """
+
+    class_names: tuple[str, ...]
+    targets: Any
+    strata: Indices
+    strata_names: Sequence[str]
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    needed: bool = False
+    kept: Indices | None = None
+
+    def chosen(self, rows: Indices) -> Any:
+        """The targets of some images."""
+        if isinstance(self.targets, np.ndarray):
+            return self.targets[rows]
+        return self.targets.chosen(rows) if isinstance(self.targets, Maps) else tuple(self.targets[int(i)] for i in rows)
+
+    def image_counts(self, rows: Indices) -> dict[str, int]:
+        """Images that show each class, as an object that is not ignored where there are objects."""
+        targets, classes = self.chosen(rows), len(self.class_names)
+        if isinstance(targets, Maps):
+            return targets.counts(self.class_names)
+        labels = targets if isinstance(targets, np.ndarray) else np.concatenate([_NONE, *(np.unique(t.counted_labels) for t in targets)])
+        return dict(zip(self.class_names, np.bincount(labels.astype(np.int64), minlength=classes).tolist(), strict=True))
+
+    def object_counts(self, rows: Indices) -> dict[str, int] | None:
+        """Objects of each class that are not ignored; None where targets are no objects."""
+        targets = self.chosen(rows)
+        if isinstance(targets, np.ndarray | Maps):
+            return None
+        return dict(zip(self.class_names, counts_of(targets, len(self.class_names)), strict=True))
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """Images that lie in folders of their classes, or are listed with them."""
+
+    name: str
+    images: list[Listed]
+    task: str = "classification"
+    how: str = "one class each"
+    inventory: Inventory = field(default_factory=Inventory)
+
+    @property
+    def classes(self) -> int:
+        return len({item.label for item in self.images})
+
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
+        """Class numbers.
+
+        Args:
+            listed: some of the images.
+            skip_bad: leave out annotations that make no sense; there are none here.
+            class_names: of the model that the images are for; None for all labels, sorted.
+
+        Raises:
+            DataError: there are not two classes, or some that the model lacks.
+        """
+        if class_names is None:
+            several_classes(self.name, listed)
+        found = sorted({item.label for item in listed})
+        names = _model_classes(found, class_names)
+        number = {label: i for i, label in enumerate(names)}
+        targets = np.array([number[item.label] for item in listed], dtype=np.int64)
+        return Taught(names, targets, targets, names, needed=class_names is None)
+
+    def printable(self) -> LabelledFiles:
+        """With keys and labels that can be printed and stored."""
+        keys, labels = _printable([item.key for item in self.images]), _printable([item.label for item in self.images])
+        if not keys and not labels:
+            return self
+        images = [replace(item, key=keys.get(item.key, item.key), label=labels.get(item.label, item.label)) for item in self.images]
+        return replace(self, images=images)
+
+
+@dataclass(frozen=True)
+class AnnotatedFiles:
+    """Images with places in them."""
+
+    name: str
+    images: list[NotedImage]
+    class_names: tuple[str, ...]
+    task: str
+    how: str
+    inventory: Inventory = field(default_factory=Inventory)
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
+        """``Objects``, or label maps made of them.
+
+        An object that makes no sense is left out with ``skip_bad``; an image of which nothing else would be left is left out with it, as it
+        would count as an image without objects.
+
+        Args:
+            listed: some of the images.
+            skip_bad: leave out annotations that make no sense.
+            class_names: of the model that the images are for; None for those of the data.
+
+        Raises:
+            DataError: annotations make no sense, and are not to be left out; the first ones are named.
+        """
+        painted = self.task == "semantic"
+        declared = (BACKGROUND, *(name for name in self.class_names if name != BACKGROUND)) if painted else self.class_names
+        used = {one.label for image in listed for one in image.objects}
+        names = _model_classes(declared, class_names, used)
+        if painted and names[0] != BACKGROUND:
+            raise DataError(f"the model's first class is {names[0]!r}", "what no mask covers is the background", "give label maps")
+        of_objects = names[1:] if painted else names
+        if painted:
+            regions = [image.key for image in listed for one in image.objects if one.label == BACKGROUND]
+            reason = f"masks of the class {BACKGROUND!r} are not painted: what no other mask covers is the background"
+            if out := self.inventory.leave_out("annotations", reason, regions):
+                note(str(out))
+            listed = [replace(image, objects=tuple(o for o in image.objects if o.label != BACKGROUND)) for image in listed]
+        number = {name: i for i, name in enumerate(of_objects)}
+        every: list[Objects] = []
+        faults: list[tuple[str, str]] = []
+        emptied: dict[int, str] = {}
+        for i, item in enumerate(listed):
+            objects, wrong = objects_of(item, *size_of(item), number, masks=self.task != "detection")
+            every.append(objects)
+            faults += [(item.key, fault) for fault in wrong]
+            if wrong and not len(objects):
+                emptied[i] = f"{item.key}: {wrong[0]}"
+        _tell(faults, skip_bad)
+        if resized := [i for i, item in enumerate(listed) if item.size and item.size != (every[i].height, every[i].width)]:
+            one, example = listed[resized[0]], every[resized[0]]
+            note(
+                f"{len(resized)} images have another size than their annotations say: boxes and polygons are scaled; for example {one.key} "
+                f"has {example.height} x {example.width} pixels instead of {one.size[0]} x {one.size[1]}"
+            )
+        lost = {listed[i].key for i in emptied}
+        single = [f"{key}: {fault}" for key, fault in faults if key not in lost]
+        self.inventory.leave_out("annotations", "not valid", single)
+        with_them = sum(annotations_of(listed[i]) for i in emptied)
+        if out := self.inventory.leave_out("images", "no valid annotation", [*emptied.values()], annotations=with_them):
+            note(str(out))
+        self.inventory.images_used -= len(emptied)
+        kept = np.setdiff1d(np.arange(len(listed)), [*emptied]).astype(np.int64)
+        found = [every[i] for i in kept]
+        self.inventory.annotations_used = sum(int((~one.ignored).sum()) for one in found)
+        ignored = [listed[i].key for i in kept for _ in range(int(every[i].ignored.sum()))]
+        what = "marked as difficult, crowd or ignore, so neither trained on nor counted"
+        if out := self.inventory.leave_out("annotations", what, ignored):
+            note(str(out))
+        strata, kinds = _strata([one.counted_labels for one in found], of_objects)
+        return Taught(names, PaintedMaps(found) if painted else tuple(found), strata, kinds, faults, kept=kept)
+
+    def printable(self) -> AnnotatedFiles:
+        """With keys and class names that can be printed and stored."""
+        keys, labels = _printable([image.key for image in self.images]), _printable(self.class_names)
+        if not keys and not labels:
+            return self
+        images = [
+            replace(
+                image,
+                key=keys.get(image.key, image.key),
+                objects=tuple(replace(one, label=labels.get(one.label, one.label)) for one in image.objects) if labels else image.objects,
+            )
+            for image in self.images
+        ]
+        return replace(self, images=images, class_names=tuple(labels.get(name, name) for name in self.class_names))
+
+
+@dataclass(frozen=True)
+class MappedFiles:
+    """Images with a class for each pixel, in files."""
+
+    name: str
+    images: list[NotedImage]
+    codes: Codes
+    how: str
+    task: str = "semantic"
+    inventory: Inventory = field(default_factory=Inventory)
+
+    @property
+    def classes(self) -> int:
+        return len(self.codes.class_names)
+
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
+        """Label maps; images whose maps do not fit them are left out with ``skip_bad``.
+
+        Args:
+            listed: some of the images.
+            skip_bad: leave out images whose maps have another shape.
+            class_names: of the model that the images are for; None for those of the data.
+
+        Raises:
+            DataError: maps do not have the shape of their images, the first ones are named; or there are classes that the model lacks.
+        """
+        names = _model_classes(self.codes.class_names, class_names)
+        if len(names) < 2:
+            raise DataError(
+                f"masks of 1 classes: all of {self.name!r} hold {names[0]!r} alone", "there are two classes to tell apart, or more",
+                "is the background a class of its own?",
+            )  # fmt: skip
+        codes = replace(self.codes, labels=tuple(names.index(self.codes.class_names[i]) for i in self.codes.labels), class_names=names)
+        label_of = dict(zip(codes.codes, codes.labels, strict=True))
+        there = np.zeros((len(listed), len(names)), bool)
+        faults, kept = [], []
+        for i, item in enumerate(listed):
+            there[i, [label_of[code] for code in codes_in(item.labels) if code in label_of]] = True
+            (high, wide), (height, width) = size_of(item), size_in(item.labels)
+            if abs(high * width / (wide * height) - 1) > _OTHER_SHAPE:
+                faults.append((item.key, f"the image has {high} x {wide} pixels, its mask {height} x {width}"))
+            else:
+                kept.append(i)
+        _tell(faults, skip_bad)
+        self.inventory.leave_out("images", "their mask has another shape", [f"{key}: {fault}" for key, fault in faults])
+        self.inventory.images_used -= len(faults)
+        strata, kinds = _strata([np.flatnonzero(row) for row in there[kept]], names)
+        maps = ReadMaps([listed[i].labels for i in kept], codes, there[kept])
+        return Taught(names, maps, strata, kinds, faults, kept=np.array(kept, np.int64))
+
+    def printable(self) -> MappedFiles:
+        """With keys and class names that can be printed and stored."""
+        keys, labels = _printable([image.key for image in self.images]), _printable(self.codes.class_names)
+        if not keys and not labels:
+            return self
+        images = [replace(image, key=keys.get(image.key, image.key)) for image in self.images]
+        names = tuple(labels.get(name, name) for name in self.codes.class_names)
+        return replace(self, images=images, codes=replace(self.codes, class_names=names))
+
+
+Source = LabelledFiles | AnnotatedFiles | MappedFiles
+
+
+def with_layout(source: str, layout: str | None) -> str:
+    """A source that is to be read in one layout: ``yolo:photos``.
+
+    Raises:
+        DataError: there is no such layout.
+    """
+    if layout is None:
+        return source
+    if layout not in LAYOUTS:
+        raise DataError(f"there is no layout {layout!r}", f"layouts are {', '.join(LAYOUTS)}")
+    return f"{layout}:{source}"
+
+
+def split_layout(source: str | Path) -> tuple[str, str | None]:
+    """A source without its layout, and that; see ``with_layout``."""
+    layout, colon, rest = str(source).partition(":")
+    return (rest, layout) if colon and rest and layout in LAYOUTS else (str(source), None)
+
+
+def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, Source]:
+    """Name and content of a source; files are listed, images not read.
+
+    Args:
+        source: what the user named, see ``load_images``; perhaps with a layout before it, ``yolo:photos``.
+        root: the cache folder, where built-in sets are made.
+        task: what it shall be used for; None for what it is for.
+
+    Raises:
+        DataError: it does not exist, holds nothing usable, is not for that task, or can be read in several ways.
+    """
+    name, found = _read(source, root, task)
+    return printable_names([name]).get(name, name), found
+
+
+def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, Source]:
+    source, layout = split_layout(source)
+    if is_builtin(source):
+        name, path = source, builtin_folder(source, root)
+    else:
+        path = Path(source).expanduser().absolute()
+        try:
+            is_folder, is_file = path.is_dir(), path.is_file()
+            name = path.name if is_folder else path.stem
+        except OSError as error:
+            raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
+        if not (is_folder or is_file):
+            raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
+    inventory = Inventory()
+    with damage_reported(path, DataError, "see the README for what is read"), collecting_notes(silent=True) as notes:
+        content = _content(name, path, task, layout, inventory).printable()
+    for text in notes:
+        inventory.assume(text)
+    inventory.layout, inventory.task, inventory.images_used = content.how, content.task, len(content.images)
+    return name, content
+
+
+def _content(name: str, path: Path, task: str | None, layout: str | None, inventory: Inventory) -> Source:
+    noted = noted_in(path, task, layout, inventory)
+    if noted is not None:
+        fitting = fitting_task(noted.task, task, name)
+        if noted.codes is not None:
+            return MappedFiles(name, noted.images, noted.codes, noted.how, inventory=inventory)
+        return AnnotatedFiles(name, noted.images, noted.class_names, fitting, noted.how, inventory)
+    fitting_task("classification", task, name)
+    if path.is_dir():
+        if layout is None:
+            _refuse_foreign_annotations(path)
+        return LabelledFiles(name, list_folder(path, layout), how="class folders", inventory=inventory)
+    if path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".json"):
+        return LabelledFiles(name, list_manifest(path, inventory), how="manifest", inventory=inventory)
+    raise DataError(f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
+
+
+def _refuse_foreign_annotations(root: Path) -> None:
+    """Raises:
+    DataError: a folder, which would be read as class folders, has annotations of a format that is not read.
+    """
+    found = [(file, name) for file in sorted(files_below(root)) if (name := foreign_format(file)) is not None]
+    if found:
+        file, name = found[0]
+        raise DataError(
+            f"{str(root)!r} has {len(found)} files of annotations that are not read, for example {file.relative_to(root)}: {name}",
+            "COCO JSON, Pascal VOC XML and YOLO text files are read",
+            "convert them to COCO JSON; --layout classes takes each folder as a class all the same",
+        )
+
+
+def report_found(source: str | Path, content: Source) -> None:
+    """Count every file of a source, and tell what was found, what is left out, and what was assumed.
+
+    Args:
+        source: as the user named it.
+        content: of it, from ``read_source``.
+    """
+    path = Path(split_layout(source)[0]).expanduser().absolute()
+    images = [item.path for item in content.images]
+    inventory = content.inventory
+    if path.is_dir():
+        unlabelled = {"class folders": "in no class folder", "mask images": "no mask"}
+        inventory.account([path], images, path, unlabelled.get(content.how, "no annotation names them"))
+    elif path.is_file():  # beside which anything may lie, so only folders of its images are searched
+        root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+        folders = sorted({image.parent for image in images if image.is_relative_to(root)})
+        inventory.account(folders, images, root, f"{path.name} does not name them", recursive=False)
+    else:
+        inventory.images_found = len(images)
+    for i, line in enumerate(inventory.lines()):
+        note(f"{content.name}: {line}" if i == 0 else line)
+
+
+def annotations_of(item: Listed | NotedImage) -> int:
+    """How many objects the annotations of an image describe, those that cannot be understood as well."""
+    return 0 if isinstance(item, Listed) else len(item.objects) + len(item.faults)
+
+
+def several_classes(name: str, listed: Sequence[Listed]) -> None:
+    """Raises:
+    DataError: there is nothing to tell apart.
+    """
+    labels = {item.label for item in listed}
+    if len(labels) < 2:
+        found = f"only one class, {next(iter(labels))!r}" if labels else "no usable image"
+        raise DataError(f"{name!r} has {found}", "at least two classes are needed to tell apart", "each class has a folder of its own")
+
+
+def _model_classes(declared: Sequence[str], class_names: Sequence[str] | None, used: Collection[str] | None = None) -> tuple[str, ...]:
+    """The class names that targets are numbered by: the data's own, or those of the model that the data is for, in the model's order.
+
+    Args:
+        declared: the data's classes.
+        class_names: the model's; None where there is no model.
+        used: those of ``declared`` that occur; others need not be the model's. None for all.
+
+    Raises:
+        DataError: the model lacks a class that occurs.
+    """
+    if class_names is None or tuple(class_names) == tuple(declared):
+        return tuple(declared)
+    known = set(class_names)
+    lacking = [name for name in declared if name not in known and (used is None or name in used)]
+    if lacking:
+        raise DataError(
+            f"the model lacks {len(lacking)} of the classes in the images: {_listing(lacking)}; it has {_listing(class_names)}",
+            "classes are matched by name; images may have fewer than the model, in any order, but no others",
+            "rename the classes, or leave those images out",
+        )
+    absent = [name for name in class_names if name not in declared]
+    extra = [name for name in declared if name not in known]
+    note(
+        "classes are matched to the model's by name, in the model's order"
+        + (f"; {len(absent)} of its {len(class_names)} are not in the images: {_listing(absent)}" if absent else "")
+        + (f"; {len(extra)} that no object has are not the model's: {_listing(extra)}" if extra else "")
+    )
+    return tuple(class_names)
+
+
+def _printable(names: Sequence[str]) -> dict[str, str]:
+    changed = printable_names(names)
+    if changed:
+        example = next(iter(changed.values()))
+        note(f"{len(changed)} names of files or classes are not printable UTF-8: their bytes are shown as %XX, for example {example!r}")
+    return changed
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + f" and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
+
+
+def same_classes(listed: Sequence[Listed]) -> None:
+    """Raises:
+    DataError: a split that the source gives lacks a class.
+    """
+    classes: dict[Any, set[str]] = {}
+    for item in listed:
+        classes.setdefault(item.split, set()).add(item.label)
+    everything = set().union(*classes.values())
+    for split, names in classes.items():
+        if missing := sorted(everything - names):
+            raise DataError(f"no image of {_listing(missing)} in {split}", "each class must be in each split")
+
+
+def both(first: Any, second: Any) -> Any:
+    """The targets of the images of two splits."""
+    if isinstance(first, np.ndarray):
+        return np.concatenate([first, second])
+    return first.joined(second) if isinstance(first, Maps) else (*first, *second)
+
+
+def _tell(faults: Sequence[tuple[str, str]], skip_bad: bool) -> None:
+    """Name the first faults of annotations.
+
+    Raises:
+        DataError: there are some, and they shall not be left out.
+    """
+    if not faults:
+        return
+    shown = "; ".join(f"{key}: {fault}" for key, fault in faults[:_SHOWN]) + f"; and {len(faults) - _SHOWN} more" * (len(faults) > _SHOWN)
+    if not skip_bad:
+        raise DataError(f"{len(faults)} annotations make no sense: {shown}", "", "mend them; --skip-bad (skip_bad=True) leaves them out")
+    note(f"{len(faults)} annotations make no sense and are left out: {shown}")
+
+
+def _strata(labels: Sequence[Indices], class_names: Sequence[str]) -> tuple[Indices, list[str]]:
+    """The rarest class of each image, so that splits have their share of each; kinds of too few images to share are thrown together."""
+    counts = np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]).astype(np.int64), minlength=len(class_names))
+    rarest = [min(some.tolist(), key=lambda label: counts[label]) if len(some) else len(class_names) for some in labels]
+    kinds, strata, sizes = np.unique(rarest, return_inverse=True, return_counts=True)
+    enough = sizes >= _FEWEST
+    merged = np.where(enough[strata], np.cumsum(enough)[strata] - 1, 0)
+    names = [class_names[k] if k < len(class_names) else "nothing" for k in kinds[enough]] or ["all"]
+    return merged.astype(np.int64), names

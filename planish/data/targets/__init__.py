@@ -1,0 +1,1 @@
+"""Boxes, masks and label maps, and how they move with their images."""

@@ -1,0 +1,1 @@
+"""Large images as overlapping tiles, and the predictions on tiles put together again."""

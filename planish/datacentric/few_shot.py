@@ -1,0 +1,202 @@
+"""How far a frozen network's features carry with few images: a linear classifier on them, learned in moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from planish.data import require_classes
+from planish.errors import DataError, GoalError
+from planish.evaluation.metrics.classification import percent
+from planish.evaluation.statistics.intervals import Floats, mean_over_seeds, over_seeds
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.measurement import Measurement
+from planish.models.heads.first_and_last import find_classifier
+from planish.progress import Stage, collecting_notes
+from planish.training.prepare import prepare
+
+if TYPE_CHECKING:
+    from planish.artifact import InputSpec, Pixels, Preprocessing
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Shot:
+    """A classifier learned from so many images of each class.
+
+    Args:
+        per_class: images.
+        accuracy: on validation, mean of all draws; the interval counts images and draws, see ``statistics.over_seeds``.
+        gain: in points, against the row before, from the same draws, its interval so wide that those of all rows hold together; None for
+            the first.
+    """
+
+    per_class: int
+    accuracy: Measurement
+    gain: Measurement | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FewShot:
+    """What a few images a class are enough for.
+
+    Args:
+        draws: of training images, for each row.
+        guessing: accuracy in percent of naming the largest class.
+        shots: with more and more images.
+        notes: what was decided on the user's behalf.
+    """
+
+    data: str
+    model: str
+    weights: str
+    draws: int
+    guessing: float
+    shots: list[Shot]
+    notes: list[str] = field(default_factory=list)
+
+
+def few_shot(
+    data: str | Path,
+    *,
+    shots: Sequence[int] = (1, 5, 10),
+    model: str = "mobilenet_v2",
+    weights: str | Path | None = "imagenet",
+    image_size: int | None = None,
+    draws: int = 10,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> FewShot:
+    """Accuracy on validation of a linear classifier on the features of a frozen network, learned from a few training images a class.
+
+    Features are what the network's last layer is given, scaled to length 1, and the classifier is multinomial logistic regression, as in
+    Y. Tian et al., Rethinking few-shot image classification: a good embedding is all you need?, 2020 (arXiv:2003.11539).
+
+    Args:
+        data: a folder, a manifest or a built-in name.
+        shots: images a class; a draw of more contains that of fewer.
+        model: a name or ``FILE.py:factory``.
+        weights: ``imagenet`` or a file.
+        image_size: pixels the network is fed; None for the images' own size, at most 224.
+        draws: of training images; 1 tells nothing about other images.
+        skip_bad: leave broken images out.
+        seed: of the data's split and the draws.
+
+    Raises:
+        GoalError: no images are asked for, or there are no weights.
+        DataError: a class has fewer images.
+    """
+    wanted = sorted(set(shots))
+    if not wanted or wanted[0] < 1 or draws < 1:
+        raise GoalError(f"{list(shots)} images a class, {draws} draws", "at least one of each", "for example --few-shot 1,5,10")
+    if weights is None:
+        raise GoalError("a network without weights", "features of fresh weights say nothing", "--weights imagenet, or a file")
+    require_classes(data, "a classifier on features")
+    with collecting_notes() as notes:
+        job = prepare(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+        train, validation = (job.task.split(name) for name in ("train", "validation"))
+        smallest = int(np.bincount(train.targets).min())
+        if wanted[-1] > smallest:
+            name = job.task.class_names[int(np.bincount(train.targets).argmin())]
+            raise DataError(
+                f"{wanted[-1]} images a class", f"class {name!r} has {smallest} training images", f"--few-shot with at most {smallest}"
+            )
+        spec, preprocessing = job.artifact.input_spec, job.artifact.preprocessing
+        known, judged = (features(job.artifact.module, spec, preprocessing, s.images(spec, preprocessing)) for s in (train, validation))
+    classes = len(job.task.class_names)
+    scores = np.zeros((len(wanted), draws, len(validation)))
+    with Stage("learning classifiers", draws * len(wanted)) as stage:
+        for draw in range(draws):
+            order = np.random.default_rng((seed, draw)).permutation(len(train))
+            rank = _rank_in_class(train.targets[order])
+            for i, per_class in enumerate(wanted):
+                rows = order[rank < per_class]
+                weight, bias = logistic_regression(known[rows], train.targets[rows], classes)
+                scores[i, draw] = (judged @ weight.T + bias).argmax(axis=1) == validation.targets
+                stage.advance()
+    found: list[Shot] = []
+    for i, per_class in enumerate(wanted):
+        accuracy = percent("accuracy", scores[i].size, mean_over_seeds(scores[i]))
+        level = 1 - 0.05 / max(1, len(wanted) - 1)
+        gain = percent("difference", scores[i].size, over_seeds(scores[i], scores[i - 1], level), unit="points") if i else None
+        found.append(Shot(per_class, accuracy, gain))
+    guessing = 100 * float(np.bincount(validation.targets).max()) / len(validation)
+    return FewShot(str(data), model, str(weights), draws, guessing, found, notes)
+
+
+def features(module: nn.Module, spec: InputSpec, preprocessing: Preprocessing, images: Pixels) -> Floats:
+    """What the network's classifier is given for each image, averaged over positions where it is a map, scaled to length 1.
+
+    Args:
+        module: takes normalised float images ``(N, C, H, W)``.
+        spec: its input.
+        preprocessing: normalisation.
+        images: uint8 ``(N, H, W, C)``.
+
+    Returns:
+        float64 ``(N, features)``.
+
+    Raises:
+        ModelError: the network has no linear classifier.
+    """
+    name, _ = find_classifier(module, spec.channels, spec.height)
+    predictor = TorchPredictor.fastest(module, preprocessing)
+    kept: list[torch.Tensor] = []
+
+    def keep(_layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        kept.append(inputs[0].flatten(2).mean(2) if inputs[0].ndim == 4 else inputs[0])
+
+    handle = predictor.module.get_submodule(name).register_forward_pre_hook(keep)
+    try:
+        with Stage("computing features", len(images)) as stage:
+            predictor(images, stage.advance)
+    finally:
+        handle.remove()
+    return F.normalize(torch.cat(kept).double(), dim=1).cpu().numpy()
+
+
+def logistic_regression(x: npt.ArrayLike, targets: npt.ArrayLike, classes: int, c: float = 1.0) -> tuple[Floats, Floats]:
+    """Multinomial logistic regression: the least ``c * sum of cross-entropies + half the sum of squared weights``; biases are free.
+
+    Args:
+        x: features ``(N, features)``.
+        targets: class numbers ``(N,)``.
+        classes: their number.
+        c: the larger, the less weights are held back.
+
+    Returns:
+        Weights ``(classes, features)`` and biases ``(classes,)``.
+    """
+    inputs, wanted = torch.as_tensor(np.asarray(x), dtype=torch.float64), torch.as_tensor(np.asarray(targets), dtype=torch.int64)
+    weight = torch.zeros(classes, inputs.shape[1], dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=500, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe")
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(inputs @ weight.T + bias, wanted) + weight.square().sum() / (2 * c * len(wanted))
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return weight.detach().numpy(), bias.detach().numpy()
+
+
+def _rank_in_class(targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many earlier images have the same class, ``(N,)``."""
+    order = np.argsort(targets, kind="stable")
+    starts = np.searchsorted(targets[order], targets[order])
+    ranks = np.empty(len(targets), dtype=np.int64)
+    ranks[order] = np.arange(len(targets)) - starts
+    return ranks

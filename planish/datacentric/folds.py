@@ -1,0 +1,302 @@
+"""Cross-validation: every image of train and validation is judged by a network that has not seen it. Test stays untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from planish import units
+from planish.data import require_classes
+from planish.data.splits import Indices
+from planish.data.splits import folds as cut_into_folds
+from planish.data.subset import Subset
+from planish.devices.machine import describe_machine
+from planish.errors import GoalError
+from planish.evaluation.evaluate import evaluate
+from planish.evaluation.metrics.classification import percent, share
+from planish.evaluation.statistics.intervals import over_folds
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.files.atomic import read_arrays, read_result, results_folder, write_arrays, write_result
+from planish.measurement import Measurement
+from planish.progress import collecting_notes, note
+from planish.runs.precision import decided_precision, in_precision, precision_name
+from planish.runs.store import Store, claim
+from planish.runs.trainings import seeded
+from planish.split_assignment import keep_assignment
+from planish.tasks import Classification
+from planish.training.fit import fit
+from planish.training.prepare import Job, prepare
+from planish.training.recipe import Recipe, pull, resolved_recipe
+
+_STRICT = ConfigDict(extra="forbid")
+TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Fold:
+    """One network, trained on all folds but one.
+
+    Args:
+        repeat: from 0; another repeat has other folds and other weights to begin with.
+        fold: that it was judged on, from 0.
+        trained_on: images.
+        accuracy: on the fold, with the interval over its images.
+        epochs: that it was trained.
+        seconds: of training.
+    """
+
+    repeat: int
+    fold: int
+    trained_on: int
+    accuracy: Measurement
+    epochs: float
+    seconds: float
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Folds:
+    """What cross-validation found; ``folds.json``.
+
+    Args:
+        recipe: that all networks were trained by, as YAML.
+        folds: of each repeat.
+        repeats: of the whole, with other folds and seeds.
+        accuracy: of networks trained on all folds but one, its interval by ``statistics.over_folds``.
+        trained: network by network.
+        seconds: by stage.
+        notes: what was decided on the user's behalf.
+    """
+
+    name: str
+    created: str
+    command: str
+    data: str
+    model: str
+    weights: str
+    recipe: str
+    folds: int
+    repeats: int
+    accuracy: Measurement
+    trained: list[Fold]
+    machine: dict[str, str | int | float]
+    seconds: dict[str, float]
+    notes: list[str] = Field(default_factory=list)
+    version: int = 1
+
+    @classmethod
+    def load(cls, path: Path) -> Folds:
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, Folds)
+
+
+@plain_dataclass(frozen=True)
+class OutOfFold:
+    """What networks said about images that they had not seen; ``out_of_fold.npz``.
+
+    Args:
+        keys: of the images, ``(N,)``.
+        targets: class numbers ``(N,)``.
+        folds: in which an image was judged, ``(repeats, N)``.
+        logits: ``(repeats, N, classes)``.
+    """
+
+    keys: npt.NDArray[np.str_]
+    targets: Indices
+    folds: Indices
+    logits: Logits
+
+    @classmethod
+    def load(cls, folder: Path) -> OutOfFold:
+        names = ("keys", "targets", "folds", "logits")
+        found = read_arrays(folder / "out_of_fold.npz", names)
+        return cls(**{name: found[name] for name in names})
+
+
+class FoldTrainer:
+    """Trains networks on some images of train and validation, and lets them judge others; each once.
+
+    Args:
+        store: of finished trainings.
+        folder: where their logits lie.
+        recipe: of all trainings; where it leaves the precision open, that is decided once for all.
+        seconds: of each training; None where the recipe's epochs decide.
+        seed: of the first repeat.
+        options: of ``prepare``; ``data`` and ``model`` among them.
+    """
+
+    def __init__(self, store: Store, folder: Path, recipe: Recipe, seconds: float | None, seed: int, **options: Any) -> None:
+        self.store, self.folder, self.recipe, self.seconds, self.seed = store, folder, recipe, seconds, seed
+        self._options = options
+        self._jobs: dict[int, Job] = {}
+        folder.mkdir(exist_ok=True)
+        precision = decided_precision(store, recipe.training.mixed_precision, lambda: self.job(0).artifact)
+        self.recipe = in_precision(recipe, precision)
+        data = self.job(0).data
+        keep_assignment(folder.parent, data.assignment)
+        self.pool = data.splits["train"].joined(data.splits["validation"])
+        self.class_names = data.class_names
+
+    def job(self, repeat: int) -> Job:
+        """Images, and the network with the weights with which this repeat begins."""
+        if repeat not in self._jobs:
+            self._jobs.clear()
+            recipe, seed = self.recipe, self.seed
+            self._jobs[repeat] = prepare(
+                image_size=recipe.image_size, normalisation=recipe.normalisation, seed=seed, weights_seed=seed + repeat, **self._options
+            )
+        return self._jobs[repeat]
+
+    def folds(self, count: int, repeat: int) -> Indices:
+        """The fold of each image of the pool ``(N,)``; near duplicates are in one."""
+        return cut_into_folds(self.pool.targets, self.pool.groups, count, self.seed + repeat, self.class_names)
+
+    def judge(self, name: str, repeat: int, learned: Indices, judged: Indices, epochs: int | None = None) -> tuple[Fold, Logits]:
+        """Train on the rows ``learned`` of the pool and judge the rows ``judged``.
+
+        Args:
+            name: of this training, a file name.
+            repeat: its seed, counted from the first.
+            learned: rows of the pool.
+            judged: likewise.
+            epochs: instead of the recipe's.
+
+        Returns:
+            The training, its fold not set, and logits ``(len(judged), classes)``.
+        """
+        place, checkpoint = self.folder / f"{name}.npz", self.folder / f"{name}.checkpoint"
+
+        def work() -> Any:
+            fold, logits = self._train(repeat, learned, judged, epochs, checkpoint)
+            write_arrays(place, logits=logits)
+            return TypeAdapter(Fold).dump_python(fold, mode="json")
+
+        def read(found: Any) -> tuple[Fold, Logits]:
+            return TypeAdapter(Fold).validate_python(found), read_arrays(place)["logits"]
+
+        judgement = self.store.load(f"training:{name}", "training", work, read)
+        checkpoint.unlink(missing_ok=True)
+        return judgement
+
+    def _train(self, repeat: int, learned: Indices, judged: Indices, epochs: int | None, checkpoint: Path) -> tuple[Fold, Logits]:
+        job, seed = self.job(repeat), self.seed + repeat
+        train, held_out = Subset(self.pool, learned), Subset(self.pool, judged)
+        task = Classification({"train": train, "calibration": train, "validation": held_out}, self.class_names)
+        artifact = pull(job.artifact, task, [seeded(lever, seed) for lever in self.recipe.techniques()])
+        settings = replace(self.recipe.training, seed=seed, epochs=epochs or self.recipe.training.epochs)
+        fitted = fit(
+            artifact.module, task, artifact.input_spec, artifact.preprocessing, settings, checkpoint=checkpoint, max_seconds=self.seconds,
+            validate=False,  # what is judged must not choose when to stop
+        )  # fmt: skip
+        predictor = TorchPredictor.fastest(fitted.module, artifact.preprocessing)
+        found = evaluate(predictor, task, "validation", artifact.input_spec, artifact.preprocessing)
+        accuracy = percent("accuracy", len(judged), share(task.scores(found.outputs, found.targets) == 1))
+        return Fold(repeat, 0, len(learned), accuracy, fitted.epochs, fitted.seconds), found.outputs["logits"].astype(np.float32)
+
+
+def folds(
+    data: str | Path,
+    *,
+    model: str = "resnet20",
+    weights: str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    changes: Sequence[str] = (),
+    folds: int = 5,
+    repeats: int = 1,
+    budget: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    seed: int = 0,
+    command: str = "",
+    watch: Callable[[Sequence[Fold]], None] | None = None,
+) -> Folds:
+    """How accurate networks of this recipe are on images they have not seen: stratified cross-validation over train and validation.
+
+    Near duplicates are in one fold. No network looks at its held-out fold while it is trained, so early stopping has no effect.
+
+    Args:
+        data: a folder, a manifest or a built-in name.
+        model: a name or ``FILE.py:factory``.
+        weights: ``imagenet`` or a file.
+        recipe: a recipe, the name of one that comes with the package, or a YAML file; None for one that fits fresh or pretrained weights.
+        changes: of its values: ``training.epochs=10``, ``norm=group``.
+        folds: 2 or more; each network is trained on all but one.
+        repeats: with other folds and other seeds.
+        budget: wall-clock time for all of it; each training has an equal share, and its schedule ends within it.
+        out: the folder, by default ``runs/folds-`` and a name made from data and model.
+        resume: go on with what is in ``out``; no finished fold is trained again.
+        skip_bad: leave broken images out.
+        seed: of the data's split, and the first of the repeats' seeds.
+        command: the command line, for the file.
+        watch: called with the finished folds after each training.
+
+    Returns:
+        What was found; also in ``folds.json``, with all logits in ``out_of_fold.npz``.
+
+    Raises:
+        DataError: the images cannot be cut into so many folds.
+        GoalError: there is nothing to cut.
+    """
+    if folds < 2 or repeats < 1:
+        raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 5 --repeats 2")
+    resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
+    require_classes(data, "cross-validation")
+    folder = results_folder(out, "folds", data, model)
+    settings = {
+        "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "folds": folds,
+        "repeats": repeats, "budget": budget, "skip_bad": skip_bad, "seed": seed,
+    }  # fmt: skip
+    seconds = None if budget is None else TRAINED_SHARE * units.seconds(budget) / (folds * repeats)
+    with ExitStack() as stack:
+        notes = stack.enter_context(collecting_notes())
+        store = claim(folder, settings, resume)
+        stack.callback(store.close)
+        if resolved.training.patience is not None:
+            note("held-out folds are not looked at while training, so patience has no effect")
+        trainer = FoldTrainer(
+            store, folder / "work", resolved, seconds, seed, data=data, model=model, weights=weights, skip_bad=skip_bad
+        )  # fmt: skip
+        trained: list[Fold] = []
+        fold_of = np.stack([trainer.folds(folds, repeat) for repeat in range(repeats)])
+        logits = np.zeros((repeats, len(trainer.pool), len(trainer.class_names)), np.float32)
+        for repeat in range(repeats):
+            for i in range(folds):
+                held_out = fold_of[repeat] == i
+                found, said = trainer.judge(f"fold-{repeat}-{i}", repeat, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+                logits[repeat, held_out] = said
+                trained.append(replace(found, fold=i))
+                if watch:
+                    watch(trained)
+        targets = trainer.pool.targets
+        write_arrays(folder / "out_of_fold.npz", keys=np.array(trainer.pool.keys), targets=targets, folds=fold_of, logits=logits)
+        right = (logits.argmax(axis=2) == targets).astype(np.float64)
+        result = Folds(
+            name=folder.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            data=str(data),
+            model=model,
+            weights=str(weights or ""),
+            recipe=trainer.recipe.to_yaml(),
+            folds=folds,
+            repeats=repeats,
+            accuracy=percent("accuracy", len(targets), over_folds(right, fold_of)),
+            trained=trained,
+            machine=describe_machine() | {"training_precision": precision_name(trainer.recipe.training.mixed_precision)},
+            seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
+            notes=notes,
+        )
+        write_result(folder / "folds.json", result)
+    return result

@@ -1,0 +1,204 @@
+"""Would more images help? Networks trained on more and more of them, judged on images they have not seen."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from planish import units
+from planish.data import require_classes
+from planish.data.splits import Indices
+from planish.datacentric.folds import TRAINED_SHARE, FoldTrainer
+from planish.devices.machine import describe_machine
+from planish.errors import DataError, GoalError
+from planish.evaluation.metrics.classification import percent
+from planish.evaluation.statistics.intervals import over_folds
+from planish.evaluation.statistics.power_law import fit_power_law, gain_of_twice
+from planish.files.atomic import read_result, results_folder, write_arrays, write_result
+from planish.measurement import Measurement
+from planish.progress import Stage, collecting_notes
+from planish.runs.precision import precision_name
+from planish.runs.store import claim
+from planish.training.batches import batches_an_epoch
+from planish.training.recipe import Recipe, resolved_recipe
+
+_STRICT = ConfigDict(extra="forbid")
+_SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Point:
+    """One size.
+
+    Args:
+        images: that networks were trained on.
+        epochs: that each was trained; of fewer images more, so that all sizes have equally many steps.
+        accuracy: on images that they had not seen; the interval is that of ``statistics.over_folds``.
+    """
+
+    images: int
+    epochs: int
+    accuracy: Measurement
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LearningCurve:
+    """What more images bring; ``learning_curve.json``.
+
+    Args:
+        recipe: that all networks were trained by, as YAML; its epochs are those of all images.
+        folds: that were held out in turn.
+        repeats: of the whole, with other folds and seeds.
+        points: from few images to all.
+        law: ``a``, ``b`` and ``c`` of ``error = a + b * images ** -c``, error on the 0..1 scale.
+        gain: points of accuracy that twice the images would bring, with its interval.
+        seconds: by stage.
+        notes: what was decided on the user's behalf.
+    """
+
+    name: str
+    created: str
+    command: str
+    data: str
+    model: str
+    weights: str
+    recipe: str
+    folds: int
+    repeats: int
+    points: list[Point]
+    law: dict[str, float]
+    gain: Measurement
+    machine: dict[str, str | int | float]
+    seconds: dict[str, float]
+    notes: list[str] = Field(default_factory=list)
+    version: int = 1
+
+    @classmethod
+    def load(cls, path: Path) -> LearningCurve:
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, LearningCurve)
+
+
+def learning_curve(
+    data: str | Path,
+    *,
+    model: str = "resnet20",
+    weights: str | Path | None = None,
+    recipe: Recipe | str | Path | None = None,
+    changes: Sequence[str] = (),
+    folds: int = 3,
+    repeats: int = 1,
+    budget: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    seed: int = 0,
+    command: str = "",
+) -> LearningCurve:
+    """Train on an eighth, a quarter, half and all of the images outside of each fold, and judge the fold; test stays untouched.
+
+    Smaller sets are part of larger ones and have the same shares of classes. All sizes are trained for equally many steps: with equal
+    epochs a small set would be trained for a moment only, and its lack of training would pass for a lack of images.
+
+    Args:
+        data: a folder, a manifest or a built-in name.
+        model: a name or ``FILE.py:factory``.
+        weights: ``imagenet`` or a file.
+        recipe: a recipe, the name of one that comes with the package, or a YAML file; None for one that fits fresh or pretrained weights.
+        changes: of its values: ``training.epochs=10``, ``norm=group``.
+        folds: 2 or more; that many times four networks are trained.
+        repeats: with other folds and other seeds.
+        budget: wall-clock time for all of it; each training has an equal share, and its schedule ends within it.
+        out: the folder, by default ``runs/learning-curve-`` and a name made from data and model.
+        resume: go on with what is in ``out``.
+        skip_bad: leave broken images out.
+        seed: of the data's split, and the first of the repeats' seeds.
+        command: the command line, for the page.
+
+    Returns:
+        What was found; also in ``learning_curve.json``, with all scores in ``scores.npz``.
+
+    Raises:
+        DataError: there are too few images for an eighth of them to say anything.
+    """
+    if folds < 2 or repeats < 1:
+        raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 3 --repeats 2")
+    resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
+    require_classes(data, "a learning curve")
+    folder = results_folder(out, "learning-curve", data, model)
+    settings = {
+        "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "curve_folds": folds,
+        "repeats": repeats, "budget": budget, "skip_bad": skip_bad, "seed": seed,
+    }  # fmt: skip
+    trainings = folds * repeats * len(_SHARES)
+    seconds = None if budget is None else TRAINED_SHARE * units.seconds(budget) / trainings
+    with ExitStack() as stack:
+        notes = stack.enter_context(collecting_notes())
+        store = claim(folder, settings, resume)
+        stack.callback(store.close)
+        trainer = FoldTrainer(store, folder / "work", resolved, seconds, seed, data=data, model=model, weights=weights, skip_bad=skip_bad)
+        targets = trainer.pool.targets
+        outside = len(targets) * (folds - 1) // folds
+        sizes = [round(share * outside) for share in _SHARES]
+        if sizes[0] < 2 * len(trainer.class_names):
+            raise DataError(
+                f"{len(targets)} images of {len(trainer.class_names)} classes",
+                f"the smallest training has {sizes[0]} of them, and needs two a class",
+                "more folds, or planish train --folds, which trains on almost all",
+            )
+        batch, whole = resolved.training.batch_size, resolved.training.epochs
+        steps = whole * batches_an_epoch(outside, batch)
+        epochs = [max(1, round(steps / max(1, batches_an_epoch(size, batch)))) for size in sizes]
+        fold_of = np.stack([trainer.folds(folds, repeat) for repeat in range(repeats)])
+        scores = np.zeros((len(sizes), repeats, len(targets)))
+        stage = stack.enter_context(Stage("training on more and more images", trainings))
+        for repeat, i in itertools.product(range(repeats), range(folds)):
+            held_out = np.flatnonzero(fold_of[repeat] == i)
+            order = _nested(np.flatnonzero(fold_of[repeat] != i), targets, seed + repeat)
+            for s, size in enumerate(sizes):
+                learned = np.sort(order if s == len(sizes) - 1 else order[:size])
+                _, logits = trainer.judge(f"fold-{repeat}-{i}-of-{size}", repeat, learned, held_out, epochs[s])
+                scores[s, repeat, held_out] = logits.argmax(axis=1) == targets[held_out]
+                stage.advance()
+        write_arrays(folder / "scores.npz", keys=np.array(trainer.pool.keys), images=np.array(sizes), scores=scores, folds=fold_of)
+        law = fit_power_law(sizes, 1 - scores.mean(axis=(1, 2)))
+        gain = gain_of_twice(sizes, scores, fold_of)
+        result = LearningCurve(
+            name=folder.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            data=str(data),
+            model=model,
+            weights=str(weights or ""),
+            recipe=trainer.recipe.to_yaml(),
+            folds=folds,
+            repeats=repeats,
+            points=[
+                Point(size, epoch, percent("accuracy", len(targets), over_folds(score, fold_of)))
+                for size, epoch, score in zip(sizes, epochs, scores, strict=True)
+            ],
+            law={"a": float(law.a), "b": float(law.b), "c": float(law.c)},
+            gain=percent("difference", len(targets), gain, unit="points"),
+            machine=describe_machine() | {"training_precision": precision_name(trainer.recipe.training.mixed_precision)},
+            seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
+            notes=notes,
+        )
+        write_result(folder / "learning_curve.json", result)
+    return result
+
+
+def _nested(rows: Indices, targets: Indices, seed: int) -> Indices:
+    """The rows in a random order of which each beginning has about the same shares of classes."""
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(rows))
+    for c in np.unique(targets[rows]):
+        of_class = rng.permutation(np.flatnonzero(targets[rows] == c))
+        place[of_class] = (np.arange(len(of_class)) + rng.random()) / len(of_class)
+    return rows[np.argsort(place, kind="stable")]

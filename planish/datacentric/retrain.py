@@ -1,0 +1,332 @@
+"""``planish train --continue-from``: a served network is trained on, with new images, and replaced by one that is shown to be better."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import Artifact
+from planish.data import ImageData, load_listed, require_classes
+from planish.data.cache.files import content_hashes
+from planish.data.sources.inventory import Inventory, combined_inventory
+from planish.data.sources.listing import Listed
+from planish.data.sources.manifest import list_manifest
+from planish.data.sources.source import LabelledFiles, read_source, report_found
+from planish.datacentric.replacement_test import ALPHA, MAX_DROP, Gate
+from planish.errors import BundleError, DataError
+from planish.evaluation.evaluate import evaluate
+from planish.evaluation.latency import measure_latency
+from planish.evaluation.metrics.classification import percent
+from planish.evaluation.statistics.intervals import Floats, bootstrap_mean, paired_difference
+from planish.export.bundle.folder import DESCRIPTION, bundle_folder, read_bundle, write_bundle
+from planish.files.atomic import write_result
+from planish.files.workspace import cache_root, replace_folder, replacing
+from planish.measurement import Measurement
+from planish.models.storage import load_artifact, save_artifact
+from planish.plan import Plan
+from planish.progress import note
+from planish.runs.open_model import Opened, open_model
+from planish.runs.resumable import resumable
+from planish.split_assignment import ASSIGNED_SPLITS, SplitAssignment
+from planish.task import Task
+from planish.tasks import task_for
+from planish.training.original import train_original
+from planish.training.prepare import Job
+from planish.training.recipe import Recipe, resolved_recipe
+from planish.units import seconds as in_seconds
+
+_ADDED, _RETRAINED, _FIRST = "added.csv", "retrained", "first_bundle"
+
+
+@dataclass(frozen=True)
+class Continued:
+    """``continued.json``: what new images brought.
+
+    Args:
+        old: accuracy on test of what was served, on ``old`` images, which it was made with, and on ``new`` ones, where there are any.
+        new: likewise of what was made now.
+        gain: new less old, in points, paired by image.
+        latency_ratio: old latency by new; above 1 the new one is faster.
+        p_values: of the test on ``new`` and that on ``old`` images, see ``Gate``.
+        alpha: the error of each.
+        max_drop: points that may be lost on old images.
+        replaced: whether the new bundle took the old one's place.
+        notes: what was decided on the user's behalf.
+    """
+
+    old: dict[str, Measurement]
+    new: dict[str, Measurement]
+    gain: dict[str, Measurement]
+    latency_ratio: Measurement
+    p_values: dict[str, float]
+    alpha: float = ALPHA
+    max_drop: float = MAX_DROP
+    replaced: bool = False
+    notes: list[str] = Field(default_factory=list)
+
+    @property
+    def better(self) -> bool:
+        """It is shown to be better on new images, and to lose less than ``max_drop`` points on old ones; see ``Gate``."""
+        return Gate(self.alpha, self.max_drop).passed(self.p_values)
+
+    @property
+    def verdict(self) -> str:
+        """In a few words."""
+        said = ", ".join(
+            f"{self.gain[of].value:+.2f} points [{self.gain[of].low:.2f}, {self.gain[of].high:.2f}] on {self.gain[of].n} {of} test images"
+            for of in self.gain
+        )
+        how_sure = f"p = {self.p_values['new']:.3f}" if "new" in self.gain else "none is for testing"
+        shown = {
+            "new": f"better on new images ({how_sure})",
+            "old": f"less than {self.max_drop:g} points worse on old ones (p = {self.p_values['old']:.3f})",
+        }
+        unshown = [text for of, text in shown.items() if self.p_values[of] > self.alpha]
+        what = (
+            "the new bundle is " + " and ".join(shown.values())
+            if not unshown
+            else "the new bundle is not shown to be " + ", nor ".join(unshown)
+        )
+        end = "; it took the old one's place" if self.replaced else ""
+        return f"{what}, at an error of {self.alpha:.0%} each: {said}; {self.latency_ratio.value:.2f}x as fast{end}"
+
+
+def continue_from(
+    served: str | Path,
+    data: str | Path,
+    added: str | Path,
+    *,
+    out: str | Path,
+    recipe: Recipe | str | Path | None = None,
+    changes: tuple[str, ...] = (),
+    budget: str | float | None = None,
+    replace_served: bool = False,
+    alpha: float = ALPHA,
+    max_drop: float = MAX_DROP,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> Continued:
+    """Train the network behind a bundle on old and new images, make a bundle of it by the same steps, and compare the two on test images.
+
+    Images keep the splits that the bundle keeps, and new ones are assigned by their content, so neither network was trained on, or chosen
+    by, what they are compared on. With ``replace_served`` the new images stay with the run, whatever is found: a later retraining has
+    them as well, and starts from the network that is served then.
+
+    Args:
+        served: a run's folder or its bundle.
+        data: the images that it was made from.
+        added: new images with labels: a folder, or a manifest such as ``planish monitor --label`` writes and people fill in. An image that
+            is in ``data`` as well has the label that it has here.
+        out: folder for what is made; must not exist.
+        recipe: of the training; None for fine-tuning.
+        changes: of its values.
+        budget: wall-clock time of the training.
+        replace_served: let the new bundle take the old one's place, if it is shown to be better; see ``Gate``.
+        alpha: the error of each test.
+        max_drop: points of accuracy that may be lost on old images.
+        skip_bad: leave broken images out.
+        seed: of the training.
+
+    Returns:
+        What was found. ``out`` holds it as ``continued.json``, ``model/``: the network, trained on, ``bundle/``: made of it, and
+        ``added.csv``: all images that were added to the first ones.
+
+    Raises:
+        BundleError: there is no bundle, its network or its splits are not kept, or ``out`` exists.
+        DataError: the new images have classes that the network does not know, or there are too few to test on.
+    """
+    gate = Gate(alpha, max_drop)
+    folder, old_bundle = Path(out), bundle_folder(Path(served))
+    if folder.exists():
+        raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
+    for source in (data, added):
+        require_classes(source, "training on from a bundle")
+    opened, described = open_model(old_bundle), read_bundle(old_bundle)
+    if opened.assignment is None:
+        raise BundleError(
+            f"{old_bundle} keeps no splits", "it cannot be told which images its network was trained on", "make the bundle again"
+        )
+    start = _network_behind(old_bundle)
+    plan = Plan.from_dicts([{"name": step.technique, **step.params} for step in described.lineage.steps[len(start.lineage.steps) :]])
+    (first, old_inventory), (new, new_inventory) = _listed(data), _listed(added)
+    new_images = [*_kept(old_bundle), *new]
+    inventory = combined_inventory({str(data): old_inventory, str(added): new_inventory})
+    listed = LabelledFiles("old and new images", _latest(first, new_images), inventory=inventory)
+    images = load_listed(
+        described.name, listed.printable(), skip_bad=skip_bad, assignment=opened.assignment, class_names=start.class_names,
+        decode_side=start.preprocessing.decode_side,
+        channels=start.input_spec.channels,
+    )  # fmt: skip
+    is_new = _check(images, start, opened.assignment, gate, replace_served)
+    task = task_for(described.name, images.splits, images.class_names)
+    chosen = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=True)
+    job = Job(task, start, images, knows_classes=True, pretrained=True, notes=())
+    limit = None if budget is None else in_seconds(budget)
+    settings = {
+        "served": str(served), "data": str(data), "added": str(added), "recipe": chosen.to_yaml(), "budget": budget, "skip_bad": skip_bad,
+        "seed": seed, "replace_served": replace_served,
+    }  # fmt: skip
+    with resumable(folder, settings, resume=True) as checkpoint:  # the same command goes on from it
+        trained = train_original(job, mode="always", settings=chosen.training, checkpoint=checkpoint, seconds=limit).artifact
+        made = plan.apply(trained, task)
+        fresh = replace(opened, path=folder / "bundle", format=made.format, files=made.files)
+        timed = measure_latency(
+            {name: one.subject(described.threads, described.batch) for name, one in (("old", opened), ("new", fresh))},
+            baseline="old", threads=described.threads, batch=described.batch,
+        )  # fmt: skip
+        scores = {name: _scores(one, task) for name, one in (("old", opened), ("new", fresh))}
+        groups = {of: rows for of, rows in (("old", ~is_new), ("new", is_new)) if rows.any()}
+        found = Continued(
+            old={of: _accuracy(scores["old"][rows]) for of, rows in groups.items()},
+            new={of: _accuracy(scores["new"][rows]) for of, rows in groups.items()},
+            gain={of: _gain(scores["new"][rows], scores["old"][rows]) for of, rows in groups.items()},
+            latency_ratio=timed.measurements["new"]["latency_ratio"],
+            p_values=gate.p_values(scores["new"], scores["old"], is_new),
+            alpha=alpha,
+            max_drop=max_drop,
+        )
+        save_artifact(trained, folder / "model", images.assignment)
+        _keep(new_images, folder / _ADDED)
+        measurements = timed.measurements["new"] | {"accuracy": _accuracy(scores["new"])}
+        write_bundle(
+            made,
+            task,
+            folder / "bundle",
+            runtime=opened.runtime,
+            measurements=measurements,
+            threads=described.threads,
+            batch=described.batch,
+            assignment=images.assignment,
+        )
+        if replace_served:
+            _keep(new_images, old_bundle.parent / _ADDED)
+        if found.better and replace_served:
+            _take_place(folder, old_bundle)
+            found = replace(found, replaced=True)
+        write_result(folder / "continued.json", found)
+    return found
+
+
+def _check(
+    images: ImageData, start: Artifact, assignment: SplitAssignment, gate: Gate, replace_served: bool
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which test images are new, ``(N,)``.
+
+    Raises:
+        DataError: the images are not for this network, or there are too few.
+    """
+    images.require("train", "validation", "test")
+    if missing := sum(assignment.counts().values()) - images.known:
+        note(f"{missing} of the images that the served network was made with are not there any more")
+    is_new = ~images.splits["test"].known_to(assignment)
+    counts = int(is_new.sum()), int((~is_new).sum())
+    if replace_served:
+        gate.require(*counts)
+    new = sum(len(images.splits[name]) for name in ASSIGNED_SPLITS) - images.known
+    if not (new and counts[1]):
+        raise DataError(
+            f"{new} images are new, and {counts[1]} old ones are for testing",
+            "the networks are compared on old images, and trained on new ones as well",
+            "name images that the bundle was made from, and new ones",
+        )
+    if not counts[0]:
+        note("no new image is for testing, about 15 % of them are: what the new network makes of such images is not measured")
+    return is_new
+
+
+def _network_behind(bundle: Path) -> Artifact:
+    """The network that a bundle was made from, which can be trained: that of a run, or of the retraining that made the bundle."""
+    run, name = bundle.parent, _name_of(bundle)
+    first = run / _RETRAINED / _FIRST
+    is_first = not first.is_file() or first.read_text() == name
+    kept = (run / "work" / "original", run / "model") if is_first else (run / _RETRAINED / name,)
+    found = next((folder for folder in kept if (folder / "artifact.json").exists()), None)
+    if found is None:
+        raise BundleError(
+            f"beside {bundle} there is no network that could be trained", "a bundle holds only what is served", "name the run that made it"
+        )
+    return load_artifact(found)
+
+
+def _take_place(made: Path, bundle: Path) -> None:
+    """Let the bundle in ``made`` take the place of ``bundle``, and keep the network behind it beside that.
+
+    The network is in place before the bundle, under a name that follows from it, so that a crash at any moment leaves a pair that fits.
+    """
+    networks, name = bundle.parent / _RETRAINED, _name_of(made / "bundle")
+    before = networks / _name_of(bundle)
+    networks.mkdir(exist_ok=True)
+    if not (networks / _FIRST).exists():
+        (networks / f"{_FIRST}.partial").write_text(_name_of(bundle))
+        (networks / f"{_FIRST}.partial").rename(networks / _FIRST)
+    for source, target in ((made / "model", networks / name), (made / "bundle", bundle)):
+        copy = target.with_name(target.name + ".partial")
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(source, copy)
+        replace_folder(target, copy)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _name_of(bundle: Path) -> str:
+    return hashlib.sha256((bundle / DESCRIPTION).read_bytes()).hexdigest()[:16]
+
+
+def _listed(source: str | Path) -> tuple[list[Listed], Inventory]:
+    """The images of a source, by their full paths, and what else it holds, which is reported."""
+    told = read_source(source, cache_root(None), "classification")[1]
+    assert isinstance(told, LabelledFiles)
+    report_found(source, told)
+    return [replace(item, key=item.path.resolve().as_posix(), path=item.path.resolve()) for item in told.images], told.inventory
+
+
+def _kept(bundle: Path) -> list[Listed]:
+    """The images that earlier retrainings added."""
+    file = bundle.parent / _ADDED
+    if not file.is_file():
+        return []
+    kept = list_manifest(file)
+    note(f"{len(kept)} images that were added earlier are taken from {file}")
+    return kept
+
+
+def _latest(first: Sequence[Listed], added: Sequence[Listed]) -> list[Listed]:
+    """All images, of which those that were added count where a first one has the same content, or is the same file; the last one of all."""
+    everything = [*first, *added]
+    hashes, unread = content_hashes([item.path for item in everything], cache_root(None))
+    contents = [item.key if i in unread else hashes[i].tobytes() for i, item in enumerate(everything)]
+    label = dict(zip(contents[len(first) :], added, strict=True))
+    kept = [item for item, content in zip(first, contents, strict=False) if content not in label]
+    relabelled = sum(content in label and label[content].label != item.label for item, content in zip(first, contents, strict=False))
+    if relabelled:
+        note(f"{relabelled} images have another label than before")
+    return [*kept, *label.values()]
+
+
+def _keep(images: Sequence[Listed], file: Path) -> None:
+    """Write a manifest of images; of files that are in it twice the last label counts."""
+    with replacing(file) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["path", "label"])
+        writer.writerows((key, item.label) for key, item in {item.key: item for item in images}.items())
+
+
+def _scores(model: Opened, task: Task) -> Floats:
+    """One an image of test."""
+    found = evaluate(model.predictor(threads=2), task, "test", model.input_spec, model.preprocessing)
+    return np.asarray(task.scores(found.outputs, found.targets), dtype=np.float64)
+
+
+def _accuracy(scores: Floats) -> Measurement:
+    return percent("accuracy", len(scores), bootstrap_mean(scores))
+
+
+def _gain(new: Floats, old: Floats) -> Measurement:
+    return percent("accuracy_gain", len(new), paired_difference(new, old), unit="points")

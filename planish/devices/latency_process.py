@@ -1,0 +1,127 @@
+"""The parent's side of one latency worker: start it, ask it, notice that it died or hangs, end it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planish.devices.latency_worker import Array, Header, pack, unpack
+from planish.errors import ModelError
+
+if TYPE_CHECKING:
+    from planish.artifact import Pixels
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+class WorkerProcess:
+    """One process that runs one subject. Use ``close`` in any case; it never fails.
+
+    Args:
+        name: of the subject, for messages.
+        threads: the number its thread pools are given before anything is imported.
+        timeout: seconds that a request may take.
+    """
+
+    def __init__(self, name: str, threads: int, timeout: float) -> None:
+        self.name, self.timeout = name, timeout
+        # the loader must be found as it would be here, wherever this interpreter was told to look
+        path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
+        environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": path}
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close(); a pipe nobody reads would fill and block
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "planish.devices.latency_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            bufsize=0,
+            env=environment,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def start_loading(self, loader: str, arguments: Mapping[str, Any], imports: tuple[str, ...], batch: int, images: Pixels) -> None:
+        """Ask it to load the model, without waiting; ``wait`` does that."""
+        header = {"loader": loader, "arguments": dict(arguments), "imports": list(imports), "batch": batch}
+        self._send(header, np.ascontiguousarray(images))
+
+    def ask(self, do: str, **header: Any) -> tuple[Header, Array | None]:
+        """One request and its reply.
+
+        Raises:
+            ModelError: the model failed, the process died, or its time was up.
+        """
+        self._send({"do": do, **header})
+        return self.wait()
+
+    def wait(self) -> tuple[Header, Array | None]:
+        """The next reply; raises as ``ask`` does."""
+        deadline = time.monotonic() + self.timeout
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+
+        def read(size: int) -> bytes:
+            data = bytearray()
+            while len(data) < size:
+                if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                    raise TimeoutError
+                chunk = os.read(pipe, min(size - len(data), 1 << 20))
+                if not chunk:
+                    raise EOFError
+                data += chunk
+            return bytes(data)
+
+        try:
+            header, array = unpack(read)
+        except TimeoutError:
+            raise self._failure(f"gave no answer within {self.timeout:.0f} seconds") from None
+        except EOFError:
+            raise self._failure(self._death()) from None
+        if "error" in header:
+            raise self._failure(f"failed: {header['error']}")
+        return header, array
+
+    def close(self) -> None:
+        """Kill it; nothing it holds is worth a wait."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._stderr.close()
+
+    def _send(self, header: Header, array: Array | None = None) -> None:
+        assert self._process.stdin is not None
+        data = memoryview(pack(header | {"timeout": self.timeout}, array))
+        try:
+            while data:  # an unbuffered pipe may take less than it is given
+                data = data[self._process.stdin.write(data) :]
+        except BrokenPipeError:
+            raise self._failure(self._death()) from None
+
+    def _death(self) -> str:
+        self._process.kill()  # its pipe is closed: it is dead already, or no longer of use
+        code = self._process.wait()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        cause = " (most likely the memory was used up)" if -code == signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{cause}"
+
+    def _failure(self, what: str) -> ModelError:
+        self._stderr.seek(0)
+        tail = self._stderr.read().decode(errors="replace").strip().splitlines()[-8:]
+        said = "; its last words:\n" + "\n".join(tail) if tail else ""
+        return ModelError(
+            f"{self.name!r} cannot be timed: its process {what}{said}", "a model is timed by loading it and running it on sample images"
+        )

@@ -1,0 +1,282 @@
+"""What single layers cost in a runtime: the table that ranks, widths and precisions are chosen by.
+
+Each variant is written as a small ONNX file: a pooling, the layers, a global pooling. All variants and the frame without layers take
+turns, and the frame's time is taken off: what remains is the layers', free of the conversion of inputs into the runtime's own layout,
+which a layer inside a network does not pay. What the files lack is what follows in a network: fused activations and additions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import os
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from planish.deadline import seconds_left
+from planish.decisions import decide
+from planish.devices.machine import cpu_model, instruction_sets, saturates
+from planish.errors import TechniqueError
+from planish.files.workspace import cache_root
+from planish.progress import Stage
+
+if TYPE_CHECKING:
+    from planish.artifact import Predictor
+
+Precision = Literal["fp32", "int8"]
+LayerPrecision = Literal["fp32", "int8", "fp32_in_int8"]
+Pair = tuple[int, int]
+
+_LOADER = "planish.export.runtimes.registry:load"  # this room runs what it is given; runtimes live above it
+_ROUNDS = 7
+_TURN_S = 0.004  # of each variant in each round
+_AT_ONCE = 24  # variants that take turns; more would lie further apart than the machine's drift
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ConvShape:
+    """One convolution without its values; a linear layer is a 1x1 convolution on a map of one pixel a row."""
+
+    in_channels: int
+    out_channels: int
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def output_size(self, size: Pair) -> Pair:
+        """Height and width of the output for those of the input."""
+        sides = (
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        )
+        height, width = sides
+        return height, width
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Variant:
+    """Layers in a row, at a size and in a precision.
+
+    Args:
+        layers: none for the frame alone.
+        size: height and width of the first layer's input.
+        channels: of the first layer's input.
+        precision: ``int8`` puts quantize and dequantize nodes around everything, as the technique ``int8`` does; ``fp32_in_int8`` is a
+            layer that stays float between layers in INT8, and has to convert what it reads and makes.
+    """
+
+    layers: tuple[ConvShape, ...]
+    size: Pair
+    channels: int
+    precision: LayerPrecision = "fp32"
+
+
+def multiplications(variant: Variant) -> int:
+    """Of one image."""
+    total, size = 0, variant.size
+    for shape in variant.layers:
+        size = shape.output_size(size)
+        total += shape.in_channels // shape.groups * shape.out_channels * math.prod(shape.kernel) * math.prod(size)
+    return total
+
+
+_ANCHOR = Variant((ConvShape(64, 64, (3, 3), (1, 1), (1, 1)),), (28, 28), 64)
+
+
+def layer_latencies(
+    variants: Sequence[Variant],
+    runtime: str,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    cache_dir: Path | None = None,
+) -> list[float]:
+    """Milliseconds of each variant, the frame's taken off; at least a hundredth of what was timed, as a difference may fall below zero.
+
+    What was timed once on this machine is read from its cache (one JSON file for machine, runtime, version, threads and batch); a run that
+    is resumed keeps to the times that it had.
+
+    Args:
+        variants: each is timed once, however often it is asked for.
+        runtime: by the name that exports know it by.
+        threads: of the runtime.
+        batch: images a call.
+        cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
+
+    Raises:
+        TechniqueError: it is not done by the deadline (``planish.deadline``).
+    """
+    asked = hashlib.sha256(repr((runtime, threads, batch, [_key(v) for v in variants])).encode()).hexdigest()[:16]
+    return list(decide(f"times of layers:{asked}", lambda: _timed(variants, runtime, threads, batch, cache_dir)))
+
+
+def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, cache_dir: Path | None) -> list[float]:
+    file = cache_root(cache_dir) / "layer-latency" / f"{_machine_key(runtime, threads, batch)}.json"
+    known = _read(file)
+    keys = {_key(v): v for v in variants}
+    missing = [v for key, v in keys.items() if key not in known]
+    if missing:
+        groups: dict[tuple[Pair, int, LayerPrecision], list[Variant]] = {}
+        for v in missing:
+            groups.setdefault((v.size, v.channels, v.precision), []).append(v)
+        with Stage(f"timing layers in {runtime}", len(missing)) as stage:
+            for (size, channels, precision), members in groups.items():
+                for start in range(0, len(members), _AT_ONCE):
+                    if seconds_left() < 0:
+                        _write(file, _read(file) | known)
+                        raise TechniqueError(
+                            f"timing {len(missing)} layers in {runtime} takes more time than there is for it",
+                            f"{stage.done} were timed, and are kept for the next run",
+                            "give it a larger budget",
+                        )
+                    timed = members[start : start + _AT_ONCE]
+                    frame = Variant((), size, channels, precision)
+                    anchor_ms, frame_ms, *rest = _take_turns([_ANCHOR, frame, *timed], runtime, threads, batch)
+                    # a machine is not equally fast every day: all times are those of the day the file was begun
+                    scale = known.setdefault("anchor", anchor_ms) / anchor_ms
+                    known |= {_key(v): scale * max(ms - frame_ms, ms / 100) for v, ms in zip(timed, rest, strict=True)}
+                    stage.advance(len(timed))
+        _write(file, _read(file) | known)
+    return [known[_key(v)] for v in variants]
+
+
+def _take_turns(variants: Sequence[Variant], runtime: str, threads: int, batch: int) -> list[float]:
+    """Median over rounds of each variant's median call in ms."""
+    module, _, function = _LOADER.partition(":")
+    load = getattr(importlib.import_module(module), function)
+    numbers = np.random.default_rng(0)
+    data: list[Any] = [numbers.random((batch, v.channels, *v.size), dtype=np.float32) for v in variants]
+    with tempfile.TemporaryDirectory() as folder:
+        predictors: list[Predictor] = []
+        for number, variant in enumerate(variants):
+            path = Path(folder) / f"{number}.onnx"
+            path.write_bytes(_model(variant, batch))
+            predictors.append(load((path,), runtime, threads=threads, batch=batch))
+        calls = [_calls(predictor, x) for predictor, x in zip(predictors, data, strict=True)]
+        times: list[list[float]] = [[] for _ in variants]
+        order = list(range(len(variants)))
+        shuffle = random.Random(0)
+        for _ in range(_ROUNDS):
+            shuffle.shuffle(order)
+            for i in order:
+                predictors[i](data[i])  # refills the caches after the others' turns; not counted
+                times[i].append(float(np.median([_once(predictors[i], data[i]) for _ in range(calls[i])])))
+    return [float(np.median(t)) for t in times]
+
+
+def _once(predictor: Predictor, data: Any) -> float:
+    begun = time.perf_counter()
+    predictor(data)
+    return 1e3 * (time.perf_counter() - begun)
+
+
+def _calls(predictor: Predictor, data: Any) -> int:
+    predictor(data)
+    return max(1, min(50, round(1e3 * _TURN_S / min(_once(predictor, data) for _ in range(2)))))
+
+
+def _model(variant: Variant, batch: int) -> bytes:
+    """The ONNX file. Weights are noise of the size that keeps values in range; INT8 ones are stored as integers, as in a real model."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    random_numbers = np.random.default_rng(0)
+    nodes, constants = [], []
+    is_int8, has_integers = variant.precision == "int8", variant.precision != "fp32"
+
+    def constant(name: str, values: Any) -> str:
+        constants.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def quantized(name: str) -> str:
+        if not has_integers:
+            return name
+        nodes.append(helper.make_node("QuantizeLinear", [name, "scale", "zero"], [name + "_q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [name + "_q", "scale", "zero"], [name + "_d"]))
+        return name + "_d"
+
+    if has_integers:
+        constant("scale", np.float32(0.02))
+        constant("zero", np.uint8(128))
+    nodes.append(helper.make_node("MaxPool", ["images"], ["pooled"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1]))
+    last = quantized("pooled")
+    for number, layer in enumerate(variant.layers):
+        shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
+        weight, bias = f"weight{number}", f"bias{number}"
+        values = random_numbers.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
+        if is_int8:
+            # 7 bits where 8 would overflow: the search quantizes so there, and kernels may differ
+            scales = np.abs(values).max((1, 2, 3)).astype(np.float32) / (63 if saturates() else 127)
+            constant(weight + "_q", np.round(values / scales[:, None, None, None]).astype(np.int8))
+            constant(weight + "_scale", scales)
+            constant(weight + "_zero", np.zeros(len(scales), np.int8))
+            constant(bias + "_q", np.zeros(len(scales), np.int32))
+            constant(bias + "_scale", scales * np.float32(0.02))
+            constant(bias + "_zero", np.zeros(len(scales), np.int32))
+            nodes += [helper.make_node("DequantizeLinear", [n + "_q", n + "_scale", n + "_zero"], [n], axis=0) for n in (weight, bias)]
+        else:
+            constant(weight, values)
+            constant(bias, np.zeros(layer.out_channels, np.float32))
+            if has_integers:  # or ONNX Runtime would round the weights by itself, see ``mixed_precision.shield``
+                least = constant(f"least{number}", np.float32(np.finfo(np.float32).min))
+                nodes.append(helper.make_node("Clip", [last, least], [f"shielded{number}"]))
+                last = f"shielded{number}"
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [last, weight, bias],
+                [f"layer{number}"],
+                kernel_shape=layer.kernel,
+                strides=layer.stride,
+                pads=[*layer.padding, *layer.padding],
+                dilations=layer.dilation,
+                group=layer.groups,
+            )
+        )
+        last = quantized(f"layer{number}")
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["means"]))
+    nodes.append(helper.make_node("Identity", [quantized("means")], ["outputs"]))
+    given = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", variant.channels, *variant.size])
+    found = helper.make_tensor_value_info("outputs", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "layers", [given], [found], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def _key(variant: Variant) -> str:
+    return hashlib.sha256(TypeAdapter(Variant).dump_json(variant)).hexdigest()[:16]
+
+
+def _machine_key(runtime: str, threads: int, batch: int) -> str:
+    try:
+        version = metadata.version(runtime)
+    except metadata.PackageNotFoundError:  # a third party's runtime may be called otherwise than its package
+        version = ""
+    machine = cpu_model(), instruction_sets(), os.cpu_count()
+    return hashlib.sha256(repr((*machine, runtime, version, threads, batch)).encode()).hexdigest()[:16]
+
+
+def _read(file: Path) -> dict[str, float]:
+    try:
+        return {str(key): float(ms) for key, ms in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):  # absent or damaged: timed again
+        return {}
+
+
+def _write(file: Path, known: dict[str, float]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(known))
+    partial.replace(file)

@@ -1,0 +1,155 @@
+"""What goes wrong in detections, by kind, and what each kind costs.
+
+The kinds, and costs as what repairing one kind alone would bring, are those of TIDE (D. Bolya et al., 2020, arXiv:2008.08115).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planish.evaluation.errors.costs import costs
+from planish.evaluation.metrics.detection import average_precision, drawn_anew
+from planish.evaluation.metrics.matching import Flags, Floats, Matches, Numbers, Seen, match, seen_in
+from planish.evaluation.statistics.intervals import known_mean
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs
+    from planish.data.targets.objects import Objects
+    from planish.measurement import Measurement
+
+_SAME, _TOUCHED = 0.5, 0.1  # overlap from which an object is found, and from which one was meant
+KINDS = ("wrong_classes", "bad_places", "wrong_classes_and_places", "duplicates", "background", "missed_objects")
+_NONE = -1
+_REPAIRED = ("wrong_classes", "bad_places")  # by giving the detection the object's class or place; others by taking it away
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of all images.
+
+    Args:
+        matches: as ``matching.match`` has them, at an overlap of a half only.
+        kind: of each detection ``(D,)``, an index into ``KINDS``; -1 where it is right, or does not count.
+        object: which one it is of ``(D,)``, by the order of ``matches.object_image``; of those in ``_REPAIRED`` the one that it would find.
+        missed: of the objects ``(G,)``: neither found, nor meant by a detection of the wrong class or place.
+    """
+
+    matches: Matches
+    kind: Numbers
+    object: Numbers
+    missed: Flags
+
+
+def detection_errors(
+    outputs: Outputs,
+    targets: Sequence[Objects],
+    class_names: Sequence[str],
+    *,
+    masks: bool = False,
+    against: Outputs | None = None,
+    uncapped: bool = False,
+) -> dict[str, Measurement]:
+    """For each of ``KINDS`` the points of mAP50 that repairing all of them would bring, with an interval over images; ``n`` counts them.
+
+    Args:
+        outputs: see ``matching.seen_in``.
+        targets: of the images; where none holds an object, there is nothing to tell.
+        class_names: a label is an index into them.
+        masks: overlap of masks instead of boxes.
+        against: of another model on the same images. Numbers are then how much more is lost than by that one, paired, and ``n`` is the
+            number of images.
+        uncapped: of all detections, see ``detection_metrics``.
+    """
+
+    def lost(outputs: Outputs) -> dict[str, tuple[int, Floats]]:
+        return _lost(find_errors(outputs, targets, masks=masks, uncapped=uncapped), len(targets), len(class_names))
+
+    return costs(lost(outputs), len(targets), None if against is None else lost(against))
+
+
+def _lost(errors: Errors, images: int, classes: int) -> dict[str, tuple[int, Floats]]:
+    """How many errors of each kind there are, and the points that they cost in each draw of images ``(R,)``."""
+    if not len(errors.matches.object_image):
+        return {}
+    weights = drawn_anew(images)
+    before = average_precision(errors.matches, classes, weights)
+    found = {}
+    for number, kind in enumerate(KINDS):
+        after = average_precision(repaired(errors, kind), classes, weights)
+        after[np.isnan(after) & ~np.isnan(before)] = 1.0  # all objects of the class were missed: none is any more
+        count = int(errors.missed.sum() if kind == "missed_objects" else (errors.kind == number).sum())
+        found[kind] = count, 100 * (known_mean(after) - known_mean(before))
+    return found
+
+
+def find_errors(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False, uncapped: bool = False) -> Errors:
+    """What kind of error each detection is, if it is one, and which objects are missed."""
+    images = seen_in(outputs, targets, masks=masks)
+    matches = match(images, uncapped=uncapped)
+    at_half = replace(matches, found=matches.found[:1], ignored=matches.ignored[:1], partner=matches.partner[:1])
+    kind = np.full(len(matches.score), _NONE)
+    meant = at_half.partner[0].copy()
+    begins, first = (np.searchsorted(of, np.arange(matches.images + 1)) for of in (matches.image, matches.object_image))
+    for index, image in enumerate(images):
+        rows = np.arange(begins[index], begins[index + 1])
+        counted = np.flatnonzero(~image.objects.ignored)
+        order = np.argsort(image.objects.labels[counted], kind="mergesort")  # as ``match`` lists them
+        counted = counted[order]
+        for row in rows[~at_half.found[0, rows] & ~at_half.ignored[0, rows]]:
+            kind[row], of = _kind(image, int(matches.place[row]), int(matches.label[row]), counted)
+            meant[row] = _NONE if of == _NONE else first[index] + of
+    missed = np.ones(len(matches.object_image), bool)
+    wrong = np.isin(kind, [KINDS.index(name) for name in _REPAIRED])
+    missed[meant[(at_half.found[0] & ~at_half.ignored[0]) | wrong]] = False
+    return Errors(at_half, kind, meant, missed)
+
+
+def _kind(image: Seen, place: int, label: int, counted: Numbers) -> tuple[int, int]:
+    """Of one detection that finds nothing, and the object, by its place among those that count."""
+    if not len(counted):
+        return KINDS.index("background"), _NONE
+    overlap = image.overlap[place, counted]
+    same = image.objects.labels[counted] == label
+    ours, others = np.where(same, overlap, -1.0), np.where(same, -1.0, overlap)
+    mine, other = int(ours.argmax()), int(others.argmax())
+    # a detection may be several things; the order is that of TIDE's own code, so that its numbers and these can be compared
+    if _TOUCHED <= ours[mine] < _SAME:
+        return KINDS.index("bad_places"), mine
+    if others[other] >= _SAME:
+        return KINDS.index("wrong_classes"), other
+    if ours[mine] >= _SAME:
+        return KINDS.index("duplicates"), mine
+    if others[other] >= _TOUCHED:
+        return KINDS.index("wrong_classes_and_places"), other
+    return KINDS.index("background"), _NONE
+
+
+def repaired(errors: Errors, kind: str) -> Matches:
+    """The matches as they would be without one kind of error.
+
+    Of two detections that would then find one object the surer stays, as the paper has it; TIDE's own code keeps the one that was right.
+    """
+    matches, number = errors.matches, KINDS.index(kind)
+    if kind == "missed_objects":
+        return replace(matches, object_image=matches.object_image[~errors.missed], object_label=matches.object_label[~errors.missed])
+    rows = np.flatnonzero(errors.kind == number)
+    found, label = matches.found.copy(), matches.label.copy()
+    gone = np.zeros(len(label), bool)
+    if kind not in _REPAIRED:
+        gone[rows] = True
+    else:
+        held = {int(of): row for row, of in enumerate(errors.object) if found[0, row] and of != _NONE}
+        for row in rows[np.argsort(-matches.score[rows], kind="mergesort")]:
+            of = int(errors.object[row])
+            label[row] = matches.object_label[of]
+            if of in held and matches.score[held[of]] >= matches.score[row]:
+                gone[row] = True  # a surer detection has that object: once repaired, this one would be its double
+                continue
+            if of in held:
+                gone[held[of]] = True
+            found[0, row], held[of] = True, int(row)
+    return replace(matches, found=found, label=label, ignored=matches.ignored | gone)

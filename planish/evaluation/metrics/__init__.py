@@ -1,0 +1,1 @@
+"""Metrics of each task, thresholds, calibration, robustness."""

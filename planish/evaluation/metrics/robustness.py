@@ -1,0 +1,72 @@
+"""How much of a model's score is left when images are noisy, blurred, foggy or compressed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planish.evaluation.metrics.classification import percent
+from planish.evaluation.metrics.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from planish.evaluation.statistics.intervals import Floats, Interval, bootstrap_mean, proportion
+from planish.progress import Stage
+
+if TYPE_CHECKING:
+    from planish.artifact import InputSpec, Outputs, Predictor, Preprocessing
+    from planish.measurement import Measurement
+    from planish.task import SplitName, Task
+
+
+def robustness(
+    predictor: Predictor,
+    task: Task,
+    split_name: SplitName,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    *,
+    most_images: int = 1000,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> dict[str, Measurement]:
+    """The task's primary metric under each corruption, averaged over the five severities.
+
+    Intervals are bootstrapped over images, each with its mean score, since one image under five severities is not five images.
+
+    Args:
+        predictor: the model.
+        task: images and score.
+        split_name: which of them.
+        spec: size of the images.
+        preprocessing: of the model.
+        most_images: spread evenly over the split; all are run 55 times.
+        batch_size: images a call.
+        seed: of what is random in the corruptions.
+
+    Returns:
+        ``accuracy_corrupted``, the mean of all, then ``accuracy_gaussian_noise`` and so on; in percent.
+    """
+    split = task.split(split_name)
+    images = split.images(spec, preprocessing)
+    rows = np.unique(np.linspace(0, len(images) - 1, min(most_images, len(images))).astype(int))
+    targets = [split.targets[int(row)] for row in rows]
+    scores = {name: np.zeros(len(rows)) for name in CORRUPTIONS}
+    with Stage(f"evaluating on corrupted {split_name}", len(CORRUPTIONS) * len(SEVERITIES) * len(rows)) as stage:
+        for name in CORRUPTIONS:
+            for severity in SEVERITIES:
+                batches: list[Outputs] = []
+                for start in range(0, len(rows), batch_size):
+                    some = rows[start : start + batch_size]
+                    batches.append(predictor(corrupt(images[some], name, severity, seed, start)))
+                    stage.advance(len(some))
+                outputs = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+                scores[name] += task.scores(outputs, targets)  # of all at once: the metric of a batch is not a part of that of all
+    scores = {name: summed / len(SEVERITIES) for name, summed in scores.items()}
+    scores = {"corrupted": np.mean(list(scores.values()), axis=0)} | scores
+    return {m.name: m for m in (percent(f"{task.primary_metric}_{name}", len(rows), _mean(s)) for name, s in scores.items())}
+
+
+def _mean(scores: Floats) -> Interval:
+    """Where all images score alike a bootstrap would claim to be certain: Wilson's interval is wider, and holds for scores from 0 to 1."""
+    if np.ptp(scores) > 0:
+        return bootstrap_mean(scores)
+    return Interval(float(scores[0]), *proportion(round(float(scores.sum())), len(scores)))

@@ -1,0 +1,1 @@
+"""Intervals, paired tests, power laws, and tests that may be looked at again and again."""

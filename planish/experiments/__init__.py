@@ -1,0 +1,1 @@
+"""Fair comparisons: modifications, techniques of compression, ensembles."""

@@ -1,0 +1,229 @@
+"""A fair comparison: every arm starts from the same original, has the same recovery, and is measured beside it on test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from planish.data import task_in
+from planish.data.augmentation.policy import Strength
+from planish.devices.machine import describe_machine
+from planish.errors import ExportError, RuntimeMissingError, TechniqueError
+from planish.experiments.topics import Arm, arms_of
+from planish.export import ToOnnx, ToOpenVino
+from planish.export.runtimes.registry import find
+from planish.files.atomic import read_result, results_folder, write_result
+from planish.measurement import Measurement
+from planish.plan import Plan
+from planish.progress import collecting_notes
+from planish.runs.original import stored_original
+from planish.runs.precision import decided_precision, precision_name
+from planish.runs.runner import Runner, extend
+from planish.runs.store import claim
+from planish.split_assignment import keep_assignment
+from planish.tasks import RECIPES
+from planish.training.distillation.distill import recovery_of
+from planish.training.original import TrainMode
+from planish.training.prepare import prepare
+from planish.training.recipe import recipe_for
+
+_STRICT = ConfigDict(extra="forbid")
+_SECONDS, _LAUNCHES = 1.0, 4  # of timing, for each arm
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Row:
+    """One arm and what was measured of it.
+
+    Args:
+        strategy: what the table and the plot group by.
+        level: how strong.
+        plan: the techniques, as ``Plan.to_dicts`` gives them.
+        measurements: the task's metric and ``drop`` on test (paired, points), ``latency_ms``, ``latency_ratio`` (original / this),
+            ``size_bytes``, ``size_ratio``; empty where it was refused.
+        why: why it was refused.
+    """
+
+    strategy: str
+    level: str
+    plan: list[dict[str, Any]]
+    measurements: dict[str, Measurement] = Field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Comparison:
+    """All arms of a comparison; ``comparison.json``.
+
+    Args:
+        name: of the folder.
+        topic: what was compared.
+        original: the baseline, exported in fp32 to the same runtime.
+        rows: the arms.
+        runtime: that ran all files.
+        noise_floor: of the machine, in %.
+        seconds: by stage.
+        notes: what was decided on the user's behalf.
+    """
+
+    name: str
+    created: str
+    command: str
+    model: str
+    topic: str
+    runtime: str
+    original: Row
+    rows: list[Row]
+    noise_floor: Measurement
+    machine: dict[str, str | int | float]
+    seconds: dict[str, float]
+    notes: list[str] = Field(default_factory=list)
+    version: int = 1
+
+    def save(self, path: Path) -> None:
+        """Write JSON whole, then rename it into place."""
+        write_result(path, self)
+
+    @classmethod
+    def load(cls, path: Path) -> Comparison:
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, Comparison)
+
+
+def compare(
+    data: str | Path,
+    *,
+    model: str | nn.Module = "resnet20",
+    topic: str = "pruning",
+    weights: str | Path | None = None,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    batch: int = 1,
+    epochs: int | None = None,
+    recovery_epochs: int = 2,
+    augmentation: Strength = "light",
+    train_mode: TrainMode = "auto",
+    image_size: int | None = None,
+    task: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    seed: int = 0,
+    command: str = "",
+    watch: Callable[[Sequence[Row]], None] | None = None,
+) -> Comparison:
+    """Try the strategies of a topic at several levels, and measure what each saves and costs.
+
+    Every arm starts from the same original and is distilled for the same number of epochs. Nothing is chosen, so all of them are
+    measured on test; their files are timed in one interleaved run beside the original's.
+
+    Args:
+        data: a folder with a folder per class, a manifest, or a built-in name.
+        model: a name, ``FILE.py:factory``, or a network.
+        topic: ``pruning``, ``quantization`` or ``planning``.
+        weights: ``imagenet`` or a file; a model that knows the classes already is not trained again.
+        runtime: that runs all files.
+        threads: it may use.
+        batch: images a call.
+        epochs: of the original's training; None for defaults.
+        recovery_epochs: of distillation, for every arm that trains.
+        augmentation: of training images.
+        train_mode: ``auto`` trains the original unless it knows the classes, ``always``, ``never``.
+        image_size: pixels the model is fed.
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
+        out: the folder, by default ``runs/compare-`` and a name made from topic, data and model.
+        resume: go on with the comparison in ``out``.
+        skip_bad: leave broken images out.
+        seed: of everything random.
+        command: the command line, for the page.
+        watch: called with the rows whenever one is finished.
+
+    Returns:
+        What was found; also in ``comparison.json``.
+
+    Raises:
+        PlanishError: the images, the model or the topic cannot be used.
+    """
+    recovery = recovery_of(recipe_for(RECIPES[task or task_in(data)], model), epochs=recovery_epochs, augmentation=augmentation, seed=seed)
+    arms_of(topic, recovery, runtime)  # refuses an unknown topic before anything is read
+    if find(runtime).version() is None:
+        raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
+    name = model if isinstance(model, str) else type(model).__name__
+    folder = results_folder(out, f"compare-{topic}", data, name)
+    settings = {
+        "topic": topic, "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads,
+        "batch": batch, "epochs": epochs, "recovery_epochs": recovery_epochs, "augmentation": augmentation, "train": train_mode,
+        "image_size": image_size, "task": task, "skip_bad": skip_bad, "seed": seed,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        notes = stack.enter_context(collecting_notes())
+        job = prepare(data, model, weights=weights, image_size=image_size, task=task, skip_bad=skip_bad, seed=seed)
+        store = claim(folder, settings, resume)
+        stack.callback(store.close)
+        keep_assignment(folder, job.data.assignment)
+        precision = decided_precision(store, "auto", lambda: job.artifact)
+        arms = arms_of(topic, replace(recovery, mixed_precision=precision), runtime)
+        original = stored_original(job, folder, store, train_mode, epochs, augmentation, None, seed, precision)
+        runner = Runner(store, folder / "work", job.task, original)
+        baseline = _for(Plan(ToOnnx()), runtime)
+        rows: list[Row] = []
+        first = _row(runner, Arm("original", "", Plan(ToOnnx())), runtime, baseline)
+        for arm in arms:
+            row = partial(_row, runner, arm, runtime, baseline)
+            why = store.attempt(f"arm:{arm.plan.key}", "comparing", row, (TechniqueError, ExportError))
+            # where it does not apply to this network, that is a finding
+            rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), why=why) if why else row())
+            runner.release()
+            if watch:
+                watch(rows)
+        subjects = {str(i): (_for(arm.plan, runtime), runtime) for i, arm in enumerate(arms) if not rows[i].why}
+        report = runner.latency(
+            "compare", {"original": (baseline, runtime)} | subjects, "original", threads, batch, seconds=_SECONDS, launches=_LAUNCHES
+        )
+        rows = [replace(row, measurements=row.measurements | report.measurements.get(str(i), {})) for i, row in enumerate(rows)]
+        found = Comparison(
+            name=folder.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            model=name,
+            topic=topic,
+            runtime=runtime,
+            original=replace(first, measurements=first.measurements | report.measurements["original"]),
+            rows=rows,
+            noise_floor=report.noise_floor,
+            machine=describe_machine() | {"threads": threads, "batch": batch, "training_precision": precision_name(precision)},
+            seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
+            notes=notes,
+        )
+        found.save(folder / "comparison.json")
+    return found
+
+
+def _for(plan: Plan, runtime: str) -> Plan:
+    """The plan, with what the runtime needs at its end."""
+    packed = any(step.name == "pack" for step in plan.steps)
+    return extend(plan, ToOpenVino()) if runtime == "openvino" and not packed else plan
+
+
+def _row(runner: Runner, arm: Arm, runtime: str, baseline: Plan) -> Row:
+    plan = _for(arm.plan, runtime)
+    metric = runner.task.primary_metric
+    value = runner.metrics(plan, runtime, "test")[metric]
+    drop = runner.drop(plan, runtime, (baseline, runtime), "test")
+    size, before = runner.size(plan, runtime), runner.size(baseline, runtime)
+    ratio = Measurement("size_ratio", before.value / size.value, "ratio", 1, True)
+    return Row(
+        arm.strategy,
+        arm.level,
+        arm.plan.to_dicts(),
+        {metric: value, "drop": drop, "size_bytes": size, "size_ratio": ratio},
+    )

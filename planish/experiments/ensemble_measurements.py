@@ -1,0 +1,161 @@
+"""Accuracy, cost and latency of ensembles and averages: each model scored once, networks that are built alike timed as one file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import Artifact
+from planish.evaluation.metrics.classification import percent
+from planish.evaluation.size import size_bytes
+from planish.evaluation.statistics.intervals import mean_over_seeds, over_seeds
+from planish.experiments.ensemble_members import Built, Members
+from planish.experiments.experiment import verdict_of
+from planish.export import ToOnnx, ToOpenVino
+from planish.files.atomic import read_arrays, write_arrays
+from planish.files.workspace import workspace
+from planish.measurement import Measurement
+from planish.models.storage import load_artifact, save_artifact
+from planish.plan import Plan
+from planish.runs.runner import latency_once
+from planish.technique import Technique
+
+_SECONDS, _LAUNCHES = 1.0, 4  # of timing, for each file
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class EnsembleArm:
+    """One way and what was measured of it.
+
+    Args:
+        label: its name.
+        about: what it is.
+        models: that the accuracy is the mean of.
+        measurements: ``accuracy`` on test; ``difference`` to the single network, paired by image and seed, its interval so wide
+            that all of the study's hold together; ``training_seconds`` of all networks that one such model needs; ``parameters``;
+            ``latency_ms``, ``latency_ratio`` (single / this), ``size_bytes`` of the exported file.
+        verdict: ``reference``, or that of ``experiment.verdict_of``; empty where nothing was measured.
+        speed: the same of its file: ``faster``, ``slower``, ``no difference``; empty where it was not exported.
+        why: it failed, or was not exported.
+    """
+
+    label: str
+    about: str
+    models: int = 0
+    measurements: dict[str, Measurement] = Field(default_factory=dict)
+    verdict: str = ""
+    speed: str = ""
+    why: str = ""
+
+
+class Way(NamedTuple):
+    """What makes one model of an arm, by its number; there are ``models`` of them."""
+
+    label: str
+    about: str
+    models: int
+    build: Callable[[int], Built]
+
+
+class Bench:
+    """Scores and exports what the arms build; each model once. Networks that are built alike share one file."""
+
+    def __init__(self, members: Members, folder: Path, runtime: str, threads: int, batch: int) -> None:
+        self.members, self.store, self.folder = members, members.store, folder
+        self.runtime, self.threads, self.batch = runtime, threads, batch
+        self._scores: dict[str, Any] = {}
+        self._files: dict[str, str] = {}  # of each arm
+
+    def measured(self, way: Way) -> EnsembleArm:
+        """The arm without its latency."""
+
+        def models() -> list[dict[str, float]]:
+            return [self._model(way, number) for number in range(way.models)]
+
+        # without the single network there is nothing to compare with
+        if self._scores and (why := self.store.attempt(f"models:{way.label}", "training", models)):
+            return EnsembleArm(way.label, way.about, why=f"failed: {why}")
+        rows = models()
+        scores = np.stack([self._read(way, number) for number in range(way.models)])
+        self._scores[way.label] = scores
+        measurements = {
+            "accuracy": percent("accuracy", scores.size, mean_over_seeds(scores)),
+            "training_seconds": Measurement("training_seconds", float(np.mean([r["seconds"] for r in rows])), "s", len(rows), False),
+            "parameters": Measurement("parameters", float(rows[0]["parameters"]), "count", 1, False),
+        }
+        arm = EnsembleArm(way.label, way.about, way.models, measurements, "reference" if len(self._scores) == 1 else "")
+        if self._files and (why := self.store.attempt(f"export:{way.label}", "exporting", partial(self._export, way))):
+            return replace(arm, why=f"not exported: {why}")
+        self._files[way.label] = self._export(way)
+        return arm
+
+    def timed(self, arms: Sequence[EnsembleArm]) -> tuple[list[EnsembleArm], Measurement]:
+        """The arms with differences and latency, and the noise floor of the machine."""
+        files = {name: (partial(load_artifact, self.folder / name), self.runtime) for name in dict.fromkeys(self._files.values())}
+        report = latency_once(
+            self.store, "-".join(files), self.members.task, files, self._files[arms[0].label], self.threads, self.batch,
+            seconds=_SECONDS, launches=_LAUNCHES,
+        )  # fmt: skip
+        single = self._scores[arms[0].label]
+        comparisons = max(1, len(self._scores) - 1)
+        found = []
+        for arm in arms:
+            measurements, verdict, speed = dict(arm.measurements), arm.verdict, ""
+            if arm.measurements and not verdict:
+                scores = self._scores[arm.label]
+                difference = over_seeds(np.broadcast_to(scores, single.shape), single, 1 - 0.05 / comparisons)
+                measurements["difference"] = percent("difference", scores.size, difference, unit="points")
+                verdict = verdict_of(difference, len(single))
+            if (file := self._files.get(arm.label)) is not None:
+                timed = report.measurements[file]
+                measurements |= {"latency_ms": timed["latency_ms"], "latency_ratio": timed["latency_ratio"]}
+                measurements["size_bytes"] = size_bytes(load_artifact(self.folder / file).files)
+                speed = report.verdicts[file]
+            found.append(replace(arm, measurements=measurements, verdict=verdict, speed=speed))
+        return found, report.noise_floor
+
+    def _model(self, way: Way, number: int) -> dict[str, float]:
+        """Score one model on test; tells what it took."""
+
+        def work() -> dict[str, float]:
+            built = way.build(number)
+            write_arrays(self._file(way, number), scores=self.members.scores(built.module, "test"))
+            return {"seconds": built.seconds, "parameters": sum(p.numel() for p in built.module.parameters())}
+
+        def read(found: dict[str, float]) -> dict[str, float]:
+            self._read(way, number)
+            return dict(found)
+
+        return self.store.load(f"scores:{way.label}:{number}", "evaluating on test", work, read)
+
+    def _file(self, way: Way, number: int) -> Path:
+        return self.folder / f"scores-{way.label.replace(', ', '-').replace(' ', '-')}-{number}.npz"
+
+    def _read(self, way: Way, number: int) -> Any:
+        return read_arrays(self._file(way, number))["scores"]
+
+    def _export(self, way: Way) -> str:
+        """Write the arm's first model as one file; the name of its folder."""
+
+        def work() -> str:
+            module = way.build(0).module
+            name = f"file-{hashlib.sha256(repr(module).encode()).hexdigest()[:12]}"
+            make = partial(self._write, replace(self.members.artifact, module=module), name)
+            self.store.load(name, "exporting", make, lambda _: load_artifact(self.folder / name))
+            return name
+
+        return str(self.store.once(f"file:{way.label}", "exporting", work))
+
+    def _write(self, artifact: Artifact, name: str) -> bool:
+        steps: list[Technique] = [ToOnnx(), *([ToOpenVino()] if self.runtime == "openvino" else [])]
+        with workspace(self.folder / "scratch"):
+            save_artifact(Plan(*steps).apply(artifact, self.members.task), self.folder / name)
+        return True

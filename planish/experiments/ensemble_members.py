@@ -1,0 +1,174 @@
+"""The networks that ensembles and averages are made of, each trained once and kept on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from planish.evaluation.evaluate import evaluate
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.models.storage import load_artifact, save_artifact
+from planish.runs.store import Store
+from planish.runs.trainings import EPOCHS_BY_THE_CLOCK, Arm, Scores, Trainer
+from planish.task import SplitName, Task
+from planish.training.ensembles import Ensemble, Soup, Views, greedy_soup, uniform_soup
+from planish.training.fit import fit
+from planish.training.schedules.averaging import fit_statistics
+from planish.training.settings import FitSettings
+
+COPIES = 3
+COPY_SHARE = 0.25  # of a training, that a copy for a soup is trained on
+SWA_SHARE = 0.25
+_EMA_DECAY = 0.99  # where the recipe has none
+_COPY_RATE = 0.2  # of the highest: a rate that leaves the basin makes no soup
+_MOST_CYCLES = 3
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network, or several as one, in eval mode; and the seconds of all the training that it needed."""
+
+    module: nn.Module
+    seconds: float
+
+
+class Members:
+    """Trains what an arm needs, by the number of its seed from 0.
+
+    Args:
+        trainer: prepares images and networks, and knows the seconds of a training where the clock decides.
+        arm: model, weights and recipe.
+        folder: where the trained networks lie.
+        seed: the first.
+        seeds: how many networks an ensemble has.
+    """
+
+    def __init__(self, trainer: Trainer, arm: Arm, folder: Path, seed: int, seeds: int) -> None:
+        self.store: Store = trainer.store
+        self._trainer, self._arm, self._folder, self._seed, self.seeds = trainer, arm, folder, seed, seeds
+        self.plain = replace(arm.recipe.training, ema_decay=None, swa_share=0.0, cycles=1, seed=0)
+        self.ema_decay = arm.recipe.training.ema_decay or _EMA_DECAY
+        self.cycles = min(_MOST_CYCLES, self.plain.epochs)
+        job, self.artifact = trainer.start(arm, seed)
+        self.task: Task = job.task
+
+    def single(self, number: int) -> Built:
+        return self._one("single", number, self.plain)
+
+    def ema(self, number: int) -> Built:
+        return self._one("ema", number, replace(self.plain, ema_decay=self.ema_decay))
+
+    def swa(self, number: int) -> Built:
+        return self._one("swa", number, replace(self.plain, swa_share=SWA_SHARE))
+
+    def snapshots(self, number: int) -> Built:
+        networks, seconds = self._trained("snapshots", number, replace(self.plain, cycles=self.cycles))
+        return Built(Ensemble(networks).eval(), seconds)
+
+    def views(self, number: int, shift: int) -> Built:
+        one = self.single(number)
+        return replace(one, module=Views(one.module, flip=self.plain.flip, shift=shift).eval())
+
+    def trained_on(self, number: int, copy: int = 0) -> Built:
+        """A copy of the single network after some more training, at a lower rate and in an order of its own."""
+        start, settings = self.single(number), self.plain
+        settings = replace(
+            settings,
+            epochs=max(1, round(COPY_SHARE * settings.epochs)),
+            learning_rate=_COPY_RATE * settings.learning_rate,
+            warmup_epochs=0.0,
+            seed=1000 * (copy + 1),
+        )
+        more = self._one(f"copy {copy}", number, settings, share=COPY_SHARE, start=start.module)
+        return replace(more, seconds=start.seconds + more.seconds)
+
+    def soup(self, number: int, greedy: bool) -> Built:
+        """Of copies of one network."""
+        copies = [self.trained_on(number, copy) for copy in range(COPIES)]
+        once = self.single(number).seconds
+        networks = [copy.module for copy in copies]
+        soup = greedy_soup(networks, self._validation, self._fit_statistics) if greedy else self._uniform(networks)
+        return Built(soup.module, once + sum(copy.seconds - once for copy in copies))
+
+    def soup_of_seeds(self, number: int) -> Built:
+        every = [self.single(i) for i in range(self.seeds)]
+        return Built(self._uniform([one.module for one in every]).module, sum(one.seconds for one in every))
+
+    def ensemble(self, number: int, count: int) -> Built:
+        """``count`` networks, from that one on."""
+        every = [self.single((number + i) % self.seeds) for i in range(count)]
+        return Built(Ensemble([one.module for one in every]).eval(), sum(one.seconds for one in every))
+
+    def student(self, number: int) -> Built:
+        """Fresh weights, the same as the single network's, taught by the ensemble of all seeds."""
+        teacher = self.ensemble(0, self.seeds)
+        learned = self._one("student", number, self.plain, teacher=teacher.module)
+        return replace(learned, seconds=teacher.seconds + learned.seconds)
+
+    def scores(self, module: nn.Module, split: SplitName) -> Scores:
+        """One score an image ``(N,)``."""
+        spec, preprocessing = self.artifact.input_spec, self.artifact.preprocessing
+        found = evaluate(TorchPredictor.fastest(module, preprocessing), self.task, split, spec, preprocessing)
+        return np.asarray(self.task.scores(found.outputs, found.targets))
+
+    def _validation(self, module: nn.Module) -> float:
+        return float(self.scores(module, "validation").mean())
+
+    def _uniform(self, networks: list[nn.Module]) -> Soup:
+        return uniform_soup(networks, self._fit_statistics)
+
+    def _fit_statistics(self, module: nn.Module) -> None:
+        fit_statistics(module, self.task, self.artifact.input_spec, self.artifact.preprocessing, self.plain)
+
+    def _one(self, way: str, number: int, settings: FitSettings, **more: Any) -> Built:
+        networks, seconds = self._trained(way, number, settings, **more)
+        return Built(networks[-1], seconds)
+
+    def _trained(
+        self,
+        way: str,
+        number: int,
+        settings: FitSettings,
+        *,
+        share: float = 1.0,
+        start: nn.Module | None = None,
+        teacher: nn.Module | None = None,
+    ) -> tuple[list[nn.Module], float]:
+        """All snapshots of one training, and its seconds.
+
+        Args:
+            way: its name.
+            number: of the seed.
+            settings: their seed is added to the training's.
+            share: of the seconds of a training, where the clock decides.
+            start: what is trained; None for fresh weights.
+            teacher: see ``fit``.
+        """
+        folder = self._folder / f"{way.replace(' ', '-')}-{number}"
+        checkpoint, seed = folder.with_name(folder.name + ".checkpoint"), self._seed + number
+
+        def work() -> tuple[int, float]:
+            artifact = self._trainer.start(self._arm, seed)[1]
+            resolved, most = replace(settings, seed=seed + settings.seed), None
+            if self._trainer.seconds is not None:
+                resolved, most = replace(resolved, epochs=EPOCHS_BY_THE_CLOCK), share * self._trainer.seconds
+            module = artifact.module if start is None else start
+            fitted = fit(
+                module, self.task, artifact.input_spec, artifact.preprocessing, resolved, teacher=teacher, checkpoint=checkpoint,
+                max_seconds=most,
+            )  # fmt: skip
+            for place, snapshot in enumerate(fitted.snapshots):
+                save_artifact(replace(artifact, module=snapshot), folder / str(place))
+            return len(fitted.snapshots), fitted.seconds
+
+        def read(found: tuple[int, float]) -> tuple[list[nn.Module], float]:
+            count, seconds = found
+            return [load_artifact(folder / str(place)).module for place in range(count)], float(seconds)
+
+        trained = self.store.load(f"trained:{way}:{number}", "training", work, read)
+        checkpoint.unlink(missing_ok=True)
+        return trained

@@ -1,0 +1,392 @@
+"""A fair experiment over levers: arms that differ in nothing but what is varied, trained with the same seeds and the same budget."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from planish import units
+from planish.data import task_in
+from planish.devices.machine import describe_machine
+from planish.errors import GoalError
+from planish.evaluation.metrics.classification import percent
+from planish.evaluation.statistics.intervals import Interval, mean_over_seeds, over_seeds
+from planish.files.atomic import read_result, results_folder, write_result
+from planish.measurement import Measurement
+from planish.progress import collecting_notes, note
+from planish.runs.precision import decided_precision, in_precision, precision_name
+from planish.runs.store import claim
+from planish.runs.trainings import Arm, Trainer, Trial, shared_assignment
+from planish.tasks import RECIPES
+from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
+
+_STRICT = ConfigDict(extra="forbid")
+_MOST_ARMS = 64
+_HOPELESS_POINTS = 5.0  # behind the best on validation, for sure
+_TOO_WIDE_POINTS = 3.0  # to either side: an interval that says neither that there is a difference nor that there is none
+TOO_FEW = "too few seeds to tell"
+_MODEL, _WEIGHTS = "model", "weights"  # factors that are no part of a recipe
+GIVEN = "given"  # as a value of weights: those of --weights
+_TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
+
+Design = Literal["factorial", "one"]
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ArmResult:
+    """One arm and what was measured of it.
+
+    Args:
+        label: what is different about it, in words.
+        values: what is varied, by key: ``{"levers.activation": "elu"}``.
+        trials: one a seed.
+        measurements: the task's metric on test, mean of all seeds; ``difference`` to the reference, paired by seed and image, its
+            interval so wide that all of the experiment's hold together; ``seconds_an_epoch``; ``peak_memory_bytes``; ``parameters``.
+            Intervals count images and seeds; with one seed they are everything that is possible, see ``statistics.over_seeds``.
+        verdict: ``reference``, ``better``, ``worse``, ``no difference``, ``too few seeds to tell``; empty where nothing was measured.
+        why: it was refused, failed, or got no further seed.
+    """
+
+    label: str
+    values: Values
+    trials: list[Trial] = Field(default_factory=list)
+    measurements: dict[str, Measurement] = Field(default_factory=dict)
+    verdict: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Effect:
+    """What one value of a factor changes on average over all values of the others.
+
+    Args:
+        key: of the factor.
+        value: of it.
+        seeds: trainings of each arm that it is made of.
+        difference: in points, against the factor's first value.
+    """
+
+    key: str
+    value: Any
+    seeds: int
+    difference: Measurement
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Experiment:
+    """All arms of an experiment; ``experiment.json``. The first arm is the reference.
+
+    Args:
+        recipe: what all arms share, as YAML.
+        factors: values by key.
+        seeds: trainings of an arm that were asked for.
+        budget: of each training, in words.
+        effects: of single factors, where all their values were combined.
+        seconds: by stage.
+        notes: what was decided on the user's behalf.
+    """
+
+    name: str
+    created: str
+    command: str
+    data: str
+    model: str
+    recipe: str
+    factors: dict[str, list[Any]]
+    design: Design
+    seeds: int
+    budget: str
+    arms: list[ArmResult]
+    effects: list[Effect]
+    machine: dict[str, str | int | float]
+    seconds: dict[str, float]
+    notes: list[str] = Field(default_factory=list)
+    version: int = 1
+
+    def save(self, path: Path) -> None:
+        """Write JSON whole, then rename it into place."""
+        write_result(path, self)
+
+    @classmethod
+    def load(cls, path: Path) -> Experiment:
+        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        return read_result(path, Experiment)
+
+
+def factors_of(vary: Sequence[str]) -> dict[str, list[Any]]:
+    """``["activation=relu,elu"]`` as ``{"levers.activation": ["relu", "elu"]}``.
+
+    Raises:
+        GoalError: it is no such assignment, or gives a factor fewer than two values.
+        PlanError: there is no such factor.
+    """
+    factors: dict[str, list[Any]] = {}
+    for text in vary:
+        key, equals, values = text.partition("=")
+        listed = [parse_value(value.strip()) for value in values.split(",") if value.strip()]
+        if not equals or len(listed) < 2:
+            raise GoalError(f"--vary {text}", "it is a factor and two or more values", "for example --vary activation=relu,elu")
+        full = key if key in (_MODEL, _WEIGHTS) else full_key(key)
+        if full in factors:
+            raise GoalError(f"--vary {key} is given twice", "a factor has one list of values")
+        factors[full] = listed
+    return factors
+
+
+def arms_of(factors: Mapping[str, Sequence[Any]], design: Design) -> list[Values]:
+    """What each arm sets; the first has the first value of every factor.
+
+    Args:
+        factors: values by key.
+        design: ``factorial`` combines all values with all others, ``one`` changes one factor at a time.
+
+    Raises:
+        GoalError: there are too many.
+    """
+    if design == "factorial":
+        arms = [dict(zip(factors, values, strict=True)) for values in itertools.product(*factors.values())]
+    else:
+        first = {key: values[0] for key, values in factors.items()}
+        arms = [first, *(first | {key: value} for key, values in factors.items() for value in values[1:])]
+    if len(arms) > _MOST_ARMS:
+        raise GoalError(f"{len(arms)} arms", f"at most {_MOST_ARMS} are compared", "vary one factor at a time: --design one")
+    return arms
+
+
+def experiment(
+    data: str | Path,
+    *,
+    factors: Mapping[str, Sequence[Any]],
+    model: str = "resnet20",
+    recipe: Recipe | str | Path | None = None,
+    changes: Sequence[str] = (),
+    design: Design = "factorial",
+    seeds: int = 3,
+    epochs: int | None = None,
+    budget: str | None = None,
+    weights: str | Path | None = None,
+    task: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    seed: int = 0,
+    command: str = "",
+    watch: Callable[[Sequence[ArmResult]], None] | None = None,
+) -> Experiment:
+    """Train every arm with every seed, and say what differs.
+
+    Trainings of one seed begin with the same random state and see images in the same order. The budget is the same for all: epochs where
+    they are given, else seconds. An arm whose interval, over two seeds or more, is more than 5 points behind the best on validation gets no
+    further seed.
+
+    Args:
+        data: a folder, a manifest or a built-in name.
+        factors: values by key, the reference first; see ``factors_of``.
+        model: a name; may be a factor too.
+        recipe: what all arms share: a recipe, the name of one that comes with the package, or a YAML file; None for the task's own, or
+            ``scratch-small``.
+        changes: of the recipe, for all arms: ``training.batch_size=32``.
+        design: ``factorial``, or ``one`` factor at a time.
+        seeds: trainings of each arm.
+        epochs: of each training.
+        budget: wall-clock time for all of it; without ``epochs`` each training has an equal share.
+        weights: ``imagenet`` or a file; may be a factor too, with ``given`` for these and ``none`` for fresh ones.
+        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
+        out: the folder, by default ``runs/vary-`` and a name made from the factors, data and model.
+        resume: go on with the experiment in ``out``.
+        skip_bad: leave broken images out.
+        seed: of the split, and the first of the seeds.
+        command: the command line, for the page.
+        watch: called with the arms after each training.
+
+    Returns:
+        What was found; also in ``experiment.json``.
+
+    Raises:
+        PlanishError: the images, the model or a factor cannot be used.
+    """
+    if seeds < 1:
+        raise GoalError(f"{seeds} seeds", "at least 1, and one seed is too few to tell arms apart", "3 or more")
+    if recipe is None:
+        recipe = recipe_for(RECIPES[task or task_in(data)], model) or "scratch-small"
+    base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
+    if epochs is not None:
+        base = replace(base, training=replace(base.training, epochs=epochs))
+    values = arms_of(factors, design)
+    arms = [_arm(model, str(weights or ""), base, each) for each in values]
+    words = "-".join(map(short_key, factors))
+    folder = results_folder(out, f"vary-{words}", data, model)
+    settings = {
+        "data": str(data), "model": model, "factors": {key: list(each) for key, each in factors.items()}, "design": design, "seeds": seeds,
+        "recipe": base.to_yaml(), "budget": budget, "epochs": epochs, "weights": str(weights or ""), "skip_bad": skip_bad, "seed": seed,
+        "task": task,
+    }  # fmt: skip
+    limit = None if budget is None else units.seconds(budget)
+    share = None if limit is None or epochs is not None else _TRAINED_SHARE * limit / (len(arms) * seeds)
+    with ExitStack() as stack:
+        notes = stack.enter_context(collecting_notes())
+        store = claim(folder, settings, resume)
+        stack.callback(store.close)
+        trainer = Trainer(store, folder / "work", data, skip_bad, seed, share, task, shared_assignment(arms))
+        precision = decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arms[0], seed)[1])
+        base, arms = in_precision(base, precision), [replace(arm, recipe=in_precision(arm.recipe, precision)) for arm in arms]
+        found = [ArmResult(_label(each, values[0], design), each) for each in values]
+        for number in range(seeds):
+            spent = store.elapsed
+            if number and limit is not None and spent * (number + 1) / number > limit:
+                note(f"the budget of {budget} leaves no time for seed {number + 1} of {seeds}")
+                break
+            for i, arm in enumerate(arms):
+                if not found[i].why:
+                    trial = trainer.trial(arm, seed + number)
+                    found[i] = replace(found[i], trials=[*found[i].trials, trial], why=trial.failed)
+                    if watch:
+                        watch(_measured(found, arms, trainer))
+            if number + 1 < seeds:
+                found = _without_hopeless(found, arms, trainer)
+        result = Experiment(
+            name=folder.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            data=str(data),
+            model=model,
+            recipe=base.to_yaml(),
+            factors={key: list(each) for key, each in factors.items()},
+            design=design,
+            seeds=seeds,
+            budget=f"{base.training.epochs} epoch{'s' if base.training.epochs > 1 else ''}" if share is None else f"{share:.0f} seconds",
+            arms=_measured(found, arms, trainer),
+            effects=_effects(found, arms, trainer, factors) if design == "factorial" and len(factors) > 1 else [],
+            machine=describe_machine() | {"training_precision": precision_name(base.training.mixed_precision)},
+            seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
+            notes=notes,
+        )
+        result.save(folder / "experiment.json")
+    return result
+
+
+def short_key(key: str) -> str:
+    """``activation`` for ``levers.activation``."""
+    return key.removeprefix("levers.").removeprefix("training.")
+
+
+def short_value(value: Any) -> str:
+    """A value as the command line has it."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={inner}" for key, inner in value.items())
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _label(values: Values, first: Values, design: Design) -> str:
+    """``activation=elu, norm=group``; where one factor is varied at a time, that one only."""
+    shown = {key: value for key, value in values.items() if design == "factorial" or len(values) == 1 or value != first[key]}
+    return ", ".join(f"{short_key(key)}={short_value(value)}" for key, value in shown.items()) or "the reference"
+
+
+def _arm(model: str, weights: str, base: Recipe, values: Values) -> Arm:
+    assignments = [f"{key}={json.dumps(value)}" for key, value in values.items() if key not in (_MODEL, _WEIGHTS)]
+    chosen = str(values.get(_WEIGHTS, GIVEN))
+    return Arm(str(values.get(_MODEL, model)), {GIVEN: weights, NOTHING: ""}.get(chosen, chosen), set_values(base, assignments))
+
+
+def _whole(arm: ArmResult) -> int:
+    """Trials that gave a trained network."""
+    return sum(not trial.failed for trial in arm.trials)
+
+
+def _without_hopeless(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer) -> list[ArmResult]:
+    """Arms that are far behind the best on validation get no further seed; the reference always does."""
+    scores = {i: trainer.scores(arm, count, "validation") for i, arm in enumerate(arms) if (count := _whole(found[i]))}
+    if not scores:
+        return list(found)
+    best = max((i for i in scores if not found[i].why), key=lambda i: float(scores[i].mean()), default=0)
+    kept = []
+    for i, arm in enumerate(found):
+        if i and i in scores and not arm.why and i != best:
+            count = min(len(scores[best]), len(scores[i]))
+            behind = over_seeds(scores[best][:count], scores[i][:count])
+            if 100 * behind.low > _HOPELESS_POINTS:
+                why = f"no further seed after {len(arm.trials)}: {100 * behind.value:.0f} points behind {found[best].label} on validation"
+                note(f"{arm.label}: {why}")
+                arm = replace(arm, why=why)
+        kept.append(arm)
+    return kept
+
+
+def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer) -> list[ArmResult]:
+    """The arms with what was measured of them so far."""
+    counts = [_whole(arm) for arm in found]
+    scores = [trainer.scores(arm, count, "test") if count else None for arm, count in zip(arms, counts, strict=True)]
+    comparisons = max(1, sum(count > 0 for count in counts[1:]))
+    measured = []
+    for i, (arm, mine) in enumerate(zip(found, scores, strict=True)):
+        if mine is None:
+            measured.append(arm)
+            continue
+        whole = [trial for trial in arm.trials if not trial.failed]
+        metric = whole[0].metric
+        found_here = {metric: percent(metric, mine.size, mean_over_seeds(mine))}
+        verdict = "reference" if i == 0 else ""
+        reference = scores[0]
+        if i and reference is not None:
+            count = min(len(mine), len(reference))
+            difference = over_seeds(mine[:count], reference[:count], 1 - 0.05 / comparisons)
+            found_here["difference"] = percent("difference", mine[:count].size, difference, unit="points")
+            verdict = verdict_of(difference, count)
+        each = [trial.seconds / max(trial.epochs, 1e-9) for trial in whole]
+        found_here["seconds_an_epoch"] = Measurement("seconds_an_epoch", float(np.median(each)), "s", len(whole), False)
+        peak = float(max(trial.peak_memory_bytes for trial in whole))
+        found_here["peak_memory_bytes"] = Measurement("peak_memory_bytes", peak, "bytes", len(whole), False)
+        found_here["parameters"] = Measurement("parameters", float(whole[0].parameters), "count", 1, False)
+        measured.append(replace(arm, measurements=found_here, verdict=verdict))
+    return measured
+
+
+def verdict_of(difference: Interval, seeds: int) -> str:
+    """What a difference comes to: ``better``, ``worse``, ``no difference``, or ``too few seeds to tell``.
+
+    Args:
+        difference: of ``statistics.over_seeds``, on the 0..1 scale.
+        seeds: trainings of each arm that it was measured with; one is always too few.
+    """
+    if seeds < 2:
+        return TOO_FEW
+    if difference.low > 0:
+        return "better"
+    if difference.high < 0:
+        return "worse"
+    return TOO_FEW if 50 * (difference.high - difference.low) > _TOO_WIDE_POINTS else "no difference"
+
+
+def _effects(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer, factors: Mapping[str, Sequence[Any]]) -> list[Effect]:
+    """Of each value of a factor, from the pairs of arms that differ in that factor only and were trained most often."""
+    scores = {i: trainer.scores(arm, count, "test") for i, arm in enumerate(arms) if (count := _whole(found[i]))}
+    comparisons = sum(len(values) - 1 for values in factors.values())
+    effects = []
+    for key, values in factors.items():
+        for value in values[1:]:
+            pairs = [
+                (i, j)
+                for i, j in itertools.product(scores, scores)
+                if found[i].values[key] == value and found[j].values == found[i].values | {key: values[0]}
+            ]
+            if not pairs:
+                continue
+            counts = {pair: min(len(scores[i]) for i in pair) for pair in pairs}
+            count = max(counts.values())
+            pairs = [pair for pair in pairs if counts[pair] == count]
+            mine, theirs = (np.mean([scores[pair[side]][:count] for pair in pairs], axis=0) for side in (0, 1))
+            difference = over_seeds(mine, theirs, 1 - 0.05 / comparisons)
+            effects.append(Effect(key, value, count, percent("difference", mine.size, difference, unit="points")))
+    return effects

@@ -1,0 +1,139 @@
+"""What ``planish compare`` tries of each topic: strategies, each at several levels, all followed by the same recovery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from planish.compression import (
+    BlockPruning,
+    ChannelPruning,
+    Factorize,
+    HalfPrecision,
+    Int8,
+    IterativePruning,
+    LatencyPruning,
+    LearnedRounding,
+    NMPruning,
+    QuantizeAware,
+    Resolution,
+    UnstructuredPruning,
+    WeightSharing,
+)
+from planish.compression.quantization.activation_ranges import Calibrator
+from planish.errors import PlanError
+from planish.export import Pack, ToOnnx
+from planish.plan import Plan
+from planish.technique import Technique
+from planish.training import Distill
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One strategy at one level.
+
+    Args:
+        strategy: its name in the table.
+        level: how strong: ``channels −50 %``; empty where the strategy says all.
+        plan: from the original to the ONNX file, packed where only that makes it smaller.
+    """
+
+    strategy: str
+    level: str
+    plan: Plan
+
+
+def pruning(recovery: Distill, runtime: str) -> list[Arm]:
+    """Structured and unstructured pruning at three levels; random channels are the control."""
+    arms: list[Arm] = []
+
+    def add(strategy: str, *steps: Technique, level: str = "", pack: bool = False) -> None:
+        arms.append(Arm(strategy, level or str(steps[0]), Plan(*steps, ToOnnx(), *([Pack()] if pack else []))))
+
+    for ratio in (0.3, 0.5, 0.7):
+        by_norm = ChannelPruning(ratio=ratio)
+        for strategy, channels in (
+            ("channels by L2 norm", by_norm),
+            ("channels by Taylor expansion", ChannelPruning(ratio=ratio, importance="taylor")),
+            ("channels at random", ChannelPruning(ratio=ratio, importance="random")),
+        ):
+            add(strategy, channels, recovery)
+        rounds = replace(recovery, epochs=max(1, recovery.epochs // 2))  # two rounds cost what the others' one recovery costs
+        add("channels in two rounds", IterativePruning(pruning=by_norm, rounds=2, distill=rounds), level=str(by_norm))
+        add("blocks", BlockPruning(ratio=ratio), recovery)
+    for speedup in (1.5, 2.5, 4.0):
+        add("channels by milliseconds", LatencyPruning(speedup=speedup, runtime=runtime), recovery)
+    for sparsity in (0.5, 0.8, 0.9):
+        add("single weights", UnstructuredPruning(sparsity=sparsity), recovery, pack=True)
+    for n in (2, 1):
+        add("N:M", NMPruning(n=n, m=4), recovery, pack=True)
+    return arms
+
+
+def quantization(recovery: Distill, runtime: str) -> list[Arm]:
+    """INT8 by ways to find the ranges, learned or measured, with what is said to help it, and weights in few bits."""
+    slack = 0.1
+    ways = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
+    ways["INT8, one weight scale a layer"] = Int8(per_channel=False)
+    ways["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
+    ways["INT8, 7-bit weights"] = Int8(weight_bits=7)
+    ways["INT8, biases corrected"] = Int8(correct_bias=True)
+    arms = [Arm(strategy, "", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
+    arms.append(Arm("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack, runtime=runtime))))
+    halves = (HalfPrecision(), HalfPrecision(kind="bf16"))
+    arms += [Arm("16-bit weights", half.kind, Plan(ToOnnx(), half)) for half in halves]
+    exact = Int8.for_this_machine().weight_bits
+    learned = QuantizeAware(
+        weight_bits=exact, epochs=recovery.epochs, augmentation=recovery.augmentation, mixed_precision=recovery.mixed_precision
+    )
+    arms.append(Arm("INT8, scales learned in training", "", Plan(learned, ToOnnx())))
+    for bits in (4, 2):
+        rounded, sharing = LearnedRounding(bits=bits), WeightSharing(bits=bits)
+        arms.append(Arm("weights with learned rounding", f"{bits} bits", Plan(rounded, ToOnnx(), Pack())))
+        arms.append(Arm("shared weights", f"{2**bits} values a layer", Plan(sharing, recovery, ToOnnx(), Pack())))
+    return arms
+
+
+def planning(recovery: Distill, runtime: str) -> list[Arm]:
+    """How widths are chosen: all layers alike, by multiplications, by milliseconds, with ranks; and each lever alone. All end in INT8."""
+    arms: list[Arm] = []
+    int8 = Int8.for_this_machine()
+
+    def add(strategy: str, technique: Technique) -> None:
+        arms.append(Arm(strategy, str(technique), Plan(technique, recovery, ToOnnx(), int8)))
+
+    for ratio in (0.3, 0.45, 0.6):
+        add("all layers alike", ChannelPruning(ratio=ratio))
+    for speedup in (1.5, 2.0, 3.0):
+        by_milliseconds = LatencyPruning(speedup=speedup, runtime=runtime, precision="int8")
+        add("by multiplications", replace(by_milliseconds, cost="macs"))
+        add("by milliseconds", by_milliseconds)
+        add("by milliseconds, with ranks and precisions", replace(by_milliseconds, low_rank=True, mixed_precision=True))
+    for speedup in (1.2, 1.5, 2.0):
+        add("ranks alone", Factorize(speedup=speedup, runtime=runtime, precision="int8"))
+    for ratio in (0.25, 0.5):
+        add("blocks alone", BlockPruning(ratio=ratio))
+    for scale in (0.75, 0.5):
+        add("resolution alone", Resolution(scale=scale))
+    arms.append(Arm("INT8 alone", "", Plan(ToOnnx(), int8)))
+    return arms
+
+
+TOPICS: dict[str, Callable[[Distill, str], Sequence[Arm]]] = {"pruning": pruning, "quantization": quantization, "planning": planning}
+
+
+def arms_of(topic: str, recovery: Distill, runtime: str = "onnxruntime") -> Sequence[Arm]:
+    """The arms of a topic.
+
+    Args:
+        topic: a key of ``TOPICS``.
+        recovery: after each technique that needs it.
+        runtime: in which layers are timed where a technique goes by time.
+
+    Raises:
+        PlanError: there is no such topic.
+    """
+    if topic not in TOPICS:
+        raise PlanError(f"there is no topic {topic!r}", f"topics are {', '.join(TOPICS)}", "for example --topic pruning")
+    return TOPICS[topic](recovery, runtime)

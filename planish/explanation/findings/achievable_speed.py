@@ -1,0 +1,72 @@
+"""What this machine reaches on a large matrix product: the measure of how well a layer uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planish.explanation.model_file import median_ms
+from planish.export.runtimes.onnxruntime import OnnxRuntime
+
+_SIZES = (512, 1024)  # of the square matrices; which one suits the caches better depends on the processor
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Billions of operations a second on a product of two large matrices in ONNX Runtime, two for a multiplication with its addition.
+
+    Args:
+        fp32_gops: in 32-bit floats.
+        int8_gops: unsigned activations times signed weights.
+        threads: that computed.
+    """
+
+    fp32_gops: float
+    int8_gops: float
+    threads: int
+
+    def gops(self, precision: str) -> float | None:
+        """For a layer's precision; None for those that are not measured: bf16 and fp16 have units of their own on some processors."""
+        return {"int8": self.int8_gops, "fp32": self.fp32_gops}.get(precision)
+
+    def best(self, other: Reach) -> Reach:
+        """Of two measurements: other programs can only make one slower."""
+        return Reach(max(self.fp32_gops, other.fp32_gops), max(self.int8_gops, other.int8_gops), self.threads)
+
+    @property
+    def int8_gain(self) -> float:
+        """How much faster integer arithmetic is than float, at most."""
+        return self.int8_gops / self.fp32_gops
+
+
+def measure_reach(threads: int) -> Reach:
+    """Measure; takes two seconds. Sizes and precisions take turns, so that a busy moment does not fall on one of them alone."""
+    found: dict[bool, list[float]] = {False: [], True: []}
+    for side in _SIZES:
+        for integer in found:
+            found[integer].append(_gops(threads, side, integer=integer))
+    return Reach(max(found[False]), max(found[True]), threads)
+
+
+def _gops(threads: int, side: int, *, integer: bool) -> float:
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    size = [side, side]
+    activations = rng.integers(0, 256, size).astype(np.uint8) if integer else rng.standard_normal(size).astype(np.float32)
+    weights = rng.integers(-127, 128, size).astype(np.int8) if integer else rng.standard_normal(size).astype(np.float32)
+    read, made = (TensorProto.UINT8, TensorProto.INT32) if integer else (TensorProto.FLOAT, TensorProto.FLOAT)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger" if integer else "MatMul", ["a", "b"], ["c"])],
+        "reach",
+        [helper.make_tensor_value_info("a", read, size)],
+        [helper.make_tensor_value_info("c", made, size)],
+        [numpy_helper.from_array(weights, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), OnnxRuntime.session_options(threads), providers=["CPUExecutionProvider"]
+    )
+    return 2 * side**3 / (median_ms(lambda: session.run(None, {"a": activations}), seconds=0.2, least=7) * 1e6)

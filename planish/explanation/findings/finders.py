@@ -1,0 +1,17 @@
+"""All causes that are looked for."""
+
+from __future__ import annotations
+
+from planish.explanation.findings.finding import WORTH, Evidence, Finding
+from planish.explanation.findings.finding import integers as integer_findings
+from planish.explanation.findings.finding import settings as setting_findings
+from planish.explanation.findings.finding import shapes as shape_findings
+
+_FINDERS = (*integer_findings.FINDERS, *shape_findings.FINDERS, *setting_findings.FINDERS)
+
+
+def find_all(evidence: Evidence) -> list[Finding]:
+    """Every finding that costs enough to matter: wrong results first, then by cost."""
+    found = [finding for finder in _FINDERS if (finding := finder(evidence)) is not None]
+    least = WORTH * evidence.profile.latency_ms
+    return sorted((f for f in found if f.wrong_results or f.cost_ms >= least), key=lambda f: (not f.wrong_results, -f.cost_ms))

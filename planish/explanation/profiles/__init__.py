@@ -1,0 +1,1 @@
+"""What a runtime executed, layer by layer."""

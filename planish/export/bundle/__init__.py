@@ -1,0 +1,1 @@
+"""The folder that ships: written, verified, signed, explained in its README."""

@@ -1,0 +1,305 @@
+"""The bundle: one folder with all that ships."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
+from planish.data.preprocessing import prepare
+from planish.errors import BundleError, DataError
+from planish.export.bundle.readme import readme
+from planish.export.bundle.reference import image_values, reference_values
+from planish.export.checks.agreement import essential
+from planish.export.runtimes.registry import find, load
+from planish.files.archives import read_arrays
+from planish.files.reading import read_json, real_path
+from planish.files.trust import file_sha256
+from planish.files.workspace import replace_folder
+from planish.measurement import Measurement
+from planish.split_assignment import SPLITS_FILE, SplitAssignment
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs, Predictor
+    from planish.task import Split, Task
+
+DESCRIPTION, SEAL, SIGNATURE = "bundle.json", "bundle.json.sha256", "bundle.sig"
+EXPECTED, REFERENCE = "golden/expected.npz", "reference.json"
+_VERSION = 3
+# Of the largest expected value. Float kernels add up in another order on another processor; integer kernels also round to another
+# step now and then, and a step passes through all layers after it.
+_TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
+_REFERENCE_IMAGES = 1000
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Bundle:
+    """``bundle.json``.
+
+    Args:
+        name: of the task.
+        format: of the model.
+        files: the model's, relative to the bundle; the first is the one the runtime opens.
+        class_names: in the order of the model's outputs.
+        input_spec: what the model is fed.
+        preprocessing: how an image file becomes that.
+        lineage: how the model came to be.
+        runtime: what ran it when it was measured.
+        threads: it was measured with.
+        batch: images a call, as measured.
+        settings: of the runtime.
+        measurements: by name.
+        versions: of the libraries that made it.
+        golden: image files with known outputs, relative to the bundle.
+        tolerance: how far outputs may lie from the known ones, as a share of the largest known value.
+        sha256: of every file but this one and its seal.
+        created: in UTC.
+    """
+
+    name: str
+    format: str
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    class_names: tuple[str, ...]
+    input_spec: InputSpec
+    preprocessing: Preprocessing
+    lineage: Lineage
+    runtime: str
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    batch: Annotated[int, Field(ge=1, le=65_536)]
+    settings: dict[str, str]
+    measurements: dict[str, Measurement]
+    versions: dict[str, str]
+    golden: tuple[str, ...]
+    tolerance: Annotated[FiniteFloat, Field(ge=0)]
+    sha256: dict[str, str]
+    created: str
+    version: int = _VERSION
+
+
+def write_bundle(
+    artifact: Artifact,
+    task: Task,
+    folder: Path,
+    *,
+    runtime: str,
+    measurements: Mapping[str, Measurement],
+    threads: int,
+    batch: int,
+    golden: int = 16,
+    assignment: SplitAssignment | None = None,
+) -> Path:
+    """Write all that ships into ``folder``; it appears when it is whole, and an earlier bundle there is replaced.
+
+    Args:
+        artifact: exported.
+        task: its validation images become the golden samples and the reference values; test is not touched.
+        folder: where.
+        runtime: what runs the file.
+        measurements: by name.
+        threads: it was measured with.
+        batch: images a call, as measured.
+        golden: how many golden samples.
+        assignment: the splits of the images that it was made with, kept as ``splits.json``.
+
+    Raises:
+        BundleError: the artifact is not exported, or something else lies in ``folder``.
+    """
+    if not artifact.files:
+        raise BundleError(f"the model is in format {artifact.format}", "a bundle holds an exported model", "add a to_onnx step")
+    if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(f"{folder} exists and is not a bundle", "only a bundle is replaced by a bundle", "name another folder")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "golden").mkdir(parents=True)
+    for file in artifact.files:
+        shutil.copyfile(file, partial / file.name)
+    predictor = load([partial / artifact.files[0].name], runtime, threads=threads, batch=1)
+    names = _write_golden(artifact, task.split("validation"), partial, predictor, golden)
+    _write_reference(artifact, task, partial, predictor)
+    if assignment is not None:
+        assignment.save(partial / SPLITS_FILE)
+    (partial / "README.md").write_text(readme(artifact, task.name, runtime), encoding="utf-8")
+    bundle = Bundle(
+        name=task.name,
+        format=artifact.format,
+        files=tuple(file.name for file in artifact.files),
+        class_names=artifact.class_names,
+        input_spec=artifact.input_spec,
+        preprocessing=artifact.preprocessing,
+        lineage=artifact.lineage,
+        runtime=runtime,
+        threads=threads,
+        batch=batch,
+        settings=find(runtime).settings(threads),
+        measurements=dict(measurements),
+        versions={
+            "planish": _planish_version(),
+            runtime: find(runtime).version(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
+        golden=names,
+        tolerance=_TOLERANCE.get(artifact.facts["precision"], max(_TOLERANCE.values())),
+        sha256=dict(sorted(file_hashes(partial).items())),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    (partial / DESCRIPTION).write_bytes(TypeAdapter(Bundle).dump_json(bundle, indent=1))
+    (partial / SEAL).write_text(f"{file_sha256(partial / DESCRIPTION)}  {DESCRIPTION}\n")
+    replace_folder(folder, partial)
+    return folder
+
+
+def bundle_folder(place: Path) -> Path:
+    """The bundle in a run's folder, or the folder itself."""
+    return place / "bundle" if (place / "bundle" / DESCRIPTION).exists() else place
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read ``bundle.json``.
+
+    Raises:
+        BundleError: it is missing, damaged, or names files outside the folder.
+    """
+    try:
+        raw = read_json(folder / DESCRIPTION)
+        if isinstance(raw, dict) and raw.get("version", _VERSION) != _VERSION:
+            what = f"{folder} is of version {raw['version']}"
+            raise BundleError(what, f"this Planish reads version {_VERSION}", "make the bundle again, or use the Planish that wrote it")
+        bundle = TypeAdapter(Bundle).validate_python(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(
+            f"{folder / DESCRIPTION} is not as Planish writes it: {where}: {first['msg']}", "", "make the bundle again"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{folder / DESCRIPTION} cannot be read: {error}", "a bundle is a folder with that file", "make the bundle again"
+        ) from error
+    for name in (*bundle.files, *bundle.golden, *bundle.sha256):
+        path = PurePosixPath(name)
+        outside = (
+            path.is_absolute()
+            or ".." in path.parts
+            or "\\" in name
+            or ":" in name
+            or not real_path(folder / name).is_relative_to(real_path(folder))
+        )
+        if outside:
+            raise BundleError(
+                f"{folder / DESCRIPTION} names {name!r}", "all files of a bundle lie in its folder", "do not trust this bundle"
+            )
+    return bundle
+
+
+def read_expected(folder: Path, bundle: Bundle, max_bytes: int) -> Outputs:
+    """The known outputs of the golden samples, first axis the samples.
+
+    Args:
+        folder: of the bundle.
+        bundle: its description.
+        max_bytes: of all outputs together.
+
+    Raises:
+        BundleError: they cannot be read, or are no numbers of each sample.
+    """
+    try:
+        found = read_arrays(folder / EXPECTED, max_bytes)
+    except DataError as error:
+        raise BundleError(error.received, error.rule, "make the bundle again") from error
+    if not found or any(a.shape[:1] != (len(bundle.golden),) or a.dtype.kind not in "biuf" for a in found.values()):
+        raise BundleError(f"{folder / EXPECTED} does not fit", f"it has numbers of {len(bundle.golden)} samples", "make the bundle again")
+    return found
+
+
+def changed_files(folder: Path, bundle: Bundle) -> list[str]:
+    """What is not as it was when the bundle was made, one line each.
+
+    It shows accidents. Whoever changes a file on purpose can write its new hash as well; only a signature shows that
+    (``planish.export.bundle.signature``).
+    """
+    try:
+        hashes = file_hashes(folder)
+    except BundleError as error:
+        return [str(error)]
+    present = hashes.keys() - {DESCRIPTION, SEAL}
+    failures = [f"{name} is missing" for name in sorted(set(bundle.sha256) - present)]
+    failures += [f"{name} does not belong here" for name in sorted(present - set(bundle.sha256))]
+    failures += [f"{name} was changed" for name in sorted(present & set(bundle.sha256)) if hashes[name] != bundle.sha256[name]]
+    unlisted = sorted({*bundle.files, *bundle.golden, EXPECTED} - set(bundle.sha256))
+    failures += [f"{name} has no hash" for name in unlisted]
+    seal = folder / SEAL
+    if not seal.is_file():
+        failures.append(f"{SEAL} is missing")
+    elif seal.read_text(errors="replace").split()[:1] != [hashes[DESCRIPTION]]:
+        failures.append(f"{DESCRIPTION} was changed")
+    return failures
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 hashes of all files in a bundle but its signature, by name.
+
+    Raises:
+        BundleError: something there is no file, or a link that leads out of the folder.
+    """
+    hashes = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if not real_path(path).is_relative_to(real_path(folder)):
+            raise BundleError(f"{path} is a link that leads out of the bundle", "all its files lie in its folder", "copy the file there")
+        if not path.is_file():
+            raise BundleError(f"{path} is not a file", "a bundle holds files alone", "take it away")
+        if name != SIGNATURE:
+            hashes[name] = file_sha256(path)
+    return hashes
+
+
+def _spread(length: int, count: int) -> list[int]:
+    return [int(i) for i in np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))]
+
+
+def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Predictor, count: int) -> tuple[str, ...]:
+    names, outputs = [], []
+    for number, index in enumerate(_spread(len(split), count)):
+        data = split.file_bytes(index)
+        suffix = PurePosixPath(split.keys[index]).suffix.lower()
+        name = f"golden/{number:03d}{suffix if suffix[1:].isalnum() else ''}"
+        (folder / name).write_bytes(data)
+        outputs.append(essential(predictor(prepare(data, artifact.input_spec, artifact.preprocessing)[None])))
+        names.append(name)
+    arrays = {key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]}
+    np.savez_compressed(folder / EXPECTED, **arrays)  # type: ignore[arg-type]
+    return tuple(names)
+
+
+def _write_reference(artifact: Artifact, task: Task, folder: Path, predictor: Predictor) -> None:
+    split = task.split("validation")
+    images = split.images(artifact.input_spec, artifact.preprocessing)
+
+    def values() -> Iterator[dict[str, Any]]:
+        for i in _spread(len(split), _REFERENCE_IMAGES):  # one by one: masks of all would fill the memory
+            image = np.ascontiguousarray(images[i : i + 1])
+            yield from image_values(task.name, artifact.class_names, image, predictor(image), [split.file_bytes(i)])
+
+    found = reference_values(values(), artifact.class_names)
+    (folder / REFERENCE).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+
+
+def _planish_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("planish")
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,80 @@
+"""Reference values: what inputs and predictions looked like when the model was made, so that later ones can be compared with them."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planish.data.preprocessing import FORMATS
+from planish.tasks.drift_statistics import statistics
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs, Pixels
+
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_DIGITS = 6  # the same for all, so that equal images have equal values
+CLASS = "class"
+
+
+def image_values(
+    task: str, class_names: Sequence[str], images: Pixels, outputs: Outputs, files: Sequence[bytes] = ()
+) -> list[dict[str, Any]]:
+    """What drift is looked for in: values by name, one dict an image.
+
+    On grey values from 0 to 1: ``brightness`` (mean), ``contrast`` (standard deviation) and ``sharpness`` (mean absolute step between
+    neighbours). Where files are given ``width`` and ``height``, in pixels. What else there is, and whether an image has a ``class``,
+    depends on the task; see ``planish.tasks.drift_statistics``.
+
+    Args:
+        task: its name.
+        class_names: in the order of the outputs.
+        images: as the model is fed them, uint8 ``(N, H, W, C)``.
+        outputs: the model's on them.
+        files: the image files they came from, N or none.
+    """
+    grey = (images @ _LUMA if images.shape[3] == 3 else images[..., 0].astype(np.float32)) / 255
+    # a model may take a single row or column of pixels, which has no step
+    steps = [np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2) if grey.shape[axis] > 1]
+    sharpness = np.mean(steps, axis=0) if steps else np.zeros(len(images))
+    found = []
+    for i, (said, named) in enumerate(statistics(task, outputs, class_names)):
+        values = {"brightness": grey[i].mean(), "contrast": grey[i].std(), "sharpness": sharpness[i]}
+        if files:
+            values["width"], values["height"] = _size(files[i])
+        one: dict[str, Any] = {name: round(float(value), _DIGITS) for name, value in (values | said).items()}
+        if named is not None:
+            one[CLASS] = named
+        found.append(one)
+    return found
+
+
+def reference_values(images: Iterable[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
+    """``values`` of all images by name, and ``classes``: how many images were of each; as JSON.
+
+    Args:
+        images: ``image_values`` of validation images.
+        class_names: in the order of the outputs.
+    """
+    values: dict[str, list[float]] = defaultdict(list)
+    counts = Counter[str]()
+    for image in images:
+        for name, value in image.items():
+            if name == CLASS:
+                counts[value] += 1
+            else:
+                values[name].append(value)
+    found: dict[str, Any] = {"values": dict(values)}
+    if counts:
+        found["classes"] = {name: counts[name] for name in class_names}
+    return found
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # reads the header only
+        return image.size

@@ -1,0 +1,195 @@
+"""The check that a bundle is whole, still gives the same answers, and is as fast here as it was promised to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planish.data.preprocessing import prepare
+from planish.errors import BundleError, GoalError, PlanishError
+from planish.evaluation.latency import Subject, measure_latency
+from planish.export.bundle.folder import SIGNATURE, Bundle, changed_files, read_bundle, read_expected
+from planish.export.bundle.signature import check_signature
+from planish.export.checks.agreement import differences, essential
+from planish.export.runtimes.registry import imports, load, run_checked
+from planish.measurement import Measurement
+
+if TYPE_CHECKING:
+    from planish.artifact import Outputs, Pixels
+
+_MODEL = "the bundle's model"
+_SIGNATURES = {
+    "verified": "signature: it is as the owner of the key signed it",
+    "unchecked": "signature: there is one, but it was not checked, as no --public-key was given; hashes show accidents, not forgeries",
+    "none": "signature: none; its hashes show accidents, not forgeries (planish sign BUNDLE --key KEY signs it)",
+}
+_TIMED_SECONDS, _LAUNCHES = 1.0, 3
+_MOST_EXPECTED = 1_000_000_000  # bytes of all known outputs, unpacked
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check of a bundle found.
+
+    Args:
+        folder: the bundle.
+        samples: golden samples replayed.
+        worst: largest difference from a known output, as a share of the largest known value.
+        tolerance: how much is allowed.
+        failures: one line each; empty where all is well.
+        latency: of one call here, by the median, with the bundle's batch and threads; None where it was not measured.
+        promised: the same as it was measured when the bundle was made; None where it was not.
+        signature: ``verified``, ``unchecked`` where there is one but no key was given, or ``none``.
+    """
+
+    folder: str
+    samples: int
+    worst: float
+    tolerance: float
+    failures: list[str] = field(default_factory=list)
+    latency: Measurement | None = None
+    promised: Measurement | None = None
+    signature: str = "none"
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def __str__(self) -> str:
+        if self.failures:
+            lines = [f"{self.folder} does not verify:", *(f"  {line}" for line in self.failures)]
+        else:
+            lines = [
+                f"{self.folder} verifies: all files are unchanged, and {self.samples} golden samples give the known outputs "
+                f"(largest difference {self.worst:.1e} of the largest output, allowed {self.tolerance:g})"
+            ]
+        return "\n".join([*lines, _SIGNATURES[self.signature], *self._speed()])
+
+    def _speed(self) -> list[str]:
+        """The latency beside what was promised, in words; nothing where it was not measured."""
+        if self.latency is None:
+            return []
+        here = f"{self.latency} on {self.latency.device} ({self.latency.runtime})"
+        if self.promised is None:
+            return [f"latency: {here}; the bundle promises none"]
+        there = f"{self.promised} on {self.promised.device or 'a machine it does not name'}"
+        times = self.latency.value / self.promised.value
+        return [f"latency: promised {there}, here {here}: {times:.2g}x as long"]
+
+
+def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None = None, public_key: Path | None = None) -> VerifyReport:
+    """Check that every file is there, unchanged, and that nothing was added; then replay the golden samples from their image files.
+
+    The model runs in the bundle's runtime with the bundle's settings. Outputs may differ by ``Bundle.tolerance`` of the largest known value
+    (another processor rounds differently), and the top class must be the known one wherever it leads by more than that.
+
+    Args:
+        folder: the bundle.
+        latency: also measure it, in a process of its own, which takes some seconds. Slower than promised is no failure: this is another
+            machine, or a busy one.
+        max_latency_ms: more than that is a failure.
+        public_key: of whoever must have signed the bundle; None for anyone's bundle, signed or not.
+
+    Raises:
+        BundleError: the folder is not a bundle at all, its description cannot be trusted, or its known outputs cannot be read.
+        RuntimeMissingError: the bundle's runtime is not installed.
+        ModelError: the model cannot be timed.
+        GoalError: a limit for what is not measured.
+    """
+    if max_latency_ms is not None and not latency:
+        raise GoalError("a limit for a latency that is not measured", "it is measured to be held against it", "leave --no-latency away")
+    bundle = read_bundle(folder)
+    failures = changed_files(folder, bundle)
+    signature = "unchecked" if (folder / SIGNATURE).is_file() else "none"
+    if public_key is not None:
+        try:
+            check_signature(folder, public_key)
+            signature = "verified"
+        except BundleError as error:
+            failures.append(str(error))
+    if failures:  # what was tampered with is not run
+        return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures, signature=signature)
+    predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
+    expected = read_expected(folder, bundle, _MOST_EXPECTED)
+    images: list[Pixels] = []
+    answered: dict[int, Outputs] = {}
+    for i, name in enumerate(bundle.golden):
+        try:
+            images.append(prepare((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
+            answered[i] = essential(run_checked(predictor, images[-1][None], bundle.files[0]))
+        except (PlanishError, OSError) as error:
+            failures.append(f"{name}: {error}")
+    worst, wrong = _compare(bundle, expected, answered)
+    failures += wrong
+    measured = _latency(folder, bundle, np.stack(images)) if latency and images else None
+    if measured is not None and max_latency_ms is not None and measured.value > max_latency_ms:
+        failures.append(f"a call takes {measured} (batch {bundle.batch}, threads {bundle.threads}), at most {max_latency_ms:g} ms")
+    promised = bundle.measurements.get("latency_ms")
+    return VerifyReport(str(folder), len(bundle.golden), worst, bundle.tolerance, failures, measured, promised, signature)
+
+
+def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
+    """Median milliseconds of a call with the bundle's batch and threads, as a search measures it."""
+    arguments = {
+        "files": [str((folder / name).resolve()) for name in bundle.files],
+        "runtime": bundle.runtime,
+        "threads": bundle.threads,
+        "batch": bundle.batch,
+    }
+    subject = Subject("planish.export.runtimes.registry:load", arguments, images, bundle.runtime, imports=imports(bundle.runtime))
+    found = measure_latency(
+        {_MODEL: subject}, baseline=_MODEL, threads=bundle.threads, batch=bundle.batch, seconds=_TIMED_SECONDS, launches=_LAUNCHES
+    )
+    return found.measurements[_MODEL]["latency_ms"]
+
+
+def _compare(bundle: Bundle, expected: Outputs, answered: dict[int, Outputs]) -> tuple[float, list[str]]:
+    """Largest difference from the known outputs, as a share of the largest known value, and what is wrong, a line each.
+
+    Args:
+        bundle: that is checked.
+        expected: of all golden samples.
+        answered: outputs now, by the number of the sample.
+    """
+    wrong = []
+    for i, found in list(answered.items()):
+        for key, values in expected.items():
+            if key not in found or found[key].shape != (1, *values.shape[1:]):
+                wrong.append(f"{bundle.golden[i]}: {key} has another shape than {values.shape[1:]}")
+                answered.pop(i, None)
+    if not answered:
+        return 0.0, wrong
+    rows = list(answered)
+    known = {key: values[rows] for key, values in expected.items()}
+    found = {key: np.concatenate([answered[i][key] for i in rows]) for key in expected}
+    worst = 0.0
+    for key, difference in differences(known, found).items():
+        worst = max(worst, difference.value)
+        allowed = f"of the largest value, allowed {bundle.tolerance:g}"
+        if difference.together:
+            if not difference.value <= bundle.tolerance:
+                first = bundle.golden[rows[int(difference.shares.argmax())]]
+                wrong.append(f"{first}: most of all, {key} differs; over all samples by {difference.value:.2g} {allowed}")
+            continue
+        tops = _other_tops(known[key], found[key], bundle.tolerance)
+        for i, share, top in zip(rows, difference.shares, tops, strict=True):
+            if not share <= bundle.tolerance:
+                wrong.append(f"{bundle.golden[i]}: {key} differs by {share:.2g} {allowed}")
+            elif top:
+                wrong.append(f"{bundle.golden[i]}: {key} {top}")
+    return worst, wrong
+
+
+def _other_tops(known: Any, found: Any, tolerance: float) -> list[str]:
+    """Where another value is the largest of its row ``(N, values)`` though the known one leads by more than may differ, in words."""
+    said = [""] * len(known)
+    if known.ndim == 2 and known.shape[1] > 1:
+        allowed = tolerance * float(np.abs(known).max())
+        for i, (ours, theirs) in enumerate(zip(known, found, strict=True)):
+            second, first = np.sort(ours)[-2:]
+            if first - second > allowed and theirs.argmax() != ours.argmax():
+                said[i] = f"has {theirs.argmax()} on top instead of {ours.argmax()}"
+    return said

@@ -1,0 +1,287 @@
+"""An exported file is held against the network, where it is decoded and behind: what PyTorch says, and how far the file may be from it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from planish.artifact import RAW, Artifact
+from planish.devices.kernels import require_integers
+from planish.errors import ExportError
+from planish.export.checks.agreement import differences, numeric, unlike
+from planish.export.checks.rounding import jittered, rounded
+from planish.export.checks.similarity import Likeness, agreement, likeness
+from planish.export.runtimes.registry import executed_precisions, load
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from planish.artifact import Outputs, Pixels, Predictor
+
+# networks that amplify rounding, untrained ones above all: a file may be some times as far off as float32 in PyTorch is
+_TIMES_OWN, _MOST_TOLERANCE = 8.0, 5e-2
+# Power of the noise over that of what distinguishes the images. INT8 files of trained and untrained networks had 0.003 to 0.08 where the
+# network does not amplify noise; images with red and blue exchanged come to 0.4 and more, those of other images to infinity.
+_NOISE = {"fp32": 0.02, "fp16": 0.05, "bf16": 0.05}
+_NOISE_ROUNDED = 0.18
+_ROUNDING = ("int8", "binary")  # precisions of networks in PyTorch that round activations on the way
+_TIMES_SIMULATED, _TIMES_JITTERED = 3.0, 9.0  # noise that a file may have, of that measured; rounding is more than jittered pixels
+_SCALE = 0.65  # of the spread between images: half of it is refused
+_UNLIKE = {"scores": 0.5, "classes": 0.5, "confidence": 0.1}
+_AGREEMENT = 0.8  # of the clear answers
+
+
+def check_integers(files: Sequence[Path], runtime: str) -> None:
+    """See that something of a quantized file runs in integers, where the runtime can tell.
+
+    Raises:
+        TechniqueError: nothing does.
+    """
+    if counts := executed_precisions(files, runtime):
+        require_integers(counts, runtime)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What the likeness of one output must have, see ``Likeness``.
+
+    Args:
+        noise: at most.
+        snr_db: at least.
+        scale: least and most.
+    """
+
+    noise: float
+    snr_db: float
+    scale: tuple[float, float]
+
+    @classmethod
+    def of(cls, noise: float, near: Likeness | None, times: float) -> Bound:
+        """The usual bound, wider for a network that amplifies rounding: ``times`` the noise of ``near``, which is as good as it can be."""
+        snr_db, own, scale = -10 * math.log10(noise), 0.0, 1.0
+        if near is not None:
+            snr_db, own = min(snr_db, near.snr_db - 10 * math.log10(times)), near.noise
+            scale = 1.0 if near.scale is None else near.scale
+        return cls(max(noise, times * own), snr_db, (_SCALE * min(1.0, scale), max(1.0, scale) / _SCALE))
+
+    def faults(self, found: Likeness) -> Iterator[tuple[str, str]]:
+        """What is wrong and what the rule is, in words."""
+        if not found.snr_db >= self.snr_db:
+            yield f"the signal-to-noise ratio is {found.snr_db:.1f} dB", f"at least {self.snr_db:.1f} dB"
+        if found.correlation is not None and not found.noise <= self.noise:
+            least = 1 / math.sqrt(1 + self.noise)
+            yield f"the correlation of what distinguishes the images is {found.correlation:.2f}", f"at least {least:.2f}"
+        low, high = self.scale
+        if found.scale is not None and not low <= found.scale <= high:
+            yield f"images differ {found.scale:.2f} times as much", f"from {low:.2f} to {high:.2f} times"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a file's outputs may be from those expected.
+
+    Args:
+        largest: difference of any value, as a share of the largest expected one; infinite where values are rounded on the way.
+        bounds: by the name of an output of numbers.
+        unlike: by the name of what is decoded, where values are rounded on the way.
+    """
+
+    largest: float
+    bounds: Mapping[str, Bound]
+    unlike: Mapping[str, float] = field(default_factory=dict)
+
+
+def float_limits(expected: Outputs, near: Outputs | None = None, least: float = 1e-3) -> Limits:
+    """For a file that computes in float32.
+
+    Args:
+        expected: in float64, or of another float32 file.
+        near: what float32 in PyTorch gives.
+        least: that is always allowed, as a share of the largest value.
+    """
+    numbers = numeric(expected)
+    own_error = max((differences({n: expected[n]}, {n: near[n]})[n].value for n in numbers), default=0.0) if near is not None else 0.0
+    bounds = {n: Bound.of(_NOISE["fp32"], None if near is None else likeness(expected[n], near[n]), _TIMES_OWN**2) for n in numbers}
+    return Limits(max(least, min(_TIMES_OWN * own_error, _MOST_TOLERANCE)), bounds)
+
+
+def rounded_limits(expected: Outputs, near: Outputs, precision: str = "int8", *, simulated: bool = False) -> Limits:
+    """For a file that rounds values on the way.
+
+    Args:
+        expected: what it is held against.
+        near: the same with honest rounding, ``simulated``, or of ``jittered`` images.
+        precision: of the file.
+        simulated: which of them.
+    """
+    times, noise = _TIMES_SIMULATED if simulated else _TIMES_JITTERED, _NOISE.get(precision, _NOISE_ROUNDED)
+    bounds = {name: Bound.of(noise, likeness(expected[name], near[name]), times) for name in numeric(expected)}
+    return Limits(math.inf, bounds, {name: max(_UNLIKE[name], times * value) for name, value in unlike(expected, near).items()})
+
+
+def file_limits(predictor: Predictor, images: Pixels, expected: Outputs, precision: str, least: float = 1e-3) -> Limits:
+    """For a file that is made of another file, with the same rounding.
+
+    Args:
+        predictor: of that other file.
+        images: that both are fed.
+        expected: what it returns for them.
+        precision: of both.
+        least: for ``fp32``, see ``float_limits``.
+    """
+    return float_limits(expected, least=least) if precision == "fp32" else rounded_limits(expected, predictor(jittered(images)), precision)
+
+
+def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expected: Outputs, limits: Limits, reference: str) -> None:
+    """Compare the exported file with what it was made from, in a batch and alone.
+
+    Raises:
+        ExportError: outputs differ by more than the limits allow; the message names the measure.
+    """
+    predictor = load(files, runtime, batch=len(images))
+    batch = predictor(images)
+    _check_values(files[0], runtime, expected, batch, limits, reference)
+    faults = [f"{what} ({rule})" for what, rule in _faults(expected, batch, limits)]
+    if not faults:
+        single = predictor(images[:1])
+        _check_values(files[0], runtime, {name: values[:1] for name, values in expected.items()}, single, limits, reference)
+        faults = [f"one image at a time, {what} ({rule})" for what, rule in _single_faults(expected, batch, single, limits)]
+    if faults:
+        raise ExportError(
+            f"{files[0].name} in {runtime} does not give what {reference} gives: {'; '.join(faults)}",
+            "the limits are what rounding can do to this network",
+            "compare the preprocessing, the order of the classes and the calibration; another runtime or fp32 may work",
+        )
+
+
+def _check_values(file: Path, runtime: str, expected: Outputs, found: Outputs, limits: Limits, reference: str) -> None:
+    """Outputs are there and finite, and no value is further off than the limits allow.
+
+    Raises:
+        ExportError: it is not so.
+    """
+    for name, difference in differences(expected, found).items():
+        worst = difference.value
+        if not worst <= limits.largest or worst == math.inf:  # also where it is NaN
+            raise ExportError(
+                f"{file.name} in {runtime} differs from {reference} by {worst:.3g} of the largest value in {name!r}",
+                f"at most {limits.largest:g}" if math.isfinite(limits.largest) else "values must be finite, and of the same shape",
+                "look for operations that depend on the batch, on random numbers or on training mode",
+            )
+
+
+def _faults(expected: Outputs, found: Outputs, limits: Limits) -> Iterator[tuple[str, str]]:
+    """What is wrong with the outputs of several images, and the rule."""
+    for name, bound in ((name, limits.bounds[name]) for name in numeric(expected)):
+        for what, rule in bound.faults(likeness(expected[name], found[name])):
+            yield f"in {name!r} {what}", rule
+        agreeing = agreement(expected[name], found[name], bound.noise)
+        if agreeing is not None and agreeing < _AGREEMENT:
+            yield f"in {name!r} {100 * agreeing:.0f} % of the clear answers are the same", f"at least {100 * _AGREEMENT:.0f} %"
+    yield from _unlike_faults(expected, found, limits)
+
+
+def _single_faults(expected: Outputs, batch: Outputs, single: Outputs, limits: Limits) -> Iterator[tuple[str, str]]:
+    """What is wrong with the output of the first image alone, held against what the file gives for it in a batch."""
+    for name, bound in ((name, limits.bounds[name]) for name in numeric(expected)):
+        values = np.asarray(expected[name], np.float64)
+        variation = float(np.square(values - values.mean(0)).sum()) / len(values)
+        apart = float(np.square(np.asarray(batch[name][:1], np.float64) - single[name]).sum())
+        allowed = bound.noise * variation + 1e-6 * float(np.square(values[:1]).sum())  # kernels of another batch sum in another order
+        if len(values) > 1 and not apart <= allowed:
+            yield f"in {name!r} it differs from the same image in a batch by {math.sqrt(apart):.3g}", f"at most {math.sqrt(allowed):.3g}"
+    yield from _unlike_faults({name: values[:1] for name, values in batch.items()}, single, limits)
+
+
+def _unlike_faults(expected: Outputs, found: Outputs, limits: Limits) -> Iterator[tuple[str, str]]:
+    if limits.unlike:
+        for name, value in unlike(expected, found).items():
+            if not value <= limits.unlike[name]:
+                yield f"{name!r} are unlike by {value:.2f} (1 where nothing is in common)", f"at most {limits.unlike[name]:.2f}"
+
+
+def torch_outputs(artifact: Artifact, images: Pixels, *, least: float, int8: bool = False) -> tuple[Outputs, Limits]:
+    """What the file is held against, and how far it may be from it.
+
+    It is computed in float64, as float32 alone differs from that by 6e-5 of the largest value in an Inception v3; in float32 where the
+    network rounds values on purpose, or makes float32 tensors of its own.
+
+    Args:
+        artifact: with the network.
+        images: that the file will be fed.
+        least: see ``float_limits``.
+        int8: the file computes in 8 bits what the network computes in float.
+    """
+    import torch
+    from torch import nn
+
+    from planish.data.normalisation import Normalise
+    from planish.models.outputs import each
+
+    def run(dtype: torch.dtype, module: nn.Module = artifact.module, fed: Pixels = images) -> Any:
+        network = nn.Sequential(Normalise.of(artifact.preprocessing), copy.deepcopy(module))
+        with torch.no_grad():
+            network = network.double() if dtype == torch.float64 else network.float()  # .to(dtype) would make complex buffers real
+            return network.cpu().eval()(torch.from_numpy(fed))
+
+    def read(outputs: Any) -> Outputs:
+        with torch.no_grad():
+            found = named(artifact.module, each(lambda values: values.float(), outputs))
+        return {name: values.numpy() for name, values in found.items()}
+
+    precision = artifact.facts["precision"]
+    single = outputs = run(torch.float32)
+    if precision == "fp32":
+        with suppress(RuntimeError):
+            outputs = run(torch.float64)
+    _check_form(artifact.module, outputs)
+    expected = read(outputs)
+    if int8:
+        return expected, rounded_limits(expected, read(run(torch.float32, rounded(artifact.module))), simulated=True)
+    if precision in _ROUNDING:
+        return expected, rounded_limits(expected, read(run(torch.float32, fed=jittered(images))), precision)
+    return expected, float_limits(expected, read(single), least)
+
+
+def _check_form(module: nn.Module, outputs: Any) -> None:
+    """The network returns what can be exported.
+
+    Raises:
+        ExportError: it does not, or values are not finite.
+    """
+    import torch
+
+    parts = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+    read = not isinstance(outputs, dict) or hasattr(module, "decode")
+    if not read or not all(isinstance(part, torch.Tensor) for part in parts):
+        raise ExportError(
+            f"the network returns {type(outputs).__name__}",
+            "in eval mode it must return one tensor of logits, or tensors by name that its decode() reads",
+            "wrap it in a module that does",
+        )
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
+        raise ExportError("the network's outputs are not finite", "a model that returns NaN or infinity cannot ship", "train it again")
+
+
+def named(network: nn.Module, outputs: Any) -> dict[str, torch.Tensor]:
+    """What the file returns, and what that is decoded from."""
+    from planish.models.outputs import decoded, raw
+
+    return decoded(network, outputs) | {RAW + name: values for name, values in raw(network, outputs).items()}
+
+
+def stages(expected: Outputs) -> list[tuple[bool, Outputs]]:
+    """What a file is written with and held against in turn, for formats whose outputs cannot be taken away afterwards.
+
+    First with what is decoded, where anything is (True), since there the numbers tell; then as it ships (False).
+    """
+    shipped = {name: values for name, values in expected.items() if not name.startswith(RAW)}
+    return [(True, expected)] * (len(shipped) < len(expected)) + [(False, shipped)]

@@ -1,0 +1,1 @@
+"""ONNX files: written, cleaned, rounded, and those made elsewhere."""

@@ -1,0 +1,352 @@
+"""ONNX files that Planish did not write: what they say of themselves, and the same network fed pixels as our own files are."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from planish.devices.kernels import silent_options
+from planish.errors import ModelError, first_line
+from planish.export.onnx.cleanup import add_prefix, clean_up, free_batch
+from planish.export.onnx.onnx_file import pool_globally
+from planish.files.reading import DAMAGED, describe, require_regular
+from planish.models.weights.mistaken_files import mistaken_file
+
+if TYPE_CHECKING:
+    from planish.artifact import InputSpec, Pixels, Preprocessing
+
+_OPSET = 17  # what older files are brought to: scales per channel, which INT8 needs, came with 13
+_OURS = "network."  # before every name of the foreign graph, as before those of the networks we export
+_TOLERANCE = 1e-3  # of the largest output; the graph is rewritten, so float32 may be summed in another order
+_ROUNDING = 1e-3  # that a sum of probabilities may be off, also in half precision
+_LEAST = 1e-12  # probability
+_KEEPS_NUMBERS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout")
+_FUSED = ("Conv", "FusedConv", "FusedGemm", "FusedMatMul", "ReorderInput", "ReorderOutput")  # Conv: of com.microsoft.nchwc
+Kind = Literal["scores", "probabilities", "sigmoids"]
+_EXPORT = "export it so, for example with torch.onnx.export(..., dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))"
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A classifier as its file describes it.
+
+    Args:
+        model: the file, an ``onnx.ModelProto`` with its weights.
+        batch: images a call; None for any number.
+        channels: of the images, 1 or 3, None where the file leaves them open.
+        height: in pixels, likewise.
+        width: likewise.
+    """
+
+    model: Any
+    batch: int | None
+    channels: int | None
+    height: int | None
+    width: int | None
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    """What an ONNX file says about itself; ours have keys that begin with ``planish.``.
+
+    Raises:
+        ModelError: it is no ONNX file.
+    """
+    import onnx
+
+    if file.is_file() and (found := mistaken_file(file)):
+        raise ModelError(f"{file} {found[0]}", "a network is an ONNX file", found[1])
+    if file.is_file() and zipfile.is_zipfile(file):
+        raise ModelError(f"{file} is a zip archive, as torch.save writes", "a network is an ONNX file", "export it: torch.onnx.export")
+    try:
+        require_regular(file)
+        model = onnx.load(str(file), load_external_data=False)
+    except Exception as error:  # protobuf's own, and OSError
+        raise ModelError(
+            f"{file} cannot be read: {first_line(error)}", "a network is a whole ONNX file", "download or export it again"
+        ) from error
+    return {p.key: p.value for p in model.metadata_props}
+
+
+def read_foreign(file: Path) -> Foreign:
+    """Read a classifier's file.
+
+    Raises:
+        ModelError: it cannot be read, or its input is not one float tensor of images ``(N, C, H, W)``.
+    """
+    import onnx
+
+    try:
+        require_regular(file)
+        model = onnx.load(str(file))
+    except Exception as error:  # protobuf's own, and what reading weights from other files raises
+        raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file, its weights in it or beside it") from error
+    _refuse_nodes(model, file)
+    known = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in known]
+    said = ", ".join(f"{value.name} {_shape_words(value)}" for value in inputs) or "nothing"
+    kind = inputs[0].type.tensor_type if len(inputs) == 1 else None
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+    if kind is None or kind.elem_type not in floats or len(kind.shape.dim) != 4:
+        raise ModelError(f"{file} takes {said}", "a classifier takes one float tensor of images (N, C, H, W)", "export it so")
+    batch, channels, height, width = (d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
+    if channels not in (1, 3, None):
+        nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
+        raise ModelError(f"{file} takes {said}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
+    return Foreign(model, batch, channels, height, width)
+
+
+def _refuse_nodes(model: Any, file: Path) -> None:
+    """Name files that were exported for training, or rewritten for one runtime.
+
+    Raises:
+        ModelError: such a file.
+    """
+    training = [
+        node.name or node.output[0]
+        for node in model.graph.node
+        if node.op_type == "BatchNormalization" and (len(node.output) > 1 or any(a.name == "training_mode" and a.i for a in node.attribute))
+    ]
+    if training:
+        raise ModelError(
+            f"{len(training)} batch norm nodes of {file} are in training mode, for example {training[0]}",
+            "they normalise by the images of the batch, not by what was learned", "call eval() before you export it",
+        )  # fmt: skip
+    fused = {node.op_type for node in model.graph.node if node.domain.startswith("com.microsoft") and node.op_type in _FUSED}
+    if fused:
+        raise ModelError(
+            f"ONNX Runtime has optimized {file} for itself: it has {', '.join(sorted(fused))}",
+            "such layers are neither quantized nor read by other runtimes", "give the file before it was optimized",
+        )  # fmt: skip
+
+
+def fed_pixels(
+    foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Any
+) -> tuple[Any, list[str]]:
+    """The file with the normalisation in its graph: uint8 ``images`` ``(N, H, W, C)`` in, ``logits`` ``(N, classes)`` out, any N.
+
+    What is written is compared with the file that was given, on real images.
+
+    Args:
+        foreign: the file.
+        spec: what it shall be fed.
+        preprocessing: whose ``mean`` and ``std`` it expects.
+        classes: of the data.
+        sample: images as it is fed them.
+        labels: of the sample ``(N,)``, by which one of several outputs is chosen.
+
+    Returns:
+        An ``onnx.ModelProto``, and what was done, in words.
+
+    Raises:
+        ModelError: it does not run on such images, has other outputs than one number a class, or only takes batches of one size.
+    """
+    model, notes = _renewed(foreign.model)
+    before = len(notes)
+    try:
+        notes += clean_up(model)
+    except DAMAGED as error:
+        raise ModelError(f"the network of this ONNX file makes no sense: {describe(error)}", "its nodes must fit its tensors") from error
+    reference = _copy(model) if len(notes) > before else foreign.model  # half precision is compared in float32
+    values = _outputs(reference, foreign.batch or 1, spec, preprocessing, sample)
+    name, more = _logits_output(values, classes, labels)
+    notes += more
+    expected = values[name].reshape(len(sample), -1)
+    if foreign.batch is not None:
+        notes.append(f"it took {foreign.batch} images a call and now takes any number")
+        free_batch(model.graph, foreign.batch)
+    graph = model.graph
+    add_prefix(graph, _OURS)
+    kind = _kind_of(expected)
+    expected = _as_logits(expected, kind)
+    notes += _make_logits(graph, _OURS + name, kind, values[name].ndim > 2)
+    _feed(graph, spec, preprocessing)
+    pool_globally(graph)
+    _drop_unused(graph)
+    graph.ClearField("value_info")
+    model.ClearField("metadata_props")
+    (found,) = _run(model, "images", [sample])[0]
+    shift = 0.0 if kind == "scores" else 1.0  # logits of probabilities are only known up to a constant an image
+    if found.shape == expected.shape:
+        found, expected = (v - shift * v.max(axis=1, keepdims=True) for v in (found, expected))
+    if found.shape != expected.shape or not np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max():
+        raise ModelError(
+            f"{len(sample)} images at once do not get the answers that they get one by one",
+            f"a file that ships takes any number of images, and this one was made for {foreign.batch or 'any'}", _EXPORT,
+        )  # fmt: skip
+    return model, notes
+
+
+def _outputs(model: Any, batch: int, spec: InputSpec, preprocessing: Preprocessing, sample: Pixels) -> dict[str, Any]:
+    """What a file returns for each image, by name."""
+    mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+    images = ((sample.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+    known = {tensor.name for tensor in model.graph.initializer}
+    taken = next(value.name for value in model.graph.input if value.name not in known)
+    rows = _run(model, taken, [np.repeat(image[None], batch, axis=0) for image in images])
+    names = [output.name for output in model.graph.output]
+    return {name: np.concatenate([np.atleast_1d(row[i])[:1] for row in rows]) for i, name in enumerate(names)}
+
+
+def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tuple[str, list[str]]:
+    """The output that is one number a class, and what is worth telling of it.
+
+    Of several the one is taken that is right on most images, then one that is no probabilities, then the first.
+    """
+    given = ", ".join(f"{name} (N{''.join(f', {side}' for side in v.shape[1:])})" for name, v in values.items())
+    fitting = [name for name, v in values.items() if v.ndim > 1 and v.shape[1] == classes == v[0].size]
+    if not fitting:
+        if any(v.dtype.kind in "iu" and v[0].size == 1 for v in values.values()):
+            raise ModelError(
+                f"the file returns {given}: labels, not scores", "a classifier returns one number a class", "export it without its argmax"
+            )
+        single = classes == 2 and any(v.dtype.kind == "f" and v[0].size == 1 for v in values.values())
+        raise ModelError(
+            f"the file returns {given}, and the data has {classes} classes", "a classifier returns one number a class",
+            "export both logits, for example torch.cat([-z / 2, z / 2], 1)" if single else "give the data it was trained for",
+        )  # fmt: skip
+    if broken := [name for name in fitting if not np.isfinite(values[name]).all()]:
+        raise ModelError(f"its output {broken[0]} is NaN or infinite for real images", "outputs are finite", "look at its weights")
+
+    def fitness(name: str) -> tuple[int, bool]:
+        rows = values[name].reshape(len(labels), -1)
+        return int((rows.argmax(axis=1) == labels).sum()), _kind_of(rows) == "scores"
+
+    chosen = max(fitting, key=fitness)
+    others = [name for name in fitting if name != chosen]
+    return chosen, [f"it has {len(fitting)} outputs of one number a class: {chosen} is taken, not {', '.join(others)}"] * bool(others)
+
+
+def _kind_of(values: Any) -> Kind:
+    """What an output ``(N, classes)`` is, by its numbers."""
+    if values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING:
+        return "scores"
+    return "probabilities" if np.abs(values.sum(axis=1) - 1).max() <= len(values[0]) * _ROUNDING else "sigmoids"
+
+
+def _as_logits(values: Any, kind: Kind) -> Any:
+    if kind == "scores":
+        return values
+    values = np.clip(values, _LEAST, 1 - _LEAST if kind == "sigmoids" else None)
+    return np.log(values) - (np.log1p(-values) if kind == "sigmoids" else 0)
+
+
+def _run(model: Any, name: str, batches: Sequence[Any]) -> list[Any]:
+    """All outputs for each batch."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
+        return [session.run(None, {name: batch}) for batch in batches]
+    except Exception as error:  # its bindings raise many kinds without a common base
+        taken = f"{batches[0].dtype} {batches[0].shape}"
+        raise ModelError(f"ONNX Runtime does not run the file on {taken}: {first_line(error)}", "it must run on images") from error
+
+
+def _renewed(model: Any) -> tuple[Any, list[str]]:
+    """A copy in a version of ONNX's operators that has what INT8 needs."""
+    import onnx
+
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if version >= 13:
+        return _copy(model), []
+    try:
+        newer = onnx.version_converter.convert_version(model, _OPSET)
+    except Exception as error:  # the converter raises RuntimeError for operators that it does not know
+        return _copy(model), [f"its operators are of version {version} and stay so ({first_line(error)}); INT8 may not be possible"]
+    return newer, [f"brought from version {version} of ONNX's operators to {_OPSET}"]
+
+
+def _copy(model: Any) -> Any:
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _make_logits(graph: Any, output: str, kind: Kind, flatten: bool) -> list[str]:
+    """Make ``logits`` ``(N, classes)`` of one output, the only one from now on; returns what was done, in words."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    made_by = {name: node for node in graph.node for name in node.output}
+    end, source = output, output
+    while kind != "scores" and source in made_by and made_by[source].op_type in _KEEPS_NUMBERS:
+        source = made_by[source].input[0]
+    notes = []
+    last = made_by[source].op_type if source in made_by else ""
+    if kind != "scores" and last == {"probabilities": "Softmax", "sigmoids": "Sigmoid"}[kind]:
+        end, flatten = made_by[source].input[0], True
+        notes.append(f"its last {last.lower()} is left out: files return logits")
+    elif kind != "scores":
+        graph.initializer.append(numpy_helper.from_array(np.array(_LEAST, np.float32), "least_probability"))
+        graph.initializer.append(numpy_helper.from_array(np.array(1 - _LEAST * (kind == "sigmoids"), np.float32), "most_probability"))
+        graph.node.append(helper.make_node("Clip", [end, "least_probability", "most_probability"], ["probabilities"], "probabilities"))
+        graph.node.append(helper.make_node("Log", ["probabilities"], ["log_probabilities"], "log_probabilities"))
+        end = "log_probabilities"
+        if kind == "sigmoids":
+            graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+            graph.node.append(helper.make_node("Sub", ["one", "probabilities"], ["complements"], "complements"))
+            graph.node.append(helper.make_node("Log", ["complements"], ["log_complements"], "log_complements"))
+            graph.node.append(helper.make_node("Sub", [end, "log_complements"], ["log_odds"], "log_odds"))
+            end = "log_odds"
+        notes.append(f"it returns {kind}: their logarithm is taken, as files return logits")
+    if kind == "sigmoids":
+        notes.append("it judges each class by itself: the most likely one is the answer, and its probability is not the file's own")
+    if flatten:
+        graph.node.append(helper.make_node("Flatten", [end], ["logits"], "logits", axis=1))
+    else:
+        graph.node.append(helper.make_node("Identity", [end], ["logits"], "logits"))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
+    return notes
+
+
+def _feed(graph: Any, spec: InputSpec, preprocessing: Preprocessing) -> None:
+    """Put the normalisation before the graph, in the form of ``onnx_file``: a product and a sum whose constants hold a row of pixels."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    known = {tensor.name for tensor in graph.initializer}
+    taken = next(value.name for value in graph.input if value.name not in known)
+    mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
+    for name, values in (("scale", 1 / (255 * std)), ("shift", -mean / std)):
+        row = np.broadcast_to(values.astype(np.float32), (1, 1, spec.width, spec.channels))
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(row), name))
+    nodes = [
+        helper.make_node("Cast", ["images"], ["pixels"], "to_float", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixels", "scale"], ["scaled"], "scaling"),
+        helper.make_node("Add", ["scaled", "shift"], ["normalised"], "shifting"),
+        helper.make_node("Transpose", ["normalised"], [taken], "to_nchw", perm=[0, 3, 1, 2]),
+        *graph.node,
+    ]
+    del graph.node[:], graph.input[:]
+    graph.node.extend(nodes)
+    graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", spec.height, spec.width, spec.channels]))
+
+
+def _drop_unused(graph: Any) -> None:
+    """Take out nodes and constants that the outputs do not need."""
+    needed = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+            for attribute in node.attribute:  # the bodies of If and Loop read from around them
+                for inner in (attribute.g, *attribute.graphs):
+                    needed.update(name for part in inner.node for name in part.input)
+    constants = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(constants)
+
+
+def _shape_words(value: Any) -> str:
+    from onnx import TensorProto
+
+    kind = value.type.tensor_type
+    sides = ", ".join(str(d.dim_value or d.dim_param or "?") for d in kind.shape.dim)
+    known = {number: name.lower() for name, number in TensorProto.DataType.items()}
+    return f"{known.get(kind.elem_type, f'type {kind.elem_type}')} ({sides})"

@@ -1,0 +1,1 @@
+"""The runtimes that run exported files, each behind one protocol."""

@@ -1,0 +1,101 @@
+"""Files of a run, written whole, synced to the disk, and then renamed into place."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from planish.errors import BundleError, DataError
+from planish.files import archives
+from planish.files.reading import damage_reported, read_bytes
+from planish.files.workspace import replacing
+from planish.printable import printable
+
+T = TypeVar("T")
+_MOST_BYTES = 1 << 31  # of unpacked arrays: logits of a million images of 500 classes
+
+
+def results_folder(out: str | Path | None, kind: str, data: str | Path, model: str) -> Path:
+    """``out``, or where it is None ``runs/folds-photos-resnet20``."""
+    return Path(out) if out is not None else Path("runs") / f"{kind}-{Path(data).stem}-{Path(model).stem}".replace(":", "-")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON values."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_result(path: Path, value: Any) -> None:
+    """Write a pydantic dataclass as JSON that people can read; paths that are not UTF-8 as ``planish.printable`` shows them."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(_storable(TypeAdapter(type(value)).dump_python(value, mode="json")), indent=1), encoding="utf-8")
+
+
+def _storable(value: Any) -> Any:
+    """JSON values with texts that are UTF-8, and null for numbers that JSON lacks."""
+    if isinstance(value, dict):
+        return {_storable(key): _storable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_storable(one) for one in value]
+    if isinstance(value, str):
+        return printable(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_result(path: Path, kind: type[T]) -> T:
+    """Read what ``write_result`` wrote.
+
+    Args:
+        path: of the file.
+        kind: the dataclass.
+
+    Raises:
+        BundleError: it is missing, damaged, or was changed.
+    """
+    rule, fix = "it must be as the run wrote it", "make it again: the same command with --resume"
+    with damage_reported(path, BundleError, rule, fix):
+        data = read_bytes(path)
+        from_json(data, allow_inf_nan=False)
+        try:
+            return TypeAdapter(kind).validate_json(data, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "file"
+            raise BundleError(f"{path}: {where}: {first['msg']}", rule, fix) from None
+
+
+def read_arrays(path: Path, names: Sequence[str] = (), max_bytes: int = _MOST_BYTES) -> dict[str, Any]:
+    """Read what ``write_arrays`` wrote.
+
+    Args:
+        path: of the file.
+        names: of arrays that it must have.
+        max_bytes: of all arrays together.
+
+    Raises:
+        BundleError: it is missing, damaged, lacks one, or is larger when it is unpacked.
+    """
+    try:
+        found = archives.read_arrays(path, max_bytes)
+    except DataError as error:
+        raise BundleError(error.received, error.rule, "make it again: the same command with --resume") from error
+    if absent := [name for name in names if name not in found]:
+        raise BundleError(f"{path} has no {', '.join(absent)}", f"it holds the arrays {', '.join(names)}, no pickle")
+    return found
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Write arrays as a compressed ``.npz``, which loads without pickle; quickly, as masks of a thousand images are a gigabyte."""
+    with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)

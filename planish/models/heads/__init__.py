@@ -1,0 +1,1 @@
+"""What stands on a backbone: classifiers, detectors' pyramids, segmentation heads."""

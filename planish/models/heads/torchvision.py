@@ -1,0 +1,81 @@
+"""torchvision's detectors and segmenters by name, as networks that read their own outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection.faster_rcnn import FasterRCNN
+from torchvision.models.detection.ssd import SSD
+
+from planish.errors import ModelError
+from planish.models.detection.one_stage import OneStage
+from planish.models.detection.two_stage import TwoStage
+from planish.models.heads.first_and_last import set_input_channels
+from planish.models.heads.segmentation import pixel_loss
+
+
+def names(task: str) -> list[str]:
+    """Those that are made for a task."""
+    detection, segmentation = torchvision.models.detection, torchvision.models.segmentation
+    if task == "semantic":
+        return list(torchvision.models.list_models(module=segmentation))
+    known = torchvision.models.list_models(module=detection)
+    masked = [name for name in known if name.startswith("maskrcnn")]
+    return masked if task == "instance" else [name for name in known if name not in masked and not name.startswith("keypoint")]
+
+
+def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Module:
+    """The network without weights.
+
+    Args:
+        name: ``fcos_resnet50_fpn``, ``deeplabv3_mobilenet_v3_large``, ...
+        num_classes: of the objects, or of the pixels.
+        channels: of the images.
+        detections: that a detector returns of an image.
+
+    Raises:
+        ModelError: the first convolution cannot be changed to that many channels.
+    """
+    fresh: dict[str, Any] = {"weights": None, "weights_backbone": None}
+    if name in names("semantic"):
+        network = torchvision.models.get_model(name, num_classes=num_classes, aux_loss=None, **fresh)
+        made: nn.Module = Labels(network)
+    else:
+        # two-stage detectors and SSD have a class for the background, the others judge each class for itself
+        background = name.startswith(("fasterrcnn", "maskrcnn", "ssd"))
+        network = torchvision.models.get_model(name, num_classes=num_classes + background, **fresh)
+        if not isinstance(network, FasterRCNN | SSD) and not hasattr(network, "head"):
+            raise ModelError(f"{name} is no detector of boxes", f"there are {', '.join(names('detection'))}")
+        made = (TwoStage if isinstance(network, FasterRCNN) else OneStage)(network, num_classes, detections)
+    if channels != 3:
+        set_input_channels(network.backbone, channels)
+    return made
+
+
+class Labels(nn.Module):
+    """A segmenter of torchvision's. Raw output: logits ``(N, classes, h, w)``, at the images' size.
+
+    Args:
+        model: torchvision's.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)["out"]
+        return logits
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, 255 left out; a scalar."""
+        return pixel_loss(outputs, targets)
+
+    def decode(self, outputs: Tensor) -> dict[str, Tensor]:
+        """``classes`` uint8 ``(N, h, w)`` and ``confidence``, the probability of each."""
+        confidence, classes = functional.softmax(outputs, 1).max(1)
+        return {"classes": classes.to(torch.uint8), "confidence": confidence}

@@ -1,0 +1,157 @@
+"""Other kernels in a network's convolutions: larger or smaller, or made of cheaper ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from planish.artifact import Artifact
+from planish.errors import TechniqueError
+from planish.models.surgery.graph import changed, copied, drawing, replaced
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+Form = Literal["full", "spatial", "separable", "stacked"]
+Size = Literal[1, 3, 5, 7]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Kernels:
+    """Gives square kernels of more than one pixel another size, or makes each of smaller ones. Maps keep their size.
+
+    A larger kernel begins with the old one in its middle and zeros around it, a smaller one with the middle of the old. What is made
+    of several layers starts afresh: ``spatial`` is a column and a row, ``separable`` one kernel a channel and a 1x1 convolution across
+    channels, ``stacked`` two 3x3 in place of 5x5 or three in place of 7x7, with batch norm and ReLU between.
+
+    Fewer multiplications are not less time: a layer with one kernel a channel is bound by memory. Measure it.
+
+    Args:
+        size: in pixels; None leaves the sizes.
+        form: what the kernels are made of.
+        seed: of fresh weights.
+
+    Example:
+        >>> print(Kernels(size=5, form="stacked"))
+        kernels 5x5, stacked
+    """
+
+    size: Size | None = None
+    form: Form = "full"
+    seed: int = 0
+
+    name: ClassVar[str] = "kernels"
+    reference: ClassVar[str] = (
+        "Simonyan and Zisserman 2015, arXiv:1409.1556 (stacked); Szegedy et al. 2016, arXiv:1512.00567 (spatial); Howard et al. 2017, "
+        "arXiv:1704.04861 (separable)"
+    )
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+
+    def __str__(self) -> str:
+        words = [f"{self.size}x{self.size}"] * (self.size is not None) + [self.form] * (self.form != "full")
+        return f"kernels {', '.join(words) or 'as they are'}"
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {}
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Replace them.
+
+        Raises:
+            TechniqueError: there is none that could be.
+        """
+        module, name = copied(artifact), artifact.lineage.source.name
+        before = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d) and _side(m) > 1}
+        structure = {"size": self.size, "form": self.form}
+        with drawing(self.seed):
+            count = _swap(module, self.size, self.form)
+        if not count:
+            raise TechniqueError(
+                f"{name} has no convolution that {self} changes",
+                "kernels are square, larger than one pixel, and larger than 3x3 to be stacked; separable ones are not made so again",
+            )
+        with torch.no_grad():
+            for layer_name, old in before.items():
+                layer = module.get_submodule(layer_name)
+                if isinstance(layer, nn.Conv2d) and layer is not old:
+                    layer.weight.copy_(_centred(old.weight, layer.kernel_size[0]))
+                    if layer.bias is not None and old.bias is not None:
+                        layer.bias.copy_(old.bias)
+        return changed(artifact, self, module, structure, f"{count} convolutions")
+
+    @staticmethod
+    def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+        """The same change to a network without its weights."""
+        _swap(module, structure["size"], structure["form"])
+        return module
+
+
+def _side(module: nn.Module) -> int:
+    """Of an odd square kernel with padding in pixels, else 0."""
+    if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.kernel_size[0] != module.kernel_size[1]:
+        return 0
+    return module.kernel_size[0] if module.kernel_size[0] % 2 else 0
+
+
+def _swap(module: nn.Module, size: int | None, form: Form) -> int:
+    count = 0 if size is None else replaced(module, lambda m: _side(m) > 1 and _side(m) != size, lambda m: _sized(m, size))
+    return count + (replaced(module, lambda m: _fits(m, form), lambda m: _made_of(m, form)) if form != "full" else 0)
+
+
+def _fits(module: nn.Module, form: Form) -> bool:
+    if form == "separable" and getattr(module, "groups", 0) != 1:
+        return False
+    return _side(module) > (3 if form == "stacked" else 1)
+
+
+def _sized(conv: Any, size: int) -> nn.Conv2d:
+    """The same convolution with another kernel, so padded that maps keep their size."""
+    grown = [d * (size - k) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    padding = [max(0, p + g) for p, g in zip(conv.padding, grown, strict=True)]
+    return _like(
+        conv, conv.in_channels, conv.out_channels, (size, size), tuple(conv.stride), tuple(padding), conv.groups, conv.bias is not None
+    )
+
+
+def _like(
+    conv: Any, reads: int, makes: int, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], groups: int, bias: bool
+) -> nn.Conv2d:
+    new = nn.Conv2d(reads, makes, kernel, stride, padding, conv.dilation, groups, bias)  # type: ignore[arg-type]
+    nn.init.kaiming_normal_(new.weight, nonlinearity="relu")
+    return new
+
+
+def _made_of(conv: Any, form: Form) -> nn.Module:
+    (k, _), (s, _), (p, _), (d, _) = conv.kernel_size, conv.stride, conv.padding, conv.dilation
+    reads, makes, groups, bias = conv.in_channels, conv.out_channels, conv.groups, conv.bias is not None
+    if form == "spatial":
+        column = _like(conv, reads, makes, (k, 1), (s, 1), (p, 0), groups, False)
+        row_groups = groups if groups == 1 else makes if makes == groups else groups
+        return nn.Sequential(column, _like(conv, makes, makes, (1, k), (1, s), (0, p), row_groups, bias))
+    if form == "separable":
+        depthwise = _like(conv, reads, reads, (k, k), (s, s), (p, p), reads, False)
+        across = nn.Conv2d(reads, makes, 1, bias=bias)
+        nn.init.kaiming_normal_(across.weight, nonlinearity="relu")
+        return nn.Sequential(depthwise, across)
+    layers: list[nn.Module] = []
+    count = (k - 1) // 2
+    for number in range(count):
+        last = number == count - 1
+        layers.append(
+            _like(conv, reads if number == 0 else makes, makes, (3, 3), (s, s) if number == 0 else (1, 1), (d, d), groups, bias and last)
+        )
+        if not last:
+            layers += [nn.BatchNorm2d(makes), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _centred(old: Tensor, size: int) -> Tensor:
+    """The kernel in the middle of a larger one, or the middle of it."""
+    margin = (size - old.shape[-1]) // 2
+    return nn.functional.pad(old, (margin, margin, margin, margin))

@@ -1,0 +1,208 @@
+"""Noise inside a network while it is trained: dropout, DropConnect, stochastic depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from planish.artifact import Artifact
+from planish.errors import TechniqueError
+from planish.models.heads.first_and_last import find_classifier
+from planish.models.surgery.graph import changed, copied, put_behind, residual_branches
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+
+class DropConnectLinear(nn.Linear):
+    """A linear layer that leaves out each weight with probability ``p``, anew for every batch, while it is trained."""
+
+    p: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.dropout(self.weight, self.p, self.training), self.bias)
+
+
+class DropConnectConv2d(nn.Conv2d):
+    """A convolution that does the same."""
+
+    p: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self._conv_forward(x, F.dropout(self.weight, self.p, self.training), self.bias)
+        return out
+
+
+class DropBranch(nn.Module):
+    """Leaves out what it is given, for each image with probability ``p``, and scales up the rest, while it is trained.
+
+    Args:
+        p: below 1.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.p)
+        return x * kept / (1 - self.p)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Dropout:
+    """Leaves out each value that the classifier reads with probability ``p``: dropout that is there takes that rate, else it is put before
+    the classifier. Networks with several linear layers at their end have it where they had it.
+
+    Args:
+        p: 0 for none.
+    """
+
+    p: float = Field(ge=0, lt=1)
+
+    name: ClassVar[str] = "dropout"
+    reference: ClassVar[str] = "Srivastava et al. 2014, JMLR 15"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+
+    def __str__(self) -> str:
+        return f"dropout {self.p:g}"
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {}
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Set or put in.
+
+        Raises:
+            ModelError: the network has no classifier that was found.
+        """
+        module, spec = copied(artifact), artifact.input_spec
+        there = [m for m in module.modules() if isinstance(m, nn.Dropout | nn.AlphaDropout)]
+        name = "" if there else find_classifier(module, spec.channels, spec.height)[0]
+        structure = {"p": self.p, "before": name}
+        notes = f"before {name}" if name else f"{len(there)} dropouts are {self.p:g}"
+        return changed(artifact, self, self.rebuild(module, structure), structure, notes)
+
+    @staticmethod
+    def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+        """The same change to a network without its weights."""
+        if name := structure["before"]:
+            module.set_submodule(name, nn.Sequential(nn.Dropout(structure["p"]), module.get_submodule(name)))
+        for m in module.modules():
+            if isinstance(m, nn.Dropout | nn.AlphaDropout):
+                m.p = structure["p"]
+        return module
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class DropConnect:
+    """Leaves out each weight, not each value, with probability ``p`` while the network is trained.
+
+    Args:
+        p: 0 for none.
+        layers: ``linear`` layers alone, as in the paper, or ``all``.
+    """
+
+    p: float = Field(ge=0, lt=1)
+    layers: Literal["linear", "all"] = "linear"
+
+    name: ClassVar[str] = "dropconnect"
+    reference: ClassVar[str] = "Wan et al. 2013, Regularization of neural networks using DropConnect, ICML"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+
+    def __str__(self) -> str:
+        return f"DropConnect {self.p:g}" + (" everywhere" if self.layers == "all" else "")
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {}
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Let them.
+
+        Raises:
+            TechniqueError: there is no such layer.
+        """
+        module = copied(artifact)
+        structure = {"p": self.p, "layers": self.layers}
+        module = self.rebuild(module, structure)
+        count = sum(isinstance(m, DropConnectLinear | DropConnectConv2d) for m in module.modules())
+        if not count:
+            raise TechniqueError(f"{artifact.lineage.source.name} has no linear layer", "those leave weights out", 'layers="all"')
+        return changed(artifact, self, module, structure, f"{count} layers leave out weights")
+
+    @staticmethod
+    def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+        """The same change to a network without its weights."""
+        for m in module.modules():
+            if type(m) in (nn.Linear, DropConnectLinear):
+                m.__class__ = DropConnectLinear
+            elif structure["layers"] == "all" and type(m) in (nn.Conv2d, DropConnectConv2d):
+                m.__class__ = DropConnectConv2d
+            else:
+                continue
+            m.p = structure["p"]
+        return module
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class StochasticDepth:
+    """Leaves out whole residual branches, for each image anew, while the network is trained: the last with probability ``p``, earlier ones
+    the less the earlier they come. Where a network does so already, the probabilities are set.
+
+    Args:
+        p: of the last branch.
+    """
+
+    p: float = Field(ge=0, lt=1)
+
+    name: ClassVar[str] = "stochastic_depth"
+    reference: ClassVar[str] = "Huang et al. 2016, arXiv:1603.09382"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+
+    def __str__(self) -> str:
+        return f"stochastic depth {self.p:g}"
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {}
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Set or put in.
+
+        Raises:
+            TechniqueError: the network has no residual branch, or its code hides them.
+        """
+        module = copied(artifact)
+        branches = [] if _drops(module) else residual_branches(module)
+        if not branches and not _drops(module):
+            raise TechniqueError(
+                f"{artifact.lineage.source.name} has no residual branch", "only what a shortcut passes by can be left out", "use dropout"
+            )
+        structure = {"p": self.p, "branches": branches}
+        module = self.rebuild(module, structure)
+        return changed(artifact, self, module, structure, f"{len(_drops(module))} branches are left out at times")
+
+    @staticmethod
+    def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+        """The same change to a network without its weights."""
+        for name in structure["branches"]:
+            put_behind(module, name, DropBranch(0.0))
+        drops = _drops(module)
+        for number, drop in enumerate(drops, 1):
+            p = structure["p"] * number / len(drops)
+            setattr(drop, "drop_prob" if hasattr(drop, "drop_prob") else "p", p)
+        return module
+
+
+def _drops(module: nn.Module) -> list[nn.Module]:
+    """What leaves branches out: ours, torchvision's and timm's."""
+    return [m for m in module.modules() if isinstance(m, DropBranch) or type(m).__name__ in ("StochasticDepth", "DropPath")]

@@ -1,0 +1,1 @@
+"""Checkpoints of any kind, read and matched to a network."""

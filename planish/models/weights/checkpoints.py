@@ -1,0 +1,221 @@
+"""Checkpoints as people have them: read without running code from them, and the network's own tensors found among what else they hold."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import pathlib
+import pickle
+import types
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from planish.errors import ModelError, first_line
+from planish.files.reading import damage_reported, read_json
+from planish.models.weights.mistaken_files import mistaken_file
+from planish.progress import note
+
+State = dict[str, torch.Tensor]
+# What training scripts save beside tensors and what reading it cannot do any harm with.
+_HARMLESS = (
+    argparse.Namespace, types.SimpleNamespace, collections.defaultdict, dict, list, set, int, float, str,
+    pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
+    datetime.datetime, datetime.date, datetime.timedelta,
+    np.dtype, np.ndarray, *(getattr(np._core.multiarray, name) for name in ("scalar", "_reconstruct")),  # type: ignore[attr-defined]
+    type(np.dtype("f4")), type(np.dtype("f8")),
+    type(np.dtype("i4")), type(np.dtype("i8")), type(np.dtype("b1")), type(np.dtype("u1")),
+)  # fmt: skip
+# Where a network lies in a checkpoint, what is preferred first: averaged weights are those that are evaluated (timm, BasicSR).
+_AVERAGED = ("state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_dict", "ema_model", "params_ema", "ema")
+_USUAL = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module", "params", "weights")
+_NOT_A_NETWORK = ("optim", "sched", "scaler", "loss", "criterion", "rng", "callback", "loops", "amp")
+_WRAPPERS = ("module.", "_orig_mod.")  # put before all names by DistributedDataParallel and torch.compile
+_DEEPEST_PREFIX = 6  # names before a tensor's own: "model.module.backbone."
+_WRITTEN = "weights are a .safetensors file or what torch.save(model.state_dict(), 'weights.pth') wrote"
+
+
+def read_checkpoint(path: Path) -> State:
+    """The tensors of one network by name; which of several was taken, and what was left out, is noted.
+
+    Args:
+        path: ``.safetensors``, the ``.safetensors.index.json`` of a file in parts, or what ``torch.save`` wrote: a state_dict, bare or
+            anywhere in a checkpoint.
+
+    Raises:
+        ModelError: not there, not such a file, or a file that would have to run Python code to be read.
+    """
+    if not path.is_file():
+        raise ModelError(f"there are no weights at {path}", "weights are 'imagenet' or a .safetensors, .pt or .pth file")
+    _refuse_other_files(path)
+    state = _read(path)
+    while prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _read(path: Path) -> State:
+    if path.name.endswith(".index.json"):
+        return _read_parts(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        with torch.serialization.safe_globals(list(_HARMLESS)):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} holds Python objects besides tensors: {', '.join(_foreign_objects(path)) or 'perhaps a whole pickled network'}",
+            "reading them would run code from the file, so only plain weights are read",
+            "where you trust it, load it yourself and save torch.save(model.state_dict(), 'weights.pth')",
+        ) from error
+    except Exception as error:
+        raise ModelError(f"cannot read {path}: {first_line(error)}", _WRITTEN) from error
+    return _network_in(loaded, path)
+
+
+def aligned(state: State, names: Iterable[str]) -> State:
+    """The tensors under the names that the network has, a prefix before all of them taken off or put on, which is noted.
+
+    Lightning writes ``model.conv1.weight``, ``torch.compile`` ``_orig_mod.``, ``DataParallel`` ``module.``.
+
+    Args:
+        state: tensors by name.
+        names: of the network's own tensors.
+    """
+    state = {key.replace("._orig_mod.", "."): value for key, value in state.items()}
+    own = dict.fromkeys(names)
+    best, count = _prefix(state, own)
+    if count > (plain := sum(name in state for name in own)):
+        others = [key for key in state if not key.startswith(best)]
+        note(
+            f"the names of the weights begin with {best!r}, which is left out" + (f"; {_some(others)} are no part of it" if others else "")
+        )
+        return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
+    best, count = _prefix(own, state)
+    if count > plain:
+        note(f"the names of the network's tensors begin with {best!r}, which is put before those of the weights")
+        return {best + key: value for key, value in state.items()}
+    return state
+
+
+def _prefix(longer: Iterable[str], shorter: Mapping[str, Any]) -> tuple[str, int]:
+    """What most names begin with whose rest is among the shorter ones, and how many do."""
+    found = collections.Counter[str]()
+    for name in longer:
+        parts = name.split(".", _DEEPEST_PREFIX)
+        for i in range(1, len(parts)):
+            if (end := ".".join(parts[i:])) in shorter:
+                found[name[: -len(end)]] += 1
+    return max(found.items(), key=lambda item: item[1], default=("", 0))
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Name what is often mistaken for a file of weights."""
+    if found := mistaken_file(path):
+        raise ModelError(f"{path} {found[0]}", _WRITTEN, found[1])
+    with path.open("rb") as file:
+        head = file.read(200)
+    if head.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except zipfile.BadZipFile as error:
+            raise ModelError(f"{path} is cut short: its end is missing", _WRITTEN, "download or copy it again") from error
+        if any("/code/" in name for name in names):
+            raise ModelError(
+                f"{path} is a TorchScript file, which holds code", _WRITTEN,
+                "save the weights: torch.save(torch.jit.load(...).state_dict(), 'weights.pth')",
+            )  # fmt: skip
+    elif not path.name.endswith((".safetensors", ".json")) and all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
+        raise ModelError(f"{path} is a text file: {head[:60].decode()!r}", _WRITTEN, "give the file of weights")
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except Exception as error:
+        raise ModelError(f"cannot read {path}: {first_line(error)}", "it must be a whole safetensors file", "download it again") from error
+
+
+def _read_parts(index: Path) -> State:
+    """A safetensors file in parts, as Hugging Face's libraries write large ones."""
+    with damage_reported(index, ModelError, "it is the index of a safetensors file: it names the part of each tensor"):
+        parts = sorted({str(part) for part in read_json(index)["weight_map"].values()})
+        there = {file.name for file in index.parent.iterdir() if file.is_file()}
+    state: State = {}
+    for part in parts:
+        if part not in there:
+            raise ModelError(f"{index} names {part}, which is not beside it", "all parts lie in one folder", "download them all")
+        state |= _read_safetensors(index.parent / part)
+    return state
+
+
+def _network_in(loaded: Any, path: Path) -> State:
+    """The network's tensors in what a checkpoint holds."""
+    if isinstance(loaded, Mapping) and (whole := _tensors(loaded)):
+        return whole
+    found = dict(_networks(loaded))
+    if not found:
+        keys = f" with {_some([str(key) for key in loaded])}" if isinstance(loaded, Mapping) else ""
+        raise ModelError(
+            f"{path} holds a {type(loaded).__name__}{keys}",
+            "it must hold tensors by name, bare or under a key such as 'state_dict' or 'model'",
+            "save torch.save(model.state_dict(), 'weights.pth')",
+        )
+
+    def rank(place: str) -> int:
+        parts = place.split(".")
+        return next((i for i, name in enumerate((*_AVERAGED, *_USUAL)) if name in parts), len(_AVERAGED) + len(_USUAL))
+
+    ranks = {place: rank(place) for place in found}
+    best = [place for place in found if ranks[place] == min(ranks.values())]
+    if len(best) > 1:
+        raise ModelError(
+            f"{path} holds several networks: {', '.join(best)}", "one is loaded", "save the one you mean: torch.save(checkpoint[...], ...)"
+        )
+    if len(found) > 1:
+        averaged = ", the averaged weights" if ranks[best[0]] < len(_AVERAGED) else ""
+        others = [place for place in found if place != best[0]]
+        note(f"{path.name} holds several networks: {best[0]!r}{averaged} is taken, not {_some(others)}")
+    return found[best[0]]
+
+
+def _networks(loaded: Any, place: str = "", depth: int = 0) -> Iterable[tuple[str, State]]:
+    """Mappings of tensors, by the keys that lead to them."""
+    if not isinstance(loaded, Mapping) or depth > 3:
+        return
+    for key, value in loaded.items():
+        if any(word in str(key).lower() for word in _NOT_A_NETWORK) or not isinstance(value, Mapping):
+            continue
+        there = f"{place}.{key}" if place else str(key)
+        if tensors := _tensors(value):
+            yield there, tensors
+        else:
+            yield from _networks(value, there, depth + 1)
+
+
+def _tensors(values: Mapping[Any, Any]) -> State:
+    """The tensors of a state_dict, empty where it is none; what is no tensor (``_metadata``, a version) is left out."""
+    tensors = {str(key): value for key, value in values.items() if isinstance(value, torch.Tensor)}
+    nested = any(isinstance(value, Mapping) and key != "_metadata" for key, value in values.items())
+    return tensors if not nested and 2 * len(tensors) > len(values) else {}
+
+
+def _foreign_objects(path: Path) -> list[str]:
+    """Names of the classes and functions that reading the file would call."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # older files than torch can look into
+        return []
+    harmless = {f"{kind.__module__}.{getattr(kind, '__qualname__', kind)}" for kind in _HARMLESS}
+    return [name for name in names if name not in harmless][:5]
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")

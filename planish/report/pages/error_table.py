@@ -1,0 +1,86 @@
+"""What goes wrong, by kind and cost, as the pages of an evaluation and of a run show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from planish.measurement import Measurement
+from planish.report import formatting as words
+from planish.search.result import ErrorResult
+
+_LOST = "lost_to_"
+_MEANING = {
+    "wrong_classes": "covers an object, and says another class",
+    "bad_places": "of the right class, only touches its object",
+    "wrong_classes_and_places": "only touches an object, of another class",
+    "duplicates": "covers an object that is found already",
+    "background": "touches nothing",
+    "missed_objects": "neither found, nor meant by a wrong class or place",
+}
+_MEANING_OF_PIXELS = {
+    "borders": "near where two classes meet: 1 % of the larger side, at least a pixel",
+    "mistaken_classes": "inside a region, taken for another class",
+    "invented_pixels": "inside the background, taken for an object",
+    "missed_pixels": "inside an object, taken for the background",
+}
+
+
+@dataclass(frozen=True)
+class ErrorRow:
+    """One kind of error.
+
+    Args:
+        kind: in words.
+        meaning: what it is; empty for kinds that are not known here.
+        costs: of one model, or of the original and the chosen one.
+        bars: of these, in percent of the longest of all kinds.
+        change: how much more is lost after than before, paired; None for one model.
+        counted: what the number of a cost is of: ``error`` or ``pixel``.
+    """
+
+    kind: str
+    meaning: str
+    costs: tuple[Measurement, ...]
+    bars: tuple[float, ...]
+    change: Measurement | None = None
+    counted: str = "error"
+
+
+def of_one(metrics: Mapping[str, Measurement]) -> list[ErrorRow]:
+    """Errors among the metrics of one model, the dearest first."""
+    return _rows([(name.removeprefix(_LOST), (m,), None) for name, m in metrics.items() if name.startswith(_LOST)])
+
+
+def of_both(errors: Sequence[ErrorResult]) -> list[ErrorRow]:
+    """Errors of the original and the chosen model, the dearest of either first."""
+    return _rows([(each.kind, (each.baseline, each.chosen), each.change) for each in errors])
+
+
+def counted_in(primary: str, metrics: Mapping[str, Measurement]) -> str:
+    """What the points are of, in words: the primary metric, at an overlap of a half where it has one."""
+    at_half = f"{primary}_50"
+    return words.metric(at_half if at_half in metrics else primary)
+
+
+def changed(rows: Sequence[ErrorRow]) -> str:
+    """In a sentence: which kinds cost more or less than before."""
+    told = [
+        f"{words.number(abs(row.change.value), 2)} points {'more' if row.change.value > 0 else 'less'} to {row.kind}"
+        for row in rows
+        if row.change is not None and words.change_word(row.change) != "no difference"
+    ]
+    if not told:
+        return "There is no difference between both models in what any kind costs."
+    return f"The chosen model loses {', '.join(told[:-1])}{' and ' * (len(told) > 1)}{told[-1]} than the original."
+
+
+def _rows(told: Sequence[tuple[str, tuple[Measurement, ...], Measurement | None]]) -> list[ErrorRow]:
+    most = max((m.value for _, costs, _ in told for m in costs), default=0.0) or 1.0
+    rows = []
+    for kind, costs, change in told:
+        bars = tuple(100 * max(0.0, m.value) / most for m in costs)
+        meaning = _MEANING.get(kind) or _MEANING_OF_PIXELS.get(kind, "")
+        counted = "pixel" if kind in _MEANING_OF_PIXELS else "error"
+        rows.append(ErrorRow(kind.replace("_", " "), meaning, costs, bars, change, counted))
+    return sorted(rows, key=lambda row: -max(m.value for m in row.costs))

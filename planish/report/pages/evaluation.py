@@ -1,0 +1,136 @@
+"""``evaluation.html``: what a model can and cannot do, in one file that opens offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from planish.evaluation.drawing import LEAST_SCORE
+from planish.evaluation.metrics.calibration import reliability
+from planish.evaluation.metrics.classification import confusion_matrix, probabilities
+from planish.evaluation.metrics.thresholds import precision_by_coverage, top_scores
+from planish.measurement import Measurement
+from planish.report import formatting as words
+from planish.report.pages import error_table as errors
+from planish.report.pages.html import filled, write_page
+from planish.report.pages.run import facts
+from planish.report.plots.confusion import FEW_CLASSES, heat_map, shades
+from planish.report.plots.evaluation import coverage_curve, reliability_diagram
+from planish.report.plots.pictures import read_pictures, shown
+from planish.report.plots.run import run as plots
+from planish.report.plots.thumbnails import mistakes, sheet_uri
+from planish.report.recomputation.run_folder import read_history
+from planish.runs.evaluation import Evaluation, Predicted, Scored, load_evaluation
+
+_UNKNOWN = 100.0  # times its lower end that the upper end of a temperature's interval is where nothing was learned
+_NOTHING = 0.005  # points; a mean of scores is the metric itself
+_PROMISE = 95.0  # percent; the one of the tiles where it was looked at
+
+
+def write_evaluation(folder: Path) -> Path:
+    """Write ``evaluation.html`` into a folder.
+
+    Args:
+        folder: with ``evaluation.json`` and ``evaluation.npz``; ``pictures.npz``, and ``history.json``, ``augmented.png`` and
+            ``recipe.yaml`` of a training, are shown where they exist.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        BundleError: a file is missing, or not as it was written.
+    """
+    found, predicted = load_evaluation(folder)
+    primary = next(iter(found.metrics))
+    recipe = folder / "recipe.yaml"
+    page = filled(
+        "evaluation.html.jinja",
+        found=found,
+        primary=primary,
+        warning=_warning(found, predicted),
+        said=None if isinstance(predicted, Scored) else _said(found, predicted),
+        least_score=LEAST_SCORE,
+        pictures=shown(read_pictures(folder / "pictures.npz", len(predicted.keys)), predicted.keys, words.metric(primary)),
+        errors=errors.of_one(found.metrics),
+        errors_metric=errors.counted_in(primary, found.metrics),
+        corrupted=_corrupted(found),
+        training=plots.training(read_history(folder / "history.json"), primary),
+        sheet=sheet_uri(folder / "augmented.png"),
+        recipe=recipe.read_text() if recipe.is_file() else "",
+        machine=facts(found.machine),
+    )
+    return write_page(folder / "evaluation.html", page)
+
+
+def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
+    """What the logits tell: classes that are mixed up, mistakes, and how sure the model may be."""
+    names = [each.name for each in found.per_class]
+    matrix = confusion_matrix(predicted.logits.argmax(axis=1), predicted.targets, len(names))
+    few = len(names) <= FEW_CLASSES
+    return {
+        "names": names,
+        "sureness": _sureness(found, predicted),
+        "promise": next((t for t in found.thresholds if t.wanted == _PROMISE), None),
+        "classes": found.per_class if few else sorted(found.per_class, key=lambda c: c.measurements["f1"].value),
+        "few": few,
+        "matrix": matrix,
+        "shades": shades,
+        "heat": Markup() if few else heat_map(matrix, names),
+        "mistakes": mistakes(predicted.pixels, predicted.worst.tolist(), predicted.logits, predicted.targets, predicted.keys, names),
+        "diagrams": _diagrams(found, predicted),
+        "curve": _curve(found, predicted),
+    }
+
+
+def _warning(found: Evaluation, predicted: Predicted | Scored) -> str:
+    """Whether the stored predictions say something else than the metrics."""
+    name, told = next(iter(found.metrics.items()))
+    scores = predicted.scores if isinstance(predicted, Scored) else predicted.logits.argmax(axis=1) == predicted.targets
+    seen, n = 100 * float(scores.mean()), len(scores)
+    if abs(told.value - seen) < (50 / n if isinstance(predicted, Predicted) else _NOTHING):
+        return ""
+    return f"{words.title(name)}: the file says {words.number(told.value, 2)} %, the stored predictions give {words.number(seen, 2)} %."
+
+
+def _sureness(found: Evaluation, predicted: Predicted) -> str:
+    """In words: whether the model is as sure as it is right."""
+    sure = 100 * float(probabilities(predicted.logits).max(axis=1).mean())
+    right = found.metrics["accuracy"]
+    text = f"On average it is {words.number(sure, 1)} % sure, and right in {words.number(right.value, 1)} %"
+    fitted = found.metrics.get("temperature")
+    if fitted is None or fitted.low is None or fitted.high is None:
+        return f"{text}."
+    if fitted.high > _UNKNOWN * fitted.low:
+        return f"{text}. The validation images are too few, or too easy, to tell a temperature."
+    if fitted.low <= 1 <= fitted.high:
+        return f"{text}. A temperature fitted on validation, {words.number(fitted.value, 2)}, is no different from 1: it is calibrated."
+    kind = "too sure" if fitted.value > 1 else "not sure enough"
+    text += f": it is {kind}. Divided by a temperature of {words.number(fitted.value, 2)} its logits fit validation best"
+    return f"{text}; planish export --calibrate builds that into the file." if found.runtime == "torch" else f"{text}."
+
+
+def _diagrams(found: Evaluation, predicted: Predicted) -> list[tuple[str, Measurement | None, Markup]]:
+    """Title, calibration error and diagram as the model is, and with its temperature."""
+    pairs = [("As it is", "calibration_error", 1.0)]
+    if "temperature" in found.metrics:
+        pairs.append(("With the temperature", "calibration_error_scaled", found.metrics["temperature"].value))
+    return [
+        (title, found.metrics.get(name), reliability_diagram(reliability(predicted.logits / divisor, predicted.targets), title))
+        for title, name, divisor in pairs
+    ]
+
+
+def _curve(found: Evaluation, predicted: Predicted) -> Markup:
+    coverage, precision = precision_by_coverage(*top_scores(predicted.logits, predicted.targets))
+    return Markup().join(coverage_curve(coverage, precision, found.thresholds, narrow) for narrow in (False, True))
+
+
+def _corrupted(found: Evaluation) -> list[tuple[str, Measurement]]:
+    """The score of clean images, then of corrupted ones, the worst last."""
+    primary = next(iter(found.metrics))
+    start = f"{primary}_"
+    rows = [(name.removeprefix(start).replace("_", " "), m) for name, m in found.metrics.items() if name.startswith(start)]
+    rows.sort(key=lambda row: -row[1].value)
+    return [("clean", found.metrics[primary]), *rows] if rows else []

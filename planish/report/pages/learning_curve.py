@@ -1,0 +1,99 @@
+"""A learning curve for people: table and answer on the terminal, and ``learning_curve.html``, one file that opens offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from rich import box
+from rich.table import Table
+
+from planish.datacentric.learning_curve import LearningCurve
+from planish.measurement import Measurement
+from planish.report import formatting as words
+from planish.report.pages.experiment import difference
+from planish.report.plots.arms import look, mark
+from planish.report.plots.svg import Scale, drawing, el, plain, ticks
+
+_HERE = Path(__file__).parent
+_FITTED, _FORECAST = 0, 8  # looks: full and hollow
+
+
+def learning_curve_table(found: LearningCurve) -> Table:
+    """One row a size."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("images", "epochs", "accuracy", "95% interval"):
+        table.add_column(heading, justify="right")
+    for point in found.points:
+        table.add_row(f"{point.images:,}", str(point.epochs), words.show(point.accuracy), words.interval(point.accuracy))
+    return table
+
+
+def answer(found: LearningCurve) -> str:
+    """Whether more images would help, in one sentence."""
+    gain, most = found.gain, found.points[-1].images
+    text = f"{difference(gain)} points"
+    if (gain.low or 0) > 0:
+        return f"Twice the images would help: with {2 * most:,} instead of {most:,} to train on, {text} are to be expected."
+    if words.too_wide(gain):
+        return f"Too few images to tell what twice as many would bring: {text} with {2 * most:,} instead of {most:,} to train on."
+    return f"Twice the images would make no difference: {text} with {2 * most:,} instead of {most:,} to train on."
+
+
+def write_learning_curve(folder: Path) -> Path:
+    """Write ``learning_curve.html`` beside ``learning_curve.json``; returns its path."""
+    found = LearningCurve.load(folder / "learning_curve.json")
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("learning_curve.html.jinja").render(
+        found=found,
+        css=Markup((_HERE / "page.css").read_text()),
+        words=words,
+        answer=answer(found),
+        plot=_plot(found, narrow=False) + _plot(found, narrow=True),
+    )
+    partial = folder / "learning_curve.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    return partial.replace(folder / "learning_curve.html")
+
+
+def _plot(found: LearningCurve, narrow: bool) -> Markup:
+    """Accuracy over images on a log axis: what was measured, the law through it, and what it says of twice the images."""
+    width, height, left = (380.0, 320.0, 40.0) if narrow else (960.0, 420.0, 60.0)
+    sizes, most = [point.images for point in found.points], found.points[-1].images
+    marks = [(_FITTED, p.images, p.accuracy.value, *_ends(p.accuracy)) for p in found.points]
+    expected, gain = _law(found, 2 * most), found.gain
+    low, high = (min(max(expected + end - gain.value, 0.0), 100.0) for end in _ends(gain))
+    marks.append((_FORECAST, 2 * most, expected, low, high))
+    values = [value for _, _, *three in marks for value in three]
+    pad = max(0.05 * (max(values) - min(values)), 1.0)
+    x = Scale(sizes[0] / 1.15, 2 * most * 1.15, left, width - 14, log=True)
+    y = Scale(max(0.0, min(values) - pad), min(100.0, max(values) + pad), height - 52, 24)
+    parts = []
+    for value in ticks(y.low, y.high, 6):
+        parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), cls="grid"))
+        parts.append(el("text", plain(value), x=x.start - 8, y=y(value) + 4, cls="tick end"))
+    parts += [el("text", f"{size:,}", x=x(size), y=y.start + 20, cls="tick middle") for size in (*sizes, 2 * most)]
+    parts.append(el("text", "images to train on (log scale)", x=(x.start + x.end) / 2, y=height - 6, cls="axis middle"))
+    parts.append(el("text", "accuracy, %", x=x.start, y=12, cls="axis"))
+    for kind, first, end in ((_FITTED, sizes[0], most), (_FORECAST, most, 2 * most)):
+        steps = [first * (end / first) ** (i / 30) for i in range(31)]
+        line = " ".join(f"{x(n):.1f},{y(min(max(_law(found, n), y.low), y.high)):.1f}" for n in steps)
+        parts.append(el("polyline", points=line, cls=look(kind)))
+    for kind, images, value, low, high in marks:
+        text = f"{images:,} images: {value:.1f} % [{low:.1f}, {high:.1f}]" + (", expected" if kind == _FORECAST else "")
+        whisker = el("line", x1=x(images), x2=x(images), y1=y(low), y2=y(high), cls=f"{look(_FITTED)} whisker")
+        parts.append(el("g", whisker, mark(kind, x(images), y(value)), el("title", text), tabindex="0", role="img", aria_label=text))
+    return drawing("Accuracy over training images", width, height, *parts, cls="only-narrow" if narrow else "only-wide", role="group")
+
+
+def _ends(m: Measurement) -> tuple[float, float]:
+    return m.value if m.low is None else m.low, m.value if m.high is None else m.high
+
+
+def _law(found: LearningCurve, images: float) -> float:
+    """Accuracy in percent that the fitted law says."""
+    law = found.law
+    return 100 * (1 - law["a"] - law["b"] * float(images ** -law["c"]))

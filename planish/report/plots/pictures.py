@@ -1,0 +1,149 @@
+"""Pictures of what models see in images: read from ``pictures.npz``, and shown in rows on a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from planish.errors import BundleError
+from planish.files.atomic import read_arrays
+
+_NAMES = ("rows", "changed", "models", "scores", "truth", "drawn")
+_RULE = "rows and changed are (k,), models (m,), scores (k, m), truth uint8 (k, h, w, 3), drawn uint8 (k, m, h, w, 3)"
+_SIDE = 420  # pixels of a picture on the page: a third of its width on a large screen
+_BUDGET = 900_000  # bytes of base64
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images with boxes, masks or classes drawn in; see ``planish.runs.pictures.write_pictures``.
+
+    Args:
+        rows: of the predictions ``(K,)``.
+        changed: whether an image is shown since two models differ on it ``(K,)``.
+        models: their names ``(M,)``.
+        scores: the metric of each image alone, 0 to 1 ``(K, M)``.
+        truth: what is in the images ``(K, h, w, 3)``.
+        drawn: what each model says ``(K, M, h, w, 3)``.
+    """
+
+    rows: npt.NDArray[np.int64]
+    changed: npt.NDArray[np.bool_]
+    models: npt.NDArray[np.str_]
+    scores: npt.NDArray[np.float64]
+    truth: npt.NDArray[np.uint8]
+    drawn: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: what it shows, the metric of it alone in % where a model made it, a data URI, and a text for who cannot see it."""
+
+    title: str
+    score: float | None
+    source: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """One image, as it is meant to be and as each model sees it."""
+
+    key: str
+    pictures: list[Picture]
+
+
+@dataclass(frozen=True)
+class PictureGroup:
+    """Images that are shown for one reason, which its title and text tell."""
+
+    title: str
+    text: str
+    rows: list[PictureRow]
+
+
+def read_pictures(path: Path, images: int) -> Pictures | None:
+    """What a run or an evaluation drew; None where there is nothing.
+
+    Args:
+        path: of the file.
+        images: that there are predictions of.
+
+    Raises:
+        BundleError: the file cannot be read, or does not fit.
+    """
+    if not path.exists():
+        return None
+    stored = read_arrays(path, _NAMES)
+    found = Pictures(**{name: stored[name] for name in _NAMES})
+    k, m = len(found.rows), len(found.models)
+    shapes = (found.changed.shape, found.scores.shape, found.truth.shape[:1], found.drawn.shape)
+    side = found.truth.shape[1:]
+    fits = len(side) == 3 and side[2] == 3 and shapes == ((k,), (k, m), (k,), (k, m, *side))
+    if not fits or found.truth.dtype != np.uint8 or found.drawn.dtype != np.uint8 or not m:
+        raise _broken(path, f"the arrays do not fit: truth {found.truth.shape}, drawn {found.drawn.shape}")
+    if found.rows.dtype.kind not in "iu" or (k and not 0 <= found.rows.min() <= found.rows.max() < images):
+        raise _broken(path, "it has rows that the predictions do not")
+    return found if k else None
+
+
+def _broken(path: Path, why: str) -> BundleError:
+    return BundleError(f"{path}: {why}", _RULE, "make it again: planish optimize --resume, or planish evaluate --out")
+
+
+def shown(found: Pictures | None, keys: Any, metric: str) -> list[PictureGroup]:
+    """The images for a page, as many as it has room for.
+
+    Args:
+        found: what was drawn.
+        keys: one name an image of the split.
+        metric: in words, what the scores are.
+    """
+    if found is None:
+        return []
+    two = len(found.models) > 1
+    changed = f"The {metric} of these, each taken alone, changed most from the original to the chosen model."
+    differing = PictureGroup("Most different", changed, [])
+    worst = PictureGroup("Worst", f"On these, each taken alone, the {'chosen ' if two else ''}model does worst.", [])
+    spent = 0
+    for i in _in_turns(found.changed):
+        row = _row(found, i, str(keys[found.rows[i]]), metric)
+        spent += sum(len(picture.source) for picture in row.pictures)
+        if spent > _BUDGET and (differing.rows or worst.rows):
+            break
+        (differing if found.changed[i] else worst).rows.append(row)
+    return [group for group in (differing, worst) if group.rows]
+
+
+def _in_turns(changed: npt.NDArray[np.bool_]) -> list[int]:
+    """One of each reason in turn, so that a tight budget leaves some of both."""
+    mine, others = np.flatnonzero(changed), np.flatnonzero(~changed)
+    rank = np.concatenate([np.arange(len(mine)), np.arange(len(others))])
+    return [int(i) for i in np.concatenate([mine, others])[np.argsort(rank, kind="stable")]]
+
+
+def _row(found: Pictures, i: int, key: str, metric: str) -> PictureRow:
+    pictures = [Picture("In the data", None, picture_uri(found.truth[i]), f"{key}: what is in the image as the data says")]
+    for j, model in enumerate(map(str, found.models)):
+        score = 100 * float(found.scores[i, j])
+        who = model if model == "model" else f"{model} model"
+        alt = f"{key}: what the {who} says; {metric} of this image {score:.0f} %"
+        pictures.append(Picture(who.capitalize(), score, picture_uri(found.drawn[i, j]), alt))
+    return PictureRow(key, pictures)
+
+
+def picture_uri(pixels: npt.NDArray[np.uint8]) -> str:
+    """Pixels ``(h, w, 3)`` as a data URI; JPEG without shared colours, since thin coloured lines would smear."""
+    image = Image.fromarray(pixels)
+    if max(image.size) > _SIDE:
+        image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=78, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}"

@@ -1,0 +1,1 @@
+"""The numbers of a run computed again from its predictions and timings."""

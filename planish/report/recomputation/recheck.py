@@ -1,0 +1,242 @@
+"""Each number of ``result.json`` that a page shows, compared with what it is made of: predictions, timings, files, and the run's record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from planish.evaluation.latency import noise_floor_of
+from planish.evaluation.statistics.intervals import over_launches, paired_difference, paired_ratio
+from planish.measurement import Measurement
+from planish.report.formatting import number, show, title
+from planish.report.recomputation.run_folder import RunFolder, Scores
+from planish.search.evidence import RECORDED, Session
+from planish.search.result import CandidateResult, Result
+from planish.search.verdict import shortfall, verdict
+
+Path = tuple[str, ...]
+
+_ENDS = ("value", "low", "high", "n")
+_ROUNDED = 1e-3  # of a latency: stored times are rounded
+_EXACT = 1e-6
+_SCORE_POINTS = 0.005  # a mean of scores is the metric itself
+_TIMINGS, _PREDICTIONS, _FILES, _RECORD = "the stored timings", "the stored predictions", "the files", "the run's record"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a number should be.
+
+    Args:
+        what: the measurement, in words.
+        source: what says so.
+        values: any of these.
+        relative: how far it may be off, as a share.
+        absolute: likewise, in its unit.
+    """
+
+    what: str
+    source: str
+    values: tuple[float, ...]
+    relative: float = _EXACT
+    absolute: float = _EXACT
+
+    def admits(self, value: float) -> bool:
+        return any(abs(value - each) <= self.absolute + self.relative * abs(each) for each in self.values)
+
+
+def shown_numbers(result: Result) -> Iterator[tuple[Path, float]]:
+    """Every number of the result that a page shows, by where it is found; a candidate's by its key, as it may be in several places."""
+    dumped = TypeAdapter(Result).dump_python(result, mode="json")
+    groups: list[tuple[Path, Any]]
+    for name, value in dumped.items():
+        if name in ("candidates", "frontier"):
+            groups = [(("candidate", each["key"]), each["measurements"]) for each in value]
+        elif name in ("baseline", "chosen"):
+            groups = [(("candidate", value["key"]), value["measurements"])]
+        elif name == "baselines":
+            groups = [(("candidate", each["key"]), each["measurements"]) for each in value.values()]
+        else:
+            groups = [((name,), value)]
+        for start, inner in groups:
+            yield from (leaf for leaf in _leaves(inner, start) if _is_shown(leaf[0], result.metric))
+
+
+def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, float]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, (*path, str(name)))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _leaves(inner, (*path, str(place)))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, float(value)
+
+
+def _is_shown(path: Path, metric: str) -> bool:
+    if path[0] != "candidate":
+        return path[0] != "version" and not (path[0] == "size_ratio" and path[-1] == "n")
+    name, leaf = path[2], path[3]
+    if name in ("latency_ms", "latency_ratio", "drop_validation"):
+        return True
+    return name in ("size_bytes", "metric_validation", metric) and leaf == "value"
+
+
+def expected(
+    run: RunFolder, found: Mapping[str, Measurement], per_class: list[tuple[Measurement, Measurement]] | None
+) -> dict[Path, Source]:
+    """What each shown number should be, as far as the run's folder tells.
+
+    Args:
+        run: its files.
+        found: recomputed from predictions on test: ``before``, ``after``, ``drop``.
+        per_class: recomputed numbers of each class, both models; None where predictions do not tell.
+    """
+    result, sources = run.result, dict[Path, Source]()
+    last, metric = run.sessions[-1], title(result.metric)
+    everyone = {c.key: c for c in (*result.candidates, *result.frontier, *result.baselines.values(), result.baseline, result.chosen)}
+    for name in RECORDED:
+        for path, value in _leaves(run.evidence[name], (name,)):
+            sources[path] = Source(" ".join(path).replace("_", " "), _RECORD, (value,))
+    scored = isinstance(run.predictions, Scores)
+    points = _SCORE_POINTS if scored else _EXACT
+    for key, which, of in ((result.baseline.key, "before", "the original"), (result.chosen.key, "after", "the chosen model")):
+        path = ("candidate", key, result.metric, "value")
+        sources[path] = Source(f"{metric} of {of} on test", _PREDICTIONS, (found[which].value,), 0, points)
+    for runtime, measured in _further(run).items():
+        path = ("candidate", result.baselines[runtime].key, result.metric, "value")
+        sources[path] = Source(f"{metric} of the original in {runtime} on test", _PREDICTIONS, (measured,), 0, points)
+    _add(sources, ("drop",), f"Drop of {result.metric} on test", _PREDICTIONS, [found["drop"]])
+    for place, (named, seen) in enumerate(zip(result.per_class, per_class or (), strict=False)):
+        for which, measured_class in zip(("baseline", "chosen"), seen, strict=True):
+            for end in ("value", "n"):
+                model = "original" if which == "baseline" else "chosen model"
+                what = f"{metric} on {named.name}, {model}"
+                sources["per_class", str(place), which, end] = Source(what, _PREDICTIONS, (getattr(measured_class, end),))
+    for key, candidate in everyone.items():
+        sessions = [last] if key in last.rounds else [s for s in run.sessions if key in s.rounds]
+        timed = [s for s in sessions if key in s.rounds]
+        _add(sources, ("candidate", key, "latency_ms"), f"Latency of {key}", _TIMINGS, [_latency(s, key) for s in timed], _ROUNDED)
+        ratios = [_ratio(s, s.baseline, key) for s in timed]
+        _add(sources, ("candidate", key, "latency_ratio"), f"Latency ratio of {key}", _TIMINGS, ratios, _ROUNDED)
+        if (size := size_on_disk(run, candidate)) is not None:
+            sources["candidate", key, "size_bytes", "value"] = Source(f"Size of {candidate.summary}, {key}", _FILES, (size,), 0, 0.5)
+    _add_validation(sources, run, everyone)
+    for runtime, baseline in result.baselines.items():
+        ratio = _ratio(last, baseline.key, result.chosen.key)
+        _add(sources, ("latency_ratios", runtime), f"Latency ratio against {runtime}", _TIMINGS, [ratio], _ROUNDED)
+    smallest = min((_ratio(last, b.key, result.chosen.key) for b in result.baselines.values()), key=lambda m: m.value)
+    _add(sources, ("latency_ratio",), "The headline speed-up, which is the smallest of the ratios", _TIMINGS, [smallest], _ROUNDED)
+    floor = noise_floor_of(last.rounds[last.baseline], last.copy)
+    _add(sources, ("noise_floor",), "Noise floor", _TIMINGS, [floor], _ROUNDED, 0.01)
+    before, after = (size_on_disk(run, c) for c in (result.baseline, result.chosen))
+    if before and after:
+        sources["size_ratio", "value"] = Source("Size ratio", _FILES, (before / after,))
+    return sources
+
+
+def disagreements(result: Result, sources: Mapping[Path, Source]) -> list[str]:
+    """Where the result says something else than what its numbers are made of; one sentence a measurement."""
+    found: dict[str, str] = {}
+    for path, value in shown_numbers(result):
+        source = sources.get(path)
+        if source is not None and not source.admits(value):
+            end = {"low": " (lower end of its interval)", "high": " (upper end of its interval)", "n": " (how many)"}.get(path[-1], "")
+            told, seen = _words(path, value), " or ".join(dict.fromkeys(_words(path, each) for each in source.values))
+            found.setdefault(source.what, f"{source.what}{end}: the result says {told}, {source.source} give {seen}.")
+    return [*found.values(), *_sentences(result)]
+
+
+def unchecked(result: Result, sources: Mapping[Path, Source]) -> list[Path]:
+    """Shown numbers that nothing in the folder tells, such as sizes of files that are no longer there."""
+    return [path for path, _ in shown_numbers(result) if path not in sources]
+
+
+def size_on_disk(run: RunFolder, candidate: CandidateResult) -> float | None:
+    """Bytes of a candidate's model files, of the chosen one those of the bundle; None where they are no longer there."""
+    if candidate.key == run.result.chosen.key:
+        folder, description = run.path / "bundle", "bundle.json"
+    else:
+        folder, description = run.path / "work" / str(run.evidence["files"].get(candidate.key, candidate.key)), "artifact.json"
+    try:
+        names = json.loads((folder / description).read_bytes())["files"]
+        return float(sum((folder / str(name)).stat().st_size for name in names))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sentences(result: Result) -> Iterator[str]:
+    """The verdict and the goal follow from numbers of the result."""
+    said = verdict(result.latency_ratio, result.noise_floor, result.size_ratio.value, result.drop, result.metric)
+    if result.verdict != said:
+        yield f"The verdict is not what its numbers say: {said}"
+    measured = [c for c in result.candidates if c.stage == "measured"]
+    missed = shortfall(result.chosen, measured, result.goal, result.drop)
+    if result.shortfall != missed or result.goal_met != (not missed):
+        yield f"Whether the goal is met is not what the numbers say: {missed or 'it is met.'}"
+
+
+def _add(
+    sources: dict[Path, Source],
+    start: Path,
+    what: str,
+    source: str,
+    measured: list[Measurement],
+    relative: float = _EXACT,
+    absolute: float = _EXACT,
+) -> None:
+    for end in _ENDS:
+        values = tuple(float(v) for m in measured if (v := getattr(m, end)) is not None)
+        if values:
+            sources[(*start, end)] = Source(what, source, values, relative, absolute)
+
+
+def _add_validation(sources: dict[Path, Source], run: RunFolder, everyone: Mapping[str, CandidateResult]) -> None:
+    stored, scored = run.validation, isinstance(run.predictions, Scores)
+    for key, own, reference in zip(stored.candidates, stored.own, stored.reference, strict=True):
+        mine, theirs = stored.scores[own], stored.scores[reference]
+        value, low, high = (100 * x for x in paired_difference(theirs, mine))
+        drop = Measurement("drop_validation", value, "points", len(mine), False, low, high)
+        _add(sources, ("candidate", str(key), "drop_validation"), f"Drop on validation of {key}", _PREDICTIONS, [drop])
+        if str(key) in everyone:
+            metric = Source(f"{title(run.result.metric)} on validation of {key}", _PREDICTIONS, (100 * float(mine.mean()),), 0,
+                            _SCORE_POINTS if scored else _EXACT)  # fmt: skip
+            sources["candidate", str(key), "metric_validation", "value"] = metric
+
+
+def _further(run: RunFolder) -> dict[str, float]:
+    """The metric on test, in percent, of the original in further runtimes, by their names."""
+    stored = run.predictions
+    more = {name: values for name, values in stored.more.items() if name in run.result.baselines}
+    if isinstance(stored, Scores):
+        return {name: 100 * float(values.mean()) for name, values in more.items()}
+    return {name: 100 * float(np.mean(values.argmax(axis=1) == stored.targets)) for name, values in more.items()}
+
+
+def _latency(session: Session, key: str) -> Measurement:
+    rounds = session.rounds[key]
+    return Measurement("latency_ms", *_parts(over_launches(rounds), "ms", rounds, False))
+
+
+def _ratio(session: Session, baseline: str, key: str) -> Measurement:
+    rounds = session.rounds[key]
+    return Measurement("latency_ratio", *_parts(paired_ratio(session.rounds[baseline], rounds), "ratio", rounds, True))
+
+
+def _parts(interval: Any, unit: str, rounds: list[list[float]], higher: bool) -> tuple[Any, ...]:
+    return interval.value, unit, sum(map(len, rounds)), higher, interval.low, interval.high
+
+
+def _words(path: Path, value: float) -> str:
+    name = path[2] if path[0] == "candidate" else path[0]
+    units = {"latency_ms": "ms", "size_bytes": "bytes", "latency_ratio": "ratio", "latency_ratios": "ratio", "size_ratio": "ratio"}
+    if path[-1] == "n":
+        return number(value, 0)
+    if name in units:
+        return show(Measurement(name, value, units[name], 1, True))
+    return number(value, 2)

@@ -1,0 +1,142 @@
+"""Metrics, drops and timings once more from what a run stored, and where its result says something else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from planish.evaluation.statistics.intervals import bootstrap_mean, paired_difference, proportion
+from planish.measurement import Measurement
+from planish.report.recomputation.recheck import Path, Source, disagreements, expected, unchecked
+from planish.report.recomputation.run_folder import Predictions, RunFolder, Scores, class_names
+from planish.search.result import ClassResult
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """The number of one class in % before and after, and the drop in points: paired, or without an interval where nothing tells it."""
+
+    name: str
+    before: Measurement
+    after: Measurement
+    drop: Measurement
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Pooled single calls, in ms."""
+
+    median: float
+    p95: float
+    slowest: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What the stored files say.
+
+    Args:
+        before: the metric of the baseline on test.
+        after: that of the chosen candidate.
+        drop: paired, in points.
+        per_class: in the order of the classes.
+        timings: by candidate key.
+        confusion: how often target (row) was taken for class (column), ``(classes, classes)``, before and after; None without logits.
+        differing: numbers of test images on which the two differ: the chosen one is right, the baseline is right, neither is.
+        warnings: where the result says something else.
+        unchecked: how many shown numbers nothing in the folder tells any more, such as sizes of files that were removed.
+    """
+
+    before: Measurement
+    after: Measurement
+    drop: Measurement
+    per_class: list[ClassChange]
+    timings: dict[str, Timing]
+    confusion: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None
+    differing: tuple[int, int, int]
+    warnings: list[str]
+    unchecked: int = 0
+
+
+def recompute(run: RunFolder) -> Recomputed:
+    """Recompute a run's metric before and after, the paired difference, classes and calls, and compare its result with all it stored."""
+    timings = {key: Timing(float(np.median(x)), float(np.percentile(x, 95)), float(x.max()), len(x)) for key, x in run.samples.items()}
+    found = _of_scores(run, run.predictions, timings) if isinstance(run.predictions, Scores) else _of_logits(run, run.predictions, timings)
+    sources = sources_of(run, found)
+    return replace(found, warnings=disagreements(run.result, sources), unchecked=len(unchecked(run.result, sources)))
+
+
+def sources_of(run: RunFolder, found: Recomputed) -> dict[Path, Source]:
+    """What each number of the result should be; see ``recheck.expected``."""
+    per_class = None if isinstance(run.predictions, Scores) else [(each.before, each.after) for each in found.per_class]
+    return expected(run, {"before": found.before, "after": found.after, "drop": found.drop}, per_class)
+
+
+def _of_logits(run: RunFolder, stored: Predictions, timings: dict[str, Timing]) -> Recomputed:
+    names = class_names(run.result)
+    before, after = stored.baseline.argmax(axis=1), stored.chosen.argmax(axis=1)
+    right_before, right_after = before == stored.targets, after == stored.targets
+    per_class = []
+    for named in run.result.per_class:
+        rows = stored.targets == names.index(named.name)
+        per_class.append(
+            ClassChange(
+                named.name, _accuracy(right_before[rows]), _accuracy(right_after[rows]), _drop(right_before[rows], right_after[rows])
+            )
+        )
+    differ = before != after
+    return Recomputed(
+        before=_accuracy(right_before),
+        after=_accuracy(right_after),
+        drop=_drop(right_before, right_after),
+        per_class=per_class,
+        timings=timings,
+        confusion=(_confusion(stored.targets, before, len(names)), _confusion(stored.targets, after, len(names))),
+        differing=(int(right_after[differ].sum()), int(right_before[differ].sum()), int((differ & ~right_before & ~right_after).sum())),
+        warnings=[],
+    )
+
+
+def _of_scores(run: RunFolder, stored: Scores, timings: dict[str, Timing]) -> Recomputed:
+    """What is not stored, the classes' numbers, is taken as it was measured."""
+    name = run.result.metric
+    return Recomputed(
+        before=mean_score(name, stored.baseline),
+        after=mean_score(name, stored.chosen),
+        drop=_drop(stored.baseline, stored.chosen),
+        per_class=[ClassChange(named.name, named.baseline, named.chosen, _plain_drop(named)) for named in run.result.per_class],
+        timings=timings,
+        confusion=None,
+        differing=(0, 0, 0),
+        warnings=[],
+    )
+
+
+def mean_score(name: str, scores: npt.NDArray[np.float64]) -> Measurement:
+    """The metric of that name in percent, from one score an image ``(N,)``; a bootstrapped interval that ends at 0 and 100."""
+    value, low, high = (100 * x for x in bootstrap_mean(scores))
+    return Measurement(name, value, "%", len(scores), True, min(value, max(0.0, low)), max(value, min(100.0, high)))
+
+
+def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
+    n = len(right)
+    low, high = proportion(int(right.sum()), n)
+    return Measurement("accuracy", 100 * float(right.mean()) if n else 0.0, "%", n, True, 100 * low, 100 * high)
+
+
+def _drop(before: npt.NDArray[np.generic], after: npt.NDArray[np.generic]) -> Measurement:
+    if not len(before):
+        return Measurement("drop", 0.0, "points", 0, False, -100.0, 100.0)
+    value, low, high = paired_difference(before, after)
+    return Measurement("drop", 100 * value, "points", len(before), False, 100 * low, 100 * high)
+
+
+def _plain_drop(named: ClassResult) -> Measurement:
+    return Measurement("drop", named.baseline.value - named.chosen.value, "points", named.baseline.n, False)
+
+
+def _confusion(targets: npt.NDArray[np.int64], preds: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
+    return np.bincount(targets * classes + preds, minlength=classes * classes).reshape(classes, classes)

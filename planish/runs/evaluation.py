@@ -1,0 +1,332 @@
+"""An evaluation that is kept: ``evaluation.json``, and ``evaluation.npz`` with the predictions that stand behind its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import InputSpec, Predictor, Preprocessing
+from planish.devices.machine import describe_machine
+from planish.errors import BundleError, ModelError
+from planish.evaluation.errors.confident_errors import Confusion, confusions, worst_mistakes
+from planish.evaluation.evaluate import Evaluated, evaluate, evaluate_tiled
+from planish.evaluation.metrics.calibration import temperature_scaling
+from planish.evaluation.metrics.classification import probabilities
+from planish.evaluation.metrics.robustness import robustness
+from planish.evaluation.metrics.thresholds import at_threshold, threshold_for_precision, top_scores
+from planish.files.atomic import read_arrays, read_result, write_arrays, write_result
+from planish.measurement import Measurement
+from planish.runs.pictures import write_pictures
+from planish.task import SplitName, Task
+
+_STRICT = ConfigDict(extra="forbid")
+_PROMISES = (90.0, 95.0, 99.0)  # percent right where the model answers
+_FILES = "it is evaluation.json and evaluation.npz"
+_LOGITS = "logits"
+SHOWN_MISTAKES = 24
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Threshold:
+    """From which probability on a prediction is taken so that some precision is kept: chosen on validation, told on other images.
+
+    Args:
+        wanted: precision in percent.
+        value: the least probability; None where no threshold can promise it.
+        measurements: ``precision``, ``recall``, ``coverage`` (the share that is accepted) and ``f1`` of the images that are told.
+        why: there is none.
+    """
+
+    wanted: float
+    value: float | None = None
+    measurements: dict[str, Measurement] = Field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ClassEvaluation:
+    """One class against the rest.
+
+    Args:
+        name: of the class.
+        measurements: ``precision``, ``recall`` (its accuracy) and ``f1`` of what the model says, in percent; of a task without logits the
+            one number that it tells of a class.
+        threshold: from which probability of this class on it is right as often as was asked for; None without logits of validation images.
+    """
+
+    name: str
+    measurements: dict[str, Measurement]
+    threshold: Threshold | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Evaluation:
+    """``evaluation.json``.
+
+    Args:
+        model: what was evaluated, as the user named it.
+        split: which images.
+        runtime: what ran the model.
+        metrics: the primary one first; with what errors cost (``Task.errors``), ``temperature`` and what it does, and corruptions, where
+            they were measured.
+        per_class: in the order of the model's outputs.
+        confusions: the pairs of classes that are mixed up most; this and the next two are empty without logits.
+        thresholds: for answering only where the model is sure enough; empty without validation images.
+        mistakes: how many images are wrong.
+        machine: what it ran on.
+        notes: what was decided on the user's behalf.
+    """
+
+    name: str
+    created: str
+    command: str
+    model: str
+    data: str
+    split: SplitName
+    runtime: str
+    metrics: dict[str, Measurement]
+    per_class: list[ClassEvaluation]
+    confusions: list[Confusion]
+    thresholds: list[Threshold]
+    mistakes: int
+    machine: dict[str, str | int | float]
+    notes: list[str] = Field(default_factory=list)
+    version: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """``evaluation.npz`` of a model with logits.
+
+    Args:
+        logits: ``(N, classes)``.
+        targets: class numbers ``(N,)``.
+        keys: one name an image ``(N,)``.
+        worst: rows of the surest mistakes ``(K,)``, the surest first.
+        pixels: of these, uint8 ``(K, H, W, C)``.
+        validation_logits: ``(M, classes)``; M is 0 where validation itself was evaluated.
+        validation_targets: ``(M,)``.
+    """
+
+    logits: npt.NDArray[Any]
+    targets: npt.NDArray[Any]
+    keys: npt.NDArray[Any]
+    worst: npt.NDArray[Any]
+    pixels: npt.NDArray[Any]
+    validation_logits: npt.NDArray[Any]
+    validation_targets: npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """``evaluation.npz`` of a model without logits.
+
+    Args:
+        scores: of each image, see ``Task.scores`` ``(N,)``.
+        keys: one name an image ``(N,)``.
+    """
+
+    scores: npt.NDArray[np.float64]
+    keys: npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What a model said, and how good that is.
+
+    Args:
+        split: of the images.
+        found: on these.
+        validation: on validation; None where that was not asked for, is the split itself, or there are no logits to calibrate.
+        metrics: of ``found``, with those of temperature and corruptions.
+    """
+
+    split: SplitName
+    found: Evaluated
+    validation: Evaluated | None
+    metrics: dict[str, Measurement]
+
+
+def judge(
+    predictor: Predictor,
+    task: Task,
+    split: SplitName,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    *,
+    calibrate: bool = True,
+    corruptions: bool = False,
+    seed: int = 0,
+    tile: int | None = None,
+) -> Judged:
+    """Evaluate on a split.
+
+    Args:
+        predictor: the model.
+        task: the images.
+        split: which of them.
+        spec: size of the images.
+        preprocessing: of the model.
+        calibrate: also evaluate on validation, and say what a temperature fitted there does; without logits there is nothing to say.
+        corruptions: also evaluate on corrupted images.
+        seed: of the corruptions.
+        tile: pixels of the tiles that large images are answered in; None for whole images.
+    """
+    if tile is None:
+        found = evaluate(predictor, task, split, spec, preprocessing)
+    else:
+        found = evaluate_tiled(predictor, task, split, spec, preprocessing, tile)
+    validation = None
+    metrics = found.metrics | {m.name: m for m in found.task.errors(found.outputs, found.targets).values()}
+    if calibrate and split != "validation" and _LOGITS in found.outputs:
+        validation = evaluate(predictor, task, "validation", spec, preprocessing)
+        metrics |= temperature_scaling(validation.outputs[_LOGITS], validation.targets, found.outputs[_LOGITS], found.targets)
+    if corruptions:
+        metrics |= robustness(predictor, task, split, spec, preprocessing, seed=seed)
+    return Judged(split, found, validation, metrics)
+
+
+def keep(
+    folder: Path,
+    judged: Judged,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    *,
+    model: str,
+    data: str,
+    runtime: str,
+    precision: float = 95.0,
+    command: str = "",
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """Write ``evaluation.json``, ``evaluation.npz`` and what can be drawn, ``pictures.npz``, into ``folder``; earlier ones are replaced.
+
+    Args:
+        folder: is made where it is missing.
+        judged: what was found.
+        spec: size of the images.
+        preprocessing: of the model.
+        model: as the user named it.
+        data: likewise.
+        runtime: what ran the model.
+        precision: in percent, that thresholds shall keep.
+        command: the command line.
+        notes: what was decided on the user's behalf.
+    """
+    found, task = judged.found, judged.found.task
+    split = task.split(judged.split)
+    evaluation = Evaluation(
+        name=folder.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        model=model,
+        data=data,
+        split=judged.split,
+        runtime=runtime,
+        metrics=judged.metrics,
+        per_class=[],
+        confusions=[],
+        thresholds=[],
+        mistakes=0,
+        machine=describe_machine(),
+        notes=list(notes),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = np.asarray(task.scores(found.outputs, found.targets), np.float64)
+    predictions: Predicted | Scored
+    if _LOGITS in found.outputs:
+        predictions = _predicted(judged, task, spec, preprocessing)
+        evaluation = _with_classes(evaluation, predictions, task.class_names, None if judged.validation is None else precision)
+    else:
+        predictions = Scored(scores, np.array(split.keys))
+        per_class = task.per_class(found.outputs, found.targets)
+        evaluation = dataclasses.replace(evaluation, per_class=[ClassEvaluation(name, {m.name: m}) for name, m in per_class.items()])
+    write_arrays(folder / "evaluation.npz", **vars(predictions))
+    write_pictures(folder / "pictures.npz", task, split, spec, preprocessing, {"model": found.outputs}, {"model": scores})
+    write_result(folder / "evaluation.json", evaluation)
+    return evaluation
+
+
+def _predicted(judged: Judged, task: Task, spec: InputSpec, preprocessing: Preprocessing) -> Predicted:
+    split, before = task.split(judged.split), judged.validation
+    logits, targets = judged.found.outputs[_LOGITS], np.asarray(judged.found.targets)
+    worst = worst_mistakes(logits, targets, SHOWN_MISTAKES)
+    return Predicted(
+        logits=logits,
+        targets=targets,
+        keys=np.array(split.keys),
+        worst=worst,
+        pixels=np.asarray(split.images(spec, preprocessing)[worst]),
+        validation_logits=np.zeros((0, len(task.class_names))) if before is None else before.outputs[_LOGITS],
+        validation_targets=np.zeros(0, np.int64) if before is None else np.asarray(before.targets),
+    )
+
+
+def _with_classes(evaluation: Evaluation, predictions: Predicted, names: Sequence[str], precision: float | None) -> Evaluation:
+    """With classes, confusions and mistakes and, where a precision is given, thresholds that keep it."""
+    preds, targets = predictions.logits.argmax(axis=1), predictions.targets
+    per_class = []
+    for number, name in enumerate(names):
+        of_class = at_threshold(0.5, preds == number, targets == number)
+        per_class.append(ClassEvaluation(name, {key: of_class[key] for key in ("precision", "recall", "f1")}))
+    return dataclasses.replace(
+        evaluation,
+        per_class=per_class if precision is None else _with_thresholds(per_class, predictions, precision),
+        confusions=confusions(preds, targets, names),
+        thresholds=[] if precision is None else _for_answering(predictions, precision),
+        mistakes=int((preds != targets).sum()),
+    )
+
+
+def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted | Scored]:
+    """Read what ``keep`` wrote.
+
+    Raises:
+        BundleError: a file is missing, or not as it was written.
+    """
+    evaluation = read_result(folder / "evaluation.json", Evaluation)
+    stored = read_arrays(folder / "evaluation.npz")
+    kind = Scored if "scores" in stored else Predicted
+    try:
+        return evaluation, kind(**stored)
+    except TypeError as error:
+        raise BundleError(f"the evaluation in {folder} cannot be read: {error}", _FILES, "run planish evaluate again with --out") from None
+
+
+def _for_answering(predictions: Predicted, precision: float) -> list[Threshold]:
+    chosen = top_scores(predictions.validation_logits, predictions.validation_targets)
+    told = top_scores(predictions.logits, predictions.targets)
+    return [_threshold(wanted, chosen, told) for wanted in sorted({*_PROMISES, precision})]
+
+
+def _with_thresholds(per_class: Sequence[ClassEvaluation], predictions: Predicted, precision: float) -> list[ClassEvaluation]:
+    chosen, told = probabilities(predictions.validation_logits), probabilities(predictions.logits)
+    return [
+        ClassEvaluation(
+            each.name,
+            each.measurements,
+            _threshold(
+                precision,
+                (chosen[:, number], predictions.validation_targets == number),
+                (told[:, number], predictions.targets == number),
+            ),
+        )
+        for number, each in enumerate(per_class)
+    ]
+
+
+def _threshold(wanted: float, chosen: tuple[Any, Any], told: tuple[Any, Any]) -> Threshold:
+    """Scores and what is positive, of the images that choose and of those that it is told on."""
+    try:
+        value = threshold_for_precision(*chosen, wanted / 100)
+    except ModelError as error:
+        return Threshold(wanted, why=f"{error.received}; {error.rule}")
+    return Threshold(wanted, value, at_threshold(value, *told))

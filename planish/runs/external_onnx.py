@@ -1,0 +1,169 @@
+"""A classifier's ONNX file as what a run starts from: ours says how it is fed, of others that is assumed and told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
+from planish.data import ImageData, load_images, require_classes
+from planish.errors import GoalError, ModelError
+from planish.export.onnx.external import Foreign, fed_pixels, metadata_of, read_foreign
+from planish.export.onnx.onnx_file import metadata
+from planish.files.workspace import fresh_folder
+from planish.progress import note
+from planish.runs.open_model import open_model
+from planish.split_assignment import SplitAssignment
+from planish.tasks import task_for
+from planish.training.prepare import DECODE_SIDE, Job, decode_side_for, fitting_resize, usual_side
+
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_COMPARED_IMAGES = 16
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger")
+
+
+def file_job(
+    data: str | Path,
+    file: Path,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resize: Literal["squash", "crop"] | None = None,
+    image_size: int | None = None,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> Job:
+    """Load the images, and the file as an artifact that is fed pixels.
+
+    Args:
+        data: a folder, a manifest, or a built-in name.
+        file: ONNX, a classifier in float32.
+        mean: that it expects, one value a channel or one for all, on the 0..1 scale; None for what the file says, else ImageNet's.
+        std: likewise.
+        resize: how images come to its input size; None for what the file says, else squashed if about square, cropped if not.
+        image_size: in pixels, where the file leaves it open.
+        skip_bad: leave broken images out instead of stopping.
+        seed: of the split.
+
+    Raises:
+        ModelError: it cannot be used as it is, or not for these classes.
+        DataError: the images cannot be used, or have other classes.
+        GoalError: what was said of its preprocessing cannot be.
+    """
+    if "planish.input_spec" in (said := metadata_of(file)):
+        if any(given is not None for given in (mean, std, resize, image_size)):
+            raise GoalError(f"preprocessing for {file}", "Planish wrote the file, which says itself how it is fed", "leave it away")
+        opened = open_model(file)
+        lineage = TypeAdapter(Lineage).validate_json(said["planish.lineage"])
+        artifact = Artifact("onnx", opened.input_spec, opened.preprocessing, opened.class_names, lineage, files=(file,))
+        if artifact.facts["precision"] != "fp32":
+            raise _quantized(file)
+        side, channels = artifact.preprocessing.decode_side, artifact.input_spec.channels
+        images = _images(data, side, channels, skip_bad, seed, opened.assignment, artifact.class_names)
+        note(f"{file.name} was written by Planish and says how it is fed, and its classes")
+        return _job(artifact, images)
+    foreign = read_foreign(file)
+    if any(node.op_type in _QUANTIZED for node in foreign.model.graph.node):
+        raise _quantized(file)
+    known = [side for side in (foreign.height, foreign.width, image_size) if side is not None]
+    decode_side = decode_side_for(min(known)) if known else DECODE_SIDE
+    images = _images(data, decode_side, foreign.channels, skip_bad, seed)
+    learned = task_for(images.task, images.splits, images.class_names)
+    spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, image_size, usual_side(images, learned.largest_side), file))
+    preprocessing = Preprocessing(
+        decode_side,
+        resize or fitting_resize(images),
+        channel_values("mean", mean, spec.channels),
+        channel_values("std", std, spec.channels),
+    )
+    _tell(file, spec, preprocessing, images.class_names, mean is None, std is None, resize is None)
+    split = images.splits["calibration"].images(spec, preprocessing)
+    rows = np.unique(np.linspace(0, len(split) - 1, min(_COMPARED_IMAGES, len(split))).astype(int))
+    sample, labels = np.ascontiguousarray(split[rows]), np.asarray(images.splits["calibration"].targets)[rows]
+    model, notes = fed_pixels(foreign, spec, preprocessing, len(images.class_names), sample, labels)
+    for text in notes:
+        note(f"{file.name}: {text}")
+    source = Source(file.name, len(images.class_names), spec.channels, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    fed = fresh_folder("foreign-") / "model.onnx"
+    artifact = Artifact("onnx", spec, preprocessing, images.class_names, Lineage(source), files=(fed,))
+    import onnx
+
+    onnx.helper.set_model_props(model, metadata(artifact))
+    onnx.save(model, str(fed))
+    return _job(artifact, images)
+
+
+def refuse_training(file: str, **asked: Any) -> None:
+    """Options that train have no meaning for a file.
+
+    Raises:
+        GoalError: one was given.
+    """
+    if names := [f"--{name}" for name, given in asked.items() if given]:
+        raise GoalError(f"{', '.join(names)} for {file}", "a file cannot be trained", "leave it away, or give the PyTorch network")
+
+
+def _images(
+    data: str | Path, decode_side: int, channels: int | None, skip_bad: bool, seed: int,
+    assignment: SplitAssignment | None = None, class_names: Sequence[str] | None = None,
+) -> ImageData:  # fmt: skip
+    require_classes(data, "a file from elsewhere")
+    images = load_images(
+        data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, assignment=assignment, class_names=class_names
+    )
+    images.require("train", "validation", "test")
+    return images
+
+
+def _job(artifact: Artifact, images: ImageData) -> Job:
+    return Job(task_for(images.task, images.splits, images.class_names), artifact, images, knows_classes=True, pretrained=True, notes=())
+
+
+def _quantized(file: Path) -> ModelError:
+    return ModelError(f"{file} is quantized already", "all is compared with a float32 original", "give the file before it was quantized")
+
+
+def _size(foreign: Foreign, image_size: int | None, usual: int, file: Path) -> tuple[int, int]:
+    if foreign.height is None or foreign.width is None:
+        free = image_size or foreign.height or foreign.width or usual
+        if image_size is None:
+            note(f"{file.name} takes images of any size and is fed {free} x {free} pixels, their own size; --image-size says otherwise")
+        return foreign.height or free, foreign.width or free
+    if image_size not in (None, foreign.height) or image_size not in (None, foreign.width):
+        raise GoalError(
+            f"images of {image_size} pixels for {file}", f"it takes {foreign.height} x {foreign.width}", "leave --image-size away"
+        )
+    return foreign.height, foreign.width
+
+
+def channel_values(name: Literal["mean", "std"], given: Sequence[float] | None, channels: int) -> tuple[float, ...]:
+    """One value for each channel, of those given or, where None is, ImageNet's.
+
+    Raises:
+        GoalError: there are too many or too few, or a std is not above 0.
+    """
+    if given is None:
+        usual = _IMAGENET[name == "std"]
+        return usual if channels == 3 else (sum(usual) / len(usual),)
+    values = tuple(given) * channels if len(given) == 1 else tuple(given)
+    if len(values) != channels or (name == "std" and min(values) <= 0):
+        rule = f"it is one value for each of {channels} channels, or one for all" + (", above 0" if name == "std" else "")
+        raise GoalError(f"a {name} of {', '.join(map(str, given))}", rule, f"for example {','.join(map(str, _IMAGENET[name == 'std']))}")
+    return values
+
+
+def _tell(file: Path, spec: InputSpec, how: Preprocessing, classes: Sequence[str], no_mean: bool, no_std: bool, no_resize: bool) -> None:
+    """Say how the file is fed, and which of that is only assumed."""
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))
+    assumed = [name for name, missing in (("--mean", no_mean), ("--std", no_std), ("--resize", no_resize)) if missing]
+    names = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
+    note(
+        f"{file.name} is fed {spec.height} x {spec.width} pixels ({how.resize}), (pixel / 255 - {mean}) / {std}; "
+        f"its {len(classes)} outputs are taken to be the classes by name: {names}"
+        + (f"; it does not say so itself: {', '.join(assumed)} say otherwise" if assumed else "")
+    )

@@ -1,0 +1,145 @@
+"""A model that somebody names: a bundle, a run, a saved artifact, or an exported file of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from planish.artifact import Artifact, InputSpec, Lineage, Predictor, Preprocessing
+from planish.errors import ModelError
+from planish.evaluation.latency import Subject
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export.bundle.folder import bundle_folder, read_bundle
+from planish.export.onnx.external import metadata_of
+from planish.export.runtimes.registry import available, imports, load, run_checked
+from planish.files.reading import damage_reported
+from planish.models.storage import load_artifact
+from planish.split_assignment import SplitAssignment, assignment_beside
+
+if TYPE_CHECKING:
+    from planish.artifact import Pixels
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model on disk.
+
+    Args:
+        path: what the user named.
+        format: ``torch``, ``onnx``, ``openvino``.
+        runtime: that runs it.
+        files: of the model; empty for torch.
+        input_spec: what it is fed.
+        preprocessing: how an image file becomes that.
+        class_names: in the order of its outputs.
+        task: what its outputs are for.
+        artifact: where the path was a saved artifact.
+        assignment: the splits of the images that it was made with; None where none is kept.
+    """
+
+    path: Path
+    format: str
+    runtime: str
+    files: tuple[Path, ...]
+    input_spec: InputSpec
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    task: str = "classification"
+    artifact: Artifact | None = None
+    assignment: SplitAssignment | None = None
+
+    def predictor(self, threads: int = 1, batch: int | None = None) -> Predictor:
+        """The model, loaded."""
+        if self.format == "torch":
+            assert self.artifact is not None
+            return TorchPredictor.fastest(self.artifact.module, self.preprocessing)
+        return partial(run_checked, load(self.files, self.runtime, threads=threads, batch=batch), name=self.files[0].name)
+
+    def subject(self, threads: int, batch: int) -> Subject:
+        """The model as the subject of a bench, fed random pixels.
+
+        Raises:
+            ModelError: a torch model; what is measured is the exported file.
+        """
+        if self.format == "torch":
+            raise ModelError(
+                f"{self.path} is a torch model", "what is timed is an exported file", f"run: planish export {self.path} --to onnx"
+            )
+        size = (batch, self.input_spec.height, self.input_spec.width, self.input_spec.channels)
+        images: Pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        arguments = {"files": [str(f) for f in self.files], "runtime": self.runtime, "threads": threads, "batch": batch}
+        return Subject("planish.export.runtimes.registry:load", arguments, images, self.runtime, imports=imports(self.runtime))
+
+
+def open_model(path: str | Path, runtime: str = "auto") -> Opened:
+    """Open what ``path`` names.
+
+    Args:
+        path: a bundle's folder, a run's folder (its bundle is meant), a saved artifact's folder, or our ``.onnx`` file.
+        runtime: ``auto`` takes the bundle's, or the first that opens the format.
+
+    Raises:
+        ModelError: it is none of these.
+        BundleError: it is one, but broken.
+    """
+    place = bundle_folder(Path(path))
+    if (place / "bundle.json").exists():
+        bundle = read_bundle(place)
+        files = tuple(place / name for name in bundle.files)
+        chosen = bundle.runtime if runtime == "auto" else runtime
+        spec, preprocessing, assignment = bundle.input_spec, bundle.preprocessing, assignment_beside(place)
+        return Opened(Path(path), bundle.format, chosen, files, spec, preprocessing, bundle.class_names, bundle.name, assignment=assignment)
+    if (place / "artifact.json").exists():
+        artifact = load_artifact(place)
+        chosen = "torch" if artifact.format == "torch" else _runtime(artifact.format, runtime)
+        spec, preprocessing, task = artifact.input_spec, artifact.preprocessing, artifact.lineage.source.task
+        return Opened(
+            place,
+            artifact.format,
+            chosen,
+            artifact.files,
+            spec,
+            preprocessing,
+            artifact.class_names,
+            task,
+            artifact,
+            assignment_beside(place),
+        )
+    if place.suffix == ".onnx" and place.is_file():
+        return _open_onnx(place, _runtime("onnx", runtime))
+    what = "does not exist" if not place.exists() else "is neither a bundle, a run, a saved model nor an ONNX file"
+    raise ModelError(
+        f"{place} {what}", "a model is a folder with bundle.json or artifact.json, a run's folder, or an .onnx file that Planish wrote"
+    )
+
+
+def _runtime(format_: str, wanted: str) -> str:
+    fitting = available(format_)
+    if wanted == "auto" and fitting:
+        return fitting[0]
+    if wanted not in fitting:
+        raise ModelError(
+            f"{wanted} cannot open {format_} files here", "a runtime opens certain formats", f"choose from {', '.join(fitting) or 'none'}"
+        )
+    return wanted
+
+
+def _open_onnx(file: Path, runtime: str) -> Opened:
+    metadata = metadata_of(file)
+    if "planish.input_spec" not in metadata:
+        raise ModelError(
+            f"{file} was not written by Planish",
+            "its preprocessing is not known",
+            "planish optimize DATA --model FILE.onnx makes a bundle of it",
+        )
+    with damage_reported(file, ModelError, "it is as Planish wrote it", "export it again"):
+        spec = TypeAdapter(InputSpec).validate_json(metadata["planish.input_spec"])
+        preprocessing = TypeAdapter(Preprocessing).validate_json(metadata["planish.preprocessing"])
+        task = TypeAdapter(Lineage).validate_json(metadata["planish.lineage"]).source.task
+        names = TypeAdapter(tuple[str, ...]).validate_json(metadata["planish.class_names"])
+    return Opened(file, "onnx", runtime, (file,), spec, preprocessing, names, task, assignment=assignment_beside(file))

@@ -1,0 +1,96 @@
+"""A trained network that is named with its weights, without having been trained or saved by Planish."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from planish.data import ImageData
+from planish.errors import GoalError, ModelError
+from planish.models.zoo import factory_file
+from planish.progress import note
+from planish.runs.external_onnx import channel_values
+from planish.runs.open_model import Opened
+from planish.split_assignment import SplitAssignment
+from planish.training.prepare import prepare
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a network is named.
+
+    Args:
+        model: ``FILE.py:factory``, ``timm:NAME``, ``torchvision:NAME`` or another name.
+        weights: a file, or ``imagenet``; None where the factory loads them itself.
+        mean: that it expects to be taken off, one value a channel or one for all, on the 0..1 scale; None where its weights say so.
+        std: likewise, that it expects to be divided by.
+        image_size: pixels that it is fed; None for the images' own size.
+        resize: how images come to that size; None squashes images that are about square and crops others.
+        task: None for what the data is for.
+    """
+
+    model: str
+    weights: str | Path | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    image_size: int | None = None
+    resize: Literal["squash", "crop"] | None = None
+    task: str | None = None
+
+
+def open_network(
+    network: Network, data: str | Path, *, seed: int = 0, skip_bad: bool = False, assignment: SplitAssignment | None = None
+) -> tuple[Opened, ImageData]:
+    """Open a network and the images that it was trained for.
+
+    Args:
+        network: how it is named.
+        data: a folder, a manifest, or a built-in name.
+        seed: of the split.
+        skip_bad: leave broken images out.
+        assignment: the splits of images that stay as they are; None for those kept beside the weights.
+
+    Raises:
+        ModelError: it has no trained weights, or its outputs are not the classes of the data.
+        GoalError: it is not known how its images are normalised.
+    """
+    name = network.model
+    if network.weights is None and factory_file(name) is None:
+        raise ModelError(
+            f"{name} without weights has random values", "only a trained network is compressed or judged", "add --weights FILE"
+        )
+    job = prepare(
+        data, name, weights=network.weights, image_size=network.image_size, resize=network.resize, task=network.task, skip_bad=skip_bad,
+        seed=seed, assignment=assignment,
+    )  # fmt: skip
+    if network.weights is not None and not job.knows_classes:
+        raise ModelError(
+            f"the weights {network.weights} have no classifier for the {len(job.data.class_names)} classes of {data}",
+            "they must have been trained on these classes",
+            f"train it first: planish train {data} --model {name} --weights {network.weights}",
+        )
+    artifact = job.artifact
+    spec, how = artifact.input_spec, artifact.preprocessing
+    given = network.mean is not None or network.std is not None
+    if not given and not job.normalisation_known:
+        raise GoalError(
+            f"it is not known how the images of {name} were normalised when it was trained",
+            "pixels / 255 have a mean taken off and are divided by a standard deviation",
+            "give both, for example --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, or --mean 0 --std 1 for none",
+        )
+    if given:
+        mean = channel_values("mean", network.mean, spec.channels) if network.mean is not None else how.mean
+        std = channel_values("std", network.std, spec.channels) if network.std is not None else how.std
+        how = replace(how, mean=mean, std=std)
+        artifact = replace(artifact, preprocessing=how)
+    names = ", ".join(artifact.class_names[:4]) + (", ..." if len(artifact.class_names) > 4 else "")
+    note(
+        f"{name} is fed {spec.height} x {spec.width} pixels ({how.resize}); --image-size and --resize change that; "
+        f"its outputs are taken to be the classes in this order: {names}"
+    )
+    opened = Opened(
+        Path(name), "torch", "torch", (), spec, how, artifact.class_names, job.data.task, artifact, job.data.assignment
+    )  # fmt: skip
+    return opened, job.data

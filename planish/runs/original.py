@@ -1,0 +1,57 @@
+"""The original of a run: trained once, kept in the run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from planish.artifact import Artifact
+from planish.data.augmentation.policy import Strength
+from planish.files.atomic import write_json
+from planish.models.storage import load_artifact, save_artifact
+from planish.runs.store import Store
+from planish.task import Task
+from planish.training.augmentation_preview import what_it_sees
+from planish.training.original import Original, TrainMode, train_original
+from planish.training.prepare import Job
+from planish.training.settings import MixedPrecision
+
+
+def stored_original(
+    job: Job,
+    folder: Path,
+    store: Store,
+    mode: TrainMode,
+    epochs: int | None,
+    augmentation: Strength,
+    seconds: float | None,
+    seed: int,
+    precision: MixedPrecision,
+    name: str = "original",
+) -> Artifact:
+    """Train the job's model unless it knows the classes or was trained before; see ``train_original``. Killed, it goes on after the last
+    finished epoch. ``precision`` is that of all trainings of the run; ``name`` is another one where a further teacher is trained.
+    """
+    place = folder / "work" / name
+
+    def work() -> bool:
+        checkpoint = folder / "work" / f"{name}.checkpoint"
+        place.parent.mkdir(exist_ok=True)
+        found = train_original(
+            job, mode=mode, epochs=epochs, augmentation=augmentation, mixed_precision=precision, checkpoint=checkpoint, seconds=seconds,
+            seed=seed,
+        )  # fmt: skip
+        save_artifact(found.artifact, place)
+        if name == "original":
+            write_training(found, job.task, folder)
+        checkpoint.unlink(missing_ok=True)
+        return True
+
+    return store.load(name, f"training the {name}", work, lambda _: load_artifact(place, module=job.artifact.module))
+
+
+def write_training(found: Original, task: Task, folder: Path) -> None:
+    """What a page shows of a training, where there was one: ``history.json`` and ``augmented.png``."""
+    if found.settings is not None:
+        write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
+        what_it_sees(found.artifact, task, found.settings).save(folder / "augmented.png")

@@ -1,0 +1,119 @@
+"""Images with what models say of them drawn in: those on which two models differ most, and the worst; ``pictures.npz``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from planish.files.atomic import write_arrays
+
+if TYPE_CHECKING:
+    from planish.artifact import InputSpec, Outputs, Pixels, Preprocessing
+    from planish.task import Split, Task
+
+SHOWN = 12
+_LARGEST_SIDE = 640  # of a picture that is kept
+_LOOKED_AT = 60  # images that are scored one by one, for each of the two reasons
+
+Floats = npt.NDArray[np.float64]
+
+
+def write_pictures(
+    path: Path,
+    task: Task,
+    split: Split,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    said: Mapping[str, Outputs],
+    scores: Mapping[str, Floats],
+) -> bool:
+    """Draw some images as they are meant to be and as each model sees them; nothing is written where the task draws nothing.
+
+    The file holds ``rows`` (K,) of the split, ``changed`` (K,): whether an image was taken since the first and the last model differ most
+    on it, else it is one of the worst of the last; ``models`` (M,), their names; ``scores`` (K, M): the primary metric, 0 to 1, of each
+    image alone; ``truth`` (K, h, w, 3) and ``drawn`` (K, M, h, w, 3), uint8.
+
+    Args:
+        path: to write; an earlier file is replaced, or taken away.
+        task: that draws.
+        split: of the images.
+        spec: size of the images that are drawn on.
+        preprocessing: likewise.
+        said: outputs of one or two models on the whole split, by the model's name.
+        scores: of each, ``Task.scores`` ``(N,)``.
+
+    Returns:
+        Whether there are pictures.
+    """
+    path.unlink(missing_ok=True)
+    images = split.images(spec, preprocessing)
+    if not len(images) or task.draw(np.asarray(images[:1]), None, [split.targets[0]]) is None:
+        return False
+    album = _Album(task, split, images, said)
+    names = list(said)
+    by_change = np.argsort(-np.abs(scores[names[0]] - scores[names[-1]]), kind="stable")[:_LOOKED_AT]
+    by_score = np.argsort(scores[names[-1]], kind="stable")[:_LOOKED_AT]
+    differ = {int(i): abs(album.alone(int(i))[0] - album.alone(int(i))[-1]) for i in by_change}
+    changed = sorted((i for i, by in differ.items() if by > 0), key=lambda i: -differ[i])[: SHOWN // 2]
+    rows = [*changed]
+    for i in sorted((int(i) for i in by_score if int(i) not in changed), key=lambda i: album.alone(i)[-1]):
+        if len(rows) == SHOWN:
+            break
+        truth, drawn = album.pictures(i)
+        if not np.array_equal(truth, drawn[-1]):  # nothing was to be found, and nothing was
+            rows.append(i)
+    if not rows:
+        return False
+    found = [album.pictures(i) for i in rows]
+    write_arrays(
+        path,
+        rows=np.array(rows, np.int64),
+        changed=np.array([i in changed for i in rows]),
+        models=np.array(names),
+        scores=np.array([album.alone(i) for i in rows], np.float64),
+        truth=np.stack([truth for truth, _ in found]),
+        drawn=np.stack([np.stack(drawn) for _, drawn in found]),
+    )
+    return True
+
+
+class _Album:
+    """Images of a split one by one, each looked at once."""
+
+    def __init__(self, task: Task, split: Split, images: Pixels, said: Mapping[str, Outputs]) -> None:
+        self._task, self._split, self._images, self._said = task, split, images, said
+        self._alone: dict[int, list[float]] = {}
+        self._pictures: dict[int, tuple[Pixels, list[Pixels]]] = {}
+
+    def alone(self, row: int) -> list[float]:
+        """The primary metric of the image alone, of each model; scores of the whole split may tell of other images, too."""
+        if row not in self._alone:
+            target = [self._split.targets[row]]
+            self._alone[row] = [float(self._task.scores(_of(outputs, row), target)[0]) for outputs in self._said.values()]
+        return self._alone[row]
+
+    def pictures(self, row: int) -> tuple[Pixels, list[Pixels]]:
+        """What is in the image, and what each model says."""
+        if row not in self._pictures:
+            image, target = np.asarray(self._images[row : row + 1]), [self._split.targets[row]]
+            drawn = [self._task.draw(image, None if of is None else _of(of, row), target) for of in (None, *self._said.values())]
+            shrunk = [_shrunk(np.asarray(picture)[0]) for picture in drawn]
+            self._pictures[row] = shrunk[0], shrunk[1:]
+        return self._pictures[row]
+
+
+def _of(outputs: Outputs, row: int) -> dict[str, Any]:
+    return {name: values[row : row + 1] for name, values in outputs.items()}
+
+
+def _shrunk(picture: Pixels) -> Pixels:
+    if max(picture.shape[:2]) <= _LARGEST_SIDE:
+        return picture
+    image = Image.fromarray(picture)
+    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(image)

@@ -1,0 +1,237 @@
+"""Carries plans out, one step at a time, and never the same step twice."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from planish.artifact import Artifact
+from planish.errors import PlanishError
+from planish.evaluation.evaluate import evaluate
+from planish.evaluation.latency import LatencyReport, Subject, measure_latency
+from planish.evaluation.size import size_bytes
+from planish.evaluation.statistics.intervals import paired_difference
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.export.runtimes.registry import imports, load
+from planish.files.atomic import read_arrays, write_arrays
+from planish.files.workspace import workspace
+from planish.measurement import Measurement
+from planish.models.storage import load_artifact, save_artifact
+from planish.plan import Plan
+from planish.runs.store import Store
+from planish.task import SplitName, Task
+from planish.technique import Technique
+
+_REPORT = TypeAdapter(LatencyReport)
+_ANY_SIZE = 1 << 50  # masks of many images, which this run has written
+
+
+class Runner:
+    """Artifacts by plan, and what was measured on them, in the folder ``work`` of a run.
+
+    Every prefix of a plan is an artifact of its own on disk, so plans that begin alike share their beginning and a killed run goes
+    on after the last finished step.
+
+    Args:
+        store: the run's memory.
+        folder: where artifacts and outputs are kept.
+        task: the images and what is to be learned.
+        original: what all plans start from; format torch.
+    """
+
+    def __init__(self, store: Store, folder: Path, task: Task, original: Artifact) -> None:
+        self.store, self.folder, self.task, self.original = store, folder, task, original
+        self._artifacts: dict[str, Artifact] = {}
+        self._scores: dict[tuple[str, str, str], Any] = {}
+        self._metrics: dict[tuple[str, str, str], dict[str, Measurement]] = {}
+
+    def artifact(self, plan: Plan) -> Artifact:
+        """The original with the plan applied."""
+        artifact = self.original
+        for count in range(1, len(plan.steps) + 1):
+            artifact = self._step(artifact, Plan(*plan.steps[:count]))
+        return artifact
+
+    def _step(self, before: Artifact, plan: Plan) -> Artifact:
+        if plan.key not in self._artifacts:
+            step = plan.steps[-1]
+            folder = self.folder / plan.key
+
+            def work() -> str:
+                with workspace(self.folder / "scratch" / plan.key) as scratch, _randomness_of(plan):
+                    try:
+                        save_artifact(Plan(step).apply(before, self.task), folder)
+                    except PlanishError:
+                        shutil.rmtree(scratch, ignore_errors=True)
+                        raise
+                shutil.rmtree(scratch, ignore_errors=True)  # what a kill leaves there, the step goes on from
+                return str(plan)
+
+            def read(_: str) -> Artifact:
+                return load_artifact(folder, module=self.original.module, original=self.original)
+
+            self._artifacts[plan.key] = self.store.load(f"artifact:{plan.key}", step.name, work, read)
+        return self._artifacts[plan.key]
+
+    def release(self) -> None:
+        """Forget the networks held in memory; they are on disk."""
+        self._artifacts.clear()
+
+    def outputs(self, plan: Plan, runtime: str, split: SplitName) -> dict[str, Any]:
+        """The model's named outputs on a whole split, computed by ``runtime`` from the shipped file (``torch`` for the network itself)."""
+        path = self.folder / f"outputs-{plan.key}-{runtime}-{split}.npz"
+
+        def work() -> bool:
+            artifact = self.artifact(plan)
+            if runtime == "torch":
+                predictor: Any = TorchPredictor(artifact.module, artifact.preprocessing)
+            else:
+                predictor = load(artifact.files, runtime, threads=2, batch=None)
+            found = evaluate(predictor, self.task, split, artifact.input_spec, artifact.preprocessing)
+            write_arrays(path, **found.outputs)
+            return True
+
+        def read(_: bool) -> dict[str, Any]:
+            return read_arrays(path, max_bytes=_ANY_SIZE)
+
+        return self.store.load(f"outputs:{plan.key}@{runtime}:{split}", f"evaluating on {split}", work, read)
+
+    def metrics(self, plan: Plan, runtime: str, split: SplitName) -> dict[str, Measurement]:
+        """All metrics of the task on a split."""
+        key = (plan.key, runtime, split)
+        if key not in self._metrics:
+            found = self.task.metrics(self.outputs(plan, runtime, split), self.task.split(split).targets)
+            self._metrics[key] = {name: replace(m, runtime=runtime) for name, m in found.items()}
+        return self._metrics[key]
+
+    def drop(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName) -> Measurement:
+        """How many points of the primary metric are lost against another model on the same images; negative is a gain."""
+        there, here = self.scores(*against, split), self.scores(plan, runtime, split)
+        value, low, high = paired_difference(there, here)
+        name = f"{self.task.primary_metric}_drop"
+        return Measurement(name, 100 * value, "points", len(here), False, 100 * low, 100 * high, runtime=runtime)
+
+    def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
+        """The primary metric, in percent."""
+        return 100 * float(np.mean(self.scores(plan, runtime, split)))
+
+    def scores(self, plan: Plan, runtime: str, split: SplitName) -> Any:
+        """One score an image, see ``Task.scores``."""
+        key = (plan.key, runtime, split)
+        if key not in self._scores:
+            self._scores[key] = self.task.scores(self.outputs(plan, runtime, split), self.task.split(split).targets)
+        return self._scores[key]
+
+    def size(self, plan: Plan, runtime: str) -> Measurement:
+        """Bytes on disk of what ships."""
+        return replace(size_bytes(self.artifact(plan).files), runtime=runtime)
+
+    def latency(
+        self,
+        name: str,
+        subjects: Mapping[str, tuple[Plan, str]],
+        baseline: str,
+        threads: int,
+        batch: int,
+        *,
+        seconds: float,
+        launches: int,
+        at_most: float = math.inf,
+    ) -> LatencyReport:
+        """Measure exported files side by side, each in a process of its own.
+
+        Args:
+            name: of this session of measuring; measured once.
+            subjects: plan and runtime by candidate key.
+            baseline: the key that ratios are taken against.
+            threads: the runtime may use.
+            batch: images a call.
+            seconds: of timing for each subject.
+            launches: how often the processes are started afresh.
+            at_most: seconds for all of it; see ``measure_latency``.
+        """
+
+        who = hashlib.sha256(repr(sorted((key, plan.key, runtime) for key, (plan, runtime) in subjects.items())).encode()).hexdigest()[:12]
+        files = {key: (partial(self.artifact, plan), runtime) for key, (plan, runtime) in subjects.items()}
+        return latency_once(
+            self.store, f"{name}:{who}", self.task, files, baseline, threads, batch, seconds=seconds, launches=launches, at_most=at_most
+        )
+
+
+@contextmanager
+def _randomness_of(plan: Plan) -> Iterator[None]:
+    """A step that draws from the global random state finds it as its plan has it, whatever this process did before."""
+    seed = int(hashlib.sha256(plan.key.encode()).hexdigest()[:8], 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        yield
+
+
+def latency_once(
+    store: Store,
+    name: str,
+    task: Task,
+    subjects: Mapping[str, tuple[Callable[[], Artifact], str]],
+    baseline: str,
+    threads: int,
+    batch: int,
+    *,
+    seconds: float,
+    launches: int,
+    at_most: float = math.inf,
+) -> LatencyReport:
+    """Measure exported artifacts side by side, once; see ``Runner.latency``.
+
+    Args:
+        store: that remembers what was found, by ``name``.
+        name: of this session of measuring.
+        task: whose calibration images are fed.
+        subjects: what gives the artifact, and its runtime, by key.
+        baseline: the key that ratios are taken against.
+        threads: the runtime may use.
+        batch: images a call.
+        seconds: of timing for each subject.
+        launches: how often the processes are started afresh.
+        at_most: seconds for all of it; see ``measure_latency``.
+    """
+
+    def work() -> Any:
+        report = measure_latency(
+            {key: subject_of(artifact(), task, runtime, threads, batch) for key, (artifact, runtime) in subjects.items()},
+            baseline=baseline,
+            threads=threads,
+            batch=batch,
+            seconds=seconds,
+            launches=launches,
+            at_most=at_most,
+        )
+        return _REPORT.dump_python(report, mode="json")
+
+    return _REPORT.validate_python(store.once(f"latency:{name}", "measuring latency", work))
+
+
+def subject_of(artifact: Artifact, task: Task, runtime: str, threads: int, batch: int) -> Subject:
+    """An exported artifact, to be timed on calibration images."""
+    images = task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
+    sample = np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:])))
+    arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}
+    return Subject("planish.export.runtimes.registry:load", arguments, sample, runtime, imports=imports(runtime))
+
+
+def extend(plan: Plan, *steps: Technique) -> Plan:
+    """The plan with more steps at its end."""
+    return Plan(*plan.steps, *steps)

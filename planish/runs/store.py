@@ -1,0 +1,304 @@
+"""The memory of a run: which steps are finished, what they found, and what time it was then.
+
+Killed at any moment, a run loses at most the step under way, and decides as it would have decided: steps that are finished give what they
+gave, and the run's clock (see ``Store.elapsed``) stands where it stood.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, time
+from typing import Any, TypeVar
+
+from planish.decisions import remembering
+from planish.errors import BundleError, PlanishError
+from planish.files.reading import damage_reported
+from planish.files.workspace import sync
+from planish.progress import collecting_notes, note
+from planish.runs.lock import LOCK_FILE, RunLock, check_unlocked
+
+T = TypeVar("T")
+
+STORE_FILE = "store.sqlite"
+STARTING = "starting and reading images"  # stage of what comes before the first step
+INTERRUPTED = "interrupted"  # stage of the time that was lost
+_OTHER = "other"  # stage of what was done between steps: reading files, starting again
+_VERSION = 2
+_DAMAGED = "it is the memory of the run", "begin it anew with another --out"
+_COLUMNS = {**dict.fromkeys(("key", "stage", "found", "notes"), "text"), **dict.fromkeys(("seconds", "elapsed", "finished_at"), "real")}
+_SCHEMA = """create table if not exists finished_steps (
+    key text primary key, stage text not null, found text not null, notes text not null,
+    seconds real not null, elapsed real not null, finished_at real not null)"""
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, BundleError)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A row: what was found and said, the step's own seconds, and the run's when it was finished."""
+
+    found: Any
+    notes: tuple[str, ...]
+    seconds: float
+    elapsed: float
+
+
+class Store:
+    """Finished steps by key, with what each found (JSON values), the notes it made, and its seconds: a SQLite file in the run's folder.
+
+    A step's row is written after the files that it makes are on the disk, so a row means that the whole step is there.
+
+    Args:
+        folder: of the run.
+        lock: is held until ``close``; None where nobody else can be at work.
+        begun: on the clock of ``time.monotonic``, when this process began to work for the run; None for now.
+
+    Raises:
+        BundleError: the file was written by another version, or cannot be read.
+    """
+
+    def __init__(self, folder: Path, lock: RunLock | None = None, begun: float | None = None) -> None:
+        self._lock, self._path = lock, folder / STORE_FILE
+        self._db = self._open()
+        self._inner_seconds = 0.0  # of steps within the step under way, which are counted as their own
+        self._elapsed = 0.0
+        recorded: float = self._rows("select coalesce(max(elapsed), 0.0) from finished_steps")[0][0]
+        self._lost = 0.0 if lock is None else max(0.0, lock.alive_until - recorded)
+        self._before, self._begun = recorded + self._lost, monotonic() if begun is None else begun
+        if lock is not None:
+            lock.keep_telling(self._now)
+
+    def _open(self) -> sqlite3.Connection:
+        new = not self._path.exists()
+        try:
+            db = sqlite3.connect(self._path, isolation_level=None)
+            db.execute("pragma journal_mode=wal")
+            db.execute("pragma synchronous=full")
+            version = db.execute("pragma user_version").fetchone()[0]
+            has_steps = db.execute("select count(*) from sqlite_master where name = 'finished_steps'").fetchone()[0]
+            if has_steps and version != _VERSION:
+                raise BundleError(
+                    f"{self._path.parent} was begun by another version of Planish",
+                    f"this one goes on with runs of version {_VERSION}, not {version}",
+                    "begin it anew with another --out",
+                )
+            db.execute(f"pragma user_version={_VERSION}")
+            db.execute(_SCHEMA)
+            wrong = " or ".join(f"typeof({name}) != '{kind}'" for name, kind in _COLUMNS.items())
+            if (
+                db.execute("pragma quick_check(1)").fetchone()[0] != "ok"
+                or db.execute(f"select 1 from finished_steps where {wrong}").fetchone()
+            ):
+                raise sqlite3.DatabaseError("it is damaged")
+        except sqlite3.DatabaseError as error:
+            raise BundleError(f"{self._path} cannot be read: {error}", *_DAMAGED) from error
+        if new:
+            sync(self._path.parent)
+        return db
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began, as of the last step that was finished or read: work between steps counts with the next one.
+
+        It includes what was lost by kills. A resumed run reads the times that it read before, and so decides the same.
+        """
+        return self._elapsed
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run began, at this moment; for the record, as what is decided by it would not be decided alike again."""
+        return max(self._now(), self._elapsed)
+
+    def once(self, key: str, stage: str, work: Callable[[], Any]) -> Any:
+        """What ``work()`` returns, from the store if it was done before; its notes are made again then."""
+        step = self._step(key)
+        if step is None:
+            step = self._do(key, stage, work)
+        else:
+            for text in step.notes:
+                note(text)
+        self._elapsed = max(self._elapsed, step.elapsed)
+        return step.found
+
+    def load(self, key: str, stage: str, make: Callable[[], Any], read: Callable[[Any], T]) -> T:
+        """What ``read`` makes of the files that ``make`` writes once, given what ``make()`` returned.
+
+        Files that cannot be read are made again; the decisions that they were made by are remembered, so they come out the same.
+        """
+        found = self.once(key, stage, make)
+        try:
+            return read(found)
+        except _UNREADABLE as error:
+            note(f"{key}: its files cannot be read and are made again ({type(error).__name__}: {error})")
+            return read(self._do(key, stage, make).found)
+
+    def attempt(self, key: str, stage: str, work: Callable[[], Any], impossible: tuple[type[PlanishError], ...] = (PlanishError,)) -> str:
+        """Do what may turn out to be impossible; that, too, is found out once.
+
+        Args:
+            key: of the attempt.
+            stage: see ``once``.
+            work: raises one of ``impossible``, or something else that is not remembered.
+            impossible: what it means that it is impossible.
+
+        Returns:
+            Why it is impossible, empty where it is not.
+        """
+
+        def attempted() -> str:
+            try:
+                work()
+            except impossible as error:
+                return str(error)
+            return ""
+
+        return str(self.once(f"attempt:{key}", stage, attempted))
+
+    def remembering(self) -> AbstractContextManager[None]:
+        """Within this context, what is decided by measuring (``planish.decisions``) is a step like others; within a step it is anyway."""
+        return remembering(lambda key, work: self.once(key, "searching", work))
+
+    def has(self, key: str) -> bool:
+        """Whether the step was finished by the time it is in the run."""
+        step = self._step(key)
+        return step is not None and step.elapsed <= self._elapsed
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by stage, which add up to those of the run: ``interrupted`` is what was lost, ``other`` the time between steps, and
+        ``starting and reading images`` that before the first one.
+        """
+        rows = self._rows("select stage, seconds, elapsed from finished_steps order by finished_at, rowid")
+        total: dict[str, float] = {}
+        if rows:
+            total[STARTING] = rows[0][2] - rows[0][1]  # all that came before the first step
+        for stage, seconds, _ in rows:
+            total[stage] = total.get(stage, 0.0) + seconds
+        total[_OTHER] = max(0.0, max((elapsed for *_, elapsed in rows), default=0.0) - sum(total.values()))
+        return total
+
+    def seconds_of(self, key: str) -> float:
+        """Seconds that one finished step took, 0 if it is not finished."""
+        step = self._step(key)
+        return 0.0 if step is None else step.seconds
+
+    def keys(self) -> list[str]:
+        """Keys of the finished steps, oldest first."""
+        return [key for (key,) in self._rows("select key from finished_steps order by finished_at, rowid")]
+
+    def close(self) -> None:
+        """Let others work on the run."""
+        if self._lock is not None:
+            self._lock.release()
+        self._db.close()
+
+    def _now(self) -> float:
+        return self._before + monotonic() - self._begun
+
+    def _step(self, key: str) -> _Step | None:
+        rows = self._rows("select found, notes, seconds, elapsed from finished_steps where key = ?", key)
+        with damage_reported(self._path, BundleError, *_DAMAGED):
+            return next((_Step(json.loads(found), tuple(map(str, json.loads(notes))), *times) for found, notes, *times in rows), None)
+
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        """What a query finds."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise BundleError(f"{self._path} cannot be read: {error}", *_DAMAGED) from error
+
+    def _do(self, key: str, stage: str, work: Callable[[], Any]) -> _Step:
+        """Do a step and record it; one that is done again keeps its times, as later decisions were taken by them."""
+        begun, outer, self._inner_seconds = monotonic(), self._inner_seconds, 0.0
+        try:
+            with collecting_notes() as notes, self.remembering():
+                found = json.loads(json.dumps(work()))
+            known = self._step(key)
+            if known is None:
+                own = monotonic() - begun - self._inner_seconds
+                step = _Step(found, tuple(notes), own, max(self._now(), self._elapsed))
+            else:
+                step = _Step(found, tuple(notes), known.seconds, known.elapsed)
+            self._record(key, stage, step)
+        finally:
+            self._inner_seconds = outer + monotonic() - begun
+        return step
+
+    def _record(self, key: str, stage: str, step: _Step) -> None:
+        if self._lost:
+            number = self._db.execute("select count(*) from finished_steps where stage = ?", (INTERRUPTED,)).fetchone()[0]
+            lost, self._lost = self._lost, 0.0
+            self._write(f"{INTERRUPTED} {number + 1}", INTERRUPTED, _Step(True, (), lost, self._before))
+        self._write(key, stage, step)
+
+    def _write(self, key: str, stage: str, step: _Step) -> None:
+        self._db.execute(
+            "insert into finished_steps values (:key, :stage, :found, :notes, :seconds, :elapsed, :at) on conflict (key) do update set"
+            " found = :found, notes = :notes",
+            {
+                "key": key, "stage": stage, "found": json.dumps(step.found), "notes": json.dumps(step.notes), "seconds": step.seconds,
+                "elapsed": step.elapsed, "at": time(),
+            },
+        )  # fmt: skip
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """See that a run may use this folder.
+
+    Raises:
+        BundleError: it holds a run and ``resume`` was not asked for, or something else; or there is nothing to resume; or another process
+            works on it.
+    """
+    if (folder / STORE_FILE).exists():
+        check_unlocked(folder)
+        if not resume:
+            raise BundleError(
+                f"{folder} holds a run already", "a run is never overwritten", "add --resume to go on with it, or choose another --out"
+            )
+    elif resume:
+        raise BundleError(f"there is no run in {folder}", "--resume goes on with a run that was started", "leave --resume away to start it")
+    elif folder.exists() and (not folder.is_dir() or any(inside.name != LOCK_FILE for inside in folder.iterdir())):
+        raise BundleError(f"{folder} is not an empty folder", "a run gets a folder of its own", "choose another --out")
+
+
+def claim(folder: Path, job: dict[str, Any], resume: bool, begun: float | None = None) -> Store:
+    """Open the store of a run folder for this job, alone; see ``check_folder``.
+
+    Args:
+        folder: of the run; made if need be.
+        job: its settings.
+        resume: whether to go on with a run.
+        begun: see ``Store``.
+
+    Raises:
+        BundleError: the folder cannot be used, or it holds a run of another job.
+    """
+    check_folder(folder, resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    sync(folder.absolute().parent)
+    lock = RunLock(folder)
+    try:
+        if not resume and (folder / STORE_FILE).exists():  # another process was quicker, and has ended already
+            check_folder(folder, resume)
+        store = Store(folder, lock, begun)
+    except BaseException:
+        lock.release()
+        raise
+    try:
+        known = store.once("job", "setup", lambda: job)
+        different = sorted(k for k in job.keys() | known.keys() if job.get(k) != known.get(k))
+        if different:
+            what = ", ".join(f"{k} was {known.get(k)!r} and is now {job.get(k)!r}" for k in different)
+            raise BundleError(
+                f"{folder} was started with other settings: {what}",
+                "--resume goes on with the same job",
+                "give the same settings, or another --out",
+            )
+    except BaseException:
+        store.close()
+        raise
+    return store

@@ -1,0 +1,193 @@
+"""Trainings of an experiment: one arm with one seed each, carried out once, its scores kept image by image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from planish.artifact import Artifact
+from planish.devices.memory import peak_memory
+from planish.errors import ModelError, TechniqueError, TrainingError
+from planish.evaluation.evaluate import evaluate
+from planish.evaluation.torch_predictor import TorchPredictor
+from planish.files.atomic import read_arrays, write_arrays
+from planish.runs.store import Store
+from planish.split_assignment import SplitAssignment, assignment_beside, combined, keep_assignment
+from planish.task import SplitName
+from planish.technique import Technique
+from planish.training.fit import fit
+from planish.training.prepare import Job, prepare
+from planish.training.recipe import Recipe, pull
+
+EPOCHS_BY_THE_CLOCK = 60  # at most, where seconds decide
+_JUDGED: tuple[SplitName, ...] = ("validation", "test")
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Trial:
+    """One arm trained with one seed.
+
+    Args:
+        seed: of weights, order and augmentation.
+        epochs: that it was trained.
+        seconds: of training.
+        peak_memory_bytes: beyond what the process took before.
+        parameters: of the network.
+        curve: ``(seconds, score on validation in %)`` after each epoch.
+        metric: name of what that is a score of.
+        failed: why there is no trained network; empty otherwise.
+    """
+
+    seed: int
+    epochs: float = 0.0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    parameters: int = 0
+    curve: list[tuple[float, float]] = Field(default_factory=list)
+    metric: str = "accuracy"
+    failed: str = ""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Arm:
+    """What is trained: a network by name, the weights it starts from (a file, ``imagenet``, or empty for fresh ones), and the recipe."""
+
+    model: str
+    weights: str
+    recipe: Recipe
+
+    def key(self, seed: int) -> str:
+        """Content hash, 12 hexadecimal digits."""
+        return hashlib.sha256(json.dumps([self.model, self.weights, self.recipe.to_yaml(), seed]).encode()).hexdigest()[:12]
+
+
+class Trainer:
+    """Carries trials out.
+
+    Args:
+        store: of finished trials.
+        folder: where their scores lie.
+        data: the images; split alike for all trials, by ``seed``.
+        skip_bad: leave broken images out.
+        seed: of the split.
+        seconds: of each training; None where the recipe's epochs decide.
+        task: None for what the data is for.
+        assignment: the splits that all arms share; see ``shared_assignment``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        data: str | Path,
+        skip_bad: bool,
+        seed: int,
+        seconds: float | None,
+        task: str | None = None,
+        assignment: SplitAssignment | None = None,
+    ) -> None:
+        self.store, self.folder, self.seconds, self._task = store, folder, seconds, task
+        self._data, self._skip_bad, self._seed = data, skip_bad, seed
+        self._assignment = assignment
+        self._jobs: dict[tuple[Any, ...], Job] = {}
+        folder.mkdir(exist_ok=True)
+
+    def trial(self, arm: Arm, seed: int) -> Trial:
+        """Train one arm with one seed. What it cannot do is told in ``failed``."""
+
+        def read(found: Any) -> Trial:
+            trial = TypeAdapter(Trial).validate_python(found)
+            for split in () if trial.failed else _JUDGED:
+                read_arrays(self._file(arm, seed, split))
+            return trial
+
+        trial = self.store.load(
+            f"trial:{arm.key(seed)}", "training", lambda: TypeAdapter(Trial).dump_python(self._train(arm, seed), mode="json"), read
+        )
+        self._checkpoint(arm, seed).unlink(missing_ok=True)
+        return trial
+
+    def scores(self, arm: Arm, seeds: int, split: SplitName) -> Scores:
+        """One score an image of the split, of the first ``seeds`` trials: ``(seeds, N)``."""
+        return np.stack([read_arrays(self._file(arm, seed, split))["scores"] for seed in range(self._seed, self._seed + seeds)])
+
+    def start(self, arm: Arm, seed: int) -> tuple[Job, Artifact]:
+        """The images, and the network before training, its levers pulled.
+
+        Raises:
+            TechniqueError: a lever does not apply.
+            ModelError: the network or its weights cannot be used.
+        """
+        job = self._job(arm, seed)
+        return job, pull(job.artifact, job.task, [seeded(lever, seed) for lever in arm.recipe.techniques()])
+
+    def _train(self, arm: Arm, seed: int) -> Trial:
+        settings = replace(arm.recipe.training, seed=seed)
+        if self.seconds is not None:
+            settings = replace(settings, epochs=EPOCHS_BY_THE_CLOCK)
+        try:
+            job, artifact = self.start(arm, seed)
+            spec, preprocessing = artifact.input_spec, artifact.preprocessing
+            with peak_memory() as peak:
+                fitted = fit(
+                    artifact.module, job.task, spec, preprocessing, settings,
+                    checkpoint=self._checkpoint(arm, seed), max_seconds=self.seconds,
+                )  # fmt: skip
+        except (TechniqueError, ModelError) as error:
+            return Trial(seed, failed=f"refused: {error}")
+        except TrainingError as error:
+            return Trial(seed, failed=f"failed: {error}")
+        predictor = TorchPredictor.fastest(fitted.module, preprocessing)
+        for split in _JUDGED:
+            found = evaluate(predictor, job.task, split, spec, preprocessing)
+            write_arrays(self._file(arm, seed, split), scores=job.task.scores(found.outputs, found.targets))
+        spent = np.cumsum([epoch.seconds for epoch in fitted.history]).tolist()
+        curve = [(s, epoch.validation_score) for s, epoch in zip(spent, fitted.history, strict=True)]
+        parameters = sum(p.numel() for p in fitted.module.parameters())
+        return Trial(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve, job.task.primary_metric)
+
+    def _job(self, arm: Arm, seed: int) -> Job:
+        key = (arm.model, arm.weights, arm.recipe.image_size, arm.recipe.normalisation, seed)
+        if key not in self._jobs:
+            self._jobs.clear()
+            self._jobs[key] = prepare(
+                self._data,
+                arm.model,
+                weights=arm.weights or None,
+                image_size=arm.recipe.image_size,
+                normalisation=arm.recipe.normalisation,
+                task=self._task,
+                skip_bad=self._skip_bad,
+                seed=self._seed,
+                weights_seed=seed,
+                assignment=self._assignment,
+            )
+            keep_assignment(self.folder.parent, self._jobs[key].data.assignment)
+        return self._jobs[key]
+
+    def _file(self, arm: Arm, seed: int, split: SplitName) -> Path:
+        return self.folder / f"scores-{arm.key(seed)}-{split}.npz"
+
+    def _checkpoint(self, arm: Arm, seed: int) -> Path:
+        return self.folder / f"{arm.key(seed)}.checkpoint"
+
+
+def shared_assignment(arms: Sequence[Arm]) -> SplitAssignment | None:
+    """The splits of the images that the weights of any arm were trained on; arms are compared on the same images, so all share them."""
+    return combined(assignment_beside(Path(weights)) for weights in sorted({arm.weights for arm in arms if arm.weights}))
+
+
+def seeded(lever: Technique, seed: int) -> Technique:
+    """The lever with that seed, where it has one."""
+    return replace(lever, seed=seed) if hasattr(lever, "seed") else lever  # type: ignore[type-var]

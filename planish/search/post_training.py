@@ -1,0 +1,83 @@
+"""What can be tried with a network that cannot be trained: a file from elsewhere."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from planish.compression import Int8, Resolution, Simplify
+from planish.errors import ModelError
+from planish.plan import Plan
+from planish.progress import note
+from planish.search.choice import with_room
+from planish.search.proposals import Level, Trial
+from planish.search.screening import measure
+from planish.search.state import Search, Shipped
+from planish.search.time_estimates import seconds_to_come, ship_seconds
+from planish.training.original import better_than_guessing
+
+_ORIGINAL = Plan()
+_SCALES = (0.75, 0.5)
+_ROUNDING_POINTS = 0.2  # that INT8 costs, from which on more careful ways to round are tried
+_SLACK = 0.25  # of the INT8 layers' time, for layers that stay float
+
+
+def check_knowledge(search: Search) -> None:
+    """See that the file knows the classes, in the order and with the normalisation that were assumed.
+
+    Raises:
+        ModelError: it is hardly better than guessing.
+    """
+    task, outputs = search.runner.task, search.runner.outputs(_ORIGINAL, "onnxruntime", "validation")
+    reached, knows = better_than_guessing(task, outputs, task.split("validation").targets)
+    if not knows:
+        raise ModelError(
+            f"the file is right on {100 * reached:.1f} % of the validation images, which is hardly better than guessing",
+            "it must know these classes, in the order of its outputs (of their names, where it does not say), and be fed as it was trained",
+            "give its --mean, --std and --resize, or name the classes' folders in its order",
+        )
+    note(f"the file as given is right on {100 * reached:.1f} % of the validation images")
+
+
+def without_training(search: Search) -> list[Trial]:
+    """Look at a simpler graph, smaller inputs, and more careful rounding where INT8 costs accuracy. What is not faster is stopped, unless
+    it keeps more accuracy than the uncompressed network as it is deployed, or is smaller where that is asked for.
+    """
+    note(
+        "pruning, factorizing, distillation and quantization-aware training are left out: they change or train weights in a PyTorch "
+        "network, and a file holds a graph of operations that cannot be trained; give the network itself to have them tried"
+    )
+    runner, way, reference = search.runner, search.deployment, Shipped(_ORIGINAL, search.fp32[0])
+    levels = [(Level(), Plan(Simplify())), *((Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in _SCALES)]
+    rounding = [c.measurements["drop_validation"].value for name, c in search.candidates.items() if name.startswith("int8@")]
+    if rounding and min(rounding) > _ROUNDING_POINTS:
+        bits = Int8.for_this_machine().weight_bits
+        careful = Int8(method="mse", weight_bits=bits, equalise=True, correct_bias=True)
+        mixed = Int8(weight_bits=bits, slack=_SLACK, correct_bias=True)
+        levels += [(Level(), Plan(careful)), (Level(), Plan(mixed))]
+    if way.precision == "fp32":
+        levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still be what is small enough
+    trials: list[Trial] = []
+    for level, plan in levels:
+        if search.seconds_left < ship_seconds(search) + seconds_to_come(search, len(trials) + 1):
+            note(f"the budget leaves no time to try {plan}, and what comes after it")
+            break
+        trial, shipped = Trial(level, plan), Shipped(plan, way)
+        drop = partial(runner.drop, shipped.plan, way.runtime, (reference.plan, reference.runtime), "validation")
+        if why := runner.store.attempt(f"look:{shipped.plan.key}", "searching", drop):
+            note(f"{trial.name} does not apply: {why}")
+            continue
+        trial.drop = drop()
+        trial.history.append((1.0, with_room(trial.drop)))
+        runner.release()
+        search.show_trial(trial)
+        trials.append(trial)
+    if trials:
+        measure(search, "first look", trials)
+    kept = search.candidates[str(way)].measurements
+
+    def has_a_use(trial: Trial) -> bool:
+        more_accurate = trial.drop is not None and trial.drop.value < kept["drop_validation"].value
+        smaller = trial.measurements["size_bytes"].value < kept["size_bytes"].value
+        return not trial.stopped or more_accurate or (smaller and search.goal.max_size_bytes is not None)
+
+    return [trial for trial in trials if has_a_use(trial)]

@@ -1,0 +1,1 @@
+"""The log of a service, drift in it, and the images most worth a label."""

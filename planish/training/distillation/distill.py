@@ -1,0 +1,227 @@
+"""Distillation: the network that a plan started from teaches what the plan has made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+from torch.nn import functional
+
+from planish.artifact import Artifact, InputSpec, Normalisation, Step
+from planish.data.augmentation.policy import Augmentation
+from planish.data.normalisation import normalise_each
+from planish.errors import PlanishError, TechniqueError
+from planish.files.workspace import lasting_file
+from planish.models.outputs import lend_methods
+from planish.models.storage import fingerprint, load_artifact
+from planish.technique import hyper_parameters
+from planish.training.distillation.feature_transfer import FeatureStudent, Watched
+from planish.training.ensembles import Ensemble
+from planish.training.fit import fit
+from planish.training.recipe import load_recipe
+from planish.training.settings import FitSettings, MixedPrecision
+
+if TYPE_CHECKING:
+    from planish.task import Task
+
+
+_EMA_DECAY = 0.99  # the average of the last hundred steps' weights allows high rates and small batches, which recover more
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Distill:
+    """Fine-tunes with the original model as the teacher, which wins back accuracy that pruning or a smaller input has cost.
+
+    The loss is ``(1 - weight) * loss on the targets + weight * KL(teacher, student)``, both softened by ``temperature`` and the KL
+    multiplied by its square. Where there is no earlier model and none is named, this is plain fine-tuning. Where networks see images of
+    different sizes, images are loaded and augmented at the largest one and shrunk (antialiased) for the others, so all see the same view.
+    Weights that were pruned stay zero, and shared ones are trained as one.
+
+    Args:
+        method: ``logits`` alone; ``decoupled``, where the teacher's view of the wrong classes counts in full however sure it is of the
+            right one; ``feature`` or ``attention``, where maps inside the network are compared as well (of the first teacher).
+        teachers: folders of trained models (``planish train``) to learn from, whose probabilities are averaged; empty for the original.
+        epochs: times every training image is seen.
+        optimizer: ``sgd`` or ``adamw``, whose learning rate is some 100 times smaller.
+        learning_rate: at its highest; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network that was trained
+            from scratch stands 0.1, pretrained weights are forgotten at such a rate.
+        temperature: softens the teacher's probabilities.
+        weight: of the teacher against the targets.
+        batch_size: images a step.
+        augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
+        flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
+        weight_decay: on weights.
+        max_seconds: the schedule is shortened to end in that time; None for as long as it takes.
+        mixed_precision: see ``FitSettings``.
+        seed: of order and augmentation.
+
+    Reference: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531); decoupled: Zhao et al. 2022 (arXiv:2203.08679); feature: Romero et al. 2015
+    (arXiv:1412.6550); attention: Zagoruyko and Komodakis 2017 (arXiv:1612.03928).
+    """
+
+    name: ClassVar[str] = "distill"
+    reference: ClassVar[str] = "Hinton et al. 2015, arXiv:1503.02531"
+    requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("torch",), "precision": ("fp32",)}
+
+    method: Literal["logits", "decoupled", "feature", "attention"] = "logits"
+    teachers: tuple[str, ...] = ()
+    epochs: int = Field(default=5, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.05, gt=0)
+    temperature: float = Field(default=4.0, gt=0)
+    weight: float = Field(default=0.9, ge=0, le=1)
+    batch_size: int = Field(default=64, ge=2)
+    augmentation: Augmentation = "light"
+    flip: bool = True
+    weight_decay: float = Field(default=1e-4, ge=0)
+    max_seconds: float | None = Field(default=None, gt=0)
+    mixed_precision: MixedPrecision = "auto"
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"distilled {self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def settings(self) -> FitSettings:
+        """Of the training; by default those of the recipe ``recovery``."""
+        return FitSettings(
+            epochs=self.epochs,
+            optimizer=self.optimizer,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.epochs / 10,
+            ema_decay=_EMA_DECAY,
+            augmentation=self.augmentation,
+            flip=self.flip,
+            mixed_precision=self.mixed_precision,
+            seed=self.seed,
+        )
+
+    def apply(self, artifact: Artifact, task: Task) -> Artifact:
+        """Train a copy of the artifact's network.
+
+        Raises:
+            TechniqueError: the teacher sees other channels or another normalisation than the student.
+            TrainingError: training went wrong.
+        """
+        teachers = self._teachers(artifact)
+        specs = [a.input_spec for a in (artifact, *teachers)]
+        spec = InputSpec(specs[0].channels, max(s.height for s in specs), max(s.width for s in specs))
+        how = artifact.preprocessing.normalisation
+        student = _resized(artifact.module, artifact.input_spec, spec, how)
+        taught_by = [_resized(t.module, t.input_spec, spec, how) for t in teachers]
+        teacher: nn.Module | None = None
+        if self.method in ("feature", "attention"):
+            if not teachers:
+                raise TechniqueError(
+                    f"{self.method} transfer without a teacher", "it compares maps with a teacher's", "name one in teachers"
+                )
+            example = torch.zeros(2, spec.channels, spec.height, spec.width)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                student = FeatureStudent(student, taught_by[0], example, self.method)
+            taught_by[0] = Watched(taught_by[0], student.teacher_layers)
+        if teachers:
+            teacher = taught_by[0] if len(teachers) == 1 else Ensemble(taught_by)
+        fitted = fit(
+            student,
+            task,
+            spec,
+            artifact.preprocessing,
+            self.settings,
+            teacher=teacher,
+            distillation_weight=self.weight,
+            temperature=self.temperature,
+            decoupled=self.method == "decoupled",
+            checkpoint=lasting_file(f"training-{fingerprint(student)[:16]}.checkpoint"),
+            max_seconds=self.max_seconds,
+            weights=artifact.facts["weights"],
+            validate=False,
+        )
+        module = fitted.module.network if isinstance(fitted.module, Watched) else fitted.module
+        module = module[1] if isinstance(module, _Resized) else module
+        step = Step(
+            technique=self.name,
+            params=hyper_parameters(self),
+            structure={"epochs": round(fitted.epochs, 2), "seconds": round(fitted.seconds, 2)},
+            notes=f"{fitted.epochs:.3g} epochs in {fitted.seconds:.0f} s, loss {fitted.history[-1].train_loss:.3f}"
+            + (", ended by its time limit" if fitted.stopped == "deadline" else ""),
+        )
+        return artifact.with_step(step, module=module)
+
+    def _teachers(self, artifact: Artifact) -> list[Artifact]:
+        teachers = [] if artifact.original is None or self.teachers else [artifact.original]
+        for folder in self.teachers:
+            try:
+                teachers.append(load_artifact(Path(folder)))
+            except PlanishError as error:
+                raise TechniqueError(f"the teacher {folder} cannot be loaded: {error}") from error
+        for teacher in teachers:
+            _check_same_view(teacher, artifact)
+        return teachers
+
+
+class _Shrink(nn.Module):
+    def __init__(self, height: int, width: int, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.size, self.normalisation = (height, width), normalisation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shrunk = functional.interpolate(x, self.size, mode="bilinear", antialias=True)
+        return shrunk if self.normalisation == "dataset" else normalise_each(shrunk, self.normalisation, least=1e-6)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, {self.normalisation}"
+
+
+class _Resized(nn.Sequential):
+    """A network behind a resize, so that it takes the other one's images."""
+
+
+def _resized(module: nn.Module, own: InputSpec, given: InputSpec, normalisation: Normalisation = "dataset") -> nn.Module:
+    if own == given:
+        return module
+    resized = _Resized(_Shrink(own.height, own.width, normalisation), module)
+    lend_methods(module, resized)
+    return resized
+
+
+def _check_same_view(teacher: Artifact, student: Artifact) -> None:
+    if teacher.module is None:
+        raise TechniqueError(f"the teacher is an {teacher.format} file", "a teacher is a PyTorch network")
+    if teacher.class_names != student.class_names:
+        raise TechniqueError(
+            f"the teacher knows {', '.join(teacher.class_names[:5])}, ...; the student {', '.join(student.class_names[:5])}, ...",
+            "both must know the same classes, in the same order",
+        )
+    if teacher.input_spec.channels != student.input_spec.channels:
+        raise TechniqueError(
+            f"the teacher sees {teacher.input_spec.channels} channels, the student {student.input_spec.channels}", "both must see the same"
+        )
+    for what in ("mean", "std", "normalisation", "resize"):
+        ours, theirs = getattr(student.preprocessing, what), getattr(teacher.preprocessing, what)
+        if ours != theirs:
+            raise TechniqueError(f"the teacher's {what} is {theirs}, the student's {ours}", "both must see the same images")
+
+
+def recovery_of(recipe: str, **given: Any) -> Distill:
+    """Recovery as the recipe of a task trains, in its batches and at half its rate; as usual where the task has none.
+
+    Args:
+        recipe: its name, see ``Task.recipe``; may be empty.
+        given: other fields.
+    """
+    if not recipe:
+        return Distill(**given)
+    own = load_recipe(recipe).training
+    return Distill(optimizer=own.optimizer, learning_rate=own.learning_rate / 2, batch_size=own.batch_size, **given)

@@ -1,0 +1,1 @@
+"""Learning rate, length, layer freezing and weight averaging over the course of a training."""
