@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from planish.artifact import Artifact
+from planish.artifact import Artifact, Lineage
 from planish.errors import PlanError, PlanishError
 from planish.files.reading import read_text
 from planish.files.yaml_text import parse_yaml
@@ -108,3 +108,23 @@ class Plan:
             except PlanishError as error:
                 raise type(error)(f"step {number} ({step.name}): {error.received}", error.rule, error.fix) from error
         return artifact
+
+
+def summary(lineage: Lineage, then: Plan) -> str:
+    """``channels −50 %, distilled 6 epochs, INT8``. Rounds of training are one phrase; export steps go without saying.
+
+    Args:
+        lineage: what was done to the network.
+        then: how it was deployed.
+    """
+    words: list[str] = []
+    epochs, place = 0.0, 0
+    for step in lineage.steps:
+        if step.technique == "distill":
+            epochs, place = epochs + step.structure["epochs"], len(words)
+        elif not step.technique.startswith("to_"):
+            words += map(str, Plan.from_dicts([{"name": step.technique, **step.params}]).steps)
+    if epochs:
+        words.insert(place, f"distilled {epochs:.2g} epochs")
+    words += [str(step) for step in then.steps if not step.name.startswith("to_")]
+    return ", ".join(words) or "original"

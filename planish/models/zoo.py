@@ -28,9 +28,9 @@ from planish.models.detection.levels import (
     levels_in,
     require_reach,
 )
+from planish.models.heads import torchvision as torchvision_heads
 from planish.models.heads.backbone import map_strides
 from planish.models.heads.build import DETECTORS, strides_for, with_head
-from planish.models.heads.build import torchvision as torchvision_heads
 from planish.models.heads.first_and_last import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.plain import bake_norms, check_answers, check_training_outputs, unwrapped
 from planish.models.weights.checkpoints import State, aligned, read_checkpoint

@@ -12,12 +12,11 @@ from planish.devices.layer_latency import Precision
 from planish.evaluation.latency import LEAST_LAUNCHES, LatencyReport
 from planish.export import ToOnnx, ToOpenVino
 from planish.measurement import Measurement
-from planish.plan import Plan
+from planish.plan import Plan, summary
 from planish.runs.runner import Runner, extend
 from planish.search.evidence import Session
 from planish.search.proposals import Trial
 from planish.search.result import CandidateResult, Goal, Stage
-from planish.search.summary import summary
 from planish.technique import Technique
 from planish.training import Distill
 

@@ -18,7 +18,7 @@ from planish.data import images_per_class, task_in
 from planish.errors import PlanError
 from planish.files.reading import read_text
 from planish.files.yaml_text import parse_yaml
-from planish.models.heads.build import torchvision as torchvision_heads
+from planish.models.heads import torchvision as torchvision_heads
 from planish.progress import note
 from planish.tasks import RECIPES
 from planish.technique import Technique, parameter_names, resolve, wrong_values

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data.cache.files import files as cache
-from planish.data.cache.files import images as store
+from planish.data.cache import files as cache
+from planish.data.cache import images as store
 from planish.data.images import ImageData, load_images
 from planish.data.preprocessing import decode, prepare
-from planish.data.sources.source import builtin
+from planish.data.sources import builtin
 from planish.errors import DataError
 from planish.progress import listening
 

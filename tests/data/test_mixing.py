@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planish.data.augmentation import mixing
 from planish.data.augmentation.operations import Operations, move_matrices
-from planish.data.augmentation.policy import mixing
 from planish.data.targets.geometry import IGNORED, ImageBatch, ObjectBatch
 from planish.errors import TrainingError
 

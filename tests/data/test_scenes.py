@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from planish.data.sources import scenes
 from planish.data.sources.builtin import builtin_folder, is_builtin
 from planish.data.sources.fashion import fashion_mini
-from planish.data.sources.source import scenes
 from planish.errors import DataError
 from planish.progress import Progress, listening
 

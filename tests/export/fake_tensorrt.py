@@ -320,7 +320,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     """Put the stand-ins where ``import tensorrt`` and torch's calls find them."""
     import sys
 
-    from planish.export.runtimes.registry import tensorrt as tensorrt_runtime
+    from planish.export.runtimes import tensorrt as tensorrt_runtime
 
     module, gpu = ModuleType("tensorrt"), Gpu(monkeypatch)
     runtime = type("Runtime", (Runtime,), {"gpu": gpu, "engines": []})

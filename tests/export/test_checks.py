@@ -21,9 +21,9 @@ from planish.compression import HalfPrecision, Int8, QuantizeAware
 from planish.data.normalisation import Normalise
 from planish.errors import ExportError
 from planish.export import ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport, tensorrt_engine
+from planish.export.checks import file_checks as checks
 from planish.export.checks.agreement import unlike
 from planish.export.checks.file_checks import check_outputs, file_limits, float_limits, rounded_limits, torch_outputs
-from planish.export.checks.file_checks import file_checks as checks
 from planish.export.checks.rounding import jittered, rounded
 from planish.export.checks.similarity import agreement, likeness
 from planish.export.runtimes.registry import load

@@ -7,9 +7,9 @@ import importlib
 import pytest
 
 from planish.errors import RuntimeMissingError
+from planish.export.runtimes import openvino as openvino_runtime
 from planish.export.runtimes.openvino import OpenVino, OpenVinoDefault, default_precision
 from planish.export.runtimes.registry import available, default_baselines, find, imports
-from planish.export.runtimes.registry import openvino as openvino_runtime
 
 
 def test_the_default_is_what_a_compiled_model_reports() -> None:

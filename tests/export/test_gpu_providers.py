@@ -13,8 +13,8 @@ from export_fakes import Images
 from planish.artifact import Artifact
 from planish.errors import ExportError, RuntimeMissingError
 from planish.export.bundle.readme import readme
+from planish.export.runtimes import onnxruntime as onnxruntime_runtime
 from planish.export.runtimes.registry import RUNTIMES, load
-from planish.export.runtimes.registry import onnxruntime as onnxruntime_runtime
 
 GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt")
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))

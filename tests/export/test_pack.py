@@ -25,8 +25,9 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import Pack, ToOnnx
 from planish.export.bundle.folder import write_bundle
 from planish.export.bundle.verify import verify
+from planish.export.runtimes import packed_file
 from planish.export.runtimes.packed_file import Tensor, pack, unpack, unpacked
-from planish.export.runtimes.registry import load, packed_file
+from planish.export.runtimes.registry import load
 
 rng = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ import torch
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.runtimes.registry import load
 from planish.models.detection import two_stage
-from planish.models.heads.build import torchvision as torchvision_heads
+from planish.models.heads import torchvision as torchvision_heads
 from planish.plan import Plan
 from planish.training.prepare import prepare
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from planish.measurement import Measurement
 from planish.report import formatting as words
-from planish.report.plots.run import run as plots
+from planish.report.plots import run as plots
 from planish.report.plots.svg import Scale, el, log_ticks, ticks
 from planish.report.plots.thumbnails import data_uri
 

@@ -17,7 +17,7 @@ from planish.compression import Resolution
 from planish.evaluation.latency import LatencyReport, Subject, noise_floor_of, verdict
 from planish.evaluation.statistics.intervals import over_launches, paired_ratio
 from planish.export.bundle.folder import read_bundle
-from planish.export.runtimes.registry import openvino as openvino_runtime
+from planish.export.runtimes import openvino as openvino_runtime
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.report import write_report

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torchvision.transforms import v2
 
-from planish.data.augmentation.policy import pixels
+from planish.data.augmentation import pixels
 from planish.data.augmentation.warp import affine_matrices, crop_matrices, random_boxes, warp
 
 Change = Callable[[Tensor], Tensor]

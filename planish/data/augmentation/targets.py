@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 from torch import Tensor
 
+from planish.data.augmentation import mixing
 from planish.data.augmentation.operations import Operations, move_matrices, moves, pixel_changes, to_uint8
-from planish.data.augmentation.policy import Augmentation, Strength, drawing_from, mixing
+from planish.data.augmentation.policy import Augmentation, Strength, drawing_from
 from planish.data.targets.geometry import ImageBatch, ObjectBatch, Targets, flip_matrices, joined
 from planish.errors import TrainingError
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from planish.explanation.findings import integers as integer_findings
+from planish.explanation.findings import settings as setting_findings
+from planish.explanation.findings import shapes as shape_findings
 from planish.explanation.findings.finding import WORTH, Evidence, Finding
-from planish.explanation.findings.finding import integers as integer_findings
-from planish.explanation.findings.finding import settings as setting_findings
-from planish.explanation.findings.finding import shapes as shape_findings
 
 _FINDERS = (*integer_findings.FINDERS, *shape_findings.FINDERS, *setting_findings.FINDERS)
 

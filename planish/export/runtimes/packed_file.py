@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.errors import ExportError
-from planish.export.runtimes.registry import huffman
+from planish.export.runtimes import huffman
 from planish.files.archives import inflate
 from planish.files.reading import DAMAGED, describe
 

@@ -16,10 +16,10 @@ from planish.report import formatting as words
 from planish.report.pages import error_table as errors
 from planish.report.pages.html import filled, write_page
 from planish.report.pages.run import facts
+from planish.report.plots import run as plots
 from planish.report.plots.confusion import FEW_CLASSES, heat_map, shades
 from planish.report.plots.evaluation import coverage_curve, reliability_diagram
 from planish.report.plots.pictures import read_pictures, shown
-from planish.report.plots.run import run as plots
 from planish.report.plots.thumbnails import mistakes, sheet_uri
 from planish.report.recomputation.run_folder import read_history
 from planish.runs.evaluation import Evaluation, Predicted, Scored, load_evaluation

@@ -21,9 +21,9 @@ from planish.evaluation.latency import smallest_difference, verdict
 from planish.report import formatting as words
 from planish.report.pages import error_table as errors
 from planish.report.pages.html import HERE, filled, write_page
+from planish.report.plots import pictures, thumbnails
+from planish.report.plots import run as plots
 from planish.report.plots.confusion import FEW_CLASSES, shades
-from planish.report.plots.run import pictures, thumbnails
-from planish.report.plots.run import run as plots
 from planish.report.recomputation.recompute import ClassChange, Recomputed, recompute
 from planish.report.recomputation.run_folder import RunFolder, Scores, class_names, read_run
 from planish.search.choice import upper_end
