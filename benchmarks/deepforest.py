@@ -24,7 +24,7 @@ from planish.devices.machine import describe_machine
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.training.original import train_original
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 from planish.training.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -50,7 +50,7 @@ def main() -> None:
     cut = tempfile.TemporaryDirectory()
     tiles = Path(cut.name) / "tiles"
     write_tiles(tiles, images, ["tree"], size=arguments.tile)
-    job = prepare(
+    job = prepare_job(
         tiles, "torchvision:mobilenet_v2", weights=data / "weights" / "mobilenet_v2.pth", image_size=arguments.size, skip_bad=True
     )
     settings = replace(

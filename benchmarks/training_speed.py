@@ -35,7 +35,7 @@ from torchvision.transforms import v2
 
 from planish.devices.machine import describe_machine
 from planish.training.fit import fit
-from planish.training.prepare import Job, prepare
+from planish.training.prepare import Job, prepare_job
 from planish.training.settings import FitSettings
 
 RESULTS = Path(__file__).parent / "results"
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     begun = time.monotonic()
-    job = prepare(arguments.data, arguments.model, image_size=arguments.size)
+    job = prepare_job(arguments.data, arguments.model, image_size=arguments.size)
     job.task.split("train").images(job.artifact.input_spec, job.artifact.preprocessing)
     decoding = time.monotonic() - begun
     settings = FitSettings(

@@ -79,8 +79,8 @@ from planish.task import SplitName
 from planish.tasks import task_for
 from planish.training import Distill
 from planish.training.original import TrainMode, train_original
-from planish.training.prepare import prepare
-from planish.training.recipe import Recipe, pull, resolved_recipe, shipped, warn_of_fresh_weights
+from planish.training.prepare import prepare_job
+from planish.training.recipe import Recipe, apply_modifications, resolved_recipe, shipped, warn_of_fresh_weights
 
 # As much network as so many minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it
 # brings, and for networks that small no other is looked for as a student.
@@ -144,7 +144,7 @@ def compare(data: str | Path, *, out: str | Path | None = None, **options: Any) 
 
 
 def vary(data: str | Path, *, factors: Mapping[str, Sequence[Any]], out: str | Path | None = None, **options: Any) -> Experiment:
-    """A fair experiment over levers; see ``planish.experiments.experiment.experiment`` for the options.
+    """A fair experiment over modifications; see ``planish.experiments.experiment.experiment`` for the options.
 
     Returns:
         What was found. The folder, ``out`` or ``runs/`` and the experiment's name, holds ``experiment.json`` and ``experiment.html``.
@@ -238,12 +238,12 @@ def train(
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
         checkpoint = stack.enter_context(resumable(folder, settings, resume=resume))
-        job = prepare(
+        job = prepare_job(
             data, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, task=task,
             skip_bad=skip_bad, seed=seed,
         )  # fmt: skip
         warn_of_fresh_weights(recipe, job.pretrained)
-        job = replace(job, artifact=pull(job.artifact, job.task, resolved.techniques()))
+        job = replace(job, artifact=apply_modifications(job.artifact, job.task, resolved.techniques()))
         allowed = None if budget is None else units.seconds(budget)
         seconds = None if allowed is None else training_seconds(job, allowed, monotonic() - begun)
         original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
@@ -477,7 +477,7 @@ def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int =
         models: bundles, runs or ``.onnx`` files.
         runtime: ``auto`` takes each bundle's own.
         threads: the runtime may use.
-        batch: images a call.
+        batch: images in a batch.
         seconds: of timing for each model.
     """
     if len(models) < 2:

@@ -14,7 +14,7 @@ from onnx import TensorProto, checker, helper, save
 from PIL import Image, ImageDraw
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
-from planish.data.preprocessing import prepare
+from planish.data.preprocessing import preprocess
 from planish.export.bundle.folder import write_bundle
 
 COLOURS = ("red", "green", "blue")
@@ -48,7 +48,7 @@ def file_of(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 def prepared(image: Image.Image) -> Any:
     """As the models are fed it, uint8 ``(1, H, W, 3)``."""
-    return prepare(file_of(image), SPEC, PREPROCESSING)[None]
+    return preprocess(file_of(image), SPEC, PREPROCESSING)[None]
 
 
 def scattered(count: int, seed: int = 0, size: float = 0.25, colours: Sequence[str] = COLOURS) -> list[bytes]:
@@ -151,7 +151,7 @@ class _Split:
         return len(self.files)
 
     def images(self, spec: InputSpec, preprocessing: Preprocessing) -> Any:
-        return np.stack([prepare(data, spec, preprocessing) for data in self.files])
+        return np.stack([preprocess(data, spec, preprocessing) for data in self.files])
 
     def file_bytes(self, index: int) -> bytes:
         return self.files[index]

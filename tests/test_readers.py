@@ -21,9 +21,9 @@ from planish.models.weights.checkpoints import read_checkpoint
 PACKAGE = Path(planish.__file__).parent
 # Where each may be called at all: behind the trust gate, or on what the same command has just written.
 GATED = {
-    "torch.export.load": {"export/torch_runtime.py", "export/litert_convert.py"},
-    "deserialize_cuda_engine": {"export/tensorrt_runtime.py"},
-    "load_program": {"export/executorch_runtime.py"},
+    "torch.export.load": {"export/runtimes/torch.py", "export/litert_convert.py"},
+    "deserialize_cuda_engine": {"export/runtimes/tensorrt.py"},
+    "load_program": {"export/runtimes/executorch.py"},
     "exec_module": {"models/zoo.py"},
 }
 NEVER = {

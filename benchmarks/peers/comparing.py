@@ -12,7 +12,7 @@ from planish.evaluation.latency import LatencyReport, measure_latency, verdict
 from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics.intervals import paired_difference, proportion
 from planish.measurement import Measurement
-from planish.search.choice import choose
+from planish.search.choice import choose_candidate
 from planish.search.result import CandidateResult
 from planish.task import SplitName
 
@@ -51,7 +51,7 @@ def compare(run: Finished, everyone: Sequence[Contestant], seconds: float) -> Co
     latency = measure_latency(subjects, baseline=baseline, threads=run.threads, batch=run.batch, seconds=seconds)
     before = by_key[baseline].scores(run, "validation")
     candidates = {key: _candidate(run, c, before, latency) for key, c in by_key.items()}
-    chosen = choose([candidates[c.key] for c in everyone if c.is_peer], candidates[baseline], run.result.goal)
+    chosen = choose_candidate([candidates[c.key] for c in everyone if c.is_peer], candidates[baseline], run.result.goal)
     best = chosen.key if by_key[chosen.key].is_peer else None
 
     tested = {key: c.scores(run, "test") for key, c in by_key.items()}

@@ -1,4 +1,4 @@
-"""The command that compares levers of accuracy, techniques of compression, or ensembles."""
+"""The command that compares modifications, techniques of compression, or ensembles."""
 
 from __future__ import annotations
 
@@ -17,26 +17,34 @@ def compare(
     data: Data,
     vary: Annotated[
         list[str] | None,
-        typer.Option(help="A lever, or a key of the recipe, and its values, the reference first; given again for another factor."),
+        typer.Option(help="A modification, or a key of the recipe, and its values, the reference first; given again for another factor."),
     ] = None,
     topic: Annotated[
         str | None,
         typer.Option(
-            help="A ready-made comparison. Of compression: pruning, quantization, planning. Of levers: initialization, activation, "
+            help="A ready-made comparison. Of compression: pruning, quantization, planning. Of modifications: initialization, activation, "
             "pooling, normalization, augmentation, regularization, depth-width, shortcuts, transfer. And ensembles."
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.")] = None,
     weights: Weights = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each training; of the original's, where compression is compared.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Levers, ensembles: what all arms share; a recipe's name or a YAML file.")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="Levers, ensembles: a value for all arms: batch_size=32.")] = None,
-    design: Annotated[str | None, typer.Option(help="Levers: factorial combines all values; one varies one factor at a time.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Levers, ensembles: trainings of each arm, 3 by default.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Levers, ensembles: wall-clock time; without --epochs it is shared out.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Modifications, ensembles: what all arms share; a recipe's name or a YAML file.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Modifications, ensembles: a value for all arms: batch_size=32.")
+    ] = None,
+    design: Annotated[
+        str | None, typer.Option(help="Modifications: factorial combines all values; one varies one factor at a time.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Modifications, ensembles: trainings of each arm, 3 by default.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Modifications, ensembles: wall-clock time; without --epochs it is shared out.")
+    ] = None,
     runtime: Annotated[str | None, typer.Option(help="Compression, ensembles: onnxruntime (default) or openvino.")] = None,
     threads: Annotated[int | None, typer.Option(help="Compression, ensembles: threads the runtime may use, 1 by default.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Compression, ensembles: images a call, 1 by default.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Compression, ensembles: images in a batch, 1 by default.")] = None,
     recovery_epochs: Annotated[int | None, typer.Option(min=1, help="Compression: of distillation, for every arm that trains; 2.")] = None,
     augmentation: Annotated[str | None, typer.Option(help="Compression: of training images: none, light (default) or standard.")] = None,
     train: Annotated[str | None, typer.Option(help="Compression: auto, always or never train the original.")] = None,
@@ -50,7 +58,7 @@ def compare(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """What a lever of accuracy or a technique of compression brings, measured fairly: equal budget, paired, with intervals."""
+    """What a modification or a technique of compression brings, measured fairly: equal budget, paired, with intervals."""
     with running(debug=debug, resume_hint=resume_hint(out)):
         from planish import commands
         from planish.experiments.experiment import factors_of
@@ -68,22 +76,22 @@ def compare(
         } | ({"model": model} if model else {})  # fmt: skip
         of_training: dict[str, Any] = {"recipe": recipe, "changes": changes, "seeds": seeds, "budget": budget}
         of_files: dict[str, Any] = {"runtime": runtime, "threads": threads, "batch": batch}
-        of_levers: dict[str, Any] = {**of_training, "design": design, "task": task}
+        of_modifications: dict[str, Any] = {**of_training, "design": design, "task": task}
         of_compression: dict[str, Any] = {
             **of_files, "task": task, "recovery_epochs": recovery_epochs, "augmentation": augmentation, "train_mode": train,
         }  # fmt: skip
-        meant = {"levers": of_levers, "compression": of_compression, "ensembles": {**of_training, **of_files}}
-        topics = {"compression": [*TOPICS], "levers": [*STUDIES], "ensembles": ["ensembles"]}
+        meant = {"modifications": of_modifications, "compression": of_compression, "ensembles": {**of_training, **of_files}}
+        topics = {"compression": [*TOPICS], "modifications": [*STUDIES], "ensembles": ["ensembles"]}
         known = ", ".join(name for names in topics.values() for name in names)
         if (vary is None) == (topic is None):
             fail(f"what shall be compared? Give --vary FACTOR=A,B, or --topic with one of {known}.")
-        kind = "levers" if topic is None else next((kind for kind, names in topics.items() if topic in names), "")
+        kind = "modifications" if topic is None else next((kind for kind, names in topics.items() if topic in names), "")
         if not kind:
             fail(f"there is no topic {topic!r}. Topics are {known}.")
-        wrong = [name for name, value in (of_levers | of_compression).items() if value is not None and name not in meant[kind]]
+        wrong = [name for name, value in (of_modifications | of_compression).items() if value is not None and name not in meant[kind]]
         if wrong:
             option = {"changes": "set", "train_mode": "train"}.get(wrong[0], wrong[0].replace("_", "-"))
-            fail(f"--{option} has no meaning here. It is for comparing {' and '.join(k for k, o in meant.items() if wrong[0] in o)}.")
+            fail(f"--{option} is only valid for comparing {' and '.join(k for k, o in meant.items() if wrong[0] in o)}.")
         given = {name: value for name, value in meant[kind].items() if value is not None}
         if image_size is not None and kind != "compression":
             given["changes"] = [*(changes or ()), f"image_size={image_size}"]

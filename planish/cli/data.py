@@ -76,7 +76,7 @@ def data(
         unused = {} if trains else of_training if few_shot is not None else of_training | of_network
         if wrong := [name for name, value in unused.items() if value is not None]:
             also = "" if wrong[0] in of_training else ", --few-shot"
-            fail(f"--{wrong[0]} has no meaning here. It is for --suspects, --learning-curve{also}.")
+            fail(f"--{wrong[0]} is only valid for --suspects, --learning-curve{also}.")
         shared: dict[str, Any] = {"skip_bad": skip_bad, "seed": seed} | _given(model=model, weights=weights)
         if trains:
             shared |= _given(recipe=recipe, folds=folds, repeats=repeats, budget=budget, out=out) | {"resume": resume}

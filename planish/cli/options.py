@@ -38,7 +38,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
 Budget = Annotated[str, typer.Option(help="Wall-clock time for everything: 20m, 90s, 1h30m.")]
 Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")]
 Threads = Annotated[int, typer.Option(help="Threads the runtime may use.")]
-Batch = Annotated[int, typer.Option(help="Images a call.")]
+Batch = Annotated[int, typer.Option(help="Batch size.")]
 ImageSize = Annotated[int | None, typer.Option(help="Pixels the model is fed; by default the images' own size, at most 224.")]
 RecipeName = Annotated[
     str | None,
@@ -54,7 +54,7 @@ Std = Annotated[str | None, typer.Option(help="That it expects to be divided by 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; no finished step is repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Train = Annotated[str, typer.Option(help="auto trains the model unless it knows the classes already; always; never.")]
+Train = Annotated[str, typer.Option(help="auto trains the model unless it was already trained on these classes; always; never.")]
 
 NamedModel = Annotated[
     str | None,

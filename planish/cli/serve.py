@@ -20,7 +20,7 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the runtime, for each bundle; by default those it was measured with.")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Images a call of the model.")] = 16,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch size.")] = 16,
     max_queue: Annotated[int, typer.Option(min=1, help="Images that may wait; beyond that requests are answered 429.")] = 128,
     max_bytes: Annotated[int, typer.Option(min=1, help="Of a request.")] = 16_000_000,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of an image file.")] = 24_000_000,

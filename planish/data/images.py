@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data.annotations.annotated_image import NotedImage
+from planish.data.annotations.annotated_image import AnnotatedImage
 from planish.data.annotations.validation import size_of
 from planish.data.cache.files import content_hashes, key_of, whole
-from planish.data.cache.images import Store, decoded, resized
+from planish.data.cache.images import ImageStore, decoded, resized
 from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.sources.listing import Listed
 from planish.data.sources.report import BadFile, DataReport, report_duplicates
@@ -65,7 +65,7 @@ class ImageSplit:
     paths: tuple[Path, ...] = field(repr=False)
     groups: Indices = field(repr=False)
     _hashes: npt.NDArray[np.uint8] = field(repr=False)
-    _store: Store = field(repr=False)
+    _store: ImageStore = field(repr=False)
     _rows: Indices = field(repr=False)
     _cache: Path = field(repr=False)
 
@@ -75,7 +75,7 @@ class ImageSplit:
     def images(self, spec: InputSpec, preprocessing: Preprocessing) -> Pixels:
         """All images as the model is fed them, uint8 ``(N, h, w, C)``, read-only and memory-mapped. Made on first use, then found on disk.
 
-        They are exactly what ``planish.data.preprocessing.prepare`` makes of each file.
+        They are exactly what ``planish.data.preprocessing.preprocess`` makes of each file.
 
         Raises:
             DataError: the disk is full, or a file has become unreadable since it was listed.
@@ -260,7 +260,7 @@ def load_listed(
     if decode_side < 1:
         raise DataError(f"decode_side={decode_side}", "it is at least 1 pixel")
     root = root or cache_root(None)
-    listed: Sequence[Listed | NotedImage] = told.images
+    listed: Sequence[Listed | AnnotatedImage] = told.images
     paths = [item.path for item in listed]
     hashes, reasons = content_hashes(paths, root)
     store = decoded(paths, hashes, decode_side, channels == 1, root)
@@ -441,7 +441,7 @@ def _tell_bad(bad: list[BadFile], total: int, skip_bad: bool) -> None:
     note(f"{len(bad)} of {total} files are broken and left out: {shown}")
 
 
-def _groups(store: Store, root: Path) -> Indices:
+def _groups(store: ImageStore, root: Path) -> Indices:
     folder = root / "near-duplicates" / key_of(store.key, THRESHOLD)
     if not folder.is_dir():
         groups = near_duplicate_groups(store.thumbs, store.means)

@@ -112,7 +112,7 @@ def resize(image: npt.NDArray[np.uint8], spec: InputSpec, preprocessing: Preproc
     return _to_array(pil.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + spec.width, top + spec.height)))
 
 
-def prepare(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+def preprocess(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     """Decode and resize: from an image file to uint8 ``(spec.height, spec.width, spec.channels)``. Raises like ``decode``."""
     return resize(decode(file_bytes, spec.channels, preprocessing.decode_side), spec, preprocessing)
 

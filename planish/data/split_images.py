@@ -16,9 +16,9 @@ from planish.split_assignment import ASSIGNED_SPLITS, AssignedSplit, SplitAssign
 from planish.task import SPLITS
 
 if TYPE_CHECKING:
-    from planish.data.annotations.annotated_image import NotedImage
+    from planish.data.annotations.annotated_image import AnnotatedImage
     from planish.data.sources.listing import Listed
-    from planish.data.sources.source import Taught
+    from planish.data.sources.source import Labels
     from planish.task import SplitName
 
 _HELD_OUT: dict[AssignedSplit, float] = {"validation": cutting.VALIDATION_SHARE, "test": cutting.TEST_SHARE}
@@ -45,8 +45,8 @@ class Splitting:
 
 
 def split_images(
-    listed: Sequence[Listed | NotedImage],
-    taught: Taught,
+    listed: Sequence[Listed | AnnotatedImage],
+    taught: Labels,
     hashes: Hashes,
     groups: Indices,
     seed: int,
@@ -94,7 +94,7 @@ def split_images(
         rows = np.array(pool)
         shares = {"train": 1.0} | {name: _HELD_OUT[name] for name in held_out}
         if any(known):
-            parts = cutting.assign(hashes[rows], groups[rows], [_HELD_OUT[name] for name in held_out], seed)
+            parts = cutting.assign_splits(hashes[rows], groups[rows], [_HELD_OUT[name] for name in held_out], seed)
             cut = {name: np.flatnonzero(parts == k) for k, name in enumerate(shares)}
         else:
             cut = cutting.cut(taught.strata[rows], hashes[rows], groups[rows], shares, seed, taught.strata_names, strict=strict)
@@ -117,7 +117,7 @@ def split_images(
     return Splitting({name: found[name] for name in SPLITS}, there, count, how, assignment)
 
 
-def _check_given(given: Sequence[AssignedSplit | None], there: Sequence[AssignedSplit], taught: Taught) -> None:
+def _check_given(given: Sequence[AssignedSplit | None], there: Sequence[AssignedSplit], taught: Labels) -> None:
     """Raises:
     DataError: splits are given, but none to train on, or one lacks a class.
     """
@@ -131,7 +131,7 @@ def _check_given(given: Sequence[AssignedSplit | None], there: Sequence[Assigned
 
 
 def _report_conflicts(
-    listed: Sequence[Listed | NotedImage],
+    listed: Sequence[Listed | AnnotatedImage],
     known: Sequence[AssignedSplit | None],
     given: Sequence[AssignedSplit | None],
     lacking: Sequence[AssignedSplit],

@@ -71,7 +71,7 @@ def cut(
     return parts
 
 
-def assign(hashes: Hashes, groups: Indices, shares: Sequence[float], seed: int) -> Indices:
+def assign_splits(hashes: Hashes, groups: Indices, shares: Sequence[float], seed: int) -> Indices:
     """The part of each image, ``(N,)``, by its content and the seed alone; groups whole.
 
     Args:

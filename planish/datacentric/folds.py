@@ -35,8 +35,8 @@ from planish.runs.trainings import seeded
 from planish.split_assignment import keep_assignment
 from planish.tasks import Classification
 from planish.training.fit import fit
-from planish.training.prepare import Job, prepare
-from planish.training.recipe import Recipe, pull, resolved_recipe
+from planish.training.prepare import Job, prepare_job
+from planish.training.recipe import Recipe, apply_modifications, resolved_recipe
 
 _STRICT = ConfigDict(extra="forbid")
 TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
@@ -133,7 +133,7 @@ class FoldTrainer:
         recipe: of all trainings; where it leaves the precision open, that is decided once for all.
         seconds: of each training; None where the recipe's epochs decide.
         seed: of the first repeat.
-        options: of ``prepare``; ``data`` and ``model`` among them.
+        options: of ``prepare_job``; ``data`` and ``model`` among them.
     """
 
     def __init__(self, store: Store, folder: Path, recipe: Recipe, seconds: float | None, seed: int, **options: Any) -> None:
@@ -153,7 +153,7 @@ class FoldTrainer:
         if repeat not in self._jobs:
             self._jobs.clear()
             recipe, seed = self.recipe, self.seed
-            self._jobs[repeat] = prepare(
+            self._jobs[repeat] = prepare_job(
                 image_size=recipe.image_size, normalisation=recipe.normalisation, seed=seed, weights_seed=seed + repeat, **self._options
             )
         return self._jobs[repeat]
@@ -193,7 +193,7 @@ class FoldTrainer:
         job, seed = self.job(repeat), self.seed + repeat
         train, held_out = Subset(self.pool, learned), Subset(self.pool, judged)
         task = Classification({"train": train, "calibration": train, "validation": held_out}, self.class_names)
-        artifact = pull(job.artifact, task, [seeded(lever, seed) for lever in self.recipe.techniques()])
+        artifact = apply_modifications(job.artifact, task, [seeded(modification, seed) for modification in self.recipe.techniques()])
         settings = replace(self.recipe.training, seed=seed, epochs=epochs or self.recipe.training.epochs)
         fitted = fit(
             artifact.module, task, artifact.input_spec, artifact.preprocessing, settings, checkpoint=checkpoint, max_seconds=self.seconds,

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.data import ImageData, load_images, require_classes
-from planish.data.preprocessing import prepare
+from planish.data.preprocessing import preprocess
 from planish.datacentric.folds import OutOfFold
 from planish.datacentric.folds import folds as cross_validate
 from planish.evaluation.errors.label_issues import suspected_labels
@@ -137,5 +137,5 @@ def _pixels(images: ImageData, keys: list[str]) -> npt.NDArray[np.uint8]:
     preprocessing = Preprocessing(256, "squash", images.mean, images.std)
     pool = images.splits["train"].joined(images.splits["validation"])
     place = {key: i for i, key in enumerate(pool.keys)}
-    shown = [prepare(pool.file_bytes(place[key]), spec, preprocessing) for key in keys]
+    shown = [preprocess(pool.file_bytes(place[key]), spec, preprocessing) for key in keys]
     return np.stack(shown) if shown else np.zeros((0, spec.height, spec.width, spec.channels), np.uint8)

@@ -76,7 +76,7 @@ def reset_peak() -> None:
         pass  # not Linux, or not allowed: the peak then includes what importing took
 
 
-class Subject:
+class TimedModel:
     """A loaded model and the images it is fed, in turn."""
 
     def __init__(self, header: Header, images: Pixels) -> None:
@@ -139,7 +139,7 @@ def main() -> None:
             raise EOFError
         return data
 
-    subject: Subject | None = None
+    subject: TimedModel | None = None
     gc.disable()
     while True:
         try:
@@ -151,7 +151,7 @@ def main() -> None:
         try:
             if subject is None:
                 assert array is not None, "the first frame carries the images"
-                subject, reply = Subject(header, array), pack({})
+                subject, reply = TimedModel(header, array), pack({})
             else:
                 reply = pack(*subject.answer(header))
         except BaseException as error:  # whatever a third party's loader raises is reported, SystemExit included

@@ -113,7 +113,7 @@ def layer_latencies(
         variants: each is timed once, however often it is asked for.
         runtime: by the name that exports know it by.
         threads: of the runtime.
-        batch: images a call.
+        batch: images in a batch.
         cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
 
     Raises:

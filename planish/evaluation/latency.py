@@ -80,7 +80,7 @@ class LatencyReport:
         launches: how often all processes were started.
         rounds: rounds over all launches.
         threads: per process.
-        batch: images a call.
+        batch: images in a batch.
         seconds: how long it all took.
     """
 
@@ -144,7 +144,7 @@ def measure_latency(
         subjects: by name.
         baseline: name of one of them.
         threads: thread pools of each process.
-        batch: images a call.
+        batch: images in a batch.
         seconds: timing for each subject, over all launches; starting the processes comes on top.
         rounds: at least so many a launch, however long they take.
         launches: how often all processes are started afresh, at least 2; few give wide intervals.

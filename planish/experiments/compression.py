@@ -18,7 +18,7 @@ from planish.data import task_in
 from planish.data.augmentation.policy import Strength
 from planish.devices.machine import describe_machine
 from planish.errors import ExportError, RuntimeMissingError, TechniqueError
-from planish.experiments.topics import Arm, arms_of
+from planish.experiments.topics import Strategy, strategies_of
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes.registry import find
 from planish.files.atomic import read_result, results_folder, write_result
@@ -33,7 +33,7 @@ from planish.split_assignment import keep_assignment
 from planish.tasks import RECIPES
 from planish.training.distillation.distill import recovery_of
 from planish.training.original import TrainMode
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 from planish.training.recipe import recipe_for
 
 _STRICT = ConfigDict(extra="forbid")
@@ -130,14 +130,14 @@ def compare(
         data: a folder with a folder per class, a manifest, or a built-in name.
         model: a name, ``FILE.py:factory``, or a network.
         topic: ``pruning``, ``quantization`` or ``planning``.
-        weights: ``imagenet`` or a file; a model that knows the classes already is not trained again.
+        weights: ``imagenet`` or a file; a model that was already trained on these classes is not trained again.
         runtime: that runs all files.
         threads: it may use.
-        batch: images a call.
+        batch: images in a batch.
         epochs: of the original's training; None for defaults.
         recovery_epochs: of distillation, for every arm that trains.
         augmentation: of training images.
-        train_mode: ``auto`` trains the original unless it knows the classes, ``always``, ``never``.
+        train_mode: ``auto`` trains the original unless it was already trained on these classes, ``always``, ``never``.
         image_size: pixels the model is fed.
         task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         out: the folder, by default ``runs/compare-`` and a name made from topic, data and model.
@@ -154,7 +154,7 @@ def compare(
         PlanishError: the images, the model or the topic cannot be used.
     """
     recovery = recovery_of(recipe_for(RECIPES[task or task_in(data)], model), epochs=recovery_epochs, augmentation=augmentation, seed=seed)
-    arms_of(topic, recovery, runtime)  # refuses an unknown topic before anything is read
+    strategies_of(topic, recovery, runtime)  # refuses an unknown topic before anything is read
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
     name = model if isinstance(model, str) else type(model).__name__
@@ -166,17 +166,17 @@ def compare(
     }  # fmt: skip
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
-        job = prepare(data, model, weights=weights, image_size=image_size, task=task, skip_bad=skip_bad, seed=seed)
+        job = prepare_job(data, model, weights=weights, image_size=image_size, task=task, skip_bad=skip_bad, seed=seed)
         store = claim(folder, settings, resume)
         stack.callback(store.close)
         keep_assignment(folder, job.data.assignment)
         precision = decided_precision(store, "auto", lambda: job.artifact)
-        arms = arms_of(topic, replace(recovery, mixed_precision=precision), runtime)
+        arms = strategies_of(topic, replace(recovery, mixed_precision=precision), runtime)
         original = stored_original(job, folder, store, train_mode, epochs, augmentation, None, seed, precision)
         runner = Runner(store, folder / "work", job.task, original)
         baseline = _for(Plan(ToOnnx()), runtime)
         rows: list[Row] = []
-        first = _row(runner, Arm("original", "", Plan(ToOnnx())), runtime, baseline)
+        first = _row(runner, Strategy("original", "", Plan(ToOnnx())), runtime, baseline)
         for arm in arms:
             row = partial(_row, runner, arm, runtime, baseline)
             why = store.attempt(f"arm:{arm.plan.key}", "comparing", row, (TechniqueError, ExportError))
@@ -214,7 +214,7 @@ def _for(plan: Plan, runtime: str) -> Plan:
     return extend(plan, ToOpenVino()) if runtime == "openvino" and not packed else plan
 
 
-def _row(runner: Runner, arm: Arm, runtime: str, baseline: Plan) -> Row:
+def _row(runner: Runner, arm: Strategy, runtime: str, baseline: Plan) -> Row:
     plan = _for(arm.plan, runtime)
     metric = runner.task.primary_metric
     value = runner.metrics(plan, runtime, "test")[metric]

@@ -56,7 +56,7 @@ class EnsembleArm:
     why: str = ""
 
 
-class Way(NamedTuple):
+class EnsembleMethod(NamedTuple):
     """What makes one model of an arm, by its number; there are ``models`` of them."""
 
     label: str
@@ -74,7 +74,7 @@ class Bench:
         self._scores: dict[str, Any] = {}
         self._files: dict[str, str] = {}  # of each arm
 
-    def measured(self, way: Way) -> EnsembleArm:
+    def measured(self, way: EnsembleMethod) -> EnsembleArm:
         """The arm without its latency."""
 
         def models() -> list[dict[str, float]]:
@@ -122,7 +122,7 @@ class Bench:
             found.append(replace(arm, measurements=measurements, verdict=verdict, speed=speed))
         return found, report.noise_floor
 
-    def _model(self, way: Way, number: int) -> dict[str, float]:
+    def _model(self, way: EnsembleMethod, number: int) -> dict[str, float]:
         """Score one model on test; tells what it took."""
 
         def work() -> dict[str, float]:
@@ -136,13 +136,13 @@ class Bench:
 
         return self.store.load(f"scores:{way.label}:{number}", "evaluating on test", work, read)
 
-    def _file(self, way: Way, number: int) -> Path:
+    def _file(self, way: EnsembleMethod, number: int) -> Path:
         return self.folder / f"scores-{way.label.replace(', ', '-').replace(' ', '-')}-{number}.npz"
 
-    def _read(self, way: Way, number: int) -> Any:
+    def _read(self, way: EnsembleMethod, number: int) -> Any:
         return read_arrays(self._file(way, number))["scores"]
 
-    def _export(self, way: Way) -> str:
+    def _export(self, way: EnsembleMethod) -> str:
         """Write the arm's first model as one file; the name of its folder."""
 
         def work() -> str:

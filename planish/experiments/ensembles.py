@@ -16,7 +16,7 @@ from planish import units
 from planish.data import require_classes
 from planish.devices.machine import describe_machine
 from planish.errors import GoalError
-from planish.experiments.ensemble_measurements import Bench, EnsembleArm, Way
+from planish.experiments.ensemble_measurements import Bench, EnsembleArm, EnsembleMethod
 from planish.experiments.ensemble_members import COPIES, COPY_SHARE, SWA_SHARE, Members
 from planish.export.runtimes.registry import find
 from planish.files.atomic import read_result, results_folder, write_result
@@ -72,28 +72,38 @@ class EnsembleStudy:
         return read_result(path, EnsembleStudy)
 
 
-def _ways(members: Members) -> list[Way]:
+def _ways(members: Members) -> list[EnsembleMethod]:
     """All arms, the single network first."""
     seeds, copies = members.seeds, f"{COPIES} copies of the single network, each trained on for {COPY_SHARE:.0%} of its training"
     views = "mean of the probabilities for the image"
     mirrored = " and its mirror image" if members.plain.flip else ""
     found = [
-        Way("single network", "the weights after the last step", seeds, members.single),
-        Way("EMA", f"running average of the weights, decay {members.ema_decay:g}", seeds, members.ema),
-        Way("SWA", f"average of the weights over the last {SWA_SHARE:.0%} of the training, at a constant rate", seeds, members.swa),
-        Way("snapshot ensemble", f"ensemble of the ends of {members.cycles} cycles of one training", seeds, members.snapshots),
-        Way("TTA, shift", f"{views}{mirrored}, each also moved by a pixel up, down, left, right", seeds, partial(members.views, shift=1)),
-        Way("fine-tuned copy", f"one of {copies}", seeds, members.trained_on),
-        Way("soup, uniform", f"mean weights of {copies}", seeds, partial(members.soup, greedy=False)),
-        Way("soup, greedy", "the best copy, and those that do not make it worse on validation", seeds, partial(members.soup, greedy=True)),
-        Way(f"soup of {seeds} seeds", "mean weights of single networks that began apart", 1, members.soup_of_seeds),
-        Way(f"ensemble of {seeds}", "mean of the probabilities of all single networks", 1, partial(members.ensemble, count=seeds)),
-        Way("student", f"a single network taught by the ensemble of {seeds}", seeds, members.student),
+        EnsembleMethod("single network", "the weights after the last step", seeds, members.single),
+        EnsembleMethod("EMA", f"running average of the weights, decay {members.ema_decay:g}", seeds, members.ema),
+        EnsembleMethod(
+            "SWA", f"average of the weights over the last {SWA_SHARE:.0%} of the training, at a constant rate", seeds, members.swa
+        ),
+        EnsembleMethod("snapshot ensemble", f"ensemble of the ends of {members.cycles} cycles of one training", seeds, members.snapshots),
+        EnsembleMethod(
+            "TTA, shift", f"{views}{mirrored}, each also moved by a pixel up, down, left, right", seeds, partial(members.views, shift=1)
+        ),
+        EnsembleMethod("fine-tuned copy", f"one of {copies}", seeds, members.trained_on),
+        EnsembleMethod("soup, uniform", f"mean weights of {copies}", seeds, partial(members.soup, greedy=False)),
+        EnsembleMethod(
+            "soup, greedy", "the best copy, and those that do not make it worse on validation", seeds, partial(members.soup, greedy=True)
+        ),
+        EnsembleMethod(f"soup of {seeds} seeds", "mean weights of single networks that began apart", 1, members.soup_of_seeds),
+        EnsembleMethod(
+            f"ensemble of {seeds}", "mean of the probabilities of all single networks", 1, partial(members.ensemble, count=seeds)
+        ),
+        EnsembleMethod("student", f"a single network taught by the ensemble of {seeds}", seeds, members.student),
     ]
     if members.plain.flip:
-        found.insert(4, Way("TTA, flip", f"{views}{mirrored}", seeds, partial(members.views, shift=0)))
+        found.insert(4, EnsembleMethod("TTA, flip", f"{views}{mirrored}", seeds, partial(members.views, shift=0)))
     if seeds > 2:
-        found.insert(-2, Way("ensemble of 2", "mean of the probabilities of two of them", seeds, partial(members.ensemble, count=2)))
+        found.insert(
+            -2, EnsembleMethod("ensemble of 2", "mean of the probabilities of two of them", seeds, partial(members.ensemble, count=2))
+        )
     return found
 
 
@@ -130,7 +140,7 @@ def ensembles(
         weights: ``imagenet`` or a file.
         runtime: that runs all files.
         threads: it may use.
-        batch: images a call.
+        batch: images in a batch.
         out: the folder, by default ``runs/ensembles-`` and a name made from data and model.
         resume: go on with the study in ``out``.
         skip_bad: leave broken images out.

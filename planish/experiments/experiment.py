@@ -1,4 +1,4 @@
-"""A fair experiment over levers: arms that differ in nothing but what is varied, trained with the same seeds and the same budget."""
+"""A fair experiment over modifications: arms that differ in nothing but what is varied, trained with the same seeds and the same budget."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from planish.measurement import Measurement
 from planish.progress import collecting_notes, note
 from planish.runs.precision import decided_precision, in_precision, precision_name
 from planish.runs.store import claim
-from planish.runs.trainings import Arm, Trainer, Trial, shared_assignment
+from planish.runs.trainings import Arm, Trainer, Training, shared_assignment
 from planish.tasks import RECIPES
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
 
@@ -49,7 +49,7 @@ class ArmResult:
 
     Args:
         label: what is different about it, in words.
-        values: what is varied, by key: ``{"levers.activation": "elu"}``.
+        values: what is varied, by key: ``{"modifications.activation": "elu"}``.
         trials: one a seed.
         measurements: the task's metric on test, mean of all seeds; ``difference`` to the reference, paired by seed and image, its
             interval so wide that all of the experiment's hold together; ``seconds_an_epoch``; ``peak_memory_bytes``; ``parameters``.
@@ -60,7 +60,7 @@ class ArmResult:
 
     label: str
     values: Values
-    trials: list[Trial] = Field(default_factory=list)
+    trials: list[Training] = Field(default_factory=list)
     measurements: dict[str, Measurement] = Field(default_factory=dict)
     verdict: str = ""
     why: str = ""
@@ -125,7 +125,7 @@ class Experiment:
 
 
 def factors_of(vary: Sequence[str]) -> dict[str, list[Any]]:
-    """``["activation=relu,elu"]`` as ``{"levers.activation": ["relu", "elu"]}``.
+    """``["activation=relu,elu"]`` as ``{"modifications.activation": ["relu", "elu"]}``.
 
     Raises:
         GoalError: it is no such assignment, or gives a factor fewer than two values.
@@ -144,7 +144,7 @@ def factors_of(vary: Sequence[str]) -> dict[str, list[Any]]:
     return factors
 
 
-def arms_of(factors: Mapping[str, Sequence[Any]], design: Design) -> list[Values]:
+def arms_with(factors: Mapping[str, Sequence[Any]], design: Design) -> list[Values]:
     """What each arm sets; the first has the first value of every factor.
 
     Args:
@@ -223,7 +223,7 @@ def experiment(
     base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))
-    values = arms_of(factors, design)
+    values = arms_with(factors, design)
     arms = [_arm(model, str(weights or ""), base, each) for each in values]
     words = "-".join(map(short_key, factors))
     folder = results_folder(out, f"vary-{words}", data, model)
@@ -277,8 +277,8 @@ def experiment(
 
 
 def short_key(key: str) -> str:
-    """``activation`` for ``levers.activation``."""
-    return key.removeprefix("levers.").removeprefix("training.")
+    """``activation`` for ``modifications.activation``."""
+    return key.removeprefix("modifications.").removeprefix("training.")
 
 
 def short_value(value: Any) -> str:

@@ -34,24 +34,38 @@ class Study:
 STUDIES: dict[str, Study] = {
     "initialization": Study(
         "how should the weights of a network without normalisation begin?",
-        {"levers.initialization": ["he_normal", "he_uniform", "xavier_normal", "lecun_normal", "orthogonal", "normal", "zeros"]},
+        {"modifications.initialization": ["he_normal", "he_uniform", "xavier_normal", "lecun_normal", "orthogonal", "normal", "zeros"]},
         model="plain8",
         changes=["norm=none", "learning_rate=0.02", "clip_norm=1", "augmentation=none"],
     ),
     "activation": Study(
         "which activation, in a deep network without shortcuts?",
-        {"levers.activation": ["relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "hard_swish", "mish", "tanh", "sigmoid"]},
+        {
+            "modifications.activation": [
+                "relu",
+                "leaky_relu",
+                "prelu",
+                "elu",
+                "selu",
+                "gelu",
+                "silu",
+                "hard_swish",
+                "mish",
+                "tanh",
+                "sigmoid",
+            ]
+        },
         model="plain20",
         changes=["initialization=matched", "augmentation=none"],
     ),
     "pooling": Study(
         "how should the last maps become one vector?",
-        {"levers.pooling": ["average", "max", "gem", "attention", "pyramid"]},
+        {"modifications.pooling": ["average", "max", "gem", "attention", "pyramid"]},
         changes=["augmentation=none"],
     ),
     "normalization": Study(
         "which normalisation, with large batches and with tiny ones?",
-        {"levers.norm": ["batch", "group", "layer", "instance", "standardised"], "training.batch_size": [64, 2]},
+        {"modifications.norm": ["batch", "group", "layer", "instance", "standardised"], "training.batch_size": [64, 2]},
         changes=["learning_rate=0.01", "augmentation=none"],
     ),
     "augmentation": Study(
@@ -62,9 +76,9 @@ STUDIES: dict[str, Study] = {
     "regularization": Study(
         "what keeps the network from learning images by heart?",
         {
-            "levers.dropout": ["none", 0.3],
-            "levers.dropconnect": ["none", 0.3],
-            "levers.stochastic_depth": ["none", 0.1],
+            "modifications.dropout": ["none", 0.3],
+            "modifications.dropconnect": ["none", 0.3],
+            "modifications.stochastic_depth": ["none", 0.1],
             "training.weight_decay": [5e-4, 0.0, 5e-3],
             "training.label_smoothing": [0.0, 0.1],
         },
@@ -74,7 +88,7 @@ STUDIES: dict[str, Study] = {
     ),
     "depth-width": Study(
         "deeper or wider?",
-        {"levers.depth": ["none", 2.0], "levers.width": ["none", 0.5, 2.0]},
+        {"modifications.depth": ["none", 2.0], "modifications.width": ["none", 0.5, 2.0]},
         model="resnet14",
         changes=["augmentation=none"],
     ),

@@ -30,7 +30,7 @@ from planish.training import Distill
 
 
 @dataclass(frozen=True)
-class Arm:
+class Strategy:
     """One strategy at one level.
 
     Args:
@@ -44,12 +44,12 @@ class Arm:
     plan: Plan
 
 
-def pruning(recovery: Distill, runtime: str) -> list[Arm]:
+def pruning(recovery: Distill, runtime: str) -> list[Strategy]:
     """Structured and unstructured pruning at three levels; random channels are the control."""
-    arms: list[Arm] = []
+    arms: list[Strategy] = []
 
     def add(strategy: str, *steps: Technique, level: str = "", pack: bool = False) -> None:
-        arms.append(Arm(strategy, level or str(steps[0]), Plan(*steps, ToOnnx(), *([Pack()] if pack else []))))
+        arms.append(Strategy(strategy, level or str(steps[0]), Plan(*steps, ToOnnx(), *([Pack()] if pack else []))))
 
     for ratio in (0.3, 0.5, 0.7):
         by_norm = ChannelPruning(ratio=ratio)
@@ -71,7 +71,7 @@ def pruning(recovery: Distill, runtime: str) -> list[Arm]:
     return arms
 
 
-def quantization(recovery: Distill, runtime: str) -> list[Arm]:
+def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
     """INT8 by ways to find the ranges, learned or measured, with what is said to help it, and weights in few bits."""
     slack = 0.1
     ways = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
@@ -79,29 +79,29 @@ def quantization(recovery: Distill, runtime: str) -> list[Arm]:
     ways["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
     ways["INT8, 7-bit weights"] = Int8(weight_bits=7)
     ways["INT8, biases corrected"] = Int8(correct_bias=True)
-    arms = [Arm(strategy, "", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
-    arms.append(Arm("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack, runtime=runtime))))
+    arms = [Strategy(strategy, "", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
+    arms.append(Strategy("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack, runtime=runtime))))
     halves = (HalfPrecision(), HalfPrecision(kind="bf16"))
-    arms += [Arm("16-bit weights", half.kind, Plan(ToOnnx(), half)) for half in halves]
+    arms += [Strategy("16-bit weights", half.kind, Plan(ToOnnx(), half)) for half in halves]
     exact = Int8.for_this_machine().weight_bits
     learned = QuantizeAware(
         weight_bits=exact, epochs=recovery.epochs, augmentation=recovery.augmentation, mixed_precision=recovery.mixed_precision
     )
-    arms.append(Arm("INT8, scales learned in training", "", Plan(learned, ToOnnx())))
+    arms.append(Strategy("INT8, scales learned in training", "", Plan(learned, ToOnnx())))
     for bits in (4, 2):
         rounded, sharing = LearnedRounding(bits=bits), WeightSharing(bits=bits)
-        arms.append(Arm("weights with learned rounding", f"{bits} bits", Plan(rounded, ToOnnx(), Pack())))
-        arms.append(Arm("shared weights", f"{2**bits} values a layer", Plan(sharing, recovery, ToOnnx(), Pack())))
+        arms.append(Strategy("weights with learned rounding", f"{bits} bits", Plan(rounded, ToOnnx(), Pack())))
+        arms.append(Strategy("shared weights", f"{2**bits} values a layer", Plan(sharing, recovery, ToOnnx(), Pack())))
     return arms
 
 
-def planning(recovery: Distill, runtime: str) -> list[Arm]:
-    """How widths are chosen: all layers alike, by multiplications, by milliseconds, with ranks; and each lever alone. All end in INT8."""
-    arms: list[Arm] = []
+def planning(recovery: Distill, runtime: str) -> list[Strategy]:
+    """How widths are chosen: all layers alike, by multiplications, by milliseconds, with ranks; and each alone. All end in INT8."""
+    arms: list[Strategy] = []
     int8 = Int8.for_this_machine()
 
     def add(strategy: str, technique: Technique) -> None:
-        arms.append(Arm(strategy, str(technique), Plan(technique, recovery, ToOnnx(), int8)))
+        arms.append(Strategy(strategy, str(technique), Plan(technique, recovery, ToOnnx(), int8)))
 
     for ratio in (0.3, 0.45, 0.6):
         add("all layers alike", ChannelPruning(ratio=ratio))
@@ -116,14 +116,14 @@ def planning(recovery: Distill, runtime: str) -> list[Arm]:
         add("blocks alone", BlockPruning(ratio=ratio))
     for scale in (0.75, 0.5):
         add("resolution alone", Resolution(scale=scale))
-    arms.append(Arm("INT8 alone", "", Plan(ToOnnx(), int8)))
+    arms.append(Strategy("INT8 alone", "", Plan(ToOnnx(), int8)))
     return arms
 
 
-TOPICS: dict[str, Callable[[Distill, str], Sequence[Arm]]] = {"pruning": pruning, "quantization": quantization, "planning": planning}
+TOPICS: dict[str, Callable[[Distill, str], Sequence[Strategy]]] = {"pruning": pruning, "quantization": quantization, "planning": planning}
 
 
-def arms_of(topic: str, recovery: Distill, runtime: str = "onnxruntime") -> Sequence[Arm]:
+def strategies_of(topic: str, recovery: Distill, runtime: str = "onnxruntime") -> Sequence[Strategy]:
     """The arms of a topic.
 
     Args:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from planish.data.preprocessing import prepare
+from planish.data.preprocessing import preprocess
 from planish.devices.machine import cpu_model, instruction_sets
 from planish.errors import ModelError
 from planish.evaluation.latency import Subject, measure_latency
-from planish.explanation.findings.achievable_speed import Reach, measure_reach
+from planish.explanation.findings.achievable_speed import AchievableSpeed, measure_reach
 from planish.explanation.findings.finders import find_all
 from planish.explanation.findings.finding import Alternative, Evidence
 from planish.explanation.model_file import ModelFile
@@ -24,7 +24,7 @@ from planish.explanation.profiles.onnxruntime import profile_onnxruntime
 from planish.explanation.profiles.openvino import profile_openvino
 from planish.explanation.profiles.profile import LayerProfile, Profile
 from planish.explanation.result import Explanation, LayerRow
-from planish.explanation.signal_to_noise import Errors, measure_errors
+from planish.explanation.signal_to_noise import LayerErrors, measure_errors
 from planish.export.runtimes.registry import imports
 from planish.progress import Stage
 
@@ -48,7 +48,7 @@ def explain(
         target: a bundle, a run (its bundle), a saved model (its fp32 export), or any ``.onnx`` or ``.xml`` file.
         runtime: ``auto`` takes the bundle's, or the file's own.
         threads: the runtime may use.
-        batch: images a call.
+        batch: images in a batch.
         data: images, as other commands take them; for a file that Planish did not write an array of inputs in a ``.npy`` file. Without it
             a bundle's golden samples serve, and for other models the error of quantization is not measured.
         reference: the float model that the file was quantized from. Without it, only the rounding of activations counts as error.
@@ -104,7 +104,7 @@ def explain(
     )
 
 
-def _rows(profile: Profile, reach: Reach, errors: Errors | None) -> list[LayerRow]:
+def _rows(profile: Profile, reach: AchievableSpeed, errors: LayerErrors | None) -> list[LayerRow]:
     rows = []
     for layer in profile.layers:
         around = profile.conversions(layer) if layer.macs else []
@@ -132,7 +132,7 @@ def _rows(profile: Profile, reach: Reach, errors: Errors | None) -> list[LayerRo
     return rows
 
 
-def _reach_share(layer: LayerProfile, reach: Reach) -> float | None:
+def _reach_share(layer: LayerProfile, reach: AchievableSpeed) -> float | None:
     """None where it says nothing: where the peak is not known, and for Winograd kernels, which multiply less than is counted."""
     peak = reach.gops(layer.precision)
     return layer.gops / peak if peak and layer.macs and layer.ms > 0 and "wino" not in layer.kernel.lower() else None
@@ -158,7 +158,7 @@ def _kinds(profile: Profile) -> dict[str, float]:
     return ordered | ({"between layers": rest} if rest > 0 else {})
 
 
-def _errors(opened: Explained, reference: str | Path | None) -> tuple[Errors | None, list[str]]:
+def _errors(opened: Explained, reference: str | Path | None) -> tuple[LayerErrors | None, list[str]]:
     if opened.images is None:
         given = ["no error was measured: that takes images; give --data"]
         return None, given if reference is not None or _is_quantized(opened.model) else []
@@ -184,7 +184,7 @@ def _preprocessing_ms(opened: Explained) -> float | None:
     for _ in range(3):
         for file in opened.image_files[:_TIMED_FILES]:
             begun = time.perf_counter()
-            prepare(file, opened.input_spec, opened.preprocessing)
+            preprocess(file, opened.input_spec, opened.preprocessing)
             times.append(time.perf_counter() - begun)
     return float(np.median(times)) * 1e3
 

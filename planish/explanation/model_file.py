@@ -36,7 +36,7 @@ class ModelFile:
         path: the ``.onnx`` or ``.xml`` file.
         runtime: that runs it.
         threads: it may compute with.
-        batch: images a call.
+        batch: images in a batch.
         settings: of the runtime, over Planish's own: OpenVINO's properties, ONNX Runtime's session configuration entries.
         sides: of one input without its batch, taken where the file leaves them open; empty for 3 channels of 224 x 224 pixels.
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 from planish.artifact import Artifact, InputSpec, Preprocessing
 from planish.data import load_images
-from planish.data.preprocessing import prepare
+from planish.data.preprocessing import preprocess
 from planish.errors import DataError, ModelError
 from planish.explanation.model_file import Array, ModelFile
 from planish.export import ToOnnx
@@ -180,7 +180,7 @@ def _samples(opened: Opened, data: str | Path | None) -> tuple[tuple[bytes, ...]
         place = bundle_folder(opened.path)
         golden = read_bundle(place).golden if (place / "bundle.json").exists() else ()
         files = tuple((place / name).read_bytes() for name in golden)
-    return files, np.stack([prepare(file, spec, how) for file in files]) if files else None
+    return files, np.stack([preprocess(file, spec, how) for file in files]) if files else None
 
 
 def _export(artifact: Artifact, pixels: Pixels | None) -> Artifact:

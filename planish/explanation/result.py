@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planish.explanation.findings.achievable_speed import Reach
+from planish.explanation.findings.achievable_speed import AchievableSpeed
 from planish.explanation.findings.finding import Alternative, Finding
-from planish.explanation.signal_to_noise import Errors
+from planish.explanation.signal_to_noise import LayerErrors
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LayerRow:
             peak was measured too low, and a note says so.
         conversions: nodes right before and after that quantize, dequantize, cast or reorder.
         conversions_ms: what they take.
-        snr_db: signal-to-noise ratio of the output, see ``Errors``; None where it was not measured.
+        snr_db: signal-to-noise ratio of the output, see ``LayerErrors``; None where it was not measured.
         added_db: the same where only this output is rounded: the error that the layer adds.
     """
 
@@ -59,7 +59,7 @@ class Explanation:
         file: that was run.
         runtime: that ran it.
         threads: it computed with.
-        batch: images a call.
+        batch: images in a batch.
         latency_ms: median call.
         cpu: the processor.
         reach: of the machine.
@@ -79,11 +79,11 @@ class Explanation:
     batch: int
     latency_ms: float
     cpu: str
-    reach: Reach
+    reach: AchievableSpeed
     layers: tuple[LayerRow, ...]
     kinds_ms: dict[str, float]
     findings: tuple[Finding, ...]
-    errors: Errors | None
+    errors: LayerErrors | None
     preprocessing_ms: float | None
     alternatives: dict[str, Alternative]
     notes: tuple[str, ...]

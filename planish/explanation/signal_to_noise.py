@@ -20,12 +20,12 @@ Batches = Sequence[Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
-class Errors:
+class LayerErrors:
     """Signal-to-noise ratios in decibels: 20 dB is noise of a tenth of the signal's amplitude, each 6 dB more halve it.
 
     Args:
         final_db: of the model's output (the worst of them); 200 where nothing differs.
-        layers_db: of layers' outputs, by name of the layer in the file. Errors of earlier layers are included.
+        layers_db: of layers' outputs, by name of the layer in the file. LayerErrors of earlier layers are included.
         added_db: of rounding that output alone, all before it exact: what the layer itself adds.
         images: they were measured on.
         reference: what it is compared with, in words.
@@ -57,7 +57,7 @@ class _Power:
         return 10 * float(np.log10(signal / max(self.noise[name], signal * 10 ** (-_EQUAL_DB / 10))))
 
 
-def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = None) -> Errors | None:
+def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = None) -> LayerErrors | None:
     """Compare a quantized file with a reference on the same inputs.
 
     Args:
@@ -103,7 +103,7 @@ def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = 
             added_db.setdefault(tensor.layer, power.db(f"{tensor.before} alone"))
     if not finals & power.noise.keys():
         raise ModelError(f"the outputs of {reference} have other shapes than those of {model.path}", "a reference has the same outputs")
-    return Errors(
+    return LayerErrors(
         final_db=min(power.db(key) for key in finals & power.noise.keys()),
         layers_db=layers_db,
         added_db=added_db,

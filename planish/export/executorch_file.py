@@ -34,7 +34,7 @@ _MOST_IMAGES = 8  # the file plans its memory for so many a call
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ToExecuTorch:
-    """Export to ``model.pte``; up to 8 images a call, or one. What XNNPACK cannot run, ExecuTorch's portable kernels do.
+    """Export to ``model.pte``; batch size up to 8, or 1. What XNNPACK cannot run, ExecuTorch's portable kernels do.
 
     The scales of ``int8`` and ``qat`` stand in an ONNX graph and cannot be carried over, so INT8 is calibrated anew here.
 
@@ -94,7 +94,7 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
 
     Args:
         artifact: of format torch.
-        most: images a call.
+        most: largest batch size.
         raw: also return what is decoded; of a float file.
         calibration: images that scales are taken from; None leaves it float.
         said: methods that return a text.

@@ -35,7 +35,7 @@ class ToTensorRt:
     preprocessing; a bundle has.
 
     Args:
-        most: images a call that it plans for; it is tuned for one.
+        most: largest batch size; it is tuned for 1.
     """
 
     name: ClassVar[str] = "to_tensorrt"

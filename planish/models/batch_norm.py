@@ -39,7 +39,7 @@ def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor], run: Cal
             child.training = training
 
 
-def quicken(module: nn.Module) -> None:
+def raise_momentum(module: nn.Module) -> None:
     """Let running statistics follow as quickly as torch's own do, at least; changed in place.
 
     Networks that were made for hundreds of thousands of steps have a momentum of 0.01 (torchvision's MobileNetV3): in a training of some

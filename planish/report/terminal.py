@@ -21,7 +21,7 @@ from planish.progress import Progress
 from planish.report import formatting as words
 from planish.search.result import CandidateResult, Result
 
-_STAGE = {"baseline": "original", "glanced": "glanced", "trained": "trained", "measured": "measured"}
+_STAGE = {"baseline": "original", "screened": "screened", "trained": "trained", "measured": "measured"}
 
 
 def candidate_table(candidates: Sequence[CandidateResult], *, chosen: str = "", title: str = "", most: int = 0) -> Table:
@@ -60,7 +60,7 @@ def candidate_table(candidates: Sequence[CandidateResult], *, chosen: str = "", 
             words.show(m["latency_ratio"]) if "latency_ratio" in m else "",
             words.show(m["size_bytes"]) if "size_bytes" in m else "",
             "✓ chosen" if c.key == chosen else _STAGE[c.stage],
-            style="bold" if c.key == chosen else "dim" if c.stage in ("glanced", "trained") else "",
+            style="bold" if c.key == chosen else "dim" if c.stage in ("screened", "trained") else "",
         )
     return table
 

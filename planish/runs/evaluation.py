@@ -110,7 +110,7 @@ class Predicted:
         logits: ``(N, classes)``.
         targets: class numbers ``(N,)``.
         keys: one name an image ``(N,)``.
-        worst: rows of the surest mistakes ``(K,)``, the surest first.
+        worst: rows of the most confident errors ``(K,)``, the surest first.
         pixels: of these, uint8 ``(K, H, W, C)``.
         validation_logits: ``(M, classes)``; M is 0 where validation itself was evaluated.
         validation_targets: ``(M,)``.

@@ -57,7 +57,7 @@ def file_job(
     """
     if "planish.input_spec" in (said := metadata_of(file)):
         if any(given is not None for given in (mean, std, resize, image_size)):
-            raise GoalError(f"preprocessing for {file}", "Planish wrote the file, which says itself how it is fed", "leave it away")
+            raise GoalError(f"preprocessing for {file}", "Planish wrote the file, which says itself how it is fed", "omit it")
         opened = open_model(file)
         lineage = TypeAdapter(Lineage).validate_json(said["planish.lineage"])
         artifact = Artifact("onnx", opened.input_spec, opened.preprocessing, opened.class_names, lineage, files=(file,))
@@ -105,7 +105,7 @@ def refuse_training(file: str, **asked: Any) -> None:
         GoalError: one was given.
     """
     if names := [f"--{name}" for name, given in asked.items() if given]:
-        raise GoalError(f"{', '.join(names)} for {file}", "a file cannot be trained", "leave it away, or give the PyTorch network")
+        raise GoalError(f"{', '.join(names)} for {file}", "a file cannot be trained", "omit it, or give the PyTorch network")
 
 
 def _images(

@@ -14,7 +14,7 @@ from planish.progress import note
 from planish.runs.external_onnx import channel_values
 from planish.runs.open_model import Opened
 from planish.split_assignment import SplitAssignment
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def open_network(
         raise ModelError(
             f"{name} without weights has random values", "only a trained network is compressed or judged", "add --weights FILE"
         )
-    job = prepare(
+    job = prepare_job(
         data, name, weights=network.weights, image_size=network.image_size, resize=network.resize, task=network.task, skip_bad=skip_bad,
         seed=seed, assignment=assignment,
     )  # fmt: skip

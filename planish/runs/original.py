@@ -11,7 +11,7 @@ from planish.files.atomic import write_json
 from planish.models.storage import load_artifact, save_artifact
 from planish.runs.store import Store
 from planish.task import Task
-from planish.training.augmentation_preview import what_it_sees
+from planish.training.augmentation_preview import augmentation_preview
 from planish.training.original import Original, TrainMode, train_original
 from planish.training.prepare import Job
 from planish.training.settings import MixedPrecision
@@ -29,8 +29,9 @@ def stored_original(
     precision: MixedPrecision,
     name: str = "original",
 ) -> Artifact:
-    """Train the job's model unless it knows the classes or was trained before; see ``train_original``. Killed, it goes on after the last
-    finished epoch. ``precision`` is that of all trainings of the run; ``name`` is another one where a further teacher is trained.
+    """Train the job's model unless it was already trained on these classes, or by this run; see ``train_original``.
+
+    Killed, it goes on after the last finished epoch. ``precision`` is that of all trainings of the run; ``name`` is another one where a further teacher is trained.
     """
     place = folder / "work" / name
 
@@ -54,4 +55,4 @@ def write_training(found: Original, task: Task, folder: Path) -> None:
     """What a page shows of a training, where there was one: ``history.json`` and ``augmented.png``."""
     if found.settings is not None:
         write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
-        what_it_sees(found.artifact, task, found.settings).save(folder / "augmented.png")
+        augmentation_preview(found.artifact, task, found.settings).save(folder / "augmented.png")

@@ -157,7 +157,7 @@ class Runner:
             subjects: plan and runtime by candidate key.
             baseline: the key that ratios are taken against.
             threads: the runtime may use.
-            batch: images a call.
+            batch: images in a batch.
             seconds: of timing for each subject.
             launches: how often the processes are started afresh.
             at_most: seconds for all of it; see ``measure_latency``.
@@ -203,7 +203,7 @@ def latency_once(
         subjects: what gives the artifact, and its runtime, by key.
         baseline: the key that ratios are taken against.
         threads: the runtime may use.
-        batch: images a call.
+        batch: images in a batch.
         seconds: of timing for each subject.
         launches: how often the processes are started afresh.
         at_most: seconds for all of it; see ``measure_latency``.

@@ -25,8 +25,8 @@ from planish.split_assignment import SplitAssignment, assignment_beside, combine
 from planish.task import SplitName
 from planish.technique import Technique
 from planish.training.fit import fit
-from planish.training.prepare import Job, prepare
-from planish.training.recipe import Recipe, pull
+from planish.training.prepare import Job, prepare_job
+from planish.training.recipe import Recipe, apply_modifications
 
 EPOCHS_BY_THE_CLOCK = 60  # at most, where seconds decide
 _JUDGED: tuple[SplitName, ...] = ("validation", "test")
@@ -35,7 +35,7 @@ Scores = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Trial:
+class Training:
     """One arm trained with one seed.
 
     Args:
@@ -103,17 +103,17 @@ class Trainer:
         self._jobs: dict[tuple[Any, ...], Job] = {}
         folder.mkdir(exist_ok=True)
 
-    def trial(self, arm: Arm, seed: int) -> Trial:
+    def trial(self, arm: Arm, seed: int) -> Training:
         """Train one arm with one seed. What it cannot do is told in ``failed``."""
 
-        def read(found: Any) -> Trial:
-            trial = TypeAdapter(Trial).validate_python(found)
+        def read(found: Any) -> Training:
+            trial = TypeAdapter(Training).validate_python(found)
             for split in () if trial.failed else _JUDGED:
                 read_arrays(self._file(arm, seed, split))
             return trial
 
         trial = self.store.load(
-            f"trial:{arm.key(seed)}", "training", lambda: TypeAdapter(Trial).dump_python(self._train(arm, seed), mode="json"), read
+            f"trial:{arm.key(seed)}", "training", lambda: TypeAdapter(Training).dump_python(self._train(arm, seed), mode="json"), read
         )
         self._checkpoint(arm, seed).unlink(missing_ok=True)
         return trial
@@ -123,16 +123,16 @@ class Trainer:
         return np.stack([read_arrays(self._file(arm, seed, split))["scores"] for seed in range(self._seed, self._seed + seeds)])
 
     def start(self, arm: Arm, seed: int) -> tuple[Job, Artifact]:
-        """The images, and the network before training, its levers pulled.
+        """The images, and the network before training, its modifications applied.
 
         Raises:
-            TechniqueError: a lever does not apply.
+            TechniqueError: a modification does not apply.
             ModelError: the network or its weights cannot be used.
         """
         job = self._job(arm, seed)
-        return job, pull(job.artifact, job.task, [seeded(lever, seed) for lever in arm.recipe.techniques()])
+        return job, apply_modifications(job.artifact, job.task, [seeded(modification, seed) for modification in arm.recipe.techniques()])
 
-    def _train(self, arm: Arm, seed: int) -> Trial:
+    def _train(self, arm: Arm, seed: int) -> Training:
         settings = replace(arm.recipe.training, seed=seed)
         if self.seconds is not None:
             settings = replace(settings, epochs=EPOCHS_BY_THE_CLOCK)
@@ -145,9 +145,9 @@ class Trainer:
                     checkpoint=self._checkpoint(arm, seed), max_seconds=self.seconds,
                 )  # fmt: skip
         except (TechniqueError, ModelError) as error:
-            return Trial(seed, failed=f"refused: {error}")
+            return Training(seed, failed=f"refused: {error}")
         except TrainingError as error:
-            return Trial(seed, failed=f"failed: {error}")
+            return Training(seed, failed=f"failed: {error}")
         predictor = TorchPredictor.fastest(fitted.module, preprocessing)
         for split in _JUDGED:
             found = evaluate(predictor, job.task, split, spec, preprocessing)
@@ -155,13 +155,13 @@ class Trainer:
         spent = np.cumsum([epoch.seconds for epoch in fitted.history]).tolist()
         curve = [(s, epoch.validation_score) for s, epoch in zip(spent, fitted.history, strict=True)]
         parameters = sum(p.numel() for p in fitted.module.parameters())
-        return Trial(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve, job.task.primary_metric)
+        return Training(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve, job.task.primary_metric)
 
     def _job(self, arm: Arm, seed: int) -> Job:
         key = (arm.model, arm.weights, arm.recipe.image_size, arm.recipe.normalisation, seed)
         if key not in self._jobs:
             self._jobs.clear()
-            self._jobs[key] = prepare(
+            self._jobs[key] = prepare_job(
                 self._data,
                 arm.model,
                 weights=arm.weights or None,
@@ -188,6 +188,6 @@ def shared_assignment(arms: Sequence[Arm]) -> SplitAssignment | None:
     return combined(assignment_beside(Path(weights)) for weights in sorted({arm.weights for arm in arms if arm.weights}))
 
 
-def seeded(lever: Technique, seed: int) -> Technique:
-    """The lever with that seed, where it has one."""
-    return replace(lever, seed=seed) if hasattr(lever, "seed") else lever  # type: ignore[type-var]
+def seeded(modification: Technique, seed: int) -> Technique:
+    """The modification with that seed, where it has one."""
+    return replace(modification, seed=seed) if hasattr(modification, "seed") else modification  # type: ignore[type-var]

@@ -12,7 +12,7 @@ from planish.search.result import CandidateResult, Goal
 _STANDARD_ERRORS_IN_INTERVAL = 2 * 1.96
 
 
-def with_room(drop: Measurement) -> float:
+def drop_upper_bound(drop: Measurement) -> float:
     """Points lost on validation plus one standard error."""
     if drop.low is None or drop.high is None:
         return drop.value
@@ -42,14 +42,14 @@ def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
     return found
 
 
-def choose(candidates: Sequence[CandidateResult], original: CandidateResult, goal: Goal) -> CandidateResult:
+def choose_candidate(candidates: Sequence[CandidateResult], original: CandidateResult, goal: Goal) -> CandidateResult:
     """The fastest measured candidate that meets every limit, with room for the drop if there is one such.
 
     If none meets every limit, the one that keeps the accuracy and misses the other limits least; if none keeps the accuracy, the original.
     """
     measured = [c for c in candidates if c.stage == "measured"]
     meeting = [c for c in measured if not misses(c, goal)]
-    safe = [c for c in meeting if with_room(c.measurements["drop_validation"]) <= goal.max_drop_points]
+    safe = [c for c in meeting if drop_upper_bound(c.measurements["drop_validation"]) <= goal.max_drop_points]
     if safe or meeting:
         return min(safe or meeting, key=lambda c: c.measurements["latency_ms"].value)
     accurate = [c for c in [*measured, original] if "accuracy" not in misses(c, goal)]

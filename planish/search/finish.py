@@ -19,12 +19,12 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.precision import precision_name
 from planish.search.budget import budget_use
-from planish.search.choice import choose, describe_miss, frontier, misses
+from planish.search.choice import choose_candidate, describe_miss, frontier, misses
 from planish.search.evidence import errors, per_class, write_evidence
-from planish.search.proposals import Trial, expected_drop, promise
+from planish.search.proposals import Trial, expected_drop, priority
 from planish.search.provenance import sources
 from planish.search.result import CandidateResult, ClassResult, ErrorResult, Goal, Result
-from planish.search.state import ORIGINAL_SESSION, Deployment, Search, Shipped
+from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, DeploymentTarget, Search
 from planish.search.time_estimates import (
     CHOSEN_LAUNCHES,
     FINAL_LAUNCHES,
@@ -58,14 +58,14 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
     """
     runner = search.runner
     subjects = _finalists(search, trials)
-    baselines = {way.runtime: Shipped(_ORIGINAL, way).key for way in search.fp32}
+    baselines = {way.runtime: DeployedCandidate(_ORIGINAL, way).key for way in search.fp32}
     baseline = baselines[search.fp32[0].runtime]
     defaults = _defaults(search)
     found = _timed_to_choose(search, subjects, baseline, len(baselines | defaults) + 1)
     measured = {key: _candidate(search, subjects, key, baseline, found[key]) for key in subjects}
     fallback = next(way for way in search.fp32 if way.runtime in search.allowed)
     others = [c for key, c in measured.items() if key not in baselines.values()]
-    key = choose(others, measured[baselines[fallback.runtime]], search.goal).key
+    key = choose_candidate(others, measured[baselines[fallback.runtime]], search.goal).key
     subjects |= defaults
     baselines |= {shipped.runtime: default for default, shipped in defaults.items()}
     # All that cannot be shortened comes before the last session of timing, which can.
@@ -136,16 +136,16 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
     return result
 
 
-def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
+def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCandidate]:
     """What is measured, by key: the originals, the uncompressed network as deployed, the best trials."""
-    ranked = sorted(trials, key=lambda t: promise(t, expected_drop(t, trials), search.goal), reverse=True)[:FINALISTS]
-    everything = [Shipped(_ORIGINAL, way) for way in (*search.fp32, search.deployment)]
-    best = [Shipped(t.plan, search.deployment) for t in ranked]
+    ranked = sorted(trials, key=lambda t: priority(t, expected_drop(t, trials), search.goal), reverse=True)[:FINALISTS]
+    everything = [DeployedCandidate(_ORIGINAL, way) for way in (*search.fp32, search.deployment)]
+    best = [DeployedCandidate(t.plan, search.deployment) for t in ranked]
     everything += best
     without_rounding = next((shipped.network for shipped in best if not shipped.learned_rounding), None)
     if search.deployment.precision == "int8" and without_rounding is not None:
-        everything.append(Shipped(without_rounding, replace(search.deployment, precision="fp32")))
-    subjects: dict[str, Shipped] = {}
+        everything.append(DeployedCandidate(without_rounding, replace(search.deployment, precision="fp32")))
+    subjects: dict[str, DeployedCandidate] = {}
     cost = ship_seconds(search)
     for shipped in everything:
         least = cost + session_seconds(search, len(subjects) + 1) + least_finish_seconds(search, 0)
@@ -165,14 +165,14 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, Shipped]:
     return subjects
 
 
-def _defaults(search: Search) -> dict[str, Shipped]:
+def _defaults(search: Search) -> dict[str, DeployedCandidate]:
     """The original as runtimes run it where nobody asks for a precision, where that is not fp32; by key."""
     found, store = {}, search.runner.store
     for runtime in store.once("default baselines", "searching", default_baselines):
         if search.seconds_left < ship_seconds(search) + least_finish_seconds(search, 0):
             note(f"the original in {runtime} is left out: no time is left to measure it")
             continue
-        shipped = Shipped(_ORIGINAL, Deployment("fp32", runtime, search.fp32[0].is_file))
+        shipped = DeployedCandidate(_ORIGINAL, DeploymentTarget("fp32", runtime, search.fp32[0].is_file))
         if why := store.attempt(f"default:{runtime}", "searching", partial(search.runner.outputs, shipped.plan, runtime, "validation")):
             note(f"the original in {runtime} is left out: {why}")
         else:
@@ -181,7 +181,7 @@ def _defaults(search: Search) -> dict[str, Shipped]:
 
 
 def _timed_to_choose(
-    search: Search, subjects: Mapping[str, Shipped], baseline: str, timed_later: int
+    search: Search, subjects: Mapping[str, DeployedCandidate], baseline: str, timed_later: int
 ) -> Mapping[str, dict[str, Measurement]]:
     """Latency of the finalists, by key, by which one is chosen: of a session of their own, or of the originals' where all of them were
     among those: then there is nothing else to choose from, and nothing new to time.
@@ -202,7 +202,7 @@ def _timed_to_choose(
     return search.latency("final", subjects, baseline, seconds=4.0, launches=FINAL_LAUNCHES, at_most=at_most).measurements
 
 
-def timed_once_more(search: Search, subjects: Mapping[str, Shipped], baseline: str) -> LatencyReport:
+def timed_once_more(search: Search, subjects: Mapping[str, DeployedCandidate], baseline: str) -> LatencyReport:
     """Time the chosen model and the originals in a session of their own, whose numbers are the run's.
 
     Those of the session in which it was chosen favour it: the fastest of several that are equally fast is the one that luck favoured. Of
@@ -218,7 +218,7 @@ def timed_once_more(search: Search, subjects: Mapping[str, Shipped], baseline: s
 
 
 def _candidate(
-    search: Search, subjects: Mapping[str, Shipped], key: str, baseline: str, measurements: dict[str, Measurement]
+    search: Search, subjects: Mapping[str, DeployedCandidate], key: str, baseline: str, measurements: dict[str, Measurement]
 ) -> CandidateResult:
     runner, shipped, reference = search.runner, subjects[key], subjects[baseline]
     metric = runner.metrics(shipped.plan, shipped.runtime, "validation")[runner.task.primary_metric]
@@ -236,12 +236,12 @@ def _candidate(
     return replace(candidate, meets_goal=not misses(candidate, search.goal))
 
 
-def _with_test(search: Search, candidate: CandidateResult, shipped: Shipped) -> CandidateResult:
+def _with_test(search: Search, candidate: CandidateResult, shipped: DeployedCandidate) -> CandidateResult:
     return replace(candidate, measurements=search.runner.metrics(shipped.plan, shipped.runtime, "test") | candidate.measurements)
 
 
 def _judged_on_test(
-    search: Search, models: Mapping[str, Shipped], tested: Mapping[str, Outputs]
+    search: Search, models: Mapping[str, DeployedCandidate], tested: Mapping[str, Outputs]
 ) -> tuple[list[ClassResult], list[ErrorResult]]:
     """What is told of classes and errors on test. That, and the metrics, may take long, so it is a step of the run and on its clock."""
     runner, found = search.runner, []
@@ -264,7 +264,7 @@ def _named(measurement: Measurement, name: str) -> Measurement:
 
 def _unmeasured(search: Search, measured: Mapping[str, CandidateResult]) -> list[CandidateResult]:
     """Candidates that were stopped on the way, the measured ones left out."""
-    return [c for c in search.candidates.values() if c.key not in measured and c.stage in ("glanced", "trained")]
+    return [c for c in search.candidates.values() if c.key not in measured and c.stage in ("screened", "trained")]
 
 
 def _why(candidate: CandidateResult, chosen: CandidateResult, goal: Goal) -> CandidateResult:

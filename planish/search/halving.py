@@ -13,9 +13,9 @@ from functools import partial
 from planish.plan import Plan
 from planish.runs.runner import extend
 from planish.search import rounding
-from planish.search.choice import with_room
-from planish.search.proposals import Level, Trial, between, expected_drop, promise, safest, spread
-from planish.search.screening import look, measure
+from planish.search.choice import drop_upper_bound
+from planish.search.proposals import Level, Trial, expected_drop, interpolated_level, priority, safest_trial, select_spread
+from planish.search.screening import measure, screen_level
 from planish.search.state import Search
 from planish.search.time_estimates import forward_seconds, session_seconds, ship_seconds
 
@@ -49,16 +49,16 @@ def train(search: Search, trials: Sequence[Trial], reserved: float) -> list[Tria
         if not alive:
             break
         if rung == 0 and width == 1:
-            kept = [safest(alive, runner.score(_ORIGINAL, "torch", "calibration"))]
+            kept = [safest_trial(alive, runner.score(_ORIGINAL, "torch", "calibration"))]
         elif rung == 0 or not trained:
-            kept = spread(alive, width)
+            kept = select_spread(alive, width)
         else:
             to_come = sum(seconds * share / w for share, w in list(zip(_shares(len(widths)), widths, strict=True))[rung:])
             if rung == len(widths) - 1:
                 before = search.seconds_left
                 alive += _between(search, trained, to_come)
                 seconds -= before - search.seconds_left
-            ranked = sorted(alive, key=lambda t: promise(t, expected_drop(t, trained, to_come), search.goal), reverse=True)
+            ranked = sorted(alive, key=lambda t: priority(t, expected_drop(t, trained, to_come), search.goal), reverse=True)
             kept = ranked[:width]
         if rung > 0 or len(widths) == 1:  # what the first rung passed over may still come in the second, between two that it tried
             for trial in alive:
@@ -91,7 +91,7 @@ def train(search: Search, trials: Sequence[Trial], reserved: float) -> list[Tria
             trained_how = runner.artifact(plan).lineage.steps[-1].structure
             spent = max(0.01, trained_how["seconds"])
             trial.seconds_an_epoch = spent / max(trained_how["epochs"], 0.01)
-            trial.history.append((spent + (trial.history[-1][0] if trial.history else 0.0), with_room(trial.drop)))
+            trial.history.append((spent + (trial.history[-1][0] if trial.history else 0.0), drop_upper_bound(trial.drop)))
             trial.plan = plan
             if trial not in trained:
                 trained.append(trial)
@@ -109,10 +109,10 @@ def _between(search: Search, trained: Sequence[Trial], seconds: float) -> list[T
     """A level that should stay within the limit, looked at, in a list; an empty one where it is not needed, does not pay, or would take
     much of the time that is left.
     """
-    speedup = search.runner.store.once("between", "searching", lambda: between(trained, seconds, search.goal))
+    speedup = search.runner.store.once("between", "searching", lambda: interpolated_level(trained, seconds, search.goal))
     if session_seconds(search, 3) + ship_seconds(search) > _LEVEL_SHARE * seconds:
         return []
-    if not speedup or not (found := look(search, Level(speedup))):
+    if not speedup or not (found := screen_level(search, Level(speedup))):
         return []
     measure(search, "last look", found)
     return [t for t in found if not t.stopped]

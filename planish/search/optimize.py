@@ -35,13 +35,13 @@ from planish.search.halving import train
 from planish.search.post_training import check_knowledge, without_training
 from planish.search.proposals import Trial
 from planish.search.result import Goal, Result
-from planish.search.screening import glance
-from planish.search.state import ORIGINAL_SESSION, Deployment, Search, Shipped, Watch
+from planish.search.screening import screen
+from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, DeploymentTarget, Search, Watch
 from planish.search.time_estimates import finish_seconds, least_seconds, session_seconds, writing_seconds
 from planish.split_assignment import keep_assignment
 from planish.training.distillation.distill import recovery_of
 from planish.training.original import TrainMode
-from planish.training.prepare import Job, prepare
+from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import recipe_for
 
 # Shares of what is left of the budget at each point.
@@ -91,13 +91,13 @@ def optimize(
         data: a folder with a folder per class, a CSV or JSON-lines manifest, or a built-in name.
         model: a name (``resnet20``, ``torchvision:mobilenet_v2``, ``timm:...``), ``FILE.py:factory``, a network, or a classifier's
             ``.onnx`` file from anywhere, with which all is tried that needs no training.
-        weights: ``imagenet`` or a file; a model that knows the classes already is not trained again.
+        weights: ``imagenet`` or a file; a model that was already trained on these classes is not trained again.
         max_drop: points of accuracy that may be lost.
         max_latency: of one call, ``5ms``.
         max_size: of the files that ship, ``4MB``.
         runtime: ``auto`` or one of ``planish.export.runtimes.registry.RUNTIMES``.
         threads: the runtime may use.
-        batch: images a call.
+        batch: images in a batch.
         budget: wall-clock time for all of it, ``20m``.
         out: the run's folder, by default ``runs/`` and a name made from data and model.
         resume: go on with the run in ``out``; no finished step is repeated.
@@ -108,7 +108,7 @@ def optimize(
         std: likewise, that it expects to be divided by.
         epochs: at most, of the original's training and of each round of recovery; None for defaults that the budget may cut short.
         augmentation: of training images: ``none`` gets further where there is time for few epochs only, ``light``, ``standard``.
-        train_mode: ``auto`` trains the original unless it knows the classes, ``always``, ``never``.
+        train_mode: ``auto`` trains the original unless it was already trained on these classes, ``always``, ``never``.
         task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         skip_bad: leave broken images out.
         students: other architectures that are tried, taught by the original; None for some small ones where the original itself is trained
@@ -137,9 +137,7 @@ def optimize(
     name = model if isinstance(model, str) else type(model).__name__
     is_file = name.endswith(".onnx")
     if not is_file and (mean is not None or std is not None):
-        raise GoalError(
-            f"a mean or std for {name}", "networks bring theirs or take the data's; only a file may expect any", "leave it away"
-        )
+        raise GoalError(f"a mean or std for {name}", "networks bring theirs or take the data's; only a file may expect any", "omit it")
     given: dict[str, Any] = {"image_size": image_size, "resize": resize, "skip_bad": skip_bad, "seed": seed}
     if teachers > 1:
         require_classes(data, f"{teachers} teachers, whose probabilities are averaged,")
@@ -167,7 +165,7 @@ def optimize(
             job = file_job(data, Path(name), mean=mean, std=std, **given)
             train_mode = "never"
         else:
-            job = prepare(data, model, weights=weights, task=task, **given)
+            job = prepare_job(data, model, weights=weights, task=task, **given)
         _check_teachers(teachers, model, train_mode, job)
         for file in filter(None, map(factory_file, students or ())):
             trust(file)
@@ -194,12 +192,12 @@ def optimize(
         taught_by = ["original"] if teachers > 1 else []
         for number in range(1, teachers):
             taught_by.append(f"teacher-{number}")
-            other = prepare(data, model, weights=weights, task=task, **given, weights_seed=seed + number)
+            other = prepare_job(data, model, weights=weights, task=task, **given, weights_seed=seed + number)
             stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, precision, taught_by[-1])
         runner = Runner(store, folder / "work", job.task, original)
         runtimes = store.once("runtimes", "searching", lambda: [allowed, tuple(available("onnx"))])
         allowed = tuple(runtimes[0])
-        fp32 = tuple(Deployment("fp32", r, is_file) for r in runtimes[1])
+        fp32 = tuple(DeploymentTarget("fp32", r, is_file) for r in runtimes[1])
         of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
         recovery = recovery_of(of_task, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation, mixed_precision=precision)
         if not of_task:
@@ -255,7 +253,7 @@ def _search(search: Search) -> list[Trial]:
         _deploy(search)
         return without_training(search)
     _deploy(search)
-    trials = glance(search, _GLANCE_SHARE * search.seconds_left)
+    trials = screen(search, _GLANCE_SHARE * search.seconds_left)
     return train(search, trials, finish_seconds(search, len(trials)))
 
 
@@ -266,10 +264,10 @@ def _deploy(search: Search) -> None:
     if not is_file:
         runner.outputs(original, "torch", "validation")
     runtimes = dict.fromkeys((*search.allowed, *(way.runtime for way in search.fp32)))
-    wanted = [*search.fp32, *(Deployment("int8", runtime, is_file) for runtime in search.allowed)]
-    ways = {way: Shipped(original, way) for runtime in runtimes for way in wanted if way.runtime == runtime}
+    wanted = [*search.fp32, *(DeploymentTarget("int8", runtime, is_file) for runtime in search.allowed)]
+    ways = {way: DeployedCandidate(original, way) for runtime in runtimes for way in wanted if way.runtime == runtime}
     reference = next(iter(ways.values()))
-    drops: dict[Deployment, Measurement] = {}
+    drops: dict[DeploymentTarget, Measurement] = {}
     begun = search.seconds_left
     for way, shipped in list(ways.items()):
         if way.runtime != reference.runtime and not _has_time_for_another(search, drops, begun):
@@ -277,7 +275,7 @@ def _deploy(search: Search) -> None:
             del ways[way]
             continue
 
-        def drop(shipped: Shipped = shipped) -> Measurement:
+        def drop(shipped: DeployedCandidate = shipped) -> Measurement:
             return search.drop(shipped, reference)
 
         if shipped != reference and (why := runner.store.attempt(f"deploy:{way}", "searching", drop)):
@@ -291,9 +289,9 @@ def _deploy(search: Search) -> None:
     found = search.latency(ORIGINAL_SESSION, subjects, str(reference.way), seconds=0.6, launches=3, at_most=at_most).measurements
     for way, shipped in ways.items():
         known = found[str(way)] | {"size_bytes": runner.size(shipped.plan, way.runtime), "drop_validation": drops[way]}
-        search.show(str(way), shipped, "baseline" if way in search.fp32 else "glanced", known)
+        search.show(str(way), shipped, "baseline" if way in search.fp32 else "screened", known)
 
-    def latency_ms(way: Deployment) -> float:
+    def latency_ms(way: DeploymentTarget) -> float:
         return found[str(way)]["latency_ms"].value
 
     # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
@@ -305,7 +303,7 @@ def _deploy(search: Search) -> None:
     note(f"candidates ship as {ships}; the fastest fp32 runtime here is {search.fp32[0].runtime}")
 
 
-def _has_time_for_another(search: Search, done: Mapping[Deployment, Measurement], begun: float) -> bool:
+def _has_time_for_another(search: Search, done: Mapping[DeploymentTarget, Measurement], begun: float) -> bool:
     """Whether the original can be exported to another runtime, which takes as those before it, and be timed in both sessions to come."""
     exporting = _OTHER_RUNTIME * (begun - search.seconds_left) / len(done)
     processes = session_seconds(search, len(done) + 1) + session_seconds(search, len(done) + 1)

@@ -8,10 +8,10 @@ from planish.compression import Int8, Resolution, Simplify
 from planish.errors import ModelError
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.choice import with_room
+from planish.search.choice import drop_upper_bound
 from planish.search.proposals import Level, Trial
 from planish.search.screening import measure
-from planish.search.state import Search, Shipped
+from planish.search.state import DeployedCandidate, Search
 from planish.search.time_estimates import seconds_to_come, ship_seconds
 from planish.training.original import better_than_guessing
 
@@ -22,7 +22,7 @@ _SLACK = 0.25  # of the INT8 layers' time, for layers that stay float
 
 
 def check_knowledge(search: Search) -> None:
-    """See that the file knows the classes, in the order and with the normalisation that were assumed.
+    """See that the file was trained on these classes, in the order and with the normalisation that were assumed.
 
     Raises:
         ModelError: it is hardly better than guessing.
@@ -46,7 +46,7 @@ def without_training(search: Search) -> list[Trial]:
         "pruning, factorizing, distillation and quantization-aware training are left out: they change or train weights in a PyTorch "
         "network, and a file holds a graph of operations that cannot be trained; give the network itself to have them tried"
     )
-    runner, way, reference = search.runner, search.deployment, Shipped(_ORIGINAL, search.fp32[0])
+    runner, way, reference = search.runner, search.deployment, DeployedCandidate(_ORIGINAL, search.fp32[0])
     levels = [(Level(), Plan(Simplify())), *((Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in _SCALES)]
     rounding = [c.measurements["drop_validation"].value for name, c in search.candidates.items() if name.startswith("int8@")]
     if rounding and min(rounding) > _ROUNDING_POINTS:
@@ -61,13 +61,13 @@ def without_training(search: Search) -> list[Trial]:
         if search.seconds_left < ship_seconds(search) + seconds_to_come(search, len(trials) + 1):
             note(f"the budget leaves no time to try {plan}, and what comes after it")
             break
-        trial, shipped = Trial(level, plan), Shipped(plan, way)
+        trial, shipped = Trial(level, plan), DeployedCandidate(plan, way)
         drop = partial(runner.drop, shipped.plan, way.runtime, (reference.plan, reference.runtime), "validation")
         if why := runner.store.attempt(f"look:{shipped.plan.key}", "searching", drop):
             note(f"{trial.name} does not apply: {why}")
             continue
         trial.drop = drop()
-        trial.history.append((1.0, with_room(trial.drop)))
+        trial.history.append((1.0, drop_upper_bound(trial.drop)))
         runner.release()
         search.show_trial(trial)
         trials.append(trial)

@@ -52,7 +52,7 @@ class Level:
         """Whether nothing but widths, and perhaps ranks, is changed."""
         return self.resolution == 1 and self.blocks == 0 and not self.student
 
-    def plans(self, timed: LatencyPruning) -> list[Plan]:
+    def plans(self, time_trials: LatencyPruning) -> list[Plan]:
         """The techniques that change the network's shape, before any training, and what to try where those are refused.
 
         Layers of a very small network take hardly any time of their own, so that no choice of widths is found to reach the speed; one share
@@ -68,7 +68,7 @@ class Level:
             return [Plan(*smaller, Student(model=self.student))]
         if self.speedup == 1:
             return [Plan(*shorter, *smaller)]
-        pruned: list[Technique] = [replace(timed, speedup=self.speedup), ChannelPruning(ratio=round(1 - 1 / self.speedup, 2))]
+        pruned: list[Technique] = [replace(time_trials, speedup=self.speedup), ChannelPruning(ratio=round(1 - 1 / self.speedup, 2))]
         return [Plan(*shorter, step, *smaller) for step in pruned]
 
 
@@ -128,18 +128,18 @@ class Trial:
         return self.measurements["latency_ms"].value
 
 
-def further(trials: Sequence[Trial]) -> Level | None:
+def next_stronger(trials: Sequence[Trial]) -> Level | None:
     """The next stronger pruning, while the strongest so far costs hardly anything before any training; None where it costs much, or where
     pruning by timed layers was refused already.
     """
     strongest = max((t for t in trials if t.level.widths_alone), key=lambda t: t.level.speedup, default=None)
-    if strongest is None or not timed([strongest]) or strongest.level.speedup >= _FASTEST:
+    if strongest is None or not time_trials([strongest]) or strongest.level.speedup >= _FASTEST:
         return None
     easy = strongest.measurements["drop_calibration"].value < _EASY_POINTS
     return Level(round(1.5 * strongest.level.speedup, 2)) if easy else None
 
 
-def milder(trials: Sequence[Trial], original: float) -> Level | None:
+def next_milder(trials: Sequence[Trial], original: float) -> Level | None:
     """The next milder pruning, while the mildest so far takes much of what the network knows: less than that may be won back in time.
 
     Args:
@@ -147,18 +147,18 @@ def milder(trials: Sequence[Trial], original: float) -> Level | None:
         original: what the original reaches on calibration images, in percent.
     """
     mildest = min((t for t in trials if t.level.widths_alone), key=lambda t: t.level.speedup, default=None)
-    if mildest is None or not timed([mildest]) or mildest.measurements["drop_calibration"].value < _MUCH * original:
+    if mildest is None or not time_trials([mildest]) or mildest.measurements["drop_calibration"].value < _MUCH * original:
         return None
     speedup = round(mildest.level.speedup**0.5, 2)
     return Level(speedup) if speedup > _SLOWEST else None
 
 
-def safest(trials: Sequence[Trial], original: float) -> Trial:
+def safest_trial(trials: Sequence[Trial], original: float) -> Trial:
     """Where there is time for little training: the fastest that keeps three quarters of what the network knows, else what keeps most.
 
     Args:
         trials: that were looked at.
-        original: see ``milder``.
+        original: see ``next_milder``.
     """
 
     def lost(trial: Trial) -> float:
@@ -168,7 +168,7 @@ def safest(trials: Sequence[Trial], original: float) -> Trial:
     return min(able, key=lambda t: t.latency_ms) if able else min(trials, key=lost)
 
 
-def timed(measured: Sequence[Trial]) -> list[Trial]:
+def time_trials(measured: Sequence[Trial]) -> list[Trial]:
     """Those pruned by timed layers alone."""
     return [t for t in measured if t.level.widths_alone and any(s.name == LatencyPruning.name for s in t.plan.steps)]
 
@@ -197,7 +197,7 @@ def aimed_at(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
     Returns:
         None where fewer than two levels of pruning were measured, no pruning reaches it, or one of them is as good already.
     """
-    pruned = timed(measured)
+    pruned = time_trials(measured)
     if (line := fitted(pruned)) is None:
         return None
     each, fixed = line
@@ -232,7 +232,7 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) 
     return math.exp(np.interp(trial.level.severity, [severity for severity, _ in known], logs))
 
 
-def between(trained: Sequence[Trial], seconds: float, goal: Goal) -> float:
+def interpolated_level(trained: Sequence[Trial], seconds: float, goal: Goal) -> float:
     """How many times as fast layers should become to lose no more than the goal allows, where no trained trial is expected to stay within.
 
     It lies between the network itself and the trial that is expected to lose least, on the line of ``expected_drop``.
@@ -245,7 +245,7 @@ def between(trained: Sequence[Trial], seconds: float, goal: Goal) -> float:
     Returns:
         0 where one stays within the limits, or none lies between.
     """
-    drops = {t: expected_drop(t, trained, seconds) for t in timed(trained)}
+    drops = {t: expected_drop(t, trained, seconds) for t in time_trials(trained)}
     wanted = _AIM_DROP * goal.max_drop_points
     if not drops or wanted <= _LEAST_POINTS or min(drops.values()) <= goal.max_drop_points:
         return 0.0
@@ -255,7 +255,7 @@ def between(trained: Sequence[Trial], seconds: float, goal: Goal) -> float:
     return speedup if speedup > _SLOWEST else 0.0
 
 
-def promise(trial: Trial, drop_points: float, goal: Goal) -> float:
+def priority(trial: Trial, drop_points: float, goal: Goal) -> float:
     """How much a trial deserves more time: doublings of speed, less what it lacks in accuracy and in reaching the goal.
 
     Args:
@@ -272,7 +272,7 @@ def promise(trial: Trial, drop_points: float, goal: Goal) -> float:
     return value
 
 
-def spread(trials: Sequence[Trial], count: int) -> list[Trial]:
+def select_spread(trials: Sequence[Trial], count: int) -> list[Trial]:
     """The middles of ``count`` equal parts, from fast to slow, of the trials that no other beats in speed and in severity.
 
     Before training the accuracy of a pruned network says little of how well it will recover; so the first rung does not bet on it. Up to

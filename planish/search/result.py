@@ -12,7 +12,7 @@ from planish.files.atomic import read_result, write_result
 from planish.measurement import Measurement
 
 _STRICT = ConfigDict(extra="forbid")
-Stage = Literal["baseline", "glanced", "trained", "measured"]
+Stage = Literal["baseline", "screened", "trained", "measured"]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -33,7 +33,7 @@ class CandidateResult:
         plan: the techniques, as ``Plan.to_dicts`` gives them; empty for the original model.
         summary: what was done, in words: ``channels -50 %, distilled 6 epochs, INT8``.
         runtime: ``onnxruntime``, ``openvino``, ...
-        stage: how far it came: ``baseline``, ``glanced`` (cheap look), ``trained``, ``measured``.
+        stage: how far it came: ``baseline``, ``screened`` (screening), ``trained``, ``measured``.
         measurements: by name. ``metric_validation``, ``drop_validation`` (paired, points), ``latency_ms``,
             ``latency_p95_ms``, ``latency_ratio`` (baseline / this; above 1 is faster), ``size_bytes``, ``macs``,
             ``peak_memory_bytes``; for baseline and chosen also the test metrics, ``accuracy`` or ``map`` and so on.

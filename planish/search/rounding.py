@@ -11,9 +11,9 @@ from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.runner import extend
-from planish.search.choice import with_room
+from planish.search.choice import drop_upper_bound
 from planish.search.proposals import Trial
-from planish.search.state import Search, Shipped
+from planish.search.state import DeployedCandidate, Search
 
 _WORTH_POINTS = 0.2  # that rounding must cost
 SHARE = 0.3  # of the last round's time
@@ -23,7 +23,7 @@ def pays(search: Search, trial: Trial) -> bool:
     """Whether the trial's INT8 file loses so much against the network itself on validation that training with rounding pays."""
     if search.deployment.precision != "int8":
         return False
-    shipped = Shipped(trial.plan, search.deployment)
+    shipped = DeployedCandidate(trial.plan, search.deployment)
     try:
         lost = search.runner.drop(shipped.plan, shipped.runtime, (trial.plan, "torch"), "validation").value
     except PlanishError:
@@ -43,11 +43,11 @@ def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
         mixed_precision=recovery.mixed_precision,
     )
     learned = replace(trial, plan=extend(trial.plan, step), history=list(trial.history))
-    shipped = Shipped(learned.plan, search.deployment)
+    shipped = DeployedCandidate(learned.plan, search.deployment)
     drop = partial(runner.drop, shipped.plan, shipped.runtime, (Plan(), "torch"), "validation")
     if why := runner.store.attempt(f"rounding:{shipped.plan.key}", "searching", drop):
         note(f"rounding cannot be learned: {why}")
         return None
     learned.drop = drop()
-    learned.history.append((learned.history[-1][0] + seconds, with_room(learned.drop)))
+    learned.history.append((learned.history[-1][0] + seconds, drop_upper_bound(learned.drop)))
     return learned

@@ -1,4 +1,4 @@
-"""A cheap look at many levels of compression: what each file takes, and what is left before any training."""
+"""A screening at many levels of compression: what each file takes, and what is left before any training."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from planish.evaluation.latency import smallest_difference
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, further, milder, timed
-from planish.search.state import Search, Shipped
+from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, next_milder, next_stronger, time_trials
+from planish.search.state import DeployedCandidate, Search
 from planish.search.time_estimates import least_finish_seconds, seconds_to_come, ship_seconds
 
 _ORIGINAL = Plan()
@@ -27,8 +27,8 @@ _LOOK_SHARE = 0.5  # of the time that is left for looking and training
 _SESSION_SHARE = 0.3
 
 
-def glance(search: Search, seconds: float) -> list[Trial]:
-    """A cheap look at several levels: cut, what is left fitted, no training; exported, and its latency measured.
+def screen(search: Search, seconds: float) -> list[Trial]:
+    """A screening at several levels: cut, what is left fitted, no training; exported, and its latency measured.
 
     Its accuracy is read on the few calibration images and is shown only: it says little about what training will recover.
 
@@ -48,7 +48,7 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     def looked(level: Level) -> list[Trial]:
         nonlocal last
         before = search.seconds_left
-        found = look(search, level)
+        found = screen_level(search, level)
         last = max(cost, before - search.seconds_left)
         return found
 
@@ -63,15 +63,15 @@ def glance(search: Search, seconds: float) -> list[Trial]:
     if not trials:
         note("no pruned network was found, or there is no time to train one")
         return []
-    while (stronger := further(trials)) and in_time() and (found := looked(stronger)):
+    while (stronger := next_stronger(trials)) and in_time() and (found := looked(stronger)):
         trials += found
     original = runner.score(_ORIGINAL, "torch", "calibration")
-    while (gentler := milder(trials, original)) and in_time() and (found := looked(gentler)):
+    while (gentler := next_milder(trials, original)) and in_time() and (found := looked(gentler)):
         trials += found
     measure(search, "first look", trials)
     _note_prediction(trials)
     if in_time() and search.goal.max_latency_ms is not None and (aimed := aimed_at(search.goal.max_latency_ms, trials)) is not None:
-        fitting = look(search, aimed)
+        fitting = screen_level(search, aimed)
         measure(search, "second look", fitting)
         trials += fitting
     return [t for t in trials if not t.stopped]
@@ -107,20 +107,20 @@ def _pruning(search: Search, low_rank: bool) -> LatencyPruning:
 
 def _note_prediction(trials: Sequence[Trial]) -> None:
     """Tell how well the sum of the layers' times, corrected by what was measured, predicts the files' latency."""
-    pruned = timed(trials)
+    pruned = time_trials(trials)
     if len(pruned) > 2 and (line := fitted(pruned)) is not None:
         off = [abs(line[0] * t.level.share + line[1] - t.latency_ms) / t.latency_ms for t in pruned]
         note(f"latency predicted from timed layers is off by {100 * float(np.median(off)):.0f} % (median of {len(pruned)} files)")
 
 
-def look(search: Search, level: Level) -> list[Trial]:
+def screen_level(search: Search, level: Level) -> list[Trial]:
     """The level's network, cut and exported, in a list; an empty one where nothing of it applies."""
     runner, deployment = search.runner, search.deployment
     for plan in level.plans(_pruning(search, search.low_rank)):
         trial = Trial(level, plan)
 
         def drop(plan: Plan = plan) -> Measurement:
-            runner.artifact(Shipped(plan, deployment).plan)
+            runner.artifact(DeployedCandidate(plan, deployment).plan)
             return runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
 
         allowed = max(0.0, _LOOK_SHARE * (search.seconds_left - seconds_to_come(search, 1)))
@@ -140,9 +140,9 @@ def look(search: Search, level: Level) -> list[Trial]:
 def measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
     """Time the trials' files side by side, and stop those that are not faster than the uncompressed network in the same precision."""
     deployment = search.deployment
-    subjects = {t.name: Shipped(t.plan, deployment) for t in trials}
+    subjects = {t.name: DeployedCandidate(t.plan, deployment) for t in trials}
     uncompressed, baseline = "uncompressed", "baseline"
-    subjects |= {uncompressed: Shipped(_ORIGINAL, deployment), baseline: Shipped(_ORIGINAL, search.fp32[0])}
+    subjects |= {uncompressed: DeployedCandidate(_ORIGINAL, deployment), baseline: DeployedCandidate(_ORIGINAL, search.fp32[0])}
     at_most = _SESSION_SHARE * max(0.0, search.seconds_left - least_finish_seconds(search, 1))
     report = search.latency(name, subjects, baseline, seconds=0.6, launches=3, at_most=at_most)
     found, floor = report.measurements, report.noise_floor

@@ -29,7 +29,7 @@ ModelOutputs = tuple[Plan, str]  # a plan, and the runtime that ran it
 
 
 @dataclass(frozen=True)
-class Deployment:
+class DeploymentTarget:
     """How a network is put on a runtime: its precision, the runtime, and whether the network is an ONNX file already."""
 
     precision: Precision
@@ -50,11 +50,11 @@ class Deployment:
 
 
 @dataclass(frozen=True)
-class Shipped:
+class DeployedCandidate:
     """A network, named by its plan, as it is deployed."""
 
     network: Plan
-    way: Deployment
+    way: DeploymentTarget
 
     @property
     def steps(self) -> Plan:
@@ -88,7 +88,7 @@ class Search:
         runner: carries plans out.
         goal: the limits.
         threads: the runtime may use.
-        batch: images a call.
+        batch: images in a batch.
         recovery: how pruned networks are trained, with as many epochs as a round may have at most.
         budget: seconds for the whole run.
         watch: told of all candidates whenever something about one becomes known.
@@ -116,8 +116,8 @@ class Search:
     budget: float
     watch: Watch
     allowed: tuple[str, ...]
-    fp32: tuple[Deployment, ...]
-    deployment: Deployment
+    fp32: tuple[DeploymentTarget, ...]
+    deployment: DeploymentTarget
     students: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     low_rank: bool = False
@@ -136,7 +136,7 @@ class Search:
         return self.budget - self.runner.store.elapsed
 
     def latency(
-        self, name: str, subjects: Mapping[str, Shipped], baseline: str, *, seconds: float, launches: int, at_most: float
+        self, name: str, subjects: Mapping[str, DeployedCandidate], baseline: str, *, seconds: float, launches: int, at_most: float
     ) -> LatencyReport:
         """Measure side by side; see ``Runner.latency``."""
         pairs = {key: (shipped.plan, shipped.runtime) for key, shipped in subjects.items()}
@@ -153,13 +153,15 @@ class Search:
         self.timed_as |= keys
         return report
 
-    def drop(self, shipped: Shipped, against: Shipped) -> Measurement:
+    def drop(self, shipped: DeployedCandidate, against: DeployedCandidate) -> Measurement:
         """Points that a file loses on validation against another one."""
         own, other = (shipped.plan, shipped.runtime), (against.plan, against.runtime)
         self.judged[shipped.key] = own, other
         return self.runner.drop(*own, other, "validation")
 
-    def show(self, name: str, shipped: Shipped, stage: Stage, measurements: dict[str, Measurement], why: str = "") -> CandidateResult:
+    def show(
+        self, name: str, shipped: DeployedCandidate, stage: Stage, measurements: dict[str, Measurement], why: str = ""
+    ) -> CandidateResult:
         """Keep what is known by now of the candidate called ``name``, and tell who watches."""
         known = CandidateResult(
             key=shipped.key,
@@ -176,7 +178,7 @@ class Search:
 
     def show_trial(self, trial: Trial) -> None:
         """The same for a trial, by its own name."""
-        known, shipped = dict(trial.measurements), Shipped(trial.plan, self.deployment)
+        known, shipped = dict(trial.measurements), DeployedCandidate(trial.plan, self.deployment)
         untrained = str(Plan(*(step for step in trial.plan.steps if step.name not in (Distill.name, QuantizeAware.name))))
         if untrained in self.timed_as:
             self.timed_as[shipped.key] = self.timed_as[untrained]
@@ -184,7 +186,7 @@ class Search:
             known["drop_validation"] = trial.drop
             is_file = self.runner.original.module is None
             own = (shipped.plan, shipped.runtime) if is_file or shipped.learned_rounding else (trial.plan, "torch")
-            against = (Shipped(Plan(), self.fp32[0]).plan, self.fp32[0].runtime) if is_file else (Plan(), "torch")
+            against = (DeployedCandidate(Plan(), self.fp32[0]).plan, self.fp32[0].runtime) if is_file else (Plan(), "torch")
             self.judged[shipped.key] = own, against
-        stage: Stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "glanced"
+        stage: Stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "screened"
         self.show(trial.name, shipped, stage, known, trial.stopped)

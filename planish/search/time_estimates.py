@@ -12,7 +12,7 @@ from planish.evaluation.latency import LEAST_LAUNCHES
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.store import Store
-from planish.search.state import Search, Shipped
+from planish.search.state import DeployedCandidate, Search
 from planish.task import SplitName, Task
 from planish.training.prepare import Job
 
@@ -79,7 +79,7 @@ def ship_seconds(search: Search) -> float:
     """Seconds that exporting a network and running it over validation take, from what they took for the original."""
     steps = search.deployment.steps().steps
     exports = sum(search.runner.store.seconds_of(f"artifact:{Plan(*steps[:count]).key}") for count in range(1, len(steps) + 1))
-    return 1 + exports + _outputs_seconds(search, Shipped(Plan(), search.deployment))
+    return 1 + exports + _outputs_seconds(search, DeployedCandidate(Plan(), search.deployment))
 
 
 def writing_seconds(process_seconds: float) -> float:
@@ -94,7 +94,7 @@ def session_seconds(search: Search, subjects: int, launches: int = LEAST_LAUNCHE
 
 def test_seconds(search: Search) -> float:
     """Seconds that running the original and the chosen model over test and judging them takes."""
-    task, outputs = search.runner.task, _outputs_seconds(search, Shipped(Plan(), search.fp32[0]))
+    task, outputs = search.runner.task, _outputs_seconds(search, DeployedCandidate(Plan(), search.fp32[0]))
     return len(task.split("test")) / max(1, len(task.split("validation"))) * (2 * outputs + _TEST * _judging_seconds(search))
 
 
@@ -149,12 +149,12 @@ def least_seconds(store: Store, artifact: Artifact, task: Task, exporting: float
     return epoch, rest
 
 
-def _outputs_seconds(search: Search, shipped: Shipped) -> float:
+def _outputs_seconds(search: Search, shipped: DeployedCandidate) -> float:
     return search.runner.store.seconds_of(f"outputs:{shipped.plan.key}@{shipped.runtime}:validation")
 
 
 def _judging_seconds(search: Search) -> float:
-    runner, baseline = search.runner, Shipped(Plan(), search.fp32[0])
+    runner, baseline = search.runner, DeployedCandidate(Plan(), search.fp32[0])
 
     def judge() -> float:
         begun = perf_counter()

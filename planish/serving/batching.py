@@ -32,7 +32,7 @@ class Batcher:
 
     Args:
         run: one batch of pixels ``(N, H, W, C)`` to outputs by name; called in a thread of its own, never twice at a time.
-        max_batch: images a call.
+        max_batch: largest batch size.
         max_queue: images that may wait; beyond that requests are refused.
         watch: called with the images and seconds of each batch.
         failed: called with the error of each batch that failed.

@@ -20,7 +20,7 @@ class Limits:
     """What a service takes on.
 
     Args:
-        max_batch: images a call of the model.
+        max_batch: largest batch size of the model.
         max_queue: images that may wait, and that one request may bring; beyond that requests are answered 429.
         max_bytes: of a request's body; all bodies together may have ``BODIES`` times as many.
         max_pixels: of an image file, before it is shrunk.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.data.preprocessing import decode_with_size, prepare, resize
+from planish.data.preprocessing import decode_with_size, preprocess, resize
 from planish.errors import BundleError
 from planish.export.bundle.folder import SEAL, Bundle, changed_files, read_bundle, read_expected
 from planish.export.bundle.signature import check_signature
@@ -64,7 +64,7 @@ class ServedModel:
         self.input_shape = (spec.height, spec.width, spec.channels)
         outputs = self.run(np.zeros((1, *self.input_shape), np.uint8))  # the first call is the slowest
         self.outputs = {name: (values.dtype, values.shape[1:]) for name, values in outputs.items()}
-        samples = [prepare((folder / name).read_bytes(), spec, self.bundle.preprocessing) for name in self.bundle.golden]
+        samples = [preprocess((folder / name).read_bytes(), spec, self.bundle.preprocessing) for name in self.bundle.golden]
         self.sample = np.stack(samples[:1]) if samples else np.zeros((1, *self.input_shape), np.uint8)
         self._known = self.run(self.sample)
         self.fault = self._golden_fault(samples)  # empty, or how its answers differ from the known ones; then it is never ready

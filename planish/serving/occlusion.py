@@ -41,7 +41,7 @@ def lost(confidence: float, confidences: list[float]) -> list[list[float]]:
 
 
 def seen_region(height: int, width: int, spec: InputSpec, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """The part of an image that the model is fed: left, top, width and height as shares of the image's own."""
+    """The part of an image that the model is fed: left, top, width and height normalized to the image's sides."""
     if preprocessing.resize == "squash":
         return 0.0, 0.0, 1.0, 1.0
     scale = max(spec.height / height, spec.width / width)

@@ -23,7 +23,7 @@ class View:
     Args:
         height: of the image that was sent, turned as its EXIF says, in pixels.
         width: likewise.
-        region: the part of it: left, top, width and height, as shares of the image's sides.
+        region: the part of it: left, top, width and height, normalized to the image's sides.
     """
 
     height: int

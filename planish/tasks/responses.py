@@ -38,7 +38,7 @@ def answers(task: str, outputs: Outputs, class_names: Sequence[str], views: Sequ
 
     Classification: ``{"class", "confidence", "classes": [{"name", "confidence"}, ...]}``. The others: ``height`` and ``width`` of the
     image in pixels, and for detection and instances ``objects``: ``[{"class", "confidence", "box", "shares"}, ...]``, boxes as left, top,
-    right and bottom, in pixels and as shares of the image's sides, instances with a ``mask``, too; for semantic segmentation the mean
+    right and bottom, in pixels and normalized to the image's sides, instances with a ``mask``, too; for semantic segmentation the mean
     ``confidence`` and ``regions``: ``[{"class", "share", "confidence", "mask"}, ...]``, the largest first. Masks are in COCO's compressed
     run lengths, of the image's size.
 

@@ -22,7 +22,7 @@ from planish.export.runtimes.registry import find, load
 from planish.task import Task
 from planish.technique import Technique
 from planish.testing.images import write_shapes
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 
 _SCENES = "fashion-scenes-40"
 _ELSEWHERE = """
@@ -78,7 +78,7 @@ class FormatConformance:
         torch.manual_seed(0)
         classes = self.task == "classification"
         data = write_shapes(folder, size=self.image_size, channels=3, per_class=20) if classes else _SCENES
-        job = prepare(data, network, image_size=self.image_size, task=self.task)
+        job = prepare_job(data, network, image_size=self.image_size, task=self.task)
         make_sure(job.artifact.module)
         return job.artifact, job.task
 

@@ -19,7 +19,7 @@ from planish.plan import Plan
 from planish.task import Task
 from planish.technique import Technique, describe, resolve
 from planish.testing.images import write_shapes
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 
 
 class TechniqueConformance:
@@ -40,7 +40,7 @@ class TechniqueConformance:
 
     @pytest.fixture(scope="class")
     def job(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Task]:
-        job = prepare(write_shapes(tmp_path_factory.mktemp("shapes")), self.model)
+        job = prepare_job(write_shapes(tmp_path_factory.mktemp("shapes")), self.model)
         return Plan(*self.before).apply(job.artifact, job.task), job.task
 
     @pytest.fixture(scope="class")

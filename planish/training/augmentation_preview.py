@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _IMAGES = 6
 
 
-def what_it_sees(artifact: Artifact, task: Task, settings: FitSettings) -> Image.Image:
+def augmentation_preview(artifact: Artifact, task: Task, settings: FitSettings) -> Image.Image:
     """A contact sheet of some training images, spread evenly over the split, as ``settings`` augment and mix them."""
     split = task.split("train")
     images, targets = split.images(artifact.input_spec, artifact.preprocessing), split.targets

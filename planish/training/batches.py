@@ -71,7 +71,7 @@ def batches(
         targets: one an image.
         spec: size of the images.
         task: augments images and targets together.
-        settings: batch size, augmentation and seed.
+        settings: images in a batch, augmentation and seed.
         epoch: from 1.
         ahead: make batches in a thread while the device computes. Not for a CPU: the step itself keeps its cores busy, and
             augmentation borrows torch's global random state, which dropout on the CPU uses as well.

@@ -19,7 +19,7 @@ from torch import nn
 from planish.data.normalisation import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.models.batch_norm import quicken
+from planish.models.batch_norm import raise_momentum
 from planish.models.outputs import each
 from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
@@ -27,16 +27,16 @@ from planish.progress import Stage, note
 from planish.training.batches import batches, batches_an_epoch
 from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
 from planish.training.distillation.feature_transfer import FeatureStudent
-from planish.training.distillation.teacher_cache import Answers, answers_of
+from planish.training.distillation.teacher_cache import TeacherCache, cache_of
 from planish.training.input_speed import Waiting, notes_on_input_speed
 from planish.training.memory_layout import memory_format
 from planish.training.precision import use_bf16
-from planish.training.schedules.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, follow
-from planish.training.schedules.freezing import Thaw
+from planish.training.schedules.averaging import STATISTICS_IMAGES, check_averaging, decay, fit_statistics, update_average
+from planish.training.schedules.freezing import LayerFreezer
 from planish.training.schedules.learning_rate import cycles_done, learning_rate
 from planish.training.schedules.schedule import Schedule
 from planish.training.settings import FitSettings
-from planish.training.sparsity_constraint import KeptWeights
+from planish.training.sparsity_constraint import SparsityConstraint
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Preprocessing
@@ -135,14 +135,14 @@ def fit(
     accelerator = Accelerator()
     layout = memory_format([module] if teacher is None else [module, teacher], input_spec, settings.channels_last)
     student = copy.deepcopy(module).to(memory_format=layout)
-    quicken(student)
-    thaw = Thaw(student, input_spec, settings.freeze, settings.layer_decay)
+    raise_momentum(student)
+    thaw = LayerFreezer(student, input_spec, settings.freeze, settings.layer_decay)
     student, optimizer = accelerator.prepare(student, _optimizer(student, settings, thaw))
     parts = {"module": student, "optimizer": optimizer}
     if settings.ema_decay or settings.swa_share:
         parts["average"] = copy.deepcopy(student)
     judged = parts.get("average", student)
-    keep, keep_judged = KeptWeights(student, weights), KeptWeights(judged, weights)
+    keep, keep_judged = SparsityConstraint(student, weights), SparsityConstraint(judged, weights)
     bf16 = use_bf16(settings.mixed_precision, accelerator.device, module, input_spec)
     key = identity(
         settings, len(images), input_spec, preprocessing, fingerprint(module), None if teacher is None else fingerprint(teacher),
@@ -152,7 +152,7 @@ def fit(
     answers = None
     if teacher is not None:
         # maps are watched as the teacher runs, so that it has to
-        answers = None if isinstance(module, FeatureStudent) else answers_of(teacher, settings.batch_size, done.bf16)
+        answers = None if isinstance(module, FeatureStudent) else cache_of(teacher, settings.batch_size, done.bf16)
         teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
     loss_of = _Loss(
         task, settings, Normalise.of(preprocessing), student, teacher, answers, distillation_weight, temperature,
@@ -197,7 +197,7 @@ def fit(
                     if judged is not student:
                         if done.averaged_steps or schedule.progress(steps) > 1 - settings.swa_share:
                             done.averaged_steps += 1
-                        follow(judged, student, decay(settings, steps, done.averaged_steps))
+                        update_average(judged, student, decay(settings, steps, done.averaged_steps))
                     if len(done.snapshots) + 1 < settings.cycles and _ends_a_cycle(done, schedule.progress(steps), settings):
                         done.snapshots.append(_state(judged))
                     stage.total = schedule.expected_steps()
@@ -249,7 +249,7 @@ class _Loss:
     normalise: nn.Module
     student: nn.Module
     teacher: nn.Module | None
-    answers: Answers | None
+    answers: TeacherCache | None
     weight: float
     temperature: float
     decoupled: bool
@@ -298,7 +298,7 @@ def _reads(student: nn.Module) -> nn.Module:
     return inner.network if isinstance(inner, FeatureStudent) else inner
 
 
-def _optimizer(module: nn.Module, settings: FitSettings, thaw: Thaw) -> torch.optim.Optimizer:
+def _optimizer(module: nn.Module, settings: FitSettings, thaw: LayerFreezer) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
         raise TrainingError("no parameter of the network can be trained", "at least one needs requires_grad")

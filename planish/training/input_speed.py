@@ -57,7 +57,7 @@ def input_rate(images: Pixels, targets: Any, spec: InputSpec, task: Task, settin
         targets: one an image.
         spec: size of the images.
         task: augments them.
-        settings: batch size, augmentation and seed.
+        settings: images in a batch, augmentation and seed.
         seconds: for which batches are made, after a first one that is not timed; at least two are.
     """
     endless = (batch for epoch in itertools.count(1) for batch in batches(images, targets, spec, task, settings, epoch, ahead=False))

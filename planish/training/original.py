@@ -51,7 +51,7 @@ def train_original(
     seconds: float | None = None,
     seed: int = 0,
 ) -> Original:
-    """Train the job's model unless it knows the classes already.
+    """Train the job's model unless it was already trained on these classes.
 
     Args:
         job: images and model.

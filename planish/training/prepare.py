@@ -54,7 +54,7 @@ class Job:
     normalisation_known: bool = False
 
 
-def prepare(
+def prepare_job(
     data: str | Path,
     model: str | nn.Module,
     *,
@@ -89,7 +89,7 @@ def prepare(
         ModelError: the model or its weights cannot be used.
     """
     if image_size is not None and not 8 <= image_size <= 2048:
-        raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "leave it away for the images' own size")
+        raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "omit it for the images' own size")
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
     decode_side = DECODE_SIDE if image_size is None else decode_side_for(image_size)
     if assignment is None and weights is not None:

@@ -1,4 +1,4 @@
-"""A recipe: the levers that are pulled on a network and how it is then trained, as YAML that people can read, change and share."""
+"""A recipe: the modifications that are applied to a network and how it is then trained, as YAML that people can read, change and share."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 # in this order: what changes the structure comes before what looks at it
-LEVERS = (
+MODIFICATIONS = (
     "depth", "width", "kernels", "downsampling", "pooling", "squeeze_excitation", "norm", "activation", "initialization", "dropout",
     "dropconnect", "stochastic_depth",
 )  # fmt: skip
 _FEW = 300  # images a class
 RECOVERY = "recovery"  # the recipe that ``distill`` follows
-NOTHING = "none"  # as the value of a lever: it is not pulled
+NOTHING = "none"  # as the value of a modification: it is not applied
 _KEPT = ("norm",)  # of which "none" is a value of its own
 
 
@@ -44,7 +44,7 @@ class Recipe:
 
     Args:
         description: what it is for.
-        levers: hyper-parameters of each lever that is pulled, by its name; a single value stands for its first one:
+        modifications: hyper-parameters of each modification that is applied, by its name; a single value stands for its first one:
             ``{"activation": "elu", "norm": {"kind": "group", "groups": 16}}``.
         training: hyper-parameters of the training.
         image_size: pixels the model is fed; None for the images' own size, at most 224.
@@ -52,7 +52,7 @@ class Recipe:
     """
 
     description: str = ""
-    levers: dict[str, Any] = Field(default_factory=dict)
+    modifications: dict[str, Any] = Field(default_factory=dict)
     training: FitSettings = Field(default_factory=FitSettings)
     image_size: int | None = Field(default=None, ge=8, le=2048)
     normalisation: Normalisation = "dataset"
@@ -61,14 +61,14 @@ class Recipe:
         return yaml.safe_dump(TypeAdapter(Recipe).dump_python(self, mode="json"), sort_keys=False)
 
     def techniques(self) -> list[Technique]:
-        """The levers in the order in which they are pulled.
+        """The modifications in the order in which they are applied.
 
         Raises:
-            PlanError: a lever or one of its values is unknown.
+            PlanError: a modification or one of its values is unknown.
         """
         found = []
-        for name in LEVERS:
-            value = self.levers.get(name)
+        for name in MODIFICATIONS:
+            value = self.modifications.get(name)
             if value is None or (value == NOTHING and name not in _KEPT):
                 continue
             kind = resolve(name)
@@ -76,7 +76,7 @@ class Recipe:
             try:
                 found.append(TypeAdapter(kind).validate_python(dict(given)))
             except ValidationError as error:
-                raise PlanError(f"levers.{name}: {value!r}", wrong_values(error)) from None
+                raise PlanError(f"modifications.{name}: {value!r}", wrong_values(error)) from None
         return found
 
 
@@ -172,8 +172,8 @@ def set_values(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
 
     Args:
         recipe: left as it is.
-        assignments: ``training.epochs=10``, ``levers.activation=elu``, ``levers.norm.groups=16``; the part before the point may be left out
-            where only one fits: ``epochs=10``.
+        assignments: ``training.epochs=10``, ``modifications.activation=elu``, ``modifications.norm.groups=16``; the part before the
+            point may be left out where only one fits: ``epochs=10``.
 
     Raises:
         PlanError: not an assignment, or an unknown key or value.
@@ -196,39 +196,39 @@ def parse_value(text: str) -> Any:
 
 
 def full_key(key: str) -> str:
-    """``training.epochs`` for ``epochs``, ``levers.activation`` for ``activation``.
+    """``training.epochs`` for ``epochs``, ``modifications.activation`` for ``activation``.
 
     Raises:
         PlanError: there is no such key; the nearest one is named.
     """
     first, _, rest = key.partition(".")
-    if key in _TOP and key not in ("levers", "training"):
+    if key in _TOP and key not in ("modifications", "training"):
         return key
     if first == "training" and rest in _SETTINGS:
         return key
-    if first == "levers" and rest.partition(".")[0] in LEVERS:
+    if first == "modifications" and rest.partition(".")[0] in MODIFICATIONS:
         return key
-    if first in LEVERS:
-        return f"levers.{key}"
+    if first in MODIFICATIONS:
+        return f"modifications.{key}"
     if key in _SETTINGS:
         return f"training.{key}"
-    known = [*_SETTINGS, *LEVERS, *_TOP]
+    known = [*_SETTINGS, *MODIFICATIONS, *_TOP]
     near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
     raise PlanError(
         f"there is no key {key!r} in a recipe",
-        f"levers are {', '.join(LEVERS)}; of training there are {', '.join(_SETTINGS)}",
+        f"modifications are {', '.join(MODIFICATIONS)}; of training there are {', '.join(_SETTINGS)}",
         f"did you mean {near[0]!r}?" if near else "",
     )
 
 
-def pull(artifact: Artifact, task: Task, levers: Sequence[Technique]) -> Artifact:
-    """The artifact with its levers pulled, as something to start from: not a compressed form of what it was.
+def apply_modifications(artifact: Artifact, task: Task, modifications: Sequence[Technique]) -> Artifact:
+    """The artifact with its modifications applied, as something to start from: not a compressed form of what it was.
 
     Raises:
         TechniqueError: one does not apply to this network.
     """
-    for lever in levers:
-        artifact = lever.apply(artifact, task)
+    for modification in modifications:
+        artifact = modification.apply(artifact, task)
     return replace(artifact, original=None)
 
 
@@ -242,10 +242,10 @@ def _names() -> list[str]:
 
 
 def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"training": {"epochs": 10}}`` as ``{"training.epochs": 10}``; a lever's value stays whole."""
+    """``{"training": {"epochs": 10}}`` as ``{"training.epochs": 10}``; a modification's value stays whole."""
     values = {}
     for key, value in given.items():
-        if key in ("training", "levers") and isinstance(value, Mapping):
+        if key in ("training", "modifications") and isinstance(value, Mapping):
             values.update({full_key(f"{key}.{name}"): inner for name, inner in value.items()})
         else:
             values[full_key(key)] = value
@@ -268,5 +268,5 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
         changed = TypeAdapter(Recipe).validate_python(whole)
     except ValidationError as error:
         raise PlanError("the recipe does not fit together", wrong_values(error)) from None
-    changed.techniques()  # so that a wrong value of a lever is told now
+    changed.techniques()  # so that a wrong value of a modification is told now
     return changed

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-class KeptWeights:
+class SparsityConstraint:
     """Called after each step of the optimizer, puts the weights of convolutions and linear layers back into their pattern.
 
     A step followed by the nearest weights of the pattern is projected gradient descent: zeros become zero again, and weights that shared a

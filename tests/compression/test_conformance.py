@@ -204,7 +204,7 @@ class TestToExecuTorch(TechniqueConformance):
 
 
 def test_every_registered_technique_is_here() -> None:
-    """But for the levers, which have tests of their own, and TensorRT's, which needs a GPU."""
+    """But for the modifications, which have tests of their own, and TensorRT's, which needs a GPU."""
     tried = {kind.technique.name for kind in TechniqueConformance.__subclasses__() if kind.__module__ == __name__}
     others = {name for name, kind in registered().items() if not kind.__module__.startswith("planish.models.surgery")}
     assert tried == others - {"to_tensorrt"}

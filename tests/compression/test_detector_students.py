@@ -18,14 +18,14 @@ from planish.export.runtimes.registry import load
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.training import Distill, Student
-from planish.training.prepare import Job, prepare
+from planish.training.prepare import Job, prepare_job
 
 DATA = "fashion-scenes-40"
 
 
 @pytest.fixture(scope="module", params=["detection", "semantic"])
 def job(request: pytest.FixtureRequest) -> Job:
-    return prepare(DATA, "resnet20", task=request.param, image_size=64)
+    return prepare_job(DATA, "resnet20", task=request.param, image_size=64)
 
 
 def parameters(module: Any) -> int:

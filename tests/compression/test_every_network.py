@@ -39,7 +39,7 @@ from planish.task import Task
 from planish.technique import Technique
 from planish.testing import write_shapes
 from planish.training import Distill
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
@@ -137,7 +137,7 @@ def test_it_applies_exports_and_agrees_or_refuses(name: str, network: str, image
     adds noise at 35 to 44 dB, 3 to 6 dB are left of the logits, pruned or not; and in float too, noise in the pixels at 60 dB comes out
     at 20. Without that estimate the same network's logits are 1e-10, about equal for all images, and their 30 dB say as little.
     """
-    job = prepare(images, f"torchvision:{network}", image_size=SIZE)
+    job = prepare_job(images, f"torchvision:{network}", image_size=SIZE)
     applied, reason = _tried(TECHNIQUES[name], job.artifact, job.task)
     if applied is None:
         print(f"refused: {reason}")
@@ -158,7 +158,7 @@ CHAIN = (ChannelPruning(ratio=0.3), Factorize(ratio=0.2, runtime=None), Distill(
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2", "shufflenet_v2_x1_0"])
 def test_the_chain_of_four_keeps_what_each_step_won(network: str, images: Path) -> None:
-    job = prepare(images, f"torchvision:{network}", image_size=SIZE)
+    job = prepare_job(images, f"torchvision:{network}", image_size=SIZE)
     artifact, sizes = job.artifact, []
     for step in CHAIN:
         artifact = step.apply(artifact, job.task)
@@ -172,7 +172,7 @@ def test_the_chain_of_four_keeps_what_each_step_won(network: str, images: Path) 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2", "shufflenet_v2_x1_0"])
 def test_every_pair_combines_or_refuses(network: str, images: Path) -> None:
-    job = prepare(images, f"torchvision:{network}", image_size=SIZE)
+    job = prepare_job(images, f"torchvision:{network}", image_size=SIZE)
     once = {}
     for name, technique in TECHNIQUES.items():
         try:

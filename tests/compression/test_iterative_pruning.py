@@ -18,9 +18,9 @@ QUICK = Distill(epochs=1, max_seconds=2)
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from planish.testing import write_shapes
-    from planish.training.prepare import prepare
+    from planish.training.prepare import prepare_job
 
-    return prepare(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), "resnet8")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), "resnet8")
 
 
 def widths(module: nn.Module) -> list[int]:

@@ -31,17 +31,17 @@ from planish.plan import Plan
 from planish.testing import write_shapes
 from planish.training import FitSettings
 from planish.training.original import train_original
-from planish.training.prepare import Job, prepare
+from planish.training.prepare import Job, prepare_job
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory):
-    return prepare(write_shapes(tmp_path_factory.mktemp("shapes")), "resnet8")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes")), "resnet8")
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = prepare(write_shapes(tmp_path_factory.mktemp("more shapes"), per_class=150), "resnet8")
+    job = prepare_job(write_shapes(tmp_path_factory.mktemp("more shapes"), per_class=150), "resnet8")
     settings = FitSettings(epochs=12, batch_size=32, learning_rate=0.05)
     return replace(job, artifact=train_original(job, mode="always", settings=settings).artifact)
 
@@ -202,7 +202,7 @@ def test_channels_are_weighed_once_for_all_speeds_and_again_on_other_images(job,
     for speedup in (1.5, 2):
         LatencyPruning(speedup=speedup).apply(job.artifact, job.task)
     assert len(weighed) == 1
-    others = prepare(write_shapes(tmp_path / "others", per_class=20), "resnet8")
+    others = prepare_job(write_shapes(tmp_path / "others", per_class=20), "resnet8")
     LatencyPruning(speedup=2).apply(job.artifact, others.task)
     assert len(weighed) == 2
 
@@ -214,6 +214,6 @@ def test_more_than_can_be_had_is_refused(job, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_network_without_anything_to_cut_is_refused(tmp_path: Path) -> None:
-    job = prepare(write_shapes(tmp_path / "shapes", per_class=12), nn.Sequential(nn.Flatten(), nn.Linear(24 * 24, 3)))
+    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), nn.Sequential(nn.Flatten(), nn.Linear(24 * 24, 3)))
     with pytest.raises(TechniqueError, match="no channel"):
         LatencyPruning(speedup=2).apply(job.artifact, job.task)

@@ -17,7 +17,7 @@ from planish.export.runtimes.registry import load
 from planish.models import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.testing import write_shapes
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 
 NETWORKS = (
     "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x1_0", "efficientnet_b0", "densenet121", "regnet_y_400mf",
@@ -42,7 +42,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def job(request: Any, photos: Path) -> Any:
-    return prepare(photos, f"torchvision:{request.param}", image_size=64)
+    return prepare_job(photos, f"torchvision:{request.param}", image_size=64)
 
 
 @pytest.mark.slow

@@ -95,9 +95,9 @@ def test_what_cannot_be_shared() -> None:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from planish.testing import write_shapes
-    from planish.training.prepare import prepare
+    from planish.training.prepare import prepare_job
 
-    return prepare(write_shapes(tmp_path_factory.mktemp("shapes")), "resnet8")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes")), "resnet8")
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -14,7 +14,7 @@ from planish.artifact import InputSpec, Preprocessing
 from planish.data.cache import files as cache
 from planish.data.cache import images as store
 from planish.data.images import ImageData, load_images
-from planish.data.preprocessing import decode, prepare
+from planish.data.preprocessing import decode, preprocess
 from planish.data.sources import builtin
 from planish.errors import DataError
 from planish.progress import listening
@@ -92,7 +92,7 @@ def test_pixels_are_what_prepare_makes_of_the_files(tmp_path, load) -> None:
                     images = split.images(spec, preprocessing)
                     assert isinstance(images, np.memmap)
                     assert not images.flags.writeable
-                    expected = np.stack([prepare(split.file_bytes(i), spec, preprocessing) for i in range(len(split))])
+                    expected = np.stack([preprocess(split.file_bytes(i), spec, preprocessing) for i in range(len(split))])
                     assert (images == expected).all()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from planish.data.annotations.annotated_image import NotedImage
+from planish.data.annotations.annotated_image import AnnotatedImage
 from planish.data.annotations.validation import size_of
 from planish.data.images import load_images
 from planish.data.preprocessing import decode
@@ -63,7 +63,7 @@ def jpeg_with_exif(*entries: tuple[int, int, int, bytes]) -> bytes:
 
 def size_from_head(tmp_path: Path, content: bytes) -> tuple[int, int]:
     (tmp_path / "file").write_bytes(content)
-    return size_of(NotedImage("file", tmp_path / "file", None))
+    return size_of(AnnotatedImage("file", tmp_path / "file", None))
 
 
 SIX = (ORIENTATION, 3, 1, struct.pack("<H", 6))
@@ -184,7 +184,7 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path, content: bytes, message
         decode(content, 3, 256)
     (tmp_path / "file").write_bytes(content)
     with contextlib.suppress(DataError):
-        size_of(NotedImage("file", tmp_path / "file", None))
+        size_of(AnnotatedImage("file", tmp_path / "file", None))
 
 
 def test_all_undecodable_files_are_counted(tmp_path: Path) -> None:

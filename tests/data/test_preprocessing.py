@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.data.normalisation import Normalise
-from planish.data.preprocessing import decode, prepare, resize
+from planish.data.preprocessing import decode, preprocess, resize
 from planish.errors import DataError
 
 
@@ -177,7 +177,7 @@ def test_resize_always_gives_the_input_size(height: int, width: int, h: int, w: 
 def test_prepare_is_both_and_the_right_size_is_left_alone() -> None:
     image = gradient(24, 24)
     spec = InputSpec(3, 24, 24)
-    assert (prepare(encoded(Image.fromarray(image)), spec, settings_for("crop")) == image).all()
+    assert (preprocess(encoded(Image.fromarray(image)), spec, settings_for("crop")) == image).all()
     assert resize(image, spec, settings_for("squash")) is image
 
 

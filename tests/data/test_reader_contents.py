@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from planish.data.annotations.map_codes import codes_in
-from planish.data.annotations.validation import run_lengths
+from planish.data.annotations.validation import encode_mask
 from planish.data.images import ImageData, load_images
 from planish.errors import DataError
 from planish.progress import collecting_notes
@@ -235,10 +235,10 @@ def test_outlines_are_bounded() -> None:
     """A zigzag of a thousand corners each of which crosses the image would need gigabytes."""
     begun = time.process_time()
     with pytest.raises(ValueError, match="pixels long"):
-        run_lengths([[0, 0, 8000, 6000] * 10_000], 6000, 8000)
+        encode_mask([[0, 0, 8000, 6000] * 10_000], 6000, 8000)
     assert time.process_time() - begun < 5
-    run_lengths([[0, 0, 8000, 6000, 0, 6000]], 6000, 8000)
-    run_lengths([POLYGON] * 50, HEIGHT, WIDTH)
+    encode_mask([[0, 0, 8000, 6000, 0, 6000]], 6000, 8000)
+    encode_mask([POLYGON] * 50, HEIGHT, WIDTH)
 
 
 # ---- YOLO

@@ -66,7 +66,7 @@ def _painted(box: Any, height: int, width: int) -> np.ndarray:
 
 
 def reference(targets: list[Objects], outputs: dict[str, Any], classes: int, kind: str = "bbox") -> Any:
-    from planish.evaluation.metrics.matching import run_lengths
+    from planish.evaluation.metrics.matching import encode_probabilities
 
     annotations, found = [], []
     for i, one in enumerate(targets):
@@ -78,7 +78,9 @@ def reference(targets: list[Objects], outputs: dict[str, Any], classes: int, kin
             if one.masks is not None:
                 noted["segmentation"] = one.masks[k]
             annotations.append(noted)
-        masks = run_lengths(outputs["masks"][i], one.height, one.width) if "masks" in outputs else [None] * len(outputs["boxes"][i])
+        masks = (
+            encode_probabilities(outputs["masks"][i], one.height, one.width) if "masks" in outputs else [None] * len(outputs["boxes"][i])
+        )
         for box, score, label, mask in zip(
             outputs["boxes"][i].astype(float), outputs["scores"][i], outputs["labels"][i], masks, strict=True
         ):

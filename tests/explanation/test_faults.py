@@ -16,7 +16,7 @@ from torch import nn
 import planish
 from planish.artifact import Artifact
 from planish.explanation import explain as explaining
-from planish.explanation.findings.achievable_speed import Reach
+from planish.explanation.findings.achievable_speed import AchievableSpeed
 from planish.explanation.result import Explanation
 from planish.models.storage import save_artifact
 
@@ -39,7 +39,7 @@ def names(found: Explanation) -> list[str]:
 @pytest.fixture
 def fast_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose integer units are never the limit: what a fault costs must not hang on what else runs here."""
-    monkeypatch.setattr(explaining, "measure_reach", lambda threads: Reach(100.0, 1e5, threads))
+    monkeypatch.setattr(explaining, "measure_reach", lambda threads: AchievableSpeed(100.0, 1e5, threads))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -161,7 +161,7 @@ def evidence(**changes: Any) -> Any:
         "a", "Conv", "convolution", 1.0, changes.pop("precision", "fp32"), (1, 64, 8, 8), macs=10**8, weight=(64, 64, 3, 3)
     )
     profile = Profile(changes.pop("runtime", "onnxruntime"), changes.pop("threads", 1), changes.pop("batch", 1), 1.0, (layer,))
-    return Evidence(profile, Reach(100, 400, 1), **changes)
+    return Evidence(profile, AchievableSpeed(100, 400, 1), **changes)
 
 
 def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
@@ -189,7 +189,7 @@ def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
 def test_fp32_where_integers_pay(gain: float, precision: str, said: bool) -> None:
     from planish.explanation.findings.finders import find_all
 
-    given = replace(evidence(precision=precision), reach=Reach(100, 100 * gain, 1))
+    given = replace(evidence(precision=precision), reach=AchievableSpeed(100, 100 * gain, 1))
     found = {finding.name: finding for finding in find_all(given)}
     assert ("float_where_integers_pay" in found) == said
     if said:
@@ -202,6 +202,6 @@ def test_a_whole_file_in_fp32_says_that_int8_pays_and_one_in_int8_does_not(
     resnet: Artifact, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    monkeypatch.setattr(explaining, "measure_reach", lambda threads: Reach(100, 350, 1))
+    monkeypatch.setattr(explaining, "measure_reach", lambda threads: AchievableSpeed(100, 350, 1))
     said = [{f.name for f in planish.explain(file, runtime=runtime).findings} for file in (resnet.files[0], healthy(resnet, runtime))]
     assert ["float_where_integers_pay" in one for one in said] == [True, False]

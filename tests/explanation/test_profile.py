@@ -20,7 +20,7 @@ from planish.artifact import Artifact, InputSpec
 from planish.devices.kernels import onnxruntime_kernels
 from planish.evaluation.size import macs
 from planish.explanation import explain as explaining
-from planish.explanation.findings.achievable_speed import Reach, measure_reach
+from planish.explanation.findings.achievable_speed import AchievableSpeed, measure_reach
 from planish.explanation.model_file import ModelFile
 from planish.explanation.overflow import full_range
 from planish.explanation.profiles.macs import einsum_macs, product_macs
@@ -211,23 +211,23 @@ def test_shapes_of_products() -> None:
 
 
 def test_reach_is_measured_around_the_profile_and_doubted_above_100_percent(resnet: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = [Reach(50.0, 40.0, 1), Reach(20.0, 90.0, 1)]
+    measured = [AchievableSpeed(50.0, 40.0, 1), AchievableSpeed(20.0, 90.0, 1)]
     monkeypatch.setattr(explaining, "measure_reach", lambda threads: measured.pop(0))
     found = planish.explain(resnet.files[0])
     assert (found.reach.fp32_gops, found.reach.int8_gops) == (50.0, 90.0)
-    monkeypatch.setattr(explaining, "measure_reach", lambda threads: Reach(1e-3, 1e-3, 1))
+    monkeypatch.setattr(explaining, "measure_reach", lambda threads: AchievableSpeed(1e-3, 1e-3, 1))
     (note,) = [note for note in planish.explain(resnet.files[0]).notes if "reach is unreliable" in note]
     assert "more than 100 %" in note
-    monkeypatch.setattr(explaining, "measure_reach", lambda threads: Reach(1e6, 1e6, 1))
+    monkeypatch.setattr(explaining, "measure_reach", lambda threads: AchievableSpeed(1e6, 1e6, 1))
     assert not [note for note in planish.explain(resnet.files[0]).notes if "unreliable" in note]
 
 
 def test_reach_says_nothing_of_what_it_was_not_measured_in() -> None:
-    assert Reach(10.0, 40.0, 1).gops("bf16") is None
+    assert AchievableSpeed(10.0, 40.0, 1).gops("bf16") is None
     layer = LayerProfile("a", "Convolution", "convolution", 1.0, "bf16", macs=10**9)
-    assert explaining._reach_share(layer, Reach(10.0, 40.0, 1)) is None
+    assert explaining._reach_share(layer, AchievableSpeed(10.0, 40.0, 1)) is None
     winograd = LayerProfile("a", "Convolution", "convolution", 1.0, "fp32", kernel="jit_avx512_winograd_FP32", macs=10**9)
-    assert explaining._reach_share(winograd, Reach(10.0, 40.0, 1)) is None
+    assert explaining._reach_share(winograd, AchievableSpeed(10.0, 40.0, 1)) is None
 
 
 @pytest.mark.parametrize("runtime", PROFILERS)

@@ -12,7 +12,7 @@ from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.data.normalisation import Normalise
-from planish.data.preprocessing import prepare
+from planish.data.preprocessing import preprocess
 from planish.evaluation.metrics.classification import classification_metrics
 from planish.tasks import Classification
 
@@ -48,7 +48,7 @@ class Images:
         return len(self.files)
 
     def images(self, spec: InputSpec, preprocessing: Preprocessing) -> Pixels:
-        return np.stack([prepare(data, spec, preprocessing) for data in self.files])
+        return np.stack([preprocess(data, spec, preprocessing) for data in self.files])
 
     def file_bytes(self, index: int) -> bytes:
         return self.files[index]

@@ -59,7 +59,7 @@ def _coco_file(source: Path, out: Path, rng: Random) -> None:
 def _images(source: Path, out: Path, rng: Random) -> None:
     """All files of the folder, of which one was changed."""
     from planish.artifact import InputSpec, Preprocessing
-    from planish.data.preprocessing import decode, prepare
+    from planish.data.preprocessing import decode, preprocess
     from planish.errors import DataError
 
     for file in sorted(source.iterdir()):
@@ -68,7 +68,9 @@ def _images(source: Path, out: Path, rng: Random) -> None:
         try:
             decode(file.read_bytes(), rng.choice((1, 3)), 16, 2_000_000)
             if rng.random() < 0.2:
-                prepare(file.read_bytes(), InputSpec(3, 16, 16), Preprocessing(16, rng.choice(("squash", "crop")), (0.5,) * 3, (0.5,) * 3))
+                preprocess(
+                    file.read_bytes(), InputSpec(3, 16, 16), Preprocessing(16, rng.choice(("squash", "crop")), (0.5,) * 3, (0.5,) * 3)
+                )
         except DataError:
             continue
 

@@ -14,7 +14,7 @@ from planish.export.runtimes.registry import load
 from planish.models.detection import two_stage
 from planish.models.heads import torchvision as torchvision_heads
 from planish.plan import Plan
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 
 NETWORKS = {
     "ssdlite320_mobilenet_v3_large": ("detection", 320),
@@ -35,7 +35,7 @@ def learned(name: str, steps: int = 4) -> tuple[Any, Any, list[float]]:
     """A few steps on four images."""
     task, size = NETWORKS[name]
     torch.manual_seed(0)
-    job = prepare("fashion-scenes-60", name, task=task, image_size=size)
+    job = prepare_job("fashion-scenes-60", name, task=task, image_size=size)
     network, split, spec = job.artifact.module.train(), job.task.split("train"), job.artifact.input_spec
     targets = job.task.batch_targets(split.targets, np.arange(4), spec)
     pixels = np.array(split.images(spec, job.artifact.preprocessing)[:4])

@@ -6,13 +6,13 @@ import numpy as np
 from fake_run import measure
 
 from planish.experiments.compression import Comparison, Row
-from planish.experiments.topics import Arm, arms_of
+from planish.experiments.topics import Strategy, strategies_of
 from planish.training import Distill
 
 
 def make_comparison(strategies: int = 14, refused: bool = True) -> Comparison:
     """A comparison of the first so many strategies over both topics; the last of them is refused where ``refused``."""
-    arms = [arm for topic in ("quantization", "pruning") for arm in arms_of(topic, Distill(epochs=2))]
+    arms = [arm for topic in ("quantization", "pruning") for arm in strategies_of(topic, Distill(epochs=2))]
     names = list(dict.fromkeys(arm.strategy for arm in arms))[:strategies]
     rng = np.random.default_rng(0)
     rows = [_row(arm, names.index(arm.strategy), rng) for arm in arms if arm.strategy in names]
@@ -34,7 +34,7 @@ def make_comparison(strategies: int = 14, refused: bool = True) -> Comparison:
     )
 
 
-def _row(arm: Arm, index: int, rng: np.random.Generator) -> Row:
+def _row(arm: Strategy, index: int, rng: np.random.Generator) -> Row:
     size, speed = {"INT8": (3.9, 2.9)}.get(arm.strategy[:4], (1.3 + index * 0.7 * rng.uniform(0.5, 1), rng.uniform(0.9, 4)))
     size, speed, drop = size * rng.uniform(0.99, 1.01), speed * rng.uniform(0.97, 1.03), rng.normal(1, 1.2)
     found = (

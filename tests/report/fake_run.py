@@ -232,13 +232,13 @@ def _result(name, class_names, targets, right, drop, sessions, goal_met) -> Resu
         "",
     )
     others = [_candidate(f"{i:012x}@{m[1]}", *m[:3], m[5], why, trying) for i, (m, why) in enumerate(zip(MEASURED, whys, strict=True))]
-    glanced = [
+    screened = [
         CandidateResult(
             key=f"aa{i:010x}@openvino",
             plan=[],
             summary=f"channels −{40 + 5 * i} %",
             runtime="openvino",
-            stage="glanced" if i > 1 else "trained",
+            stage="screened" if i > 1 else "trained",
             measurements={"drop_validation": _drop(5.0 + 9 * i)},
             why="stopped: others of its size lose less",
         )
@@ -266,7 +266,7 @@ def _result(name, class_names, targets, right, drop, sessions, goal_met) -> Resu
         baselines=baselines,
         chosen=chosen,
         frontier=[others[2], chosen, others[4], others[5], others[7]],
-        candidates=[*others, chosen, *glanced],
+        candidates=[*others, chosen, *screened],
         latency_ratio=headline,
         latency_ratios=ratios,
         size_ratio=measure("size_ratio", 1_114_000 / 121_000, "ratio", higher=True, n=1),
@@ -294,7 +294,7 @@ def _result(name, class_names, targets, right, drop, sessions, goal_met) -> Resu
         seconds={
             "decoding images": 4.2,
             "training the original": 171.0,
-            "cheap looks": 24.4,
+            "screenings": 24.4,
             "training candidates": 158.2,
             "measuring latency": 61.0,
             "test": 3.1,

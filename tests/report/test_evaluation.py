@@ -129,7 +129,7 @@ def test_a_model_without_mistakes_has_a_page_that_claims_no_more_than_it_knows(t
     text = Page(write_evaluation(tmp_path).read_text()).text
     assert "no image is wrong" in text
     assert "too easy, to tell a temperature" in text
-    assert "The surest mistakes" not in text
+    assert "The most confident errors" not in text
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_numbers_are_those_of_the_stored_predictions(finished: Path, page: Page)
     assert "Do not trust" not in page.text
     assert "leaks none" in page.text
     assert "Accuracy on test no difference" in page.text
-    for title in ("Everything that was tried", "What is taken for what", "How the original was trained", "What ships"):
+    for title in ("Everything that was tried", "Confusion matrix", "How the original was trained", "What ships"):
         assert title in page.text
 
 
@@ -125,7 +125,7 @@ def test_the_chosen_models_surest_mistake_comes_first_and_what_training_saw_is_s
     sure = np.exp(logits.max(1) - np.logaddexp.reduce(logits, axis=1))
     wrong = np.flatnonzero(logits.argmax(1) != targets)
     surest = wrong[sure[wrong].argmax()]
-    shown = page.text[page.text.index("The surest mistakes") :]
+    shown = page.text[page.text.index("The most confident errors") :]
     assert re.search(rf"{names[targets[surest]]} {names[logits[surest].argmax()]} {100 * sure[surest]:.1f} %", shown)
     assert page.all("img")[-1]["alt"].startswith("Training images")
 
@@ -180,7 +180,7 @@ def test_optional_files_are_left_out(run: Path) -> None:
     for name in ("disagreements.npz", "mistakes.npz", "history.json", "augmented.png", "bundle/bundle.json"):
         (run / name).unlink()
     page = Page(write_report(run).read_text())
-    for title in ("Images on which both differ", "The surest mistakes", "How the original was trained", "What ships"):
+    for title in ("Images on which both differ", "The most confident errors", "How the original was trained", "What ships"):
         assert title not in page.text
 
 

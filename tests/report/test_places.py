@@ -34,7 +34,7 @@ from planish.report.recomputation.run_folder import read_run
 from planish.report.terminal import measurements_table
 from planish.runs.evaluation import load_evaluation
 from planish.runs.pictures import write_pictures
-from planish.runs.trainings import Trial
+from planish.runs.trainings import Training
 from planish.search.result import ErrorResult, Result
 
 
@@ -67,7 +67,7 @@ def test_the_page_speaks_of_its_own_metric(page: Page, overlaps: np.ndarray) -> 
     assert f"loses {before - after:.2f} points of mAP on test" in page.text
     assert "mAP on validation, %" in page.text
     assert "Do not trust" not in page.text
-    for title in ("Images on which both differ", "The surest mistakes", "What is taken for what"):
+    for title in ("Images on which both differ", "The most confident errors", "Confusion matrix"):
         assert title not in page.text
 
 
@@ -125,9 +125,10 @@ def test_an_unknown_kind_is_told_and_changes_are_put_into_a_sentence() -> None:
     rows = errors.of_both([kind("odd_ones", 1.5, 0.5), kind("background", -2.0, 1.0), kind("duplicates", 0.3, 1.0)])
     assert (rows[0].kind, rows[0].meaning) == ("odd ones", "")
     assert (
-        errors.changed(rows) == "The chosen model loses 1.50 points more to odd ones and 2.00 points less to background than the original."
+        errors.error_changes(rows)
+        == "The chosen model loses 1.50 points more to odd ones and 2.00 points less to background than the original."
     )
-    assert errors.changed(rows[2:]) == "There is no difference between both models in what any kind costs."
+    assert errors.error_changes(rows[2:]) == "There is no difference between both models in what any kind costs."
     assert errors.counted_in("mask_map", {"mask_map_50": rows[0].costs[0]}) == "mask mAP50"
     assert errors.counted_in("miou", {}) == "mIoU"
     of_pixels = errors.of_both([kind("borders", 1.0, 0.5)])[0]
@@ -250,7 +251,7 @@ def test_an_evaluation_shows_metrics_classes_and_pictures(evaluated: Path, overl
     assert f"mAP50 {100 * np.sqrt(overlaps[1]).mean():.2f} %" in page.text
     for i, name in enumerate(NAMES):
         assert re.search(rf"{name} {100 * overlaps[1, i::2].mean():.1f} % [\d.]+ to [\d.]+ 30", page.text)
-    for title in ("How sure it may be", "Answering only where", "What is taken for what", "ccuracy", "Do not trust"):
+    for title in ("Calibration", "Answering only where", "Confusion matrix", "ccuracy", "Do not trust"):
         assert title not in page.text
     assert "all corruptions" in page.text
     low = (overlaps[1] < 0.8).sum()
@@ -300,7 +301,7 @@ def test_comparisons_name_what_they_compare(tmp_path: Path) -> None:
 def test_experiments_name_what_they_measure() -> None:
     m = Measurement("mask_map", 40.0, "%", 100, True, 39.0, 41.0)
     took = Measurement("seconds_an_epoch", 3.0, "s", 1, False)
-    arms = [ArmResult("plain", {}, [Trial(0, metric="mask_map")], {"mask_map": m, "seconds_an_epoch": took}, "reference")]
+    arms = [ArmResult("plain", {}, [Training(0, metric="mask_map")], {"mask_map": m, "seconds_an_epoch": took}, "reference")]
     assert metric_of(arms) == "mask mAP"
     console = Console(file=io.StringIO(), width=120)
     console.print(experiment_table(arms))

@@ -77,9 +77,9 @@ def test_numbers_in_words() -> None:
 
 
 def test_training_curve_survives_nan_and_one_value() -> None:
-    from planish.report.recomputation.run_folder import Epoch
+    from planish.report.recomputation.run_folder import EpochRow
 
-    history = [Epoch(epoch=e, train_loss=math.nan if e == 2 else 1.0, validation_score=50) for e in (1, 2, 3)]
+    history = [EpochRow(epoch=e, train_loss=math.nan if e == 2 else 1.0, validation_score=50) for e in (1, 2, 3)]
     curves = plots.training(history, "miou")
     assert [title for title, _ in curves] == ["mIoU on validation, %", "Loss on train"]
     assert all("nan" not in curve for _, curve in curves)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planish.measurement import Measurement
-from planish.search.choice import choose, describe_miss, frontier, misses, nearest_miss
+from planish.search.choice import choose_candidate, describe_miss, frontier, misses, nearest_miss
 from planish.search.result import CandidateResult, Goal
 from planish.search.verdict import shortfall
 
@@ -34,24 +34,24 @@ def test_the_fastest_within_the_limits_is_chosen() -> None:
         candidate("lossy", 2.0, 1),
         candidate("trained", -5.0, 0.1, stage="trained"),
     ]
-    assert choose(others, ORIGINAL, Goal(max_drop_points=1)).key == "good"
+    assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1)).key == "good"
 
 
 def test_a_drop_near_the_limit_needs_room_for_its_error() -> None:
     others = [candidate("risky", 0.95, 1, half=1.0), candidate("safe", 0.2, 2, half=1.0)]
-    assert choose(others, ORIGINAL, Goal(max_drop_points=1)).key == "safe"
-    assert choose(others[:1], ORIGINAL, Goal(max_drop_points=1)).key == "risky"
+    assert choose_candidate(others, ORIGINAL, Goal(max_drop_points=1)).key == "safe"
+    assert choose_candidate(others[:1], ORIGINAL, Goal(max_drop_points=1)).key == "risky"
 
 
 def test_where_nothing_keeps_the_accuracy_the_original_ships() -> None:
-    assert choose([candidate("lossy", 9.0, 1)], ORIGINAL, Goal(max_drop_points=1)) is ORIGINAL
-    assert choose([], ORIGINAL, Goal()) is ORIGINAL
+    assert choose_candidate([candidate("lossy", 9.0, 1)], ORIGINAL, Goal(max_drop_points=1)) is ORIGINAL
+    assert choose_candidate([], ORIGINAL, Goal()) is ORIGINAL
 
 
 def test_a_goal_out_of_reach_keeps_accuracy_and_says_by_how_much_the_nearest_misses() -> None:
     goal = Goal(max_drop_points=1, max_latency_ms=1.0)
     others = [candidate("a", 0.5, 1.5), candidate("b", 0.2, 3.0), candidate("c", 1.2, 0.9)]
-    assert choose(others, ORIGINAL, goal).key == "a"
+    assert choose_candidate(others, ORIGINAL, goal).key == "a"
     near = nearest_miss(others, goal)
     assert near is not None
     assert near.key == "c"
@@ -74,7 +74,7 @@ def test_nothing_on_the_frontier_is_beaten_and_the_choice_keeps_the_accuracy(row
         beaten = any(all(x <= y for x, y in zip(axes(o), axes(c), strict=True)) and axes(o) != axes(c) for o in others)
         assert (c in edge) != beaten
     goal = Goal(max_drop_points=max_drop)
-    chosen = choose(others, ORIGINAL, goal)
+    chosen = choose_candidate(others, ORIGINAL, goal)
     assert "accuracy" not in misses(chosen, goal)
 
 

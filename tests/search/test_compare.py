@@ -12,7 +12,7 @@ from planish import commands
 from planish.errors import PlanError
 from planish.experiments import topics
 from planish.experiments.compression import Comparison
-from planish.experiments.topics import TOPICS, arms_of
+from planish.experiments.topics import TOPICS, strategies_of
 from planish.plan import Plan
 from planish.report.pages.comparison import comparison_table
 from planish.testing import write_shapes
@@ -23,7 +23,7 @@ TORCH = {"format": "torch", "precision": "fp32", "weights": "dense"}
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_every_arm_is_a_plan_that_can_be_carried_out(topic: str) -> None:
-    arms = arms_of(topic, Distill(epochs=2))
+    arms = strategies_of(topic, Distill(epochs=2))
     assert len({arm.plan.key for arm in arms}) == len(arms)
     assert len({(arm.strategy, arm.level) for arm in arms}) == len(arms)
     for arm in arms:
@@ -31,14 +31,14 @@ def test_every_arm_is_a_plan_that_can_be_carried_out(topic: str) -> None:
 
 
 def test_arms_that_train_have_the_same_number_of_epochs() -> None:
-    for arm in arms_of("pruning", Distill(epochs=4)):
+    for arm in strategies_of("pruning", Distill(epochs=4)):
         steps = arm.plan.to_dicts()
         epochs = sum(s.get("epochs", 0) + s.get("rounds", 0) * s.get("distill", {}).get("epochs", 0) for s in steps)
         assert epochs == 4, arm
 
 
 def test_layers_are_timed_in_the_runtime_that_is_compared() -> None:
-    steps = [step for topic in TOPICS for arm in arms_of(topic, Distill(), "openvino") for step in arm.plan.to_dicts()]
+    steps = [step for topic in TOPICS for arm in strategies_of(topic, Distill(), "openvino") for step in arm.plan.to_dicts()]
     by_time = [step for step in steps if "runtime" in step and (step["name"] != "int8" or step["slack"] > 0)]
     assert {step["name"] for step in by_time} == {"latency_pruning", "factorize", "int8"}
     assert {step["runtime"] for step in by_time} == {"openvino"}
@@ -46,13 +46,13 @@ def test_layers_are_timed_in_the_runtime_that_is_compared() -> None:
 
 def test_an_unknown_topic_is_refused() -> None:
     with pytest.raises(PlanError, match="pruning"):
-        arms_of("weather", Distill())
+        strategies_of("weather", Distill())
 
 
 def test_a_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = topics.pruning
 
-    def few(recovery: Distill, runtime: str) -> list[topics.Arm]:
+    def few(recovery: Distill, runtime: str) -> list[topics.Strategy]:
         wanted = {"channels by L2 norm", "single weights", "blocks"}
         return [arm for arm in every(recovery, runtime) if arm.strategy in wanted and arm.level not in ("channels −30 %", "50 % zeros")]
 

@@ -19,7 +19,7 @@ from planish.experiments import ensemble_members
 from planish.experiments.ensembles import EnsembleStudy, ensembles
 from planish.models.storage import load_artifact
 from planish.testing import write_shapes
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 
 OPTIONS = {"model": "resnet8x0.5", "epochs": 4, "seeds": 3, "changes": ["augmentation=none", "batch_size=16", "ema_decay=0.9"]}
 
@@ -40,7 +40,7 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, E
 def test_accuracy_is_that_of_the_saved_networks(run: tuple[Path, EnsembleStudy], shapes: Path) -> None:
     out, study = run
     arms = {arm.label: arm for arm in study.arms}
-    job = prepare(shapes, "resnet8x0.5")
+    job = prepare_job(shapes, "resnet8x0.5")
     test = job.task.split("test")
     pixels = np.array(test.images(job.artifact.input_spec, job.artifact.preprocessing))
     images = Normalise.of(job.artifact.preprocessing)(torch.from_numpy(pixels))
@@ -94,9 +94,9 @@ def test_a_second_sitting_repeats_nothing_and_the_page_holds_every_arm(
 def test_the_command_line_knows_the_topic_and_its_options(shapes: Path) -> None:
     refused = CliRunner().invoke(app, ["compare", str(shapes), "--topic", "ensembles", "--design", "one"])
     assert refused.exit_code == 2
-    assert "for comparing levers" in refused.output
+    assert "for comparing modifications" in refused.output
     refused = CliRunner().invoke(app, ["compare", str(shapes), "--topic", "pruning", "--seeds", "2"])
-    assert "levers and ensembles" in refused.output
+    assert "modifications and ensembles" in refused.output
     refused = CliRunner().invoke(app, ["compare", str(shapes), "--topic", "ensembles", "--seeds", "1"])
     assert refused.exit_code == 2
     assert "at least --seeds 2" in refused.output

@@ -13,7 +13,7 @@ from rich.console import Console
 from planish import commands
 from planish.errors import GoalError, PlanError
 from planish.evaluation.statistics.intervals import Interval, over_seeds
-from planish.experiments.experiment import TOO_FEW, ArmResult, Experiment, arms_of, experiment, factors_of, verdict_of
+from planish.experiments.experiment import TOO_FEW, ArmResult, Experiment, arms_with, experiment, factors_of, verdict_of
 from planish.experiments.studies import STUDIES
 from planish.report.pages.experiment import experiment_table, findings
 from planish.runs import trainings as trials
@@ -28,7 +28,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_factors_are_read_with_short_names_and_typed_values() -> None:
     assert factors_of(["activation=relu,elu", "batch_size=64, 2", "model=resnet8,plain8"]) == {
-        "levers.activation": ["relu", "elu"],
+        "modifications.activation": ["relu", "elu"],
         "training.batch_size": [64, 2],
         "model": ["resnet8", "plain8"],
     }
@@ -50,18 +50,18 @@ def test_what_cannot_be_varied_is_told(vary: list[str], error: type[Exception], 
 
 def test_designs() -> None:
     factors = {"a": [1, 2, 3], "b": ["x", "y"]}
-    assert len(arms_of(factors, "factorial")) == 6
-    assert arms_of(factors, "one") == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}, {"a": 3, "b": "x"}, {"a": 1, "b": "y"}]
-    assert arms_of(factors, "factorial")[0] == arms_of(factors, "one")[0]
+    assert len(arms_with(factors, "factorial")) == 6
+    assert arms_with(factors, "one") == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}, {"a": 3, "b": "x"}, {"a": 1, "b": "y"}]
+    assert arms_with(factors, "factorial")[0] == arms_with(factors, "one")[0]
     with pytest.raises(GoalError, match="--design one"):
-        arms_of({str(i): [1, 2] for i in range(7)}, "factorial")
+        arms_with({str(i): [1, 2] for i in range(7)}, "factorial")
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_can_be_carried_out(name: str) -> None:
     study = STUDIES[name]
     base = set_values(load_recipe(study.recipe), study.changes)
-    for values in arms_of(study.factors, study.design):
+    for values in arms_with(study.factors, study.design):
         set_values(base, [f"{key}={value}" for key, value in values.items() if key not in ("model", "weights")])
 
 
@@ -80,7 +80,7 @@ def test_an_experiment_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pyt
     classes = 3
     assert zeros.measurements["accuracy"].value == pytest.approx(100 / classes, abs=15)
     assert len(seen) == sum(len(arm.trials) for arm in found.arms)
-    assert {e.key for e in found.effects} == {"levers.initialization", "levers.activation"}
+    assert {e.key for e in found.effects} == {"modifications.initialization", "modifications.activation"}
     assert any("zeros" in text for text in findings(found))
     assert experiment_table(found.arms).row_count == experiment_table(found.arms, 80).row_count == 4
     page = (tmp_path / "run" / "experiment.html").read_text()

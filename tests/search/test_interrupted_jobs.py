@@ -62,7 +62,9 @@ def steps_of(run: Path) -> dict[str, str]:
 
 
 def vary(data: Path, **options: Any) -> Any:
-    return commands.vary(data, factors={"levers.activation": ["relu", "elu"]}, recipe="scratch-small", seeds=1, budget="20s", **options)
+    return commands.vary(
+        data, factors={"modifications.activation": ["relu", "elu"]}, recipe="scratch-small", seeds=1, budget="20s", **options
+    )
 
 
 def folds(data: Path, **options: Any) -> Any:

@@ -107,7 +107,7 @@ def test_options_of_the_command_line(shapes: Path, tmp_path: Path) -> None:
     assert (out / "learning_curve.html").exists()
     for wrong, words in (
         (["--suspects", "--few-shot", "1"], "one after the other"),
-        (["--few-shot", "1", "--budget", "1m"], "--budget has no meaning here"),
+        (["--few-shot", "1", "--budget", "1m"], "--budget is only valid for"),
         (["--few-shot", "one"], "cannot be read"),
         (["--model", "resnet8"], "--few-shot"),
     ):

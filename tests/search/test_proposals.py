@@ -7,7 +7,19 @@ import pytest
 from planish.compression import BlockPruning, ChannelPruning, LatencyPruning, Resolution
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, between, expected_drop, further, milder, promise, safest, spread
+from planish.search.proposals import (
+    LEVELS,
+    Level,
+    Trial,
+    aimed_at,
+    expected_drop,
+    interpolated_level,
+    next_milder,
+    next_stronger,
+    priority,
+    safest_trial,
+    select_spread,
+)
 from planish.search.result import Goal
 
 TIMED = LatencyPruning(speedup=2)
@@ -61,47 +73,47 @@ def looked(speedup: float, points: float) -> Trial:
 
 
 def test_pruning_becomes_milder_while_it_takes_much_of_what_the_network_knows() -> None:
-    assert milder([looked(4, 35), looked(2.5, 30)], 40) == Level(1.58)
-    assert milder([looked(2.5, 30), looked(1.58, 19)], 40) is None, "less than half"
-    assert milder([looked(1.2, 30)], 40) is None, "milder is hardly faster"
-    assert milder([], 40) is None
+    assert next_milder([looked(4, 35), looked(2.5, 30)], 40) == Level(1.58)
+    assert next_milder([looked(2.5, 30), looked(1.58, 19)], 40) is None, "less than half"
+    assert next_milder([looked(1.2, 30)], 40) is None, "milder is hardly faster"
+    assert next_milder([], 40) is None
 
 
 def test_what_there_is_little_time_for_is_the_fastest_that_keeps_three_quarters() -> None:
     hard, fair, mild = looked(4, 15), looked(2, 9), looked(1.5, 5)
-    assert safest([hard, mild, fair], 40) is fair
-    assert safest([looked(4, 35), looked(2.5, 30)], 40).level.speedup == 2.5, "none keeps so much: the one that keeps most"
+    assert safest_trial([hard, mild, fair], 40) is fair
+    assert safest_trial([looked(4, 35), looked(2.5, 30)], 40).level.speedup == 2.5, "none keeps so much: the one that keeps most"
 
 
 def test_pruning_goes_further_while_it_costs_hardly_anything() -> None:
-    assert further([looked(2, 0), looked(4, 5)]) == Level(6.0)
-    assert further([looked(2, 0), looked(4, 30)]) is None
-    assert further([looked(24, 1)]) is None
-    assert further([]) is None
+    assert next_stronger([looked(2, 0), looked(4, 5)]) == Level(6.0)
+    assert next_stronger([looked(2, 0), looked(4, 30)]) is None
+    assert next_stronger([looked(24, 1)]) is None
+    assert next_stronger([]) is None
     refused = looked(6, 3)
     refused.plan = Plan(ChannelPruning(ratio=0.83))
-    assert further([looked(4, 3), refused]) is None, "an equal share everywhere was tried in place of timed layers"
+    assert next_stronger([looked(4, 3), refused]) is None, "an equal share everywhere was tried in place of timed layers"
 
 
 def test_the_first_rung_spans_from_fast_to_slow_and_leaves_out_what_others_beat() -> None:
     slow, middle, fast = trial(1.5, 4, 5), trial(2, 2, 50), trial(4, 1, 75)
     beaten = trial(3, 3, 70)
-    assert spread([fast, beaten, slow, middle], 3) == [fast, middle, slow]
-    assert spread([fast, beaten, slow, middle], 2) == [fast, slow]
-    assert spread([fast, beaten, slow, middle], 1) == [middle]
-    assert set(spread([fast, beaten, slow, middle], 4)) == {fast, beaten, slow, middle}
-    assert spread([slow], 3) == [slow]
+    assert select_spread([fast, beaten, slow, middle], 3) == [fast, middle, slow]
+    assert select_spread([fast, beaten, slow, middle], 2) == [fast, slow]
+    assert select_spread([fast, beaten, slow, middle], 1) == [middle]
+    assert set(select_spread([fast, beaten, slow, middle], 4)) == {fast, beaten, slow, middle}
+    assert select_spread([slow], 3) == [slow]
     student = trial(1, 1.5, 9)
     student.level = Level(student="resnet8")
-    assert spread([fast, beaten, slow, middle, student], 3) == [fast, slow, student]
-    assert spread([], 0) == []
+    assert select_spread([fast, beaten, slow, middle, student], 3) == [fast, slow, student]
+    assert select_spread([], 0) == []
 
 
 def test_what_was_not_trained_is_expected_between_its_neighbours() -> None:
     mild, severe, untried, fastest = trial(1.5, 4, 1), trial(4, 1, 9), trial(2, 2, 80), trial(6, 1, 80)
     untried.history = fastest.history = []
-    between = expected_drop(untried, [severe, mild])
-    assert between == pytest.approx(9 ** ((1 / 4 - 1 / 9) / (9 / 16 - 1 / 9)))
+    interpolated_level = expected_drop(untried, [severe, mild])
+    assert interpolated_level == pytest.approx(9 ** ((1 / 4 - 1 / 9) / (9 / 16 - 1 / 9)))
     assert expected_drop(mild, [severe, mild]) == 1
     assert expected_drop(fastest, [severe, mild]) == pytest.approx(9)
 
@@ -109,14 +121,14 @@ def test_what_was_not_trained_is_expected_between_its_neighbours() -> None:
 def test_a_level_between_is_proposed_where_none_is_expected_to_stay_within_the_limit() -> None:
     """0.6 points are wanted; from 0.1 to 3.6 that is half of the way on a log scale, and severity is (1 - 1 / 2)^2 at twice the speed."""
     strong, stronger = trial(2, 2, 3.6), trial(4, 1, 9)
-    found = between([strong, stronger], 0, Goal(max_drop_points=1))
+    found = interpolated_level([strong, stronger], 0, Goal(max_drop_points=1))
     assert found == pytest.approx(1 / (1 - (0.5 * 0.25) ** 0.5), abs=0.01)
     assert expected_drop(trial_of(found), [strong, stronger]) == pytest.approx(0.6, rel=0.05)
-    assert between([trial(2, 2, 0.9), stronger], 0, Goal(max_drop_points=1)) == 0, "one stays within"
-    assert between([strong], 1000, Goal(max_drop_points=5)) == 0
-    assert between([trial(1.15, 7, 50)], 0, Goal(max_drop_points=1)) == 0, "milder is hardly faster"
-    assert between([strong], 0, Goal(max_drop_points=0)) == 0
-    assert between([], 0, Goal(max_drop_points=1)) == 0
+    assert interpolated_level([trial(2, 2, 0.9), stronger], 0, Goal(max_drop_points=1)) == 0, "one stays within"
+    assert interpolated_level([strong], 1000, Goal(max_drop_points=5)) == 0
+    assert interpolated_level([trial(1.15, 7, 50)], 0, Goal(max_drop_points=1)) == 0, "milder is hardly faster"
+    assert interpolated_level([strong], 0, Goal(max_drop_points=0)) == 0
+    assert interpolated_level([], 0, Goal(max_drop_points=1)) == 0
 
 
 def trial_of(speedup: float) -> Trial:
@@ -157,12 +169,12 @@ def test_a_student_is_expected_by_its_own_training_only() -> None:
 
 def test_twice_as_fast_is_worth_one_and_accuracy_beyond_the_limit_costs() -> None:
     goal = Goal(max_drop_points=1)
-    assert promise(trial(2, 2, 0), 0, goal) - promise(trial(2, 4, 0), 0, goal) == pytest.approx(1)
-    assert promise(trial(2, 2, 1), 1, goal) - promise(trial(2, 2, 2.4), 2.4, goal) == pytest.approx(2)
-    assert promise(trial(2, 2, 0.5), 0.5, goal) == promise(trial(2, 2, -3), -3, goal), "below the limit nothing is gained"
+    assert priority(trial(2, 2, 0), 0, goal) - priority(trial(2, 4, 0), 0, goal) == pytest.approx(1)
+    assert priority(trial(2, 2, 1), 1, goal) - priority(trial(2, 2, 2.4), 2.4, goal) == pytest.approx(2)
+    assert priority(trial(2, 2, 0.5), 0.5, goal) == priority(trial(2, 2, -3), -3, goal), "below the limit nothing is gained"
 
 
 def test_missing_the_goal_costs_more_than_speed_brings() -> None:
     goal = Goal(max_drop_points=1, max_latency_ms=2, max_size_bytes=1000)
-    assert promise(trial(2, 2, 0), 0, goal) > promise(trial(2, 2.5, -1), -1, goal)
-    assert promise(trial(2, 2, 0, size=1000), 0, goal) > promise(trial(2, 1.5, 0, size=1500), 0, goal)
+    assert priority(trial(2, 2, 0), 0, goal) > priority(trial(2, 2.5, -1), -1, goal)
+    assert priority(trial(2, 2, 0, size=1000), 0, goal) > priority(trial(2, 1.5, 0, size=1500), 0, goal)

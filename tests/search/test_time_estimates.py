@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from planish.plan import Plan
-from planish.search.state import Deployment, Search
+from planish.search.state import DeploymentTarget, Search
 from planish.search.time_estimates import finish_seconds, least_finish_seconds, session_seconds
 
 
@@ -18,7 +18,7 @@ def search(judging: float = 0.0, left: float = 1e6) -> Search:
     store = SimpleNamespace(once=lambda name, stage, work: judging, seconds_of=lambda name: 5.0 if name.startswith("outputs") else 4.0)
     sizes = {"validation": 500, "test": 1000}
     runner = SimpleNamespace(store=store, task=SimpleNamespace(split=lambda name: range(sizes[name])))
-    way = Deployment("fp32", "onnxruntime")
+    way = DeploymentTarget("fp32", "onnxruntime")
     way_of_one_step = SimpleNamespace(steps=lambda: Plan.from_dicts([{"name": "to_onnx"}]), precision="fp32", runtime="onnxruntime")
     return cast(Any, SimpleNamespace(runner=runner, deployment=way_of_one_step, fp32=[way], process_seconds=2.0, seconds_left=left))
 

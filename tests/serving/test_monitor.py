@@ -27,7 +27,7 @@ from planish.serving.monitoring.recorder import LOG_FILE, LogSettings, Recorder
 from planish.serving.monitoring.records import records
 from planish.serving.serve import open_models
 from planish.testing import write_shapes
-from planish.training.prepare import Job, prepare
+from planish.training.prepare import Job, prepare_job
 
 WEEK = 604_800
 INDEPENDENT = DriftSettings(correlation_s=0)
@@ -36,7 +36,7 @@ MONDAY = 4 * 86_400 + 2_900 * WEEK
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return prepare(write_shapes(tmp_path_factory.mktemp("many-shapes"), per_class=150), "resnet8x0.5")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("many-shapes"), per_class=150), "resnet8x0.5")
 
 
 @pytest.fixture(scope="module")

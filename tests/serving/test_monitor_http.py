@@ -18,7 +18,7 @@ from planish.cli.app import app
 from planish.errors import DataError
 from planish.export.bundle.folder import REFERENCE, SEAL
 from planish.serving.monitoring import monitor as watching
-from planish.serving.monitoring.http_client import NoAnswerError, RefusedError, request
+from planish.serving.monitoring.http_client import NoAnswerError, RequestRefusedError, request
 from planish.serving.monitoring.monitor import monitor
 from planish.serving.monitoring.recorder import LOG_FILE
 
@@ -196,7 +196,7 @@ def test_the_key_of_a_service(serve: Callable[..., Served], bundle: Path, tmp_pa
 
 def test_a_key_goes_nowhere_else(other: Other) -> None:
     other.answers, other.headers = [(302, "")], {"Location": f"{other.address}/elsewhere"}
-    with pytest.raises(RefusedError, match="redirects are not followed"):
+    with pytest.raises(RequestRefusedError, match="redirects are not followed"):
         monitor(other.address, key=SECRET)
     ((path, headers, _),) = other.asked
     assert (path, headers["Authorization"]) == ("/metrics", f"Bearer {SECRET}")

@@ -18,7 +18,7 @@ from patches import COLOURS, PREPROCESSING, SPEC, file_of, picture, prepared, sc
 from PIL import Image
 from pycocotools import mask as coco
 
-from planish.data.preprocessing import prepare
+from planish.data.preprocessing import preprocess
 from planish.export.bundle.folder import SEAL
 from planish.export.bundle.reference import image_values
 from planish.export.runtimes.registry import load
@@ -131,7 +131,7 @@ def test_metrics_count_every_object(patches: dict[str, Path]) -> None:
 def test_tritons_client_reads_every_output(task: str, patches: dict[str, Path], serve: Callable[..., Served]) -> None:
     client = triton.InferenceServerClient(serve(f"patches={patches[task]}").address)
     told = {one["name"]: one for one in client.get_model_metadata("patches")["outputs"]}
-    images = np.concatenate([prepare(data, SPEC, PREPROCESSING)[None] for data in scattered(5, seed=3)])
+    images = np.concatenate([preprocess(data, SPEC, PREPROCESSING)[None] for data in scattered(5, seed=3)])
     expected = load([patches[task] / "model.onnx"], "onnxruntime")(images)
     given = triton.InferInput("images", list(images.shape), "UINT8")
     given.set_data_from_numpy(images)
@@ -160,7 +160,7 @@ def logged(bundle: Path, files: list[bytes], folder: Path) -> Path:
     folder.mkdir()
     with (folder / "predictions.jsonl").open("w") as file:
         for number, data in enumerate(files):
-            pixels = prepare(data, SPEC, PREPROCESSING)[None]
+            pixels = preprocess(data, SPEC, PREPROCESSING)[None]
             (values,) = image_values(model.bundle.name, model.bundle.class_names, pixels, model.run(pixels), [data])
             file.write(json.dumps(head | {"time": 4e5 + number} | values) + "\n")
     return folder

@@ -19,7 +19,7 @@ from planish.task import Task
 from planish.testing import write_shapes
 from planish.training import FitSettings
 from planish.training.ensembles import Ensemble, Views, greedy_soup, uniform_soup
-from planish.training.prepare import prepare
+from planish.training.prepare import prepare_job
 from planish.training.schedules.averaging import fit_statistics
 
 from .conftest import PREPROCESSING, SIZE, SPEC
@@ -61,8 +61,8 @@ def test_views_are_the_image_moved_and_mirrored():
 
 
 def test_a_file_holds_the_whole_ensemble_and_all_views(tmp_path):
-    job = prepare(write_shapes(tmp_path / "shapes", per_class=12), "resnet8x0.5")
-    other = prepare(tmp_path / "shapes", "resnet8x0.5", weights_seed=5)
+    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), "resnet8x0.5")
+    other = prepare_job(tmp_path / "shapes", "resnet8x0.5", weights_seed=5)
     both = Ensemble([Views(job.artifact.module, shift=1), Views(other.artifact.module, shift=1)])
     file = ToOnnx().apply(replace(job.artifact, module=both.eval()), job.task).files[0]
     images = job.task.split("test").images(job.artifact.input_spec, job.artifact.preprocessing)[:7]

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from planish.artifact import Step
 from planish.training import Distill
-from planish.training.sparsity_constraint import KeptWeights
+from planish.training.sparsity_constraint import SparsityConstraint
 
 
 def test_shared_weights_take_the_mean_of_their_steps() -> None:
@@ -22,7 +22,7 @@ def test_shared_weights_take_the_mean_of_their_steps() -> None:
     layer = nn.Linear(8, 6)
     layer.weight.data = codebook[index]
     entries, bias = nn.Parameter(codebook.clone()), nn.Parameter(layer.bias.detach().clone())
-    keep = KeptWeights(layer, "shared")
+    keep = SparsityConstraint(layer, "shared")
     ours = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     theirs = torch.optim.SGD([entries, bias], lr=0.1, momentum=0.9, weight_decay=0.01)
     counts = torch.bincount(index.flatten())

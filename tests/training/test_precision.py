@@ -16,7 +16,7 @@ from planish.compression.pruning.iterative_pruning import IterativePruning
 from planish.datacentric.folds import Folds, folds
 from planish.decisions import remembering
 from planish.experiments.experiment import Experiment, experiment
-from planish.experiments.topics import TOPICS, arms_of
+from planish.experiments.topics import TOPICS, strategies_of
 from planish.models.zoo import create
 from planish.testing import write_shapes
 from planish.training import Distill, precision
@@ -74,7 +74,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _experiment(data: Path, out: Path, resume: bool) -> Experiment:
-    factors = {"levers.activation": ["relu", "elu"], "levers.norm": ["batch", "group"]}  # each arm has layers of its own kinds
+    factors = {
+        "modifications.activation": ["relu", "elu"],
+        "modifications.norm": ["batch", "group"],
+    }  # each arm has layers of its own kinds
     return experiment(data, factors=factors, model="resnet8x0.5", epochs=1, seeds=1, out=out, resume=resume)
 
 
@@ -98,7 +101,7 @@ def test_all_trainings_of_a_job_compute_alike_in_a_second_sitting_too(job: Any, 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_every_arm_that_trains_does_so_in_the_precision_of_the_comparison(topic: str) -> None:
     trained = 0
-    for arm in arms_of(topic, Distill(mixed_precision="off")):
+    for arm in strategies_of(topic, Distill(mixed_precision="off")):
         for step in arm.plan.steps:
             step = step.distill if isinstance(step, IterativePruning) else step
             if hasattr(step, "epochs"):

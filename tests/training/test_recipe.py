@@ -17,12 +17,22 @@ from planish.progress import collecting_notes
 from planish.technique import registered
 from planish.testing import write_shapes
 from planish.training import Distill
-from planish.training.prepare import prepare
-from planish.training.recipe import LEVERS, Recipe, default_recipe, load_recipe, pull, recipe_for, resolved_recipe, set_values, shipped
+from planish.training.prepare import prepare_job
+from planish.training.recipe import (
+    MODIFICATIONS,
+    Recipe,
+    apply_modifications,
+    default_recipe,
+    load_recipe,
+    recipe_for,
+    resolved_recipe,
+    set_values,
+    shipped,
+)
 
 
 def test_every_lever_of_a_recipe_is_a_technique() -> None:
-    assert set(LEVERS) <= registered().keys()
+    assert set(MODIFICATIONS) <= registered().keys()
 
 
 def test_shipped_recipes_are_read_and_say_what_they_are_for() -> None:
@@ -58,7 +68,7 @@ def test_a_file_may_say_only_what_differs(tmp_path: Path) -> None:
     [
         (["training.epoch=3"], "did you mean 'epochs'"),
         (["activations=elu"], "did you mean 'activation'"),
-        (["activation=eluu"], "levers.activation"),
+        (["activation=eluu"], "modifications.activation"),
         (["epochs=0"], "training.epochs"),
         (["epochs"], "KEY=VALUE"),
     ],
@@ -77,7 +87,7 @@ def test_train_keeps_the_recipe_and_the_levers(tmp_path: Path) -> None:
     data = write_shapes(tmp_path / "shapes", per_class=20)
     trained = planish.train(data, model="resnet8", changes=["epochs=1", "activation=elu", "norm=group"], out=tmp_path / "model")
     kept = load_recipe(tmp_path / "model" / "recipe.yaml")
-    assert kept.levers == {"activation": "elu", "norm": "group"}
+    assert kept.modifications == {"activation": "elu", "norm": "group"}
     assert (tmp_path / "model" / "augmented.png").stat().st_size > 500
     kinds = {type(m) for m in trained.artifact.module.modules()}
     assert torch.nn.ELU in kinds
@@ -88,8 +98,8 @@ def test_train_keeps_the_recipe_and_the_levers(tmp_path: Path) -> None:
 
 
 def test_pulled_levers_are_where_a_network_starts_from(tmp_path: Path) -> None:
-    job = prepare(write_shapes(tmp_path / "shapes", per_class=20), "resnet8")
-    artifact = pull(job.artifact, job.task, [Activation("elu"), Norm("group")])
+    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=20), "resnet8")
+    artifact = apply_modifications(job.artifact, job.task, [Activation("elu"), Norm("group")])
     assert artifact.original is None
     assert [step.technique for step in artifact.lineage.steps] == ["activation", "norm"]
 
@@ -111,10 +121,10 @@ def test_weights_that_expect_another_normalisation_are_told(normalisation: Any, 
     torch.save(torchvision.models.get_model("squeezenet1_1").state_dict(), tmp_path / "weights.pth")
     data = write_shapes(tmp_path / "shapes", per_class=20, channels=3)
     with collecting_notes() as notes:
-        prepare(data, "torchvision:squeezenet1_1", weights=tmp_path / "weights.pth", image_size=64, normalisation=normalisation)
+        prepare_job(data, "torchvision:squeezenet1_1", weights=tmp_path / "weights.pth", image_size=64, normalisation=normalisation)
     assert any("they begin worse" in text for text in notes) is said
     with collecting_notes() as notes:
-        prepare(data, "torchvision:squeezenet1_1", image_size=64, normalisation=normalisation)
+        prepare_job(data, "torchvision:squeezenet1_1", image_size=64, normalisation=normalisation)
     assert not any("they begin worse" in text for text in notes), "fresh weights expect nothing"
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from planish.training import Distill
 from planish.training.distillation import teacher_cache as remembered
-from planish.training.distillation.teacher_cache import Answers, answers_of
+from planish.training.distillation.teacher_cache import TeacherCache, cache_of
 
 
 def test_each_image_is_asked_about_once():
@@ -22,7 +22,7 @@ def test_each_image_is_asked_about_once():
         asked.append(chosen)
         return teacher(shown[chosen].float())
 
-    answers = Answers(at_once=4)
+    answers = TeacherCache(at_once=4)
     for indices in ([0, 1, 2, 3], [5, 1, 3]):
         shown = images[indices]
         assert torch.allclose(answers.ask(shown, partial(ask, shown)), teacher(shown.float()))
@@ -31,7 +31,7 @@ def test_each_image_is_asked_about_once():
 
 def test_what_does_not_fit_is_answered_all_the_same(monkeypatch):
     monkeypatch.setattr(remembered, "_MOST_BYTES", 4 * 3 * 4)
-    images, answers = torch.arange(8, dtype=torch.uint8).view(8, 1), Answers(at_once=4)
+    images, answers = torch.arange(8, dtype=torch.uint8).view(8, 1), TeacherCache(at_once=4)
     for start in (0, 4, 0, 4, 2):
         part = images[start : start + 4]
         found = answers.ask(part, lambda chosen, part=part: part[chosen].float().expand(-1, 3))
@@ -40,26 +40,26 @@ def test_what_does_not_fit_is_answered_all_the_same(monkeypatch):
 
 def test_another_teacher_gives_other_answers():
     teacher = nn.Linear(2, 2)
-    known = answers_of(teacher, 64)
-    assert answers_of(copy.deepcopy(teacher), 64) is known
-    assert answers_of(teacher, 32) is not known
-    known = answers_of(teacher, 64)
-    assert answers_of(teacher, 64, bf16=True) is not known
-    known = answers_of(teacher, 64)
+    known = cache_of(teacher, 64)
+    assert cache_of(copy.deepcopy(teacher), 64) is known
+    assert cache_of(teacher, 32) is not known
+    known = cache_of(teacher, 64)
+    assert cache_of(teacher, 64, bf16=True) is not known
+    known = cache_of(teacher, 64)
     teacher.weight.data[0, 0] += 1
-    assert answers_of(teacher, 64) is not known
+    assert cache_of(teacher, 64) is not known
 
 
 def test_a_second_distillation_does_not_run_the_teacher(artifact, task, monkeypatch):
     """And gives the very same student."""
     start = Distill(epochs=1, batch_size=32, augmentation="none").apply(artifact, task)
     images_seen = []
-    plain = Answers.ask
+    plain = TeacherCache.ask
 
     def counted(self, images, teacher):
         return plain(self, images, lambda chosen: images_seen.append(len(set(chosen))) or teacher(chosen))
 
-    monkeypatch.setattr(Answers, "ask", counted)
+    monkeypatch.setattr(TeacherCache, "ask", counted)
     remembered._answers_of.cache_clear()
     technique = Distill(epochs=2, batch_size=32, augmentation="light")
     first = technique.apply(start, task)

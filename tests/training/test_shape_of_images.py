@@ -1,4 +1,4 @@
-"""Where places are learned, the input has the images' shape; a smaller one stays what the strides of maps divide."""
+"""In localisation tasks, the input has the images' shape; a smaller one stays what the strides of maps divide."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from planish.compression import Resolution
 from planish.errors import TechniqueError
 from planish.export import ToOnnx
 from planish.export.runtimes.registry import load
-from planish.training.prepare import Job, prepare
+from planish.training.prepare import Job, prepare_job
 
 
 def wide_images(folder: Path, height: int, width: int) -> Path:
@@ -34,7 +34,7 @@ def wide_images(folder: Path, height: int, width: int) -> Path:
 
 
 def prepared(folder: Path, size: int | None) -> Job:
-    return prepare(folder, "resnet8", image_size=size)
+    return prepare_job(folder, "resnet8", image_size=size)
 
 
 @pytest.mark.parametrize(

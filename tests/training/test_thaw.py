@@ -11,14 +11,14 @@ from torch import nn
 
 from planish.testing import write_shapes
 from planish.training.fit import fit
-from planish.training.prepare import Job, prepare
-from planish.training.schedules.freezing import Thaw
+from planish.training.prepare import Job, prepare_job
+from planish.training.schedules.freezing import LayerFreezer
 from planish.training.settings import FitSettings
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return prepare(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), "resnet8")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), "resnet8")
 
 
 def trained(job: Job, **settings: object) -> nn.Module:
@@ -44,7 +44,7 @@ def test_gradual_unfreezing_reaches_every_layer_in_the_end(job: Job) -> None:
 
 def test_parts_thaw_from_the_last_to_the_first(job: Job) -> None:
     module = prepare_copy(job)
-    thaw = Thaw(module, job.artifact.input_spec, "gradual", 1.0)
+    thaw = LayerFreezer(module, job.artifact.input_spec, "gradual", 1.0)
     seen = []
     for progress in (0.0, 0.13, 0.26, 0.38, 0.51):
         thaw(progress)
@@ -57,14 +57,14 @@ def test_parts_thaw_from_the_last_to_the_first(job: Job) -> None:
 
 def test_frozen_layers_are_in_eval_mode_and_stay_so_when_the_network_is_put_to_train(job: Job) -> None:
     module = prepare_copy(job)
-    thaw = Thaw(module, job.artifact.input_spec, "backbone", 1.0)
+    thaw = LayerFreezer(module, job.artifact.input_spec, "backbone", 1.0)
     module.train()
     thaw(0.0, restart=True)
     assert not any(m.training for m in module.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_earlier_layers_learn_more_slowly(job: Job) -> None:
-    thaw = Thaw(module := prepare_copy(job), job.artifact.input_spec, "none", 0.5)
+    thaw = LayerFreezer(module := prepare_copy(job), job.artifact.input_spec, "none", 0.5)
     rates = {name: thaw.rate_of(p) for name, p in module.named_parameters()}
     assert rates["fc.weight"] == 1.0
     assert rates["conv1.weight"] == 0.5**4
@@ -75,7 +75,7 @@ def test_earlier_layers_learn_more_slowly(job: Job) -> None:
 def test_parameters_that_ask_for_no_gradient_never_learn(job: Job) -> None:
     module = prepare_copy(job)
     module.conv1.weight.requires_grad_(False)
-    thaw = Thaw(module, job.artifact.input_spec, "gradual", 1.0)
+    thaw = LayerFreezer(module, job.artifact.input_spec, "gradual", 1.0)
     thaw(1.0)
     assert not module.conv1.weight.requires_grad
     assert module.fc.weight.requires_grad

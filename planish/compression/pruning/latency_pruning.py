@@ -26,7 +26,7 @@ from planish.compression.pruning.channel_pruning import ChannelPruning, choose
 from planish.compression.pruning.importance import Importance, unit_scores
 from planish.compression.pruning.sensitivity import harm_of_forms, harm_of_rounding, harm_of_widths
 from planish.compression.pruning.width_choice import Choice, least_error, time_of
-from planish.compression.pruning.width_costs import Way, width_costs
+from planish.compression.pruning.width_costs import LayerForm, width_costs
 from planish.compression.quantization.int8 import FLOAT_LAYERS
 from planish.compression.reconstruction.layer_moments import moments
 from planish.devices.layer_latency import Precision, Variant, layer_latencies, multiplications
@@ -53,7 +53,7 @@ class LatencyPruning:
         runtime: where layers are timed.
         precision: in which they are timed: ``int8`` where the plan goes on to it.
         threads: that the runtime may use.
-        batch: images a call.
+        batch: images in a batch.
         importance: which of a layer's channels go first, see ``importance.IMPORTANCES``.
         multiple: widths become multiples of this.
         low_rank: layers may also be split (see ``factorize``) where that costs less than fewer channels.
@@ -121,7 +121,7 @@ class LatencyPruning:
         gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
         known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # other speeds of one network need the same
         errors = _once(_known(*known, self.importance, self.multiple), lambda: harm_of_widths(module, graph, gone, images, task))
-        ways: dict[str, dict[Way, float]] = {}
+        ways: dict[str, dict[LayerForm, float]] = {}
         if self.low_rank:
             ways = _once(_known(*known, "ranks"), lambda: _split_ways(module, example, batches, images, task))
         if self.mixed_precision:
@@ -187,17 +187,17 @@ def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
 
 def _split_ways(
     module: nn.Module, example: Tensor, batches: Callable[[], Iterable[tuple[Tensor, Any]]], images: Tensor, task: Task
-) -> dict[str, dict[Way, float]]:
+) -> dict[str, dict[LayerForm, float]]:
     places, _ = find_layers(module, example)
     seen = moments(module, {n: module.get_submodule(n) for n in places}, batches())
     harm = harm_of_forms(module, places, seen, images, task)
-    return {name: {Way(form): error for form, error in forms.items()} for name, forms in harm.items()}
+    return {name: {LayerForm(form): error for form, error in forms.items()} for name, forms in harm.items()}
 
 
-def _with_float(ways: Mapping[str, Mapping[Way, float]], rounding: Mapping[str, float]) -> dict[str, dict[Way, float]]:
+def _with_float(ways: Mapping[str, Mapping[LayerForm, float]], rounding: Mapping[str, float]) -> dict[str, dict[LayerForm, float]]:
     """Every way in INT8 has the harm of rounding on top of its own; the whole layer may also stay float, without any."""
     return {
-        name: {Way(): harm, Way(is_float=True): 0.0} | {way: error + harm for way, error in ways.get(name, {}).items()}
+        name: {LayerForm(): harm, LayerForm(is_float=True): 0.0} | {way: error + harm for way, error in ways.get(name, {}).items()}
         for name, harm in rounding.items()
     }
 

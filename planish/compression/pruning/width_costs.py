@@ -22,7 +22,7 @@ _TIMED_ELSE = (0.25, 0.5, 1.0)  # the same where it is split, or float
 
 
 @dataclass(frozen=True)
-class Way:
+class LayerForm:
     """How a layer is carried out.
 
     Args:
@@ -34,7 +34,7 @@ class Way:
     is_float: bool = False
 
 
-_WHOLE = Way()
+_WHOLE = LayerForm()
 
 Times = Callable[[Sequence[Variant]], Sequence[float]]
 
@@ -51,7 +51,7 @@ class _Call:
     def depthwise(self) -> bool:
         return self.shape.groups > 1 and self.shape.groups == self.shape.in_channels
 
-    def at(self, inputs: int, outputs: int, precision: Precision, way: Way = _WHOLE) -> Variant:
+    def at(self, inputs: int, outputs: int, precision: Precision, way: LayerForm = _WHOLE) -> Variant:
         """The same layer at other widths, carried out in that way."""
         groups = self.shape.groups
         if self.depthwise:
@@ -72,8 +72,8 @@ def width_costs(
     kept: Floats,
     precision: Precision,
     times: Times,
-    harm: Mapping[str, Mapping[Way, float]] | None = None,
-) -> tuple[list[Cost], list[tuple[str, list[Way]]]]:
+    harm: Mapping[str, Mapping[LayerForm, float]] | None = None,
+) -> tuple[list[Cost], list[tuple[str, list[LayerForm]]]]:
     """What each layer costs, by the decisions on the channels it reads and makes, and by the way it is carried out.
 
     Where a layer's channels come under several decisions (concatenation), its time is the mean of what each would give alone, weighted by
@@ -123,8 +123,8 @@ def width_costs(
 
 
 def _worth_trying(
-    calls: Sequence[_Call], harm: Mapping[str, Mapping[Way, float]], precision: Precision, times: Times
-) -> dict[str, list[Way]]:
+    calls: Sequence[_Call], harm: Mapping[str, Mapping[LayerForm, float]], precision: Precision, times: Times
+) -> dict[str, list[LayerForm]]:
     """Of each layer the whole way, and where it runs once the others: of those that split it only what is faster by what counts as a
     difference.
     """
@@ -141,7 +141,7 @@ def _worth_trying(
     return found
 
 
-def _grid(call: _Call, side: str, way: Way) -> list[int]:
+def _grid(call: _Call, side: str, way: LayerForm) -> list[int]:
     """Widths that are timed, whole multiples of 8 where there is room for them."""
     width = call.shape.in_channels if side == "in" else call.shape.out_channels
     if side == "in" and call.depthwise:

@@ -1,4 +1,4 @@
-"""Smaller inputs: the cheapest lever of all, since every weight stays in place."""
+"""Smaller inputs: the cheapest change of all, since every weight stays in place."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class NotedObject:
 
 
 @dataclass(frozen=True, slots=True)
-class NotedImage:
+class AnnotatedImage:
     """One image.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from planish.data.annotations.annotated_image import NotedImage, NotedObject, note_unused
+from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject, note_unused
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import SPLIT_WORDS, GivenSplit
 from planish.data.sources.unsupported_formats import PANOPTIC, foreign_format
@@ -72,7 +72,7 @@ def _splits_by_name(files: list[Path], inventory: Inventory) -> dict[Path, Given
 
 def read_coco(
     root: Path, files: dict[Path, GivenSplit | None], inventory: Inventory | None = None
-) -> tuple[list[NotedImage], tuple[str, ...]]:
+) -> tuple[list[AnnotatedImage], tuple[str, ...]]:
     """Images and class names, in the order of their numbers.
 
     Args:
@@ -85,7 +85,7 @@ def read_coco(
     """
     inventory = inventory or Inventory()
     inventory.use(files)
-    images: dict[Path, NotedImage] = {}
+    images: dict[Path, AnnotatedImage] = {}
     names: dict[int, str] = {}
     loaded = {file: _load(file) for file in files}
     empty = [file for file, content in loaded.items() if not content.get("annotations")]
@@ -118,11 +118,11 @@ def read_coco(
     return sorted(images.values(), key=lambda image: image.key), ordered
 
 
-def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[str, Any]) -> tuple[list[NotedImage], dict[int, str]]:
+def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[str, Any]) -> tuple[list[AnnotatedImage], dict[int, str]]:
     """The images and classes of one file; what is not as COCO has it raises whatever it raises."""
     here = _categories(file, content)
     of_image, faults = _objects(file, content, here)
-    images: list[NotedImage] = []
+    images: list[AnnotatedImage] = []
     known: dict[Any, str] = {}
     repeated = 0
     for image in content["images"]:
@@ -140,7 +140,7 @@ def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[s
         path = _path(root, file, name, split)
         size = _size(file, name, image)
         images.append(
-            NotedImage(
+            AnnotatedImage(
                 path.relative_to(root).as_posix(), path, split, tuple(of_image.get(number, ())), size, faults=tuple(faults.get(number, ()))
             )
         )

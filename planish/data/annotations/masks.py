@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from planish.data.annotations.annotated_image import NotedImage, NotedObject
+from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject
 from planish.data.annotations.map_codes import Codes, codes_in, lossy_codes, named_codes, read_codes
 from planish.data.annotations.voc import given_splits
 from planish.data.sources.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
@@ -67,27 +67,27 @@ def masked_images(root: Path) -> list[Masked]:
     return sorted(found, key=lambda one: one.image)
 
 
-def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[NotedImage], Codes]:
+def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedImage], Codes]:
     """Images with the files of their label maps, and what the values or colours in those mean.
 
     Raises:
         DataError: there are no two classes in them, or more than can be.
     """
     splits = given_splits(root)
-    images: list[NotedImage] = []
+    images: list[AnnotatedImage] = []
     seen: set[int] = set()
     with Stage("reading masks", len(masked)) as stage:
         for one in masked:
             if one.labels is None:
                 continue
-            images.append(NotedImage(_key(root, one.image), one.image, _split(root, one.image, splits), labels=one.labels))
+            images.append(AnnotatedImage(_key(root, one.image), one.image, _split(root, one.image, splits), labels=one.labels))
             seen |= codes_in(one.labels)
             stage.advance()
     files = [one.labels for one in masked if one.labels is not None]
     return images, lossy_codes(root, files, frozenset(seen)) or named_codes(root, frozenset(seen), _is_voc(masked))
 
 
-def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[NotedImage], tuple[str, ...]]:
+def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedImage], tuple[str, ...]]:
     """Images with their objects, and class names, sorted.
 
     Raises:
@@ -98,7 +98,7 @@ def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[NotedImage
     with Stage("reading masks", len(masked)) as stage:
         for one in masked:
             objects = tuple(_of_map(one, names) if one.objects else _of_singles(one))
-            images.append(NotedImage(_key(root, one.image), one.image, _split(root, one.image, splits), objects))
+            images.append(AnnotatedImage(_key(root, one.image), one.image, _split(root, one.image, splits), objects))
             stage.advance()
     return images, tuple(sorted({o.label for image in images for o in image.objects}))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from planish.data.annotations.annotated_image import NotedImage, NotedObject
+from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject
 from planish.data.annotations.coco import coco_files, is_coco, read_coco
 from planish.data.annotations.map_codes import NAME_FILES, Codes
 from planish.data.annotations.masks import Masked, masked_images, read_label_maps, read_object_masks
@@ -40,7 +40,7 @@ class Noted:
         codes: what stands in label maps; None where there are none.
     """
 
-    images: list[NotedImage]
+    images: list[AnnotatedImage]
     class_names: tuple[str, ...]
     task: DataTask
     how: str
@@ -155,7 +155,7 @@ def fitting_task(given: DataTask, wanted: str | None, name: str) -> DataTask:
     raise DataError(f"{name!r} is not for the task {wanted!r}", f"its annotations are for {able}", "omit --task, or name one of these")
 
 
-def _of_objects(images: list[NotedImage], class_names: Sequence[str], how: str, wanted: str | None, inventory: Inventory) -> Noted:
+def _of_objects(images: list[AnnotatedImage], class_names: Sequence[str], how: str, wanted: str | None, inventory: Inventory) -> Noted:
     images = _without_repeated(images, inventory)
     objects = [o for image in images for o in image.objects]
     if not objects and not any(image.faults for image in images):
@@ -180,7 +180,7 @@ def _of_objects(images: list[NotedImage], class_names: Sequence[str], how: str, 
     return Noted(_with_splits(images, inventory), tuple(class_names), "instance" if instance else "detection", how)
 
 
-def _without_repeated(images: list[NotedImage], inventory: Inventory) -> list[NotedImage]:
+def _without_repeated(images: list[AnnotatedImage], inventory: Inventory) -> list[AnnotatedImage]:
     """Objects that are listed twice in an image, as in merged files, are used once."""
     found, repeated = [], list[str]()
     for image in images:
@@ -205,7 +205,7 @@ def _is_its_box(one: NotedObject) -> bool:
     return corners == {(round(x), round(y)) for x in (left, right) for y in (top, bottom)} if math.isfinite(sum(one.box)) else False
 
 
-def _with_splits(images: list[NotedImage], inventory: Inventory) -> list[NotedImage]:
+def _with_splits(images: list[AnnotatedImage], inventory: Inventory) -> list[AnnotatedImage]:
     """Those in a split where some are."""
     without = [image for image in images if image.split is None]
     if not without or len(without) == len(images):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from planish.data.annotations.annotated_image import NotedImage, NotedObject
+from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject
 from planish.data.preprocessing import FORMATS, image_damage_reported
 from planish.data.targets.objects import Objects
 from planish.data.targets.run_lengths import lengths_of
@@ -21,7 +21,7 @@ _ORIENTATION = 274
 _LONGEST_OUTLINE = 10_000_000  # pixels
 
 
-def size_of(noted: NotedImage) -> tuple[int, int]:
+def size_of(noted: AnnotatedImage) -> tuple[int, int]:
     """Height and width of the file, turned as its EXIF says; from its head, the pixels are not read.
 
     Raises:
@@ -38,7 +38,7 @@ def size_of(noted: NotedImage) -> tuple[int, int]:
         raise DataError(f"the image {str(noted.path)!r} cannot be opened: {describe(error)}") from error
 
 
-def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:
+def objects_of(noted: AnnotatedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:
     """The objects of an image, and what is wrong with some, in words; those are left out.
 
     Args:
@@ -71,7 +71,7 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
             faults.append(f"box {place} ({one.label}) has no mask")
         else:
             try:
-                lengths = run_lengths(_scaled(one.mask, down, across), height, width) if masks else None
+                lengths = encode_mask(_scaled(one.mask, down, across), height, width) if masks else None
             except DAMAGED as error:
                 faults.append(f"the mask of box {place} ({one.label}) cannot be understood: {describe(error)}")
                 continue
@@ -96,7 +96,7 @@ def objects_of(noted: NotedImage, height: int, width: int, number: Mapping[str, 
     return objects, faults
 
 
-def run_lengths(mask: Any, height: int, width: int) -> dict[str, Any]:
+def encode_mask(mask: Any, height: int, width: int) -> dict[str, Any]:
     """A mask in COCO's compressed run lengths, of polygons or of either kind of run lengths.
 
     Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from planish.data.annotations.annotated_image import NotedImage, NotedObject
+from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit, files_below
 from planish.data.sources.unsupported_formats import foreign_format
@@ -29,7 +29,9 @@ def voc_files(root: Path) -> dict[Path, Path | None]:
     return images if any(images.values()) else {}
 
 
-def read_voc(root: Path, files: dict[Path, Path | None], inventory: Inventory | None = None) -> tuple[list[NotedImage], tuple[str, ...]]:
+def read_voc(
+    root: Path, files: dict[Path, Path | None], inventory: Inventory | None = None
+) -> tuple[list[AnnotatedImage], tuple[str, ...]]:
     """Images and class names, sorted.
 
     Args:
@@ -63,7 +65,7 @@ def read_voc(root: Path, files: dict[Path, Path | None], inventory: Inventory | 
             except ValueError as error:
                 faults.append(f"object {place} in {file.name} {error}")
         noted = (height, width) if height and width else None
-        images.append(NotedImage(path.relative_to(root).as_posix(), path, split, tuple(objects), noted, faults=tuple(faults)))
+        images.append(AnnotatedImage(path.relative_to(root).as_posix(), path, split, tuple(objects), noted, faults=tuple(faults)))
     if absent := sorted(set(splits) - {path.stem for path in files.values() if path is not None}):
         note(f"{len(absent)} names in ImageSets have no image with an XML file, for example {', '.join(absent[:3])}")
     names = sorted({o.label for image in images for o in image.objects})

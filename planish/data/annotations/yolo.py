@@ -1,4 +1,4 @@
-"""YOLO's text files, a line an object: ``class x y width height`` as shares of the sides, or ``class x y x y ...``, a polygon.
+"""YOLO's text files, a line an object: ``class x y width height`` normalized to the sides, or ``class x y x y ...``, a polygon.
 
 They lie beside the images, or in ``labels/`` where those lie in ``images/``. An image without one, or with an empty one, has no objects.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.data.annotations.annotated_image import NotedImage, NotedObject, note_unused
+from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject, note_unused
 from planish.data.annotations.validation import size_of
 from planish.data.annotations.yolo_text import class_number, has_label_line
 from planish.data.sources.inventory import Inventory
@@ -142,7 +142,7 @@ def _without_orphans(root: Path, texts: dict[Path, Path | None], inventory: Inve
     return {image: text for image, text in texts.items() if text is not None}
 
 
-def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, ...]]:
+def read_yolo(root: Path, layout: Layout) -> tuple[list[AnnotatedImage], tuple[str, ...]]:
     """Images and class names, sorted as their numbers are; lines that make no sense are noted as faults.
 
     Args:
@@ -161,7 +161,7 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, 
     images = []
     for image, lines in rows.items():
         key = image.relative_to(root).as_posix()
-        noted = NotedImage(key, image, layout.splits.get(image))
+        noted = AnnotatedImage(key, image, layout.splits.get(image))
         try:
             height, width = size_of(noted)
         except DataError:  # what is broken is told, or left out, when it is decoded
@@ -172,7 +172,7 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[NotedImage], tuple[str, 
                 objects.append(_object(words, names, height, width))
             except ValueError as error:
                 faults.append(f"line {place} {error}")
-        images.append(NotedImage(key, image, layout.splits.get(image), tuple(objects), faults=tuple(faults)))
+        images.append(AnnotatedImage(key, image, layout.splits.get(image), tuple(objects), faults=tuple(faults)))
     ordered = tuple(dict.fromkeys(names[number] for number in sorted(names)))
     note_unused(ordered, [one for image in images for one in image.objects])
     return sorted(images, key=lambda one: one.key), ordered

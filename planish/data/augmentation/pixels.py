@@ -85,7 +85,7 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
 
     Args:
         images: float ``(N, C, H, W)``.
-        boxes: ``(N, 4)``: top, left, height and width, as shares of the sides.
+        boxes: ``(N, 4)``: top, left, height and width, normalized to the sides.
     """
     top, left, tall, wide = boxes.to(images)[:, :, None, None, None].unbind(1)
     height, width = images.shape[2:]

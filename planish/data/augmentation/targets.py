@@ -51,7 +51,7 @@ def augment_targets(
 ) -> TargetAugment:
     """A function from uint8 images ``(N, C, H, W)``, their targets and a generator to augmented ones of the same shape, and theirs.
 
-    Targets are a list with a dict an image (``boxes`` float32 ``(M, 4)`` as shares of the sides, ``labels`` int64 ``(M,)``, perhaps
+    Targets are a list with a dict an image (``boxes`` float32 ``(M, 4)`` normalized to the sides, ``labels`` int64 ``(M,)``, perhaps
     ``masks`` uint8 ``(M, h, w)`` of one size in the whole batch), or label maps int64 ``(N, h, w)``. Objects of which less than a quarter
     is left are dropped; a pixel of a label map that was in no image is 255.
 

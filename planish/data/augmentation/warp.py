@@ -45,7 +45,7 @@ def crop_matrices(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def random_boxes(count: int, low: float, high: float, stretch: float) -> Tensor:
-    """Boxes inside an image ``(count, 4)``: top, left, height and width, as shares of its sides. Drawn from torch's global generator.
+    """Boxes inside an image ``(count, 4)``: top, left, height and width, normalized to the sides. Drawn from torch's global generator.
 
     Args:
         count: of boxes.

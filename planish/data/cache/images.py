@@ -28,7 +28,7 @@ _VERSION = 2  # raise when decoding or the layout changes
 
 
 @dataclass(frozen=True)
-class Store:
+class ImageStore:
     """Decoded images of several sizes in one memory-mapped buffer.
 
     Args:
@@ -71,8 +71,8 @@ class Store:
         return same_colour and same_size
 
 
-def decoded(paths: Sequence[Path], hashes: npt.NDArray[np.uint8], decode_side: int, grey: bool, root: Path) -> Store:
-    """All files decoded, from the cache if these contents were decoded before. Bad files are told in ``Store.bad``.
+def decoded(paths: Sequence[Path], hashes: npt.NDArray[np.uint8], decode_side: int, grey: bool, root: Path) -> ImageStore:
+    """All files decoded, from the cache if these contents were decoded before. Bad files are told in ``ImageStore.bad``.
 
     Args:
         paths: the files.
@@ -96,10 +96,10 @@ def decoded(paths: Sequence[Path], hashes: npt.NDArray[np.uint8], decode_side: i
     )
     bad = {int(i): reason for i, reason in json.loads((folder / "bad.json").read_text()).items()}
     remarks = json.loads((folder / "remarks.json").read_text())
-    return Store(buffer, **arrays, bad=bad, remarks=remarks, decode_side=decode_side, grey=grey, key=key)
+    return ImageStore(buffer, **arrays, bad=bad, remarks=remarks, decode_side=decode_side, grey=grey, key=key)
 
 
-def resized(store: Store, rows: npt.NDArray[np.int64], spec: InputSpec, preprocessing: Preprocessing, root: Path) -> Pixels:
+def resized(store: ImageStore, rows: npt.NDArray[np.int64], spec: InputSpec, preprocessing: Preprocessing, root: Path) -> Pixels:
     """The images of these rows as the model is fed them, uint8 ``(N, h, w, C)``, memory-mapped; made on first use.
 
     Raises:

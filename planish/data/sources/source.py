@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from planish.data.annotations.annotated_image import NotedImage
+from planish.data.annotations.annotated_image import AnnotatedImage
 from planish.data.annotations.map_codes import Codes, codes_in, size_in
 from planish.data.annotations.source import LAYOUTS, fitting_task, noted_in
 from planish.data.annotations.validation import objects_of, size_of
@@ -36,7 +36,7 @@ _OTHER_SHAPE = 0.05  # of the ratio of sides, by which a mask and its image may 
 
 
 @dataclass(frozen=True)
-class Taught:
+class Labels:
     """What images teach.
 
     Args:
@@ -93,7 +93,7 @@ class LabelledFiles:
     def classes(self) -> int:
         return len({item.label for item in self.images})
 
-    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Labels:
         """Class numbers.
 
         Args:
@@ -110,7 +110,7 @@ class LabelledFiles:
         names = _model_classes(found, class_names)
         number = {label: i for i, label in enumerate(names)}
         targets = np.array([number[item.label] for item in listed], dtype=np.int64)
-        return Taught(names, targets, targets, names, needed=class_names is None)
+        return Labels(names, targets, targets, names, needed=class_names is None)
 
     def printable(self) -> LabelledFiles:
         """With keys and labels that can be printed and stored."""
@@ -126,7 +126,7 @@ class AnnotatedFiles:
     """Images with places in them."""
 
     name: str
-    images: list[NotedImage]
+    images: list[AnnotatedImage]
     class_names: tuple[str, ...]
     task: str
     how: str
@@ -136,7 +136,7 @@ class AnnotatedFiles:
     def classes(self) -> int:
         return len(self.class_names)
 
-    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Labels:
         """``Objects``, or label maps made of them.
 
         An object that makes no sense is left out with ``skip_bad``; an image of which nothing else would be left is left out with it, as it
@@ -195,7 +195,7 @@ class AnnotatedFiles:
         if out := self.inventory.leave_out("annotations", what, ignored):
             note(str(out))
         strata, kinds = _strata([one.counted_labels for one in found], of_objects)
-        return Taught(names, PaintedMaps(found) if painted else tuple(found), strata, kinds, faults, kept=kept)
+        return Labels(names, PaintedMaps(found) if painted else tuple(found), strata, kinds, faults, kept=kept)
 
     def printable(self) -> AnnotatedFiles:
         """With keys and class names that can be printed and stored."""
@@ -218,7 +218,7 @@ class MappedFiles:
     """Images with a class for each pixel, in files."""
 
     name: str
-    images: list[NotedImage]
+    images: list[AnnotatedImage]
     codes: Codes
     how: str
     task: str = "semantic"
@@ -228,7 +228,7 @@ class MappedFiles:
     def classes(self) -> int:
         return len(self.codes.class_names)
 
-    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Taught:
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Labels:
         """Label maps; images whose maps do not fit them are left out with ``skip_bad``.
 
         Args:
@@ -261,7 +261,7 @@ class MappedFiles:
         self.inventory.images_used -= len(faults)
         strata, kinds = _strata([np.flatnonzero(row) for row in there[kept]], names)
         maps = ReadMaps([listed[i].labels for i in kept], codes, there[kept])
-        return Taught(names, maps, strata, kinds, faults, kept=np.array(kept, np.int64))
+        return Labels(names, maps, strata, kinds, faults, kept=np.array(kept, np.int64))
 
     def printable(self) -> MappedFiles:
         """With keys and class names that can be printed and stored."""
@@ -386,7 +386,7 @@ def report_found(source: str | Path, content: Source) -> None:
         note(f"{content.name}: {line}" if i == 0 else line)
 
 
-def annotations_of(item: Listed | NotedImage) -> int:
+def annotations_of(item: Listed | AnnotatedImage) -> int:
     """How many objects the annotations of an image describe, those that cannot be understood as well."""
     return 0 if isinstance(item, Listed) else len(item.objects) + len(item.faults)
 

@@ -29,7 +29,7 @@ class ObjectBatch:
     """All objects of a batch of images.
 
     Args:
-        boxes: left, top, right, bottom as shares of the image's sides, float32 ``(T, 4)``.
+        boxes: left, top, right, bottom normalized to the image's sides, float32 ``(T, 4)``.
         labels: int64 ``(T,)``.
         image: which image each is in, int64 ``(T,)``, rising.
         count: of images.

@@ -15,7 +15,7 @@ Window = tuple[int, int, int, int]  # top, left, height, width in pixels of the 
 
 
 def mask_boxes(masks: Tensor, height: int, width: int) -> Tensor:
-    """The box around each mask as shares of the sides, float32 ``(T, 4)``; of one without a pixel, no box (right is not above left)."""
+    """The box around each mask, normalized to the sides, float32 ``(T, 4)``; of one without a pixel, no box (right is not above left)."""
     ends = []
     for axis, side in ((1, width), (2, height)):  # columns, then rows
         there = masks.amax(axis)
@@ -29,7 +29,7 @@ def mask_boxes(masks: Tensor, height: int, width: int) -> Tensor:
 
 
 def box_masks(boxes: Tensor, rows: int, columns: int) -> Tensor:
-    """Boxes ``(T, 4)``, as shares of the sides, as masks uint8 ``(T, rows, columns)``: all pixels that they touch."""
+    """Boxes ``(T, 4)``, normalized to the sides, as masks uint8 ``(T, rows, columns)``: all pixels that they touch."""
     row, column = torch.arange(rows), torch.arange(columns)
     left, top, right, bottom = (boxes * torch.tensor([columns, rows, columns, rows])).unsqueeze(2).unbind(1)
     down, across = (row + 1 > top) & (row < bottom), (column + 1 > left) & (column < right)

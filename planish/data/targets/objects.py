@@ -15,7 +15,7 @@ class Objects:
     """The objects of one image; none at all is an image to learn from, too.
 
     Args:
-        boxes: left, top, right, bottom as shares of the image's sides, float32 ``(M, 4)``: they hold at any resolution.
+        boxes: left, top, right, bottom normalized to the image's sides, float32 ``(M, 4)``: they hold at any resolution.
         labels: class numbers, int64 ``(M,)``.
         height: of the image as it lies on disk, turned as its EXIF says, in pixels.
         width: likewise.

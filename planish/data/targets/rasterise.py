@@ -26,7 +26,7 @@ def object_targets(objects: Sequence[Objects], mask_size: tuple[int, int] | None
         mask_size: height and width of the masks in pixels, whatever the images' sizes; None for boxes only.
 
     Returns:
-        for each image ``boxes`` float32 ``(M, 4)`` as shares of the sides, ``labels`` int64 ``(M,)``, and with a size ``masks`` uint8
+        for each image ``boxes`` float32 ``(M, 4)`` normalized to the sides, ``labels`` int64 ``(M,)``, and with a size ``masks`` uint8
         ``(M, height, width)``: the nearest pixel, and at least one is set. Crowds and difficult objects are not among them: an image that
         has some also has ``ignored_boxes`` ``(K, 4)`` and ``ignored_labels`` ``(K,)``, where that class is neither object nor background.
     """

@@ -20,7 +20,7 @@ def run_lengths(mask: Any, size: tuple[int, int] | None = None, place: tuple[flo
     Args:
         mask: bool ``(h, w)``.
         size: height and width of the image; None for the mask's own.
-        place: of the mask in the image: left, top, width and height, as shares of the image's sides; the rest of the image is 0.
+        place: of the mask in the image: left, top, width and height, normalized to the image's sides; the rest of the image is 0.
     """
     mask = np.asarray(mask, bool)
     height, width = mask.shape if size is None else size

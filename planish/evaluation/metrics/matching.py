@@ -102,7 +102,7 @@ def box_iou(a: Floats, b: Floats, crowd: Flags) -> Floats:
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
 
 
-def run_lengths(masks: Any, height: int, width: int) -> list[dict[str, Any]]:
+def encode_probabilities(masks: Any, height: int, width: int) -> list[dict[str, Any]]:
     """Probabilities ``(M, h, w)`` over the image as masks of its size: enlarged (bilinear), then cut at a half."""
     from pycocotools import mask as coco
 
@@ -133,7 +133,7 @@ def seen_in(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False
     """Overlaps in all images. Metrics, scores and errors of the same outputs ask for the same, which is remembered: masks take long.
 
     Args:
-        outputs: ``boxes`` ``(N, K, 4)`` as shares, ``scores`` and ``labels`` ``(N, K)``, for masks ``masks`` ``(N, K, h, w)``.
+        outputs: normalized ``boxes`` ``(N, K, 4)``, ``scores`` and ``labels`` ``(N, K)``, for masks ``masks`` ``(N, K, h, w)``.
         targets: of the images ``(N,)``.
         masks: overlap of masks instead of boxes.
     """
@@ -155,7 +155,7 @@ def _seen(outputs: Outputs, index: int, objects: Objects, masks: bool) -> Seen:
     scores, labels, boxes = detections(outputs, index, objects)
     if masks:
         order = np.argsort(-np.asarray(outputs["scores"][index], np.float64), kind="mergesort")[: len(scores)]
-        lengths = run_lengths(outputs["masks"][index][order], objects.height, objects.width)
+        lengths = encode_probabilities(outputs["masks"][index][order], objects.height, objects.width)
         return Seen(objects, scores, labels, *_mask_overlap(lengths, objects))
     sides = np.array([objects.width, objects.height, objects.width, objects.height], np.float64)
     theirs = objects.boxes.astype(np.float64) * sides

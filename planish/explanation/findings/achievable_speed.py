@@ -13,7 +13,7 @@ _SIZES = (512, 1024)  # of the square matrices; which one suits the caches bette
 
 
 @dataclass(frozen=True)
-class Reach:
+class AchievableSpeed:
     """Billions of operations a second on a product of two large matrices in ONNX Runtime, two for a multiplication with its addition.
 
     Args:
@@ -30,9 +30,9 @@ class Reach:
         """For a layer's precision; None for those that are not measured: bf16 and fp16 have units of their own on some processors."""
         return {"int8": self.int8_gops, "fp32": self.fp32_gops}.get(precision)
 
-    def best(self, other: Reach) -> Reach:
+    def best(self, other: AchievableSpeed) -> AchievableSpeed:
         """Of two measurements: other programs can only make one slower."""
-        return Reach(max(self.fp32_gops, other.fp32_gops), max(self.int8_gops, other.int8_gops), self.threads)
+        return AchievableSpeed(max(self.fp32_gops, other.fp32_gops), max(self.int8_gops, other.int8_gops), self.threads)
 
     @property
     def int8_gain(self) -> float:
@@ -40,13 +40,13 @@ class Reach:
         return self.int8_gops / self.fp32_gops
 
 
-def measure_reach(threads: int) -> Reach:
+def measure_reach(threads: int) -> AchievableSpeed:
     """Measure; takes two seconds. Sizes and precisions take turns, so that a busy moment does not fall on one of them alone."""
     found: dict[bool, list[float]] = {False: [], True: []}
     for side in _SIZES:
         for integer in found:
             found[integer].append(_gops(threads, side, integer=integer))
-    return Reach(max(found[False]), max(found[True]), threads)
+    return AchievableSpeed(max(found[False]), max(found[True]), threads)
 
 
 def _gops(threads: int, side: int, *, integer: bool) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from planish.explanation.findings.achievable_speed import Reach
+from planish.explanation.findings.achievable_speed import AchievableSpeed
 from planish.explanation.profiles.profile import LayerProfile, Profile
 
 WORTH = 0.04
@@ -66,7 +66,7 @@ class Evidence:
     """
 
     profile: Profile
-    reach: Reach
+    reach: AchievableSpeed
     x86: bool = True
     instruction_sets: tuple[str, ...] = ()
     usable_cores: int = 1

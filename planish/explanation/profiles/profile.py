@@ -68,7 +68,7 @@ class Profile:
     Args:
         runtime: its name.
         threads: it may compute with.
-        batch: images a call.
+        batch: images in a batch.
         latency_ms: median of whole calls, timed without the profiler.
         layers: in the order of execution.
         settings: of the runtime.

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationErro
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
-from planish.data.preprocessing import prepare
+from planish.data.preprocessing import preprocess
 from planish.errors import BundleError, DataError
 from planish.export.bundle.readme import readme
 from planish.export.bundle.reference import image_values, reference_values
@@ -55,7 +55,7 @@ class Bundle:
         lineage: how the model came to be.
         runtime: what ran it when it was measured.
         threads: it was measured with.
-        batch: images a call, as measured.
+        batch: images in a batch, as measured.
         settings: of the runtime.
         measurements: by name.
         versions: of the libraries that made it.
@@ -106,7 +106,7 @@ def write_bundle(
         runtime: what runs the file.
         measurements: by name.
         threads: it was measured with.
-        batch: images a call, as measured.
+        batch: images in a batch, as measured.
         golden: how many golden samples.
         assignment: the splits of the images that it was made with, kept as ``splits.json``.
 
@@ -276,7 +276,7 @@ def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Pre
         suffix = PurePosixPath(split.keys[index]).suffix.lower()
         name = f"golden/{number:03d}{suffix if suffix[1:].isalnum() else ''}"
         (folder / name).write_bytes(data)
-        outputs.append(essential(predictor(prepare(data, artifact.input_spec, artifact.preprocessing)[None])))
+        outputs.append(essential(predictor(preprocess(data, artifact.input_spec, artifact.preprocessing)[None])))
         names.append(name)
     arrays = {key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]}
     np.savez_compressed(folder / EXPECTED, **arrays)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.data.preprocessing import prepare
+from planish.data.preprocessing import preprocess
 from planish.errors import BundleError, GoalError, PlanishError
 from planish.evaluation.latency import Subject, measure_latency
 from planish.export.bundle.folder import SIGNATURE, Bundle, changed_files, read_bundle, read_expected
@@ -118,7 +118,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     answered: dict[int, Outputs] = {}
     for i, name in enumerate(bundle.golden):
         try:
-            images.append(prepare((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
+            images.append(preprocess((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
             answered[i] = essential(run_checked(predictor, images[-1][None], bundle.files[0]))
         except (PlanishError, OSError) as error:
             failures.append(f"{name}: {error}")

@@ -85,7 +85,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Tolerances:
     """How far a file's outputs may be from those expected.
 
     Args:
@@ -99,7 +99,7 @@ class Limits:
     unlike: Mapping[str, float] = field(default_factory=dict)
 
 
-def float_limits(expected: Outputs, near: Outputs | None = None, least: float = 1e-3) -> Limits:
+def float_limits(expected: Outputs, near: Outputs | None = None, least: float = 1e-3) -> Tolerances:
     """For a file that computes in float32.
 
     Args:
@@ -110,10 +110,10 @@ def float_limits(expected: Outputs, near: Outputs | None = None, least: float = 
     numbers = numeric(expected)
     own_error = max((differences({n: expected[n]}, {n: near[n]})[n].value for n in numbers), default=0.0) if near is not None else 0.0
     bounds = {n: Bound.of(_NOISE["fp32"], None if near is None else likeness(expected[n], near[n]), _TIMES_OWN**2) for n in numbers}
-    return Limits(max(least, min(_TIMES_OWN * own_error, _MOST_TOLERANCE)), bounds)
+    return Tolerances(max(least, min(_TIMES_OWN * own_error, _MOST_TOLERANCE)), bounds)
 
 
-def rounded_limits(expected: Outputs, near: Outputs, precision: str = "int8", *, simulated: bool = False) -> Limits:
+def rounded_limits(expected: Outputs, near: Outputs, precision: str = "int8", *, simulated: bool = False) -> Tolerances:
     """For a file that rounds values on the way.
 
     Args:
@@ -124,10 +124,10 @@ def rounded_limits(expected: Outputs, near: Outputs, precision: str = "int8", *,
     """
     times, noise = _TIMES_SIMULATED if simulated else _TIMES_JITTERED, _NOISE.get(precision, _NOISE_ROUNDED)
     bounds = {name: Bound.of(noise, likeness(expected[name], near[name]), times) for name in numeric(expected)}
-    return Limits(math.inf, bounds, {name: max(_UNLIKE[name], times * value) for name, value in unlike(expected, near).items()})
+    return Tolerances(math.inf, bounds, {name: max(_UNLIKE[name], times * value) for name, value in unlike(expected, near).items()})
 
 
-def file_limits(predictor: Predictor, images: Pixels, expected: Outputs, precision: str, least: float = 1e-3) -> Limits:
+def file_limits(predictor: Predictor, images: Pixels, expected: Outputs, precision: str, least: float = 1e-3) -> Tolerances:
     """For a file that is made of another file, with the same rounding.
 
     Args:
@@ -140,7 +140,7 @@ def file_limits(predictor: Predictor, images: Pixels, expected: Outputs, precisi
     return float_limits(expected, least=least) if precision == "fp32" else rounded_limits(expected, predictor(jittered(images)), precision)
 
 
-def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expected: Outputs, limits: Limits, reference: str) -> None:
+def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expected: Outputs, limits: Tolerances, reference: str) -> None:
     """Compare the exported file with what it was made from, in a batch and alone.
 
     Raises:
@@ -162,7 +162,7 @@ def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expecte
         )
 
 
-def _check_values(file: Path, runtime: str, expected: Outputs, found: Outputs, limits: Limits, reference: str) -> None:
+def _check_values(file: Path, runtime: str, expected: Outputs, found: Outputs, limits: Tolerances, reference: str) -> None:
     """Outputs are there and finite, and no value is further off than the limits allow.
 
     Raises:
@@ -178,7 +178,7 @@ def _check_values(file: Path, runtime: str, expected: Outputs, found: Outputs, l
             )
 
 
-def _faults(expected: Outputs, found: Outputs, limits: Limits) -> Iterator[tuple[str, str]]:
+def _faults(expected: Outputs, found: Outputs, limits: Tolerances) -> Iterator[tuple[str, str]]:
     """What is wrong with the outputs of several images, and the rule."""
     for name, bound in ((name, limits.bounds[name]) for name in numeric(expected)):
         for what, rule in bound.faults(likeness(expected[name], found[name])):
@@ -189,7 +189,7 @@ def _faults(expected: Outputs, found: Outputs, limits: Limits) -> Iterator[tuple
     yield from _unlike_faults(expected, found, limits)
 
 
-def _single_faults(expected: Outputs, batch: Outputs, single: Outputs, limits: Limits) -> Iterator[tuple[str, str]]:
+def _single_faults(expected: Outputs, batch: Outputs, single: Outputs, limits: Tolerances) -> Iterator[tuple[str, str]]:
     """What is wrong with the output of the first image alone, held against what the file gives for it in a batch."""
     for name, bound in ((name, limits.bounds[name]) for name in numeric(expected)):
         values = np.asarray(expected[name], np.float64)
@@ -201,14 +201,14 @@ def _single_faults(expected: Outputs, batch: Outputs, single: Outputs, limits: L
     yield from _unlike_faults({name: values[:1] for name, values in batch.items()}, single, limits)
 
 
-def _unlike_faults(expected: Outputs, found: Outputs, limits: Limits) -> Iterator[tuple[str, str]]:
+def _unlike_faults(expected: Outputs, found: Outputs, limits: Tolerances) -> Iterator[tuple[str, str]]:
     if limits.unlike:
         for name, value in unlike(expected, found).items():
             if not value <= limits.unlike[name]:
                 yield f"{name!r} are unlike by {value:.2f} (1 where nothing is in common)", f"at most {limits.unlike[name]:.2f}"
 
 
-def torch_outputs(artifact: Artifact, images: Pixels, *, least: float, int8: bool = False) -> tuple[Outputs, Limits]:
+def torch_outputs(artifact: Artifact, images: Pixels, *, least: float, int8: bool = False) -> tuple[Outputs, Tolerances]:
     """What the file is held against, and how far it may be from it.
 
     It is computed in float64, as float32 alone differs from that by 6e-5 of the largest value in an Inception v3; in float32 where the

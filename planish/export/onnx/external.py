@@ -37,7 +37,7 @@ class Foreign:
 
     Args:
         model: the file, an ``onnx.ModelProto`` with its weights.
-        batch: images a call; None for any number.
+        batch: images in a batch; None for any number.
         channels: of the images, 1 or 3, None where the file leaves them open.
         height: in pixels, likewise.
         width: likewise.
@@ -157,7 +157,7 @@ def fed_pixels(
     notes += more
     expected = values[name].reshape(len(sample), -1)
     if foreign.batch is not None:
-        notes.append(f"it took {foreign.batch} images a call and now takes any number")
+        notes.append(f"it took a batch size of {foreign.batch} and now takes any")
         free_batch(model.graph, foreign.batch)
     graph = model.graph
     add_prefix(graph, _OURS)

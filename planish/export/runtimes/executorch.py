@@ -48,7 +48,7 @@ class ExecuTorch:
 
 
 class ExecuTorchPredictor:
-    """A file loaded in ExecuTorch. It holds memory for so many images a call; more are run in pieces."""
+    """A file loaded in ExecuTorch. It holds memory for one largest batch size; more are run in pieces."""
 
     def __init__(self, program: Any) -> None:
         self._program = program  # its memory is the method's

@@ -118,7 +118,7 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
         files: of the model; the first is the one the runtime opens.
         runtime: its name.
         threads: how many the runtime may compute with.
-        batch: images a call, where it is known: some runtimes are faster with a fixed batch. Other sizes still work.
+        batch: images in a batch, where it is known: some runtimes are faster with a fixed batch. Other sizes still work.
 
     Raises:
         RuntimeMissingError: no such runtime here.

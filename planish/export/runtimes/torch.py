@@ -29,10 +29,10 @@ class TorchRuntime:
         return {"threads": str(threads)}
 
     @staticmethod
-    def load(file: Path, threads: int, batch: int | None) -> TorchPredictor:
+    def load(file: Path, threads: int, batch: int | None) -> ProgramPredictor:
         import torch
 
-        return TorchPredictor(torch.export.load(file).module(), threads)
+        return ProgramPredictor(torch.export.load(file).module(), threads)
 
     @staticmethod
     def executed_precisions(file: Path) -> dict[str, int]:
@@ -43,7 +43,7 @@ class TorchRuntime:
         return {"int8": 0, "float": sum(node.target in kinds for node in nodes)}
 
 
-class TorchPredictor:
+class ProgramPredictor:
     """An exported program; any batch size."""
 
     def __init__(self, module: Any, threads: int) -> None:

@@ -49,7 +49,7 @@ def assign(
     Args:
         scores: probabilities as predicted ``(N, A, classes)``.
         boxes: as predicted ``(N, A, 4)``.
-        centres: of the places ``(A, 2)``, x and y as shares.
+        centres: of the places ``(A, 2)``, x and y, normalized.
         cells: size of a place ``(A, 2)``.
         wanted_boxes: of the objects ``(N, M, 4)``, filled up.
         wanted_labels: ``(N, M)``, filled up with any class.

@@ -1,4 +1,4 @@
-"""Boxes ``(..., 4)``: left, top, right, bottom, as shares of the image's sides."""
+"""Boxes ``(..., 4)``: left, top, right, bottom, normalized to the image's sides."""
 
 from __future__ import annotations
 

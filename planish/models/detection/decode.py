@@ -11,7 +11,7 @@ _SAME = 0.6  # overlap from which on the less sure of two boxes of a class is ta
 
 
 def centres_of(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a map's places: their centres ``(places, 2)``, x and y, and the size of one ``(2,)``, all as shares."""
+    """Of a map's places: their centres ``(places, 2)``, x and y, and the size of one ``(2,)``, all normalized."""
     y, x = ((torch.arange(n, dtype=like.dtype, device=like.device) + 0.5) / n for n in (height, width))
     grid = torch.stack([x.repeat(height), y.repeat_interleave(width)], 1)
     return grid, torch.tensor([1 / width, 1 / height], dtype=like.dtype, device=like.device)

@@ -94,7 +94,7 @@ class OneStage(nn.Module):
         return logits
 
     def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``boxes`` as shares, ``scores``, ``labels``; suppression is ours."""
+        """normalized ``boxes``, ``scores``, ``labels``; suppression is ours."""
         heads, anchors, _, (height, width) = self._read(outputs)
         logits, offsets = heads["cls_logits"], heads["bbox_regression"]
         if isinstance(self.model, SSD):

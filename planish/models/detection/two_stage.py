@@ -65,7 +65,7 @@ class TwoStage(nn.Module):
         return torch.stack([*losses.values(), *more.values()]).sum()
 
     def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``boxes`` as shares, ``scores``, ``labels`` and, of Mask R-CNN, ``masks``: of as many proposals, each for its best class."""
+        """normalized ``boxes``, ``scores``, ``labels`` and, of Mask R-CNN, ``masks``: of as many proposals, each for its best class."""
         maps, images, size = self._maps(outputs)
         levels = list(maps.values())
         objectness, offsets = self.model.rpn.head(levels)
@@ -120,7 +120,7 @@ class TwoStage(nn.Module):
 
 
 def _pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    """Masks of boxes ``(N, K, m, m)`` as maps of the whole image ``(N, K, height, width)``; boxes as shares."""
+    """Masks of boxes ``(N, K, m, m)`` as maps of the whole image ``(N, K, height, width)``; normalized boxes."""
     y, x = ((torch.arange(n, dtype=boxes.dtype, device=boxes.device) + 0.5) / n for n in (height, width))
     left, top, right, bottom = boxes.reshape(-1, 4).unbind(1)
     across = (x - left[:, None]) / (right - left).clamp_min(1e-6)[:, None] * 2 - 1

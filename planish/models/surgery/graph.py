@@ -41,7 +41,7 @@ def traced(module: nn.Module) -> fx.GraphModule:
         reason = first_line(error)
         raise TechniqueError(
             f"the network's code hides its graph: {reason}",
-            "this lever has to see what is computed from what, so forward must not branch on what is in a tensor",
+            "this modification has to see what is computed from what, so forward must not branch on what is in a tensor",
             "write forward without such branches, or build the variant yourself: FILE.py:factory",
         ) from error
 
@@ -60,7 +60,7 @@ def drawing(seed: int) -> Iterator[None]:
         yield
 
 
-def changed(artifact: Artifact, lever: Technique, module: nn.Module, structure: Mapping[str, Any], notes: str) -> Artifact:
+def changed(artifact: Artifact, modification: Technique, module: nn.Module, structure: Mapping[str, Any], notes: str) -> Artifact:
     """The artifact with another network and one step more.
 
     Raises:
@@ -74,16 +74,16 @@ def changed(artifact: Artifact, lever: Technique, module: nn.Module, structure: 
     except Exception as error:  # shapes that do not fit, in code that is not ours
         reason = first_line(error)
         raise TechniqueError(
-            f"with {lever} the network does not run on {spec.height}x{spec.width} pixels: {reason}",
-            "what a lever puts in must fit what is around it",
+            f"with {modification} the network does not run on {spec.height}x{spec.width} pixels: {reason}",
+            "what a modification puts in must fit what is around it",
             "leave it out for this network",
         ) from error
     with torch.no_grad():
         before = copied(artifact).eval()(_black(artifact.module, spec))
     now, was = ([tuple(part.shape) for part in tree_leaves(found)] for found in (output, before))
     if now != was:
-        raise TechniqueError(f"with {lever} the network returns {now} for two images", f"it must return {was} as before")
-    step = Step(lever.name, hyper_parameters(lever), lever.changes, dict(structure), notes)
+        raise TechniqueError(f"with {modification} the network returns {now} for two images", f"it must return {was} as before")
+    step = Step(modification.name, hyper_parameters(modification), modification.changes, dict(structure), notes)
     return artifact.with_step(step, module=module)
 
 
@@ -149,7 +149,7 @@ def replaced(module: nn.Module, matches: Callable[[nn.Module], bool], make: Call
 
 
 def functions_as_modules(module: nn.Module, table: Sequence[tuple[Callable[[fx.Node], bool], Callable[[fx.Node], nn.Module]]]) -> nn.Module:
-    """The network with functions in its code turned into modules, so that levers find them.
+    """The network with functions in its code turned into modules, so that modifications find them.
 
     Args:
         module: left as it is where its code has none of them, or hides its graph.

@@ -92,7 +92,7 @@ class Norm:
         if not (count := _swap(module, self.kind, self.groups)):
             raise TechniqueError(
                 f"{artifact.lineage.source.name} has no normalisation over channels",
-                "this lever replaces batch, group and instance norm, and the layer norm of maps (N, C, H, W)",
+                "this modification replaces batch, group and instance norm, and the layer norm of maps (N, C, H, W)",
                 "take a network with them: vgg11_bn in place of vgg11",
             )
         return changed(artifact, self, module, {"kind": self.kind, "groups": self.groups}, f"{count} normalisations are {self}")

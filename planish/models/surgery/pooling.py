@@ -142,7 +142,7 @@ class Pooling:
         """Replace it.
 
         Raises:
-            TechniqueError: the network has no such pooling, or another size behind it than the lever can make.
+            TechniqueError: the network has no such pooling, or another size behind it than the modification can make.
         """
         spec = artifact.input_spec
         module = functions_as_modules(copied(artifact), _FUNCTIONS)
@@ -150,7 +150,7 @@ class Pooling:
         if not found:
             raise TechniqueError(
                 f"{artifact.lineage.source.name} has no global pooling before its classifier",
-                "this lever replaces adaptive average or maximum pooling, and the mean over height and width",
+                "this modification replaces adaptive average or maximum pooling, and the mean over height and width",
                 "see downsampling for the poolings within a network",
             )
         name = found[-1]

@@ -17,7 +17,7 @@ from planish.experiments.compression import Comparison, Row
 from planish.measurement import Measurement
 from planish.report import formatting as words
 from planish.report.pages.html import filled, write_page
-from planish.report.plots.arms import key, look, mark
+from planish.report.plots.arms import arm_style, key, mark
 from planish.report.plots.svg import Scale, drawing, el, ratio_frame
 
 ONE_SEED = "Intervals count images and timings: every arm was trained once, and another seed may turn small differences round."
@@ -113,12 +113,12 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
         mine = sorted((row for row in rows if row.strategy == strategy), key=lambda row: row.measurements[name].value)
         places = [(x(row.measurements[name].value), y(max(-row.measurements["drop"].value, lowest))) for row in mine]
         if len(places) > 1:
-            parts.append(el("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places), cls=look(index)))
+            parts.append(el("polyline", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places), cls=arm_style(index)))
         for row, (cx, cy) in zip(mine, places, strict=True):
             drop = row.measurements["drop"]
             if drop.low is not None and drop.high is not None:
                 top, foot = (y(min(max(-end, y.low), y.high)) for end in (drop.low, drop.high))
-                parts.append(el("line", x1=cx, x2=cx, y1=top, y2=foot, cls=f"{look(index)} whisker"))
+                parts.append(el("line", x1=cx, x2=cx, y1=top, y2=foot, cls=f"{arm_style(index)} whisker"))
             who = ", ".join(filter(None, (row.strategy, row.level)))
             text = f"{who}: {words.show(row.measurements[name])}, {words.change(drop)} points"
             marks.append(el("g", mark(index, cx, cy), el("title", text), tabindex="0", role="img", aria_label=text))

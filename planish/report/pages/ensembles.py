@@ -17,7 +17,7 @@ from planish.measurement import Measurement
 from planish.report import formatting as words
 from planish.report.pages.experiment import difference, forest
 from planish.report.pages.html import filled, write_page
-from planish.report.plots.arms import key, look, mark
+from planish.report.plots.arms import arm_style, key, mark
 from planish.report.plots.svg import Scale, drawing, el, ratio_frame
 
 _WIDE = 100  # columns of a terminal on which everything has room
@@ -142,7 +142,7 @@ def _plot(study: EnsembleStudy, name: str, narrow: bool) -> Markup:
         cx, cy = x(cost[name]), y(max(m.value, lowest))
         if m.low is not None and m.high is not None:
             ends = (y(min(max(end, y.low), y.high)) for end in (m.low, m.high))
-            parts.append(el("line", x1=cx, x2=cx, y1=next(ends), y2=next(ends), cls=f"{look(index)} whisker"))
+            parts.append(el("line", x1=cx, x2=cx, y1=next(ends), y2=next(ends), cls=f"{arm_style(index)} whisker"))
         if m.value < lowest:
             parts.append(el("text", words.number(m.value, 0), x=cx + 10, y=cy + 4, cls="tick"))
         text = f"{arm.label}: {difference(m)} points, {words.times(cost[name])} the {_COSTS[name]}"

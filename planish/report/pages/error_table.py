@@ -63,7 +63,7 @@ def counted_in(primary: str, metrics: Mapping[str, Measurement]) -> str:
     return words.metric(at_half if at_half in metrics else primary)
 
 
-def changed(rows: Sequence[ErrorRow]) -> str:
+def error_changes(rows: Sequence[ErrorRow]) -> str:
     """In a sentence: which kinds cost more or less than before."""
     told = [
         f"{words.number(abs(row.change.value), 2)} points {'more' if row.change.value > 0 else 'less'} to {row.kind}"

@@ -15,7 +15,7 @@ from planish.experiments.experiment import TOO_FEW, ArmResult, Experiment, short
 from planish.measurement import Measurement
 from planish.report import formatting as words
 from planish.report.pages.html import filled, write_page
-from planish.report.plots.arms import key, look, mark
+from planish.report.plots.arms import arm_style, key, mark
 from planish.report.plots.svg import Scale, drawing, el, plain, ticks
 
 _FARTHEST_POINTS = 15.0  # behind, that a plot still shows
@@ -143,7 +143,7 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
         text = f"{arm.label}: {difference(m)} points, {arm.verdict}"
         left_end, right_end = (x(min(max(end, low), high)) for end in _ends(m))
         marks = [
-            el("line", x1=left_end, x2=right_end, y1=y, y2=y, cls=f"{look(index)} whisker"),
+            el("line", x1=left_end, x2=right_end, y1=y, y2=y, cls=f"{arm_style(index)} whisker"),
             mark(index, x(min(max(m.value, low), high)), y),
             *([el("text", words.number(m.value, 0), x=x(low) + 10, y=y + 4, cls="tick")] if m.value < low else []),
             *([el("text", words.number(m.value, 0), x=x(high) - 10, y=y + 4, cls="tick end")] if m.value > high else []),
@@ -182,5 +182,5 @@ def _curves(found: Experiment, narrow: bool) -> Markup:
     parts.append(el("text", f"{metric} on validation, %", x=x.start, y=11, cls="axis"))
     for index, label, curve in curves:
         points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in curve)
-        parts.append(el("polyline", el("title", label), points=points, cls=look(index)))
+        parts.append(el("polyline", el("title", label), points=points, cls=arm_style(index)))
     return drawing(f"{metric} on validation of every trial", width, height, *parts, cls="only-narrow" if narrow else "only-wide")

@@ -13,7 +13,7 @@ from planish.datacentric.learning_curve import LearningCurve
 from planish.measurement import Measurement
 from planish.report import formatting as words
 from planish.report.pages.experiment import difference
-from planish.report.plots.arms import look, mark
+from planish.report.plots.arms import arm_style, mark
 from planish.report.plots.svg import Scale, drawing, el, plain, ticks
 
 _HERE = Path(__file__).parent
@@ -81,10 +81,10 @@ def _plot(found: LearningCurve, narrow: bool) -> Markup:
     for kind, first, end in ((_FITTED, sizes[0], most), (_FORECAST, most, 2 * most)):
         steps = [first * (end / first) ** (i / 30) for i in range(31)]
         line = " ".join(f"{x(n):.1f},{y(min(max(_law(found, n), y.low), y.high)):.1f}" for n in steps)
-        parts.append(el("polyline", points=line, cls=look(kind)))
+        parts.append(el("polyline", points=line, cls=arm_style(kind)))
     for kind, images, value, low, high in marks:
         text = f"{images:,} images: {value:.1f} % [{low:.1f}, {high:.1f}]" + (", expected" if kind == _FORECAST else "")
-        whisker = el("line", x1=x(images), x2=x(images), y1=y(low), y2=y(high), cls=f"{look(_FITTED)} whisker")
+        whisker = el("line", x1=x(images), x2=x(images), y1=y(low), y2=y(high), cls=f"{arm_style(_FITTED)} whisker")
         parts.append(el("g", whisker, mark(kind, x(images), y(value)), el("title", text), tabindex="0", role="img", aria_label=text))
     return drawing("Accuracy over training images", width, height, *parts, cls="only-narrow" if narrow else "only-wide", role="group")
 

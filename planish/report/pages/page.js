@@ -49,7 +49,7 @@
   }
 
   const toggle = document.getElementById("toggle-stopped");
-  const stopped = [...document.querySelectorAll("#candidate-table tbody tr")].filter((row) => ["glanced", "trained"].includes(row.dataset.stage));
+  const stopped = [...document.querySelectorAll("#candidate-table tbody tr")].filter((row) => ["screened", "trained"].includes(row.dataset.stage));
   const showStopped = (show) => {
     for (const row of stopped) row.hidden = !show;
     toggle.setAttribute("aria-pressed", String(show));

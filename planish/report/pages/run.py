@@ -75,7 +75,7 @@ def render(run: RunFolder) -> str:
         classes=_classes(again),
         names=names,
         errors=errors.of_both(result.errors),
-        errors_changed=errors.changed(errors.of_both(result.errors)),
+        errors_changed=errors.error_changes(errors.of_both(result.errors)),
         errors_metric=errors.counted_in(result.metric, result.chosen.measurements),
         matrices=again.confusion is not None and len(names) <= FEW_CLASSES,
         thumbnails=_thumbnails(run, again),

@@ -1,4 +1,4 @@
-"""What is taken for what: a table of counts for few classes, a map of shades for many."""
+"""Confusion matrix: a table of counts for few classes, a map of shades for many."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from planish.report.formatting import change, change_interval, metric, milliseconds, runtime_name, show, title
 from planish.report.plots.svg import Scale, drawing, el, log_ticks, plain, shape, ticks
-from planish.report.recomputation.run_folder import Epoch
+from planish.report.recomputation.run_folder import EpochRow
 from planish.search.result import CandidateResult, Result
 
 _BINS = 160
@@ -219,7 +219,7 @@ def _density(ms: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArra
     return smooth / max(float(smooth.max()), 1e-9)
 
 
-def training(history: Sequence[Epoch], of: str) -> list[tuple[str, Markup]]:
+def training(history: Sequence[EpochRow], of: str) -> list[tuple[str, Markup]]:
     """The score on validation and the loss over the epochs, each with its title; nothing where there is one epoch at most.
 
     Args:

@@ -29,7 +29,7 @@ _TIMINGS, _PREDICTIONS, _FILES, _RECORD = "the stored timings", "the stored pred
 
 
 @dataclass(frozen=True)
-class Source:
+class NumberSource:
     """What a number should be.
 
     Args:
@@ -89,7 +89,7 @@ def _is_shown(path: Path, metric: str) -> bool:
 
 def expected(
     run: RunFolder, found: Mapping[str, Measurement], per_class: list[tuple[Measurement, Measurement]] | None
-) -> dict[Path, Source]:
+) -> dict[Path, NumberSource]:
     """What each shown number should be, as far as the run's folder tells.
 
     Args:
@@ -97,27 +97,27 @@ def expected(
         found: recomputed from predictions on test: ``before``, ``after``, ``drop``.
         per_class: recomputed numbers of each class, both models; None where predictions do not tell.
     """
-    result, sources = run.result, dict[Path, Source]()
+    result, sources = run.result, dict[Path, NumberSource]()
     last, metric = run.sessions[-1], title(result.metric)
     everyone = {c.key: c for c in (*result.candidates, *result.frontier, *result.baselines.values(), result.baseline, result.chosen)}
     for name in RECORDED:
         for path, value in _leaves(run.evidence[name], (name,)):
-            sources[path] = Source(" ".join(path).replace("_", " "), _RECORD, (value,))
+            sources[path] = NumberSource(" ".join(path).replace("_", " "), _RECORD, (value,))
     scored = isinstance(run.predictions, Scores)
     points = _SCORE_POINTS if scored else _EXACT
     for key, which, of in ((result.baseline.key, "before", "the original"), (result.chosen.key, "after", "the chosen model")):
         path = ("candidate", key, result.metric, "value")
-        sources[path] = Source(f"{metric} of {of} on test", _PREDICTIONS, (found[which].value,), 0, points)
+        sources[path] = NumberSource(f"{metric} of {of} on test", _PREDICTIONS, (found[which].value,), 0, points)
     for runtime, measured in _further(run).items():
         path = ("candidate", result.baselines[runtime].key, result.metric, "value")
-        sources[path] = Source(f"{metric} of the original in {runtime} on test", _PREDICTIONS, (measured,), 0, points)
+        sources[path] = NumberSource(f"{metric} of the original in {runtime} on test", _PREDICTIONS, (measured,), 0, points)
     _add(sources, ("drop",), f"Drop of {result.metric} on test", _PREDICTIONS, [found["drop"]])
     for place, (named, seen) in enumerate(zip(result.per_class, per_class or (), strict=False)):
         for which, measured_class in zip(("baseline", "chosen"), seen, strict=True):
             for end in ("value", "n"):
                 model = "original" if which == "baseline" else "chosen model"
                 what = f"{metric} on {named.name}, {model}"
-                sources["per_class", str(place), which, end] = Source(what, _PREDICTIONS, (getattr(measured_class, end),))
+                sources["per_class", str(place), which, end] = NumberSource(what, _PREDICTIONS, (getattr(measured_class, end),))
     for key, candidate in everyone.items():
         sessions = [last] if key in last.rounds else [s for s in run.sessions if key in s.rounds]
         timed = [s for s in sessions if key in s.rounds]
@@ -125,7 +125,7 @@ def expected(
         ratios = [_ratio(s, s.baseline, key) for s in timed]
         _add(sources, ("candidate", key, "latency_ratio"), f"Latency ratio of {key}", _TIMINGS, ratios, _ROUNDED)
         if (size := size_on_disk(run, candidate)) is not None:
-            sources["candidate", key, "size_bytes", "value"] = Source(f"Size of {candidate.summary}, {key}", _FILES, (size,), 0, 0.5)
+            sources["candidate", key, "size_bytes", "value"] = NumberSource(f"Size of {candidate.summary}, {key}", _FILES, (size,), 0, 0.5)
     _add_validation(sources, run, everyone)
     for runtime, baseline in result.baselines.items():
         ratio = _ratio(last, baseline.key, result.chosen.key)
@@ -136,11 +136,11 @@ def expected(
     _add(sources, ("noise_floor",), "Noise floor", _TIMINGS, [floor], _ROUNDED, 0.01)
     before, after = (size_on_disk(run, c) for c in (result.baseline, result.chosen))
     if before and after:
-        sources["size_ratio", "value"] = Source("Size ratio", _FILES, (before / after,))
+        sources["size_ratio", "value"] = NumberSource("Size ratio", _FILES, (before / after,))
     return sources
 
 
-def disagreements(result: Result, sources: Mapping[Path, Source]) -> list[str]:
+def disagreements(result: Result, sources: Mapping[Path, NumberSource]) -> list[str]:
     """Where the result says something else than what its numbers are made of; one sentence a measurement."""
     found: dict[str, str] = {}
     for path, value in shown_numbers(result):
@@ -152,7 +152,7 @@ def disagreements(result: Result, sources: Mapping[Path, Source]) -> list[str]:
     return [*found.values(), *_sentences(result)]
 
 
-def unchecked(result: Result, sources: Mapping[Path, Source]) -> list[Path]:
+def unchecked(result: Result, sources: Mapping[Path, NumberSource]) -> list[Path]:
     """Shown numbers that nothing in the folder tells, such as sizes of files that are no longer there."""
     return [path for path, _ in shown_numbers(result) if path not in sources]
 
@@ -182,7 +182,7 @@ def _sentences(result: Result) -> Iterator[str]:
 
 
 def _add(
-    sources: dict[Path, Source],
+    sources: dict[Path, NumberSource],
     start: Path,
     what: str,
     source: str,
@@ -193,10 +193,10 @@ def _add(
     for end in _ENDS:
         values = tuple(float(v) for m in measured if (v := getattr(m, end)) is not None)
         if values:
-            sources[(*start, end)] = Source(what, source, values, relative, absolute)
+            sources[(*start, end)] = NumberSource(what, source, values, relative, absolute)
 
 
-def _add_validation(sources: dict[Path, Source], run: RunFolder, everyone: Mapping[str, CandidateResult]) -> None:
+def _add_validation(sources: dict[Path, NumberSource], run: RunFolder, everyone: Mapping[str, CandidateResult]) -> None:
     stored, scored = run.validation, isinstance(run.predictions, Scores)
     for key, own, reference in zip(stored.candidates, stored.own, stored.reference, strict=True):
         mine, theirs = stored.scores[own], stored.scores[reference]
@@ -204,7 +204,7 @@ def _add_validation(sources: dict[Path, Source], run: RunFolder, everyone: Mappi
         drop = Measurement("drop_validation", value, "points", len(mine), False, low, high)
         _add(sources, ("candidate", str(key), "drop_validation"), f"Drop on validation of {key}", _PREDICTIONS, [drop])
         if str(key) in everyone:
-            metric = Source(f"{title(run.result.metric)} on validation of {key}", _PREDICTIONS, (100 * float(mine.mean()),), 0,
+            metric = NumberSource(f"{title(run.result.metric)} on validation of {key}", _PREDICTIONS, (100 * float(mine.mean()),), 0,
                             _SCORE_POINTS if scored else _EXACT)  # fmt: skip
             sources["candidate", str(key), "metric_validation", "value"] = metric
 

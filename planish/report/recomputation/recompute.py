@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from planish.evaluation.statistics.intervals import bootstrap_mean, paired_difference, proportion
 from planish.measurement import Measurement
-from planish.report.recomputation.recheck import Path, Source, disagreements, expected, unchecked
+from planish.report.recomputation.recheck import NumberSource, Path, disagreements, expected, unchecked
 from planish.report.recomputation.run_folder import Predictions, RunFolder, Scores, class_names
 from planish.search.result import ClassResult
 
@@ -69,7 +69,7 @@ def recompute(run: RunFolder) -> Recomputed:
     return replace(found, warnings=disagreements(run.result, sources), unchecked=len(unchecked(run.result, sources)))
 
 
-def sources_of(run: RunFolder, found: Recomputed) -> dict[Path, Source]:
+def sources_of(run: RunFolder, found: Recomputed) -> dict[Path, NumberSource]:
     """What each number of the result should be; see ``recheck.expected``."""
     per_class = None if isinstance(run.predictions, Scores) else [(each.before, each.after) for each in found.per_class]
     return expected(run, {"before": found.before, "after": found.after, "drop": found.drop}, per_class)

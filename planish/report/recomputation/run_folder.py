@@ -66,7 +66,7 @@ class Mistakes:
     pixels: npt.NDArray[np.uint8]
 
 
-class Epoch(BaseModel):
+class EpochRow(BaseModel):
     """One epoch of the baseline's training."""
 
     model_config = ConfigDict(extra="ignore")
@@ -106,7 +106,7 @@ class RunFolder:
     disagreements: Disagreements | None
     mistakes: Mistakes | None
     pictures: Pictures | None
-    history: list[Epoch]
+    history: list[EpochRow]
     bundle: list[tuple[str, int]]
 
 
@@ -284,8 +284,8 @@ def _check_classes(path: Path, classes: int, *indices: npt.NDArray[np.int64]) ->
             raise _broken(path, "it has classes that the result does not", f"classes are integers from 0 to {classes - 1}")
 
 
-def read_history(path: Path) -> list[Epoch]:
-    """Epoch by epoch, as a training left it; empty where it left nothing.
+def read_history(path: Path) -> list[EpochRow]:
+    """EpochRow by epoch, as a training left it; empty where it left nothing.
 
     Raises:
         BundleError: it is not a list of epochs.
@@ -293,7 +293,7 @@ def read_history(path: Path) -> list[Epoch]:
     if not path.exists():
         return []
     try:
-        return TypeAdapter(list[Epoch]).validate_json(_read(path))
+        return TypeAdapter(list[EpochRow]).validate_json(_read(path))
     except ValidationError as error:
         raise _broken(path, error.errors()[0]["msg"], "it is a list of epochs: epoch, train_loss, validation_score") from None
 

@@ -27,7 +27,7 @@ class Mask(BaseModel):
 
 
 class Object(BaseModel):
-    """The box is left, top, right and bottom, in pixels and as shares of the image's sides."""
+    """The box is left, top, right and bottom, in pixels and normalized to the image's sides."""
 
     name: str = Field(alias="class")
     confidence: float
@@ -72,13 +72,13 @@ class Prediction(Answer):
     predictions: list[Answer] | None = None
 
 
-class Predictions(BaseModel):
+class PredictionsBody(BaseModel):
     """The answer of KServe's V1 protocol."""
 
     predictions: list[Answer]
 
 
-class Tensor(BaseModel):
+class TensorBody(BaseModel):
     """Of the Open Inference Protocol, version 2."""
 
     name: str
@@ -91,7 +91,7 @@ class Inference(BaseModel):
 
     model_name: str
     model_version: str
-    outputs: list[Tensor]
+    outputs: list[TensorBody]
 
 
 class ServerReady(BaseModel):
@@ -121,7 +121,7 @@ def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 ASKED = failures(400, 404, 413, 415, 429, 500, 504)
 PREDICTED = ASKED | {200: {"model": Prediction}}
-PREDICTED_V1 = ASKED | {200: {"model": Predictions}}
+PREDICTED_V1 = ASKED | {200: {"model": PredictionsBody}}
 INFERRED = ASKED | {200: {"model": Inference, "content": {"application/octet-stream": _BINARY}}}
 HEALTH: dict[int | str, dict[str, Any]] = {200: {"model": ServerReady}, 503: {"model": ServerReady, "description": "Not ready"}}
 READY = failures(404) | {200: {"model": ModelReady}, 503: {"model": ModelReady, "description": "Not ready"}}

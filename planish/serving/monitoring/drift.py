@@ -63,7 +63,7 @@ DEFAULT_DRIFT = DriftSettings()
 
 
 @dataclass(frozen=True)
-class Finding:
+class DriftFinding:
     """What one kind of value says.
 
     Args:
@@ -166,10 +166,10 @@ class Drift:
         """Whether there was enough evidence in this period."""
         return self._highest[kind] >= self._enough
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DriftFinding]:
         """One for each kind of value, the strongest first."""
         ordered = sorted(self._highest.items(), key=lambda one: -one[1])
-        return [Finding(name, self.drifted(name), highest, self._words(name)) for name, highest in ordered]
+        return [DriftFinding(name, self.drifted(name), highest, self._words(name)) for name, highest in ordered]
 
     def _words(self, name: str) -> str:
         recent = self._recent[name]

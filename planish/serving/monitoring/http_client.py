@@ -21,7 +21,7 @@ class NoAnswerError(PlanishError):
     """A service that did not answer, or answered that it cannot do so now. Later it may."""
 
 
-class RefusedError(PlanishError):
+class RequestRefusedError(PlanishError):
     """A request that is wrong, and will be so later."""
 
 
@@ -56,10 +56,10 @@ def request(who: str, address: str, body: bytes | None = None, headers: Mapping[
 
     Raises:
         NoAnswerError: the connection failed, or the status is 429 or from 500.
-        RefusedError: any other status that is no success, or no address.
+        RequestRefusedError: any other status that is no success, or no address.
     """
     if not is_http(address):
-        raise RefusedError(f"{who} has no valid address", "it begins with http:// or https://, and has no spaces")
+        raise RequestRefusedError(f"{who} has no valid address", "it begins with http:// or https://, and has no spaces")
     # "from None" throughout: the errors below quote the address
     try:
         with _OPENER.open(urllib.request.Request(address, body, dict(headers)), timeout=_TIMEOUT_S) as answer:
@@ -72,7 +72,7 @@ def request(who: str, address: str, body: bytes | None = None, headers: Mapping[
         raise NoAnswerError(f"{who} does not answer: {_reason(error)}") from None
     if status == 429 or status >= 500:
         raise NoAnswerError(f"{who} answers with the status {status}")
-    raise RefusedError(f"{who} answers with the status {status}", _RULES.get(status, ""))
+    raise RequestRefusedError(f"{who} answers with the status {status}", _RULES.get(status, ""))
 
 
 _RULES = {401: "it needs a key", 403: "the key does not do for this", 404: "there is nothing at this address"} | dict.fromkeys(

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from planish.data.annotations.annotated_image import NotedImage
+from planish.data.annotations.annotated_image import AnnotatedImage
 from planish.data.annotations.validation import size_of
 from planish.data.cache.files import whole
 from planish.data.preprocessing import FORMATS, image_damage_reported
@@ -72,7 +72,7 @@ def _write(out: Path, kept: list[dict[str, Any]], files: dict[str, Path], count:
                 require_regular(source)
                 with Image.open(source, formats=FORMATS) as image:
                     name = f"{len(chosen):04d}.{(image.format or 'image').lower()}"
-            size_of(NotedImage(name, source, None))
+            size_of(AnnotatedImage(name, source, None))
             shutil.copyfile(source, out / name)
         except (OSError, DataError):  # the service has replaced it by a newer one, or it is damaged
             continue
@@ -96,7 +96,7 @@ def _coco(folder: Path, chosen: list[dict[str, Any]], names: dict[str, str]) -> 
     images, annotations = [], list[dict[str, Any]]()
     for number, record in enumerate(chosen):
         name = names[record["image"]]
-        height, width = size_of(NotedImage(name, folder / name, None))
+        height, width = size_of(AnnotatedImage(name, folder / name, None))
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         for one in record.get("boxes", []):
             left, top, right, bottom = (share * side for share, side in zip(one["shares"], (width, height) * 2, strict=True))

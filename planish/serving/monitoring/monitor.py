@@ -16,7 +16,7 @@ import numpy as np
 
 from planish.errors import BundleError, DataError, PlanishError
 from planish.progress import note
-from planish.serving.monitoring.drift import DEFAULT_DRIFT, Drift, DriftSettings, Finding
+from planish.serving.monitoring.drift import DEFAULT_DRIFT, Drift, DriftFinding, DriftSettings
 from planish.serving.monitoring.http_client import NoAnswerError, is_http, request
 from planish.serving.monitoring.log_contents import EmptyLogError, LogContents, bundle_seal
 from planish.serving.monitoring.records import records
@@ -52,7 +52,7 @@ class Monitored:
     images: int
     compared: int
     since: str
-    findings: tuple[Finding, ...]
+    findings: tuple[DriftFinding, ...]
     latency_ms: tuple[float, ...] | None = None
     others: int = 0
 
@@ -211,7 +211,7 @@ def _from_metrics(address: str, key: str | None, wanted: Sequence[tuple[str, str
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         for seen in (sample for sample in samples if sample.name == "planish_drift_images"):
             of_model = [s for s in samples if seen.labels.items() <= s.labels.items()]
-            findings = [Finding(s.labels["of"], s.value > 0, None, "") for s in of_model if s.name == "planish_drift"]
+            findings = [DriftFinding(s.labels["of"], s.value > 0, None, "") for s in of_model if s.name == "planish_drift"]
             compared = sum(int(s.value) for s in of_model if s.name == "planish_drift_compared_images")
             found.append(Monitored(seen.labels["model"], seen.labels["version"], int(seen.value), compared, "", tuple(findings)))
     except (ValueError, KeyError) as error:

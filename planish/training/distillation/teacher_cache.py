@@ -16,7 +16,7 @@ from planish.models.storage import fingerprint
 _MOST_BYTES = 512 * 2**20
 
 
-class Answers:
+class TeacherCache:
     """What one teacher answered, by the images it was shown.
 
     Images that are not augmented come again in every epoch. Augmented ones come again in other trainings: with one seed the n-th epoch of
@@ -59,11 +59,11 @@ def _hash(image: Tensor) -> bytes:
     return known.digest()
 
 
-def answers_of(teacher: nn.Module, at_once: int, bf16: bool = False) -> Answers:
+def cache_of(teacher: nn.Module, at_once: int, bf16: bool = False) -> TeacherCache:
     """What the teacher answered so far in this process, so many images at once and in that precision. Only the last ones are kept."""
     return _answers_of(fingerprint(teacher), at_once, bf16)
 
 
 @lru_cache(maxsize=1)
-def _answers_of(teacher: str, at_once: int, bf16: bool) -> Answers:
-    return Answers(at_once)
+def _answers_of(teacher: str, at_once: int, bf16: bool) -> TeacherCache:
+    return TeacherCache(at_once)

@@ -54,7 +54,7 @@ def decay(settings: FitSettings, steps: int, averaged_steps: int) -> float:
     return min(settings.ema_decay, (1 + steps) / (10 + steps)) if settings.ema_decay else 0.0
 
 
-def follow(average: nn.Module, module: nn.Module, kept: float) -> None:
+def update_average(average: nn.Module, module: nn.Module, kept: float) -> None:
     """One step of an average, of which that share stays; counters are copied."""
     pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
     floats = [pair for pair in pairs if pair[0].is_floating_point()]

@@ -14,7 +14,7 @@ _PARTS = 4  # that the layers before the classifier are cut into
 _THAWED_BY = 0.5  # of the training, from which on everything learns
 
 
-class Thaw:
+class LayerFreezer:
     """The layers of a network in the order in which they run, in four parts and the classifier; some of them frozen at first.
 
     Frozen layers do not learn, and are in eval mode: their batch norm uses, and keeps, the statistics that it came with.

@@ -1,4 +1,4 @@
-"""Every lever on networks people use and on a user's own: it applies, trains a step, is saved and built again, and exports."""
+"""Every modification on networks people use and on a user's own: it applies, trains a step, is saved and built again, and exports."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from planish.models.surgery.pooling import AttentionPool, BlurPool, GeneralisedM
 from planish.models.surgery.regularization import DropBranch, DropConnectLinear
 from planish.technique import Technique
 from planish.testing import TechniqueConformance, write_shapes
-from planish.training.prepare import Job, prepare
+from planish.training.prepare import Job, prepare_job
 
-LEVERS: tuple[Technique, ...] = (
+MODIFICATIONS: tuple[Technique, ...] = (
     *(Activation(kind) for kind in ("elu", "selu", "prelu")),
     *(Norm(kind) for kind in ("group", "layer", "instance", "standardised", "none", "batch")),
     *(Pooling(kind) for kind in ("max", "gem", "attention", "pyramid")),
@@ -89,7 +89,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def users(images: Path) -> Job:
     torch.manual_seed(0)
-    return prepare(images, Users(), image_size=32)
+    return prepare_job(images, Users(), image_size=32)
 
 
 def trains_a_step(artifact: Artifact) -> None:
@@ -114,13 +114,13 @@ def comes_back(artifact: Artifact, folder: Path, given: nn.Module | None = None)
         assert torch.equal(again.module(images), artifact.module(images))
 
 
-@pytest.mark.parametrize("lever", LEVERS, ids=str)
-def test_on_a_users_network(lever: Technique, users: Job, tmp_path: Path) -> None:
-    if str(lever) == "no squeeze-and-excitation":
+@pytest.mark.parametrize("modification", MODIFICATIONS, ids=str)
+def test_on_a_users_network(modification: Technique, users: Job, tmp_path: Path) -> None:
+    if str(modification) == "no squeeze-and-excitation":
         with pytest.raises(TechniqueError, match="has no squeeze"):
-            lever.apply(users.artifact, users.task)
+            modification.apply(users.artifact, users.task)
         return
-    applied = lever.apply(users.artifact, users.task)
+    applied = modification.apply(users.artifact, users.task)
     trains_a_step(applied)
     comes_back(applied, tmp_path / "saved", users.artifact.module)
 
@@ -128,17 +128,19 @@ def test_on_a_users_network(lever: Technique, users: Job, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2", "efficientnet_b0", "vgg11"])
-@pytest.mark.parametrize("lever", LEVERS, ids=str)
-def test_on_networks_people_use(lever: Technique, network: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = prepare(images, f"torchvision:{network}", image_size=64)
-    why = REFUSED.get((network, str(lever))) or REFUSED.get((network, lever.name))
-    if why is None and (str(lever), network) in {("no squeeze-and-excitation", n) for n in ("resnet18", "mobilenet_v2", "vgg11")}:
+@pytest.mark.parametrize("modification", MODIFICATIONS, ids=str)
+def test_on_networks_people_use(
+    modification: Technique, network: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare_job(images, f"torchvision:{network}", image_size=64)
+    why = REFUSED.get((network, str(modification))) or REFUSED.get((network, modification.name))
+    if why is None and (str(modification), network) in {("no squeeze-and-excitation", n) for n in ("resnet18", "mobilenet_v2", "vgg11")}:
         why = "has no squeeze"
     if why is not None:
         with pytest.raises(TechniqueError, match=why):
-            lever.apply(job.artifact, job.task)
+            modification.apply(job.artifact, job.task)
         return
-    applied = lever.apply(job.artifact, job.task)
+    applied = modification.apply(job.artifact, job.task)
     print(applied.lineage.steps[-1].notes)
     trains_a_step(applied)
     comes_back(applied, tmp_path / "saved")
@@ -301,7 +303,7 @@ def test_residual_branches_are_found_behind_projections_too() -> None:
     ("network", "times", "blocks"), [("resnet18", 2.0, 16), ("resnet34", 0.5, 9), ("vgg11", 2.0, 14), ("vgg13", 0.5, 5)]
 )
 def test_depth_multiplies_stages(network: str, times: float, blocks: int, images: Path) -> None:
-    job = prepare(images, f"torchvision:{network}", image_size=64)
+    job = prepare_job(images, f"torchvision:{network}", image_size=64)
     module = Depth(times).apply(job.artifact, job.task).module
     kind = "BasicBlock" if network.startswith("resnet") else "Conv2d"
     counted = sum(type(m).__name__ == kind for m in module.modules())
