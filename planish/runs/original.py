@@ -31,7 +31,8 @@ def stored_original(
 ) -> Artifact:
     """Train the job's model unless it was already trained on these classes, or by this run; see ``train_original``.
 
-    Killed, it goes on after the last finished epoch. ``precision`` is that of all trainings of the run; ``name`` is another one where a further teacher is trained.
+    Killed, it goes on after the last finished epoch. ``precision`` is that of all trainings of the run; ``name`` is another one where a
+    further teacher is trained.
     """
     place = folder / "work" / name
 
