@@ -1,4 +1,3 @@
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
-
-sys.path.append(str(Path(__file__).parents[1] / "export"))
 from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
+from onnx import numpy_helper
 
 from planish.artifact import Artifact
 from planish.compression import Int8
