@@ -1,6 +1,6 @@
 """Planish makes convolutional networks accurate, small and fast, and proves it by measurement.
 
-Every command is a function in ``planish.commands``, and here too where no room has its name:
+Every command is a function in ``planish.commands``, and here too where no package has its name:
 ``planish.optimize("photos/", model="mobilenet_v2", weights="imagenet")``.
 """
 
@@ -9,14 +9,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from planish.commands import bench, compare, compress, demo, doctor, evaluate, explain, optimize, train, verify
+    from planish.commands.bench import bench
+    from planish.commands.compress import compress
+    from planish.commands.datasets.crossval import crossval
+    from planish.commands.datasets.few_shot import few_shot
+    from planish.commands.datasets.label_issues import label_issues
+    from planish.commands.datasets.learning_curve import learning_curve
+    from planish.commands.datasets.retrain import retrain
+    from planish.commands.demo import demo
+    from planish.commands.deployment.monitor import monitor
+    from planish.commands.deployment.serve import serve
+    from planish.commands.deployment.verify import verify
+    from planish.commands.doctor import doctor
+    from planish.commands.evaluate import evaluate
+    from planish.commands.experiments.compare import compare
+    from planish.commands.experiments.ensembles import ensembles
+    from planish.commands.experiments.experiment import experiment
+    from planish.commands.explain import explain
+    from planish.commands.optimize import optimize
+    from planish.commands.train import train
 
-__all__ = ["bench", "compare", "compress", "demo", "doctor", "evaluate", "explain", "optimize", "train", "verify"]
+__all__ = [
+    "bench", "compare", "compress", "crossval", "demo", "doctor", "ensembles", "evaluate", "experiment", "explain", "few_shot",
+    "label_issues", "learning_curve", "monitor", "optimize", "retrain", "serve", "train", "verify",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import, and most programs that import planish do not need it at once
     if name not in __all__:
         raise AttributeError(f"module 'planish' has no attribute {name!r}")
     from planish import commands

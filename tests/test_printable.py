@@ -117,7 +117,7 @@ def test_labels_are_printed_as_they_are(label: str, monkeypatch: pytest.MonkeyPa
         stdout.print(line, markup=False, soft_wrap=True)
     assert out.getvalue().count(label) == 5
     monkeypatch.setattr(stderr, "_file", out := io.StringIO())
-    with pytest.raises(Exception):  # noqa: B017 - typer's own
+    with pytest.raises(SystemExit):
         fail(f"{label} is bad")
     assert out.getvalue() == f"error: {label} is bad\n"
 

@@ -1,4 +1,4 @@
-"""The command line: argument parsing only. Every command is one call into ``planish.commands``."""
+"""The command line: what is written there becomes a call of a function in ``planish.commands``, and what it returns is printed."""
 
 from planish.cli.app import main
 

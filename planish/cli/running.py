@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -44,10 +43,10 @@ def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
         fail(f"{error} It comes from {place}." if place else str(error))
     except KeyboardInterrupt:
         stderr.print("\nStopped." + (f" {resume_hint}" if resume_hint else ""))
-        raise typer.Exit(INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
         sys.stderr.close()
-        raise typer.Exit(1) from None
+        raise SystemExit(1) from None
     except OSError as error:
         if debug or error.errno not in _NOT_WRITABLE:
             raise
@@ -84,7 +83,7 @@ def progress() -> Iterator[TerminalProgress]:
 def fail(message: str) -> NoReturn:
     """Say what is wrong, and end with exit code 2."""
     stderr.print(Text.assemble(("error:", "red"), " ", message), soft_wrap=True)
-    raise typer.Exit(USER_MISTAKE)
+    raise SystemExit(USER_MISTAKE)
 
 
 def one_of(option: str, value: str, *allowed: str) -> Any:

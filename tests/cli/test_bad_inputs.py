@@ -10,13 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from cli_runner import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from planish.cli.app import app
 from planish.testing import write_shapes
-
-runner = CliRunner()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +28,7 @@ def data(shapes: Path, tmp_path: Path) -> Path:
 
 def refused(*arguments: object, says: tuple[str, ...]) -> None:
     """Run the command; it must fail as a user's mistake and leave nothing new in the folder it ran in."""
-    result = runner.invoke(app, [str(a) for a in arguments])
+    result = invoke([str(a) for a in arguments])
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -194,7 +191,7 @@ def test_a_loss_that_becomes_nan(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_that_does_not_combine(data: Path, tmp_path: Path) -> None:
-    assert runner.invoke(app, ["train", str(data), "--model", "resnet8", "--epochs", "1", "--out", str(tmp_path / "model")]).exit_code == 0
+    assert invoke(["train", str(data), "--model", "resnet8", "--epochs", "1", "--out", str(tmp_path / "model")]).exit_code == 0
     (tmp_path / "plan.yaml").write_text("- {name: to_onnx}\n- {name: channel_pruning, ratio: 0.5}\n")
     more = ("--plan", tmp_path / "plan.yaml", "--out", tmp_path / "small")
     refused("compress", tmp_path / "model", data, *more, says=("step 2 (channel_pruning)", "needs format torch"))
@@ -220,11 +217,11 @@ def test_a_report_of_no_run(tmp_path: Path) -> None:
     "arguments",
     [
         ("evaluate", "model", "--calibrate"),
-        ("data", "--few-shot", "1,5", "--weights", "imagenet"),
-        ("data", "--suspects"),
-        ("data", "--learning-curve"),
-        ("train", "--folds", "3"),
-        ("compare", "--topic", "ensembles"),
+        ("few-shot", "--shots", "1,5", "--weights", "imagenet"),
+        ("label-issues",),
+        ("learning-curve",),
+        ("crossval", "--folds", "3"),
+        ("ensembles",),
         ("optimize", "--teachers", "2"),
     ],
 )

@@ -7,11 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from cli_runner import invoke
 
 import planish
 from planish import commands
-from planish.cli import app as cli
 from planish.testing import write_shapes
 
 CLASSES = ("[red]circle", 'squ<a> & "re"', os.fsdecode(b"str\xefpes"))
@@ -52,7 +51,7 @@ def test_fewer_classes_in_another_order_are_evaluated(folder: Path) -> None:
         for file in (folder / os.fsdecode(b"d\xe4ta") / name).iterdir():
             (data / name / f"{number}{len(os.listdir(data / name))}.png").write_bytes(file.read_bytes())
     out = folder / os.fsdecode(b"p\xe4ge")
-    result = CliRunner().invoke(cli.app, ["evaluate", str(folder / "model"), str(data), "--split", "train", "--out", str(out)])
+    result = invoke(["evaluate", str(folder / "model"), str(data), "--split", "train", "--out", str(out)])
     assert result.exit_code == 0, result.output
     page = (out / "evaluation.html").read_text(encoding="utf-8")
     assert "str%EFpes" in page
@@ -60,6 +59,6 @@ def test_fewer_classes_in_another_order_are_evaluated(folder: Path) -> None:
     assert "'str%EFpes'" in result.output
     (data / "unknown").mkdir()
     next((data / CLASSES[0]).iterdir()).rename(data / "unknown" / "1.png")
-    result = CliRunner().invoke(cli.app, ["evaluate", str(folder / "model"), str(data)])
+    result = invoke(["evaluate", str(folder / "model"), str(data)])
     assert result.exit_code == 2
     assert "the model lacks 1 of the classes in the images: 'unknown'" in " ".join(result.output.split())

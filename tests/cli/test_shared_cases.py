@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
-
-from planish.cli import app as cli
+from cli_runner import Ran, invoke
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 RGB48 = CASES / "models" / "_data" / "rgb48"
@@ -45,16 +43,16 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return enter
 
 
-def planish(*command: str, code: int = 0) -> Result:
+def planish(*command: str, code: int = 0) -> Ran:
     """Run a command that must end with an exit code, and never with a traceback."""
-    result = CliRunner().invoke(cli.app, list(command))
+    result = invoke(list(command))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise AssertionError(f"{command} ended with a traceback: {result.output[-2000:]}") from result.exception
     assert result.exit_code == code, result.output[-2000:]
     return result
 
 
-def words(result: Result) -> str:
+def words(result: Ran) -> str:
     return " ".join(result.output.split())
 
 
@@ -246,8 +244,8 @@ def test_new_images_of_one_class_are_taken_in(inside: Any):
     inside("data/continue_one_class")
     planish("optimize", "cls_ok", "--model", "resnet8", "--image-size", "32", "--epochs", "1", "--student", "none",
             "--budget", "45s", "--out", "run")  # fmt: skip
-    command = ["train", "cls_ok", "--continue-from", "run", "--add", "tolabel/l2.csv", "--budget", "20s", "--out", "more"]
-    result = CliRunner().invoke(cli.app, command)
+    command = ["retrain", "run", "cls_ok", "--add", "tolabel/l2.csv", "--budget", "20s", "--out", "more"]
+    result = invoke(command)
     assert result.exit_code in (0, 1), result.output  # 1: the new network is not better
     assert "only one class" not in result.output
 

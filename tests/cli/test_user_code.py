@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from cli_runner import invoke
 
-from planish.cli import app as cli
 from planish.testing import write_shapes
 
 NETWORK = """import torch
@@ -39,7 +38,7 @@ def test_the_place_is_named(tmp_path: Path, factory: str, doing: str):
     data = write_shapes(tmp_path / "shapes", per_class=12, size=16, channels=3)
     (tmp_path / "net.py").write_text(NETWORK)
     call = ["train", str(data), "--model", f"{tmp_path / 'net.py'}:{factory}", "--set", "training.epochs=1", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(cli.app, call)
+    result = invoke(call)
     assert result.exit_code == 2
     assert "Traceback" not in result.output
     for words in ("net.py, line 12, in forward", "too many", doing):

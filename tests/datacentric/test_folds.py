@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_runner import invoke
 from sklearn.model_selection import StratifiedKFold
-from typer.testing import CliRunner
 
 from planish import commands
-from planish.cli.app import app
 from planish.data import load_images
 from planish.datacentric import folds as module
 from planish.datacentric.folds import Folds, OutOfFold
@@ -45,8 +44,8 @@ def test_folds_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "fit", watched)
     options = {**QUICK, "folds": 3, "repeats": 2, "out": tmp_path / "run", "watch": lambda trained: seen.append(len(trained))}
     with pytest.raises(KeyboardInterrupt):
-        commands.folds(shapes, **options)
-    found = commands.folds(shapes, resume=True, **options)
+        commands.crossval(shapes, **options)
+    found = commands.crossval(shapes, resume=True, **options)
     assert len(trained_on) == 7, "three folds were kept, the fourth was begun twice"
     assert seen == [1, 2, 3, 1, 2, 3, 4, 5, 6]
     data = load_images(shapes)
@@ -68,7 +67,7 @@ def test_folds_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_cannot_be_cut_is_told(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(GoalError, match="at least 2 folds"):
-        commands.folds(shapes, folds=1, out=tmp_path / "run")
+        commands.crossval(shapes, folds=1, out=tmp_path / "run")
 
 
 def _centroids(rng: np.random.Generator, images: int, size: int, wobble: float, repeats: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,37 +146,35 @@ def _part_of_fashion(file: Path, per_class: int, changed: float) -> set[str]:
 def test_changed_labels_of_fashion_are_found(tmp_path: Path) -> None:
     changed = _part_of_fashion(tmp_path / "noisy.csv", 200, 0.05)
     options = {"model": "resnet8", "changes": ["augmentation=none", "epochs=10"], "folds": 5}
-    found = commands.suspects(tmp_path / "noisy.csv", out=tmp_path / "noisy", **options)
+    found = commands.label_issues(tmp_path / "noisy.csv", out=tmp_path / "noisy", **options)
     right = [s.key in changed for s in found.suspects]
     assert np.mean(right) > 0.25
     assert sum(right) > 0.6 * len(changed)
     assert np.mean(right[:30]) > 0.75
     _part_of_fashion(tmp_path / "clean.csv", 200, 0.0)
-    clean = commands.suspects(tmp_path / "clean.csv", out=tmp_path / "clean", **options)
+    clean = commands.label_issues(tmp_path / "clean.csv", out=tmp_path / "clean", **options)
     assert len(clean.suspects) < 0.1 * clean.images
 
 
 def test_suspects_on_the_command_line(shapes: Path, tmp_path: Path) -> None:
-    run, out = CliRunner(), tmp_path / "run"
+    out = tmp_path / "run"
     small = ["--model", "resnet8x0.5", "--set", "augmentation=none", "--set", "batch_size=16", "--epochs", 4, "--folds", 2, "--out", out]
-    arguments = [str(a) for a in ["data", shapes, "--suspects", *small]]
-    first = run.invoke(app, [*arguments, "--json"])
+    arguments = [str(a) for a in ["label-issues", shapes, *small]]
+    first = invoke([*arguments, "--json"])
     assert first.exit_code == 0, first.output
     found = json.loads(first.stdout)
     assert found == json.loads((out / "suspects.json").read_text())
     page = (out / "suspects.html").read_text()
     assert page.count("<img ") == len(found["suspects"]) > 0
     assert "://" not in page
-    assert run.invoke(app, arguments).exit_code == 2, "the folder is taken"
-    again = run.invoke(app, [*arguments, "--resume"])
+    assert invoke(arguments).exit_code == 2, "the folder is taken"
+    again = invoke([*arguments, "--resume"])
     assert (again.exit_code, "labels may be wrong" in again.output) == (0, True)
     page = (out / "suspects.html").read_text()
     (out / "suspects.html").unlink()
-    assert run.invoke(app, ["report", str(out)]).exit_code == 0
+    assert invoke(["report", str(out)]).exit_code == 0
     assert (out / "suspects.html").read_text() == page
-    refused = run.invoke(app, ["data", str(shapes), "--folds", "3"])
-    assert (refused.exit_code, "--folds is only valid for" in refused.output) == (2, True)
-    folds = run.invoke(app, ["train", str(shapes), "--folds", "2", *[str(a) for a in small[:-4]], "--resume", "--out", str(out)])
+    folds = invoke(["crossval", str(shapes), "--folds", "2", *[str(a) for a in small[:-4]], "--resume", "--out", str(out)])
     assert (folds.exit_code, "they had not seen (2 folds;" in " ".join(folds.output.split())) == (0, True), "suspects left its folds"
-    refused = run.invoke(app, ["train", str(shapes), "--repeats", "3"])
-    assert (refused.exit_code, "--folds 5" in refused.output) == (2, True)
+    refused = invoke(["crossval", str(shapes), "--folds", "1"])
+    assert (refused.exit_code, "--folds 1. it is at least 2" in refused.output) == (2, True)

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from typer.testing import CliRunner
 
 from planish import commands
-from planish.cli.app import app
 from planish.compression import Int8
 from planish.data import load_images
 from planish.datacentric import retrain
@@ -90,7 +88,7 @@ def test_rounds_build_on_what_is_served_and_on_all_labels(old: tuple[Path, Path]
     shutil.copytree(run / "bundle", first_bundle)
     new = negatives(tmp_path / "new")
     out = tmp_path / "out"
-    found = commands.continue_from(run, data, new, out=out, changes=("epochs=30",), replace_served=True, **TESTED)
+    found = commands.retrain(run, data, add=new, out=out, changes=("epochs=30",), replace=True, **TESTED)
 
     assert found.replaced, found.verdict
     assert found.better
@@ -116,7 +114,7 @@ def test_rounds_build_on_what_is_served_and_on_all_labels(old: tuple[Path, Path]
 
     later = negatives(tmp_path / "later", per_class=10, seed=2)
     with pytest.raises(InterruptedError):
-        commands.continue_from(run, data, later, out=tmp_path / "out2")
+        commands.retrain(run, data, add=later, out=tmp_path / "out2")
     again = jobs[1]
     assert fingerprint(again.artifact.module) == fingerprint(load_artifact(out / "model").module), "it starts from what is served"
     assert in_split(again, "train", "validation", "test") == contents([*data.rglob("*.png"), *new.rglob("*.png"), *later.rglob("*.png")])
@@ -141,7 +139,7 @@ def test_labels_stay_with_the_run_where_nothing_was_replaced(
     run = Path(shutil.copytree(run, tmp_path / "run"))
     before = (run / "bundle" / SEAL).read_text()
     new = write_shapes(tmp_path / "new", per_class=60, seed=4)
-    found = commands.continue_from(run, data, new, out=tmp_path / "out", replace_served=True, **TESTED)
+    found = commands.retrain(run, data, add=new, out=tmp_path / "out", replace=True, **TESTED)
     assert not found.better
     assert not found.replaced
     assert "not shown to be better on new images" in found.verdict
@@ -149,7 +147,7 @@ def test_labels_stay_with_the_run_where_nothing_was_replaced(
     relabelled = next((new / "disc").iterdir())
     (tmp_path / "labels.csv").write_text(f"path,label\n{relabelled},square\n")
     with pytest.raises(InterruptedError):
-        commands.continue_from(run, data, tmp_path / "labels.csv", out=tmp_path / "out2")
+        commands.retrain(run, data, add=tmp_path / "labels.csv", out=tmp_path / "out2")
     again = jobs[1]
     assert in_split(again, "train", "validation", "test") == contents([*data.rglob("*.png"), *new.rglob("*.png")])
     for name in ("train", "validation", "test"):
@@ -183,27 +181,24 @@ def test_what_cannot_be_continued_says_why(old: tuple[Path, Path], tmp_path: Pat
     out = tmp_path / "out"
     (tmp_path / "labels.csv").write_text("path,label\nx.png,\n")
     with pytest.raises(DataError, match="label"):
-        commands.continue_from(run, data, tmp_path / "labels.csv", out=out)
+        commands.retrain(run, data, add=tmp_path / "labels.csv", out=out)
     other = write_shapes(tmp_path / "other", per_class=20, seed=3)
     with pytest.raises(DataError, match=r"old images are for testing.*at least 133"):
-        commands.continue_from(run, data, write_shapes(tmp_path / "more", per_class=60, seed=3), out=out, replace_served=True)
+        commands.retrain(run, data, add=write_shapes(tmp_path / "more", per_class=60, seed=3), out=out, replace=True)
     with pytest.raises(DataError, match=r"0 images are new, and \d+ old ones are for testing"):
-        commands.continue_from(run, data, data, out=out)
+        commands.retrain(run, data, add=data, out=out)
     with pytest.raises(GoalError, match="alpha of 5"):
-        commands.continue_from(run, data, other, out=out, alpha=5)
+        commands.retrain(run, data, add=other, out=out, alpha=5)
     (other / "disc").rename(other / "heart")
     with pytest.raises(DataError, match="the model lacks"):
-        commands.continue_from(run, data, other, out=out)
+        commands.retrain(run, data, add=other, out=out)
     (run / "bundle").rename(tmp_path / "alone")
     with pytest.raises(BundleError, match="name the run that made it"):
-        commands.continue_from(tmp_path / "alone", data, other, out=out)
+        commands.retrain(tmp_path / "alone", data, add=other, out=out)
     (tmp_path / "alone" / "splits.json").unlink()
     with pytest.raises(BundleError, match="keeps no splits"):
-        commands.continue_from(tmp_path / "alone", data, other, out=out)
+        commands.retrain(tmp_path / "alone", data, add=other, out=out)
     assert not out.exists()
-    said = CliRunner().invoke(app, ["train", str(data), "--alpha", "0.1", "--out", str(out)])
-    assert said.exit_code == 2
-    assert "only valid with --continue-from" in " ".join(said.output.split())
 
 
 def test_what_follows_a_model_uses_its_splits(old: tuple[Path, Path], tmp_path: Path) -> None:
@@ -255,17 +250,17 @@ def test_the_same_command_goes_on_from_an_interrupted_training_alone(
         checkpoint.touch()
         if len(asked) == 2:
             with pytest.raises(BundleError, match="in use by the process"):
-                commands.continue_from(run, data, new, out=out)
+                commands.retrain(run, data, add=new, out=out)
         raise InterruptedError
 
     monkeypatch.setattr(retrain, "train_original", interrupted)
     new = negatives(tmp_path / "new", per_class=40)
     for _ in range(2):
         with pytest.raises(InterruptedError):
-            commands.continue_from(run, data, new, out=out)
+            commands.retrain(run, data, add=new, out=out)
     assert asked == [False, True]
     with pytest.raises(BundleError, match="seed was 0 and is now 1"):
-        commands.continue_from(run, data, new, out=out, seed=1)
+        commands.retrain(run, data, add=new, out=out, seed=1)
 
 
 def test_a_few_new_images_of_one_class_are_taken_in(old: tuple[Path, Path], tmp_path: Path) -> None:
@@ -275,7 +270,7 @@ def test_a_few_new_images_of_one_class_are_taken_in(old: tuple[Path, Path], tmp_
     for _ in range(len(short) - 3):
         short.popitem()
     (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{path},disc\n" for path in short.values()))
-    found = commands.continue_from(run, data, tmp_path / "labels.csv", out=tmp_path / "out", changes=("epochs=1",))
+    found = commands.retrain(run, data, add=tmp_path / "labels.csv", out=tmp_path / "out", changes=("epochs=1",))
     kept_now = SplitAssignment.load(tmp_path / "out" / "bundle" / "splits.json").splits
     assert {short_hash for short_hash in kept_now if short_hash in short} == set(short)
     assert "test" not in {kept_now[name] for name in short}, "this test is about images of which none is for testing"

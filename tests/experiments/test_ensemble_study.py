@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cli_runner import invoke
 from macs_clock import time_by_macs
-from typer.testing import CliRunner
 
 from planish import commands
-from planish.cli.app import app
 from planish.data.normalisation import Normalise
 from planish.errors import GoalError
 from planish.experiments import ensemble_members
@@ -87,17 +86,12 @@ def test_a_second_sitting_repeats_nothing_and_the_page_holds_every_arm(
     table = page.split('<table id="arm-table">')[1]
     assert re.findall(r"</svg><span>(.+?)</span>", table) == [arm.label for arm in study.arms]
     assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
-    printed = CliRunner().invoke(app, ["report", str(out)])
+    printed = invoke(["report", str(out)])
     assert printed.exit_code == 0
 
 
-def test_the_command_line_knows_the_topic_and_its_options(shapes: Path) -> None:
-    refused = CliRunner().invoke(app, ["compare", str(shapes), "--topic", "ensembles", "--design", "one"])
-    assert refused.exit_code == 2
-    assert "for comparing modifications" in refused.output
-    refused = CliRunner().invoke(app, ["compare", str(shapes), "--topic", "pruning", "--seeds", "2"])
-    assert "modifications and ensembles" in refused.output
-    refused = CliRunner().invoke(app, ["compare", str(shapes), "--topic", "ensembles", "--seeds", "1"])
+def test_one_seed_is_refused_on_the_command_line(shapes: Path) -> None:
+    refused = invoke(["ensembles", str(shapes), "--seeds", "1"])
     assert refused.exit_code == 2
     assert "at least --seeds 2" in refused.output
 

@@ -69,7 +69,7 @@ def test_an_experiment_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pyt
     seen: list[list[ArmResult]] = []
     options = {"model": "resnet8", "epochs": 5, "seeds": 2, "changes": ["augmentation=none", "batch_size=16"], "out": tmp_path / "run"}
     factors = factors_of(["initialization=he_normal,zeros", "activation=relu,elu"])
-    found = commands.vary(shapes, factors=factors, watch=lambda arms: seen.append(list(arms)), **options)
+    found = commands.experiment(shapes, vary=factors, watch=lambda arms: seen.append(list(arms)), **options)
     assert Experiment.load(tmp_path / "run" / "experiment.json") == found
     arms = {arm.label: arm for arm in found.arms}
     reference, zeros = arms["initialization=he_normal, activation=relu"], arms["initialization=zeros, activation=relu"]
@@ -87,7 +87,7 @@ def test_an_experiment_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pyt
     assert TOO_FEW in page or "worse" in page
     assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
     monkeypatch.setattr(trials, "fit", None)  # nothing is trained again
-    again = commands.vary(shapes, factors=factors, resume=True, **options)
+    again = commands.experiment(shapes, vary=factors, resume=True, **options)
     assert again.arms == found.arms
 
 
@@ -129,7 +129,7 @@ def test_one_seed_is_too_few_to_tell_anything(shapes: Path, tmp_path: Path) -> N
     """Also where all images differ: another seed might turn it round."""
     factors = factors_of(["initialization=he_normal,zeros"])
     changes = ["augmentation=none", "batch_size=16"]
-    found = commands.vary(shapes, factors=factors, model="resnet8", epochs=3, seeds=1, changes=changes, out=tmp_path / "run")
+    found = commands.experiment(shapes, vary=factors, model="resnet8", epochs=3, seeds=1, changes=changes, out=tmp_path / "run")
     stored = json.loads((tmp_path / "run" / "experiment.json").read_text())["arms"][1]
     assert found.arms[1].verdict == stored["verdict"] == "too few seeds to tell"
     assert (stored["measurements"]["difference"]["low"], stored["measurements"]["difference"]["high"]) == (-100, 100)

@@ -9,22 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_runner import invoke
 from nets import Samples, artifact, convolutions, foreign
 from PIL import Image
 from rich.console import Console
-from typer.testing import CliRunner
 
 import planish
 from planish.artifact import Artifact
-from planish.cli.app import app
 from planish.compression import Int8
 from planish.explanation.result import Explanation
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.bundle.folder import write_bundle
 from planish.models.storage import save_artifact
 from planish.report.pages.explanation import explanation
-
-runner = CliRunner()
 
 
 class Task(Samples):
@@ -41,7 +38,7 @@ class Task(Samples):
 
 
 def run(*arguments: object, code: int = 0) -> str:
-    result = runner.invoke(app, ["explain", *map(str, arguments)])
+    result = invoke(["explain", *map(str, arguments)])
     assert result.exit_code == code, result.output
     return result.output if code else result.stdout
 

@@ -16,12 +16,11 @@ from unittest.mock import MagicMock
 
 import onnx
 import pytest
+from cli_runner import invoke
 from export_fakes import FakeTask
 from service_log import service_log
-from typer.testing import CliRunner
 
 from planish.artifact import Artifact
-from planish.cli.app import app
 from planish.errors import BundleError, RuntimeMissingError, TrustError
 from planish.export import ToTorchExport
 from planish.export.bundle.folder import file_hashes, write_bundle
@@ -204,10 +203,9 @@ def test_openssl_makes_the_keys_and_confirms_the_signature(bundle: Path, tmp_pat
     folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     for command in ("openssl genpkey -algorithm ed25519 -out key.pem", "openssl pkey -in key.pem -pubout -out key.pub"):
         subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
-    cli = CliRunner()
-    done = cli.invoke(app, ["sign", str(folder), "--key", str(tmp_path / "key.pem")])
+    done = invoke(["sign", str(folder), "--key", str(tmp_path / "key.pem")])
     assert done.exit_code == 0, done.output
-    checked = cli.invoke(app, ["verify", str(folder), "--no-latency", "--json", "--public-key", str(tmp_path / "key.pub")])
+    checked = invoke(["verify", str(folder), "--no-latency", "--json", "--public-key", str(tmp_path / "key.pub")])
     assert checked.exit_code == 0, checked.output
     assert json.loads(checked.output)["signature"] == "verified"
     hashes = {
@@ -220,9 +218,9 @@ def test_openssl_makes_the_keys_and_confirms_the_signature(bundle: Path, tmp_pat
     command = "openssl pkeyutl -verify -pubin -inkey key.pub -rawin -in message -sigfile raw"
     subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
     (folder / "README.md").write_text("forged")
-    failed = cli.invoke(app, ["verify", str(folder), "--no-latency", "--public-key", str(tmp_path / "key.pub")])
+    failed = invoke(["verify", str(folder), "--no-latency", "--public-key", str(tmp_path / "key.pub")])
     assert failed.exit_code == 1
-    assert cli.invoke(app, ["sign", str(folder), "--key", str(tmp_path / "key.pub")]).exit_code == 2
+    assert invoke(["sign", str(folder), "--key", str(tmp_path / "key.pub")]).exit_code == 2
 
 
 def test_a_service_exchanges_its_model_for_signed_bundles_alone(bundle: Path, signed: Path, keys: tuple[Path, Path]) -> None:

@@ -15,12 +15,11 @@ import pytest
 import timm
 import torch
 import torchvision
+from cli_runner import invoke
 from onnx import TensorProto, helper
 from torch import nn
-from typer.testing import CliRunner
 
 from planish.artifact import Artifact
-from planish.cli import app as cli
 from planish.compression import Int8, Resolution, Simplify
 from planish.data.normalisation import Normalise
 from planish.devices.kernels import onnxruntime_kernels
@@ -208,11 +207,11 @@ def test_what_cannot_be_said_of_a_file(shapes: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_does_not_know_the_classes_is_not_optimized(shapes: Path, tmp_path: Path) -> None:
     file = written(tmp_path / "a.onnx", ["N", 3, 16, 16])
-    said = CliRunner().invoke(cli.app, ["optimize", str(shapes), "--model", str(file), "--out", str(tmp_path / "run")])
+    said = invoke(["optimize", str(shapes), "--model", str(file), "--out", str(tmp_path / "run")])
     assert said.exit_code == 2
     assert "hardly better than guessing" in said.output
     assert "--mean, --std and --resize" in said.output
-    said = CliRunner().invoke(cli.app, ["optimize", str(shapes), "--model", str(file), "--epochs", "3", "--teachers", "2"])
+    said = invoke(["optimize", str(shapes), "--model", str(file), "--epochs", "3", "--teachers", "2"])
     assert said.exit_code == 2
     assert "cannot be trained" in said.output
 
@@ -238,9 +237,7 @@ def test_from_a_file_to_a_bundle(shapes: Path, tmp_path: Path) -> None:
         optimiser.step()
     file = export(network.eval(), tmp_path / "net.onnx", **DYNAMIC)
     run = tmp_path / "run"
-    done = CliRunner().invoke(
-        cli.app, ["optimize", str(data), "--model", str(file), "--max-drop", "5", "--budget", "2m", "--out", str(run)]
-    )
+    done = invoke(["optimize", str(data), "--model", str(file), "--max-drop", "5", "--budget", "2m", "--out", str(run)])
     assert done.exit_code == 0, done.output
     result = Result.load(run / "result.json")
     assert any("cannot be trained" in text and "distillation" in text for text in result.notes)

@@ -62,13 +62,13 @@ def steps_of(run: Path) -> dict[str, str]:
 
 
 def vary(data: Path, **options: Any) -> Any:
-    return commands.vary(
-        data, factors={"modifications.activation": ["relu", "elu"]}, recipe="scratch-small", seeds=1, budget="20s", **options
+    return commands.experiment(
+        data, vary={"modifications.activation": ["relu", "elu"]}, recipe="scratch-small", seeds=1, budget="20s", **options
     )
 
 
 def folds(data: Path, **options: Any) -> Any:
-    return commands.folds(data, recipe="scratch-small", folds=2, budget="20s", **options)
+    return commands.crossval(data, recipe="scratch-small", folds=2, budget="20s", **options)
 
 
 @pytest.mark.parametrize("job", [vary, folds])

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from cli_runner import invoke
 
-from planish.cli import app as cli
 from planish.errors import GoalError, ModelError
 from planish.runs.open_model import open_model
 from planish.runs.open_network import Network, open_network
@@ -58,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(place: Path, *words: str) -> str:
-    result = CliRunner().invoke(cli.app, [*words, str(place / "shapes")], catch_exceptions=False)
+    result = invoke([*words, str(place / "shapes")])
     output = result.output.replace("\n", " ")
     assert "Traceback" not in output
     assert result.exit_code in (0, 2), output
@@ -88,8 +87,8 @@ def test_what_is_missing_is_asked_for(place: Path, tmp_path: Path) -> None:
         open_network(Network(f"{place / 'net.py'}:make", place / "other.pth", mean=[0], std=[1]), place / "shapes")
     with pytest.raises(GoalError, match="one value for each of 3"):
         open_network(Network(f"{place / 'net.py'}:make", place / "net.pth", mean=[0, 1], std=[1]), place / "shapes")
-    assert "only valid with --model" in call(place, "export", str(tmp_path), "--weights", "x.pth", "--to", "onnx")
-    assert "Give MODEL and DATA" in call(place, "export", "--to", "onnx")
+    assert "only valid with a network's name" in call(place, "export", str(tmp_path), "--weights", "x.pth", "--to", "onnx")
+    assert "requires an argument" in call(place, "export", "--to", "onnx")
 
 
 def test_a_network_that_cannot_be_exported_is_one_line_with_its_place(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from fastapi.testclient import TestClient
 from packaging.requirements import Requirement
@@ -77,15 +76,16 @@ def container() -> dict[str, Any]:
 @pytest.mark.parametrize("arguments", [instruction("CMD"), container()["args"]])
 def test_the_command_line_is_one_that_planish_takes(arguments: list[str]) -> None:
     command, *given = [*instruction("ENTRYPOINT"), *arguments][1:]
-    parsed = typer.main.get_command(app).commands[command].make_context(command, given)  # type: ignore[attr-defined]
-    assert parsed.params["host"] == "0.0.0.0"
+    _, bound, _ = app.parse_args([command, *given])
+    (bundles,), options = bound.args[:1], bound.kwargs
+    assert options["host"] == "0.0.0.0"
     ports = {
-        parsed.params["port"],
+        options["port"],
         container()["ports"][0]["containerPort"],
         int(re.findall(r"^EXPOSE (\d+)", DOCKERFILE, re.MULTILINE)[0]),
     }
     assert ports == {8080}
-    assert [re.fullmatch(r"\w+=/[\w/]+", bundle) is not None for bundle in parsed.params["bundles"]] == [True]
+    assert [re.fullmatch(r"\w+=/[\w/]+", bundle) is not None for bundle in bundles] == [True]
 
 
 def test_probes_ask_paths_that_are_there(bundle: Path) -> None:
@@ -97,12 +97,13 @@ def test_probes_ask_paths_that_are_there(bundle: Path) -> None:
     assert asked <= paths
 
 
-def test_the_health_check_asks_where_the_service_wrote_its_address() -> None:
+def test_the_health_check_asks_where_the_service_wrote_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     *command, file = instruction("CMD", DOCKERFILE.replace('CMD ["model', ""))
     assert command == ["python", "-m", healthcheck.__name__]
     assert re.findall(r"PLANISH_ADDRESS_FILE=(\S+)", DOCKERFILE) == [file]
-    option = next(one for one in typer.main.get_command(app).commands["serve"].params if one.name == "address_file")  # type: ignore[attr-defined]
-    assert option.envvar == "PLANISH_ADDRESS_FILE"
+    monkeypatch.setenv("PLANISH_ADDRESS_FILE", "there")
+    _, bound, _ = app.parse_args(["serve", "bundle"])
+    assert bound.kwargs["address_file"] == "there"
 
 
 def test_images_are_named_by_digest() -> None:

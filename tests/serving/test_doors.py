@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 import uvicorn
+from cli_runner import invoke
 from fastapi.testclient import TestClient
-from typer.testing import CliRunner
 
-from planish.cli.app import app as commands
 from planish.errors import BundleError
 from planish.serving.http.app import service
 from planish.serving.http.connection import MAX_HEAD, MAX_HEADERS, MAX_PIPELINED, Connection
@@ -147,7 +146,7 @@ def test_connections_that_send_nothing_or_for_ever_are_closed_and_others_served(
 def test_a_file_without_a_key_starts_no_service(bundle: Path, tmp_path: Path, text: str | bytes) -> None:
     keys = tmp_path / "keys"
     keys.write_bytes(text if isinstance(text, bytes) else text.encode())
-    done = CliRunner().invoke(commands, ["serve", str(bundle), "--keys", str(keys), "--port", "0"])
+    done = invoke(["serve", str(bundle), "--keys", str(keys), "--port", "0"])
     assert (done.exit_code, "key" in done.output, "Traceback" in done.output) == (2, True, False)
     with pytest.raises(BundleError):
         read_keys(keys)

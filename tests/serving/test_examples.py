@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from planish.cli.serve import serve as command
+from planish.commands.deployment.serve import serve as command
 
 if TYPE_CHECKING:
     from conftest import Served
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 def curls(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if "curl " in line]
+    return [line.strip().removeprefix("$ ") for line in text.splitlines() if "curl " in line]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ class Absent:
 
 sys.meta_path.insert(0, Absent)
 from fastapi.testclient import TestClient
-from planish.cli.app import app
+from planish.cli import main
 from planish.serving.http.app import service
 from planish.serving.serve import open_models
 
@@ -25,8 +25,7 @@ with TestClient(service(open_models([bundle]))) as client:
     with open(f"{bundle}/golden/000.png", "rb") as image:
         answer = client.post("/predict", content=image.read())
     assert answer.status_code == 200, answer.text
-sys.argv = ["planish", "verify", bundle]
-app()
+main(["verify", bundle])
 """
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from planish.cli.serve import serve
+from planish.commands.deployment.serve import serve
 from planish.data.preprocessing import decode_with_size
 from planish.errors import DataError
 from planish.serving.limits import BODIES, Limits, MemoryBudget
@@ -77,7 +77,7 @@ def test_an_image_is_refused_before_its_pixels_are_decoded(bundle: Path, monkeyp
 
 def test_the_defaults_agree_with_each_other_and_with_the_manifest() -> None:
     limits = Limits()
-    parameters = serve.__defaults__ or ()
+    parameters = (serve.__kwdefaults__ or {}).values()
     assert {limits.max_pixels, limits.max_bytes, limits.max_decoding_bytes} <= {value for value in parameters if isinstance(value, int)}
     for kind in ("PNG", "JPEG"):
         file, reserved = io.BytesIO(), list[int]()

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from cli_runner import Ran, invoke
 
-from planish.cli.app import app
 from planish.errors import BundleError, DataError
 from planish.export.bundle.folder import REFERENCE, SEAL
 from planish.progress import collecting_notes
@@ -45,11 +44,11 @@ def write_log(folder: Path, served: Path, count: int = 40, **changes: Any) -> Pa
     return folder
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["monitor", *map(str, arguments)])
+def run(*arguments: object) -> Ran:
+    return invoke(["monitor", *map(str, arguments)])
 
 
-def refused(result: Result) -> str:
+def refused(result: Ran) -> str:
     said = " ".join(result.output.split())
     assert (result.exit_code, "Traceback" in said, "no drift" in said) == (2, False, False), said
     return said
@@ -167,5 +166,5 @@ def test_images_are_chosen_for_labels_from_the_models_that_are_named(bundle: Pat
         worth_labelling(log, tmp_path / "out", 50)
     assert worth_labelling(log, tmp_path / "out", 50, [f"dogs={bundle}"]) == 3
     assert "cat" not in (tmp_path / "out" / "labels.csv").read_text()
-    refused(run(log, f"birds={bundle}", "--label", "5", "--out", tmp_path / "birds"))
+    refused(invoke(["label-candidates", str(log), f"birds={bundle}", "--count", "5", "--out", str(tmp_path / "birds")]))
     assert not (tmp_path / "birds").exists()

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from typer.testing import CliRunner, Result
+from cli_runner import Ran, invoke
 
-from planish.cli.app import app
 from planish.errors import DataError
 from planish.export.bundle.folder import REFERENCE, SEAL
 from planish.serving.monitoring import monitor as watching
@@ -85,19 +84,20 @@ def dark(bundle: Path, tmp_path: Path) -> Path:
     return log
 
 
-def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
-    return CliRunner().invoke(app, ["monitor", *map(str, arguments)], env=env)
+def run(*arguments: object, env: dict[str, str] | None = None) -> Ran:
+    return invoke(["monitor", *map(str, arguments)], env=env)
 
 
-def said(result: Result) -> str:
+def said(result: Ran) -> str:
     return " ".join(result.output.split())
 
 
 def test_the_webhook_is_told_and_the_command_ends_with_1(dark: Path, bundle: Path, other: Other, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
-    loud = run(dark, bundle, "--correlation", "0", "--json", "--rules", rules, env={"PLANISH_WEBHOOK": f"{other.address}/{SECRET}"})
+    loud = run(dark, bundle, "--correlation", "0", "--json", env={"PLANISH_WEBHOOK": f"{other.address}/{SECRET}"})
     assert loud.exit_code == 1, said(loud)
     assert SECRET not in said(loud)
+    assert invoke(["alert-rules", str(rules)]).exit_code == 0
     assert "planish_drift" in rules.read_text()
     ((path, _, body),) = other.asked
     assert path == f"/{SECRET}"
@@ -207,9 +207,10 @@ def test_a_key_goes_nowhere_else(other: Other) -> None:
 
 
 def test_labels_are_not_taken_from_an_address_and_no_folder_is_found_out_late(tmp_path: Path) -> None:
-    assert "not from an address" in said(run("http://127.0.0.1:1", "--label", 5, "--out", tmp_path / "out"))
     (tmp_path / "there").mkdir()
-    assert "exists already" in said(run(tmp_path, "x", "--label", 5, "--out", tmp_path / "there"))
+    for log, out, words in (("http://127.0.0.1:1", "out", "taken from the folder of a log"), (str(tmp_path), "there", "exists already")):
+        refused = invoke(["label-candidates", log, "--count", "5", "--out", str(tmp_path / out)])
+        assert (refused.exit_code, words in said(refused)) == (2, True), said(refused)
 
 
 def test_an_answer_without_end_is_cut_off(other: Other, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,35 @@
+"""The commands, one typed function each. The command line is made from them: from their signatures and docstrings."""
+
+from planish.commands.bench import bench
+from planish.commands.compress import Compressed, compress
+from planish.commands.datasets.crossval import crossval
+from planish.commands.datasets.data import data
+from planish.commands.datasets.few_shot import few_shot
+from planish.commands.datasets.label_issues import label_issues
+from planish.commands.datasets.learning_curve import learning_curve
+from planish.commands.datasets.retrain import retrain
+from planish.commands.datasets.tile import tile
+from planish.commands.demo import demo
+from planish.commands.deployment.alert_rules import alert_rules
+from planish.commands.deployment.label_candidates import label_candidates
+from planish.commands.deployment.monitor import monitor
+from planish.commands.deployment.serve import serve
+from planish.commands.deployment.sign import sign
+from planish.commands.deployment.verify import verify
+from planish.commands.doctor import doctor
+from planish.commands.evaluate import evaluate
+from planish.commands.experiments.compare import compare
+from planish.commands.experiments.ensembles import ensembles
+from planish.commands.experiments.experiment import experiment
+from planish.commands.explain import explain
+from planish.commands.export import export
+from planish.commands.optimize import optimize
+from planish.commands.recipes import recipes
+from planish.commands.report import report
+from planish.commands.train import Trained, train
+
+__all__ = [
+    "Compressed", "Trained", "alert_rules", "bench", "compare", "compress", "crossval", "data", "demo", "doctor", "ensembles", "evaluate",
+    "experiment", "explain", "export", "few_shot", "label_candidates", "label_issues", "learning_curve", "monitor", "optimize", "recipes",
+    "report", "retrain", "serve", "sign", "tile", "train", "verify",
+]  # fmt: skip

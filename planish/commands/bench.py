@@ -1,0 +1,51 @@
+"""Interleaved latency of exported models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planish.commands.options import at_least
+from planish.errors import ModelError
+
+if TYPE_CHECKING:
+    from planish.evaluation.latency import LatencyReport
+
+
+def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int = 1, batch: int = 1, seconds: float = 2.5) -> LatencyReport:
+    """Time exported models side by side, each in a process of its own; naming one twice shows this machine's noise.
+
+    Args:
+        models: Bundles, runs or .onnx files; the first is the baseline.
+        runtime: auto takes each bundle's own.
+        threads: Threads of the runtime.
+        batch: Batch size.
+        seconds: Of timing for each model.
+
+    Returns:
+        Measurements and a verdict for each.
+
+    Raises:
+        ModelError: there are fewer than two, or one cannot be opened.
+
+    Example:
+        $ planish bench runs/a/bundle runs/b/bundle --threads 1
+    """
+    from planish.evaluation.latency import measure_latency
+    from planish.runs.open_model import open_model
+
+    at_least(1, threads=threads, batch=batch)
+    at_least(0.1, seconds=seconds)
+    if len(models) < 2:
+        raise ModelError(
+            "there is only one model to time", "a speed is a ratio of two", "name two models; the same one twice shows this machine's noise"
+        )
+    names: list[str] = []
+    for model in models:
+        name, number = str(model), 2
+        while name in names:
+            name, number = f"{model} ({number})", number + 1
+        names.append(name)
+    subjects = {n: open_model(m, runtime).subject(threads, batch) for n, m in zip(names, models, strict=True)}
+    return measure_latency(subjects, baseline=names[0], threads=threads, batch=batch, seconds=seconds)

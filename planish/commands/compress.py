@@ -1,0 +1,112 @@
+"""A plan written by hand, carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planish.commands.options import Layout, Resize, source
+from planish.errors import BundleError, ModelError
+
+if TYPE_CHECKING:
+    from planish.data.sources.dataset import Dataset
+    from planish.measurement import Measurement
+    from planish.plan import Plan
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What a plan did: the folder of the result, test metrics and size before and after."""
+
+    folder: Path
+    before: dict[str, Measurement]
+    after: dict[str, Measurement]
+    size_bytes_before: int
+    size_bytes_after: int
+
+
+def compress(
+    model: str | Path,
+    data: str | Path | Dataset,
+    *,
+    plan: str | Path | Plan,
+    out: str | Path = "compressed",
+    weights: str | Path | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    image_size: int | None = None,
+    resize: Resize | None = None,
+    task: str | None = None,
+    layout: Layout | None = None,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> Compressed:
+    """Carry out a plan written by hand on a trained model; metrics before and after, on test.
+
+    Images have the splits that the model keeps.
+
+    Args:
+        model: Folder of a saved model; or a network's name with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
+        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
+        plan: YAML or JSON list of techniques: '- {name: channel_pruning, ratio: 0.5}'.
+        out: Folder for the result.
+        weights: Of a network that is named: a .safetensors or .pth file.
+        mean: That it expects to be subtracted from pixel / 255, one value or one per channel: 0.485,0.456,0.406, or 0.
+        std: Likewise, what it is then divided by: 0.229,0.224,0.225, or 1.
+        image_size: Pixels of its input.
+        resize: How images come to that size.
+        task: classification, detection, instance, semantic, or one that is installed.
+        layout: How the data is laid out, where it could be read in several ways.
+        skip_bad: Leave broken images out instead of stopping.
+        seed: Of the split, where the model keeps none.
+
+    Returns:
+        The folder of the result, and metrics and sizes before and after.
+
+    Raises:
+        PlanError: the plan cannot be read, or its steps do not combine.
+        TechniqueError: a step does not apply; it is named.
+
+    Example:
+        $ planish compress model/ photos/ --plan plan.yaml
+        $ planish compress net.py:make photos/ --weights net.pth --mean 0.5 --std 0.25 --plan plan.yaml
+    """
+    from planish.commands.models import channel_list, open_with_images
+    from planish.evaluation.evaluate import evaluate as evaluate_split
+    from planish.export.bundle.folder import write_bundle
+    from planish.export.runtimes.registry import available
+    from planish.models.storage import save_artifact
+    from planish.plan import Plan
+    from planish.runs.open_model import open_model
+    from planish.runs.open_network import Network
+    from planish.split_assignment import assignment_beside
+    from planish.tasks import task_for
+    from planish.training import Distill
+
+    folder = Path(out)
+    if folder.exists():
+        raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
+    steps = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
+    teachers = [assignment_beside(Path(teacher)) for step in steps.steps if isinstance(step, Distill) for teacher in step.teachers]
+    network = Network(str(model), weights, channel_list(mean), channel_list(std), image_size, resize, task)
+    opened, images = open_with_images(network, source(data, layout), seed=seed, skip_bad=skip_bad, teachers=teachers)
+    if opened.artifact is None:
+        raise ModelError(
+            f"{model} is an exported model", "a plan starts from a network in PyTorch", "name a saved model, or a network with --weights"
+        )
+    facts = steps.check(opened.artifact.facts)
+    images.require("train", "validation", "test")
+    split_task = task_for(opened.task, images.splits, images.class_names)
+    after = steps.apply(opened.artifact, split_task)
+    before_metrics = evaluate_split(opened.predictor(), split_task, "test", opened.input_spec, opened.preprocessing).metrics
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if facts["format"] == "torch":
+        save_artifact(after, folder, images.assignment)
+    else:
+        runtime = available(facts["format"])[0]
+        write_bundle(after, split_task, folder, runtime=runtime, measurements={}, threads=1, batch=1, assignment=images.assignment)
+    reopened = open_model(folder)
+    after_metrics = evaluate_split(reopened.predictor(threads=2), split_task, "test", reopened.input_spec, reopened.preprocessing).metrics
+    return Compressed(folder, before_metrics, after_metrics, opened.artifact.size_bytes, after.size_bytes)

@@ -1,0 +1,77 @@
+"""Cross-validation of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planish.commands.options import Changes, Layout, at_least, changes_of, source
+from planish.invocation import command_line
+
+if TYPE_CHECKING:
+    from planish.data.sources.dataset import Dataset
+    from planish.datacentric.folds import Fold, Folds
+    from planish.training.recipe import Recipe
+
+
+def crossval(
+    data: str | Path | Dataset,
+    *,
+    model: str = "resnet20",
+    weights: str | Path | None = None,
+    recipe: str | Path | Recipe | None = None,
+    changes: Changes = (),
+    epochs: int | None = None,
+    image_size: int | None = None,
+    folds: int = 5,
+    repeats: int = 1,
+    budget: str | None = None,
+    layout: Layout | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    seed: int = 0,
+    watch: Callable[[Sequence[Fold]], None] | None = None,
+) -> Folds:
+    """How accurate a recipe is on few images: cross-validation over train and validation, test untouched.
+
+    Near duplicates are in one fold. No network is evaluated on its held-out fold while it is trained, so early stopping has no effect. The
+    folder holds `folds.json`, with all logits in `out_of_fold.npz`.
+
+    Args:
+        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
+        model: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.
+        weights: imagenet, or a .safetensors or .pth file.
+        recipe: A name (see `planish recipes`) or a YAML file; by default one for fresh or for pretrained weights.
+        changes: A value of the recipe: training.epochs=10, norm=group. May be repeated.
+        epochs: Of each training; --set training.epochs.
+        image_size: Pixels of the model's input; by default the images' own size, at most 224.
+        folds: 2 or more; each network is trained on all but one.
+        repeats: Of all folds, with other folds and seeds.
+        budget: Wall-clock time for everything; each training has an equal share, and its schedule ends within it.
+        layout: How the data is laid out, where it could be read in several ways.
+        out: Folder for the results; by default runs/ and a name made from data and model.
+        resume: Go on with what is in --out; no finished training is repeated.
+        skip_bad: Leave broken images out instead of stopping.
+        seed: Of the split, and the first of the repeats' seeds.
+        watch: Called with the finished folds after each training.
+
+    Returns:
+        What was found, with an interval that accounts for folds that share images.
+
+    Raises:
+        DataError: there are too few images.
+
+    Example:
+        $ planish crossval photos/ --folds 5 --repeats 2 --recipe finetune-few --weights imagenet --model mobilenet_v2
+    """
+    from planish.datacentric.folds import folds as run
+
+    at_least(2, folds=folds)
+    at_least(1, epochs=epochs, repeats=repeats)
+    return run(
+        source(data, layout), model=model, weights=weights, recipe=recipe,
+        changes=changes_of(changes, epochs=epochs, image_size=image_size), folds=folds, repeats=repeats, budget=budget, out=out,
+        resume=resume, skip_bad=skip_bad, seed=seed, command=command_line(), watch=watch,
+    )  # fmt: skip

@@ -1,0 +1,77 @@
+"""Whether more images would help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planish.commands.options import Changes, Layout, at_least, changes_of, results_folder, source
+from planish.invocation import command_line
+
+if TYPE_CHECKING:
+    from planish.data.sources.dataset import Dataset
+    from planish.datacentric.learning_curve import LearningCurve
+    from planish.training.recipe import Recipe
+
+
+def learning_curve(
+    data: str | Path | Dataset,
+    *,
+    model: str = "resnet20",
+    weights: str | Path | None = None,
+    recipe: str | Path | Recipe | None = None,
+    changes: Changes = (),
+    epochs: int | None = None,
+    image_size: int | None = None,
+    folds: int = 3,
+    repeats: int = 1,
+    budget: str | None = None,
+    layout: Layout | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> LearningCurve:
+    """Would twice the images help? Trains on an eighth, a quarter, half and all of the images.
+
+    Each fold is evaluated by networks that were not trained on it; test stays untouched. All sizes are trained for equally many steps. The
+    folder holds `learning_curve.json` and `learning_curve.html`.
+
+    Args:
+        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
+        model: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.
+        weights: imagenet, or a .safetensors or .pth file.
+        recipe: A name (see `planish recipes`) or a YAML file; by default one for fresh or for pretrained weights.
+        changes: A value of the recipe: training.epochs=10, norm=group. May be repeated.
+        epochs: Of each training; --set training.epochs.
+        image_size: Pixels of the model's input; by default the images' own size, at most 224.
+        folds: 2 or more; four times as many networks are trained.
+        repeats: Of all folds, with other folds and seeds.
+        budget: Wall-clock time for everything; each training has an equal share, and its schedule ends within it.
+        layout: How the data is laid out, where it could be read in several ways.
+        out: Folder for the results; by default runs/ and a name made from data and model.
+        resume: Go on with what is in --out; no finished training is repeated.
+        skip_bad: Leave broken images out instead of stopping.
+        seed: Of the split, and the first of the repeats' seeds.
+
+    Returns:
+        What was found, with a forecast for twice as many images.
+
+    Raises:
+        DataError: there are too few images.
+
+    Example:
+        $ planish learning-curve photos/ --model resnet20 --budget 20m
+    """
+    from planish.datacentric.learning_curve import learning_curve as run
+    from planish.report.pages.learning_curve import write_learning_curve
+
+    at_least(2, folds=folds)
+    at_least(1, epochs=epochs, repeats=repeats)
+    found = run(
+        source(data, layout), model=model, weights=weights, recipe=recipe,
+        changes=changes_of(changes, epochs=epochs, image_size=image_size), folds=folds, repeats=repeats, budget=budget, out=out,
+        resume=resume, skip_bad=skip_bad, seed=seed, command=command_line(),
+    )  # fmt: skip
+    write_learning_curve(results_folder(out, found.name))
+    return found

@@ -1,0 +1,49 @@
+"""The main job on images that come with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from planish.commands.optimize import optimize
+
+if TYPE_CHECKING:
+    from planish.search.result import CandidateResult, Result
+
+# As much network as so many minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it
+# brings, and for networks that small no other is looked for as a student.
+_SCENES: dict[str, Any] = {"data": "fashion-scenes-2000", "model": "timm:resnet10t", "image_size": 96, "students": (), "budget": "9m"}
+DEMOS: dict[str, dict[str, Any]] = {
+    "classification": {"data": "fashion-mini", "model": "resnet8x2", "budget": "7m50s"},
+    "detection": {**_SCENES, "task": "detection"},
+    "instance": {**_SCENES, "task": "instance", "budget": "8m"},  # a thousand scenes of masks take a minute to evaluate
+    "semantic": {**_SCENES, "task": "semantic"},
+}
+
+
+def demo(
+    *,
+    task: Literal["classification", "detection", "instance", "semantic"] = "classification",
+    budget: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    watch: Callable[[Sequence[CandidateResult]], None] | None = None,
+) -> Result:
+    """The main job on images that come with the package: train, compress, export, measure, bundle, report.
+
+    Args:
+        task: Single garments of Fashion-MNIST, or scenes of several.
+        budget: Wall-clock time for everything; by default 7m50s for classification, 8m or 9m for the others.
+        out: The run's folder.
+        resume: Go on with the run in --out; no finished step is repeated.
+        watch: See `optimize`.
+
+    Returns:
+        What was found.
+
+    Example:
+        $ planish demo --budget 7m50s
+    """
+    settings = DEMOS[task] | ({} if budget is None else {"budget": budget})
+    return optimize(**settings, augmentation="none", out=out, resume=resume, watch=watch)

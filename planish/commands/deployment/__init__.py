@@ -1,0 +1,1 @@
+"""Bundles signed, verified, served and monitored."""

@@ -1,0 +1,27 @@
+"""Alert rules for Prometheus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def alert_rules(out: str | Path = "alerts.yaml") -> Path:
+    """Write alert rules for Prometheus that fit the metrics of `planish serve`.
+
+    Args:
+        out: The file.
+
+    Returns:
+        The file.
+
+    Example:
+        $ planish alert-rules alerts.yaml
+    """
+    import shutil
+
+    from planish.serving.monitoring.monitor import ALERT_RULES
+
+    file = Path(out)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ALERT_RULES, file)
+    return file

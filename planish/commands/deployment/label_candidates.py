@@ -1,0 +1,41 @@
+"""The logged images that are most worth a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from planish.commands.options import at_least
+from planish.errors import BundleError, DataError
+
+
+def label_candidates(log: str | Path, bundles: Sequence[str | Path] = (), *, out: str | Path, count: int = 50) -> int:
+    """Copy the logged images most worth a label, by the uncertainty of the model, with a labels.csv to fill in.
+
+    They are taken from the classes in turn. Of a detector there is a COCO file instead, with the model's own boxes to correct.
+
+    Args:
+        log: Folder of `planish serve --log` with --log-images.
+        bundles: What was served, named as it was served; needed where the log is of several models.
+        out: Folder for the images; must not exist.
+        count: At most that many.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        DataError: no images were logged, or those of several models.
+        BundleError: `out` exists.
+
+    Example:
+        $ planish label-candidates log/ photos=runs/photos --count 50 --out to-label
+    """
+    from planish.serving.monitoring.labelling import worth_labelling
+    from planish.serving.monitoring.monitor import is_address
+
+    at_least(1, count=count)
+    if Path(out).exists():
+        raise BundleError(f"{out} exists already", "nothing is overwritten", "choose another --out")
+    if is_address(str(log)):
+        raise DataError(f"the address {log}", "images are taken from the folder of a log", "name the folder of planish serve --log")
+    return worth_labelling(Path(log), Path(out), count, bundles)

@@ -1,0 +1,64 @@
+"""Drift in what a service logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from planish.commands.deployment.drift import Cycle, Period, drift_settings
+from planish.errors import GoalError
+
+if TYPE_CHECKING:
+    from planish.serving.monitoring.monitor import Monitored
+
+
+def monitor(
+    source: str | Path,
+    bundles: Sequence[str | Path] = (),
+    *,
+    false_alarms: float = 0.05,
+    period: Period = "week",
+    correlation: str | float = "60s",
+    cycle: Cycle = "none",
+    every: str | float | None = None,
+    webhook: Annotated[str | None, Parameter(env_var="PLANISH_WEBHOOK")] = None,
+    keys: str | Path | None = None,
+) -> list[Monitored]:
+    """Look for drift in what a service logged, or ask the service; exit code 1 where there is some, 2 where nothing could be compared.
+
+    Args:
+        source: Folder of `planish serve --log`, or the address of a service.
+        bundles: What was served, named as it was served; not needed for an address.
+        false_alarms: Share of periods without drift that may give an alarm.
+        period: Each is judged anew.
+        correlation: Time after which two images of one source (header X-Source) are independent: 0, 60s, 10m. Drift is judged by such.
+        cycle: What comes back in each, as day and night do, is no drift. Judged at its end.
+        every: Look again and again: 1m, 1h. Ends at the first alarm that the webhook took.
+        webhook: Address that an alarm is sent to, as JSON. It is printed nowhere.
+        keys: As of `planish serve`; the first key is sent to the service.
+
+    Returns:
+        What was found of each model.
+
+    Raises:
+        DataError: there is no log, or it has no predictions of one of the bundles.
+        BundleError: a bundle is damaged, or has no reference statistics.
+
+    Example:
+        $ planish monitor log/ runs/demo
+        $ planish monitor http://localhost:8000 --every 10m --webhook https://...
+    """
+    # not by way of what trains: monitoring has no use for PyTorch
+    from planish.serving.http.key_file import read_keys
+    from planish.serving.monitoring.monitor import monitor as look_for_drift
+    from planish.units import seconds
+
+    if not 1e-6 <= false_alarms <= 0.5:
+        raise GoalError(f"--false-alarms {false_alarms:g}", "it lies between 0.000001 and 0.5", "for example --false-alarms 0.05")
+    return look_for_drift(
+        source, bundles, settings=drift_settings(correlation, cycle, false_alarms, period),
+        every_s=None if every is None else seconds(every), webhook=webhook, key=None if keys is None else read_keys(Path(keys))[0],
+    )  # fmt: skip

@@ -1,0 +1,46 @@
+"""A bundle, checked on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from planish.export.bundle.verify import VerifyReport
+
+
+def verify(
+    bundle: str | Path,
+    *,
+    latency: Annotated[bool, Parameter(negative="--no-latency")] = True,
+    max_latency: str | float | None = None,
+    public_key: str | Path | None = None,
+) -> VerifyReport:
+    """Check a bundle's files, replay its golden samples and measure its latency; exit code 1 on any mismatch.
+
+    A machine that only runs models needs no PyTorch for it.
+
+    Args:
+        bundle: A bundle's folder, or a run's.
+        latency: Measure the latency here, beside the one the bundle was made with.
+        max_latency: Of one batch, 5ms; exit code 1 where it is missed.
+        public_key: Of whoever must have signed it: an Ed25519 key, PEM file.
+
+    Returns:
+        What was checked, and what failed.
+
+    Raises:
+        BundleError: there is no bundle, or the key cannot be used.
+
+    Example:
+        $ planish verify runs/demo/bundle
+    """
+    from planish.export.bundle.folder import bundle_folder
+    from planish.export.bundle.verify import verify as check
+    from planish.units import milliseconds
+
+    limit = None if max_latency is None else milliseconds(max_latency)
+    key = None if public_key is None else Path(public_key)
+    return check(bundle_folder(Path(bundle)), latency=latency, max_latency_ms=limit, public_key=key)

@@ -1,0 +1,131 @@
+"""A model's metrics on images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planish.commands.options import Layout, Resize, Split, source
+from planish.errors import BundleError, DataError, GoalError
+from planish.invocation import command_line
+
+if TYPE_CHECKING:
+    from planish.data.sources.dataset import Dataset
+    from planish.measurement import Measurement
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path | Dataset,
+    *,
+    weights: str | Path | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    image_size: int | None = None,
+    resize: Resize | None = None,
+    task: str | None = None,
+    layout: Layout | None = None,
+    split: Split | None = None,
+    runtime: str = "auto",
+    calibrate: bool = False,
+    corruptions: bool = False,
+    tile: int | None = None,
+    out: str | Path | None = None,
+    precision: float | None = None,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> dict[str, Measurement]:
+    """A model's metrics on images, with intervals.
+
+    Images that the model was made with are in the split that they were in then, whatever their files are called now; new ones are assigned
+    by their content. Where the model was made with none of the images, all of them are evaluated, unless the data has a test split.
+
+    Args:
+        model: A bundle, run, saved model or .onnx file; or a network's name with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
+        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
+        weights: Of a network that is named: a .safetensors or .pth file.
+        mean: That it expects to be subtracted from pixel / 255, one value or one per channel: 0.485,0.456,0.406, or 0.
+        std: Likewise, what it is then divided by: 0.229,0.224,0.225, or 1.
+        image_size: Pixels of its input.
+        resize: How images come to that size.
+        task: classification, detection, instance, semantic, or one that is installed.
+        layout: How the data is laid out, where it could be read in several ways.
+        split: Which images; by default test, or all images where the model was made with none of them.
+        runtime: auto takes the bundle's own.
+        calibrate: Also fit a temperature on validation: log loss and calibration error with it.
+        corruptions: Also evaluate up to 1000 images made noisy, blurred, foggy and so on, each 55 times.
+        tile: Predict large images in tiles of so many pixels, as `planish tile` cuts them.
+        out: Folder for a page with classes, errors, calibration and thresholds, and the predictions it is made of.
+        precision: Percent that the page's thresholds shall keep; 95 by default.
+        skip_bad: Leave broken images out instead of stopping.
+        seed: Of the corruptions, and of the split where the model keeps none.
+
+    Returns:
+        Measurements by name.
+
+    Raises:
+        DataError: the images have classes that the model lacks; none is in the split; or the temperature would be evaluated on the images
+            that it was fitted on.
+        GoalError: the precision is not between 0 and 100.
+        BundleError: nothing can be written to `out`.
+
+    Example:
+        $ planish evaluate runs/demo/bundle photos/ --out evaluation/
+        $ planish evaluate net.py:make photos/ --weights net.pth --mean 0.5 --std 0.25
+        $ planish evaluate trees/ aerial/ --tile 512
+    """
+    from planish.commands.models import channel_list, open_with_images
+    from planish.data import require_classes
+    from planish.progress import collecting_notes, note
+    from planish.report.pages.evaluation import write_evaluation
+    from planish.runs.evaluation import judge, keep
+    from planish.runs.open_network import Network
+    from planish.tasks import task_for
+
+    read = source(data, layout)
+    _check(out, precision, tile, corruptions)
+    if calibrate:
+        require_classes(read, "a temperature")
+    if calibrate and split == "validation":
+        raise DataError("a temperature for validation", "it is fitted there and evaluated on other images", "evaluate test")
+    with collecting_notes() as notes:
+        network = Network(str(model), weights, channel_list(mean), channel_list(std), image_size, resize, task)
+        opened, images = open_with_images(network, read, seed=seed, skip_bad=skip_bad, runtime=runtime)
+        spec, preprocessing = opened.input_spec, opened.preprocessing
+        if split is None and opened.assignment is not None and not images.known and "test" not in images.given:
+            kept: Split | None = "validation" if images.task == "classification" and (calibrate or out is not None) else None
+            images = images.all_in_test(but=kept)
+            count = f"all {len(images.splits['test'])} images" + f" but {len(images.splits['validation'])} that calibrate" * (
+                kept is not None
+            )
+            note(f"{model} was made with none of these images: {count} are evaluated")
+        chosen: Split = split or "test"
+        images.require(chosen)
+        if calibrate:
+            images.require("validation")
+        judged = judge(
+            opened.predictor(threads=2), task_for(opened.task, images.splits, images.class_names), chosen, spec, preprocessing,
+            calibrate=calibrate or (out is not None and len(images.splits["validation"]) > 0),
+            corruptions=corruptions, seed=seed, tile=tile,
+        )  # fmt: skip
+    if out is not None:
+        keep(
+            Path(out), judged, spec, preprocessing, model=str(opened.path), data=read, runtime=opened.runtime,
+            precision=95.0 if precision is None else precision, command=command_line(), notes=notes,
+        )  # fmt: skip
+        write_evaluation(Path(out))
+    return judged.metrics
+
+
+def _check(out: str | Path | None, precision: float | None, tile: int | None, corruptions: bool) -> None:
+    if precision is not None and out is None:
+        raise GoalError("--precision without --out", "the thresholds are in the page", "add --out FOLDER")
+    if precision is not None and not 0 < precision < 100:
+        raise GoalError(f"a precision of {precision:g} %", "it lies above 0 and below 100", "for example --precision 95")
+    if tile is not None and (tile < 32 or corruptions):
+        what = "corruptions of tiles" if corruptions else f"tiles of {tile} pixels"
+        raise DataError(what, "tiles have at least 32 pixels, and corruptions are of whole images", "omit one of them")
+    if out is not None and (Path(out).is_file() or (Path(out) / "bundle.json").exists()):
+        what = "a file" if Path(out).is_file() else "a bundle, in which nothing else may lie"
+        raise BundleError(f"{out} is {what}", "an evaluation has a folder of its own, or lies beside a saved model", "choose another --out")

@@ -1,0 +1,83 @@
+"""What more than one set of weights brings and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planish.commands.options import Changes, Layout, at_least, changes_of, results_folder, source
+from planish.invocation import command_line
+
+if TYPE_CHECKING:
+    from planish.data.sources.dataset import Dataset
+    from planish.experiments.ensemble_measurements import EnsembleArm
+    from planish.experiments.ensembles import EnsembleStudy
+    from planish.training.recipe import Recipe
+
+
+def ensembles(
+    data: str | Path | Dataset,
+    *,
+    model: str = "resnet8",
+    weights: str | Path | None = None,
+    recipe: str | Path | Recipe = "scratch-small",
+    changes: Changes = (),
+    seeds: int = 3,
+    epochs: int | None = None,
+    budget: str | None = None,
+    image_size: int | None = None,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    batch: int = 1,
+    layout: Layout | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    skip_bad: bool = False,
+    seed: int = 0,
+    watch: Callable[[Sequence[EnsembleArm]], None] | None = None,
+) -> EnsembleStudy:
+    """What ensembles and averages of weights bring and cost: several seeds, snapshots, EMA, SWA, soups, test-time augmentation.
+
+    The folder holds `ensembles.json` and `ensembles.html`.
+
+    Args:
+        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
+        model: A network's name.
+        weights: imagenet, or a file.
+        recipe: A recipe's name or a YAML file; its averages of weights are omitted.
+        changes: A value of the recipe: batch_size=32. May be repeated.
+        seeds: Networks in an ensemble.
+        epochs: Of each training.
+        budget: Wall-clock time for everything; without --epochs it is shared equally.
+        image_size: Pixels of the model's input.
+        runtime: That runs all files.
+        threads: Threads of the runtime.
+        batch: Batch size.
+        layout: How the data is laid out, where it could be read in several ways.
+        out: Folder for the results; by default runs/ and a name made from data and model.
+        resume: Go on with the study in --out.
+        skip_bad: Leave broken images out instead of stopping.
+        seed: Of the split, and the first of the seeds.
+        watch: Called with the arms whenever one is finished.
+
+    Returns:
+        What was found.
+
+    Raises:
+        PlanishError: the images, the model or the runtime cannot be used.
+
+    Example:
+        $ planish ensembles fashion-mini --model resnet8 --seeds 3 --epochs 4
+    """
+    from planish.experiments.ensembles import ensembles as run
+    from planish.report.pages.ensembles import write_ensembles
+
+    at_least(1, seeds=seeds, epochs=epochs, threads=threads, batch=batch)
+    found = run(
+        source(data, layout), model=model, weights=weights, recipe=recipe, changes=changes_of(changes, image_size=image_size), seeds=seeds,
+        epochs=epochs, budget=budget, runtime=runtime, threads=threads, batch=batch, out=out, resume=resume, skip_bad=skip_bad, seed=seed,
+        command=command_line(), watch=watch,
+    )  # fmt: skip
+    write_ensembles(results_folder(out, found.name))
+    return found

@@ -1,0 +1,61 @@
+"""Where a model's time and error go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from planish.commands.options import at_least
+from planish.errors import GoalError
+
+if TYPE_CHECKING:
+    from planish.explanation.result import Explanation
+
+
+def explain(
+    model: str | Path,
+    *,
+    runtime: str = "auto",
+    threads: int = 1,
+    batch: int = 1,
+    data: str | Path | None = None,
+    reference: str | Path | None = None,
+    settings: Annotated[Mapping[str, str] | Sequence[str], Parameter(name="--setting")] = (),
+) -> Explanation:
+    """Where a model's time and error go, layer by layer; what makes it slow, and what to do about it.
+
+    Args:
+        model: A bundle, run, saved model, or any .onnx or OpenVINO .xml file.
+        runtime: auto takes the bundle's, or the file's own.
+        threads: Threads of the runtime.
+        batch: Batch size.
+        data: Images to measure the error on, else a bundle's golden samples; a .npy of inputs for files of others.
+        reference: Float model it was quantized from; without it only the rounding of activations counts as error.
+        settings: Of the runtime, as your program sets it: INFERENCE_PRECISION_HINT=bf16. May be repeated.
+
+    Returns:
+        The layers with their times, and the findings.
+
+    Raises:
+        ModelError: the model cannot be explained.
+        ExportError: the runtime cannot run the file.
+
+    Example:
+        $ planish explain runs/demo/bundle
+        $ planish explain model-int8.onnx --threads 2 --top 20
+    """
+    from planish.explanation.explain import explain as explain_model
+
+    at_least(1, threads=threads, batch=batch)
+    given = dict(settings) if isinstance(settings, Mapping) else dict(_setting(text) for text in settings)
+    return explain_model(model, runtime=runtime, threads=threads, batch=batch, data=data, reference=reference, settings=given)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise GoalError(f"--setting {text}", "it is NAME=VALUE", "for example INFERENCE_PRECISION_HINT=bf16")
+    return name, value

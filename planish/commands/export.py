@@ -1,0 +1,85 @@
+"""A model as a bundle in another format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from planish.commands.compress import compress
+from planish.commands.options import Layout, Resize
+from planish.errors import ModelError
+
+if TYPE_CHECKING:
+    from planish.data.sources.dataset import Dataset
+
+Format = Literal["onnx", "openvino", "litert", "executorch", "torch_export", "tensorrt"]
+
+
+def export(
+    model: str | Path,
+    data: str | Path | Dataset,
+    *,
+    to: Format,
+    out: str | Path = "bundle",
+    int8: bool = False,
+    calibrate: bool = False,
+    weights: str | Path | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    image_size: int | None = None,
+    resize: Resize | None = None,
+    task: str | None = None,
+    layout: Layout | None = None,
+    skip_bad: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write a model as a bundle in another format, checked against the model on real images.
+
+    Args:
+        model: Folder of a saved model; or a network's name with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
+        data: The images it was trained on; they calibrate, and check the file against the model.
+        to: The format.
+        out: The bundle's folder.
+        int8: Quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
+        calibrate: Divide the logits by a temperature fitted on validation: calibrated probabilities.
+        weights: Of a network that is named: a .safetensors or .pth file.
+        mean: That it expects to be subtracted from pixel / 255, one value or one per channel: 0.485,0.456,0.406, or 0.
+        std: Likewise, what it is then divided by: 0.229,0.224,0.225, or 1.
+        image_size: Pixels of its input.
+        resize: How images come to that size.
+        task: classification, detection, instance, semantic, or one that is installed.
+        layout: How the data is laid out, where it could be read in several ways.
+        skip_bad: Leave broken images out instead of stopping.
+        seed: Of the split, where the model keeps none.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        ModelError: the format cannot hold what is asked for.
+
+    Example:
+        $ planish export model/ photos/ --to openvino --int8 --out bundle/
+    """
+    from planish.compression import Int8
+    from planish.export import Temperature, ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport
+    from planish.plan import Plan
+
+    by_way_of_onnx: dict[str, tuple[Any, ...]] = {"onnx": (), "openvino": (ToOpenVino(),), "tensorrt": (ToTensorRt(),)}
+    directly: dict[str, Any] = {"litert": ToLiteRt(int8=int8), "executorch": ToExecuTorch(int8=int8), "torch_export": ToTorchExport()}
+    if to in directly:
+        if calibrate or (int8 and to == "torch_export"):
+            what = "a temperature" if calibrate else "INT8"
+            raise ModelError(
+                f"{what} in a {to} file", "it is written into ONNX files, and what is made of them", "export to onnx or openvino"
+            )
+        steps = [directly[to]]
+    elif to in by_way_of_onnx:
+        steps = [ToOnnx(), *[Int8.for_this_machine()] * int8, *[Temperature()] * calibrate, *by_way_of_onnx[to]]
+    else:
+        raise ModelError(f"there is no format {to!r}", f"formats are {', '.join([*by_way_of_onnx, *directly])}", "for example --to onnx")
+    return compress(
+        model, data, plan=Plan(*steps), out=out, weights=weights, mean=mean, std=std, image_size=image_size, resize=resize, task=task,
+        layout=layout, skip_bad=skip_bad, seed=seed,
+    ).folder  # fmt: skip

@@ -1,0 +1,83 @@
+"""How a command opens the model that it is given, with the images that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from planish.errors import GoalError
+
+if TYPE_CHECKING:
+    from planish.data import ImageData
+    from planish.runs.open_model import Opened
+    from planish.runs.open_network import Network
+    from planish.split_assignment import SplitAssignment
+
+
+def channel_list(values: float | Sequence[float] | None) -> list[float] | None:
+    """One value for all channels, or one per channel, as a list."""
+    if values is None:
+        return None
+    return [float(values)] if isinstance(values, (int, float)) else [float(value) for value in values]
+
+
+def open_with_images(
+    network: Network,
+    data: str,
+    *,
+    seed: int,
+    skip_bad: bool,
+    runtime: str = "auto",
+    teachers: Sequence[SplitAssignment | None] = (),
+) -> tuple[Opened, ImageData]:
+    """A model, and images in the splits that it keeps.
+
+    Args:
+        network: a network by its name, with weights and preprocessing; or the path of a saved model, bundle, run or file, without them.
+        data: the images.
+        seed: of the split, where the model keeps none.
+        skip_bad: leave broken images out.
+        runtime: that runs an exported file.
+        teachers: splits of models that teach: what they were trained on is not in test either.
+
+    Raises:
+        GoalError: weights or preprocessing are given for a saved model, which keeps its own.
+        ModelError: it is none of these, or has no trained weights.
+    """
+    from planish.data import load_images
+    from planish.progress import note
+    from planish.runs.open_model import open_model
+    from planish.runs.open_network import open_network
+    from planish.split_assignment import assignment_beside, combined
+
+    if _is_network(network):
+        beside = assignment_beside(Path(network.weights)) if network.weights else None
+        return open_network(network, data, seed=seed, skip_bad=skip_bad, assignment=combined([beside, *teachers]))
+    _refuse_preprocessing(network)
+    opened = open_model(network.model, runtime)
+    opened = replace(opened, assignment=combined([opened.assignment, *teachers]))
+    if opened.assignment is None:
+        note(f"{opened.path} keeps no splits: images are split with seed {seed}, and may be in train of the model and in test here")
+    images = load_images(
+        data, seed=seed, skip_bad=skip_bad, decode_side=opened.preprocessing.decode_side, channels=opened.input_spec.channels,
+        task=opened.task, assignment=opened.assignment, class_names=opened.class_names,
+    )  # fmt: skip
+    return opened, images
+
+
+def _is_network(network: Network) -> bool:
+    if Path(network.model).exists() or Path(network.model).suffix in (".onnx", ".xml"):
+        return False
+    return network.weights is not None or ":" in network.model
+
+
+def _refuse_preprocessing(network: Network) -> None:
+    names = ("weights", "mean", "std", "image_size", "resize", "task")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(network, name) is not None]:
+        raise GoalError(
+            f"{', '.join(given)} for {network.model}",
+            "a saved model keeps its own",
+            "only valid with a network's name: FILE.py:factory, timm:NAME, torchvision:NAME",
+        )

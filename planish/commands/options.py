@@ -1,0 +1,58 @@
+"""Types of the options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from planish.errors import GoalError
+
+if TYPE_CHECKING:
+    from planish.data.sources.dataset import Dataset
+
+Layout = Literal["classes", "splits", "coco", "voc", "yolo", "masks"]
+Resize = Literal["squash", "crop"]
+TrainMode = Literal["auto", "always", "never"]
+Strength = Literal["none", "light", "standard"]
+Split = Literal["train", "calibration", "validation", "test"]
+Changes = Annotated[list[str] | tuple[str, ...], Parameter(name="--set")]
+
+
+def source(data: str | Path | Dataset, layout: Layout | None = None) -> str:
+    """What a command is given as data, as the readers take it: a path, a name, or ``yolo:photos``.
+
+    Args:
+        data: a path or a name; or a ``torch.utils.data.Dataset`` of images and class indices, which is written to the cache as a folder.
+        layout: how it is laid out, where it could be read in several ways.
+    """
+    from planish.data.sources.source import with_layout
+
+    if not isinstance(data, (str, Path)):
+        from planish.data.sources.dataset import folder_of
+
+        data = folder_of(data)
+    return with_layout(str(data), layout)
+
+
+def changes_of(changes: list[str] | tuple[str, ...], **short: int | None) -> list[str]:
+    """Changes of a recipe: what has an option of its own, then those named one by one."""
+    return [*(f"{key}={value}" for key, value in short.items() if value is not None), *changes]
+
+
+def at_least(least: float, **values: float | None) -> None:
+    """Refuse numbers below ``least``.
+
+    Raises:
+        GoalError: one is.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            option = name.replace("_", "-")
+            raise GoalError(f"--{option} {value:g}", f"it is at least {least:g}", f"for example --{option} {max(least, 1):g}")
+
+
+def results_folder(out: str | Path | None, name: str) -> Path:
+    """Where the results of a job lie: ``out``, else ``runs/`` and the job's name."""
+    return Path(out) if out is not None else Path("runs") / name

@@ -1,0 +1,40 @@
+"""The page of a finished job, again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def report(run: str | Path) -> Path:
+    """Write the page of a run, a comparison, an experiment, an evaluation, an ensemble study, label issues or a learning curve again.
+
+    Args:
+        run: Its folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        BundleError: the folder holds no results, or its files do not fit together.
+
+    Example:
+        $ planish report runs/demo
+    """
+    from planish.errors import BundleError
+    from planish.files.reading import damage_reported
+    from planish.report import write_report
+    from planish.report.pages.comparison import write_comparison
+    from planish.report.pages.ensembles import write_ensembles
+    from planish.report.pages.evaluation import write_evaluation
+    from planish.report.pages.experiment import write_experiment
+    from planish.report.pages.label_issues import write_suspects
+    from planish.report.pages.learning_curve import write_learning_curve
+
+    folder = Path(run)
+    pages = {
+        "result": write_report, "experiment": write_experiment, "comparison": write_comparison, "evaluation": write_evaluation,
+        "ensembles": write_ensembles, "suspects": write_suspects, "learning_curve": write_learning_curve,
+    }  # fmt: skip
+    write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
+    with damage_reported(folder, BundleError, "its files are as they were written, and fit together", "run it again"):
+        return write(folder)

@@ -1,0 +1,133 @@
+"""Training by a recipe."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from planish.commands.options import Changes, Layout, TrainMode, at_least, changes_of, source
+from planish.errors import BundleError
+from planish.invocation import command_line, started
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from planish.artifact import Artifact
+    from planish.data.sources.dataset import Dataset
+    from planish.measurement import Measurement
+    from planish.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: its artifact, its folder, and its metrics on test."""
+
+    artifact: Artifact
+    folder: Path
+    metrics: dict[str, Measurement]
+
+
+def train(
+    data: str | Path | Dataset,
+    *,
+    model: str | nn.Module = "resnet20",
+    weights: str | Path | None = None,
+    out: str | Path = "model",
+    recipe: str | Path | Recipe | None = None,
+    changes: Changes = (),
+    epochs: int | None = None,
+    budget: str | float | None = None,
+    image_size: int | None = None,
+    train_mode: Annotated[TrainMode, Parameter(name="--train")] = "always",
+    task: str | None = None,
+    layout: Layout | None = None,
+    skip_bad: bool = False,
+    resume: bool = False,
+    seed: int = 0,
+) -> Trained:
+    """Train a model by a recipe and evaluate it on test.
+
+    Beside the model lie `recipe.yaml`, as it was carried out; `augmented.png`: some images and their augmentations; and `evaluation.html`,
+    the page of `evaluate`, with the course of the training in it.
+
+    Args:
+        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
+        model: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.
+        weights: imagenet, or a .safetensors or .pth file.
+        out: Folder for the model; must not exist unless --resume.
+        recipe: A name (see `planish recipes`) or a YAML file; by default one for fresh or for pretrained weights.
+        changes: A value of the recipe: training.epochs=10, norm=group. May be repeated.
+        epochs: Times every image is seen; --set training.epochs.
+        budget: Wall-clock time for everything; the schedule ends within it.
+        image_size: Pixels of the model's input; by default the images' own size, at most 224.
+        train_mode: auto evaluates a model that came with weights first, and trains it only if it is hardly better than guessing.
+        task: classification, detection, instance, semantic, or one that is installed; by default what the data is annotated for.
+        layout: How the data is laid out, where it could be read in several ways.
+        skip_bad: Leave broken images out instead of stopping.
+        resume: Go on from the checkpoint of an interrupted training.
+        seed: Of the split, fresh weights and training.
+
+    Returns:
+        The artifact, its folder, and its metrics on test.
+
+    Raises:
+        BundleError: `out` exists, or cannot be resumed with these settings.
+        PlanishError: the images, the model or the recipe cannot be used.
+
+    Example:
+        $ planish train photos/ --model resnet20 --recipe scratch-small --set epochs=20 --set activation=elu --out model/
+    """
+    from planish import units
+    from planish.evaluation.torch_predictor import TorchPredictor
+    from planish.models.storage import save_artifact
+    from planish.progress import collecting_notes, note
+    from planish.report.pages.evaluation import write_evaluation
+    from planish.runs.evaluation import judge, keep
+    from planish.runs.original import write_training
+    from planish.runs.resumable import resumable
+    from planish.search.budget import is_kept
+    from planish.search.time_estimates import training_seconds
+    from planish.training.original import train_original
+    from planish.training.prepare import prepare_job
+    from planish.training.recipe import apply_modifications, resolved_recipe, warn_of_fresh_weights
+
+    at_least(1, epochs=epochs)
+    folder, begun, read = Path(out), started(), source(data, layout)
+    interrupted = folder.with_name(folder.name + ".checkpoint").exists()  # then a model that is there is its own, not evaluated yet
+    if folder.exists() and not (resume and interrupted):
+        raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
+    name = model if isinstance(model, str) else type(model).__name__
+    changed = [f"training.seed={seed}", *changes_of(changes, epochs=epochs, image_size=image_size)]
+    resolved = resolved_recipe(recipe, changed, read, pretrained=weights is not None, task=task, model=model)
+    settings = {
+        "data": read, "model": name, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "train": train_mode, "budget": budget,
+        "task": task, "skip_bad": skip_bad, "seed": seed,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        notes = stack.enter_context(collecting_notes())
+        checkpoint = stack.enter_context(resumable(folder, settings, resume=resume))
+        job = prepare_job(
+            read, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, task=task,
+            skip_bad=skip_bad, seed=seed,
+        )  # fmt: skip
+        warn_of_fresh_weights(recipe, job.pretrained)
+        job = replace(job, artifact=apply_modifications(job.artifact, job.task, resolved.techniques()))
+        allowed = None if budget is None else units.seconds(budget)
+        seconds = None if allowed is None else training_seconds(job, allowed, monotonic() - begun)
+        original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
+        artifact = original.artifact
+        spec, preprocessing = artifact.input_spec, artifact.preprocessing
+        save_artifact(artifact, folder, job.data.assignment)  # before it is evaluated, so that nothing that follows can lose it
+        judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
+        (folder / "recipe.yaml").write_text(resolved.to_yaml())
+        write_training(original, job.task, folder)
+        if allowed is not None and not is_kept(allowed, taken := monotonic() - begun):
+            note(f"the training took {taken:.0f} s of a budget of {allowed:.0f} s, {seconds or 0:.0f} s of which were left for its epochs")
+        keep(folder, judged, spec, preprocessing, model=name, data=read, runtime="torch", command=command_line(), notes=notes)
+        write_evaluation(folder)
+    return Trained(artifact, folder, judged.found.metrics)

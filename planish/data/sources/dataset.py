@@ -1,0 +1,78 @@
+"""A PyTorch data set of images and classes, as a folder that the readers take."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from planish.errors import DataError
+from planish.files.workspace import cache_root, replacing
+
+
+class Dataset(Protocol):
+    """What ``torch.utils.data.Dataset`` of images has; torchvision's also have ``classes``."""
+
+    def __getitem__(self, index: int) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+
+def folder_of(dataset: Dataset, cache_dir: Path | None = None) -> Path:
+    """Write the images to the cache, losslessly, in a folder with a folder per class.
+
+    Args:
+        dataset: items ``(image, class index)``: a PIL image, or an array or tensor, uint8 ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)``.
+            The names of the classes are its ``classes``, else their indices.
+        cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
+
+    Returns:
+        The folder; the same for the same images.
+
+    Raises:
+        DataError: an item is no image with a class index.
+    """
+    names = [str(name) for name in getattr(dataset, "classes", ())]
+    whole, files = hashlib.sha256(repr(names).encode()), []
+    root = cache_root(cache_dir) / "datasets"
+    for index in range(len(dataset)):
+        try:
+            image, label = dataset[index][:2]
+            label = int(label)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"item {index} of the data set", "an item is (image, class index)", "pass a folder or a manifest") from error
+        if label < 0 or (names and label >= len(names)):
+            raise DataError(f"item {index} has the class {label}", f"there are {len(names)} classes, from 0")
+        data = _png(image, index)
+        content = hashlib.sha256(data).hexdigest()[:24]
+        whole.update(f"{label}:{content}".encode())
+        files.append((names[label] if names else str(label), f"{index:07d}-{content}.png", data))
+    folder = root / whole.hexdigest()[:24]
+    for name, file, data in files:
+        path = folder / name.replace("/", "-") / file
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial:
+                partial.write_bytes(data)
+    return folder
+
+
+def _png(image: Any, index: int) -> bytes:
+    if not isinstance(image, Image.Image):
+        array = np.asarray(image)
+        if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+            array = array.transpose(1, 2, 0)
+        if array.dtype != np.uint8 or array.ndim not in (2, 3):
+            raise DataError(
+                f"image {index} of the data set is {array.dtype} of shape {array.shape}",
+                "images are PIL images, or uint8 (H, W), (H, W, C) or (C, H, W)",
+                "pass the data set without transforms: Planish resizes, normalises and augments",
+            )
+        image = Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
