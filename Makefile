@@ -1,8 +1,8 @@
 # Two lines on a fresh machine: `make demo` and `make test`. Both make .venv and install into it first.
 PYTHON ?= python3
 INSTALLED := .venv/.installed
-# `make test ORDER=random` runs files, and the tests in each, in another order every time; the seed is printed.
-RANDOM_ORDER := $(if $(filter random,$(ORDER)),-p randomly --randomly-dont-reset-seed)
+# `make test ORDER=random` runs files, and the tests in each, in another order every time; the seed stands in the command that is printed.
+RANDOM_ORDER := $(if $(filter random,$(ORDER)),-p randomly --randomly-dont-reset-seed --randomly-seed=$(shell date +%s))
 
 .PHONY: demo test slow coverage formats check bench dist clean
 
