@@ -25,6 +25,7 @@ check: $(INSTALLED)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/python tools/check_house.py
 
 bench: $(INSTALLED)
 	.venv/bin/python benchmarks/run.py

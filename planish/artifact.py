@@ -142,7 +142,8 @@ class Artifact:
     def facts(self) -> dict[str, str]:
         """What is true of this artifact, for ``Technique.requires``: ``{"format": "torch", "precision": "fp32", "weights": "dense"}``.
 
-        ``weights`` may also be ``sparse``, ``n:m``, ``shared`` or ``shared per channel``: what training keeps, see ``training.kept``.
+        ``weights`` may also be ``sparse``, ``n:m``, ``shared`` or ``shared per channel``: what training keeps, see
+        ``training.sparsity_constraint``.
         """
         facts = {"format": "torch", "precision": "fp32", "weights": "dense"}
         for step in self.lineage.steps:

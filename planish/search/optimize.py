@@ -45,7 +45,7 @@ from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import recipe_for
 
 # Shares of what is left of the budget at each point.
-_ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
+_ORIGINAL_SHARE, _TEACHERS_SHARE, _SCREENING_SHARE = 0.36, 0.5, 0.2
 _SESSION_SHARE = 0.25
 _LEAST_TRAINING_SECONDS = 2.0
 _OTHER_RUNTIME = 2.0  # times what the first one took: converting comes on top of exporting
@@ -253,7 +253,7 @@ def _search(search: Search) -> list[Trial]:
         _deploy(search)
         return without_training(search)
     _deploy(search)
-    trials = screen(search, _GLANCE_SHARE * search.seconds_left)
+    trials = screen(search, _SCREENING_SHARE * search.seconds_left)
     return train(search, trials, finish_seconds(search, len(trials)))
 
 

@@ -28,11 +28,11 @@ def check_knowledge(search: Search) -> None:
         ModelError: it is hardly better than guessing.
     """
     task, outputs = search.runner.task, search.runner.outputs(_ORIGINAL, "onnxruntime", "validation")
-    reached, knows = better_than_guessing(task, outputs, task.split("validation").targets)
-    if not knows:
+    reached, is_trained = better_than_guessing(task, outputs, task.split("validation").targets)
+    if not is_trained:
         raise ModelError(
             f"the file is right on {100 * reached:.1f} % of the validation images, which is hardly better than guessing",
-            "it must know these classes, in the order of its outputs (of their names, where it does not say), and be fed as it was trained",
+            "it must be trained on these classes, in the order of its outputs (of their names, if it has none), with this preprocessing",
             "give its --mean, --std and --resize, or name the classes' folders in its order",
         )
     note(f"the file as given is right on {100 * reached:.1f} % of the validation images")

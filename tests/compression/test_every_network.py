@@ -28,7 +28,7 @@ from planish.compression import (
     UnstructuredPruning,
     WeightSharing,
 )
-from planish.compression.pruning import sensitivity as harm
+from planish.compression.pruning import sensitivity
 from planish.devices import layer_latency
 from planish.errors import ExportError, PlanError, TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
@@ -78,7 +78,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """How well latency pruning weighs and times is tested elsewhere; here any widths will do, and minutes a network are saved."""
-    monkeypatch.setattr(harm, "_SECONDS", 1.0)
+    monkeypatch.setattr(sensitivity, "_SECONDS", 1.0)
     monkeypatch.setattr(layer_latency, "_ROUNDS", 1)
     monkeypatch.setattr(layer_latency, "_TURN_S", 0.0)
 

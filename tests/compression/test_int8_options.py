@@ -146,7 +146,7 @@ def test_a_wrong_bias_is_put_right(task: FakeTask, tmp_path: Path) -> None:
     assert error() < 0.3 * before
 
 
-def test_the_layer_whose_rounding_harms_most_stays_float(task: FakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layer_most_sensitive_to_rounding_stays_float(task: FakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """One channel of the second layer dwarfs the others, so that a scale for the whole layer rounds those to nothing."""
     monkeypatch.setattr(
         mixed_precision, "layer_latencies", lambda variants, runtime: [2.0 if v.precision == "fp32" else 1.0 for v in variants]
@@ -170,12 +170,12 @@ def test_the_layer_whose_rounding_harms_most_stays_float(task: FakeTask, monkeyp
 def test_a_knapsack_is_filled_as_brute_force_fills_it() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        harm, cost = rng.uniform(size=8), rng.uniform(size=8)
-        chosen = mixed_precision.worth_keeping_float(harm, cost, 1.5)
+        sensitivity, cost = rng.uniform(size=8), rng.uniform(size=8)
+        chosen = mixed_precision.worth_keeping_float(sensitivity, cost, 1.5)
         choices = [[i for i in range(8) if mask >> i & 1] for mask in range(256)]
-        best = max(harm[c].sum() for c in choices if cost[c].sum() <= 1.5)
+        best = max(sensitivity[c].sum() for c in choices if cost[c].sum() <= 1.5)
         assert cost[chosen].sum() <= 1.5
-        assert harm[chosen].sum() == pytest.approx(best)
+        assert sensitivity[chosen].sum() == pytest.approx(best)
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])

@@ -109,7 +109,7 @@ class Detects:
 
 
 class Labels:
-    """A class for each pixel, and how sure it is."""
+    """A class for each pixel, and its confidence."""
 
     task = "semantic"
     image_size = 64

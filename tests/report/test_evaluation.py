@@ -62,7 +62,7 @@ def test_the_matrix_and_the_classes_are_those_that_scikit_learn_counts(
         assert list(row.groups()) == [*expected, str(support[number])]
     off = counted - np.diag(np.diag(counted))
     target, prediction = np.unravel_index(off.argmax(), off.shape)
-    assert f"{NAMES[target]} is taken for {NAMES[prediction]} in {off.max()} of {counted[target].sum()} images" in page.text
+    assert f"{NAMES[target]} is predicted as {NAMES[prediction]} in {off.max()} of {counted[target].sum()} images" in page.text
 
 
 def test_the_surest_mistakes_are_shown_with_what_the_model_said(page: Page, said: tuple[np.ndarray, np.ndarray]) -> None:

@@ -185,7 +185,7 @@ def test_a_difference_that_is_there_is_found_with_more_seeds() -> None:
     assert "worse" not in found
 
 
-def test_levers_of_a_detector_are_compared_by_its_own_recipe_and_metric(tmp_path: Path) -> None:
+def test_modifications_of_a_detector_are_compared_by_its_own_recipe_and_metric(tmp_path: Path) -> None:
     found = experiment(
         "fashion-scenes-20", factors={"training.mosaic": [0.0, 0.5]}, model="resnet8", task="detection", changes=["image_size=64"], seeds=2,
         epochs=1, out=tmp_path / "run",

@@ -31,7 +31,7 @@ from planish.training.recipe import (
 )
 
 
-def test_every_lever_of_a_recipe_is_a_technique() -> None:
+def test_every_modification_of_a_recipe_is_a_technique() -> None:
     assert set(MODIFICATIONS) <= registered().keys()
 
 
@@ -83,7 +83,7 @@ def test_a_recipe_that_is_not_there() -> None:
         load_recipe("finetune-fw")
 
 
-def test_train_keeps_the_recipe_and_the_levers(tmp_path: Path) -> None:
+def test_train_keeps_the_recipe_and_the_modifications(tmp_path: Path) -> None:
     data = write_shapes(tmp_path / "shapes", per_class=20)
     trained = planish.train(data, model="resnet8", changes=["epochs=1", "activation=elu", "norm=group"], out=tmp_path / "model")
     kept = load_recipe(tmp_path / "model" / "recipe.yaml")
@@ -97,7 +97,7 @@ def test_train_keeps_the_recipe_and_the_levers(tmp_path: Path) -> None:
     assert again["accuracy"].value == trained.metrics["accuracy"].value
 
 
-def test_pulled_levers_are_where_a_network_starts_from(tmp_path: Path) -> None:
+def test_applied_modifications_are_where_a_network_starts_from(tmp_path: Path) -> None:
     job = prepare_job(write_shapes(tmp_path / "shapes", per_class=20), "resnet8")
     artifact = apply_modifications(job.artifact, job.task, [Activation("elu"), Norm("group")])
     assert artifact.original is None

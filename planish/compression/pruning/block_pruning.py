@@ -104,7 +104,7 @@ class BlockPruning:
             order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0)).tolist()
             return [blocks[i] for i in order]
         scores = {}
-        with torch.no_grad(), Stage("weighing blocks", len(blocks)) as stage:
+        with torch.no_grad(), Stage("measuring sensitivity of blocks", len(blocks)) as stage:
             whole = [module(images) for images, _ in batches()]
             for name in blocks:
                 with bypassed(module, name):

@@ -1,4 +1,4 @@
-"""Channel pruning to a speed: each layer's width chosen by measured time and measured harm."""
+"""Channel pruning to a speed: each layer's width chosen by measured time and measured sensitivity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from planish.compression.graph import structure as structures
 from planish.compression.graph.structure import ChannelGraph, Group
 from planish.compression.pruning.channel_pruning import ChannelPruning, choose
 from planish.compression.pruning.importance import Importance, unit_scores
-from planish.compression.pruning.sensitivity import harm_of_forms, harm_of_rounding, harm_of_widths
+from planish.compression.pruning.sensitivity import form_sensitivity, rounding_sensitivity, width_sensitivity
 from planish.compression.pruning.width_choice import Choice, least_error, time_of
 from planish.compression.pruning.width_costs import LayerForm, width_costs
 from planish.compression.quantization.int8 import FLOAT_LAYERS
@@ -43,7 +43,7 @@ _IMAGES = 128
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LatencyPruning:
-    """Remove channels until the layers are ``speedup`` times as fast in the runtime, from where it harms least.
+    """Remove channels until the layers are ``speedup`` times as fast in the runtime, from where the outputs change least.
 
     How much each layer's channels matter is measured by masking them on calibration images (how far the outputs move), what each width
     costs by timing layers in the runtime; an integer program chooses all widths together. Distil afterwards.
@@ -120,12 +120,12 @@ class LatencyPruning:
         cuts = [choose(graph, scores, 1 - share, "uniform", self.multiple) for share in _KEPT]
         gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
         known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # other speeds of one network need the same
-        errors = _once(_known(*known, self.importance, self.multiple), lambda: harm_of_widths(module, graph, gone, images, task))
+        errors = _once(_known(*known, self.importance, self.multiple), lambda: width_sensitivity(module, graph, gone, images, task))
         ways: dict[str, dict[LayerForm, float]] = {}
         if self.low_rank:
             ways = _once(_known(*known, "ranks"), lambda: _split_ways(module, example, batches, images, task))
         if self.mixed_precision:
-            ways = _with_float(ways, _once(_known(*known, "rounding"), lambda: harm_of_rounding(module, images, task)))
+            ways = _with_float(ways, _once(_known(*known, "rounding"), lambda: rounding_sensitivity(module, images, task)))
         kept = np.array([[1 - len(u) / sum(len(g.units) for g in gs) for u in us] for gs, us in zip(decided.values(), gone, strict=True)])
         costs, layers = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times, ways)
         uncut = Choice([0] * len(decided), [0] * len(costs))
@@ -190,15 +190,16 @@ def _split_ways(
 ) -> dict[str, dict[LayerForm, float]]:
     places, _ = find_layers(module, example)
     seen = moments(module, {n: module.get_submodule(n) for n in places}, batches())
-    harm = harm_of_forms(module, places, seen, images, task)
-    return {name: {LayerForm(form): error for form, error in forms.items()} for name, forms in harm.items()}
+    sensitivity = form_sensitivity(module, places, seen, images, task)
+    return {name: {LayerForm(form): error for form, error in forms.items()} for name, forms in sensitivity.items()}
 
 
 def _with_float(ways: Mapping[str, Mapping[LayerForm, float]], rounding: Mapping[str, float]) -> dict[str, dict[LayerForm, float]]:
-    """Every way in INT8 has the harm of rounding on top of its own; the whole layer may also stay float, without any."""
+    """Every form in INT8 has the sensitivity to rounding on top of its own; the whole layer may also stay float, without any."""
     return {
-        name: {LayerForm(): harm, LayerForm(is_float=True): 0.0} | {way: error + harm for way, error in ways.get(name, {}).items()}
-        for name, harm in rounding.items()
+        name: {LayerForm(): sensitivity, LayerForm(is_float=True): 0.0}
+        | {way: error + sensitivity for way, error in ways.get(name, {}).items()}
+        for name, sensitivity in rounding.items()
     }
 
 

@@ -22,7 +22,7 @@ from planish.compression.graph.onnx_graph import fold, readers, separate_constan
 from planish.compression.quantization.activation_ranges import Calibrator, Range, activation_ranges
 from planish.compression.quantization.bias_correction import add_biases, correct_biases
 from planish.compression.quantization.equalization import equalise
-from planish.compression.quantization.mixed_precision import harm_of_each, shield, time_of_each, worth_keeping_float
+from planish.compression.quantization.mixed_precision import group_sensitivity, shield, time_of_each, worth_keeping_float
 from planish.compression.quantization.weight_ranges import shared_weight_ranges
 from planish.devices.kernels import onnxruntime_kernels, require_integers
 from planish.devices.machine import saturates
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 _BATCH = 16
-_WEIGHED = 4  # batches that harm and mean errors are measured on
+_WEIGHED = 4  # batches that sensitivity and mean errors are measured on
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _NORMALISING = ("Cast", "Transpose", "Mul", "Add", "Sub", "Div", "ReduceMin", "ReduceMax", "ReduceMean", "Sqrt", "Clip", "Max")
 FLOAT_LAYERS = "float_layers"  # in the structure of a step: what a planner wants to stay float
@@ -182,10 +182,12 @@ class Int8:
         if self.slack:
             timed = [node for node in layers if node.op_type in ("Conv", "Gemm") and node.name not in kept]
             groups = [[node.name, *_activations_behind(graph, node)] for node in timed]
-            with Stage("weighing layers", len(timed)) as stage:
-                harm = harm_of_each(prepared, groups, lambda names, to: write(to, left_float, names), calibration[:_WEIGHED], stage)
+            with Stage("measuring sensitivity of layers", len(timed)) as stage:
+                sensitivity = group_sensitivity(
+                    prepared, groups, lambda names, to: write(to, left_float, names), calibration[:_WEIGHED], stage
+                )
             fp32_ms, int8_ms = time_of_each(onnx.shape_inference.infer_shapes(model), [node.name for node in timed], self.runtime)
-            chosen = worth_keeping_float(harm, np.maximum(fp32_ms - int8_ms, 0), self.slack * float(int8_ms.sum()))
+            chosen = worth_keeping_float(sensitivity, np.maximum(fp32_ms - int8_ms, 0), self.slack * float(int8_ms.sum()))
             left_float += [name for i in chosen for name in groups[i]]
             kept += [timed[i].name for i in chosen]
             notes.append(f"float layers: {', '.join(kept) or 'none'}")

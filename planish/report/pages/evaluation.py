@@ -65,7 +65,7 @@ def write_evaluation(folder: Path) -> Path:
 
 
 def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
-    """What the logits tell: classes that are mixed up, mistakes, and how sure the model may be."""
+    """What the logits tell: confusions, errors and calibration."""
     names = [each.name for each in found.per_class]
     matrix = confusion_matrix(predicted.logits.argmax(axis=1), predicted.targets, len(names))
     few = len(names) <= FEW_CLASSES

@@ -1,4 +1,4 @@
-"""The plots of an evaluation: how sure a model may be, and what it gains by answering less often."""
+"""The plots of an evaluation: calibration, and precision over coverage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_POINTS = 400  # of a curve
 
 
 def reliability_diagram(bins: Sequence[ReliabilityBin], title: str) -> Markup:
-    """How often the model is right over how sure it is, with intervals; below, how many images there are of each.
+    """Accuracy over confidence, with intervals; below, how many images there are of each.
 
     Args:
         bins: of ``planish.evaluation.metrics.calibration.reliability``.
@@ -30,8 +30,8 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], title: str) -> Markup:
         parts.append(el("text", plain(value), x=x.start - 8, y=y(value) + 4, cls="tick end"))
         parts.append(el("text", plain(value), x=x(value), y=foot + 18, cls="tick middle"))
     parts.append(el("line", x1=x(0), y1=y(0), x2=x(100), y2=y(100), cls="ideal"))
-    parts.append(el("text", "right, %", x=x.start + 6, y=y.end + 12, cls="axis"))
-    parts.append(el("text", "how sure it is, %", x=(x.start + x.end) / 2, y=foot + 36, cls="axis middle"))
+    parts.append(el("text", "accuracy, %", x=x.start + 6, y=y.end + 12, cls="axis"))
+    parts.append(el("text", "confidence, %", x=(x.start + x.end) / 2, y=foot + 36, cls="axis middle"))
     parts.append(el("text", "images", x=x.start + 6, y=foot + 58, cls="axis"))
     most = max(b.n for b in bins)
     for b in bins:
