@@ -47,7 +47,7 @@ def retired_words(root: Path) -> list[str]:
     problems = []
     for file in _files(root):
         where = file.relative_to(root).as_posix()
-        lines = [(where, where), *((f"{where}:{number}", line) for number, line in enumerate(_text(file).splitlines(), 1))]
+        lines = [(where, where), *((f"{where}:{number}", line) for number, line in enumerate(_lines(file), 1))]
         for place, line in lines:
             problems += [f"{place}: retired word {found.group()!r}; use: {use}" for word, use in patterns if (found := word.search(line))]
     return problems
@@ -62,5 +62,6 @@ def _files(root: Path) -> Iterator[Path]:
             yield file
 
 
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace")
+def _lines(file: Path) -> list[str]:
+    """Its lines; an escape such as ``\\n`` in a string is no part of the word after it."""
+    return [re.sub(r"\\[nrt]", " ", line) for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]

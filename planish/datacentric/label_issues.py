@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,7 +65,7 @@ class Suspects:
     accuracy: Measurement
     suspects: list[Suspect]
     notes: list[str] = Field(default_factory=list)
-    version: int = 1
+    schema_version: Literal[1] = 1
 
     @classmethod
     def load(cls, path: Path) -> Suspects:

@@ -8,9 +8,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact
@@ -46,7 +47,7 @@ from planish.units import seconds as in_seconds
 _ADDED, _RETRAINED, _FIRST = "added.csv", "retrained", "first_bundle"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Continued:
     """``continued.json``: what new images brought.
 
@@ -71,6 +72,7 @@ class Continued:
     max_drop: float = MAX_DROP
     replaced: bool = False
     notes: list[str] = Field(default_factory=list)
+    schema_version: Literal[1] = 1
 
     @property
     def better(self) -> bool:

@@ -183,7 +183,7 @@ def test_a_bundle_verifies_and_its_readme_runs_the_engine(
     monkeypatch.chdir(folder)
     with np.load("golden/expected.npz") as saved:
         expected = saved["logits"]
-    for number, image in enumerate(json.loads(Path("bundle.json").read_text())["golden"]):
+    for number, image in enumerate(json.loads(Path("bundle.json").read_text())["golden_samples"]):
         monkeypatch.setattr("sys.argv", ["lines.py", image])
         names: dict[str, Any] = {}
         exec(lines_of(text), names)

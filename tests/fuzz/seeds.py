@@ -319,7 +319,7 @@ def recipes(folder: Path) -> None:
     folder.mkdir(parents=True)
     recipe = set_values(load_recipe("scratch-small"), ["activation=elu", "norm.kind=group", "image_size=32"])
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    (folder / "short.yml").write_text("base: finetune-few\ntraining:\n  epochs: 3\nlevers:\n  activation: elu\n")
+    (folder / "short.yml").write_text("base: finetune-few\ntraining:\n  epochs: 3\nmodifications:\n  activation: elu\n")
     (folder / "recipe.json").write_text(json.dumps(yaml.safe_load(recipe.to_yaml())))
 
 

@@ -69,7 +69,7 @@ def test_a_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert zeros["size_ratio"].value > 2
     assert zeros["latency_ratio"].value == pytest.approx(1, rel=0.01)
     for row in found.rows:
-        if not row.why:
+        if not row.reason:
             m = row.measurements
             assert m["accuracy"].n == m["drop"].n
             drop = found.original.measurements["accuracy"].value - m["accuracy"].value
@@ -91,5 +91,5 @@ def test_what_does_not_apply_is_a_row_with_its_reason(tmp_path: Path, monkeypatc
     found = planish.compare(
         data, model="torchvision:vgg11_bn", topic="pruning", epochs=1, recovery_epochs=1, image_size=32, out=tmp_path / "run"
     )
-    assert "no residual block" in found.rows[0].why
+    assert "no residual block" in found.rows[0].reason
     assert "refused" in (tmp_path / "run" / "comparison.html").read_text()

@@ -111,6 +111,11 @@ def test_retired_words_are_found_wherever_they_stand(root: Path, example: str) -
     assert {problem.partition(": retired word")[0] for problem in retired_words.retired_words(root)} == {f"{file}:2" for file in files}
 
 
+def test_words_after_an_escape_are_found(root: Path) -> None:
+    write(root, {"planish/a.py": r'"first\nlevers"'})
+    assert [problem[:14] for problem in retired_words.retired_words(root)] == ["planish/a.py:1"]
+
+
 def test_names_of_files_are_read_as_well(root: Path) -> None:
     write(root, {"tests/test_thaw.py": ""})
     assert retired_words.retired_words(root) == ["tests/test_thaw.py: retired word 'thaw'; use: freeze, unfreeze, LayerFreezer"]

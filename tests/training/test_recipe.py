@@ -54,7 +54,7 @@ def test_values_are_set_by_full_and_by_short_key() -> None:
 
 def test_a_file_may_say_only_what_differs(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    mine.write_text("base: finetune-few\ntraining: {epochs: 3}\nlevers: {dropout: 0.2}\n")
+    mine.write_text("base: finetune-few\ntraining: {epochs: 3}\nmodifications: {dropout: 0.2}\n")
     recipe = load_recipe(mine)
     assert recipe.training.epochs == 3
     assert recipe.training.layer_decay == load_recipe("finetune-few").training.layer_decay

@@ -72,7 +72,7 @@ def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
     return {
         "names": names,
         "sureness": _sureness(found, predicted),
-        "promise": next((t for t in found.thresholds if t.wanted == _PROMISE), None),
+        "promise": next((t for t in found.thresholds if t.target_precision == _PROMISE), None),
         "classes": found.per_class if few else sorted(found.per_class, key=lambda c: c.measurements["f1"].value),
         "few": few,
         "matrix": matrix,

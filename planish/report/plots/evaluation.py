@@ -59,7 +59,7 @@ def coverage_curve(
     width, height, left = (380.0, 300.0, 44.0) if narrow else (960.0, 380.0, 60.0)
     shown = coverage >= 0.05  # of fewer images the share that is right says little
     rows = np.flatnonzero(shown)[np.unique(np.linspace(0, shown.sum() - 1, min(_MOST_POINTS, shown.sum())).astype(int))]
-    marked = [t for t in thresholds if t.value is not None]
+    marked = [t for t in thresholds if t.threshold is not None]
     lowest = min([100 * float(precision[rows].min()), *(t.measurements["precision"].value for t in marked)])
     x, y = Scale(0, 100, left, width - 14), Scale(max(0.0, lowest - 0.06 * (101 - lowest)), 100, height - 50, 20)
     parts = []
@@ -71,9 +71,9 @@ def coverage_curve(
     parts.append(el("text", "right among these, %", x=x.start, y=11, cls="axis"))
     points = " ".join(f"{x(100 * float(coverage[i])):.1f},{y(100 * float(precision[i])):.1f}" for i in rows)
     parts.append(el("polyline", points=points, cls="curve"))
-    for number, least in enumerate(dict.fromkeys(t.value for t in marked)):  # one may keep several promises
-        kept = [t for t in marked if t.value == least]
-        promise = f"{', '.join(plain(t.wanted) for t in kept)} %"
+    for number, least in enumerate(dict.fromkeys(t.threshold for t in marked)):  # one may keep several promises
+        kept = [t for t in marked if t.threshold == least]
+        promise = f"{', '.join(plain(t.target_precision) for t in kept)} %"
         answers, right = (kept[0].measurements[name].value for name in ("coverage", "precision"))
         text = f"{promise} asked for: answers {answers:.1f} % of the images, right in {right:.1f} %"
         dot = el("circle", cx=x(answers), cy=y(right), r=5.5)
