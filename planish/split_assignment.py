@@ -82,8 +82,8 @@ class SplitAssignment:
 
     def save(self, file: Path) -> None:
         """Write JSON, whole, then rename it into place."""
-        of_split = {name: sorted(short for short, split in self.splits.items() if split == name) for name in ASSIGNED_SPLITS}
-        content = TypeAdapter(SplitsFile).dump_json(SplitsFile(seed=self.seed, **of_split))
+        train, validation, test = (sorted(short for short, split in self.splits.items() if split == name) for name in ASSIGNED_SPLITS)
+        content = TypeAdapter(SplitsFile).dump_json(SplitsFile(self.seed, train, validation, test))
         partial = file.with_name(file.name + ".partial")
         partial.write_bytes(content)
         partial.replace(file)

@@ -22,7 +22,7 @@ RETIRED = {
     r"\bwith_room\b": "drop_upper_bound",
     r"(?i)\bleaves? it away\b": "omit it",
     r"(?i)\bimages a call\b": "batch size",
-    r"(?i)\bknows? (the|these|its) classes\b": "already trained on these classes",
+    r"(?i)\bknows?[ _]((the|these|its) )?classes\b": "already trained on these classes",
     r"(?i)\bsurest (mistakes?|errors?)\b": "most confident errors",
     r"(?i)\bhas no meaning here\b": "is only valid with",
     r"(?i)\bwhat can be had\b": "Pareto frontier",

@@ -163,14 +163,14 @@ def continue_from(
     inventory = combined_inventory({str(data): old_inventory, str(added): new_inventory})
     listed = LabelledFiles("old and new images", _latest(first, new_images), inventory=inventory)
     images = load_listed(
-        described.name, listed.printable(), skip_bad=skip_bad, assignment=opened.assignment, class_names=start.class_names,
+        described.task, listed.printable(), skip_bad=skip_bad, assignment=opened.assignment, class_names=start.class_names,
         decode_side=start.preprocessing.decode_side,
         channels=start.input_spec.channels,
     )  # fmt: skip
     is_new = _check(images, start, opened.assignment, gate, replace_served)
-    task = task_for(described.name, images.splits, images.class_names)
+    task = task_for(described.task, images.splits, images.class_names)
     chosen = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=True)
-    job = Job(task, start, images, knows_classes=True, pretrained=True, notes=())
+    job = Job(task, start, images, trained_on_classes=True, pretrained=True, notes=())
     limit = None if budget is None else in_seconds(budget)
     settings = {
         "served": str(served), "data": str(data), "added": str(added), "recipe": chosen.to_yaml(), "budget": budget, "skip_bad": skip_bad,
@@ -181,8 +181,8 @@ def continue_from(
         made = plan.apply(trained, task)
         fresh = replace(opened, path=folder / "bundle", format=made.format, files=made.files)
         timed = measure_latency(
-            {name: one.subject(described.threads, described.batch) for name, one in (("old", opened), ("new", fresh))},
-            baseline="old", threads=described.threads, batch=described.batch,
+            {name: one.subject(described.threads, described.batch_size) for name, one in (("old", opened), ("new", fresh))},
+            baseline="old", threads=described.threads, batch=described.batch_size,
         )  # fmt: skip
         scores = {name: _scores(one, task) for name, one in (("old", opened), ("new", fresh))}
         groups = {of: rows for of, rows in (("old", ~is_new), ("new", is_new)) if rows.any()}
@@ -205,7 +205,7 @@ def continue_from(
             runtime=opened.runtime,
             measurements=measurements,
             threads=described.threads,
-            batch=described.batch,
+            batch=described.batch_size,
             assignment=images.assignment,
         )
         if replace_served:

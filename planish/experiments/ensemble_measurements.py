@@ -82,7 +82,7 @@ class Bench:
 
         # without the single network there is nothing to compare with
         if self._scores and (why := self.store.attempt(f"models:{way.label}", "training", models)):
-            return EnsembleArm(way.label, way.about, reason=f"failed: {why}")
+            return EnsembleArm(way.label, way.description, reason=f"failed: {why}")
         rows = models()
         scores = np.stack([self._read(way, number) for number in range(way.models)])
         self._scores[way.label] = scores
@@ -91,7 +91,7 @@ class Bench:
             "training_seconds": Measurement("training_seconds", float(np.mean([r["seconds"] for r in rows])), "s", len(rows), False),
             "parameters": Measurement("parameters", float(rows[0]["parameters"]), "count", 1, False),
         }
-        arm = EnsembleArm(way.label, way.about, way.models, measurements, "reference" if len(self._scores) == 1 else "")
+        arm = EnsembleArm(way.label, way.description, way.models, measurements, "reference" if len(self._scores) == 1 else "")
         if self._files and (why := self.store.attempt(f"export:{way.label}", "exporting", partial(self._export, way))):
             return replace(arm, reason=f"not exported: {why}")
         self._files[way.label] = self._export(way)

@@ -176,7 +176,7 @@ def optimize(
         exporting, process = store.once(
             "seconds of exporting", "setup", lambda: measured or _export_seconds(job, allowed[0], threads, batch)
         )
-        trains = train_mode == "always" or (train_mode == "auto" and not job.knows_classes)
+        trains = train_mode == "always" or (train_mode == "auto" and not job.trained_on_classes)
         epoch, rest = least_seconds(store, job.artifact, job.task, exporting, process, trains)
         least = store.elapsed + teachers * epoch + rest
         if least > seconds:
@@ -242,7 +242,7 @@ def _check_teachers(teachers: int, model: str | nn.Module, train_mode: TrainMode
         raise GoalError(f"{teachers} teachers", "the original teaches, alone or with others", "for example --teachers 3")
     if teachers > 1 and isinstance(model, nn.Module):
         raise GoalError(f"{teachers} teachers", "a network that is handed over cannot be begun again from other weights", "name the model")
-    if teachers > 1 and (train_mode == "never" or (train_mode == "auto" and job.knows_classes)):
+    if teachers > 1 and (train_mode == "never" or (train_mode == "auto" and job.trained_on_classes)):
         raise GoalError(f"{teachers} teachers", "a model that is not trained here has no others like it", "add --train always")
 
 
