@@ -52,7 +52,7 @@ def without_training(search: Search) -> list[Trial]:
     if rounding and min(rounding) > _ROUNDING_POINTS:
         bits = Int8.for_this_machine().weight_bits
         careful = Int8(method="mse", weight_bits=bits, equalise=True, correct_bias=True)
-        mixed = Int8(weight_bits=bits, slack=_SLACK, correct_bias=True)
+        mixed = Int8(weight_bits=bits, max_slowdown=_SLACK, correct_bias=True)
         levels += [(Level(), Plan(careful)), (Level(), Plan(mixed))]
     if way.precision == "fp32":
         levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still be what is small enough

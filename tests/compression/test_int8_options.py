@@ -159,7 +159,7 @@ def test_the_layer_most_sensitive_to_rounding_stays_float(task: FakeTask, monkey
         network.grouped.weight[0] *= 300
         network.depthwise.weight[0] /= 300
     artifact = exported(task, network)
-    mixed = Int8(per_channel=False, slack=0.2).apply(artifact, task)
+    mixed = Int8(per_channel=False, max_slowdown=0.2).apply(artifact, task)
     (kept,) = onnxruntime_kernels(mixed.files[0])["float"]
     assert f"float layers: {kept}" in mixed.lineage.steps[-1].notes
     expected = logits(artifact, task)
@@ -237,7 +237,7 @@ def test_shared_weights_survive_int8(task: FakeTask, off_grid: Any, per_channel:
     dense = Artifact("torch", SPEC, PREPROCESSING, task.class_names, Lineage(Source("module", 3, 3)), module=network.eval())
     shared = WeightSharing().apply(dense, task)
     images = np.ascontiguousarray(task.split("validation").images(SPEC, PREPROCESSING)[:16])
-    step = Int8(images=32, per_channel=per_channel)
+    step = Int8(calibration_images=32, per_channel=per_channel)
 
     def noise(given: Artifact) -> float:
         found, exact = (load(a.files, "onnxruntime")(images)["logits"] for a in (step.apply(given, task), given))

@@ -82,7 +82,7 @@ def test_insensitive_layers_go_first(job, monkeypatch: pytest.MonkeyPatch) -> No
         block.conv1.weight[half:] = 0
         block.bn1.weight[half:] = 0
         block.bn1.bias[half:] = 0
-    pruned = LatencyPruning(speedup=1.1, multiple=1).apply(artifact, job.task)
+    pruned = LatencyPruning(speedup=1.1, round_to=1).apply(artifact, job.task)
     assert pruned.module.get_submodule(name).conv1.out_channels <= half
     assert torch.isfinite(pruned.module(torch.zeros(1, 1, 24, 24))).all()
 
@@ -103,10 +103,10 @@ def test_it_loses_less_than_uniform_pruning_of_an_unevenly_filled_network(traine
         logits = TorchPredictor(network.module, network.preprocessing)(images)["logits"]
         return float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.as_tensor(split.targets)))
 
-    chosen = LatencyPruning(speedup=1.25, multiple=1).apply(artifact, trained.task)
+    chosen = LatencyPruning(speedup=1.25, round_to=1).apply(artifact, trained.task)
     target = counted(chosen.module, example)
     uniform = min(
-        (ChannelPruning(ratio=ratio, multiple=1).apply(artifact, trained.task) for ratio in (0.08, 0.12, 0.16)),
+        (ChannelPruning(pruning_ratio=ratio, round_to=1).apply(artifact, trained.task) for ratio in (0.08, 0.12, 0.16)),
         key=lambda network: abs(counted(network.module, example) - target),
     )
     assert target <= counted(artifact.module, example) / 1.2
@@ -139,7 +139,7 @@ def test_layers_are_split_where_the_outputs_change_less(job, tmp_path: Path, mon
     with torch.no_grad():
         weight = block.conv2.weight
         weight.copy_(torch.einsum("orh,irw->oihw", torch.randn(len(weight), 4, 3), torch.randn(weight.shape[1], 4, 3)) / 20)
-    found = LatencyPruning(speedup=1.2, low_rank=True, multiple=1).apply(artifact, job.task)
+    found = LatencyPruning(speedup=1.2, low_rank=True, round_to=1).apply(artifact, job.task)
     assert isinstance(found.module.get_submodule(f"{name}.conv2"), nn.Sequential)
     save_artifact(found, tmp_path / "saved")
     x = torch.rand(2, 1, 24, 24)
@@ -155,7 +155,7 @@ def test_a_layer_that_is_sensitive_to_rounding_stays_float_in_the_file(job, monk
     with torch.no_grad():
         block.bn1.weight[0] *= 1000
         block.conv2.weight[:, 0] = 0
-    planned = LatencyPruning(speedup=1.1, precision="int8", mixed_precision=True, multiple=1).apply(artifact, job.task)
+    planned = LatencyPruning(speedup=1.1, precision="int8", mixed_precision=True, round_to=1).apply(artifact, job.task)
     assert f"{name}.conv2" in planned.lineage.steps[-1].structure["float_layers"]
     file = Plan(ToOnnx(), Int8()).apply(planned, job.task).files[0]
     model = onnx.load(str(file))
@@ -185,7 +185,7 @@ def test_rounding_of_a_linear_network_is_what_its_steps_say() -> None:
 
 def test_by_multiplications_nothing_is_timed(job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_pruning, "layer_latencies", lambda *_, **__: pytest.fail("timed"))
-    pruned = LatencyPruning(speedup=2, cost="macs", multiple=1).apply(job.artifact, job.task)
+    pruned = LatencyPruning(speedup=2, cost="macs", round_to=1).apply(job.artifact, job.task)
     before, after = (counted(m, torch.zeros(1, 1, 24, 24)) for m in (job.artifact.module, pruned.module))
     assert before / after == pytest.approx(2, rel=0.1)
 

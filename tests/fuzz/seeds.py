@@ -308,7 +308,7 @@ def plans(folder: Path) -> None:
     from planish.training import Distill
 
     folder.mkdir(parents=True)
-    plan = Plan(ChannelPruning(ratio=0.5), Distill(epochs=2), ToOnnx(), Int8())
+    plan = Plan(ChannelPruning(pruning_ratio=0.5), Distill(epochs=2), ToOnnx(), Int8())
     (folder / "plan.yaml").write_text(plan.to_yaml())
     (folder / "plan.json").write_text(plan.to_json())
 

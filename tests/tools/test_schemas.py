@@ -143,7 +143,7 @@ def test_descriptions_are_those_of_the_docstring() -> None:
 
 PLANS = (
     [
-        {"name": "channel_pruning", "ratio": 0.5},
+        {"name": "channel_pruning", "pruning_ratio": 0.5},
         {"name": "distill", "epochs": 5, "augmentation": {"rotate": 15}},
         {"name": "to_onnx"},
         {"name": "int8"},

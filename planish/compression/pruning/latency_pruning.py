@@ -53,9 +53,9 @@ class LatencyPruning:
         runtime: where layers are timed.
         precision: in which they are timed: ``int8`` where the plan goes on to it.
         threads: that the runtime may use.
-        batch: images in a batch.
+        batch_size: images in a batch.
         importance: which of a layer's channels go first, see ``importance.IMPORTANCES``.
-        multiple: widths become multiples of this.
+        round_to: widths become multiples of this.
         low_rank: layers may also be split (see ``factorize``) where that costs less than fewer channels.
         mixed_precision: layers may stay float where rounding them harms more than it saves; an ``int8`` step later in the plan leaves
             them so.
@@ -70,9 +70,9 @@ class LatencyPruning:
     runtime: str = "onnxruntime"
     precision: Precision = "fp32"
     threads: int = Field(default=1, ge=1)
-    batch: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=1, ge=1)
     importance: Importance = "l2"
-    multiple: int = Field(default=8, ge=1)
+    round_to: int = Field(default=8, ge=1)
     low_rank: bool = False
     mixed_precision: bool = False
     cost: Literal["latency", "macs"] = "latency"
@@ -117,10 +117,10 @@ class LatencyPruning:
             )
         images = torch.cat([images for images, _ in batches()])
         scores = unit_scores(self.importance, module, graph, batches, task.loss)
-        cuts = [choose(graph, scores, 1 - share, "uniform", self.multiple) for share in _KEPT]
+        cuts = [choose(graph, scores, 1 - share, "uniform", self.round_to) for share in _KEPT]
         gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
         known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # other speeds of one network need the same
-        errors = _once(_known(*known, self.importance, self.multiple), lambda: width_sensitivity(module, graph, gone, images, task))
+        errors = _once(_known(*known, self.importance, self.round_to), lambda: width_sensitivity(module, graph, gone, images, task))
         ways: dict[str, dict[LayerForm, float]] = {}
         if self.low_rank:
             ways = _once(_known(*known, "ranks"), lambda: _split_ways(module, example, batches, images, task))
@@ -154,7 +154,9 @@ class LatencyPruning:
         self, artifact: Artifact, task: Task, ratios: Mapping[str, float], split_up: Mapping[str, Form]
     ) -> tuple[Artifact, dict[str, Any], str]:
         """Cut and split as was chosen; what ``rebuild`` needs, and what is worth telling."""
-        changed = ChannelPruning(ratio=0, importance=self.importance, multiple=self.multiple, ratios=ratios).apply(artifact, task)
+        changed = ChannelPruning(pruning_ratio=0, importance=self.importance, round_to=self.round_to, pruning_ratios=ratios).apply(
+            artifact, task
+        )
         structure, notes = {"channels": changed.lineage.steps[-1].structure}, changed.lineage.steps[-1].notes
         if split_up:
             shapes = {name: shape_of(layer) for name, layer in changed.module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
@@ -167,7 +169,7 @@ class LatencyPruning:
     def _times(self, variants: Sequence[Variant]) -> list[float]:
         if self.cost == "macs":
             return [multiplications(v) / 1e6 for v in variants]
-        return layer_latencies(variants, self.runtime, threads=self.threads, batch=self.batch)
+        return layer_latencies(variants, self.runtime, threads=self.threads, batch=self.batch_size)
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
@@ -177,7 +179,7 @@ class LatencyPruning:
 
 
 def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
-    """Groups by the name that ``ChannelPruning.ratios`` knows them by; those of one name are cut alike."""
+    """Groups by the name that ``ChannelPruning.pruning_ratios`` has; those of one name are cut alike."""
     decided: dict[str, list[Group]] = {}
     for group in graph.groups:
         if group.name:
