@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 def version_of(kind: type) -> int:
     """The version of a format that this Planish reads and writes."""
-    return next(int(one.default) for one in fields(kind) if one.name == SCHEMA_VERSION)
+    default: Any = next(one.default for one in fields(kind) if one.name == SCHEMA_VERSION)
+    return int(default)
 
 
 def require_version(content: Any, kind: type, where: str | Path, fix: str, error: type[PlanishError] = BundleError) -> None:
