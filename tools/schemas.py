@@ -19,9 +19,9 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from planish.datacentric.folds import Folds
-from planish.datacentric.label_issues import Suspects
+from planish.datacentric.label_issues import LabelIssues
 from planish.datacentric.learning_curve import LearningCurve
-from planish.datacentric.retrain import Continued
+from planish.datacentric.retrain import Retraining
 from planish.experiments.compression import Comparison
 from planish.experiments.ensembles import EnsembleStudy
 from planish.experiments.experiment import Experiment
@@ -45,8 +45,8 @@ FORMATS: dict[str, type] = {
     "ensembles": EnsembleStudy,
     "folds": Folds,
     "learning_curve": LearningCurve,
-    "suspects": Suspects,
-    "continued": Continued,
+    "label_issues": LabelIssues,
+    "retraining": Retraining,
     "splits": SplitsFile,
     "reference": DriftReference,
     "artifact": ArtifactDescription,

@@ -48,8 +48,8 @@ _ADDED, _RETRAINED, _FIRST = "added.csv", "retrained", "first_bundle"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Continued:
-    """``continued.json``: what new images brought.
+class Retraining:
+    """``retraining.json``: what new images brought.
 
     Args:
         old: accuracy on test of what was served, on ``old`` images, which it was made with, and on ``new`` ones, where there are any.
@@ -101,7 +101,7 @@ class Continued:
         return f"{what}, at an error of {self.alpha:.0%} each: {said}; {self.latency_ratio.value:.2f}x as fast{end}"
 
 
-def continue_from(
+def retrain(
     served: str | Path,
     data: str | Path,
     added: str | Path,
@@ -115,7 +115,7 @@ def continue_from(
     max_drop: float = MAX_DROP,
     skip_bad: bool = False,
     seed: int = 0,
-) -> Continued:
+) -> Retraining:
     """Train the network behind a bundle on old and new images, make a bundle of it by the same steps, and compare the two on test images.
 
     Images keep the splits that the bundle keeps, and new ones are assigned by their content, so neither network was trained on, or chosen
@@ -138,7 +138,7 @@ def continue_from(
         seed: of the training.
 
     Returns:
-        What was found. ``out`` holds it as ``continued.json``, ``model/``: the network, trained on, ``bundle/``: made of it, and
+        What was found. ``out`` holds it as ``retraining.json``, ``model/``: the network, trained on, ``bundle/``: made of it, and
         ``added.csv``: all images that were added to the first ones.
 
     Raises:
@@ -186,7 +186,7 @@ def continue_from(
         )  # fmt: skip
         scores = {name: _scores(one, task) for name, one in (("old", opened), ("new", fresh))}
         groups = {of: rows for of, rows in (("old", ~is_new), ("new", is_new)) if rows.any()}
-        found = Continued(
+        found = Retraining(
             old={of: _accuracy(scores["old"][rows]) for of, rows in groups.items()},
             new={of: _accuracy(scores["new"][rows]) for of, rows in groups.items()},
             gain={of: _gain(scores["new"][rows], scores["old"][rows]) for of, rows in groups.items()},
@@ -213,7 +213,7 @@ def continue_from(
         if found.better and replace_served:
             _take_place(folder, old_bundle)
             found = replace(found, replaced=True)
-        write_result(folder / "continued.json", found)
+        write_result(folder / "retraining.json", found)
     return found
 
 

@@ -148,13 +148,13 @@ def test_changed_labels_of_fashion_are_found(tmp_path: Path) -> None:
     changed = _part_of_fashion(tmp_path / "noisy.csv", 200, 0.05)
     options = {"model": "resnet8", "changes": ["augmentation=none", "epochs=10"], "folds": 5}
     found = commands.suspects(tmp_path / "noisy.csv", out=tmp_path / "noisy", **options)
-    right = [s.key in changed for s in found.suspects]
+    right = [s.key in changed for s in found.issues]
     assert np.mean(right) > 0.25
     assert sum(right) > 0.6 * len(changed)
     assert np.mean(right[:30]) > 0.75
     _part_of_fashion(tmp_path / "clean.csv", 200, 0.0)
     clean = commands.suspects(tmp_path / "clean.csv", out=tmp_path / "clean", **options)
-    assert len(clean.suspects) < 0.1 * clean.images
+    assert len(clean.issues) < 0.1 * clean.images
 
 
 def test_suspects_on_the_command_line(shapes: Path, tmp_path: Path) -> None:
@@ -164,17 +164,17 @@ def test_suspects_on_the_command_line(shapes: Path, tmp_path: Path) -> None:
     first = run.invoke(app, [*arguments, "--json"])
     assert first.exit_code == 0, first.output
     found = json.loads(first.stdout)
-    assert found == json.loads((out / "suspects.json").read_text())
-    page = (out / "suspects.html").read_text()
-    assert page.count("<img ") == len(found["suspects"]) > 0
+    assert found == json.loads((out / "label_issues.json").read_text())
+    page = (out / "label_issues.html").read_text()
+    assert page.count("<img ") == len(found["issues"]) > 0
     assert "://" not in page
     assert run.invoke(app, arguments).exit_code == 2, "the folder is taken"
     again = run.invoke(app, [*arguments, "--resume"])
     assert (again.exit_code, "labels may be wrong" in again.output) == (0, True)
-    page = (out / "suspects.html").read_text()
-    (out / "suspects.html").unlink()
+    page = (out / "label_issues.html").read_text()
+    (out / "label_issues.html").unlink()
     assert run.invoke(app, ["report", str(out)]).exit_code == 0
-    assert (out / "suspects.html").read_text() == page
+    assert (out / "label_issues.html").read_text() == page
     refused = run.invoke(app, ["data", str(shapes), "--folds", "3"])
     assert (refused.exit_code, "--folds is only valid for" in refused.output) == (2, True)
     folds = run.invoke(app, ["train", str(shapes), "--folds", "2", *[str(a) for a in small[:-4]], "--resume", "--out", str(out)])
