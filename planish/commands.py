@@ -23,12 +23,11 @@ from planish.datacentric.few_shot import FewShot
 from planish.datacentric.few_shot import few_shot as probe
 from planish.datacentric.folds import Folds
 from planish.datacentric.folds import folds as cross_validate
-from planish.datacentric.label_issues import Suspects
-from planish.datacentric.label_issues import suspects as find_suspects
+from planish.datacentric.label_issues import LabelIssues
+from planish.datacentric.label_issues import find_label_issues as find_suspects
 from planish.datacentric.learning_curve import LearningCurve
 from planish.datacentric.learning_curve import learning_curve as find_learning_curve
-from planish.datacentric.retrain import Continued
-from planish.datacentric.retrain import continue_from as retrain
+from planish.datacentric.retrain import Retraining, retrain
 from planish.devices.machine import describe_machine
 from planish.errors import BundleError, DataError, GoalError, ModelError, RuntimeMissingError
 from planish.evaluation.evaluate import evaluate as evaluate_split
@@ -59,7 +58,7 @@ from planish.report.pages.comparison import write_comparison
 from planish.report.pages.ensembles import write_ensembles
 from planish.report.pages.evaluation import write_evaluation
 from planish.report.pages.experiment import write_experiment
-from planish.report.pages.label_issues import write_suspects
+from planish.report.pages.label_issues import write_label_issues
 from planish.report.pages.learning_curve import write_learning_curve
 from planish.runs.evaluation import judge, keep
 from planish.runs.open_model import Opened, open_model
@@ -260,7 +259,7 @@ def train(
     return Trained(artifact, folder, judged.found.metrics)
 
 
-def continue_from(served: str | Path, data: str | Path, added: str | Path, **options: Any) -> Continued:
+def continue_from(served: str | Path, data: str | Path, added: str | Path, **options: Any) -> Retraining:
     """Take new images in, and compare what comes of it with what is served; see ``planish.datacentric.retrain.continue_from``."""
     return retrain(served, data, added, **options)
 
@@ -549,7 +548,7 @@ def report(run: str | Path) -> Path:
     folder = Path(run)
     pages = {
         "result": write_report, "experiment": write_experiment, "comparison": write_comparison, "evaluation": write_evaluation,
-        "ensembles": write_ensembles, "suspects": write_suspects, "learning_curve": write_learning_curve,
+        "ensembles": write_ensembles, "label_issues": write_label_issues, "learning_curve": write_learning_curve,
     }  # fmt: skip
     write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
     with damage_reported(folder, BundleError, "its files are as they were written, and fit together", "run it again"):
@@ -577,14 +576,14 @@ def tile(source: str | Path, *, size: int, out: str | Path, **options: Any) -> i
     return tile_images(source, out, size=size, **options)
 
 
-def suspects(source: str | Path, *, out: str | Path | None = None, **options: Any) -> Suspects:
+def suspects(source: str | Path, *, out: str | Path | None = None, **options: Any) -> LabelIssues:
     """Images whose label is probably wrong; see ``planish.datacentric.label_issues.suspects`` for the options.
 
     Returns:
-        What was found. The folder, ``out`` or ``runs/`` and its name, holds ``suspects.json`` and ``suspects.html``.
+        What was found. The folder, ``out`` or ``runs/`` and its name, holds ``label_issues.json`` and ``label_issues.html``.
     """
     found = find_suspects(source, out=out, **options)
-    write_suspects(Path(out) if out is not None else Path("runs") / found.name)
+    write_label_issues(Path(out) if out is not None else Path("runs") / found.name)
     return found
 
 

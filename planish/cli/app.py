@@ -341,7 +341,7 @@ def evaluate(
 )
 def compress(
     model_data: ModelAndData,
-    plan: Annotated[Path, typer.Option(help="YAML or JSON list of techniques: '- {name: channel_pruning, ratio: 0.5}'.")],
+    plan: Annotated[Path, typer.Option(help="YAML or JSON list of techniques: '- {name: channel_pruning, pruning_ratio: 0.5}'.")],
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("compressed"),
     named: NamedModel = None,
     weights: Weights = None,

@@ -118,16 +118,16 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _show_suspects(found: Any, out: Path | None, json: bool) -> None:
-    from planish.report.pages.label_issues import findings, suspects_table
+    from planish.report.pages.label_issues import findings, label_issues_table
 
     if json:
         print_json(found)
         return
-    if found.suspects:
-        stdout.print(suspects_table(found))
+    if found.issues:
+        stdout.print(label_issues_table(found))
     for text in findings(found):
         stdout.print(text)
-    stdout.print(f"page     {out or Path('runs') / found.name}/suspects.html", soft_wrap=True)
+    stdout.print(f"page     {out or Path('runs') / found.name}/label_issues.html", soft_wrap=True)
 
 
 def _show_learning_curve(found: Any, out: Path | None, json: bool) -> None:
