@@ -2,7 +2,7 @@
 PYTHON ?= python3
 INSTALLED := .venv/.installed
 
-.PHONY: demo test slow formats check bench clean
+.PHONY: demo test slow formats check schemas bench clean
 
 demo: $(INSTALLED)
 	.venv/bin/planish demo
@@ -25,6 +25,12 @@ check: $(INSTALLED)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/python tools/check_house.py
+	.venv/bin/python tools/schemas.py --check
+
+# after a change of a file format
+schemas: $(INSTALLED)
+	.venv/bin/python tools/schemas.py
 
 bench: $(INSTALLED)
 	.venv/bin/python benchmarks/run.py

@@ -1,4 +1,4 @@
-"""A number that knows what it is: unit, interval, sample count, device and runtime."""
+"""A number with its unit, interval, sample count, device and runtime."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Measurement:
     """One measured number. No bare number crosses from one room to another.
 
     Args:
-        name: what was measured, in the design's words: ``accuracy``, ``latency_ms``, ``size_bytes``.
+        name: what was measured: ``accuracy``, ``latency_ms``, ``size_bytes``.
         value: the number, in ``unit``.
         unit: ``%``, ``ms``, ``bytes``, ``ratio``, ``points``, ``s``, ``nats``; empty for a bare number (a temperature).
         n: how many samples stand behind it (images, rounds, files).
-        higher_is_better: direction, so that nobody downstream has to know the name.
+        higher_is_better: whether a larger value is better.
         low: lower end of the 95% interval; None where the number is exact (a file size).
         high: upper end of the 95% interval.
         device: what it was measured on, empty where it does not matter.

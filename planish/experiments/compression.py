@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -50,14 +50,14 @@ class Row:
         plan: the techniques, as ``Plan.to_dicts`` gives them.
         measurements: the task's metric and ``drop`` on test (paired, points), ``latency_ms``, ``latency_ratio`` (original / this),
             ``size_bytes``, ``size_ratio``; empty where it was refused.
-        why: why it was refused.
+        reason: it was refused.
     """
 
     strategy: str
     level: str
     plan: list[dict[str, Any]]
     measurements: dict[str, Measurement] = Field(default_factory=dict)
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -87,7 +87,7 @@ class Comparison:
     machine: dict[str, str | int | float]
     seconds: dict[str, float]
     notes: list[str] = Field(default_factory=list)
-    version: int = 1
+    schema_version: Literal[1] = 1
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""
@@ -181,11 +181,11 @@ def compare(
             row = partial(_row, runner, arm, runtime, baseline)
             why = store.attempt(f"arm:{arm.plan.key}", "comparing", row, (TechniqueError, ExportError))
             # where it does not apply to this network, that is a finding
-            rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), why=why) if why else row())
+            rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), reason=why) if why else row())
             runner.release()
             if watch:
                 watch(rows)
-        subjects = {str(i): (_for(arm.plan, runtime), runtime) for i, arm in enumerate(arms) if not rows[i].why}
+        subjects = {str(i): (_for(arm.plan, runtime), runtime) for i, arm in enumerate(arms) if not rows[i].reason}
         report = runner.latency(
             "compare", {"original": (baseline, runtime)} | subjects, "original", threads, batch, seconds=_SECONDS, launches=_LAUNCHES
         )

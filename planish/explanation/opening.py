@@ -178,7 +178,7 @@ def _samples(opened: Opened, data: str | Path | None) -> tuple[tuple[bytes, ...]
         files = tuple(split.file_bytes(int(i)) for i in chosen)
     else:
         place = bundle_folder(opened.path)
-        golden = read_bundle(place).golden if (place / "bundle.json").exists() else ()
+        golden = read_bundle(place).golden_samples if (place / "bundle.json").exists() else ()
         files = tuple((place / name).read_bytes() for name in golden)
     return files, np.stack([preprocess(file, spec, how) for file in files]) if files else None
 

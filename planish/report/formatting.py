@@ -146,7 +146,7 @@ def change_word(drop: Measurement) -> str:
 def everyone(result: Result) -> list[CandidateResult]:
     """All candidates, each once: baselines, the chosen one, then the others by how far they came and by latency."""
     rank = {"measured": 0, "trained": 1, "screened": 2, "baseline": 3}
-    others = sorted((*result.frontier, *result.candidates), key=lambda c: (rank[c.stage], latency_of(c)))
+    others = sorted((*result.pareto_frontier, *result.candidates), key=lambda c: (rank[c.stage], latency_of(c)))
     found: dict[str, CandidateResult] = {}
     for candidate in (*result.baselines.values(), result.baseline, result.chosen, *others):
         found.setdefault(candidate.key, candidate)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,19 +36,19 @@ SHOWN_MISTAKES = 24
 
 @dataclass(frozen=True, config=_STRICT)
 class Threshold:
-    """From which probability on a prediction is taken so that some precision is kept: chosen on validation, told on other images.
+    """The least probability at which predictions keep some precision: chosen on validation, measured on other images.
 
     Args:
-        wanted: precision in percent.
-        value: the least probability; None where no threshold can promise it.
-        measurements: ``precision``, ``recall``, ``coverage`` (the share that is accepted) and ``f1`` of the images that are told.
-        why: there is none.
+        target_precision: in percent.
+        threshold: the least probability of a prediction that is accepted; None where none keeps that precision.
+        measurements: ``precision``, ``recall``, ``coverage`` (the share that is accepted) and ``f1``.
+        reason: there is none.
     """
 
-    wanted: float
-    value: float | None = None
+    target_precision: float
+    threshold: float | None = None
     measurements: dict[str, Measurement] = Field(default_factory=dict)
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -57,9 +57,9 @@ class ClassEvaluation:
 
     Args:
         name: of the class.
-        measurements: ``precision``, ``recall`` (its accuracy) and ``f1`` of what the model says, in percent; of a task without logits the
-            one number that it tells of a class.
-        threshold: from which probability of this class on it is right as often as was asked for; None without logits of validation images.
+        measurements: ``precision``, ``recall`` (its accuracy) and ``f1``, in percent; of a task without logits the one metric
+            that it has for a class.
+        threshold: of this class, at the precision that was asked for; None without logits of validation images.
     """
 
     name: str
@@ -78,9 +78,9 @@ class Evaluation:
         metrics: the primary one first; with what errors cost (``Task.errors``), ``temperature`` and what it does, and corruptions, where
             they were measured.
         per_class: in the order of the model's outputs.
-        confusions: the pairs of classes that are mixed up most; this and the next two are empty without logits.
-        thresholds: for answering only where the model is sure enough; empty without validation images.
-        mistakes: how many images are wrong.
+        confusions: the pairs of classes that are confused most often; this and the next two are empty without logits.
+        thresholds: for accepting only confident predictions; empty without validation images.
+        misclassified: images.
         machine: what it ran on.
         notes: what was decided on the user's behalf.
     """
@@ -96,10 +96,10 @@ class Evaluation:
     per_class: list[ClassEvaluation]
     confusions: list[Confusion]
     thresholds: list[Threshold]
-    mistakes: int
+    misclassified: int
     machine: dict[str, str | int | float]
     notes: list[str] = Field(default_factory=list)
-    version: int = 1
+    schema_version: Literal[1] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +235,7 @@ def keep(
         per_class=[],
         confusions=[],
         thresholds=[],
-        mistakes=0,
+        misclassified=0,
         machine=describe_machine(),
         notes=list(notes),
     )
@@ -282,7 +282,7 @@ def _with_classes(evaluation: Evaluation, predictions: Predicted, names: Sequenc
         per_class=per_class if precision is None else _with_thresholds(per_class, predictions, precision),
         confusions=confusions(preds, targets, names),
         thresholds=[] if precision is None else _for_answering(predictions, precision),
-        mistakes=int((preds != targets).sum()),
+        misclassified=int((preds != targets).sum()),
     )
 
 
@@ -328,5 +328,5 @@ def _threshold(wanted: float, chosen: tuple[Any, Any], told: tuple[Any, Any]) ->
     try:
         value = threshold_for_precision(*chosen, wanted / 100)
     except ModelError as error:
-        return Threshold(wanted, why=f"{error.received}; {error.rule}")
+        return Threshold(wanted, reason=f"{error.received}; {error.rule}")
     return Threshold(wanted, value, at_threshold(value, *told))

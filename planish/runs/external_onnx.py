@@ -121,7 +121,9 @@ def _images(
 
 
 def _job(artifact: Artifact, images: ImageData) -> Job:
-    return Job(task_for(images.task, images.splits, images.class_names), artifact, images, knows_classes=True, pretrained=True, notes=())
+    return Job(
+        task_for(images.task, images.splits, images.class_names), artifact, images, trained_on_classes=True, pretrained=True, notes=()
+    )
 
 
 def _quantized(file: Path) -> ModelError:

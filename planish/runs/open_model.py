@@ -93,7 +93,7 @@ def open_model(path: str | Path, runtime: str = "auto") -> Opened:
         files = tuple(place / name for name in bundle.files)
         chosen = bundle.runtime if runtime == "auto" else runtime
         spec, preprocessing, assignment = bundle.input_spec, bundle.preprocessing, assignment_beside(place)
-        return Opened(Path(path), bundle.format, chosen, files, spec, preprocessing, bundle.class_names, bundle.name, assignment=assignment)
+        return Opened(Path(path), bundle.format, chosen, files, spec, preprocessing, bundle.class_names, bundle.task, assignment=assignment)
     if (place / "artifact.json").exists():
         artifact = load_artifact(place)
         chosen = "torch" if artifact.format == "torch" else _runtime(artifact.format, runtime)

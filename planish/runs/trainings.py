@@ -46,7 +46,7 @@ class Training:
         parameters: of the network.
         curve: ``(seconds, score on validation in %)`` after each epoch.
         metric: name of what that is a score of.
-        failed: why there is no trained network; empty otherwise.
+        error: why there is no trained network; empty otherwise.
     """
 
     seed: int
@@ -56,7 +56,7 @@ class Training:
     parameters: int = 0
     curve: list[tuple[float, float]] = Field(default_factory=list)
     metric: str = "accuracy"
-    failed: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -108,7 +108,7 @@ class Trainer:
 
         def read(found: Any) -> Training:
             trial = TypeAdapter(Training).validate_python(found)
-            for split in () if trial.failed else _JUDGED:
+            for split in () if trial.error else _JUDGED:
                 read_arrays(self._file(arm, seed, split))
             return trial
 
@@ -145,9 +145,9 @@ class Trainer:
                     checkpoint=self._checkpoint(arm, seed), max_seconds=self.seconds,
                 )  # fmt: skip
         except (TechniqueError, ModelError) as error:
-            return Training(seed, failed=f"refused: {error}")
+            return Training(seed, error=f"refused: {error}")
         except TrainingError as error:
-            return Training(seed, failed=f"failed: {error}")
+            return Training(seed, error=f"failed: {error}")
         predictor = TorchPredictor.fastest(fitted.module, preprocessing)
         for split in _JUDGED:
             found = evaluate(predictor, job.task, split, spec, preprocessing)

@@ -99,7 +99,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         baseline=before,
         baselines={runtime: measured[original] for runtime, original in baselines.items()},
         chosen=after,
-        frontier=frontier([*others, before]),
+        pareto_frontier=frontier([*others, before]),
         candidates=[*_unmeasured(search, measured), *others],
         latency_ratio=headline,
         latency_ratios=ratios,
@@ -269,9 +269,9 @@ def _unmeasured(search: Search, measured: Mapping[str, CandidateResult]) -> list
 
 def _why(candidate: CandidateResult, chosen: CandidateResult, goal: Goal) -> CandidateResult:
     if candidate.key == chosen.key:
-        return replace(candidate, why="")
+        return replace(candidate, reason="")
     miss = describe_miss(candidate, goal)
     if miss:
-        return replace(candidate, why=miss)
+        return replace(candidate, reason=miss)
     faster = candidate.measurements["latency_ms"].value < chosen.measurements["latency_ms"].value
-    return replace(candidate, why="too close to the limit of what may be lost to be safe" if faster else "the chosen one is faster")
+    return replace(candidate, reason="too close to the limit of what may be lost to be safe" if faster else "the chosen one is faster")

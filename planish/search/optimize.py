@@ -45,7 +45,7 @@ from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import recipe_for
 
 # Shares of what is left of the budget at each point.
-_ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
+_ORIGINAL_SHARE, _TEACHERS_SHARE, _SCREENING_SHARE = 0.36, 0.5, 0.2
 _SESSION_SHARE = 0.25
 _LEAST_TRAINING_SECONDS = 2.0
 _OTHER_RUNTIME = 2.0  # times what the first one took: converting comes on top of exporting
@@ -176,7 +176,7 @@ def optimize(
         exporting, process = store.once(
             "seconds of exporting", "setup", lambda: measured or _export_seconds(job, allowed[0], threads, batch)
         )
-        trains = train_mode == "always" or (train_mode == "auto" and not job.knows_classes)
+        trains = train_mode == "always" or (train_mode == "auto" and not job.trained_on_classes)
         epoch, rest = least_seconds(store, job.artifact, job.task, exporting, process, trains)
         least = store.elapsed + teachers * epoch + rest
         if least > seconds:
@@ -242,7 +242,7 @@ def _check_teachers(teachers: int, model: str | nn.Module, train_mode: TrainMode
         raise GoalError(f"{teachers} teachers", "the original teaches, alone or with others", "for example --teachers 3")
     if teachers > 1 and isinstance(model, nn.Module):
         raise GoalError(f"{teachers} teachers", "a network that is handed over cannot be begun again from other weights", "name the model")
-    if teachers > 1 and (train_mode == "never" or (train_mode == "auto" and job.knows_classes)):
+    if teachers > 1 and (train_mode == "never" or (train_mode == "auto" and job.trained_on_classes)):
         raise GoalError(f"{teachers} teachers", "a model that is not trained here has no others like it", "add --train always")
 
 
@@ -253,7 +253,7 @@ def _search(search: Search) -> list[Trial]:
         _deploy(search)
         return without_training(search)
     _deploy(search)
-    trials = screen(search, _GLANCE_SHARE * search.seconds_left)
+    trials = screen(search, _SCREENING_SHARE * search.seconds_left)
     return train(search, trials, finish_seconds(search, len(trials)))
 
 

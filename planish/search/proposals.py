@@ -62,13 +62,13 @@ class Level:
             timed: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions; only blocks
                 go before it, whose layers need no width.
         """
-        shorter = [BlockPruning(ratio=self.blocks)] if self.blocks else []
+        shorter = [BlockPruning(pruning_ratio=self.blocks)] if self.blocks else []
         smaller = [Resolution(scale=self.resolution)] if self.resolution < 1 else []
         if self.student:
             return [Plan(*smaller, Student(model=self.student))]
         if self.speedup == 1:
             return [Plan(*shorter, *smaller)]
-        pruned: list[Technique] = [replace(time_trials, speedup=self.speedup), ChannelPruning(ratio=round(1 - 1 / self.speedup, 2))]
+        pruned: list[Technique] = [replace(time_trials, speedup=self.speedup), ChannelPruning(pruning_ratio=round(1 - 1 / self.speedup, 2))]
         return [Plan(*shorter, step, *smaller) for step in pruned]
 
 

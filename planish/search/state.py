@@ -160,7 +160,7 @@ class Search:
         return self.runner.drop(*own, other, "validation")
 
     def show(
-        self, name: str, shipped: DeployedCandidate, stage: Stage, measurements: dict[str, Measurement], why: str = ""
+        self, name: str, shipped: DeployedCandidate, stage: Stage, measurements: dict[str, Measurement], reason: str = ""
     ) -> CandidateResult:
         """Keep what is known by now of the candidate called ``name``, and tell who watches."""
         known = CandidateResult(
@@ -170,7 +170,7 @@ class Search:
             runtime=shipped.runtime,
             stage=stage,
             measurements=measurements,
-            why=why,
+            reason=reason,
         )
         self.candidates[name] = known
         self.watch(list(self.candidates.values()))

@@ -152,7 +152,7 @@ class Classification:
         return {name: measured for name, measured in found.items() if measured.n}
 
     def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
-        """None: what is taken for what is all there is to tell."""
+        """None: the confusion matrix holds all errors."""
         return {}
 
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> None:

@@ -136,8 +136,8 @@ def fit(
     layout = memory_format([module] if teacher is None else [module, teacher], input_spec, settings.channels_last)
     student = copy.deepcopy(module).to(memory_format=layout)
     raise_momentum(student)
-    thaw = LayerFreezer(student, input_spec, settings.freeze, settings.layer_decay)
-    student, optimizer = accelerator.prepare(student, _optimizer(student, settings, thaw))
+    freezer = LayerFreezer(student, input_spec, settings.freeze, settings.layer_decay)
+    student, optimizer = accelerator.prepare(student, _optimizer(student, settings, freezer))
     parts = {"module": student, "optimizer": optimizer}
     if settings.ema_decay or settings.swa_share:
         parts["average"] = copy.deepcopy(student)
@@ -174,14 +174,14 @@ def fit(
             epoch, epoch_begun, losses, rate = len(done.history) + 1, schedule.seconds, [], 0.0
             waiting = Waiting()
             student.train()
-            thaw(schedule.progress(steps), restart=True)
+            freezer(schedule.progress(steps), restart=True)
             with _random_state_of(settings.seed, epoch, accelerator.device):
                 ahead = accelerator.device.type != "cpu"
                 for batch, wanted in waiting.on(batches(images, targets, input_spec, task, settings, epoch, ahead=ahead)):
                     schedule.correct(steps)
                     if schedule.progress(steps) >= 1:
                         break
-                    thaw(schedule.progress(steps))
+                    freezer(schedule.progress(steps))
                     rate = _set_rate(optimizer, schedule.progress(steps + 0.5), settings)
                     loss = loss_of(batch, wanted)
                     losses.append(loss.item())
@@ -298,12 +298,12 @@ def _reads(student: nn.Module) -> nn.Module:
     return inner.network if isinstance(inner, FeatureStudent) else inner
 
 
-def _optimizer(module: nn.Module, settings: FitSettings, thaw: LayerFreezer) -> torch.optim.Optimizer:
+def _optimizer(module: nn.Module, settings: FitSettings, freezer: LayerFreezer) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
         raise TrainingError("no parameter of the network can be trained", "at least one needs requires_grad")
     # biases, and what normalisation layers scale and shift by, are not decayed
-    kinds = {p: (settings.weight_decay if p.ndim > 1 else 0.0, thaw.rate_of(p)) for p in trained}
+    kinds = {p: (settings.weight_decay if p.ndim > 1 else 0.0, freezer.rate_of(p)) for p in trained}
     groups = [
         {"params": [p for p in trained if kinds[p] == kind], "weight_decay": kind[0], "factor": kind[1]}
         for kind in dict.fromkeys(kinds.values())

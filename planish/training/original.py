@@ -68,7 +68,7 @@ def train_original(
     Raises:
         TrainingError: the loss became NaN.
     """
-    if mode == "never" or (mode == "auto" and job.knows_classes and _is_trained(job)):
+    if mode == "never" or (mode == "auto" and job.trained_on_classes and _is_trained(job)):
         return Original(job.artifact)
     if settings is None:
         per_class = len(job.task.split("train").targets) / len(job.task.class_names)

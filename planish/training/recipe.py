@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -17,6 +17,7 @@ from planish.artifact import Artifact, Normalisation
 from planish.data import images_per_class, task_in
 from planish.errors import PlanError
 from planish.files.reading import read_text
+from planish.files.schema import SCHEMA_VERSION, require_version
 from planish.files.yaml_text import parse_yaml
 from planish.models.heads import torchvision as torchvision_heads
 from planish.progress import note
@@ -56,6 +57,7 @@ class Recipe:
     training: FitSettings = Field(default_factory=FitSettings)
     image_size: int | None = Field(default=None, ge=8, le=2048)
     normalisation: Normalisation = "dataset"
+    schema_version: Literal[1] = 1
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(TypeAdapter(Recipe).dump_python(self, mode="json"), sort_keys=False)
@@ -113,6 +115,9 @@ def load_recipe(source: str | Path) -> Recipe:
         raise PlanError(f"the recipe {source} is not YAML: {error}") from None
     if not isinstance(given, dict):
         raise PlanError(f"the recipe {source} is not a mapping", f"its keys are {', '.join(_TOP)}")
+    if SCHEMA_VERSION in given:  # a recipe written by hand may omit it
+        require_version(given, Recipe, f"the recipe {source}", "change it to that", PlanError)
+        del given[SCHEMA_VERSION]
     base = load_recipe(str(given.pop("base"))) if "base" in given else Recipe()
     return _with(base, _flat(given))
 
@@ -233,8 +238,8 @@ def apply_modifications(artifact: Artifact, task: Task, modifications: Sequence[
 
 
 _FOLDER = files("planish.training") / "recipes"
-_TOP = tuple(field.name for field in fields(Recipe))
-_SETTINGS = tuple(field.name for field in fields(FitSettings))
+_TOP = tuple(one.name for one in fields(Recipe) if one.name != SCHEMA_VERSION)
+_SETTINGS = tuple(one.name for one in fields(FitSettings))
 
 
 def _names() -> list[str]:

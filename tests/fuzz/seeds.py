@@ -308,7 +308,7 @@ def plans(folder: Path) -> None:
     from planish.training import Distill
 
     folder.mkdir(parents=True)
-    plan = Plan(ChannelPruning(ratio=0.5), Distill(epochs=2), ToOnnx(), Int8())
+    plan = Plan(ChannelPruning(pruning_ratio=0.5), Distill(epochs=2), ToOnnx(), Int8())
     (folder / "plan.yaml").write_text(plan.to_yaml())
     (folder / "plan.json").write_text(plan.to_json())
 
@@ -319,7 +319,7 @@ def recipes(folder: Path) -> None:
     folder.mkdir(parents=True)
     recipe = set_values(load_recipe("scratch-small"), ["activation=elu", "norm.kind=group", "image_size=32"])
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    (folder / "short.yml").write_text("base: finetune-few\ntraining:\n  epochs: 3\nlevers:\n  activation: elu\n")
+    (folder / "short.yml").write_text("base: finetune-few\ntraining:\n  epochs: 3\nmodifications:\n  activation: elu\n")
     (folder / "recipe.json").write_text(json.dumps(yaml.safe_load(recipe.to_yaml())))
 
 

@@ -63,7 +63,7 @@ def test_candidates_are_taught_by_all_of_them(tmp_path: Path, monkeypatch: pytes
         known = {"latency_ms": Measurement("latency_ms", 1.0, "ms", 50, False)}
         known["latency_ratio"] = Measurement("latency_ratio", 2.0, "ratio", 50, True)
         known["drop_calibration"] = Measurement("drop_calibration", 5.0, "points", 50, False)
-        trial = Trial(Level(2.0), Plan(ChannelPruning(ratio=0.5)), measurements=known)
+        trial = Trial(Level(2.0), Plan(ChannelPruning(pruning_ratio=0.5)), measurements=known)
         trained.extend(halving.train(search, [trial], reserved=search.seconds_left - 2))
         raise KeyboardInterrupt
 

@@ -28,7 +28,7 @@ class Temperature:
     """Divide the logits of an ONNX file by one number, so that the model is as sure as it is right; what it predicts stays.
 
     The number is what gives the validation images the least log loss, when the file itself says what it thinks of them: put this after
-    ``int8``, whose rounding changes how sure a model is.
+    ``int8``, whose rounding changes the confidence.
 
     Example:
         >>> print(Temperature())

@@ -43,7 +43,7 @@ def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Mod
     fresh: dict[str, Any] = {"weights": None, "weights_backbone": None}
     if name in names("semantic"):
         network = torchvision.models.get_model(name, num_classes=num_classes, aux_loss=None, **fresh)
-        made: nn.Module = Labels(network)
+        made: nn.Module = LabelMapSegmenter(network)
     else:
         # two-stage detectors and SSD have a class for the background, the others judge each class for itself
         background = name.startswith(("fasterrcnn", "maskrcnn", "ssd"))
@@ -56,8 +56,8 @@ def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Mod
     return made
 
 
-class Labels(nn.Module):
-    """A segmenter of torchvision's. Raw output: logits ``(N, classes, h, w)``, at the images' size.
+class LabelMapSegmenter(nn.Module):
+    """A semantic segmenter of torchvision's. Raw output: logits ``(N, classes, h, w)``, at the images' size.
 
     Args:
         model: torchvision's.

@@ -59,7 +59,7 @@ def _cells(row: Row, noise_floor: Measurement | None) -> dict[str, str]:
         "speed_range": words.interval(speed) if speed is not None else "",
         "points": words.change(drop) if drop else "",
         "range": words.change_interval(drop) if drop else "",
-        "refused": f"refused: {row.why}" if row.why else "",
+        "refused": f"refused: {row.reason}" if row.reason else "",
     }
 
 
@@ -76,7 +76,7 @@ def write_comparison(folder: Path) -> Path:
     page = filled(
         "comparison.html.jinja",
         found=found,
-        measured={row.strategy for row in found.rows if not row.why},
+        measured={row.strategy for row in found.rows if not row.reason},
         keys={name: key(i) for name, i in strategies.items()},
         rows=[(row, _cells(row, found.noise_floor)) for row in found.rows],
         plots=[

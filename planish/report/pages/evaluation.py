@@ -65,14 +65,14 @@ def write_evaluation(folder: Path) -> Path:
 
 
 def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
-    """What the logits tell: classes that are mixed up, mistakes, and how sure the model may be."""
+    """What the logits tell: confusions, errors and calibration."""
     names = [each.name for each in found.per_class]
     matrix = confusion_matrix(predicted.logits.argmax(axis=1), predicted.targets, len(names))
     few = len(names) <= FEW_CLASSES
     return {
         "names": names,
         "sureness": _sureness(found, predicted),
-        "promise": next((t for t in found.thresholds if t.wanted == _PROMISE), None),
+        "promise": next((t for t in found.thresholds if t.target_precision == _PROMISE), None),
         "classes": found.per_class if few else sorted(found.per_class, key=lambda c: c.measurements["f1"].value),
         "few": few,
         "matrix": matrix,

@@ -67,7 +67,7 @@ def render(run: RunFolder) -> str:
         smallest=smallest_difference(result.noise_floor),
         defaults=[runtime for runtime in result.baselines if runtime.endswith("-default")],
         everyone=everyone,
-        frontier_keys={c.key for c in result.frontier},
+        frontier_keys={c.key for c in result.pareto_frontier},
         runtimes=plots.runtimes(plotted),
         frontier=[plots.frontier(result, plotted, narrow) for narrow in (False, True)] if plotted else [],
         latencies=[plots.latencies(_latency_rows(run), narrow) for narrow in (False, True)],

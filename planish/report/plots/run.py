@@ -76,7 +76,7 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
     path = f"M{line[0][0]:.1f},{line[0][1]:.1f}" + "".join(f"H{a:.1f}V{b:.1f}" for a, b in line[1:])
     parts.append(el("path", d=path, cls="frontier-line"))
     kinds = runtimes(candidates)
-    on_frontier = {c.key for c in result.frontier}
+    on_frontier = {c.key for c in result.pareto_frontier}
     largest = max((c.measurements["size_bytes"].value for c in candidates if "size_bytes" in c.measurements), default=1.0)
     originals = [c for c in candidates if c.stage == "baseline"]
     labels = []

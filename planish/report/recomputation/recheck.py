@@ -55,7 +55,7 @@ def shown_numbers(result: Result) -> Iterator[tuple[Path, float]]:
     dumped = TypeAdapter(Result).dump_python(result, mode="json")
     groups: list[tuple[Path, Any]]
     for name, value in dumped.items():
-        if name in ("candidates", "frontier"):
+        if name in ("candidates", "pareto_frontier"):
             groups = [(("candidate", each["key"]), each["measurements"]) for each in value]
         elif name in ("baseline", "chosen"):
             groups = [(("candidate", value["key"]), value["measurements"])]
@@ -80,7 +80,7 @@ def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, float]]:
 
 def _is_shown(path: Path, metric: str) -> bool:
     if path[0] != "candidate":
-        return path[0] != "version" and not (path[0] == "size_ratio" and path[-1] == "n")
+        return path[0] != "schema_version" and not (path[0] == "size_ratio" and path[-1] == "n")
     name, leaf = path[2], path[3]
     if name in ("latency_ms", "latency_ratio", "drop_validation"):
         return True
@@ -99,7 +99,7 @@ def expected(
     """
     result, sources = run.result, dict[Path, NumberSource]()
     last, metric = run.sessions[-1], title(result.metric)
-    everyone = {c.key: c for c in (*result.candidates, *result.frontier, *result.baselines.values(), result.baseline, result.chosen)}
+    everyone = {c.key: c for c in (*result.candidates, *result.pareto_frontier, *result.baselines.values(), result.baseline, result.chosen)}
     for name in RECORDED:
         for path, value in _leaves(run.evidence[name], (name,)):
             sources[path] = NumberSource(" ".join(path).replace("_", " "), _RECORD, (value,))
