@@ -13,7 +13,7 @@ class Measurement:
     Args:
         name: what was measured, in the design's words: ``accuracy``, ``latency_ms``, ``size_bytes``.
         value: the number, in ``unit``.
-        unit: ``%``, ``ms``, ``bytes``, ``ratio``, ``points``, ``s``, ``nats``; empty for a bare number (a temperature).
+        unit: ``%``, ``ms``, ``bytes``, ``ratio``, ``points``, ``s``, ``nats``, or that of a task's metric; empty for a bare number.
         n: how many samples stand behind it (images, rounds, files).
         higher_is_better: direction, so that nobody downstream has to know the name.
         low: lower end of the 95% interval; None where the number is exact (a file size).
@@ -38,6 +38,75 @@ class Measurement:
         if self.low is not None and self.high is not None:
             text += f" [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
         return f"{text} {self.unit}".rstrip()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What models are judged by, and how scores, one an image, become a number in its unit.
+
+    Args:
+        name: ``accuracy``, ``map``, ``mean_absolute_error``.
+        unit: ``%``, whose scores go from 0 to 1; or the unit of the scores: ``mm``, ``years``, empty for a bare number.
+        higher_is_better: False for errors, of which 0 is the best.
+
+    Example:
+        >>> error = Metric("mean_absolute_error", "mm", higher_is_better=False)
+        >>> str(error.drop((-0.5, -0.7, -0.3), n=40))
+        '0.50 [0.30, 0.70] mm'
+    """
+
+    name: str
+    unit: str = "%"
+    higher_is_better: bool = True
+
+    @classmethod
+    def named(cls, of: str | Metric) -> Metric:
+        """A metric as it is, or the one of that name in percent, of which higher is better."""
+        return of if isinstance(of, Metric) else cls(of)
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Metric:
+        """The metric that was measured."""
+        return cls(measurement.name, measurement.unit, measurement.higher_is_better)
+
+    @property
+    def scale(self) -> float:
+        """Of the metric, by that of scores."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def best(self) -> float:
+        """The score of a model without errors."""
+        return 1.0 if self.higher_is_better else 0.0
+
+    @property
+    def change_unit(self) -> str:
+        """Of a difference."""
+        return "points" if self.unit == "%" else self.unit
+
+    def measured(self, interval: tuple[float, float, float], n: int, name: str = "") -> Measurement:
+        """The metric of a mean score.
+
+        Args:
+            interval: the mean of the scores and the ends of its interval.
+            n: images.
+            name: instead of the metric's own.
+        """
+        value, low, high = (self.scale * x for x in interval)
+        return Measurement(name or self.name, value, self.unit, n, self.higher_is_better, low, high)
+
+    def drop(self, difference: tuple[float, float, float], n: int, name: str = "") -> Measurement:
+        """How much worse a model is, above 0 where it is.
+
+        Args:
+            difference: of the mean scores, the reference's less the model's, and the ends of its interval.
+            n: images.
+            name: instead of ``NAME_drop``.
+        """
+        value, low, high = (self.scale * x for x in difference)
+        if not self.higher_is_better:
+            value, low, high = -value, -high, -low
+        return Measurement(name or f"{self.name}_drop", value, self.change_unit, n, False, low, high)
 
 
 _WORDS = {

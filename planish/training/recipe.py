@@ -20,7 +20,7 @@ from planish.files.reading import read_text
 from planish.files.yaml_text import parse_yaml
 from planish.models.heads import torchvision as torchvision_heads
 from planish.progress import note
-from planish.tasks import RECIPES
+from planish.tasks import recipe_of
 from planish.technique import Technique, parameter_names, resolve, wrong_values
 from planish.training.settings import FitSettings
 
@@ -127,15 +127,15 @@ def default_recipe(pretrained: bool, images_per_class: float, of_task: str = "")
 
 
 def recipe_for(of_task: str, model: object) -> str:
-    """Name of a task's recipe (``Task.recipe``) for a model: torchvision's detectors have one of their own.
+    """Name of a task's recipe (``Task.recipe``) for a model: where there is one for torchvision's detectors, they are trained by that.
 
     Args:
         of_task: the task's own; may be empty.
         model: its name, with or without ``torchvision:``; anything else is no detector of torchvision's.
     """
     name = model.removeprefix("torchvision:") if isinstance(model, str) else ""
-    theirs = of_task == "objects" and any(name in torchvision_heads.names(task) for task in ("detection", "instance"))
-    return "objects-torchvision" if theirs else of_task
+    theirs = f"{of_task}-torchvision"
+    return theirs if theirs in _names() and torchvision_heads.has_head(name) else of_task
 
 
 def resolved_recipe(
@@ -148,7 +148,7 @@ def resolved_recipe(
 ) -> Recipe:
     """The recipe that is given or named, or where it is None the default for the data and the model, with its changes."""
     if recipe is None:
-        of_task = recipe_for(RECIPES.get(task or task_in(data), ""), model)
+        of_task = recipe_for(recipe_of(task or task_in(data)), model)
         recipe = default_recipe(pretrained, 0 if of_task else images_per_class(data), of_task)
     return set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
 
