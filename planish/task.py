@@ -259,6 +259,11 @@ def installed_tasks() -> dict[str, TaskFactory]:
     return {entry.name: entry.load() for entry in entry_points(group="planish.tasks")}
 
 
+def one_class_each(targets: Any) -> bool:
+    """Whether targets are class numbers, one an image, int ``(N,)``."""
+    return getattr(getattr(targets, "dtype", None), "kind", "") in ("i", "u") and targets.ndim == 1
+
+
 def metric_of(task: Task) -> Metric:
     """The metric that decides, with its unit and direction."""
     return Metric.named(task.primary_metric)
