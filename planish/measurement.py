@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
@@ -33,11 +35,26 @@ class Measurement:
     runtime: str = ""
 
     def __str__(self) -> str:
-        digits = 0 if self.unit == "bytes" else 3 if self.unit == "ms" else 2
+        digits = digits_of(self.unit, self.value)
         text = f"{self.value:,.{digits}f}"
         if self.low is not None and self.high is not None:
             text += f" [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
         return f"{text} {self.unit}".rstrip()
+
+
+_DIGITS = {"bytes": 0, "count": 0, "ms": 3} | dict.fromkeys(("%", "points", "ratio", "s", "nats", ""), 2)
+
+
+def digits_of(unit: str, value: float) -> int:
+    """Digits after the point that a number is shown with: of a unit that a task brings, as many as make three significant ones.
+
+    Example:
+        >>> digits_of("%", 93.2), digits_of("mm", 12.34), digits_of("mm", 0.0123)
+        (2, 1, 4)
+    """
+    if unit in _DIGITS:
+        return _DIGITS[unit]
+    return min(6, max(0, 2 - math.floor(math.log10(abs(value))))) if value and math.isfinite(value) else 2
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class Metric:
     Example:
         >>> error = Metric("mean_absolute_error", "mm", higher_is_better=False)
         >>> str(error.drop((-0.5, -0.7, -0.3), n=40))
-        '0.50 [0.30, 0.70] mm'
+        '0.500 [0.300, 0.700] mm'
     """
 
     name: str
@@ -83,6 +100,18 @@ class Metric:
     def change_unit(self) -> str:
         """Of a difference."""
         return "points" if self.unit == "%" else self.unit
+
+    def text(self, score: float) -> str:
+        """The metric of a mean score, to be read: ``93.2 %``, ``12.3 mm``."""
+        value = self.scale * score
+        return f"{value:,.{1 if self.unit == '%' else digits_of(self.unit, value)}f} {self.unit}".rstrip()
+
+    def worse(self, amount: float) -> str:
+        """What a model that is worse by that much does: ``loses 0.50 points of accuracy``, ``has 0.50 mm more mean absolute error``."""
+        name, size = in_words(self.name), f"{abs(amount):,.{digits_of(self.change_unit, amount)}f} {self.change_unit}".rstrip()
+        if self.higher_is_better:
+            return f"{'loses' if amount >= 0 else 'gains'} {size} of {name}"
+        return f"has {size} {'more' if amount >= 0 else 'less'} {name}"
 
     def measured(self, interval: tuple[float, float, float], n: int, name: str = "") -> Measurement:
         """The metric of a mean score.

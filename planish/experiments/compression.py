@@ -30,6 +30,7 @@ from planish.runs.precision import decided_precision, precision_name
 from planish.runs.runner import Runner, extend
 from planish.runs.store import claim
 from planish.split_assignment import keep_assignment
+from planish.task import metric_of
 from planish.tasks import recipe_of
 from planish.training.distillation.distill import recovery_of
 from planish.training.original import TrainMode
@@ -218,7 +219,7 @@ def _for(plan: Plan, runtime: str) -> Plan:
 
 def _row(runner: Runner, arm: Strategy, runtime: str, baseline: Plan) -> Row:
     plan = _for(arm.plan, runtime)
-    metric = runner.task.primary_metric
+    metric = metric_of(runner.task).name
     value = runner.metrics(plan, runtime, "test")[metric]
     drop = runner.drop(plan, runtime, (baseline, runtime), "test")
     size, before = runner.size(plan, runtime), runner.size(baseline, runtime)
