@@ -19,11 +19,11 @@ from torch import nn
 from planish.data.normalisation import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.measurement import digits_of
 from planish.models.batch_norm import raise_momentum
 from planish.models.outputs import each
 from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
-from planish.measurement import digits_of
 from planish.progress import Stage, note
 from planish.task import metric_of
 from planish.training.batches import batches, batches_an_epoch
