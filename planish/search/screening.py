@@ -96,10 +96,8 @@ def _ranks_pay(search: Search, level: Level) -> bool:
             return False
         drops.append(lost.value)
         unit = lost.unit
-    whole, split = (in_unit(drop, unit) for drop in drops)
-    note(
-        f"layers made {level.speedup:g}x as fast cost {whole}{' points' * (unit == 'points')} before training, with some of them split {split}"
-    )
+    whole, split = in_unit(drops[0], unit) + " points" * (unit == "points"), in_unit(drops[1], unit)
+    note(f"layers made {level.speedup:g}x as fast cost {whole} before training, with some of them split {split}")
     return drops[1] < drops[0] - _RANKS_GAIN_POINTS * search.goal.point
 
 
