@@ -19,8 +19,14 @@ _WORTH_POINTS = 0.2  # that rounding must cost
 SHARE = 0.3  # of the last round's time
 
 
-def pays(search: Search, trial: Trial) -> bool:
-    """Whether the trial's INT8 file loses so much against the network itself on validation that training with rounding pays."""
+def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
+    """Whether the trial's INT8 file loses so much against the network itself on validation that training with rounding pays.
+
+    Args:
+        search: what is known so far.
+        trial: trained.
+        point: see ``Goal``.
+    """
     if search.deployment.precision != "int8":
         return False
     shipped = DeployedCandidate(trial.plan, search.deployment)
@@ -28,7 +34,7 @@ def pays(search: Search, trial: Trial) -> bool:
         lost = search.runner.drop(shipped.plan, shipped.runtime, (trial.plan, "torch"), "validation")
     except PlanishError:
         return False
-    much = lost.value > _WORTH_POINTS * search.goal.point
+    much = lost.value > _WORTH_POINTS * point
     cost = in_unit(lost.value, lost.unit) + " points" * (lost.unit == "points")
     note(f"INT8 costs {cost} on validation ({trial.name})" + ", so rounding is learned" * much)
     return much
