@@ -283,7 +283,7 @@ def _name_of(bundle: Path) -> str:
 
 def _listed(source: str | Path) -> tuple[list[Listed], Inventory]:
     """The images of a source, by their full paths, and what else it holds, which is reported."""
-    told = read_source(source, cache_root(None), "classification")[1]
+    told = read_source(source, cache_root(None), None)[1]
     assert isinstance(told, LabelledFiles)
     report_found(source, told)
     return [replace(item, key=item.path.resolve().as_posix(), path=item.path.resolve()) for item in told.images], told.inventory

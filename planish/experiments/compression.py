@@ -30,7 +30,8 @@ from planish.runs.precision import decided_precision, precision_name
 from planish.runs.runner import Runner, extend
 from planish.runs.store import claim
 from planish.split_assignment import keep_assignment
-from planish.tasks import RECIPES
+from planish.task import metric_of
+from planish.tasks import recipe_of
 from planish.training.distillation.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import prepare_job
@@ -153,7 +154,9 @@ def compare(
     Raises:
         PlanishError: the images, the model or the topic cannot be used.
     """
-    recovery = recovery_of(recipe_for(RECIPES[task or task_in(data)], model), epochs=recovery_epochs, augmentation=augmentation, seed=seed)
+    recovery = recovery_of(
+        recipe_for(recipe_of(task or task_in(data)), model), epochs=recovery_epochs, augmentation=augmentation, seed=seed
+    )
     strategies_of(topic, recovery, runtime)  # refuses an unknown topic before anything is read
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
@@ -216,7 +219,7 @@ def _for(plan: Plan, runtime: str) -> Plan:
 
 def _row(runner: Runner, arm: Strategy, runtime: str, baseline: Plan) -> Row:
     plan = _for(arm.plan, runtime)
-    metric = runner.task.primary_metric
+    metric = metric_of(runner.task).name
     value = runner.metrics(plan, runtime, "test")[metric]
     drop = runner.drop(plan, runtime, (baseline, runtime), "test")
     size, before = runner.size(plan, runtime), runner.size(baseline, runtime)

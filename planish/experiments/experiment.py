@@ -27,7 +27,7 @@ from planish.progress import collecting_notes, note
 from planish.runs.precision import decided_precision, in_precision, precision_name
 from planish.runs.store import claim
 from planish.runs.trainings import Arm, Trainer, Training, shared_assignment
-from planish.tasks import RECIPES
+from planish.tasks import recipe_of
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
 
 _STRICT = ConfigDict(extra="forbid")
@@ -221,7 +221,7 @@ def experiment(
     if seeds < 1:
         raise GoalError(f"{seeds} seeds", "at least 1, and one seed is too few to tell arms apart", "3 or more")
     if recipe is None:
-        recipe = recipe_for(RECIPES[task or task_in(data)], model) or "scratch-small"
+        recipe = recipe_for(recipe_of(task or task_in(data)), model) or "scratch-small"
     base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))

@@ -30,7 +30,6 @@ from planish.task import SplitName, Task
 _STRICT = ConfigDict(extra="forbid")
 _PROMISES = (90.0, 95.0, 99.0)  # percent right where the model answers
 _FILES = "it is evaluation.json and evaluation.npz"
-_LOGITS = "logits"
 SHOWN_MISTAKES = 24
 
 
@@ -186,9 +185,9 @@ def judge(
         found = evaluate_tiled(predictor, task, split, spec, preprocessing, tile)
     validation = None
     metrics = found.metrics | {m.name: m for m in found.task.errors(found.outputs, found.targets).values()}
-    if calibrate and split != "validation" and _LOGITS in found.outputs:
+    if calibrate and split != "validation" and found.logits is not None:
         validation = evaluate(predictor, task, "validation", spec, preprocessing)
-        metrics |= temperature_scaling(validation.outputs[_LOGITS], validation.targets, found.outputs[_LOGITS], found.targets)
+        metrics |= temperature_scaling(validation.logits, validation.targets, found.logits, found.targets)
     if corruptions:
         metrics |= robustness(predictor, task, split, spec, preprocessing, seed=seed)
     return Judged(split, found, validation, metrics)
@@ -242,7 +241,7 @@ def keep(
     folder.mkdir(parents=True, exist_ok=True)
     scores = np.asarray(task.scores(found.outputs, found.targets), np.float64)
     predictions: Predicted | Scored
-    if _LOGITS in found.outputs:
+    if found.logits is not None:
         predictions = _predicted(judged, task, spec, preprocessing)
         evaluation = _with_classes(evaluation, predictions, task.class_names, None if judged.validation is None else precision)
     else:
@@ -257,7 +256,7 @@ def keep(
 
 def _predicted(judged: Judged, task: Task, spec: InputSpec, preprocessing: Preprocessing) -> Predicted:
     split, before = task.split(judged.split), judged.validation
-    logits, targets = judged.found.outputs[_LOGITS], np.asarray(judged.found.targets)
+    logits, targets = judged.found.logits, np.asarray(judged.found.targets)
     worst = worst_mistakes(logits, targets, SHOWN_MISTAKES)
     return Predicted(
         logits=logits,
@@ -265,7 +264,7 @@ def _predicted(judged: Judged, task: Task, spec: InputSpec, preprocessing: Prepr
         keys=np.array(split.keys),
         worst=worst,
         pixels=np.asarray(split.images(spec, preprocessing)[worst]),
-        validation_logits=np.zeros((0, len(task.class_names))) if before is None else before.outputs[_LOGITS],
+        validation_logits=np.zeros((0, len(task.class_names))) if before is None else before.logits,
         validation_targets=np.zeros(0, np.int64) if before is None else np.asarray(before.targets),
     )
 

@@ -22,7 +22,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.files.atomic import read_arrays, write_arrays
 from planish.runs.store import Store
 from planish.split_assignment import SplitAssignment, assignment_beside, combined, keep_assignment
-from planish.task import SplitName
+from planish.task import SplitName, metric_of
 from planish.technique import Technique
 from planish.training.fit import fit
 from planish.training.prepare import Job, prepare_job
@@ -155,7 +155,7 @@ class Trainer:
         spent = np.cumsum([epoch.seconds for epoch in fitted.history]).tolist()
         curve = [(s, epoch.validation_score) for s, epoch in zip(spent, fitted.history, strict=True)]
         parameters = sum(p.numel() for p in fitted.module.parameters())
-        return Training(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve, job.task.primary_metric)
+        return Training(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve, metric_of(job.task).name)
 
     def _job(self, arm: Arm, seed: int) -> Job:
         key = (arm.model, arm.weights, arm.recipe.image_size, arm.recipe.normalisation, seed)

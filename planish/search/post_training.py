@@ -49,7 +49,7 @@ def without_training(search: Search) -> list[Trial]:
     runner, way, reference = search.runner, search.deployment, DeployedCandidate(_ORIGINAL, search.fp32[0])
     levels = [(Level(), Plan(Simplify())), *((Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in _SCALES)]
     rounding = [c.measurements["drop_validation"].value for name, c in search.candidates.items() if name.startswith("int8@")]
-    if rounding and min(rounding) > _ROUNDING_POINTS:
+    if rounding and min(rounding) > _ROUNDING_POINTS * search.goal.point:
         bits = Int8.for_this_machine().weight_bits
         careful = Int8(method="mse", weight_bits=bits, equalise=True, correct_bias=True)
         mixed = Int8(weight_bits=bits, max_slowdown=_SLACK, correct_bias=True)

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.files.atomic import read_result, write_result
-from planish.measurement import Measurement
+from planish.measurement import Measurement, Metric
 
 _STRICT = ConfigDict(extra="forbid")
 Stage = Literal["baseline", "screened", "trained", "measured"]
@@ -20,14 +20,17 @@ class Goal:
     """The limits of a search; None for no limit.
 
     Args:
-        max_drop_points: of the task's primary metric, original minus candidate.
-        max_latency_ms: of a call.
+        max_drop_points: of the task's primary metric, original minus candidate: in points where that is in percent, else in its unit.
+        max_latency_ms: of one batch.
         max_size_bytes: of the files that are deployed.
+        point: how much of the primary metric, in its unit, the search takes as one point: 1 where it is in percent, else a hundredth of the
+            way from guessing to a model without errors.
     """
 
     max_drop_points: float = 1.0
     max_latency_ms: float | None = None
     max_size_bytes: int | None = None
+    point: float = Field(default=1.0, gt=0)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -40,7 +43,7 @@ class CandidateResult:
         summary: what was done, in words: ``channels -50 %, distilled 6 epochs, INT8``.
         runtime: ``onnxruntime``, ``openvino``, ...
         stage: how far it came: ``baseline``, ``screened`` (screening), ``trained``, ``measured``.
-        measurements: by name. ``metric_validation``, ``drop_validation`` (paired, points), ``latency_ms``,
+        measurements: by name. ``metric_validation``, ``drop_validation`` (paired, see ``Result.drop``), ``latency_ms``,
             ``latency_p95_ms``, ``latency_ratio`` (baseline / this; above 1 is faster), ``size_bytes``, ``macs``,
             ``peak_memory_bytes``; for baseline and chosen also the test metrics, ``accuracy`` or ``map`` and so on.
         meets_goal: on validation, latency and size.
@@ -151,7 +154,7 @@ class Result:
         latency_ratio: original / chosen, against whichever of ``baselines`` gives the *smallest* ratio: the headline.
         latency_ratios: the same against each of ``baselines``, by runtime.
         size_ratio: original file / chosen file.
-        drop: original minus chosen on test, in points, paired; positive is a loss.
+        drop: how much worse the chosen one is on test, paired; in points where the metric is in percent, else in its unit.
         per_class: of those classes that the task tells a number of, on test.
         noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
         machine: what it ran on.
@@ -192,6 +195,12 @@ class Result:
     class_names: tuple[str, ...] = ()
     errors: list[ErrorResult] = Field(default_factory=list)
     schema_version: Literal[1] = 1
+
+    @property
+    def primary_metric(self) -> Metric:
+        """With its unit and direction, as it was measured on test."""
+        measured = self.baseline.measurements.get(self.metric)
+        return Metric(self.metric) if measured is None else Metric.of(measured)
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""

@@ -103,14 +103,13 @@ def expected(
     for name in RECORDED:
         for path, value in _leaves(run.evidence[name], (name,)):
             sources[path] = NumberSource(" ".join(path).replace("_", " "), _RECORD, (value,))
-    scored = isinstance(run.predictions, Scores)
-    points = _SCORE_POINTS if scored else _EXACT
+    near = _tolerances(run)
     for key, which, of in ((result.baseline.key, "before", "the original"), (result.chosen.key, "after", "the chosen model")):
         path = ("candidate", key, result.metric, "value")
-        sources[path] = NumberSource(f"{metric} of {of} on test", _PREDICTIONS, (found[which].value,), 0, points)
+        sources[path] = NumberSource(f"{metric} of {of} on test", _PREDICTIONS, (found[which].value,), *near)
     for runtime, measured in _further(run).items():
         path = ("candidate", result.baselines[runtime].key, result.metric, "value")
-        sources[path] = NumberSource(f"{metric} of the original in {runtime} on test", _PREDICTIONS, (measured,), 0, points)
+        sources[path] = NumberSource(f"{metric} of the original in {runtime} on test", _PREDICTIONS, (measured,), *near)
     _add(sources, ("drop",), f"Drop of {result.metric} on test", _PREDICTIONS, [found["drop"]])
     for place, (named, seen) in enumerate(zip(result.per_class, per_class or (), strict=False)):
         for which, measured_class in zip(("baseline", "chosen"), seen, strict=True):
@@ -172,7 +171,7 @@ def size_on_disk(run: RunFolder, candidate: CandidateResult) -> float | None:
 
 def _sentences(result: Result) -> Iterator[str]:
     """The verdict and the goal follow from numbers of the result."""
-    said = verdict(result.latency_ratio, result.noise_floor, result.size_ratio.value, result.drop, result.metric)
+    said = verdict(result.latency_ratio, result.noise_floor, result.size_ratio.value, result.drop, result.primary_metric)
     if result.verdict != said:
         yield f"The verdict is not what its numbers say: {said}"
     measured = [c for c in result.candidates if c.stage == "measured"]
@@ -197,24 +196,30 @@ def _add(
 
 
 def _add_validation(sources: dict[Path, NumberSource], run: RunFolder, everyone: Mapping[str, CandidateResult]) -> None:
-    stored, scored = run.validation, isinstance(run.predictions, Scores)
+    stored, of = run.validation, run.result.primary_metric
     for key, own, reference in zip(stored.candidates, stored.own, stored.reference, strict=True):
         mine, theirs = stored.scores[own], stored.scores[reference]
-        value, low, high = (100 * x for x in paired_difference(theirs, mine))
-        drop = Measurement("drop_validation", value, "points", len(mine), False, low, high)
+        drop = of.drop(paired_difference(theirs, mine), len(mine), "drop_validation")
         _add(sources, ("candidate", str(key), "drop_validation"), f"Drop on validation of {key}", _PREDICTIONS, [drop])
         if str(key) in everyone:
-            metric = NumberSource(f"{title(run.result.metric)} on validation of {key}", _PREDICTIONS, (100 * float(mine.mean()),), 0,
-                            _SCORE_POINTS if scored else _EXACT)  # fmt: skip
+            what, value = f"{title(of.name)} on validation of {key}", of.scale * float(mine.mean())
+            metric = NumberSource(what, _PREDICTIONS, (value,), *_tolerances(run))
             sources["candidate", str(key), "metric_validation", "value"] = metric
 
 
+def _tolerances(run: RunFolder) -> tuple[float, float]:
+    """By how much a metric may differ from the mean of its scores, which it is but for rounding: as a share, and in its unit."""
+    if not isinstance(run.predictions, Scores):
+        return 0, _EXACT
+    return (0, _SCORE_POINTS) if run.result.primary_metric.unit == "%" else (_ROUNDED, 0)
+
+
 def _further(run: RunFolder) -> dict[str, float]:
-    """The metric on test, in percent, of the original in further runtimes, by their names."""
+    """The metric on test of the original in further runtimes, by their names."""
     stored = run.predictions
     more = {name: values for name, values in stored.more.items() if name in run.result.baselines}
     if isinstance(stored, Scores):
-        return {name: 100 * float(values.mean()) for name, values in more.items()}
+        return {name: run.result.primary_metric.scale * float(values.mean()) for name, values in more.items()}
     return {name: 100 * float(np.mean(values.argmax(axis=1) == stored.targets)) for name, values in more.items()}
 
 
