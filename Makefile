@@ -1,14 +1,19 @@
 # Two lines on a fresh machine: `make demo` and `make test`. Both make .venv and install into it first.
 PYTHON ?= python3
 INSTALLED := .venv/.installed
+# `make test ORDER=random` runs files, and the tests in each, in another order every time; the seed stands in the command that is printed.
+RANDOM_ORDER := $(if $(filter random,$(ORDER)),-p randomly --randomly-dont-reset-seed --randomly-seed=$(shell date +%s))
 
-.PHONY: demo test slow formats check schemas bench clean
+.PHONY: demo test slow coverage formats check schemas bench dist clean
 
 demo: $(INSTALLED)
 	.venv/bin/planish demo
 
 test: $(INSTALLED)
-	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(RANDOM_ORDER)
+
+coverage: $(INSTALLED)
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov planish --cov-branch --cov-report term:skip-covered
 
 slow: $(INSTALLED)
 	.venv/bin/python -m pytest -m slow
@@ -35,6 +40,14 @@ schemas: $(INSTALLED)
 bench: $(INSTALLED)
 	.venv/bin/python benchmarks/run.py
 
+# A wheel and an sdist in dist/, tried in an environment that holds nothing else
+dist: $(INSTALLED)
+	rm -rf dist .venv-dist
+	.venv/bin/python -m build --outdir dist
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd .venv-dist && bin/planish demo --budget 2m --out demo && bin/planish verify demo
+
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Planish needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -42,4 +55,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv .venv-litert build *.egg-info
+	rm -rf .venv .venv-litert .venv-dist build dist *.egg-info

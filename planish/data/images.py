@@ -20,10 +20,10 @@ from planish.data.sources.listing import ImageFile
 from planish.data.sources.report import BadFile, DataReport, report_duplicates
 from planish.data.sources.source import (
     AnnotatedFiles,
+    DataSource,
     LabelledFiles,
     MappedFiles,
     Maps,
-    Source,
     annotations_of,
     both,
     read_source,
@@ -233,7 +233,7 @@ def load_images(
 
 def load_listed(
     name: str,
-    told: Source,
+    told: DataSource,
     *,
     seed: int = 0,
     skip_bad: bool = False,

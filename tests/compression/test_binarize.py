@@ -1,19 +1,14 @@
 """Binary and ternary weights: the published scales, values that are what they say, and training that helps."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-sys.path.append(str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).parents[1] / "export"))
 from export_fakes import PREPROCESSING, SPEC, trained
 from test_quantize_aware import TrainableTask
+from torch import nn
 
 from planish.artifact import Artifact
 from planish.compression import Binarize

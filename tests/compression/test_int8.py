@@ -1,4 +1,3 @@
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,10 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
-
-sys.path.append(str(Path(__file__).parents[1] / "export"))
 from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
+from onnx import numpy_helper
 
 from planish.artifact import Artifact
 from planish.compression import Int8
@@ -64,15 +61,17 @@ def test_weights_are_signed_with_a_scale_a_channel_and_activations_unsigned(quan
     floats = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(exported.files[0])).graph.initializer}
     stored = {name: t for name, t in tensors.items() if t.dtype == np.int8 and t.ndim == 4}
     assert len(stored) == 6
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
-            scale = tensors[node.input[1]]
-            back = stored[node.input[0]] * scale.reshape(-1, 1, 1, 1)
-            original = floats[node.input[0].removesuffix("_quantized")]
-            assert scale.shape == (len(original),)
-            assert (np.abs(back - original) <= scale.reshape(-1, 1, 1, 1) * 0.5001 + 1e-7).all(), "at most half a step"
-        if node.op_type == "QuantizeLinear":
-            assert tensors[node.input[2]].dtype == np.uint8
+    weights = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored]
+    assert len(weights) == 6
+    for node in weights:
+        scale = tensors[node.input[1]]
+        back = stored[node.input[0]] * scale.reshape(-1, 1, 1, 1)
+        original = floats[node.input[0].removesuffix("_quantized")]
+        assert scale.shape == (len(original),)
+        assert (np.abs(back - original) <= scale.reshape(-1, 1, 1, 1) * 0.5001 + 1e-7).all(), "at most half a step"
+    activations = [tensors[node.input[2]].dtype for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(activations) >= 7, "each layer has one that it reads"
+    assert set(activations) == {np.dtype(np.uint8)}
 
 
 def test_pixels_are_normalised_in_float_and_logits_are_float(quantized: Artifact) -> None:
@@ -123,4 +122,4 @@ def test_calibration_images_only(exported: Artifact, task: FakeTask) -> None:
     lonely = FakeTask()
     del lonely.splits["validation"]
     torch.manual_seed(0)
-    Int8(calibration_images=8).apply(exported, lonely)  # type: ignore[arg-type]
+    assert Int8(calibration_images=8).apply(exported, lonely).facts["precision"] == "int8"  # type: ignore[arg-type]

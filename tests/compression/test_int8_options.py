@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 from onnx import numpy_helper
 from torch import nn
-
-sys.path.append(str(Path(__file__).parents[1] / "export"))
-from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 
 from planish.artifact import Artifact, Lineage, Source
 from planish.compression import HalfPrecision, Int8, WeightSharing

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "export"))
 from export_fakes import FakeTask, trained
 
 from planish.artifact import Artifact

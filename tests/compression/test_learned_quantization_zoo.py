@@ -1,18 +1,14 @@
 """Quantization that learns, on networks people use: it applies, exports and runs integer kernels. Untrained, with real batch statistics."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from torch import nn
-
-sys.path.append(str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).parents[1] / "export"))
 from export_fakes import PREPROCESSING
 from test_quantize_aware import TrainableTask
+from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Source
 from planish.compression import Binarize, Int8, LearnedRounding, QuantizeAware

@@ -1,19 +1,15 @@
 """Rounding that is learned: never worse than the nearest, close to the best there is, and stored in the bits it says."""
 
 import itertools
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 from onnx import numpy_helper
 from torch import nn
-
-sys.path.append(str(Path(__file__).parents[1] / "export"))
-from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 
 from planish.artifact import Artifact
 from planish.compression import LearnedRounding, QuantizeAware

@@ -1,6 +1,5 @@
 """Quantization that learns: what it computes, what it exports, what it keeps."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from export_fakes import PREPROCESSING, SPEC, FakeTask, Images, trained
 from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
-
-sys.path.append(str(Path(__file__).parents[1] / "export"))
-from export_fakes import PREPROCESSING, SPEC, FakeTask, Images, trained
 
 from planish.artifact import Artifact
 from planish.compression import Int8, QuantizeAware

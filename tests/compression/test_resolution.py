@@ -1,16 +1,12 @@
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 from pydantic import ValidationError
 from torch import nn
-
-sys.path.append(str(Path(__file__).parents[1] / "export"))
-from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
 
 from planish.artifact import Artifact, InputSpec
 from planish.compression import Resolution

@@ -107,7 +107,8 @@ def test_distillation_trains_the_codebook(job: Any, per_channel: bool) -> None:
     after = Distill(epochs=1).apply(before, job.task)
     assert after.facts["weights"] == ("shared per channel" if per_channel else "shared")
     assert all(found[per_channel] <= 8 for found in different(after.module).values())
-    for a, b in zip(before.module.parameters(), after.module.parameters(), strict=True):
-        if a.ndim > 1:
-            assert torch.equal(a == 0, b == 0)
-            assert not torch.equal(a, b)
+    weights = [(a, b) for a, b in zip(before.module.parameters(), after.module.parameters(), strict=True) if a.ndim > 1]
+    assert weights
+    for a, b in weights:
+        assert torch.equal(a == 0, b == 0)
+        assert not torch.equal(a, b)

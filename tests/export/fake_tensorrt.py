@@ -211,7 +211,6 @@ class Logger:
 
 class Runtime:
     gpu: Gpu
-    engines: list[Engine]
 
     def __init__(self, logger: Logger) -> None: ...
 
@@ -219,8 +218,7 @@ class Runtime:
         if not plan.startswith(_PLAN):
             return None
         profile, data = plan.removeprefix(_PLAN).split(b"\n", 1)
-        self.engines.append(Engine(self.gpu, json.loads(profile), data))
-        return self.engines[-1]
+        return Engine(self.gpu, json.loads(profile), data)
 
 
 class Network:
@@ -277,21 +275,17 @@ class Profile:
 class Config:
     def __init__(self) -> None:
         self.profiles: list[Profile] = []
-        self.refuses = False
 
     def add_optimization_profile(self, profile: Profile) -> int:
-        if self.refuses or not profile.shapes:
+        if not profile.shapes:
             return -1
         self.profiles.append(profile)
         return len(self.profiles) - 1
 
 
 class Builder:
-    last: Builder
-
     def __init__(self, logger: Logger) -> None:
-        type(self).last = self
-        self.config, self.builds = Config(), True
+        self.config = Config()
 
     def create_network(self, flags: int = 0) -> Network:
         return Network(flags)
@@ -305,7 +299,7 @@ class Builder:
     def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
         graph = onnx.load_from_string(network.data).graph
         wanted = {value.name: [side.dim_value for side in value.type.tensor_type.shape.dim] for value in graph.input}
-        if not self.builds or not config.profiles or config.profiles[0].shapes.keys() != wanted.keys():
+        if not config.profiles or config.profiles[0].shapes.keys() != wanted.keys():
             return None  # inputs of open sizes need a profile
         (name, fixed), *_ = wanted.items()
         shapes = config.profiles[0].shapes[name]
@@ -323,7 +317,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     from planish.export.runtimes import tensorrt as tensorrt_runtime
 
     module, gpu = ModuleType("tensorrt"), Gpu(monkeypatch)
-    runtime = type("Runtime", (Runtime,), {"gpu": gpu, "engines": []})
+    runtime = type("Runtime", (Runtime,), {"gpu": gpu})
     parts = {
         "__version__": "10.9", "Logger": Logger, "Runtime": runtime, "Builder": Builder, "OnnxParser": Parser, "DataType": DataType,
         "TensorIOMode": TensorIOMode, "TensorLocation": TensorLocation, "NetworkDefinitionCreationFlag": NetworkDefinitionCreationFlag,

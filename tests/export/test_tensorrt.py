@@ -1,4 +1,8 @@
-"""TensorRT cannot run here: what is asked of it is held against a stand-in that is as strict as its documentation."""
+"""Engines of TensorRT, against ONNX Runtime.
+
+Where there is no NVIDIA GPU a stand-in takes the place of TensorRT. It is as strict as its documentation: a call out of order or a buffer
+that is too small is an error there. Where there is one (``-m gpu``), the main outcome is tested with TensorRT itself.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +78,19 @@ def test_an_engine_gives_the_files_answers_of_any_batch(gpu: Gpu, onnx_artifact:
     assert gpu.peak_batch == 4, "more images than it was built for are run in pieces"
 
 
+@pytest.mark.gpu
+def test_a_real_engine_gives_the_files_answers(onnx_artifact: Artifact, int8_artifact: Artifact, task: Any) -> None:
+    pytest.importorskip("tensorrt")
+    if not torch.cuda.is_available():
+        pytest.skip("there is no NVIDIA GPU")
+    for artifact in (onnx_artifact, int8_artifact):
+        images = images_of(artifact, 11)
+        found = load(ToTensorRt(most=4).apply(artifact, task).files, "tensorrt")(images)["logits"]
+        expected = load(artifact.files, "onnxruntime")(images)["logits"]
+        assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
+        assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+
+
 def test_outputs_have_buffers_of_their_own_type(gpu: Gpu, labels_artifact: Artifact, task: Any) -> None:
     built, images = ToTensorRt().apply(labels_artifact, task), images_of(labels_artifact, 5)
     found = load(built.files, "tensorrt")(images)
@@ -83,7 +100,6 @@ def test_outputs_have_buffers_of_their_own_type(gpu: Gpu, labels_artifact: Artif
 
 
 def test_integer_layers_are_made_symmetric(gpu: Gpu, int8_artifact: Artifact, task: Any) -> None:
-    assert not fake_tensorrt.Parser(fake_tensorrt.Network(0), fake_tensorrt.Logger()).parse(int8_artifact.files[0].read_bytes())
     built, images = ToTensorRt().apply(int8_artifact, task), images_of(int8_artifact, 24)
     found, expected = load(built.files, "tensorrt")(images)["logits"], load(int8_artifact.files, "onnxruntime")(images)["logits"]
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99

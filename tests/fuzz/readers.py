@@ -247,7 +247,7 @@ READERS: dict[str, Reader] = {
     "plans": Reader((seeds.plans,), _plans),
     "recipes": Reader((seeds.recipes,), _recipes),
     "run": Reader((seeds.run_folder,), _run),
-    "pages": Reader((seeds.places_run, seeds.evaluation, seeds.comparison), _report),
+    "pages": Reader((seeds.localisation_run, seeds.evaluation, seeds.comparison), _report),
     "bundle": Reader((seeds.bundle("detection"), seeds.bundle("semantic"), seeds.classifier_bundle), _bundle, seal=_sealed),
     "log": Reader((seeds.log,), _log, seal=_sealed),
     "keys": Reader((seeds.keys,), _keys),

@@ -18,7 +18,7 @@ from mutate import ESCAPE
 from PIL import Image, ImageDraw
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "report"), str(TESTS / "export")]
+sys.path[:0] = [str(TESTS / room) for room in ("helpers", "report", "export")]
 NAMES = ("cat", "dog")
 _SIDE = 24
 
@@ -338,11 +338,11 @@ def run_folder(folder: Path) -> None:
     store.close()
 
 
-def places_run(folder: Path) -> None:
-    from fake_places import write_places_run
+def localisation_run(folder: Path) -> None:
+    from fake_localisation import write_localisation_run
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_places_run(folder)
+    write_localisation_run(folder)
 
 
 def evaluation(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,7 +115,8 @@ def test_weights_that_cannot_be_copied() -> None:
             fit_weights(network, state | {"0.weight": value}, "2")
 
 
-def test_many_prefixes_take_no_time() -> None:
+@pytest.mark.timeout(300)
+def test_many_prefixes_are_told_apart() -> None:
     """Each of 100,000 beginnings was once tried with all names of the network."""
     own = [f"layer{i}.weight" for i in range(1000)]
     value = torch.zeros(1)
@@ -243,11 +243,9 @@ def test_pipes_in_the_place_of_models(tmp_path: Path) -> None:
             read(tmp_path / "a.onnx")
 
 
-def test_the_first_line_of_a_long_message_takes_no_time() -> None:
-    error = ValueError("a" * 3_000_000 + ".cc:")
-    begun = time.process_time()
-    assert len(first_line(error)) <= 300
-    assert time.process_time() - begun < 5
+@pytest.mark.timeout(120)  # a search that begins again at every character would take hours
+def test_the_first_line_of_a_long_message_is_found_in_one_pass() -> None:
+    assert len(first_line(ValueError("a" * 3_000_000 + ".cc:"))) <= 300
 
 
 @pytest.mark.parametrize(

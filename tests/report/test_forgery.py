@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_places import write_places_run
+from fake_localisation import write_localisation_run
 from fake_run import CHOSEN, record, write_run
 from pydantic import TypeAdapter
 
@@ -58,13 +58,13 @@ def kind(place: Place) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def places_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def localisation_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("places") / "places"
-    write_places_run(folder)
+    write_localisation_run(folder)
     return folder
 
 
-@pytest.mark.parametrize("which", ["finished", "places_run"])
+@pytest.mark.parametrize("which", ["finished", "localisation_run"])
 def test_whichever_number_of_the_page_is_forged_is_noticed(which: str, request: pytest.FixtureRequest) -> None:
     run = read_run(request.getfixturevalue(which))
     again = recompute(run)

@@ -69,12 +69,12 @@ def test_a_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert zeros["size_ratio"].value > 2
     assert zeros["latency_ratio"].value == pytest.approx(1, rel=0.01)
     for row in found.rows:
-        if not row.reason:
-            m = row.measurements
-            assert m["accuracy"].n == m["drop"].n
-            drop = found.original.measurements["accuracy"].value - m["accuracy"].value
-            assert m["drop"].value == pytest.approx(drop)
-            assert Plan.from_dicts(row.plan).key
+        assert not row.reason, (row.strategy, row.level)
+        m = row.measurements
+        assert m["accuracy"].n == m["drop"].n
+        drop = found.original.measurements["accuracy"].value - m["accuracy"].value
+        assert m["drop"].value == pytest.approx(drop)
+        assert Plan.from_dicts(row.plan).to_dicts() == row.plan
     page = (tmp_path / "run" / "comparison.html").read_text()
     assert page.count("<tr>") == len(found.rows) + 1
     assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")

@@ -109,7 +109,7 @@ def said(task: Places, noise: float, seed: int) -> dict[str, np.ndarray]:
     return {"boxes": (truth + np.random.default_rng(seed).normal(0, noise, truth.shape)).astype(np.float32)}
 
 
-def write_places_run(folder: Path) -> tuple[Result, Places, dict[str, dict[str, np.ndarray]]]:
+def write_localisation_run(folder: Path) -> tuple[Result, Places, dict[str, dict[str, np.ndarray]]]:
     """A finished run of such a task; returns what its ``result.json`` says, the task, and what both models said."""
     result = write_run(folder, NAMES, n=60)
     task = Places()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_comparison import make_comparison
-from fake_places import NAMES, PREPROCESSING, SPEC, Places, overlap, said, write_places_evaluation, write_places_run
+from fake_localisation import NAMES, PREPROCESSING, SPEC, Places, overlap, said, write_localisation_run, write_places_evaluation
 from PIL import Image
 from rich.console import Console
 from test_page import Page
@@ -41,7 +41,7 @@ from planish.search.result import ErrorResult, Result
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("places")
-    write_places_run(folder)
+    write_localisation_run(folder)
     write_report(folder)
     return folder
 
@@ -110,7 +110,7 @@ def test_errors_of_both_models_stand_side_by_side(page: Page, overlaps: np.ndarr
 
 
 def test_a_result_without_errors_is_read_and_shows_none(tmp_path: Path) -> None:
-    write_places_run(tmp_path)
+    write_localisation_run(tmp_path)
     told = json.loads((tmp_path / "result.json").read_text())
     del told["errors"]  # as an earlier version wrote it
     (tmp_path / "result.json").write_text(json.dumps(told))
@@ -156,7 +156,7 @@ def test_pictures_are_those_that_changed_most_then_the_worst(folder: Path, page:
 
 
 def test_the_page_stays_one_that_can_be_mailed(tmp_path: Path) -> None:
-    write_places_run(tmp_path)
+    write_localisation_run(tmp_path)
     stored = dict(np.load(tmp_path / "pictures.npz"))
     rng = np.random.default_rng(0)
     large = {"truth": rng.integers(0, 255, (12, 480, 640, 3), np.uint8), "drawn": rng.integers(0, 255, (12, 2, 480, 640, 3), np.uint8)}
@@ -200,7 +200,7 @@ def _scores(result: Result) -> Result:
 
 
 def test_a_tampered_metric_is_shown(folder: Path, tmp_path: Path) -> None:
-    write_places_run(tmp_path)
+    write_localisation_run(tmp_path)
     _scores(Result.load(tmp_path / "result.json")).save(tmp_path / "result.json")
     assert "mAP of the chosen model on test" in Page(write_report(tmp_path).read_text()).text
 
@@ -225,7 +225,7 @@ def _edit(name: str, **changes: object) -> Callable[[Path], None]:
     ],
 )
 def test_broken_files_are_named(spoil: Callable[[Path], None], names: str, tmp_path: Path) -> None:
-    write_places_run(tmp_path)
+    write_localisation_run(tmp_path)
     spoil(tmp_path)
     with pytest.raises(BundleError) as caught:
         write_report(tmp_path)
