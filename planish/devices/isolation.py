@@ -74,6 +74,8 @@ def call_isolated(function: str, arguments: Mapping[str, Any], what: str, limits
         code = done.returncode
         end = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         raise _refusal(what, f"crashes the library that loads it ({end})") from None
+    if "failure" in reply:
+        raise _refusal(what, f"cannot be used: {reply['failure']}")
     if "error" in reply:
         kind, parts = reply["error"]
         raise getattr(errors, kind)(*parts)
@@ -93,7 +95,7 @@ def _answer(call: Mapping[str, Any]) -> dict[str, Any]:
         kind = type(error).__name__ if hasattr(errors, type(error).__name__) else ModelError.__name__
         return {"error": [kind, [error.received, error.rule, error.fix]]}
     except Exception as error:
-        return {"error": [ExportError.__name__, [f"{type(error).__name__}: {errors.first_line(error)}"]]}
+        return {"failure": f"{type(error).__name__}: {errors.first_line(error)}"}
 
 
 def _bound(call: Mapping[str, Any]) -> None:
