@@ -18,8 +18,8 @@ import safetensors.torch
 import torch
 
 from planish.errors import ModelError, first_line
+from planish.files.mistaken_files import mistaken_file
 from planish.files.reading import damage_reported, read_json
-from planish.models.weights.mistaken_files import mistaken_file
 from planish.progress import note
 
 State = dict[str, torch.Tensor]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter
 
 from planish.evaluation.latency import noise_floor_of
 from planish.evaluation.statistics.intervals import over_launches, paired_difference, paired_ratio
+from planish.files.reading import DAMAGED, read_json
 from planish.measurement import Measurement
 from planish.report.formatting import number, show, title
 from planish.report.recomputation.run_folder import RunFolder, Scores
@@ -163,9 +163,9 @@ def size_on_disk(run: RunFolder, candidate: CandidateResult) -> float | None:
     else:
         folder, description = run.path / "work" / str(run.evidence["files"].get(candidate.key, candidate.key)), "artifact.json"
     try:
-        names = json.loads((folder / description).read_bytes())["files"]
+        names = read_json(folder / description)["files"]
         return float(sum((folder / str(name)).stat().st_size for name in names))
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGED:
         return None
 
 
