@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 # `make test ORDER=random` runs files, and the tests in each, in another order every time; the seed stands in the command that is printed.
 RANDOM_ORDER := $(if $(filter random,$(ORDER)),-p randomly --randomly-dont-reset-seed --randomly-seed=$(shell date +%s))
 
-.PHONY: demo test slow coverage formats check bench dist clean
+.PHONY: demo test slow coverage formats check schemas bench dist clean
 
 demo: $(INSTALLED)
 	.venv/bin/planish demo
@@ -30,6 +30,12 @@ check: $(INSTALLED)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/python tools/check_house.py
+	.venv/bin/python tools/schemas.py --check
+
+# after a change of a file format
+schemas: $(INSTALLED)
+	.venv/bin/python tools/schemas.py
 
 bench: $(INSTALLED)
 	.venv/bin/python benchmarks/run.py

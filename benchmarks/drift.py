@@ -54,7 +54,7 @@ def write_files(data: str, folder: Path) -> str:
 def values_of(model: Any, images: Pixels) -> Said:
     """What the monitor is told of each image."""
     outputs = {"logits": np.concatenate([model.run(images[i : i + 1])["logits"] for i in range(len(images))])}
-    found = image_values(model.bundle.name, model.bundle.class_names, images, outputs)
+    found = image_values(model.bundle.task, model.bundle.class_names, images, outputs)
     return [(values, values[CLASS]) for values in found]
 
 

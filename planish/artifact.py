@@ -26,7 +26,13 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_STRICT)
 class InputSpec:
-    """What a model is fed: uint8 pixels ``(N, height, width, channels)``, RGB or grey."""
+    """What a model is fed: uint8 pixels ``(N, height, width, channels)``, RGB or grey.
+
+    Args:
+        channels: 3 for RGB, 1 for grey.
+        height: in pixels.
+        width: in pixels.
+    """
 
     channels: Literal[1, 3]
     height: int = Field(ge=1, le=8192)
@@ -107,7 +113,12 @@ class Step:
 
 @dataclass(frozen=True, config=_STRICT)
 class Lineage:
-    """The source and every technique applied to it, in order."""
+    """How a model came to be.
+
+    Args:
+        source: the network that everything started from.
+        steps: every technique applied to it, in order.
+    """
 
     source: Source
     steps: tuple[Step, ...] = ()
@@ -142,7 +153,8 @@ class Artifact:
     def facts(self) -> dict[str, str]:
         """What is true of this artifact, for ``Technique.requires``: ``{"format": "torch", "precision": "fp32", "weights": "dense"}``.
 
-        ``weights`` may also be ``sparse``, ``n:m``, ``shared`` or ``shared per channel``: what training keeps, see ``training.kept``.
+        ``weights`` may also be ``sparse``, ``n:m``, ``shared`` or ``shared per channel``: what training keeps, see
+        ``training.sparsity_constraint``.
         """
         facts = {"format": "torch", "precision": "fp32", "weights": "dense"}
         for step in self.lineage.steps:

@@ -34,7 +34,7 @@ def decide(key: str, work: Callable[[], Any]) -> Any:
         work: measures and decides; returns JSON values, not None.
 
     Example:
-        >>> decide("images to weigh layers by", lambda: 128)
+        >>> decide("sensitivity images", lambda: 128)
         128
     """
     remember = _remember.get()

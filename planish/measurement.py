@@ -1,6 +1,8 @@
-"""A number that knows what it is: unit, interval, sample count, device and runtime."""
+"""A number with its unit, interval, sample count, device and runtime."""
 
 from __future__ import annotations
+
+import math
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -11,11 +13,11 @@ class Measurement:
     """One measured number. No bare number crosses from one room to another.
 
     Args:
-        name: what was measured, in the design's words: ``accuracy``, ``latency_ms``, ``size_bytes``.
+        name: what was measured: ``accuracy``, ``latency_ms``, ``size_bytes``.
         value: the number, in ``unit``.
-        unit: ``%``, ``ms``, ``bytes``, ``ratio``, ``points``, ``s``, ``nats``; empty for a bare number (a temperature).
+        unit: ``%``, ``ms``, ``bytes``, ``ratio``, ``points``, ``s``, ``nats``, or that of a task's metric; empty for a bare number.
         n: how many samples stand behind it (images, rounds, files).
-        higher_is_better: direction, so that nobody downstream has to know the name.
+        higher_is_better: whether a larger value is better.
         low: lower end of the 95% interval; None where the number is exact (a file size).
         high: upper end of the 95% interval.
         device: what it was measured on, empty where it does not matter.
@@ -33,11 +35,107 @@ class Measurement:
     runtime: str = ""
 
     def __str__(self) -> str:
-        digits = 0 if self.unit == "bytes" else 3 if self.unit == "ms" else 2
+        digits = digits_of(self.unit, self.value)
         text = f"{self.value:,.{digits}f}"
         if self.low is not None and self.high is not None:
             text += f" [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
         return f"{text} {self.unit}".rstrip()
+
+
+_DIGITS = {"bytes": 0, "count": 0, "ms": 3} | dict.fromkeys(("%", "points", "ratio", "s", "nats", ""), 2)
+
+
+def digits_of(unit: str, value: float) -> int:
+    """Digits after the point that a number is shown with: of a unit that a task brings, as many as make three significant ones.
+
+    Example:
+        >>> digits_of("%", 93.2), digits_of("mm", 12.34), digits_of("mm", 0.0123)
+        (2, 1, 4)
+    """
+    if unit in _DIGITS:
+        return _DIGITS[unit]
+    return min(6, max(0, 2 - math.floor(math.log10(abs(value))))) if value and math.isfinite(value) else 2
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What models are judged by, and how scores, one an image, become a number in its unit.
+
+    Args:
+        name: ``accuracy``, ``map``, ``mean_absolute_error``.
+        unit: ``%``, whose scores go from 0 to 1; or the unit of the scores: ``mm``, ``years``, empty for a bare number.
+        higher_is_better: False for errors, of which 0 is the best.
+
+    Example:
+        >>> error = Metric("mean_absolute_error", "mm", higher_is_better=False)
+        >>> str(error.drop((-0.5, -0.7, -0.3), n=40))
+        '0.500 [0.300, 0.700] mm'
+    """
+
+    name: str
+    unit: str = "%"
+    higher_is_better: bool = True
+
+    @classmethod
+    def named(cls, of: str | Metric) -> Metric:
+        """A metric as it is, or the one of that name in percent, of which higher is better."""
+        return of if isinstance(of, Metric) else cls(of)
+
+    @classmethod
+    def of(cls, measurement: Measurement) -> Metric:
+        """The metric that was measured."""
+        return cls(measurement.name, measurement.unit, measurement.higher_is_better)
+
+    @property
+    def scale(self) -> float:
+        """Of the metric, by that of scores."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def best(self) -> float:
+        """The score of a model without errors."""
+        return 1.0 if self.higher_is_better else 0.0
+
+    @property
+    def change_unit(self) -> str:
+        """Of a difference."""
+        return "points" if self.unit == "%" else self.unit
+
+    def text(self, score: float) -> str:
+        """The metric of a mean score, to be read: ``93.2 %``, ``12.3 mm``."""
+        value = self.scale * score
+        return f"{value:,.{1 if self.unit == '%' else digits_of(self.unit, value)}f} {self.unit}".rstrip()
+
+    def worse(self, amount: float) -> str:
+        """What a model that is worse by that much does: ``loses 0.50 points of accuracy``, ``has 0.50 mm more mean absolute error``."""
+        name, size = in_words(self.name), f"{abs(amount):,.{digits_of(self.change_unit, amount)}f} {self.change_unit}".rstrip()
+        if self.higher_is_better:
+            return f"{'loses' if amount >= 0 else 'gains'} {size} of {name}"
+        return f"has {size} {'more' if amount >= 0 else 'less'} {name}"
+
+    def measured(self, interval: tuple[float, float, float], n: int, name: str = "") -> Measurement:
+        """The metric of a mean score.
+
+        Args:
+            interval: the mean of the scores and the ends of its interval.
+            n: images.
+            name: instead of the metric's own.
+        """
+        value, low, high = (self.scale * x for x in interval)
+        return Measurement(name or self.name, value, self.unit, n, self.higher_is_better, low, high)
+
+    def drop(self, difference: tuple[float, float, float], n: int, name: str = "") -> Measurement:
+        """How much worse a model is, above 0 where it is.
+
+        Args:
+            difference: of the mean scores, the reference's less the model's, and the ends of its interval.
+            n: images.
+            name: instead of ``NAME_drop``.
+        """
+        value, low, high = (self.scale * x for x in difference)
+        if not self.higher_is_better:
+            value, low, high = -value, -high, -low
+        return Measurement(name or f"{self.name}_drop", value, self.change_unit, n, False, low, high)
 
 
 _WORDS = {

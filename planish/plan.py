@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, init=False)
 class Plan:
-    """Techniques in order: ``Plan(ChannelPruning(ratio=0.5), Distill(epochs=5), ToOnnx(), Int8())``."""
+    """Techniques in order: ``Plan(ChannelPruning(pruning_ratio=0.5), Distill(epochs=5), ToOnnx(), Int8())``."""
 
     steps: tuple[Technique, ...]
 
@@ -58,7 +58,7 @@ class Plan:
             raise PlanError(
                 "the plan is not a list of steps",
                 "each step is a mapping with 'name' and its hyper-parameters",
-                "for example '- {name: channel_pruning, ratio: 0.5}'",
+                "for example '- {name: channel_pruning, pruning_ratio: 0.5}'",
             )
         techniques = []
         for number, step in enumerate(steps, 1):

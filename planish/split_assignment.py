@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from planish.errors import BundleError
-from planish.files.reading import DAMAGED, describe, read_json
+from planish.files.schema import read_versioned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +21,30 @@ if TYPE_CHECKING:
 AssignedSplit = Literal["train", "validation", "test"]
 ASSIGNED_SPLITS: tuple[AssignedSplit, ...] = ("train", "validation", "test")
 SPLITS_FILE = "splits.json"
-_VERSION = 2  # version 1 held file names, and was never read
 _HASH_BYTES = 8  # kept of a file's SHA-256: two of a million images agree by chance in one of 30 million data sets
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class SplitsFile:
+    """``splits.json``: the splits of the images that a model was made with.
+
+    An image is written as the first 16 hexadecimal digits of the SHA-256 of its file.
+
+    Args:
+        seed: with which images that are in no split are assigned.
+        train: images; those for calibration are among them.
+        validation: images.
+        test: images.
+    """
+
+    seed: int
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+    schema_version: Literal[1] = 1
+
+
+@plain_dataclass(frozen=True)
 class SplitAssignment:
     """The split of every image that a model was trained, chosen or judged by.
 
@@ -61,11 +82,10 @@ class SplitAssignment:
 
     def save(self, file: Path) -> None:
         """Write JSON, whole, then rename it into place."""
-        of_split: dict[str, list[str]] = {name: [] for name in ASSIGNED_SPLITS}
-        for short in sorted(self.splits):
-            of_split[self.splits[short]].append(short)
+        train, validation, test = (sorted(short for short, split in self.splits.items() if split == name) for name in ASSIGNED_SPLITS)
+        content = TypeAdapter(SplitsFile).dump_json(SplitsFile(self.seed, train, validation, test))
         partial = file.with_name(file.name + ".partial")
-        partial.write_text(json.dumps({"version": _VERSION, "seed": self.seed, "sha256_prefixes": of_split}))
+        partial.write_bytes(content)
         partial.replace(file)
 
     @classmethod
@@ -75,16 +95,8 @@ class SplitAssignment:
         Raises:
             BundleError: it is damaged, or of another version.
         """
-        try:
-            saved: Any = read_json(file)
-            if not isinstance(saved, dict) or saved.get("version") != _VERSION:
-                raise BundleError(f"{file} is not of version {_VERSION}", "it says which images are for training", "make the model again")
-            found = {str(short): name for name in reversed(ASSIGNED_SPLITS) for short in saved["sha256_prefixes"][name]}
-            return cls(int(saved["seed"]), found)
-        except DAMAGED as error:
-            raise BundleError(
-                f"{file} cannot be read: {describe(error)}", "it says which images are for training", "make the model again"
-            ) from error
+        saved = read_versioned(file, SplitsFile, "it holds the splits of the images", "make the model again")
+        return cls(saved.seed, {short: name for name in reversed(ASSIGNED_SPLITS) for short in getattr(saved, name)})
 
 
 def assignment_beside(model: Path) -> SplitAssignment | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from planish.errors import TrainingError
+from planish.measurement import Metric
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +18,11 @@ if TYPE_CHECKING:
 
     from planish.artifact import InputSpec, Outputs, Pixels, Preprocessing
     from planish.data.augmentation.policy import Augmentation
+    from planish.data.sources.inventory import Inventory
+    from planish.data.sources.source import DataSource
     from planish.measurement import Measurement
+    from planish.tasks.base import Asked, Lines
+    from planish.tasks.localisation import View
 
     Augment = Callable[[torch.Tensor, Any, torch.Generator], tuple[torch.Tensor, Any]]
 
@@ -22,6 +30,8 @@ SplitName = Literal["train", "calibration", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "calibration", "validation", "test")
 LossKind = Literal["cross_entropy", "focal"]
 ClassWeights = Literal["none", "balanced"]
+Kind = Literal["classes", "boxes", "masks", "maps"]
+"""What images are labelled with: a class each, boxes, boxes with masks, or a class for each pixel."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class Split(Protocol):
 
     @property
     def targets(self) -> Any:
-        """One target an image, indexable: class numbers int64 ``(N,)``, ``Objects``, or label maps."""
+        """One target an image, indexable: class numbers int64 ``(N,)``, ``Objects``, label maps, or numbers float32 ``(N, K)``."""
         ...
 
     def __len__(self) -> int: ...
@@ -86,6 +96,9 @@ class Split(Protocol):
 class Task(Protocol):
     """Everything that depends on what is learned. Nothing outside ``planish.tasks`` asks which task it is.
 
+    ``planish.tasks.base.BaseTask`` has the members that have a sensible default. Others add tasks through the entry point
+    ``planish.tasks``: the name of the task, and its class, which is called with the splits and the class names.
+
     The four splits are disjoint, except that calibration is part of train. Validation chooses; test is read once, at the end.
     """
 
@@ -93,11 +106,18 @@ class Task(Protocol):
     def name(self) -> str: ...
 
     @property
-    def class_names(self) -> tuple[str, ...]: ...
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the outputs; a network gets as many outputs."""
+        ...
 
     @property
-    def primary_metric(self) -> str:
-        """Name of the metric that decides, in percent, higher is better."""
+    def annotations(self) -> Kind | Reader:
+        """What its images are labelled with, in the layouts that Planish reads; or a function that reads what a user names as data."""
+        ...
+
+    @property
+    def primary_metric(self) -> str | Metric:
+        """The metric that decides; a name alone where it is in percent and higher is better."""
         ...
 
     @property
@@ -159,7 +179,9 @@ class Task(Protocol):
         ...
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
-        """One score an image, float64 ``(N,)``, whose mean is the primary metric in percent / 100; what paired comparisons are made of."""
+        """One score an image, float64 ``(N,)``, whose mean is the primary metric in its unit, and 0 to 1 where that is percent.
+
+        Paired comparisons are made of them."""
         ...
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
@@ -192,3 +214,56 @@ class Task(Protocol):
             uint8 ``(n, h, w, 3)``; None where a word says it all.
         """
         ...
+
+    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = ...) -> list[dict[str, Any]]:
+        """What a service says of each image, as plain JSON.
+
+        Args:
+            outputs: of the model.
+            views: where the model's pixels lie in the images that were sent, N.
+            asked: of the answer.
+        """
+        ...
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What a request may ask of an answer: ``why`` of one class with its ``confidence``, ``threshold`` of objects."""
+        ...
+
+    def classes_told(self, answer: Mapping[str, Any]) -> list[str]:
+        """The classes in an answer, one for each time it is told; a service counts them."""
+        ...
+
+    def boxes_told(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
+        """``class``, ``confidence`` and ``shares`` of the objects of each image, for whoever labels it; none where there are no boxes."""
+        ...
+
+    def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
+        """Numbers by name, and one class or None, of each image: what drift is looked for in."""
+        ...
+
+    @property
+    def readme(self) -> Lines:
+        """What a bundle's README says of the task."""
+        ...
+
+
+Reader = Callable[[Path, "Inventory"], "DataSource"]
+"""From a path to the images below it with what they are labelled with; it tells the inventory what it uses and leaves out."""
+TaskFactory = Callable[[Mapping[SplitName, Split], tuple[str, ...]], Task]
+
+
+@cache
+def installed_tasks() -> dict[str, TaskFactory]:
+    """What other packages add through the entry point ``planish.tasks``, by the task's name."""
+    return {entry.name: entry.load() for entry in entry_points(group="planish.tasks")}
+
+
+def one_class_each(targets: Any) -> bool:
+    """Whether targets are class numbers, one an image, int ``(N,)``."""
+    return getattr(getattr(targets, "dtype", None), "kind", "") in ("i", "u") and targets.ndim == 1
+
+
+def metric_of(task: Task) -> Metric:
+    """The metric that decides, with its unit and direction."""
+    return Metric.named(task.primary_metric)

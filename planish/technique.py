@@ -79,14 +79,14 @@ def resolve(name: str) -> type[Technique]:
 
 
 def hyper_parameters(technique: Technique) -> dict[str, Any]:
-    """Its fields as JSON values: ``{"ratio": 0.5}``."""
+    """Its fields as JSON values: ``{"pruning_ratio": 0.5}``."""
     from pydantic import TypeAdapter
 
     return dict(TypeAdapter(type(technique)).dump_python(technique, mode="json"))
 
 
 def describe(technique: Technique) -> dict[str, Any]:
-    """Name and hyper-parameters as JSON values: ``{"name": "channel_pruning", "ratio": 0.5}``."""
+    """Name and hyper-parameters as JSON values: ``{"name": "channel_pruning", "pruning_ratio": 0.5}``."""
     return {"name": technique.name, **hyper_parameters(technique)}
 
 

@@ -16,7 +16,7 @@ from planish.training import Distill
 
 TORCH = {"format": "torch", "precision": "fp32", "weights": "dense"}
 steps = st.one_of(
-    st.builds(ChannelPruning, ratio=st.sampled_from([0.1, 0.5, 0.9])),
+    st.builds(ChannelPruning, pruning_ratio=st.sampled_from([0.1, 0.5, 0.9])),
     st.builds(Resolution, scale=st.sampled_from([0.5, 0.75])),
     st.builds(
         Distill, epochs=st.integers(1, 9), augmentation=st.sampled_from(["light", Operations(rotate=15, scale=(0.8, 1.2), flip=True)])
@@ -39,8 +39,8 @@ def test_a_plan_survives_yaml_and_json(tmp_path_factory: pytest.TempPathFactory,
 
 def test_every_field_is_part_of_the_key() -> None:
     keys = {
-        Plan(ChannelPruning(ratio=0.5)).key,
-        Plan(ChannelPruning(ratio=0.25)).key,
+        Plan(ChannelPruning(pruning_ratio=0.5)).key,
+        Plan(ChannelPruning(pruning_ratio=0.25)).key,
         Plan().key,
         Plan(ToOnnx(), Int8()).key,
         Plan(Int8(), ToOnnx()).key,
@@ -70,9 +70,9 @@ def test_augmentations_are_written_as_a_mapping_of_what_is_on(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ratio: 0.5", "not a list of steps"),
-        ("- {name: channel_pruning, ratio: 1.5}", "step 1 .channel_pruning.: ratio"),
-        ("- {name: channel_pruning, ration: 0.5}", "ration"),
+        ("pruning_ratio: 0.5", "not a list of steps"),
+        ("- {name: channel_pruning, pruning_ratio: 1.5}", "step 1 .channel_pruning.: pruning_ratio"),
+        ("- {name: channel_pruning, pruning_ration: 0.5}", "pruning_ration"),
         ("- {name: distill, augmentation: {rotate: 500}}", "rotate: Input should be less than or equal to 180"),
         ("- {name: distill, augmentation: {rotation: 5}}", "rotation: Unexpected"),
         ("- {name: distill, augmentation: heavy}", "'none', 'light' or 'standard'"),
@@ -88,10 +88,10 @@ def test_a_broken_plan_says_what_is_wrong(tmp_path, text: str, message: str) -> 
 
 def test_steps_that_do_not_combine_are_refused_before_anything_runs() -> None:
     with pytest.raises(PlanError, match=r"step 2 \(channel_pruning\) needs format torch, and here it is onnx"):
-        Plan(ToOnnx(), ChannelPruning(ratio=0.5)).check(TORCH)
+        Plan(ToOnnx(), ChannelPruning(pruning_ratio=0.5)).check(TORCH)
     with pytest.raises(PlanError, match=r"step 3 \(int8\) needs precision fp32, and here it is int8"):
         Plan(ToOnnx(), Int8(), Int8()).check(TORCH)
-    assert Plan(ChannelPruning(ratio=0.5), Distill(epochs=1), ToOnnx(), Int8(), ToOpenVino()).check(TORCH) == {
+    assert Plan(ChannelPruning(pruning_ratio=0.5), Distill(epochs=1), ToOnnx(), Int8(), ToOpenVino()).check(TORCH) == {
         "format": "openvino",
         "precision": "int8",
         "weights": "dense",

@@ -27,7 +27,7 @@ def test_what_is_written_is_read_and_names_no_file(tmp_path: Path) -> None:
     assert kept.updated(later).find(hashes("a", "new")) == ["train", "test"], "nothing moves"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a.png": "train"}', '{"version": 2, "seed": 0, "sha256_prefixes": {"train": []}}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"a.png": "train"}', '{"schema_version": 1, "seed": 0, "train": []}'])
 def test_damage_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "splits.json").write_text(content)
     with pytest.raises(BundleError, match=r"splits\.json"):

@@ -119,13 +119,13 @@ def _folds(result: Any, given: Arguments) -> None:
 
 
 def _label_issues(result: Any, given: Arguments) -> None:
-    from planish.report.pages.label_issues import findings, suspects_table
+    from planish.report.pages.label_issues import findings, label_issues_table
 
-    if result.suspects:
-        stdout.print(suspects_table(result))
+    if result.issues:
+        stdout.print(label_issues_table(result))
     for text in findings(result):
         stdout.print(text)
-    _line("page", _folder(result, given) / "suspects.html")
+    _line("page", _folder(result, given) / "label_issues.html")
 
 
 def _learning_curve(result: Any, given: Arguments) -> None:

@@ -50,7 +50,7 @@ def compress(
     Args:
         model: Folder of a saved model; or a network's name with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
         data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
-        plan: YAML or JSON list of techniques: '- {name: channel_pruning, ratio: 0.5}'.
+        plan: YAML or JSON list of techniques: '- {name: channel_pruning, pruning_ratio: 0.5}'.
         out: Folder for the result.
         weights: Of a network that is named: a .safetensors or .pth file.
         mean: That it expects to be subtracted from pixel / 255, one value or one per channel: 0.485,0.456,0.406, or 0.

@@ -27,13 +27,13 @@ def report(run: str | Path) -> Path:
     from planish.report.pages.ensembles import write_ensembles
     from planish.report.pages.evaluation import write_evaluation
     from planish.report.pages.experiment import write_experiment
-    from planish.report.pages.label_issues import write_suspects
+    from planish.report.pages.label_issues import write_label_issues
     from planish.report.pages.learning_curve import write_learning_curve
 
     folder = Path(run)
     pages = {
         "result": write_report, "experiment": write_experiment, "comparison": write_comparison, "evaluation": write_evaluation,
-        "ensembles": write_ensembles, "suspects": write_suspects, "learning_curve": write_learning_curve,
+        "ensembles": write_ensembles, "label_issues": write_label_issues, "learning_curve": write_learning_curve,
     }  # fmt: skip
     write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
     with damage_reported(folder, BundleError, "its files are as they were written, and fit together", "run it again"):

@@ -12,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data.annotations.annotated_image import AnnotatedImage
 from planish.data.annotations.validation import size_of
 from planish.data.cache.files import content_hashes, key_of, whole
 from planish.data.cache.images import ImageStore, decoded, resized
 from planish.data.duplicates import THRESHOLD, near_duplicate_groups
-from planish.data.sources.listing import Listed
+from planish.data.sources.listing import ImageFile
 from planish.data.sources.report import BadFile, DataReport, report_duplicates
 from planish.data.sources.source import (
+    AnnotatedFiles,
+    DataSource,
     LabelledFiles,
+    MappedFiles,
     Maps,
-    Source,
     annotations_of,
     both,
     read_source,
@@ -39,7 +40,7 @@ from planish.files.reading import damage_reported
 from planish.files.workspace import cache_root
 from planish.progress import note
 from planish.split_assignment import AssignedSplit, SplitAssignment
-from planish.task import SplitName
+from planish.task import SplitName, one_class_each
 
 if TYPE_CHECKING:
     from planish.artifact import Pixels
@@ -55,7 +56,7 @@ class ImageSplit:
 
     Args:
         keys: the images' paths below the data folder.
-        targets: class indices, int64 ``(N,)``; or ``Objects``, or label maps, one an image.
+        targets: see ``planish.task.Split``.
         paths: where the files lie.
         groups: images with one number are near duplicates, ``(N,)``.
     """
@@ -128,7 +129,7 @@ class ImageData:
         assignment: the split of each image by content, and of all that were assigned earlier; to be kept with what is made of them.
         known: how many of the images an earlier assignment knew.
         given: splits that the source itself gives.
-        task: what it is for: ``classification``, ``detection``, ``instance``, ``semantic``.
+        task: what it is for, by name.
     """
 
     name: str
@@ -144,6 +145,11 @@ class ImageData:
     known: int = 0
     given: tuple[AssignedSplit, ...] = ()
     task: str = "classification"
+
+    @property
+    def one_class_each(self) -> bool:
+        """Whether each image has one class, and neither places nor numbers."""
+        return one_class_each(self.splits["train"].targets)
 
     def require(self, *names: SplitName) -> None:
         """See that there are images in these splits.
@@ -193,7 +199,7 @@ def load_images(
         skip_bad: leave broken files, and annotations that make no sense, out instead of stopping.
         decode_side: images are kept with a shorter side of at most this many pixels.
         channels: 1 to read everything as grey, 3 as RGB; None to go by the images.
-        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
+        task: ``classification``, ``detection``, ``instance``, ``semantic``, or one that is installed; None for what the data is for.
         assignment: what the model that the images are for keeps; see ``split_images``. Splits may then be empty.
         class_names: of the model that the images are for: the images may have fewer classes, in any order, and are numbered as the model's.
             None for the classes of the images.
@@ -227,7 +233,7 @@ def load_images(
 
 def load_listed(
     name: str,
-    told: Source,
+    told: DataSource,
     *,
     seed: int = 0,
     skip_bad: bool = False,
@@ -260,7 +266,7 @@ def load_listed(
     if decode_side < 1:
         raise DataError(f"decode_side={decode_side}", "it is at least 1 pixel")
     root = root or cache_root(None)
-    listed: Sequence[Listed | AnnotatedImage] = told.images
+    listed: Sequence[ImageFile] = told.images
     paths = [item.path for item in listed]
     hashes, reasons = content_hashes(paths, root)
     store = decoded(paths, hashes, decode_side, channels == 1, root)
@@ -376,7 +382,7 @@ def tile_images(
     if folder.exists():
         raise DataError(f"{str(out)!r} is there already", "tiles have a folder of their own", "choose another --out, or delete it")
     name, told = read_source(source, cache_root(cache_dir), task)
-    if isinstance(told, LabelledFiles):
+    if not isinstance(told, AnnotatedFiles | MappedFiles):
         raise DataError(f"{name!r} has {told.how}, for {told.task}", "tiles are cut of images with boxes, or masks")
     report_found(source, told)
     with damage_reported(Path(source), DataError, "annotations fit their images, which are all readable"):
@@ -394,7 +400,7 @@ def _large(targets: Any, index: int, height: int, width: int) -> Objects | Large
 
 
 def task_in(source: str | Path) -> str:
-    """What a source is for, from its files alone: ``classification``, ``detection``, ``instance`` or ``semantic``.
+    """The task that a source is for, from its files alone.
 
     Raises:
         DataError: see ``load_images``.
@@ -409,7 +415,7 @@ def require_classes(source: str | Path, what: str) -> None:
         DataError: the source has places in images; or see ``load_images``.
     """
     name, told = read_source(source, cache_root(None), None)
-    if told.task != "classification":
+    if not isinstance(told, LabelledFiles):
         raise DataError(f"{what} for {name!r}", f"that is for images of one class each, and these have {told.how}, for {told.task}")
 
 
@@ -420,7 +426,8 @@ def images_per_class(source: str | Path) -> float:
         DataError: see ``load_images``.
     """
     told = read_source(source, cache_root(None), None)[1]
-    return sum(item.split != "test" for item in told.images) / max(1, told.classes)
+    count: int = sum(item.split != "test" for item in told.images)
+    return count / max(1, told.classes)
 
 
 def _report_moved_tiles(cut_from: SplitAssignment, earlier: SplitAssignment | None) -> None:

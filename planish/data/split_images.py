@@ -16,8 +16,7 @@ from planish.split_assignment import ASSIGNED_SPLITS, AssignedSplit, SplitAssign
 from planish.task import SPLITS
 
 if TYPE_CHECKING:
-    from planish.data.annotations.annotated_image import AnnotatedImage
-    from planish.data.sources.listing import Listed
+    from planish.data.sources.listing import ImageFile
     from planish.data.sources.source import Labels
     from planish.task import SplitName
 
@@ -45,7 +44,7 @@ class Splitting:
 
 
 def split_images(
-    listed: Sequence[Listed | AnnotatedImage],
+    listed: Sequence[ImageFile],
     taught: Labels,
     hashes: Hashes,
     groups: Indices,
@@ -131,7 +130,7 @@ def _check_given(given: Sequence[AssignedSplit | None], there: Sequence[Assigned
 
 
 def _report_conflicts(
-    listed: Sequence[Listed | AnnotatedImage],
+    listed: Sequence[ImageFile],
     known: Sequence[AssignedSplit | None],
     given: Sequence[AssignedSplit | None],
     lacking: Sequence[AssignedSplit],

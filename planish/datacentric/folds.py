@@ -8,7 +8,7 @@ from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ class Fold:
     Args:
         repeat: from 0; another repeat has other folds and other weights to begin with.
         fold: that it was judged on, from 0.
-        trained_on: images.
+        training_images: number of them.
         accuracy: on the fold, with the interval over its images.
         epochs: that it was trained.
         seconds: of training.
@@ -59,7 +59,7 @@ class Fold:
 
     repeat: int
     fold: int
-    trained_on: int
+    training_images: int
     accuracy: Measurement
     epochs: float
     seconds: float
@@ -93,7 +93,7 @@ class Folds:
     machine: dict[str, str | int | float]
     seconds: dict[str, float]
     notes: list[str] = Field(default_factory=list)
-    version: int = 1
+    schema_version: Literal[1] = 1
 
     @classmethod
     def load(cls, path: Path) -> Folds:

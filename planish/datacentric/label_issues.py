@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,12 @@ from planish.measurement import Measurement
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 
 _STRICT = ConfigDict(extra="forbid")
-_SHOWN = 200  # suspects that are kept with their pixels
+_SHOWN = 200  # issues that are kept with their pixels
 _SIDE = 112  # of those, in pixels at most
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Suspect:
+class LabelIssue:
     """One image whose label is probably wrong.
 
     Args:
@@ -47,13 +47,13 @@ class Suspect:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Suspects:
-    """What was suspected; ``suspects.json``.
+class LabelIssues:
+    """Images whose label is probably wrong; ``label_issues.json``.
 
     Args:
         images: of train and validation, that were judged.
-        accuracy: of the networks that judged them, see ``Folds``; what they cannot tell apart is suspected for nothing.
-        suspects: the most suspicious first.
+        accuracy: of the networks that judged them, see ``Folds``; classes that they confuse give issues that are none.
+        issues: the most likely ones first.
     """
 
     name: str
@@ -63,17 +63,17 @@ class Suspects:
     model: str
     images: int
     accuracy: Measurement
-    suspects: list[Suspect]
+    issues: list[LabelIssue]
     notes: list[str] = Field(default_factory=list)
-    version: int = 1
+    schema_version: Literal[1] = 1
 
     @classmethod
-    def load(cls, path: Path) -> Suspects:
+    def load(cls, path: Path) -> LabelIssues:
         """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
-        return read_result(path, Suspects)
+        return read_result(path, LabelIssues)
 
 
-def suspects(
+def find_label_issues(
     data: str | Path,
     *,
     model: str = "resnet20",
@@ -82,13 +82,13 @@ def suspects(
     seed: int = 0,
     command: str = "",
     **options: Any,
-) -> Suspects:
-    """Images of train and validation whose label is probably wrong; see ``evaluation.label_noise.suspected_labels``.
+) -> LabelIssues:
+    """Images of train and validation whose label is probably wrong; see ``evaluation.errors.label_issues``.
 
     Args:
         data: a folder, a manifest or a built-in name.
         model: a name or ``FILE.py:factory``.
-        out: the folder, by default ``runs/suspects-`` and a name made from data and model. With ``resume`` it may be one of
+        out: the folder, by default ``runs/label-issues-`` and a name made from data and model. With ``resume`` it may be one of
             ``planish.datacentric.folds.folds``, if all settings are the same: nothing is trained again then.
         skip_bad: leave broken images out.
         seed: see ``folds``.
@@ -96,16 +96,16 @@ def suspects(
         options: the others of ``planish.datacentric.folds.folds``.
 
     Returns:
-        What was found; also in ``suspects.json``, with pixels of the first ones in ``suspects.npz``.
+        What was found; also in ``label_issues.json``, with pixels of the first ones in ``label_issues.npz``.
     """
     require_classes(data, "a list of labels that are probably wrong")
-    folder = results_folder(out, "suspects", data, model)
+    folder = results_folder(out, "label-issues", data, model)
     judged = cross_validate(data, model=model, out=folder, skip_bad=skip_bad, seed=seed, command=command, **options)
     said = OutOfFold.load(folder)
     probs = probabilities(said.logits).mean(axis=0)
     rows, likeliest = suspected_labels(probs, said.targets)
     images = load_images(data, seed=seed, skip_bad=skip_bad, assignment=SplitAssignment.load(folder / SPLITS_FILE))
-    found = Suspects(
+    found = LabelIssues(
         name=folder.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
@@ -113,8 +113,8 @@ def suspects(
         model=model,
         images=len(said.targets),
         accuracy=judged.accuracy,
-        suspects=[
-            Suspect(
+        issues=[
+            LabelIssue(
                 key=str(said.keys[row]),
                 label=images.class_names[said.targets[row]],
                 predicted=images.class_names[other],
@@ -125,8 +125,8 @@ def suspects(
         ],
         notes=judged.notes,
     )
-    write_arrays(folder / "suspects.npz", pixels=_pixels(images, [suspect.key for suspect in found.suspects[:_SHOWN]]))
-    write_result(folder / "suspects.json", found)
+    write_arrays(folder / "label_issues.npz", pixels=_pixels(images, [issue.key for issue in found.issues[:_SHOWN]]))
+    write_result(folder / "label_issues.json", found)
     return found
 
 

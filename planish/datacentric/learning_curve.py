@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -57,8 +58,8 @@ class LearningCurve:
         folds: that were held out in turn.
         repeats: of the whole, with other folds and seeds.
         points: from few images to all.
-        law: ``a``, ``b`` and ``c`` of ``error = a + b * images ** -c``, error on the 0..1 scale.
-        gain: points of accuracy that twice the images would bring, with its interval.
+        power_law: ``a``, ``b`` and ``c`` of ``error = a + b * images ** -c``, error on the 0..1 scale.
+        gain: points of accuracy that twice the images are expected to bring.
         seconds: by stage.
         notes: what was decided on the user's behalf.
     """
@@ -73,12 +74,12 @@ class LearningCurve:
     folds: int
     repeats: int
     points: list[Point]
-    law: dict[str, float]
+    power_law: dict[str, float]
     gain: Measurement
     machine: dict[str, str | int | float]
     seconds: dict[str, float]
     notes: list[str] = Field(default_factory=list)
-    version: int = 1
+    schema_version: Literal[1] = 1
 
     @classmethod
     def load(cls, path: Path) -> LearningCurve:
@@ -184,7 +185,7 @@ def learning_curve(
                 Point(size, epoch, percent("accuracy", len(targets), over_folds(score, fold_of)))
                 for size, epoch, score in zip(sizes, epochs, scores, strict=True)
             ],
-            law={"a": float(law.a), "b": float(law.b), "c": float(law.c)},
+            power_law={"a": float(law.a), "b": float(law.b), "c": float(law.c)},
             gain=percent("difference", len(targets), gain, unit="points"),
             machine=describe_machine() | {"training_precision": precision_name(trainer.recipe.training.mixed_precision)},
             seconds={stage: round(s, 1) for stage, s in store.seconds().items()},

@@ -8,9 +8,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact
@@ -46,9 +47,9 @@ from planish.units import seconds as in_seconds
 _ADDED, _RETRAINED, _FIRST = "added.csv", "retrained", "first_bundle"
 
 
-@dataclass(frozen=True)
-class Continued:
-    """``continued.json``: what new images brought.
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Retraining:
+    """``retraining.json``: what new images brought.
 
     Args:
         old: accuracy on test of what was served, on ``old`` images, which it was made with, and on ``new`` ones, where there are any.
@@ -71,6 +72,7 @@ class Continued:
     max_drop: float = MAX_DROP
     replaced: bool = False
     notes: list[str] = Field(default_factory=list)
+    schema_version: Literal[1] = 1
 
     @property
     def better(self) -> bool:
@@ -99,7 +101,7 @@ class Continued:
         return f"{what}, at an error of {self.alpha:.0%} each: {said}; {self.latency_ratio.value:.2f}x as fast{end}"
 
 
-def continue_from(
+def retrain(
     served: str | Path,
     data: str | Path,
     added: str | Path,
@@ -113,7 +115,7 @@ def continue_from(
     max_drop: float = MAX_DROP,
     skip_bad: bool = False,
     seed: int = 0,
-) -> Continued:
+) -> Retraining:
     """Train the network behind a bundle on old and new images, make a bundle of it by the same steps, and compare the two on test images.
 
     Images keep the splits that the bundle keeps, and new ones are assigned by their content, so neither network was trained on, or chosen
@@ -136,7 +138,7 @@ def continue_from(
         seed: of the training.
 
     Returns:
-        What was found. ``out`` holds it as ``continued.json``, ``model/``: the network, trained on, ``bundle/``: made of it, and
+        What was found. ``out`` holds it as ``retraining.json``, ``model/``: the network, trained on, ``bundle/``: made of it, and
         ``added.csv``: all images that were added to the first ones.
 
     Raises:
@@ -161,14 +163,14 @@ def continue_from(
     inventory = combined_inventory({str(data): old_inventory, str(added): new_inventory})
     listed = LabelledFiles("old and new images", _latest(first, new_images), inventory=inventory)
     images = load_listed(
-        described.name, listed.printable(), skip_bad=skip_bad, assignment=opened.assignment, class_names=start.class_names,
+        described.task, listed.printable(), skip_bad=skip_bad, assignment=opened.assignment, class_names=start.class_names,
         decode_side=start.preprocessing.decode_side,
         channels=start.input_spec.channels,
     )  # fmt: skip
     is_new = _check(images, start, opened.assignment, gate, replace_served)
-    task = task_for(described.name, images.splits, images.class_names)
+    task = task_for(described.task, images.splits, images.class_names)
     chosen = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=True)
-    job = Job(task, start, images, knows_classes=True, pretrained=True, notes=())
+    job = Job(task, start, images, trained_on_classes=True, pretrained=True, notes=())
     limit = None if budget is None else in_seconds(budget)
     settings = {
         "served": str(served), "data": str(data), "added": str(added), "recipe": chosen.to_yaml(), "budget": budget, "skip_bad": skip_bad,
@@ -179,12 +181,12 @@ def continue_from(
         made = plan.apply(trained, task)
         fresh = replace(opened, path=folder / "bundle", format=made.format, files=made.files)
         timed = measure_latency(
-            {name: one.subject(described.threads, described.batch) for name, one in (("old", opened), ("new", fresh))},
-            baseline="old", threads=described.threads, batch=described.batch,
+            {name: one.subject(described.threads, described.batch_size) for name, one in (("old", opened), ("new", fresh))},
+            baseline="old", threads=described.threads, batch=described.batch_size,
         )  # fmt: skip
         scores = {name: _scores(one, task) for name, one in (("old", opened), ("new", fresh))}
         groups = {of: rows for of, rows in (("old", ~is_new), ("new", is_new)) if rows.any()}
-        found = Continued(
+        found = Retraining(
             old={of: _accuracy(scores["old"][rows]) for of, rows in groups.items()},
             new={of: _accuracy(scores["new"][rows]) for of, rows in groups.items()},
             gain={of: _gain(scores["new"][rows], scores["old"][rows]) for of, rows in groups.items()},
@@ -203,7 +205,7 @@ def continue_from(
             runtime=opened.runtime,
             measurements=measurements,
             threads=described.threads,
-            batch=described.batch,
+            batch=described.batch_size,
             assignment=images.assignment,
         )
         if replace_served:
@@ -211,7 +213,7 @@ def continue_from(
         if found.better and replace_served:
             _take_place(folder, old_bundle)
             found = replace(found, replaced=True)
-        write_result(folder / "continued.json", found)
+        write_result(folder / "retraining.json", found)
     return found
 
 
@@ -281,7 +283,7 @@ def _name_of(bundle: Path) -> str:
 
 def _listed(source: str | Path) -> tuple[list[Listed], Inventory]:
     """The images of a source, by their full paths, and what else it holds, which is reported."""
-    told = read_source(source, cache_root(None), "classification")[1]
+    told = read_source(source, cache_root(None), None)[1]
     assert isinstance(told, LabelledFiles)
     report_found(source, told)
     return [replace(item, key=item.path.resolve().as_posix(), path=item.path.resolve()) for item in told.images], told.inventory

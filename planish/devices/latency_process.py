@@ -20,7 +20,7 @@ from planish.errors import ModelError
 if TYPE_CHECKING:
     from planish.artifact import Pixels
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 class WorkerProcess:
@@ -36,7 +36,7 @@ class WorkerProcess:
         self.name, self.timeout = name, timeout
         # the loader must be found as it would be here, wherever this interpreter was told to look
         path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
-        environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": path}
+        environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": path}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close(); a pipe nobody reads would fill and block
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "planish.devices.latency_worker"],

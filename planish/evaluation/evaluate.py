@@ -13,6 +13,7 @@ from planish.data.tiling.merge import predict_tiled
 from planish.data.tiling.tiles import ANY_SIDE, MAX_PIXELS
 from planish.errors import ModelError
 from planish.progress import Stage
+from planish.task import one_class_each
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Predictor, Preprocessing
@@ -34,10 +35,20 @@ class Evaluated:
     targets: Any
     task: Task
 
+    @property
+    def logits(self) -> Any:
+        """See ``class_logits``."""
+        return class_logits(self.outputs, self.targets)
+
     @cached_property
     def metrics(self) -> dict[str, Measurement]:
         """With intervals, the primary one first; computed when they are asked for: those of boxes and masks take a while."""
         return self.task.metrics(self.outputs, self.targets)
+
+
+def class_logits(outputs: Outputs, targets: Any) -> Any:
+    """The logits of images with one class each, ``(N, classes)``; None where outputs or targets are something else."""
+    return outputs.get("logits") if one_class_each(targets) else None
 
 
 def evaluate(

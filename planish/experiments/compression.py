@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -30,7 +30,8 @@ from planish.runs.precision import decided_precision, precision_name
 from planish.runs.runner import Runner, extend
 from planish.runs.store import claim
 from planish.split_assignment import keep_assignment
-from planish.tasks import RECIPES
+from planish.task import metric_of
+from planish.tasks import recipe_of
 from planish.training.distillation.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import prepare_job
@@ -50,14 +51,14 @@ class Row:
         plan: the techniques, as ``Plan.to_dicts`` gives them.
         measurements: the task's metric and ``drop`` on test (paired, points), ``latency_ms``, ``latency_ratio`` (original / this),
             ``size_bytes``, ``size_ratio``; empty where it was refused.
-        why: why it was refused.
+        reason: it was refused.
     """
 
     strategy: str
     level: str
     plan: list[dict[str, Any]]
     measurements: dict[str, Measurement] = Field(default_factory=dict)
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -87,7 +88,7 @@ class Comparison:
     machine: dict[str, str | int | float]
     seconds: dict[str, float]
     notes: list[str] = Field(default_factory=list)
-    version: int = 1
+    schema_version: Literal[1] = 1
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""
@@ -153,7 +154,9 @@ def compare(
     Raises:
         PlanishError: the images, the model or the topic cannot be used.
     """
-    recovery = recovery_of(recipe_for(RECIPES[task or task_in(data)], model), epochs=recovery_epochs, augmentation=augmentation, seed=seed)
+    recovery = recovery_of(
+        recipe_for(recipe_of(task or task_in(data)), model), epochs=recovery_epochs, augmentation=augmentation, seed=seed
+    )
     strategies_of(topic, recovery, runtime)  # refuses an unknown topic before anything is read
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
@@ -181,11 +184,11 @@ def compare(
             row = partial(_row, runner, arm, runtime, baseline)
             why = store.attempt(f"arm:{arm.plan.key}", "comparing", row, (TechniqueError, ExportError))
             # where it does not apply to this network, that is a finding
-            rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), why=why) if why else row())
+            rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), reason=why) if why else row())
             runner.release()
             if watch:
                 watch(rows)
-        subjects = {str(i): (_for(arm.plan, runtime), runtime) for i, arm in enumerate(arms) if not rows[i].why}
+        subjects = {str(i): (_for(arm.plan, runtime), runtime) for i, arm in enumerate(arms) if not rows[i].reason}
         report = runner.latency(
             "compare", {"original": (baseline, runtime)} | subjects, "original", threads, batch, seconds=_SECONDS, launches=_LAUNCHES
         )
@@ -216,7 +219,7 @@ def _for(plan: Plan, runtime: str) -> Plan:
 
 def _row(runner: Runner, arm: Strategy, runtime: str, baseline: Plan) -> Row:
     plan = _for(arm.plan, runtime)
-    metric = runner.task.primary_metric
+    metric = metric_of(runner.task).name
     value = runner.metrics(plan, runtime, "test")[metric]
     drop = runner.drop(plan, runtime, (baseline, runtime), "test")
     size, before = runner.size(plan, runtime), runner.size(baseline, runtime)

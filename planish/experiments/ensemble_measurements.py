@@ -33,34 +33,34 @@ _SECONDS, _LAUNCHES = 1.0, 4  # of timing, for each file
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EnsembleArm:
-    """One way and what was measured of it.
+    """One kind of ensemble or average, and what was measured of it.
 
     Args:
         label: its name.
-        about: what it is.
+        description: how it is made.
         models: that the accuracy is the mean of.
         measurements: ``accuracy`` on test; ``difference`` to the single network, paired by image and seed, its interval so wide
             that all of the study's hold together; ``training_seconds`` of all networks that one such model needs; ``parameters``;
             ``latency_ms``, ``latency_ratio`` (single / this), ``size_bytes`` of the exported file.
         verdict: ``reference``, or that of ``experiment.verdict_of``; empty where nothing was measured.
-        speed: the same of its file: ``faster``, ``slower``, ``no difference``; empty where it was not exported.
-        why: it failed, or was not exported.
+        latency_verdict: the same of its file: ``faster``, ``slower``, ``no difference``; empty where it was not exported.
+        reason: it failed, or was not exported.
     """
 
     label: str
-    about: str
+    description: str
     models: int = 0
     measurements: dict[str, Measurement] = Field(default_factory=dict)
     verdict: str = ""
-    speed: str = ""
-    why: str = ""
+    latency_verdict: str = ""
+    reason: str = ""
 
 
 class EnsembleMethod(NamedTuple):
     """What makes one model of an arm, by its number; there are ``models`` of them."""
 
     label: str
-    about: str
+    description: str
     models: int
     build: Callable[[int], Built]
 
@@ -82,7 +82,7 @@ class Bench:
 
         # without the single network there is nothing to compare with
         if self._scores and (why := self.store.attempt(f"models:{way.label}", "training", models)):
-            return EnsembleArm(way.label, way.about, why=f"failed: {why}")
+            return EnsembleArm(way.label, way.description, reason=f"failed: {why}")
         rows = models()
         scores = np.stack([self._read(way, number) for number in range(way.models)])
         self._scores[way.label] = scores
@@ -91,9 +91,9 @@ class Bench:
             "training_seconds": Measurement("training_seconds", float(np.mean([r["seconds"] for r in rows])), "s", len(rows), False),
             "parameters": Measurement("parameters", float(rows[0]["parameters"]), "count", 1, False),
         }
-        arm = EnsembleArm(way.label, way.about, way.models, measurements, "reference" if len(self._scores) == 1 else "")
+        arm = EnsembleArm(way.label, way.description, way.models, measurements, "reference" if len(self._scores) == 1 else "")
         if self._files and (why := self.store.attempt(f"export:{way.label}", "exporting", partial(self._export, way))):
-            return replace(arm, why=f"not exported: {why}")
+            return replace(arm, reason=f"not exported: {why}")
         self._files[way.label] = self._export(way)
         return arm
 
@@ -119,7 +119,7 @@ class Bench:
                 measurements |= {"latency_ms": timed["latency_ms"], "latency_ratio": timed["latency_ratio"]}
                 measurements["size_bytes"] = size_bytes(load_artifact(self.folder / file).files)
                 speed = report.verdicts[file]
-            found.append(replace(arm, measurements=measurements, verdict=verdict, speed=speed))
+            found.append(replace(arm, measurements=measurements, verdict=verdict, latency_verdict=speed))
         return found, report.noise_floor
 
     def _model(self, way: EnsembleMethod, number: int) -> dict[str, float]:

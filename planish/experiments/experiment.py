@@ -27,7 +27,7 @@ from planish.progress import collecting_notes, note
 from planish.runs.precision import decided_precision, in_precision, precision_name
 from planish.runs.store import claim
 from planish.runs.trainings import Arm, Trainer, Training, shared_assignment
-from planish.tasks import RECIPES
+from planish.tasks import recipe_of
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
 
 _STRICT = ConfigDict(extra="forbid")
@@ -50,20 +50,20 @@ class ArmResult:
     Args:
         label: what is different about it, in words.
         values: what is varied, by key: ``{"modifications.activation": "elu"}``.
-        trials: one a seed.
+        trainings: one a seed.
         measurements: the task's metric on test, mean of all seeds; ``difference`` to the reference, paired by seed and image, its
-            interval so wide that all of the experiment's hold together; ``seconds_an_epoch``; ``peak_memory_bytes``; ``parameters``.
+            interval so wide that all of the experiment's hold together; ``seconds_per_epoch``; ``peak_memory_bytes``; ``parameters``.
             Intervals count images and seeds; with one seed they are everything that is possible, see ``statistics.over_seeds``.
         verdict: ``reference``, ``better``, ``worse``, ``no difference``, ``too few seeds to tell``; empty where nothing was measured.
-        why: it was refused, failed, or got no further seed.
+        reason: it was refused, failed, or got no further seed.
     """
 
     label: str
     values: Values
-    trials: list[Training] = Field(default_factory=list)
+    trainings: list[Training] = Field(default_factory=list)
     measurements: dict[str, Measurement] = Field(default_factory=dict)
     verdict: str = ""
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -72,7 +72,7 @@ class Effect:
 
     Args:
         key: of the factor.
-        value: of it.
+        value: of the factor.
         seeds: trainings of each arm that it is made of.
         difference: in points, against the factor's first value.
     """
@@ -90,6 +90,7 @@ class Experiment:
     Args:
         recipe: what all arms share, as YAML.
         factors: values by key.
+        design: ``factorial`` for all combinations of values, ``one`` for one factor at a time.
         seeds: trainings of an arm that were asked for.
         budget: of each training, in words.
         effects: of single factors, where all their values were combined.
@@ -112,7 +113,7 @@ class Experiment:
     machine: dict[str, str | int | float]
     seconds: dict[str, float]
     notes: list[str] = Field(default_factory=list)
-    version: int = 1
+    schema_version: Literal[1] = 1
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""
@@ -149,6 +150,7 @@ def arms_with(factors: Mapping[str, Sequence[Any]], design: Design) -> list[Valu
 
     Args:
         factors: values by key.
+        design: ``factorial`` for all combinations of values, ``one`` for one factor at a time.
         design: ``factorial`` combines all values with all others, ``one`` changes one factor at a time.
 
     Raises:
@@ -219,7 +221,7 @@ def experiment(
     if seeds < 1:
         raise GoalError(f"{seeds} seeds", "at least 1, and one seed is too few to tell arms apart", "3 or more")
     if recipe is None:
-        recipe = recipe_for(RECIPES[task or task_in(data)], model) or "scratch-small"
+        recipe = recipe_for(recipe_of(task or task_in(data)), model) or "scratch-small"
     base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))
@@ -248,9 +250,9 @@ def experiment(
                 note(f"the budget of {budget} leaves no time for seed {number + 1} of {seeds}")
                 break
             for i, arm in enumerate(arms):
-                if not found[i].why:
-                    trial = trainer.trial(arm, seed + number)
-                    found[i] = replace(found[i], trials=[*found[i].trials, trial], why=trial.failed)
+                if not found[i].reason:
+                    training = trainer.trial(arm, seed + number)
+                    found[i] = replace(found[i], trainings=[*found[i].trainings, training], reason=training.error)
                     if watch:
                         watch(_measured(found, arms, trainer))
             if number + 1 < seeds:
@@ -302,7 +304,7 @@ def _arm(model: str, weights: str, base: Recipe, values: Values) -> Arm:
 
 def _whole(arm: ArmResult) -> int:
     """Trials that gave a trained network."""
-    return sum(not trial.failed for trial in arm.trials)
+    return sum(not training.error for training in arm.trainings)
 
 
 def _without_hopeless(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer) -> list[ArmResult]:
@@ -310,16 +312,18 @@ def _without_hopeless(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: 
     scores = {i: trainer.scores(arm, count, "validation") for i, arm in enumerate(arms) if (count := _whole(found[i]))}
     if not scores:
         return list(found)
-    best = max((i for i in scores if not found[i].why), key=lambda i: float(scores[i].mean()), default=0)
+    best = max((i for i in scores if not found[i].reason), key=lambda i: float(scores[i].mean()), default=0)
     kept = []
     for i, arm in enumerate(found):
-        if i and i in scores and not arm.why and i != best:
+        if i and i in scores and not arm.reason and i != best:
             count = min(len(scores[best]), len(scores[i]))
             behind = over_seeds(scores[best][:count], scores[i][:count])
             if 100 * behind.low > _HOPELESS_POINTS:
-                why = f"no further seed after {len(arm.trials)}: {100 * behind.value:.0f} points behind {found[best].label} on validation"
+                why = (
+                    f"no further seed after {len(arm.trainings)}: {100 * behind.value:.0f} points behind {found[best].label} on validation"
+                )
                 note(f"{arm.label}: {why}")
-                arm = replace(arm, why=why)
+                arm = replace(arm, reason=why)
         kept.append(arm)
     return kept
 
@@ -334,7 +338,7 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
         if mine is None:
             measured.append(arm)
             continue
-        whole = [trial for trial in arm.trials if not trial.failed]
+        whole = [training for training in arm.trainings if not training.error]
         metric = whole[0].metric
         found_here = {metric: percent(metric, mine.size, mean_over_seeds(mine))}
         verdict = "reference" if i == 0 else ""
@@ -345,7 +349,7 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
             found_here["difference"] = percent("difference", mine[:count].size, difference, unit="points")
             verdict = verdict_of(difference, count)
         each = [trial.seconds / max(trial.epochs, 1e-9) for trial in whole]
-        found_here["seconds_an_epoch"] = Measurement("seconds_an_epoch", float(np.median(each)), "s", len(whole), False)
+        found_here["seconds_per_epoch"] = Measurement("seconds_per_epoch", float(np.median(each)), "s", len(whole), False)
         peak = float(max(trial.peak_memory_bytes for trial in whole))
         found_here["peak_memory_bytes"] = Measurement("peak_memory_bytes", peak, "bytes", len(whole), False)
         found_here["parameters"] = Measurement("parameters", float(whole[0].parameters), "count", 1, False)

@@ -52,16 +52,16 @@ def pruning(recovery: Distill, runtime: str) -> list[Strategy]:
         arms.append(Strategy(strategy, level or str(steps[0]), Plan(*steps, ToOnnx(), *([Pack()] if pack else []))))
 
     for ratio in (0.3, 0.5, 0.7):
-        by_norm = ChannelPruning(ratio=ratio)
+        by_norm = ChannelPruning(pruning_ratio=ratio)
         for strategy, channels in (
             ("channels by L2 norm", by_norm),
-            ("channels by Taylor expansion", ChannelPruning(ratio=ratio, importance="taylor")),
-            ("channels at random", ChannelPruning(ratio=ratio, importance="random")),
+            ("channels by Taylor expansion", ChannelPruning(pruning_ratio=ratio, importance="taylor")),
+            ("channels at random", ChannelPruning(pruning_ratio=ratio, importance="random")),
         ):
             add(strategy, channels, recovery)
         rounds = replace(recovery, epochs=max(1, recovery.epochs // 2))  # two rounds cost what the others' one recovery costs
         add("channels in two rounds", IterativePruning(pruning=by_norm, rounds=2, distill=rounds), level=str(by_norm))
-        add("blocks", BlockPruning(ratio=ratio), recovery)
+        add("blocks", BlockPruning(pruning_ratio=ratio), recovery)
     for speedup in (1.5, 2.5, 4.0):
         add("channels by milliseconds", LatencyPruning(speedup=speedup, runtime=runtime), recovery)
     for sparsity in (0.5, 0.8, 0.9):
@@ -73,14 +73,20 @@ def pruning(recovery: Distill, runtime: str) -> list[Strategy]:
 
 def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
     """INT8 by ways to find the ranges, learned or measured, with what is said to help it, and weights in few bits."""
-    slack = 0.1
+    max_slowdown = 0.1
     ways = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
     ways["INT8, one weight scale a layer"] = Int8(per_channel=False)
     ways["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
     ways["INT8, 7-bit weights"] = Int8(weight_bits=7)
     ways["INT8, biases corrected"] = Int8(correct_bias=True)
     arms = [Strategy(strategy, "", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
-    arms.append(Strategy("INT8 and float layers", f"at most {100 * slack:g} % slower", Plan(ToOnnx(), Int8(slack=slack, runtime=runtime))))
+    arms.append(
+        Strategy(
+            "INT8 and float layers",
+            f"at most {100 * max_slowdown:g} % slower",
+            Plan(ToOnnx(), Int8(max_slowdown=max_slowdown, runtime=runtime)),
+        )
+    )
     halves = (HalfPrecision(), HalfPrecision(kind="bf16"))
     arms += [Strategy("16-bit weights", half.kind, Plan(ToOnnx(), half)) for half in halves]
     exact = Int8.for_this_machine().weight_bits
@@ -104,7 +110,7 @@ def planning(recovery: Distill, runtime: str) -> list[Strategy]:
         arms.append(Strategy(strategy, str(technique), Plan(technique, recovery, ToOnnx(), int8)))
 
     for ratio in (0.3, 0.45, 0.6):
-        add("all layers alike", ChannelPruning(ratio=ratio))
+        add("all layers alike", ChannelPruning(pruning_ratio=ratio))
     for speedup in (1.5, 2.0, 3.0):
         by_milliseconds = LatencyPruning(speedup=speedup, runtime=runtime, precision="int8")
         add("by multiplications", replace(by_milliseconds, cost="macs"))
@@ -113,7 +119,7 @@ def planning(recovery: Distill, runtime: str) -> list[Strategy]:
     for speedup in (1.2, 1.5, 2.0):
         add("ranks alone", Factorize(speedup=speedup, runtime=runtime, precision="int8"))
     for ratio in (0.25, 0.5):
-        add("blocks alone", BlockPruning(ratio=ratio))
+        add("blocks alone", BlockPruning(pruning_ratio=ratio))
     for scale in (0.75, 0.5):
         add("resolution alone", Resolution(scale=scale))
     arms.append(Strategy("INT8 alone", "", Plan(ToOnnx(), int8)))

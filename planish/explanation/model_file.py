@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.errors import ExportError, ModelError, first_line
+from planish.export.runtimes.first_load import first_call
 from planish.export.runtimes.onnxruntime import OnnxRuntime
 from planish.export.runtimes.openvino import OpenVino
 from planish.export.runtimes.registry import find
@@ -121,6 +123,19 @@ class ModelFile:
             raise ExportError(
                 f"OpenVINO cannot compile {self.path}: {first_line(error)}", "it opens .xml with .bin and .onnx files"
             ) from error
+
+    def require_first_load(self) -> None:
+        """See that the file can be loaded and runs; once in a process of its own, see ``planish.export.runtimes.first_load``.
+
+        Raises:
+            ExportError: it cannot be loaded or run.
+            ModelError: the runtime does not take a setting, or an input is not of a known type.
+        """
+        weights = self.path.with_suffix(".bin")
+        files = [self.path, weights] if self.path.suffix == ".xml" and weights.is_file() else [self.path]
+        arguments = {"batch": self.batch, "settings": dict(self.settings), "sides": list(self.sides)}
+        values = self.batch * math.prod(self.sides or (_OPEN_SIDE, _OPEN_SIDE, _OPEN_CHANNELS))
+        first_call("planish.explanation.model_file:run_once", files, self.runtime, arguments, values)
 
     def load(self) -> Run:
         """Load the file; returns a function from inputs by name to outputs by name."""
@@ -243,6 +258,12 @@ def _openvino_shape(node: Any) -> list[int | None]:
 def _bad_setting(model: ModelFile, error: Exception) -> ModelError:
     given = ", ".join(f"{name}={value}" for name, value in model.settings.items())
     return ModelError(f"{model.runtime} does not take {given}: {first_line(error)}", "settings are the runtime's own")
+
+
+def run_once(files: Sequence[str], runtime: str, batch: int, settings: dict[str, str], sides: Sequence[int]) -> None:
+    """Load a file and run it on random inputs."""
+    model = ModelFile(Path(files[0]), runtime, 1, batch, settings, tuple(sides))
+    model.load()(model.random_inputs())
 
 
 class RandomlyFed:

@@ -17,7 +17,7 @@ from planish.explanation.model_file import Array, ModelFile
 from planish.export import ToOnnx
 from planish.export.bundle.folder import bundle_folder, read_bundle
 from planish.export.runtimes.registry import available
-from planish.files.reading import DAMAGED, describe, require_regular
+from planish.files.reading import DAMAGED, describe, read_bytes, require_regular
 from planish.runs.open_model import Opened, open_model
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def open_reference(target: str | Path) -> Path:
     """
     place = Path(target)
     if place.suffix == ".onnx" and place.is_file():
+        ModelFile(place, "onnxruntime").require_first_load()
         return place
     opened = open_model(place)
     if opened.artifact is not None and opened.format == "torch":
@@ -109,6 +110,7 @@ def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | 
         raise ModelError(f"onnxruntime cannot open {place}", "it opens .onnx files", "choose --runtime openvino")
     model = ModelFile(place, name, threads, batch, settings)
     if data is None:
+        model.require_first_load()
         return Explained(model, notes=("random inputs: what a layer takes hardly depends on them",))
     if Path(data).suffix != ".npy":
         raise DataError(
@@ -117,6 +119,7 @@ def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | 
         )  # fmt: skip
     array = _load(Path(data))
     model = model.with_settings(sides=array.shape[1:])
+    model.require_first_load()
     return Explained(model, _fitting(Path(data), array, model))
 
 
@@ -178,8 +181,8 @@ def _samples(opened: Opened, data: str | Path | None) -> tuple[tuple[bytes, ...]
         files = tuple(split.file_bytes(int(i)) for i in chosen)
     else:
         place = bundle_folder(opened.path)
-        golden = read_bundle(place).golden if (place / "bundle.json").exists() else ()
-        files = tuple((place / name).read_bytes() for name in golden)
+        golden = read_bundle(place).golden_samples if (place / "bundle.json").exists() else ()
+        files = tuple(read_bytes(place / name) for name in golden)
     return files, np.stack([preprocess(file, spec, how) for file in files]) if files else None
 
 

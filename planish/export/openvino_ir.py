@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
-from planish.devices.latency_process import WorkerProcess
-from planish.errors import ExportError, ModelError, first_line
+from planish.errors import ExportError, first_line
 from planish.export.checks.file_checks import check_integers, check_outputs, file_limits
 from planish.export.onnx.onnx_file import metadata, sample_images
+from planish.export.runtimes.first_load import require_first_load
 from planish.export.runtimes.registry import find, load
 from planish.files.workspace import fresh_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from planish.artifact import Pixels
     from planish.task import Task
 
 _CHECKED_IMAGES = 16
@@ -60,6 +57,8 @@ class ToOpenVino:
         predictor = load(artifact.files, "onnxruntime")
         expected = predictor(images)
         result = artifact.with_step(Step(self.name, {}, self.changes), format="openvino")
+        if artifact.lineage.source.sha256 and artifact.lineage.source.name.endswith(".onnx"):  # it was made from somebody's file
+            require_first_load(artifact.files, "openvino", images.shape[1:])
         try:
             model = openvino.convert_model(str(artifact.files[0]))
         except Exception as error:  # its converter raises many kinds, all with the operation in the message
@@ -70,8 +69,8 @@ class ToOpenVino:
         folder = fresh_folder("openvino-")
         openvino.save_model(model, str(folder / "model.xml"), compress_to_fp16=False)
         files = (folder / "model.xml", folder / "model.bin")
-        if artifact.facts["precision"] == "int8":
-            _try_apart(files[0], images)
+        if artifact.facts["precision"] == "int8":  # compiling that of a DenseNet-121 ended the process (OpenVINO 2026.4)
+            require_first_load(files, "openvino", images.shape[1:])
         limits = file_limits(predictor, images, expected, artifact.facts["precision"])
         check_outputs(files, "openvino", images, expected, limits, "the ONNX file")
         if artifact.facts["precision"] == "int8":
@@ -84,16 +83,3 @@ def _number_names(model: Any) -> None:
     for number, operation in enumerate(model.get_ordered_ops()):
         if found := _NUMBERED.fullmatch(operation.get_friendly_name()):
             operation.set_friendly_name(f"{found[1]}_added_{number}")
-
-
-def _try_apart(file: Path, images: Pixels) -> None:
-    """Load the file in a process of its own first: compiling the INT8 file of a DenseNet-121 ended the process (OpenVINO 2026.4)."""
-    worker = WorkerProcess("the INT8 file", threads=1, timeout=180.0)
-    try:
-        arguments = {"files": [str(file)], "runtime": "openvino", "threads": 1, "batch": 1}
-        worker.start_loading("planish.export.runtimes.registry:load", arguments, ("openvino",), 1, images[:1])
-        worker.wait()
-    except ModelError as error:
-        raise ExportError(f"OpenVINO does not survive loading it: {error.received}", "", "use another runtime, or fp32") from error
-    finally:
-        worker.close()

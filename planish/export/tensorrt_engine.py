@@ -35,14 +35,14 @@ class ToTensorRt:
     preprocessing; a bundle has.
 
     Args:
-        most: largest batch size; it is tuned for 1.
+        max_batch_size: largest batch size; it is tuned for 1.
     """
 
     name: ClassVar[str] = "to_tensorrt"
     reference: ClassVar[str] = "https://docs.nvidia.com/deeplearning/tensorrt"
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {"format": ("onnx",)}
 
-    most: int = Field(default=16, ge=1)
+    max_batch_size: int = Field(default=16, ge=1)
 
     @property
     def changes(self) -> dict[str, str]:
@@ -70,16 +70,18 @@ class ToTensorRt:
             raise ExportError(f"TensorRT cannot read {artifact.files[0].name}: {errors}", "", "use onnxruntime-cuda")
         config, profile, spec = builder.create_builder_config(), builder.create_optimization_profile(), artifact.input_spec
         shape = (spec.height, spec.width, spec.channels)
-        profile.set_shape(INPUT, (1, *shape), (1, *shape), (self.most, *shape))
+        profile.set_shape(INPUT, (1, *shape), (1, *shape), (self.max_batch_size, *shape))
         if config.add_optimization_profile(profile) < 0:
-            raise ExportError(f"TensorRT takes no batches of 1 to {self.most} images {shape}", "its log says why", "use onnxruntime-cuda")
+            raise ExportError(
+                f"TensorRT takes no batches of 1 to {self.max_batch_size} images {shape}", "its log says why", "use onnxruntime-cuda"
+            )
         engine = builder.build_serialized_network(network, config)
         if engine is None:
             raise ExportError("TensorRT builds no engine of this network", "its log says why", "use onnxruntime-cuda")
         file = fresh_folder("tensorrt-") / "model.engine"
         file.write_bytes(engine)
         trust(file)
-        images = sample_images(artifact, task, min(_CHECKED_IMAGES, self.most))
+        images = sample_images(artifact, task, min(_CHECKED_IMAGES, self.max_batch_size))
         predictor = load(artifact.files, "onnxruntime")
         expected = predictor(images)
         limits = file_limits(predictor, images, expected, artifact.facts["precision"], _TOLERANCE)

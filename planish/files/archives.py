@@ -33,7 +33,7 @@ def read_arrays(file: Path, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
             members = archive.infolist()  # zipfile reads no more of a member than is said here
             if (size := sum(member.file_size for member in members)) > max_bytes + _HEADER * len(members):
                 raise DataError(f"{file} has {size} bytes when it is unpacked", f"at most {max_bytes} are expected")
-            for member in members:  # memory is taken for what the head of an array says
+            for member in members:  # the header of an array decides how much memory is used
                 with archive.open(member) as stream:
                     if np.lib.format.read_magic(stream) != (1, 0):
                         raise ValueError(f"{member.filename} is of another version")

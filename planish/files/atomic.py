@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import TypeAdapter
 
 from planish.errors import BundleError, DataError
 from planish.files import archives
-from planish.files.reading import damage_reported, read_bytes
+from planish.files.schema import read_versioned
 from planish.files.workspace import replacing
 from planish.printable import printable
 
@@ -59,18 +58,9 @@ def read_result(path: Path, kind: type[T]) -> T:
         kind: the dataclass.
 
     Raises:
-        BundleError: it is missing, damaged, or was changed.
+        BundleError: it is missing, damaged, was changed, or is of another version.
     """
-    rule, fix = "it must be as the run wrote it", "make it again: the same command with --resume"
-    with damage_reported(path, BundleError, rule, fix):
-        data = read_bytes(path)
-        from_json(data, allow_inf_nan=False)
-        try:
-            return TypeAdapter(kind).validate_json(data, strict=True)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "file"
-            raise BundleError(f"{path}: {where}: {first['msg']}", rule, fix) from None
+    return read_versioned(path, kind, "it must be as the run wrote it", "make it again: the same command with --resume")
 
 
 def read_arrays(path: Path, names: Sequence[str] = (), max_bytes: int = _MOST_BYTES) -> dict[str, Any]:

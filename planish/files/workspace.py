@@ -33,8 +33,15 @@ def workspace(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write; it takes the name ``path`` when the block ends well, once its content is on the disk."""
+    """Give the name of a file to write; it takes the name ``path`` when the block ends well, once its content is on the disk.
+
+    Raises:
+        DataError: there is a folder of that name.
+    """
     partial = path.with_name(path.name + ".partial")
+    for place in (path, partial):
+        if place.is_dir():
+            raise DataError(f"{place} is a folder", "a file of that name is written", "remove it, or choose another name")
     yield partial
     sync(partial)
     partial.replace(path)

@@ -8,25 +8,48 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file, save_model
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.errors import BundleError, PlanishError
-from planish.files.reading import DAMAGED, describe, read_json, require_regular
+from planish.files.reading import describe, require_regular
+from planish.files.schema import read_versioned
 from planish.files.workspace import replace_folder
 from planish.models.weights.loading import with_shared
 from planish.models.zoo import build
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.technique import resolve
 
-_VERSION = 2
 _MOST_CLASSES_MORE = 1000  # than have names: a number in a file must not fill the memory
 _DESCRIPTION, _WEIGHTS = "artifact.json", "model.safetensors"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ArtifactDescription:
+    """``artifact.json``: a saved model without its weights.
+
+    Args:
+        format: ``torch``, ``onnx``, ``openvino``, ...
+        input_spec: what the model is fed.
+        preprocessing: how an image file becomes that.
+        class_names: in the order of the model's outputs.
+        lineage: how the model came to be.
+        files: of an exported model, relative to the folder; the first is the one that a runtime opens.
+    """
+
+    format: str
+    input_spec: InputSpec
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    lineage: Lineage
+    files: tuple[str, ...] = ()
+    schema_version: Literal[1] = 1
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -55,16 +78,15 @@ def save_artifact(artifact: Artifact, folder: Path, assignment: SplitAssignment 
         save_model(artifact.module, str(partial / _WEIGHTS))  # keeps one copy of tensors that layers share
     for file in artifact.files:
         shutil.copyfile(file, partial / file.name)
-    description = {
-        "version": _VERSION,
-        "format": artifact.format,
-        "input_spec": _dump(artifact.input_spec),
-        "preprocessing": _dump(artifact.preprocessing),
-        "class_names": list(artifact.class_names),
-        "lineage": _dump(artifact.lineage),
-        "files": [file.name for file in artifact.files],
-    }
-    (partial / _DESCRIPTION).write_text(json.dumps(description, indent=1))
+    description = ArtifactDescription(
+        format=artifact.format,
+        input_spec=artifact.input_spec,
+        preprocessing=artifact.preprocessing,
+        class_names=artifact.class_names,
+        lineage=artifact.lineage,
+        files=tuple(file.name for file in artifact.files),
+    )
+    (partial / _DESCRIPTION).write_text(json.dumps(TypeAdapter(ArtifactDescription).dump_python(description, mode="json"), indent=1))
     if assignment is not None:
         assignment.save(partial / SPLITS_FILE)
     replace_folder(folder, partial)
@@ -80,25 +102,22 @@ def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Ar
         original: what ``Artifact.original`` shall be.
 
     Raises:
-        BundleError: the folder is incomplete or was changed.
+        BundleError: the folder is incomplete, was changed, or is of another version.
         ModelError: the source cannot be built here.
     """
-    description, lineage = _read(folder)
-    try:
-        artifact = Artifact(
-            format=description["format"],
-            input_spec=TypeAdapter(InputSpec).validate_python(description["input_spec"]),
-            preprocessing=TypeAdapter(Preprocessing).validate_python(description["preprocessing"]),
-            class_names=tuple(description["class_names"]),
-            lineage=lineage,
-            files=tuple(folder / Path(name).name for name in description["files"]),
-            original=original,
-        )
-        numbers = {len(artifact.preprocessing.mean), len(artifact.preprocessing.std)}
-        if not numbers <= {1, artifact.input_spec.channels}:
-            raise ValueError(f"a normalisation of {max(numbers)} channels, and images of {artifact.input_spec.channels}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise _broken(folder, error) from error
+    found = read_versioned(folder / _DESCRIPTION, ArtifactDescription, "it is as Planish wrote it", "save the model again")
+    artifact = Artifact(
+        format=found.format,
+        input_spec=found.input_spec,
+        preprocessing=found.preprocessing,
+        class_names=found.class_names,
+        lineage=found.lineage,
+        files=tuple(folder / Path(name).name for name in found.files),
+        original=original,
+    )
+    numbers, lineage = {len(found.preprocessing.mean), len(found.preprocessing.std)}, found.lineage
+    if not numbers <= {1, found.input_spec.channels}:
+        raise _broken(folder, ValueError(f"a normalisation of {max(numbers)} channels, and images of {found.input_spec.channels}"))
     absent = [file.name for file in artifact.files if not file.is_file()]
     if absent:
         raise BundleError(f"{folder} has no {', '.join(absent)}", "all files of an artifact lie in its folder", "make it again")
@@ -134,27 +153,9 @@ def _load_weights(module: nn.Module, file: Path) -> None:
     module.load_state_dict(state, strict=True)
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], Lineage]:
-    try:
-        description = read_json(folder / _DESCRIPTION)
-        if description["version"] != _VERSION:
-            raise BundleError(
-                f"{folder} is of version {description['version']}",
-                f"this Planish reads version {_VERSION}",
-                "save it again with this Planish, or use the Planish that wrote it",
-            )
-        return description, TypeAdapter(Lineage).validate_python(description["lineage"])
-    except DAMAGED as error:
-        raise _broken(folder, error) from error
-
-
 def _broken(folder: Path, error: Exception) -> BundleError:
     return BundleError(
         f"{folder} is not a whole artifact: {describe(error)}",
         f"it needs {_DESCRIPTION} and the weights or files it names",
         "save it again",
     )
-
-
-def _dump(value: Any) -> Any:
-    return TypeAdapter(type(value)).dump_python(value, mode="json")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib.util
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,9 +27,10 @@ from planish.models.detection.levels import (
     levels_in,
     require_reach,
 )
+from planish.models.factories import call, from_package, installed_models
 from planish.models.heads import torchvision as torchvision_heads
 from planish.models.heads.backbone import map_strides
-from planish.models.heads.build import DETECTORS, strides_for, with_head
+from planish.models.heads.build import HEADS, with_head
 from planish.models.heads.first_and_last import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.plain import bake_norms, check_answers, check_training_outputs, unwrapped
 from planish.models.weights.checkpoints import State, aligned, read_checkpoint
@@ -80,8 +80,9 @@ def create(
     """A network for images of this kind. Fresh layers are initialised from torch's global random state.
 
     Args:
-        model: ``resnet20``, ``resnet14x2`` (ours, see ``resnet.NAMES``), ``torchvision:NAME``, ``timm:NAME``, a bare NAME (looked up in
-            that order), ``FILE.py:factory``, or a network. A factory is given ``num_classes`` and ``channels`` or ``in_chans`` where its
+        model: ``resnet20``, ``resnet14x2`` (ours, see ``resnet.NAMES``), a name that another package adds (entry point
+            ``planish.models``), ``torchvision:NAME``, ``timm:NAME``, a bare NAME (looked up in that order), ``FILE.py:factory``, or a
+            network. A factory is given ``num_classes`` and ``channels`` or ``in_chans`` where its
             signature has them.
         num_classes: size of the classifier.
         channels: 1 or 3.
@@ -95,18 +96,18 @@ def create(
     Raises:
         ModelError: an unknown name, a network that does not run on such images, or weights that do not fit.
     """
-    if task != "classification":
+    if task in HEADS:
         training = training or TrainingBoxes(lambda multiple: (max(multiple, round(image_size / multiple) * multiple),) * 2)
         return _with_head(model, num_classes, channels, image_size, weights, task, training)
     if isinstance(model, nn.Module):
-        return _handed_over(model, num_classes, channels, image_size, weights)
+        return _handed_over(model, Source("module", num_classes, channels, task=task), image_size, weights)
     if not isinstance(model, str):
         kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         raise ModelError(
             f"{kind} as the network", "it is a torch.nn.Module or the name of a network", "hand over an instance, weights apart"
         )
     name = _full_name(model)
-    source = Source(name, num_classes, channels, sha256=_trusted_sha256(name))
+    source = Source(name, num_classes, channels, sha256=_trusted_sha256(name), task=task)
     module, unwrapping = _built(source, image_size=image_size)
     state = None if weights is None else _library_weights(name) if weights == "imagenet" else read_weights(Path(weights), module)
     notes = [*([] if name == model else [f"{model} is {name}"]), *unwrapping]
@@ -151,10 +152,10 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
 
 def _built(source: Source, module: nn.Module | None = None, image_size: int = WATCH_SIZE) -> tuple[nn.Module, list[str]]:
     """The same as it was written, weight norm and the like still in it; and what was taken out of which wrapper, in words."""
-    if source.task != "classification" and source.name in _with_own_head(source.task):
+    if source.name in _with_own_head(source.task):
         return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels, source.detections), []
     if source.strides:
-        backbone = build(replace(source, task="classification", strides=()), module)
+        backbone = build(replace(source, task=Source.task, strides=()), module)
         return with_head(backbone, source), []
     if source.name == "module":
         if module is None:
@@ -169,6 +170,8 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
             module = module if outputs == source.num_classes else replace_classifier(module, classifier, source.num_classes)
         return module, notes
     kind, _, name = source.name.rpartition(":")
+    if source.name in installed_models() and not resnet.is_ours(source.name):
+        return unwrapped(from_package(source), source.channels, image_size)
     if kind == "":
         return resnet.resnet(name, source.num_classes, source.channels), []
     if kind not in ("torchvision", "timm"):
@@ -182,28 +185,34 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
 
 
 def names() -> list[str]:
-    """All names that ``create`` knows: ours (each may have a width factor, ``resnet14x2``), torchvision's and timm's."""
+    """All names that ``create`` takes: ours (each may have a width factor, ``resnet14x2``), those that other packages add through the entry
+    point ``planish.models``, torchvision's and timm's."""
     import timm
     import torchvision
 
     torchvisions = torchvision.models.list_models(module=torchvision.models)
-    return [*resnet.NAMES, *(f"torchvision:{name}" for name in torchvisions), *(f"timm:{name}" for name in timm.list_models())]
+    return [
+        *resnet.NAMES,
+        *installed_models(),
+        *(f"torchvision:{name}" for name in torchvisions),
+        *(f"timm:{name}" for name in timm.list_models()),
+    ]
 
 
-def _handed_over(module: nn.Module, num_classes: int, channels: int, image_size: int, weights: str | Path | None) -> Created:
+def _handed_over(module: nn.Module, source: Source, image_size: int, weights: str | Path | None) -> Created:
     if weights == "imagenet":
         raise ModelError("weights 'imagenet' for a network handed over in Python", "it comes with its own weights", "leave weights away")
-    source = Source("module", num_classes, channels)
+    classes, channels = source.num_classes, source.channels
     inner, notes = unwrapped(module, channels, image_size)
     classifier, had = find_classifier(inner, channels, image_size)
     built, _ = _built(source, inner, image_size)
-    notes += [] if had == num_classes else [f"the network has {had} outputs: a fresh classifier of {num_classes} takes their place"]
-    new_classifier = had != num_classes
+    notes += [] if had == classes else [f"the network has {had} outputs: a fresh classifier of {classes} takes their place"]
+    new_classifier = had != classes
     if weights is not None:
         new_classifier, did = fit_weights(built, read_weights(Path(weights), built), classifier)
         notes += did
     notes += bake_norms(built) + check_answers(built, channels, image_size)
-    notes += check_training_outputs(built, channels, image_size, num_classes)
+    notes += check_training_outputs(built, channels, image_size, classes)
     return Created(source, built, tuple(notes), True, new_classifier, None, None)
 
 
@@ -217,8 +226,8 @@ def _with_head(
     training: TrainingBoxes,
 ) -> Created:
     detections, limits = DETECTIONS, list[str]()
-    if task in DETECTORS:
-        detections, limits = detections_for(training.boxes, masks=task == "instance")
+    if HEADS[task].boxes:
+        detections, limits = detections_for(training.boxes, masks=HEADS[task].masks)
     detections = training.detections or detections
     if isinstance(model, str) and (known := f"torchvision:{model.removeprefix('torchvision:')}") in _with_own_head(task):
         created = _torchvisions_own(Source(known, num_classes, channels, task=task, detections=detections), weights)
@@ -282,7 +291,8 @@ def _on_maps(
 
     Weights of a whole detector, trained elsewhere, are of its own levels: these are taken.
     """
-    for levels in levels_in(state) if source.task in DETECTORS else ():
+    head = HEADS[source.task]
+    for levels in levels_in(state) if head.boxes else ():
         trained = replace(source, strides=levels.strides, bins=levels.bins)
         try:
             module = with_head(copy.deepcopy(classifier), trained)
@@ -293,9 +303,9 @@ def _on_maps(
             require_reach(levels, height, width)
             return module, trained, [describe_reach(training.boxes, height, width, levels)] if any(map(len, training.boxes)) else []
     available = map_strides(classifier, source.channels)
-    strides = strides_for(source.task, image_size, 8 if 8 in available else 4)
+    strides = head.strides_for(image_size, 8 if 8 in available else 4)
     source, notes = replace(source, strides=strides), list[str]()
-    if source.task in DETECTORS:
+    if head.boxes:
         levels, notes = choose_levels(strides, training, available)
         source = replace(source, strides=levels.strides, bins=levels.bins)
     return with_head(copy.deepcopy(classifier), source), source, notes
@@ -316,7 +326,7 @@ def _full_name(name: str) -> str:
     kind, colon, rest = name.rpartition(":")
     if kind.endswith(".py"):
         return f"{Path(kind).resolve().as_posix()}:{rest}"
-    if resnet.is_ours(name):
+    if resnet.is_ours(name) or name in installed_models():
         return name
     if name.endswith(_WEIGHTS):
         raise ModelError(
@@ -342,7 +352,9 @@ def _full_name(name: str) -> str:
     near = [short[n] for n in difflib.get_close_matches(rest, short, n=3)]
     raise ModelError(
         f"no network is called {name!r}",
-        "a network is one of ours (" + ", ".join(resnet.NAMES) + "), torchvision:NAME, timm:NAME or FILE.py:factory",
+        "a network is one of ours ("
+        + ", ".join((*resnet.NAMES, *installed_models()))
+        + "), torchvision:NAME, timm:NAME or FILE.py:factory",
         f"did you mean {' or '.join(near)}?" if near else "see planish.models.names()",
     )
 
@@ -384,21 +396,7 @@ def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
     if not callable(factory):
         near = [n for n, value in vars(code).items() if callable(value) and not n.startswith("_")]
         raise ModelError(f"{path} has no function {factory_name!r}", f"it has {', '.join(near[:8]) or 'none'}", "use FILE.py:function")
-    offered = {"num_classes": source.num_classes, "channels": source.channels, "in_chans": source.channels}
-    parameters = inspect.signature(factory).parameters
-    taken = {key: value for key, value in offered.items() if key in parameters}
-    if any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        taken["num_classes"] = source.num_classes  # def net(pretrained=False, **kwargs), as torchvision's own
-    try:
-        built = factory(**taken)
-    except Exception as error:
-        raise ModelError(
-            f"{factory_name}({', '.join(f'{k}={v}' for k, v in taken.items())}) in {path} failed: {type(error).__name__}: {error}",
-            "a factory may take num_classes and channels or in_chans, and nothing else without a default",
-        ) from error
-    if not isinstance(built, nn.Module):
-        raise ModelError(f"{factory_name} in {path} returned a {type(built).__name__}", "it must return a torch.nn.Module")
-    return built
+    return call(factory, f"{factory_name} in {path}", source)
 
 
 def factory_file(name: str) -> Path | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from planish.measurement import Measurement, in_words, size_change
-from planish.search.result import CandidateResult, Result
+from planish.measurement import Measurement, digits_of, in_words, size_change
+from planish.search.result import CandidateResult, Goal, Result
 
 MINUS = "−"
 TOO_WIDE_POINTS = 5.0  # an interval of a metric that is wider from end to end tells little
@@ -96,7 +96,7 @@ def show(measurement: Measurement) -> str:
         return seconds(m.value)
     if m.name == "macs":
         return f"{number(m.value / 1e6, 1)} M"
-    return f"{number(m.value, 2)} {m.unit}".strip()
+    return f"{number(m.value, digits_of(m.unit, m.value))} {m.unit}".strip()
 
 
 def interval(measurement: Measurement) -> str:
@@ -127,14 +127,38 @@ def too_wide(measurement: Measurement) -> bool:
 
 
 def change(drop: Measurement) -> str:
-    """A drop in points as the change people think in: a drop of 0.4 is ``−0.40``."""
-    return number(-drop.value, 2, sign=True)
+    """A drop in points as the change people think in: a drop of 0.4 is ``−0.40``. In another unit, of which less may be better, in words:
+    ``0.400 worse``.
+    """
+    return _changed(drop, drop.value)
+
+
+def change_in_unit(drop: Measurement) -> str:
+    """The same with its unit: ``−0.40 points``, ``0.400 mm worse``."""
+    return f"{change(drop)} points" if drop.unit == "points" else _changed(drop, drop.value, drop.unit)
 
 
 def change_interval(drop: Measurement) -> str:
     if drop.low is None or drop.high is None:
         return ""
-    return f"{number(-drop.high, 2, sign=True)} to {number(-drop.low, 2, sign=True)}"
+    ends = (drop.high, drop.low) if drop.unit == "points" else (drop.low, drop.high)
+    return " to ".join(_changed(drop, end) for end in ends)
+
+
+def _changed(drop: Measurement, lost: float, unit: str = "") -> str:
+    if drop.unit == "points":
+        return number(-lost, 2, sign=True)
+    return " ".join(filter(None, (number(abs(lost), digits_of(drop.unit, drop.value)), unit, "worse" if lost > 0 else "better")))
+
+
+def change_heading(unit: str, word: str = "Change") -> str:
+    """Of a column of changes: ``Change, points``."""
+    return f"{word}, {unit}" if unit else word
+
+
+def limit(goal: Goal, unit: str) -> str:
+    """Of what may be lost: ``1 point``, ``0.5 points``, ``0.5 mm``."""
+    return f"{goal.max_drop_points:g} {'point' if unit == 'points' and goal.max_drop_points == 1 else unit}".rstrip()
 
 
 def change_word(drop: Measurement) -> str:
@@ -146,7 +170,7 @@ def change_word(drop: Measurement) -> str:
 def everyone(result: Result) -> list[CandidateResult]:
     """All candidates, each once: baselines, the chosen one, then the others by how far they came and by latency."""
     rank = {"measured": 0, "trained": 1, "screened": 2, "baseline": 3}
-    others = sorted((*result.frontier, *result.candidates), key=lambda c: (rank[c.stage], latency_of(c)))
+    others = sorted((*result.pareto_frontier, *result.candidates), key=lambda c: (rank[c.stage], latency_of(c)))
     found: dict[str, CandidateResult] = {}
     for candidate in (*result.baselines.values(), result.baseline, result.chosen, *others):
         found.setdefault(candidate.key, candidate)

@@ -46,7 +46,8 @@ def candidate_table(candidates: Sequence[CandidateResult], *, chosen: str = "", 
     )
     table.add_column("what was done", ratio=1, min_width=16, overflow="fold")
     table.add_column("runtime", overflow="fold", max_width=11)
-    for heading in ("points", "ms", "speed-up", "size"):
+    drops = [c.measurements["drop_validation"] for c in candidates if "drop_validation" in c.measurements]
+    for heading in (drops[0].unit or "change" if drops else "points", "ms", "speed-up", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for c in shown:

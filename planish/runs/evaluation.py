@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,25 +30,24 @@ from planish.task import SplitName, Task
 _STRICT = ConfigDict(extra="forbid")
 _PROMISES = (90.0, 95.0, 99.0)  # percent right where the model answers
 _FILES = "it is evaluation.json and evaluation.npz"
-_LOGITS = "logits"
 SHOWN_MISTAKES = 24
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Threshold:
-    """From which probability on a prediction is taken so that some precision is kept: chosen on validation, told on other images.
+    """The least probability at which predictions keep some precision: chosen on validation, measured on other images.
 
     Args:
-        wanted: precision in percent.
-        value: the least probability; None where no threshold can promise it.
-        measurements: ``precision``, ``recall``, ``coverage`` (the share that is accepted) and ``f1`` of the images that are told.
-        why: there is none.
+        target_precision: in percent.
+        threshold: the least probability of a prediction that is accepted; None where none keeps that precision.
+        measurements: ``precision``, ``recall``, ``coverage`` (the share that is accepted) and ``f1``.
+        reason: there is none.
     """
 
-    wanted: float
-    value: float | None = None
+    target_precision: float
+    threshold: float | None = None
     measurements: dict[str, Measurement] = Field(default_factory=dict)
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -57,9 +56,9 @@ class ClassEvaluation:
 
     Args:
         name: of the class.
-        measurements: ``precision``, ``recall`` (its accuracy) and ``f1`` of what the model says, in percent; of a task without logits the
-            one number that it tells of a class.
-        threshold: from which probability of this class on it is right as often as was asked for; None without logits of validation images.
+        measurements: ``precision``, ``recall`` (its accuracy) and ``f1``, in percent; of a task without logits the one metric
+            that it has for a class.
+        threshold: of this class, at the precision that was asked for; None without logits of validation images.
     """
 
     name: str
@@ -78,9 +77,9 @@ class Evaluation:
         metrics: the primary one first; with what errors cost (``Task.errors``), ``temperature`` and what it does, and corruptions, where
             they were measured.
         per_class: in the order of the model's outputs.
-        confusions: the pairs of classes that are mixed up most; this and the next two are empty without logits.
-        thresholds: for answering only where the model is sure enough; empty without validation images.
-        mistakes: how many images are wrong.
+        confusions: the pairs of classes that are confused most often; this and the next two are empty without logits.
+        thresholds: for accepting only confident predictions; empty without validation images.
+        misclassified: images.
         machine: what it ran on.
         notes: what was decided on the user's behalf.
     """
@@ -96,10 +95,10 @@ class Evaluation:
     per_class: list[ClassEvaluation]
     confusions: list[Confusion]
     thresholds: list[Threshold]
-    mistakes: int
+    misclassified: int
     machine: dict[str, str | int | float]
     notes: list[str] = Field(default_factory=list)
-    version: int = 1
+    schema_version: Literal[1] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,9 +185,9 @@ def judge(
         found = evaluate_tiled(predictor, task, split, spec, preprocessing, tile)
     validation = None
     metrics = found.metrics | {m.name: m for m in found.task.errors(found.outputs, found.targets).values()}
-    if calibrate and split != "validation" and _LOGITS in found.outputs:
+    if calibrate and split != "validation" and found.logits is not None:
         validation = evaluate(predictor, task, "validation", spec, preprocessing)
-        metrics |= temperature_scaling(validation.outputs[_LOGITS], validation.targets, found.outputs[_LOGITS], found.targets)
+        metrics |= temperature_scaling(validation.logits, validation.targets, found.logits, found.targets)
     if corruptions:
         metrics |= robustness(predictor, task, split, spec, preprocessing, seed=seed)
     return Judged(split, found, validation, metrics)
@@ -235,14 +234,14 @@ def keep(
         per_class=[],
         confusions=[],
         thresholds=[],
-        mistakes=0,
+        misclassified=0,
         machine=describe_machine(),
         notes=list(notes),
     )
     folder.mkdir(parents=True, exist_ok=True)
     scores = np.asarray(task.scores(found.outputs, found.targets), np.float64)
     predictions: Predicted | Scored
-    if _LOGITS in found.outputs:
+    if found.logits is not None:
         predictions = _predicted(judged, task, spec, preprocessing)
         evaluation = _with_classes(evaluation, predictions, task.class_names, None if judged.validation is None else precision)
     else:
@@ -257,7 +256,7 @@ def keep(
 
 def _predicted(judged: Judged, task: Task, spec: InputSpec, preprocessing: Preprocessing) -> Predicted:
     split, before = task.split(judged.split), judged.validation
-    logits, targets = judged.found.outputs[_LOGITS], np.asarray(judged.found.targets)
+    logits, targets = judged.found.logits, np.asarray(judged.found.targets)
     worst = worst_mistakes(logits, targets, SHOWN_MISTAKES)
     return Predicted(
         logits=logits,
@@ -265,7 +264,7 @@ def _predicted(judged: Judged, task: Task, spec: InputSpec, preprocessing: Prepr
         keys=np.array(split.keys),
         worst=worst,
         pixels=np.asarray(split.images(spec, preprocessing)[worst]),
-        validation_logits=np.zeros((0, len(task.class_names))) if before is None else before.outputs[_LOGITS],
+        validation_logits=np.zeros((0, len(task.class_names))) if before is None else before.logits,
         validation_targets=np.zeros(0, np.int64) if before is None else np.asarray(before.targets),
     )
 
@@ -282,7 +281,7 @@ def _with_classes(evaluation: Evaluation, predictions: Predicted, names: Sequenc
         per_class=per_class if precision is None else _with_thresholds(per_class, predictions, precision),
         confusions=confusions(preds, targets, names),
         thresholds=[] if precision is None else _for_answering(predictions, precision),
-        mistakes=int((preds != targets).sum()),
+        misclassified=int((preds != targets).sum()),
     )
 
 
@@ -328,5 +327,5 @@ def _threshold(wanted: float, chosen: tuple[Any, Any], told: tuple[Any, Any]) ->
     try:
         value = threshold_for_precision(*chosen, wanted / 100)
     except ModelError as error:
-        return Threshold(wanted, why=f"{error.received}; {error.rule}")
+        return Threshold(wanted, reason=f"{error.received}; {error.rule}")
     return Threshold(wanted, value, at_threshold(value, *told))

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.data import ImageData, load_images, require_classes
 from planish.errors import GoalError, ModelError
-from planish.export.onnx.external import Foreign, fed_pixels, metadata_of, read_foreign
+from planish.export.onnx.external import Foreign, metadata_of, read_foreign, write_fed
 from planish.export.onnx.onnx_file import metadata
 from planish.files.workspace import fresh_folder
 from planish.progress import note
@@ -85,14 +85,14 @@ def file_job(
     split = images.splits["calibration"].images(spec, preprocessing)
     rows = np.unique(np.linspace(0, len(split) - 1, min(_COMPARED_IMAGES, len(split))).astype(int))
     sample, labels = np.ascontiguousarray(split[rows]), np.asarray(images.splits["calibration"].targets)[rows]
-    model, notes = fed_pixels(foreign, spec, preprocessing, len(images.class_names), sample, labels)
-    for text in notes:
+    fed = fresh_folder("foreign-") / "model.onnx"
+    for text in write_fed(foreign, fed, spec, preprocessing, len(images.class_names), sample, labels):
         note(f"{file.name}: {text}")
     source = Source(file.name, len(images.class_names), spec.channels, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
-    fed = fresh_folder("foreign-") / "model.onnx"
     artifact = Artifact("onnx", spec, preprocessing, images.class_names, Lineage(source), files=(fed,))
     import onnx
 
+    model = onnx.load(str(fed))
     onnx.helper.set_model_props(model, metadata(artifact))
     onnx.save(model, str(fed))
     return _job(artifact, images)
@@ -121,7 +121,9 @@ def _images(
 
 
 def _job(artifact: Artifact, images: ImageData) -> Job:
-    return Job(task_for(images.task, images.splits, images.class_names), artifact, images, knows_classes=True, pretrained=True, notes=())
+    return Job(
+        task_for(images.task, images.splits, images.class_names), artifact, images, trained_on_classes=True, pretrained=True, notes=()
+    )
 
 
 def _quantized(file: Path) -> ModelError:

@@ -14,8 +14,9 @@ from planish.artifact import Artifact, InputSpec, Lineage, Predictor, Preprocess
 from planish.errors import ModelError
 from planish.evaluation.latency import Subject
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.export.bundle.folder import bundle_folder, read_bundle
+from planish.export.bundle.folder import bundle_folder, changed_files, read_bundle
 from planish.export.onnx.external import metadata_of
+from planish.export.runtimes.first_load import require_first_load
 from planish.export.runtimes.registry import available, imports, load, run_checked
 from planish.files.reading import damage_reported
 from planish.models.storage import load_artifact
@@ -79,6 +80,9 @@ class Opened:
 def open_model(path: str | Path, runtime: str = "auto") -> Opened:
     """Open what ``path`` names.
 
+    An exported file is first loaded in a process of its own (see ``planish.export.runtimes.first_load``), unless it lies in a bundle whose
+    hashes match.
+
     Args:
         path: a bundle's folder, a run's folder (its bundle is meant), a saved artifact's folder, or our ``.onnx`` file.
         runtime: ``auto`` takes the bundle's, or the first that opens the format.
@@ -86,6 +90,7 @@ def open_model(path: str | Path, runtime: str = "auto") -> Opened:
     Raises:
         ModelError: it is none of these.
         BundleError: it is one, but broken.
+        ExportError: its file cannot be loaded.
     """
     place = bundle_folder(Path(path))
     if (place / "bundle.json").exists():
@@ -93,28 +98,33 @@ def open_model(path: str | Path, runtime: str = "auto") -> Opened:
         files = tuple(place / name for name in bundle.files)
         chosen = bundle.runtime if runtime == "auto" else runtime
         spec, preprocessing, assignment = bundle.input_spec, bundle.preprocessing, assignment_beside(place)
-        return Opened(Path(path), bundle.format, chosen, files, spec, preprocessing, bundle.class_names, bundle.name, assignment=assignment)
-    if (place / "artifact.json").exists():
-        artifact = load_artifact(place)
-        chosen = "torch" if artifact.format == "torch" else _runtime(artifact.format, runtime)
-        spec, preprocessing, task = artifact.input_spec, artifact.preprocessing, artifact.lineage.source.task
-        return Opened(
-            place,
-            artifact.format,
-            chosen,
-            artifact.files,
-            spec,
-            preprocessing,
-            artifact.class_names,
-            task,
-            artifact,
-            assignment_beside(place),
+        opened = Opened(
+            Path(path), bundle.format, chosen, files, spec, preprocessing, bundle.class_names, bundle.task, assignment=assignment
         )
+        return _loaded_first(opened) if changed_files(place, bundle) else opened
+    if (place / "artifact.json").exists():
+        return _loaded_first(_open_artifact(place, runtime))
     if place.suffix == ".onnx" and place.is_file():
-        return _open_onnx(place, _runtime("onnx", runtime))
+        return _loaded_first(_open_onnx(place, _runtime("onnx", runtime)))
     what = "does not exist" if not place.exists() else "is neither a bundle, a run, a saved model nor an ONNX file"
     raise ModelError(
         f"{place} {what}", "a model is a folder with bundle.json or artifact.json, a run's folder, or an .onnx file that Planish wrote"
+    )
+
+
+def _loaded_first(opened: Opened) -> Opened:
+    if opened.files:
+        spec = opened.input_spec
+        require_first_load(opened.files, opened.runtime, (spec.height, spec.width, spec.channels))
+    return opened
+
+
+def _open_artifact(place: Path, runtime: str) -> Opened:
+    artifact = load_artifact(place)
+    chosen = "torch" if artifact.format == "torch" else _runtime(artifact.format, runtime)
+    spec, preprocessing, task = artifact.input_spec, artifact.preprocessing, artifact.lineage.source.task
+    return Opened(
+        place, artifact.format, chosen, artifact.files, spec, preprocessing, artifact.class_names, task, artifact, assignment_beside(place)
     )
 
 

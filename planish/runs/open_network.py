@@ -65,7 +65,7 @@ def open_network(
         data, name, weights=network.weights, image_size=network.image_size, resize=network.resize, task=network.task, skip_bad=skip_bad,
         seed=seed, assignment=assignment,
     )  # fmt: skip
-    if network.weights is not None and not job.knows_classes:
+    if network.weights is not None and not job.trained_on_classes:
         raise ModelError(
             f"the weights {network.weights} have no classifier for the {len(job.data.class_names)} classes of {data}",
             "they must have been trained on these classes",

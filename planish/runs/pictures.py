@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from planish.files.atomic import write_arrays
+from planish.task import metric_of
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Pixels, Preprocessing
@@ -35,7 +36,7 @@ def write_pictures(
     """Draw some images as they are meant to be and as each model sees them; nothing is written where the task draws nothing.
 
     The file holds ``rows`` (K,) of the split, ``changed`` (K,): whether an image was taken since the first and the last model differ most
-    on it, else it is one of the worst of the last; ``models`` (M,), their names; ``scores`` (K, M): the primary metric, 0 to 1, of each
+    on it, else it is one of the worst of the last; ``models`` (M,), their names; ``scores`` (K, M): ``Task.scores`` of each
     image alone; ``truth`` (K, h, w, 3) and ``drawn`` (K, M, h, w, 3), uint8.
 
     Args:
@@ -57,11 +58,12 @@ def write_pictures(
     album = _Album(task, split, images, said)
     names = list(said)
     by_change = np.argsort(-np.abs(scores[names[0]] - scores[names[-1]]), kind="stable")[:_LOOKED_AT]
-    by_score = np.argsort(scores[names[-1]], kind="stable")[:_LOOKED_AT]
+    sign = 1 if metric_of(task).higher_is_better else -1
+    by_score = np.argsort(sign * scores[names[-1]], kind="stable")[:_LOOKED_AT]
     differ = {int(i): abs(album.alone(int(i))[0] - album.alone(int(i))[-1]) for i in by_change}
     changed = sorted((i for i, by in differ.items() if by > 0), key=lambda i: -differ[i])[: SHOWN // 2]
     rows = [*changed]
-    for i in sorted((int(i) for i in by_score if int(i) not in changed), key=lambda i: album.alone(i)[-1]):
+    for i in sorted((int(i) for i in by_score if int(i) not in changed), key=lambda i: sign * album.alone(i)[-1]):
         if len(rows) == SHOWN:
             break
         truth, drawn = album.pictures(i)

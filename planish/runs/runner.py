@@ -31,7 +31,7 @@ from planish.measurement import Measurement
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
 from planish.runs.store import Store
-from planish.task import SplitName, Task
+from planish.task import SplitName, Task, metric_of
 from planish.technique import Technique
 
 _REPORT = TypeAdapter(LatencyReport)
@@ -117,15 +117,15 @@ class Runner:
         return self._metrics[key]
 
     def drop(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName) -> Measurement:
-        """How many points of the primary metric are lost against another model on the same images; negative is a gain."""
+        """How much worse than another model it is on the same images, by the primary metric: in points where that is in percent, else in
+        its unit. Above 0 is a loss, also where lower is better.
+        """
         there, here = self.scores(*against, split), self.scores(plan, runtime, split)
-        value, low, high = paired_difference(there, here)
-        name = f"{self.task.primary_metric}_drop"
-        return Measurement(name, 100 * value, "points", len(here), False, 100 * low, 100 * high, runtime=runtime)
+        return replace(metric_of(self.task).drop(paired_difference(there, here), len(here)), runtime=runtime)
 
     def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
-        """The primary metric, in percent."""
-        return 100 * float(np.mean(self.scores(plan, runtime, split)))
+        """The primary metric, in its unit."""
+        return metric_of(self.task).scale * float(np.mean(self.scores(plan, runtime, split)))
 
     def scores(self, plan: Plan, runtime: str, split: SplitName) -> Any:
         """One score an image, see ``Task.scores``."""

@@ -22,7 +22,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.files.atomic import read_arrays, write_arrays
 from planish.runs.store import Store
 from planish.split_assignment import SplitAssignment, assignment_beside, combined, keep_assignment
-from planish.task import SplitName
+from planish.task import SplitName, metric_of
 from planish.technique import Technique
 from planish.training.fit import fit
 from planish.training.prepare import Job, prepare_job
@@ -46,7 +46,7 @@ class Training:
         parameters: of the network.
         curve: ``(seconds, score on validation in %)`` after each epoch.
         metric: name of what that is a score of.
-        failed: why there is no trained network; empty otherwise.
+        error: why there is no trained network; empty otherwise.
     """
 
     seed: int
@@ -56,7 +56,7 @@ class Training:
     parameters: int = 0
     curve: list[tuple[float, float]] = Field(default_factory=list)
     metric: str = "accuracy"
-    failed: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -108,7 +108,7 @@ class Trainer:
 
         def read(found: Any) -> Training:
             trial = TypeAdapter(Training).validate_python(found)
-            for split in () if trial.failed else _JUDGED:
+            for split in () if trial.error else _JUDGED:
                 read_arrays(self._file(arm, seed, split))
             return trial
 
@@ -145,9 +145,9 @@ class Trainer:
                     checkpoint=self._checkpoint(arm, seed), max_seconds=self.seconds,
                 )  # fmt: skip
         except (TechniqueError, ModelError) as error:
-            return Training(seed, failed=f"refused: {error}")
+            return Training(seed, error=f"refused: {error}")
         except TrainingError as error:
-            return Training(seed, failed=f"failed: {error}")
+            return Training(seed, error=f"failed: {error}")
         predictor = TorchPredictor.fastest(fitted.module, preprocessing)
         for split in _JUDGED:
             found = evaluate(predictor, job.task, split, spec, preprocessing)
@@ -155,7 +155,7 @@ class Trainer:
         spent = np.cumsum([epoch.seconds for epoch in fitted.history]).tolist()
         curve = [(s, epoch.validation_score) for s, epoch in zip(spent, fitted.history, strict=True)]
         parameters = sum(p.numel() for p in fitted.module.parameters())
-        return Training(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve, job.task.primary_metric)
+        return Training(seed, fitted.epochs, fitted.seconds, peak.bytes, parameters, curve, metric_of(job.task).name)
 
     def _job(self, arm: Arm, seed: int) -> Job:
         key = (arm.model, arm.weights, arm.recipe.image_size, arm.recipe.normalisation, seed)

@@ -24,6 +24,6 @@ def budget_use(search: Search) -> BudgetUse:
     longer = []
     if not is_kept(search.budget, taken):
         stages = [StageSeconds(stage, round(s, 1), round(search.planned[stage], 1)) for stage, s in store.seconds().items()]
-        stages.sort(key=lambda stage: stage.expected - stage.seconds)
-        longer = [stage for stage in stages if stage.seconds - stage.expected >= _LEAST_SECONDS][:_SHOWN]
+        stages.sort(key=lambda stage: stage.expected_seconds - stage.seconds)
+        longer = [stage for stage in stages if stage.seconds - stage.expected_seconds >= _LEAST_SECONDS][:_SHOWN]
     return BudgetUse(search.budget, round(taken, 1), round(search.least_seconds, 1), longer)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planish.measurement import Measurement
+from planish.measurement import Measurement, digits_of
 from planish.search.result import CandidateResult, Goal
 
 # A drop is estimated from a finite validation split, and the luckiest of several candidates looks better than it is. Asking for
 # one standard error of room (Breiman et al. 1984, the "one standard error rule") keeps the promise on images not yet seen.
 _STANDARD_ERRORS_IN_INTERVAL = 2 * 1.96
+_LEAST_POINTS = 0.1  # a goal may be to lose nothing at all
 
 
 def drop_upper_bound(drop: Measurement) -> float:
@@ -32,7 +33,7 @@ def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
     found = {}
     drop = candidate.measurements["drop_validation"].value
     if drop > goal.max_drop_points:
-        found["accuracy"] = (drop - goal.max_drop_points) / max(goal.max_drop_points, 0.1)
+        found["accuracy"] = (drop - goal.max_drop_points) / max(goal.max_drop_points, _LEAST_POINTS * goal.point)
     latency = upper_end(candidate.measurements["latency_ms"])
     if goal.max_latency_ms is not None and latency > goal.max_latency_ms:
         found["latency"] = latency / goal.max_latency_ms - 1
@@ -79,13 +80,23 @@ def frontier(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
     return sorted((c for c in measured if not beaten(c)), key=lambda c: c.measurements["latency_ms"].value)
 
 
+def in_unit(amount: float, unit: str) -> str:
+    """An amount of a drop: ``0.50`` points, whose unit is said once, or ``0.012 mm``."""
+    return f"{amount:,.{digits_of(unit, amount)}f}" + f" {unit}" * (unit not in ("", "points"))
+
+
+def loss(drop: Measurement) -> str:
+    """``it loses 0.50 points``, ``it is 0.012 mm worse``."""
+    return f"it loses {in_unit(drop.value, drop.unit)} points" if drop.unit == "points" else f"it is {in_unit(drop.value, drop.unit)} worse"
+
+
 def describe_miss(candidate: CandidateResult, goal: Goal) -> str:
     """The limits it misses, in words: ``latency 6.10 ms is 1.10 ms over 5.00 ms``."""
     m, words = candidate.measurements, []
     found = misses(candidate, goal)
     if "accuracy" in found:
-        drop = m["drop_validation"].value
-        words.append(f"it loses {drop:.2f} points on validation, {drop - goal.max_drop_points:.2f} more than allowed")
+        lost = m["drop_validation"]
+        words.append(f"{loss(lost)} on validation, {in_unit(lost.value - goal.max_drop_points, lost.unit)} more than allowed")
     if "latency" in found and goal.max_latency_ms is not None:
         value, limit = m["latency_ms"].value, goal.max_latency_ms
         by_value = f"{value - limit:.3g} ms over the limit of {limit:.3g} ms"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from planish.evaluation.errors.confident_errors import worst_mistakes
+from planish.evaluation.evaluate import class_logits
 from planish.files.atomic import write_arrays, write_json
 from planish.runs.pictures import write_pictures
 from planish.search.result import ClassResult, ErrorResult, Result
@@ -138,8 +139,9 @@ def write_evidence(
     scores = {name: np.asarray(task.scores(outputs, split.targets), np.float64) for name, outputs in tested.items()}
     for name in ("disagreements.npz", "mistakes.npz"):
         (folder / name).unlink(missing_ok=True)
-    if all("logits" in outputs for outputs in tested.values()):
-        _write_logits(folder, split, spec, preprocessing, {name: outputs["logits"] for name, outputs in tested.items()})
+    logits = {name: class_logits(outputs, split.targets) for name, outputs in tested.items()}
+    if all(found is not None for found in logits.values()):
+        _write_logits(folder, split, spec, preprocessing, logits)
     else:
         write_arrays(folder / "predictions.npz", **scores, keys=np.array(split.keys))
     models = {"original": "baseline", "chosen": "chosen"}

@@ -36,6 +36,7 @@ from planish.search.time_estimates import (
     writing_seconds,
 )
 from planish.search.verdict import shortfall, verdict
+from planish.task import metric_of
 from planish.training.prepare import Job
 
 if TYPE_CHECKING:
@@ -92,14 +93,14 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         model=model,
-        verdict=verdict(headline, report.noise_floor, size_ratio, drop, job.task.primary_metric),
+        verdict=verdict(headline, report.noise_floor, size_ratio, drop, metric_of(job.task)),
         goal=search.goal,
         goal_met=not missed,
         shortfall=missed,
         baseline=before,
         baselines={runtime: measured[original] for runtime, original in baselines.items()},
         chosen=after,
-        frontier=frontier([*others, before]),
+        pareto_frontier=frontier([*others, before]),
         candidates=[*_unmeasured(search, measured), *others],
         latency_ratio=headline,
         latency_ratios=ratios,
@@ -118,7 +119,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
         budget=budget_use(search),
         notes=notes,
-        metric=job.task.primary_metric,
+        metric=metric_of(job.task).name,
         class_names=job.task.class_names,
     )
     write_evidence(folder, job.task, job.artifact.input_spec, job.artifact.preprocessing, tested, sources(search, result), result)
@@ -138,7 +139,9 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
 
 def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCandidate]:
     """What is measured, by key: the originals, the uncompressed network as deployed, the best trials."""
-    ranked = sorted(trials, key=lambda t: priority(t, expected_drop(t, trials), search.goal), reverse=True)[:FINALISTS]
+    ranked = sorted(trials, key=lambda t: priority(t, expected_drop(t, trials, point=search.goal.point), search.goal), reverse=True)[
+        :FINALISTS
+    ]
     everything = [DeployedCandidate(_ORIGINAL, way) for way in (*search.fp32, search.deployment)]
     best = [DeployedCandidate(t.plan, search.deployment) for t in ranked]
     everything += best
@@ -221,7 +224,7 @@ def _candidate(
     search: Search, subjects: Mapping[str, DeployedCandidate], key: str, baseline: str, measurements: dict[str, Measurement]
 ) -> CandidateResult:
     runner, shipped, reference = search.runner, subjects[key], subjects[baseline]
-    metric = runner.metrics(shipped.plan, shipped.runtime, "validation")[runner.task.primary_metric]
+    metric = runner.metrics(shipped.plan, shipped.runtime, "validation")[metric_of(runner.task).name]
     drop = search.drop(shipped, reference)
     network = runner.artifact(shipped.network)
     everything = measurements | {
@@ -269,9 +272,9 @@ def _unmeasured(search: Search, measured: Mapping[str, CandidateResult]) -> list
 
 def _why(candidate: CandidateResult, chosen: CandidateResult, goal: Goal) -> CandidateResult:
     if candidate.key == chosen.key:
-        return replace(candidate, why="")
+        return replace(candidate, reason="")
     miss = describe_miss(candidate, goal)
     if miss:
-        return replace(candidate, why=miss)
+        return replace(candidate, reason=miss)
     faster = candidate.measurements["latency_ms"].value < chosen.measurements["latency_ms"].value
-    return replace(candidate, why="too close to the limit of what may be lost to be safe" if faster else "the chosen one is faster")
+    return replace(candidate, reason="too close to the limit of what may be lost to be safe" if faster else "the chosen one is faster")

@@ -49,7 +49,7 @@ def train(search: Search, trials: Sequence[Trial], reserved: float) -> list[Tria
         if not alive:
             break
         if rung == 0 and width == 1:
-            kept = [safest_trial(alive, runner.score(_ORIGINAL, "torch", "calibration"))]
+            kept = [safest_trial(alive, search.knowledge())]
         elif rung == 0 or not trained:
             kept = select_spread(alive, width)
         else:
@@ -58,7 +58,9 @@ def train(search: Search, trials: Sequence[Trial], reserved: float) -> list[Tria
                 before = search.seconds_left
                 alive += _between(search, trained, to_come)
                 seconds -= before - search.seconds_left
-            ranked = sorted(alive, key=lambda t: priority(t, expected_drop(t, trained, to_come), search.goal), reverse=True)
+            ranked = sorted(
+                alive, key=lambda t: priority(t, expected_drop(t, trained, to_come, search.goal.point), search.goal), reverse=True
+            )
             kept = ranked[:width]
         if rung > 0 or len(widths) == 1:  # what the first rung passed over may still come in the second, between two that it tried
             for trial in alive:
@@ -68,7 +70,12 @@ def train(search: Search, trials: Sequence[Trial], reserved: float) -> list[Tria
             alive = kept
         each = seconds * _shares(len(widths))[rung] / max(1, len(kept))
         is_last = rung == len(widths) - 1
-        learns = is_last and rung > 0 and bool(kept) and runner.store.once("rounding", "searching", partial(rounding.pays, search, kept[0]))
+        learns = (
+            is_last
+            and rung > 0
+            and bool(kept)
+            and runner.store.once("rounding", "searching", partial(rounding.pays, search, kept[0], search.goal.point))
+        )
         each *= 1 - rounding.SHARE if learns else 1
         for trial in list(kept):
             left = search.seconds_left - reserved

@@ -39,13 +39,14 @@ from planish.search.screening import screen
 from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, DeploymentTarget, Search, Watch
 from planish.search.time_estimates import finish_seconds, least_seconds, session_seconds, writing_seconds
 from planish.split_assignment import keep_assignment
+from planish.task import Task, metric_of
 from planish.training.distillation.distill import recovery_of
 from planish.training.original import TrainMode
 from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import recipe_for
 
 # Shares of what is left of the budget at each point.
-_ORIGINAL_SHARE, _TEACHERS_SHARE, _GLANCE_SHARE = 0.36, 0.5, 0.2
+_ORIGINAL_SHARE, _TEACHERS_SHARE, _SCREENING_SHARE = 0.36, 0.5, 0.2
 _SESSION_SHARE = 0.25
 _LEAST_TRAINING_SECONDS = 2.0
 _OTHER_RUNTIME = 2.0  # times what the first one took: converting comes on top of exporting
@@ -60,7 +61,7 @@ def optimize(
     *,
     model: str | nn.Module = "resnet20",
     weights: str | Path | None = None,
-    max_drop: float = 1.0,
+    max_drop: float | None = None,
     max_latency: str | float | None = None,
     max_size: str | float | None = None,
     runtime: str = "auto",
@@ -92,7 +93,8 @@ def optimize(
         model: a name (``resnet20``, ``torchvision:mobilenet_v2``, ``timm:...``), ``FILE.py:factory``, a network, or a classifier's
             ``.onnx`` file from anywhere, with which all is tried that needs no training.
         weights: ``imagenet`` or a file; a model that was already trained on these classes is not trained again.
-        max_drop: points of accuracy that may be lost.
+        max_drop: how much worse the primary metric may become: in points where it is in percent, else in its unit. None for a point, or a
+            hundredth of the way from guessing to a model without errors.
         max_latency: of one call, ``5ms``.
         max_size: of the files that ship, ``4MB``.
         runtime: ``auto`` or one of ``planish.export.runtimes.registry.RUNTIMES``.
@@ -127,13 +129,13 @@ def optimize(
     """
     begun = monotonic() if begun is None else begun
     limits = Goal(
-        max_drop_points=max_drop,
+        max_drop_points=1.0 if max_drop is None else max_drop,
         max_latency_ms=None if max_latency is None else units.milliseconds(max_latency),
         max_size_bytes=None if max_size is None else units.size_bytes(max_size),
     )
     seconds = units.seconds(budget)
     allowed = tuple(available("onnx")) if runtime == "auto" else (_found(runtime),)
-    _check(max_drop, threads, batch)
+    _check(limits, threads, batch)
     name = model if isinstance(model, str) else type(model).__name__
     is_file = name.endswith(".onnx")
     if not is_file and (mean is not None or std is not None):
@@ -167,6 +169,7 @@ def optimize(
         else:
             job = prepare_job(data, model, weights=weights, task=task, **given)
         _check_teachers(teachers, model, train_mode, job)
+        limits = _in_unit(limits, max_drop, job.task)
         for file in filter(None, map(factory_file, students or ())):
             trust(file)
         # A network that cannot be exported should say so before hours are spent on training it.
@@ -176,7 +179,7 @@ def optimize(
         exporting, process = store.once(
             "seconds of exporting", "setup", lambda: measured or _export_seconds(job, allowed[0], threads, batch)
         )
-        trains = train_mode == "always" or (train_mode == "auto" and not job.knows_classes)
+        trains = train_mode == "always" or (train_mode == "auto" and not job.trained_on_classes)
         epoch, rest = least_seconds(store, job.artifact, job.task, exporting, process, trains)
         least = store.elapsed + teachers * epoch + rest
         if least > seconds:
@@ -227,9 +230,9 @@ def _found(runtime: str) -> str:
     return runtime
 
 
-def _check(max_drop: float, threads: int, batch: int) -> None:
-    if not 0 <= max_drop <= 100:
-        raise GoalError(f"a drop of {max_drop} points", "it is between 0 and 100 points of accuracy", "for example --max-drop 1")
+def _check(limits: Goal, threads: int, batch: int) -> None:
+    if not limits.max_drop_points >= 0:
+        raise _impossible_drop(limits)
     cores = os.cpu_count() or 1
     if not 1 <= threads <= cores:
         raise GoalError(f"{threads} threads", f"this machine has {cores} cores", f"choose 1 to {cores}")
@@ -237,12 +240,27 @@ def _check(max_drop: float, threads: int, batch: int) -> None:
         raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
 
 
+def _in_unit(limits: Goal, max_drop: float | None, task: Task) -> Goal:
+    """The limits for a task's metric: a drop of so much of its unit, and how much the search takes as a point."""
+    metric = metric_of(task)
+    if metric.unit == "%":
+        if limits.max_drop_points > 100:
+            raise _impossible_drop(limits)
+        return limits
+    point = metric.scale * abs(task.guessing(task.split("validation").targets) - metric.best) / 100 or 1.0
+    return replace(limits, point=point, max_drop_points=point if max_drop is None else max_drop)
+
+
+def _impossible_drop(limits: Goal) -> GoalError:
+    return GoalError(f"a drop of {limits.max_drop_points} points", "it is between 0 and 100 points of accuracy", "for example --max-drop 1")
+
+
 def _check_teachers(teachers: int, model: str | nn.Module, train_mode: TrainMode, job: Job) -> None:
     if teachers < 1:
         raise GoalError(f"{teachers} teachers", "the original teaches, alone or with others", "for example --teachers 3")
     if teachers > 1 and isinstance(model, nn.Module):
         raise GoalError(f"{teachers} teachers", "a network that is handed over cannot be begun again from other weights", "name the model")
-    if teachers > 1 and (train_mode == "never" or (train_mode == "auto" and job.knows_classes)):
+    if teachers > 1 and (train_mode == "never" or (train_mode == "auto" and job.trained_on_classes)):
         raise GoalError(f"{teachers} teachers", "a model that is not trained here has no others like it", "add --train always")
 
 
@@ -253,7 +271,7 @@ def _search(search: Search) -> list[Trial]:
         _deploy(search)
         return without_training(search)
     _deploy(search)
-    trials = screen(search, _GLANCE_SHARE * search.seconds_left)
+    trials = screen(search, _SCREENING_SHARE * search.seconds_left)
     return train(search, trials, finish_seconds(search, len(trials)))
 
 
@@ -295,9 +313,9 @@ def _deploy(search: Search) -> None:
         return found[str(way)]["latency_ms"].value
 
     # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
-    fit = [w for w in ways if w.runtime in search.allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5)]
+    fit = [w for w in ways if w.runtime in search.allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5 * search.goal.point)]
     search.deployment = min(fit, key=latency_ms)
-    search.mixed_precision = search.deployment.precision == "int8" and drops[search.deployment].value > _ROUNDING_POINTS
+    search.mixed_precision = search.deployment.precision == "int8" and drops[search.deployment].value > _ROUNDING_POINTS * search.goal.point
     search.fp32 = tuple(sorted(search.fp32, key=latency_ms))
     ships = f"{search.deployment.precision} for {search.deployment.runtime}"
     note(f"candidates ship as {ships}; the fastest fp32 runtime here is {search.fp32[0].runtime}")

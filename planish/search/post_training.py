@@ -28,11 +28,11 @@ def check_knowledge(search: Search) -> None:
         ModelError: it is hardly better than guessing.
     """
     task, outputs = search.runner.task, search.runner.outputs(_ORIGINAL, "onnxruntime", "validation")
-    reached, knows = better_than_guessing(task, outputs, task.split("validation").targets)
-    if not knows:
+    reached, is_trained = better_than_guessing(task, outputs, task.split("validation").targets)
+    if not is_trained:
         raise ModelError(
             f"the file is right on {100 * reached:.1f} % of the validation images, which is hardly better than guessing",
-            "it must know these classes, in the order of its outputs (of their names, where it does not say), and be fed as it was trained",
+            "it must be trained on these classes, in the order of its outputs (of their names, if it has none), with this preprocessing",
             "give its --mean, --std and --resize, or name the classes' folders in its order",
         )
     note(f"the file as given is right on {100 * reached:.1f} % of the validation images")
@@ -49,10 +49,10 @@ def without_training(search: Search) -> list[Trial]:
     runner, way, reference = search.runner, search.deployment, DeployedCandidate(_ORIGINAL, search.fp32[0])
     levels = [(Level(), Plan(Simplify())), *((Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in _SCALES)]
     rounding = [c.measurements["drop_validation"].value for name, c in search.candidates.items() if name.startswith("int8@")]
-    if rounding and min(rounding) > _ROUNDING_POINTS:
+    if rounding and min(rounding) > _ROUNDING_POINTS * search.goal.point:
         bits = Int8.for_this_machine().weight_bits
         careful = Int8(method="mse", weight_bits=bits, equalise=True, correct_bias=True)
-        mixed = Int8(weight_bits=bits, slack=_SLACK, correct_bias=True)
+        mixed = Int8(weight_bits=bits, max_slowdown=_SLACK, correct_bias=True)
         levels += [(Level(), Plan(careful)), (Level(), Plan(mixed))]
     if way.precision == "fp32":
         levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still be what is small enough

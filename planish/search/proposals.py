@@ -62,13 +62,13 @@ class Level:
             timed: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions; only blocks
                 go before it, whose layers need no width.
         """
-        shorter = [BlockPruning(ratio=self.blocks)] if self.blocks else []
+        shorter = [BlockPruning(pruning_ratio=self.blocks)] if self.blocks else []
         smaller = [Resolution(scale=self.resolution)] if self.resolution < 1 else []
         if self.student:
             return [Plan(*smaller, Student(model=self.student))]
         if self.speedup == 1:
             return [Plan(*shorter, *smaller)]
-        pruned: list[Technique] = [replace(time_trials, speedup=self.speedup), ChannelPruning(ratio=round(1 - 1 / self.speedup, 2))]
+        pruned: list[Technique] = [replace(time_trials, speedup=self.speedup), ChannelPruning(pruning_ratio=round(1 - 1 / self.speedup, 2))]
         return [Plan(*shorter, step, *smaller) for step in pruned]
 
 
@@ -102,11 +102,11 @@ class Trial:
     Args:
         level: how strongly to compress.
         plan: the network so far; it grows with every round of training and ends before export.
-        drop: points lost on validation by the network so far; None until it is trained.
+        drop: on validation by the network so far; None until it is trained.
         measurements: latency and size of its exported file, which training does not change, and the drop on calibration before training.
         gain: how much faster its file is than the uncompressed network's in the same precision.
         seconds_an_epoch: of training, 0 while unknown.
-        history: seconds of training so far, and points lost then, with room for noise; after each round.
+        history: seconds of training so far, and the drop then, with room for noise; after each round.
         stopped: why it gets no more time.
     """
 
@@ -128,14 +128,18 @@ class Trial:
         return self.measurements["latency_ms"].value
 
 
-def next_stronger(trials: Sequence[Trial]) -> Level | None:
+def next_stronger(trials: Sequence[Trial], point: float = 1.0) -> Level | None:
     """The next stronger pruning, while the strongest so far costs hardly anything before any training; None where it costs much, or where
     pruning by timed layers was refused already.
+
+    Args:
+        trials: that were looked at.
+        point: see ``Goal``.
     """
     strongest = max((t for t in trials if t.level.widths_alone), key=lambda t: t.level.speedup, default=None)
     if strongest is None or not time_trials([strongest]) or strongest.level.speedup >= _FASTEST:
         return None
-    easy = strongest.measurements["drop_calibration"].value < _EASY_POINTS
+    easy = strongest.measurements["drop_calibration"].value < _EASY_POINTS * point
     return Level(round(1.5 * strongest.level.speedup, 2)) if easy else None
 
 
@@ -144,7 +148,7 @@ def next_milder(trials: Sequence[Trial], original: float) -> Level | None:
 
     Args:
         trials: that were looked at.
-        original: what the original reaches on calibration images, in percent.
+        original: what the original reaches on calibration images, see ``Search.knowledge``.
     """
     mildest = min((t for t in trials if t.level.widths_alone), key=lambda t: t.level.speedup, default=None)
     if mildest is None or not time_trials([mildest]) or mildest.measurements["drop_calibration"].value < _MUCH * original:
@@ -209,8 +213,8 @@ def aimed_at(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
     return level if level.speedup > 1 and level not in (t.level for t in pruned) else None
 
 
-def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) -> float:
-    """Points that will be lost after ``seconds`` more of training, with room for noise.
+def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0, point: float = 1.0) -> float:
+    """What will be lost after ``seconds`` more of training, with room for noise; ``point`` is that of the ``Goal``.
 
     A drop shrinks by about the same factor whenever training has doubled: by what it was between a trial's last two rounds, else by what is
     usual. What was not trained is expected between trained trials, by severity, on a log scale: the last channels cost the most. Milder
@@ -219,16 +223,16 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0) 
     if trial.history:
         spent, drop = trial.history[-1]
         shrinks = _PER_DOUBLING
-        if len(trial.history) > 1 and (before := trial.history[-2])[1] > 0.5 and drop > 0:
+        if len(trial.history) > 1 and (before := trial.history[-2])[1] > 0.5 * point and drop > 0:
             doublings = math.log2(spent / before[0])
             shrinks = float(np.clip((drop / before[1]) ** (1 / max(doublings, 0.1)), *_SHRINKS))
         return drop * shrinks ** math.log2(1 + seconds / spent) if drop > 0 else drop
-    known = sorted((t.level.severity, expected_drop(t, trained, seconds)) for t in trained if not t.level.student)
+    known = sorted((t.level.severity, expected_drop(t, trained, seconds, point)) for t in trained if not t.level.student)
     if trial.level.student or not known:
         return math.inf
     if known[0][0] > 0:
-        known.insert(0, (0.0, _LEAST_POINTS))
-    logs = [math.log(max(points, _LEAST_POINTS)) for _, points in known]
+        known.insert(0, (0.0, _LEAST_POINTS * point))
+    logs = [math.log(max(lost, _LEAST_POINTS * point)) for _, lost in known]
     return math.exp(np.interp(trial.level.severity, [severity for severity, _ in known], logs))
 
 
@@ -245,26 +249,26 @@ def interpolated_level(trained: Sequence[Trial], seconds: float, goal: Goal) -> 
     Returns:
         0 where one stays within the limits, or none lies between.
     """
-    drops = {t: expected_drop(t, trained, seconds) for t in time_trials(trained)}
-    wanted = _AIM_DROP * goal.max_drop_points
-    if not drops or wanted <= _LEAST_POINTS or min(drops.values()) <= goal.max_drop_points:
+    drops = {t: expected_drop(t, trained, seconds, goal.point) for t in time_trials(trained)}
+    wanted, least = _AIM_DROP * goal.max_drop_points, _LEAST_POINTS * goal.point
+    if not drops or wanted <= least or min(drops.values()) <= goal.max_drop_points:
         return 0.0
     nearest = min(drops, key=lambda t: drops[t])
-    part = math.log(wanted / _LEAST_POINTS) / math.log(drops[nearest] / _LEAST_POINTS)
+    part = math.log(wanted / least) / math.log(drops[nearest] / least)
     speedup = round(1 / (1 - math.sqrt(part * nearest.level.severity)), 2)
     return speedup if speedup > _SLOWEST else 0.0
 
 
-def priority(trial: Trial, drop_points: float, goal: Goal) -> float:
+def priority(trial: Trial, drop: float, goal: Goal) -> float:
     """How much a trial deserves more time: doublings of speed, less what it lacks in accuracy and in reaching the goal.
 
     Args:
         trial: with its latency measured.
-        drop_points: it is expected to lose in the end.
+        drop: that is expected in the end.
         goal: the limits.
     """
     value = math.log2(max(trial.measurements["latency_ratio"].value, 1e-3))
-    value -= max(0.0, drop_points - goal.max_drop_points) / _POINTS_A_DOUBLING
+    value -= max(0.0, drop - goal.max_drop_points) / (_POINTS_A_DOUBLING * goal.point)
     if goal.max_latency_ms is not None:
         value -= 4 * max(0.0, math.log2(trial.latency_ms / goal.max_latency_ms))
     if goal.max_size_bytes is not None:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.files.atomic import read_result, write_result
-from planish.measurement import Measurement
+from planish.measurement import Measurement, Metric
 
 _STRICT = ConfigDict(extra="forbid")
 Stage = Literal["baseline", "screened", "trained", "measured"]
@@ -17,11 +17,20 @@ Stage = Literal["baseline", "screened", "trained", "measured"]
 
 @dataclass(frozen=True, config=_STRICT)
 class Goal:
-    """What the user asked for; None where they did not mind."""
+    """The limits of a search; None for no limit.
+
+    Args:
+        max_drop_points: of the task's primary metric, original minus candidate: in points where that is in percent, else in its unit.
+        max_latency_ms: of one batch.
+        max_size_bytes: of the files that are deployed.
+        point: how much of the primary metric, in its unit, the search takes as one point: 1 where it is in percent, else a hundredth of the
+            way from guessing to a model without errors.
+    """
 
     max_drop_points: float = 1.0
     max_latency_ms: float | None = None
     max_size_bytes: int | None = None
+    point: float = Field(default=1.0, gt=0)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -34,11 +43,11 @@ class CandidateResult:
         summary: what was done, in words: ``channels -50 %, distilled 6 epochs, INT8``.
         runtime: ``onnxruntime``, ``openvino``, ...
         stage: how far it came: ``baseline``, ``screened`` (screening), ``trained``, ``measured``.
-        measurements: by name. ``metric_validation``, ``drop_validation`` (paired, points), ``latency_ms``,
+        measurements: by name. ``metric_validation``, ``drop_validation`` (paired, see ``Result.drop``), ``latency_ms``,
             ``latency_p95_ms``, ``latency_ratio`` (baseline / this; above 1 is faster), ``size_bytes``, ``macs``,
             ``peak_memory_bytes``; for baseline and chosen also the test metrics, ``accuracy`` or ``map`` and so on.
         meets_goal: on validation, latency and size.
-        why: why it was stopped, refused or not chosen; empty for the chosen one.
+        reason: it was stopped, refused or not chosen; empty for the chosen one.
     """
 
     key: str
@@ -48,12 +57,18 @@ class CandidateResult:
     stage: Stage
     measurements: dict[str, Measurement] = Field(default_factory=dict)
     meets_goal: bool = False
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ClassResult:
-    """What the task tells of one class on test, before and after: accuracy, average precision, intersection over union."""
+    """One class on test: its accuracy, average precision or intersection over union.
+
+    Args:
+        name: of the class.
+        baseline: of the original model.
+        chosen: of the chosen one.
+    """
 
     name: str
     baseline: Measurement
@@ -62,7 +77,14 @@ class ClassResult:
 
 @dataclass(frozen=True, config=_STRICT)
 class ErrorResult:
-    """What errors of one kind cost on test, before and after, and how much more after, paired, in points; see ``Task.errors``."""
+    """Errors of one kind on test, see ``Task.errors``.
+
+    Args:
+        kind: of error.
+        baseline: what they cost the original model, in points.
+        chosen: what they cost the chosen one, in points.
+        change: the difference, paired by image, in points; positive where the chosen one loses more.
+    """
 
     kind: str
     baseline: Measurement
@@ -72,11 +94,17 @@ class ErrorResult:
 
 @dataclass(frozen=True, config=_STRICT)
 class StageSeconds:
-    """What a stage took, and what it was expected to take when it began: 0 where nothing was known of it before."""
+    """The time of one stage of a run.
+
+    Args:
+        stage: its name.
+        seconds: that it took.
+        expected_seconds: when it began; 0 where there was no estimate.
+    """
 
     stage: str
     seconds: float
-    expected: float
+    expected_seconds: float
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -84,24 +112,26 @@ class BudgetUse:
     """Wall-clock time of a run, in seconds.
 
     Args:
-        allowed: the budget.
-        taken: from the start to the last measurement, and what writing the files is expected to take.
-        least: that the run was estimated to take at least, when images and model were read.
-        longer: what made it longer than the budget, the most first; empty where the budget was kept within 10 % or 20 s.
+        allowed_seconds: the budget.
+        taken_seconds: from the start to the last measurement, and what writing the files is expected to take.
+        least_seconds: that the run was estimated to take at least, when images and model were read.
+        overruns: stages that took longer than planned, the longest first; empty where the budget was kept within 10 % or 20 s.
     """
 
-    allowed: float
-    taken: float
-    least: float
-    longer: list[StageSeconds] = Field(default_factory=list)
+    allowed_seconds: float
+    taken_seconds: float
+    least_seconds: float
+    overruns: list[StageSeconds] = Field(default_factory=list)
 
     def __str__(self) -> str:
         """A sentence, empty where the budget was kept."""
-        if not self.longer:
+        if not self.overruns:
             return ""
-        stages = ", ".join(f"{s.stage} {s.seconds:.0f} s" + f" ({s.expected:.0f} s expected)" * (s.expected > 0) for s in self.longer)
-        least = f" At least {self.least:.0f} s were needed from the start." if self.least > self.allowed else ""
-        return f"The run took {self.taken:.0f} s of a budget of {self.allowed:.0f} s.{least} What made it longer: {stages}."
+        stages = ", ".join(
+            f"{s.stage} {s.seconds:.0f} s" + f" ({s.expected_seconds:.0f} s expected)" * (s.expected_seconds > 0) for s in self.overruns
+        )
+        least = f" At least {self.least_seconds:.0f} s were needed from the start." if self.least_seconds > self.allowed_seconds else ""
+        return f"The run took {self.taken_seconds:.0f} s of a budget of {self.allowed_seconds:.0f} s.{least} What made it longer: {stages}."
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -112,18 +142,19 @@ class Result:
         name: of the run folder.
         command: the command line that reproduces it.
         verdict: one sentence, with numbers and intervals.
+        goal: the limits.
         goal_met: whether the chosen candidate is within every limit on validation, and its drop on test too; of its latency the upper
             end of its interval.
         shortfall: by how much the nearest misses, in words; empty where the goal is met.
         baseline: the original model, in the runtime in which it is fastest on this machine.
         baselines: the original in fp32 in every runtime, and as OpenVINO runs it by default where that is not fp32; with its own accuracy.
         chosen: what ships; its latency and the baselines' are from a session after the choice, the others' from the one that chose.
-        frontier: candidates nothing beats on the metric, latency and size together.
+        pareto_frontier: candidates that no other beats on the metric, latency and size together.
         candidates: all of them, also those stopped early.
         latency_ratio: original / chosen, against whichever of ``baselines`` gives the *smallest* ratio: the headline.
         latency_ratios: the same against each of ``baselines``, by runtime.
         size_ratio: original file / chosen file.
-        drop: original minus chosen on test, in points, paired; positive is a loss.
+        drop: how much worse the chosen one is on test, paired; in points where the metric is in percent, else in its unit.
         per_class: of those classes that the task tells a number of, on test.
         noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
         machine: what it ran on.
@@ -146,7 +177,7 @@ class Result:
     baseline: CandidateResult
     baselines: dict[str, CandidateResult]
     chosen: CandidateResult
-    frontier: list[CandidateResult]
+    pareto_frontier: list[CandidateResult]
     candidates: list[CandidateResult]
     latency_ratio: Measurement
     latency_ratios: dict[str, Measurement]
@@ -163,7 +194,13 @@ class Result:
     metric: str = "accuracy"
     class_names: tuple[str, ...] = ()
     errors: list[ErrorResult] = Field(default_factory=list)
-    version: Literal[3] = 3
+    schema_version: Literal[1] = 1
+
+    @property
+    def primary_metric(self) -> Metric:
+        """With its unit and direction, as it was measured on test."""
+        measured = self.baseline.measurements.get(self.metric)
+        return Metric(self.metric) if measured is None else Metric.of(measured)
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""

@@ -11,7 +11,7 @@ from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.runner import extend
-from planish.search.choice import drop_upper_bound
+from planish.search.choice import drop_upper_bound, in_unit
 from planish.search.proposals import Trial
 from planish.search.state import DeployedCandidate, Search
 
@@ -19,17 +19,25 @@ _WORTH_POINTS = 0.2  # that rounding must cost
 SHARE = 0.3  # of the last round's time
 
 
-def pays(search: Search, trial: Trial) -> bool:
-    """Whether the trial's INT8 file loses so much against the network itself on validation that training with rounding pays."""
+def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
+    """Whether the trial's INT8 file loses so much against the network itself on validation that training with rounding pays.
+
+    Args:
+        search: what is known so far.
+        trial: trained.
+        point: see ``Goal``.
+    """
     if search.deployment.precision != "int8":
         return False
     shipped = DeployedCandidate(trial.plan, search.deployment)
     try:
-        lost = search.runner.drop(shipped.plan, shipped.runtime, (trial.plan, "torch"), "validation").value
+        lost = search.runner.drop(shipped.plan, shipped.runtime, (trial.plan, "torch"), "validation")
     except PlanishError:
         return False
-    note(f"INT8 costs {lost:.2f} points on validation ({trial.name})" + (", so rounding is learned" if lost > _WORTH_POINTS else ""))
-    return lost > _WORTH_POINTS
+    much = lost.value > _WORTH_POINTS * point
+    cost = in_unit(lost.value, lost.unit) + " points" * (lost.unit == "points")
+    note(f"INT8 costs {cost} on validation ({trial.name})" + ", so rounding is learned" * much)
+    return much
 
 
 def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:

@@ -15,6 +15,7 @@ from planish.evaluation.latency import smallest_difference
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
+from planish.search.choice import in_unit
 from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, next_milder, next_stronger, time_trials
 from planish.search.state import DeployedCandidate, Search
 from planish.search.time_estimates import least_finish_seconds, seconds_to_come, ship_seconds
@@ -63,10 +64,10 @@ def screen(search: Search, seconds: float) -> list[Trial]:
     if not trials:
         note("no pruned network was found, or there is no time to train one")
         return []
-    while (stronger := next_stronger(trials)) and in_time() and (found := looked(stronger)):
+    while (stronger := next_stronger(trials, search.goal.point)) and in_time() and (found := looked(stronger)):
         trials += found
-    original = runner.score(_ORIGINAL, "torch", "calibration")
-    while (gentler := next_milder(trials, original)) and in_time() and (found := looked(gentler)):
+    known = search.knowledge()
+    while (gentler := next_milder(trials, known)) and in_time() and (found := looked(gentler)):
         trials += found
     measure(search, "first look", trials)
     _note_prediction(trials)
@@ -86,21 +87,24 @@ def _students(search: Search) -> list[Level]:
 
 def _ranks_pay(search: Search, level: Level) -> bool:
     """Whether more is left of the network when its layers may be split as well, at the same time of layers and before any training."""
-    drops = []
+    drops, unit = list[float](), ""
     for low_rank in (False, True):
         plan = level.plans(_pruning(search, low_rank))[0]
         try:
-            drops.append(search.runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration").value)
+            lost = search.runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
         except PlanishError:
             return False
-    note(f"layers made {level.speedup:g}x as fast cost {drops[0]:.1f} points before training, with some of them split {drops[1]:.1f}")
-    return drops[1] < drops[0] - _RANKS_GAIN_POINTS
+        drops.append(lost.value)
+        unit = lost.unit
+    whole, split = in_unit(drops[0], unit) + " points" * (unit == "points"), in_unit(drops[1], unit)
+    note(f"layers made {level.speedup:g}x as fast cost {whole} before training, with some of them split {split}")
+    return drops[1] < drops[0] - _RANKS_GAIN_POINTS * search.goal.point
 
 
 def _pruning(search: Search, low_rank: bool) -> LatencyPruning:
     way = search.deployment
     return LatencyPruning(
-        speedup=2, runtime=way.runtime, precision=way.precision, threads=search.threads, batch=search.batch, low_rank=low_rank,
+        speedup=2, runtime=way.runtime, precision=way.precision, threads=search.threads, batch_size=search.batch, low_rank=low_rank,
         mixed_precision=search.mixed_precision,
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from planish.runs.runner import Runner, extend
 from planish.search.evidence import Session
 from planish.search.proposals import Trial
 from planish.search.result import CandidateResult, Goal, Stage
+from planish.task import metric_of
 from planish.technique import Technique
 from planish.training import Distill
 
@@ -154,13 +155,19 @@ class Search:
         return report
 
     def drop(self, shipped: DeployedCandidate, against: DeployedCandidate) -> Measurement:
-        """Points that a file loses on validation against another one."""
+        """How much worse a file is on validation than another one."""
         own, other = (shipped.plan, shipped.runtime), (against.plan, against.runtime)
         self.judged[shipped.key] = own, other
         return self.runner.drop(*own, other, "validation")
 
+    def knowledge(self) -> float:
+        """What the original reaches on calibration images, in percent; or, by a metric in another unit, beyond guessing."""
+        task, metric = self.runner.task, metric_of(self.runner.task)
+        score = self.runner.score(Plan(), "torch", "calibration")
+        return score if metric.unit == "%" else abs(metric.scale * task.guessing(task.split("calibration").targets) - score)
+
     def show(
-        self, name: str, shipped: DeployedCandidate, stage: Stage, measurements: dict[str, Measurement], why: str = ""
+        self, name: str, shipped: DeployedCandidate, stage: Stage, measurements: dict[str, Measurement], reason: str = ""
     ) -> CandidateResult:
         """Keep what is known by now of the candidate called ``name``, and tell who watches."""
         known = CandidateResult(
@@ -170,7 +177,7 @@ class Search:
             runtime=shipped.runtime,
             stage=stage,
             measurements=measurements,
-            why=why,
+            reason=reason,
         )
         self.candidates[name] = known
         self.watch(list(self.candidates.values()))

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from planish.evaluation.latency import verdict as speed_verdict
-from planish.measurement import Measurement, in_words, size_change
-from planish.search.choice import describe_miss, misses, nearest_miss
+from planish.measurement import Measurement, Metric, digits_of, size_change
+from planish.search.choice import describe_miss, in_unit, misses, nearest_miss
 from planish.search.result import CandidateResult, Goal
 
 
-def verdict(ratio: Measurement, noise_floor: Measurement, size_ratio: float, drop: Measurement, metric: str) -> str:
+def verdict(ratio: Measurement, noise_floor: Measurement, size_ratio: float, drop: Measurement, metric: str | Metric) -> str:
     """One sentence with the numbers.
 
     Args:
         ratio: latency of the original by that of the chosen model.
         noise_floor: of the same session of timing.
         size_ratio: original file by chosen file.
-        drop: on test, in points.
-        metric: what is lost, by name.
+        drop: on test.
+        metric: what is lost; a name alone where it is in percent and higher is better.
     """
     assert drop.low is not None
     assert drop.high is not None
     digits = 2 if speed_verdict(ratio, noise_floor) == "no difference" else 1
     speed = f"{ratio.value:.{digits}f}x [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}] as fast as the original"
     speed += ", which is no difference" if digits == 2 else ""
-    change = f"{'loses' if drop.value >= 0 else 'gains'} {abs(drop.value):.2f} points of {in_words(metric)} on test"
-    ends = sorted((drop.low, drop.high)) if drop.value >= 0 else sorted((-drop.low, -drop.high))
+    change = f"{Metric.named(metric).worse(drop.value)} on test"
+    low, high = sorted((drop.low, drop.high)) if drop.value >= 0 else sorted((-drop.low, -drop.high))
+    digits = digits_of(drop.unit, drop.value)
     nothing = ", which is no difference" if drop.low <= 0 <= drop.high else ""
-    return f"The chosen model is {speed}, {_size(size_ratio)}, and {change} [{ends[0]:.2f}, {ends[1]:.2f}]{nothing}."
+    return f"The chosen model is {speed}, {_size(size_ratio)}, and {change} [{low:.{digits}f}, {high:.{digits}f}]{nothing}."
 
 
 def _size(ratio: float) -> str:
@@ -55,5 +57,6 @@ def shortfall(chosen: CandidateResult, others: Sequence[CandidateResult], goal: 
         return (
             f"Nothing met every limit on validation. The nearest is {nearest.summary} in {nearest.runtime}: {describe_miss(nearest, goal)}."
         )
-    over = drop.value - goal.max_drop_points
-    return f"On validation it is within every limit, but on test it loses {over:.2f} points more than allowed." if over > 0 else ""
+    over = replace(drop, value=drop.value - goal.max_drop_points)
+    more = f"it loses {over.value:.2f} points more" if over.unit == "points" else f"it is worse by {in_unit(over.value, over.unit)} more"
+    return f"On validation it is within every limit, but on test {more} than allowed." if over.value > 0 else ""

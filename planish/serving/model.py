@@ -64,7 +64,7 @@ class ServedModel:
         self.input_shape = (spec.height, spec.width, spec.channels)
         outputs = self.run(np.zeros((1, *self.input_shape), np.uint8))  # the first call is the slowest
         self.outputs = {name: (values.dtype, values.shape[1:]) for name, values in outputs.items()}
-        samples = [preprocess((folder / name).read_bytes(), spec, self.bundle.preprocessing) for name in self.bundle.golden]
+        samples = [preprocess((folder / name).read_bytes(), spec, self.bundle.preprocessing) for name in self.bundle.golden_samples]
         self.sample = np.stack(samples[:1]) if samples else np.zeros((1, *self.input_shape), np.uint8)
         self._known = self.run(self.sample)
         self.fault = self._golden_fault(samples)  # empty, or how its answers differ from the known ones; then it is never ready
@@ -100,7 +100,7 @@ class ServedModel:
     @property
     def options(self) -> tuple[str, ...]:
         """What a request may ask for beyond the answer; see ``planish.tasks.responses.options``."""
-        return options(self.bundle.name)
+        return options(self.bundle.task)
 
     def pixels(self, file_bytes: bytes, max_pixels: int, memory: MemoryBudget) -> tuple[Pixels, View]:
         """An image file as uint8 ``(1, H, W, C)``, and what part of which image this is. Waits until there is memory for it.
@@ -117,11 +117,11 @@ class ServedModel:
     def answers(self, outputs: Outputs, views: Sequence[View] = (), asked: Asked = PLAIN) -> list[dict[str, Any]]:
         """The response for each image; see ``planish.tasks.responses``. Without views, the images are those that the model is fed."""
         count = len(next(iter(outputs.values())))
-        return answers(self.bundle.name, outputs, self.bundle.class_names, views or [View(*self.input_shape[:2])] * count, asked)
+        return answers(self.bundle.task, outputs, self.bundle.class_names, views or [View(*self.input_shape[:2])] * count, asked)
 
     def classes_told(self, answer: dict[str, Any]) -> list[str]:
         """The classes in an answer, one for each time it is told."""
-        return classes_told(self.bundle.name, answer)
+        return classes_told(self.bundle.task, answer)
 
 
 def finite(outputs: Outputs) -> bool:

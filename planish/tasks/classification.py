@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from planish.evaluation.metrics.classification import classification_metrics, per_class_accuracy
+from planish.evaluation.metrics.classification import classification_metrics, per_class_accuracy, probabilities
 from planish.task import PLAIN_LOSS, AugmentSettings
+from planish.tasks.base import PLAIN, Asked, BaseTask, Lines
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from planish.artifact import InputSpec, Outputs, Pixels
+    from planish.artifact import InputSpec, Outputs
     from planish.measurement import Measurement
-    from planish.task import Augment, LossSettings, Split, SplitName
+    from planish.task import Augment, Kind, LossSettings
+    from planish.tasks.localisation import View
 
 AUXILIARY_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(BaseTask):
     """One class an image. Models return logits ``(N, classes)``, exported files name them ``logits``.
 
     Args:
@@ -33,19 +35,23 @@ class Classification:
         class_names: in the order of the logits.
     """
 
-    splits: Mapping[SplitName, Split]
-    class_names: tuple[str, ...]
     name: str = "classification"
     recipe: str = ""
     largest_side: int = 224
     whole_image: bool = False
     primary_metric: str = "accuracy"
 
-    def split(self, name: SplitName) -> Split:
-        return self.splits[name]
+    @property
+    def annotations(self) -> Kind:
+        return "classes"
 
-    def uncapped(self) -> Classification:
-        return self
+    @property
+    def options(self) -> tuple[str, ...]:
+        return ("why",)
+
+    @property
+    def readme(self) -> Lines:
+        return Lines("classifier", 'print(b["class_names"][int(logits[0].argmax())])', "logits")
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
         """Class numbers, int64 ``(n,)``."""
@@ -151,12 +157,26 @@ class Classification:
         found = per_class_accuracy(outputs["logits"], np.asarray(targets), self.class_names)
         return {name: measured for name, measured in found.items() if measured.n}
 
-    def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
-        """None: what is taken for what is all there is to tell."""
-        return {}
+    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+        """``class``, ``confidence``, and ``classes``: ``name`` and ``confidence`` of the most likely ones."""
+        found = []
+        for row in probabilities(outputs["logits"]):
+            surest = [{"name": self.class_names[i], "confidence": float(row[i])} for i in np.argsort(-row, kind="stable")[: asked.top]]
+            found.append({"class": surest[0]["name"], "confidence": surest[0]["confidence"], "classes": surest})
+        return found
 
-    def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> None:
-        """A class has no place in the image."""
+    def classes_told(self, answer: Mapping[str, Any]) -> list[str]:
+        return [answer["class"]]
+
+    def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
+        """``confidence``, ``entropy``, ``energy``, and the class; see ``drift_statistics``."""
+        logits = outputs["logits"].astype(np.float64)
+        p = probabilities(logits)
+        confidence = p.max(axis=1)
+        entropy = -(p * np.log(np.maximum(p, 1e-300))).sum(axis=1)
+        energy = logits.max(axis=1) - np.log(confidence)
+        values = zip(confidence.tolist(), entropy.tolist(), energy.tolist(), logits.argmax(axis=1), strict=True)
+        return [({"confidence": c, "entropy": h, "energy": e}, self.class_names[int(top)]) for c, h, e, top in values]
 
     @cached_property
     def _balanced_weights(self) -> npt.NDArray[np.float64]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.errors.detection import detection_errors
 from planish.evaluation.metrics.detection import average_precision_by_class, detection_metrics, detection_scores, metric_name
 from planish.task import PLAIN_LOSS, AugmentSettings
+from planish.tasks.base import PLAIN, Asked, BaseTask, Lines, images_of
+from planish.tasks.localisation import View, objects, told
 
 if TYPE_CHECKING:
     import torch
@@ -19,11 +23,13 @@ if TYPE_CHECKING:
 
     from planish.artifact import InputSpec, Outputs, Pixels
     from planish.measurement import Measurement
-    from planish.task import Augment, LossSettings, Split, SplitName
+    from planish.task import Augment, Kind, LossSettings
+
+_EACH = f'for i in np.flatnonzero(y["scores"] > {LEAST_SCORE}): print(b["class_names"][y["labels"][i]], y["scores"][i], y["boxes"][i]'
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(BaseTask):
     """Objects in an image. Networks read their own outputs (``loss``, ``decode``); files name ``boxes``, ``scores``, ``labels``, ``masks``.
 
     Args:
@@ -33,13 +39,25 @@ class Detection:
         counts_all: metrics count all detections, not only COCO's 100 an image and class, and their names say so.
     """
 
-    splits: Mapping[SplitName, Split]
-    class_names: tuple[str, ...]
     name: str = "detection"
     recipe: str = "objects"
     largest_side: int = 320
     whole_image: bool = True
     counts_all: bool = False
+
+    @property
+    def annotations(self) -> Kind:
+        return "masks" if self.masks else "boxes"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return ("threshold",)
+
+    @property
+    def readme(self) -> Lines:
+        if self.masks:
+            return Lines("detector of objects and their masks", f'{_EACH}, y["masks"][i].mean())')
+        return Lines("detector of objects", f"{_EACH})")
 
     @property
     def masks(self) -> bool:
@@ -51,9 +69,6 @@ class Detection:
 
     def uncapped(self) -> Detection:
         return replace(self, counts_all=True)
-
-    def split(self, name: SplitName) -> Split:
-        return self.splits[name]
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> list[dict[str, torch.Tensor]]:
         """One dict an image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, for instances, ``masks`` ``(M, h, w)``.
@@ -122,3 +137,34 @@ class Detection:
             return np.stack([draw_objects(image, objects, self.class_names) for image, objects in zip(pixels, targets, strict=True)])
         rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(pixels))]
         return np.stack([draw_detections(image, row, self.class_names) for image, row in zip(pixels, rows, strict=True)])
+
+    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+        """``height`` and ``width`` in pixels, and ``objects``; see ``localisation.objects``."""
+        return [
+            {"height": view.height, "width": view.width, "objects": objects(image, self.class_names, view, asked.threshold)}
+            for image, view in zip(images_of(outputs), views, strict=True)
+        ]
+
+    def classes_told(self, answer: Mapping[str, Any]) -> list[str]:
+        return [one["class"] for one in answer["objects"]]
+
+    def boxes_told(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
+        """``class``, ``confidence`` and ``shares`` of each object."""
+        plain = {name: values for name, values in outputs.items() if name != "masks"}
+        found = self.answers(plain, [View(1, 1)] * len(outputs["scores"]))
+        return [[{name: one[name] for name in ("class", "confidence", "shares")} for one in answer["objects"]] for answer in found]
+
+    def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
+        """How many ``objects``, their mean ``object size`` and ``confidence``, and the class of one; see ``drift_statistics``."""
+        found = []
+        for boxes, scores, labels in zip(outputs["boxes"], outputs["scores"], outputs["labels"], strict=True):
+            rows = told(scores)
+            values, drawn = {"objects": float(len(rows))}, None
+            if len(rows):
+                left, top, right, bottom = np.clip(boxes[rows].astype(np.float64), 0, 1).T
+                values["object size"] = float((np.maximum(0, right - left) * np.maximum(0, bottom - top)).mean())
+                values["confidence"] = float(scores[rows].mean())
+                lot = zlib.crc32(np.ascontiguousarray(scores).tobytes())  # the same for the same image
+                drawn = self.class_names[int(labels[rows[lot % len(rows)]])]
+            found.append((values, drawn))
+        return found

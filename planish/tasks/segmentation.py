@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,8 @@ import numpy as np
 
 from planish.evaluation.metrics.segmentation import IGNORED, iou_by_class, segmentation_metrics, segmentation_scores
 from planish.task import PLAIN_LOSS, AugmentSettings
+from planish.tasks.base import PLAIN, Asked, BaseTask, Lines, images_of
+from planish.tasks.localisation import regions
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +20,14 @@ if TYPE_CHECKING:
 
     from planish.artifact import InputSpec, Outputs, Pixels
     from planish.measurement import Measurement
-    from planish.task import Augment, LossSettings, Split, SplitName
+    from planish.task import Augment, Kind, LossSettings
+    from planish.tasks.localisation import View
+
+_SHARES = 'for c, n in zip(*np.unique(y["classes"], return_counts=True)): print(b["class_names"][c], n / y["classes"].size)'
 
 
 @dataclass(frozen=True)
-class SemanticSegmentation:
+class SemanticSegmentation(BaseTask):
     """A class a pixel. Networks read their own outputs (``loss``, ``decode``); files name ``classes`` and ``confidence``.
 
     Args:
@@ -30,19 +35,19 @@ class SemanticSegmentation:
         class_names: in the order of the labels.
     """
 
-    splits: Mapping[SplitName, Split]
-    class_names: tuple[str, ...]
     name: str = "semantic"
     recipe: str = "pixels"
     largest_side: int = 320
     whole_image: bool = True
     primary_metric: str = "miou"
 
-    def split(self, name: SplitName) -> Split:
-        return self.splits[name]
+    @property
+    def annotations(self) -> Kind:
+        return "maps"
 
-    def uncapped(self) -> SemanticSegmentation:
-        return self
+    @property
+    def readme(self) -> Lines:
+        return Lines("segmenter of pixels", _SHARES)
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
         """Class numbers, int64 ``(n, height, width)``."""
@@ -107,3 +112,27 @@ class SemanticSegmentation:
 
         maps = targets if outputs is None else outputs["classes"]
         return np.stack([draw_labels(image, labels, self.class_names) for image, labels in zip(pixels, maps, strict=True)])
+
+    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+        """``height`` and ``width`` in pixels, the mean ``confidence``, and ``regions``; see ``localisation.regions``."""
+        return [
+            {
+                "height": view.height,
+                "width": view.width,
+                "confidence": float(image["confidence"].mean()),
+                "regions": regions(image, self.class_names, view),
+            }
+            for image, view in zip(images_of(outputs), views, strict=True)
+        ]
+
+    def classes_told(self, answer: Mapping[str, Any]) -> list[str]:
+        return [one["class"] for one in answer["regions"]]
+
+    def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
+        """The mean ``confidence``, and the ``share of`` each class."""
+        found: list[tuple[dict[str, float], str | None]] = []
+        for labels, sure in zip(outputs["classes"], outputs["confidence"], strict=True):
+            counts = np.bincount(labels.ravel(), minlength=len(self.class_names))
+            shares = {f"share of {name}": float(count / labels.size) for name, count in zip(self.class_names, counts, strict=False)}
+            found.append(({"confidence": float(sure.mean()), **shares}, None))
+        return found

@@ -20,6 +20,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.checks.agreement import disagreement
 from planish.export.runtimes.registry import find, load
 from planish.task import Task
+from planish.tasks import task_for
 from planish.technique import Technique
 from planish.testing.images import write_shapes
 from planish.training.prepare import prepare_job
@@ -76,7 +77,7 @@ class FormatConformance:
     def prepared(self, network: str, folder: Path) -> tuple[Artifact, Task]:
         """The network and the images; overridden for one that is trained, or pruned."""
         torch.manual_seed(0)
-        classes = self.task == "classification"
+        classes = task_for(self.task, {}, ()).annotations == "classes"
         data = write_shapes(folder, size=self.image_size, channels=3, per_class=20) if classes else _SCENES
         job = prepare_job(data, network, image_size=self.image_size, task=self.task)
         make_sure(job.artifact.module)

@@ -26,7 +26,7 @@ class TechniqueConformance:
     """Inherit this in a test class, and say which technique::
 
         class TestChannelPruning(TechniqueConformance):
-            technique = ChannelPruning(ratio=0.5)
+            technique = ChannelPruning(pruning_ratio=0.5)
 
     Attributes:
         technique: with hyper-parameters that change something.

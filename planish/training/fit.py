@@ -19,11 +19,13 @@ from torch import nn
 from planish.data.normalisation import Normalise
 from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.measurement import digits_of
 from planish.models.batch_norm import raise_momentum
 from planish.models.outputs import each
 from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
 from planish.progress import Stage, note
+from planish.task import metric_of
 from planish.training.batches import batches, batches_an_epoch
 from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
 from planish.training.distillation.feature_transfer import FeatureStudent
@@ -52,7 +54,7 @@ class Epoch:
     Args:
         epoch: from 1.
         train_loss: mean over its batches, of augmented images, with all that was added to it.
-        validation_score: mean of the task's scores on validation, in percent; NaN where it was not looked at.
+        validation_score: the task's primary metric on validation, in its unit; NaN where it was not looked at.
         seconds: with validation.
         learning_rate: at its end.
     """
@@ -127,7 +129,7 @@ def fit(
         TrainingError: the loss is not finite, nothing can be trained, or the checkpoint belongs to another training.
     """
     check_averaging(settings)
-    begun = monotonic()
+    begun, metric = monotonic(), metric_of(task)
     images, targets = task.split("train").images(input_spec, preprocessing), task.split("train").targets
     validation = task.split("validation").images(input_spec, preprocessing)
     if len(images) < 2:
@@ -136,8 +138,8 @@ def fit(
     layout = memory_format([module] if teacher is None else [module, teacher], input_spec, settings.channels_last)
     student = copy.deepcopy(module).to(memory_format=layout)
     raise_momentum(student)
-    thaw = LayerFreezer(student, input_spec, settings.freeze, settings.layer_decay)
-    student, optimizer = accelerator.prepare(student, _optimizer(student, settings, thaw))
+    freezer = LayerFreezer(student, input_spec, settings.freeze, settings.layer_decay)
+    student, optimizer = accelerator.prepare(student, _optimizer(student, settings, freezer))
     parts = {"module": student, "optimizer": optimizer}
     if settings.ema_decay or settings.swa_share:
         parts["average"] = copy.deepcopy(student)
@@ -174,14 +176,14 @@ def fit(
             epoch, epoch_begun, losses, rate = len(done.history) + 1, schedule.seconds, [], 0.0
             waiting = Waiting()
             student.train()
-            thaw(schedule.progress(steps), restart=True)
+            freezer(schedule.progress(steps), restart=True)
             with _random_state_of(settings.seed, epoch, accelerator.device):
                 ahead = accelerator.device.type != "cpu"
                 for batch, wanted in waiting.on(batches(images, targets, input_spec, task, settings, epoch, ahead=ahead)):
                     schedule.correct(steps)
                     if schedule.progress(steps) >= 1:
                         break
-                    thaw(schedule.progress(steps))
+                    freezer(schedule.progress(steps))
                     rate = _set_rate(optimizer, schedule.progress(steps + 0.5), settings)
                     loss = loss_of(batch, wanted)
                     losses.append(loss.item())
@@ -211,15 +213,15 @@ def fit(
             score = math.nan
             if validate:
                 outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
-                score = 100 * float(np.mean(task.scores(outputs, task.split("validation").targets)))
+                score = metric.scale * float(np.mean(task.scores(outputs, task.split("validation").targets)))
                 to_come = min(STATISTICS_IMAGES, len(images)) if settings.swa_share and not done.averaged_steps else 0
                 took = monotonic() - validated
                 schedule.validated(took, (0.2 + 1.2 * to_come / len(validation)) * took)
             mean_loss = float(np.mean(losses)) if losses else math.nan
             done.history.append(asdict(Epoch(epoch, mean_loss, score, schedule.seconds - epoch_begun, rate)))
-            shown = f", validation {task.primary_metric} {score:.2f} %" if validate else ""
+            shown = f", validation {metric.name} {score:,.{digits_of(metric.unit, score)}f} {metric.unit}".rstrip() if validate else ""
             stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}{shown}")
-            _judge(done, score, judged, settings.patience if validate else None)
+            _judge(done, score if metric.higher_is_better else -score, judged, settings.patience if validate else None)
             schedule.correct(steps)
             done.steps, done.schedule = steps, schedule.state()
             if not done.stopped and schedule.progress(steps) >= 1:
@@ -298,12 +300,12 @@ def _reads(student: nn.Module) -> nn.Module:
     return inner.network if isinstance(inner, FeatureStudent) else inner
 
 
-def _optimizer(module: nn.Module, settings: FitSettings, thaw: LayerFreezer) -> torch.optim.Optimizer:
+def _optimizer(module: nn.Module, settings: FitSettings, freezer: LayerFreezer) -> torch.optim.Optimizer:
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
         raise TrainingError("no parameter of the network can be trained", "at least one needs requires_grad")
     # biases, and what normalisation layers scale and shift by, are not decayed
-    kinds = {p: (settings.weight_decay if p.ndim > 1 else 0.0, thaw.rate_of(p)) for p in trained}
+    kinds = {p: (settings.weight_decay if p.ndim > 1 else 0.0, freezer.rate_of(p)) for p in trained}
     groups = [
         {"params": [p for p in trained if kinds[p] == kind], "weight_decay": kind[0], "factor": kind[1]}
         for kind in dict.fromkeys(kinds.values())

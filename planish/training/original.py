@@ -11,6 +11,7 @@ from planish.data.augmentation.policy import Augmentation
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note
+from planish.task import metric_of
 from planish.training.fit import Epoch, fit
 from planish.training.prepare import Job
 from planish.training.recipe import default_recipe, recipe_for
@@ -68,7 +69,7 @@ def train_original(
     Raises:
         TrainingError: the loss became NaN.
     """
-    if mode == "never" or (mode == "auto" and job.knows_classes and _is_trained(job)):
+    if mode == "never" or (mode == "auto" and job.trained_on_classes and _is_trained(job)):
         return Original(job.artifact)
     if settings is None:
         per_class = len(job.task.split("train").targets) / len(job.task.class_names)
@@ -93,12 +94,13 @@ def _is_trained(job: Job) -> bool:
     found = evaluate(predictor, job.task, "validation", job.artifact.input_spec, job.artifact.preprocessing)
     reached, trained = better_than_guessing(job.task, found.outputs, found.targets)
     words = "it is trained already and is not trained again" if trained else "that is hardly better than guessing, so it is trained"
-    note(f"the model as given reaches {100 * reached:.1f} % on validation: {words}")
+    note(f"the model as given reaches {metric_of(job.task).text(reached)} on validation: {words}")
     return trained
 
 
 def better_than_guessing(task: Task, outputs: Outputs, targets: Any) -> tuple[float, bool]:
     """The mean score of a network, and whether that is well above what guessing reaches."""
-    guessing = task.guessing(targets)
+    guessing, best = task.guessing(targets), metric_of(task).best
     reached = float(task.scores(outputs, targets).mean())
-    return reached, reached > guessing + _ABOVE_GUESSING * (1 - guessing)
+    needed = guessing + _ABOVE_GUESSING * (best - guessing)
+    return reached, reached > needed if best > guessing else reached < needed

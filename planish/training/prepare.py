@@ -39,7 +39,7 @@ class Job:
         task: the images, split, and what is to be learned.
         artifact: the model, format torch; trained or not.
         data: where the images came from and what was found in them.
-        knows_classes: whether the model came with weights and a classifier of the right size, so that it may be trained already.
+        trained_on_classes: whether the model came with weights and a classifier of the right size, so that it may be trained already.
         pretrained: whether the model came with weights.
         normalisation_known: whether these say which mean and std they expect; else it is those of the images.
         notes: what was decided on the user's behalf.
@@ -48,7 +48,7 @@ class Job:
     task: Task
     artifact: Artifact
     data: ImageData
-    knows_classes: bool
+    trained_on_classes: bool
     pretrained: bool
     notes: tuple[str, ...]
     normalisation_known: bool = False
@@ -139,7 +139,7 @@ def prepare_job(
         task=learned,
         artifact=artifact,
         data=images,
-        knows_classes=created.pretrained and not created.new_classifier,
+        trained_on_classes=created.pretrained and not created.new_classifier,
         pretrained=created.pretrained,
         notes=created.notes,
         normalisation_known=created.mean is not None,

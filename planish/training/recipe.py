@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -17,21 +17,23 @@ from planish.artifact import Artifact, Normalisation
 from planish.data import images_per_class, task_in
 from planish.errors import PlanError
 from planish.files.reading import read_text
+from planish.files.schema import SCHEMA_VERSION, require_version
 from planish.files.yaml_text import parse_yaml
 from planish.models.heads import torchvision as torchvision_heads
 from planish.progress import note
-from planish.tasks import RECIPES
-from planish.technique import Technique, parameter_names, resolve, wrong_values
+from planish.tasks import recipe_of
+from planish.technique import Technique, parameter_names, registered, resolve, wrong_values
 from planish.training.settings import FitSettings
 
 if TYPE_CHECKING:
     from planish.task import Task
 
-# in this order: what changes the structure comes before what looks at it
+# ours, in this order: what changes the structure comes before what looks at it
 MODIFICATIONS = (
     "depth", "width", "kernels", "downsampling", "pooling", "squeeze_excitation", "norm", "activation", "initialization", "dropout",
     "dropconnect", "stochastic_depth",
 )  # fmt: skip
+_DECLARED = "modification_after"  # attribute of others' techniques that recipes may name: the modification that they come after
 _FEW = 300  # images a class
 RECOVERY = "recovery"  # the recipe that ``distill`` follows
 NOTHING = "none"  # as the value of a modification: it is not applied
@@ -56,6 +58,7 @@ class Recipe:
     training: FitSettings = Field(default_factory=FitSettings)
     image_size: int | None = Field(default=None, ge=8, le=2048)
     normalisation: Normalisation = "dataset"
+    schema_version: Literal[1] = 1
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(TypeAdapter(Recipe).dump_python(self, mode="json"), sort_keys=False)
@@ -67,7 +70,7 @@ class Recipe:
             PlanError: a modification or one of its values is unknown.
         """
         found = []
-        for name in MODIFICATIONS:
+        for name in modifications():
             value = self.modifications.get(name)
             if value is None or (value == NOTHING and name not in _KEPT):
                 continue
@@ -78,6 +81,29 @@ class Recipe:
             except ValidationError as error:
                 raise PlanError(f"modifications.{name}: {value!r}", wrong_values(error)) from None
         return found
+
+
+def modifications() -> tuple[str, ...]:
+    """What a recipe may name under ``modifications``, in the order in which it is applied.
+
+    Techniques of other packages (entry point ``planish.techniques``) are among them where they have a class attribute
+    ``modification_after``: the name of the modification that they directly follow. Several that follow the same one are in the order of
+    their names.
+
+    Raises:
+        PlanError: one follows a modification that there is not.
+    """
+    waiting = {name: str(getattr(kind, _DECLARED)) for name, kind in registered().items() if hasattr(kind, _DECLARED)}
+    ordered = list(MODIFICATIONS)
+    while ready := sorted((name for name, after in waiting.items() if after in ordered), reverse=True):
+        for name in ready:
+            ordered.insert(ordered.index(waiting.pop(name)) + 1, name)
+    if waiting:
+        name, after = min(waiting.items())
+        raise PlanError(
+            f"the modification {name!r} is declared to follow {after!r}", f"modifications are {', '.join(ordered)}", "name one of these"
+        )
+    return tuple(ordered)
 
 
 def shipped() -> dict[str, Recipe]:
@@ -113,6 +139,9 @@ def load_recipe(source: str | Path) -> Recipe:
         raise PlanError(f"the recipe {source} is not YAML: {error}") from None
     if not isinstance(given, dict):
         raise PlanError(f"the recipe {source} is not a mapping", f"its keys are {', '.join(_TOP)}")
+    if SCHEMA_VERSION in given:  # a recipe written by hand may omit it
+        require_version(given, Recipe, f"the recipe {source}", "change it to that", PlanError)
+        del given[SCHEMA_VERSION]
     base = load_recipe(str(given.pop("base"))) if "base" in given else Recipe()
     return _with(base, _flat(given))
 
@@ -127,15 +156,15 @@ def default_recipe(pretrained: bool, images_per_class: float, of_task: str = "")
 
 
 def recipe_for(of_task: str, model: object) -> str:
-    """Name of a task's recipe (``Task.recipe``) for a model: torchvision's detectors have one of their own.
+    """Name of a task's recipe (``Task.recipe``) for a model: where there is one for torchvision's detectors, they are trained by that.
 
     Args:
         of_task: the task's own; may be empty.
         model: its name, with or without ``torchvision:``; anything else is no detector of torchvision's.
     """
     name = model.removeprefix("torchvision:") if isinstance(model, str) else ""
-    theirs = of_task == "objects" and any(name in torchvision_heads.names(task) for task in ("detection", "instance"))
-    return "objects-torchvision" if theirs else of_task
+    theirs = f"{of_task}-torchvision"
+    return theirs if theirs in _names() and torchvision_heads.has_head(name) else of_task
 
 
 def resolved_recipe(
@@ -148,7 +177,7 @@ def resolved_recipe(
 ) -> Recipe:
     """The recipe that is given or named, or where it is None the default for the data and the model, with its changes."""
     if recipe is None:
-        of_task = recipe_for(RECIPES.get(task or task_in(data), ""), model)
+        of_task = recipe_for(recipe_of(task or task_in(data)), model)
         recipe = default_recipe(pretrained, 0 if of_task else images_per_class(data), of_task)
     return set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
 
@@ -206,17 +235,18 @@ def full_key(key: str) -> str:
         return key
     if first == "training" and rest in _SETTINGS:
         return key
-    if first == "modifications" and rest.partition(".")[0] in MODIFICATIONS:
+    known_modifications = modifications()
+    if first == "modifications" and rest.partition(".")[0] in known_modifications:
         return key
-    if first in MODIFICATIONS:
+    if first in known_modifications:
         return f"modifications.{key}"
     if key in _SETTINGS:
         return f"training.{key}"
-    known = [*_SETTINGS, *MODIFICATIONS, *_TOP]
+    known = [*_SETTINGS, *known_modifications, *_TOP]
     near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
     raise PlanError(
         f"there is no key {key!r} in a recipe",
-        f"modifications are {', '.join(MODIFICATIONS)}; of training there are {', '.join(_SETTINGS)}",
+        f"modifications are {', '.join(known_modifications)}; of training there are {', '.join(_SETTINGS)}",
         f"did you mean {near[0]!r}?" if near else "",
     )
 
@@ -233,8 +263,8 @@ def apply_modifications(artifact: Artifact, task: Task, modifications: Sequence[
 
 
 _FOLDER = files("planish.training") / "recipes"
-_TOP = tuple(field.name for field in fields(Recipe))
-_SETTINGS = tuple(field.name for field in fields(FitSettings))
+_TOP = tuple(one.name for one in fields(Recipe) if one.name != SCHEMA_VERSION)
+_SETTINGS = tuple(one.name for one in fields(FitSettings))
 
 
 def _names() -> list[str]:

@@ -192,7 +192,7 @@ def test_a_loss_that_becomes_nan(data: Path, tmp_path: Path) -> None:
 
 def test_a_plan_that_does_not_combine(data: Path, tmp_path: Path) -> None:
     assert invoke(["train", str(data), "--model", "resnet8", "--epochs", "1", "--out", str(tmp_path / "model")]).exit_code == 0
-    (tmp_path / "plan.yaml").write_text("- {name: to_onnx}\n- {name: channel_pruning, ratio: 0.5}\n")
+    (tmp_path / "plan.yaml").write_text("- {name: to_onnx}\n- {name: channel_pruning, pruning_ratio: 0.5}\n")
     more = ("--plan", tmp_path / "plan.yaml", "--out", tmp_path / "small")
     refused("compress", tmp_path / "model", data, *more, says=("step 2 (channel_pruning)", "needs format torch"))
     assert not (tmp_path / "small").exists()

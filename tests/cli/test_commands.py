@@ -14,7 +14,7 @@ from planish.split_assignment import SplitAssignment
 from planish.testing import write_shapes
 
 PLAN = """
-- {name: channel_pruning, ratio: 0.5}
+- {name: channel_pruning, pruning_ratio: 0.5}
 - {name: distill, epochs: 1}
 - {name: to_onnx}
 - {name: int8}

@@ -284,7 +284,7 @@ def test_pruning_is_refused_where_values_choose_the_layers(inside: Any):
     shutil.copy("min.py", "net.py")
     Path("net.py").write_text(Path("min.py").read_text().split("torch.manual_seed")[0] + "\n\ndef net(num_classes):\n    return Net()\n")
     planish("train", str(RGB48), "--model", "net.py:net", "--set", "training.epochs=1", "--out", "out")
-    Path("plan.yaml").write_text("- {name: channel_pruning, ratio: 0.5}\n")
+    Path("plan.yaml").write_text("- {name: channel_pruning, pruning_ratio: 0.5}\n")
     assert "values" in refusal("compress", "out", str(RGB48), "--plan", "plan.yaml", "--out", "small")
 
 

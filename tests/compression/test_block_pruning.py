@@ -114,7 +114,7 @@ def test_what_a_block_is(blocks: Any, expected: list[str]) -> None:
 def test_a_removed_block_equals_one_whose_branch_is_zero() -> None:
     net = randomised(Chain(nn.ReLU(), PostActivation(), Branch(), Nested()))
     assert len(find_blocks(net, IMAGES)) == 3
-    after = BlockPruning(ratio=1, recalibrate=False).apply(artifact(net), TASK)
+    after = BlockPruning(pruning_ratio=1, recalibrate=False).apply(artifact(net), TASK)
     for name in ("blocks.1", "blocks.2", "blocks.3"):
         norm: Any = net.get_submodule(name).norm
         norm.weight.data.zero_()
@@ -141,7 +141,7 @@ def test_the_least_important_go(importance: Any) -> None:
     task: Any = SimpleNamespace(
         split=TASK.split, batch_targets=TASK.batch_targets, loss=lambda network, outputs, _: F.mse_loss(outputs, answers[len(outputs)])
     )
-    after = BlockPruning(ratio=1 / 3, importance=importance).apply(before, task)
+    after = BlockPruning(pruning_ratio=1 / 3, importance=importance).apply(before, task)
     assert after.lineage.steps[-1].structure == {"removed": ["blocks.1", "blocks.4"]}
     assert "2 of 6 blocks: blocks.1, blocks.4; MACs" in after.lineage.steps[-1].notes
     assert isinstance(before.module.blocks[1], Branch)
@@ -155,7 +155,7 @@ def batches(before: Artifact) -> Any:
 
 def test_it_is_rebuilt_and_pruned_further() -> None:
     before = replace(faint(2), module=faint(2).module.train())
-    after = Plan(BlockPruning(ratio=0.1, importance="output"), ChannelPruning(ratio=0.5, multiple=2)).apply(before, TASK)
+    after = Plan(BlockPruning(pruning_ratio=0.1, importance="output"), ChannelPruning(pruning_ratio=0.5, round_to=2)).apply(before, TASK)
     assert isinstance(after.module.blocks[2], nn.Identity)
     assert after.module.training
     rebuilt = Chain(*(Branch() for _ in range(6)))
@@ -168,13 +168,13 @@ def test_it_is_rebuilt_and_pruned_further() -> None:
 @pytest.mark.parametrize("kind", [Concat, ChannelShuffle])
 def test_networks_without_such_blocks_are_refused(kind: Any) -> None:
     with pytest.raises(TechniqueError, match="no residual block"):
-        BlockPruning(ratio=0.5).apply(artifact(randomised(kind())), TASK)
-    with pytest.raises(PlanError, match="ratio"):
-        Plan.from_dicts([{"name": "block_pruning", "ratio": 0}])
+        BlockPruning(pruning_ratio=0.5).apply(artifact(randomised(kind())), TASK)
+    with pytest.raises(PlanError, match="pruning_ratio"):
+        Plan.from_dicts([{"name": "block_pruning", "pruning_ratio": 0}])
 
 
 def test_outputs_that_are_not_numbers() -> None:
     before = faint()
     before.module.head.weight.data[0, 0] = torch.nan
     with pytest.raises(TechniqueError, match="not finite"):
-        BlockPruning(ratio=0.5).apply(before, TASK)
+        BlockPruning(pruning_ratio=0.5).apply(before, TASK)

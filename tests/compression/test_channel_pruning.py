@@ -66,7 +66,7 @@ def weights(module: nn.Module) -> int:
 def test_applies_and_is_rebuilt(importance: Importance, scope: Any) -> None:
     before = artifact(randomised(Residual()).train())
     state = copy.deepcopy(before.module.state_dict())
-    technique = ChannelPruning(ratio=0.5, importance=importance, scope=scope)
+    technique = ChannelPruning(pruning_ratio=0.5, importance=importance, scope=scope)
     after = technique.apply(before, TASK)
     assert weights(after.module) < 0.5 * weights(before.module)
     assert all(torch.equal(v, state[k]) for k, v in before.module.state_dict().items())
@@ -74,7 +74,7 @@ def test_applies_and_is_rebuilt(importance: Importance, scope: Any) -> None:
     assert after.module.training
     assert after.original is before
     step = after.lineage.steps[-1]
-    assert step.params["ratio"] == 0.5
+    assert step.params["pruning_ratio"] == 0.5
     assert f"{weights(before.module):,} → {weights(after.module):,}" in step.notes
     rebuilt = ChannelPruning.rebuild(Residual(), json.loads(json.dumps(step.structure)))
     rebuilt.load_state_dict(after.module.state_dict())
@@ -153,19 +153,19 @@ def test_a_network_without_second_derivative() -> None:
 
 def test_ratios_by_layer() -> None:
     before = artifact(randomised(Residual()))
-    technique = ChannelPruning(0.5, multiple=1, ratios={"a.0": 0.75})
+    technique = ChannelPruning(0.5, round_to=1, pruning_ratios={"a.0": 0.75})
     plan = Plan(technique)
     assert Plan.from_dicts(json.loads(plan.to_json())) == plan
     assert Plan.from_dicts(yaml.safe_load(plan.to_yaml())) == plan
     assert str(plan) == "channels −50 %, 1 layers otherwise"
     after = technique.apply(before, TASK).module
     assert (after.stem[0].out_channels, after.a[0].out_channels) == (8, 6)
-    alone = ChannelPruning(0, multiple=1, scope="global", ratios={"a.0": 0.25}).apply(before, TASK).module
+    alone = ChannelPruning(0, round_to=1, scope="global", pruning_ratios={"a.0": 0.25}).apply(before, TASK).module
     assert (alone.stem[0].out_channels, alone.a[0].out_channels) == (16, 18)
     with pytest.raises(TechniqueError, match=r"'a\.9'.*begin at a\.0, stem\.0.*did you mean 'a\.0'"):
-        ChannelPruning(0.5, ratios={"a.9": 0.5}).apply(before, TASK)
-    with pytest.raises(PlanError, match="ratios"):
-        Plan.from_dicts([{"name": "channel_pruning", "ratio": 0.5, "ratios": {"a.0": 1.0}}])
+        ChannelPruning(0.5, pruning_ratios={"a.9": 0.5}).apply(before, TASK)
+    with pytest.raises(PlanError, match="pruning_ratios"):
+        Plan.from_dicts([{"name": "channel_pruning", "pruning_ratio": 0.5, "pruning_ratios": {"a.0": 1.0}}])
 
 
 @pytest.mark.parametrize(("ratio", "widths"), [(0.0, (16, 24)), (0.1, (16, 24)), (0.3, (8, 16)), (0.5, (8, 16)), (0.9, (8, 8))])
@@ -175,10 +175,10 @@ def test_widths_are_multiples(ratio: float, widths: tuple[int, int]) -> None:
 
 
 def test_widths_of_tied_channels() -> None:
-    pruned = ChannelPruning(0.5, multiple=4).apply(artifact(randomised(Grouped())), TASK).module
+    pruned = ChannelPruning(0.5, round_to=4).apply(artifact(randomised(Grouped())), TASK).module
     assert pruned.a[0].out_channels == 16
     assert pruned.a[0].groups == 4
-    narrow = ChannelPruning(0.95, multiple=1).apply(artifact(randomised(Residual())), TASK).module
+    narrow = ChannelPruning(0.95, round_to=1).apply(artifact(randomised(Residual())), TASK).module
     assert narrow.a[0].out_channels == 1
 
 
@@ -224,11 +224,11 @@ def test_nothing_to_cut_is_an_error() -> None:
 
 
 def test_in_plans() -> None:
-    plan = Plan(ChannelPruning(ratio=0.5))
+    plan = Plan(ChannelPruning(pruning_ratio=0.5))
     assert str(plan) == "channels −50 %"
     assert Plan.from_dicts(json.loads(plan.to_json())) == plan
-    with pytest.raises(PlanError, match="ratio"):
-        Plan.from_dicts([{"name": "channel_pruning", "ratio": 1}])
+    with pytest.raises(PlanError, match="pruning_ratio"):
+        Plan.from_dicts([{"name": "channel_pruning", "pruning_ratio": 1}])
 
 
 def test_batches_of_calibration_images_are_alike() -> None:

@@ -38,16 +38,16 @@ from planish.training import Distill, Student
 
 
 class TestChannelPruning(TechniqueConformance):
-    technique = ChannelPruning(ratio=0.5)
+    technique = ChannelPruning(pruning_ratio=0.5)
 
 
 class TestFactorize(TechniqueConformance):
-    technique = Factorize(ratio=0.4, runtime=None)
+    technique = Factorize(parameter_reduction=0.4, runtime=None)
 
 
 class TestFactorizeMeasured(TechniqueConformance):
     technique = Factorize(speedup=1.3)
-    before = (ChannelPruning(ratio=0.25),)
+    before = (ChannelPruning(pruning_ratio=0.25),)
 
 
 class TestLatencyPruning(TechniqueConformance):
@@ -73,7 +73,7 @@ class TestSimplify(TechniqueConformance):
 
 
 class TestBlockPruning(TechniqueConformance):
-    technique = BlockPruning(ratio=0.5)
+    technique = BlockPruning(pruning_ratio=0.5)
     model = "resnet14"
 
 
@@ -86,7 +86,7 @@ class TestNMPruning(TechniqueConformance):
 
 
 class TestIterativePruning(TechniqueConformance):
-    technique = IterativePruning(pruning=ChannelPruning(ratio=0.5), rounds=2)
+    technique = IterativePruning(pruning=ChannelPruning(pruning_ratio=0.5), rounds=2)
 
 
 class TestWeightSharing(TechniqueConformance):
@@ -100,37 +100,37 @@ class TestPack(TechniqueConformance):
 
 
 class TestQuantizeAware(TechniqueConformance):
-    technique = QuantizeAware(epochs=1, images=32)
-    before = (ChannelPruning(ratio=0.5),)
+    technique = QuantizeAware(epochs=1, calibration_images=32)
+    before = (ChannelPruning(pruning_ratio=0.5),)
 
 
 class TestLearnedRounding(TechniqueConformance):
-    technique = LearnedRounding(bits=2, granularity="block", images=32, steps=20)
+    technique = LearnedRounding(bits=2, granularity="block", calibration_images=32, steps=20)
 
 
 class TestQuantizeAwareOnFewBits(TechniqueConformance):
-    technique = QuantizeAware(epochs=1, images=32)
-    before = (LearnedRounding(bits=4, images=32, steps=5),)
+    technique = QuantizeAware(epochs=1, calibration_images=32)
+    before = (LearnedRounding(bits=4, calibration_images=32, steps=5),)
 
 
 class TestBinarize(TechniqueConformance):
     technique = Binarize(epochs=1, activations="binary")
-    before = (ChannelPruning(ratio=0.5),)
+    before = (ChannelPruning(pruning_ratio=0.5),)
 
 
 class TestDistill(TechniqueConformance):
     technique = Distill(epochs=1)
-    before = (ChannelPruning(ratio=0.5),)
+    before = (ChannelPruning(pruning_ratio=0.5),)
 
 
 class TestDecoupledDistillation(TechniqueConformance):
     technique = Distill(method="decoupled", epochs=1)
-    before = (ChannelPruning(ratio=0.5),)
+    before = (ChannelPruning(pruning_ratio=0.5),)
 
 
 class TestFeatureTransfer(TechniqueConformance):
     technique = Distill(method="feature", epochs=1)
-    before = (ChannelPruning(ratio=0.5), Resolution(scale=0.75))
+    before = (ChannelPruning(pruning_ratio=0.5), Resolution(scale=0.75))
 
 
 class TestAttentionTransfer(TechniqueConformance):
@@ -144,7 +144,7 @@ class TestStudent(TechniqueConformance):
 
 class TestToOnnx(TechniqueConformance):
     technique = ToOnnx()
-    before = (ChannelPruning(ratio=0.5),)
+    before = (ChannelPruning(pruning_ratio=0.5),)
 
 
 class TestInt8(TechniqueConformance):
@@ -153,7 +153,7 @@ class TestInt8(TechniqueConformance):
 
 
 class TestInt8WithEverything(TechniqueConformance):
-    technique = Int8(method="mse", equalise=True, correct_bias=True, slack=0.3)
+    technique = Int8(method="mse", equalise=True, correct_bias=True, max_slowdown=0.3)
     before = (ToOnnx(),)
 
     @pytest.fixture(autouse=True, scope="class")

@@ -28,7 +28,7 @@ from planish.compression import (
     UnstructuredPruning,
     WeightSharing,
 )
-from planish.compression.pruning import sensitivity as harm
+from planish.compression.pruning import sensitivity
 from planish.devices import layer_latency
 from planish.errors import ExportError, PlanError, TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
@@ -51,16 +51,16 @@ NETWORKS = (
 TECHNIQUES: dict[str, Technique] = {
     t.name: t
     for t in (
-        ChannelPruning(ratio=0.5),
+        ChannelPruning(pruning_ratio=0.5),
         LatencyPruning(speedup=1.5),
-        BlockPruning(ratio=0.3),
+        BlockPruning(pruning_ratio=0.3),
         UnstructuredPruning(sparsity=0.8),
         NMPruning(),
         WeightSharing(),
-        Factorize(ratio=0.3, runtime=None),
+        Factorize(parameter_reduction=0.3, runtime=None),
         Resolution(scale=0.75),
-        LearnedRounding(bits=4, images=32, steps=5),
-        QuantizeAware(images=32, epochs=0),
+        LearnedRounding(bits=4, calibration_images=32, steps=5),
+        QuantizeAware(calibration_images=32, epochs=0),
         Binarize(epochs=1),
     )
 }
@@ -78,7 +78,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """How well latency pruning weighs and times is tested elsewhere; here any widths will do, and minutes a network are saved."""
-    monkeypatch.setattr(harm, "_SECONDS", 1.0)
+    monkeypatch.setattr(sensitivity, "_SECONDS", 1.0)
     monkeypatch.setattr(layer_latency, "_ROUNDS", 1)
     monkeypatch.setattr(layer_latency, "_TURN_S", 0.0)
 
@@ -145,13 +145,19 @@ def test_it_applies_exports_and_agrees_or_refuses(name: str, network: str, image
         return
     exported = ToOnnx().apply(applied, job.task)  # which compares with PyTorch itself
     if exported.facts["precision"] == "fp32":
-        quantized = Int8(images=32).apply(exported, job.task)
+        quantized = Int8(calibration_images=32).apply(exported, job.task)
         found, least = int8_against_moved(applied, quantized, job.task)
         print(f"INT8 of it: {found:.1f} dB, weights moved: {least:.1f} dB")
         assert found > least - MARGIN_DB
 
 
-CHAIN = (ChannelPruning(ratio=0.3), Factorize(ratio=0.2, runtime=None), Distill(epochs=1, augmentation="none"), ToOnnx(), Int8(images=32))
+CHAIN = (
+    ChannelPruning(pruning_ratio=0.3),
+    Factorize(parameter_reduction=0.2, runtime=None),
+    Distill(epochs=1, augmentation="none"),
+    ToOnnx(),
+    Int8(calibration_images=32),
+)
 
 
 @pytest.mark.slow

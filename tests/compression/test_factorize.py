@@ -46,12 +46,12 @@ def settle(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     "rule",
     [
-        {"ratio": 0.4},
+        {"parameter_reduction": 0.4},
         {"energy": 0.8},
-        {"ratio": 0.4, "data_aware": False},
-        {"ratio": 0.3, "method": "svd"},
-        {"ratio": 0.3, "method": "lu"},
-        {"ratio": 0.3, "method": "cp"},
+        {"parameter_reduction": 0.4, "data_aware": False},
+        {"parameter_reduction": 0.3, "method": "svd"},
+        {"parameter_reduction": 0.3, "method": "lu"},
+        {"parameter_reduction": 0.3, "method": "cp"},
         {"layers": {"a.0": Factors("tucker", (8, 8)), "b.0": Factors("spatial", (8,)), "head": Factors("svd", (2,))}},
     ],
 )
@@ -63,7 +63,7 @@ def test_applies_and_is_rebuilt(rule: dict[str, Any]) -> None:
     step = after.lineage.steps[-1]
     assert len(step.structure["layers"]) > 0
     count, left = (sum(p.numel() for p in a.module.parameters() if p.ndim > 1) for a in (before, after))
-    assert left <= (1 - rule.get("ratio", 0.1)) * count
+    assert left <= (1 - rule.get("parameter_reduction", 0.1)) * count
     assert all(torch.equal(v, state[k]) for k, v in before.module.state_dict().items())
     assert all(m.training for m in after.module.modules())
     rebuilt = Factorize.rebuild(Residual(), json.loads(json.dumps(step.structure)))
@@ -113,7 +113,7 @@ def weighing(factor: float = 1.0) -> Any:
 
 def test_what_is_slower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factor_choice, "layer_latencies", weighing(factor=20))
-    for rule in ({"speedup": 1.1}, {"ratio": 0.1}, {"energy": 0.1}):
+    for rule in ({"speedup": 1.1}, {"parameter_reduction": 0.1}, {"energy": 0.1}):
         with pytest.raises(TechniqueError, match=r"no layer of this network is faster|splitting can bring"):
             Factorize(**rule).apply(artifact(randomised(Residual())), TASK)  # type: ignore[arg-type]
 
@@ -165,7 +165,7 @@ def test_layers_that_do_not_fit(layers: dict[str, Factors], message: str) -> Non
 
 
 def test_exactly_one_rule() -> None:
-    for rules in ({}, {"ratio": 0.5, "energy": 0.9}, {"speedup": 2, "runtime": None}):
+    for rules in ({}, {"parameter_reduction": 0.5, "energy": 0.9}, {"speedup": 2, "runtime": None}):
         with pytest.raises(ValidationError):
             Factorize(**rules)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="exactly one of"):
@@ -225,7 +225,7 @@ def test_weights_that_are_not_numbers() -> None:
     net = randomised(Residual())
     net.a[0].weight.data[0, 0] = torch.nan
     with pytest.raises(TechniqueError, match=r"weights of a\.0 are not finite"):
-        Factorize(ratio=0.5, runtime=None).apply(artifact(net), TASK)
+        Factorize(parameter_reduction=0.5, runtime=None).apply(artifact(net), TASK)
 
 
 def test_ranks_are_multiples_where_there_is_room() -> None:
@@ -237,7 +237,7 @@ def test_ranks_are_multiples_where_there_is_room() -> None:
 def test_in_chains_with_pruning_and_export() -> None:
     task: Any = SimpleNamespace(split=TASK.split, loss=TASK.loss, batch_targets=TASK.batch_targets, scores=None)
     before = artifact(randomised(Residual()))
-    plan = Plan(ChannelPruning(0.3), Factorize(ratio=0.4, runtime=None), ChannelPruning(0.3, multiple=4), ToOnnx())
+    plan = Plan(ChannelPruning(0.3), Factorize(parameter_reduction=0.4, runtime=None), ChannelPruning(0.3, round_to=4), ToOnnx())
     after = plan.apply(before, task)  # the export compares the file with the network
     assert after.format == "onnx"
     steps = [s.technique for s in after.lineage.steps]

@@ -38,7 +38,8 @@ def _logits(artifact: Artifact, images: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "technique", [Int8(), Int8(method="percentile", images=24), Int8(method="entropy"), Int8(method="mse"), Int8(per_channel=False)]
+    "technique",
+    [Int8(), Int8(method="percentile", calibration_images=24), Int8(method="entropy"), Int8(method="mse"), Int8(per_channel=False)],
 )
 def test_outputs_stay_close_and_classes_the_same(exported: Artifact, task: FakeTask, technique: Int8) -> None:
     images = task.split("validation").images(SPEC, PREPROCESSING)
@@ -94,7 +95,7 @@ def test_nothing_is_printed_and_progress_is_told(
 ) -> None:
     told: list[Progress] = []
     with listening(told.append):
-        Int8(images=20).apply(exported, task)
+        Int8(calibration_images=20).apply(exported, task)
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert told[-1].done == 20
@@ -121,4 +122,4 @@ def test_calibration_images_only(exported: Artifact, task: FakeTask) -> None:
     lonely = FakeTask()
     del lonely.splits["validation"]
     torch.manual_seed(0)
-    assert Int8(images=8).apply(exported, lonely).facts["precision"] == "int8"  # type: ignore[arg-type]
+    assert Int8(calibration_images=8).apply(exported, lonely).facts["precision"] == "int8"  # type: ignore[arg-type]

@@ -143,7 +143,7 @@ def test_a_wrong_bias_is_put_right(task: FakeTask, tmp_path: Path) -> None:
     assert error() < 0.3 * before
 
 
-def test_the_layer_whose_rounding_harms_most_stays_float(task: FakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_layer_most_sensitive_to_rounding_stays_float(task: FakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     """One channel of the second layer dwarfs the others, so that a scale for the whole layer rounds those to nothing."""
     monkeypatch.setattr(
         mixed_precision, "layer_latencies", lambda variants, runtime: [2.0 if v.precision == "fp32" else 1.0 for v in variants]
@@ -156,7 +156,7 @@ def test_the_layer_whose_rounding_harms_most_stays_float(task: FakeTask, monkeyp
         network.grouped.weight[0] *= 300
         network.depthwise.weight[0] /= 300
     artifact = exported(task, network)
-    mixed = Int8(per_channel=False, slack=0.2).apply(artifact, task)
+    mixed = Int8(per_channel=False, max_slowdown=0.2).apply(artifact, task)
     (kept,) = onnxruntime_kernels(mixed.files[0])["float"]
     assert f"float layers: {kept}" in mixed.lineage.steps[-1].notes
     expected = logits(artifact, task)
@@ -167,12 +167,12 @@ def test_the_layer_whose_rounding_harms_most_stays_float(task: FakeTask, monkeyp
 def test_a_knapsack_is_filled_as_brute_force_fills_it() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        harm, cost = rng.uniform(size=8), rng.uniform(size=8)
-        chosen = mixed_precision.worth_keeping_float(harm, cost, 1.5)
+        sensitivity, cost = rng.uniform(size=8), rng.uniform(size=8)
+        chosen = mixed_precision.worth_keeping_float(sensitivity, cost, 1.5)
         choices = [[i for i in range(8) if mask >> i & 1] for mask in range(256)]
-        best = max(harm[c].sum() for c in choices if cost[c].sum() <= 1.5)
+        best = max(sensitivity[c].sum() for c in choices if cost[c].sum() <= 1.5)
         assert cost[chosen].sum() <= 1.5
-        assert harm[chosen].sum() == pytest.approx(best)
+        assert sensitivity[chosen].sum() == pytest.approx(best)
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
@@ -234,7 +234,7 @@ def test_shared_weights_survive_int8(task: FakeTask, off_grid: Any, per_channel:
     dense = Artifact("torch", SPEC, PREPROCESSING, task.class_names, Lineage(Source("module", 3, 3)), module=network.eval())
     shared = WeightSharing().apply(dense, task)
     images = np.ascontiguousarray(task.split("validation").images(SPEC, PREPROCESSING)[:16])
-    step = Int8(images=32, per_channel=per_channel)
+    step = Int8(calibration_images=32, per_channel=per_channel)
 
     def noise(given: Artifact) -> float:
         found, exact = (load(a.files, "onnxruntime")(images)["logits"] for a in (step.apply(given, task), given))

@@ -36,7 +36,7 @@ def test_nothing_in_integers_is_refused() -> None:
 
 
 def test_after_quantization_aware_training(network: Artifact, task: FakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
-    learned = QuantizeAware(epochs=0, images=8).apply(network, task)
+    learned = QuantizeAware(epochs=0, calibration_images=8).apply(network, task)
     ToOnnx().apply(learned, task)
     monkeypatch.setattr(OnnxRuntime, "executed_precisions", staticmethod(lambda file: {"int8": 0, "float": 7}))
     ToOnnx().apply(network, task)  # a float network may well run in float
@@ -46,7 +46,7 @@ def test_after_quantization_aware_training(network: Artifact, task: FakeTask, mo
 
 def test_after_conversion_to_openvino(network: Artifact, task: FakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     exported = ToOnnx().apply(network, task)
-    quantized = Int8(images=8).apply(exported, task)
+    quantized = Int8(calibration_images=8).apply(exported, task)
     ToOpenVino().apply(quantized, task)
     monkeypatch.setattr(OpenVino, "executed_precisions", staticmethod(lambda file: {"int8": 0, "float": 7}))
     ToOpenVino().apply(exported, task)

@@ -29,13 +29,13 @@ def widths(module: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize("rounds", [2, 3, 5])
 def test_channels_end_where_one_round_would(job: Any, rounds: int) -> None:
-    pruning = ChannelPruning(ratio=0.5, multiple=4, ratios={first_layer(job): 0.25})
+    pruning = ChannelPruning(pruning_ratio=0.5, round_to=4, pruning_ratios={first_layer(job): 0.25})
     plans = IterativePruning(pruning=pruning, rounds=rounds)._steps()
     left = left_there = 1.0
     for k, step in enumerate(plans, 1):
         assert isinstance(step, ChannelPruning)
-        left *= 1 - step.ratio
-        left_there *= 1 - next(iter(step.ratios.values()))
+        left *= 1 - step.pruning_ratio
+        left_there *= 1 - next(iter(step.pruning_ratios.values()))
         assert left == pytest.approx(1 - 0.5 * (1 - (1 - k / rounds) ** 3))  # Zhu & Gupta, equation 1
     assert left_there == pytest.approx(0.75)
 
@@ -70,6 +70,6 @@ def test_in_plans() -> None:
     assert plan.steps == (IterativePruning(pruning=UnstructuredPruning(sparsity=0.9), rounds=3, distill=Distill(epochs=2)),)
     assert Plan.from_dicts(plan.to_dicts()) == plan
     assert str(plan) == "90 % zeros in 3 rounds, each distilled 2 epochs"
-    for wrong in ({"rounds": 1, "pruning": {"ratio": 0.5}}, {"pruning": {"ratio": 2}}, {"pruning": {"size": 1}}, {}):
+    for wrong in ({"rounds": 1, "pruning": {"pruning_ratio": 0.5}}, {"pruning": {"pruning_ratio": 2}}, {"pruning": {"size": 1}}, {}):
         with pytest.raises(PlanError, match="iterative_pruning"):
             Plan.from_dicts([{"name": "iterative_pruning", **wrong}])

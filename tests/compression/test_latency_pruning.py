@@ -1,4 +1,4 @@
-"""Pruning to a speed: widths follow times and harm, and the exported network is as fast as was reckoned."""
+"""Pruning to a speed: widths follow times and sensitivity, and the exported network is as fast as was reckoned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from planish.artifact import Artifact
 from planish.compression import ChannelPruning, Int8, LatencyPruning
 from planish.compression.graph import structure as structures
 from planish.compression.pruning import latency_pruning
-from planish.compression.pruning.sensitivity import harm_of_rounding, harm_of_widths
+from planish.compression.pruning.sensitivity import rounding_sensitivity, width_sensitivity
 from planish.compression.pruning.width_choice import Choice, time_of
 from planish.compression.pruning.width_costs import width_costs
 from planish.devices.layer_latency import Variant, multiplications
@@ -73,7 +73,7 @@ def counted(network: nn.Module, example: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def test_layers_that_do_no_harm_go_first(job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insensitive_layers_go_first(job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
     artifact = copy.deepcopy(job.artifact)
     name, block = [(n, m) for n, m in artifact.module.named_modules() if hasattr(m, "conv2")][1]
@@ -82,7 +82,7 @@ def test_layers_that_do_no_harm_go_first(job, monkeypatch: pytest.MonkeyPatch) -
         block.conv1.weight[half:] = 0
         block.bn1.weight[half:] = 0
         block.bn1.bias[half:] = 0
-    pruned = LatencyPruning(speedup=1.1, multiple=1).apply(artifact, job.task)
+    pruned = LatencyPruning(speedup=1.1, round_to=1).apply(artifact, job.task)
     assert pruned.module.get_submodule(name).conv1.out_channels <= half
     assert torch.isfinite(pruned.module(torch.zeros(1, 1, 24, 24))).all()
 
@@ -103,10 +103,10 @@ def test_it_loses_less_than_uniform_pruning_of_an_unevenly_filled_network(traine
         logits = TorchPredictor(network.module, network.preprocessing)(images)["logits"]
         return float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.as_tensor(split.targets)))
 
-    chosen = LatencyPruning(speedup=1.25, multiple=1).apply(artifact, trained.task)
+    chosen = LatencyPruning(speedup=1.25, round_to=1).apply(artifact, trained.task)
     target = counted(chosen.module, example)
     uniform = min(
-        (ChannelPruning(ratio=ratio, multiple=1).apply(artifact, trained.task) for ratio in (0.08, 0.12, 0.16)),
+        (ChannelPruning(pruning_ratio=ratio, round_to=1).apply(artifact, trained.task) for ratio in (0.08, 0.12, 0.16)),
         key=lambda network: abs(counted(network.module, example) - target),
     )
     assert target <= counted(artifact.module, example) / 1.2
@@ -114,7 +114,7 @@ def test_it_loses_less_than_uniform_pruning_of_an_unevenly_filled_network(traine
     assert loss(chosen) < loss(uniform)
 
 
-def test_a_channel_that_others_can_stand_for_does_no_harm(job) -> None:
+def test_a_channel_that_others_can_replace_is_insensitive(job) -> None:
     """Two channels of one filter: without one of them the layer behind reads the other twice."""
     network = copy.deepcopy(job.artifact.module).eval()
     block = next(m for m in network.modules() if hasattr(m, "conv2"))
@@ -125,13 +125,13 @@ def test_a_channel_that_others_can_stand_for_does_no_harm(job) -> None:
     images = torch.rand(16, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     graph = structures.trace(network, images[:1])
     units = [int(unit) for unit in graph.classes[f"{name}.weight", 0]]
-    harm = harm_of_widths(network, graph, [[[], [units[1]]], [[], [units[2]]]], images, job.task)
-    assert harm[0, 1] < 1e-3 * harm[1, 1]
+    sensitivity = width_sensitivity(network, graph, [[[], [units[1]]], [[], [units[2]]]], images, job.task)
+    assert sensitivity[0, 1] < 1e-3 * sensitivity[1, 1]
     masked = structures.masked(network, graph, [units[1]])
-    assert job.task.distillation_loss(masked, masked(images), network(images), 1.0) > 100 * harm[0, 1]
+    assert job.task.distillation_loss(masked, masked(images), network(images), 1.0) > 100 * sensitivity[0, 1]
 
 
-def test_layers_are_split_where_that_harms_less(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_split_where_the_outputs_change_less(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer whose kernels are outer products is split for nothing; the result is rebuilt from what is saved."""
     monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
     artifact = copy.deepcopy(job.artifact)
@@ -139,7 +139,7 @@ def test_layers_are_split_where_that_harms_less(job, tmp_path: Path, monkeypatch
     with torch.no_grad():
         weight = block.conv2.weight
         weight.copy_(torch.einsum("orh,irw->oihw", torch.randn(len(weight), 4, 3), torch.randn(weight.shape[1], 4, 3)) / 20)
-    found = LatencyPruning(speedup=1.2, low_rank=True, multiple=1).apply(artifact, job.task)
+    found = LatencyPruning(speedup=1.2, low_rank=True, round_to=1).apply(artifact, job.task)
     assert isinstance(found.module.get_submodule(f"{name}.conv2"), nn.Sequential)
     save_artifact(found, tmp_path / "saved")
     x = torch.rand(2, 1, 24, 24)
@@ -147,7 +147,7 @@ def test_layers_are_split_where_that_harms_less(job, tmp_path: Path, monkeypatch
     torch.testing.assert_close(again.eval()(x), found.module.eval()(x))
 
 
-def test_a_layer_that_rounding_harms_stays_float_in_the_file(job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_sensitive_to_rounding_stays_float_in_the_file(job, monkeypatch: pytest.MonkeyPatch) -> None:
     """One channel of a layer reads values a thousand times those of the others, so that 256 steps are too few for the rest."""
     monkeypatch.setattr(latency_pruning, "layer_latencies", cheaper_in_integers)
     artifact = copy.deepcopy(job.artifact)
@@ -155,7 +155,7 @@ def test_a_layer_that_rounding_harms_stays_float_in_the_file(job, monkeypatch: p
     with torch.no_grad():
         block.bn1.weight[0] *= 1000
         block.conv2.weight[:, 0] = 0
-    planned = LatencyPruning(speedup=1.1, precision="int8", mixed_precision=True, multiple=1).apply(artifact, job.task)
+    planned = LatencyPruning(speedup=1.1, precision="int8", mixed_precision=True, round_to=1).apply(artifact, job.task)
     assert f"{name}.conv2" in planned.lineage.steps[-1].structure["float_layers"]
     file = Plan(ToOnnx(), Int8()).apply(planned, job.task).files[0]
     model = onnx.load(str(file))
@@ -175,17 +175,17 @@ def test_rounding_of_a_linear_network_is_what_its_steps_say() -> None:
     images = torch.rand(64, 3, 2, 2)
     squared = SimpleNamespace(distillation_loss=lambda network, a, b, _: (a - b).square().mean())
     before = network[1].weight.detach().clone()
-    harm = harm_of_rounding(network, images, squared)["1"]
+    sensitivity = rounding_sensitivity(network, images, squared)["1"]
     assert torch.equal(network[1].weight, before)
     # uniform errors within half a step: of inputs in 256 steps of 1, of weights in 127 steps a row
     of_inputs = before.square().sum(1).mean() * (1 / 255) ** 2 / 12
     of_weights = ((before.abs().amax(1) / 127) ** 2 / 12).mean() * images.flatten(1).square().sum(1).mean()
-    assert harm == pytest.approx(float(of_inputs + of_weights), rel=0.5)
+    assert sensitivity == pytest.approx(float(of_inputs + of_weights), rel=0.5)
 
 
 def test_by_multiplications_nothing_is_timed(job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_pruning, "layer_latencies", lambda *_, **__: pytest.fail("timed"))
-    pruned = LatencyPruning(speedup=2, cost="macs", multiple=1).apply(job.artifact, job.task)
+    pruned = LatencyPruning(speedup=2, cost="macs", round_to=1).apply(job.artifact, job.task)
     before, after = (counted(m, torch.zeros(1, 1, 24, 24)) for m in (job.artifact.module, pruned.module))
     assert before / after == pytest.approx(2, rel=0.1)
 
@@ -197,14 +197,14 @@ def convs(module: nn.Module) -> list[nn.Conv2d]:
 def test_channels_are_weighed_once_for_all_speeds_and_again_on_other_images(job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency_pruning, "layer_latencies", macs_as_time)
     latency_pruning._known.cache_clear()
-    weighed, plain = [], latency_pruning.harm_of_widths
-    monkeypatch.setattr(latency_pruning, "harm_of_widths", lambda *given: weighed.append(1) or plain(*given))
+    measured, plain = [], latency_pruning.width_sensitivity
+    monkeypatch.setattr(latency_pruning, "width_sensitivity", lambda *given: measured.append(1) or plain(*given))
     for speedup in (1.5, 2):
         LatencyPruning(speedup=speedup).apply(job.artifact, job.task)
-    assert len(weighed) == 1
+    assert len(measured) == 1
     others = prepare_job(write_shapes(tmp_path / "others", per_class=20), "resnet8")
     LatencyPruning(speedup=2).apply(job.artifact, others.task)
-    assert len(weighed) == 2
+    assert len(measured) == 2
 
 
 def test_more_than_can_be_had_is_refused(job, monkeypatch: pytest.MonkeyPatch) -> None:

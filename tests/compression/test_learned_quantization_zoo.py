@@ -40,13 +40,13 @@ def network(request: pytest.FixtureRequest, task: TrainableTask) -> Artifact:
 
 @pytest.mark.slow
 def test_int8_that_was_learned(network: Artifact, task: TrainableTask, tmp_path: Path) -> None:
-    learned = QuantizeAware(epochs=1, batch_size=48, images=32).apply(network, task)
+    learned = QuantizeAware(epochs=1, batch_size=48, calibration_images=32).apply(network, task)
     images = task.split("validation").images(SPEC, PREPROCESSING)[:9]
     wanted = TorchPredictor(learned.module, PREPROCESSING)(images)["logits"]
     save_artifact(learned, tmp_path / "saved")
     again = load_artifact(tmp_path / "saved")
     np.testing.assert_array_equal(TorchPredictor(again.module, PREPROCESSING)(images)["logits"], wanted)
-    exported, after_training = ToOnnx().apply(learned, task), Int8(images=32).apply(ToOnnx().apply(network, task), task)
+    exported, after_training = ToOnnx().apply(learned, task), Int8(calibration_images=32).apply(ToOnnx().apply(network, task), task)
     for runtime in ("onnxruntime", "openvino"):
         assert executed_precisions(exported.files, runtime) == executed_precisions(after_training.files, runtime)
         found = load(exported.files, runtime)(images)["logits"]
@@ -56,7 +56,7 @@ def test_int8_that_was_learned(network: Artifact, task: TrainableTask, tmp_path:
 
 @pytest.mark.slow
 def test_four_bits_with_learned_rounding(network: Artifact, task: TrainableTask) -> None:
-    rounded = LearnedRounding(4, "block", images=16, steps=3, batch_size=8).apply(network, task)
+    rounded = LearnedRounding(4, "block", calibration_images=16, steps=3, batch_size=8).apply(network, task)
     assert rounded.size_bytes < 0.3 * network.size_bytes
     images = task.split("validation").images(SPEC, PREPROCESSING)[:9]
     wanted = TorchPredictor(rounded.module, PREPROCESSING)(images)["logits"]

@@ -108,15 +108,15 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 PLANS: dict[str, list[dict[str, Any]]] = {
     "nothing": [],
-    "channel_pruning": [{"name": "channel_pruning", "ratio": 0.5}],
-    "taylor": [{"name": "channel_pruning", "ratio": 0.5, "importance": "taylor"}],
+    "channel_pruning": [{"name": "channel_pruning", "pruning_ratio": 0.5}],
+    "taylor": [{"name": "channel_pruning", "pruning_ratio": 0.5, "importance": "taylor"}],
     "latency_pruning": [{"name": "latency_pruning", "speedup": 1.5, "cost": "macs"}],
     "unstructured_pruning": [{"name": "unstructured_pruning", "sparsity": 0.5}],
     "nm_pruning": [{"name": "nm_pruning"}],
     "weight_sharing": [{"name": "weight_sharing"}],
-    "factorize": [{"name": "factorize", "ratio": 0.5}],
+    "factorize": [{"name": "factorize", "parameter_reduction": 0.5}],
     "learned_rounding": [{"name": "learned_rounding"}],
-    "qat": [{"name": "channel_pruning", "ratio": 0.25}, {"name": "qat", "epochs": 0}],
+    "qat": [{"name": "channel_pruning", "pruning_ratio": 0.25}, {"name": "qat", "epochs": 0}],
 }
 
 
@@ -143,14 +143,14 @@ def test_it_applies_is_saved_and_returns_from_its_file_what_the_network_decodes(
 
 
 def test_a_pruned_network_returns_maps_of_the_same_size(before: Artifact, task: Any) -> None:
-    after = Plan.from_dicts([{"name": "channel_pruning", "ratio": 0.5}]).apply(before, task)
+    after = Plan.from_dicts([{"name": "channel_pruning", "pruning_ratio": 0.5}]).apply(before, task)
     example = torch.zeros(2, 1, SPEC.height, SPEC.width)
     shapes = [{name: values.shape for name, values in network(example).items()} for network in (before.module, after.module)]
     assert shapes[0] == shapes[1]
     assert sum(p.numel() for p in after.module.parameters()) < 0.5 * sum(p.numel() for p in before.module.parameters())
 
 
-@pytest.mark.parametrize("more", [{}, {"equalise": True, "correct_bias": True}, {"slack": 0.2}])
+@pytest.mark.parametrize("more", [{}, {"equalise": True, "correct_bias": True}, {"max_slowdown": 0.2}])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_int8_rounds_the_layers_and_not_what_is_decoded(
     runtime: str, more: dict[str, Any], before: Artifact, task: Any, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +161,7 @@ def test_int8_rounds_the_layers_and_not_what_is_decoded(
     monkeypatch.setattr(
         "planish.compression.quantization.int8.time_of_each", lambda model, names, runtime: (np.ones(len(names)), np.full(len(names), 0.5))
     )
-    plan = [{"name": "to_onnx"}, {"name": "int8", "images": 48, **more}]
+    plan = [{"name": "to_onnx"}, {"name": "int8", "calibration_images": 48, **more}]
     after = Plan.from_dicts(plan + [{"name": "to_openvino"}] * (runtime == "openvino")).apply(before, task)
     images = task.split("test").images(SPEC, before.preprocessing)[:16]
     expected = TorchPredictor(before.module, before.preprocessing)(images)

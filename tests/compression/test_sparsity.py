@@ -117,7 +117,7 @@ def test_wrong_patterns_are_refused() -> None:
     with pytest.raises(TechniqueError, match="multiple of 32"):
         NMPruning(n=1, m=32).apply(artifact(Residual()), TASK)
     with pytest.raises(PlanError, match="needs weights dense or sparse, and here it is n:m"):
-        Plan(NMPruning(), ChannelPruning(ratio=0.5)).check(artifact(Residual()).facts)
+        Plan(NMPruning(), ChannelPruning(pruning_ratio=0.5)).check(artifact(Residual()).facts)
 
 
 def test_weights_that_are_not_numbers() -> None:

@@ -30,8 +30,11 @@ PLANS = {  # with the most bytes a file may take, as a share of the dense float3
     "shared": (Plan(WeightSharing(bits=4)), 0.15),
     "shared per channel": (Plan(WeightSharing(bits=4, per_channel=True)), 0.32),
     "zeros, shared": (Plan(UnstructuredPruning(sparsity=0.8), WeightSharing(bits=4)), 0.07),
-    "blocks": (Plan(BlockPruning(ratio=0.5)), 0.9),
-    "blocks, channels, zeros": (Plan(BlockPruning(ratio=0.3), ChannelPruning(ratio=0.3), UnstructuredPruning(sparsity=0.5)), 0.6),
+    "blocks": (Plan(BlockPruning(pruning_ratio=0.5)), 0.9),
+    "blocks, channels, zeros": (
+        Plan(BlockPruning(pruning_ratio=0.3), ChannelPruning(pruning_ratio=0.3), UnstructuredPruning(sparsity=0.5)),
+        0.6,
+    ),
 }
 
 

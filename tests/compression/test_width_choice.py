@@ -19,9 +19,9 @@ def problem(seed: int, decisions: int, width: int, layers: int, forms: int) -> t
     for a, b in rng.integers(FIXED, decisions, (layers, 2)):
         count = int(rng.integers(1, forms + 1))
         form = np.sort(rng.uniform(0.3, 1, count))[::-1, None, None]
-        harm = np.concatenate([[0.0], np.cumsum(rng.random(count - 1))])
+        sensitivity = np.concatenate([[0.0], np.cumsum(rng.random(count - 1))])
         ms = rng.random() * form * np.outer(falling, falling) * rng.uniform(0.8, 1.2, (width, width))
-        costs.append(Cost(int(a), int(b), ms, harm))
+        costs.append(Cost(int(a), int(b), ms, sensitivity))
     return errors, costs
 
 

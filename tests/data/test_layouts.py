@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from planish.data.annotations.source import LAYOUTS
-from planish.data.sources.source import LabelledFiles, Source, read_source, report_found, split_layout, with_layout
+from planish.data.sources.source import DataSource, LabelledFiles, read_source, report_found, split_layout, with_layout
 from planish.errors import DataError
 
 BOX = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
@@ -45,11 +45,11 @@ def write_yolo(root: Path, *names: str) -> None:
         file.with_suffix(".txt").write_text("0 0.5 0.5 0.2 0.2\n")
 
 
-def opened(source: Path | str, task: str | None = None) -> Source:
+def opened(source: Path | str, task: str | None = None) -> DataSource:
     return read_source(source, Path("unused"), task)[1]
 
 
-def splits(content: Source) -> dict[str | None, int]:
+def splits(content: DataSource) -> dict[str | None, int]:
     found = [item.split for item in content.images]
     return {split: found.count(split) for split in found}
 

@@ -147,13 +147,13 @@ def test_changed_labels_of_fashion_are_found(tmp_path: Path) -> None:
     changed = _part_of_fashion(tmp_path / "noisy.csv", 200, 0.05)
     options = {"model": "resnet8", "changes": ["augmentation=none", "epochs=10"], "folds": 5}
     found = commands.label_issues(tmp_path / "noisy.csv", out=tmp_path / "noisy", **options)
-    right = [s.key in changed for s in found.suspects]
+    right = [s.key in changed for s in found.issues]
     assert np.mean(right) > 0.25
     assert sum(right) > 0.6 * len(changed)
     assert np.mean(right[:30]) > 0.75
     _part_of_fashion(tmp_path / "clean.csv", 200, 0.0)
     clean = commands.label_issues(tmp_path / "clean.csv", out=tmp_path / "clean", **options)
-    assert len(clean.suspects) < 0.1 * clean.images
+    assert len(clean.issues) < 0.1 * clean.images
 
 
 def test_suspects_on_the_command_line(shapes: Path, tmp_path: Path) -> None:
@@ -163,17 +163,17 @@ def test_suspects_on_the_command_line(shapes: Path, tmp_path: Path) -> None:
     first = invoke([*arguments, "--json"])
     assert first.exit_code == 0, first.output
     found = json.loads(first.stdout)
-    assert found == json.loads((out / "suspects.json").read_text())
-    page = (out / "suspects.html").read_text()
-    assert page.count("<img ") == len(found["suspects"]) > 0
+    assert found == json.loads((out / "label_issues.json").read_text())
+    page = (out / "label_issues.html").read_text()
+    assert page.count("<img ") == len(found["issues"]) > 0
     assert "://" not in page
     assert invoke(arguments).exit_code == 2, "the folder is taken"
     again = invoke([*arguments, "--resume"])
     assert (again.exit_code, "labels may be wrong" in again.output) == (0, True)
-    page = (out / "suspects.html").read_text()
-    (out / "suspects.html").unlink()
+    page = (out / "label_issues.html").read_text()
+    (out / "label_issues.html").unlink()
     assert invoke(["report", str(out)]).exit_code == 0
-    assert (out / "suspects.html").read_text() == page
+    assert (out / "label_issues.html").read_text() == page
     folds = invoke(["crossval", str(shapes), "--folds", "2", *[str(a) for a in small[:-4]], "--resume", "--out", str(out)])
     assert (folds.exit_code, "they had not seen (2 folds;" in " ".join(folds.output.split())) == (0, True), "suspects left its folds"
     refused = invoke(["crossval", str(shapes), "--folds", "1"])

@@ -77,8 +77,8 @@ def test_the_answer_follows_from_the_interval(tmp_path: Path, value: float, low:
     )  # fmt: skip
     assert words in answer(made)
     assert "800 instead of 400" in answer(made)
-    for law in (made.law, {"a": 0.9, "b": -3.0, "c": 0.05}):
-        (tmp_path / "learning_curve.json").write_text(json.dumps(_plain(replace(made, law=law))))
+    for law in (made.power_law, {"a": 0.9, "b": -3.0, "c": 0.05}):
+        (tmp_path / "learning_curve.json").write_text(json.dumps(_plain(replace(made, power_law=law))))
         assert "<svg" in write_learning_curve(tmp_path).read_text()
 
 

@@ -18,7 +18,7 @@ from planish import commands
 from planish.compression import Int8
 from planish.data import load_images
 from planish.datacentric import retrain
-from planish.datacentric.retrain import Continued
+from planish.datacentric.retrain import Retraining
 from planish.errors import BundleError, DataError, GoalError
 from planish.export import ToOnnx
 from planish.export.bundle.folder import SEAL, read_bundle
@@ -166,10 +166,10 @@ def gain_of(value: float) -> dict[str, Measurement]:
 
 @pytest.mark.parametrize(("p_old", "p_new", "better"), [(0.01, 0.01, True), (0.05, 0.05, True), (0.06, 0.0, False), (0.0, 0.06, False)])
 def test_both_tests_must_show_it(p_old: float, p_new: float, better: bool) -> None:
-    found = Continued({}, {}, gain_of(20), Measurement("latency_ratio", 1.0, "ratio", 5, True), {"old": p_old, "new": p_new})
+    found = Retraining({}, {}, gain_of(20), Measurement("latency_ratio", 1.0, "ratio", 5, True), {"old": p_old, "new": p_new})
     assert found.better is better
     assert ("not shown" in found.verdict) is not better
-    stricter = Continued(
+    stricter = Retraining(
         {}, {}, gain_of(20), Measurement("latency_ratio", 1.0, "ratio", 5, True), {"old": p_old, "new": p_new}, alpha=0.001
     )
     assert not stricter.better, "one of the two p-values is above 0.001 in every case"

@@ -39,7 +39,7 @@ def test_arms_that_train_have_the_same_number_of_epochs() -> None:
 
 def test_layers_are_timed_in_the_runtime_that_is_compared() -> None:
     steps = [step for topic in TOPICS for arm in strategies_of(topic, Distill(), "openvino") for step in arm.plan.to_dicts()]
-    by_time = [step for step in steps if "runtime" in step and (step["name"] != "int8" or step["slack"] > 0)]
+    by_time = [step for step in steps if "runtime" in step and (step["name"] != "int8" or step["max_slowdown"] > 0)]
     assert {step["name"] for step in by_time} == {"latency_pruning", "factorize", "int8"}
     assert {step["runtime"] for step in by_time} == {"openvino"}
 
@@ -69,7 +69,7 @@ def test_a_comparison_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert zeros["size_ratio"].value > 2
     assert zeros["latency_ratio"].value == pytest.approx(1, rel=0.01)
     for row in found.rows:
-        assert not row.why, (row.strategy, row.level)
+        assert not row.reason, (row.strategy, row.level)
         m = row.measurements
         assert m["accuracy"].n == m["drop"].n
         drop = found.original.measurements["accuracy"].value - m["accuracy"].value
@@ -91,5 +91,5 @@ def test_what_does_not_apply_is_a_row_with_its_reason(tmp_path: Path, monkeypatc
     found = planish.compare(
         data, model="torchvision:vgg11_bn", topic="pruning", epochs=1, recovery_epochs=1, image_size=32, out=tmp_path / "run"
     )
-    assert "no residual block" in found.rows[0].why
+    assert "no residual block" in found.rows[0].reason
     assert "refused" in (tmp_path / "run" / "comparison.html").read_text()

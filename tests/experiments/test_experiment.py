@@ -74,12 +74,12 @@ def test_an_experiment_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pyt
     arms = {arm.label: arm for arm in found.arms}
     reference, zeros = arms["initialization=he_normal, activation=relu"], arms["initialization=zeros, activation=relu"]
     assert reference.verdict == "reference"
-    assert [trial.seed for trial in reference.trials] == [0, 1]
+    assert [trial.seed for trial in reference.trainings] == [0, 1]
     assert zeros.verdict in ("worse", TOO_FEW), zeros  # two seeds of one arm can only tell much
-    assert len(zeros.trials) == 2, "one seed stops no arm"
+    assert len(zeros.trainings) == 2, "one seed stops no arm"
     classes = 3
     assert zeros.measurements["accuracy"].value == pytest.approx(100 / classes, abs=15)
-    assert len(seen) == sum(len(arm.trials) for arm in found.arms)
+    assert len(seen) == sum(len(arm.trainings) for arm in found.arms)
     assert {e.key for e in found.effects} == {"modifications.initialization", "modifications.activation"}
     assert any("zeros" in text for text in findings(found))
     assert experiment_table(found.arms).row_count == experiment_table(found.arms, 80).row_count == 4
@@ -121,7 +121,7 @@ def test_what_does_not_apply_is_an_arm_with_its_reason(shapes: Path, tmp_path: P
         shapes, factors=factors_of(["squeeze_excitation=none,16", "model=plain8,resnet8"]), epochs=1, seeds=1, out=tmp_path / "run"
     )
     arms = {arm.label: arm for arm in found.arms}
-    assert "refused" in arms["squeeze_excitation=16, model=plain8"].why
+    assert "refused" in arms["squeeze_excitation=16, model=plain8"].reason
     assert arms["squeeze_excitation=16, model=resnet8"].verdict
 
 
@@ -185,7 +185,7 @@ def test_a_difference_that_is_there_is_found_with_more_seeds() -> None:
     assert "worse" not in found
 
 
-def test_levers_of_a_detector_are_compared_by_its_own_recipe_and_metric(tmp_path: Path) -> None:
+def test_modifications_of_a_detector_are_compared_by_its_own_recipe_and_metric(tmp_path: Path) -> None:
     found = experiment(
         "fashion-scenes-20", factors={"training.mosaic": [0.0, 0.5]}, model="resnet8", task="detection", changes=["image_size=64"], seeds=2,
         epochs=1, out=tmp_path / "run",

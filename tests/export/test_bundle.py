@@ -147,7 +147,7 @@ def test_a_link_out_of_the_folder_is_refused(mine: Path, tmp_path: Path) -> None
         verify(mine)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": 99}', "[" * 100_000])
 def test_a_damaged_description_is_a_bundle_error(mine: Path, text: str) -> None:
     (mine / "bundle.json").write_text(text)
     with pytest.raises(BundleError):
@@ -179,7 +179,7 @@ def test_latency_here_beside_what_was_promised(mine: Path) -> None:
 
 def test_latency_is_that_of_the_bundles_own_calls(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     time_by_macs(monkeypatch)
-    _reseal(mine, lambda d: d.update(batch=3))
+    _reseal(mine, lambda d: d.update(batch_size=3))
     found = verify(mine, latency=True).latency
     assert found is not None
     assert found.value == pytest.approx(3e-6 * macs(mine / "model.onnx") + 1e-3, rel=0.01)
@@ -201,7 +201,7 @@ def test_the_reference_holds_a_value_for_each_image(bundle: Path) -> None:
         ["brightness", "contrast", "sharpness", "width", "height", "confidence", "entropy", "energy"], 36
     )
     assert set(found["values"]["height"]) == {24, 32, 40, 48}
-    assert sum(found["classes"].values()) == 36
+    assert sum(found["class_counts"].values()) == 36
 
 
 def test_values_of_known_images() -> None:

@@ -52,7 +52,7 @@ class Forged:
 @pytest.fixture(scope="module")
 def makers(network: Artifact, onnx_artifact: Artifact, int8_artifact: Artifact, task: FakeTask) -> dict[str, Any]:
     half = HalfPrecision("fp16").apply(onnx_artifact, task)
-    learned = QuantizeAware(epochs=0, images=32).apply(network, task)
+    learned = QuantizeAware(epochs=0, calibration_images=32).apply(network, task)
     return {
         "onnx": (ToOnnx(), network), "onnx int8": (ToOnnx(), learned), "torch": (ToTorchExport(), network),
         "openvino": (ToOpenVino(), onnx_artifact), "openvino int8": (ToOpenVino(), int8_artifact), "openvino fp16": (ToOpenVino(), half),
@@ -144,7 +144,7 @@ def test_int8_of_common_networks_passes_and_wrong_preprocessing_does_not(name: s
     task, net = Coloured(), models.get_model(name, num_classes=10).eval()
     spec, names = InputSpec(3, 96, 96), tuple(map(str, range(10)))
     artifact = Artifact("torch", spec, PREPROCESSING, names, Lineage(Source("module", 10, 3)), module=net)
-    quantized = Int8(images=32).apply(ToOnnx().apply(artifact, task), task)
+    quantized = Int8(calibration_images=32).apply(ToOnnx().apply(artifact, task), task)
     ToOpenVino().apply(quantized, task)
     images = colours(48, 96)[::3]
     expected, limits = torch_outputs(artifact, images, least=1e-3, int8=True)

@@ -42,7 +42,7 @@ def test_factorised_saved_loaded_exported(name: str, photos: Path, tmp_path: Pat
     job = prepare_job(photos, f"torchvision:{name}", image_size=96)
     # statistics of images, as a trained network has: what is left after a cut is fitted to what the whole network says with its own
     reestimate_batch_norm(job.artifact.module, (images for images, _ in calibration_batches(job.artifact, job.task)()))
-    split = Plan(ChannelPruning(ratio=0.2), Factorize(ratio=0.3, runtime=None)).apply(job.artifact, job.task)
+    split = Plan(ChannelPruning(pruning_ratio=0.2), Factorize(parameter_reduction=0.3, runtime=None)).apply(job.artifact, job.task)
     assert split.size_bytes < 0.6 * job.artifact.size_bytes
     save_artifact(split, tmp_path / "saved")
     loaded = load_artifact(tmp_path / "saved")

@@ -109,7 +109,7 @@ class Detects:
 
 
 class Labels:
-    """A class for each pixel, and how sure it is."""
+    """A class for each pixel, and its confidence."""
 
     task = "semantic"
     image_size = 64
@@ -178,11 +178,11 @@ class TestTorchExport(TorchExport):
 
 
 class TestOnnxInt8(Quantized, Onnx):
-    exporters = (ToOnnx(), Int8(images=32))
+    exporters = (ToOnnx(), Int8(calibration_images=32))
 
 
 class TestOpenVinoInt8(Quantized, OpenVino):
-    exporters = (ToOnnx(), Int8(images=32), ToOpenVino())
+    exporters = (ToOnnx(), Int8(calibration_images=32), ToOpenVino())
 
 
 @needs_litert
@@ -275,7 +275,7 @@ class Published:
         *pruned, name = network.split()
         artifact, task = FormatConformance.prepared(self, name, folder)  # type: ignore[arg-type]
         with_statistics(artifact, task)
-        return (ChannelPruning(ratio=0.3).apply(artifact, task) if pruned else artifact), task
+        return (ChannelPruning(pruning_ratio=0.3).apply(artifact, task) if pruned else artifact), task
 
 
 @pytest.mark.slow

@@ -56,13 +56,13 @@ def test_reference_values(bundle: Path) -> None:
     if task_of(bundle) == "semantic":
         assert list(values) == [*general, "confidence", *(f"share of {name}" for name in ("background", *COLOURS))]
         assert {len(one) for one in values.values()} == {24}
-        assert "classes" not in found
+        assert found["class_counts"] == {}
     else:
         assert list(values) == [*general, "objects", "object size", "confidence"]
         assert len(values["objects"]) == 24
         assert 0 < len(values["confidence"]) == len(values["object size"]) < 24, "none is there for images without objects"
-        assert sum(found["classes"].values()) == len(values["confidence"])
-        assert list(found["classes"]) == list(COLOURS)
+        assert sum(found["class_counts"].values()) == len(values["confidence"])
+        assert list(found["class_counts"]) == list(COLOURS)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -78,7 +78,7 @@ def test_the_lines_of_the_readme_say_what_is_there(bundle: Path, runtime: str) -
     assert all(len(line) <= 140 for line in lines.splitlines())
     with np.load(bundle / EXPECTED) as saved:
         expected = dict(saved)
-    for number, golden in enumerate(described["golden"]):
+    for number, golden in enumerate(described["golden_samples"]):
         done = subprocess.run([sys.executable, "-I", "-c", lines, golden], cwd=bundle, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         said = done.stdout.splitlines()

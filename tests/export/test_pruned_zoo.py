@@ -50,7 +50,7 @@ def test_pruned_saved_loaded_exported(name: str, photos: Path, tmp_path: Path) -
     job = prepare_job(photos, f"torchvision:{name}", image_size=96)
     # statistics of images, as a trained network has: what is left after a cut is fitted to what the whole network says with its own
     reestimate_batch_norm(job.artifact.module, (images for images, _ in calibration_batches(job.artifact, job.task)()))
-    pruned = ChannelPruning(ratio=0.4).apply(job.artifact, job.task)
+    pruned = ChannelPruning(pruning_ratio=0.4).apply(job.artifact, job.task)
     assert pruned.size_bytes < 0.75 * job.artifact.size_bytes
     save_artifact(pruned, tmp_path / "saved")
     assert not list((tmp_path / "saved").glob("*.p*t*"))

@@ -69,7 +69,7 @@ def same(found: Any, expected: Any) -> None:
 
 
 def test_an_engine_gives_the_files_answers_of_any_batch(gpu: Gpu, onnx_artifact: Artifact, task: Any) -> None:
-    built = ToTensorRt(most=4).apply(onnx_artifact, task)
+    built = ToTensorRt(max_batch_size=4).apply(onnx_artifact, task)
     assert built.facts["format"] == "tensorrt"
     predictor, expected = load(built.files, "tensorrt"), load(onnx_artifact.files, "onnxruntime")
     for count in (1, 3, 4, 11, 2):
@@ -108,7 +108,7 @@ def test_integer_layers_are_made_symmetric(gpu: Gpu, int8_artifact: Artifact, ta
 
 
 def test_images_of_another_size_or_type_are_refused(gpu: Gpu, onnx_artifact: Artifact, task: Any) -> None:
-    predictor = load(ToTensorRt(most=4).apply(onnx_artifact, task).files, "tensorrt")
+    predictor = load(ToTensorRt(max_batch_size=4).apply(onnx_artifact, task).files, "tensorrt")
     images = images_of(onnx_artifact, 2)
     for wrong in (images[:, :16], images.astype(np.float32), images[:0], images[..., 0]):
         with pytest.raises(ExportError, match="built for uint8"):
@@ -118,7 +118,7 @@ def test_images_of_another_size_or_type_are_refused(gpu: Gpu, onnx_artifact: Art
 
 @pytest.mark.parametrize("call", ["set_input_shape", "set_tensor_address", "execute_async_v3"])
 def test_what_fails_silently_is_an_error(gpu: Gpu, onnx_artifact: Artifact, task: Any, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    predictor = load(ToTensorRt(most=4).apply(onnx_artifact, task).files, "tensorrt")
+    predictor = load(ToTensorRt(max_batch_size=4).apply(onnx_artifact, task).files, "tensorrt")
     monkeypatch.setattr(fake_tensorrt.Context, call, lambda *arguments: False)
     with pytest.raises(ExportError, match="the engine does not"):
         predictor(images_of(onnx_artifact, 2))
@@ -127,7 +127,7 @@ def test_what_fails_silently_is_an_error(gpu: Gpu, onnx_artifact: Artifact, task
 def test_engines_that_do_not_fit_are_refused_when_they_are_opened(
     gpu: Gpu, onnx_artifact: Artifact, labels_artifact: Artifact, task: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = ToTensorRt(most=4).apply(onnx_artifact, task).files[0]
+    file = ToTensorRt(max_batch_size=4).apply(onnx_artifact, task).files[0]
     init = fake_tensorrt.Engine.__init__
 
     def broken(**changes: Any) -> None:
@@ -154,7 +154,7 @@ def test_engines_that_do_not_fit_are_refused_when_they_are_opened(
 
 
 def test_an_engine_from_elsewhere_is_not_opened(gpu: Gpu, onnx_artifact: Artifact, task: Any, tmp_path: Path) -> None:
-    built = ToTensorRt(most=4).apply(onnx_artifact, task)
+    built = ToTensorRt(max_batch_size=4).apply(onnx_artifact, task)
     other = tmp_path / "model.engine"
     other.write_bytes(built.files[0].read_bytes() + b" ")
     with pytest.raises(TrustError, match="machine code"):
@@ -191,7 +191,7 @@ def lines_of(text: str) -> str:
 def test_a_bundle_verifies_and_its_readme_runs_the_engine(
     gpu: Gpu, onnx_artifact: Artifact, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    built = ToTensorRt(most=4).apply(onnx_artifact, task)
+    built = ToTensorRt(max_batch_size=4).apply(onnx_artifact, task)
     folder = write_bundle(built, task, tmp_path / "b", runtime="tensorrt", measurements={}, threads=1, batch=1, golden=5)
     assert verify(folder).ok
     text = (folder / "README.md").read_text()
@@ -199,7 +199,7 @@ def test_a_bundle_verifies_and_its_readme_runs_the_engine(
     monkeypatch.chdir(folder)
     with np.load("golden/expected.npz") as saved:
         expected = saved["logits"]
-    for number, image in enumerate(json.loads(Path("bundle.json").read_text())["golden"]):
+    for number, image in enumerate(json.loads(Path("bundle.json").read_text())["golden_samples"]):
         monkeypatch.setattr("sys.argv", ["lines.py", image])
         names: dict[str, Any] = {}
         exec(lines_of(text), names)

@@ -24,9 +24,9 @@ _ODD_TENSORS: list[Callable[[torch.Tensor], Any]] = [
 
 def mutate_pickle(data: bytes, rng: Random) -> bytes:
     """Change a tensor, a name or a value in what ``torch.save`` wrote."""
-    from planish.models.weights.checkpoints import _HARMLESS
+    from planish.models.weights.checkpoints import _SAFE
 
-    with torch.serialization.safe_globals(list(_HARMLESS)):
+    with torch.serialization.safe_globals(list(_SAFE)):
         tree: Any = torch.load(io.BytesIO(data), weights_only=True)
     holders = [tree]
     for holder in holders:

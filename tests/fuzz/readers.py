@@ -98,18 +98,20 @@ def _artifact(source: Path, out: Path, rng: Random) -> None:
 
 def _onnx(source: Path, out: Path, rng: Random) -> None:
     from planish.artifact import InputSpec, Preprocessing
-    from planish.errors import ModelError
-    from planish.export.onnx.external import fed_pixels, metadata_of, read_foreign
+    from planish.errors import PlanishError
+    from planish.export.onnx.external import metadata_of, read_foreign, write_fed
 
     sample = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    (out / "cache").mkdir()
     for file in sorted(source.glob("*.onnx")):
         try:
             metadata_of(file)
             foreign = read_foreign(file)
             spec = InputSpec(3, min(foreign.height or 16, 64), min(foreign.width or 16, 64))
             pixels = np.resize(sample, (3, spec.height, spec.width, 3))
-            fed_pixels(foreign, spec, Preprocessing(16, "squash", (0.5,) * 3, (0.25,) * 3), 2, pixels, np.array([0, 1, 0]))
-        except ModelError:
+            how = Preprocessing(16, "squash", (0.5,) * 3, (0.25,) * 3)
+            write_fed(foreign, out / "cache" / "fed.onnx", spec, how, 2, pixels, [0, 1, 0])
+        except PlanishError:
             continue
 
 
@@ -234,7 +236,7 @@ def _keys(source: Path, out: Path, rng: Random) -> None:
 
 READERS: dict[str, Reader] = {
     "coco": Reader((seeds.coco,), _coco_file),
-    "yolo": Reader((seeds.yolo,), _data),
+    "yolo": Reader((seeds.yolo, seeds.yolo_polygons), _data),
     "voc": Reader((seeds.voc,), _data),
     "masks": Reader((seeds.masks, seeds.instance_masks), _data),
     "manifest": Reader((seeds.manifest,), _manifest),

@@ -61,18 +61,22 @@ def coco(folder: Path) -> None:
     (folder / "annotations" / "instances.json").write_text(json.dumps(content))
 
 
-def yolo(folder: Path) -> None:
+def yolo(folder: Path, polygons: bool = False) -> None:
     names = _images(folder / "images" / "train")
     _images(folder / "images" / "val", 4)
     for split, count in (("train", len(names)), ("val", 4)):
         (folder / "labels" / split).mkdir(parents=True)
         for i in range(count):
-            polygon = "1 0.2 0.2 0.6 0.2 0.6 0.7\n" if i % 3 == 0 else ""
-            (folder / "labels" / split / f"{i:02d}.txt").write_text(f"{i % 2} 0.5 0.5 0.4 0.5\n{polygon}")
+            line = f"{i % 2} 0.2 0.2 0.6 0.2 0.6 0.7\n" if polygons else f"{i % 2} 0.5 0.5 0.4 0.5\n"
+            (folder / "labels" / split / f"{i:02d}.txt").write_text(line * (1 + i % 2))
     (folder / "val.txt").write_text("".join(f"./images/val/{i:02d}.png\n" for i in range(4)))
     (folder / "data.yaml").write_text(
         yaml.safe_dump({"path": ".", "train": "images/train", "val": "val.txt", "nc": 2, "names": dict(enumerate(NAMES))})
     )
+
+
+def yolo_polygons(folder: Path) -> None:
+    yolo(folder, polygons=True)
 
 
 def voc(folder: Path) -> None:
@@ -308,7 +312,7 @@ def plans(folder: Path) -> None:
     from planish.training import Distill
 
     folder.mkdir(parents=True)
-    plan = Plan(ChannelPruning(ratio=0.5), Distill(epochs=2), ToOnnx(), Int8())
+    plan = Plan(ChannelPruning(pruning_ratio=0.5), Distill(epochs=2), ToOnnx(), Int8())
     (folder / "plan.yaml").write_text(plan.to_yaml())
     (folder / "plan.json").write_text(plan.to_json())
 
@@ -319,7 +323,7 @@ def recipes(folder: Path) -> None:
     folder.mkdir(parents=True)
     recipe = set_values(load_recipe("scratch-small"), ["activation=elu", "norm.kind=group", "image_size=32"])
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    (folder / "short.yml").write_text("base: finetune-few\ntraining:\n  epochs: 3\nlevers:\n  activation: elu\n")
+    (folder / "short.yml").write_text("base: finetune-few\ntraining:\n  epochs: 3\nmodifications:\n  activation: elu\n")
     (folder / "recipe.json").write_text(json.dumps(yaml.safe_load(recipe.to_yaml())))
 
 

@@ -136,7 +136,7 @@ def test_weight_norms_are_computed_into_the_weights(shapes: Path, tmp_path: Path
     assert any("computed into their weights" in note for note in notes)
     torch.testing.assert_close(job.artifact.module(images), expected)
     trained(job)
-    ToOnnx().apply(ChannelPruning(ratio=0.5).apply(job.artifact, job.task), job.task)
+    ToOnnx().apply(ChannelPruning(pruning_ratio=0.5).apply(job.artifact, job.task), job.task)
     save_artifact(job.artifact, tmp_path / "saved")
     again = load_artifact(tmp_path / "saved", module=normed(norm))
     torch.testing.assert_close(again.module(images), expected)
@@ -196,7 +196,7 @@ def test_bfloat16_that_does_not_run_is_not_chosen(shapes: Path, monkeypatch: pyt
 def test_pruning_is_refused_where_values_choose_the_layers(shapes: Path):
     job = prepare_job(shapes, Branching())
     with pytest.raises(TechniqueError, match=r"chooses by the values.*high did not"):
-        ChannelPruning(ratio=0.5).apply(job.artifact, job.task)
+        ChannelPruning(pruning_ratio=0.5).apply(job.artifact, job.task)
 
 
 def test_baking_says_nothing_where_there_is_nothing_to_bake():

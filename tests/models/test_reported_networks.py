@@ -151,7 +151,7 @@ def test_synchronised_batch_norm_becomes_ordinary_and_is_folded(shapes: Path):
     kinds = [type(layer) for layer in job.artifact.module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     assert kinds == [nn.BatchNorm2d, nn.BatchNorm2d, nn.BatchNorm1d]
     assert isinstance(given.b1, nn.SyncBatchNorm)  # the network handed over stays as it was
-    pruned = ChannelPruning(ratio=0.5).apply(job.artifact, job.task)
+    pruned = ChannelPruning(pruning_ratio=0.5).apply(job.artifact, job.task)
     assert pruned.module.c1.out_channels == 4
 
 
@@ -171,7 +171,7 @@ def test_a_weight_that_layers_share_is_read_saved_and_quantized(shapes: Path, tm
     save_artifact(job.artifact, tmp_path / "saved")
     assert torch.equal(load_artifact(tmp_path / "saved", module=Tied()).module.e.weight, given.d.weight)
     exported = ToOnnx().apply(job.artifact, job.task)
-    assert len(onnxruntime_kernels(Int8(images=8).apply(exported, job.task).files[0])["int8"]) == 4
+    assert len(onnxruntime_kernels(Int8(calibration_images=8).apply(exported, job.task).files[0])["int8"]) == 4
 
 
 @pytest.mark.filterwarnings("error:Casting complex")

@@ -106,7 +106,7 @@ def test_it_learns_and_its_file_agrees(name: str) -> None:
 @pytest.mark.parametrize("name", COMPRESSED)
 def test_it_is_pruned_and_quantized(name: str) -> None:
     job, artifact, _ = learned(name, steps=1)
-    steps = [{"name": "channel_pruning", "ratio": 0.3}, {"name": "to_onnx"}, {"name": "int8", "images": 16}]
+    steps = [{"name": "channel_pruning", "pruning_ratio": 0.3}, {"name": "to_onnx"}, {"name": "int8", "calibration_images": 16}]
     file = Plan.from_dicts(steps).apply(artifact, job.task)
     assert file.size_bytes < 0.3 * artifact.size_bytes
     images = np.ascontiguousarray(job.task.split("test").images(artifact.input_spec, artifact.preprocessing)[:2])

@@ -17,7 +17,9 @@ def make_comparison(strategies: int = 14, refused: bool = True) -> Comparison:
     rng = np.random.default_rng(0)
     rows = [_row(arm, names.index(arm.strategy), rng) for arm in arms if arm.strategy in names]
     if refused:
-        rows = [Row(r.strategy, r.level, r.plan, why="the network has no residual block") if r.strategy == names[-1] else r for r in rows]
+        rows = [
+            Row(r.strategy, r.level, r.plan, reason="the network has no residual block") if r.strategy == names[-1] else r for r in rows
+        ]
     return Comparison(
         name="compare-quantization-fashion-mini-resnet8x2",
         created="2026-11-25T08:00:00+00:00",

@@ -185,7 +185,7 @@ def _candidate(key: str, summary: str, runtime: str, drop: float, size: float, w
         runtime=runtime,
         stage="measured",
         meets_goal=drop <= 1,
-        why=why,
+        reason=why,
         measurements={
             "metric_validation": measure("metric_validation", 90.2 - drop, "%", 1.3, True, 2000),
             "drop_validation": _drop(drop),
@@ -240,7 +240,7 @@ def _result(name, class_names, targets, right, drop, sessions, goal_met) -> Resu
             runtime="openvino",
             stage="screened" if i > 1 else "trained",
             measurements={"drop_validation": _drop(5.0 + 9 * i)},
-            why="stopped: others of its size lose less",
+            reason="stopped: others of its size lose less",
         )
         for i in range(7)
     ]
@@ -265,7 +265,7 @@ def _result(name, class_names, targets, right, drop, sessions, goal_met) -> Resu
         baseline=baselines["openvino"],
         baselines=baselines,
         chosen=chosen,
-        frontier=[others[2], chosen, others[4], others[5], others[7]],
+        pareto_frontier=[others[2], chosen, others[4], others[5], others[7]],
         candidates=[*others, chosen, *screened],
         latency_ratio=headline,
         latency_ratios=ratios,

@@ -32,7 +32,7 @@ def test_sixteen_strategies_can_be_told_apart_without_colours(tmp_path: Path) ->
 
 def test_plots_and_table_show_the_marks_of_the_legend(tmp_path: Path) -> None:
     page, marks = pages_marks(tmp_path, 14)
-    rows = [row for row in make_comparison(14).rows if not row.why]
+    rows = [row for row in make_comparison(14).rows if not row.reason]
     for name, (cls, outline) in marks.items():
         levels = sum(row.strategy == name for row in rows)
         assert page.count(f'{outline} class="{cls}"') == 1 + levels  # legend, and rows of the table

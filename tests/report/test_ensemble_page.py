@@ -53,7 +53,7 @@ EVERY = (
     make_arm("soup of 3 seeds", -60.0, 5.0, 1.0, 3.0),
     make_arm("ensemble of 3", 1.6, 0.4, 1 / 3, 3.0, 3),
     make_arm("student", 0.8, 0.9, 1.0, 4.0),
-    EnsembleArm("soup, greedy", "about", why="failed: the loss became nan"),
+    EnsembleArm("soup, greedy", "about", reason="failed: the loss became nan"),
 )
 
 

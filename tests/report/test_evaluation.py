@@ -62,7 +62,7 @@ def test_the_matrix_and_the_classes_are_those_that_scikit_learn_counts(
         assert list(row.groups()) == [*expected, str(support[number])]
     off = counted - np.diag(np.diag(counted))
     target, prediction = np.unravel_index(off.argmax(), off.shape)
-    assert f"{NAMES[target]} is taken for {NAMES[prediction]} in {off.max()} of {counted[target].sum()} images" in page.text
+    assert f"{NAMES[target]} is predicted as {NAMES[prediction]} in {off.max()} of {counted[target].sum()} images" in page.text
 
 
 def test_the_surest_mistakes_are_shown_with_what_the_model_said(page: Page, said: tuple[np.ndarray, np.ndarray]) -> None:
@@ -125,7 +125,7 @@ def test_numbers_that_were_changed_are_told(tmp_path: Path) -> None:
 
 def test_a_model_without_mistakes_has_a_page_that_claims_no_more_than_it_knows(tmp_path: Path) -> None:
     found = write_fake(tmp_path, NAMES, n=200, skill=40.0)
-    assert found.mistakes == 0
+    assert found.misclassified == 0
     text = Page(write_evaluation(tmp_path).read_text()).text
     assert "no image is wrong" in text
     assert "too easy, to tell a temperature" in text
@@ -154,7 +154,7 @@ def test_it_opens_again_as_it_was(tmp_path: Path) -> None:
     again, predicted = load_evaluation(tmp_path / "new")
     assert again == found
     np.testing.assert_array_equal(np.concatenate([predicted.logits, predicted.validation_logits]), logits_of(FakeTask(NAMES, 1200)))
-    assert found.mistakes == int((predicted.logits.argmax(1) != predicted.targets).sum()) > 24
+    assert found.misclassified == int((predicted.logits.argmax(1) != predicted.targets).sum()) > 24
     assert predicted.pixels.shape == (24, 8, 8, 1)
     assert (predicted.pixels[:, 0, 0, 0].astype(int) * 256 + predicted.pixels[:, 0, 1, 0]).tolist() == predicted.worst.tolist()
 
@@ -162,14 +162,14 @@ def test_it_opens_again_as_it_was(tmp_path: Path) -> None:
 def test_thresholds_keep_their_promise_on_validation_and_tell_of_test(tmp_path: Path) -> None:
     found = write_fake(tmp_path, NAMES)
     _, predicted = load_evaluation(tmp_path)
-    assert [t.wanted for t in found.thresholds] == [90, 95, 99]
+    assert [t.target_precision for t in found.thresholds] == [90, 95, 99]
     chosen = sure_and_right(predicted.validation_logits, predicted.validation_targets)
     told = sure_and_right(predicted.logits, predicted.targets)
-    kept = [t for t in found.thresholds if t.value is not None]
+    kept = [t for t in found.thresholds if t.threshold is not None]
     assert kept
     for threshold in kept:
-        assert threshold.value == pytest.approx(threshold_for_precision(*chosen, threshold.wanted / 100))
-        answered = told[0] >= threshold.value
+        assert threshold.threshold == pytest.approx(threshold_for_precision(*chosen, threshold.target_precision / 100))
+        answered = told[0] >= threshold.threshold
         assert threshold.measurements["coverage"].value == pytest.approx(100 * answered.mean())
         assert threshold.measurements["precision"].value == pytest.approx(100 * told[1][answered].mean())
-    assert all("the most that can be promised" in t.why for t in found.thresholds if t.value is None)
+    assert all("the most that can be promised" in t.reason for t in found.thresholds if t.threshold is None)

@@ -76,7 +76,7 @@ def test_whichever_number_of_the_page_is_forged_is_noticed(which: str, request: 
     for place in numbers(said):
         result = forged(said, place)
         if result is None:
-            assert place == ("version",)
+            assert place == ("schema_version",)
         elif list(shown_numbers(result)) == list(shown_numbers(run.result)):
             unseen.setdefault(kind(place), result)
         else:
@@ -117,7 +117,7 @@ def test_what_is_forged_is_named(run: Path, place: Place, value: object, says: s
 def test_the_bundle_and_the_files_tell_the_size(run: Path) -> None:
     """Not the result, which may say the same wrong number twice."""
     said = json.loads((run / "result.json").read_text())
-    for candidate in (said["chosen"], *(c for c in said["candidates"] + said["frontier"] if c["key"] == CHOSEN)):
+    for candidate in (said["chosen"], *(c for c in said["candidates"] + said["pareto_frontier"] if c["key"] == CHOSEN)):
         candidate["measurements"]["size_bytes"]["value"] = 60_500.0
     said["size_ratio"]["value"] *= 2
     (run / "result.json").write_text(json.dumps(said))

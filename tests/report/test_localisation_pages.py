@@ -300,8 +300,8 @@ def test_comparisons_name_what_they_compare(tmp_path: Path) -> None:
 
 def test_experiments_name_what_they_measure() -> None:
     m = Measurement("mask_map", 40.0, "%", 100, True, 39.0, 41.0)
-    took = Measurement("seconds_an_epoch", 3.0, "s", 1, False)
-    arms = [ArmResult("plain", {}, [Training(0, metric="mask_map")], {"mask_map": m, "seconds_an_epoch": took}, "reference")]
+    took = Measurement("seconds_per_epoch", 3.0, "s", 1, False)
+    arms = [ArmResult("plain", {}, [Training(0, metric="mask_map")], {"mask_map": m, "seconds_per_epoch": took}, "reference")]
     assert metric_of(arms) == "mask mAP"
     console = Console(file=io.StringIO(), width=120)
     console.print(experiment_table(arms))

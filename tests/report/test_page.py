@@ -202,7 +202,7 @@ def test_original_shipped_unchanged(run: Path) -> None:
         shortfall=shortfall(result.baseline, [], result.goal, drop),
         chosen=result.baseline,
         candidates=[],
-        frontier=[],
+        pareto_frontier=[],
         latency_ratios=ratios,
         latency_ratio=ratios["openvino"],
         size_ratio=replace(result.size_ratio, value=1.0),

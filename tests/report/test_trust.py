@@ -137,7 +137,7 @@ def _write(name: str, data: bytes) -> Callable[[Path], None]:
         (lambda run: (run / "evidence.json").unlink(), "evidence.json: is missing"),
         (_edit_npz("validation.npz", own=np.full(18, 99)), "validation.npz"),
         (_write("evidence.json", b"{}"), "evidence.json"),
-        (_edit_json("result.json", version=1), "result.json: version"),
+        (_edit_json("result.json", schema_version=3), "result.json has schema_version 3"),
         (_write("predictions.npz", b"PK\x03\x04 broken"), "predictions.npz cannot be read"),
         (_write("predictions.npz", b""), "predictions.npz cannot be read"),
         (_edit_npz("predictions.npz", keys=np.array([{"a": 1}], dtype=object)), "no pickle"),

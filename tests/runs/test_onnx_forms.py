@@ -123,7 +123,7 @@ def test_linear_layers_in_all_forms(shapes: Path, tmp_path: Path, ending: Callab
     file = net.save(tmp_path / "net.onnx", ending(net))
     job, _ = opened(shapes, file)
     np.testing.assert_allclose(answers(job), expected(job, file), rtol=1e-4, atol=1e-4)
-    quantized = Int8(images=16).apply(job.artifact, job.task)
+    quantized = Int8(calibration_images=16).apply(job.artifact, job.task)
     assert onnxruntime_kernels(quantized.files[0])["int8"]
     off = np.abs(load(quantized.files, "onnxruntime")(pixels(job))["logits"] - answers(job)).max()
     assert off < 0.1 * np.abs(answers(job)).max()
@@ -135,7 +135,7 @@ def test_all_ages_are_quantized(shapes: Path, tmp_path: Path, opset: int, ir: in
     file = net.save(tmp_path / "net.onnx", net.linear(), opset=opset, ir=ir)
     job, _ = opened(shapes, file)
     np.testing.assert_allclose(answers(job), expected(job, file), rtol=1e-4, atol=1e-4)
-    assert len(onnxruntime_kernels(Int8(images=8).apply(job.artifact, job.task).files[0])["int8"]) == 2
+    assert len(onnxruntime_kernels(Int8(calibration_images=8).apply(job.artifact, job.task).files[0])["int8"]) == 2
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64])
@@ -145,7 +145,7 @@ def test_other_precisions_are_computed_in_float32(shapes: Path, tmp_path: Path, 
     job, notes = opened(shapes, net.save(tmp_path / "net.onnx", net.linear()))
     assert any("float32" in note for note in notes)
     np.testing.assert_allclose(answers(job), expected(job, file), rtol=0.02, atol=0.02)
-    assert len(onnxruntime_kernels(Int8(images=8).apply(job.artifact, job.task).files[0])["int8"]) == 2
+    assert len(onnxruntime_kernels(Int8(calibration_images=8).apply(job.artifact, job.task).files[0])["int8"]) == 2
 
 
 def softmax_then(*kinds: str) -> Callable[[Net], str]:
@@ -202,7 +202,7 @@ def test_bodies_of_if_read_what_lies_around_them(shapes: Path, tmp_path: Path):
     ]
     net.add("If", ["large"], "z", then_branch=bodies[0], else_branch=bodies[1])
     job, _ = opened(shapes, net.save(tmp_path / "net.onnx", "z"))
-    Int8(images=8).apply(job.artifact, job.task)
+    Int8(calibration_images=8).apply(job.artifact, job.task)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -261,7 +261,7 @@ def test_a_file_in_which_nothing_runs_in_integers_is_not_int8(shapes: Path, tmp_
     job, _ = opened(shapes, net.save(tmp_path / "net.onnx", net.linear()))
     monkeypatch.setattr("planish.compression.quantization.int8.onnxruntime_kernels", lambda file: {"int8": [], "float": ["c", "y"]})
     with pytest.raises(TechniqueError, match="none of 2"):
-        Int8(images=8).apply(job.artifact, job.task)
+        Int8(calibration_images=8).apply(job.artifact, job.task)
 
 
 def test_a_weight_that_two_convolutions_share_is_quantized(shapes: Path, tmp_path: Path):
@@ -273,7 +273,7 @@ def test_a_weight_that_two_convolutions_share_is_quantized(shapes: Path, tmp_pat
     net.nodes = [*net.nodes[:2], *net.nodes[-3:], *net.nodes[2:-3]]
     net.nodes[5].input[0] = "s3"
     job, _ = opened(shapes, net.save(tmp_path / "net.onnx", net.linear()))
-    quantized = Int8(images=8).apply(job.artifact, job.task)
+    quantized = Int8(calibration_images=8).apply(job.artifact, job.task)
     assert len(onnxruntime_kernels(quantized.files[0])["int8"]) == 4
     off = np.abs(load(quantized.files, "onnxruntime")(pixels(job))["logits"] - answers(job)).max()
     assert off < 0.1 * np.abs(answers(job)).max()

@@ -73,7 +73,7 @@ def test_export_and_compress_without_train(place: Path, tmp_path: Path) -> None:
     assert "bundle" in call(place, "export", *given, "--to", "onnx", "--out", str(tmp_path / "bundle"))
     opened = open_model(tmp_path / "bundle")
     assert opened.preprocessing.mean == (0.5, 0.5, 0.5)
-    (tmp_path / "plan.yaml").write_text("- {name: channel_pruning, ratio: 0.5, multiple: 1}\n")
+    (tmp_path / "plan.yaml").write_text("- {name: channel_pruning, pruning_ratio: 0.5, round_to: 1}\n")
     assert "after:" in call(place, "compress", *given, "--plan", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "small"))
     assert open_model(tmp_path / "small").format == "torch"
     assert "accuracy" in call(place, "evaluate", *given)

@@ -173,7 +173,7 @@ def _job(world: World) -> Job:
         module=module,
     )  # fmt: skip
     data = SimpleNamespace(assignment=SplitAssignment(0, {}), report=SimpleNamespace(model_dump=lambda mode: {}))
-    return Job(task, artifact, cast(Any, data), knows_classes=False, pretrained=False, notes=())
+    return Job(task, artifact, cast(Any, data), trained_on_classes=False, pretrained=False, notes=())
 
 
 def _original(world: World) -> Any:

@@ -21,12 +21,12 @@ def check(folder: Path, monkeypatch: pytest.MonkeyPatch, budget: float, slower: 
     world = World(images, slower, stages)
     result, took = simulate(folder / "run", world, budget, monkeypatch)
     use = result.budget
-    assert use.taken == pytest.approx(took, abs=max(10, 0.1 * took))
+    assert use.taken_seconds == pytest.approx(took, abs=max(10, 0.1 * took))
     if is_kept(budget, took):
         return
-    assert use.least > budget, f"it took {took:.0f} s and was said to need {use.least:.0f} s"
-    assert use.longer
-    assert is_kept(use.least, took), "no more was done than had to be"
+    assert use.least_seconds > budget, f"it took {took:.0f} s and was said to need {use.least_seconds:.0f} s"
+    assert use.overruns
+    assert is_kept(use.least_seconds, took), "no more was done than had to be"
 
 
 @pytest.mark.parametrize(("budget", "slower", "images", "stages"), WORLDS[::17])
@@ -47,7 +47,7 @@ def test_it_is_kept_everywhere(
 def test_time_that_there_is_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, took = simulate(tmp_path / "run", World(1000, 0.5), 470, monkeypatch)
     assert 0.85 * 470 < took <= 470
-    assert not result.budget.longer
+    assert not result.budget.overruns
     assert list(result.baselines) == ["openvino", "onnxruntime"] or len(result.baselines) == 2
     assert sum(c.stage == "measured" and "distilled" in c.summary for c in result.candidates) > 1
 
@@ -63,9 +63,9 @@ def test_where_little_time_is_left_no_second_runtime_is_measured_and_launches_ar
 
 def test_a_budget_below_the_least_is_named_at_the_start_and_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, took = simulate(tmp_path / "run", World(20_000), 60, monkeypatch)
-    assert any(f"about {result.budget.least:.0f} s is the least" in text for text in result.notes)
+    assert any(f"about {result.budget.least_seconds:.0f} s is the least" in text for text in result.notes)
     assert "At least" in str(result.budget)
-    stage = result.budget.longer[0]
+    stage = result.budget.overruns[0]
     assert stage.seconds > stage.expected
     assert stage.stage in str(result.budget)
     assert sum(result.seconds.values()) == pytest.approx(took, abs=5)

@@ -44,10 +44,10 @@ def test_levels_are_all_different_and_each_does_something() -> None:
 def test_where_timed_pruning_is_refused_an_equal_share_is_tried() -> None:
     assert Level(2.0, 0.75).plans(TIMED) == [
         Plan(LatencyPruning(speedup=2), Resolution(scale=0.75)),
-        Plan(ChannelPruning(ratio=0.5), Resolution(scale=0.75)),
+        Plan(ChannelPruning(pruning_ratio=0.5), Resolution(scale=0.75)),
     ]
     assert Level(1.0, 0.5).plans(TIMED) == [Plan(Resolution(scale=0.5))]
-    assert Level(1.0, blocks=0.5).plans(TIMED) == [Plan(BlockPruning(ratio=0.5))]
+    assert Level(1.0, blocks=0.5).plans(TIMED) == [Plan(BlockPruning(pruning_ratio=0.5))]
     assert [step.name for step in Level(2.0, blocks=0.3).plans(TIMED)[0].steps] == ["block_pruning", "latency_pruning"]
 
 
@@ -91,7 +91,7 @@ def test_pruning_goes_further_while_it_costs_hardly_anything() -> None:
     assert next_stronger([looked(24, 1)]) is None
     assert next_stronger([]) is None
     refused = looked(6, 3)
-    refused.plan = Plan(ChannelPruning(ratio=0.83))
+    refused.plan = Plan(ChannelPruning(pruning_ratio=0.83))
     assert next_stronger([looked(4, 3), refused]) is None, "an equal share everywhere was tried in place of timed layers"
 
 

@@ -20,7 +20,7 @@ from planish.testing import write_shapes
 
 def test_a_network_trained_with_rounding_brings_its_own_scales() -> None:
     way = DeploymentTarget("int8", "openvino")
-    pruned = Plan(ChannelPruning(ratio=0.5))
+    pruned = Plan(ChannelPruning(pruning_ratio=0.5))
     assert [s.name for s in DeployedCandidate(pruned, way).plan.steps] == ["channel_pruning", "to_onnx", "int8", "to_openvino"]
     learned = Plan(*pruned.steps, QuantizeAware())
     assert [s.name for s in DeployedCandidate(learned, way).plan.steps] == ["channel_pruning", "qat", "to_onnx", "to_openvino"]
@@ -30,7 +30,7 @@ def test_a_network_trained_with_rounding_brings_its_own_scales() -> None:
 def test_rounding_is_learned_where_it_costs_accuracy(precision: Literal["int8", "fp32"], lost: float, pays: bool) -> None:
     runner = SimpleNamespace(drop=lambda *_: Measurement("drop", lost, "points", 100, False))
     search = SimpleNamespace(deployment=DeploymentTarget(precision, "openvino"), runner=runner)
-    assert rounding.pays(cast(Any, search), Trial(Level(2.0), Plan(ChannelPruning(ratio=0.5)))) is pays
+    assert rounding.pays(cast(Any, search), Trial(Level(2.0), Plan(ChannelPruning(pruning_ratio=0.5)))) is pays
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def client(bundle: Path) -> Iterator[TestClient]:
 def golden(bundle: Path) -> tuple[list[bytes], np.ndarray, list[str]]:
     described = json.loads((bundle / "bundle.json").read_text())
     with np.load(bundle / "golden" / "expected.npz") as saved:
-        return [(bundle / name).read_bytes() for name in described["golden"]], saved["logits"], described["class_names"]
+        return [(bundle / name).read_bytes() for name in described["golden_samples"]], saved["logits"], described["class_names"]
 
 
 def tensor(client: TestClient, count: int = 1, **changes: Any) -> dict[str, Any]:

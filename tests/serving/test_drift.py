@@ -50,7 +50,7 @@ def long_run(make: Callable[[np.random.Generator], Stream], rng: np.random.Gener
 
 
 def drift_of(folder: Path, reference: list[float], settings: DriftSettings) -> Drift:
-    (folder / REFERENCE).write_text(json.dumps({"values": {"brightness": reference}}))
+    (folder / REFERENCE).write_text(json.dumps({"schema_version": 1, "values": {"brightness": reference}}))
     return Drift(folder, settings)
 
 
@@ -209,7 +209,7 @@ def test_what_is_no_number_is_passed_over(value: object, tmp_path: Path) -> None
 
 
 def test_a_class_that_no_longer_comes_is_named(tmp_path: Path) -> None:
-    (tmp_path / REFERENCE).write_text(json.dumps({"values": {}, "classes": {"cat": 200, "dog": 300, "hen": 500}}))
+    (tmp_path / REFERENCE).write_text(json.dumps({"schema_version": 1, "values": {}, "class_counts": {"cat": 200, "dog": 300, "hen": 500}}))
     drift = Drift(tmp_path, INDEPENDENT)
     for number in range(600):
         drift.add({}, ["cat", "hen", "hen"][number % 3], MONDAY)

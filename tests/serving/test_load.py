@@ -29,7 +29,7 @@ def known(bundle: Path) -> list[tuple[bytes, dict[str, float]]]:
     shares /= shares.sum(axis=1, keepdims=True)
     return [
         ((bundle / name).read_bytes(), dict(zip(described["class_names"], row.tolist(), strict=True)))
-        for name, row in zip(described["golden"], shares, strict=True)
+        for name, row in zip(described["golden_samples"], shares, strict=True)
     ]
 
 

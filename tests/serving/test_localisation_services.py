@@ -161,7 +161,7 @@ def logged(bundle: Path, files: list[bytes], folder: Path) -> Path:
     with (folder / "predictions.jsonl").open("w") as file:
         for number, data in enumerate(files):
             pixels = preprocess(data, SPEC, PREPROCESSING)[None]
-            (values,) = image_values(model.bundle.name, model.bundle.class_names, pixels, model.run(pixels), [data])
+            (values,) = image_values(model.bundle.task, model.bundle.class_names, pixels, model.run(pixels), [data])
             file.write(json.dumps(head | {"time": 4e5 + number} | values) + "\n")
     return folder
 

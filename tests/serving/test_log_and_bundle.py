@@ -110,8 +110,9 @@ def test_what_is_no_log_is_named(bundle: Path, tmp_path: Path) -> None:
 
 
 DAMAGED = [
-    None, "{", "[]", '{"values": {}}', '{"values": {"brightness": []}}', '{"values": {"brightness": ["a"]}}',
-    '{"values": {"brightness": [NaN]}}', '{"values": {"brightness": 3}}',
+    None, "{", "[]", '{"values": {"brightness": [0.5]}}',
+    *(f'{{"schema_version": 1, "values": {values}}}' for values in (
+        "{}", '{"brightness": []}', '{"brightness": ["a"]}', '{"brightness": [NaN]}', '{"brightness": 3}')),
 ]  # fmt: skip
 
 

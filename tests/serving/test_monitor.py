@@ -52,7 +52,7 @@ def _values(job: Job, bundle: Path, darker: float = 1.0) -> list[dict[str, float
     split = job.task.split("test")
     images = (split.images(model.bundle.input_spec, model.bundle.preprocessing) * darker).astype(np.uint8)
     outputs = model.run(images)
-    return image_values(model.bundle.name, model.bundle.class_names, images, outputs, [split.file_bytes(i) for i in range(len(split))])
+    return image_values(model.bundle.task, model.bundle.class_names, images, outputs, [split.file_bytes(i) for i in range(len(split))])
 
 
 def _write(folder: Path, bundle: Path, found: list[dict[str, float]], start: float = MONDAY) -> None:

@@ -107,7 +107,7 @@ class Number(nn.Module):
         ([2.0, -2.0], (0, 1), 0.0),
     ],
 )
-def test_a_greedy_soup_takes_what_does_not_harm(values, members, expected):
+def test_a_greedy_soup_takes_what_does_not_lower_the_score(values, members, expected):
     soup = greedy_soup([Number(v) for v in values], lambda m: -abs(m.weight.item()), nothing)
     assert soup.members == members
     assert soup.module.weight.item() == pytest.approx(expected)

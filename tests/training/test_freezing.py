@@ -42,12 +42,12 @@ def test_gradual_unfreezing_reaches_every_layer_in_the_end(job: Job) -> None:
     assert all(change > 0 for name, change in changes.items() if name.endswith("conv1.weight"))
 
 
-def test_parts_thaw_from_the_last_to_the_first(job: Job) -> None:
+def test_parts_unfreeze_from_the_last_to_the_first(job: Job) -> None:
     module = prepare_copy(job)
-    thaw = LayerFreezer(module, job.artifact.input_spec, "gradual", 1.0)
+    freezer = LayerFreezer(module, job.artifact.input_spec, "gradual", 1.0)
     seen = []
     for progress in (0.0, 0.13, 0.26, 0.38, 0.51):
-        thaw(progress)
+        freezer(progress)
         seen.append({name for name, p in module.named_parameters() if p.requires_grad})
     assert seen[0] == {"fc.weight", "fc.bias"}
     assert all(a < b for a, b in itertools.pairwise(seen))
@@ -57,15 +57,15 @@ def test_parts_thaw_from_the_last_to_the_first(job: Job) -> None:
 
 def test_frozen_layers_are_in_eval_mode_and_stay_so_when_the_network_is_put_to_train(job: Job) -> None:
     module = prepare_copy(job)
-    thaw = LayerFreezer(module, job.artifact.input_spec, "backbone", 1.0)
+    freezer = LayerFreezer(module, job.artifact.input_spec, "backbone", 1.0)
     module.train()
-    thaw(0.0, restart=True)
+    freezer(0.0, restart=True)
     assert not any(m.training for m in module.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_earlier_layers_learn_more_slowly(job: Job) -> None:
-    thaw = LayerFreezer(module := prepare_copy(job), job.artifact.input_spec, "none", 0.5)
-    rates = {name: thaw.rate_of(p) for name, p in module.named_parameters()}
+    freezer = LayerFreezer(module := prepare_copy(job), job.artifact.input_spec, "none", 0.5)
+    rates = {name: freezer.rate_of(p) for name, p in module.named_parameters()}
     assert rates["fc.weight"] == 1.0
     assert rates["conv1.weight"] == 0.5**4
     layers = [rate for name, rate in rates.items() if name.startswith("stages")]
@@ -75,8 +75,8 @@ def test_earlier_layers_learn_more_slowly(job: Job) -> None:
 def test_parameters_that_ask_for_no_gradient_never_learn(job: Job) -> None:
     module = prepare_copy(job)
     module.conv1.weight.requires_grad_(False)
-    thaw = LayerFreezer(module, job.artifact.input_spec, "gradual", 1.0)
-    thaw(1.0)
+    freezer = LayerFreezer(module, job.artifact.input_spec, "gradual", 1.0)
+    freezer(1.0)
     assert not module.conv1.weight.requires_grad
     assert module.fc.weight.requires_grad
 

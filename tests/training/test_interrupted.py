@@ -27,7 +27,7 @@ HOW: dict[str, Any] = {"epochs": 3, "batch_size": 32, "augmentation": "light"}
         Distill(**HOW),
         Distill(**HOW, method="attention"),
         Distill(**HOW | {"epochs": 1000}, max_seconds=4.0),
-        IterativePruning(pruning=ChannelPruning(ratio=0.5), rounds=2, distill=Distill(**HOW | {"epochs": 2})),
+        IterativePruning(pruning=ChannelPruning(pruning_ratio=0.5), rounds=2, distill=Distill(**HOW | {"epochs": 2})),
         QuantizeAware(**HOW, max_seconds=3.0),
     ],
     ids=["logits", "attention", "in time", "iterative", "qat"],
@@ -37,7 +37,7 @@ def test_interrupted_and_applied_again_it_gives_what_it_would_have_given(
     artifact, task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique, last: int
 ):
     task.splits["calibration"] = Quarters(64, 20)
-    artifact = ChannelPruning(ratio=0.25).apply(artifact, task)  # the network that was is the teacher
+    artifact = ChannelPruning(pruning_ratio=0.25).apply(artifact, task)  # the network that was is the teacher
     now, steps, decided = [0.0], [0], {}
     for module in (FIT, sys.modules["planish.training.schedules.schedule"]):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])

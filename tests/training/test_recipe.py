@@ -31,7 +31,7 @@ from planish.training.recipe import (
 )
 
 
-def test_every_lever_of_a_recipe_is_a_technique() -> None:
+def test_every_modification_of_a_recipe_is_a_technique() -> None:
     assert set(MODIFICATIONS) <= registered().keys()
 
 
@@ -54,7 +54,7 @@ def test_values_are_set_by_full_and_by_short_key() -> None:
 
 def test_a_file_may_say_only_what_differs(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    mine.write_text("base: finetune-few\ntraining: {epochs: 3}\nlevers: {dropout: 0.2}\n")
+    mine.write_text("base: finetune-few\ntraining: {epochs: 3}\nmodifications: {dropout: 0.2}\n")
     recipe = load_recipe(mine)
     assert recipe.training.epochs == 3
     assert recipe.training.layer_decay == load_recipe("finetune-few").training.layer_decay
@@ -83,7 +83,7 @@ def test_a_recipe_that_is_not_there() -> None:
         load_recipe("finetune-fw")
 
 
-def test_train_keeps_the_recipe_and_the_levers(tmp_path: Path) -> None:
+def test_train_keeps_the_recipe_and_the_modifications(tmp_path: Path) -> None:
     data = write_shapes(tmp_path / "shapes", per_class=20)
     trained = planish.train(data, model="resnet8", changes=["epochs=1", "activation=elu", "norm=group"], out=tmp_path / "model")
     kept = load_recipe(tmp_path / "model" / "recipe.yaml")
@@ -97,7 +97,7 @@ def test_train_keeps_the_recipe_and_the_levers(tmp_path: Path) -> None:
     assert again["accuracy"].value == trained.metrics["accuracy"].value
 
 
-def test_pulled_levers_are_where_a_network_starts_from(tmp_path: Path) -> None:
+def test_applied_modifications_are_where_a_network_starts_from(tmp_path: Path) -> None:
     job = prepare_job(write_shapes(tmp_path / "shapes", per_class=20), "resnet8")
     artifact = apply_modifications(job.artifact, job.task, [Activation("elu"), Norm("group")])
     assert artifact.original is None

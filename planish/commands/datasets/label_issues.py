@@ -10,7 +10,7 @@ from planish.invocation import command_line
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
-    from planish.datacentric.label_issues import Suspects
+    from planish.datacentric.label_issues import LabelIssues
     from planish.training.recipe import Recipe
 
 
@@ -31,10 +31,11 @@ def label_issues(
     resume: bool = False,
     skip_bad: bool = False,
     seed: int = 0,
-) -> Suspects:
+) -> LabelIssues:
     """Images whose label is probably wrong, with a page of thumbnails.
 
-    Networks are trained in folds, and judge the images that they were not trained on. The folder holds `suspects.json` and `suspects.html`.
+    Networks are trained in folds, and evaluated on the images that they were not trained on. The folder holds `label_issues.json` and
+    `label_issues.html`.
 
     Args:
         data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
@@ -62,8 +63,8 @@ def label_issues(
     Example:
         $ planish label-issues photos/ --model mobilenet_v2 --weights imagenet
     """
-    from planish.datacentric.label_issues import suspects as run
-    from planish.report.pages.label_issues import write_suspects
+    from planish.datacentric.label_issues import find_label_issues as run
+    from planish.report.pages.label_issues import write_label_issues
 
     at_least(2, folds=folds)
     at_least(1, epochs=epochs, repeats=repeats)
@@ -72,5 +73,5 @@ def label_issues(
         changes=changes_of(changes, epochs=epochs, image_size=image_size), folds=folds, repeats=repeats, budget=budget, out=out,
         resume=resume, skip_bad=skip_bad, seed=seed, command=command_line(),
     )  # fmt: skip
-    write_suspects(results_folder(out, found.name))
+    write_label_issues(results_folder(out, found.name))
     return found

@@ -9,7 +9,7 @@ from planish.commands.options import Changes, Layout, changes_of, source
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
-    from planish.datacentric.retrain import Continued
+    from planish.datacentric.retrain import Retraining
     from planish.training.recipe import Recipe
 
 
@@ -29,7 +29,7 @@ def retrain(
     layout: Layout | None = None,
     skip_bad: bool = False,
     seed: int = 0,
-) -> Continued:
+) -> Retraining:
     """Train the network behind a bundle on old and new images, make a bundle of it by the same steps, and compare the two.
 
     Images keep the splits that the bundle keeps, and new ones are assigned by their content, so neither network was trained on, or chosen
@@ -52,7 +52,7 @@ def retrain(
         seed: Of the training.
 
     Returns:
-        What was found. The folder holds it as `continued.json`, `model/`, `bundle/`, and `added.csv`.
+        What was found. The folder holds it as `retraining.json`, `model/`, `bundle/`, and `added.csv`.
 
     Raises:
         BundleError: there is no bundle, its network or its splits are not kept, or `out` exists.
@@ -61,9 +61,9 @@ def retrain(
     Example:
         $ planish retrain runs/photos photos/ --add to-label/labels.csv --out runs/photos-2 --replace
     """
-    from planish.datacentric.retrain import continue_from
+    from planish.datacentric.retrain import retrain as run
 
-    return continue_from(
+    return run(
         served, source(data, layout), add, out=out, recipe=recipe, changes=tuple(changes_of(changes, epochs=epochs)), budget=budget,
         replace_served=replace, alpha=alpha, max_drop=max_drop, skip_bad=skip_bad, seed=seed,
     )  # fmt: skip

@@ -24,7 +24,12 @@ _AUTO: tuple[Method, ...] = ("svd", "spatial", "tucker")
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Factors:
-    """How one layer is split: ``{method: spatial, ranks: [32]}``; Tucker has two ranks, of the input and of the output side."""
+    """How one layer is split: ``{method: spatial, ranks: [32]}``.
+
+    Args:
+        method: the decomposition.
+        ranks: one; of ``tucker`` two, of the input and of the output side.
+    """
 
     method: Method
     ranks: tuple[Annotated[int, Field(ge=1)], ...]

@@ -35,11 +35,11 @@ class Factorize:
     """Replace convolutions and linear layers by several thinner ones (low rank), where that is measured to be faster.
 
     Every layer's ways to be split are timed against it in the runtime, at the size it runs at; what is slower is never taken. One of
-    ``speedup``, ``ratio``, ``energy`` and ``layers`` says how far to go. Fine-tune or distil afterwards.
+    ``speedup``, ``parameter_reduction``, ``energy`` and ``layers`` says how far to go. Fine-tune or distil afterwards.
 
     Args:
         speedup: the layers together shall take this much less time; ranks are chosen so that the sum of the layers' errors is least.
-        ratio: share of the layers' weights to remove, chosen likewise.
+        parameter_reduction: share of the layers' weights to remove, chosen likewise.
         energy: each layer takes its cheapest form that keeps this share of its outputs' energy.
         layers: by name, chosen elsewhere; nothing is timed.
         method: one for all layers, or ``auto``: the best of ``svd``, ``spatial`` and ``tucker`` for each. ``lu`` has the form of ``svd``
@@ -55,7 +55,7 @@ class Factorize:
     """
 
     speedup: float | None = Field(default=None, gt=1)
-    ratio: float | None = Field(default=None, gt=0, lt=1)
+    parameter_reduction: float | None = Field(default=None, gt=0, lt=1)
     energy: float | None = Field(default=None, gt=0, le=1)
     layers: dict[str, Factors] | None = None
     method: Method | Literal["auto"] = "auto"
@@ -71,9 +71,11 @@ class Factorize:
 
     @model_validator(mode="after")
     def _one_rule(self) -> Factorize:
-        given = [n for n in ("speedup", "ratio", "energy", "layers") if getattr(self, n) is not None]
+        given = [n for n in ("speedup", "parameter_reduction", "energy", "layers") if getattr(self, n) is not None]
         if len(given) != 1:
-            raise ValueError(f"exactly one of speedup, ratio, energy and layers is given, not {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"exactly one of speedup, parameter_reduction, energy and layers is given, not {' and '.join(given) or 'none'}"
+            )
         if self.speedup is not None and self.runtime is None:
             raise ValueError("a speedup is measured, so it needs a runtime")
         return self
@@ -85,8 +87,8 @@ class Factorize:
     def __str__(self) -> str:
         if self.speedup is not None:
             return f"low rank for {self.speedup:g}x"
-        if self.ratio is not None:
-            return f"low rank −{100 * self.ratio:.0f} %"
+        if self.parameter_reduction is not None:
+            return f"low rank −{100 * self.parameter_reduction:.0f} %"
         return f"low rank, energy {100 * self.energy:g} %" if self.energy is not None else f"low rank in {len(self.layers or ())} layers"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
@@ -178,8 +180,8 @@ class Factorize:
 
     def _within_budget(self, options: Mapping[str, Sequence[Option]]) -> dict[str, Option]:
         cost: Callable[[Option], float]
-        if self.ratio is not None:
-            what, cost, share = "weights", lambda o: float(o.parameters), 1 - self.ratio
+        if self.parameter_reduction is not None:
+            what, cost, share = "weights", lambda o: float(o.parameters), 1 - self.parameter_reduction
         else:
             assert self.speedup is not None
             what, cost, share = "time", lambda o: o.cost, 1 / self.speedup
@@ -190,7 +192,9 @@ class Factorize:
             raise TechniqueError(
                 f"splitting can bring the layers to {least:.0%} of their {what}, not to {share:.0%}",
                 "only forms with fewer weights that are faster than the layer are taken",
-                f"ask for ratio {1 - least:.2f} or less" if self.ratio is not None else f"ask for speedup {1 / least:.2f} or less",
+                f"ask for parameter_reduction {1 - least:.2f} or less"
+                if self.parameter_reduction is not None
+                else f"ask for speedup {1 / least:.2f} or less",
             )
         return picked
 

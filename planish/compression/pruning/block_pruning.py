@@ -40,18 +40,18 @@ class BlockPruning:
     that loses layers runs faster for the MACs it saves than one that loses channels, and loses more accuracy: distil afterwards.
 
     Args:
-        ratio: share of the blocks that can go, above 0 to 1, rounded to whole blocks, at least one.
+        pruning_ratio: share of the blocks that can go, above 0 to 1, rounded to whole blocks, at least one.
         importance: ``loss``, how much the task's loss rises; ``output``, how far outputs move (relative squared distance); ``random``,
             the control.
         recalibrate: fit the layers that are left to what they said before, on calibration images, and estimate batch-norm statistics
             again (see ``reconstruction``).
 
     Example:
-        >>> print(BlockPruning(ratio=0.5))
+        >>> print(BlockPruning(pruning_ratio=0.5))
         blocks −50 %
     """
 
-    ratio: float = Field(gt=0, le=1)
+    pruning_ratio: float = Field(gt=0, le=1)
     importance: Literal["loss", "output", "random"] = "loss"
     recalibrate: bool = True
 
@@ -64,7 +64,7 @@ class BlockPruning:
         return {}
 
     def __str__(self) -> str:
-        return f"blocks −{100 * self.ratio:.0f} %"
+        return f"blocks −{100 * self.pruning_ratio:.0f} %"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
         """Prune.
@@ -82,7 +82,7 @@ class BlockPruning:
                 "use channel_pruning",
             )
         ranked = self._ranked(module, blocks, batches, task.loss)
-        removed = ranked[: max(1, math.floor(self.ratio * len(blocks) + 0.5))]
+        removed = ranked[: max(1, math.floor(self.pruning_ratio * len(blocks) + 0.5))]
         structure = {"removed": [name for name in blocks if name in removed]}
         pruned = self.rebuild(copy.deepcopy(artifact.module), structure)
         for name in removed:
@@ -104,7 +104,7 @@ class BlockPruning:
             order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0)).tolist()
             return [blocks[i] for i in order]
         scores = {}
-        with torch.no_grad(), Stage("weighing blocks", len(blocks)) as stage:
+        with torch.no_grad(), Stage("measuring sensitivity of blocks", len(blocks)) as stage:
             whole = [module(images) for images, _ in batches()]
             for name in blocks:
                 with bypassed(module, name):

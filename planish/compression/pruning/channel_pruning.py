@@ -39,25 +39,25 @@ class ChannelPruning:
     verified each time. Accuracy falls at first: fine-tune or distil afterwards.
 
     Args:
-        ratio: share of the channels to remove, 0 to below 1. Parameters and MACs fall with about the square of what stays.
+        pruning_ratio: share of the channels to remove, 0 to below 1. Parameters and MACs fall with about the square of what stays.
         importance: what makes a channel worth keeping, see ``importance.IMPORTANCES``.
         scope: ``uniform`` takes the same share from every layer; ``global`` lets all channels of the network compete.
-        multiple: widths become multiples of this, as vectorised kernels like them; narrow layers use smaller ones.
+        round_to: widths become multiples of this, as vectorised kernels like them; narrow layers use smaller ones.
         recalibrate: fit the layers that read what was cut to what they said before, on calibration images, and estimate batch-norm
             statistics again: wins back much accuracy at once (see ``reconstruction``).
-        ratios: other shares than ``ratio`` for some groups of channels, by the first layer that makes them (``Group.name``).
+        pruning_ratios: other shares than ``pruning_ratio`` for some groups of channels, by the first layer of each (``Group.name``).
 
     Example:
-        >>> print(ChannelPruning(ratio=0.5))
+        >>> print(ChannelPruning(pruning_ratio=0.5))
         channels −50 %
     """
 
-    ratio: Ratio
+    pruning_ratio: Ratio
     importance: Importance = "l2"
     scope: Literal["uniform", "global"] = "uniform"
-    multiple: int = Field(default=8, ge=1)
+    round_to: int = Field(default=8, ge=1)
     recalibrate: bool = True
-    ratios: Mapping[str, Ratio] = Field(default_factory=dict)
+    pruning_ratios: Mapping[str, Ratio] = Field(default_factory=dict)
 
     name: ClassVar[str] = "channel_pruning"
     reference: ClassVar[str] = "Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv:1608.08710"
@@ -68,7 +68,9 @@ class ChannelPruning:
         return {}
 
     def __str__(self) -> str:
-        return f"channels −{100 * self.ratio:.0f} %" + (f", {len(self.ratios)} layers otherwise" if self.ratios else "")
+        return f"channels −{100 * self.pruning_ratio:.0f} %" + (
+            f", {len(self.pruning_ratios)} layers otherwise" if self.pruning_ratios else ""
+        )
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
         """Prune.
@@ -90,7 +92,7 @@ class ChannelPruning:
                 "use a network with batch norm, or quantization instead",
             )
         scores = unit_scores(self.importance, module, graph, batches, task.loss)
-        chosen = choose(graph, scores, self.ratio, self.scope, self.multiple, self.ratios)
+        chosen = choose(graph, scores, self.pruning_ratio, self.scope, self.round_to, self.pruning_ratios)
         chosen, frozen = exact(module, graph, chosen, example)
         units = [unit for cut in chosen.values() for unit in cut]
         pruned = structures.prune(module, graph, units)
@@ -128,7 +130,7 @@ def choose(
     """The units to cut of each group, the least important first; the other arguments are those of ``ChannelPruning``.
 
     Raises:
-        TechniqueError: a name in ``ratios`` is no group's.
+        TechniqueError: a name in ``pruning_ratios`` is no group's.
     """
     names = {group.name for group in graph.groups}
     for unknown in sorted(set(ratios or {}) - names):

@@ -27,7 +27,7 @@ class IterativePruning:
     After round k of n the share ``final * (1 - (1 - k / n) ** 3)`` is gone: much at first, while much is redundant, little at the end.
 
     Args:
-        pruning: what to reach: channel or unstructured pruning with all their fields, as in ``{ratio: 0.5}`` or ``{sparsity: 0.9}``.
+        pruning: channel or unstructured pruning with all its fields, as in ``{pruning_ratio: 0.5}`` or ``{sparsity: 0.9}``.
         rounds: at least 2.
         distill: what follows each round.
 
@@ -80,9 +80,9 @@ class IterativePruning:
         return [
             replace(
                 pruning,
-                ratio=of_what_is_left(pruning.ratio, k),
-                ratios={name: of_what_is_left(ratio, k) for name, ratio in pruning.ratios.items()},
-                multiple=pruning.multiple if k == self.rounds else 1,
+                pruning_ratio=of_what_is_left(pruning.pruning_ratio, k),
+                pruning_ratios={name: of_what_is_left(ratio, k) for name, ratio in pruning.pruning_ratios.items()},
+                round_to=pruning.round_to if k == self.rounds else 1,
             )
             for k in range(1, self.rounds + 1)
         ]

@@ -1,4 +1,4 @@
-"""Channel pruning to a speed: each layer's width chosen by measured time and measured harm."""
+"""Channel pruning to a speed: each layer's width chosen by measured time and measured sensitivity."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from planish.compression.graph import structure as structures
 from planish.compression.graph.structure import ChannelGraph, Group
 from planish.compression.pruning.channel_pruning import ChannelPruning, choose
 from planish.compression.pruning.importance import Importance, unit_scores
-from planish.compression.pruning.sensitivity import harm_of_forms, harm_of_rounding, harm_of_widths
+from planish.compression.pruning.sensitivity import form_sensitivity, rounding_sensitivity, width_sensitivity
 from planish.compression.pruning.width_choice import Choice, least_error, time_of
 from planish.compression.pruning.width_costs import LayerForm, width_costs
 from planish.compression.quantization.int8 import FLOAT_LAYERS
@@ -43,7 +43,7 @@ _IMAGES = 128
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LatencyPruning:
-    """Remove channels until the layers are ``speedup`` times as fast in the runtime, from where it harms least.
+    """Remove channels until the layers are ``speedup`` times as fast in the runtime, from where the outputs change least.
 
     How much each layer's channels matter is measured by masking them on calibration images (how far the outputs move), what each width
     costs by timing layers in the runtime; an integer program chooses all widths together. Distil afterwards.
@@ -53,9 +53,9 @@ class LatencyPruning:
         runtime: where layers are timed.
         precision: in which they are timed: ``int8`` where the plan goes on to it.
         threads: that the runtime may use.
-        batch: images in a batch.
+        batch_size: images in a batch.
         importance: which of a layer's channels go first, see ``importance.IMPORTANCES``.
-        multiple: widths become multiples of this.
+        round_to: widths become multiples of this.
         low_rank: layers may also be split (see ``factorize``) where that costs less than fewer channels.
         mixed_precision: layers may stay float where rounding them harms more than it saves; an ``int8`` step later in the plan leaves
             them so.
@@ -70,9 +70,9 @@ class LatencyPruning:
     runtime: str = "onnxruntime"
     precision: Precision = "fp32"
     threads: int = Field(default=1, ge=1)
-    batch: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=1, ge=1)
     importance: Importance = "l2"
-    multiple: int = Field(default=8, ge=1)
+    round_to: int = Field(default=8, ge=1)
     low_rank: bool = False
     mixed_precision: bool = False
     cost: Literal["latency", "macs"] = "latency"
@@ -117,15 +117,15 @@ class LatencyPruning:
             )
         images = torch.cat([images for images, _ in batches()])
         scores = unit_scores(self.importance, module, graph, batches, task.loss)
-        cuts = [choose(graph, scores, 1 - share, "uniform", self.multiple) for share in _KEPT]
+        cuts = [choose(graph, scores, 1 - share, "uniform", self.round_to) for share in _KEPT]
         gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
         known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # other speeds of one network need the same
-        errors = _once(_known(*known, self.importance, self.multiple), lambda: harm_of_widths(module, graph, gone, images, task))
+        errors = _once(_known(*known, self.importance, self.round_to), lambda: width_sensitivity(module, graph, gone, images, task))
         ways: dict[str, dict[LayerForm, float]] = {}
         if self.low_rank:
             ways = _once(_known(*known, "ranks"), lambda: _split_ways(module, example, batches, images, task))
         if self.mixed_precision:
-            ways = _with_float(ways, _once(_known(*known, "rounding"), lambda: harm_of_rounding(module, images, task)))
+            ways = _with_float(ways, _once(_known(*known, "rounding"), lambda: rounding_sensitivity(module, images, task)))
         kept = np.array([[1 - len(u) / sum(len(g.units) for g in gs) for u in us] for gs, us in zip(decided.values(), gone, strict=True)])
         costs, layers = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times, ways)
         uncut = Choice([0] * len(decided), [0] * len(costs))
@@ -154,7 +154,9 @@ class LatencyPruning:
         self, artifact: Artifact, task: Task, ratios: Mapping[str, float], split_up: Mapping[str, Form]
     ) -> tuple[Artifact, dict[str, Any], str]:
         """Cut and split as was chosen; what ``rebuild`` needs, and what is worth telling."""
-        changed = ChannelPruning(ratio=0, importance=self.importance, multiple=self.multiple, ratios=ratios).apply(artifact, task)
+        changed = ChannelPruning(pruning_ratio=0, importance=self.importance, round_to=self.round_to, pruning_ratios=ratios).apply(
+            artifact, task
+        )
         structure, notes = {"channels": changed.lineage.steps[-1].structure}, changed.lineage.steps[-1].notes
         if split_up:
             shapes = {name: shape_of(layer) for name, layer in changed.module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
@@ -167,7 +169,7 @@ class LatencyPruning:
     def _times(self, variants: Sequence[Variant]) -> list[float]:
         if self.cost == "macs":
             return [multiplications(v) / 1e6 for v in variants]
-        return layer_latencies(variants, self.runtime, threads=self.threads, batch=self.batch)
+        return layer_latencies(variants, self.runtime, threads=self.threads, batch=self.batch_size)
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
@@ -177,7 +179,7 @@ class LatencyPruning:
 
 
 def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
-    """Groups by the name that ``ChannelPruning.ratios`` knows them by; those of one name are cut alike."""
+    """Groups by the name that ``ChannelPruning.pruning_ratios`` has; those of one name are cut alike."""
     decided: dict[str, list[Group]] = {}
     for group in graph.groups:
         if group.name:
@@ -190,15 +192,16 @@ def _split_ways(
 ) -> dict[str, dict[LayerForm, float]]:
     places, _ = find_layers(module, example)
     seen = moments(module, {n: module.get_submodule(n) for n in places}, batches())
-    harm = harm_of_forms(module, places, seen, images, task)
-    return {name: {LayerForm(form): error for form, error in forms.items()} for name, forms in harm.items()}
+    sensitivity = form_sensitivity(module, places, seen, images, task)
+    return {name: {LayerForm(form): error for form, error in forms.items()} for name, forms in sensitivity.items()}
 
 
 def _with_float(ways: Mapping[str, Mapping[LayerForm, float]], rounding: Mapping[str, float]) -> dict[str, dict[LayerForm, float]]:
-    """Every way in INT8 has the harm of rounding on top of its own; the whole layer may also stay float, without any."""
+    """Every form in INT8 has the sensitivity to rounding on top of its own; the whole layer may also stay float, without any."""
     return {
-        name: {LayerForm(): harm, LayerForm(is_float=True): 0.0} | {way: error + harm for way, error in ways.get(name, {}).items()}
-        for name, harm in rounding.items()
+        name: {LayerForm(): sensitivity, LayerForm(is_float=True): 0.0}
+        | {way: error + sensitivity for way, error in ways.get(name, {}).items()}
+        for name, sensitivity in rounding.items()
     }
 
 

@@ -30,17 +30,19 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 _MOST_IMAGES, _LEAST_IMAGES = 128, 16
-_SECONDS, _SHARE = 20.0, 0.3  # to weigh in, about, and of the time to the deadline: large networks are shown fewer images
+_SECONDS, _SHARE = 20.0, 0.3  # for a measurement, about, and of the time to the deadline: large networks run fewer images
 _WIDEST = 2048  # channels that a layer reads, so that estimating some by others stays quick
 _ROWS = 4096  # positions of a batch that are enough to know how channels hang together
 _SHARES = (0.25, 0.5)  # of a layer's ranks that are tried
 
 
-def harm_of_widths(module: nn.Module, graph: ChannelGraph, cuts: Sequence[Sequence[Sequence[int]]], images: Tensor, task: Task) -> Floats:
-    """The harm of each decision's widths, ``(decisions, widths)``: the divergence of the outputs from those of the whole network.
+def width_sensitivity(
+    module: nn.Module, graph: ChannelGraph, cuts: Sequence[Sequence[Sequence[int]]], images: Tensor, task: Task
+) -> Floats:
+    """The sensitivity of each decision's widths, ``(decisions, widths)``: the divergence of the outputs from those of the whole network.
 
     What is cut is repaired as pruning repairs it, but cheaply: the layers that read the channels which go make what they made of them from
-    the channels that stay, by least squares. Without it the harm says little of what a pruned network loses once it is fitted.
+    the channels that stay, by least squares. Without it the sensitivity predicts little of what a pruned network loses once it is fitted.
 
     Args:
         module: in eval mode.
@@ -51,12 +53,12 @@ def harm_of_widths(module: nn.Module, graph: ChannelGraph, cuts: Sequence[Sequen
     """
     # neighbouring shares of a narrow layer round to one width
     masks = {(d, len(units)): units for d, widths in enumerate(cuts) for units in widths if units}
-    judge = _Judge(module, images, task, len(masks))
-    inputs = _input_moments(module, judge.batches)
+    divergence = _Divergence(module, images, task, len(masks))
+    inputs = _input_moments(module, divergence.batches)
     moved = {(d, 0): 0.0 for d in range(len(cuts))}
-    with Stage("weighing channels", len(masks)) as stage:
+    with Stage("measuring sensitivity of channels", len(masks)) as stage:
         for which, units in masks.items():
-            moved[which] = judge(_repaired(module, structures.masked(module, graph, units), graph, units, inputs))
+            moved[which] = divergence(_repaired(module, structures.masked(module, graph, units), graph, units, inputs))
             stage.advance()
     return np.array([[moved[d, len(units)] for units in widths] for d, widths in enumerate(cuts)])
 
@@ -101,10 +103,10 @@ def _repaired(whole: nn.Module, masked: nn.Module, graph: ChannelGraph, units: S
     return masked
 
 
-def harm_of_forms(
+def form_sensitivity(
     module: nn.Module, places: Mapping[str, Place], seen: Mapping[str, Moments], images: Tensor, task: Task
 ) -> dict[str, dict[Form, float]]:
-    """The harm of splitting each layer in each way that makes sense for it.
+    """The sensitivity to splitting each layer, for each form that fits it.
 
     Args:
         module: in eval mode; left as it is.
@@ -114,26 +116,26 @@ def harm_of_forms(
         task: for the divergence.
     """
     tried = [(name, Form(m, share)) for name, place in places.items() for m in _methods(place) for share in _SHARES]
-    judge = _Judge(module, images, task, len(tried))
-    harm: dict[str, dict[Form, float]] = {name: {} for name in places}
-    with Stage("weighing ranks", len(tried)) as stage:
+    divergence = _Divergence(module, images, task, len(tried))
+    sensitivity: dict[str, dict[Form, float]] = {name: {} for name in places}
+    with Stage("measuring sensitivity of ranks", len(tried)) as stage:
         for name, form in tried:
             layer = module.get_submodule(name)
             factors = Factors(form.method, ranks_of(form, places[name].shape))
             module.set_submodule(name, split(layer, factors.method, factors.ranks, seen[name]))
             try:
-                harm[name][form] = judge(module)
+                sensitivity[name][form] = divergence(module)
             except (AttributeError, TypeError, RuntimeError):  # the network's code reaches into this layer
-                harm.pop(name, None)
+                sensitivity.pop(name, None)
             finally:
                 module.set_submodule(name, layer)
             stage.advance()
-    return harm
+    return sensitivity
 
 
 @torch.no_grad()
-def harm_of_rounding(module: nn.Module, images: Tensor, task: Task) -> dict[str, float]:
-    """The harm of each convolution and linear layer alone in 8 bits: weights with one scale an output channel, inputs with one scale.
+def rounding_sensitivity(module: nn.Module, images: Tensor, task: Task) -> dict[str, float]:
+    """The sensitivity of each convolution and linear layer to 8 bits: weights with one scale an output channel, inputs with one scale.
 
     Args:
         module: in eval mode; left as it is.
@@ -141,21 +143,21 @@ def harm_of_rounding(module: nn.Module, images: Tensor, task: Task) -> dict[str,
         task: for the divergence.
     """
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
-    judge = _Judge(module, images, task, len(layers))
-    harm = {}
-    with Stage("weighing rounding", len(layers)) as stage:
+    divergence = _Divergence(module, images, task, len(layers))
+    sensitivity = {}
+    with Stage("measuring sensitivity to rounding", len(layers)) as stage:
         for name, layer in layers.items():
             weight = layer.weight.detach().clone()
             scale = (weight.flatten(1).abs().amax(1) / 127).clamp_min(SMALLEST)
             hook = layer.register_forward_pre_hook(lambda _, given: (_rounded(given[0]), *given[1:]))
             try:
                 layer.weight.copy_(fake_quantize(weight, scale, torch.zeros_like(scale), -127, 127))
-                harm[name] = judge(module)
+                sensitivity[name] = divergence(module)
             finally:
                 layer.weight.copy_(weight)
                 hook.remove()
             stage.advance()
-    return harm
+    return sensitivity
 
 
 def _rounded(values: Tensor) -> Tensor:
@@ -170,7 +172,7 @@ def _methods(place: Place) -> list[Method]:
     return [m for m in methods_for("auto", place.shape) if place.shape.kernel == (1, 1) or m != "svd"]
 
 
-class _Judge:
+class _Divergence:
     """Compares a changed network's outputs with those of the whole one, on as many images as time allows."""
 
     @torch.no_grad()
@@ -182,7 +184,7 @@ class _Judge:
             images_in_time = min(_SECONDS, _SHARE * seconds_left()) / max(1, count) / (time.perf_counter() - begun) * _LEAST_IMAGES
             return min(len(images), int(np.clip(images_in_time, _LEAST_IMAGES, _MOST_IMAGES)))
 
-        used = decide(f"images to weigh by:{fingerprint(module)[:16]}:{count}", affordable)
+        used = decide(f"sensitivity images:{fingerprint(module)[:16]}:{count}", affordable)
         self.batches = torch.split(images[:used], _BATCH)
         self.expected = [module(batch) for batch in self.batches]
         self.task = task
@@ -191,5 +193,5 @@ class _Judge:
     def __call__(self, changed: nn.Module) -> float:
         losses = [self.task.distillation_loss(changed, changed(x), y, 1.0).item() for x, y in zip(self.batches, self.expected, strict=True)]
         if not np.isfinite(losses).all():
-            raise TechniqueError("the network's outputs are not finite", "what is cut is weighed by them", "train it again")
+            raise TechniqueError("the network's outputs are not finite", "sensitivity is measured on them", "train it again")
         return max(0.0, float(np.mean(losses)))

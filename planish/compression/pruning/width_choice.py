@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 FIXED = -1  # in place of a decision: channels that cannot be cut
 
 
-def _harmless() -> Floats:
+def _no_errors() -> Floats:
     return np.zeros(1)
 
 
@@ -38,7 +38,7 @@ class Cost:
     reads: int
     makes: int
     ms: Floats
-    errors: Floats = field(default_factory=_harmless)
+    errors: Floats = field(default_factory=_no_errors)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def least_error(errors: Floats, costs: Sequence[Cost], budget_ms: float, seconds
     """
     decisions, width = errors.shape
     constant, single, pairs, several = _collect(costs, decisions, width)
-    blocks = [(a, b, ms[None], _harmless()) for (a, b), ms in pairs.items()]
+    blocks = [(a, b, ms[None], _no_errors()) for (a, b), ms in pairs.items()]
     blocks += [(cost.reads, cost.makes, _shaped(cost), cost.errors) for cost in several]
     starts = decisions * width + np.cumsum([0, *(ms.size for _, _, ms, _ in blocks)])
     rows: list[int] = []
@@ -103,14 +103,14 @@ def least_error(errors: Floats, costs: Sequence[Cost], budget_ms: float, seconds
                 for k in range(width):
                     constrain(places.take(k, axis).ravel().tolist(), 0.0, decision * width + k)
     times = np.concatenate([single.ravel(), *(ms.ravel() for _, _, ms, _ in blocks)])
-    harm = np.concatenate([errors.ravel(), *(np.broadcast_to(e[:, None, None], ms.shape).ravel() for _, _, ms, e in blocks)])
+    objective = np.concatenate([errors.ravel(), *(np.broadcast_to(e[:, None, None], ms.shape).ravel() for _, _, ms, e in blocks)])
     scale = max(budget_ms, 1e-9)
     solved = milp(
-        harm,
-        integrality=np.arange(len(harm)) < decisions * width,
+        objective,
+        integrality=np.arange(len(objective)) < decisions * width,
         bounds=Bounds(0, 1),
         constraints=[
-            LinearConstraint(coo_array((values, (rows, columns)), shape=(len(equal), len(harm))).tocsr(), equal, equal),
+            LinearConstraint(coo_array((values, (rows, columns)), shape=(len(equal), len(objective))).tocsr(), equal, equal),
             # as shares of the budget, as what the solver calls nothing is much of a few microseconds
             LinearConstraint(times[None] / scale, -np.inf, (budget_ms - constant) / scale),
         ],

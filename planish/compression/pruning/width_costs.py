@@ -72,7 +72,7 @@ def width_costs(
     kept: Floats,
     precision: Precision,
     times: Times,
-    harm: Mapping[str, Mapping[LayerForm, float]] | None = None,
+    sensitivity: Mapping[str, Mapping[LayerForm, float]] | None = None,
 ) -> tuple[list[Cost], list[tuple[str, list[LayerForm]]]]:
     """What each layer costs, by the decisions on the channels it reads and makes, and by the way it is carried out.
 
@@ -87,14 +87,14 @@ def width_costs(
         kept: ``(decisions, choices)``, the share of its channels that each choice keeps.
         precision: in which layers are timed.
         times: milliseconds of each variant of a layer.
-        harm: by layer, the ways it may be carried out, and the error of each.
+        sensitivity: by layer, the forms it may have, and the error of each.
 
     Returns:
         The costs, and for each the layer and its ways, the whole one first.
     """
     decision_of = {unit: d for d, groups in enumerate(decided) for group in groups for unit in group.units}
     calls = _calls(module, example)
-    ways = _worth_trying(calls, harm or {}, precision, times)
+    ways = _worth_trying(calls, sensitivity or {}, precision, times)
     wanted: list[Variant] = []
     for call in calls:
         for way in ways[call.name]:
@@ -105,7 +105,7 @@ def width_costs(
         ends = {dim: _shares(graph.classes.get((f"{call.name}.weight", dim)), decision_of) for dim in (0, 1)}
         reads, makes = {FIXED: 1.0} if call.depthwise else ends[1], ends[0]
         mine = ways[call.name] if len(reads) == len(makes) == 1 else [_WHOLE]
-        errors = np.array([(harm or {}).get(call.name, {}).get(way, 0.0) for way in mine])
+        errors = np.array([(sensitivity or {}).get(call.name, {}).get(way, 0.0) for way in mine])
         tables = []
         for way in mine:
             inputs, outputs = _grid(call, "in", way), _grid(call, "out", way)
@@ -123,20 +123,20 @@ def width_costs(
 
 
 def _worth_trying(
-    calls: Sequence[_Call], harm: Mapping[str, Mapping[LayerForm, float]], precision: Precision, times: Times
+    calls: Sequence[_Call], sensitivity: Mapping[str, Mapping[LayerForm, float]], precision: Precision, times: Times
 ) -> dict[str, list[LayerForm]]:
     """Of each layer the whole way, and where it runs once the others: of those that split it only what is faster by what counts as a
     difference.
     """
     names = [call.name for call in calls]
-    once = [call for call in calls if call.name in harm and names.count(call.name) == 1]
-    tried = [(call, way) for call in once for way in (_WHOLE, *harm[call.name]) if not way.is_float]
+    once = [call for call in calls if call.name in sensitivity and names.count(call.name) == 1]
+    tried = [(call, way) for call in once for way in (_WHOLE, *sensitivity[call.name]) if not way.is_float]
     variants = [call.at(call.shape.in_channels, call.shape.out_channels, precision, way) for call, way in tried]
     ms = {(call.name, way): t for (call, way), t in zip(tried, times(variants), strict=True)}
     gain = 1 + SMALLEST_DIFFERENCE / 100
     found = {name: [_WHOLE] for name in names}
     for call in once:
-        others = [way for way in harm[call.name] if way != _WHOLE]
+        others = [way for way in sensitivity[call.name] if way != _WHOLE]
         found[call.name] += [w for w in others if w.is_float or ms[call.name, w] * gain < ms[call.name, _WHOLE]]
     return found
 

@@ -104,7 +104,7 @@ def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
 
 @torch.no_grad()
 def calibrate(graph: Placed, batches: Iterable[Tensor]) -> None:
-    """Set the range of every quantizer to what it sees in ``batches`` of normalised images, with everything in float."""
+    """Set the range of every quantizer to the least and largest value of ``batches`` of normalised images, with everything in float."""
     seen: dict[nn.Module, tuple[float, float]] = {}
 
     def watch(quantizer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from planish.compression.graph.onnx_graph import fold, readers, separate_constan
 from planish.compression.quantization.activation_ranges import Calibrator, Range, activation_ranges
 from planish.compression.quantization.bias_correction import add_biases, correct_biases
 from planish.compression.quantization.equalization import equalise
-from planish.compression.quantization.mixed_precision import harm_of_each, shield, time_of_each, worth_keeping_float
+from planish.compression.quantization.mixed_precision import group_sensitivity, shield, time_of_each, worth_keeping_float
 from planish.compression.quantization.weight_ranges import shared_weight_ranges
 from planish.devices.kernels import onnxruntime_kernels, require_integers
 from planish.devices.machine import saturates
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 _BATCH = 16
-_WEIGHED = 4  # batches that harm and mean errors are measured on
+_WEIGHED = 4  # batches that sensitivity and mean errors are measured on
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _NORMALISING = ("Cast", "Transpose", "Mul", "Add", "Sub", "Div", "ReduceMin", "ReduceMax", "ReduceMean", "Sqrt", "Clip", "Max")
 FLOAT_LAYERS = "float_layers"  # in the structure of a step: what a planner wants to stay float
@@ -51,26 +51,26 @@ class Int8:
     float, unsigned weights would make all of them slow.
 
     Args:
-        images: calibration images, spread evenly over the calibration split.
+        calibration_images: how many, spread evenly over the calibration split.
         method: how the range of an activation is chosen: all that was seen (``minmax``), all but the rarest values (``percentile``),
             what loses least information (``entropy``) or has the least squared error (``mse``).
         per_channel: one weight scale an output channel; one a layer where False.
         weight_bits: 7 for processors whose integer kernels overflow with 8 (x86 without VNNI, see ``evaluation.machine.saturates``).
         equalise: first scale channels that two layers share, where nothing or a ReLU lies between them (cross-layer equalisation).
         correct_bias: afterwards take the mean error of each channel off its bias.
-        slack: mixed precision: how much slower than all INT8 the layers may be together, 0.1 for a tenth. Those whose rounding harms the
-            outputs most for the time it saves stay float.
+        max_slowdown: mixed precision: how much slower than all INT8 the layers may be together, 0.1 for a tenth. Those whose rounding harms
+            the outputs most for the time it saves stay float.
         runtime: where layers are timed for that.
         float_layers: names of layers of the network that stay float; those that an earlier step of the plan chose do so as well.
     """
 
-    images: Annotated[int, Field(ge=1)] = 256
+    calibration_images: Annotated[int, Field(ge=1)] = 256
     method: Calibrator = "minmax"
     per_channel: bool = True
     weight_bits: Literal[7, 8] = 8
     equalise: bool = False
     correct_bias: bool = False
-    slack: Annotated[float, Field(ge=0)] = 0.0
+    max_slowdown: Annotated[float, Field(ge=0)] = 0.0
     runtime: str = "onnxruntime"
     float_layers: tuple[str, ...] = ()
 
@@ -90,7 +90,9 @@ class Int8:
     def __str__(self) -> str:
         added = [f"{self.method} ranges"] * (self.method != "minmax") + ["7-bit weights"] * (self.weight_bits == 7)
         added += ["equalised"] * self.equalise
-        added += ["biases corrected"] * self.correct_bias + [f"float layers for {100 * self.slack:g} % of its time"] * (self.slack > 0)
+        added += ["biases corrected"] * self.correct_bias + [f"float layers for {100 * self.max_slowdown:g} % of its time"] * (
+            self.max_slowdown > 0
+        )
         added += [f"{len(self.float_layers)} layers float"] * bool(self.float_layers)
         return "INT8" + (f" ({', '.join(added)})" if added else "")
 
@@ -101,7 +103,7 @@ class Int8:
             TechniqueError: no layer can be quantized, or the quantizer cannot handle the file.
         """
         split = task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
-        chosen = np.unique(np.linspace(0, len(split) - 1, min(self.images, len(split))).astype(int))
+        chosen = np.unique(np.linspace(0, len(split) - 1, min(self.calibration_images, len(split))).astype(int))
         file = fresh_folder("int8-") / "model.onnx"
         with tempfile.TemporaryDirectory() as folder, _silence():
             prepared = Path(folder) / "prepared.onnx"
@@ -179,13 +181,15 @@ class Int8:
         kept = self._named(layers, planned)
         left_float += [name for node in layers if node.name in kept for name in (node.name, *_activations_behind(graph, node))]
         write = partial(self._write, prepared, ends, calibration[0][:1])
-        if self.slack:
+        if self.max_slowdown:
             timed = [node for node in layers if node.op_type in ("Conv", "Gemm") and node.name not in kept]
             groups = [[node.name, *_activations_behind(graph, node)] for node in timed]
-            with Stage("weighing layers", len(timed)) as stage:
-                harm = harm_of_each(prepared, groups, lambda names, to: write(to, left_float, names), calibration[:_WEIGHED], stage)
+            with Stage("measuring sensitivity of layers", len(timed)) as stage:
+                sensitivity = group_sensitivity(
+                    prepared, groups, lambda names, to: write(to, left_float, names), calibration[:_WEIGHED], stage
+                )
             fp32_ms, int8_ms = time_of_each(onnx.shape_inference.infer_shapes(model), [node.name for node in timed], self.runtime)
-            chosen = worth_keeping_float(harm, np.maximum(fp32_ms - int8_ms, 0), self.slack * float(int8_ms.sum()))
+            chosen = worth_keeping_float(sensitivity, np.maximum(fp32_ms - int8_ms, 0), self.max_slowdown * float(int8_ms.sum()))
             left_float += [name for i in chosen for name in groups[i]]
             kept += [timed[i].name for i in chosen]
             notes.append(f"float layers: {', '.join(kept) or 'none'}")

@@ -42,7 +42,7 @@ class LearnedRounding:
     Args:
         bits: 8, 4 or 2.
         granularity: ``layer`` (AdaRound) or ``block`` (as BRECQ, with squared error); layers outside blocks learn alone.
-        images: calibration images, spread evenly; fewer are used where a layer's maps would take too much memory.
+        calibration_images: how many, spread evenly; fewer are used where a layer's maps would take too much memory.
         steps: of Adam, for each layer or block.
         batch_size: images a step.
         learning_rate: of the rounding variables.
@@ -55,7 +55,7 @@ class LearnedRounding:
 
     bits: Literal[8, 4, 2] = 4
     granularity: Literal["layer", "block"] = "layer"
-    images: int = Field(default=256, ge=1)
+    calibration_images: int = Field(default=256, ge=1)
     steps: int = Field(default=500, ge=1)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=0.02, gt=0)
@@ -84,8 +84,8 @@ class LearnedRounding:
             if isinstance(getattr(part, "inplace", None), bool):
                 part.inplace = False  # what goes in is kept
         module = copy.deepcopy(original)
-        with Stage("reading calibration images", min(self.images, len(task.split("calibration")))) as stage:
-            batches = list(calibration_images(artifact, task, self.images, stage))
+        with Stage("reading calibration images", min(self.calibration_images, len(task.split("calibration")))) as stage:
+            batches = list(calibration_images(artifact, task, self.calibration_images, stage))
         layers = in_run_order(module, batches[0][:1], lambda m: isinstance(m, LAYERS))
         if not layers:
             raise TechniqueError("the network has no convolution and no linear layer", "their weights are what is rounded", "leave it out")

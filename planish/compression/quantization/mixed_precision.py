@@ -23,15 +23,18 @@ Floats = npt.NDArray[np.float64]
 _LOWEST = "lowest_float32"
 
 
-def worth_keeping_float(harm: Floats, cost_ms: Floats, budget_ms: float) -> list[int]:
-    """The layers of most harm together whose time is within the budget: a knapsack."""
+def worth_keeping_float(sensitivity: Floats, cost_ms: Floats, budget_ms: float) -> list[int]:
+    """The most sensitive layers whose time together is within the budget: a knapsack."""
     found = milp(
-        -harm, integrality=np.ones(len(harm)), bounds=Bounds(0, 1), constraints=LinearConstraint(cost_ms[None], -np.inf, budget_ms)
+        -sensitivity,
+        integrality=np.ones(len(sensitivity)),
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(cost_ms[None], -np.inf, budget_ms),
     )
-    return [] if found.x is None else np.flatnonzero((found.x > 0.5) & (harm > 0)).tolist()
+    return [] if found.x is None else np.flatnonzero((found.x > 0.5) & (sensitivity > 0)).tolist()
 
 
-def harm_of_each(
+def group_sensitivity(
     file: Path, groups: Sequence[Sequence[str]], quantize: Callable[[list[str], Path], None], images: Iterable[Pixels], stage: Stage
 ) -> Floats:
     """The mean squared error of the outputs when one group of nodes alone is INT8, over their variance.
@@ -46,13 +49,13 @@ def harm_of_each(
     batches = list(images)
     expected = np.concatenate(_outputs(file, batches))
     alone = file.with_name("alone.onnx")
-    harm = []
+    sensitivity = []
     stage.total = len(groups)
     for group in groups:
         quantize(list(group), alone)
-        harm.append(float(np.mean((np.concatenate(_outputs(alone, batches)) - expected) ** 2) / expected.var()))
+        sensitivity.append(float(np.mean((np.concatenate(_outputs(alone, batches)) - expected) ** 2) / expected.var()))
         stage.advance()
-    return np.array(harm)
+    return np.array(sensitivity)
 
 
 def time_of_each(model: Any, names: Sequence[str], runtime: str) -> tuple[Floats, Floats]:

@@ -42,7 +42,7 @@ class QuantizeAware:
 
     Args:
         weight_bits: 8, 4 or 2; 7 for processors whose integer kernels overflow with 8 (see ``Int8``), in every layer, stored in 8.
-        images: calibration images, spread evenly over the calibration split; activations begin with the range seen on them.
+        calibration_images: how many, spread evenly over the calibration split; activations begin with the range seen on them.
         epochs: times every training image is seen; 0 only calibrates.
         learning_rate: at its highest.
         batch_size: images a step.
@@ -58,7 +58,7 @@ class QuantizeAware:
     """
 
     weight_bits: Literal[8, 7, 4, 2] = 8
-    images: int = Field(default=256, ge=1)
+    calibration_images: int = Field(default=256, ge=1)
     epochs: int = Field(default=2, ge=0)
     learning_rate: float = Field(default=0.0002, gt=0)
     batch_size: int = Field(default=128, ge=2)
@@ -93,8 +93,8 @@ class QuantizeAware:
         """
         spec = artifact.input_spec
         graph = place(artifact.module, spec.channels, spec.height, spec.width)
-        with Stage("calibrating INT8", min(self.images, len(task.split("calibration")))) as stage:
-            calibrate(graph, calibration_images(artifact, task, self.images, stage))
+        with Stage("calibrating INT8", min(self.calibration_images, len(task.split("calibration")))) as stage:
+            calibrate(graph, calibration_images(artifact, task, self.calibration_images, stage))
         bits = _learn_weights(graph, self.weight_bits)
         notes = f"{len(graph.layers())} layers and {len(graph.quantizers())} tensors quantized, calibrated on {stage.done} images"
         if self.epochs:

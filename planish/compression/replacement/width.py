@@ -27,7 +27,7 @@ class Width:
 
     Args:
         multiplier: 2.0 for twice as many.
-        multiple: widths become multiples of this where they are at least twice as large, as vectorised kernels like them.
+        round_to: widths become multiples of this where they are at least twice as large, as vectorised kernels like them.
         seed: of fresh weights.
 
     Example:
@@ -36,7 +36,7 @@ class Width:
     """
 
     multiplier: float = Field(gt=0, le=16)
-    multiple: int = Field(default=8, ge=1)
+    round_to: int = Field(default=8, ge=1)
     seed: int = 0
 
     name: ClassVar[str] = "width"
@@ -80,7 +80,7 @@ class Width:
     def _times(self, group: structures.Group) -> dict[int, int]:
         """How often each unit is there: as evenly as the new width allows."""
         count = len(group.units)
-        multiple = max(1, self.multiple // group.channels)
+        multiple = max(1, self.round_to // group.channels)
         wanted = count * self.multiplier
         width = round(wanted / multiple) * multiple if wanted >= 2 * multiple else round(wanted)
         width = max(1, width)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject
 from planish.data.annotations.coco import coco_files, is_coco, read_coco
+from planish.data.annotations.kinds import USUAL_TASKS
 from planish.data.annotations.map_codes import NAME_FILES, Codes
 from planish.data.annotations.masks import Masked, masked_images, read_label_maps, read_object_masks
 from planish.data.annotations.voc import read_voc, voc_files
@@ -17,15 +18,7 @@ from planish.data.annotations.yolo import has_yolo, read_yolo, yolo_layout
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.unsupported_formats import foreign_format
 from planish.errors import DataError
-
-DataTask = Literal["classification", "detection", "instance", "semantic"]
-# What else data for one task can be used for.
-_ALSO: dict[DataTask, tuple[DataTask, ...]] = {
-    "classification": (),
-    "detection": (),
-    "instance": ("detection", "semantic"),
-    "semantic": (),
-}
+from planish.task import Kind
 
 
 @dataclass(frozen=True)
@@ -35,14 +28,14 @@ class Noted:
     Args:
         images: in the order of their keys.
         class_names: that labels are of.
-        task: what it is for.
-        how: the kind of annotations, in words.
+        kind: what the images are labelled with.
+        how: the layout of the annotations, in words.
         codes: what stands in label maps; None where there are none.
     """
 
     images: list[AnnotatedImage]
     class_names: tuple[str, ...]
-    task: DataTask
+    kind: Kind
     how: str
     codes: Codes | None = None
 
@@ -55,21 +48,21 @@ LAYOUTS: dict[str, str] = {
     "yolo": "YOLO text files",
     "masks": "mask images",
 }
-# What annotations of a layout may be for; a folder with several is read by the only one that is for the task.
-_TASKS: dict[str, tuple[DataTask, ...]] = {
-    "coco": ("detection", "instance", "semantic"),
-    "yolo": ("detection", "instance", "semantic"),
-    "voc": ("detection",),
-    "masks": ("instance", "semantic"),
+# What annotations of a layout may be read as; a folder with several is read by the only one that has what is wanted.
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "coco": ("boxes", "masks", "maps"),
+    "yolo": ("boxes", "masks", "maps"),
+    "voc": ("boxes",),
+    "masks": ("masks", "maps"),
 }
 
 
-def noted_in(path: Path, wanted: str | None = None, layout: str | None = None, inventory: Inventory | None = None) -> Noted | None:
+def noted_in(path: Path, wanted: Kind | None = None, layout: str | None = None, inventory: Inventory | None = None) -> Noted | None:
     """What the annotations in a folder, or in a COCO or YAML file, say; None where there are none, and images lie in folders of classes.
 
     Args:
         path: of the folder or file.
-        wanted: what they shall be for, where a folder has several kinds: Pascal VOC's has boxes, label maps and maps of objects.
+        wanted: as what they shall be read, where a folder has several kinds: Pascal VOC's has boxes, label maps and maps of objects.
         layout: one of ``LAYOUTS``; None for the only one that the folder has.
         inventory: filled with what is used, and what is left out.
 
@@ -104,13 +97,13 @@ def noted_in(path: Path, wanted: str | None = None, layout: str | None = None, i
     return None if chosen is None else _of_masks(path, found["masks"], wanted, inventory)
 
 
-def _chosen(path: Path, found: list[str], wanted: str | None) -> str | None:
+def _chosen(path: Path, found: list[str], wanted: Kind | None) -> str | None:
     """The layout among those that a folder has.
 
     Raises:
         DataError: several could be meant.
     """
-    able = [layout for layout in found if wanted in (None, *_TASKS[layout])] or found[:1]
+    able = [layout for layout in found if wanted in (None, *_KINDS[layout])] or found[:1]
     if len(able) < 2:
         return able[0] if able else None
     kinds = " and ".join(LAYOUTS[layout] for layout in able)
@@ -140,44 +133,29 @@ def _of_file(path: Path, layout: str | None, inventory: Inventory) -> Noted | No
     return _of_objects(*read_coco(root, {path: None}, inventory), "COCO JSON", None, inventory)
 
 
-def fitting_task(given: DataTask, wanted: str | None, name: str) -> DataTask:
-    """The task that data is used for.
-
-    Raises:
-        DataError: it is not for that.
-    """
-    if wanted in (None, given):
-        return given
-    for task in _ALSO[given]:
-        if task == wanted:
-            return task
-    able = ", ".join((given, *_ALSO[given]))
-    raise DataError(f"{name!r} is not for the task {wanted!r}", f"its annotations are for {able}", "omit --task, or name one of these")
-
-
-def _of_objects(images: list[AnnotatedImage], class_names: Sequence[str], how: str, wanted: str | None, inventory: Inventory) -> Noted:
+def _of_objects(images: list[AnnotatedImage], class_names: Sequence[str], how: str, wanted: Kind | None, inventory: Inventory) -> Noted:
     images = _without_repeated(images, inventory)
     objects = [o for image in images for o in image.objects]
     if not objects and not any(image.faults for image in images):
         raise DataError("the annotations name no object", "there must be something to learn")
     masked = sum(o.mask is not None for o in objects)
-    instance = 2 * masked > len(objects)  # single ones without a mask are told when they are read
+    masks = 2 * masked > len(objects)  # single ones without a mask are told when they are read
     if wanted is None and masked:
         if len(objects) < 4 * masked < 3 * len(objects):
             raise DataError(
                 f"{masked} of {len(objects)} objects have a mask, the others a box alone", "either could be meant",
                 "give --task detection to use the boxes, or --task instance to use the masks",
             )  # fmt: skip
-        rectangles = "; the masks are rectangles, as tools write them for boxes" * (instance and all(_is_its_box(o) for o in objects))
+        rectangles = "; the masks are rectangles, as tools write them for boxes" * (masks and all(_is_its_box(o) for o in objects))
         inventory.assume(
-            f"{masked} of {len(objects)} objects have masks{rectangles}: the task is {'instance' if instance else 'detection'}; "
+            f"{masked} of {len(objects)} objects have masks{rectangles}: the task is {USUAL_TASKS['masks' if masks else 'boxes']}; "
             "--task detection uses the boxes, --task instance the masks, --task semantic their pixels"
         )
     if bare := sum(not image.objects and not image.faults for image in images):
         inventory.assume(f"images without annotations show no object: {bare}")
     left_out = sum(one.annotations + one.count * (one.what == "annotations") for one in inventory.left_out)
     inventory.annotations_found = len(objects) + sum(len(image.faults) for image in images) + left_out
-    return Noted(_with_splits(images, inventory), tuple(class_names), "instance" if instance else "detection", how)
+    return Noted(_with_splits(images, inventory), tuple(class_names), "masks" if masks else "boxes", how)
 
 
 def _without_repeated(images: list[AnnotatedImage], inventory: Inventory) -> list[AnnotatedImage]:
@@ -216,7 +194,7 @@ def _with_splits(images: list[AnnotatedImage], inventory: Inventory) -> list[Ann
     return [image for image in images if image.split is not None]
 
 
-def _of_masks(path: Path, masked: list[Masked], wanted: str | None, inventory: Inventory) -> Noted:
+def _of_masks(path: Path, masked: list[Masked], wanted: Kind | None, inventory: Inventory) -> Noted:
     """Of mask images: of objects where that is wanted, or where there are no others; else label maps."""
     inventory.use([*(path / name for name in NAME_FILES), *path.rglob("ImageSets/*/*.txt")])
     maps = [one for one in masked if one.labels is not None]
@@ -224,9 +202,9 @@ def _of_masks(path: Path, masked: list[Masked], wanted: str | None, inventory: I
     if single and maps and wanted is None:
         raise DataError(f"{str(path)!r} has label maps and masks of objects: either could be meant", "a data set is read in one way",
                         "give --task semantic for the label maps, or --task instance for the objects")  # fmt: skip
-    if single and (wanted in ("instance", "detection") or not maps):
+    if single and (wanted in ("masks", "boxes") or not maps):
         inventory.use(file for one in single for file in (one.labels, one.objects, *one.singles) if file is not None)
-        return _of_objects(*read_object_masks(path, single), "mask images of objects", wanted or "instance", inventory)
+        return _of_objects(*read_object_masks(path, single), "mask images of objects", wanted or "masks", inventory)
     inventory.use(one.labels for one in maps if one.labels is not None)
     images, codes = read_label_maps(path, maps)
-    return Noted(_with_splits(images, inventory), codes.class_names, "semantic", "mask images", codes)
+    return Noted(_with_splits(images, inventory), codes.class_names, "maps", "mask images", codes)

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from planish.errors import DataError
 from planish.split_assignment import AssignedSplit
@@ -30,6 +31,25 @@ EXTENSIONS = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".jp2", ".j2k", ".avif"),
 }
+
+
+class ImageFile(Protocol):
+    """One image of a source: ``Listed``, ``AnnotatedImage``, or what a task that reads its own data makes of it."""
+
+    @property
+    def key(self) -> str:
+        """Stable name, the path below the data folder."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        ...
+
+    @property
+    def split(self) -> GivenSplit | None:
+        """Where the source puts it; None where it does not say."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

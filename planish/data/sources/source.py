@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from planish.data.annotations.annotated_image import AnnotatedImage
+from planish.data.annotations.kinds import USUAL_TASKS, annotations_for, fitting_kind
 from planish.data.annotations.map_codes import Codes, codes_in, size_in
-from planish.data.annotations.source import LAYOUTS, fitting_task, noted_in
+from planish.data.annotations.source import LAYOUTS, noted_in
 from planish.data.annotations.validation import objects_of, size_of
 from planish.data.sources.builtin import BUILTIN, builtin_folder, is_builtin
 from planish.data.sources.inventory import Inventory
-from planish.data.sources.listing import Listed, files_below, list_folder
+from planish.data.sources.listing import ImageFile, Listed, files_below, list_folder
 from planish.data.sources.manifest import list_manifest
 from planish.data.sources.unsupported_formats import foreign_format
 from planish.data.targets.maps import PaintedMaps, ReadMaps
@@ -25,6 +26,7 @@ from planish.errors import DataError
 from planish.files.reading import damage_reported
 from planish.printable import printable_names
 from planish.progress import collecting_notes, note
+from planish.task import Kind
 
 Indices = npt.NDArray[np.int64]
 _NONE = np.zeros(0, np.int64)
@@ -64,8 +66,10 @@ class Labels:
         return self.targets.chosen(rows) if isinstance(self.targets, Maps) else tuple(self.targets[int(i)] for i in rows)
 
     def image_counts(self, rows: Indices) -> dict[str, int]:
-        """Images that show each class, as an object that is not ignored where there are objects."""
+        """Images that show each class, as an object that is not ignored where there are objects; nothing where targets are no classes."""
         targets, classes = self.chosen(rows), len(self.class_names)
+        if isinstance(targets, np.ndarray) and targets.dtype.kind == "f":
+            return {}
         if isinstance(targets, Maps):
             return targets.counts(self.class_names)
         labels = targets if isinstance(targets, np.ndarray) else np.concatenate([_NONE, *(np.unique(t.counted_labels) for t in targets)])
@@ -77,6 +81,48 @@ class Labels:
         if isinstance(targets, np.ndarray | Maps):
             return None
         return dict(zip(self.class_names, counts_of(targets, len(self.class_names)), strict=True))
+
+
+class DataSource(Protocol):
+    """Images that are listed, with what they are labelled with; a task that reads its own data gives one, see ``Task.annotations``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def images(self) -> Sequence[Any]:
+        """One ``ImageFile`` each, in the order of their keys."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """What they are for."""
+        ...
+
+    @property
+    def how(self) -> str:
+        """The layout, in words."""
+        ...
+
+    @property
+    def inventory(self) -> Inventory: ...
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are; 1 where there are none."""
+        ...
+
+    def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Labels:
+        """What some of the images teach; images whose annotations make no sense may be left out where ``skip_bad`` allows it.
+
+        Raises:
+            DataError: annotations make no sense, or there are classes that the model lacks whose ``class_names`` are given.
+        """
+        ...
+
+    def printable(self) -> DataSource:
+        """With keys and names that can be printed and stored, see ``planish.printable``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -129,6 +175,7 @@ class AnnotatedFiles:
     images: list[AnnotatedImage]
     class_names: tuple[str, ...]
     task: str
+    kind: Kind
     how: str
     inventory: Inventory = field(default_factory=Inventory)
 
@@ -150,7 +197,7 @@ class AnnotatedFiles:
         Raises:
             DataError: annotations make no sense, and are not to be left out; the first ones are named.
         """
-        painted = self.task == "semantic"
+        painted = self.kind == "maps"
         declared = (BACKGROUND, *(name for name in self.class_names if name != BACKGROUND)) if painted else self.class_names
         used = {one.label for image in listed for one in image.objects}
         names = _model_classes(declared, class_names, used)
@@ -168,7 +215,7 @@ class AnnotatedFiles:
         faults: list[tuple[str, str]] = []
         emptied: dict[int, str] = {}
         for i, item in enumerate(listed):
-            objects, wrong = objects_of(item, *size_of(item), number, masks=self.task != "detection")
+            objects, wrong = objects_of(item, *size_of(item), number, masks=self.kind != "boxes")
             every.append(objects)
             faults += [(item.key, fault) for fault in wrong]
             if wrong and not len(objects):
@@ -273,9 +320,6 @@ class MappedFiles:
         return replace(self, images=images, codes=replace(self.codes, class_names=names))
 
 
-Source = LabelledFiles | AnnotatedFiles | MappedFiles
-
-
 def with_layout(source: str, layout: str | None) -> str:
     """A source that is to be read in one layout: ``yolo:photos``.
 
@@ -295,7 +339,7 @@ def split_layout(source: str | Path) -> tuple[str, str | None]:
     return (rest, layout) if colon and rest and layout in LAYOUTS else (str(source), None)
 
 
-def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, Source]:
+def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
     """Name and content of a source; files are listed, images not read.
 
     Args:
@@ -310,7 +354,7 @@ def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, 
     return printable_names([name]).get(name, name), found
 
 
-def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, Source]:
+def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
     source, layout = split_layout(source)
     if is_builtin(source):
         name, path = source, builtin_folder(source, root)
@@ -332,20 +376,27 @@ def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, Source
     return name, content
 
 
-def _content(name: str, path: Path, task: str | None, layout: str | None, inventory: Inventory) -> Source:
-    noted = noted_in(path, task, layout, inventory)
+def _content(name: str, path: Path, task: str | None, layout: str | None, inventory: Inventory) -> DataSource:
+    wanted = annotations_for(task)
+    if callable(wanted):
+        if layout is not None:
+            raise DataError(f"the layout {layout!r} for the task {task!r}", "it reads its data in a way of its own", "omit --layout")
+        return wanted(path, inventory)
+    noted = noted_in(path, wanted, layout, inventory)
     if noted is not None:
-        fitting = fitting_task(noted.task, task, name)
+        kind = fitting_kind(noted.kind, wanted, name, task)
+        used_for = task or USUAL_TASKS[kind]
         if noted.codes is not None:
-            return MappedFiles(name, noted.images, noted.codes, noted.how, inventory=inventory)
-        return AnnotatedFiles(name, noted.images, noted.class_names, fitting, noted.how, inventory)
-    fitting_task("classification", task, name)
+            return MappedFiles(name, noted.images, noted.codes, noted.how, used_for, inventory)
+        return AnnotatedFiles(name, noted.images, noted.class_names, used_for, kind, noted.how, inventory)
+    kind = fitting_kind("classes", wanted, name, task)
+    used_for = task or USUAL_TASKS[kind]
     if path.is_dir():
         if layout is None:
             _refuse_foreign_annotations(path)
-        return LabelledFiles(name, list_folder(path, layout), how="class folders", inventory=inventory)
+        return LabelledFiles(name, list_folder(path, layout), used_for, "class folders", inventory)
     if path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".json"):
-        return LabelledFiles(name, list_manifest(path, inventory), how="manifest", inventory=inventory)
+        return LabelledFiles(name, list_manifest(path, inventory), used_for, "manifest", inventory)
     raise DataError(f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
 
 
@@ -363,7 +414,7 @@ def _refuse_foreign_annotations(root: Path) -> None:
         )
 
 
-def report_found(source: str | Path, content: Source) -> None:
+def report_found(source: str | Path, content: DataSource) -> None:
     """Count every file of a source, and tell what was found, what is left out, and what was assumed.
 
     Args:
@@ -386,9 +437,9 @@ def report_found(source: str | Path, content: Source) -> None:
         note(f"{content.name}: {line}" if i == 0 else line)
 
 
-def annotations_of(item: Listed | AnnotatedImage) -> int:
+def annotations_of(item: ImageFile) -> int:
     """How many objects the annotations of an image describe, those that cannot be understood as well."""
-    return 0 if isinstance(item, Listed) else len(item.objects) + len(item.faults)
+    return len(item.objects) + len(item.faults) if isinstance(item, AnnotatedImage) else 0
 
 
 def several_classes(name: str, listed: Sequence[Listed]) -> None:

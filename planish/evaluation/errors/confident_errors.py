@@ -15,13 +15,13 @@ from planish.measurement import Measurement
 
 @dataclass(frozen=True)
 class Confusion:
-    """Two classes that are mixed up.
+    """Two classes that are confused.
 
     Args:
-        target: what the images are.
-        prediction: what they are taken for.
+        target: the label.
+        prediction: the predicted class.
         count: images.
-        share: of all images of the target, in percent.
+        share: of all images with that label, in percent.
     """
 
     target: str

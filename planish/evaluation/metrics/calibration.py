@@ -111,7 +111,7 @@ class ReliabilityBin:
 
 
 def reliability(logits: npt.ArrayLike, targets: npt.ArrayLike) -> list[ReliabilityBin]:
-    """How often a model is right where it is how sure, in the bins of the calibration error; empty bins are left out.
+    """Confidence and accuracy in the bins of the calibration error; empty bins are omitted.
 
     Args:
         logits: ``(N, classes)``, divided by a temperature or not.

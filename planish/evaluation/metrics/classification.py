@@ -124,7 +124,7 @@ def log_loss(logits: Floats, targets: Labels) -> Interval:
 
 
 def calibration_error(probs: Floats, targets: Labels) -> Interval:
-    """Expected calibration error over 15 bins of equal width: the mean distance between how sure the model is and how often it is right.
+    """Expected calibration error over 15 bins of equal width: the mean distance between confidence and accuracy.
 
     Chance makes a distance of none, so the estimate tends to be too high. The lower end takes off all that chance may have added in bins
     whose sign is in doubt; a calibrated model's interval begins at 0.

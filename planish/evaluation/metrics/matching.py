@@ -37,7 +37,7 @@ class Matches:
     Args:
         image: of each detection.
         label: its class.
-        score: how sure it is.
+        score: its confidence.
         found: of an object, at each of the overlaps ``(T, D)``.
         ignored: neither right nor wrong there ``(T, D)``: it matches an object that is ignored, or is of another size.
         object_image: of each object that counts.

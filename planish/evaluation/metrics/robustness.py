@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from planish.evaluation.metrics.classification import percent
 from planish.evaluation.metrics.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from planish.evaluation.statistics.intervals import Floats, Interval, bootstrap_mean, proportion
 from planish.progress import Stage
+from planish.task import metric_of
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Predictor, Preprocessing
-    from planish.measurement import Measurement
+    from planish.measurement import Measurement, Metric
     from planish.task import SplitName, Task
 
 
@@ -43,7 +43,7 @@ def robustness(
         seed: of what is random in the corruptions.
 
     Returns:
-        ``accuracy_corrupted``, the mean of all, then ``accuracy_gaussian_noise`` and so on; in percent.
+        ``accuracy_corrupted``, the mean of all, then ``accuracy_gaussian_noise`` and so on; in the metric's unit.
     """
     split = task.split(split_name)
     images = split.images(spec, preprocessing)
@@ -62,11 +62,13 @@ def robustness(
                 scores[name] += task.scores(outputs, targets)  # of all at once: the metric of a batch is not a part of that of all
     scores = {name: summed / len(SEVERITIES) for name, summed in scores.items()}
     scores = {"corrupted": np.mean(list(scores.values()), axis=0)} | scores
-    return {m.name: m for m in (percent(f"{task.primary_metric}_{name}", len(rows), _mean(s)) for name, s in scores.items())}
+    metric = metric_of(task)
+    found = [metric.measured(_mean(s, metric), len(rows), f"{metric.name}_{name}") for name, s in scores.items()]
+    return {m.name: m for m in found}
 
 
-def _mean(scores: Floats) -> Interval:
+def _mean(scores: Floats, metric: Metric) -> Interval:
     """Where all images score alike a bootstrap would claim to be certain: Wilson's interval is wider, and holds for scores from 0 to 1."""
-    if np.ptp(scores) > 0:
+    if np.ptp(scores) > 0 or metric.unit != "%":
         return bootstrap_mean(scores)
     return Interval(float(scores[0]), *proportion(round(float(scores.sum())), len(scores)))

@@ -30,7 +30,7 @@ class PowerLaw(NamedTuple):
 
 
 def fit_power_law(images: npt.ArrayLike, errors: npt.ArrayLike) -> PowerLaw:
-    """Least squares. What no number of images would remove, ``a``, is not below 0; ``b`` may be, where more images seem to harm.
+    """Least squares. What no number of images would remove, ``a``, is not below 0; ``b`` may be, where more images seem to add errors.
 
     Args:
         images: training images of each measurement, ``(S,)``, three or more.

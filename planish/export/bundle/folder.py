@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing
 from planish.data.preprocessing import preprocess
 from planish.errors import BundleError, DataError
 from planish.export.bundle.readme import readme
-from planish.export.bundle.reference import image_values, reference_values
+from planish.export.bundle.reference import DriftReference, image_values, reference_values
 from planish.export.checks.agreement import essential
 from planish.export.runtimes.registry import find, load
 from planish.files.archives import read_arrays
-from planish.files.reading import read_json, real_path
+from planish.files.reading import real_path
+from planish.files.schema import read_versioned
 from planish.files.trust import file_sha256
 from planish.files.workspace import replace_folder
 from planish.measurement import Measurement
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 DESCRIPTION, SEAL, SIGNATURE = "bundle.json", "bundle.json.sha256", "bundle.sig"
 EXPECTED, REFERENCE = "golden/expected.npz", "reference.json"
-_VERSION = 3
 # Of the largest expected value. Float kernels add up in another order on another processor; integer kernels also round to another
 # step now and then, and a step passes through all layers after it.
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
@@ -46,7 +45,7 @@ class Bundle:
     """``bundle.json``.
 
     Args:
-        name: of the task.
+        task: what the model is for: ``classification``.
         format: of the model.
         files: the model's, relative to the bundle; the first is the one the runtime opens.
         class_names: in the order of the model's outputs.
@@ -55,17 +54,17 @@ class Bundle:
         lineage: how the model came to be.
         runtime: what ran it when it was measured.
         threads: it was measured with.
-        batch: images in a batch, as measured.
-        settings: of the runtime.
+        batch_size: as measured.
+        runtime_settings: as measured.
         measurements: by name.
         versions: of the libraries that made it.
-        golden: image files with known outputs, relative to the bundle.
+        golden_samples: image files with known outputs, relative to the bundle.
         tolerance: how far outputs may lie from the known ones, as a share of the largest known value.
         sha256: of every file but this one and its seal.
         created: in UTC.
     """
 
-    name: str
+    task: str
     format: str
     files: Annotated[tuple[str, ...], Field(min_length=1)]
     class_names: tuple[str, ...]
@@ -74,15 +73,15 @@ class Bundle:
     lineage: Lineage
     runtime: str
     threads: Annotated[int, Field(ge=1, le=4096)]
-    batch: Annotated[int, Field(ge=1, le=65_536)]
-    settings: dict[str, str]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    runtime_settings: dict[str, str]
     measurements: dict[str, Measurement]
     versions: dict[str, str]
-    golden: tuple[str, ...]
+    golden_samples: tuple[str, ...]
     tolerance: Annotated[FiniteFloat, Field(ge=0)]
     sha256: dict[str, str]
     created: str
-    version: int = _VERSION
+    schema_version: Literal[1] = 1
 
 
 def write_bundle(
@@ -129,7 +128,7 @@ def write_bundle(
         assignment.save(partial / SPLITS_FILE)
     (partial / "README.md").write_text(readme(artifact, task.name, runtime), encoding="utf-8")
     bundle = Bundle(
-        name=task.name,
+        task=task.name,
         format=artifact.format,
         files=tuple(file.name for file in artifact.files),
         class_names=artifact.class_names,
@@ -138,8 +137,8 @@ def write_bundle(
         lineage=artifact.lineage,
         runtime=runtime,
         threads=threads,
-        batch=batch,
-        settings=find(runtime).settings(threads),
+        batch_size=batch,
+        runtime_settings=find(runtime).settings(threads),
         measurements=dict(measurements),
         versions={
             "planish": _planish_version(),
@@ -147,7 +146,7 @@ def write_bundle(
             "python": platform.python_version(),
             "numpy": np.__version__,
         },
-        golden=names,
+        golden_samples=names,
         tolerance=_TOLERANCE.get(artifact.facts["precision"], max(_TOLERANCE.values())),
         sha256=dict(sorted(file_hashes(partial).items())),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -167,25 +166,10 @@ def read_bundle(folder: Path) -> Bundle:
     """Read ``bundle.json``.
 
     Raises:
-        BundleError: it is missing, damaged, or names files outside the folder.
+        BundleError: it is missing, damaged, of another version, or names files outside the folder.
     """
-    try:
-        raw = read_json(folder / DESCRIPTION)
-        if isinstance(raw, dict) and raw.get("version", _VERSION) != _VERSION:
-            what = f"{folder} is of version {raw['version']}"
-            raise BundleError(what, f"this Planish reads version {_VERSION}", "make the bundle again, or use the Planish that wrote it")
-        bundle = TypeAdapter(Bundle).validate_python(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BundleError(
-            f"{folder / DESCRIPTION} is not as Planish writes it: {where}: {first['msg']}", "", "make the bundle again"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(
-            f"{folder / DESCRIPTION} cannot be read: {error}", "a bundle is a folder with that file", "make the bundle again"
-        ) from error
-    for name in (*bundle.files, *bundle.golden, *bundle.sha256):
+    bundle = read_versioned(folder / DESCRIPTION, Bundle, "it is as Planish wrote it", "make the bundle again")
+    for name in (*bundle.files, *bundle.golden_samples, *bundle.sha256):
         path = PurePosixPath(name)
         outside = (
             path.is_absolute()
@@ -216,8 +200,10 @@ def read_expected(folder: Path, bundle: Bundle, max_bytes: int) -> Outputs:
         found = read_arrays(folder / EXPECTED, max_bytes)
     except DataError as error:
         raise BundleError(error.received, error.rule, "make the bundle again") from error
-    if not found or any(a.shape[:1] != (len(bundle.golden),) or a.dtype.kind not in "biuf" for a in found.values()):
-        raise BundleError(f"{folder / EXPECTED} does not fit", f"it has numbers of {len(bundle.golden)} samples", "make the bundle again")
+    if not found or any(a.shape[:1] != (len(bundle.golden_samples),) or a.dtype.kind not in "biuf" for a in found.values()):
+        raise BundleError(
+            f"{folder / EXPECTED} does not fit", f"it has numbers of {len(bundle.golden_samples)} samples", "make the bundle again"
+        )
     return found
 
 
@@ -235,7 +221,7 @@ def changed_files(folder: Path, bundle: Bundle) -> list[str]:
     failures = [f"{name} is missing" for name in sorted(set(bundle.sha256) - present)]
     failures += [f"{name} does not belong here" for name in sorted(present - set(bundle.sha256))]
     failures += [f"{name} was changed" for name in sorted(present & set(bundle.sha256)) if hashes[name] != bundle.sha256[name]]
-    unlisted = sorted({*bundle.files, *bundle.golden, EXPECTED} - set(bundle.sha256))
+    unlisted = sorted({*bundle.files, *bundle.golden_samples, EXPECTED} - set(bundle.sha256))
     failures += [f"{name} has no hash" for name in unlisted]
     seal = folder / SEAL
     if not seal.is_file():
@@ -293,7 +279,7 @@ def _write_reference(artifact: Artifact, task: Task, folder: Path, predictor: Pr
             yield from image_values(task.name, artifact.class_names, image, predictor(image), [split.file_bytes(i)])
 
     found = reference_values(values(), artifact.class_names)
-    (folder / REFERENCE).write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    (folder / REFERENCE).write_bytes(TypeAdapter(DriftReference).dump_json(found))
 
 
 def _planish_version() -> str:

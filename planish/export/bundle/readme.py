@@ -58,7 +58,7 @@ _LINES = Template("""\
 import json, sys, numpy as np, $imports
 from PIL import Image, ImageOps
 b = json.load(open("bundle.json", encoding="utf-8"))
-im = ImageOps.exif_transpose(Image.open((sys.argv[1:] or b["golden"])[0], formats=["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]))
+im = ImageOps.exif_transpose(Image.open((sys.argv[1:] or b["golden_samples"])[0], formats=["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]))
 if im.has_transparency_data: im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im.convert("RGBA"))
 im = im.convert("RGB")$grey
 if min(im.size) > $side: im = im.resize([$side * s // min(im.size) for s in im.size], Image.Resampling.BILINEAR)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from planish.data.preprocessing import FORMATS
 from planish.tasks.drift_statistics import statistics
@@ -18,6 +20,21 @@ if TYPE_CHECKING:
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _DIGITS = 6  # the same for all, so that equal images have equal values
 CLASS = "class"
+LARGEST = 1e12  # of what describes an image: sums of squares stay finite
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class DriftReference:
+    """``reference.json``: what a model's inputs and predictions are like on validation images, which drift is measured from.
+
+    Args:
+        values: of each image, by name; see ``image_values``.
+        class_counts: images by their predicted class; empty where the task predicts none of a whole image.
+    """
+
+    values: dict[str, list[Annotated[float, Field(ge=-LARGEST, le=LARGEST)]]]
+    class_counts: dict[str, Annotated[int, Field(ge=0, le=LARGEST)]] = Field(default_factory=dict)
+    schema_version: Literal[1] = 1
 
 
 def image_values(
@@ -52,8 +69,8 @@ def image_values(
     return found
 
 
-def reference_values(images: Iterable[dict[str, Any]], class_names: Sequence[str]) -> dict[str, Any]:
-    """``values`` of all images by name, and ``classes``: how many images were of each; as JSON.
+def reference_values(images: Iterable[dict[str, Any]], class_names: Sequence[str]) -> DriftReference:
+    """The reference of drift.
 
     Args:
         images: ``image_values`` of validation images.
@@ -65,12 +82,9 @@ def reference_values(images: Iterable[dict[str, Any]], class_names: Sequence[str
         for name, value in image.items():
             if name == CLASS:
                 counts[value] += 1
-            else:
+            elif abs(value) <= LARGEST:  # nor NaN
                 values[name].append(value)
-    found: dict[str, Any] = {"values": dict(values)}
-    if counts:
-        found["classes"] = {name: counts[name] for name in class_names}
-    return found
+    return DriftReference(values=dict(values), class_counts={name: counts[name] for name in class_names} if counts else {})
 
 
 def _size(data: bytes) -> tuple[int, int]:

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING
 
 from planish.errors import BundleError, RuntimeMissingError
 from planish.export.bundle.folder import SIGNATURE, changed_files, file_hashes, read_bundle
+from planish.files.reading import read_bytes
 from planish.files.trust import trust
+from planish.files.workspace import replacing
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+_MOST_BYTES = 1 << 20
 _MAKE_KEY = "make one: openssl genpkey -algorithm ed25519 -out key.pem"
 _MAKE_PUBLIC = "take it from the private key: openssl pkey -in key.pem -pubout -out key.pub"
 
@@ -40,16 +43,16 @@ def sign(folder: Path, key: Path) -> Path:
 
     Raises:
         BundleError: the bundle was changed since it was made, or the key cannot be used.
+        DataError: there is a folder in the place of the signature.
         RuntimeMissingError: the library ``cryptography`` is not installed.
     """
     private = _private_key(key)
     if failures := changed_files(folder, read_bundle(folder)):
         raise BundleError(f"{folder}: {'; '.join(failures[:3])}", "a bundle is signed as it was made", "make the bundle again")
     file = folder / SIGNATURE
-    partial = file.with_name(file.name + ".partial")
     signature = private.sign(_message(folder))
-    partial.write_bytes(base64.b64encode(signature) + b"\n")
-    partial.replace(file)
+    with replacing(file) as partial:
+        partial.write_bytes(base64.b64encode(signature) + b"\n")
     return file
 
 
@@ -68,7 +71,7 @@ def check_signature(folder: Path, public_key: Path) -> None:
     from cryptography.exceptions import InvalidSignature
 
     try:
-        signature = base64.b64decode((folder / SIGNATURE).read_bytes().strip(), validate=True)
+        signature = base64.b64decode(read_bytes(folder / SIGNATURE, _MOST_BYTES).strip(), validate=True)
     except FileNotFoundError:
         raise BundleError(f"{folder} is not signed", f"the owner of {public_key} must have signed it", "planish sign signs") from None
     except (OSError, binascii.Error) as error:
@@ -97,7 +100,7 @@ def _private_key(file: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(file.read_bytes(), password=None)
+        key = load_pem_private_key(read_bytes(file, _MOST_BYTES), password=None)
     except Exception as error:  # ValueError, TypeError where there is a password, UnsupportedAlgorithm, OSError
         raise BundleError(f"{file} cannot be read: {error}", "it is a private Ed25519 key, PEM, without a password", _MAKE_KEY) from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -111,7 +114,7 @@ def _public_key(file: Path) -> Ed25519PublicKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(file.read_bytes())
+        key = load_pem_public_key(read_bytes(file, _MOST_BYTES))
     except Exception as error:  # as above
         raise BundleError(f"{file} cannot be read: {error}", "it is a public Ed25519 key, PEM", _MAKE_PUBLIC) from error
     if not isinstance(key, Ed25519PublicKey):

@@ -116,7 +116,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     expected = read_expected(folder, bundle, _MOST_EXPECTED)
     images: list[Pixels] = []
     answered: dict[int, Outputs] = {}
-    for i, name in enumerate(bundle.golden):
+    for i, name in enumerate(bundle.golden_samples):
         try:
             images.append(preprocess((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
             answered[i] = essential(run_checked(predictor, images[-1][None], bundle.files[0]))
@@ -126,9 +126,9 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     failures += wrong
     measured = _latency(folder, bundle, np.stack(images)) if latency and images else None
     if measured is not None and max_latency_ms is not None and measured.value > max_latency_ms:
-        failures.append(f"a call takes {measured} (batch {bundle.batch}, threads {bundle.threads}), at most {max_latency_ms:g} ms")
+        failures.append(f"a call takes {measured} (batch {bundle.batch_size}, threads {bundle.threads}), at most {max_latency_ms:g} ms")
     promised = bundle.measurements.get("latency_ms")
-    return VerifyReport(str(folder), len(bundle.golden), worst, bundle.tolerance, failures, measured, promised, signature)
+    return VerifyReport(str(folder), len(bundle.golden_samples), worst, bundle.tolerance, failures, measured, promised, signature)
 
 
 def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
@@ -137,11 +137,11 @@ def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
         "files": [str((folder / name).resolve()) for name in bundle.files],
         "runtime": bundle.runtime,
         "threads": bundle.threads,
-        "batch": bundle.batch,
+        "batch": bundle.batch_size,
     }
     subject = Subject("planish.export.runtimes.registry:load", arguments, images, bundle.runtime, imports=imports(bundle.runtime))
     found = measure_latency(
-        {_MODEL: subject}, baseline=_MODEL, threads=bundle.threads, batch=bundle.batch, seconds=_TIMED_SECONDS, launches=_LAUNCHES
+        {_MODEL: subject}, baseline=_MODEL, threads=bundle.threads, batch=bundle.batch_size, seconds=_TIMED_SECONDS, launches=_LAUNCHES
     )
     return found.measurements[_MODEL]["latency_ms"]
 
@@ -158,7 +158,7 @@ def _compare(bundle: Bundle, expected: Outputs, answered: dict[int, Outputs]) ->
     for i, found in list(answered.items()):
         for key, values in expected.items():
             if key not in found or found[key].shape != (1, *values.shape[1:]):
-                wrong.append(f"{bundle.golden[i]}: {key} has another shape than {values.shape[1:]}")
+                wrong.append(f"{bundle.golden_samples[i]}: {key} has another shape than {values.shape[1:]}")
                 answered.pop(i, None)
     if not answered:
         return 0.0, wrong
@@ -171,15 +171,15 @@ def _compare(bundle: Bundle, expected: Outputs, answered: dict[int, Outputs]) ->
         allowed = f"of the largest value, allowed {bundle.tolerance:g}"
         if difference.together:
             if not difference.value <= bundle.tolerance:
-                first = bundle.golden[rows[int(difference.shares.argmax())]]
+                first = bundle.golden_samples[rows[int(difference.shares.argmax())]]
                 wrong.append(f"{first}: most of all, {key} differs; over all samples by {difference.value:.2g} {allowed}")
             continue
         tops = _other_tops(known[key], found[key], bundle.tolerance)
         for i, share, top in zip(rows, difference.shares, tops, strict=True):
             if not share <= bundle.tolerance:
-                wrong.append(f"{bundle.golden[i]}: {key} differs by {share:.2g} {allowed}")
+                wrong.append(f"{bundle.golden_samples[i]}: {key} differs by {share:.2g} {allowed}")
             elif top:
-                wrong.append(f"{bundle.golden[i]}: {key} {top}")
+                wrong.append(f"{bundle.golden_samples[i]}: {key} {top}")
     return worst, wrong
 
 

@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from planish.artifact import InputSpec, Preprocessing
+from planish.devices.isolation import call_isolated
 from planish.devices.kernels import silent_options
 from planish.errors import ModelError, first_line
 from planish.export.onnx.cleanup import add_prefix, clean_up, free_batch
 from planish.export.onnx.onnx_file import pool_globally
+from planish.export.runtimes.first_load import limits_for
+from planish.files.mistaken_files import mistaken_file
 from planish.files.reading import DAMAGED, describe, require_regular
-from planish.models.weights.mistaken_files import mistaken_file
 
 if TYPE_CHECKING:
-    from planish.artifact import InputSpec, Pixels, Preprocessing
+    from planish.artifact import Pixels
 
 _OPSET = 17  # what older files are brought to: scales per channel, which INT8 needs, came with 13
 _OURS = "network."  # before every name of the foreign graph, as before those of the networks we export
 _TOLERANCE = 1e-3  # of the largest output; the graph is rewritten, so float32 may be summed in another order
 _ROUNDING = 1e-3  # that a sum of probabilities may be off, also in half precision
 _LEAST = 1e-12  # probability
+_USUAL_BATCH = 64  # larger ones are given no more time
 _KEEPS_NUMBERS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout")
 _FUSED = ("Conv", "FusedConv", "FusedGemm", "FusedMatMul", "ReorderInput", "ReorderOutput")  # Conv: of com.microsoft.nchwc
 Kind = Literal["scores", "probabilities", "sigmoids"]
@@ -36,13 +41,15 @@ class Foreign:
     """A classifier as its file describes it.
 
     Args:
-        model: the file, an ``onnx.ModelProto`` with its weights.
+        file: where it lies.
+        model: what it holds, an ``onnx.ModelProto`` with its weights.
         batch: images in a batch; None for any number.
         channels: of the images, 1 or 3, None where the file leaves them open.
         height: in pixels, likewise.
         width: likewise.
     """
 
+    file: Path
     model: Any
     batch: int | None
     channels: int | None
@@ -97,7 +104,7 @@ def read_foreign(file: Path) -> Foreign:
     if channels not in (1, 3, None):
         nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
         raise ModelError(f"{file} takes {said}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
-    return Foreign(model, batch, channels, height, width)
+    return Foreign(file, model, batch, channels, height, width)
 
 
 def _refuse_nodes(model: Any, file: Path) -> None:
@@ -124,15 +131,17 @@ def _refuse_nodes(model: Any, file: Path) -> None:
         )  # fmt: skip
 
 
-def fed_pixels(
-    foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Any
-) -> tuple[Any, list[str]]:
-    """The file with the normalisation in its graph: uint8 ``images`` ``(N, H, W, C)`` in, ``logits`` ``(N, classes)`` out, any N.
+def write_fed(
+    foreign: Foreign, fed: Path, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Sequence[int]
+) -> tuple[str, ...]:
+    """Write the file with the normalisation in its graph: uint8 ``images`` ``(N, H, W, C)`` in, ``logits`` ``(N, classes)`` out, any N.
 
-    What is written is compared with the file that was given, on real images.
+    It is read, rewritten, run and compared with the file that was given in a process of its own: on damaged files the C++ libraries that do
+    this crash.
 
     Args:
         foreign: the file.
+        fed: where to write.
         spec: what it shall be fed.
         preprocessing: whose ``mean`` and ``std`` it expects.
         classes: of the data.
@@ -140,11 +149,41 @@ def fed_pixels(
         labels: of the sample ``(N,)``, by which one of several outputs is chosen.
 
     Returns:
-        An ``onnx.ModelProto``, and what was done, in words.
+        What was done, in words.
 
     Raises:
         ModelError: it does not run on such images, has other outputs than one number a class, or only takes batches of one size.
+        ExportError: it crashes the libraries that read it, or takes too long.
     """
+    file, pixels = foreign.file, fed.with_suffix(".npy")
+    arguments = {
+        "file": str(file), "fed": str(fed), "spec": TypeAdapter(InputSpec).dump_json(spec).decode(),
+        "preprocessing": TypeAdapter(Preprocessing).dump_json(preprocessing).decode(), "classes": classes, "sample": str(pixels),
+        "labels": [int(label) for label in labels],
+    }  # fmt: skip
+    limits = limits_for(file.stat().st_size, sample.size * min(foreign.batch or 1, _USUAL_BATCH))
+    np.save(pixels, sample)
+    try:
+        return tuple(call_isolated("planish.export.onnx.external:rewrite", arguments, f"{file} in onnxruntime", limits))
+    finally:
+        pixels.unlink()
+
+
+def rewrite(file: str, fed: str, spec: str, preprocessing: str, classes: int, sample: str, labels: Sequence[int]) -> list[str]:
+    """What ``write_fed`` does in another process; its arguments are JSON values."""
+    import onnx
+
+    foreign, images = read_foreign(Path(file)), np.load(sample, allow_pickle=False)
+    fed_spec, how = TypeAdapter(InputSpec).validate_json(spec), TypeAdapter(Preprocessing).validate_json(preprocessing)
+    model, notes = fed_pixels(foreign, fed_spec, how, classes, images, np.array(labels))
+    onnx.save(model, fed)
+    return notes
+
+
+def fed_pixels(
+    foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Any
+) -> tuple[Any, list[str]]:
+    """The model of ``write_fed``, made in this process, and what was done, in words; arguments and errors are those."""
     model, notes = _renewed(foreign.model)
     before = len(notes)
     try:

@@ -28,7 +28,7 @@ class Temperature:
     """Divide the logits of an ONNX file by one number, so that the model is as sure as it is right; what it predicts stays.
 
     The number is what gives the validation images the least log loss, when the file itself says what it thinks of them: put this after
-    ``int8``, whose rounding changes how sure a model is.
+    ``int8``, whose rounding changes the confidence.
 
     Example:
         >>> print(Temperature())
@@ -55,9 +55,9 @@ class Temperature:
         import onnx
 
         found = evaluate(load(artifact.files, "onnxruntime", batch=None), task, "validation", artifact.input_spec, artifact.preprocessing)
-        if _LOGITS not in found.outputs:
-            raise ModelError(f"a model that returns {', '.join(found.outputs)}", "a temperature divides logits", "omit it")
-        fitted = fit_temperature(found.outputs[_LOGITS], found.targets)
+        if found.logits is None:
+            raise ModelError(f"a model that returns {', '.join(found.outputs)}", "a temperature divides logits of classes", "omit it")
+        fitted = fit_temperature(found.logits, found.targets)
         words = (
             f"logits divided by {fitted.value:.3f} [{fitted.low:.3f}, {fitted.high:.3f}], fitted on {len(found.targets)} validation images"
         )

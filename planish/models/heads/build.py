@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from torch import nn
 
 from planish.artifact import Source
@@ -9,24 +12,56 @@ from planish.errors import ModelError
 from planish.models.detection.detector import Detector
 from planish.models.heads.segmentation import Segmenter
 
-DETECTORS = ("detection", "instance")  # tasks of boxes
-_SMALL = {"semantic": 96, "detection": 128, "instance": 128}  # pixels up to which fine maps learn more, and coarse ones are of few places
 _FINE, _USUAL = (4, 8, 16), (8, 16, 32)
 
 
-def strides_for(task: str, image_size: int, finest: int) -> tuple[int, ...]:
-    """Strides of a pyramid's levels.
+@dataclass(frozen=True)
+class Head:
+    """What stands on the maps of a classifier, which is taken apart.
 
     Args:
-        task: labels of pixels need fine maps.
-        image_size: shorter side in pixels.
-        finest: the finest stride that the backbone has among those of a pyramid.
+        build: the network, from the classifier and how it is to be built.
+        small: pixels up to which fine maps learn more, and coarse ones are of few places.
+        strides: of its levels on larger images; empty for those of the backbone.
+        boxes: whether it finds boxes, which its levels must reach.
+        masks: whether it also finds their masks.
     """
-    if image_size <= _SMALL.get(task, 0):
-        return _FINE
-    if task == "semantic":
-        return 4, 8, 16, 32
-    return _FINE if finest < min(_USUAL) else _USUAL
+
+    build: Callable[[nn.Module, Source], nn.Module]
+    small: int
+    strides: tuple[int, ...] = ()
+    boxes: bool = False
+    masks: bool = False
+
+    def strides_for(self, image_size: int, finest: int) -> tuple[int, ...]:
+        """Strides of its levels.
+
+        Args:
+            image_size: shorter side in pixels.
+            finest: the finest stride that the backbone has among those of a pyramid.
+        """
+        if image_size <= self.small:
+            return _FINE
+        return self.strides or (_FINE if finest < min(_USUAL) else _USUAL)
+
+
+def _detector(classifier: nn.Module, source: Source) -> nn.Module:
+    masks = HEADS[source.task].masks
+    return Detector(
+        classifier, source.num_classes, source.channels, source.strides, bins=source.bins, detections=source.detections, masks=masks
+    )
+
+
+def _segmenter(classifier: nn.Module, source: Source) -> nn.Module:
+    return Segmenter(classifier, source.num_classes, source.channels, source.strides)
+
+
+HEADS: dict[str, Head] = {
+    "detection": Head(_detector, small=128, boxes=True),
+    "instance": Head(_detector, small=128, boxes=True, masks=True),
+    "semantic": Head(_segmenter, small=96, strides=(4, 8, 16, 32)),
+}
+"""By what the outputs are for (``Source.task``). Networks for anything else end in one row of numbers an image, as classifiers do."""
 
 
 def with_head(classifier: nn.Module, source: Source) -> nn.Module:
@@ -37,11 +72,8 @@ def with_head(classifier: nn.Module, source: Source) -> nn.Module:
         source: with its task, strides and what else its head is made by.
 
     Raises:
-        ModelError: there is no such task, or no maps can be taken from the classifier.
+        ModelError: there is no such head, or no maps can be taken from the classifier.
     """
-    task, classes, channels, strides = source.task, source.num_classes, source.channels, source.strides
-    if task in DETECTORS:
-        return Detector(classifier, classes, channels, strides, bins=source.bins, detections=source.detections, masks=task == "instance")
-    if task == "semantic":
-        return Segmenter(classifier, classes, channels, strides)
-    raise ModelError(f"there is no network for the task {task!r}", "tasks are classification, detection, instance and semantic")
+    if source.task not in HEADS:
+        raise ModelError(f"there is no head for the task {source.task!r}", f"there are heads for {', '.join(HEADS)}")
+    return HEADS[source.task].build(classifier, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,13 +20,29 @@ from planish.models.heads.segmentation import pixel_loss
 
 
 def names(task: str) -> list[str]:
-    """Those that are made for a task."""
-    detection, segmentation = torchvision.models.detection, torchvision.models.segmentation
-    if task == "semantic":
-        return list(torchvision.models.list_models(module=segmentation))
-    known = torchvision.models.list_models(module=detection)
-    masked = [name for name in known if name.startswith("maskrcnn")]
-    return masked if task == "instance" else [name for name in known if name not in masked and not name.startswith("keypoint")]
+    """Those that are made for a task; none for one that needs no head."""
+    return _MADE_FOR[task]() if task in _MADE_FOR else []
+
+
+def has_head(name: str) -> bool:
+    """Whether torchvision has a detector or segmenter of that name."""
+    return any(name in made() for made in _MADE_FOR.values())
+
+
+def _segmenters() -> list[str]:
+    return list(torchvision.models.list_models(module=torchvision.models.segmentation))
+
+
+def _mask_detectors() -> list[str]:
+    return [name for name in torchvision.models.list_models(module=torchvision.models.detection) if name.startswith("maskrcnn")]
+
+
+def _detectors() -> list[str]:
+    known = torchvision.models.list_models(module=torchvision.models.detection)
+    return [name for name in known if not name.startswith(("maskrcnn", "keypoint"))]
+
+
+_MADE_FOR: dict[str, Callable[[], list[str]]] = {"detection": _detectors, "instance": _mask_detectors, "semantic": _segmenters}
 
 
 def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Module:
@@ -41,23 +58,23 @@ def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Mod
         ModelError: the first convolution cannot be changed to that many channels.
     """
     fresh: dict[str, Any] = {"weights": None, "weights_backbone": None}
-    if name in names("semantic"):
+    if name in _segmenters():
         network = torchvision.models.get_model(name, num_classes=num_classes, aux_loss=None, **fresh)
-        made: nn.Module = Labels(network)
+        made: nn.Module = LabelMapSegmenter(network)
     else:
         # two-stage detectors and SSD have a class for the background, the others judge each class for itself
         background = name.startswith(("fasterrcnn", "maskrcnn", "ssd"))
         network = torchvision.models.get_model(name, num_classes=num_classes + background, **fresh)
         if not isinstance(network, FasterRCNN | SSD) and not hasattr(network, "head"):
-            raise ModelError(f"{name} is no detector of boxes", f"there are {', '.join(names('detection'))}")
+            raise ModelError(f"{name} is no detector of boxes", f"there are {', '.join(_detectors())}")
         made = (TwoStage if isinstance(network, FasterRCNN) else OneStage)(network, num_classes, detections)
     if channels != 3:
         set_input_channels(network.backbone, channels)
     return made
 
 
-class Labels(nn.Module):
-    """A segmenter of torchvision's. Raw output: logits ``(N, classes, h, w)``, at the images' size.
+class LabelMapSegmenter(nn.Module):
+    """A semantic segmenter of torchvision's. Raw output: logits ``(N, classes, h, w)``, at the images' size.
 
     Args:
         model: torchvision's.

@@ -18,13 +18,13 @@ import safetensors.torch
 import torch
 
 from planish.errors import ModelError, first_line
+from planish.files.mistaken_files import mistaken_file
 from planish.files.reading import damage_reported, read_json
-from planish.models.weights.mistaken_files import mistaken_file
 from planish.progress import note
 
 State = dict[str, torch.Tensor]
-# What training scripts save beside tensors and what reading it cannot do any harm with.
-_HARMLESS = (
+# What training scripts save beside tensors and what is safe to unpickle.
+_SAFE = (
     argparse.Namespace, types.SimpleNamespace, collections.defaultdict, dict, list, set, int, float, str,
     pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
     datetime.datetime, datetime.date, datetime.timedelta,
@@ -66,7 +66,7 @@ def _read(path: Path) -> State:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        with torch.serialization.safe_globals(list(_HARMLESS)):
+        with torch.serialization.safe_globals(list(_SAFE)):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
@@ -213,8 +213,8 @@ def _foreign_objects(path: Path) -> list[str]:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # older files than torch can look into
         return []
-    harmless = {f"{kind.__module__}.{getattr(kind, '__qualname__', kind)}" for kind in _HARMLESS}
-    return [name for name in names if name not in harmless][:5]
+    safe = {f"{kind.__module__}.{getattr(kind, '__qualname__', kind)}" for kind in _SAFE}
+    return [name for name in names if name not in safe][:5]
 
 
 def _some(keys: list[str]) -> str:

@@ -59,7 +59,7 @@ def _cells(row: Row, noise_floor: Measurement | None) -> dict[str, str]:
         "speed_range": words.interval(speed) if speed is not None else "",
         "points": words.change(drop) if drop else "",
         "range": words.change_interval(drop) if drop else "",
-        "refused": f"refused: {row.why}" if row.why else "",
+        "refused": f"refused: {row.reason}" if row.reason else "",
     }
 
 
@@ -76,7 +76,8 @@ def write_comparison(folder: Path) -> Path:
     page = filled(
         "comparison.html.jinja",
         found=found,
-        measured={row.strategy for row in found.rows if not row.why},
+        unit=_unit(found),
+        measured={row.strategy for row in found.rows if not row.reason},
         keys={name: key(i) for name, i in strategies.items()},
         rows=[(row, _cells(row, found.noise_floor)) for row in found.rows],
         plots=[
@@ -90,6 +91,10 @@ def write_comparison(folder: Path) -> Path:
 def _metric(found: Comparison) -> str:
     primary = words.primary(found.original.measurements)
     return words.metric(primary.name if primary else "accuracy")
+
+
+def _unit(found: Comparison) -> str:
+    return next((row.measurements["drop"].unit for row in found.rows if "drop" in row.measurements), "points")
 
 
 def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int], narrow: bool) -> Markup:
@@ -107,7 +112,7 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
     y = Scale(lowest - pad, max(ys) + pad, height - 52, 22)
     parts = ratio_frame(x, y, narrow)
     parts.append(el("text", f"{title} (log scale)", x=(x.start + x.end) / 2, y=height - 8, cls="axis middle"))
-    parts.append(el("text", f"{metric} change on test, points", x=x.start, y=11, cls="axis"))
+    parts.append(el("text", words.change_heading(_unit(found), f"{metric} change on test"), x=x.start, y=11, cls="axis"))
     marks = [_original(x(1.0), y(0.0))]
     for strategy, index in strategies.items():
         mine = sorted((row for row in rows if row.strategy == strategy), key=lambda row: row.measurements[name].value)
@@ -120,7 +125,7 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
                 top, foot = (y(min(max(-end, y.low), y.high)) for end in (drop.low, drop.high))
                 parts.append(el("line", x1=cx, x2=cx, y1=top, y2=foot, cls=f"{arm_style(index)} whisker"))
             who = ", ".join(filter(None, (row.strategy, row.level)))
-            text = f"{who}: {words.show(row.measurements[name])}, {words.change(drop)} points"
+            text = f"{who}: {words.show(row.measurements[name])}, {words.change_in_unit(drop)}"
             marks.append(el("g", mark(index, cx, cy), el("title", text), tabindex="0", role="img", aria_label=text))
     shown = "only-narrow" if narrow else "only-wide"
     return drawing(f"{metric} change over {title}", width, height, *parts, *marks, cls=shown, role="group")

@@ -31,7 +31,7 @@ def costs(arm: EnsembleArm, single: EnsembleArm) -> dict[str, float]:
     m = arm.measurements
     found = {name: m[key].value / single.measurements[key].value for name, key in _RATIOS.items() if key in m}
     if "latency_ratio" in m:
-        found["call"] = 1.0 if arm.speed == "no difference" else 1 / m["latency_ratio"].value
+        found["call"] = 1.0 if arm.latency_verdict == "no difference" else 1 / m["latency_ratio"].value
     return found
 
 
@@ -51,7 +51,7 @@ def ensemble_table(arms: Sequence[EnsembleArm], width: int = _WIDE) -> Table:
         m, cost = arm.measurements, costs(arm, arms[0])
         shown = difference(m["difference"]) if "difference" in m else ""
         table.add_row(
-            Text("\n").join(Text(line, style) for line, style in ((arm.label, ""), (arm.why, "dim")) if line),
+            Text("\n").join(Text(line, style) for line, style in ((arm.label, ""), (arm.reason, "dim")) if line),
             words.show(m["accuracy"]) if m else "",
             shown if wide else shown.replace(" ", "\n", 1),
             arm.verdict,
@@ -71,7 +71,7 @@ def findings(study: EnsembleStudy) -> list[str]:
         f"{copied if arm.label.startswith('soup, ') else ''}."
         for arm in better
     ]
-    free = [arm for arm in better if arm.speed == "no difference"]
+    free = [arm for arm in better if arm.latency_verdict == "no difference"]
     if better and better[0] not in free:
         sentences.append(f"Without a slower file, {free[0].label} gains most." if free else "Nothing gains without a slower file.")
     taught = next((arm for arm in measured if arm.label == "student"), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.metrics.calibration import reliability
 from planish.evaluation.metrics.classification import confusion_matrix, probabilities
 from planish.evaluation.metrics.thresholds import precision_by_coverage, top_scores
-from planish.measurement import Measurement
+from planish.measurement import Measurement, Metric
 from planish.report import formatting as words
 from planish.report.pages import error_table as errors
 from planish.report.pages.html import filled, write_page
@@ -25,7 +26,7 @@ from planish.report.recomputation.run_folder import read_history
 from planish.runs.evaluation import Evaluation, Predicted, Scored, load_evaluation
 
 _UNKNOWN = 100.0  # times its lower end that the upper end of a temperature's interval is where nothing was learned
-_NOTHING = 0.005  # points; a mean of scores is the metric itself
+_NOTHING = 0.005  # points, or share of a metric in another unit; a mean of scores is the metric itself
 _PROMISE = 95.0  # percent; the one of the tiles where it was looked at
 
 
@@ -52,11 +53,11 @@ def write_evaluation(folder: Path) -> Path:
         warning=_warning(found, predicted),
         said=None if isinstance(predicted, Scored) else _said(found, predicted),
         least_score=LEAST_SCORE,
-        pictures=shown(read_pictures(folder / "pictures.npz", len(predicted.keys)), predicted.keys, words.metric(primary)),
+        pictures=shown(read_pictures(folder / "pictures.npz", len(predicted.keys)), predicted.keys, Metric.of(found.metrics[primary])),
         errors=errors.of_one(found.metrics),
         errors_metric=errors.counted_in(primary, found.metrics),
         corrupted=_corrupted(found),
-        training=plots.training(read_history(folder / "history.json"), primary),
+        training=plots.training(read_history(folder / "history.json"), Metric.of(found.metrics[primary])),
         sheet=sheet_uri(folder / "augmented.png"),
         recipe=recipe.read_text() if recipe.is_file() else "",
         machine=facts(found.machine),
@@ -65,14 +66,14 @@ def write_evaluation(folder: Path) -> Path:
 
 
 def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
-    """What the logits tell: classes that are mixed up, mistakes, and how sure the model may be."""
+    """What the logits tell: confusions, errors and calibration."""
     names = [each.name for each in found.per_class]
     matrix = confusion_matrix(predicted.logits.argmax(axis=1), predicted.targets, len(names))
     few = len(names) <= FEW_CLASSES
     return {
         "names": names,
         "sureness": _sureness(found, predicted),
-        "promise": next((t for t in found.thresholds if t.wanted == _PROMISE), None),
+        "promise": next((t for t in found.thresholds if t.target_precision == _PROMISE), None),
         "classes": found.per_class if few else sorted(found.per_class, key=lambda c: c.measurements["f1"].value),
         "few": few,
         "matrix": matrix,
@@ -88,10 +89,11 @@ def _warning(found: Evaluation, predicted: Predicted | Scored) -> str:
     """Whether the stored predictions say something else than the metrics."""
     name, told = next(iter(found.metrics.items()))
     scores = predicted.scores if isinstance(predicted, Scored) else predicted.logits.argmax(axis=1) == predicted.targets
-    seen, n = 100 * float(scores.mean()), len(scores)
-    if abs(told.value - seen) < (50 / n if isinstance(predicted, Predicted) else _NOTHING):
+    seen, n = replace(told, value=Metric.of(told).scale * float(scores.mean())), len(scores)
+    allowed = 50 / n if isinstance(predicted, Predicted) else _NOTHING if told.unit == "%" else _NOTHING * abs(told.value)
+    if abs(told.value - seen.value) <= allowed:
         return ""
-    return f"{words.title(name)}: the file says {words.number(told.value, 2)} %, the stored predictions give {words.number(seen, 2)} %."
+    return f"{words.title(name)}: the file says {words.show(told)}, the stored predictions give {words.show(seen)}."
 
 
 def _sureness(found: Evaluation, predicted: Predicted) -> str:
@@ -132,5 +134,5 @@ def _corrupted(found: Evaluation) -> list[tuple[str, Measurement]]:
     primary = next(iter(found.metrics))
     start = f"{primary}_"
     rows = [(name.removeprefix(start).replace("_", " "), m) for name, m in found.metrics.items() if name.startswith(start)]
-    rows.sort(key=lambda row: -row[1].value)
+    rows.sort(key=lambda row: -row[1].value if row[1].higher_is_better else row[1].value)
     return [("clean", found.metrics[primary]), *rows] if rows else []

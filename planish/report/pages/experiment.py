@@ -38,13 +38,13 @@ def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
         m, primary = arm.measurements, words.primary(arm.measurements)
         label = arm.label if wide else arm.label.replace(", ", ",\n")
         cells: list[Text | str] = [
-            Text("\n").join(Text(line, style) for line, style in ((label, ""), (arm.why, "dim")) if line),
-            str(sum(not trial.failed for trial in arm.trials)),
+            Text("\n").join(Text(line, style) for line, style in ((label, ""), (arm.reason, "dim")) if line),
+            str(sum(not training.error for training in arm.trainings)),
             words.show(primary) if primary else "",
             difference(m["difference"]).replace(" ", " " if wide else "\n", 1) if "difference" in m else "",
             arm.verdict,
         ]
-        table.add_row(*cells, *([f"{m['seconds_an_epoch'].value:.1f}" if m else ""] if wide else []))
+        table.add_row(*cells, *([f"{m['seconds_per_epoch'].value:.1f}" if m else ""] if wide else []))
     return table
 
 
@@ -163,7 +163,7 @@ def _ends(m: Measurement) -> tuple[float, float]:
 
 def _curves(found: Experiment, narrow: bool) -> Markup:
     """The score on validation over the seconds of training, a line a trial."""
-    curves = [(i, arm.label, trial.curve) for i, arm in enumerate(found.arms) for trial in arm.trials if len(trial.curve) > 1]
+    curves = [(i, arm.label, trial.curve) for i, arm in enumerate(found.arms) for trial in arm.trainings if len(trial.curve) > 1]
     if not curves:
         return Markup()
     metric = metric_of(found.arms)

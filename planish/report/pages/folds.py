@@ -20,7 +20,7 @@ def folds_table(trained: Sequence[Fold]) -> Table:
         table.add_row(
             str(fold.repeat + 1),
             str(fold.fold + 1),
-            f"{fold.trained_on:,}",
+            f"{fold.training_images:,}",
             f"{fold.accuracy.n:,}",
             words.show(fold.accuracy),
             words.interval(fold.accuracy),

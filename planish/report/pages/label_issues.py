@@ -1,4 +1,4 @@
-"""Suspected labels for people: the table on the terminal, and ``suspects.html``, one file that opens offline."""
+"""Label issues for people: the table on the terminal, and ``label_issues.html``, one file that opens offline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from planish.datacentric.label_issues import Suspects
+from planish.datacentric.label_issues import LabelIssues
 from planish.files.atomic import read_arrays
 from planish.report import formatting as words
 from planish.report.plots.thumbnails import data_uri, is_small
@@ -19,41 +19,41 @@ _HERE = Path(__file__).parent
 _BUDGET = 1_000_000  # bytes of base64, so that the page stays one that can be mailed
 
 
-def suspects_table(found: Suspects, most: int = 20) -> Table:
+def label_issues_table(found: LabelIssues, most: int = 20) -> Table:
     """The most suspicious images: the given label, what networks take them for, and both probabilities.
 
     Args:
-        found: the suspects.
+        found: the issues.
         most: rows at most.
     """
-    left_out = len(found.suspects) - most
+    left_out = len(found.issues) - most
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
     table.caption = f"and {left_out} more" if left_out > 0 else None
     table.add_column("image", overflow="fold")
     for heading in ("label", "probability", "predicted", "probability"):
         table.add_column(heading, justify="right" if heading == "probability" else "left")
-    for s in found.suspects[:most]:
+    for s in found.issues[:most]:
         table.add_row(Text(s.key), Text(s.label), f"{s.label_probability:.0f} %", Text(s.predicted), f"{s.predicted_probability:.0f} %")
     return table
 
 
-def findings(found: Suspects) -> list[str]:
+def findings(found: LabelIssues) -> list[str]:
     """How many there are, and how far they can be trusted."""
-    count, m = len(found.suspects), found.accuracy
+    count, m = len(found.issues), found.accuracy
     if not count:
         return [f"No label of {found.images:,} looks wrong."]
     return [
         f"{count:,} of {found.images:,} labels may be wrong ({100 * count / found.images:.1f} %). Look at them from the top: the further "
         "down, the more of them are right.",
         f"Networks judged them that had not seen them, and that recognise {words.show(m)} [{words.interval(m)}] of all images. What they "
-        "confuse anyway is among the suspects.",
+        "confuse anyway is among them.",
     ]
 
 
-def write_suspects(folder: Path) -> Path:
-    """Write ``suspects.html`` beside ``suspects.json``; returns its path."""
-    found = Suspects.load(folder / "suspects.json")
-    pixels = read_arrays(folder / "suspects.npz", ["pixels"])["pixels"]
+def write_label_issues(folder: Path) -> Path:
+    """Write ``label_issues.html`` beside ``label_issues.json``; returns its path."""
+    found = LabelIssues.load(folder / "label_issues.json")
+    pixels = read_arrays(folder / "label_issues.npz", ["pixels"])["pixels"]
     pictures: list[tuple[str, bool]] = []
     spent = 0
     for image in pixels:
@@ -64,13 +64,13 @@ def write_suspects(folder: Path) -> Path:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.get_template("suspects.html.jinja").render(
+    page = environment.get_template("label_issues.html.jinja").render(
         found=found,
         css=Markup((_HERE / "page.css").read_text()),
         findings=findings(found),
-        shown=list(zip(found.suspects, pictures, strict=False)),
+        shown=list(zip(found.issues, pictures, strict=False)),
         words=words,
     )
-    partial = folder / "suspects.html.partial"
+    partial = folder / "label_issues.html.partial"
     partial.write_text(page, encoding="utf-8")
-    return partial.replace(folder / "suspects.html")
+    return partial.replace(folder / "label_issues.html")

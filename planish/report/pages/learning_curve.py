@@ -95,5 +95,5 @@ def _ends(m: Measurement) -> tuple[float, float]:
 
 def _law(found: LearningCurve, images: float) -> float:
     """Accuracy in percent that the fitted law says."""
-    law = found.law
+    law = found.power_law
     return 100 * (1 - law["a"] - law["b"] * float(images ** -law["c"]))

@@ -67,7 +67,7 @@ def render(run: RunFolder) -> str:
         smallest=smallest_difference(result.noise_floor),
         defaults=[runtime for runtime in result.baselines if runtime.endswith("-default")],
         everyone=everyone,
-        frontier_keys={c.key for c in result.frontier},
+        frontier_keys={c.key for c in result.pareto_frontier},
         runtimes=plots.runtimes(plotted),
         frontier=[plots.frontier(result, plotted, narrow) for narrow in (False, True)] if plotted else [],
         latencies=[plots.latencies(_latency_rows(run), narrow) for narrow in (False, True)],
@@ -81,9 +81,9 @@ def render(run: RunFolder) -> str:
         thumbnails=_thumbnails(run, again),
         mistakes=_mistakes(run),
         least_score=LEAST_SCORE,
-        pictures=pictures.shown(run.pictures, run.predictions.keys, words.metric(result.metric)),
+        pictures=pictures.shown(run.pictures, run.predictions.keys, result.primary_metric),
         sheet=thumbnails.sheet_uri(run.path / "augmented.png"),
-        training=plots.training(run.history, result.metric),
+        training=plots.training(run.history, result.primary_metric),
         bundle=run.bundle,
         machine=facts(result.machine),
         data=facts(result.data),
@@ -98,10 +98,16 @@ def _goals(result: Result) -> list[tuple[str, str, bool]]:
     drop = m.get("drop_validation")
     if drop:
         test = result.drop
-        got = f"{words.change(drop)} points on validation ({words.change_interval(drop)})"
+        got = f"{words.change_in_unit(drop)} on validation ({words.change_interval(drop)})"
         got += f", {words.change(test)} on test ({words.change_interval(test)})"
-        limit = f"lose at most {goal.max_drop_points:g} point{'' if goal.max_drop_points == 1 else 's'}"
-        rows.append((limit, got, max(drop.value, test.value) <= goal.max_drop_points))
+        limit = words.limit(goal, drop.unit)
+        rows.append(
+            (
+                f"lose at most {limit}" if drop.unit == "points" else f"at most {limit} worse",
+                got,
+                max(drop.value, test.value) <= goal.max_drop_points,
+            )
+        )
     if goal.max_latency_ms and "latency_ms" in m:
         took, within = m["latency_ms"], upper_end(m["latency_ms"]) <= goal.max_latency_ms
         got = words.show(took) + (f" ({words.interval(took)})" if words.interval(took) else "")
@@ -143,9 +149,10 @@ def _classes(again: Recomputed) -> dict[str, Any]:
     all_of = again.per_class
     ends = [m.low for c in all_of for m in (c.before, c.after) if m.n and m.low is not None]
     floor = 10.0 * math.floor(min(ends, default=0.0) / 10)
+    shares = all(c.before.unit == "%" for c in all_of)  # other units have no scale of their own
     many = len(all_of) > FEW_CLASSES
     ranked = sorted(all_of, key=_weight, reverse=True) if many else all_of
-    place = {"floor": floor, "scale": 100 / (100 - floor)}
+    place = {"floor": floor, "scale": 100 / (100 - floor) if shares else 0.0, "strips": shares}
     return place | {
         "shown": ranked[:FEW_CLASSES],
         "rest": ranked[FEW_CLASSES:],

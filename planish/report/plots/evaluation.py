@@ -1,4 +1,4 @@
-"""The plots of an evaluation: how sure a model may be, and what it gains by answering less often."""
+"""The plots of an evaluation: calibration, and precision over coverage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_POINTS = 400  # of a curve
 
 
 def reliability_diagram(bins: Sequence[ReliabilityBin], title: str) -> Markup:
-    """How often the model is right over how sure it is, with intervals; below, how many images there are of each.
+    """Accuracy over confidence, with intervals; below, how many images there are of each.
 
     Args:
         bins: of ``planish.evaluation.metrics.calibration.reliability``.
@@ -30,8 +30,8 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], title: str) -> Markup:
         parts.append(el("text", plain(value), x=x.start - 8, y=y(value) + 4, cls="tick end"))
         parts.append(el("text", plain(value), x=x(value), y=foot + 18, cls="tick middle"))
     parts.append(el("line", x1=x(0), y1=y(0), x2=x(100), y2=y(100), cls="ideal"))
-    parts.append(el("text", "right, %", x=x.start + 6, y=y.end + 12, cls="axis"))
-    parts.append(el("text", "how sure it is, %", x=(x.start + x.end) / 2, y=foot + 36, cls="axis middle"))
+    parts.append(el("text", "accuracy, %", x=x.start + 6, y=y.end + 12, cls="axis"))
+    parts.append(el("text", "confidence, %", x=(x.start + x.end) / 2, y=foot + 36, cls="axis middle"))
     parts.append(el("text", "images", x=x.start + 6, y=foot + 58, cls="axis"))
     most = max(b.n for b in bins)
     for b in bins:
@@ -59,7 +59,7 @@ def coverage_curve(
     width, height, left = (380.0, 300.0, 44.0) if narrow else (960.0, 380.0, 60.0)
     shown = coverage >= 0.05  # of fewer images the share that is right says little
     rows = np.flatnonzero(shown)[np.unique(np.linspace(0, shown.sum() - 1, min(_MOST_POINTS, shown.sum())).astype(int))]
-    marked = [t for t in thresholds if t.value is not None]
+    marked = [t for t in thresholds if t.threshold is not None]
     lowest = min([100 * float(precision[rows].min()), *(t.measurements["precision"].value for t in marked)])
     x, y = Scale(0, 100, left, width - 14), Scale(max(0.0, lowest - 0.06 * (101 - lowest)), 100, height - 50, 20)
     parts = []
@@ -71,9 +71,9 @@ def coverage_curve(
     parts.append(el("text", "right among these, %", x=x.start, y=11, cls="axis"))
     points = " ".join(f"{x(100 * float(coverage[i])):.1f},{y(100 * float(precision[i])):.1f}" for i in rows)
     parts.append(el("polyline", points=points, cls="curve"))
-    for number, least in enumerate(dict.fromkeys(t.value for t in marked)):  # one may keep several promises
-        kept = [t for t in marked if t.value == least]
-        promise = f"{', '.join(plain(t.wanted) for t in kept)} %"
+    for number, least in enumerate(dict.fromkeys(t.threshold for t in marked)):  # one may keep several promises
+        kept = [t for t in marked if t.threshold == least]
+        promise = f"{', '.join(plain(t.target_precision) for t in kept)} %"
         answers, right = (kept[0].measurements[name].value for name in ("coverage", "precision"))
         text = f"{promise} asked for: answers {answers:.1f} % of the images, right in {right:.1f} %"
         dot = el("circle", cx=x(answers), cy=y(right), r=5.5)

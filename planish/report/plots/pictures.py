@@ -14,6 +14,7 @@ from PIL import Image
 
 from planish.errors import BundleError
 from planish.files.atomic import read_arrays
+from planish.measurement import Metric, in_words
 
 _NAMES = ("rows", "changed", "models", "scores", "truth", "drawn")
 _RULE = "rows and changed are (k,), models (m,), scores (k, m), truth uint8 (k, h, w, 3), drawn uint8 (k, m, h, w, 3)"
@@ -29,7 +30,7 @@ class Pictures:
         rows: of the predictions ``(K,)``.
         changed: whether an image is shown since two models differ on it ``(K,)``.
         models: their names ``(M,)``.
-        scores: the metric of each image alone, 0 to 1 ``(K, M)``.
+        scores: of each image alone, see ``Task.scores`` ``(K, M)``.
         truth: what is in the images ``(K, h, w, 3)``.
         drawn: what each model says ``(K, M, h, w, 3)``.
     """
@@ -44,10 +45,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: what it shows, the metric of it alone in % where a model made it, a data URI, and a text for who cannot see it."""
+    """One picture: what it shows, the metric of it alone where a model made it, a data URI, and a text for who cannot see it."""
 
     title: str
-    score: float | None
+    score: str | None
     source: str
     alt: str
 
@@ -98,18 +99,19 @@ def _broken(path: Path, why: str) -> BundleError:
     return BundleError(f"{path}: {why}", _RULE, "make it again: planish optimize --resume, or planish evaluate --out")
 
 
-def shown(found: Pictures | None, keys: Any, metric: str) -> list[PictureGroup]:
+def shown(found: Pictures | None, keys: Any, metric: str | Metric) -> list[PictureGroup]:
     """The images for a page, as many as it has room for.
 
     Args:
         found: what was drawn.
         keys: one name an image of the split.
-        metric: in words, what the scores are.
+        metric: what the scores are; a name alone where that is in percent.
     """
+    metric = Metric.named(metric)
     if found is None:
         return []
     two = len(found.models) > 1
-    changed = f"The {metric} of these, each taken alone, changed most from the original to the chosen model."
+    changed = f"The {in_words(metric.name)} of these, each taken alone, changed most from the original to the chosen model."
     differing = PictureGroup("Most different", changed, [])
     worst = PictureGroup("Worst", f"On these, each taken alone, the {'chosen ' if two else ''}model does worst.", [])
     spent = 0
@@ -129,13 +131,14 @@ def _in_turns(changed: npt.NDArray[np.bool_]) -> list[int]:
     return [int(i) for i in np.concatenate([mine, others])[np.argsort(rank, kind="stable")]]
 
 
-def _row(found: Pictures, i: int, key: str, metric: str) -> PictureRow:
+def _row(found: Pictures, i: int, key: str, metric: Metric) -> PictureRow:
     pictures = [Picture("In the data", None, picture_uri(found.truth[i]), f"{key}: what is in the image as the data says")]
     for j, model in enumerate(map(str, found.models)):
-        score = 100 * float(found.scores[i, j])
+        score = metric.scale * float(found.scores[i, j])
+        text = f"{score:.0f} %" if metric.unit == "%" else metric.text(float(found.scores[i, j]))
         who = model if model == "model" else f"{model} model"
-        alt = f"{key}: what the {who} says; {metric} of this image {score:.0f} %"
-        pictures.append(Picture(who.capitalize(), score, picture_uri(found.drawn[i, j]), alt))
+        alt = f"{key}: what the {who} says; {in_words(metric.name)} of this image {text}"
+        pictures.append(Picture(who.capitalize(), text, picture_uri(found.drawn[i, j]), alt))
     return PictureRow(key, pictures)
 
 

@@ -9,7 +9,20 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from planish.report.formatting import change, change_interval, metric, milliseconds, runtime_name, show, title
+from planish.measurement import Metric
+from planish.report.formatting import (
+    MINUS,
+    change,
+    change_heading,
+    change_in_unit,
+    change_interval,
+    limit,
+    metric,
+    milliseconds,
+    runtime_name,
+    show,
+    title,
+)
 from planish.report.plots.svg import Scale, drawing, el, log_ticks, plain, shape, ticks
 from planish.report.recomputation.run_folder import EpochRow
 from planish.search.result import CandidateResult, Result
@@ -42,7 +55,7 @@ def tip(candidate: CandidateResult, kind: str, of: str) -> str:
     lines = [f"{kind}{candidate.summary}", runtime_name(candidate.runtime), f"latency {show(m['latency_ms'])}"]
     drop = m.get("drop_validation")
     if drop and candidate.stage != "baseline":
-        lines.append(f"{metric(of)} {change(drop)} points ({change_interval(drop)})")
+        lines.append(f"{metric(of)} {change_in_unit(drop)} ({change_interval(drop)})")
     if "size_bytes" in m:
         lines.append(f"size {show(m['size_bytes'])}")
     return "\n".join(lines)
@@ -64,19 +77,19 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
     width, height, left, bottom = (380.0, 400.0, 44.0, 46.0) if narrow else (960.0, 480.0, 60.0, 52.0)
     goal = result.goal
     xs = [c.measurements["latency_ms"].value for c in candidates] + ([goal.max_latency_ms] if goal.max_latency_ms else [])
-    lowest = max(min(map(_change, candidates)), -max(8.0, 6 * goal.max_drop_points))
-    lowest, highest = min(lowest, -goal.max_drop_points, -0.5), max(*map(_change, candidates), 0.0, 0.2)
+    lowest = max(min(map(_change, candidates)), -max(8.0 * goal.point, 6 * goal.max_drop_points))
+    lowest, highest = min(lowest, -goal.max_drop_points, -0.5 * goal.point), max(*map(_change, candidates), 0.0, 0.2 * goal.point)
     pad = (highest - lowest) * 0.12
     x = Scale(min(xs) / 1.25, max(xs) * 1.25, left, width - 14, log=True)
     y = Scale(lowest - pad, highest + pad, height - bottom, 18)
     parts = [_limits(result, x, y, narrow), _axes(x, y, log_ticks(x.low, x.high, 5 if narrow else 9), ticks(y.low, y.high, 6))]
     parts.append(el("text", "latency, ms (log scale): faster to the left", x=(x.start + x.end) / 2, y=height - 8, cls="axis middle"))
-    parts.append(el("text", f"{metric(result.metric)} change, points", x=left, y=11, cls="axis"))
+    parts.append(el("text", _axis(result), x=left, y=11, cls="axis"))
     line = [(x(a), y(max(b, lowest))) for a, b in pareto([(c.measurements["latency_ms"].value, _change(c)) for c in candidates])]
     path = f"M{line[0][0]:.1f},{line[0][1]:.1f}" + "".join(f"H{a:.1f}V{b:.1f}" for a, b in line[1:])
     parts.append(el("path", d=path, cls="frontier-line"))
     kinds = runtimes(candidates)
-    on_frontier = {c.key for c in result.frontier}
+    on_frontier = {c.key for c in result.pareto_frontier}
     largest = max((c.measurements["size_bytes"].value for c in candidates if "size_bytes" in c.measurements), default=1.0)
     originals = [c for c in candidates if c.stage == "baseline"]
     labels = []
@@ -124,6 +137,13 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
     )
 
 
+def _axis(result: Result) -> str:
+    """What is drawn upwards: the change of the metric, or, in another unit than points, how much better it is."""
+    if result.drop.unit == "points":
+        return f"{metric(result.metric)} change, points"
+    return change_heading(result.drop.unit, f"{metric(result.metric)}, better by")
+
+
 def _size(candidate: CandidateResult) -> float:
     size = candidate.measurements.get("size_bytes")
     return size.value if size else 0.0
@@ -145,7 +165,7 @@ def _limits(result: Result, x: Scale, y: Scale, narrow: bool) -> Markup:
     """What lies outside the goal is shaded, its edge labelled."""
     goal, top, foot = result.goal, min(y.start, y.end), max(y.start, y.end)
     edge = y(-goal.max_drop_points)
-    text = f"limit {plain(-goal.max_drop_points)} point{'' if goal.max_drop_points == 1 else 's'}"
+    text = f"limit {MINUS if goal.max_drop_points else ''}{limit(goal, result.drop.unit)}"
     parts = [
         el("rect", x=x.start, y=edge, width=x.end - x.start, height=foot - edge, cls="outside"),
         el("line", x1=x.start, x2=x.end, y1=edge, y2=edge, cls="limit"),
@@ -219,16 +239,17 @@ def _density(ms: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArra
     return smooth / max(float(smooth.max()), 1e-9)
 
 
-def training(history: Sequence[EpochRow], of: str) -> list[tuple[str, Markup]]:
+def training(history: Sequence[EpochRow], of: str | Metric) -> list[tuple[str, Markup]]:
     """The score on validation and the loss over the epochs, each with its title; nothing where there is one epoch at most.
 
     Args:
         history: epoch by epoch.
-        of: the metric's name, which the score is in percent.
+        of: the metric that the score is in the unit of; a name alone where that is percent.
     """
     if len(history) < 2:
         return []
-    titles = (f"{title(of)} on validation, %", "Loss on train")
+    scored = Metric.named(of)
+    titles = (change_heading(scored.unit, f"{title(scored.name)} on validation"), "Loss on train")
     columns = ([e.validation_score for e in history], [e.train_loss for e in history])
     epochs = [e.epoch for e in history]
     return [(name, _over_epochs(name, epochs, values)) for name, values in zip(titles, columns, strict=True)]

@@ -40,7 +40,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One image that is taken for something else: a data URI, class names, and how sure the model is of its own, in %."""
+    """One image with a wrong prediction: a data URI, class names, and the confidence of the prediction in %."""
 
     source: str
     key: str

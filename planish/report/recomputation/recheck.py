@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter
 
 from planish.evaluation.latency import noise_floor_of
 from planish.evaluation.statistics.intervals import over_launches, paired_difference, paired_ratio
+from planish.files.reading import DAMAGED, read_json
 from planish.measurement import Measurement
 from planish.report.formatting import number, show, title
 from planish.report.recomputation.run_folder import RunFolder, Scores
@@ -55,7 +55,7 @@ def shown_numbers(result: Result) -> Iterator[tuple[Path, float]]:
     dumped = TypeAdapter(Result).dump_python(result, mode="json")
     groups: list[tuple[Path, Any]]
     for name, value in dumped.items():
-        if name in ("candidates", "frontier"):
+        if name in ("candidates", "pareto_frontier"):
             groups = [(("candidate", each["key"]), each["measurements"]) for each in value]
         elif name in ("baseline", "chosen"):
             groups = [(("candidate", value["key"]), value["measurements"])]
@@ -80,7 +80,7 @@ def _leaves(value: Any, path: Path) -> Iterator[tuple[Path, float]]:
 
 def _is_shown(path: Path, metric: str) -> bool:
     if path[0] != "candidate":
-        return path[0] != "version" and not (path[0] == "size_ratio" and path[-1] == "n")
+        return path[0] != "schema_version" and not (path[0] == "size_ratio" and path[-1] == "n")
     name, leaf = path[2], path[3]
     if name in ("latency_ms", "latency_ratio", "drop_validation"):
         return True
@@ -99,18 +99,17 @@ def expected(
     """
     result, sources = run.result, dict[Path, NumberSource]()
     last, metric = run.sessions[-1], title(result.metric)
-    everyone = {c.key: c for c in (*result.candidates, *result.frontier, *result.baselines.values(), result.baseline, result.chosen)}
+    everyone = {c.key: c for c in (*result.candidates, *result.pareto_frontier, *result.baselines.values(), result.baseline, result.chosen)}
     for name in RECORDED:
         for path, value in _leaves(run.evidence[name], (name,)):
             sources[path] = NumberSource(" ".join(path).replace("_", " "), _RECORD, (value,))
-    scored = isinstance(run.predictions, Scores)
-    points = _SCORE_POINTS if scored else _EXACT
+    near = _tolerances(run)
     for key, which, of in ((result.baseline.key, "before", "the original"), (result.chosen.key, "after", "the chosen model")):
         path = ("candidate", key, result.metric, "value")
-        sources[path] = NumberSource(f"{metric} of {of} on test", _PREDICTIONS, (found[which].value,), 0, points)
+        sources[path] = NumberSource(f"{metric} of {of} on test", _PREDICTIONS, (found[which].value,), *near)
     for runtime, measured in _further(run).items():
         path = ("candidate", result.baselines[runtime].key, result.metric, "value")
-        sources[path] = NumberSource(f"{metric} of the original in {runtime} on test", _PREDICTIONS, (measured,), 0, points)
+        sources[path] = NumberSource(f"{metric} of the original in {runtime} on test", _PREDICTIONS, (measured,), *near)
     _add(sources, ("drop",), f"Drop of {result.metric} on test", _PREDICTIONS, [found["drop"]])
     for place, (named, seen) in enumerate(zip(result.per_class, per_class or (), strict=False)):
         for which, measured_class in zip(("baseline", "chosen"), seen, strict=True):
@@ -164,15 +163,15 @@ def size_on_disk(run: RunFolder, candidate: CandidateResult) -> float | None:
     else:
         folder, description = run.path / "work" / str(run.evidence["files"].get(candidate.key, candidate.key)), "artifact.json"
     try:
-        names = json.loads((folder / description).read_bytes())["files"]
+        names = read_json(folder / description)["files"]
         return float(sum((folder / str(name)).stat().st_size for name in names))
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGED:
         return None
 
 
 def _sentences(result: Result) -> Iterator[str]:
     """The verdict and the goal follow from numbers of the result."""
-    said = verdict(result.latency_ratio, result.noise_floor, result.size_ratio.value, result.drop, result.metric)
+    said = verdict(result.latency_ratio, result.noise_floor, result.size_ratio.value, result.drop, result.primary_metric)
     if result.verdict != said:
         yield f"The verdict is not what its numbers say: {said}"
     measured = [c for c in result.candidates if c.stage == "measured"]
@@ -197,24 +196,30 @@ def _add(
 
 
 def _add_validation(sources: dict[Path, NumberSource], run: RunFolder, everyone: Mapping[str, CandidateResult]) -> None:
-    stored, scored = run.validation, isinstance(run.predictions, Scores)
+    stored, of = run.validation, run.result.primary_metric
     for key, own, reference in zip(stored.candidates, stored.own, stored.reference, strict=True):
         mine, theirs = stored.scores[own], stored.scores[reference]
-        value, low, high = (100 * x for x in paired_difference(theirs, mine))
-        drop = Measurement("drop_validation", value, "points", len(mine), False, low, high)
+        drop = of.drop(paired_difference(theirs, mine), len(mine), "drop_validation")
         _add(sources, ("candidate", str(key), "drop_validation"), f"Drop on validation of {key}", _PREDICTIONS, [drop])
         if str(key) in everyone:
-            metric = NumberSource(f"{title(run.result.metric)} on validation of {key}", _PREDICTIONS, (100 * float(mine.mean()),), 0,
-                            _SCORE_POINTS if scored else _EXACT)  # fmt: skip
+            what, value = f"{title(of.name)} on validation of {key}", of.scale * float(mine.mean())
+            metric = NumberSource(what, _PREDICTIONS, (value,), *_tolerances(run))
             sources["candidate", str(key), "metric_validation", "value"] = metric
 
 
+def _tolerances(run: RunFolder) -> tuple[float, float]:
+    """By how much a metric may differ from the mean of its scores, which it is but for rounding: as a share, and in its unit."""
+    if not isinstance(run.predictions, Scores):
+        return 0, _EXACT
+    return (0, _SCORE_POINTS) if run.result.primary_metric.unit == "%" else (_ROUNDED, 0)
+
+
 def _further(run: RunFolder) -> dict[str, float]:
-    """The metric on test, in percent, of the original in further runtimes, by their names."""
+    """The metric on test of the original in further runtimes, by their names."""
     stored = run.predictions
     more = {name: values for name, values in stored.more.items() if name in run.result.baselines}
     if isinstance(stored, Scores):
-        return {name: 100 * float(values.mean()) for name, values in more.items()}
+        return {name: run.result.primary_metric.scale * float(values.mean()) for name, values in more.items()}
     return {name: 100 * float(np.mean(values.argmax(axis=1) == stored.targets)) for name, values in more.items()}
 
 

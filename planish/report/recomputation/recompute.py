@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.evaluation.statistics.intervals import bootstrap_mean, paired_difference, proportion
-from planish.measurement import Measurement
+from planish.measurement import Measurement, Metric
 from planish.report.recomputation.recheck import NumberSource, Path, disagreements, expected, unchecked
 from planish.report.recomputation.run_folder import Predictions, RunFolder, Scores, class_names
 from planish.search.result import ClassResult
@@ -16,7 +16,7 @@ from planish.search.result import ClassResult
 
 @dataclass(frozen=True)
 class ClassChange:
-    """The number of one class in % before and after, and the drop in points: paired, or without an interval where nothing tells it."""
+    """The number of one class before and after, and the drop: paired, or without an interval where nothing tells it."""
 
     name: str
     before: Measurement
@@ -41,7 +41,7 @@ class Recomputed:
     Args:
         before: the metric of the baseline on test.
         after: that of the chosen candidate.
-        drop: paired, in points.
+        drop: paired.
         per_class: in the order of the classes.
         timings: by candidate key.
         confusion: how often target (row) was taken for class (column), ``(classes, classes)``, before and after; None without logits.
@@ -102,11 +102,11 @@ def _of_logits(run: RunFolder, stored: Predictions, timings: dict[str, Timing]) 
 
 def _of_scores(run: RunFolder, stored: Scores, timings: dict[str, Timing]) -> Recomputed:
     """What is not stored, the classes' numbers, is taken as it was measured."""
-    name = run.result.metric
+    metric = run.result.primary_metric
     return Recomputed(
-        before=mean_score(name, stored.baseline),
-        after=mean_score(name, stored.chosen),
-        drop=_drop(stored.baseline, stored.chosen),
+        before=mean_score(metric, stored.baseline),
+        after=mean_score(metric, stored.chosen),
+        drop=_drop(stored.baseline, stored.chosen, metric),
         per_class=[ClassChange(named.name, named.baseline, named.chosen, _plain_drop(named)) for named in run.result.per_class],
         timings=timings,
         confusion=None,
@@ -115,10 +115,12 @@ def _of_scores(run: RunFolder, stored: Scores, timings: dict[str, Timing]) -> Re
     )
 
 
-def mean_score(name: str, scores: npt.NDArray[np.float64]) -> Measurement:
-    """The metric of that name in percent, from one score an image ``(N,)``; a bootstrapped interval that ends at 0 and 100."""
-    value, low, high = (100 * x for x in bootstrap_mean(scores))
-    return Measurement(name, value, "%", len(scores), True, min(value, max(0.0, low)), max(value, min(100.0, high)))
+def mean_score(metric: Metric, scores: npt.NDArray[np.float64]) -> Measurement:
+    """The metric, from one score an image ``(N,)``, with a bootstrapped interval; in percent that ends at 0 and 100."""
+    found = metric.measured(bootstrap_mean(scores), len(scores))
+    if metric.unit != "%" or found.low is None or found.high is None:
+        return found
+    return replace(found, low=min(found.value, max(0.0, found.low)), high=max(found.value, min(100.0, found.high)))
 
 
 def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
@@ -127,15 +129,18 @@ def _accuracy(right: npt.NDArray[np.bool_]) -> Measurement:
     return Measurement("accuracy", 100 * float(right.mean()) if n else 0.0, "%", n, True, 100 * low, 100 * high)
 
 
-def _drop(before: npt.NDArray[np.generic], after: npt.NDArray[np.generic]) -> Measurement:
+_ACCURACY = Metric("accuracy")
+
+
+def _drop(before: npt.NDArray[np.generic], after: npt.NDArray[np.generic], metric: Metric = _ACCURACY) -> Measurement:
     if not len(before):
         return Measurement("drop", 0.0, "points", 0, False, -100.0, 100.0)
-    value, low, high = paired_difference(before, after)
-    return Measurement("drop", 100 * value, "points", len(before), False, 100 * low, 100 * high)
+    return metric.drop(paired_difference(before, after), len(before), "drop")
 
 
 def _plain_drop(named: ClassResult) -> Measurement:
-    return Measurement("drop", named.baseline.value - named.chosen.value, "points", named.baseline.n, False)
+    metric, less = Metric.of(named.baseline), named.baseline.value - named.chosen.value
+    return Measurement("drop", less if metric.higher_is_better else -less, metric.change_unit, named.baseline.n, False)
 
 
 def _confusion(targets: npt.NDArray[np.int64], preds: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:

@@ -6,6 +6,9 @@ import stat
 from pathlib import Path
 
 from planish.errors import BundleError
+from planish.files.reading import read_text
+
+_MOST_BYTES = 1 << 20
 
 
 def read_keys(file: Path) -> tuple[str, ...]:
@@ -15,8 +18,8 @@ def read_keys(file: Path) -> tuple[str, ...]:
         BundleError: the file cannot be read, or holds no key: the service would be open to everyone.
     """
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in read_text(file, _MOST_BYTES).splitlines()]
+    except (OSError, ValueError) as error:
         raise BundleError(f"the keys in {file} cannot be read: {error}", "it is a text file in UTF-8 with a key a line") from error
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:

@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, Literal
 
-from planish.errors import BundleError, GoalError
+from planish.errors import GoalError
 from planish.evaluation.statistics.change_detection import MixChange, ValueChange
 from planish.export.bundle.folder import REFERENCE
-from planish.files.reading import damage_reported, read_json
+from planish.export.bundle.reference import LARGEST, DriftReference
+from planish.files.schema import read_versioned
 from planish.serving.monitoring.thinning import Thinning
 
 Period = Literal["day", "week"]
@@ -23,7 +24,6 @@ CLASSES = "class mix"
 _SECONDS = {"day": 86_400, "week": 604_800}
 _MONDAY = 4 * 86_400  # 1970 began on a Thursday
 _MOST_IMAGES = 100_000  # that one test compares; a busy period has several tests
-_LARGEST = 1e12  # of what describes an image: sums of squares stay finite
 _RECENT = 200  # images that the report compares with the reference
 
 
@@ -92,14 +92,13 @@ class Drift:
         settings: what is assumed.
 
     Raises:
-        BundleError: the bundle's reference is missing or damaged.
+        BundleError: the bundle's reference is missing, damaged or of another version.
     """
 
     def __init__(self, bundle: Path, settings: DriftSettings = DEFAULT_DRIFT) -> None:
-        with damage_reported(bundle / REFERENCE, BundleError, "drift is measured from it", "make the bundle again"):
-            found = read_json(bundle / REFERENCE)
-            self._values = {str(name): [_finite(value) for value in values] for name, values in found["values"].items() if values}
-            self._classes = {str(name): _count(number) for name, number in found.get("classes", {}).items()}
+        found = read_versioned(bundle / REFERENCE, DriftReference, "drift is measured from it", "make the bundle again")
+        self._values = {name: values for name, values in found.values.items() if values}
+        self._classes = found.class_counts
         self.settings = settings
         kinds = [*self._values, *[CLASSES] * bool(self._classes)]
         self._enough = math.log10(len(kinds) / settings.false_alarms) if kinds else math.inf
@@ -188,16 +187,4 @@ class Drift:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) <= _LARGEST  # nor NaN
-
-
-def _finite(value: object) -> float:
-    if not _is_number(value):
-        raise ValueError(f"{str(value)[:20]} is no value")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value <= _LARGEST:
-        raise ValueError(f"{str(value)[:20]} is no count")
-    return value
+    return isinstance(value, int | float) and abs(value) <= LARGEST  # nor NaN

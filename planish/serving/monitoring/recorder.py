@@ -151,8 +151,8 @@ class Recorder:
 
     def _look(self, one: _Prediction) -> None:
         bundle = one.model.bundle
-        boxes = boxes_told(bundle.name, one.outputs, bundle.class_names) if self._images is not None and one.files else []
-        for i, seen in enumerate(image_values(bundle.name, bundle.class_names, one.pixels, one.outputs, one.files)):
+        boxes = boxes_told(bundle.task, one.outputs, bundle.class_names) if self._images is not None and one.files else []
+        for i, seen in enumerate(image_values(bundle.task, bundle.class_names, one.pixels, one.outputs, one.files)):
             one.model.drift.add(seen, seen.get(CLASS), one.at, one.source)
             if self._file is None:
                 continue

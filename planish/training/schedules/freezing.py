@@ -11,7 +11,7 @@ from planish.models.heads.first_and_last import run_order
 
 Freeze = Literal["none", "backbone", "gradual"]
 _PARTS = 4  # that the layers before the classifier are cut into
-_THAWED_BY = 0.5  # of the training, from which on everything learns
+_ALL_TRAINED_BY = 0.5  # of the training, from which on all layers train
 
 
 class LayerFreezer:
@@ -31,7 +31,7 @@ class LayerFreezer:
         self.freeze, self.layer_decay = freeze, layer_decay
         self._parts: list[list[nn.Module]] = [[] for _ in range(_PARTS + 1)]
         self._learning = {p for p in module.parameters() if p.requires_grad}
-        self._thawed = -1
+        self._unfrozen = -1
         self._where: dict[nn.Parameter, int] = {}
         if freeze == "none" and layer_decay == 1:
             return
@@ -49,7 +49,7 @@ class LayerFreezer:
         return 1.0 if self.layer_decay == 1 else self.layer_decay ** (_PARTS - self._where[parameter])
 
     def __call__(self, progress: float, restart: bool = False) -> None:
-        """Freeze and thaw what is due.
+        """Freeze and unfreeze the layers that are due.
 
         Args:
             progress: of the training, 0 to 1.
@@ -57,11 +57,11 @@ class LayerFreezer:
         """
         if self.freeze == "none":
             return
-        thawed = 1 if self.freeze == "backbone" else min(_PARTS + 1, 1 + int(progress / _THAWED_BY * _PARTS))
-        if thawed == self._thawed and not restart:
+        unfrozen = 1 if self.freeze == "backbone" else min(_PARTS + 1, 1 + int(progress / _ALL_TRAINED_BY * _PARTS))
+        if unfrozen == self._unfrozen and not restart:
             return
-        self._thawed = thawed
-        first = _PARTS + 1 - thawed
+        self._unfrozen = unfrozen
+        first = _PARTS + 1 - unfrozen
         for number, part in enumerate(self._parts):
             for layer in part:
                 layer.train(number >= first)

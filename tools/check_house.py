@@ -1,0 +1,133 @@
+"""Check the layout and the language of the source tree: no cycles of modules, small folders, no retired words, one class a name.
+
+python tools/check_house.py [ROOT]     # prints what is wrong, one line each, and ends with 1 if anything is
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from retired_words import retired_words
+
+MOST_MODULES = 15
+_NOT_COUNTED = ("__init__", "__main__")
+
+Graph = dict[str, set[str]]
+
+
+def main(root: Path) -> int:
+    """Print all problems of a source tree; returns the exit code."""
+    package = root / "planish"
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(package.rglob("*.py"))}
+    problems = [*cycles(imports(package, trees)), *crowded_folders(package), *retired_words(root), *repeated_classes(root, trees)]
+    print("\n".join(problems) or "no cycles, no crowded folders, no retired words, no repeated class names")
+    return int(bool(problems))
+
+
+def module_name(package: Path, file: Path) -> str:
+    """``planish.data.splits`` for its file; a package's own name for its ``__init__.py``."""
+    parts = file.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(package: Path, trees: Mapping[Path, ast.Module]) -> Graph:
+    """Which modules of the package each of its modules imports, within functions as well; not under ``TYPE_CHECKING``.
+
+    A module is imported by what it holds: ``from planish.data import splits`` imports ``planish.data.splits``, ``from planish.data import
+    ImageData`` imports ``planish.data``.
+    """
+    names = {module_name(package, file): file for file in trees}
+    graph: Graph = {}
+    for name, file in names.items():
+        home = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        graph[name] = {target for node in _running(trees[file]) for target in _targets(node, home, names)} - {name}
+    return graph
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            for other in child.orelse:
+                yield other
+                yield from _running(other)
+        else:
+            yield child
+            yield from _running(child)
+
+
+def _targets(node: ast.AST, home: str, names: Mapping[str, Path]) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if alias.name in names)
+    elif isinstance(node, ast.ImportFrom):
+        parts = home.split(".")
+        base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+        origin = ".".join(filter(None, (base, node.module)))
+        for alias in node.names:
+            child = f"{origin}.{alias.name}"
+            if child in names:
+                yield child
+            elif origin in names:
+                yield origin
+
+
+def cycles(graph: Graph) -> list[str]:
+    """One line for each group of modules that import each other in a circle, with a shortest circle of it."""
+    problems, seen = [], set[str]()
+    for start in sorted(graph):
+        if start in seen:
+            continue
+        circle = _circle(graph, start)
+        if circle:
+            seen.update(circle)
+            problems.append(f"cycle of modules: {' -> '.join([*circle, start])}")
+    return problems
+
+
+def _circle(graph: Graph, start: str) -> list[str]:
+    """The shortest way from a module back to itself; empty where there is none."""
+    before: dict[str, str] = {}
+    front = [start]
+    while front:
+        following = []
+        for module in front:
+            for target in sorted(graph.get(module, ())):
+                if target == start:
+                    way = [module]
+                    while way[-1] != start:
+                        way.append(before[way[-1]])
+                    return way[::-1]
+                if target not in before:
+                    before[target] = module
+                    following.append(target)
+        front = following
+    return []
+
+
+def crowded_folders(package: Path) -> list[str]:
+    """One line for each folder of more modules than one can take in."""
+    counts: dict[Path, int] = defaultdict(int)
+    for file in package.rglob("*.py"):
+        counts[file.parent] += file.stem not in _NOT_COUNTED
+    return [
+        f"{folder.relative_to(package.parent)} has {count} modules, at most {MOST_MODULES} are allowed: make subfolders"
+        for folder, count in sorted(counts.items())
+        if count > MOST_MODULES
+    ]
+
+
+def repeated_classes(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
+    """One line for each name that several public classes of the package have."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for file, tree in trees.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(f"{file.relative_to(root)}:{node.lineno}")
+    return [f"several classes are called {name}: {', '.join(where)}" for name, where in sorted(places.items()) if len(where) > 1]
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent))
