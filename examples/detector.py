@@ -3,9 +3,9 @@
 import planish
 from planish.commands import export
 
-# 400 scenes with several garments each; in your project: a folder in COCO, Pascal VOC or YOLO layout.
-DATA = "fashion-scenes-400"
-planish.train(DATA, task="detection", model="resnet8", changes=["epochs=1"], out="detector")
+DATA = "fashion-scenes-400"  # 400 scenes to train on; in your project: a folder in COCO, Pascal VOC or YOLO layout
+# four epochs of so few scenes only show the steps: a useful detector takes pretrained weights and many more of both
+planish.train(DATA, task="detection", model="resnet8", image_size=64, changes=["epochs=4"], out="detector")
 bundle = export("detector", DATA, to="onnx", int8=True, out="bundle")
 
 metrics = planish.evaluate(bundle, DATA)

@@ -1,6 +1,6 @@
 """A technique of your own: weights far from a layer's mean are clipped, so that INT8 has finer steps for the others.
 
-As a package it registers itself, and plans may name it: [project.entry-points."planish.techniques"] clip_weights = "own_technique:ClipWeights"
+A package registers it, so that plans can name it: entry point "planish.techniques", clip_weights = "own_technique:ClipWeights".
 """
 
 import copy

@@ -11,7 +11,7 @@ planish.train(data, model="resnet8x0.5", changes=["epochs=20"], out="model")
 
 plan = Plan.from_dicts(
     [
-        {"name": "channel_pruning", "ratio": 0.5},
+        {"name": "channel_pruning", "pruning_ratio": 0.5},
         {"name": "distill", "epochs": 2},
         {"name": "to_onnx"},
         {"name": "int8"},

@@ -15,8 +15,8 @@ data = write_shapes(Path("shapes"), per_class=100)
 planish.train(data, model="resnet8x0.5", changes=["epochs=20"], out="model")
 bundle = export("model", data, to="onnx", out="bundle")
 
-command = [sys.executable, "-m", "planish.cli", "serve", str(bundle), "--port", "0", "--log", "log", "--address-file", "address"]
-service = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+command = f"-m planish.cli serve {bundle} --port 0 --log log --watch-rate 1000 --address-file address"
+service = subprocess.Popen([sys.executable, *command.split()], stdout=subprocess.DEVNULL)
 try:
     while not Path("address").exists():
         time.sleep(0.1)

@@ -19,7 +19,8 @@ def test_paths_of_what_can_be_added(row: str) -> None:
     assert len(paths) >= 3, "where to write, where to register, which test"
     assert [path for path in paths if not (PROJECT / path).exists()] == []
     for name, path in re.findall(r"`([A-Z][A-Za-z]+)` in `([^`]+)`", row):
-        assert re.search(rf"^(class {name}\b|{name}\b.*=)", (PROJECT / path).read_text(encoding="utf-8"), re.MULTILINE), f"{path} lacks {name}"
+        text = (PROJECT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^(class {name}\b|{name}\b.*=)", text, re.MULTILINE), f"{path} lacks {name}"
 
 
 def test_every_kind_is_named() -> None:
