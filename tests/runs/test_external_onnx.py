@@ -30,6 +30,7 @@ from planish.export.runtimes.registry import load
 from planish.plan import Plan
 from planish.runs.external_onnx import file_job
 from planish.search.result import Result
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare_job
 
@@ -150,7 +151,7 @@ def test_smaller_images(resnet: nn.Module, any_batch: Job, shapes: Path, tmp_pat
 
 
 def test_a_file_of_ours_says_itself_how_it_is_fed(shapes: Path, tmp_path: Path) -> None:
-    ours = prepare_job(shapes, "resnet8x0.5")
+    ours = prepare_job(shapes, ModelSettings("resnet8x0.5"))
     exported: Artifact = ToOnnx().apply(ours.artifact, ours.task)
     job = file_job(shapes, exported.files[0])
     assert dataclasses.replace(job.artifact, original=None) == dataclasses.replace(exported, original=None)
@@ -225,7 +226,7 @@ def test_from_a_file_to_a_bundle(shapes: Path, tmp_path: Path) -> None:
         nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3),
     )  # fmt: skip
     data = write_shapes(tmp_path / "shapes", per_class=150, size=SIDE, channels=3)
-    job = prepare_job(data, "resnet8", image_size=SIDE)
+    job = prepare_job(data, ModelSettings("resnet8", image_size=SIDE))
     train = job.task.split("train")
     pixels = torch.from_numpy(np.array(train.images(job.artifact.input_spec, job.artifact.preprocessing)))
     optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
