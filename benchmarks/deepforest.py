@@ -60,7 +60,7 @@ def main() -> None:
         load_recipe("objects").training, epochs=arguments.epochs, batch_size=8, learning_rate=0.001, augmentation="standard", seed=0
     )
     begun = time.perf_counter()
-    trained = train_original(job, mode="always", settings=settings)
+    trained = train_original(job, settings, mode="always")
     seconds = time.perf_counter() - begun
     artifact = trained.artifact
     spec, how = artifact.input_spec, artifact.preprocessing

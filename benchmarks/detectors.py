@@ -42,7 +42,7 @@ def main() -> None:
         model, size = ARMS[name]
         job = prepare_job(arguments.data, ModelSettings(model, task="detection", image_size=size))
         settings = replace(load_recipe(recipe_for("objects", model)).training, epochs=1000)
-        trained = train_original(job, mode="always", settings=settings, seconds=60 * arguments.minutes)
+        trained = train_original(job, settings, mode="always", seconds=60 * arguments.minutes)
         artifact, history = trained.artifact, trained.history
         spec, how = artifact.input_spec, artifact.preprocessing
         metrics = evaluate(TorchPredictor(artifact.module, how), job.task, "test", spec, how).metrics

@@ -78,7 +78,7 @@ def evaluate(
     from planish.data import require_classes
     from planish.progress import collecting_notes, note
     from planish.report.pages.evaluation import write_evaluation
-    from planish.runs.evaluation import Subject, judge, keep
+    from planish.runs.evaluation import EvaluationSubject, judge, keep
     from planish.settings import ModelSettings
     from planish.tasks import task_for
 
@@ -110,7 +110,7 @@ def evaluate(
         )  # fmt: skip
     if out is not None:
         keep(
-            Path(out), judged, spec, preprocessing, subject=Subject(str(opened.path), read, opened.runtime),
+            Path(out), judged, spec, preprocessing, subject=EvaluationSubject(str(opened.path), read, opened.runtime),
             precision=95.0 if precision is None else precision, notes=notes,
         )  # fmt: skip
         write_evaluation(Path(out))

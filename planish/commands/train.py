@@ -87,7 +87,7 @@ def train(
     from planish.models.storage import save_artifact
     from planish.progress import collecting_notes, note
     from planish.report.pages.evaluation import write_evaluation
-    from planish.runs.evaluation import Subject, judge, keep
+    from planish.runs.evaluation import EvaluationSubject, judge, keep
     from planish.runs.original import write_training
     from planish.runs.resumable import resumable
     from planish.search.budget import is_kept
@@ -127,6 +127,6 @@ def train(
         write_training(original, job.task, folder)
         if allowed is not None and not is_kept(allowed, taken := monotonic() - begun):
             note(f"the training took {taken:.0f} s of a budget of {allowed:.0f} s, {seconds or 0:.0f} s of which were left for its epochs")
-        keep(folder, judged, spec, preprocessing, subject=Subject(name, read, "torch"), notes=notes)
+        keep(folder, judged, spec, preprocessing, subject=EvaluationSubject(name, read, "torch"), notes=notes)
         write_evaluation(folder)
     return Trained(artifact, folder, judged.found.metrics)

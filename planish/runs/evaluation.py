@@ -188,7 +188,7 @@ def judge(
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class EvaluationSubject:
     """What is evaluated: the model and the data as the user named them, and what ran the model."""
 
     model: str
@@ -202,7 +202,7 @@ def keep(
     spec: InputSpec,
     preprocessing: Preprocessing,
     *,
-    subject: Subject,
+    subject: EvaluationSubject,
     precision: float = 95.0,
     notes: Sequence[str] = (),
 ) -> Evaluation:

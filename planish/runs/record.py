@@ -39,7 +39,7 @@ class RunRecord:
     schema_version: Literal[1] = 1
 
 
-class RunFolder:
+class OpenRun:
     """The folder of a job while it works."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool, notes: list[str], stack: ExitStack) -> None:
@@ -68,7 +68,7 @@ class RunFolder:
 
 
 @contextmanager
-def run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iterator[RunFolder]:
+def run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iterator[OpenRun]:
     """Within this block one process alone works in ``folder``; what is noted meanwhile belongs to its result.
 
     Args:
@@ -81,4 +81,4 @@ def run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Itera
     """
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
-        yield RunFolder(folder, settings, resume, notes, stack)
+        yield OpenRun(folder, settings, resume, notes, stack)

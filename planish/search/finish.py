@@ -16,7 +16,7 @@ from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.precision import precision_name
-from planish.runs.record import RunFolder
+from planish.runs.record import OpenRun
 from planish.search.budget import budget_use
 from planish.search.choice import choose_candidate, describe_miss, frontier, misses
 from planish.search.evidence import errors, per_class, write_evidence
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _ORIGINAL = Plan()
 
 
-def finish(search: Search, job: Job, trials: Sequence[Trial], record: RunFolder, model: str) -> Result:
+def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, model: str) -> Result:
     """Measure, choose, read test, and write the run's files.
 
     Args:

@@ -44,7 +44,7 @@ def job(tmp_path_factory: pytest.TempPathFactory):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Job:
     job = prepare_job(write_shapes(tmp_path_factory.mktemp("more shapes"), per_class=150), ModelSettings("resnet8"))
     settings = FitSettings(epochs=12, batch_size=32, learning_rate=0.05)
-    return replace(job, artifact=train_original(job, mode="always", settings=settings).artifact)
+    return replace(job, artifact=train_original(job, settings, mode="always").artifact)
 
 
 def macs_as_time(variants: list[Variant], runtime: str, *, threads: int = 1, batch: int = 1) -> list[float]:

@@ -15,7 +15,7 @@ from planish import commands
 from planish.data.normalisation import Normalise
 from planish.errors import GoalError
 from planish.experiments import ensemble_members
-from planish.experiments.ensembles import EnsembleStudy, ensembles
+from planish.experiments.ensembles import EnsembleStudy
 from planish.models.storage import load_artifact
 from planish.settings import ModelSettings
 from planish.testing import write_shapes
@@ -99,4 +99,4 @@ def test_one_seed_is_refused_on_the_command_line(shapes: Path) -> None:
 
 def test_one_seed_makes_no_ensemble(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(GoalError, match="several networks"):
-        ensembles(shapes, seeds=1, out=tmp_path / "run")
+        commands.ensembles(shapes, seeds=1, out=tmp_path / "run")
