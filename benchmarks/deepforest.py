@@ -23,6 +23,7 @@ from planish.data.tiling.tiles import LargeImage, write_tiles
 from planish.devices.machine import describe_machine
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.settings import ModelSettings
 from planish.training.original import train_original
 from planish.training.prepare import prepare_job
 from planish.training.recipe import load_recipe
@@ -51,13 +52,15 @@ def main() -> None:
     tiles = Path(cut.name) / "tiles"
     write_tiles(tiles, images, ["tree"], size=arguments.tile)
     job = prepare_job(
-        tiles, "torchvision:mobilenet_v2", weights=data / "weights" / "mobilenet_v2.pth", image_size=arguments.size, skip_bad=True
+        tiles,
+        ModelSettings("torchvision:mobilenet_v2", weights=data / "weights" / "mobilenet_v2.pth", image_size=arguments.size),
+        skip_bad=True,
     )
     settings = replace(
         load_recipe("objects").training, epochs=arguments.epochs, batch_size=8, learning_rate=0.001, augmentation="standard", seed=0
     )
     begun = time.perf_counter()
-    trained = train_original(job, mode="always", settings=settings)
+    trained = train_original(job, settings, mode="always")
     seconds = time.perf_counter() - begun
     artifact = trained.artifact
     spec, how = artifact.input_spec, artifact.preprocessing

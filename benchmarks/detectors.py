@@ -18,6 +18,7 @@ from pathlib import Path
 from planish.devices.machine import describe_machine
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
+from planish.settings import ModelSettings
 from planish.training.original import train_original
 from planish.training.prepare import prepare_job
 from planish.training.recipe import load_recipe, recipe_for
@@ -39,9 +40,9 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.arms:
         model, size = ARMS[name]
-        job = prepare_job(arguments.data, model, task="detection", image_size=size)
+        job = prepare_job(arguments.data, ModelSettings(model, task="detection", image_size=size))
         settings = replace(load_recipe(recipe_for("objects", model)).training, epochs=1000)
-        trained = train_original(job, mode="always", settings=settings, seconds=60 * arguments.minutes)
+        trained = train_original(job, settings, mode="always", seconds=60 * arguments.minutes)
         artifact, history = trained.artifact, trained.history
         spec, how = artifact.input_spec, artifact.preprocessing
         metrics = evaluate(TorchPredictor(artifact.module, how), job.task, "test", spec, how).metrics

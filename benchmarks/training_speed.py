@@ -34,6 +34,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from planish.devices.machine import describe_machine
+from planish.settings import ModelSettings
 from planish.training.fit import fit
 from planish.training.prepare import Job, prepare_job
 from planish.training.settings import FitSettings
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     begun = time.monotonic()
-    job = prepare_job(arguments.data, arguments.model, image_size=arguments.size)
+    job = prepare_job(arguments.data, ModelSettings(arguments.model, image_size=arguments.size))
     job.task.split("train").images(job.artifact.input_spec, job.artifact.preprocessing)
     decoding = time.monotonic() - begun
     settings = FitSettings(

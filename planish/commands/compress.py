@@ -80,7 +80,7 @@ def compress(
     from planish.models.storage import save_artifact
     from planish.plan import Plan
     from planish.runs.open_model import open_model
-    from planish.runs.open_network import Network
+    from planish.settings import ModelSettings
     from planish.split_assignment import assignment_beside
     from planish.tasks import task_for
     from planish.training import Distill
@@ -90,7 +90,7 @@ def compress(
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
     steps = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
     teachers = [assignment_beside(Path(teacher)) for step in steps.steps if isinstance(step, Distill) for teacher in step.teachers]
-    network = Network(str(model), weights, channel_list(mean), channel_list(std), image_size, resize, task)
+    network = ModelSettings(str(model), weights, image_size, resize, channel_list(mean), channel_list(std), task)
     opened, images = open_with_images(network, source(data, layout), seed=seed, skip_bad=skip_bad, teachers=teachers)
     if opened.artifact is None:
         raise ModelError(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from planish.commands.options import Layout, Resize, Split, source
 from planish.errors import BundleError, DataError, GoalError
-from planish.invocation import command_line
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -79,8 +78,8 @@ def evaluate(
     from planish.data import require_classes
     from planish.progress import collecting_notes, note
     from planish.report.pages.evaluation import write_evaluation
-    from planish.runs.evaluation import judge, keep
-    from planish.runs.open_network import Network
+    from planish.runs.evaluation import EvaluationSubject, judge, keep
+    from planish.settings import ModelSettings
     from planish.tasks import task_for
 
     read = source(data, layout)
@@ -90,7 +89,7 @@ def evaluate(
     if calibrate and split == "validation":
         raise DataError("a temperature for validation", "it is fitted there and evaluated on other images", "evaluate test")
     with collecting_notes() as notes:
-        network = Network(str(model), weights, channel_list(mean), channel_list(std), image_size, resize, task)
+        network = ModelSettings(str(model), weights, image_size, resize, channel_list(mean), channel_list(std), task)
         opened, images = open_with_images(network, read, seed=seed, skip_bad=skip_bad, runtime=runtime)
         spec, preprocessing = opened.input_spec, opened.preprocessing
         if split is None and opened.assignment is not None and not images.known and "test" not in images.given:
@@ -111,8 +110,8 @@ def evaluate(
         )  # fmt: skip
     if out is not None:
         keep(
-            Path(out), judged, spec, preprocessing, model=str(opened.path), data=read, runtime=opened.runtime,
-            precision=95.0 if precision is None else precision, command=command_line(), notes=notes,
+            Path(out), judged, spec, preprocessing, subject=EvaluationSubject(str(opened.path), read, opened.runtime),
+            precision=95.0 if precision is None else precision, notes=notes,
         )  # fmt: skip
         write_evaluation(Path(out))
     return judged.metrics

@@ -12,7 +12,7 @@ from planish.errors import GoalError
 if TYPE_CHECKING:
     from planish.data import ImageData
     from planish.runs.open_model import Opened
-    from planish.runs.open_network import Network
+    from planish.settings import ModelSettings
     from planish.split_assignment import SplitAssignment
 
 
@@ -24,7 +24,7 @@ def channel_list(values: float | Sequence[float] | None) -> list[float] | None:
 
 
 def open_with_images(
-    network: Network,
+    network: ModelSettings,
     data: str,
     *,
     seed: int,
@@ -56,7 +56,7 @@ def open_with_images(
         beside = assignment_beside(Path(network.weights)) if network.weights else None
         return open_network(network, data, seed=seed, skip_bad=skip_bad, assignment=combined([beside, *teachers]))
     _refuse_preprocessing(network)
-    opened = open_model(network.model, runtime)
+    opened = open_model(network.name, runtime)
     opened = replace(opened, assignment=combined([opened.assignment, *teachers]))
     if opened.assignment is None:
         note(f"{opened.path} keeps no splits: images are split with seed {seed}, and may be in train of the model and in test here")
@@ -67,17 +67,17 @@ def open_with_images(
     return opened, images
 
 
-def _is_network(network: Network) -> bool:
-    if Path(network.model).exists() or Path(network.model).suffix in (".onnx", ".xml"):
+def _is_network(network: ModelSettings) -> bool:
+    if Path(network.name).exists() or Path(network.name).suffix in (".onnx", ".xml"):
         return False
-    return network.weights is not None or ":" in network.model
+    return network.weights is not None or ":" in network.name
 
 
-def _refuse_preprocessing(network: Network) -> None:
+def _refuse_preprocessing(network: ModelSettings) -> None:
     names = ("weights", "mean", "std", "image_size", "resize", "task")
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(network, name) is not None]:
         raise GoalError(
-            f"{', '.join(given)} for {network.model}",
+            f"{', '.join(given)} for {network.name}",
             "a saved model keeps its own",
             "only valid with a network's name: FILE.py:factory, timm:NAME, torchvision:NAME",
         )

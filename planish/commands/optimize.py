@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from planish.commands.options import Layout, Resize, Strength, TrainMode, at_least, source
-from planish.invocation import command_line, started
+from planish.errors import GoalError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ def optimize(
     *,
     model: str | nn.Module = "resnet20",
     weights: str | Path | None = None,
-    max_drop: float = 1.0,
+    max_drop: float | None = None,
     max_latency: str | float | None = None,
     max_size: str | float | None = None,
     runtime: str = "auto",
@@ -56,7 +56,7 @@ def optimize(
             file; a CSV or JSON-lines manifest; or fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.
         model: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory; FILE.onnx for what needs no training.
         weights: imagenet, or a .safetensors or .pth file. A model that was already trained on these classes is not trained again.
-        max_drop: Points of accuracy that may be lost.
+        max_drop: Points that may be lost of the task's primary metric, 1 by default; in its unit where that is not in percent.
         max_latency: Of one batch: 5ms, 800us.
         max_size: Of the files that ship: 4MB, 512KiB.
         runtime: auto, onnxruntime, openvino, or another that `planish doctor` lists.
@@ -90,21 +90,26 @@ def optimize(
     Example:
         $ planish optimize photos/ --model mobilenet_v2 --weights imagenet --max-drop 1 --max-latency 5ms --max-size 4MB
     """
+    from planish.commands.models import channel_list
     from planish.report import write_report
-    from planish.search.optimize import default_folder
+    from planish.search.optimize import Teaching, default_folder
     from planish.search.optimize import optimize as search
+    from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
 
     at_least(1, epochs=epochs, teachers=teachers, threads=threads, batch=batch)
-    begun, read = started(), source(data, layout)
-    name = model if isinstance(model, str) else type(model).__name__
+    if resume and out is None:
+        raise GoalError("--resume without --out", "it goes on with the run in that folder", "add --out FOLDER")
+    read, name = source(data, layout), model if isinstance(model, str) else type(model).__name__
     folder = Path(out) if out is not None else default_folder(read, name)
     result = search(
-        read, model=model, weights=weights, max_drop=max_drop, max_latency=max_latency, max_size=max_size, runtime=runtime, threads=threads,
-        batch=batch, budget=budget, out=folder, resume=resume, image_size=image_size, resize=resize,
-        mean=[mean] if isinstance(mean, (int, float)) else mean, std=[std] if isinstance(std, (int, float)) else std, epochs=epochs,
-        augmentation=augmentation, train_mode=train_mode, task=task, skip_bad=skip_bad,
-        students=() if students is not None and list(students) == ["none"] else students, teachers=teachers, seed=seed,
-        command=command_line(), watch=watch, begun=begun,
-    )  # fmt: skip
+        read,
+        model=ModelSettings(model, weights, image_size, resize, channel_list(mean), channel_list(std), task),
+        goal=GoalSettings(max_drop, max_latency, max_size),
+        target=DeploymentTarget(runtime, threads, batch),
+        original=OriginalSettings(epochs, augmentation, train_mode),
+        teaching=Teaching([] if students is not None and list(students) == ["none"] else students, teachers),
+        run=RunSettings(folder, resume, budget, skip_bad, seed),
+        watch=watch,
+    )
     write_report(folder)
     return result

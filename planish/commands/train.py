@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from planish.commands.options import Changes, Layout, TrainMode, at_least, changes_of, source
 from planish.errors import BundleError
-from planish.invocation import command_line, started
+from planish.invocation import started
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,11 +87,12 @@ def train(
     from planish.models.storage import save_artifact
     from planish.progress import collecting_notes, note
     from planish.report.pages.evaluation import write_evaluation
-    from planish.runs.evaluation import judge, keep
+    from planish.runs.evaluation import EvaluationSubject, judge, keep
     from planish.runs.original import write_training
     from planish.runs.resumable import resumable
     from planish.search.budget import is_kept
     from planish.search.time_estimates import training_seconds
+    from planish.settings import ModelSettings
     from planish.training.original import train_original
     from planish.training.prepare import prepare_job
     from planish.training.recipe import apply_modifications, resolved_recipe, warn_of_fresh_weights
@@ -111,15 +112,13 @@ def train(
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())
         checkpoint = stack.enter_context(resumable(folder, settings, resume=resume))
-        job = prepare_job(
-            read, model, weights=weights, image_size=resolved.image_size, normalisation=resolved.normalisation, task=task,
-            skip_bad=skip_bad, seed=seed,
-        )  # fmt: skip
+        chosen = ModelSettings(model, weights, resolved.image_size, task=task)
+        job = prepare_job(read, chosen, normalisation=resolved.normalisation, skip_bad=skip_bad, seed=seed)
         warn_of_fresh_weights(recipe, job.pretrained)
         job = replace(job, artifact=apply_modifications(job.artifact, job.task, resolved.techniques()))
         allowed = None if budget is None else units.seconds(budget)
         seconds = None if allowed is None else training_seconds(job, allowed, monotonic() - begun)
-        original = train_original(job, mode=train_mode, settings=resolved.training, checkpoint=checkpoint, seconds=seconds)
+        original = train_original(job, resolved.training, mode=train_mode, checkpoint=checkpoint, seconds=seconds)
         artifact = original.artifact
         spec, preprocessing = artifact.input_spec, artifact.preprocessing
         save_artifact(artifact, folder, job.data.assignment)  # before it is evaluated, so that nothing that follows can lose it
@@ -128,6 +127,6 @@ def train(
         write_training(original, job.task, folder)
         if allowed is not None and not is_kept(allowed, taken := monotonic() - begun):
             note(f"the training took {taken:.0f} s of a budget of {allowed:.0f} s, {seconds or 0:.0f} s of which were left for its epochs")
-        keep(folder, judged, spec, preprocessing, model=name, data=read, runtime="torch", command=command_line(), notes=notes)
+        keep(folder, judged, spec, preprocessing, subject=EvaluationSubject(name, read, "torch"), notes=notes)
         write_evaluation(folder)
     return Trained(artifact, folder, judged.found.metrics)

@@ -23,6 +23,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
 from planish.models.heads.first_and_last import find_classifier
 from planish.progress import Stage, collecting_notes
+from planish.settings import ModelSettings
 from planish.training.prepare import prepare_job
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def few_shot(
         raise GoalError("a network without weights", "features of fresh weights say nothing", "--weights imagenet, or a file")
     require_classes(data, "a classifier on features")
     with collecting_notes() as notes:
-        job = prepare_job(data, model, weights=weights, image_size=image_size, skip_bad=skip_bad, seed=seed)
+        job = prepare_job(data, ModelSettings(model, weights, image_size), skip_bad=skip_bad, seed=seed)
         train, validation = (job.task.split(name) for name in ("train", "validation"))
         smallest = int(np.bincount(train.targets).min())
         if wanted[-1] > smallest:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from planish import units
@@ -20,7 +18,6 @@ from planish.data import require_classes
 from planish.data.splits import Indices
 from planish.data.splits import folds as cut_into_folds
 from planish.data.subset import Subset
-from planish.devices.machine import describe_machine
 from planish.errors import GoalError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.metrics.classification import percent, share
@@ -28,10 +25,12 @@ from planish.evaluation.statistics.intervals import over_folds
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.files.atomic import read_arrays, read_result, results_folder, write_arrays, write_result
 from planish.measurement import Measurement
-from planish.progress import collecting_notes, note
+from planish.progress import note
 from planish.runs.precision import decided_precision, in_precision, precision_name
-from planish.runs.store import Store, claim
+from planish.runs.record import RunRecord, run_folder
+from planish.runs.store import Store
 from planish.runs.trainings import seeded
+from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.tasks import Classification
 from planish.training.fit import fit
@@ -65,8 +64,8 @@ class Fold:
     seconds: float
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Folds:
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Folds(RunRecord):
     """What cross-validation found; ``folds.json``.
 
     Args:
@@ -75,13 +74,8 @@ class Folds:
         repeats: of the whole, with other folds and seeds.
         accuracy: of networks trained on all folds but one, its interval by ``statistics.over_folds``.
         trained: network by network.
-        seconds: by stage.
-        notes: what was decided on the user's behalf.
     """
 
-    name: str
-    created: str
-    command: str
     data: str
     model: str
     weights: str
@@ -90,10 +84,6 @@ class Folds:
     repeats: int
     accuracy: Measurement
     trained: list[Fold]
-    machine: dict[str, str | int | float]
-    seconds: dict[str, float]
-    notes: list[str] = Field(default_factory=list)
-    schema_version: Literal[1] = 1
 
     @classmethod
     def load(cls, path: Path) -> Folds:
@@ -130,23 +120,26 @@ class FoldTrainer:
     Args:
         store: of finished trainings.
         folder: where their logits lie.
-        recipe: of all trainings; where it leaves the precision open, that is decided once for all.
+        data: of all trainings.
+        model: likewise.
+        recipe: likewise; where it leaves the precision open, that is decided once for all.
+        run: the seed of the first repeat, and whether broken images are left out.
         seconds: of each training; None where the recipe's epochs decide.
-        seed: of the first repeat.
-        options: of ``prepare_job``; ``data`` and ``model`` among them.
     """
 
-    def __init__(self, store: Store, folder: Path, recipe: Recipe, seconds: float | None, seed: int, **options: Any) -> None:
-        self.store, self.folder, self.recipe, self.seconds, self.seed = store, folder, recipe, seconds, seed
-        self._options = options
+    def __init__(
+        self, store: Store, folder: Path, data: str | Path, model: ModelSettings, recipe: Recipe, run: RunSettings, seconds: float | None
+    ) -> None:
+        self.store, self.folder, self.recipe, self.seconds, self.seed = store, folder, recipe, seconds, run.seed
+        self._data, self._model, self._skip_bad = data, replace(model, image_size=recipe.image_size), run.skip_bad
         self._jobs: dict[int, Job] = {}
         folder.mkdir(exist_ok=True)
         precision = decided_precision(store, recipe.training.mixed_precision, lambda: self.job(0).artifact)
         self.recipe = in_precision(recipe, precision)
-        data = self.job(0).data
-        keep_assignment(folder.parent, data.assignment)
-        self.pool = data.splits["train"].joined(data.splits["validation"])
-        self.class_names = data.class_names
+        images = self.job(0).data
+        keep_assignment(folder.parent, images.assignment)
+        self.pool = images.splits["train"].joined(images.splits["validation"])
+        self.class_names = images.class_names
 
     def job(self, repeat: int) -> Job:
         """Images, and the network with the weights with which this repeat begins."""
@@ -154,7 +147,7 @@ class FoldTrainer:
             self._jobs.clear()
             recipe, seed = self.recipe, self.seed
             self._jobs[repeat] = prepare_job(
-                image_size=recipe.image_size, normalisation=recipe.normalisation, seed=seed, weights_seed=seed + repeat, **self._options
+                self._data, self._model, normalisation=recipe.normalisation, skip_bad=self._skip_bad, seed=seed, weights_seed=seed + repeat
             )
         return self._jobs[repeat]
 
@@ -208,38 +201,24 @@ class FoldTrainer:
 def folds(
     data: str | Path,
     *,
-    model: str = "resnet20",
-    weights: str | Path | None = None,
-    recipe: Recipe | str | Path | None = None,
-    changes: Sequence[str] = (),
+    model: ModelSettings,
+    recipe: RecipeSettings,
     folds: int = 5,
     repeats: int = 1,
-    budget: str | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    skip_bad: bool = False,
-    seed: int = 0,
-    command: str = "",
+    run: RunSettings,
     watch: Callable[[Sequence[Fold]], None] | None = None,
 ) -> Folds:
     """How accurate networks of this recipe are on images they have not seen: stratified cross-validation over train and validation.
 
-    Near duplicates are in one fold. No network looks at its held-out fold while it is trained, so early stopping has no effect.
+    Near duplicates are in one fold. No network is evaluated on its held-out fold while it is trained, so early stopping has no effect.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        model: a name or ``FILE.py:factory``.
-        weights: ``imagenet`` or a file.
-        recipe: a recipe, the name of one that comes with the package, or a YAML file; None for one that fits fresh or pretrained weights.
-        changes: of its values: ``training.epochs=10``, ``norm=group``.
+        model: its name and weights.
+        recipe: one that fits fresh or pretrained weights, where none is named.
         folds: 2 or more; each network is trained on all but one.
         repeats: with other folds and other seeds.
-        budget: wall-clock time for all of it; each training has an equal share, and its schedule ends within it.
-        out: the folder, by default ``runs/folds-`` and a name made from data and model.
-        resume: go on with what is in ``out``; no finished fold is trained again.
-        skip_bad: leave broken images out.
-        seed: of the data's split, and the first of the repeats' seeds.
-        command: the command line, for the file.
+        run: the folder, by default ``runs/folds-`` and a name made from data and model; of its budget each training has an equal share.
         watch: called with the finished folds after each training.
 
     Returns:
@@ -251,23 +230,19 @@ def folds(
     """
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 5 --repeats 2")
-    resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
+    name, seed = model.name, run.seed
+    resolved = resolved_recipe(recipe.recipe, recipe.changes, data, pretrained=model.weights is not None)
     require_classes(data, "cross-validation")
-    folder = results_folder(out, "folds", data, model)
+    folder = results_folder(run.out, "folds", data, name)
     settings = {
-        "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "folds": folds,
-        "repeats": repeats, "budget": budget, "skip_bad": skip_bad, "seed": seed,
+        "data": str(data), "model": name, "weights": str(model.weights or ""), "recipe": resolved.to_yaml(), "folds": folds,
+        "repeats": repeats, "budget": run.budget, "skip_bad": run.skip_bad, "seed": seed,
     }  # fmt: skip
-    seconds = None if budget is None else TRAINED_SHARE * units.seconds(budget) / (folds * repeats)
-    with ExitStack() as stack:
-        notes = stack.enter_context(collecting_notes())
-        store = claim(folder, settings, resume)
-        stack.callback(store.close)
+    seconds = None if run.budget is None else TRAINED_SHARE * units.seconds(run.budget) / (folds * repeats)
+    with run_folder(folder, settings, run.resume) as job:
         if resolved.training.patience is not None:
             note("held-out folds are not looked at while training, so patience has no effect")
-        trainer = FoldTrainer(
-            store, folder / "work", resolved, seconds, seed, data=data, model=model, weights=weights, skip_bad=skip_bad
-        )  # fmt: skip
+        trainer = FoldTrainer(job.store, folder / "work", data, model, resolved, run, seconds)
         trained: list[Fold] = []
         fold_of = np.stack([trainer.folds(folds, repeat) for repeat in range(repeats)])
         logits = np.zeros((repeats, len(trainer.pool), len(trainer.class_names)), np.float32)
@@ -283,20 +258,15 @@ def folds(
         write_arrays(folder / "out_of_fold.npz", keys=np.array(trainer.pool.keys), targets=targets, folds=fold_of, logits=logits)
         right = (logits.argmax(axis=2) == targets).astype(np.float64)
         result = Folds(
-            name=folder.name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
+            **job.record(training_precision=precision_name(trainer.recipe.training.mixed_precision)),
             data=str(data),
-            model=model,
-            weights=str(weights or ""),
+            model=name,
+            weights=str(model.weights or ""),
             recipe=trainer.recipe.to_yaml(),
             folds=folds,
             repeats=repeats,
             accuracy=percent("accuracy", len(targets), over_folds(right, fold_of)),
             trained=trained,
-            machine=describe_machine() | {"training_precision": precision_name(trainer.recipe.training.mixed_precision)},
-            seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
-            notes=notes,
         )
         write_result(folder / "folds.json", result)
     return result

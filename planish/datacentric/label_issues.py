@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import InputSpec, Preprocessing
@@ -20,6 +19,8 @@ from planish.evaluation.errors.label_issues import suspected_labels
 from planish.evaluation.metrics.classification import probabilities
 from planish.files.atomic import read_result, results_folder, write_arrays, write_result
 from planish.measurement import Measurement
+from planish.runs.record import RunRecord
+from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 
 _STRICT = ConfigDict(extra="forbid")
@@ -46,8 +47,8 @@ class LabelIssue:
     predicted_probability: float
 
 
-@dataclass(frozen=True, config=_STRICT)
-class LabelIssues:
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LabelIssues(RunRecord):
     """Images whose label is probably wrong; ``label_issues.json``.
 
     Args:
@@ -56,16 +57,11 @@ class LabelIssues:
         issues: the most likely ones first.
     """
 
-    name: str
-    created: str
-    command: str
     data: str
     model: str
     images: int
     accuracy: Measurement
     issues: list[LabelIssue]
-    notes: list[str] = Field(default_factory=list)
-    schema_version: Literal[1] = 1
 
     @classmethod
     def load(cls, path: Path) -> LabelIssues:
@@ -74,43 +70,34 @@ class LabelIssues:
 
 
 def find_label_issues(
-    data: str | Path,
-    *,
-    model: str = "resnet20",
-    out: str | Path | None = None,
-    skip_bad: bool = False,
-    seed: int = 0,
-    command: str = "",
-    **options: Any,
+    data: str | Path, *, model: ModelSettings, recipe: RecipeSettings, folds: int = 5, repeats: int = 1, run: RunSettings
 ) -> LabelIssues:
     """Images of train and validation whose label is probably wrong; see ``evaluation.errors.label_issues``.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        model: a name or ``FILE.py:factory``.
-        out: the folder, by default ``runs/label-issues-`` and a name made from data and model. With ``resume`` it may be one of
-            ``planish.datacentric.folds.folds``, if all settings are the same: nothing is trained again then.
-        skip_bad: leave broken images out.
-        seed: see ``folds``.
-        command: the command line, for the page.
-        options: the others of ``planish.datacentric.folds.folds``.
+        model: its name and weights.
+        recipe: see ``folds``.
+        folds: likewise.
+        repeats: likewise.
+        run: the folder, by default ``runs/label-issues-`` and a name made from data and model. To resume it may be one of ``folds``, if all
+            settings are the same: nothing is trained again then.
 
     Returns:
         What was found; also in ``label_issues.json``, with pixels of the first ones in ``label_issues.npz``.
     """
     require_classes(data, "a list of labels that are probably wrong")
-    folder = results_folder(out, "label-issues", data, model)
-    judged = cross_validate(data, model=model, out=folder, skip_bad=skip_bad, seed=seed, command=command, **options)
+    folder = results_folder(run.out, "label-issues", data, model.name)
+    judged = cross_validate(data, model=model, recipe=recipe, folds=folds, repeats=repeats, run=replace(run, out=folder))
     said = OutOfFold.load(folder)
     probs = probabilities(said.logits).mean(axis=0)
     rows, likeliest = suspected_labels(probs, said.targets)
-    images = load_images(data, seed=seed, skip_bad=skip_bad, assignment=SplitAssignment.load(folder / SPLITS_FILE))
+    images = load_images(data, seed=run.seed, skip_bad=run.skip_bad, assignment=SplitAssignment.load(folder / SPLITS_FILE))
+    head = {field.name: getattr(judged, field.name) for field in fields(RunRecord)}
     found = LabelIssues(
-        name=folder.name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
+        **head,
         data=str(data),
-        model=model,
+        model=model.name,
         images=len(said.targets),
         accuracy=judged.accuracy,
         issues=[
@@ -123,7 +110,6 @@ def find_label_issues(
             )
             for row, other in zip(rows, likeliest, strict=True)
         ],
-        notes=judged.notes,
     )
     write_arrays(folder / "label_issues.npz", pixels=_pixels(images, [issue.key for issue in found.issues[:_SHOWN]]))
     write_result(folder / "label_issues.json", found)

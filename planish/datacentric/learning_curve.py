@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from planish import units
 from planish.data import require_classes
 from planish.data.splits import Indices
 from planish.datacentric.folds import TRAINED_SHARE, FoldTrainer
-from planish.devices.machine import describe_machine
 from planish.errors import DataError, GoalError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import over_folds
 from planish.evaluation.statistics.power_law import fit_power_law, gain_of_twice
 from planish.files.atomic import read_result, results_folder, write_arrays, write_result
 from planish.measurement import Measurement
-from planish.progress import Stage, collecting_notes
+from planish.progress import Stage
 from planish.runs.precision import precision_name
-from planish.runs.store import claim
+from planish.runs.record import RunRecord, run_folder
+from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.training.batches import batches_an_epoch
-from planish.training.recipe import Recipe, resolved_recipe
+from planish.training.recipe import resolved_recipe
 
 _STRICT = ConfigDict(extra="forbid")
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -49,8 +46,8 @@ class Point:
     accuracy: Measurement
 
 
-@dataclass(frozen=True, config=_STRICT)
-class LearningCurve:
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class LearningCurve(RunRecord):
     """What more images bring; ``learning_curve.json``.
 
     Args:
@@ -60,13 +57,8 @@ class LearningCurve:
         points: from few images to all.
         power_law: ``a``, ``b`` and ``c`` of ``error = a + b * images ** -c``, error on the 0..1 scale.
         gain: points of accuracy that twice the images are expected to bring.
-        seconds: by stage.
-        notes: what was decided on the user's behalf.
     """
 
-    name: str
-    created: str
-    command: str
     data: str
     model: str
     weights: str
@@ -76,10 +68,6 @@ class LearningCurve:
     points: list[Point]
     power_law: dict[str, float]
     gain: Measurement
-    machine: dict[str, str | int | float]
-    seconds: dict[str, float]
-    notes: list[str] = Field(default_factory=list)
-    schema_version: Literal[1] = 1
 
     @classmethod
     def load(cls, path: Path) -> LearningCurve:
@@ -88,63 +76,42 @@ class LearningCurve:
 
 
 def learning_curve(
-    data: str | Path,
-    *,
-    model: str = "resnet20",
-    weights: str | Path | None = None,
-    recipe: Recipe | str | Path | None = None,
-    changes: Sequence[str] = (),
-    folds: int = 3,
-    repeats: int = 1,
-    budget: str | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    skip_bad: bool = False,
-    seed: int = 0,
-    command: str = "",
+    data: str | Path, *, model: ModelSettings, recipe: RecipeSettings, folds: int = 3, repeats: int = 1, run: RunSettings
 ) -> LearningCurve:
-    """Train on an eighth, a quarter, half and all of the images outside of each fold, and judge the fold; test stays untouched.
+    """Train on an eighth, a quarter, half and all of the images outside of each fold, and evaluate on the fold; test stays untouched.
 
     Smaller sets are part of larger ones and have the same shares of classes. All sizes are trained for equally many steps: with equal
     epochs a small set would be trained for a moment only, and its lack of training would pass for a lack of images.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        model: a name or ``FILE.py:factory``.
-        weights: ``imagenet`` or a file.
-        recipe: a recipe, the name of one that comes with the package, or a YAML file; None for one that fits fresh or pretrained weights.
-        changes: of its values: ``training.epochs=10``, ``norm=group``.
+        model: its name and weights.
+        recipe: one that fits fresh or pretrained weights, where none is named.
         folds: 2 or more; that many times four networks are trained.
         repeats: with other folds and other seeds.
-        budget: wall-clock time for all of it; each training has an equal share, and its schedule ends within it.
-        out: the folder, by default ``runs/learning-curve-`` and a name made from data and model.
-        resume: go on with what is in ``out``.
-        skip_bad: leave broken images out.
-        seed: of the data's split, and the first of the repeats' seeds.
-        command: the command line, for the page.
+        run: the folder, by default ``runs/learning-curve-`` and a name made from data and model; of its budget each training has an equal
+            share.
 
     Returns:
         What was found; also in ``learning_curve.json``, with all scores in ``scores.npz``.
 
     Raises:
-        DataError: there are too few images for an eighth of them to say anything.
+        DataError: there are too few images for an eighth of them to be trained on.
     """
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 3 --repeats 2")
-    resolved = resolved_recipe(recipe, changes, data, pretrained=weights is not None)
+    name, seed = model.name, run.seed
+    resolved = resolved_recipe(recipe.recipe, recipe.changes, data, pretrained=model.weights is not None)
     require_classes(data, "a learning curve")
-    folder = results_folder(out, "learning-curve", data, model)
+    folder = results_folder(run.out, "learning-curve", data, name)
     settings = {
-        "data": str(data), "model": model, "weights": str(weights or ""), "recipe": resolved.to_yaml(), "curve_folds": folds,
-        "repeats": repeats, "budget": budget, "skip_bad": skip_bad, "seed": seed,
+        "data": str(data), "model": name, "weights": str(model.weights or ""), "recipe": resolved.to_yaml(), "curve_folds": folds,
+        "repeats": repeats, "budget": run.budget, "skip_bad": run.skip_bad, "seed": seed,
     }  # fmt: skip
     trainings = folds * repeats * len(_SHARES)
-    seconds = None if budget is None else TRAINED_SHARE * units.seconds(budget) / trainings
-    with ExitStack() as stack:
-        notes = stack.enter_context(collecting_notes())
-        store = claim(folder, settings, resume)
-        stack.callback(store.close)
-        trainer = FoldTrainer(store, folder / "work", resolved, seconds, seed, data=data, model=model, weights=weights, skip_bad=skip_bad)
+    seconds = None if run.budget is None else TRAINED_SHARE * units.seconds(run.budget) / trainings
+    with run_folder(folder, settings, run.resume) as job, ExitStack() as stack:
+        trainer = FoldTrainer(job.store, folder / "work", data, model, resolved, run, seconds)
         targets = trainer.pool.targets
         outside = len(targets) * (folds - 1) // folds
         sizes = [round(share * outside) for share in _SHARES]
@@ -152,7 +119,7 @@ def learning_curve(
             raise DataError(
                 f"{len(targets)} images of {len(trainer.class_names)} classes",
                 f"the smallest training has {sizes[0]} of them, and needs two a class",
-                "more folds, or planish train --folds, which trains on almost all",
+                "more folds, or planish crossval, which trains on almost all",
             )
         batch, whole = resolved.training.batch_size, resolved.training.epochs
         steps = whole * batches_an_epoch(outside, batch)
@@ -172,12 +139,10 @@ def learning_curve(
         law = fit_power_law(sizes, 1 - scores.mean(axis=(1, 2)))
         gain = gain_of_twice(sizes, scores, fold_of)
         result = LearningCurve(
-            name=folder.name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
+            **job.record(training_precision=precision_name(trainer.recipe.training.mixed_precision)),
             data=str(data),
-            model=model,
-            weights=str(weights or ""),
+            model=name,
+            weights=str(model.weights or ""),
             recipe=trainer.recipe.to_yaml(),
             folds=folds,
             repeats=repeats,
@@ -187,9 +152,6 @@ def learning_curve(
             ],
             power_law={"a": float(law.a), "b": float(law.b), "c": float(law.c)},
             gain=percent("difference", len(targets), gain, unit="points"),
-            machine=describe_machine() | {"training_precision": precision_name(trainer.recipe.training.mixed_precision)},
-            seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
-            notes=notes,
         )
         write_result(folder / "learning_curve.json", result)
     return result

@@ -36,12 +36,13 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.open_model import Opened, open_model
 from planish.runs.resumable import resumable
+from planish.settings import RecipeSettings, RunSettings
 from planish.split_assignment import ASSIGNED_SPLITS, SplitAssignment
 from planish.task import Task
 from planish.tasks import task_for
 from planish.training.original import train_original
 from planish.training.prepare import Job
-from planish.training.recipe import Recipe, resolved_recipe
+from planish.training.recipe import resolved_recipe
 from planish.units import seconds as in_seconds
 
 _ADDED, _RETRAINED, _FIRST = "added.csv", "retrained", "first_bundle"
@@ -106,15 +107,10 @@ def retrain(
     data: str | Path,
     added: str | Path,
     *,
-    out: str | Path,
-    recipe: Recipe | str | Path | None = None,
-    changes: tuple[str, ...] = (),
-    budget: str | float | None = None,
+    recipe: RecipeSettings,
+    gate: Gate,
     replace_served: bool = False,
-    alpha: float = ALPHA,
-    max_drop: float = MAX_DROP,
-    skip_bad: bool = False,
-    seed: int = 0,
+    run: RunSettings,
 ) -> Retraining:
     """Train the network behind a bundle on old and new images, make a bundle of it by the same steps, and compare the two on test images.
 
@@ -125,28 +121,28 @@ def retrain(
     Args:
         served: a run's folder or its bundle.
         data: the images that it was made from.
-        added: new images with labels: a folder, or a manifest such as ``planish monitor --label`` writes and people fill in. An image that
+        added: new images with labels: a folder, or a manifest such as ``planish label-candidates`` writes and people fill in. An image that
             is in ``data`` as well has the label that it has here.
-        out: folder for what is made; must not exist.
-        recipe: of the training; None for fine-tuning.
-        changes: of its values.
-        budget: wall-clock time of the training.
-        replace_served: let the new bundle take the old one's place, if it is shown to be better; see ``Gate``.
-        alpha: the error of each test.
-        max_drop: points of accuracy that may be lost on old images.
-        skip_bad: leave broken images out.
-        seed: of the training.
+        recipe: of the training; fine-tuning where none is named.
+        gate: the tests that the new network must pass.
+        replace_served: let the new bundle take the old one's place, if it passes.
+        run: its folder must not exist; the budget is that of the training.
 
     Returns:
-        What was found. ``out`` holds it as ``retraining.json``, ``model/``: the network, trained on, ``bundle/``: made of it, and
+        What was found. The folder holds it as ``retraining.json``, ``model/``: the network, trained on, ``bundle/``: made of it, and
         ``added.csv``: all images that were added to the first ones.
 
     Raises:
-        BundleError: there is no bundle, its network or its splits are not kept, or ``out`` exists.
-        DataError: the new images have classes that the network does not know, or there are too few to test on.
+        BundleError: there is no bundle, its network or its splits are not kept, or the folder exists.
+        DataError: the new images have classes that the network lacks, or there are too few to test on.
     """
-    gate = Gate(alpha, max_drop)
-    folder, old_bundle = Path(out), bundle_folder(Path(served))
+    folder, old_bundle, seed, skip_bad, budget = (
+        Path(run.out or "retrained"),
+        bundle_folder(Path(served)),
+        run.seed,
+        run.skip_bad,
+        run.budget,
+    )
     if folder.exists():
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
     for source in (data, added):
@@ -169,7 +165,7 @@ def retrain(
     )  # fmt: skip
     is_new = _check(images, start, opened.assignment, gate, replace_served)
     task = task_for(described.task, images.splits, images.class_names)
-    chosen = resolved_recipe(recipe, [f"training.seed={seed}", *changes], data, pretrained=True)
+    chosen = resolved_recipe(recipe.recipe, [f"training.seed={seed}", *recipe.changes], data, pretrained=True)
     job = Job(task, start, images, trained_on_classes=True, pretrained=True, notes=())
     limit = None if budget is None else in_seconds(budget)
     settings = {
@@ -177,7 +173,7 @@ def retrain(
         "seed": seed, "replace_served": replace_served,
     }  # fmt: skip
     with resumable(folder, settings, resume=True) as checkpoint:  # the same command goes on from it
-        trained = train_original(job, mode="always", settings=chosen.training, checkpoint=checkpoint, seconds=limit).artifact
+        trained = train_original(job, chosen.training, mode="always", checkpoint=checkpoint, seconds=limit).artifact
         made = plan.apply(trained, task)
         fresh = replace(opened, path=folder / "bundle", format=made.format, files=made.files)
         timed = measure_latency(
@@ -192,8 +188,8 @@ def retrain(
             gain={of: _gain(scores["new"][rows], scores["old"][rows]) for of, rows in groups.items()},
             latency_ratio=timed.measurements["new"]["latency_ratio"],
             p_values=gate.p_values(scores["new"], scores["old"], is_new),
-            alpha=alpha,
-            max_drop=max_drop,
+            alpha=gate.alpha,
+            max_drop=gate.max_drop,
         )
         save_artifact(trained, folder / "model", images.assignment)
         _keep(new_images, folder / _ADDED)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import nn
 
 from planish.data import task_in
-from planish.data.augmentation.policy import Strength
-from planish.devices.machine import describe_machine
 from planish.errors import ExportError, RuntimeMissingError, TechniqueError
 from planish.experiments.topics import Strategy, strategies_of
 from planish.export import ToOnnx, ToOpenVino
@@ -24,16 +19,16 @@ from planish.export.runtimes.registry import find
 from planish.files.atomic import read_result, results_folder, write_result
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.progress import collecting_notes
 from planish.runs.original import stored_original
 from planish.runs.precision import decided_precision, precision_name
+from planish.runs.record import RunRecord, run_folder
 from planish.runs.runner import Runner, extend
-from planish.runs.store import claim
+from planish.settings import DeploymentTarget, ModelSettings, OriginalSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.task import metric_of
 from planish.tasks import recipe_of
 from planish.training.distillation.distill import recovery_of
-from planish.training.original import TrainMode
+from planish.training.original import original_settings
 from planish.training.prepare import prepare_job
 from planish.training.recipe import recipe_for
 
@@ -61,34 +56,24 @@ class Row:
     reason: str = ""
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Comparison:
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Comparison(RunRecord):
     """All arms of a comparison; ``comparison.json``.
 
     Args:
-        name: of the folder.
         topic: what was compared.
         original: the baseline, exported in fp32 to the same runtime.
         rows: the arms.
         runtime: that ran all files.
         noise_floor: of the machine, in %.
-        seconds: by stage.
-        notes: what was decided on the user's behalf.
     """
 
-    name: str
-    created: str
-    command: str
     model: str
     topic: str
     runtime: str
     original: Row
     rows: list[Row]
     noise_floor: Measurement
-    machine: dict[str, str | int | float]
-    seconds: dict[str, float]
-    notes: list[str] = Field(default_factory=list)
-    schema_version: Literal[1] = 1
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""
@@ -103,23 +88,12 @@ class Comparison:
 def compare(
     data: str | Path,
     *,
-    model: str | nn.Module = "resnet20",
     topic: str = "pruning",
-    weights: str | Path | None = None,
-    runtime: str = "onnxruntime",
-    threads: int = 1,
-    batch: int = 1,
-    epochs: int | None = None,
+    model: ModelSettings,
+    original: OriginalSettings,
     recovery_epochs: int = 2,
-    augmentation: Strength = "light",
-    train_mode: TrainMode = "auto",
-    image_size: int | None = None,
-    task: str | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    skip_bad: bool = False,
-    seed: int = 0,
-    command: str = "",
+    target: DeploymentTarget,
+    run: RunSettings,
     watch: Callable[[Sequence[Row]], None] | None = None,
 ) -> Comparison:
     """Try the strategies of a topic at several levels, and measure what each saves and costs.
@@ -129,23 +103,12 @@ def compare(
 
     Args:
         data: a folder with a folder per class, a manifest, or a built-in name.
-        model: a name, ``FILE.py:factory``, or a network.
         topic: ``pruning``, ``quantization`` or ``planning``.
-        weights: ``imagenet`` or a file; a model that was already trained on these classes is not trained again.
-        runtime: that runs all files.
-        threads: it may use.
-        batch: images in a batch.
-        epochs: of the original's training; None for defaults.
+        model: what is compressed; a model that was already trained on these classes is not trained again.
+        original: how it is trained; the augmentation is that of the recovery, too.
         recovery_epochs: of distillation, for every arm that trains.
-        augmentation: of training images.
-        train_mode: ``auto`` trains the original unless it was already trained on these classes, ``always``, ``never``.
-        image_size: pixels the model is fed.
-        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
-        out: the folder, by default ``runs/compare-`` and a name made from topic, data and model.
-        resume: go on with the comparison in ``out``.
-        skip_bad: leave broken images out.
-        seed: of everything random.
-        command: the command line, for the page.
+        target: where all files run.
+        run: the folder, by default ``runs/compare-`` and a name made from topic, data and model.
         watch: called with the rows whenever one is finished.
 
     Returns:
@@ -154,29 +117,29 @@ def compare(
     Raises:
         PlanishError: the images, the model or the topic cannot be used.
     """
-    recovery = recovery_of(
-        recipe_for(recipe_of(task or task_in(data)), model), epochs=recovery_epochs, augmentation=augmentation, seed=seed
-    )
+    runtime = target.runtime
+    name, seed = model.name, run.seed
+    of_task = recipe_for(recipe_of(model.task or task_in(data)), model.model)
+    recovery = recovery_of(of_task, epochs=recovery_epochs, augmentation=original.augmentation, seed=seed)
     strategies_of(topic, recovery, runtime)  # refuses an unknown topic before anything is read
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
-    name = model if isinstance(model, str) else type(model).__name__
-    folder = results_folder(out, f"compare-{topic}", data, name)
+    folder = results_folder(run.out, f"compare-{topic}", data, name)
     settings = {
-        "topic": topic, "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads,
-        "batch": batch, "epochs": epochs, "recovery_epochs": recovery_epochs, "augmentation": augmentation, "train": train_mode,
-        "image_size": image_size, "task": task, "skip_bad": skip_bad, "seed": seed,
+        "topic": topic, "data": str(data), "model": name, "weights": str(model.weights or ""), "runtime": runtime,
+        "threads": target.threads, "batch": target.batch, "epochs": original.epochs, "recovery_epochs": recovery_epochs,
+        "augmentation": original.augmentation, "train": original.train_mode, "image_size": model.image_size, "task": model.task,
+        "skip_bad": run.skip_bad, "seed": seed,
     }  # fmt: skip
-    with ExitStack() as stack:
-        notes = stack.enter_context(collecting_notes())
-        job = prepare_job(data, model, weights=weights, image_size=image_size, task=task, skip_bad=skip_bad, seed=seed)
-        store = claim(folder, settings, resume)
-        stack.callback(store.close)
+    with run_folder(folder, settings, run.resume) as record:
+        job = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed)
+        store = record.store
         keep_assignment(folder, job.data.assignment)
         precision = decided_precision(store, "auto", lambda: job.artifact)
         arms = strategies_of(topic, replace(recovery, mixed_precision=precision), runtime)
-        original = stored_original(job, folder, store, train_mode, epochs, augmentation, None, seed, precision)
-        runner = Runner(store, folder / "work", job.task, original)
+        training = original_settings(job, original, seed=seed, mixed_precision=precision)
+        artifact = stored_original(job, folder, store, training, mode=original.train_mode)
+        runner = Runner(store, folder / "work", job.task, artifact)
         baseline = _for(Plan(ToOnnx()), runtime)
         rows: list[Row] = []
         first = _row(runner, Strategy("original", "", Plan(ToOnnx())), runtime, baseline)
@@ -190,22 +153,23 @@ def compare(
                 watch(rows)
         subjects = {str(i): (_for(arm.plan, runtime), runtime) for i, arm in enumerate(arms) if not rows[i].reason}
         report = runner.latency(
-            "compare", {"original": (baseline, runtime)} | subjects, "original", threads, batch, seconds=_SECONDS, launches=_LAUNCHES
+            "compare",
+            {"original": (baseline, runtime)} | subjects,
+            "original",
+            target.threads,
+            target.batch,
+            seconds=_SECONDS,
+            launches=_LAUNCHES,
         )
         rows = [replace(row, measurements=row.measurements | report.measurements.get(str(i), {})) for i, row in enumerate(rows)]
         found = Comparison(
-            name=folder.name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
+            **record.record(threads=target.threads, batch=target.batch, training_precision=precision_name(precision)),
             model=name,
             topic=topic,
             runtime=runtime,
             original=replace(first, measurements=first.measurements | report.measurements["original"]),
             rows=rows,
             noise_floor=report.noise_floor,
-            machine=describe_machine() | {"threads": threads, "batch": batch, "training_precision": precision_name(precision)},
-            seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
-            notes=notes,
         )
         found.save(folder / "comparison.json")
     return found

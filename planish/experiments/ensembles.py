@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from planish import units
 from planish.data import require_classes
-from planish.devices.machine import describe_machine
 from planish.errors import GoalError
 from planish.experiments.ensemble_measurements import Bench, EnsembleArm, EnsembleMethod
 from planish.experiments.ensemble_members import COPIES, COPY_SHARE, SWA_SHARE, Members
 from planish.export.runtimes.registry import find
 from planish.files.atomic import read_result, results_folder, write_result
 from planish.measurement import Measurement
-from planish.progress import collecting_notes
 from planish.runs.precision import decided_precision, in_precision, precision_name
-from planish.runs.store import claim
+from planish.runs.record import RunRecord, run_folder
 from planish.runs.trainings import Arm, Trainer
+from planish.settings import DeploymentTarget, ModelSettings, RecipeSettings, RunSettings
 from planish.training.recipe import Recipe, load_recipe, set_values
 
 _STRICT = ConfigDict(extra="forbid")
@@ -33,8 +29,8 @@ _TRAINED_SHARE = 0.8  # of the budget; the rest is for evaluating and measuring
 _WHOLE_TRAININGS = 5  # a seed: single, EMA, SWA, snapshots, student
 
 
-@dataclass(frozen=True, config=_STRICT)
-class EnsembleStudy:
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class EnsembleStudy(RunRecord):
     """All arms; ``ensembles.json``. The first is the single network.
 
     Args:
@@ -43,13 +39,8 @@ class EnsembleStudy:
         budget: of each training, in words.
         runtime: that ran all files.
         noise_floor: of the machine, in %.
-        seconds: by stage.
-        notes: what was decided on the user's behalf.
     """
 
-    name: str
-    created: str
-    command: str
     data: str
     model: str
     recipe: str
@@ -58,10 +49,6 @@ class EnsembleStudy:
     runtime: str
     arms: list[EnsembleArm]
     noise_floor: Measurement
-    machine: dict[str, str | int | float]
-    seconds: dict[str, float]
-    notes: list[str] = Field(default_factory=list)
-    schema_version: Literal[1] = 1
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""
@@ -111,42 +98,25 @@ def _ways(members: Members) -> list[EnsembleMethod]:
 def ensembles(
     data: str | Path,
     *,
-    model: str = "resnet8",
-    recipe: Recipe | str | Path = "scratch-small",
-    changes: Sequence[str] = (),
+    model: ModelSettings,
+    recipe: RecipeSettings,
     seeds: int = 3,
     epochs: int | None = None,
-    budget: str | None = None,
-    weights: str | Path | None = None,
-    runtime: str = "onnxruntime",
-    threads: int = 1,
-    batch: int = 1,
-    out: str | Path | None = None,
-    resume: bool = False,
-    skip_bad: bool = False,
-    seed: int = 0,
-    command: str = "",
+    target: DeploymentTarget,
+    run: RunSettings,
     watch: Callable[[Sequence[EnsembleArm]], None] | None = None,
 ) -> EnsembleStudy:
-    """Train one network several times and in several ways, and say what each way of using more than one set of weights brings and costs.
+    """Train one network several times and in several ways, and measure what several sets of weights bring and cost.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        model: a name.
-        recipe: a recipe, the name of one that comes with the package, or a YAML file; what it says of averages is left out.
-        changes: of the recipe: ``training.batch_size=32``.
+        model: its name and weights.
+        recipe: of each training; its averages of weights are omitted.
         seeds: networks in an ensemble.
-        epochs: of each training.
-        budget: wall-clock time for all of it; without ``epochs`` each training has an equal share.
-        weights: ``imagenet`` or a file.
-        runtime: that runs all files.
-        threads: it may use.
-        batch: images in a batch.
-        out: the folder, by default ``runs/ensembles-`` and a name made from data and model.
-        resume: go on with the study in ``out``.
-        skip_bad: leave broken images out.
-        seed: of the split, and the first of the seeds.
-        command: the command line, for the page.
+        epochs: of each training; None for an equal share of the budget.
+        target: where all files run.
+        run: the folder, by default ``runs/ensembles-`` and a name made from data and model; its seed is that of the split, and the first of
+            the trainings'.
         watch: called with the arms whenever one is finished.
 
     Returns:
@@ -155,29 +125,30 @@ def ensembles(
     Raises:
         PlanishError: the images, the model or the runtime cannot be used.
     """
+    name, weights, seed = model.name, str(model.weights or ""), run.seed
     if seeds < 2:
         raise GoalError(f"an ensemble of {seeds} seed", "it is several networks", "at least --seeds 2")
     require_classes(data, "an ensemble")
-    find(runtime)
-    base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
+    find(target.runtime)
+    chosen = recipe.recipe or "scratch-small"
+    base = set_values(chosen if isinstance(chosen, Recipe) else load_recipe(chosen), recipe.changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))
-    folder = results_folder(out, "ensembles", data, model)
+    folder = results_folder(run.out, "ensembles", data, name)
     settings = {
-        "data": str(data), "model": model, "recipe": base.to_yaml(), "seeds": seeds, "epochs": epochs, "budget": budget,
-        "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch, "skip_bad": skip_bad, "seed": seed,
+        "data": str(data), "model": name, "recipe": base.to_yaml(), "seeds": seeds, "epochs": epochs, "budget": run.budget,
+        "weights": weights, "runtime": target.runtime, "threads": target.threads, "batch": target.batch,
+        "skip_bad": run.skip_bad, "seed": seed,
     }  # fmt: skip
-    limit = None if budget is None or epochs is not None else units.seconds(budget)
+    limit = None if run.budget is None or epochs is not None else units.seconds(run.budget)
     share = None if limit is None else _TRAINED_SHARE * limit / (seeds * (_WHOLE_TRAININGS + COPIES * COPY_SHARE))
-    with ExitStack() as stack:
-        notes = stack.enter_context(collecting_notes())
-        store = claim(folder, settings, resume)
-        stack.callback(store.close)
+    with run_folder(folder, settings, run.resume) as job:
+        store = job.store
         work = folder / "work"
-        trainer, arm = Trainer(store, work, data, skip_bad, seed, share), Arm(model, str(weights or ""), base)
+        trainer, arm = Trainer(store, work, data, run.skip_bad, seed, share), Arm(name, weights, base)
         base = in_precision(base, decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arm, seed)[1]))
         members = Members(trainer, replace(arm, recipe=base), work, seed, seeds)
-        bench = Bench(members, work, runtime, threads, batch)
+        bench = Bench(members, work, target.runtime, target.threads, target.batch)
         found: list[EnsembleArm] = []
         for way in _ways(members):
             found.append(bench.measured(way))
@@ -185,21 +156,15 @@ def ensembles(
                 watch(found)
         arms, floor = bench.timed(found)
         study = EnsembleStudy(
-            name=folder.name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
+            **job.record(threads=target.threads, batch=target.batch, training_precision=precision_name(base.training.mixed_precision)),
             data=str(data),
-            model=model,
+            model=name,
             recipe=base.to_yaml(),
             seeds=seeds,
             budget=f"{base.training.epochs} epoch{'s' if base.training.epochs > 1 else ''}" if share is None else f"{share:.0f} seconds",
-            runtime=runtime,
+            runtime=target.runtime,
             arms=arms,
             noise_floor=floor,
-            machine=describe_machine()
-            | {"threads": threads, "batch": batch, "training_precision": precision_name(base.training.mixed_precision)},
-            seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
-            notes=notes,
         )
         study.save(folder / "ensembles.json")
     return study

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,16 +16,16 @@ from pydantic.dataclasses import dataclass
 
 from planish import units
 from planish.data import task_in
-from planish.devices.machine import describe_machine
 from planish.errors import GoalError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import Interval, mean_over_seeds, over_seeds
 from planish.files.atomic import read_result, results_folder, write_result
 from planish.measurement import Measurement
-from planish.progress import collecting_notes, note
+from planish.progress import note
 from planish.runs.precision import decided_precision, in_precision, precision_name
-from planish.runs.store import claim
+from planish.runs.record import RunRecord, run_folder
 from planish.runs.trainings import Arm, Trainer, Training, shared_assignment
+from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.tasks import recipe_of
 from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, parse_value, recipe_for, set_values
 
@@ -41,6 +40,21 @@ _TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
 
 Design = Literal["factorial", "one"]
 Values = dict[str, Any]
+
+
+@plain_dataclass(frozen=True)
+class ExperimentSettings:
+    """How an experiment is laid out.
+
+    Args:
+        design: ``factorial``, or ``one`` factor at a time.
+        seeds: trainings of each arm.
+        epochs: of each training; None for an equal share of the budget.
+    """
+
+    design: Design = "factorial"
+    seeds: int = 3
+    epochs: int | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -83,8 +97,8 @@ class Effect:
     difference: Measurement
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Experiment:
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Experiment(RunRecord):
     """All arms of an experiment; ``experiment.json``. The first arm is the reference.
 
     Args:
@@ -94,13 +108,8 @@ class Experiment:
         seeds: trainings of an arm that were asked for.
         budget: of each training, in words.
         effects: of single factors, where all their values were combined.
-        seconds: by stage.
-        notes: what was decided on the user's behalf.
     """
 
-    name: str
-    created: str
-    command: str
     data: str
     model: str
     recipe: str
@@ -110,10 +119,6 @@ class Experiment:
     budget: str
     arms: list[ArmResult]
     effects: list[Effect]
-    machine: dict[str, str | int | float]
-    seconds: dict[str, float]
-    notes: list[str] = Field(default_factory=list)
-    schema_version: Literal[1] = 1
 
     def save(self, path: Path) -> None:
         """Write JSON whole, then rename it into place."""
@@ -168,25 +173,15 @@ def arms_with(factors: Mapping[str, Sequence[Any]], design: Design) -> list[Valu
 
 def experiment(
     data: str | Path,
-    *,
     factors: Mapping[str, Sequence[Any]],
-    model: str = "resnet20",
-    recipe: Recipe | str | Path | None = None,
-    changes: Sequence[str] = (),
-    design: Design = "factorial",
-    seeds: int = 3,
-    epochs: int | None = None,
-    budget: str | None = None,
-    weights: str | Path | None = None,
-    task: str | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    skip_bad: bool = False,
-    seed: int = 0,
-    command: str = "",
+    *,
+    model: ModelSettings,
+    recipe: RecipeSettings,
+    plan: ExperimentSettings,
+    run: RunSettings,
     watch: Callable[[Sequence[ArmResult]], None] | None = None,
 ) -> Experiment:
-    """Train every arm with every seed, and say what differs.
+    """Train every arm with every seed, and compare them.
 
     Trainings of one seed begin with the same random state and see images in the same order. The budget is the same for all: epochs where
     they are given, else seconds. An arm whose interval, over two seeds or more, is more than 5 points behind the best on validation gets no
@@ -195,21 +190,11 @@ def experiment(
     Args:
         data: a folder, a manifest or a built-in name.
         factors: values by key, the reference first; see ``factors_of``.
-        model: a name; may be a factor too.
-        recipe: what all arms share: a recipe, the name of one that comes with the package, or a YAML file; None for the task's own, or
-            ``scratch-small``.
-        changes: of the recipe, for all arms: ``training.batch_size=32``.
-        design: ``factorial``, or ``one`` factor at a time.
-        seeds: trainings of each arm.
-        epochs: of each training.
-        budget: wall-clock time for all of it; without ``epochs`` each training has an equal share.
-        weights: ``imagenet`` or a file; may be a factor too, with ``given`` for these and ``none`` for fresh ones.
-        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
-        out: the folder, by default ``runs/vary-`` and a name made from the factors, data and model.
-        resume: go on with the experiment in ``out``.
-        skip_bad: leave broken images out.
-        seed: of the split, and the first of the seeds.
-        command: the command line, for the page.
+        model: its name and weights may be factors too: of weights ``given`` for these and ``none`` for fresh ones.
+        recipe: what all arms share; the task's own, or ``scratch-small``, where none is named.
+        plan: how values are combined, seeds, epochs.
+        run: the folder, by default ``runs/vary-`` and a name made from the factors, data and model; its seed is that of the split, and the
+            first of the trainings'.
         watch: called with the arms after each training.
 
     Returns:
@@ -218,36 +203,37 @@ def experiment(
     Raises:
         PlanishError: the images, the model or a factor cannot be used.
     """
+    name, weights, task, seed, seeds, epochs = model.name, str(model.weights or ""), model.task, run.seed, plan.seeds, plan.epochs
     if seeds < 1:
         raise GoalError(f"{seeds} seeds", "at least 1, and one seed is too few to tell arms apart", "3 or more")
-    if recipe is None:
-        recipe = recipe_for(recipe_of(task or task_in(data)), model) or "scratch-small"
-    base = set_values(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), changes)
+    chosen = recipe.recipe
+    if chosen is None:
+        chosen = recipe_for(recipe_of(task or task_in(data)), model) or "scratch-small"
+    base = set_values(chosen if isinstance(chosen, Recipe) else load_recipe(chosen), recipe.changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))
-    values = arms_with(factors, design)
-    arms = [_arm(model, str(weights or ""), base, each) for each in values]
+    values = arms_with(factors, plan.design)
+    arms = [_arm(name, weights, base, each) for each in values]
     words = "-".join(map(short_key, factors))
-    folder = results_folder(out, f"vary-{words}", data, model)
+    folder = results_folder(run.out, f"vary-{words}", data, name)
     settings = {
-        "data": str(data), "model": model, "factors": {key: list(each) for key, each in factors.items()}, "design": design, "seeds": seeds,
-        "recipe": base.to_yaml(), "budget": budget, "epochs": epochs, "weights": str(weights or ""), "skip_bad": skip_bad, "seed": seed,
+        "data": str(data), "model": name, "factors": {key: list(each) for key, each in factors.items()}, "design": plan.design,
+        "seeds": seeds,
+        "recipe": base.to_yaml(), "budget": run.budget, "epochs": epochs, "weights": weights, "skip_bad": run.skip_bad, "seed": seed,
         "task": task,
     }  # fmt: skip
-    limit = None if budget is None else units.seconds(budget)
+    limit = None if run.budget is None else units.seconds(run.budget)
     share = None if limit is None or epochs is not None else _TRAINED_SHARE * limit / (len(arms) * seeds)
-    with ExitStack() as stack:
-        notes = stack.enter_context(collecting_notes())
-        store = claim(folder, settings, resume)
-        stack.callback(store.close)
-        trainer = Trainer(store, folder / "work", data, skip_bad, seed, share, task, shared_assignment(arms))
+    with run_folder(folder, settings, run.resume) as job:
+        store = job.store
+        trainer = Trainer(store, folder / "work", data, run.skip_bad, seed, share, task, shared_assignment(arms))
         precision = decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arms[0], seed)[1])
         base, arms = in_precision(base, precision), [replace(arm, recipe=in_precision(arm.recipe, precision)) for arm in arms]
-        found = [ArmResult(_label(each, values[0], design), each) for each in values]
+        found = [ArmResult(_label(each, values[0], plan.design), each) for each in values]
         for number in range(seeds):
             spent = store.elapsed
             if number and limit is not None and spent * (number + 1) / number > limit:
-                note(f"the budget of {budget} leaves no time for seed {number + 1} of {seeds}")
+                note(f"the budget of {run.budget} leaves no time for seed {number + 1} of {seeds}")
                 break
             for i, arm in enumerate(arms):
                 if not found[i].reason:
@@ -258,21 +244,16 @@ def experiment(
             if number + 1 < seeds:
                 found = _without_hopeless(found, arms, trainer)
         result = Experiment(
-            name=folder.name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
+            **job.record(training_precision=precision_name(base.training.mixed_precision)),
             data=str(data),
-            model=model,
+            model=name,
             recipe=base.to_yaml(),
             factors={key: list(each) for key, each in factors.items()},
-            design=design,
+            design=plan.design,
             seeds=seeds,
             budget=f"{base.training.epochs} epoch{'s' if base.training.epochs > 1 else ''}" if share is None else f"{share:.0f} seconds",
             arms=_measured(found, arms, trainer),
-            effects=_effects(found, arms, trainer, factors) if design == "factorial" and len(factors) > 1 else [],
-            machine=describe_machine() | {"training_precision": precision_name(base.training.mixed_precision)},
-            seconds={stage: round(s, 1) for stage, s in store.seconds().items()},
-            notes=notes,
+            effects=_effects(found, arms, trainer, factors) if plan.design == "factorial" and len(factors) > 1 else [],
         )
         result.save(folder / "experiment.json")
     return result

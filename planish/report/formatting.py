@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from planish.goal import Goal
 from planish.measurement import Measurement, digits_of, in_words, size_change
-from planish.search.result import CandidateResult, Goal, Result
+from planish.search.result import CandidateResult, Result
 
 MINUS = "−"
 TOO_WIDE_POINTS = 5.0  # an interval of a metric that is wider from end to end tells little

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,10 @@ from planish.evaluation.metrics.classification import probabilities
 from planish.evaluation.metrics.robustness import robustness
 from planish.evaluation.metrics.thresholds import at_threshold, threshold_for_precision, top_scores
 from planish.files.atomic import read_arrays, read_result, write_arrays, write_result
+from planish.invocation import command_line
 from planish.measurement import Measurement
 from planish.runs.pictures import write_pictures
+from planish.runs.record import RunRecord
 from planish.task import SplitName, Task
 
 _STRICT = ConfigDict(extra="forbid")
@@ -66,8 +68,8 @@ class ClassEvaluation:
     threshold: Threshold | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Evaluation:
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Evaluation(RunRecord):
     """``evaluation.json``.
 
     Args:
@@ -80,13 +82,8 @@ class Evaluation:
         confusions: the pairs of classes that are confused most often; this and the next two are empty without logits.
         thresholds: for accepting only confident predictions; empty without validation images.
         misclassified: images.
-        machine: what it ran on.
-        notes: what was decided on the user's behalf.
     """
 
-    name: str
-    created: str
-    command: str
     model: str
     data: str
     split: SplitName
@@ -96,9 +93,6 @@ class Evaluation:
     confusions: list[Confusion]
     thresholds: list[Threshold]
     misclassified: int
-    machine: dict[str, str | int | float]
-    notes: list[str] = Field(default_factory=list)
-    schema_version: Literal[1] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,17 +187,23 @@ def judge(
     return Judged(split, found, validation, metrics)
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationSubject:
+    """What is evaluated: the model and the data as the user named them, and what ran the model."""
+
+    model: str
+    data: str
+    runtime: str
+
+
 def keep(
     folder: Path,
     judged: Judged,
     spec: InputSpec,
     preprocessing: Preprocessing,
     *,
-    model: str,
-    data: str,
-    runtime: str,
+    subject: EvaluationSubject,
     precision: float = 95.0,
-    command: str = "",
     notes: Sequence[str] = (),
 ) -> Evaluation:
     """Write ``evaluation.json``, ``evaluation.npz`` and what can be drawn, ``pictures.npz``, into ``folder``; earlier ones are replaced.
@@ -213,11 +213,8 @@ def keep(
         judged: what was found.
         spec: size of the images.
         preprocessing: of the model.
-        model: as the user named it.
-        data: likewise.
-        runtime: what ran the model.
+        subject: what was evaluated, as the user named it.
         precision: in percent, that thresholds shall keep.
-        command: the command line.
         notes: what was decided on the user's behalf.
     """
     found, task = judged.found, judged.found.task
@@ -225,11 +222,11 @@ def keep(
     evaluation = Evaluation(
         name=folder.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
-        model=model,
-        data=data,
+        command=command_line(),
+        model=subject.model,
+        data=subject.data,
         split=judged.split,
-        runtime=runtime,
+        runtime=subject.runtime,
         metrics=judged.metrics,
         per_class=[],
         confusions=[],

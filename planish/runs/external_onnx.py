@@ -18,6 +18,7 @@ from planish.export.onnx.onnx_file import metadata
 from planish.files.workspace import fresh_folder
 from planish.progress import note
 from planish.runs.open_model import open_model
+from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment
 from planish.tasks import task_for
 from planish.training.prepare import DECODE_SIDE, Job, decode_side_for, fitting_resize, usual_side
@@ -27,26 +28,13 @@ _COMPARED_IMAGES = 16
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger")
 
 
-def file_job(
-    data: str | Path,
-    file: Path,
-    *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    resize: Literal["squash", "crop"] | None = None,
-    image_size: int | None = None,
-    skip_bad: bool = False,
-    seed: int = 0,
-) -> Job:
+def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = False, seed: int = 0) -> Job:
     """Load the images, and the file as an artifact that is fed pixels.
 
     Args:
         data: a folder, a manifest, or a built-in name.
-        file: ONNX, a classifier in float32.
-        mean: that it expects, one value a channel or one for all, on the 0..1 scale; None for what the file says, else ImageNet's.
-        std: likewise.
-        resize: how images come to its input size; None for what the file says, else squashed if about square, cropped if not.
-        image_size: in pixels, where the file leaves it open.
+        settings: an ONNX file, a classifier in float32, and how it is fed: None for what the file says, else ImageNet's mean and standard
+            deviation, and images squashed if about square, cropped if not.
         skip_bad: leave broken images out instead of stopping.
         seed: of the split.
 
@@ -55,6 +43,8 @@ def file_job(
         DataError: the images cannot be used, or have other classes.
         GoalError: what was said of its preprocessing cannot be.
     """
+    file, mean, std, resize, image_size = Path(settings.name), settings.mean, settings.std, settings.resize, settings.image_size
+    file, mean, std, resize, image_size = Path(settings.name), settings.mean, settings.std, settings.resize, settings.image_size
     if "planish.input_spec" in (said := metadata_of(file)):
         if any(given is not None for given in (mean, std, resize, image_size)):
             raise GoalError(f"preprocessing for {file}", "Planish wrote the file, which says itself how it is fed", "omit it")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from planish.data import ImageData
 from planish.errors import GoalError, ModelError
@@ -13,35 +11,13 @@ from planish.models.zoo import factory_file
 from planish.progress import note
 from planish.runs.external_onnx import channel_values
 from planish.runs.open_model import Opened
+from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment
 from planish.training.prepare import prepare_job
 
 
-@dataclass(frozen=True)
-class Network:
-    """How a network is named.
-
-    Args:
-        model: ``FILE.py:factory``, ``timm:NAME``, ``torchvision:NAME`` or another name.
-        weights: a file, or ``imagenet``; None where the factory loads them itself.
-        mean: that it expects to be taken off, one value a channel or one for all, on the 0..1 scale; None where its weights say so.
-        std: likewise, that it expects to be divided by.
-        image_size: pixels that it is fed; None for the images' own size.
-        resize: how images come to that size; None squashes images that are about square and crops others.
-        task: None for what the data is for.
-    """
-
-    model: str
-    weights: str | Path | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
-    image_size: int | None = None
-    resize: Literal["squash", "crop"] | None = None
-    task: str | None = None
-
-
 def open_network(
-    network: Network, data: str | Path, *, seed: int = 0, skip_bad: bool = False, assignment: SplitAssignment | None = None
+    network: ModelSettings, data: str | Path, *, seed: int = 0, skip_bad: bool = False, assignment: SplitAssignment | None = None
 ) -> tuple[Opened, ImageData]:
     """Open a network and the images that it was trained for.
 
@@ -56,15 +32,12 @@ def open_network(
         ModelError: it has no trained weights, or its outputs are not the classes of the data.
         GoalError: it is not known how its images are normalised.
     """
-    name = network.model
+    name = network.name
     if network.weights is None and factory_file(name) is None:
         raise ModelError(
             f"{name} without weights has random values", "only a trained network is compressed or judged", "add --weights FILE"
         )
-    job = prepare_job(
-        data, name, weights=network.weights, image_size=network.image_size, resize=network.resize, task=network.task, skip_bad=skip_bad,
-        seed=seed, assignment=assignment,
-    )  # fmt: skip
+    job = prepare_job(data, network, skip_bad=skip_bad, seed=seed, assignment=assignment)
     if network.weights is not None and not job.trained_on_classes:
         raise ModelError(
             f"the weights {network.weights} have no classifier for the {len(job.data.class_names)} classes of {data}",

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 from planish.artifact import Artifact
-from planish.data.augmentation.policy import Strength
 from planish.files.atomic import write_json
 from planish.models.storage import load_artifact, save_artifact
 from planish.runs.store import Store
@@ -14,35 +13,22 @@ from planish.task import Task
 from planish.training.augmentation_preview import augmentation_preview
 from planish.training.original import Original, TrainMode, train_original
 from planish.training.prepare import Job
-from planish.training.settings import MixedPrecision
+from planish.training.settings import FitSettings
 
 
 def stored_original(
-    job: Job,
-    folder: Path,
-    store: Store,
-    mode: TrainMode,
-    epochs: int | None,
-    augmentation: Strength,
-    seconds: float | None,
-    seed: int,
-    precision: MixedPrecision,
-    name: str = "original",
+    job: Job, folder: Path, store: Store, settings: FitSettings, *, mode: TrainMode, seconds: float | None = None, name: str = "original"
 ) -> Artifact:
     """Train the job's model unless it was already trained on these classes, or by this run; see ``train_original``.
 
-    Killed, it goes on after the last finished epoch. ``precision`` is that of all trainings of the run; ``name`` is another one where a
-    further teacher is trained.
+    Killed, it goes on after the last finished epoch. ``name`` is another one where a further teacher is trained.
     """
     place = folder / "work" / name
 
     def work() -> bool:
         checkpoint = folder / "work" / f"{name}.checkpoint"
         place.parent.mkdir(exist_ok=True)
-        found = train_original(
-            job, mode=mode, epochs=epochs, augmentation=augmentation, mixed_precision=precision, checkpoint=checkpoint, seconds=seconds,
-            seed=seed,
-        )  # fmt: skip
+        found = train_original(job, settings, mode=mode, checkpoint=checkpoint, seconds=seconds)
         save_artifact(found.artifact, place)
         if name == "original":
             write_training(found, job.task, folder)

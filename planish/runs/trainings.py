@@ -21,6 +21,7 @@ from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.files.atomic import read_arrays, write_arrays
 from planish.runs.store import Store
+from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment, assignment_beside, combined, keep_assignment
 from planish.task import SplitName, metric_of
 from planish.technique import Technique
@@ -163,11 +164,8 @@ class Trainer:
             self._jobs.clear()
             self._jobs[key] = prepare_job(
                 self._data,
-                arm.model,
-                weights=arm.weights or None,
-                image_size=arm.recipe.image_size,
+                ModelSettings(arm.model, weights=arm.weights or None, image_size=arm.recipe.image_size, task=self._task),
                 normalisation=arm.recipe.normalisation,
-                task=self._task,
                 skip_bad=self._skip_bad,
                 seed=self._seed,
                 weights_seed=seed,

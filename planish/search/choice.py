@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from planish.goal import Goal
 from planish.measurement import Measurement, digits_of
-from planish.search.result import CandidateResult, Goal
+from planish.search.result import CandidateResult
 
 # A drop is estimated from a finite validation split, and the luckiest of several candidates looks better than it is. Asking for
 # one standard error of room (Breiman et al. 1984, the "one standard error rule") keeps the promise on images not yet seen.

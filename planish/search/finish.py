@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planish.devices.machine import describe_machine
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.size import macs
 from planish.export.bundle.folder import write_bundle
 from planish.export.runtimes.registry import default_baselines
+from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.precision import precision_name
+from planish.runs.record import OpenRun
 from planish.search.budget import budget_use
 from planish.search.choice import choose_candidate, describe_miss, frontier, misses
 from planish.search.evidence import errors, per_class, write_evidence
 from planish.search.proposals import Trial, expected_drop, priority
 from planish.search.provenance import sources
-from planish.search.result import CandidateResult, ClassResult, ErrorResult, Goal, Result
-from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, DeploymentTarget, Search
+from planish.search.result import CandidateResult, ClassResult, ErrorResult, Result
+from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, RuntimeVariant, Search
 from planish.search.time_estimates import (
     CHOSEN_LAUNCHES,
     FINAL_LAUNCHES,
@@ -45,18 +44,17 @@ if TYPE_CHECKING:
 _ORIGINAL = Plan()
 
 
-def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, model: str, command: str, notes: list[str]) -> Result:
+def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, model: str) -> Result:
     """Measure, choose, read test, and write the run's files.
 
     Args:
         search: what is known so far.
         job: the images and the model.
         trials: trained levels.
-        folder: of the run; gets ``bundle/``, ``result.json``, and what ``write_evidence`` writes.
+        record: of the run; its folder gets ``bundle/``, ``result.json``, and what ``write_evidence`` writes.
         model: what the user called the model.
-        command: the command line.
-        notes: what was decided on the user's behalf.
     """
+    folder = record.path
     runner = search.runner
     subjects = _finalists(search, trials)
     baselines = {way.runtime: DeployedCandidate(_ORIGINAL, way).key for way in search.fp32}
@@ -89,9 +87,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
     measured |= {c.key: _why(measured[c.key], after, search.goal) for c in others}
     others, after = [measured[c.key] for c in others], measured[key]
     result = Result(
-        name=folder.name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command,
+        **record.record(threads=search.threads, batch=search.batch, training_precision=precision_name(search.recovery.mixed_precision)),
         model=model,
         verdict=verdict(headline, report.noise_floor, size_ratio, drop, metric_of(job.task)),
         goal=search.goal,
@@ -109,16 +105,8 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], *, folder: Path, m
         per_class=judged[0],
         errors=judged[1],
         noise_floor=report.noise_floor,
-        machine=describe_machine()
-        | {
-            "threads": search.threads,
-            "batch": search.batch,
-            "training_precision": precision_name(search.recovery.mixed_precision),
-        },
         data=job.data.report.model_dump(mode="json"),
-        seconds={stage: round(s, 1) for stage, s in runner.store.seconds().items()},
         budget=budget_use(search),
-        notes=notes,
         metric=metric_of(job.task).name,
         class_names=job.task.class_names,
     )
@@ -175,7 +163,7 @@ def _defaults(search: Search) -> dict[str, DeployedCandidate]:
         if search.seconds_left < ship_seconds(search) + least_finish_seconds(search, 0):
             note(f"the original in {runtime} is left out: no time is left to measure it")
             continue
-        shipped = DeployedCandidate(_ORIGINAL, DeploymentTarget("fp32", runtime, search.fp32[0].is_file))
+        shipped = DeployedCandidate(_ORIGINAL, RuntimeVariant("fp32", runtime, search.fp32[0].is_file))
         if why := store.attempt(f"default:{runtime}", "searching", partial(search.runner.outputs, shipped.plan, runtime, "validation")):
             note(f"the original in {runtime} is left out: {why}")
         else:

@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
 
 from torch import nn
 
 from planish import units
 from planish.data import require_classes
-from planish.data.augmentation.policy import Strength
 from planish.devices.machine import cpu_model
 from planish.errors import GoalError
 from planish.evaluation.latency import process_seconds
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes.registry import available, find
 from planish.files.trust import trust
+from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.models.zoo import factory_file
 from planish.plan import Plan
-from planish.progress import collecting_notes, note
+from planish.progress import note
 from planish.runs.external_onnx import file_job, refuse_training
 from planish.runs.original import stored_original
 from planish.runs.precision import decided_precision
+from planish.runs.record import run_folder
 from planish.runs.runner import Runner, subject_of
-from planish.runs.store import Store, check_folder, claim
+from planish.runs.store import check_folder
 from planish.search.finish import finish
 from planish.search.halving import train
 from planish.search.post_training import check_knowledge, without_training
 from planish.search.proposals import Trial
-from planish.search.result import Goal, Result
+from planish.search.result import Result
 from planish.search.screening import screen
-from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, DeploymentTarget, Search, Watch
+from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, RuntimeVariant, Search, Watch
 from planish.search.time_estimates import finish_seconds, least_seconds, session_seconds, writing_seconds
+from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.task import Task, metric_of
 from planish.training.distillation.distill import recovery_of
-from planish.training.original import TrainMode
+from planish.training.original import TrainMode, original_settings
 from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import recipe_for
 
@@ -56,70 +56,42 @@ _RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # highest learning rate, 
 _STUDENTS = ("resnet20", "resnet8x2")
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What a search trains besides the original.
+
+    Args:
+        students: other architectures that are tried, taught by the original; None for some small ones where the original itself is trained
+            from scratch (against one that was pretrained they would need more images and time), none where empty.
+        teachers: networks that teach together: the original and further ones like it, trained from other seeds in half of the budget.
+    """
+
+    students: Sequence[str] | None = None
+    teachers: int = 1
+
+
 def optimize(
     data: str | Path,
     *,
-    model: str | nn.Module = "resnet20",
-    weights: str | Path | None = None,
-    max_drop: float | None = None,
-    max_latency: str | float | None = None,
-    max_size: str | float | None = None,
-    runtime: str = "auto",
-    threads: int = 1,
-    batch: int = 1,
-    budget: str | float = "20m",
-    out: str | Path | None = None,
-    resume: bool = False,
-    image_size: int | None = None,
-    resize: Literal["squash", "crop"] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    epochs: int | None = None,
-    augmentation: Strength = "light",
-    train_mode: TrainMode = "auto",
-    task: str | None = None,
-    skip_bad: bool = False,
-    students: Sequence[str] | None = None,
-    teachers: int = 1,
-    seed: int = 0,
-    command: str = "",
+    model: ModelSettings,
+    goal: GoalSettings,
+    target: DeploymentTarget,
+    original: OriginalSettings,
+    teaching: Teaching,
+    run: RunSettings,
     watch: Watch | None = None,
-    begun: float | None = None,
 ) -> Result:
     """Make a network small and fast within a loss of accuracy, and prove it on the exported file.
 
     Args:
         data: a folder with a folder per class, a CSV or JSON-lines manifest, or a built-in name.
-        model: a name (``resnet20``, ``torchvision:mobilenet_v2``, ``timm:...``), ``FILE.py:factory``, a network, or a classifier's
-            ``.onnx`` file from anywhere, with which all is tried that needs no training.
-        weights: ``imagenet`` or a file; a model that was already trained on these classes is not trained again.
-        max_drop: how much worse the primary metric may become: in points where it is in percent, else in its unit. None for a point, or a
-            hundredth of the way from guessing to a model without errors.
-        max_latency: of one call, ``5ms``.
-        max_size: of the files that ship, ``4MB``.
-        runtime: ``auto`` or one of ``planish.export.runtimes.registry.RUNTIMES``.
-        threads: the runtime may use.
-        batch: images in a batch.
-        budget: wall-clock time for all of it, ``20m``.
-        out: the run's folder, by default ``runs/`` and a name made from data and model.
-        resume: go on with the run in ``out``; no finished step is repeated.
-        image_size: pixels the model is fed.
-        resize: how images come to that size; None squashes images that are about square and crops others.
-        mean: that an ``.onnx`` file expects to be taken off, one value a channel or one for all, on the 0..1 scale; None for what the file
-            says, else ImageNet's.
-        std: likewise, that it expects to be divided by.
-        epochs: at most, of the original's training and of each round of recovery; None for defaults that the budget may cut short.
-        augmentation: of training images: ``none`` gets further where there is time for few epochs only, ``light``, ``standard``.
-        train_mode: ``auto`` trains the original unless it was already trained on these classes, ``always``, ``never``.
-        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
-        skip_bad: leave broken images out.
-        students: other architectures that are tried, taught by the original; None for some small ones where the original itself is trained
-            from scratch (against one that was pretrained they would need more images and time), none where empty.
-        teachers: networks that teach together: the original and further ones like it, trained from other seeds in half of the budget.
-        seed: of everything random.
-        command: the command line, for the report.
+        model: a network; or a classifier's ``.onnx`` file from anywhere, with which all is tried that needs no training.
+        goal: what it must keep to.
+        target: ``auto`` for any runtime that is installed.
+        original: how it is trained; the augmentation is that of all trainings.
+        teaching: students and further teachers.
+        run: the run's folder, by default ``runs/`` and a name made from data and model; its budget is 20 minutes where none is given.
         watch: called with all candidates whenever something about one becomes known.
-        begun: on the clock of ``time.monotonic``, when the budget began to run; None for now.
 
     Returns:
         What was found; also in ``result.json``, with the bundle beside it.
@@ -127,58 +99,53 @@ def optimize(
     Raises:
         PlanishError: the images, the model or the goal cannot be used.
     """
-    begun = monotonic() if begun is None else begun
+    runtime, teachers, seed, train_mode = target.runtime, teaching.teachers, run.seed, original.train_mode
+    seconds = units.seconds("20m" if run.budget is None else run.budget)
     limits = Goal(
-        max_drop_points=1.0 if max_drop is None else max_drop,
-        max_latency_ms=None if max_latency is None else units.milliseconds(max_latency),
-        max_size_bytes=None if max_size is None else units.size_bytes(max_size),
+        max_drop_points=1.0 if goal.max_drop is None else goal.max_drop,
+        max_latency_ms=None if goal.max_latency is None else units.milliseconds(goal.max_latency),
+        max_size_bytes=None if goal.max_size is None else units.size_bytes(goal.max_size),
     )
-    seconds = units.seconds(budget)
     allowed = tuple(available("onnx")) if runtime == "auto" else (_found(runtime),)
-    _check(limits, threads, batch)
-    name = model if isinstance(model, str) else type(model).__name__
+    _check(limits, target.threads, target.batch)
+    name = model.name
     is_file = name.endswith(".onnx")
-    if not is_file and (mean is not None or std is not None):
+    if not is_file and (model.mean is not None or model.std is not None):
         raise GoalError(f"a mean or std for {name}", "networks bring theirs or take the data's; only a file may expect any", "omit it")
-    given: dict[str, Any] = {"image_size": image_size, "resize": resize, "skip_bad": skip_bad, "seed": seed}
     if teachers > 1:
         require_classes(data, f"{teachers} teachers, whose probabilities are averaged,")
-    folder = Path(out) if out is not None else default_folder(data, name)
-    check_folder(folder, resume)
+    folder = Path(run.out) if run.out is not None else default_folder(data, name)
+    check_folder(folder, run.resume)
     job_settings = {
-        "data": str(data), "model": name, "weights": str(weights or ""), "runtime": runtime, "threads": threads, "batch": batch,
-        "image_size": image_size, "epochs": epochs, "augmentation": augmentation, "train": train_mode, "skip_bad": skip_bad, "seed": seed,
-        "resize": resize, "task": task, "mean": None if mean is None else list(mean), "std": None if std is None else list(std),
-        "students": None if students is None else list(students), "teachers": teachers,
-        "max_drop": limits.max_drop_points, "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes,
-        "budget": seconds, "processor": cpu_model(),
+        "data": str(data), "model": name, "weights": str(model.weights or ""), "runtime": runtime, "threads": target.threads,
+        "batch": target.batch, "image_size": model.image_size, "epochs": original.epochs, "augmentation": original.augmentation,
+        "train": train_mode, "skip_bad": run.skip_bad, "seed": seed, "resize": model.resize, "task": model.task,
+        "mean": None if model.mean is None else list(model.mean), "std": None if model.std is None else list(model.std),
+        "students": None if teaching.students is None else list(teaching.students), "teachers": teachers,
+        "max_drop": limits.max_drop_points,
+        "max_latency_ms": limits.max_latency_ms, "max_size_bytes": limits.max_size_bytes, "budget": seconds, "processor": cpu_model(),
     }  # fmt: skip
-    with ExitStack() as stack:
-        notes = stack.enter_context(collecting_notes())
-
-        def own_store() -> Store:
-            opened = claim(folder, job_settings, resume, begun)
-            stack.callback(opened.close)
-            return opened
-
-        store = own_store() if resume else None  # a folder is not made before it is known that the job can be done
+    with run_folder(folder, job_settings, run.resume) as record:
+        if run.resume:
+            store = record.store  # where another process is at it, that is known before the images are read
         if is_file:
-            refuse_training(name, weights=weights, student=students, epochs=epochs, teachers=teachers > 1, train=train_mode == "always")
-            job = file_job(data, Path(name), mean=mean, std=std, **given)
+            refuse_training(
+                name, weights=model.weights, student=teaching.students, epochs=original.epochs, teachers=teachers > 1,
+                train=train_mode == "always",
+            )  # fmt: skip
+            job = file_job(data, model, skip_bad=run.skip_bad, seed=seed)
             train_mode = "never"
         else:
-            job = prepare_job(data, model, weights=weights, task=task, **given)
-        _check_teachers(teachers, model, train_mode, job)
-        limits = _in_unit(limits, max_drop, job.task)
-        for file in filter(None, map(factory_file, students or ())):
+            job = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed)
+        _check_teachers(teachers, model.model, train_mode, job)
+        limits = _in_unit(limits, goal.max_drop, job.task)
+        for file in filter(None, map(factory_file, teaching.students or ())):
             trust(file)
         # A network that cannot be exported should say so before hours are spent on training it.
-        measured = None if resume else _export_seconds(job, allowed[0], threads, batch)
-        store = store or own_store()
+        measured = None if run.resume else _export_seconds(job, allowed[0], target)
+        store = record.store  # a folder is not made before it is known that the job can be done
         keep_assignment(folder, job.data.assignment)
-        exporting, process = store.once(
-            "seconds of exporting", "setup", lambda: measured or _export_seconds(job, allowed[0], threads, batch)
-        )
+        exporting, process = store.once("seconds of exporting", "setup", lambda: measured or _export_seconds(job, allowed[0], target))
         trains = train_mode == "always" or (train_mode == "auto" and not job.trained_on_classes)
         epoch, rest = least_seconds(store, job.artifact, job.task, exporting, process, trains)
         least = store.elapsed + teachers * epoch + rest
@@ -191,38 +158,42 @@ def optimize(
         spare = min((_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * left, (left - rest) / teachers)
         spare = max(spare, epoch, _LEAST_TRAINING_SECONDS)
         precision = decided_precision(store, "auto", lambda: job.artifact)
-        original = stored_original(job, folder, store, train_mode, epochs, augmentation, spare, seed, precision)
+        training = original_settings(job, original, seed=seed, mixed_precision=precision)
+        artifact = stored_original(job, folder, store, training, mode=train_mode, seconds=spare)
         taught_by = ["original"] if teachers > 1 else []
         for number in range(1, teachers):
             taught_by.append(f"teacher-{number}")
-            other = prepare_job(data, model, weights=weights, task=task, **given, weights_seed=seed + number)
-            stored_original(other, folder, store, train_mode, epochs, augmentation, spare, seed + number, precision, taught_by[-1])
-        runner = Runner(store, folder / "work", job.task, original)
+            other = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed, weights_seed=seed + number)
+            training = original_settings(other, original, seed=seed + number, mixed_precision=precision)
+            stored_original(other, folder, store, training, mode=train_mode, seconds=spare, name=taught_by[-1])
+        runner = Runner(store, folder / "work", job.task, artifact)
         runtimes = store.once("runtimes", "searching", lambda: [allowed, tuple(available("onnx"))])
         allowed = tuple(runtimes[0])
-        fp32 = tuple(DeploymentTarget("fp32", r, is_file) for r in runtimes[1])
+        fp32 = tuple(RuntimeVariant("fp32", r, is_file) for r in runtimes[1])
         of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
-        recovery = recovery_of(of_task, epochs=epochs or _MOST_EPOCHS, augmentation=augmentation, mixed_precision=precision)
+        recovery = recovery_of(
+            of_task, epochs=original.epochs or _MOST_EPOCHS, augmentation=original.augmentation, mixed_precision=precision
+        )
         if not of_task:
             recovery = replace(recovery, learning_rate=_RECOVERY_RATE["pretrained" if job.pretrained else "scratch"])
         search = Search(
             runner,
             limits,
-            threads,
-            batch,
+            target.threads,
+            target.batch,
             recovery,
             seconds,
             watch or (lambda _: None),
             allowed,
             fp32,
             fp32[0],
-            _STUDENTS if students is None and not job.pretrained and not of_task else tuple(students or ()),
+            _STUDENTS if teaching.students is None and not job.pretrained and not of_task else tuple(teaching.students or ()),
             tuple(str(folder / "work" / name) for name in taught_by),
         )
         search.least_seconds, search.process_seconds = least, process
         search.planned["training the original"] = spare
         trials = _search(search)
-        return finish(search, job, trials, folder=folder, model=name, command=command, notes=notes)
+        return finish(search, job, trials, record, name)
 
 
 def _found(runtime: str) -> str:
@@ -282,10 +253,10 @@ def _deploy(search: Search) -> None:
     if not is_file:
         runner.outputs(original, "torch", "validation")
     runtimes = dict.fromkeys((*search.allowed, *(way.runtime for way in search.fp32)))
-    wanted = [*search.fp32, *(DeploymentTarget("int8", runtime, is_file) for runtime in search.allowed)]
+    wanted = [*search.fp32, *(RuntimeVariant("int8", runtime, is_file) for runtime in search.allowed)]
     ways = {way: DeployedCandidate(original, way) for runtime in runtimes for way in wanted if way.runtime == runtime}
     reference = next(iter(ways.values()))
-    drops: dict[DeploymentTarget, Measurement] = {}
+    drops: dict[RuntimeVariant, Measurement] = {}
     begun = search.seconds_left
     for way, shipped in list(ways.items()):
         if way.runtime != reference.runtime and not _has_time_for_another(search, drops, begun):
@@ -309,7 +280,7 @@ def _deploy(search: Search) -> None:
         known = found[str(way)] | {"size_bytes": runner.size(shipped.plan, way.runtime), "drop_validation": drops[way]}
         search.show(str(way), shipped, "baseline" if way in search.fp32 else "screened", known)
 
-    def latency_ms(way: DeploymentTarget) -> float:
+    def latency_ms(way: RuntimeVariant) -> float:
         return found[str(way)]["latency_ms"].value
 
     # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
@@ -321,21 +292,23 @@ def _deploy(search: Search) -> None:
     note(f"candidates ship as {ships}; the fastest fp32 runtime here is {search.fp32[0].runtime}")
 
 
-def _has_time_for_another(search: Search, done: Mapping[DeploymentTarget, Measurement], begun: float) -> bool:
+def _has_time_for_another(search: Search, done: Mapping[RuntimeVariant, Measurement], begun: float) -> bool:
     """Whether the original can be exported to another runtime, which takes as those before it, and be timed in both sessions to come."""
     exporting = _OTHER_RUNTIME * (begun - search.seconds_left) / len(done)
     processes = session_seconds(search, len(done) + 1) + session_seconds(search, len(done) + 1)
     return search.seconds_left > exporting + processes + writing_seconds(search.process_seconds)
 
 
-def _export_seconds(job: Job, runtime: str, threads: int, batch: int) -> tuple[float, float]:
+def _export_seconds(job: Job, runtime: str, target: DeploymentTarget) -> tuple[float, float]:
     """Seconds that exporting takes, 0 for what is a file already, and those of one process that runs the file."""
     begun = monotonic()
     artifact = job.artifact if job.artifact.module is None else ToOnnx().apply(job.artifact, job.task)
     exporting = monotonic() - begun
     if runtime.startswith("openvino"):
         artifact = ToOpenVino().apply(artifact, job.task)
-    return exporting, process_seconds(subject_of(artifact, job.task, runtime, threads, batch), threads=threads, batch=batch)
+    return exporting, process_seconds(
+        subject_of(artifact, job.task, runtime, target.threads, target.batch), threads=target.threads, batch=target.batch
+    )
 
 
 def default_folder(data: str | Path, model: str) -> Path:

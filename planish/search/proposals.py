@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from planish.compression import BlockPruning, ChannelPruning, LatencyPruning, Resolution
+from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.plan import Plan
-from planish.search.result import Goal
 from planish.technique import Technique
 from planish.training.distillation.student import Student
 

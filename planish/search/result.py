@@ -9,28 +9,12 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.files.atomic import read_result, write_result
+from planish.goal import Goal
 from planish.measurement import Measurement, Metric
+from planish.runs.record import RunRecord
 
 _STRICT = ConfigDict(extra="forbid")
 Stage = Literal["baseline", "screened", "trained", "measured"]
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Goal:
-    """The limits of a search; None for no limit.
-
-    Args:
-        max_drop_points: of the task's primary metric, original minus candidate: in points where that is in percent, else in its unit.
-        max_latency_ms: of one batch.
-        max_size_bytes: of the files that are deployed.
-        point: how much of the primary metric, in its unit, the search takes as one point: 1 where it is in percent, else a hundredth of the
-            way from guessing to a model without errors.
-    """
-
-    max_drop_points: float = 1.0
-    max_latency_ms: float | None = None
-    max_size_bytes: int | None = None
-    point: float = Field(default=1.0, gt=0)
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -134,13 +118,11 @@ class BudgetUse:
         return f"The run took {self.taken_seconds:.0f} s of a budget of {self.allowed_seconds:.0f} s.{least} What made it longer: {stages}."
 
 
-@dataclass(frozen=True, config=_STRICT)
-class Result:
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Result(RunRecord):
     """A whole run.
 
     Args:
-        name: of the run folder.
-        command: the command line that reproduces it.
         verdict: one sentence, with numbers and intervals.
         goal: the limits.
         goal_met: whether the chosen candidate is within every limit on validation, and its drop on test too; of its latency the upper
@@ -157,19 +139,13 @@ class Result:
         drop: how much worse the chosen one is on test, paired; in points where the metric is in percent, else in its unit.
         per_class: of those classes that the task tells a number of, on test.
         noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
-        machine: what it ran on.
         data: name, images a split, how it was split, leaks and duplicates found.
-        seconds: by stage.
         budget: how much of it was used, and what made the run longer.
-        notes: what was decided on the user's behalf.
         metric: name of the task's primary metric, which is what ``drop`` and all other changes are of.
         class_names: all of them, in the order of the model's outputs; empty where they are those of ``per_class``.
         errors: of those kinds that the task knows, on test.
     """
 
-    name: str
-    created: str
-    command: str
     model: str
     verdict: str
     goal: Goal
@@ -185,16 +161,12 @@ class Result:
     drop: Measurement
     per_class: list[ClassResult]
     noise_floor: Measurement
-    machine: dict[str, str | int | float]
     data: dict[str, Any]
-    seconds: dict[str, float]
     budget: BudgetUse
     shortfall: str = ""
-    notes: list[str] = Field(default_factory=list)
     metric: str = "accuracy"
     class_names: tuple[str, ...] = ()
     errors: list[ErrorResult] = Field(default_factory=list)
-    schema_version: Literal[1] = 1
 
     @property
     def primary_metric(self) -> Metric:

@@ -11,12 +11,13 @@ from planish.compression import Int8, QuantizeAware
 from planish.devices.layer_latency import Precision
 from planish.evaluation.latency import LEAST_LAUNCHES, LatencyReport
 from planish.export import ToOnnx, ToOpenVino
+from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.plan import Plan, summary
 from planish.runs.runner import Runner, extend
 from planish.search.evidence import Session
 from planish.search.proposals import Trial
-from planish.search.result import CandidateResult, Goal, Stage
+from planish.search.result import CandidateResult, Stage
 from planish.task import metric_of
 from planish.technique import Technique
 from planish.training import Distill
@@ -30,7 +31,7 @@ ModelOutputs = tuple[Plan, str]  # a plan, and the runtime that ran it
 
 
 @dataclass(frozen=True)
-class DeploymentTarget:
+class RuntimeVariant:
     """How a network is put on a runtime: its precision, the runtime, and whether the network is an ONNX file already."""
 
     precision: Precision
@@ -55,7 +56,7 @@ class DeployedCandidate:
     """A network, named by its plan, as it is deployed."""
 
     network: Plan
-    way: DeploymentTarget
+    way: RuntimeVariant
 
     @property
     def steps(self) -> Plan:
@@ -117,8 +118,8 @@ class Search:
     budget: float
     watch: Watch
     allowed: tuple[str, ...]
-    fp32: tuple[DeploymentTarget, ...]
-    deployment: DeploymentTarget
+    fp32: tuple[RuntimeVariant, ...]
+    deployment: RuntimeVariant
     students: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     low_rank: bool = False

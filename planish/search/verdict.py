@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from planish.evaluation.latency import verdict as speed_verdict
+from planish.goal import Goal
 from planish.measurement import Measurement, Metric, digits_of, size_change
 from planish.search.choice import describe_miss, in_unit, misses, nearest_miss
-from planish.search.result import CandidateResult, Goal
+from planish.search.result import CandidateResult
 
 
 def verdict(ratio: Measurement, noise_floor: Measurement, size_ratio: float, drop: Measurement, metric: str | Metric) -> str:

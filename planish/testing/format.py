@@ -19,6 +19,7 @@ from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.checks.agreement import disagreement
 from planish.export.runtimes.registry import find, load
+from planish.settings import ModelSettings
 from planish.task import Task
 from planish.tasks import task_for
 from planish.technique import Technique
@@ -79,7 +80,7 @@ class FormatConformance:
         torch.manual_seed(0)
         classes = task_for(self.task, {}, ()).annotations == "classes"
         data = write_shapes(folder, size=self.image_size, channels=3, per_class=20) if classes else _SCENES
-        job = prepare_job(data, network, image_size=self.image_size, task=self.task)
+        job = prepare_job(data, ModelSettings(network, image_size=self.image_size, task=self.task))
         make_sure(job.artifact.module)
         return job.artifact, job.task
 

@@ -25,6 +25,7 @@ from planish.export.bundle.verify import verify
 from planish.export.runtimes.registry import load
 from planish.models.storage import load_artifact, save_artifact
 from planish.runs.open_model import open_model
+from planish.settings import ModelSettings
 from planish.task import PLAIN_LOSS, SPLITS, AugmentSettings, Kind, Task, metric_of
 from planish.tasks import registered
 from planish.tasks.localisation import View
@@ -62,7 +63,9 @@ class TaskConformance:
     @pytest.fixture(scope="class")
     def job(self, tmp_path_factory: pytest.TempPathFactory) -> Job:
         torch.manual_seed(0)
-        job = prepare_job(self.data(tmp_path_factory.mktemp("data")), self.network, image_size=self.image_size, task=self.task)
+        job = prepare_job(
+            self.data(tmp_path_factory.mktemp("data")), ModelSettings(self.network, image_size=self.image_size, task=self.task)
+        )
         make_sure(job.artifact.module)
         return job
 

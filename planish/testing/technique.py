@@ -16,6 +16,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.runtimes.registry import available, load
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
+from planish.settings import ModelSettings
 from planish.task import Task
 from planish.technique import Technique, describe, resolve
 from planish.testing.images import write_shapes
@@ -40,7 +41,7 @@ class TechniqueConformance:
 
     @pytest.fixture(scope="class")
     def job(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Task]:
-        job = prepare_job(write_shapes(tmp_path_factory.mktemp("shapes")), self.model)
+        job = prepare_job(write_shapes(tmp_path_factory.mktemp("shapes")), ModelSettings(self.model))
         return Plan(*self.before).apply(job.artifact, job.task), job.task
 
     @pytest.fixture(scope="class")

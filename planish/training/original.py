@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from planish.artifact import Artifact
-from planish.data.augmentation.policy import Augmentation
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note
+from planish.settings import OriginalSettings
 from planish.task import metric_of
 from planish.training.fit import Epoch, fit
 from planish.training.prepare import Job
@@ -40,43 +40,33 @@ class Original:
     settings: FitSettings | None = None
 
 
+def original_settings(job: Job, original: OriginalSettings, *, seed: int, mixed_precision: MixedPrecision = "auto") -> FitSettings:
+    """How the original is trained: by defaults that fit a fresh or a pretrained network, and what was asked for."""
+    per_class = len(job.task.split("train").targets) / len(job.task.class_names)
+    of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
+    settings = default_recipe(job.pretrained, per_class, of_task).training
+    settings = replace(settings, seed=seed, augmentation=original.augmentation, mixed_precision=mixed_precision)
+    return settings if original.epochs is None else replace(settings, epochs=original.epochs)
+
+
 def train_original(
-    job: Job,
-    *,
-    mode: TrainMode = "auto",
-    settings: FitSettings | None = None,
-    epochs: int | None = None,
-    augmentation: Augmentation = "light",
-    mixed_precision: MixedPrecision = "auto",
-    checkpoint: Path | None = None,
-    seconds: float | None = None,
-    seed: int = 0,
+    job: Job, settings: FitSettings, *, mode: TrainMode = "auto", checkpoint: Path | None = None, seconds: float | None = None
 ) -> Original:
     """Train the job's model unless it was already trained on these classes.
 
     Args:
         job: images and model.
+        settings: of the training.
         mode: ``auto`` evaluates a model that came with weights and a fitting classifier, and trains it only if it is hardly better than
             guessing; ``always`` trains; ``never`` takes it as it is.
-        settings: None for defaults that fit a fresh or a pretrained network.
-        epochs: instead of the defaults', where ``settings`` is None.
-        augmentation: likewise.
-        mixed_precision: likewise.
         checkpoint: where training saves itself and goes on from.
         seconds: training ends within them, its schedule planned accordingly.
-        seed: used where ``settings`` is None.
 
     Raises:
         TrainingError: the loss became NaN.
     """
     if mode == "never" or (mode == "auto" and job.trained_on_classes and _is_trained(job)):
         return Original(job.artifact)
-    if settings is None:
-        per_class = len(job.task.split("train").targets) / len(job.task.class_names)
-        of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
-        settings = default_recipe(job.pretrained, per_class, of_task).training
-        settings = replace(settings, seed=seed, augmentation=augmentation, mixed_precision=mixed_precision)
-        settings = settings if epochs is None else replace(settings, epochs=epochs)
     fitted = fit(
         job.artifact.module,
         job.task,

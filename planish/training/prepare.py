@@ -21,6 +21,7 @@ from planish.evaluation.metrics.matching import COCO_MAX_DETECTIONS
 from planish.models import create
 from planish.models.detection.levels import TrainingBoxes
 from planish.progress import note
+from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment, assignment_beside
 from planish.task import Task
 from planish.tasks import task_for
@@ -56,13 +57,9 @@ class Job:
 
 def prepare_job(
     data: str | Path,
-    model: str | nn.Module,
+    settings: ModelSettings,
     *,
-    weights: str | Path | None = None,
-    image_size: int | None = None,
-    resize: Literal["squash", "crop"] | None = None,
     normalisation: Normalisation = "dataset",
-    task: str | None = None,
     skip_bad: bool = False,
     seed: int = 0,
     weights_seed: int | None = None,
@@ -72,22 +69,19 @@ def prepare_job(
 
     Args:
         data: a folder, a manifest, or a built-in name; see ``planish.data.load_images``.
-        model: a name, ``FILE.py:factory`` or a network; see ``planish.models.create``.
-        weights: ``imagenet`` or a file.
-        image_size: height and width the model is fed, in pixels; None for the images' own typical size, at most 224. Where places in images
-            are learned and images are not about square, as many pixels in their shape.
-        resize: how images come to that size; None squashes images that are about square and crops others.
+        settings: which network, and how it is fed. Without a size it is the images' own typical one, at most 224; in localisation tasks
+            whose images are not about square, as many pixels in their shape.
         normalisation: by numbers of the data set, or of each image; see ``Preprocessing``.
-        task: ``classification``, ``detection``, ``instance`` or ``semantic``; None for what the data is for.
         skip_bad: leave broken files out instead of stopping.
         seed: of the split and of fresh weights.
         weights_seed: of fresh weights, where the split shall stay.
-        assignment: the splits of images that stay as they are; None for those kept beside ``weights``, where that is a file.
+        assignment: the splits of images that stay as they are; None for those kept beside the weights, where these are a file.
 
     Raises:
         DataError: the images cannot be used.
         ModelError: the model or its weights cannot be used.
     """
+    model, weights, image_size, task = settings.model, settings.weights, settings.image_size, settings.task
     if image_size is not None and not 8 <= image_size <= 2048:
         raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "omit it for the images' own size")
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
@@ -99,23 +93,24 @@ def prepare_job(
     learned = task_for(images.task, images.splits, images.class_names)
     if image_size is None:
         image_size = usual_side(images, learned.largest_side)
-    torch.manual_seed(seed if weights_seed is None else weights_seed)
-    created = create(
-        model,
-        task=images.task,
-        num_classes=len(images.class_names),
-        channels=images.channels,
-        image_size=image_size,
-        weights=weights,
-        training=TrainingBoxes(partial(sides, image_size, images), _boxes(learned)),
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed if weights_seed is None else weights_seed)
+        created = create(
+            model,
+            task=images.task,
+            num_classes=len(images.class_names),
+            channels=images.channels,
+            image_size=image_size,
+            weights=weights,
+            training=TrainingBoxes(partial(sides, image_size, images), _boxes(learned)),
+        )
     multiple = max(created.source.strides, default=_MULTIPLE)
     height, width = sides(image_size, images, multiple) if learned.whole_image else (image_size, image_size)
     if learned.whole_image and (height, width) != (image_size, image_size):
         note(f"images are fed as {height} x {width} pixels: about their own shape, and what strides divide")
     preprocessing = Preprocessing(
         decode_side=decode_side,
-        resize="squash" if learned.whole_image else resize or fitting_resize(images),
+        resize="squash" if learned.whole_image else settings.resize or fitting_resize(images),
         mean=created.mean or images.mean,
         std=created.std or images.std,
         normalisation=normalisation,

@@ -17,6 +17,7 @@ from planish.export import ToOnnx
 from planish.export.runtimes.registry import load
 from planish.models.storage import load_artifact, save_artifact
 from planish.plan import Plan
+from planish.settings import ModelSettings
 from planish.training import Distill, Student
 from planish.training.prepare import Job, prepare_job
 
@@ -25,7 +26,7 @@ DATA = "fashion-scenes-40"
 
 @pytest.fixture(scope="module", params=["detection", "semantic"])
 def job(request: pytest.FixtureRequest) -> Job:
-    return prepare_job(DATA, "resnet20", task=request.param, image_size=64)
+    return prepare_job(DATA, ModelSettings("resnet20", task=request.param, image_size=64))
 
 
 def parameters(module: Any) -> int:

@@ -35,6 +35,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export import ToOnnx
 from planish.export.runtimes.registry import load
 from planish.plan import Plan
+from planish.settings import ModelSettings
 from planish.task import Task
 from planish.technique import Technique
 from planish.testing import write_shapes
@@ -137,7 +138,7 @@ def test_it_applies_exports_and_agrees_or_refuses(name: str, network: str, image
     adds noise at 35 to 44 dB, 3 to 6 dB are left of the logits, pruned or not; and in float too, noise in the pixels at 60 dB comes out
     at 20. Without that estimate the same network's logits are 1e-10, about equal for all images, and their 30 dB say as little.
     """
-    job = prepare_job(images, f"torchvision:{network}", image_size=SIZE)
+    job = prepare_job(images, ModelSettings(f"torchvision:{network}", image_size=SIZE))
     applied, reason = _tried(TECHNIQUES[name], job.artifact, job.task)
     if applied is None:
         print(f"refused: {reason}")
@@ -164,7 +165,7 @@ CHAIN = (
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2", "shufflenet_v2_x1_0"])
 def test_the_chain_of_four_keeps_what_each_step_won(network: str, images: Path) -> None:
-    job = prepare_job(images, f"torchvision:{network}", image_size=SIZE)
+    job = prepare_job(images, ModelSettings(f"torchvision:{network}", image_size=SIZE))
     artifact, sizes = job.artifact, []
     for step in CHAIN:
         artifact = step.apply(artifact, job.task)
@@ -178,7 +179,7 @@ def test_the_chain_of_four_keeps_what_each_step_won(network: str, images: Path) 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("network", ["resnet18", "mobilenet_v2", "shufflenet_v2_x1_0"])
 def test_every_pair_combines_or_refuses(network: str, images: Path) -> None:
-    job = prepare_job(images, f"torchvision:{network}", image_size=SIZE)
+    job = prepare_job(images, ModelSettings(f"torchvision:{network}", image_size=SIZE))
     once = {}
     for name, technique in TECHNIQUES.items():
         try:

@@ -10,6 +10,7 @@ from torch import nn
 from planish.compression import ChannelPruning, IterativePruning, UnstructuredPruning
 from planish.errors import PlanError
 from planish.plan import Plan
+from planish.settings import ModelSettings
 from planish.training import Distill
 
 QUICK = Distill(epochs=1, max_seconds=2)
@@ -20,7 +21,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from planish.testing import write_shapes
     from planish.training.prepare import prepare_job
 
-    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), "resnet8")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), ModelSettings("resnet8"))
 
 
 def widths(module: nn.Module) -> list[int]:

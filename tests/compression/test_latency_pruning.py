@@ -28,6 +28,7 @@ from planish.export import ToOnnx
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.zoo import create
 from planish.plan import Plan
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training import FitSettings
 from planish.training.original import train_original
@@ -36,14 +37,14 @@ from planish.training.prepare import Job, prepare_job
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory):
-    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes")), "resnet8")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes")), ModelSettings("resnet8"))
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = prepare_job(write_shapes(tmp_path_factory.mktemp("more shapes"), per_class=150), "resnet8")
+    job = prepare_job(write_shapes(tmp_path_factory.mktemp("more shapes"), per_class=150), ModelSettings("resnet8"))
     settings = FitSettings(epochs=12, batch_size=32, learning_rate=0.05)
-    return replace(job, artifact=train_original(job, mode="always", settings=settings).artifact)
+    return replace(job, artifact=train_original(job, settings, mode="always").artifact)
 
 
 def macs_as_time(variants: list[Variant], runtime: str, *, threads: int = 1, batch: int = 1) -> list[float]:
@@ -202,7 +203,7 @@ def test_channels_are_weighed_once_for_all_speeds_and_again_on_other_images(job,
     for speedup in (1.5, 2):
         LatencyPruning(speedup=speedup).apply(job.artifact, job.task)
     assert len(measured) == 1
-    others = prepare_job(write_shapes(tmp_path / "others", per_class=20), "resnet8")
+    others = prepare_job(write_shapes(tmp_path / "others", per_class=20), ModelSettings("resnet8"))
     LatencyPruning(speedup=2).apply(job.artifact, others.task)
     assert len(measured) == 2
 
@@ -214,6 +215,6 @@ def test_more_than_can_be_had_is_refused(job, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_network_without_anything_to_cut_is_refused(tmp_path: Path) -> None:
-    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), nn.Sequential(nn.Flatten(), nn.Linear(24 * 24, 3)))
+    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), ModelSettings(nn.Sequential(nn.Flatten(), nn.Linear(24 * 24, 3))))
     with pytest.raises(TechniqueError, match="no channel"):
         LatencyPruning(speedup=2).apply(job.artifact, job.task)

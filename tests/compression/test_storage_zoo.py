@@ -16,6 +16,7 @@ from planish.export.runtimes.packed_file import unpacked
 from planish.export.runtimes.registry import load
 from planish.models import load_artifact, save_artifact
 from planish.plan import Plan
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import prepare_job
 
@@ -45,7 +46,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def job(request: Any, photos: Path) -> Any:
-    return prepare_job(photos, f"torchvision:{request.param}", image_size=64)
+    return prepare_job(photos, ModelSettings(f"torchvision:{request.param}", image_size=64))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from planish.compression import UnstructuredPruning, WeightSharing
 from planish.compression.storage.weight_sharing import cluster
 from planish.errors import PlanError, TechniqueError
 from planish.plan import Plan
+from planish.settings import ModelSettings
 from planish.training import Distill
 
 rng = np.random.default_rng(0)
@@ -97,7 +98,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from planish.testing import write_shapes
     from planish.training.prepare import prepare_job
 
-    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes")), "resnet8")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes")), ModelSettings("resnet8"))
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

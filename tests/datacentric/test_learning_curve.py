@@ -12,7 +12,7 @@ from cli_runner import invoke
 
 from planish import commands
 from planish.datacentric import folds as module
-from planish.datacentric.learning_curve import LearningCurve, learning_curve
+from planish.datacentric.learning_curve import LearningCurve
 from planish.errors import DataError
 from planish.measurement import Measurement
 from planish.report.pages.learning_curve import answer, learning_curve_table, write_learning_curve
@@ -91,7 +91,7 @@ def _plain(found: LearningCurve) -> object:
 def test_an_eighth_of_few_images_is_refused(shapes: Path, tmp_path: Path) -> None:
     few = write_shapes(tmp_path / "few", per_class=12)
     with pytest.raises(DataError, match="two a class"):
-        learning_curve(few, folds=3, out=tmp_path / "run", **QUICK)
+        commands.learning_curve(few, folds=3, out=tmp_path / "run", **QUICK)
 
 
 def test_options_of_the_command_line(shapes: Path, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from planish import commands
 from planish.data.normalisation import Normalise
 from planish.errors import GoalError
 from planish.experiments import ensemble_members
-from planish.experiments.ensembles import EnsembleStudy, ensembles
+from planish.experiments.ensembles import EnsembleStudy
 from planish.models.storage import load_artifact
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import prepare_job
 
@@ -39,7 +40,7 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, E
 def test_accuracy_is_that_of_the_saved_networks(run: tuple[Path, EnsembleStudy], shapes: Path) -> None:
     out, study = run
     arms = {arm.label: arm for arm in study.arms}
-    job = prepare_job(shapes, "resnet8x0.5")
+    job = prepare_job(shapes, ModelSettings("resnet8x0.5"))
     test = job.task.split("test")
     pixels = np.array(test.images(job.artifact.input_spec, job.artifact.preprocessing))
     images = Normalise.of(job.artifact.preprocessing)(torch.from_numpy(pixels))
@@ -98,4 +99,4 @@ def test_one_seed_is_refused_on_the_command_line(shapes: Path) -> None:
 
 def test_one_seed_makes_no_ensemble(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(GoalError, match="several networks"):
-        ensembles(shapes, seeds=1, out=tmp_path / "run")
+        commands.ensembles(shapes, seeds=1, out=tmp_path / "run")

@@ -13,7 +13,7 @@ from rich.console import Console
 from planish import commands
 from planish.errors import GoalError, PlanError
 from planish.evaluation.statistics.intervals import Interval, over_seeds
-from planish.experiments.experiment import TOO_FEW, ArmResult, Experiment, arms_with, experiment, factors_of, verdict_of
+from planish.experiments.experiment import TOO_FEW, ArmResult, Experiment, arms_with, factors_of, verdict_of
 from planish.experiments.studies import STUDIES
 from planish.report.pages.experiment import experiment_table, findings
 from planish.runs import trainings as trials
@@ -93,7 +93,7 @@ def test_an_experiment_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_an_arm_against_itself_is_no_difference(shapes: Path, tmp_path: Path) -> None:
     out, factors = tmp_path / "run", {"training.clip_norm": [1e6, 1e7]}  # no gradient is as long as either
-    found = experiment(shapes, factors=factors, model="resnet8", epochs=1, seeds=2, changes=["augmentation=none"], out=out)
+    found = commands.experiment(shapes, vary=factors, model="resnet8", epochs=1, seeds=2, changes=["augmentation=none"], out=out)
     assert found.arms[1].measurements["difference"].value == 0
     assert found.arms[1].verdict == TOO_FEW, "48 test images may all be alike where one in thirty differs"
     same = np.ones((2, 1000))
@@ -102,9 +102,9 @@ def test_an_arm_against_itself_is_no_difference(shapes: Path, tmp_path: Path) ->
 
 def test_one_factor_at_a_time_is_named_alone_and_a_wide_interval_tells_nothing(tmp_path: Path) -> None:
     few = write_shapes(tmp_path / "shapes", per_class=12, size=16)
-    found = experiment(
+    found = commands.experiment(
         few,
-        factors=factors_of(["activation=relu,elu", "l1=0,0.0001"]),
+        vary=factors_of(["activation=relu,elu", "l1=0,0.0001"]),
         design="one",
         model="resnet8",
         epochs=1,
@@ -117,8 +117,8 @@ def test_one_factor_at_a_time_is_named_alone_and_a_wide_interval_tells_nothing(t
 
 
 def test_what_does_not_apply_is_an_arm_with_its_reason(shapes: Path, tmp_path: Path) -> None:
-    found = experiment(
-        shapes, factors=factors_of(["squeeze_excitation=none,16", "model=plain8,resnet8"]), epochs=1, seeds=1, out=tmp_path / "run"
+    found = commands.experiment(
+        shapes, vary=factors_of(["squeeze_excitation=none,16", "model=plain8,resnet8"]), epochs=1, seeds=1, out=tmp_path / "run"
     )
     arms = {arm.label: arm for arm in found.arms}
     assert "refused" in arms["squeeze_excitation=16, model=plain8"].reason
@@ -186,8 +186,8 @@ def test_a_difference_that_is_there_is_found_with_more_seeds() -> None:
 
 
 def test_modifications_of_a_detector_are_compared_by_its_own_recipe_and_metric(tmp_path: Path) -> None:
-    found = experiment(
-        "fashion-scenes-20", factors={"training.mosaic": [0.0, 0.5]}, model="resnet8", task="detection", changes=["image_size=64"], seeds=2,
+    found = commands.experiment(
+        "fashion-scenes-20", vary={"training.mosaic": [0.0, 0.5]}, model="resnet8", task="detection", changes=["image_size=64"], seeds=2,
         epochs=1, out=tmp_path / "run",
     )  # fmt: skip
     assert "adamw" in found.recipe

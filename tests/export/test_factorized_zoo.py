@@ -15,6 +15,7 @@ from planish.export.runtimes.registry import load
 from planish.models import load_artifact, save_artifact
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.plan import Plan
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import prepare_job
 
@@ -39,7 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_factorised_saved_loaded_exported(name: str, photos: Path, tmp_path: Path) -> None:
-    job = prepare_job(photos, f"torchvision:{name}", image_size=96)
+    job = prepare_job(photos, ModelSettings(f"torchvision:{name}", image_size=96))
     # statistics of images, as a trained network has: what is left after a cut is fitted to what the whole network says with its own
     reestimate_batch_norm(job.artifact.module, (images for images, _ in calibration_batches(job.artifact, job.task)()))
     split = Plan(ChannelPruning(pruning_ratio=0.2), Factorize(parameter_reduction=0.3, runtime=None)).apply(job.artifact, job.task)

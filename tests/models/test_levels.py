@@ -21,6 +21,7 @@ from planish.models.detection.decode import boxes_of, centres_of
 from planish.models.detection.levels import Levels, TrainingBoxes, choose_levels, detections_for, levels_in, reachable_iou
 from planish.models.zoo import build
 from planish.progress import collecting_notes
+from planish.settings import ModelSettings
 from planish.training.prepare import prepare_job
 
 WHOLE = [np.array([[0, 0, 1, 1]], np.float32)]
@@ -264,13 +265,13 @@ def write_images(folder: Path, boxes: list[list[int]], size: int, count: int = 8
 def test_before_training_all_this_is_told(tmp_path: Path) -> None:
     grid = [[6 * (k % 11), 6 * (k // 11), 4, 4] for k in range(121)]
     with collecting_notes() as notes:
-        job = prepare_job(write_images(tmp_path / "many", grid, 66), "resnet8", image_size=64)
+        job = prepare_job(write_images(tmp_path / "many", grid, 66), ModelSettings("resnet8", image_size=64))
     assert job.artifact.lineage.source.detections == 200
     said = " ".join(notes)
     assert "best reachable IoU of " in said
     assert "training images hold up to 121 objects: the detector returns 200 detections an image" in said
     assert "training images hold more than 100 objects of a class, and map counts as many" in said
     with collecting_notes() as notes:
-        job = prepare_job(write_images(tmp_path / "large", [[0, 0, 330, 330]], 330), "resnet8", image_size=320)
+        job = prepare_job(write_images(tmp_path / "large", [[0, 0, 330, 330]], 330), ModelSettings("resnet8", image_size=320))
     assert reachable_iou(WHOLE, 320, 320, Levels(job.artifact.lineage.source.strides, job.artifact.lineage.source.bins))[0] >= 0.9
     assert "as large as the image" in " ".join(notes)

@@ -33,6 +33,7 @@ from planish.models.surgery.initialization import fans, gain_of
 from planish.models.surgery.norm import StandardisedConv2d
 from planish.models.surgery.pooling import AttentionPool, BlurPool, GeneralisedMean, GridMax, SpatialPyramid
 from planish.models.surgery.regularization import DropBranch, DropConnectLinear
+from planish.settings import ModelSettings
 from planish.technique import Technique
 from planish.testing import TechniqueConformance, write_shapes
 from planish.training.prepare import Job, prepare_job
@@ -89,7 +90,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def users(images: Path) -> Job:
     torch.manual_seed(0)
-    return prepare_job(images, Users(), image_size=32)
+    return prepare_job(images, ModelSettings(Users(), image_size=32))
 
 
 def trains_a_step(artifact: Artifact) -> None:
@@ -132,7 +133,7 @@ def test_on_a_users_network(modification: Technique, users: Job, tmp_path: Path)
 def test_on_networks_people_use(
     modification: Technique, network: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = prepare_job(images, f"torchvision:{network}", image_size=64)
+    job = prepare_job(images, ModelSettings(f"torchvision:{network}", image_size=64))
     why = REFUSED.get((network, str(modification))) or REFUSED.get((network, modification.name))
     if why is None and (str(modification), network) in {("no squeeze-and-excitation", n) for n in ("resnet18", "mobilenet_v2", "vgg11")}:
         why = "has no squeeze"
@@ -303,7 +304,7 @@ def test_residual_branches_are_found_behind_projections_too() -> None:
     ("network", "times", "blocks"), [("resnet18", 2.0, 16), ("resnet34", 0.5, 9), ("vgg11", 2.0, 14), ("vgg13", 0.5, 5)]
 )
 def test_depth_multiplies_stages(network: str, times: float, blocks: int, images: Path) -> None:
-    job = prepare_job(images, f"torchvision:{network}", image_size=64)
+    job = prepare_job(images, ModelSettings(f"torchvision:{network}", image_size=64))
     module = Depth(times).apply(job.artifact, job.task).module
     kind = "BasicBlock" if network.startswith("resnet") else "Conv2d"
     counted = sum(type(m).__name__ == kind for m in module.modules())

@@ -18,6 +18,7 @@ from planish.models import create
 from planish.models.plain import bake_norms, unwrapped
 from planish.models.storage import load_artifact, save_artifact
 from planish.progress import collecting_notes
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.fit import fit
 from planish.training.prepare import Job, prepare_job
@@ -104,7 +105,7 @@ def trained(job: Job) -> Job:
 )
 def test_it_trains_exports_and_is_quantized(shapes: Path, network: object):
     torch.manual_seed(0)
-    job = trained(prepare_job(shapes, network()))
+    job = trained(prepare_job(shapes, ModelSettings(network())))
     ToOnnx().apply(job.artifact, job.task)
     QuantizeAware(epochs=1).apply(job.artifact, job.task)
 
@@ -112,13 +113,13 @@ def test_it_trains_exports_and_is_quantized(shapes: Path, network: object):
 def test_an_auxiliary_classifier_learns(shapes: Path):
     torch.manual_seed(0)
     network = Auxiliary()
-    job = prepare_job(shapes, network)
+    job = prepare_job(shapes, ModelSettings(network))
     fitted = fit(job.artifact.module, job.task, job.artifact.input_spec, job.artifact.preprocessing, SETTINGS)
     assert not torch.equal(fitted.module.early.weight, job.artifact.module.early.weight)
 
 
 def test_the_loss_of_several_outputs_is_that_of_the_first_and_a_share_of_the_others(shapes: Path):
-    task = prepare_job(shapes, Auxiliary()).task
+    task = prepare_job(shapes, ModelSettings(Auxiliary())).task
     late, early, targets = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     expected = F.cross_entropy(late, targets) + 0.3 * F.cross_entropy(early, targets)
     for outputs in ([late, early], (late, early), {"aux": early, "logits": late, "maps": torch.zeros(4, 3, 2, 2)}):
@@ -132,7 +133,7 @@ def test_weight_norms_are_computed_into_the_weights(shapes: Path, tmp_path: Path
     images = torch.randn(2, 3, SIDE, SIDE)
     expected = network(images)
     with collecting_notes() as notes:
-        job = prepare_job(shapes, network)
+        job = prepare_job(shapes, ModelSettings(network))
     assert any("computed into their weights" in note for note in notes)
     torch.testing.assert_close(job.artifact.module(images), expected)
     trained(job)
@@ -150,7 +151,7 @@ def test_weight_norms_are_computed_into_the_weights(shapes: Path, tmp_path: Path
 def test_wrapped_networks_and_other_precisions_are_taken(shapes: Path, tmp_path: Path, wrap: object):
     torch.manual_seed(0)
     given = wrap(Tutorial())
-    job = trained(prepare_job(shapes, given))
+    job = trained(prepare_job(shapes, ModelSettings(given)))
     assert {p.dtype for p in job.artifact.module.parameters()} == {torch.float32}
     assert not [name for name in job.artifact.module.state_dict() if name.startswith(("module.", "_orig_mod."))]
     save_artifact(job.artifact, tmp_path / "saved")
@@ -189,12 +190,12 @@ def test_bfloat16_that_does_not_run_is_not_chosen(shapes: Path, monkeypatch: pyt
 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     with collecting_notes() as notes:
-        trained(prepare_job(shapes, Numpy()))
+        trained(prepare_job(shapes, ModelSettings(Numpy())))
     assert any("float32" in note and "does not run in bfloat16" in note for note in notes)
 
 
 def test_pruning_is_refused_where_values_choose_the_layers(shapes: Path):
-    job = prepare_job(shapes, Branching())
+    job = prepare_job(shapes, ModelSettings(Branching()))
     with pytest.raises(TechniqueError, match=r"chooses by the values.*high did not"):
         ChannelPruning(pruning_ratio=0.5).apply(job.artifact, job.task)
 

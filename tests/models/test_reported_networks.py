@@ -20,6 +20,7 @@ from planish.export.checks.file_checks import torch_outputs
 from planish.models import create
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.tracing import trace_graph
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import prepare_job
 
@@ -146,7 +147,7 @@ def test_what_may_be_meant_otherwise_is_noted():
 
 def test_synchronised_batch_norm_becomes_ordinary_and_is_folded(shapes: Path):
     given = nn.SyncBatchNorm.convert_sync_batchnorm(Convert())
-    job = prepare_job(shapes, given)
+    job = prepare_job(shapes, ModelSettings(given))
     assert any("3 nn.SyncBatchNorm" in note for note in job.notes)
     kinds = [type(layer) for layer in job.artifact.module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     assert kinds == [nn.BatchNorm2d, nn.BatchNorm2d, nn.BatchNorm1d]
@@ -156,7 +157,7 @@ def test_synchronised_batch_norm_becomes_ordinary_and_is_folded(shapes: Path):
 
 
 def test_other_arguments_of_forward_have_their_defaults(shapes: Path):
-    job = prepare_job(shapes, Arguments())
+    job = prepare_job(shapes, ModelSettings(Arguments()))
     QuantizeAware(epochs=1).apply(job.artifact, job.task)
     graph = trace_graph(Arguments())
     assert [node.target for node in graph.nodes if node.op == "placeholder"] == ["x"]
@@ -166,7 +167,7 @@ def test_a_weight_that_layers_share_is_read_saved_and_quantized(shapes: Path, tm
     torch.manual_seed(0)
     given = Tied()
     save_model(given, str(tmp_path / "weights.safetensors"))  # which holds one copy
-    job = prepare_job(shapes, Tied(), weights=tmp_path / "weights.safetensors")
+    job = prepare_job(shapes, ModelSettings(Tied(), weights=tmp_path / "weights.safetensors"))
     assert torch.equal(job.artifact.module.e.weight, given.d.weight)
     save_artifact(job.artifact, tmp_path / "saved")
     assert torch.equal(load_artifact(tmp_path / "saved", module=Tied()).module.e.weight, given.d.weight)
@@ -176,7 +177,7 @@ def test_a_weight_that_layers_share_is_read_saved_and_quantized(shapes: Path, tm
 
 @pytest.mark.filterwarnings("error:Casting complex")
 def test_complex_values_stay_complex_where_files_are_checked(shapes: Path):
-    job = prepare_job(shapes, Spectral())
+    job = prepare_job(shapes, ModelSettings(Spectral()))
     images = job.task.split("test").images(job.artifact.input_spec, job.artifact.preprocessing)[:4]
     expected, _ = torch_outputs(job.artifact, images, least=1e-3)
     network = nn.Sequential(Normalise.of(job.artifact.preprocessing), job.artifact.module).eval()

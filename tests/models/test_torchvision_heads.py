@@ -14,6 +14,7 @@ from planish.export.runtimes.registry import load
 from planish.models.detection import two_stage
 from planish.models.heads import torchvision as torchvision_heads
 from planish.plan import Plan
+from planish.settings import ModelSettings
 from planish.training.prepare import prepare_job
 
 NETWORKS = {
@@ -35,7 +36,7 @@ def learned(name: str, steps: int = 4) -> tuple[Any, Any, list[float]]:
     """A few steps on four images."""
     task, size = NETWORKS[name]
     torch.manual_seed(0)
-    job = prepare_job("fashion-scenes-60", name, task=task, image_size=size)
+    job = prepare_job("fashion-scenes-60", ModelSettings(name, task=task, image_size=size))
     network, split, spec = job.artifact.module.train(), job.task.split("train"), job.artifact.input_spec
     targets = job.task.batch_targets(split.targets, np.arange(4), spec)
     pixels = np.array(split.images(spec, job.artifact.preprocessing)[:4])

@@ -11,7 +11,7 @@ import numpy as np
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.evaluation.metrics.classification import classification_metrics
-from planish.runs.evaluation import Evaluation, judge, keep
+from planish.runs.evaluation import Evaluation, EvaluationSubject, judge, keep
 
 SPEC = InputSpec(1, 8, 8)
 PREPROCESSING = Preprocessing(8, "squash", (0.5,), (0.25,))
@@ -91,4 +91,4 @@ def write_fake(
         return {"logits": logits[np.minimum(numbers, len(logits) - 1)]}
 
     judged = judge(predictor, task, split, SPEC, PREPROCESSING, corruptions=corruptions)  # type: ignore[arg-type]
-    return keep(folder, judged, SPEC, PREPROCESSING, model="fake", data="shapes", runtime="onnxruntime")  # type: ignore[arg-type]
+    return keep(folder, judged, SPEC, PREPROCESSING, subject=EvaluationSubject("fake", "shapes", "onnxruntime"))  # type: ignore[arg-type]

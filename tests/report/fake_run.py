@@ -11,9 +11,10 @@ from PIL import Image
 
 from planish.evaluation.latency import noise_floor_of
 from planish.evaluation.statistics.intervals import over_launches, paired_difference, paired_ratio, proportion
+from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.search.evidence import RECORDED, Session
-from planish.search.result import BudgetUse, CandidateResult, ClassResult, Goal, Result
+from planish.search.result import BudgetUse, CandidateResult, ClassResult, Result
 from planish.search.verdict import shortfall, verdict
 
 FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

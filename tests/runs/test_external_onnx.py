@@ -30,6 +30,7 @@ from planish.export.runtimes.registry import load
 from planish.plan import Plan
 from planish.runs.external_onnx import file_job
 from planish.search.result import Result
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare_job
 
@@ -69,7 +70,7 @@ OLD = {
 
 @pytest.fixture(scope="module")
 def any_batch(resnet: nn.Module, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return file_job(shapes, export(resnet, tmp_path_factory.mktemp("any") / "net.onnx", **DYNAMIC))
+    return file_job(shapes, ModelSettings(str(export(resnet, tmp_path_factory.mktemp("any") / "net.onnx", **DYNAMIC))))
 
 
 def says_what(network: nn.Module, job: Job, mean: tuple[float, ...] = IMAGENET[0], std: tuple[float, ...] = IMAGENET[1]) -> None:
@@ -83,7 +84,7 @@ def says_what(network: nn.Module, job: Job, mean: tuple[float, ...] = IMAGENET[0
 
 
 def test_a_resnet_18_as_pytorch_exports_it(resnet: nn.Module, shapes: Path, tmp_path: Path) -> None:
-    job = file_job(shapes, export(resnet, tmp_path / "net.onnx"))  # for one image a call
+    job = file_job(shapes, ModelSettings(str(export(resnet, tmp_path / "net.onnx"))))  # for one image a call
     says_what(resnet, job)
     artifact = job.artifact
     assert (artifact.format, artifact.class_names, artifact.preprocessing.resize) == ("onnx", ("cross", "disc", "square"), "squash")
@@ -100,7 +101,7 @@ def test_one_that_takes_any_batch(resnet: nn.Module, any_batch: Job) -> None:
 
 def test_an_old_file_of_any_size_with_a_softmax(resnet: nn.Module, shapes: Path, tmp_path: Path) -> None:
     file = export(nn.Sequential(resnet, nn.Softmax(1)).eval(), tmp_path / "old.onnx", **OLD)
-    job = file_job(shapes, file, image_size=SIDE, mean=[0.5], std=[0.2, 0.3, 0.4])
+    job = file_job(shapes, ModelSettings(str(file), image_size=SIDE, mean=[0.5], std=[0.2, 0.3, 0.4]))
     images = np.array(job.task.split("validation").images(job.artifact.input_spec, job.artifact.preprocessing)[:4])
     with torch.no_grad():
         expected = resnet(Normalise((0.5,) * 3, (0.2, 0.3, 0.4))(torch.from_numpy(images))).softmax(1).numpy()
@@ -113,7 +114,7 @@ def test_an_old_file_of_any_size_with_a_softmax(resnet: nn.Module, shapes: Path,
 def test_a_network_of_timm(shapes: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
-    job = file_job(shapes, export(network, tmp_path / "net.onnx"), std=[1.0], mean=[0.0])
+    job = file_job(shapes, ModelSettings(str(export(network, tmp_path / "net.onnx")), std=[1.0], mean=[0.0]))
     says_what(network, job, (0.0,) * 3, (1.0,) * 3)
 
 
@@ -133,9 +134,9 @@ class Viewed(nn.Module):
 def test_a_fixed_batch_is_freed_or_refused(shapes: Path, tmp_path: Path) -> None:
     options = {"dynamo": False, "opset_version": 13}
     network = Viewed(False).eval()
-    says_what(network, file_job(shapes, export(network, tmp_path / "net.onnx", **options)))
+    says_what(network, file_job(shapes, ModelSettings(str(export(network, tmp_path / "net.onnx", **options)))))
     with pytest.raises(ModelError, match=r"one by one.*made for 1"):
-        file_job(shapes, export(Viewed(True).eval(), tmp_path / "mixes.onnx", **options))
+        file_job(shapes, ModelSettings(str(export(Viewed(True).eval(), tmp_path / "mixes.onnx", **options))))
 
 
 def test_smaller_images(resnet: nn.Module, any_batch: Job, shapes: Path, tmp_path: Path) -> None:
@@ -143,25 +144,25 @@ def test_smaller_images(resnet: nn.Module, any_batch: Job, shapes: Path, tmp_pat
     assert (smaller.input_spec.height, smaller.input_spec.width) == (24, 24)
     says_what(resnet, dataclasses.replace(any_batch, artifact=smaller))
     flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * (SIDE - 2) ** 2, 3)).eval()
-    fixed = file_job(shapes, export(flat, tmp_path / "flat.onnx"))
+    fixed = file_job(shapes, ModelSettings(str(export(flat, tmp_path / "flat.onnx"))))
     says_what(flat, fixed)
     with pytest.raises(TechniqueError, match="24 x 24"):
         Resolution(scale=0.75).apply(fixed.artifact, fixed.task)
 
 
 def test_a_file_of_ours_says_itself_how_it_is_fed(shapes: Path, tmp_path: Path) -> None:
-    ours = prepare_job(shapes, "resnet8x0.5")
+    ours = prepare_job(shapes, ModelSettings("resnet8x0.5"))
     exported: Artifact = ToOnnx().apply(ours.artifact, ours.task)
-    job = file_job(shapes, exported.files[0])
+    job = file_job(shapes, ModelSettings(str(exported.files[0])))
     assert dataclasses.replace(job.artifact, original=None) == dataclasses.replace(exported, original=None)
     with pytest.raises(GoalError, match="says itself"):
-        file_job(shapes, exported.files[0], mean=[0.5])
+        file_job(shapes, ModelSettings(str(exported.files[0]), mean=[0.5]))
     with pytest.raises(ModelError, match="quantized already"):
-        file_job(shapes, Int8().apply(exported, ours.task).files[0])
+        file_job(shapes, ModelSettings(str(Int8().apply(exported, ours.task).files[0])))
     other = write_shapes(tmp_path / "other", per_class=20, channels=3)
     (other / "cross").rename(other / "zebra")
     with pytest.raises(DataError, match="zebra"):
-        file_job(other, exported.files[0])
+        file_job(other, ModelSettings(str(exported.files[0])))
 
 
 def written(file: Path, shape: list[Any], kind: int = TensorProto.FLOAT, outputs: int = 3) -> Path:
@@ -192,17 +193,17 @@ def written(file: Path, shape: list[Any], kind: int = TensorProto.FLOAT, outputs
 )
 def test_what_is_no_classifier_of_these_images_is_refused(shapes: Path, tmp_path: Path, options: Any, says: str) -> None:
     with pytest.raises(ModelError, match=says):
-        file_job(shapes, written(tmp_path / "a.onnx", **options))
+        file_job(shapes, ModelSettings(str(written(tmp_path / "a.onnx", **options))))
 
 
 def test_what_cannot_be_said_of_a_file(shapes: Path, tmp_path: Path) -> None:
     file = written(tmp_path / "a.onnx", ["N", 3, 8, 8])
     for wrong in ({"mean": [0.1, 0.2]}, {"std": [0.0]}, {"image_size": 16}):
         with pytest.raises(GoalError):
-            file_job(shapes, file, **wrong)  # type: ignore[arg-type]
+            file_job(shapes, ModelSettings(str(file), **wrong))  # type: ignore[arg-type]
     (tmp_path / "b.onnx").write_bytes(b"\x00nothing")
     with pytest.raises(ModelError, match="cannot be read"):
-        file_job(shapes, tmp_path / "b.onnx")
+        file_job(shapes, ModelSettings(str(tmp_path / "b.onnx")))
 
 
 def test_a_file_that_does_not_know_the_classes_is_not_optimized(shapes: Path, tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_from_a_file_to_a_bundle(shapes: Path, tmp_path: Path) -> None:
         nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3),
     )  # fmt: skip
     data = write_shapes(tmp_path / "shapes", per_class=150, size=SIDE, channels=3)
-    job = prepare_job(data, "resnet8", image_size=SIDE)
+    job = prepare_job(data, ModelSettings("resnet8", image_size=SIDE))
     train = job.task.split("train")
     pixels = torch.from_numpy(np.array(train.images(job.artifact.input_spec, job.artifact.preprocessing)))
     optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)

@@ -18,6 +18,7 @@ from planish.errors import ModelError, TechniqueError
 from planish.export.runtimes.registry import load
 from planish.progress import collecting_notes
 from planish.runs.external_onnx import file_job
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import Job
 
@@ -86,7 +87,7 @@ def expected(job: Job, logits_file: Path) -> Any:
 
 def opened(data: Path, file: Path) -> tuple[Job, list[str]]:
     with collecting_notes() as notes:
-        return file_job(data, file, mean=[MEAN], std=[STD]), notes
+        return file_job(data, ModelSettings(str(file), mean=[MEAN], std=[STD])), notes
 
 
 def gemm(**attributes: Any) -> Callable[[Net], str]:

@@ -10,7 +10,8 @@ from cli_runner import invoke
 
 from planish.errors import GoalError, ModelError
 from planish.runs.open_model import open_model
-from planish.runs.open_network import Network, open_network
+from planish.runs.open_network import open_network
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 
 NETWORK = """import torch
@@ -82,11 +83,11 @@ def test_export_and_compress_without_train(place: Path, tmp_path: Path) -> None:
 def test_what_is_missing_is_asked_for(place: Path, tmp_path: Path) -> None:
     assert "--mean 0 --std 1 for none" in call(place, "export", *named(place), "--to", "onnx", "--out", str(tmp_path / "b"))
     with pytest.raises(ModelError, match="add --weights"):
-        open_network(Network("resnet8"), place / "shapes")
+        open_network(ModelSettings("resnet8"), place / "shapes")
     with pytest.raises(ModelError, match=r"no classifier for the .* classes"):
-        open_network(Network(f"{place / 'net.py'}:make", place / "other.pth", mean=[0], std=[1]), place / "shapes")
+        open_network(ModelSettings(f"{place / 'net.py'}:make", place / "other.pth", mean=[0], std=[1]), place / "shapes")
     with pytest.raises(GoalError, match="one value for each of 3"):
-        open_network(Network(f"{place / 'net.py'}:make", place / "net.pth", mean=[0, 1], std=[1]), place / "shapes")
+        open_network(ModelSettings(f"{place / 'net.py'}:make", place / "net.pth", mean=[0, 1], std=[1]), place / "shapes")
     assert "only valid with a network's name" in call(place, "export", str(tmp_path), "--weights", "x.pth", "--to", "onnx")
     assert "requires an argument" in call(place, "export", "--to", "onnx")
 

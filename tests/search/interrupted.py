@@ -19,13 +19,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from planish import deadline
+from planish import deadline, invocation
+from planish.commands import optimize
 from planish.devices import layer_latency
 from planish.evaluation.latency import LatencyReport
 from planish.measurement import Measurement
 from planish.runs import runner, store
 from planish.search import time_estimates
-from planish.search.optimize import optimize
 from planish.training import input_speed, precision
 from planish.training.schedules import schedule
 
@@ -70,7 +70,7 @@ class FakeTime:
 
     def __init__(self) -> None:
         self.run = self.training = self.estimates = 0.0
-        for module in (store, deadline, sys.modules["planish.search.optimize"]):
+        for module in (store, deadline, invocation, sys.modules["planish.search.optimize"]):
             module.monotonic = lambda: self.run
         for module in (schedule, _FIT):
             module.monotonic = lambda: self.training

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from planish import deadline
+from planish import commands, deadline
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source, Step
 from planish.errors import TechniqueError
 from planish.evaluation import latency
@@ -147,7 +147,10 @@ def simulate(
     monkeypatch.setattr(Runner, "_step", _step(world))
     monkeypatch.setattr(Runner, "outputs", _outputs(world))
     monkeypatch.setattr(Runner, "metrics", _metrics(world, Runner.metrics))
-    result = module.optimize(data, model="resnet8x0.5", budget=f"{budget:g}s", out=folder, begun=begun, students=[], **options)
+    monkeypatch.setattr("planish.runs.record.started", lambda: begun)
+    monkeypatch.setattr(module, "original_settings", lambda *_, **__: None)
+    monkeypatch.setattr("planish.report.write_report", lambda _: None)
+    result = commands.optimize(data, model="resnet8x0.5", budget=f"{budget:g}s", out=folder, students=[], **options)
     return result, world.now - begun
 
 
@@ -177,8 +180,7 @@ def _job(world: World) -> Job:
 
 
 def _original(world: World) -> Any:
-    def stored_original(job: Job, folder: Path, kept: store.Store, *settings: Any) -> Artifact:
-        seconds = settings[3]
+    def stored_original(job: Job, folder: Path, kept: store.Store, settings: Any, *, mode: str, seconds: float) -> Artifact:
 
         def train() -> bool:
             epochs = 60 * world.cost("evaluating an image", 4 * world.images)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.search.choice import choose_candidate, describe_miss, frontier, misses, nearest_miss
-from planish.search.result import CandidateResult, Goal
+from planish.search.result import CandidateResult
 from planish.search.verdict import shortfall
 
 

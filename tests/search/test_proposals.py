@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from planish.compression import BlockPruning, ChannelPruning, LatencyPruning, Resolution
+from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.search.proposals import (
@@ -20,7 +21,6 @@ from planish.search.proposals import (
     safest_trial,
     select_spread,
 )
-from planish.search.result import Goal
 
 TIMED = LatencyPruning(speedup=2)
 

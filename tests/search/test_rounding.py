@@ -14,12 +14,12 @@ from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.search import rounding
 from planish.search.proposals import Level, Trial
-from planish.search.state import DeployedCandidate, DeploymentTarget
+from planish.search.state import DeployedCandidate, RuntimeVariant
 from planish.testing import write_shapes
 
 
 def test_a_network_trained_with_rounding_brings_its_own_scales() -> None:
-    way = DeploymentTarget("int8", "openvino")
+    way = RuntimeVariant("int8", "openvino")
     pruned = Plan(ChannelPruning(pruning_ratio=0.5))
     assert [s.name for s in DeployedCandidate(pruned, way).plan.steps] == ["channel_pruning", "to_onnx", "int8", "to_openvino"]
     learned = Plan(*pruned.steps, QuantizeAware())
@@ -29,7 +29,7 @@ def test_a_network_trained_with_rounding_brings_its_own_scales() -> None:
 @pytest.mark.parametrize(("precision", "lost", "pays"), [("int8", 0.5, True), ("int8", 0.1, False), ("fp32", 0.5, False)])
 def test_rounding_is_learned_where_it_costs_accuracy(precision: Literal["int8", "fp32"], lost: float, pays: bool) -> None:
     runner = SimpleNamespace(drop=lambda *_: Measurement("drop", lost, "points", 100, False))
-    search = SimpleNamespace(deployment=DeploymentTarget(precision, "openvino"), runner=runner)
+    search = SimpleNamespace(deployment=RuntimeVariant(precision, "openvino"), runner=runner)
     assert rounding.pays(cast(Any, search), Trial(Level(2.0), Plan(ChannelPruning(pruning_ratio=0.5)))) is pays
 
 

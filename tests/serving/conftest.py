@@ -18,13 +18,14 @@ from patches import write_patches
 
 from planish.export import ToOnnx
 from planish.export.bundle.folder import write_bundle
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare_job
 
 
 @pytest.fixture(scope="session")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), "resnet8x0.5")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), ModelSettings("resnet8x0.5"))
 
 
 @pytest.fixture(scope="session")

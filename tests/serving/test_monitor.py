@@ -26,6 +26,7 @@ from planish.serving.monitoring.monitor import monitor
 from planish.serving.monitoring.recorder import LOG_FILE, LogSettings, Recorder
 from planish.serving.monitoring.records import records
 from planish.serving.serve import open_models
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare_job
 
@@ -36,7 +37,7 @@ MONDAY = 4 * 86_400 + 2_900 * WEEK
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return prepare_job(write_shapes(tmp_path_factory.mktemp("many-shapes"), per_class=150), "resnet8x0.5")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("many-shapes"), per_class=150), ModelSettings("resnet8x0.5"))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from planish.errors import ModelError
 from planish.export import ToOnnx
 from planish.export.runtimes.registry import load
 from planish.models import create
+from planish.settings import ModelSettings
 from planish.task import Task
 from planish.testing import write_shapes
 from planish.training import FitSettings
@@ -61,8 +62,8 @@ def test_views_are_the_image_moved_and_mirrored():
 
 
 def test_a_file_holds_the_whole_ensemble_and_all_views(tmp_path):
-    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), "resnet8x0.5")
-    other = prepare_job(tmp_path / "shapes", "resnet8x0.5", weights_seed=5)
+    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), ModelSettings("resnet8x0.5"))
+    other = prepare_job(tmp_path / "shapes", ModelSettings("resnet8x0.5"), weights_seed=5)
     both = Ensemble([Views(job.artifact.module, shift=1), Views(other.artifact.module, shift=1)])
     file = ToOnnx().apply(replace(job.artifact, module=both.eval()), job.task).files[0]
     images = job.task.split("test").images(job.artifact.input_spec, job.artifact.preprocessing)[:7]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.fit import fit
 from planish.training.prepare import Job, prepare_job
@@ -18,7 +19,7 @@ from planish.training.settings import FitSettings
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), "resnet8")
+    return prepare_job(write_shapes(tmp_path_factory.mktemp("shapes"), per_class=20), ModelSettings("resnet8"))
 
 
 def trained(job: Job, **settings: object) -> nn.Module:

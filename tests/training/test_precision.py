@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from planish import commands
 from planish.artifact import InputSpec
 from planish.compression.pruning.iterative_pruning import IterativePruning
-from planish.datacentric.folds import Folds, folds
+from planish.datacentric.folds import Folds
 from planish.decisions import remembering
-from planish.experiments.experiment import Experiment, experiment
+from planish.experiments.experiment import Experiment
 from planish.experiments.topics import TOPICS, strategies_of
 from planish.models.zoo import create
 from planish.testing import write_shapes
@@ -78,11 +79,11 @@ def _experiment(data: Path, out: Path, resume: bool) -> Experiment:
         "modifications.activation": ["relu", "elu"],
         "modifications.norm": ["batch", "group"],
     }  # each arm has layers of its own kinds
-    return experiment(data, factors=factors, model="resnet8x0.5", epochs=1, seeds=1, out=out, resume=resume)
+    return commands.experiment(data, vary=factors, model="resnet8x0.5", epochs=1, seeds=1, out=out, resume=resume)
 
 
 def _folds(data: Path, out: Path, resume: bool) -> Folds:
-    return folds(data, model="resnet8x0.5", folds=2, changes=["epochs=1"], out=out, resume=resume)
+    return commands.crossval(data, model="resnet8x0.5", folds=2, changes=["epochs=1"], out=out, resume=resume)
 
 
 @pytest.mark.parametrize("job", [_experiment, _folds])

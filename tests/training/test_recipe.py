@@ -14,6 +14,7 @@ from planish.data import images_per_class
 from planish.errors import PlanError
 from planish.models.surgery import Activation, Norm
 from planish.progress import collecting_notes
+from planish.settings import ModelSettings
 from planish.technique import registered
 from planish.testing import write_shapes
 from planish.training import Distill
@@ -98,7 +99,7 @@ def test_train_keeps_the_recipe_and_the_modifications(tmp_path: Path) -> None:
 
 
 def test_applied_modifications_are_where_a_network_starts_from(tmp_path: Path) -> None:
-    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=20), "resnet8")
+    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=20), ModelSettings("resnet8"))
     artifact = apply_modifications(job.artifact, job.task, [Activation("elu"), Norm("group")])
     assert artifact.original is None
     assert [step.technique for step in artifact.lineage.steps] == ["activation", "norm"]
@@ -121,10 +122,12 @@ def test_weights_that_expect_another_normalisation_are_told(normalisation: Any, 
     torch.save(torchvision.models.get_model("squeezenet1_1").state_dict(), tmp_path / "weights.pth")
     data = write_shapes(tmp_path / "shapes", per_class=20, channels=3)
     with collecting_notes() as notes:
-        prepare_job(data, "torchvision:squeezenet1_1", weights=tmp_path / "weights.pth", image_size=64, normalisation=normalisation)
+        prepare_job(
+            data, ModelSettings("torchvision:squeezenet1_1", weights=tmp_path / "weights.pth", image_size=64), normalisation=normalisation
+        )
     assert any("they begin worse" in text for text in notes) is said
     with collecting_notes() as notes:
-        prepare_job(data, "torchvision:squeezenet1_1", image_size=64, normalisation=normalisation)
+        prepare_job(data, ModelSettings("torchvision:squeezenet1_1", image_size=64), normalisation=normalisation)
     assert not any("they begin worse" in text for text in notes), "fresh weights expect nothing"
 
 

@@ -13,6 +13,7 @@ from planish.compression import Resolution
 from planish.errors import TechniqueError
 from planish.export import ToOnnx
 from planish.export.runtimes.registry import load
+from planish.settings import ModelSettings
 from planish.training.prepare import Job, prepare_job
 
 
@@ -34,7 +35,7 @@ def wide_images(folder: Path, height: int, width: int) -> Path:
 
 
 def prepared(folder: Path, size: int | None) -> Job:
-    return prepare_job(folder, "resnet8", image_size=size)
+    return prepare_job(folder, ModelSettings("resnet8", image_size=size))
 
 
 @pytest.mark.parametrize(

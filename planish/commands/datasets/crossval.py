@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planish.commands.options import Changes, Layout, at_least, changes_of, source
-from planish.invocation import command_line
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
     from planish.datacentric.folds import Fold, Folds
+    from planish.settings import ModelSettings, RecipeSettings, RunSettings
     from planish.training.recipe import Recipe
 
 
@@ -71,7 +71,11 @@ def crossval(
     at_least(2, folds=folds)
     at_least(1, epochs=epochs, repeats=repeats)
     return run(
-        source(data, layout), model=model, weights=weights, recipe=recipe,
-        changes=changes_of(changes, epochs=epochs, image_size=image_size), folds=folds, repeats=repeats, budget=budget, out=out,
-        resume=resume, skip_bad=skip_bad, seed=seed, command=command_line(), watch=watch,
-    )  # fmt: skip
+        source(data, layout),
+        model=ModelSettings(model, weights),
+        recipe=RecipeSettings(recipe, changes_of(changes, epochs=epochs, image_size=image_size)),
+        folds=folds,
+        repeats=repeats,
+        run=RunSettings(out, resume, budget, skip_bad, seed),
+        watch=watch,
+    )

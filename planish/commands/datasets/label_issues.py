@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planish.commands.options import Changes, Layout, at_least, changes_of, results_folder, source
-from planish.invocation import command_line
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
     from planish.datacentric.label_issues import LabelIssues
+    from planish.settings import ModelSettings, RecipeSettings, RunSettings
     from planish.training.recipe import Recipe
 
 
@@ -69,9 +69,12 @@ def label_issues(
     at_least(2, folds=folds)
     at_least(1, epochs=epochs, repeats=repeats)
     found = run(
-        source(data, layout), model=model, weights=weights, recipe=recipe,
-        changes=changes_of(changes, epochs=epochs, image_size=image_size), folds=folds, repeats=repeats, budget=budget, out=out,
-        resume=resume, skip_bad=skip_bad, seed=seed, command=command_line(),
-    )  # fmt: skip
+        source(data, layout),
+        model=ModelSettings(model, weights),
+        recipe=RecipeSettings(recipe, changes_of(changes, epochs=epochs, image_size=image_size)),
+        folds=folds,
+        repeats=repeats,
+        run=RunSettings(out, resume, budget, skip_bad, seed),
+    )
     write_label_issues(results_folder(out, found.name))
     return found

@@ -61,9 +61,16 @@ def retrain(
     Example:
         $ planish retrain runs/photos photos/ --add to-label/labels.csv --out runs/photos-2 --replace
     """
+    from planish.datacentric.replacement_test import Gate
     from planish.datacentric.retrain import retrain as run
+    from planish.settings import RecipeSettings, RunSettings
 
     return run(
-        served, source(data, layout), add, out=out, recipe=recipe, changes=tuple(changes_of(changes, epochs=epochs)), budget=budget,
-        replace_served=replace, alpha=alpha, max_drop=max_drop, skip_bad=skip_bad, seed=seed,
-    )  # fmt: skip
+        served,
+        source(data, layout),
+        add,
+        recipe=RecipeSettings(recipe, changes_of(changes, epochs=epochs)),
+        gate=Gate(alpha, max_drop),
+        replace_served=replace,
+        run=RunSettings(out, budget=budget, skip_bad=skip_bad, seed=seed),
+    )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from planish.commands.options import Layout, Strength, TrainMode, at_least, results_folder, source
-from planish.invocation import command_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,12 +78,18 @@ def compare(
     """
     from planish.experiments.compression import compare as run
     from planish.report.pages.comparison import write_comparison
+    from planish.settings import DeploymentTarget, ModelSettings, OriginalSettings, RunSettings
 
     at_least(1, epochs=epochs, recovery_epochs=recovery_epochs, threads=threads, batch=batch)
     found = run(
-        source(data, layout), topic=topic, model=model, weights=weights, epochs=epochs, recovery_epochs=recovery_epochs,
-        augmentation=augmentation, train_mode=train_mode, runtime=runtime, threads=threads, batch=batch, image_size=image_size, task=task,
-        out=out, resume=resume, skip_bad=skip_bad, seed=seed, command=command_line(), watch=watch,
-    )  # fmt: skip
+        source(data, layout),
+        topic=topic,
+        model=ModelSettings(model, weights, image_size, task=task),
+        original=OriginalSettings(epochs, augmentation, train_mode),
+        recovery_epochs=recovery_epochs,
+        target=DeploymentTarget(runtime, threads, batch),
+        run=RunSettings(out, resume, None, skip_bad, seed),
+        watch=watch,
+    )
     write_comparison(results_folder(out, found.name))
     return found

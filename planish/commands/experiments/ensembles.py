@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planish.commands.options import Changes, Layout, at_least, changes_of, results_folder, source
-from planish.invocation import command_line
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -72,12 +71,18 @@ def ensembles(
     """
     from planish.experiments.ensembles import ensembles as run
     from planish.report.pages.ensembles import write_ensembles
+    from planish.settings import DeploymentTarget, ModelSettings, RecipeSettings, RunSettings
 
     at_least(1, seeds=seeds, epochs=epochs, threads=threads, batch=batch)
     found = run(
-        source(data, layout), model=model, weights=weights, recipe=recipe, changes=changes_of(changes, image_size=image_size), seeds=seeds,
-        epochs=epochs, budget=budget, runtime=runtime, threads=threads, batch=batch, out=out, resume=resume, skip_bad=skip_bad, seed=seed,
-        command=command_line(), watch=watch,
-    )  # fmt: skip
+        source(data, layout),
+        model=ModelSettings(model, weights),
+        recipe=RecipeSettings(recipe, changes_of(changes, image_size=image_size)),
+        seeds=seeds,
+        epochs=epochs,
+        target=DeploymentTarget(runtime, threads, batch),
+        run=RunSettings(out, resume, budget, skip_bad, seed),
+        watch=watch,
+    )
     write_ensembles(results_folder(out, found.name))
     return found

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from planish.commands.options import Changes, Layout, at_least, changes_of, results_folder, source
 from planish.errors import GoalError
-from planish.invocation import command_line
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -79,10 +78,11 @@ def experiment(
         $ planish experiment fashion-mini --vary activation=relu,elu,prelu --vary norm=batch,group --seeds 3 --budget 30m
         $ planish experiment fashion-mini --topic initialization --epochs 3
     """
+    from planish.experiments.experiment import ExperimentSettings, factors_of
     from planish.experiments.experiment import experiment as run
-    from planish.experiments.experiment import factors_of
     from planish.experiments.studies import STUDIES
     from planish.report.pages.experiment import write_experiment
+    from planish.settings import ModelSettings, RecipeSettings, RunSettings
 
     at_least(1, seeds=seeds, epochs=epochs)
     if (vary is None) == (topic is None):
@@ -97,9 +97,13 @@ def experiment(
     else:
         factors = vary if isinstance(vary, Mapping) else factors_of(vary or ())
     found = run(
-        source(data, layout), factors=factors, model=model or "resnet20", weights=weights, recipe=recipe, changes=changed,
-        design=design or "factorial", seeds=seeds, epochs=epochs, budget=budget, task=task, out=out, resume=resume, skip_bad=skip_bad,
-        seed=seed, command=command_line(), watch=watch,
-    )  # fmt: skip
+        source(data, layout),
+        factors,
+        model=ModelSettings(model or "resnet20", weights, task=task),
+        recipe=RecipeSettings(recipe, changed),
+        plan=ExperimentSettings(design or "factorial", seeds, epochs),
+        run=RunSettings(out, resume, budget, skip_bad, seed),
+        watch=watch,
+    )
     write_experiment(results_folder(out, found.name))
     return found
