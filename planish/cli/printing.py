@@ -210,6 +210,10 @@ SHOW: dict[str, Show] = {
     "learning_curve": _learning_curve, "monitor": _monitored, "optimize": _run, "recipes": _recipes, "report": _file,
     "retrain": _retrained, "serve": _nothing, "sign": _file, "tile": _tiles, "train": _trained, "verify": _verified,
 }  # fmt: skip
+_IN_JSON: dict[str, Callable[[Any], Any]] = {  # what of a result is JSON
+    "data": lambda found: found.report.model_dump(mode="json"),
+    "train": lambda found: found.metrics,
+}
 _JSON_AND_CODE = {"monitor": _monitored, "retrain": _retrained}  # whose exit code does not follow from what is printed
 
 
@@ -221,7 +225,7 @@ def print_result(command: str, result: Any, given: Arguments) -> int:
     """
     if not given.get("json"):
         return SHOW[command](result, given) or 0
-    print_json(result.report.model_dump(mode="json") if command == "data" else result)
+    print_json(_IN_JSON.get(command, lambda found: found)(result))
     if command == "verify":
         return 0 if result.ok else 1
     return _JSON_AND_CODE[command](result, given) or 0 if command in _JSON_AND_CODE else 0
