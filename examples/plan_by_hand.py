@@ -1,4 +1,4 @@
-"""Carry out a plan of your own instead of a search: half of the channels, two epochs of distillation, INT8."""
+"""Carry out a plan of your own instead of a search: half of the channels, ten epochs of distillation, INT8."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ planish.train(data, model="resnet8x0.5", changes=["epochs=20"], out="model")
 plan = Plan.from_dicts(
     [
         {"name": "channel_pruning", "pruning_ratio": 0.5},
-        {"name": "distill", "epochs": 2},
+        {"name": "distill", "epochs": 10},
         {"name": "to_onnx"},
         {"name": "int8"},
     ]

@@ -1,6 +1,7 @@
 """Serve a bundle over HTTP, ask it, and look for drift in what it logged."""
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from planish.testing import write_shapes
 data = write_shapes(Path("shapes"), per_class=100)
 planish.train(data, model="resnet8x0.5", changes=["epochs=20"], out="model")
 bundle = export("model", data, to="onnx", out="bundle")
+arriving = sorted(write_shapes(Path("new"), per_class=12, seed=1).rglob("*.png"))  # that the model was not trained on
 
 command = f"-m planish.cli serve {bundle} --port 0 --log log --watch-rate 1000 --address-file address"
 service = subprocess.Popen([sys.executable, *command.split()], stdout=subprocess.DEVNULL)
@@ -21,7 +23,7 @@ try:
     while not Path("address").exists():
         time.sleep(0.1)
     address = Path("address").read_text().strip()
-    for file in sorted(data.rglob("*.png"))[::9]:
+    for file in random.sample(arriving, len(arriving)):  # one class after the other would be drift
         request = urllib.request.Request(f"{address}/predict", file.read_bytes(), {"Content-Type": "image/png"})
         with urllib.request.urlopen(request) as response:
             print(file, json.load(response)["class"])
