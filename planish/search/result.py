@@ -152,7 +152,7 @@ class Result:
         latency_ratios: the same against each of ``baselines``, by runtime.
         size_ratio: original file / chosen file.
         drop: original minus chosen on test, in points, paired; positive is a loss.
-        per_class: of those classes that the task tells a number of, on test.
+        per_class: classes with a metric of their own, on test.
         noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
         machine: what it ran on.
         data: name, images a split, how it was split, leaks and duplicates found.
@@ -161,7 +161,7 @@ class Result:
         notes: what was decided on the user's behalf.
         metric: name of the task's primary metric, which is what ``drop`` and all other changes are of.
         class_names: all of them, in the order of the model's outputs; empty where they are those of ``per_class``.
-        errors: of those kinds that the task knows, on test.
+        errors: by kind, on test.
     """
 
     name: str
