@@ -61,7 +61,7 @@ class Timings:
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Evidence:
+class RunEvidence:
     """``evidence.json``: a record of what a result holds and no other file shows, so that a changed result is noticed.
 
     Args:
@@ -84,7 +84,7 @@ class Evidence:
     schema_version: Literal[1] = 1
 
 
-RECORDED = tuple(one.name for one in fields(Evidence) if one.name not in ("files", SCHEMA_VERSION))
+RECORDED = tuple(one.name for one in fields(RunEvidence) if one.name not in ("files", SCHEMA_VERSION))
 
 
 @plain_dataclass(frozen=True)
@@ -195,7 +195,7 @@ def write_evidence(
     sessions = [TimedSession(s.name, s.baseline, s.rounds, s.copy) for s in sources.sessions]
     write_result(folder / "latency.json", Timings("ms", last.samples, sessions), indent=None)
     write_arrays(folder / "validation.npz", **vars(sources.validation))
-    write_result(folder / "evidence.json", Evidence(files=sources.files, **{name: getattr(result, name) for name in RECORDED}))
+    write_result(folder / "evidence.json", RunEvidence(files=sources.files, **{name: getattr(result, name) for name in RECORDED}))
     scores = {name: np.asarray(task.scores(outputs, split.targets), np.float64) for name, outputs in tested.items()}
     for name in ("disagreements.npz", "mistakes.npz"):
         (folder / name).unlink(missing_ok=True)

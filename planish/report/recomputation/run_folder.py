@@ -15,7 +15,7 @@ from planish.files.atomic import read_arrays
 from planish.files.reading import read_bytes
 from planish.files.schema import read_versioned
 from planish.report.plots.pictures import Pictures, read_pictures
-from planish.search.evidence import RECORDED, Evidence, Session, Timings, Validation
+from planish.search.evidence import RECORDED, RunEvidence, Session, Timings, Validation
 from planish.search.result import Result
 
 _NEEDED = ("result.json", "predictions.npz", "validation.npz", "latency.json", "evidence.json")
@@ -207,8 +207,8 @@ def _validation(path: Path) -> Validation:
 
 def _evidence(path: Path) -> dict[str, Any]:
     _read(path)
-    found = read_versioned(path, Evidence, f"it holds {', '.join(('files', *RECORDED))}", _FIX)
-    return dict(TypeAdapter(Evidence).dump_python(found, mode="json"))
+    found = read_versioned(path, RunEvidence, f"it holds {', '.join(('files', *RECORDED))}", _FIX)
+    return dict(TypeAdapter(RunEvidence).dump_python(found, mode="json"))
 
 
 def _arrays(path: Path, names: list[str], others: bool = False) -> dict[str, npt.NDArray[Any]]:
