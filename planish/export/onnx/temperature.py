@@ -25,7 +25,7 @@ _LOGITS = "logits"
 
 @dataclass(frozen=True)
 class Temperature:
-    """Divide the logits of an ONNX file by one number, so that the model is as sure as it is right; what it predicts stays.
+    """Divide the logits of an ONNX file by one number, so that confidence equals accuracy; the predicted class stays.
 
     The number is what gives the validation images the least log loss, when the file itself says what it thinks of them: put this after
     ``int8``, whose rounding changes the confidence.
