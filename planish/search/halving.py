@@ -70,7 +70,12 @@ def train(search: Search, trials: Sequence[Trial], reserved: float) -> list[Tria
             alive = kept
         each = seconds * _shares(len(widths))[rung] / max(1, len(kept))
         is_last = rung == len(widths) - 1
-        learns = is_last and rung > 0 and bool(kept) and runner.store.once("rounding", "searching", partial(rounding.pays, search, kept[0], search.goal.point))
+        learns = (
+            is_last
+            and rung > 0
+            and bool(kept)
+            and runner.store.once("rounding", "searching", partial(rounding.pays, search, kept[0], search.goal.point))
+        )
         each *= 1 - rounding.SHARE if learns else 1
         for trial in list(kept):
             left = search.seconds_left - reserved
