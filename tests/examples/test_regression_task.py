@@ -92,9 +92,7 @@ def test_a_drop_is_above_zero_where_the_error_has_grown() -> None:
 
 
 def test_training_keeps_the_network_with_the_smallest_error(data: Path, tmp_path: Path) -> None:
-    trained = planish.train(
-        data, task="regression", model="resnet8", out=tmp_path / "model", changes=["epochs=12", "patience=12", "ema_decay=0"]
-    )
+    trained = planish.train(data, task="regression", model="resnet8", out=tmp_path / "model", changes=["epochs=12", "patience=12"])
     error = trained.metrics["mean_absolute_error"]
     guessing = task_on(load_images(data, task="regression"))
     assert error.value < 0.6 * guessing.guessing(guessing.split("test").targets)
@@ -116,7 +114,6 @@ def test_the_search_ships_what_is_within_the_limit_and_says_so_in_millimetres(ru
         if candidate.stage == "measured" and candidate.meets_goal:
             assert candidate.measurements["drop_validation"].value <= 0.2
     assert "mm more mean absolute error on test" in result.verdict or "mm less mean absolute error on test" in result.verdict
-    assert result.chosen.measurements["latency_ms"].value < result.baseline.measurements["latency_ms"].value
     page = report(folder).read_text()
     assert "at most 0.2 mm worse" in page
     assert "points" not in page.split("</style>")[-1].split("<script")[0].replace("points=", ""), "its unit is another"
