@@ -180,14 +180,15 @@ def _job(world: World) -> Job:
 
 
 def _original(world: World) -> Any:
-    def stored_original(job: Job, folder: Path, kept: store.Store, settings: Any, *, mode: str, seconds: float) -> Artifact:
-
+    def stored_original(
+        job: Job, folder: Path, kept: store.Store, settings: Any, *, mode: str, seconds: float, name: str = "original"
+    ) -> Artifact:
         def train() -> bool:
             epochs = 60 * world.cost("evaluating an image", 4 * world.images)
             world.spend("training the original", min(seconds, epochs))
             return True
 
-        kept.once("original", "training the original", train)
+        kept.once(name, f"training the {name}", train)
         return job.artifact
 
     return stored_original

@@ -26,9 +26,9 @@ def end_of_run(folder: Path, budget: float, stages: dict[str, float], monkeypatc
     module = import_module("planish.search.optimize")
     finish = module.finish
 
-    def timed(search: Search, job: Any, trials: Any, **options: Any) -> Any:
+    def timed(search: Search, job: Any, trials: Any, *more: Any) -> Any:
         found.extend((least_finish_seconds(search, min(1, len(trials))), finish_seconds(search, len(trials)), world.now))
-        return finish(search, job, trials, **options)
+        return finish(search, job, trials, *more)
 
     monkeypatch.setattr(module, "finish", timed)
     simulate(folder / "run", world, budget, monkeypatch)
