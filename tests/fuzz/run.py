@@ -42,7 +42,7 @@ from mutate import ESCAPE, mutate_folder
 from readers import READERS, Reader
 
 from planish.devices.isolation import ProcessLimits
-from planish.errors import PlanishError
+from planish.errors import ExportError, PlanishError
 from planish.export.onnx import external
 from planish.export.runtimes import first_load
 
@@ -146,6 +146,8 @@ def _call_here(function: str, arguments: Mapping[str, Any], what: str, limits: P
     os.write(_ends[-1], f"isolated {what.rpartition(' ')[2]}\n".encode())
     try:
         return getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))
+    except MemoryError as error:
+        raise ExportError(what) from error  # other exceptions are reported too, and should have been a PlanishError
     finally:
         os.write(_ends[-1], b"back\n")
 

@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 QUICK = ("coco", "yolo", "voc", "masks", "manifest", "plans", "recipes", "checkpoints", "log", "run")
-SLOW = ("folders", "images", "artifact", "onnx", "ours", "pages", "bundle", "keys")
+SLOW = ("folders", "images", "artifact", "onnx", "ours", "explained", "pages", "bundle", "keys")
 BROKEN = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])

@@ -265,3 +265,48 @@ def test_onnx_files_whose_nodes_do_not_fit(tmp_path: Path, spoil: Callable[[Any]
     onnx.save(model, str(tmp_path / "net.onnx"))
     with pytest.raises(PlanishError):
         planish.optimize(data, model=str(tmp_path / "net.onnx"), budget="1m", out=tmp_path / "run")
+
+
+def test_pipes_in_the_place_of_keys_and_records(tmp_path: Path) -> None:
+    """Each was read by its name alone, which waits for ever."""
+    from types import SimpleNamespace
+
+    from planish.export.bundle.signature import check_signature, sign
+    from planish.report.recomputation.recheck import size_on_disk
+    from planish.serving.http.key_file import read_keys
+
+    os.mkfifo(tmp_path / "pipe")
+    for read in (
+        lambda: read_keys(tmp_path / "pipe"),
+        lambda: sign(tmp_path, tmp_path / "pipe"),
+        lambda: check_signature(tmp_path, tmp_path / "pipe"),
+    ):
+        with pytest.raises(BundleError, match="cannot be read"):
+            read()
+    (tmp_path / "work" / "0").mkdir(parents=True)
+    os.mkfifo(tmp_path / "work" / "0" / "artifact.json")
+    run: Any = SimpleNamespace(path=tmp_path, result=SimpleNamespace(chosen=SimpleNamespace(key="1")), evidence={"files": {}})
+    candidate: Any = SimpleNamespace(key="0")
+    assert size_on_disk(run, candidate) is None
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.partial"])
+def test_a_folder_in_the_place_of_a_file(tmp_path: Path, name: str) -> None:
+    from planish.files.workspace import replacing
+
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="is a folder"), replacing(tmp_path / "a.json") as partial:
+        partial.write_text("x")
+
+
+def test_a_checkpoint_with_names_in_no_encoding(tmp_path: Path) -> None:
+    """zipfile raises UnicodeDecodeError for a member that is flagged as UTF-8 and is not."""
+    file = tmp_path / "a.pth"
+    torch.save({"é": torch.zeros(1)}, file)
+    data = bytearray(file.read_bytes())
+    place = data.rindex(b"PK\x01\x02")  # the last entry of the directory
+    data[place + 9] |= 0x08
+    data[place + 46] = 0xFF
+    file.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match="cannot be read: UnicodeDecodeError"):
+        read_checkpoint(file)
