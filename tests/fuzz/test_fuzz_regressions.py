@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 import planish
 from planish.data import load_images
@@ -310,3 +312,71 @@ def test_a_checkpoint_with_names_in_no_encoding(tmp_path: Path) -> None:
     file.write_bytes(bytes(data))
     with pytest.raises(ModelError, match="cannot be read: UnicodeDecodeError"):
         read_checkpoint(file)
+
+
+def test_an_index_of_no_weights_ends(tmp_path: Path) -> None:
+    """All names of none begin with any prefix, which was taken off for ever."""
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(ModelError, match="holds no tensors"):
+        read_checkpoint(tmp_path / "model.safetensors.index.json")
+
+
+def test_a_classifier_that_is_one_number() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2, 2))
+    fresh, notes = fit_weights(network, network.state_dict() | {"2.weight": torch.tensor(1.0)}, "2")
+    assert fresh
+    assert "a classifier of 1 outputs" in notes[0]
+
+
+def test_links_in_circles(tmp_path: Path) -> None:
+    from planish.data.sources.listing import files_below
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").touch()
+    (tmp_path / "a" / "up").symlink_to("..")
+    (tmp_path / "elsewhere").symlink_to("a")
+    (tmp_path / "self.png").symlink_to("self.png")
+    assert sorted(file.name for file in files_below(tmp_path)) == ["self.png", "x.png"]
+
+
+def test_lengths_beyond_the_end_of_a_file(tmp_path: Path) -> None:
+    """Of a PNG file with a part of 4 GB, reading took 4 GB."""
+    from planish.data.annotations.annotated_image import AnnotatedImage
+    from planish.data.annotations.map_codes import size_in
+    from planish.data.annotations.validation import size_of
+    from planish.explanation.opening import _load
+    from planish.files.reading import open_bounded
+
+    file = tmp_path / "a.png"
+    Image.new("RGB", (40, 30)).save(file)
+    data = file.read_bytes()
+    with open_bounded(file) as stream:
+        assert stream.read(1 << 60) == data
+        stream.seek(5)
+        assert (stream.read(3), stream.read(), stream.read(1 << 60)) == (data[5:8], data[8:], b"")
+    place = data.index(b"IDAT") - 4
+    file.write_bytes(data[:place] + b"\xff\xff\xff\xf0" + data[place + 4 :])
+    tracemalloc.start()
+    assert size_of(AnnotatedImage("a.png", file, None)) == size_in(file) == (30, 40)
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+    array = tmp_path / "a.npy"
+    np.save(array, np.zeros((3, 4)))
+    array.write_bytes(array.read_bytes().replace(b"(3, 4), }      ", b"(3999999999,), }"))
+    with pytest.raises(DataError, match="cannot be read"):
+        _load(array)
+
+
+def test_a_seal_that_is_no_text(tmp_path: Path) -> None:
+    import hashlib
+    from types import SimpleNamespace
+
+    from planish.export.bundle.folder import DESCRIPTION, EXPECTED, SEAL, changed_files
+
+    (tmp_path / "golden").mkdir()
+    (tmp_path / EXPECTED).write_bytes(b"x")
+    (tmp_path / DESCRIPTION).write_bytes(b"{}")
+    bundle: Any = SimpleNamespace(files=(), golden_samples=(), sha256={EXPECTED: hashlib.sha256(b"x").hexdigest()})
+    for seal, right in ((b"", True), (b"  bundle.json\n", True), (b" \xff", False)):
+        (tmp_path / SEAL).write_bytes(hashlib.sha256(b"{}").hexdigest().encode() + seal)
+        assert changed_files(tmp_path, bundle) == ([] if right else [f"{DESCRIPTION} was changed"])

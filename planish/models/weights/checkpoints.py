@@ -55,6 +55,8 @@ def read_checkpoint(path: Path) -> State:
         raise ModelError(f"there are no weights at {path}", "weights are 'imagenet' or a .safetensors, .pt or .pth file")
     _refuse_other_files(path)
     state = _read(path)
+    if not state:
+        raise ModelError(f"{path} holds no tensors", _WRITTEN)
     while prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
