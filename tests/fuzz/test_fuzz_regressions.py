@@ -380,3 +380,12 @@ def test_a_seal_that_is_no_text(tmp_path: Path) -> None:
     for seal, right in ((b"", True), (b"  bundle.json\n", True), (b" \xff", False)):
         (tmp_path / SEAL).write_bytes(hashlib.sha256(b"{}").hexdigest().encode() + seal)
         assert changed_files(tmp_path, bundle) == ([] if right else [f"{DESCRIPTION} was changed"])
+
+
+def test_known_outputs_that_are_no_numbers() -> None:
+    from planish.export.checks.agreement import disagreement
+
+    found = {"boxes": np.zeros((1, 2, 4)), "scores": np.full((1, 2), 0.5), "labels": np.zeros((1, 2), int)}
+    assert disagreement(found, found) == 0
+    for name in ("boxes", "scores"):
+        assert disagreement(found | {name: found[name] > 0}, found) == float("inf")
