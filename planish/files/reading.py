@@ -88,7 +88,7 @@ def require_regular(file: Path, max_bytes: int | None = None) -> None:
 
 
 class _BoundedFile(io.BufferedReader):
-    """Reads no more at once than is there: memory is taken for what is asked for, and damaged files make parsers ask for gigabytes."""
+    """Reads no more at once than is there: a read reserves memory for its size, and damaged files make parsers request gigabytes."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(0, os.fstat(self.fileno()).st_size - self.tell())
