@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +91,7 @@ class Evaluation:
     data: str
     split: SplitName
     runtime: str
-    metrics: dict[str, Measurement]
+    metrics: Annotated[dict[str, Measurement], Field(min_length=1)]
     per_class: list[ClassEvaluation]
     confusions: list[Confusion]
     thresholds: list[Threshold]
