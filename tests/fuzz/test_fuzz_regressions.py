@@ -236,10 +236,15 @@ def test_a_data_set_without_a_readable_image(tmp_path: Path) -> None:
 
 
 def test_pipes_in_the_place_of_models(tmp_path: Path) -> None:
+    from planish.explanation.model_file import ModelFile
     from planish.export.onnx.external import metadata_of, read_foreign
     from planish.export.runtimes.registry import load
 
     os.mkfifo(tmp_path / "a.onnx")
+    (tmp_path / "a.xml").touch()
+    os.mkfifo(tmp_path / "a.bin")
+    with pytest.raises(PlanishError, match="not a regular file"):
+        ModelFile(tmp_path / "a.xml", "openvino").require_first_load()
     for read in (metadata_of, read_foreign, lambda file: load([file], "onnxruntime"), open_model):
         with pytest.raises(PlanishError, match=r"not a regular file|neither"):
             read(tmp_path / "a.onnx")
@@ -389,3 +394,13 @@ def test_known_outputs_that_are_no_numbers() -> None:
     assert disagreement(found, found) == 0
     for name in ("boxes", "scores"):
         assert disagreement(found | {name: found[name] > 0}, found) == float("inf")
+
+
+def test_an_evaluation_without_metrics() -> None:
+    """Its page begins with the primary one."""
+    from pydantic import ValidationError
+
+    from planish.runs.evaluation import Evaluation
+
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        Evaluation("n", "c", "c", "m", "d", "test", "onnxruntime", {}, [], [], [], 0, {})
