@@ -30,6 +30,7 @@ from planish.export.bundle.reference import DriftReference
 from planish.files.schema import SCHEMA_VERSION
 from planish.models.storage import ArtifactDescription
 from planish.runs.evaluation import Evaluation
+from planish.search.evidence import RunEvidence, Timings
 from planish.search.result import Result
 from planish.split_assignment import SplitsFile
 from planish.technique import parameter_names, registered
@@ -38,6 +39,8 @@ from planish.training.recipe import MODIFICATIONS, NOTHING, Recipe
 FOLDER = Path(__file__).parent.parent / "docs" / "schemas"
 FORMATS: dict[str, type] = {
     "result": Result,
+    "evidence": RunEvidence,
+    "latency": Timings,
     "bundle": Bundle,
     "evaluation": Evaluation,
     "experiment": Experiment,

@@ -93,7 +93,7 @@ def evaluate(
         opened, images = open_with_images(network, read, seed=seed, skip_bad=skip_bad, runtime=runtime)
         spec, preprocessing = opened.input_spec, opened.preprocessing
         if split is None and opened.assignment is not None and not images.known and "test" not in images.given:
-            kept: Split | None = "validation" if images.task == "classification" and (calibrate or out is not None) else None
+            kept: Split | None = "validation" if images.one_class_each and (calibrate or out is not None) else None
             images = images.all_in_test(but=kept)
             count = f"all {len(images.splits['test'])} images" + f" but {len(images.splits['validation'])} that calibrate" * (
                 kept is not None

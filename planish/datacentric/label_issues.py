@@ -36,7 +36,7 @@ class LabelIssue:
         key: its path below the data folder.
         label: as given.
         predicted: the most likely class.
-        label_probability: of the given label, in percent, by networks that had not seen the image.
+        label_probability: of the given label, in percent, by networks that were not trained on the image.
         predicted_probability: of the most likely class, likewise.
     """
 

@@ -38,7 +38,7 @@ class Point:
     Args:
         images: that networks were trained on.
         epochs: that each was trained; of fewer images more, so that all sizes have equally many steps.
-        accuracy: on images that they had not seen; the interval is that of ``statistics.over_folds``.
+        accuracy: on images that they were not trained on; the interval is that of ``statistics.over_folds``.
     """
 
     images: int
@@ -48,7 +48,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class LearningCurve(RunRecord):
-    """What more images bring; ``learning_curve.json``.
+    """Accuracy over the number of training images; ``learning_curve.json``.
 
     Args:
         recipe: that all networks were trained by, as YAML; its epochs are those of all images.

@@ -50,7 +50,7 @@ _ADDED, _RETRAINED, _FIRST = "added.csv", "retrained", "first_bundle"
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Retraining:
-    """``retraining.json``: what new images brought.
+    """``retraining.json``: the deployed model and the one retrained with new images, compared.
 
     Args:
         old: accuracy on test of what was served, on ``old`` images, which it was made with, and on ``new`` ones, where there are any.

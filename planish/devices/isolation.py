@@ -21,7 +21,7 @@ from planish import errors
 from planish.devices.latency_process import THREAD_VARIABLES
 from planish.errors import ExportError, ModelError, PlanishError
 
-_WAITS = 10.0  # times the processor time that it may take by the clock: the machine may be busy
+_WAITS = 3.0  # times the processor time that it may take by the clock: the machine may be busy
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -132,7 +133,7 @@ class ModelFile:
             ModelError: the runtime does not take a setting, or an input is not of a known type.
         """
         weights = self.path.with_suffix(".bin")
-        files = [self.path, weights] if self.path.suffix == ".xml" and weights.is_file() else [self.path]
+        files = [self.path, weights] if self.path.suffix == ".xml" and os.path.lexists(weights) else [self.path]
         arguments = {"batch": self.batch, "settings": dict(self.settings), "sides": list(self.sides)}
         values = self.batch * math.prod(self.sides or (_OPEN_SIDE, _OPEN_SIDE, _OPEN_CHANNELS))
         first_call("planish.explanation.model_file:run_once", files, self.runtime, arguments, values)

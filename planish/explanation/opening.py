@@ -135,7 +135,7 @@ def size_taken(model: ModelFile) -> tuple[str, ...]:
 def _load(file: Path) -> Array:
     try:
         require_regular(file)
-        array: Array = np.load(file, allow_pickle=False)
+        array: Array = np.load(file, mmap_mode="r", allow_pickle=False)  # no memory is taken for more than the file holds
     except DAMAGED as error:
         raise DataError(f"{file} cannot be read: {describe(error)}", "it is an array saved with numpy.save") from error
     return array

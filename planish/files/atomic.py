@@ -33,10 +33,17 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value), encoding="utf-8")
 
 
-def write_result(path: Path, value: Any) -> None:
-    """Write a pydantic dataclass as JSON that people can read; paths that are not UTF-8 as ``planish.printable`` shows them."""
+def write_result(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write a pydantic dataclass as JSON; paths that are not UTF-8 as ``planish.printable`` shows them.
+
+    Args:
+        path: of the file.
+        value: the dataclass.
+        indent: of each level; None for one line.
+    """
     with replacing(path) as partial:
-        partial.write_text(json.dumps(_storable(TypeAdapter(type(value)).dump_python(value, mode="json")), indent=1), encoding="utf-8")
+        content = _storable(TypeAdapter(type(value)).dump_python(value, mode="json"))
+        partial.write_text(json.dumps(content, indent=indent), encoding="utf-8")
 
 
 def _storable(value: Any) -> Any:

@@ -8,6 +8,7 @@ every reader for itself.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from planish.errors import PlanishError, first_line
 
@@ -84,6 +85,24 @@ def require_regular(file: Path, max_bytes: int | None = None) -> None:
         raise OSError(kind, "it is a folder" if kind == errno.EISDIR else "it is not a regular file", str(file))
     if max_bytes is not None and found.st_size > max_bytes:
         raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, at most {max_bytes:,} are read", str(file))
+
+
+class _BoundedFile(io.BufferedReader):
+    """Reads no more at once than is there: a read reserves memory for its size, and damaged files make parsers request gigabytes."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def open_bounded(file: Path) -> BinaryIO:
+    """Open a regular file for a parser that reads as much as the file names; see ``read_bytes``.
+
+    Raises:
+        OSError: see ``read_bytes``.
+    """
+    require_regular(file)
+    return _BoundedFile(io.FileIO(file))
 
 
 def read_text(file: Path, max_bytes: int = MOST_JSON_BYTES, errors: str = "strict") -> str:

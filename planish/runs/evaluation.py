@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +88,7 @@ class Evaluation(RunRecord):
     data: str
     split: SplitName
     runtime: str
-    metrics: dict[str, Measurement]
+    metrics: Annotated[dict[str, Measurement], Field(min_length=1)]
     per_class: list[ClassEvaluation]
     confusions: list[Confusion]
     thresholds: list[Threshold]

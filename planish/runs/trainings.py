@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact
 from planish.devices.memory import peak_memory
-from planish.errors import ModelError, TechniqueError, TrainingError
+from planish.errors import DataError, ModelError, TechniqueError, TrainingError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.files.atomic import read_arrays, write_arrays
@@ -171,6 +171,11 @@ class Trainer:
                 weights_seed=seed,
                 assignment=self._assignment,
             )
+            metric = metric_of(self._jobs[key].task)
+            if metric.unit != "%":
+                raise DataError(
+                    f"trainings that are compared by {metric.name}", "their intervals are of metrics in percent", "compare single trainings"
+                )
             keep_assignment(self.folder.parent, self._jobs[key].data.assignment)
         return self._jobs[key]
 

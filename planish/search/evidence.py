@@ -3,30 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import TypeAdapter
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from planish.evaluation.errors.confident_errors import worst_mistakes
 from planish.evaluation.evaluate import class_logits
-from planish.files.atomic import write_arrays, write_json
+from planish.files.atomic import write_arrays, write_result
+from planish.files.schema import SCHEMA_VERSION
+from planish.goal import Goal
 from planish.runs.pictures import write_pictures
-from planish.search.result import ClassResult, ErrorResult, Result
+from planish.search.result import BudgetUse, ClassResult, ErrorResult, Result
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Preprocessing
     from planish.task import Split, Task
 
-RECORDED = ("goal", "machine", "data", "seconds", "budget", "per_class", "errors")
 _SHOWN_DISAGREEMENTS = 60
 _SHOWN_MISTAKES = 18
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TimedSession:
+    """Files that were timed in turns.
+
+    Args:
+        name: of the session.
+        baseline: key of the candidate that ratios are taken against.
+        rounds: by candidate, the median call of each round in ms, one list a launch.
+        copy: the same of a second copy of the baseline.
+    """
+
+    name: str
+    baseline: str
+    rounds: dict[str, list[list[float]]]
+    copy: list[list[float]]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Timings:
+    """``latency.json``: what the latencies of a run are computed from.
+
+    Args:
+        unit: of all times.
+        samples: single calls of the last session, by candidate.
+        sessions: in order; the last one is that of the chosen model and the baselines.
+    """
+
+    unit: Literal["ms"]
+    samples: dict[str, list[float]]
+    sessions: list[TimedSession]
+    schema_version: Literal[1] = 1
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class RunEvidence:
+    """``evidence.json``: a record of what a result holds and no other file shows, so that a changed result is noticed.
+
+    Args:
+        files: folder below ``work/`` of the file of each candidate.
+        goal: the limits.
+        seconds: by stage.
+        budget: how much of it was used.
+        per_class: of each class on test.
+        errors: by kind, on test.
+    """
+
+    files: dict[str, str]
+    goal: Goal
+    machine: dict[str, str | int | float]
+    data: dict[str, Any]
+    seconds: dict[str, float]
+    budget: BudgetUse
+    per_class: list[ClassResult]
+    errors: list[ErrorResult]
+    schema_version: Literal[1] = 1
+
+
+RECORDED = tuple(one.name for one in fields(RunEvidence) if one.name not in ("files", SCHEMA_VERSION))
+
+
+@plain_dataclass(frozen=True)
 class Session:
     """What was timed side by side.
 
@@ -45,7 +108,7 @@ class Session:
     samples: dict[str, list[float]]
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class Validation:
     """Scores on validation, ``validation.npz``; what drops of candidates are made of.
 
@@ -64,7 +127,7 @@ class Validation:
     keys: npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class Sources:
     """What the numbers of a result were computed from.
 
@@ -131,11 +194,10 @@ def write_evidence(
     """
     split = task.split("test")
     last = sources.sessions[-1]
-    sessions = [{"name": s.name, "baseline": s.baseline, "rounds": s.rounds, "copy": s.copy} for s in sources.sessions]
-    write_json(folder / "latency.json", {"unit": "ms", "samples": last.samples, "sessions": sessions})
+    sessions = [TimedSession(s.name, s.baseline, s.rounds, s.copy) for s in sources.sessions]
+    write_result(folder / "latency.json", Timings("ms", last.samples, sessions), indent=None)
     write_arrays(folder / "validation.npz", **vars(sources.validation))
-    recorded = TypeAdapter(Result).dump_python(result, mode="json")
-    write_json(folder / "evidence.json", {"files": sources.files} | {name: recorded[name] for name in RECORDED})
+    write_result(folder / "evidence.json", RunEvidence(files=sources.files, **{name: getattr(result, name) for name in RECORDED}))
     scores = {name: np.asarray(task.scores(outputs, split.targets), np.float64) for name, outputs in tested.items()}
     for name in ("disagreements.npz", "mistakes.npz"):
         (folder / name).unlink(missing_ok=True)

@@ -138,7 +138,7 @@ def optimize(
         else:
             job = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed)
         _check_teachers(teachers, model.model, train_mode, job)
-        limits = _in_unit(limits, goal.max_drop, job.task)
+        limits = in_unit(limits, goal.max_drop, job.task)
         for file in filter(None, map(factory_file, teaching.students or ())):
             trust(file)
         # A network that cannot be exported should say so before hours are spent on training it.
@@ -211,7 +211,7 @@ def _check(limits: Goal, threads: int, batch: int) -> None:
         raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
 
 
-def _in_unit(limits: Goal, max_drop: float | None, task: Task) -> Goal:
+def in_unit(limits: Goal, max_drop: float | None, task: Task) -> Goal:
     """The limits for a task's metric: a drop of so much of its unit, and how much the search takes as a point."""
     metric = metric_of(task)
     if metric.unit == "%":

@@ -32,9 +32,7 @@ def task_for(name: str, splits: Mapping[SplitName, Split], class_names: tuple[st
     """
     kinds = registered()
     if name not in kinds:
-        raise DataError(
-            f"there is no task {name!r}", f"tasks are {', '.join(kinds)}", "install the package that adds it (entry point planish.tasks)"
-        )
+        raise DataError(f"there is no task {name!r}", f"tasks are {', '.join(kinds)}", "install the package that adds it")
     return kinds[name](splits, class_names)
 
 

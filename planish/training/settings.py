@@ -22,7 +22,7 @@ class FitSettings:
     Weights can be averaged on the way (``ema_decay``, ``swa_share``), or kept at several ends (``cycles``).
 
     Args:
-        epochs: times every training image is seen.
+        epochs: passes over the training images.
         batch_size: images a step.
         optimizer: ``sgd`` with Nesterov momentum, or ``adamw`` (Loshchilov & Hutter 2019, arXiv:1711.05101).
         learning_rate: at its highest.
@@ -31,7 +31,7 @@ class FitSettings:
         l1: times the sum of the absolute weights is added to the loss; it leaves biases and normalisation layers alone, as the decay does.
             Weights come close to 0, hardly any becomes 0 itself.
         warmup_epochs: may be a fraction.
-        loss: ``cross_entropy``, or ``focal``, which counts images the less the surer the network is of them (Lin et al. 2017,
+        loss: ``cross_entropy``, or ``focal``, which gives images with confident predictions less weight (Lin et al. 2017,
             arXiv:1708.02002): for classes that are rare, or images that are mostly easy.
         focal_gamma: how much less; 0 is cross-entropy.
         class_weights: ``balanced`` weighs a class by images / (classes * its images), so that rare ones count as much as frequent ones.

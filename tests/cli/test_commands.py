@@ -75,8 +75,8 @@ def test_training_and_evaluating_leave_a_page_that_can_be_made_again(data: Path,
     found = json.loads((tmp_path / "new" / "page" / "evaluation.json").read_text())
     told = json.loads(run("evaluate", model, data, "--calibrate", "--json"))
     assert found["metrics"] == told
-    assert [threshold["wanted"] for threshold in found["thresholds"]] == [80, 90, 95, 99]
-    assert {each["threshold"]["wanted"] for each in found["per_class"]} == {80}
+    assert [threshold["target_precision"] for threshold in found["thresholds"]] == [80, 90, 95, 99]
+    assert {each["threshold"]["target_precision"] for each in found["per_class"]} == {80}
     file = tmp_path / "new" / "page" / "evaluation.html"
     before = file.read_text()
     file.unlink()

@@ -42,7 +42,7 @@ def test_channels_end_where_one_round_would(job: Any, rounds: int) -> None:
 
 
 def test_as_many_channels_are_left_as_after_one_round(job: Any) -> None:
-    pruning = ChannelPruning(ratio=0.5, multiple=4, ratios={first_layer(job): 0.25})
+    pruning = ChannelPruning(pruning_ratio=0.5, round_to=4, pruning_ratios={first_layer(job): 0.25})
     once = pruning.apply(job.artifact, job.task)
     after = IterativePruning(pruning=pruning, rounds=3, distill=QUICK).apply(job.artifact, job.task)
     assert widths(after.module) == widths(once.module) != widths(job.artifact.module)

@@ -114,7 +114,7 @@ def test_files_that_crash_the_runtime(onnx_artifact: Artifact, tmp_path: Path, c
 def test_files_that_load_without_end(onnx_artifact: Artifact, tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_load, "limits_for", lambda *sizes: ProcessLimits(4, 4 << 30))
     file = changed(Path(shutil.copy(onnx_artifact.files[0], tmp_path / "a.onnx")), of_the_future)
-    with pytest.raises(ExportError, match=r"a\.onnx in openvino does not load within 4"):
+    with pytest.raises(ExportError, match=r"a\.onnx in openvino does not load within"):
         open_model(file, "openvino")
     assert len(calls) == 1
 

@@ -25,7 +25,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def task_of(bundle: Path) -> str:
-    return str(json.loads((bundle / "bundle.json").read_text())["name"])
+    return str(json.loads((bundle / "bundle.json").read_text())["task"])
 
 
 def test_it_verifies(bundle: Path) -> None:
@@ -68,7 +68,7 @@ def test_reference_values(bundle: Path) -> None:
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_lines_of_the_readme_say_what_is_there(bundle: Path, runtime: str) -> None:
     described = json.loads((bundle / "bundle.json").read_text())
-    task, names = described["name"], described["class_names"]
+    task, names = described["task"], described["class_names"]
     artifact = Artifact(
         "onnx", InputSpec(**described["input_spec"]), Preprocessing(**described["preprocessing"]), tuple(names),
         Lineage(Source("patches", len(names), 3)), files=(bundle / "model.onnx",),

@@ -85,7 +85,7 @@ def test_a_real_engine_gives_the_files_answers(onnx_artifact: Artifact, int8_art
         pytest.skip("there is no NVIDIA GPU")
     for artifact in (onnx_artifact, int8_artifact):
         images = images_of(artifact, 11)
-        found = load(ToTensorRt(most=4).apply(artifact, task).files, "tensorrt")(images)["logits"]
+        found = load(ToTensorRt(max_batch_size=4).apply(artifact, task).files, "tensorrt")(images)["logits"]
         expected = load(artifact.files, "onnxruntime")(images)["logits"]
         assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
         assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()

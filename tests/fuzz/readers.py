@@ -125,6 +125,23 @@ def _our_onnx(source: Path, out: Path, rng: Random) -> None:
     opened.predictor()(np.zeros((1, spec.height, spec.width, spec.channels), np.uint8))
 
 
+def _explained(source: Path, out: Path, rng: Random) -> None:
+    from planish.explanation.opening import open_explained, size_taken
+    from planish.explanation.overflow import full_range
+    from planish.explanation.profiles.source_graph import LAYERS, SourceGraph
+
+    file = source / rng.choice(("plain.onnx", "model.xml"))
+    opened = open_explained(file, runtime="auto", threads=1, batch=1, data=None, settings={})
+    size_taken(opened.model)
+    if file.suffix == ".onnx":
+        graph = SourceGraph(file)
+        for node in graph.graph.node:
+            if node.op_type in LAYERS:
+                graph.weights(node)
+        graph.activation_types()
+        full_range(file)
+
+
 def _plans(source: Path, out: Path, rng: Random) -> None:
     from planish.plan import Plan
 
@@ -246,6 +263,7 @@ READERS: dict[str, Reader] = {
     "artifact": Reader((seeds.artifact,), _artifact),
     "onnx": Reader((seeds.onnx_files,), _onnx),
     "ours": Reader((seeds.our_onnx,), lambda folder, out, rng: _our_onnx(folder / "model.onnx", out, rng)),
+    "explained": Reader((seeds.files_of_others,), _explained),
     "plans": Reader((seeds.plans,), _plans),
     "recipes": Reader((seeds.recipes,), _recipes),
     "run": Reader((seeds.run_folder,), _run),

@@ -42,7 +42,7 @@ from mutate import ESCAPE, mutate_folder
 from readers import READERS, Reader
 
 from planish.devices.isolation import ProcessLimits
-from planish.errors import PlanishError
+from planish.errors import ExportError, PlanishError
 from planish.export.onnx import external
 from planish.export.runtimes import first_load
 
@@ -51,6 +51,10 @@ MOST_BYTES = 2 << 30
 _IDLE_SECONDS = 40  # that hardly any processor time is used up in: something waits for what never comes
 _BATCH = 400  # inputs a process, so that what it remembers of them does not add up
 _LONGEST_MESSAGE = 20_000
+_USED = (
+    "pycocotools.mask", "planish.compression", "planish.data.images", "planish.plan", "planish.runs.open_model",
+    "planish.serving.model", "planish.serving.monitoring.labelling", "planish.training",
+)  # fmt: skip
 _CONTAINED = "contained"  # begins the kind of what an isolated process bears
 
 
@@ -146,6 +150,8 @@ def _call_here(function: str, arguments: Mapping[str, Any], what: str, limits: P
     os.write(_ends[-1], f"isolated {what.rpartition(' ')[2]}\n".encode())
     try:
         return getattr(importlib.import_module(module), name)(**json.loads(json.dumps(arguments)))
+    except MemoryError as error:
+        raise ExportError(what) from error  # other exceptions are reported too, and should have been a PlanishError
     finally:
         os.write(_ends[-1], b"back\n")
 
@@ -393,7 +399,7 @@ def main() -> int:
     parser.add_argument("--isolated", action="store_true", help="call isolated processes")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-faults"), help="folder for inputs that fail")
     parser.parse_args(namespace=options)
-    for module in ("planish.commands", "planish.serving.model", "planish.serving.monitoring.labelling"):
+    for module in _USED:  # once, and not by each process
         importlib.import_module(module)
     names = list(READERS) if options.readers == ["all"] else options.readers
     first = options.seed * 1_000_000_000

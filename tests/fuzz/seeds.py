@@ -285,6 +285,17 @@ def onnx_files(folder: Path) -> None:
     write("external.onnx", 17, [], ("N", 3, 16, 16), more=[1])
 
 
+def files_of_others(folder: Path) -> None:
+    """One network for ONNX Runtime and for OpenVINO."""
+    import openvino
+
+    onnx_files(folder)
+    openvino.save_model(openvino.convert_model(str(folder / "plain.onnx")), str(folder / "model.xml"), compress_to_fp16=False)
+    for file in folder.iterdir():
+        if file.stem not in ("plain", "model") or file.suffix == ".data":
+            file.unlink()
+
+
 def our_onnx(folder: Path) -> None:
     """A file that Planish wrote of a classifier."""
     folder.mkdir(parents=True)

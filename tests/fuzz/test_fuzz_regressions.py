@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 import planish
 from planish.data import load_images
@@ -234,10 +236,15 @@ def test_a_data_set_without_a_readable_image(tmp_path: Path) -> None:
 
 
 def test_pipes_in_the_place_of_models(tmp_path: Path) -> None:
+    from planish.explanation.model_file import ModelFile
     from planish.export.onnx.external import metadata_of, read_foreign
     from planish.export.runtimes.registry import load
 
     os.mkfifo(tmp_path / "a.onnx")
+    (tmp_path / "a.xml").touch()
+    os.mkfifo(tmp_path / "a.bin")
+    with pytest.raises(PlanishError, match="not a regular file"):
+        ModelFile(tmp_path / "a.xml", "openvino").require_first_load()
     for read in (metadata_of, read_foreign, lambda file: load([file], "onnxruntime"), open_model):
         with pytest.raises(PlanishError, match=r"not a regular file|neither"):
             read(tmp_path / "a.onnx")
@@ -265,3 +272,135 @@ def test_onnx_files_whose_nodes_do_not_fit(tmp_path: Path, spoil: Callable[[Any]
     onnx.save(model, str(tmp_path / "net.onnx"))
     with pytest.raises(PlanishError):
         planish.optimize(data, model=str(tmp_path / "net.onnx"), budget="1m", out=tmp_path / "run")
+
+
+def test_pipes_in_the_place_of_keys_and_records(tmp_path: Path) -> None:
+    """Each was read by its name alone, which waits for ever."""
+    from types import SimpleNamespace
+
+    from planish.export.bundle.signature import check_signature, sign
+    from planish.report.recomputation.recheck import size_on_disk
+    from planish.serving.http.key_file import read_keys
+
+    os.mkfifo(tmp_path / "pipe")
+    for read in (
+        lambda: read_keys(tmp_path / "pipe"),
+        lambda: sign(tmp_path, tmp_path / "pipe"),
+        lambda: check_signature(tmp_path, tmp_path / "pipe"),
+    ):
+        with pytest.raises(BundleError, match="cannot be read"):
+            read()
+    (tmp_path / "work" / "0").mkdir(parents=True)
+    os.mkfifo(tmp_path / "work" / "0" / "artifact.json")
+    run: Any = SimpleNamespace(path=tmp_path, result=SimpleNamespace(chosen=SimpleNamespace(key="1")), evidence={"files": {}})
+    candidate: Any = SimpleNamespace(key="0")
+    assert size_on_disk(run, candidate) is None
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.partial"])
+def test_a_folder_in_the_place_of_a_file(tmp_path: Path, name: str) -> None:
+    from planish.files.workspace import replacing
+
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="is a folder"), replacing(tmp_path / "a.json") as partial:
+        partial.write_text("x")
+
+
+def test_a_checkpoint_with_names_in_no_encoding(tmp_path: Path) -> None:
+    """zipfile raises UnicodeDecodeError for a member that is flagged as UTF-8 and is not."""
+    file = tmp_path / "a.pth"
+    torch.save({"é": torch.zeros(1)}, file)
+    data = bytearray(file.read_bytes())
+    place = data.rindex(b"PK\x01\x02")  # the last entry of the directory
+    data[place + 9] |= 0x08
+    data[place + 46] = 0xFF
+    file.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match="cannot be read: UnicodeDecodeError"):
+        read_checkpoint(file)
+
+
+def test_an_index_of_no_weights_ends(tmp_path: Path) -> None:
+    """All names of none begin with any prefix, which was taken off for ever."""
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(ModelError, match="holds no tensors"):
+        read_checkpoint(tmp_path / "model.safetensors.index.json")
+
+
+def test_a_classifier_that_is_one_number() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2, 2))
+    fresh, notes = fit_weights(network, network.state_dict() | {"2.weight": torch.tensor(1.0)}, "2")
+    assert fresh
+    assert "a classifier of 1 outputs" in notes[0]
+
+
+def test_links_in_circles(tmp_path: Path) -> None:
+    from planish.data.sources.listing import files_below
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").touch()
+    (tmp_path / "a" / "up").symlink_to("..")
+    (tmp_path / "elsewhere").symlink_to("a")
+    (tmp_path / "self.png").symlink_to("self.png")
+    assert sorted(file.name for file in files_below(tmp_path)) == ["self.png", "x.png"]
+
+
+def test_lengths_beyond_the_end_of_a_file(tmp_path: Path) -> None:
+    """Of a PNG file with a part of 4 GB, reading took 4 GB."""
+    from planish.data.annotations.annotated_image import AnnotatedImage
+    from planish.data.annotations.map_codes import size_in
+    from planish.data.annotations.validation import size_of
+    from planish.explanation.opening import _load
+    from planish.files.reading import open_bounded
+
+    file = tmp_path / "a.png"
+    Image.new("RGB", (40, 30)).save(file)
+    data = file.read_bytes()
+    with open_bounded(file) as stream:
+        assert stream.read(1 << 60) == data
+        stream.seek(5)
+        assert (stream.read(3), stream.read(), stream.read(1 << 60)) == (data[5:8], data[8:], b"")
+    place = data.index(b"IDAT") - 4
+    file.write_bytes(data[:place] + b"\xff\xff\xff\xf0" + data[place + 4 :])
+    tracemalloc.start()
+    assert size_of(AnnotatedImage("a.png", file, None)) == size_in(file) == (30, 40)
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+    array = tmp_path / "a.npy"
+    np.save(array, np.zeros((3, 4)))
+    array.write_bytes(array.read_bytes().replace(b"(3, 4), }      ", b"(3999999999,), }"))
+    with pytest.raises(DataError, match="cannot be read"):
+        _load(array)
+
+
+def test_a_seal_that_is_no_text(tmp_path: Path) -> None:
+    import hashlib
+    from types import SimpleNamespace
+
+    from planish.export.bundle.folder import DESCRIPTION, EXPECTED, SEAL, changed_files
+
+    (tmp_path / "golden").mkdir()
+    (tmp_path / EXPECTED).write_bytes(b"x")
+    (tmp_path / DESCRIPTION).write_bytes(b"{}")
+    bundle: Any = SimpleNamespace(files=(), golden_samples=(), sha256={EXPECTED: hashlib.sha256(b"x").hexdigest()})
+    for seal, right in ((b"", True), (b"  bundle.json\n", True), (b" \xff", False)):
+        (tmp_path / SEAL).write_bytes(hashlib.sha256(b"{}").hexdigest().encode() + seal)
+        assert changed_files(tmp_path, bundle) == ([] if right else [f"{DESCRIPTION} was changed"])
+
+
+def test_known_outputs_that_are_no_numbers() -> None:
+    from planish.export.checks.agreement import disagreement
+
+    found = {"boxes": np.zeros((1, 2, 4)), "scores": np.full((1, 2), 0.5), "labels": np.zeros((1, 2), int)}
+    assert disagreement(found, found) == 0
+    for name in ("boxes", "scores"):
+        assert disagreement(found | {name: found[name] > 0}, found) == float("inf")
+
+
+def test_an_evaluation_without_metrics() -> None:
+    """Its page begins with the primary one."""
+    from pydantic import ValidationError
+
+    from planish.runs.evaluation import Evaluation
+
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        Evaluation("n", "c", "c", "m", "d", "test", "onnxruntime", {}, [], [], [], 0, {})

@@ -75,7 +75,7 @@ def write_run(
         Session("chosen", "original@openvino", _rounds(samples), _rounds({"": rng.lognormal(np.log(3.3), 0.03, 1500)})[""], {}),
     ]
     stored = [{"name": s.name, "baseline": s.baseline, "rounds": s.rounds, "copy": s.copy} for s in sessions]
-    times = {"unit": "ms", "samples": {k: v.round(5).tolist() for k, v in samples.items()}, "sessions": stored}
+    times = {"schema_version": 1, "unit": "ms", "samples": {k: v.round(5).tolist() for k, v in samples.items()}, "sessions": stored}
     (folder / "latency.json").write_text(json.dumps(times))
     rights = [*right, *(values.argmax(1) == targets for values in more.values())]
     result = _result(folder.name, class_names, targets, rights, drop, sessions, goal_met)
@@ -102,7 +102,7 @@ def record(folder: Path) -> None:
     """Write ``evidence.json`` of what ``result.json`` says."""
     said = json.loads((folder / "result.json").read_text())
     files = {c["key"]: c["key"].partition("@")[0] for c in (*said["candidates"], *said["baselines"].values())}
-    (folder / "evidence.json").write_text(json.dumps({"files": files} | {name: said[name] for name in RECORDED}))
+    (folder / "evidence.json").write_text(json.dumps({"schema_version": 1, "files": files} | {name: said[name] for name in RECORDED}))
 
 
 def _rounds(samples: dict[str, np.ndarray]) -> dict[str, list[list[float]]]:

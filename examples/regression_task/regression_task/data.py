@@ -32,7 +32,7 @@ class NumberedImage:
 
 @dataclass(frozen=True)
 class NumberedFiles:
-    """Images with numbers; a ``planish.data.sources.source.Source``."""
+    """Images with numbers; a ``planish.data.sources.source.DataSource``."""
 
     name: str
     images: list[NumberedImage]

@@ -47,7 +47,7 @@ class Factorize:
         data_aware: make the error of the outputs on calibration images small instead of the error of the weights. It gained 2 dB at
             the outputs of a ResNet-20 at twice the speed, and lost 6 to 13 dB on a MobileNetV2, where False is the better choice.
         runtime: where layers are timed; None takes the count of weights for the cost.
-        precision: in which they are timed: ``int8`` where the plan goes on to it.
+        precision: in which layers are timed: ``int8`` if the plan has an ``int8`` step.
 
     Example:
         >>> print(Factorize(speedup=2))

@@ -43,8 +43,8 @@ class BlockPruning:
         pruning_ratio: share of the blocks that can go, above 0 to 1, rounded to whole blocks, at least one.
         importance: ``loss``, how much the task's loss rises; ``output``, how far outputs move (relative squared distance); ``random``,
             the control.
-        recalibrate: fit the layers that are left to what they said before, on calibration images, and estimate batch-norm statistics
-            again (see ``reconstruction``).
+        recalibrate: fit the layers that are left to their outputs before pruning, on calibration images, and estimate batch-norm
+            statistics again (see ``reconstruction``).
 
     Example:
         >>> print(BlockPruning(pruning_ratio=0.5))

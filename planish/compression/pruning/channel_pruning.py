@@ -40,11 +40,11 @@ class ChannelPruning:
 
     Args:
         pruning_ratio: share of the channels to remove, 0 to below 1. Parameters and MACs fall with about the square of what stays.
-        importance: what makes a channel worth keeping, see ``importance.IMPORTANCES``.
+        importance: how channels are ranked, see ``importance.IMPORTANCES``.
         scope: ``uniform`` takes the same share from every layer; ``global`` lets all channels of the network compete.
-        round_to: widths become multiples of this, as vectorised kernels like them; narrow layers use smaller ones.
-        recalibrate: fit the layers that read what was cut to what they said before, on calibration images, and estimate batch-norm
-            statistics again: wins back much accuracy at once (see ``reconstruction``).
+        round_to: widths become multiples of this, which vectorised kernels need; narrow layers use smaller ones.
+        recalibrate: fit the layers that follow to their outputs before pruning, on calibration images, and estimate batch-norm
+            statistics again; this recovers much of the accuracy (see ``reconstruction``).
         pruning_ratios: other shares than ``pruning_ratio`` for some groups of channels, by the first layer of each (``Group.name``).
 
     Example:

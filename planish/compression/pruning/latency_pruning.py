@@ -51,10 +51,10 @@ class LatencyPruning:
     Args:
         speedup: of the sum of the layers' times. A whole network has other work too, so that it gains somewhat less.
         runtime: where layers are timed.
-        precision: in which they are timed: ``int8`` where the plan goes on to it.
+        precision: in which layers are timed: ``int8`` if the plan has an ``int8`` step.
         threads: that the runtime may use.
         batch_size: images in a batch.
-        importance: which of a layer's channels go first, see ``importance.IMPORTANCES``.
+        importance: how the channels of a layer are ranked, see ``importance.IMPORTANCES``.
         round_to: widths become multiples of this.
         low_rank: layers may also be split (see ``factorize``) where that costs less than fewer channels.
         mixed_precision: layers may stay float where rounding them harms more than it saves; an ``int8`` step later in the plan leaves

@@ -41,7 +41,7 @@ class Binarize:
     Args:
         weights: ``binary`` or ``ternary``.
         activations: ``float`` or ``binary``; the latter costs much accuracy.
-        epochs: times every training image is seen.
+        epochs: passes over the training images.
         learning_rate: at its highest, of AdamW.
         batch_size: images a step.
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.

@@ -52,8 +52,8 @@ class Int8:
 
     Args:
         calibration_images: how many, spread evenly over the calibration split.
-        method: how the range of an activation is chosen: all that was seen (``minmax``), all but the rarest values (``percentile``),
-            what loses least information (``entropy``) or has the least squared error (``mse``).
+        method: how the range of an activation is chosen: the full range (``minmax``), all but the rarest values (``percentile``),
+            the least loss of information (``entropy``) or the least squared error (``mse``).
         per_channel: one weight scale an output channel; one a layer where False.
         weight_bits: 7 for processors whose integer kernels overflow with 8 (x86 without VNNI, see ``evaluation.machine.saturates``).
         equalise: first scale channels that two layers share, where nothing or a ReLU lies between them (cross-layer equalisation).

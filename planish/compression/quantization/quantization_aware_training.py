@@ -43,7 +43,7 @@ class QuantizeAware:
     Args:
         weight_bits: 8, 4 or 2; 7 for processors whose integer kernels overflow with 8 (see ``Int8``), in every layer, stored in 8.
         calibration_images: how many, spread evenly over the calibration split; activations begin with the range seen on them.
-        epochs: times every training image is seen; 0 only calibrates.
+        epochs: passes over the training images; 0 only calibrates.
         learning_rate: at its highest.
         batch_size: images a step.
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.

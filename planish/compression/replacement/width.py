@@ -27,7 +27,7 @@ class Width:
 
     Args:
         multiplier: 2.0 for twice as many.
-        round_to: widths become multiples of this where they are at least twice as large, as vectorised kernels like them.
+        round_to: widths become multiples of this where they are at least twice as large, which vectorised kernels need.
         seed: of fresh weights.
 
     Example:

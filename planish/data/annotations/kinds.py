@@ -25,7 +25,7 @@ def annotations_for(task: str | None) -> Kind | Reader | None:
             return kind
     if task not in installed:
         names = ", ".join((*USUAL_TASKS.values(), *installed))
-        raise DataError(f"there is no task {task!r}", f"tasks are {names}", "install the package that adds it (entry point planish.tasks)")
+        raise DataError(f"there is no task {task!r}", f"tasks are {names}", "install the package that adds it")
     return installed[task]({}, ()).annotations
 
 

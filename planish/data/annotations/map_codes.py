@@ -16,7 +16,7 @@ from PIL import Image
 
 from planish.data.preprocessing import FORMATS, MAX_PIXELS, image_damage_reported
 from planish.errors import DataError
-from planish.files.reading import DAMAGED, describe, read_text, require_regular
+from planish.files.reading import DAMAGED, describe, open_bounded, read_text
 from planish.progress import note
 
 IGNORED = 255
@@ -91,7 +91,7 @@ def _codes_in(file: Path, changed: int, size: int) -> frozenset[int]:
 
 def size_in(file: Path) -> tuple[int, int]:
     """Height and width of a map, from its head."""
-    with Image.open(file, formats=FORMATS) as image:
+    with open_bounded(file) as stream, Image.open(stream, formats=FORMATS) as image:
         return image.height, image.width
 
 
@@ -253,12 +253,10 @@ def _is_grey(code: int) -> bool:
 
 def _opened(file: Path) -> Image.Image:
     try:
-        with image_damage_reported():
-            require_regular(file)
-            with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise DataError(f"an image of {image.width:,} x {image.height:,} pixels", f"at most {MAX_PIXELS:,} are decoded")
-                image.load()
+        with image_damage_reported(), open_bounded(file) as stream, Image.open(stream, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"an image of {image.width:,} x {image.height:,} pixels", f"at most {MAX_PIXELS:,} are decoded")
+            image.load()
     except DataError as error:
         raise DataError(f"the mask {file} cannot be read: {error}", "it is an image of class numbers or colours") from error
     if image.mode == "1" or image.format == "JPEG":  # whose colours are not those that were saved

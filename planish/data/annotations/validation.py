@@ -14,7 +14,7 @@ from planish.data.preprocessing import FORMATS, image_damage_reported
 from planish.data.targets.objects import Objects
 from planish.data.targets.run_lengths import lengths_of
 from planish.errors import DataError
-from planish.files.reading import DAMAGED, describe, require_regular
+from planish.files.reading import DAMAGED, describe, open_bounded
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _ORIENTATION = 274
@@ -28,12 +28,10 @@ def size_of(noted: AnnotatedImage) -> tuple[int, int]:
         DataError: it is not there, or is no image.
     """
     try:
-        with image_damage_reported():
-            require_regular(noted.path)
-            with Image.open(noted.path, formats=FORMATS) as image:
-                width, height = image.size
-                turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
-                return (width, height) if turned else (height, width)
+        with image_damage_reported(), open_bounded(noted.path) as stream, Image.open(stream, formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
+            return (width, height) if turned else (height, width)
     except OSError as error:
         raise DataError(f"the image {str(noted.path)!r} cannot be opened: {describe(error)}") from error
 

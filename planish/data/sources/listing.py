@@ -209,7 +209,7 @@ def files_below(folder: Path, recursive: bool = True) -> list[Path]:
             for entry in entries:
                 if _ignored(entry.name):
                     continue
-                if not entry.is_dir():
+                if not (entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_dir())):  # not in circles
                     files.append(Path(entry.path))
                 elif recursive:
                     pending.append(entry.path)

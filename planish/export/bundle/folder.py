@@ -226,7 +226,7 @@ def changed_files(folder: Path, bundle: Bundle) -> list[str]:
     seal = folder / SEAL
     if not seal.is_file():
         failures.append(f"{SEAL} is missing")
-    elif seal.read_text(errors="replace").split()[:1] != [hashes[DESCRIPTION]]:
+    elif (sealed := seal.read_bytes()).split()[:1] != [hashes[DESCRIPTION].encode()] or not sealed.isascii():
         failures.append(f"{DESCRIPTION} was changed")
     return failures
 

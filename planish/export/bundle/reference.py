@@ -25,7 +25,7 @@ LARGEST = 1e12  # of what describes an image: sums of squares stay finite
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class DriftReference:
-    """``reference.json``: what a model's inputs and predictions are like on validation images, which drift is measured from.
+    """``reference.json``: statistics of a model's inputs and predictions on validation images, the reference of drift.
 
     Args:
         values: of each image, by name; see ``image_values``.

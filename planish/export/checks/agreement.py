@@ -52,7 +52,8 @@ def disagreement(expected: Mapping[str, Any], found: Mapping[str, Any]) -> float
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Difference]:
-    """The same for each output that can be judged on its own; infinite where it is missing or of another shape.
+    """The same for each output that can be judged on its own; infinite where it is missing, of another shape, or
+    bool and not bool.
 
     Detections are judged together, as ``scores``: each that is surer than 0.3 has one of the same label and nearly the same box among the
     others; score, corners and mask may differ a little. One that has none counts by how much surer it is than 0.3, or, where the
@@ -63,6 +64,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[s
     count = len(next(iter(expected.values())))
     shapes = {name: np.shape(values) for name, values in expected.items()}
     wrong = [name for name, shape in shapes.items() if name not in found or np.shape(found[name]) != shape]
+    wrong += [name for name in shapes.keys() - {"masks", *wrong} if _is_bool(expected[name]) != _is_bool(found[name])]
     if wrong:
         return {name: Difference(np.full(count, np.inf)) for name in wrong}
     numbers, places = numeric(expected), dict[str, Shares]()
@@ -118,6 +120,10 @@ def essential(outputs: Mapping[str, Any]) -> dict[str, Any]:
     if set(outputs) >= _LABEL_MAPS:
         kept["confidence"] = (np.round(np.asarray(outputs["confidence"]) * _GRID) / _GRID).astype(np.float32)
     return kept
+
+
+def _is_bool(values: Any) -> bool:
+    return bool(np.asarray(values).dtype == np.bool_)
 
 
 def _largest(values: Any) -> float:

@@ -10,8 +10,6 @@ from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, Step
 from planish.errors import ModelError
-from planish.evaluation.evaluate import evaluate
-from planish.evaluation.metrics.calibration import fit_temperature
 from planish.export.onnx.onnx_file import metadata
 from planish.export.runtimes.registry import load
 from planish.files.workspace import fresh_folder
@@ -25,7 +23,7 @@ _LOGITS = "logits"
 
 @dataclass(frozen=True)
 class Temperature:
-    """Divide the logits of an ONNX file by one number, so that the model is as sure as it is right; what it predicts stays.
+    """Divide the logits of an ONNX file by one number, so that confidence equals accuracy; the predicted class stays.
 
     The number is what gives the validation images the least log loss, when the file itself says what it thinks of them: put this after
     ``int8``, whose rounding changes the confidence.
@@ -53,6 +51,10 @@ class Temperature:
             ModelError: the file returns NaN, or no logits.
         """
         import onnx
+
+        # not above: every process that loads a model file imports this room, and these import scipy
+        from planish.evaluation.evaluate import evaluate
+        from planish.evaluation.metrics.calibration import fit_temperature
 
         found = evaluate(load(artifact.files, "onnxruntime", batch=None), task, "validation", artifact.input_spec, artifact.preprocessing)
         if found.logits is None:

@@ -55,6 +55,8 @@ def read_checkpoint(path: Path) -> State:
         raise ModelError(f"there are no weights at {path}", "weights are 'imagenet' or a .safetensors, .pt or .pth file")
     _refuse_other_files(path)
     state = _read(path)
+    if not state:
+        raise ModelError(f"{path} holds no tensors", _WRITTEN)
     while prefix := next((p for p in _WRAPPERS if all(key.startswith(p) for key in state)), ""):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
@@ -122,11 +124,13 @@ def _refuse_other_files(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(200)
     if head.startswith(b"PK"):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except zipfile.BadZipFile as error:
-            raise ModelError(f"{path} is cut short: its end is missing", _WRITTEN, "download or copy it again") from error
+        again = "download or copy it again"
+        with damage_reported(path, ModelError, _WRITTEN, again):
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    names = archive.namelist()
+            except zipfile.BadZipFile as error:
+                raise ModelError(f"{path} is cut short: its end is missing", _WRITTEN, again) from error
         if any("/code/" in name for name in names):
             raise ModelError(
                 f"{path} is a TorchScript file, which holds code", _WRITTEN,

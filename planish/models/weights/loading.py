@@ -69,7 +69,7 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
     new_head = any(key not in state or state[key].shape != own[key].shape for key in head)
     if new_head:
         old = state.get(f"{classifier}.weight")
-        size = "no classifier" if old is None else f"a classifier of {old.shape[0]} outputs"
+        size = "no classifier" if old is None else f"a classifier of {len(old) if old.ndim else 1} outputs"
         notes.append(f"the weights have {size}: a fresh one of {own[f'{classifier}.weight'].shape[0]} takes its place")
         state = {key: value for key, value in state.items() if key not in head} | {key: own[key] for key in head}
 

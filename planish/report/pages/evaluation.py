@@ -12,6 +12,7 @@ from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.metrics.calibration import reliability
 from planish.evaluation.metrics.classification import confusion_matrix, probabilities
 from planish.evaluation.metrics.thresholds import precision_by_coverage, top_scores
+from planish.files.reading import read_text
 from planish.measurement import Measurement, Metric
 from planish.report import formatting as words
 from planish.report.pages import error_table as errors
@@ -59,7 +60,7 @@ def write_evaluation(folder: Path) -> Path:
         corrupted=_corrupted(found),
         training=plots.training(read_history(folder / "history.json"), Metric.of(found.metrics[primary])),
         sheet=sheet_uri(folder / "augmented.png"),
-        recipe=recipe.read_text() if recipe.is_file() else "",
+        recipe=read_text(recipe, errors="replace") if recipe.is_file() else "",
         machine=facts(found.machine),
     )
     return write_page(folder / "evaluation.html", page)

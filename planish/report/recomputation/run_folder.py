@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from planish.errors import BundleError
 from planish.files.atomic import read_arrays
-from planish.files.reading import DAMAGED, describe, read_bytes
+from planish.files.reading import read_bytes
+from planish.files.schema import read_versioned
 from planish.report.plots.pictures import Pictures, read_pictures
-from planish.search.evidence import RECORDED, Session, Validation
+from planish.search.evidence import RECORDED, RunEvidence, Session, Timings, Validation
 from planish.search.result import Result
 
 _NEEDED = ("result.json", "predictions.npz", "validation.npz", "latency.json", "evidence.json")
@@ -171,17 +171,15 @@ def _timings(path: Path, result: Result) -> tuple[dict[str, npt.NDArray[np.float
         'it holds {"unit": "ms", "samples": {candidate: [ms, ...]}, "sessions": [{"rounds": {candidate: [[ms, ...], ...]}}]}, all above 0'
     )
     needed = (*result.baselines.values(), result.chosen)
-    try:
-        stored = json.loads(_read(path))
-        assert stored["unit"] == "ms"
-        samples = {str(key): np.asarray(times, dtype=np.float64) for key, times in stored["samples"].items()}
-        sessions = [Session(str(s["name"]), str(s["baseline"]), s["rounds"], s["copy"], {}) for s in stored["sessions"]]
-        timed = [*samples.items()]
-        timed += [(key, np.asarray(x, np.float64)) for s in sessions for key, launches in s.rounds.items() for x in launches]
-        timed += [(f"the copy of {s.baseline}", np.asarray(x, np.float64)) for s in sessions for x in s.copy]
-        assert sessions
-    except DAMAGED as error:
-        raise _broken(path, f"cannot be understood ({describe(error)})", rule) from None
+    _read(path)
+    stored = read_versioned(path, Timings, rule, _FIX)
+    samples = {key: np.asarray(times, dtype=np.float64) for key, times in stored.samples.items()}
+    sessions = [Session(s.name, s.baseline, s.rounds, s.copy, {}) for s in stored.sessions]
+    if not sessions:
+        raise _broken(path, "there are no sessions", rule)
+    timed = [*samples.items()]
+    timed += [(key, np.asarray(x, np.float64)) for s in sessions for key, launches in s.rounds.items() for x in launches]
+    timed += [(f"the copy of {s.baseline}", np.asarray(x, np.float64)) for s in sessions for x in s.copy]
     for key, times in timed:
         if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or times.min() <= 0:
             raise _broken(path, f"the times of {key} are not a list of positive numbers", rule)
@@ -208,12 +206,9 @@ def _validation(path: Path) -> Validation:
 
 
 def _evidence(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(_read(path))
-        assert set(found) >= {"files", *RECORDED}
-    except DAMAGED:
-        raise _broken(path, "cannot be understood", f"it holds {', '.join(('files', *RECORDED))}") from None
-    return dict(found)
+    _read(path)
+    found = read_versioned(path, RunEvidence, f"it holds {', '.join(('files', *RECORDED))}", _FIX)
+    return dict(TypeAdapter(RunEvidence).dump_python(found, mode="json"))
 
 
 def _arrays(path: Path, names: list[str], others: bool = False) -> dict[str, npt.NDArray[Any]]:

@@ -17,7 +17,7 @@ from planish.data.annotations.validation import size_of
 from planish.data.cache.files import whole
 from planish.data.preprocessing import FORMATS, image_damage_reported
 from planish.errors import BundleError, DataError
-from planish.files.reading import require_regular
+from planish.files.reading import open_bounded
 from planish.serving.monitoring.recorder import IMAGES
 from planish.serving.monitoring.records import records
 from planish.serving.serve import named_bundles
@@ -68,10 +68,8 @@ def _write(out: Path, kept: list[dict[str, Any]], files: dict[str, Path], count:
             break
         source = files[record["image"]]
         try:
-            with image_damage_reported():
-                require_regular(source)
-                with Image.open(source, formats=FORMATS) as image:
-                    name = f"{len(chosen):04d}.{(image.format or 'image').lower()}"
+            with image_damage_reported(), open_bounded(source) as stream, Image.open(stream, formats=FORMATS) as image:
+                name = f"{len(chosen):04d}.{(image.format or 'image').lower()}"
             size_of(AnnotatedImage(name, source, None))
             shutil.copyfile(source, out / name)
         except (OSError, DataError):  # the service has replaced it by a newer one, or it is damaged

@@ -43,10 +43,10 @@ class Distill:
     Weights that were pruned stay zero, and shared ones are trained as one.
 
     Args:
-        method: ``logits`` alone; ``decoupled``, where the teacher's view of the wrong classes counts in full however sure it is of the
-            right one; ``feature`` or ``attention``, where maps inside the network are compared as well (of the first teacher).
+        method: ``logits`` alone; ``decoupled``, where the probabilities of wrong classes have full weight however high that of the
+            right one is; ``feature`` or ``attention``, where feature maps of the first teacher are matched as well.
         teachers: folders of trained models (``planish train``) to learn from, whose probabilities are averaged; empty for the original.
-        epochs: times every training image is seen.
+        epochs: passes over the training images.
         optimizer: ``sgd`` or ``adamw``, whose learning rate is some 100 times smaller.
         learning_rate: at its highest; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network that was trained
             from scratch stands 0.1, pretrained weights are forgotten at such a rate.
