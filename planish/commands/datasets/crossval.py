@@ -11,7 +11,6 @@ from planish.commands.options import Changes, Layout, at_least, changes_of, sour
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
     from planish.datacentric.folds import Fold, Folds
-    from planish.settings import ModelSettings, RecipeSettings, RunSettings
     from planish.training.recipe import Recipe
 
 
@@ -67,6 +66,7 @@ def crossval(
         $ planish crossval photos/ --folds 5 --repeats 2 --recipe finetune-few --weights imagenet --model mobilenet_v2
     """
     from planish.datacentric.folds import folds as run
+    from planish.settings import ModelSettings, RecipeSettings, RunSettings
 
     at_least(2, folds=folds)
     at_least(1, epochs=epochs, repeats=repeats)

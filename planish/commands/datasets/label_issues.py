@@ -10,7 +10,6 @@ from planish.commands.options import Changes, Layout, at_least, changes_of, resu
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
     from planish.datacentric.label_issues import LabelIssues
-    from planish.settings import ModelSettings, RecipeSettings, RunSettings
     from planish.training.recipe import Recipe
 
 
@@ -65,6 +64,7 @@ def label_issues(
     """
     from planish.datacentric.label_issues import find_label_issues as run
     from planish.report.pages.label_issues import write_label_issues
+    from planish.settings import ModelSettings, RecipeSettings, RunSettings
 
     at_least(2, folds=folds)
     at_least(1, epochs=epochs, repeats=repeats)

@@ -10,7 +10,6 @@ from planish.commands.options import Changes, Layout, at_least, changes_of, resu
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
     from planish.datacentric.learning_curve import LearningCurve
-    from planish.settings import ModelSettings, RecipeSettings, RunSettings
     from planish.training.recipe import Recipe
 
 
@@ -65,6 +64,7 @@ def learning_curve(
     """
     from planish.datacentric.learning_curve import learning_curve as run
     from planish.report.pages.learning_curve import write_learning_curve
+    from planish.settings import ModelSettings, RecipeSettings, RunSettings
 
     at_least(2, folds=folds)
     at_least(1, epochs=epochs, repeats=repeats)

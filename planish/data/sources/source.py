@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -339,6 +340,20 @@ def split_layout(source: str | Path) -> tuple[str, str | None]:
     return (rest, layout) if colon and rest and layout in LAYOUTS else (str(source), None)
 
 
+class OnceRead(str):
+    """A source as the user named it, for one job: its folder is listed, and its annotations are parsed, once.
+
+    Jobs ask for the task before they load the images, and load them once for each seed; a COCO file takes seconds.
+    """
+
+    found: dict[tuple[Path, str | None], tuple[str, DataSource]]
+
+    def __new__(cls, source: str) -> OnceRead:
+        made = super().__new__(cls, source)
+        made.found = {}
+        return made
+
+
 def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
     """Name and content of a source; files are listed, images not read.
 
@@ -350,6 +365,19 @@ def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, 
     Raises:
         DataError: it does not exist, holds nothing usable, is not for that task, or can be read in several ways.
     """
+    if not isinstance(source, OnceRead):
+        return _named(source, root, task)
+    known = source.found
+    if (root, task) not in known:
+        usual = known.get((root, None))
+        known[root, task] = usual if usual is not None and usual[1].task == task else _named(source, root, task)
+    name, content = known[root, task]
+    own = copy.copy(content)
+    object.__setattr__(own, "inventory", copy.deepcopy(content.inventory))  # broken images are added to it as they are decoded
+    return name, own
+
+
+def _named(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
     name, found = _read(source, root, task)
     return printable_names([name]).get(name, name), found
 
