@@ -68,12 +68,12 @@ def test_a_learning_curve_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: 
 )
 def test_the_answer_follows_from_the_interval(tmp_path: Path, value: float, low: float, high: float, words: str) -> None:
     made = LearningCurve(
-        "run", "now", "", "photos", "resnet8", "", "", 3, 1,
-        [
+        name="run", created="now", command="", machine={}, data="photos", model="resnet8", weights="", recipe="", folds=3, repeats=1,
+        points=[
             {"images": n, "epochs": 1, "accuracy": Measurement("accuracy", 90 - 200 / n**0.5, "%", 300, True, 60, 99)}
             for n in (50, 100, 200, 400)
         ],
-        {"a": 0.1, "b": 2.0, "c": 0.5}, Measurement("difference", value, "points", 300, True, low, high), {}, {},
+        power_law={"a": 0.1, "b": 2.0, "c": 0.5}, gain=Measurement("difference", value, "points", 300, True, low, high),
     )  # fmt: skip
     assert words in answer(made)
     assert "800 instead of 400" in answer(made)

@@ -403,4 +403,7 @@ def test_an_evaluation_without_metrics() -> None:
     from planish.runs.evaluation import Evaluation
 
     with pytest.raises(ValidationError, match="at least 1 item"):
-        Evaluation("n", "c", "c", "m", "d", "test", "onnxruntime", {}, [], [], [], 0, {})
+        Evaluation(
+            name="n", created="c", command="c", machine={}, model="m", data="d", split="test", runtime="onnxruntime", metrics={}, per_class=[],
+            confusions=[], thresholds=[], misclassified=0,
+        )  # fmt: skip
