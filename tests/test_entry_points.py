@@ -11,6 +11,7 @@ import torch
 from planish.errors import ModelError, PlanError
 from planish.models import create, names
 from planish.models.storage import load_artifact, save_artifact
+from planish.settings import ModelSettings
 from planish.testing import entry_points, write_shapes
 from planish.training.prepare import prepare_job
 from planish.training.recipe import MODIFICATIONS, Recipe, apply_modifications, load_recipe, modifications
@@ -86,7 +87,7 @@ def installed(folder: Path) -> Iterator[None]:
 
 def test_a_network_of_another_package_is_created_by_name_and_rebuilt(installed: None, tmp_path: Path) -> None:
     assert "tiny" in names()
-    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), "tiny")
+    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), ModelSettings("tiny"))
     assert job.artifact.lineage.source.name == "tiny"
     save_artifact(job.artifact, tmp_path / "model")
     loaded = load_artifact(tmp_path / "model")
@@ -113,7 +114,7 @@ def test_modifications_of_another_package_come_where_they_declare(installed: Non
     (tmp_path / "mine.yaml").write_text("base: scratch-small\nmodifications:\n  again: 3\n  scaled: {factor: 0.5}\n  activation: elu\n")
     recipe = load_recipe(tmp_path / "mine.yaml")
     assert [technique.name for technique in recipe.techniques()] == ["scaled", "again", "activation"]
-    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), "tiny")
+    job = prepare_job(write_shapes(tmp_path / "shapes", per_class=12), ModelSettings("tiny"))
     changed = apply_modifications(job.artifact, job.task, Recipe(modifications={"scaled": 0.5, "again": 3}).techniques())
     torch.testing.assert_close(changed.module[0].bias, 1.5 * job.artifact.module[0].bias)
 

@@ -36,7 +36,7 @@ app = App(
     help="Makes convolutional networks accurate, small and fast, and proves it by measurement.",
     version=planish.__version__,
     help_format="plaintext",
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), allow_repeating=True),
     exit_on_error=False,
     print_error=False,
     help_on_error=False,

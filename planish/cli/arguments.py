@@ -90,7 +90,8 @@ def _lists_of_text(members: Sequence[Any]) -> Any:
 def _lists_of_numbers(members: Sequence[Any]) -> Any:
     for one in members:
         if get_origin(one) is Sequence and get_args(one)[0] in (int, float):
-            return Annotated[str, Parameter(converter=_numbers_of(get_args(one)[0]))]
+            kind = get_args(one)[0]
+            return Annotated[list[kind], Parameter(converter=_numbers_of(kind), n_tokens=1)]  # type: ignore[valid-type]
     return None
 
 

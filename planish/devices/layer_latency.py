@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import math
 import os
 import random
@@ -28,6 +27,7 @@ from planish.deadline import seconds_left
 from planish.decisions import decide
 from planish.devices.machine import cpu_model, instruction_sets, saturates
 from planish.errors import TechniqueError
+from planish.files.numbers import read_numbers, write_numbers
 from planish.files.workspace import cache_root
 from planish.progress import Stage
 
@@ -125,7 +125,7 @@ def layer_latencies(
 
 def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, cache_dir: Path | None) -> list[float]:
     file = cache_root(cache_dir) / "layer-latency" / f"{_machine_key(runtime, threads, batch)}.json"
-    known = _read(file)
+    known = read_numbers(file)
     keys = {_key(v): v for v in variants}
     missing = [v for key, v in keys.items() if key not in known]
     if missing:
@@ -136,7 +136,7 @@ def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, 
             for (size, channels, precision), members in groups.items():
                 for start in range(0, len(members), _AT_ONCE):
                     if seconds_left() < 0:
-                        _write(file, _read(file) | known)
+                        write_numbers(file, read_numbers(file) | known)
                         raise TechniqueError(
                             f"timing {len(missing)} layers in {runtime} takes more time than there is for it",
                             f"{stage.done} were timed, and are kept for the next run",
@@ -149,7 +149,7 @@ def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, 
                     scale = known.setdefault("anchor", anchor_ms) / anchor_ms
                     known |= {_key(v): scale * max(ms - frame_ms, ms / 100) for v, ms in zip(timed, rest, strict=True)}
                     stage.advance(len(timed))
-        _write(file, _read(file) | known)
+        write_numbers(file, read_numbers(file) | known)
     return [known[_key(v)] for v in variants]
 
 
@@ -266,17 +266,3 @@ def _machine_key(runtime: str, threads: int, batch: int) -> str:
         version = ""
     machine = cpu_model(), instruction_sets(), os.cpu_count()
     return hashlib.sha256(repr((*machine, runtime, version, threads, batch)).encode()).hexdigest()[:16]
-
-
-def _read(file: Path) -> dict[str, float]:
-    try:
-        return {str(key): float(ms) for key, ms in json.loads(file.read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError):  # absent or damaged: timed again
-        return {}
-
-
-def _write(file: Path, known: dict[str, float]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(known))
-    partial.replace(file)

@@ -1,4 +1,4 @@
-"""Whether a network gains by computing in bfloat16 on a device; measured on the network, not looked up.
+"""Whether a network gains by computing in bfloat16 on a device; measured on the network, once on each machine.
 
 What is to be compared must be trained in one precision, so a job of several trainings decides once and hands them ``bf16`` or ``off``: see
 ``planish.runs.precision``.
@@ -16,7 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from planish.artifact import InputSpec
 from planish.decisions import decide
+from planish.devices.machine import cpu_model
 from planish.errors import first_line
+from planish.files.numbers import read_numbers, write_numbers
+from planish.files.workspace import cache_root
 from planish.models.strided import SafeStrides
 from planish.progress import note
 
@@ -42,15 +45,27 @@ def _gains(device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
 
     def measured() -> bool:
         try:
-            plain, bf16 = _step_seconds(network, spec)
+            gain = _known_gain(layers, network, spec)
         except Exception as error:  # an operator without bfloat16, or code of the user's own that does not take it
             note(f"training in float32: the network does not run in bfloat16 ({first_line(error)})")
             return False
-        gains = plain / bf16 > _WORTH_IT
-        note(f"training in {'bfloat16' if gains else 'float32'}: bfloat16 runs at {plain / bf16:.1f}x the speed of float32 here")
+        gains = gain > _WORTH_IT
+        note(f"training in {'bfloat16' if gains else 'float32'}: bfloat16 runs at {gain:.1f}x the speed of float32 here")
         return gains
 
     return bool(decide(f"bfloat16:{layers}", measured))
+
+
+def _known_gain(layers: str, network: nn.Module, spec: InputSpec) -> float:
+    """How many times as fast bfloat16 is; measured once on this machine, so that equal seeds give equal results."""
+    file = cache_root(None) / "bfloat16.json"
+    key = f"{cpu_model()}:{torch.__version__}:{torch.get_num_threads()}:{layers}"
+    known = read_numbers(file)
+    if key not in known:
+        plain, bf16 = _step_seconds(network, spec)
+        known = read_numbers(file) | {key: plain / bf16}
+        write_numbers(file, known)
+    return known[key]
 
 
 def _step_seconds(network: nn.Module, spec: InputSpec) -> tuple[float, float]:

@@ -31,7 +31,6 @@ def refused(*arguments: object, says: tuple[str, ...]) -> None:
     result = invoke([str(a) for a in arguments])
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
     text = " ".join(result.output.split())
     for words in says:
         assert words in text, text
@@ -142,7 +141,7 @@ def test_a_pickle_is_never_run(data: Path, tmp_path: Path) -> None:
         ("--max-drop", "-1", ("between 0 and 100",)),
         ("--runtime", "onnxruntim", ("no runtime is called 'onnxruntim'", "onnxruntime")),
         ("--threads", "1000", ("1000 threads", "cores")),
-        ("--batch", "0", ("0 images",)),
+        ("--batch", "0", ("--batch 0", "at least 1")),
         ("--image-size", "4", ("4 pixels", "between 8")),
         ("--train", "maybe", ("maybe", "always")),
     ],

@@ -66,7 +66,7 @@ def test_folds_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_cannot_be_cut_is_told(shapes: Path, tmp_path: Path) -> None:
-    with pytest.raises(GoalError, match="at least 2 folds"):
+    with pytest.raises(GoalError, match="it is at least 2"):
         commands.crossval(shapes, folds=1, out=tmp_path / "run")
 
 

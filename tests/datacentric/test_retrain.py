@@ -68,11 +68,11 @@ def watch(monkeypatch: pytest.MonkeyPatch, train: Callable[..., Original]) -> li
     """What networks are trained on, and from which, with ``train`` in place of the training; the second one ends there."""
     seen: list[Job] = []
 
-    def watched(job: Job, **options: Any) -> Original:
+    def watched(job: Job, settings: Any, **options: Any) -> Original:
         seen.append(job)
         if len(seen) > 1:
             raise InterruptedError
-        return train(job, **options)
+        return train(job, settings, **options)
 
     monkeypatch.setattr(retrain, "train_original", watched)
     # how fast they are is not asked here
@@ -134,7 +134,7 @@ def _right(bundle: Path, paths: list[Path]) -> float:
 def test_labels_stay_with_the_run_where_nothing_was_replaced(
     old: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = watch(monkeypatch, lambda job, **_: Original(job.artifact))  # as good as before
+    jobs = watch(monkeypatch, lambda job, settings, **_: Original(job.artifact))  # as good as before
     data, run = old
     run = Path(shutil.copytree(run, tmp_path / "run"))
     before = (run / "bundle" / SEAL).read_text()
@@ -245,7 +245,7 @@ def test_the_same_command_goes_on_from_an_interrupted_training_alone(
     data, run = old
     out, asked = tmp_path / "out", []
 
-    def interrupted(job: Job, *, checkpoint: Path, **_: Any) -> Any:
+    def interrupted(job: Job, settings: Any, *, checkpoint: Path, **_: Any) -> Any:
         asked.append(checkpoint.exists())
         checkpoint.touch()
         if len(asked) == 2:

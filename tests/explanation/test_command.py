@@ -50,7 +50,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     any_task: Any = task
     torch_artifact = artifact("resnet8", 32)
     float_ = ToOnnx().apply(torch_artifact, any_task)
-    int8 = replace(Int8.for_this_machine(), images=16).apply(float_, any_task)
+    int8 = replace(Int8.for_this_machine(), calibration_images=16).apply(float_, any_task)
     save_artifact(torch_artifact, folder / "model")
 
     def write(name: str, made: Artifact, runtime: str) -> None:
@@ -124,7 +124,7 @@ def test_mistakes_are_told_in_a_line(bundles: dict[str, Path], tmp_path: Path) -
     cases = [
         ((tmp_path / "none.onnx",), "does not exist"),
         ((tmp_path / "empty",), "neither a bundle"),
-        ((tmp_path / "broken.onnx",), "is not an ONNX file"),
+        ((tmp_path / "broken.onnx",), "cannot open"),
         ((tmp_path / "broken.xml",), "cannot open"),
         ((theirs, "--batch", 4), "batches of 1 only"),
         ((theirs, "--data", tmp_path / "empty"), "npy"),

@@ -404,6 +404,6 @@ def test_an_evaluation_without_metrics() -> None:
 
     with pytest.raises(ValidationError, match="at least 1 item"):
         Evaluation(
-            name="n", created="c", command="c", machine={}, model="m", data="d", split="test", runtime="onnxruntime", metrics={}, per_class=[],
-            confusions=[], thresholds=[], misclassified=0,
+            name="n", created="c", command="c", machine={}, model="m", data="d", split="test", runtime="onnxruntime", metrics={},
+            per_class=[], confusions=[], thresholds=[], misclassified=0,
         )  # fmt: skip

@@ -40,7 +40,7 @@ def invoke(arguments: Sequence[str], env: Mapping[str, str] | None = None) -> Ra
     with (
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
-        mock.patch.dict(os.environ, env or {}),
+        mock.patch.dict(os.environ, env) if env else contextlib.nullcontext(),  # trust in files stays otherwise
         mock.patch.object(sys, "argv", ["planish", *arguments]),
     ):
         try:

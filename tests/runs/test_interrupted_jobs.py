@@ -36,7 +36,8 @@ class Time:
         self.now, self.steps, self.stop, real = 0.0, 0, -1, FIT._Loss.__call__
         for module in (FIT, sys.modules["planish.training.schedules.schedule"]):
             monkeypatch.setattr(module, "monotonic", lambda: self.now)
-        monkeypatch.setattr("planish.commands.monotonic", lambda: self.now)
+        for name in ("planish.commands.train", "planish.invocation"):
+            monkeypatch.setattr(sys.modules[name], "monotonic", lambda: self.now)
         monkeypatch.setattr("planish.search.time_estimates.perf_counter", lambda: self.now)
 
         def step(loss: Any, *batch: Any) -> Any:

@@ -19,6 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import planish.search.optimize  # noqa: F401 for sys.modules
 from planish import deadline, invocation
 from planish.commands import optimize
 from planish.devices import layer_latency

@@ -66,7 +66,7 @@ def test_a_budget_below_the_least_is_named_at_the_start_and_in_the_end(tmp_path:
     assert any(f"about {result.budget.least_seconds:.0f} s is the least" in text for text in result.notes)
     assert "At least" in str(result.budget)
     stage = result.budget.overruns[0]
-    assert stage.seconds > stage.expected
+    assert stage.seconds > stage.expected_seconds
     assert stage.stage in str(result.budget)
     assert sum(result.seconds.values()) == pytest.approx(took, abs=5)
 

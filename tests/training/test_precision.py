@@ -15,7 +15,6 @@ from planish import commands
 from planish.artifact import InputSpec
 from planish.compression.pruning.iterative_pruning import IterativePruning
 from planish.datacentric.folds import Folds
-from planish.decisions import remembering
 from planish.experiments.experiment import Experiment
 from planish.experiments.topics import TOPICS, strategies_of
 from planish.models.zoo import create
@@ -27,7 +26,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+def network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> torch.nn.Module:
+    monkeypatch.setenv("PLANISH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     return create("resnet8", num_classes=3, channels=3, image_size=16).module
 
@@ -46,18 +46,17 @@ def test_what_is_faster_is_taken_and_remembered(
 ) -> None:
     asked = []
     monkeypatch.setattr(precision, "_step_seconds", lambda *_: asked.append(1) or seconds)
-    decided: dict[str, Any] = {}
-    with remembering(lambda key, work: decided[key] if key in decided else decided.setdefault(key, work())):
-        assert [precision.use_bf16("auto", CPU, network, SPEC) for _ in range(2)] == [gains, gains]
+    assert [precision.use_bf16("auto", CPU, network, SPEC) for _ in range(2)] == [gains, gains]
     assert len(asked) == 1
     assert precision.use_bf16("bf16", CPU, network, SPEC)
     assert not precision.use_bf16("off", CPU, network, SPEC)
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """What each training was asked to compute in, on a machine with bf16 on which every other timing says that it pays; the second
     training is interrupted."""
+    monkeypatch.setenv("PLANISH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     timings = itertools.cycle([(1.0, 0.5), (1.0, 1.5)])
     monkeypatch.setattr(precision, "_step_seconds", lambda *_: next(timings))

@@ -44,7 +44,7 @@ def serve(
     tls_key: str | Path | None = None,
     ray: bool = False,
     replicas: int = 1,
-    watch: Callable[[str], None] | None = None,
+    watch: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Serve images over HTTP, also by KServe's V1 protocol and the Open Inference Protocol v2 (Triton); /metrics for Prometheus.
 
@@ -82,7 +82,7 @@ def serve(
         tls_key: PEM file.
         ray: As replicas in Ray Serve, here or in the cluster RAY_ADDRESS names.
         replicas: Processes in Ray Serve, each with all models.
-        watch: Called with a line for each model that is served.
+        watch: Called with a line for each model that is served, and for warnings.
 
     Raises:
         BundleError: a bundle is damaged, two have one name and version, the port is taken, or a library is missing.
@@ -97,7 +97,6 @@ def serve(
         $ gzip -c photo.bmp | curl -H "Content-Encoding: gzip" --data-binary @- localhost:8000/predict
     """
     # not by way of what trains: a service has no use for PyTorch
-    from planish.progress import note
     from planish.serving.http.key_file import others_may_read, read_keys
     from planish.serving.monitoring.recorder import LogSettings
     from planish.serving.monitoring.request_log import RequestLog
@@ -113,7 +112,7 @@ def serve(
         raise GoalError("--replicas without --ray", "Ray Serve starts them", "add --ray")
     accepted = () if keys is None else read_keys(Path(keys))
     if keys is not None and others_may_read(Path(keys)):
-        note(f"Warning: other users of this machine can read {keys}; run: chmod 600 {keys}")
+        watch(f"Warning: other users of this machine can read {keys}; run: chmod 600 {keys}")
     listen(
         bundles, host=host, port=port, threads=threads, max_batch=max_batch, max_queue=max_queue, max_bytes=max_bytes,
         max_pixels=max_pixels, max_decoding_bytes=max_decoding_bytes, timeout_s=timeout,
@@ -121,7 +120,7 @@ def serve(
         watch_rate=watch_rate, request_log=RequestLog(_path(request_log), request_log_bytes), address_file=_path(address_file),
         public_key=_path(public_key), drift=drift_settings(correlation, cycle),
         log=LogSettings(_path(log), log_bytes, log_images, log_image_bytes), certificate=_path(tls_certificate),
-        certificate_key=_path(tls_key), replicas=replicas if ray else None, watch=watch or (lambda text: None),
+        certificate_key=_path(tls_key), replicas=replicas if ray else None, watch=watch,
     )  # fmt: skip
 
 

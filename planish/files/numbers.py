@@ -1,0 +1,23 @@
+"""What was measured once on a machine, kept in its cache: numbers by key, in a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+
+def read_numbers(file: Path) -> dict[str, float]:
+    """The numbers in a file; none where it is absent or damaged, so that they are measured again."""
+    try:
+        return {str(key): float(value) for key, value in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def write_numbers(file: Path, known: dict[str, float]) -> None:
+    """Write the file whole; of two processes that write at a time the later one stays."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(known))
+    partial.replace(file)
