@@ -69,7 +69,7 @@ def test_training_and_evaluating_leave_a_page_that_can_be_made_again(data: Path,
     }
     page = (model / "evaluation.html").read_text()
     assert "How it was trained" in page
-    assert "What it saw" in page
+    assert "Training augmentation" in page
     shown = run("evaluate", model, data, "--out", tmp_path / "new" / "page", "--precision", 80)
     assert "evaluation.html" in shown
     found = json.loads((tmp_path / "new" / "page" / "evaluation.json").read_text())

@@ -77,11 +77,11 @@ def test_the_surest_mistakes_are_shown_with_what_the_model_said(page: Page, said
 
 
 def test_all_parts_are_there(page: Page) -> None:
-    for title in ("As it is", "With the temperature", "Answering only where it is sure", "Noise, blur, fog", "all corruptions"):
+    for title in ("As it is", "With the temperature", "Selective prediction", "Robustness to corruptions", "all corruptions"):
         assert title in page.text
 
 
-@pytest.mark.parametrize(("sharpness", "word"), [(8.0, "it is too sure"), (0.3, "it is not sure enough")])
+@pytest.mark.parametrize(("sharpness", "word"), [(8.0, "the model is overconfident"), (0.3, "the model is underconfident")])
 def test_it_says_whether_the_model_is_as_sure_as_it_is_right(sharpness: float, word: str, tmp_path: Path) -> None:
     write_fake(tmp_path, NAMES, n=400, sharpness=sharpness)
     assert word in Page(write_evaluation(tmp_path).read_text()).text
@@ -100,7 +100,7 @@ def test_a_hundred_classes_are_drawn_as_a_map(tmp_path: Path) -> None:
     text = write_evaluation(tmp_path).read_text()
     page = Page(text)
     assert len(text) < 600_000
-    counts = [int(count) for count in re.findall(r"<title>class \d+(?: taken for class \d+)?: (\d+)</title>", text)]
+    counts = [int(count) for count in re.findall(r"<title>class \d+(?: predicted as class \d+)?: (\d+)</title>", text)]
     assert sum(counts) == 3000
     assert "The other 80 classes" in page.text
 

@@ -89,11 +89,11 @@ def test_classes_are_told_as_measured_and_their_change_claims_no_interval(page: 
         change = words.number(after - before, 2, sign=True)
         assert f"{name} {before:.1f} % {after:.1f} % {change} points 30" in page.text
     assert "a small change may be chance" in page.text
-    assert "no difference" not in page.text[page.text.index("Average precision per class") : page.text.index("What goes wrong")]
+    assert "no difference" not in page.text[page.text.index("Average precision per class") : page.text.index("Errors by kind")]
 
 
 def test_errors_of_both_models_stand_side_by_side(page: Page, overlaps: np.ndarray) -> None:
-    shown = page.text[page.text.index("What goes wrong") : page.text.index("Latency, call by call")]
+    shown = page.text[page.text.index("Errors by kind") : page.text.index("Latency distribution")]
     assert "what mAP50 would win" in shown
     bad = overlaps < 0.8
     before, after = 100 * bad.mean(axis=1)
@@ -114,7 +114,7 @@ def test_a_result_without_errors_is_read_and_shows_none(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "result.json").read_text())
     del told["errors"]  # as an earlier version wrote it
     (tmp_path / "result.json").write_text(json.dumps(told))
-    assert "What goes wrong" not in Page(write_report(tmp_path).read_text()).text
+    assert "Errors by kind" not in Page(write_report(tmp_path).read_text()).text
 
 
 def test_an_unknown_kind_is_told_and_changes_are_put_into_a_sentence() -> None:
@@ -251,7 +251,7 @@ def test_an_evaluation_shows_metrics_classes_and_pictures(evaluated: Path, overl
     assert f"mAP50 {100 * np.sqrt(overlaps[1]).mean():.2f} %" in page.text
     for i, name in enumerate(NAMES):
         assert re.search(rf"{name} {100 * overlaps[1, i::2].mean():.1f} % [\d.]+ to [\d.]+ 30", page.text)
-    for title in ("Calibration", "Answering only where", "Confusion matrix", "ccuracy", "Do not trust"):
+    for title in ("Calibration", "Selective prediction", "Confusion matrix", "ccuracy", "Do not trust"):
         assert title not in page.text
     assert "all corruptions" in page.text
     low = (overlaps[1] < 0.8).sum()

@@ -109,12 +109,12 @@ def test_numbers_are_those_of_the_stored_predictions(finished: Path, page: Page)
     assert f"{right[0]:.2f} % → {right[1]:.2f} % on 2,000 images" in page.text
     differ = np.argmax(stored["baseline"], 1) != np.argmax(stored["chosen"], 1)
     assert f"{differ.sum()} of 2,000 test images" in page.text
-    for name, wanted in (("Right only after", stored["chosen"]), ("Right only before", stored["baseline"])):
+    for name, wanted in (("Correct only after", stored["chosen"]), ("Correct only before", stored["baseline"])):
         assert f"{name} {(differ & (np.argmax(wanted, 1) == stored['targets'])).sum()} " in page.text
     assert "Do not trust" not in page.text
     assert "leaks none" in page.text
     assert "Accuracy on test no difference" in page.text
-    for title in ("Everything that was tried", "Confusion matrix", "How the original was trained", "What ships"):
+    for title in ("All candidates", "Confusion matrix", "How the original was trained", "What ships"):
         assert title in page.text
 
 

@@ -20,9 +20,9 @@ _MEANING = {
 }
 _MEANING_OF_PIXELS = {
     "borders": "near where two classes meet: 1 % of the larger side, at least a pixel",
-    "mistaken_classes": "inside a region, taken for another class",
-    "invented_pixels": "inside the background, taken for an object",
-    "missed_pixels": "inside an object, taken for the background",
+    "mistaken_classes": "inside a region, predicted as another class",
+    "invented_pixels": "inside the background, predicted as an object",
+    "missed_pixels": "inside an object, predicted as background",
 }
 
 

@@ -98,10 +98,10 @@ def _warning(found: Evaluation, predicted: Predicted | Scored) -> str:
 
 
 def _sureness(found: Evaluation, predicted: Predicted) -> str:
-    """In words: whether the model is as sure as it is right."""
+    """In words: whether confidence equals accuracy."""
     sure = 100 * float(probabilities(predicted.logits).max(axis=1).mean())
     right = found.metrics["accuracy"]
-    text = f"On average it is {words.number(sure, 1)} % sure, and right in {words.number(right.value, 1)} %"
+    text = f"Mean confidence is {words.number(sure, 1)} %, accuracy {words.number(right.value, 1)} %"
     fitted = found.metrics.get("temperature")
     if fitted is None or fitted.low is None or fitted.high is None:
         return f"{text}."
@@ -109,8 +109,8 @@ def _sureness(found: Evaluation, predicted: Predicted) -> str:
         return f"{text}. The validation images are too few, or too easy, to tell a temperature."
     if fitted.low <= 1 <= fitted.high:
         return f"{text}. A temperature fitted on validation, {words.number(fitted.value, 2)}, is no different from 1: it is calibrated."
-    kind = "too sure" if fitted.value > 1 else "not sure enough"
-    text += f": it is {kind}. Divided by a temperature of {words.number(fitted.value, 2)} its logits fit validation best"
+    kind = "overconfident" if fitted.value > 1 else "underconfident"
+    text += f": the model is {kind}. Divided by a temperature of {words.number(fitted.value, 2)} the logits fit validation best"
     return f"{text}; planish export --calibrate builds that into the file." if found.runtime == "torch" else f"{text}."
 
 

@@ -175,8 +175,8 @@ def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, 
         return []
     groups = thumbnails.group(run.disagreements, class_names(run.result))
     titles = (
-        ("Right only after", "The chosen model is right, the original was wrong."),
-        ("Right only before", "The original was right, the chosen model is wrong."),
+        ("Correct only after", "The chosen model is correct, the original is not."),
+        ("Correct only before", "The original is correct, the chosen model is not."),
         ("Both wrong, differently", "Neither is right, and they do not say the same."),
     )
     return [(*title, total, members) for title, total, members in zip(titles, again.differing, groups, strict=True) if total]

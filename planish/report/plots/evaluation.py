@@ -36,7 +36,7 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], title: str) -> Markup:
     most = max(b.n for b in bins)
     for b in bins:
         confidence, accuracy, low, high = (100 * v for v in (b.confidence, *b.accuracy))
-        text = f"{b.n} images, on average {confidence:.1f} % sure: {accuracy:.1f} % right ({low:.1f} to {high:.1f})"
+        text = f"{b.n} images, mean confidence {confidence:.1f} %: accuracy {accuracy:.1f} % ({low:.1f} to {high:.1f})"
         tall = 44 * b.n / most
         parts.append(el("rect", x=x(confidence) - 5, y=height - 2 - tall, width=10, height=tall, cls="count"))
         whisker = el("line", x1=x(confidence), x2=x(confidence), y1=y(low), y2=y(high), cls="whisker")
@@ -75,7 +75,7 @@ def coverage_curve(
         kept = [t for t in marked if t.threshold == least]
         promise = f"{', '.join(plain(t.target_precision) for t in kept)} %"
         answers, right = (kept[0].measurements[name].value for name in ("coverage", "precision"))
-        text = f"{promise} asked for: answers {answers:.1f} % of the images, right in {right:.1f} %"
+        text = f"{promise}: coverage {answers:.1f} % of the images, precision {right:.1f} %"
         dot = el("circle", cx=x(answers), cy=y(right), r=5.5)
         parts.append(el("g", dot, el("title", text), cls="point best", tabindex="0", role="img", aria_label=text))
         anchor, nudge = ("middle", 0) if answers < 94 else ("end", 6)
