@@ -56,11 +56,13 @@ def _add(function: Callable[..., Any], group: Group) -> None:
     ]
 
     def run(*positional: Any, **options: Any) -> int:
-        bound = signature.bind(*positional, **options)
-        bound.apply_defaults()
-        chosen = dict(bound.arguments)
+        chosen = usual | signature.bind(*positional, **options).arguments
         return _run(function, chosen, {key: chosen.pop(key) for key in extra})
 
+    parameters = inspect.signature(function).parameters
+    usual = {one.name: parameters[one.name].default for one in given if one.default is not one.empty} | {
+        one.name: one.default for one in own
+    }
     signature = inspect.Signature([*given, *own])
     summary, examples = _documentation(function)
     run.__signature__ = signature  # type: ignore[attr-defined]

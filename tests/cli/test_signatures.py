@@ -114,3 +114,22 @@ def test_type_checkers_read_a_users_script(tmp_path: Path) -> None:
     assert sorted(map(int, errors)) == list(range(first, first + len(WRONG))), printed
     for line, words in zip(errors, WRONG.values(), strict=True):
         assert words in errors[line]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_that_are_left_out_have_the_defaults_of_the_function(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ``few_shot`` the numbers of images, ``(1, 5, 10)``, not the text that its help shows."""
+    from planish.cli import app
+
+    function, called = getattr(commands, name), []
+    monkeypatch.setattr(app, "_run", lambda _, given, own: called.append(given) or 0)
+    parameters = inspect.signature(function).parameters.values()
+    needed = [one for one in parameters if one.default is one.empty]
+    written = [text for one in needed if one.kind is one.POSITIONAL_OR_KEYWORD for text in ["x"]]
+    for one in needed:
+        if one.kind is one.KEYWORD_ONLY:
+            written += [f"--{one.name.replace('_', '-')}", {"int": "64", "Format": "onnx"}.get(str(one.annotation), "x")]
+    assert invoke([name.replace("_", "-"), *written]).exit_code == 0
+    for one in parameters:
+        if one not in needed and one.name not in IN_PYTHON_ONLY:
+            assert called[0][one.name] == one.default, one.name

@@ -64,7 +64,9 @@ def heat_map(matrix: Counts, class_names: Sequence[str]) -> Markup:
         for x, (count, shade) in enumerate(shades(matrix[:, order], int(target))):
             if count:
                 cls = f"{'hit' if x == y else 'miss'} v{math.ceil(_SHADES * shade / 100)}"
-                text = f"{class_names[target]} predicted as {class_names[order[x]]}: {count}" if x != y else f"{class_names[target]}: {count}"
+                text = (
+                    f"{class_names[target]} predicted as {class_names[order[x]]}: {count}" if x != y else f"{class_names[target]}: {count}"
+                )
                 squares.append(el("rect", el("title", text), x=x, y=y, width=1, height=1, cls=cls))
         middle = left + cell * (y + 0.5)
         name = class_names[target] if len(class_names[target]) <= _LONGEST else class_names[target][: _LONGEST - 1] + "…"
