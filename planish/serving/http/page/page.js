@@ -94,6 +94,7 @@ function track(share) {
 
 async function ask(file) {
   if (!file) return;
+  await listed; // an image may be given before the models are known
   if (shownUrl) URL.revokeObjectURL(shownUrl);
   shownUrl = URL.createObjectURL(file);
   const image = $("shown");
@@ -244,6 +245,6 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 document.addEventListener("paste", (event) => ask([...event.clipboardData.files].find((f) => f.type.startsWith("image/"))));
-listModels().catch(() => say(paragraph("The service does not answer.", "error")));
+const listed = listModels().catch(() => say(paragraph("The service does not answer.", "error")));
 watch();
 setInterval(watch, WATCH_MS);
