@@ -177,7 +177,7 @@ def test_what_is_no_image_is_refused_by_name(client: TestClient, files: list[byt
         b'{"image": "\\ud800"}': "not base64", b'"\\u00007"': "not base64",
         b"data:a;base64,b*": "not base64", b'{"instances": [[[[1, 2], [3, 4]]]]}': "/infer",
         b'{"instances": [' + b"[[0, 1], [2, 3]], " * 5000 + b"[]]}": "/infer", b'{"image": "' + b'a\\"' * 500 + b'"}': "quotation mark",
-        b"[" * 60_000: "not JSON", b'{"image": "' + b"a" * 5000: "not JSON",
+        b"[" * 60_000: "not JSON", b'{"a":' * 10_000 + b"1" + b"}" * 10_000: "not JSON", b'{"image": "' + b"a" * 5000: "not JSON",
         b'{"image": "' + b"a\\x" * 500 + b'"}': "not base64", b'{"image": "' + b"\\" * 5000 + b'"}': "not base64",
     }.items():  # fmt: skip
         assert message in refusal(ask(client, body, "application/json"), 400), body[:50]

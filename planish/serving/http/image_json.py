@@ -15,6 +15,7 @@ from planish.serving.http.base64_text import decode
 
 _LONG = 256  # characters from which on a string is an image, and not read by ``json`` with the rest
 _MOST_JSON = 65_536  # bytes beside the images; Python's objects need up to twenty times the memory of their text
+_DEEPEST = 100  # levels of nesting; what Python itself allows depends on the libraries in the process
 _IGNORED = "signature_name"  # TensorFlow's clients send it
 _PLACEHOLDER = re.compile(r"\0([0-9]{1,9})")
 # Line breaks, and what some encoders of JSON escape. By ``json`` a long string of escapes would keep the interpreter's lock.
@@ -40,6 +41,8 @@ def images_in_json(text: bytes, max_images: int) -> tuple[list[bytes], bool]:
     """
     short, strings = _without_long_strings(text, max_images)
     try:
+        if _depth(short) > _DEEPEST:
+            raise RecursionError
         value = json.loads(short, strict=False)  # base64 with line breaks as they are
     except (ValueError, RecursionError) as error:
         raise DataError("the request is not JSON", _RULE) from error
@@ -61,6 +64,16 @@ def images_in_json(text: bytes, max_images: int) -> tuple[list[bytes], bool]:
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
     return found, several
+
+
+def _depth(text: bytes) -> int:
+    """How deep lists and objects are nested, outside strings."""
+    deepest = depth = 0
+    for found in re.finditer(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', text, re.DOTALL):
+        if not found[0].startswith(b'"'):
+            depth += 1 if found[1] else -1
+            deepest = max(deepest, depth)
+    return deepest
 
 
 def _without_long_strings(text: bytes, most: int) -> tuple[bytes, list[slice]]:
