@@ -49,7 +49,9 @@ def arguments(command: Callable[..., Any]) -> list[inspect.Parameter]:
             continue
         default = parameter.default
         if isinstance(default, tuple):
-            default = ",".join(map(str, default)) if default else None
+            default = list(default) or None
+        if isinstance(default, list):
+            written = Annotated[written, Parameter(show_default=",".join(map(str, default)))]
         if isinstance(default, bool) and written is bool:
             written = Annotated[bool, Parameter(show_default=False)]
         positional = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD

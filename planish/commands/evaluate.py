@@ -110,7 +110,7 @@ def evaluate(
         )  # fmt: skip
     if out is not None:
         keep(
-            Path(out), judged, spec, preprocessing, subject=EvaluationSubject(str(opened.path), read, opened.runtime),
+            Path(out), judged, spec, preprocessing, subject=EvaluationSubject(str(opened.path), str(read), opened.runtime),
             precision=95.0 if precision is None else precision, notes=notes,
         )  # fmt: skip
         write_evaluation(Path(out))

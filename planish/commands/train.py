@@ -127,6 +127,6 @@ def train(
         write_training(original, job.task, folder)
         if allowed is not None and not is_kept(allowed, taken := monotonic() - begun):
             note(f"the training took {taken:.0f} s of a budget of {allowed:.0f} s, {seconds or 0:.0f} s of which were left for its epochs")
-        keep(folder, judged, spec, preprocessing, subject=EvaluationSubject(name, read, "torch"), notes=notes)
+        keep(folder, judged, spec, preprocessing, subject=EvaluationSubject(name, str(read), "torch"), notes=notes)
         write_evaluation(folder)
     return Trained(artifact, folder, judged.found.metrics)

@@ -11,6 +11,7 @@ from cli_runner import invoke
 
 import planish
 from planish import commands
+from planish.invocation import invoked
 from planish.testing import write_shapes
 
 CLASSES = ("[red]circle", 'squ<a> & "re"', os.fsdecode(b"str\xefpes"))
@@ -27,7 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (data / name).mkdir(parents=True, exist_ok=True)
             file.rename(data / name / os.fsdecode(b"caf\xe9 " + os.fsencode(file.name)))
     changes = ["epochs=1", "image_size=16"]
-    planish.train(data, model="resnet8", changes=changes, out=root / "model", command=f"planish train {data}")
+    with invoked(f"planish train {data}"):
+        planish.train(data, model="resnet8", changes=changes, out=root / "model")
     return root
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import pydantic  # noqa: F401  cyclopts checks defaults with it once it is imported
 import pytest
 from cli_runner import invoke
 from mypy import api as mypy
