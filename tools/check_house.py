@@ -1,4 +1,4 @@
-"""Check the layout and the language of the source tree: no cycles of modules, small folders, no retired words, one class a name.
+"""Check the source tree: no cycles of modules, small folders, no retired words, one class a name, functions of few parameters.
 
 python tools/check_house.py [ROOT]     # prints what is wrong, one line each, and ends with 1 if anything is
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from retired_words import retired_words
 
 MOST_MODULES = 15
+MOST_PARAMETERS = 8  # outside planish/commands, whose functions have an option of the command line for each
 _NOT_COUNTED = ("__init__", "__main__")
 
 Graph = dict[str, set[str]]
@@ -24,7 +25,8 @@ def main(root: Path) -> int:
     package = root / "planish"
     trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(package.rglob("*.py"))}
     problems = [*cycles(imports(package, trees)), *crowded_folders(package), *retired_words(root), *repeated_classes(root, trees)]
-    print("\n".join(problems) or "no cycles, no crowded folders, no retired words, no repeated class names")
+    problems += long_signatures(root, trees)
+    print("\n".join(problems) or "no cycles, no crowded folders, no retired words, no repeated class names, no long signatures")
     return int(bool(problems))
 
 
@@ -127,6 +129,21 @@ def repeated_classes(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(f"{file.relative_to(root)}:{node.lineno}")
     return [f"several classes are called {name}: {', '.join(where)}" for name, where in sorted(places.items()) if len(where) > 1]
+
+
+def long_signatures(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
+    """One line for each function with more parameters than one can keep apart."""
+    problems = []
+    for file, tree in trees.items():
+        if "commands" in file.parts:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                if (count := len(set(given) - {"self", "cls"})) > MOST_PARAMETERS:
+                    where = f"{file.relative_to(root)}:{node.lineno}"
+                    problems.append(f"{where}: {node.name} has {count} parameters, at most {MOST_PARAMETERS}: make settings of them")
+    return problems
 
 
 if __name__ == "__main__":

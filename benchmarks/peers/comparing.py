@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.peers.contestants import PLANISH, Contestant
 from benchmarks.peers.finished import Finished
-from planish.evaluation.latency import LatencyReport, measure_latency, verdict
+from planish.evaluation.latency import LatencyReport, LatencySettings, measure_latency, verdict
 from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics.intervals import paired_difference, proportion
 from planish.measurement import Measurement
@@ -48,7 +48,7 @@ def compare(run: Finished, everyone: Sequence[Contestant], seconds: float) -> Co
     by_key = {c.key: c for c in everyone}
     baseline = f"original@{run.result.baseline.runtime}"
     subjects = {key: c.model.subject(run.threads, run.batch) for key, c in by_key.items()}
-    latency = measure_latency(subjects, baseline=baseline, threads=run.threads, batch=run.batch, seconds=seconds)
+    latency = measure_latency(subjects, baseline, LatencySettings(run.threads, run.batch, seconds))
     before = by_key[baseline].scores(run, "validation")
     candidates = {key: _candidate(run, c, before, latency) for key, c in by_key.items()}
     chosen = choose_candidate([candidates[c.key] for c in everyone if c.is_peer], candidates[baseline], run.result.goal)

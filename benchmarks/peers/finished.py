@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planish.artifact import Artifact
-from planish.data import load_images
+from planish.data import Decoding, load_images
 from planish.errors import BundleError, DataError
 from planish.models.storage import load_artifact
 from planish.plan import Plan
@@ -78,8 +78,7 @@ def open_finished(folder: Path, data: str | None) -> Finished:
         data or settings["data"],
         seed=settings["seed"],
         skip_bad=settings["skip_bad"],
-        decode_side=original.preprocessing.decode_side,
-        channels=original.input_spec.channels,
+        decoding=Decoding(original.preprocessing.decode_side, original.input_spec.channels),
         assignment=assignment,
     )
     if images.assignment.splits != assignment.splits or images.known != images.report.images:

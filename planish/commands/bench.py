@@ -32,7 +32,7 @@ def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int =
     Example:
         $ planish bench runs/a/bundle runs/b/bundle --threads 1
     """
-    from planish.evaluation.latency import measure_latency
+    from planish.evaluation.latency import LatencySettings, measure_latency
     from planish.runs.open_model import open_model
 
     at_least(1, threads=threads, batch=batch)
@@ -48,4 +48,4 @@ def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int =
             name, number = f"{model} ({number})", number + 1
         names.append(name)
     subjects = {n: open_model(m, runtime).subject(threads, batch) for n, m in zip(names, models, strict=True)}
-    return measure_latency(subjects, baseline=names[0], threads=threads, batch=batch, seconds=seconds)
+    return measure_latency(subjects, names[0], LatencySettings(threads, batch, seconds))

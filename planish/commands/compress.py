@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from planish.commands.options import Layout, Resize, source
 from planish.errors import BundleError, ModelError
+from planish.settings import DeploymentTarget
 
 if TYPE_CHECKING:
     from planish.data.sources.dataset import Dataset
@@ -106,7 +107,7 @@ def compress(
         save_artifact(after, folder, images.assignment)
     else:
         runtime = available(facts["format"])[0]
-        write_bundle(after, split_task, folder, runtime=runtime, measurements={}, threads=1, batch=1, assignment=images.assignment)
+        write_bundle(after, split_task, folder, target=DeploymentTarget(runtime), measurements={}, assignment=images.assignment)
     reopened = open_model(folder)
     after_metrics = evaluate_split(reopened.predictor(threads=2), split_task, "test", reopened.input_spec, reopened.preprocessing).metrics
     return Compressed(folder, before_metrics, after_metrics, opened.artifact.size_bytes, after.size_bytes)

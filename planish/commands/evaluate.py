@@ -78,7 +78,7 @@ def evaluate(
     from planish.data import require_classes
     from planish.progress import collecting_notes, note
     from planish.report.pages.evaluation import write_evaluation
-    from planish.runs.evaluation import EvaluationSubject, judge, keep
+    from planish.runs.evaluation import EvaluationSettings, EvaluationSubject, judge, keep
     from planish.settings import ModelSettings
     from planish.tasks import task_for
 
@@ -105,8 +105,7 @@ def evaluate(
             images.require("validation")
         judged = judge(
             opened.predictor(threads=2), task_for(opened.task, images.splits, images.class_names), chosen, spec, preprocessing,
-            calibrate=calibrate or (out is not None and len(images.splits["validation"]) > 0),
-            corruptions=corruptions, seed=seed, tile=tile,
+            EvaluationSettings(calibrate or (out is not None and len(images.splits["validation"]) > 0), corruptions, seed, tile),
         )  # fmt: skip
     if out is not None:
         keep(

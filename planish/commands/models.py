@@ -46,7 +46,7 @@ def open_with_images(
         GoalError: weights or preprocessing are given for a saved model, which keeps its own.
         ModelError: it is none of these, or has no trained weights.
     """
-    from planish.data import load_images
+    from planish.data import Decoding, load_images
     from planish.progress import note
     from planish.runs.open_model import open_model
     from planish.runs.open_network import open_network
@@ -61,7 +61,7 @@ def open_with_images(
     if opened.assignment is None:
         note(f"{opened.path} keeps no splits: images are split with seed {seed}, and may be in train of the model and in test here")
     images = load_images(
-        data, seed=seed, skip_bad=skip_bad, decode_side=opened.preprocessing.decode_side, channels=opened.input_spec.channels,
+        data, seed=seed, skip_bad=skip_bad, decoding=Decoding(opened.preprocessing.decode_side, opened.input_spec.channels),
         task=opened.task, assignment=opened.assignment, class_names=opened.class_names,
     )  # fmt: skip
     return opened, images

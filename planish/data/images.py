@@ -175,13 +175,37 @@ class ImageData:
         return replace(self, splits={**self.splits, "test": whole})
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How the pixels of images are kept.
+
+    Args:
+        side: of larger images the shorter side is shrunk to this many pixels.
+        channels: 1 to read everything as grey, 3 as RGB; None to go by the images.
+
+    Raises:
+        DataError: there is no such image.
+    """
+
+    side: int = 256
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise DataError(f"channels={self.channels}", "images are grey (1) or RGB (3)")
+        if self.side < 1:
+            raise DataError(f"decode_side={self.side}", "it is at least 1 pixel")
+
+
+_AS_THEY_ARE = Decoding()
+
+
 def load_images(
     source: str | Path,
     *,
     seed: int = 0,
     skip_bad: bool = False,
-    decode_side: int = 256,
-    channels: int | None = None,
+    decoding: Decoding = _AS_THEY_ARE,
     task: str | None = None,
     assignment: SplitAssignment | None = None,
     class_names: Sequence[str] | None = None,
@@ -197,8 +221,7 @@ def load_images(
             ``yolo:`` or ``masks:``.
         seed: of whatever is split here, where there is no ``assignment``.
         skip_bad: leave broken files, and annotations that make no sense, out instead of stopping.
-        decode_side: images are kept with a shorter side of at most this many pixels.
-        channels: 1 to read everything as grey, 3 as RGB; None to go by the images.
+        decoding: how pixels are kept.
         task: ``classification``, ``detection``, ``instance``, ``semantic``, or one that is installed; None for what the data is for.
         assignment: what the model that the images are for keeps; see ``split_images``. Splits may then be empty.
         class_names: of the model that the images are for: the images may have fewer classes, in any order, and are numbered as the model's.
@@ -217,18 +240,13 @@ def load_images(
         if assignment is None:
             same_classes(told.images)
     cut_from = tiled_images(Path(split_layout(source)[0]).expanduser())
-    return load_listed(
-        name,
-        told,
-        seed=seed,
-        skip_bad=skip_bad,
-        decode_side=decode_side,
-        channels=channels,
-        assignment=assignment,
-        class_names=class_names,
-        cut_from=cut_from,
-        root=root,
+    data = load_listed(
+        name, told, seed=seed, skip_bad=skip_bad, decoding=decoding, assignment=assignment, class_names=class_names, root=root
     )
+    if cut_from is None:
+        return data
+    _report_moved_tiles(cut_from, assignment)
+    return replace(data, assignment=data.assignment.updated(cut_from))
 
 
 def load_listed(
@@ -237,11 +255,9 @@ def load_listed(
     *,
     seed: int = 0,
     skip_bad: bool = False,
-    decode_side: int = 256,
-    channels: int | None = None,
+    decoding: Decoding = _AS_THEY_ARE,
     assignment: SplitAssignment | None = None,
     class_names: Sequence[str] | None = None,
-    cut_from: SplitAssignment | None = None,
     root: Path | None = None,
 ) -> ImageData:
     """Load images that are listed already.
@@ -251,25 +267,19 @@ def load_listed(
         told: the files and what they teach.
         seed: see ``load_images``.
         skip_bad: likewise.
-        decode_side: likewise.
-        channels: likewise.
+        decoding: likewise.
         assignment: likewise.
         class_names: likewise.
-        cut_from: the large images that these are tiles of.
         root: the cache folder; None for the usual one.
 
     Raises:
         DataError: as ``load_images``.
     """
-    if channels not in (None, 1, 3):
-        raise DataError(f"channels={channels}", "images are grey (1) or RGB (3)")
-    if decode_side < 1:
-        raise DataError(f"decode_side={decode_side}", "it is at least 1 pixel")
     root = root or cache_root(None)
     listed: Sequence[ImageFile] = told.images
     paths = [item.path for item in listed]
     hashes, reasons = content_hashes(paths, root)
-    store = decoded(paths, hashes, decode_side, channels == 1, root)
+    store = decoded(paths, hashes, decoding.side, decoding.channels == 1, root)
     reasons = store.bad | reasons
     bad = [BadFile(key=listed[i].key, reason=reasons[i]) for i in sorted(reasons)]
     if bad:
@@ -294,8 +304,6 @@ def load_listed(
     groups = _groups(store, root)[good]
     found = split_images(listed, taught, hashes[good], groups, seed, assignment, strict=class_names is None)
     parts = found.rows
-    if cut_from is not None:
-        _report_moved_tiles(cut_from, assignment)
     report = DataReport(
         name=name,
         task=told.task,
@@ -312,7 +320,7 @@ def load_listed(
     for leak in report.leaks:
         note(f"{leak.images} images of {leak.second} are also in {leak.first} (copies or near copies), for example {leak.examples[0][1]}")
     shapes = store.shapes[good]
-    depth: Literal[1, 3] = 3 if (channels or int(shapes[:, 2].max())) == 3 else 1
+    depth: Literal[1, 3] = 3 if (decoding.channels or int(shapes[:, 2].max())) == 3 else 1
     train = good[parts["train"]] if len(parts["train"]) else good
     mean = store.means[train].mean(axis=0)
     std = np.sqrt(np.maximum(0, store.squares[train].mean(axis=0) - mean**2))
@@ -338,7 +346,7 @@ def load_listed(
         mean=tuple(mean[:depth].tolist()),
         std=tuple(np.maximum(std, _SMALLEST_STD)[:depth].tolist()),
         report=report,
-        assignment=found.assignment if cut_from is None else found.assignment.updated(cut_from),
+        assignment=found.assignment,
         known=found.known,
         given=found.given,
         task=told.task,

@@ -33,7 +33,7 @@ from planish.runs.trainings import seeded
 from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.tasks import Classification
-from planish.training.fit import fit
+from planish.training.fit import FitRun, fit
 from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import Recipe, apply_modifications, resolved_recipe
 
@@ -189,8 +189,8 @@ class FoldTrainer:
         artifact = apply_modifications(job.artifact, task, [seeded(modification, seed) for modification in self.recipe.techniques()])
         settings = replace(self.recipe.training, seed=seed, epochs=epochs or self.recipe.training.epochs)
         fitted = fit(
-            artifact.module, task, artifact.input_spec, artifact.preprocessing, settings, checkpoint=checkpoint, max_seconds=self.seconds,
-            validate=False,  # what is judged must not choose when to stop
+            artifact.module, task, artifact.input_spec, artifact.preprocessing, settings, 
+            run=FitRun(checkpoint, self.seconds, validate=False),  # what is judged must not choose when to stop
         )  # fmt: skip
         predictor = TorchPredictor.fastest(fitted.module, artifact.preprocessing)
         found = evaluate(predictor, task, "validation", artifact.input_spec, artifact.preprocessing)

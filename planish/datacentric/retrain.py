@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact
-from planish.data import ImageData, load_listed, require_classes
+from planish.data import Decoding, ImageData, load_listed, require_classes
 from planish.data.cache.files import content_hashes
 from planish.data.sources.inventory import Inventory, combined_inventory
 from planish.data.sources.listing import Listed
@@ -24,7 +24,7 @@ from planish.data.sources.source import LabelledFiles, read_source, report_found
 from planish.datacentric.replacement_test import ALPHA, MAX_DROP, Gate
 from planish.errors import BundleError, DataError
 from planish.evaluation.evaluate import evaluate
-from planish.evaluation.latency import measure_latency
+from planish.evaluation.latency import LatencySettings, measure_latency
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import Floats, bootstrap_mean, paired_difference
 from planish.export.bundle.folder import DESCRIPTION, bundle_folder, read_bundle, write_bundle
@@ -36,7 +36,7 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.open_model import Opened, open_model
 from planish.runs.resumable import resumable
-from planish.settings import RecipeSettings, RunSettings
+from planish.settings import DeploymentTarget, RecipeSettings, RunSettings
 from planish.split_assignment import ASSIGNED_SPLITS, SplitAssignment
 from planish.task import Task
 from planish.tasks import task_for
@@ -160,8 +160,7 @@ def retrain(
     listed = LabelledFiles("old and new images", _latest(first, new_images), inventory=inventory)
     images = load_listed(
         described.task, listed.printable(), skip_bad=skip_bad, assignment=opened.assignment, class_names=start.class_names,
-        decode_side=start.preprocessing.decode_side,
-        channels=start.input_spec.channels,
+        decoding=Decoding(start.preprocessing.decode_side, start.input_spec.channels),
     )  # fmt: skip
     is_new = _check(images, start, opened.assignment, gate, replace_served)
     task = task_for(described.task, images.splits, images.class_names)
@@ -176,10 +175,8 @@ def retrain(
         trained = train_original(job, chosen.training, mode="always", checkpoint=checkpoint, seconds=limit).artifact
         made = plan.apply(trained, task)
         fresh = replace(opened, path=folder / "bundle", format=made.format, files=made.files)
-        timed = measure_latency(
-            {name: one.subject(described.threads, described.batch_size) for name, one in (("old", opened), ("new", fresh))},
-            baseline="old", threads=described.threads, batch=described.batch_size,
-        )  # fmt: skip
+        subjects = {name: one.subject(described.threads, described.batch_size) for name, one in (("old", opened), ("new", fresh))}
+        timed = measure_latency(subjects, "old", LatencySettings(described.threads, described.batch_size))
         scores = {name: _scores(one, task) for name, one in (("old", opened), ("new", fresh))}
         groups = {of: rows for of, rows in (("old", ~is_new), ("new", is_new)) if rows.any()}
         found = Retraining(
@@ -198,10 +195,8 @@ def retrain(
             made,
             task,
             folder / "bundle",
-            runtime=opened.runtime,
+            target=DeploymentTarget(opened.runtime, described.threads, described.batch_size),
             measurements=measurements,
-            threads=described.threads,
-            batch=described.batch_size,
             assignment=images.assignment,
         )
         if replace_served:

@@ -46,6 +46,32 @@ _KEPT_SAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
+class LatencySettings:
+    """How latency is measured.
+
+    Args:
+        threads: thread pools of each process.
+        batch: images in a batch.
+        seconds: timing for each subject, over all launches; starting the processes comes on top.
+        launches: how often all processes are started afresh, at least 2; few give wide intervals.
+        rounds: at least so many a launch, however long they take.
+        at_most: seconds for all of it, starting the processes included: once ``LEAST_LAUNCHES`` are done, no further launch begins that
+            would end later, going by those before it.
+        seed: of the order within rounds.
+        timeout: seconds that loading, warming up or one turn may take.
+    """
+
+    threads: int = 1
+    batch: int = 1
+    seconds: float = 2.5
+    launches: int = 5
+    rounds: int = _ROUNDS
+    at_most: float = math.inf
+    seed: int = 0
+    timeout: float = 180.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Subject:
     """What is timed.
 
@@ -125,33 +151,13 @@ def verdict(ratio: Measurement, noise_floor: Measurement) -> Verdict:
     return "no difference"
 
 
-def measure_latency(
-    subjects: Mapping[str, Subject],
-    *,
-    baseline: str,
-    threads: int = 1,
-    batch: int = 1,
-    seconds: float = 2.5,
-    rounds: int = _ROUNDS,
-    launches: int = 5,
-    at_most: float = math.inf,
-    seed: int = 0,
-    timeout: float = 180.0,
-) -> LatencyReport:
+def measure_latency(subjects: Mapping[str, Subject], baseline: str, settings: LatencySettings) -> LatencyReport:
     """Time the subjects against the baseline. Nothing else should run on the machine meanwhile.
 
     Args:
         subjects: by name.
         baseline: name of one of them.
-        threads: thread pools of each process.
-        batch: images in a batch.
-        seconds: timing for each subject, over all launches; starting the processes comes on top.
-        rounds: at least so many a launch, however long they take.
-        launches: how often all processes are started afresh, at least 2; few give wide intervals.
-        at_most: seconds for all of it, starting the processes included: once ``LEAST_LAUNCHES`` are done, no further launch begins that
-            would end later, going by those before it.
-        seed: of the order within rounds.
-        timeout: seconds that loading, warming up or one turn may take.
+        settings: threads, batch size and time.
 
     Raises:
         ModelError: a subject does not load, fails, dies or hangs; it is named.
@@ -164,39 +170,42 @@ def measure_latency(
                 f"{name!r}: images are {subject.images.dtype} {subject.images.shape}, they must be uint8 (N, H, W, C), N at least 1"
             )
     everyone = {**subjects, _COPY: subjects[baseline]}
-    order = random.Random(seed)
+    order = random.Random(settings.seed)
+    launches, seconds = settings.launches, settings.seconds / settings.launches * len(everyone)
     calls: dict[str, list[list[npt.NDArray[np.float64]]]] = {name: [] for name in everyone}  # subject, launch, round: calls
     memory: dict[str, list[float]] = {name: [] for name in everyone}
     begun = monotonic()
     with Stage("measuring latency", launches) as stage:
         for launch in range(launches):
-            if launch >= LEAST_LAUNCHES and (monotonic() - begun) * (launch + 1) / launch > at_most:
+            if launch >= LEAST_LAUNCHES and (monotonic() - begun) * (launch + 1) / launch > settings.at_most:
                 note(f"latency was measured in {launch} launches instead of {launches}, for lack of time: its intervals are wider")
                 launches = stage.total = launch
                 break
             with ExitStack() as stack:
-                workers = _start(everyone, threads, batch, timeout, stack)
+                workers = _start(everyone, settings, stack)
                 turn = {n: _calls_a_turn(w.ask("warm_up")[0]["call_ms"]) for n, w in workers.items()}
                 for name in workers:
                     calls[name].append([])
                 start, done = monotonic(), 0
-                while done < rounds or monotonic() - start < seconds * len(everyone) / launches:
+                while done < settings.rounds or monotonic() - start < seconds:
                     names = list(workers)
                     order.shuffle(names)
                     for name in names:
                         _, times = workers[name].ask("run", calls=turn[name])
                         assert times is not None
                         calls[name][-1].append(times)
-                        if threads > 1:
+                        if settings.threads > 1:
                             sleep(0.005)  # thread pools spin for a while after their last call, and would disturb the next subject
                     done += 1
                 for name, worker in workers.items():
                     memory[name].append(float(worker.ask("memory")[0]["peak_memory_bytes"]))
             stage.advance()
-    floor = noise_floor_of(_medians(calls[baseline]), _medians(calls[_COPY]), subjects[baseline].runtime, seed)
+    floor = noise_floor_of(_medians(calls[baseline]), _medians(calls[_COPY]), subjects[baseline].runtime, settings.seed)
     if floor.high is not None and floor.high > _BUSY_MACHINE:
         note(f"two copies of {baseline!r} may differ by {floor.high:.0f}% just now: end other programs, or give it more seconds")
-    measured = {n: _measurements(calls[n], calls[baseline], memory[n], s.runtime, seed, n == baseline) for n, s in subjects.items()}
+    measured = {
+        n: _measurements(calls[n], calls[baseline], memory[n], s.runtime, settings.seed, n == baseline) for n, s in subjects.items()
+    }
     return LatencyReport(
         baseline=baseline,
         measurements=measured,
@@ -207,13 +216,13 @@ def measure_latency(
         samples={name: _thin(np.concatenate([r for launch in calls[name] for r in launch])) for name in subjects},
         launches=launches,
         rounds=sum(len(launch) for launch in calls[baseline]),
-        threads=threads,
-        batch=batch,
+        threads=settings.threads,
+        batch=settings.batch,
         seconds=monotonic() - begun,
     )
 
 
-def process_seconds(subject: Subject, *, threads: int = 1, batch: int = 1, timeout: float = 180.0) -> float:
+def process_seconds(subject: Subject, settings: LatencySettings) -> float:
     """Seconds that one process takes in one launch of ``measure_latency``: it starts, loads the file, warms up and has its turns.
 
     Raises:
@@ -221,20 +230,20 @@ def process_seconds(subject: Subject, *, threads: int = 1, batch: int = 1, timeo
     """
     begun = monotonic()
     with ExitStack() as stack:
-        worker = _start({"the model": subject}, threads, batch, timeout, stack)["the model"]
+        worker = _start({"the model": subject}, settings, stack)["the model"]
         calls = _calls_a_turn(worker.ask("warm_up")[0]["call_ms"])
         for _ in range(_ROUNDS):
             worker.ask("run", calls=calls)
     return monotonic() - begun
 
 
-def _start(subjects: Mapping[str, Subject], threads: int, batch: int, timeout: float, stack: ExitStack) -> dict[str, WorkerProcess]:
+def _start(subjects: Mapping[str, Subject], settings: LatencySettings, stack: ExitStack) -> dict[str, WorkerProcess]:
     """Start all processes and load all models; loading is not timed, so it goes on side by side."""
     workers = {}
     for name, subject in subjects.items():
-        workers[name] = WorkerProcess(name, threads, timeout)
+        workers[name] = WorkerProcess(name, settings.threads, settings.timeout)
         stack.callback(workers[name].close)
-        workers[name].start_loading(subject.loader, subject.arguments, subject.imports, batch, subject.images)
+        workers[name].start_loading(subject.loader, subject.arguments, subject.imports, settings.batch, subject.images)
     for worker in workers.values():
         worker.wait()
     return workers

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.data import task_in
 from planish.errors import ExportError, RuntimeMissingError, TechniqueError
+from planish.evaluation.latency import LatencySettings
 from planish.experiments.topics import Strategy, strategies_of
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes.registry import find
@@ -156,10 +157,7 @@ def compare(
             "compare",
             {"original": (baseline, runtime)} | subjects,
             "original",
-            target.threads,
-            target.batch,
-            seconds=_SECONDS,
-            launches=_LAUNCHES,
+            LatencySettings(target.threads, target.batch, _SECONDS, _LAUNCHES),
         )
         rows = [replace(row, measurements=row.measurements | report.measurements.get(str(i), {})) for i, row in enumerate(rows)]
         found = Comparison(

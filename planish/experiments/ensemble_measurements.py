@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact
+from planish.evaluation.latency import LatencySettings
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics.intervals import mean_over_seeds, over_seeds
@@ -100,10 +101,8 @@ class Bench:
     def timed(self, arms: Sequence[EnsembleArm]) -> tuple[list[EnsembleArm], Measurement]:
         """The arms with differences and latency, and the noise floor of the machine."""
         files = {name: (partial(load_artifact, self.folder / name), self.runtime) for name in dict.fromkeys(self._files.values())}
-        report = latency_once(
-            self.store, "-".join(files), self.members.task, files, self._files[arms[0].label], self.threads, self.batch,
-            seconds=_SECONDS, launches=_LAUNCHES,
-        )  # fmt: skip
+        settings = LatencySettings(self.threads, self.batch, _SECONDS, _LAUNCHES)
+        report = latency_once(self.store, "-".join(files), self.members.task, files, self._files[arms[0].label], settings)
         single = self._scores[arms[0].label]
         comparisons = max(1, len(self._scores) - 1)
         found = []

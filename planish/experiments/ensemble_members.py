@@ -16,7 +16,7 @@ from planish.runs.store import Store
 from planish.runs.trainings import EPOCHS_BY_THE_CLOCK, Arm, Scores, Trainer
 from planish.task import SplitName, Task
 from planish.training.ensembles import Ensemble, Soup, Views, greedy_soup, uniform_soup
-from planish.training.fit import fit
+from planish.training.fit import FitRun, Teacher, fit
 from planish.training.schedules.averaging import fit_statistics
 from planish.training.settings import FitSettings
 
@@ -106,7 +106,7 @@ class Members:
     def student(self, number: int) -> Built:
         """Fresh weights, the same as the single network's, taught by the ensemble of all seeds."""
         teacher = self.ensemble(0, self.seeds)
-        learned = self._one("student", number, self.plain, teacher=teacher.module)
+        learned = self._one("student", number, self.plain, teacher=Teacher(teacher.module))
         return replace(learned, seconds=teacher.seconds + learned.seconds)
 
     def scores(self, module: nn.Module, split: SplitName) -> Scores:
@@ -136,7 +136,7 @@ class Members:
         *,
         share: float = 1.0,
         start: nn.Module | None = None,
-        teacher: nn.Module | None = None,
+        teacher: Teacher | None = None,
     ) -> tuple[list[nn.Module], float]:
         """All snapshots of one training, and its seconds.
 
@@ -158,8 +158,8 @@ class Members:
                 resolved, most = replace(resolved, epochs=EPOCHS_BY_THE_CLOCK), share * self._trainer.seconds
             module = artifact.module if start is None else start
             fitted = fit(
-                module, self.task, artifact.input_spec, artifact.preprocessing, resolved, teacher=teacher, checkpoint=checkpoint,
-                max_seconds=most,
+                module, self.task, artifact.input_spec, artifact.preprocessing, resolved, teacher=teacher,
+                run=FitRun(checkpoint, most),
             )  # fmt: skip
             for place, snapshot in enumerate(fitted.snapshots):
                 save_artifact(replace(artifact, module=snapshot), folder / str(place))

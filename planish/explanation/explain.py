@@ -13,7 +13,7 @@ import numpy as np
 from planish.data.preprocessing import preprocess
 from planish.devices.machine import cpu_model, instruction_sets
 from planish.errors import ModelError
-from planish.evaluation.latency import Subject, measure_latency
+from planish.evaluation.latency import LatencySettings, Subject, measure_latency
 from planish.explanation.findings.achievable_speed import AchievableSpeed, measure_reach
 from planish.explanation.findings.finders import find_all
 from planish.explanation.findings.finding import Alternative, Evidence
@@ -202,13 +202,8 @@ def _alternatives(profile: Profile, model: ModelFile) -> dict[str, Alternative]:
         tried["batch 1"] = model.with_settings(batch=1)
     if not tried:
         return {}
-    report = measure_latency(
-        {name: _subject(m) for name, m in {"asked": model, **tried}.items()},
-        baseline="asked",
-        threads=model.threads,
-        seconds=1.0,
-        launches=3,
-    )
+    subjects = {name: _subject(m) for name, m in {"asked": model, **tried}.items()}
+    report = measure_latency(subjects, "asked", LatencySettings(model.threads, seconds=1.0, launches=3))
     asked = report.measurements["asked"]["latency_ms"].value
     return {name: Alternative(report.measurements[name]["latency_ms"].value, report.verdicts[name], asked) for name in tried}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from planish.artifact import Artifact, InputSpec, Preprocessing
-from planish.data import load_images
+from planish.data import Decoding, load_images
 from planish.data.preprocessing import preprocess
 from planish.errors import DataError, ModelError
 from planish.explanation.model_file import Array, ModelFile
@@ -173,7 +173,7 @@ def _samples(opened: Opened, data: str | Path | None) -> tuple[tuple[bytes, ...]
     spec, how = opened.input_spec, opened.preprocessing
     if data is not None:
         images = load_images(
-            data, decode_side=how.decode_side, channels=spec.channels, task=opened.task, assignment=opened.assignment,
+            data, decoding=Decoding(how.decode_side, spec.channels), task=opened.task, assignment=opened.assignment,
             class_names=opened.class_names,
         )  # fmt: skip
         split = next(images.splits[name] for name in ("calibration", "validation", "test") if len(images.splits[name]))

@@ -148,17 +148,33 @@ class Judged:
     metrics: dict[str, Measurement]
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated besides the images as they are.
+
+    Args:
+        calibrate: also evaluate on validation, and say what a temperature fitted there does; without logits there is nothing to say.
+        corruptions: also evaluate on corrupted images.
+        seed: of the corruptions.
+        tile: pixels of the tiles that large images are answered in; None for whole images.
+    """
+
+    calibrate: bool = True
+    corruptions: bool = False
+    seed: int = 0
+    tile: int | None = None
+
+
+_USUAL = EvaluationSettings()
+
+
 def judge(
     predictor: Predictor,
     task: Task,
     split: SplitName,
     spec: InputSpec,
     preprocessing: Preprocessing,
-    *,
-    calibrate: bool = True,
-    corruptions: bool = False,
-    seed: int = 0,
-    tile: int | None = None,
+    settings: EvaluationSettings = _USUAL,
 ) -> Judged:
     """Evaluate on a split.
 
@@ -168,22 +184,19 @@ def judge(
         split: which of them.
         spec: size of the images.
         preprocessing: of the model.
-        calibrate: also evaluate on validation, and say what a temperature fitted there does; without logits there is nothing to say.
-        corruptions: also evaluate on corrupted images.
-        seed: of the corruptions.
-        tile: pixels of the tiles that large images are answered in; None for whole images.
+        settings: of the evaluation.
     """
-    if tile is None:
+    if settings.tile is None:
         found = evaluate(predictor, task, split, spec, preprocessing)
     else:
-        found = evaluate_tiled(predictor, task, split, spec, preprocessing, tile)
+        found = evaluate_tiled(predictor, task, split, spec, preprocessing, settings.tile)
     validation = None
     metrics = found.metrics | {m.name: m for m in found.task.errors(found.outputs, found.targets).values()}
-    if calibrate and split != "validation" and found.logits is not None:
+    if settings.calibrate and split != "validation" and found.logits is not None:
         validation = evaluate(predictor, task, "validation", spec, preprocessing)
         metrics |= temperature_scaling(validation.logits, validation.targets, found.logits, found.targets)
-    if corruptions:
-        metrics |= robustness(predictor, task, split, spec, preprocessing, seed=seed)
+    if settings.corruptions:
+        metrics |= robustness(predictor, task, split, spec, preprocessing, seed=settings.seed)
     return Judged(split, found, validation, metrics)
 
 

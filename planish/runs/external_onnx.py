@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
-from planish.data import ImageData, load_images, require_classes
+from planish.data import Decoding, ImageData, load_images, require_classes
 from planish.errors import GoalError, ModelError
 from planish.export.onnx.external import Foreign, metadata_of, read_foreign, write_fed
 from planish.export.onnx.onnx_file import metadata
@@ -53,8 +53,8 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
         artifact = Artifact("onnx", opened.input_spec, opened.preprocessing, opened.class_names, lineage, files=(file,))
         if artifact.facts["precision"] != "fp32":
             raise _quantized(file)
-        side, channels = artifact.preprocessing.decode_side, artifact.input_spec.channels
-        images = _images(data, side, channels, skip_bad, seed, opened.assignment, artifact.class_names)
+        decoding = Decoding(artifact.preprocessing.decode_side, artifact.input_spec.channels)
+        images = _images(data, decoding, skip_bad, seed, opened.assignment, artifact.class_names)
         note(f"{file.name} was written by Planish and says how it is fed, and its classes")
         return _job(artifact, images)
     foreign = read_foreign(file)
@@ -62,7 +62,7 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
         raise _quantized(file)
     known = [side for side in (foreign.height, foreign.width, image_size) if side is not None]
     decode_side = decode_side_for(min(known)) if known else DECODE_SIDE
-    images = _images(data, decode_side, foreign.channels, skip_bad, seed)
+    images = _images(data, Decoding(decode_side, foreign.channels), skip_bad, seed)
     learned = task_for(images.task, images.splits, images.class_names)
     spec = InputSpec(3 if images.channels == 3 else 1, *_size(foreign, image_size, usual_side(images, learned.largest_side), file))
     preprocessing = Preprocessing(
@@ -99,13 +99,11 @@ def refuse_training(file: str, **asked: Any) -> None:
 
 
 def _images(
-    data: str | Path, decode_side: int, channels: int | None, skip_bad: bool, seed: int,
+    data: str | Path, decoding: Decoding, skip_bad: bool, seed: int,
     assignment: SplitAssignment | None = None, class_names: Sequence[str] | None = None,
 ) -> ImageData:  # fmt: skip
     require_classes(data, "a file from elsewhere")
-    images = load_images(
-        data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, assignment=assignment, class_names=class_names
-    )
+    images = load_images(data, seed=seed, skip_bad=skip_bad, decoding=decoding, assignment=assignment, class_names=class_names)
     images.require("train", "validation", "test")
     return images
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from pydantic import TypeAdapter
 from planish.artifact import Artifact
 from planish.errors import PlanishError
 from planish.evaluation.evaluate import evaluate
-from planish.evaluation.latency import LatencyReport, Subject, measure_latency
+from planish.evaluation.latency import LatencyReport, LatencySettings, Subject, measure_latency
 from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics.intervals import paired_difference
 from planish.evaluation.torch_predictor import TorchPredictor
@@ -138,36 +137,19 @@ class Runner:
         """Bytes on disk of what ships."""
         return replace(size_bytes(self.artifact(plan).files), runtime=runtime)
 
-    def latency(
-        self,
-        name: str,
-        subjects: Mapping[str, tuple[Plan, str]],
-        baseline: str,
-        threads: int,
-        batch: int,
-        *,
-        seconds: float,
-        launches: int,
-        at_most: float = math.inf,
-    ) -> LatencyReport:
+    def latency(self, name: str, subjects: Mapping[str, tuple[Plan, str]], baseline: str, settings: LatencySettings) -> LatencyReport:
         """Measure exported files side by side, each in a process of its own.
 
         Args:
             name: of this session of measuring; measured once.
             subjects: plan and runtime by candidate key.
             baseline: the key that ratios are taken against.
-            threads: the runtime may use.
-            batch: images in a batch.
-            seconds: of timing for each subject.
-            launches: how often the processes are started afresh.
-            at_most: seconds for all of it; see ``measure_latency``.
+            settings: threads, batch size and time.
         """
 
         who = hashlib.sha256(repr(sorted((key, plan.key, runtime) for key, (plan, runtime) in subjects.items())).encode()).hexdigest()[:12]
         files = {key: (partial(self.artifact, plan), runtime) for key, (plan, runtime) in subjects.items()}
-        return latency_once(
-            self.store, f"{name}:{who}", self.task, files, baseline, threads, batch, seconds=seconds, launches=launches, at_most=at_most
-        )
+        return latency_once(self.store, f"{name}:{who}", self.task, files, baseline, settings)
 
 
 @contextmanager
@@ -187,12 +169,7 @@ def latency_once(
     task: Task,
     subjects: Mapping[str, tuple[Callable[[], Artifact], str]],
     baseline: str,
-    threads: int,
-    batch: int,
-    *,
-    seconds: float,
-    launches: int,
-    at_most: float = math.inf,
+    settings: LatencySettings,
 ) -> LatencyReport:
     """Measure exported artifacts side by side, once; see ``Runner.latency``.
 
@@ -202,23 +179,14 @@ def latency_once(
         task: whose calibration images are fed.
         subjects: what gives the artifact, and its runtime, by key.
         baseline: the key that ratios are taken against.
-        threads: the runtime may use.
-        batch: images in a batch.
-        seconds: of timing for each subject.
-        launches: how often the processes are started afresh.
-        at_most: seconds for all of it; see ``measure_latency``.
+        settings: threads, batch size and time.
     """
 
     def work() -> Any:
-        report = measure_latency(
-            {key: subject_of(artifact(), task, runtime, threads, batch) for key, (artifact, runtime) in subjects.items()},
-            baseline=baseline,
-            threads=threads,
-            batch=batch,
-            seconds=seconds,
-            launches=launches,
-            at_most=at_most,
-        )
+        timed = {
+            key: subject_of(artifact(), task, runtime, settings.threads, settings.batch) for key, (artifact, runtime) in subjects.items()
+        }
+        report = measure_latency(timed, baseline, settings)
         return _REPORT.dump_python(report, mode="json")
 
     return _REPORT.validate_python(store.once(f"latency:{name}", "measuring latency", work))

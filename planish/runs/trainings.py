@@ -25,7 +25,7 @@ from planish.settings import ModelSettings
 from planish.split_assignment import SplitAssignment, assignment_beside, combined, keep_assignment
 from planish.task import SplitName, metric_of
 from planish.technique import Technique
-from planish.training.fit import fit
+from planish.training.fit import FitRun, fit
 from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import Recipe, apply_modifications
 
@@ -143,7 +143,7 @@ class Trainer:
             with peak_memory() as peak:
                 fitted = fit(
                     artifact.module, job.task, spec, preprocessing, settings,
-                    checkpoint=self._checkpoint(arm, seed), max_seconds=self.seconds,
+                    run=FitRun(self._checkpoint(arm, seed), self.seconds),
                 )  # fmt: skip
         except (TechniqueError, ModelError) as error:
             return Training(seed, error=f"refused: {error}")

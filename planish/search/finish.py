@@ -35,6 +35,7 @@ from planish.search.time_estimates import (
     writing_seconds,
 )
 from planish.search.verdict import shortfall, verdict
+from planish.settings import DeploymentTarget
 from planish.task import metric_of
 from planish.training.prepare import Job
 
@@ -115,10 +116,8 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
         runner.artifact(ships.plan),
         job.task,
         folder / "bundle",
-        runtime=after.runtime,
+        target=DeploymentTarget(after.runtime, search.threads, search.batch),
         measurements=after.measurements | {"drop": drop, "latency_ratio": headline},
-        threads=search.threads,
-        batch=search.batch,
         assignment=job.data.assignment,
     )
     result.save(folder / "result.json")

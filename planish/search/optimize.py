@@ -14,7 +14,7 @@ from planish import units
 from planish.data import require_classes
 from planish.devices.machine import cpu_model
 from planish.errors import GoalError
-from planish.evaluation.latency import process_seconds
+from planish.evaluation.latency import LatencySettings, process_seconds
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes.registry import available, find
 from planish.files.trust import trust
@@ -306,9 +306,8 @@ def _export_seconds(job: Job, runtime: str, target: DeploymentTarget) -> tuple[f
     exporting = monotonic() - begun
     if runtime.startswith("openvino"):
         artifact = ToOpenVino().apply(artifact, job.task)
-    return exporting, process_seconds(
-        subject_of(artifact, job.task, runtime, target.threads, target.batch), threads=target.threads, batch=target.batch
-    )
+    subject = subject_of(artifact, job.task, runtime, target.threads, target.batch)
+    return exporting, process_seconds(subject, LatencySettings(target.threads, target.batch))
 
 
 def default_folder(data: str | Path, model: str) -> Path:

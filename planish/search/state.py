@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from planish.compression import Int8, QuantizeAware
 from planish.devices.layer_latency import Precision
-from planish.evaluation.latency import LEAST_LAUNCHES, LatencyReport
+from planish.evaluation.latency import LEAST_LAUNCHES, LatencyReport, LatencySettings
 from planish.export import ToOnnx, ToOpenVino
 from planish.goal import Goal
 from planish.measurement import Measurement
@@ -146,7 +146,8 @@ class Search:
         least = LEAST_LAUNCHES * processes * self.process_seconds
         seconds = max(_LEAST_TIMED_SECONDS, min(seconds, _TIMED_SHARE * at_most / processes))
         self.planned["measuring latency"] += max(least, at_most) if at_most < math.inf else least
-        report = self.runner.latency(name, pairs, baseline, self.threads, self.batch, seconds=seconds, launches=launches, at_most=at_most)
+        settings = LatencySettings(self.threads, self.batch, seconds, launches, at_most=at_most)
+        report = self.runner.latency(name, pairs, baseline, settings)
         self.process_seconds = report.seconds / (report.launches * processes)
         keys = {subject: shipped.key for subject, shipped in subjects.items() if subject != baseline} | {baseline: subjects[baseline].key}
         rounds = {key: report.round_medians[subject] for subject, key in keys.items()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from planish.errors import BundleError
+from planish.serving.settings import Address
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -17,14 +17,11 @@ _NAME = "planish"
 
 def serve_replicas(
     build: Callable[[], FastAPI],
+    address: Address,
     *,
     replicas: int,
     threads: int,
     max_requests: int,
-    host: str,
-    port: int,
-    certificate: Path | None = None,
-    certificate_key: Path | None = None,
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C, in the cluster that ``RAY_ADDRESS`` names, or in one of its own on this machine.
 
@@ -32,13 +29,10 @@ def serve_replicas(
 
     Args:
         build: makes the application, in each replica's own process; what it reads must lie at the same place on every machine.
+        address: where Ray listens.
         replicas: processes, each with all models.
         threads: cores that Ray keeps for each.
         max_requests: that Ray hands to a replica at once.
-        host: address to listen on.
-        port: likewise.
-        certificate: PEM file, for TLS.
-        certificate_key: PEM file.
 
     Raises:
         BundleError: Ray Serve is not installed.
@@ -51,8 +45,8 @@ def serve_replicas(
     ray.init(include_dashboard=False)
     # after Ray's own handler, which ends at once: so that it ends as with Ctrl-C, replicas answering what they accepted
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tls = {"ssl_certfile": str(certificate), "ssl_keyfile": str(certificate_key)} if certificate else {}
-    serve.start(http_options={"host": host, "port": port, **tls})
+    tls = {"ssl_certfile": str(address.certificate), "ssl_keyfile": str(address.certificate_key)} if address.certificate else {}
+    serve.start(http_options={"host": address.host, "port": address.port, **tls})
     deployment = serve.deployment(
         serve.ingress(build)(),
         name=_NAME,

@@ -12,17 +12,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import PngImagePlugin
 
 from planish.errors import BundleError
 from planish.export.bundle.folder import bundle_folder
-from planish.serving.limits import Limits
+from planish.serving.limits import DEFAULT_LIMITS, Limits
 from planish.serving.model import ServedModel
 from planish.serving.monitoring.drift import DEFAULT_DRIFT, DriftSettings
-from planish.serving.monitoring.recorder import NO_LOG, LogSettings, Recorder
-from planish.serving.monitoring.request_log import TO_STDOUT, RequestLog
+from planish.serving.monitoring.recorder import Recorder
+from planish.serving.settings import DEFAULT_ADDRESS, DEFAULT_MONITORING, DEFAULT_SERVING, Address, MonitoringSettings, ServingSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -37,44 +37,21 @@ _DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
 def serve(
     bundles: Sequence[str | Path],
     *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    threads: int | None = None,
-    canary: Sequence[str] = (),
-    reload: bool = False,
-    watch_rate: float = 20.0,
-    drift: DriftSettings = DEFAULT_DRIFT,
-    log: LogSettings = NO_LOG,
-    request_log: RequestLog = TO_STDOUT,
-    address_file: Path | None = None,
-    public_key: Path | None = None,
-    certificate: Path | None = None,
-    certificate_key: Path | None = None,
-    replicas: int | None = None,
+    serving: ServingSettings = DEFAULT_SERVING,
+    address: Address = DEFAULT_ADDRESS,
+    monitoring: MonitoringSettings = DEFAULT_MONITORING,
+    limits: Limits = DEFAULT_LIMITS,
     watch: Callable[[str], None] = lambda text: None,
-    **limits: Any,
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C; then no new ones are taken, and those accepted are answered.
 
     Args:
         bundles: folders of bundles or runs, ``NAME=FOLDER`` or ``NAME@VERSION=FOLDER``; the name is the folder's otherwise, the version 1.
-        host: address to listen on.
-        port: 0 for any that is free.
-        threads: of the runtime, for each bundle; None for those it was measured with.
-        canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
-        reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
-        watch_rate: at most that many predictions a second are looked at for drift, and logged.
-        drift: how it is looked for.
-        log: where predictions are logged, and how much of them.
-        request_log: where requests and failures are logged, a line of JSON each.
-        address_file: where the address is written once the service listens, as it is reached from this machine; see
-            ``planish.serving.healthcheck``.
-        public_key: PEM file; only bundles that the owner of this key signed are served, newer ones as well. None for any bundle.
-        certificate: PEM file, for TLS.
-        certificate_key: PEM file.
-        replicas: as so many processes in Ray Serve; None for this process alone.
-        watch: told what is served where.
-        limits: of requests; the fields of ``planish.serving.limits.Limits``.
+        serving: threads, versions, signatures, replicas.
+        address: where it listens.
+        monitoring: drift and logs.
+        limits: of requests.
+        watch: called with what is served where.
 
     Raises:
         BundleError: a bundle is damaged, two have one name and version, FastAPI, uvicorn or Ray Serve is not installed, the port is taken,
@@ -89,50 +66,48 @@ def serve(
         raise BundleError(
             f"{error.name} is not installed", "the server needs FastAPI, uvicorn and prometheus-client", "run: pip install 'planish[serve]'"
         ) from error
-    public_key = None if public_key is None else public_key.resolve()  # a replica has a working directory of its own
-    models = open_models(bundles, threads, public_key, drift)
+    key = None if serving.public_key is None else serving.public_key.resolve()  # a replica has a working directory of its own
+    models = open_models(bundles, serving.threads, key, monitoring.drift)
     for model in models:
         watch(f"{model.name} version {model.version}: {model.folder}, {model.bundle.runtime}")
-    bounds, shares, reload_s = Limits(**limits), _shares(canary), _RELOAD_S if reload else None
-    if replicas is not None:
+    shares, reload_s = _shares(serving.canary), _RELOAD_S if serving.reload else None
+    if serving.replicas is not None:
         from planish.serving.replicas import serve_replicas
 
         # a replica has a working directory of its own
         given = [f"{name}@{version}={folder.resolve()}" for (name, version), folder in named_bundles(bundles).items()]
+        log, request_log = monitoring.log, monitoring.request_log
         request_log = replace(request_log, file=request_log.file and request_log.file.resolve())
-        most = max(threads or model.bundle.threads for model in models)
+        most = max(serving.threads or model.bundle.threads for model in models)
 
         def build() -> FastAPI:
             request_log.of_process(os.getpid()).start()
             _bound_memory()
             own = log if log.folder is None else replace(log, folder=log.folder.resolve() / f"replica-{os.getpid()}")
-            return service(
-                open_models(given, threads, public_key, drift), bounds, shares=shares, reload_s=reload_s, recorder=Recorder(own, watch_rate)
-            )
+            opened = open_models(given, serving.threads, key, monitoring.drift)
+            return service(opened, limits, shares=shares, reload_s=reload_s, recorder=Recorder(own, monitoring.watch_rate))
 
-        watch(_listens(certificate, host, port, address_file))
-        serve_replicas(
-            build, replicas=replicas, threads=most, max_requests=2 * bounds.max_queue,  # so that it is the service that refuses
-            host=host, port=port, certificate=certificate, certificate_key=certificate_key,
-        )  # fmt: skip
+        watch(_listens(address, address.port))
+        most_requests = 2 * limits.max_queue  # so that it is the service that refuses
+        serve_replicas(build, address, replicas=serving.replicas, threads=most, max_requests=most_requests)
         return
-    request_log.start()
+    monitoring.request_log.start()
     _bound_memory()
     warnings.filterwarnings("ignore", module="PIL")  # of each damaged file in words of its own, all of which Python would keep
     config = uvicorn.Config(
-        service(models, bounds, shares=shares, reload_s=reload_s, recorder=Recorder(log, watch_rate)),
+        service(models, limits, shares=shares, reload_s=reload_s, recorder=Recorder(monitoring.log, monitoring.watch_rate)),
         http=Connection, loop="planish.serving.http.connection:Loop", ws="none", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
         log_level="error",  # its warnings are of wrong requests, a line each
-        ssl_certfile=certificate, ssl_keyfile=certificate_key,
+        ssl_certfile=address.certificate, ssl_keyfile=address.certificate_key,
     )  # fmt: skip
     try:
         config.load()
     except OSError as error:  # ssl.SSLError is one
         raise BundleError(
-            f"{certificate} and {certificate_key}: {error}", "they are a certificate and its private key, PEM files"
+            f"{address.certificate} and {address.certificate_key}: {error}", "they are a certificate and its private key, PEM files"
         ) from error
-    with _listening(host, port) as listener:
-        watch(_listens(certificate, host, listener.getsockname()[1], address_file))
+    with _listening(address.host, address.port) as listener:
+        watch(_listens(address, listener.getsockname()[1]))
         with contextlib.suppress(KeyboardInterrupt):  # raised once all is answered
             uvicorn.Server(config).run([listener])
 
@@ -175,14 +150,12 @@ def open_models(
     return [ServedModel(name, version, folder, threads, public_key, drift) for (name, version), folder in named_bundles(bundles).items()]
 
 
-def _listens(certificate: Path | None, host: str, port: int, address_file: Path | None) -> str:
-    """In words, with something to try; the address is written to the file."""
-    scheme = "https" if certificate else "http"
-    if address_file is not None:
-        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        address_file.write_text(f"{scheme}://{f'[{here}]' if ':' in here else here}:{port}\n", encoding="utf-8")
-    address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-    return f"listening on {address}; try: curl --data-binary @photo.jpg {address}/predict"
+def _listens(address: Address, port: int) -> str:
+    """In words, with something to try; the address is written to its file."""
+    if address.file is not None:
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+        address.file.write_text(f"{address.url(port, here)}\n", encoding="utf-8")
+    return f"listening on {address.url(port)}; try: curl --data-binary @photo.jpg {address.url(port)}/predict"
 
 
 def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:

@@ -25,7 +25,7 @@ from planish.export.bundle.verify import verify
 from planish.export.runtimes.registry import load
 from planish.models.storage import load_artifact, save_artifact
 from planish.runs.open_model import open_model
-from planish.settings import ModelSettings
+from planish.settings import DeploymentTarget, ModelSettings
 from planish.task import PLAIN_LOSS, SPLITS, AugmentSettings, Kind, Task, metric_of
 from planish.tasks import registered
 from planish.tasks.localisation import View
@@ -200,7 +200,7 @@ class TaskConformance:
 
     def test_its_bundle_verifies_and_its_readme_prints_an_answer(self, job: Job, exported: Artifact, tmp_path: Path) -> None:
         folder = tmp_path / "bundle"
-        write_bundle(exported, job.task, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=4)
+        write_bundle(exported, job.task, folder, target=DeploymentTarget("onnxruntime"), measurements={}, golden=4)
         assert verify(folder, latency=False).failures == []
         assert open_model(folder).task == self.task
         found = load(exported.files, "onnxruntime")(_test_pixels(job)[:1])

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -87,6 +87,45 @@ class Fitted:
     snapshots: tuple[nn.Module, ...]
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A network that the student is trained to match, next to the targets.
+
+    The loss is ``(1 - weight) * task.loss + weight * task.distillation_loss`` (Hinton et al. 2015, arXiv:1503.02531). The teacher, in eval
+    mode, sees the very images the student sees, augmentation and all. A ``FeatureStudent`` adds its distance from the teacher's maps.
+
+    Args:
+        module: takes the images that the student takes.
+        weight: 0 to 1.
+        temperature: softens teacher and student.
+        decoupled: see ``Task.distillation_loss``.
+    """
+
+    module: nn.Module
+    weight: float = 0.9
+    temperature: float = 4.0
+    decoupled: bool = False
+
+
+@dataclass(frozen=True)
+class FitRun:
+    """How long a training may take, and how it outlasts an interruption.
+
+    Args:
+        checkpoint: file written after an epoch, every few seconds. If it is there, training goes on after the epoch that it holds, with
+            the result that it would have had without the interruption.
+        max_seconds: the schedule is shortened so that training, validation included, takes no longer; see ``Schedule``.
+        validate: after each epoch; False leaves the time to training where somebody else evaluates, and patience has no effect.
+    """
+
+    checkpoint: Path | None = None
+    max_seconds: float | None = None
+    validate: bool = True
+
+
+_UNBOUNDED = FitRun()
+
+
 def fit(
     module: nn.Module,
     task: Task,
@@ -94,20 +133,11 @@ def fit(
     preprocessing: Preprocessing,
     settings: FitSettings,
     *,
-    teacher: nn.Module | None = None,
-    distillation_weight: float = 0.9,
-    temperature: float = 4.0,
-    decoupled: bool = False,
-    checkpoint: Path | None = None,
-    max_seconds: float | None = None,
+    teacher: Teacher | None = None,
+    run: FitRun = _UNBOUNDED,
     weights: str = "dense",
-    validate: bool = True,
 ) -> Fitted:
     """Train a copy of ``module`` on the task's train split.
-
-    With a teacher the loss is ``(1 - distillation_weight) * task.loss + distillation_weight * task.distillation_loss``
-    (Hinton et al. 2015, arXiv:1503.02531); the teacher, in eval mode, sees the very images the student sees, augmentation and all.
-    A ``FeatureStudent`` adds its distance from the teacher's maps.
 
     Args:
         module: takes normalised float images ``(N, C, H, W)``; left as it is.
@@ -115,15 +145,9 @@ def fit(
         input_spec: size and channels of the images.
         preprocessing: normalisation.
         settings: hyper-parameters.
-        teacher: takes the same images; None to learn from the targets alone.
-        distillation_weight: 0 to 1.
-        temperature: softens teacher and student.
-        decoupled: see ``Task.distillation_loss``.
-        checkpoint: file written after an epoch, every few seconds. If it is there, training goes on after the epoch that it holds, with
-            the result that it would have had without the interruption.
-        max_seconds: the schedule is shortened so that training, validation included, takes no longer; see ``Schedule``.
+        teacher: None to learn from the targets alone.
+        run: time limit and checkpoint.
         weights: the artifact's fact of that name: what compression made of the weights, and training keeps.
-        validate: after each epoch; False leaves the time to training where somebody else evaluates, and patience has no effect.
 
     Raises:
         TrainingError: the loss is not finite, nothing can be trained, or the checkpoint belongs to another training.
@@ -135,7 +159,7 @@ def fit(
     if len(images) < 2:
         raise TrainingError(f"there are {len(images)} training images", "at least 2 are needed")
     accelerator = Accelerator()
-    layout = memory_format([module] if teacher is None else [module, teacher], input_spec, settings.channels_last)
+    layout = memory_format([module] if teacher is None else [module, teacher.module], input_spec, settings.channels_last)
     student = copy.deepcopy(module).to(memory_format=layout)
     raise_momentum(student)
     freezer = LayerFreezer(student, input_spec, settings.freeze, settings.layer_decay)
@@ -147,23 +171,21 @@ def fit(
     keep, keep_judged = SparsityConstraint(student, weights), SparsityConstraint(judged, weights)
     bf16 = use_bf16(settings.mixed_precision, accelerator.device, module, input_spec)
     key = identity(
-        settings, len(images), input_spec, preprocessing, fingerprint(module), None if teacher is None else fingerprint(teacher),
-        distillation_weight, temperature, decoupled, max_seconds,
+        settings, len(images), input_spec, preprocessing, fingerprint(module),
+        None if teacher is None else (fingerprint(teacher.module), teacher.weight, teacher.temperature, teacher.decoupled),
+        run.max_seconds,
     )  # fmt: skip
-    done = (None if checkpoint is None else read_checkpoint(checkpoint, key, parts)) or Progressed(bf16)
-    answers = None
+    done = (None if run.checkpoint is None else read_checkpoint(run.checkpoint, key, parts)) or Progressed(bf16)
+    cache = None
     if teacher is not None:
         # maps are watched as the teacher runs, so that it has to
-        answers = None if isinstance(module, FeatureStudent) else cache_of(teacher, settings.batch_size, done.bf16)
-        teacher = copy.deepcopy(teacher).eval().to(accelerator.device).to(memory_format=layout)
-    loss_of = _Loss(
-        task, settings, Normalise.of(preprocessing), student, teacher, answers, distillation_weight, temperature,
-        decoupled, accelerator.device, done.bf16, layout,
-    )  # fmt: skip
+        cache = None if isinstance(module, FeatureStudent) else cache_of(teacher.module, settings.batch_size, done.bf16)
+        teacher = replace(teacher, module=copy.deepcopy(teacher.module).eval().to(accelerator.device).to(memory_format=layout))
+    loss_of = _Loss(task, settings, Normalise.of(preprocessing), student, teacher, cache, accelerator.device, done.bf16, layout)
     count = batches_an_epoch(len(images), settings.batch_size)
     steps, written = done.steps, -math.inf
-    first_validation = 0.5 * len(validation) / settings.batch_size if validate else 0.0  # a forward pass is a third of a step
-    schedule = Schedule(key, settings.epochs * count, count, max_seconds, first_validation, monotonic() - begun)
+    first_validation = 0.5 * len(validation) / settings.batch_size if run.validate else 0.0  # a forward pass is a third of a step
+    schedule = Schedule(key, settings.epochs * count, count, run.max_seconds, first_validation, monotonic() - begun)
     if done.schedule:
         schedule.restore(done.schedule)
     with Stage("training" if teacher is None else "distilling", schedule.expected_steps()) as stage:
@@ -211,7 +233,7 @@ def fit(
             if done.averaged_steps:
                 fit_statistics(judged, task, input_spec, preprocessing, settings)
             score = math.nan
-            if validate:
+            if run.validate:
                 outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
                 score = metric.scale * float(np.mean(task.scores(outputs, task.split("validation").targets)))
                 to_come = min(STATISTICS_IMAGES, len(images)) if settings.swa_share and not done.averaged_steps else 0
@@ -219,15 +241,15 @@ def fit(
                 schedule.validated(took, (0.2 + 1.2 * to_come / len(validation)) * took)
             mean_loss = float(np.mean(losses)) if losses else math.nan
             done.history.append(asdict(Epoch(epoch, mean_loss, score, schedule.seconds - epoch_begun, rate)))
-            shown = f", validation {metric.name} {score:,.{digits_of(metric.unit, score)}f} {metric.unit}".rstrip() if validate else ""
+            shown = f", validation {metric.name} {score:,.{digits_of(metric.unit, score)}f} {metric.unit}".rstrip() if run.validate else ""
             stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}{shown}")
-            _judge(done, score if metric.higher_is_better else -score, judged, settings.patience if validate else None)
+            _judge(done, score if metric.higher_is_better else -score, judged, settings.patience if run.validate else None)
             schedule.correct(steps)
             done.steps, done.schedule = steps, schedule.state()
             if not done.stopped and schedule.progress(steps) >= 1:
                 done.stopped = "finished" if steps >= schedule.total_steps else "deadline"
-            if checkpoint is not None and (done.stopped or monotonic() - written > _CHECKPOINT_SECONDS):
-                write_checkpoint(checkpoint, key, done, parts)
+            if run.checkpoint is not None and (done.stopped or monotonic() - written > _CHECKPOINT_SECONDS):
+                write_checkpoint(run.checkpoint, key, done, parts)
                 written = monotonic()
         stage.total = stage.done
 
@@ -250,11 +272,8 @@ class _Loss:
     settings: FitSettings
     normalise: nn.Module
     student: nn.Module
-    teacher: nn.Module | None
-    answers: TeacherCache | None
-    weight: float
-    temperature: float
-    decoupled: bool
+    teacher: Teacher | None
+    cache: TeacherCache | None
     device: torch.device
     bf16: bool
     layout: torch.memory_format
@@ -267,27 +286,23 @@ class _Loss:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             with SafeStrides():
                 outputs = self.student(pixels)
-            taught = self._taught(batch, pixels)
+            taught = None if self.teacher is None else self._taught(self.teacher.module, batch, pixels)
         outputs, taught = each(_float, outputs), each(_float, taught)
         loss = self.task.loss(_reads(self.student), outputs, targets, self.settings.loss_settings)
-        if taught is not None:
-            distilled = self.task.distillation_loss(
-                _reads(self.student), outputs, taught, self.temperature, targets if self.decoupled else None
-            )
-            loss = (1 - self.weight) * loss + self.weight * distilled
-        if self.teacher is not None and isinstance(self.student, FeatureStudent):
-            loss = loss + self.student.distance(self.teacher)
+        if self.teacher is not None:
+            hard = targets if self.teacher.decoupled else None
+            distilled = self.task.distillation_loss(_reads(self.student), outputs, taught, self.teacher.temperature, hard)
+            loss = (1 - self.teacher.weight) * loss + self.teacher.weight * distilled
+            if isinstance(self.student, FeatureStudent):
+                loss = loss + self.student.distance(self.teacher.module)
         if self.settings.l1:
             weights = [p for p in self.student.parameters() if p.requires_grad and p.ndim > 1]
             loss = loss + self.settings.l1 * sum(weight.abs().sum() for weight in weights)
         return loss
 
     @torch.no_grad()
-    def _taught(self, batch: torch.Tensor, pixels: torch.Tensor) -> Any:
-        if self.teacher is None:
-            return None
-        teacher = self.teacher
-        return teacher(pixels) if self.answers is None else self.answers.ask(batch, lambda asked: teacher(pixels[asked]))
+    def _taught(self, teacher: nn.Module, batch: torch.Tensor, pixels: torch.Tensor) -> Any:
+        return teacher(pixels) if self.cache is None else self.cache.ask(batch, lambda asked: teacher(pixels[asked]))
 
 
 def _float(values: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import note
 from planish.settings import OriginalSettings
 from planish.task import metric_of
-from planish.training.fit import Epoch, fit
+from planish.training.fit import Epoch, FitRun, fit
 from planish.training.prepare import Job
 from planish.training.recipe import default_recipe, recipe_for
 from planish.training.settings import FitSettings, MixedPrecision
@@ -73,8 +73,7 @@ def train_original(
         job.artifact.input_spec,
         job.artifact.preprocessing,
         settings,
-        checkpoint=checkpoint,
-        max_seconds=seconds,
+        run=FitRun(checkpoint, seconds),
     )
     return Original(replace(job.artifact, module=fitted.module), fitted.history, settings)
 

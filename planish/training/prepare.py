@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from planish.artifact import Artifact, InputSpec, Lineage, Normalisation, Preprocessing
-from planish.data import ImageData, load_images
+from planish.data import Decoding, ImageData, load_images
 from planish.data.targets.objects import Objects
 from planish.errors import GoalError
 from planish.evaluation.metrics.matching import COCO_MAX_DETECTIONS
@@ -85,10 +85,10 @@ def prepare_job(
     if image_size is not None and not 8 <= image_size <= 2048:
         raise GoalError(f"an image size of {image_size} pixels", "it is between 8 and 2048", "omit it for the images' own size")
     channels = _first_channels(model) if isinstance(model, nn.Module) else None
-    decode_side = DECODE_SIDE if image_size is None else decode_side_for(image_size)
+    decoding = Decoding(DECODE_SIDE if image_size is None else decode_side_for(image_size), channels)
     if assignment is None and weights is not None:
         assignment = assignment_beside(Path(weights))
-    images = load_images(data, seed=seed, skip_bad=skip_bad, decode_side=decode_side, channels=channels, task=task, assignment=assignment)
+    images = load_images(data, seed=seed, skip_bad=skip_bad, decoding=decoding, task=task, assignment=assignment)
     images.require("train", "validation", "test")
     learned = task_for(images.task, images.splits, images.class_names)
     if image_size is None:
@@ -109,7 +109,7 @@ def prepare_job(
     if learned.whole_image and (height, width) != (image_size, image_size):
         note(f"images are fed as {height} x {width} pixels: about their own shape, and what strides divide")
     preprocessing = Preprocessing(
-        decode_side=decode_side,
+        decode_side=decoding.side,
         resize="squash" if learned.whole_image else settings.resize or fitting_resize(images),
         mean=created.mean or images.mean,
         std=created.std or images.std,

@@ -13,7 +13,7 @@ from PIL import Image
 from planish.artifact import InputSpec, Preprocessing
 from planish.data.cache import files as cache
 from planish.data.cache import images as store
-from planish.data.images import ImageData, load_images
+from planish.data.images import Decoding, ImageData, load_images
 from planish.data.preprocessing import decode, preprocess
 from planish.data.sources import builtin
 from planish.errors import DataError
@@ -83,7 +83,7 @@ def test_pixels_are_what_prepare_makes_of_the_files(tmp_path, load) -> None:
     root = make(tmp_path / "d", {"a": 4, "b": 4})
     make(root, {"a/more": 3}, first=50, grey=True)
     picture(90, 300, 400).save(root / "b" / "big.jpg")
-    data = load(root, decode_side=64)
+    data = load(root, decoding=Decoding(64))
     for spec in (InputSpec(3, 16, 20), InputSpec(1, 8, 8)):
         for side in (64, 32, 400):
             for how in ("squash", "crop"):
@@ -122,8 +122,8 @@ def test_grey_and_constant_images(tmp_path, load) -> None:
     assert data.mean == pytest.approx((7 / 255,))
     assert data.std[0] > 0
     assert data.report.label_conflicts
-    assert load(tmp_path / "e", channels=3).channels == 3
-    assert load(make(tmp_path / "f", {"a": 4, "b": 4}), channels=1).channels == 1
+    assert load(tmp_path / "e", decoding=Decoding(channels=3)).channels == 3
+    assert load(make(tmp_path / "f", {"a": 4, "b": 4}), decoding=Decoding(channels=1)).channels == 1
 
 
 def test_given_splits_are_kept_and_the_rest_is_cut_from_train(tmp_path, load) -> None:

@@ -35,7 +35,7 @@ def test_folds_end_to_end(shapes: Path, tmp_path: Path, monkeypatch: pytest.Monk
     def watched(network: object, task: object, *rest: object, **options: object) -> object:
         train, held_out = (set(task.split(name).keys) for name in ("train", "validation"))  # type: ignore[attr-defined]
         assert not train & held_out
-        assert options["validate"] is False, "what is judged must not choose when to stop"
+        assert options["run"].validate is False, "what is judged must not choose when to stop"
         trained_on.append((train, held_out))
         if len(trained_on) == 4:
             raise KeyboardInterrupt

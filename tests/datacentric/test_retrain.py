@@ -20,6 +20,7 @@ from planish.data import load_images
 from planish.datacentric import retrain
 from planish.datacentric.retrain import Retraining
 from planish.errors import BundleError, DataError, GoalError
+from planish.evaluation.latency import LatencySettings
 from planish.export import ToOnnx
 from planish.export.bundle.folder import SEAL, read_bundle
 from planish.measurement import Measurement
@@ -76,7 +77,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, train: Callable[..., Original]) -> li
 
     monkeypatch.setattr(retrain, "train_original", watched)
     # how fast they are is not asked here
-    monkeypatch.setattr(retrain, "measure_latency", partial(retrain.measure_latency, seconds=0.2, rounds=2, launches=1))
+    monkeypatch.setattr(retrain, "LatencySettings", partial(LatencySettings, seconds=0.2, rounds=2, launches=1))
     return seen
 
 

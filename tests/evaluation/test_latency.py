@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import pytest
 from pydantic import TypeAdapter
 
 from planish.errors import ModelError
-from planish.evaluation.latency import LatencyReport, Subject, measure_latency, noise_floor_of, verdict
+from planish.evaluation.latency import LatencyReport, LatencySettings, Subject, measure_latency, noise_floor_of, verdict
 from planish.evaluation.statistics.intervals import paired_ratio
 from planish.measurement import Measurement
 
 HERE = Path(__file__).parent
 IMAGES = np.random.default_rng(0).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8)
-QUICK: dict[str, Any] = {"seconds": 0.3, "rounds": 4, "launches": 2}
+QUICK = LatencySettings(seconds=0.3, rounds=4, launches=2)
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +95,7 @@ def test_simulated_benches_of_equals_are_hardly_ever_called_different(noise: flo
 
 def test_known_durations_are_measured() -> None:
     subjects = {name: Subject("onnx_loader:load_timed", {"call_ms": ms}, IMAGES) for name, ms in (("base", 12), ("half", 6), ("same", 12))}
-    report = measure_latency(subjects, baseline="base", seconds=1, launches=3)
+    report = measure_latency(subjects, "base", LatencySettings(seconds=1, launches=3))
     assert noise_floor_of(report.round_medians["base"], report.copy_medians).value == pytest.approx(report.noise_floor.value, abs=1e-3)
     half = report.measurements["half"]
     assert half["latency_ms"].value == pytest.approx(6, rel=0.01)
@@ -108,7 +109,7 @@ def test_known_durations_are_measured() -> None:
 
 
 def test_a_real_runtime_that_prints_to_stdout(model: Path) -> None:
-    report = measure_latency({"a": onnx(model), "b": onnx(model, chatty=True)}, baseline="a", **QUICK)
+    report = measure_latency({"a": onnx(model), "b": onnx(model, chatty=True)}, "a", QUICK)
     for found in report.measurements.values():
         assert found["latency_ms"].value > 0
         assert found["latency_ms"].runtime == "onnxruntime"
@@ -117,16 +118,16 @@ def test_a_real_runtime_that_prints_to_stdout(model: Path) -> None:
 
 
 def test_memory_is_what_the_model_holds() -> None:
-    report = measure_latency({"a": work(), "b": work(hold_mb=64)}, baseline="a", **QUICK)
+    report = measure_latency({"a": work(), "b": work(hold_mb=64)}, "a", QUICK)
     a, b = (report.measurements[name]["peak_memory_bytes"].value for name in "ab")
     assert b - a == pytest.approx(64 * 2**20, rel=0.1)
 
 
 def test_threads_and_batch_reach_the_process() -> None:
     subject = Subject("onnx_loader:load_environment", {}, IMAGES)  # it checks them itself
-    assert measure_latency({"a": subject}, baseline="a", threads=3, batch=4, **QUICK).threads == 3
+    assert measure_latency({"a": subject}, "a", replace(QUICK, threads=3, batch=4)).threads == 3
     one = Subject("onnx_loader:load_environment", {}, IMAGES[:1])  # repeated until the batch is full
-    measure_latency({"a": one}, baseline="a", threads=3, batch=4, **QUICK)
+    measure_latency({"a": one}, "a", replace(QUICK, threads=3, batch=4))
 
 
 @pytest.mark.parametrize(
@@ -140,36 +141,36 @@ def test_threads_and_batch_reach_the_process() -> None:
 def test_a_model_that_does_not_load_is_named(how: str, message: str) -> None:
     subjects = {"good": work(), "bad": Subject("onnx_loader:load_broken", {"how": how}, IMAGES)}
     with pytest.raises(ModelError, match=message) as caught:
-        measure_latency(subjects, baseline="good", **QUICK)
+        measure_latency(subjects, "good", QUICK)
     assert "'bad'" in str(caught.value)
 
 
 def test_a_model_that_hangs_is_named() -> None:
     subject = Subject("onnx_loader:load_broken", {"how": "hangs"}, IMAGES)  # alone: beside it another might not load in time
     with pytest.raises(ModelError, match=r"'bad'.*no answer within 3 seconds"):
-        measure_latency({"bad": subject}, baseline="bad", timeout=3, **QUICK)
+        measure_latency({"bad": subject}, "bad", replace(QUICK, timeout=3))
 
 
 def test_a_loader_that_is_not_there() -> None:
     with pytest.raises(ModelError, match="No module named 'nowhere'"):
-        measure_latency({"a": Subject("nowhere:load", {}, IMAGES)}, baseline="a", **QUICK)
+        measure_latency({"a": Subject("nowhere:load", {}, IMAGES)}, "a", QUICK)
 
 
 def test_callers_mistakes() -> None:
     with pytest.raises(ValueError, match="'b' is not among the subjects a"):
-        measure_latency({"a": work()}, baseline="b")
+        measure_latency({"a": work()}, "b", QUICK)
     with pytest.raises(ValueError, match="uint8"):
-        measure_latency({"a": Subject("onnx_loader:load_work", {}, IMAGES / 255)}, baseline="a")
+        measure_latency({"a": Subject("onnx_loader:load_work", {}, IMAGES / 255)}, "a", QUICK)
 
 
 SCRIPT = f"""
 import signal, sys; sys.path.insert(0, {str(HERE)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background with Ctrl-C ignored, and that is inherited
 import numpy as np
-from planish.evaluation.latency import Subject, measure_latency
+from planish.evaluation.latency import LatencySettings, Subject, measure_latency
 if __name__ == "__main__":
     s = Subject("onnx_loader:load_work", {{"sleep_ms": 1}}, np.zeros((1, 8, 8, 3), np.uint8))
-    measure_latency({{"a": s}}, baseline="a", seconds=60)
+    measure_latency({{"a": s}}, "a", LatencySettings(seconds=60))
 """
 
 
@@ -217,7 +218,7 @@ def test_two_copies_never_differ_and_ten_percent_is_seen(tmp_path: Path, busy: b
     subjects = {"a": onnx(paths["a"]), "again": onnx(paths["a"]), "more": onnx(paths["b"])}
     neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
     try:
-        reports = [measure_latency(subjects, baseline="a", seed=i) for i in range(20)]
+        reports = [measure_latency(subjects, "a", LatencySettings(seed=i)) for i in range(20)]
     finally:
         if neighbour is not None:
             neighbour.kill()

@@ -22,6 +22,7 @@ from planish.export import ToOnnx, ToOpenVino
 from planish.export.bundle.folder import write_bundle
 from planish.models.storage import save_artifact
 from planish.report.pages.explanation import explanation
+from planish.settings import DeploymentTarget
 
 
 class Task(Samples):
@@ -54,7 +55,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_artifact(torch_artifact, folder / "model")
 
     def write(name: str, made: Artifact, runtime: str) -> None:
-        write_bundle(made, any_task, folder / name, runtime=runtime, measurements={}, threads=1, batch=1)
+        write_bundle(made, any_task, folder / name, target=DeploymentTarget(runtime), measurements={})
 
     write("fp32", float_, "onnxruntime")
     write("int8", int8, "onnxruntime")

@@ -18,6 +18,7 @@ from planish.export.bundle.folder import read_bundle, write_bundle
 from planish.export.bundle.reference import image_values
 from planish.export.bundle.verify import verify
 from planish.measurement import Measurement
+from planish.settings import DeploymentTarget
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +28,8 @@ def bundle(int8_artifact: Artifact, task: FakeTask, tmp_path_factory: pytest.Tem
         int8_artifact,
         task,
         tmp_path_factory.mktemp("b") / "bundle",
-        runtime="onnxruntime",
+        target=DeploymentTarget("onnxruntime"),
         measurements=measured,
-        threads=1,
-        batch=1,
         golden=6,
     )
 
@@ -157,7 +156,7 @@ def test_a_damaged_description_is_a_bundle_error(mine: Path, text: str) -> None:
 def test_only_a_bundle_is_replaced(int8_artifact: Artifact, network: Artifact, task: FakeTask, tmp_path: Path, mine: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.txt").write_text("mine")
-    settings: Any = {"runtime": "onnxruntime", "measurements": {}, "threads": 1, "batch": 1, "golden": 2}
+    settings: Any = {"target": DeploymentTarget("onnxruntime"), "measurements": {}, "golden": 2}
     with pytest.raises(BundleError, match="is not a bundle"):
         write_bundle(int8_artifact, task, tmp_path / "photos", **settings)
     with pytest.raises(BundleError, match="exported"):

@@ -26,6 +26,7 @@ from planish.export.bundle.readme import readme
 from planish.export.litert_file import converter_python
 from planish.export.runtimes.registry import find
 from planish.plan import Plan
+from planish.settings import DeploymentTarget
 
 _REPLAY = """
 import sys
@@ -129,7 +130,7 @@ def test_the_lines_give_the_golden_outputs(tmp_path: Path, form: str, resize: st
     task = FakeTask()
     task.splits["validation"] = OddImages()
     artifact = exported(channels, resize, steps, task)
-    folder = write_bundle(artifact, task, tmp_path / "b", runtime=runtime, measurements={}, threads=1, batch=1, golden=20)
+    folder = write_bundle(artifact, task, tmp_path / "b", target=DeploymentTarget(runtime), measurements={}, golden=20)
     own = () if artifact.format == "packed" else ("planish",)  # packed files are Planish's own
     torch_itself = () if runtime in ("torch", "executorch") else ("torch",)
     found, printed = replay(folder, tmp_path, (*own, *torch_itself, "torchvision"))

@@ -26,6 +26,7 @@ from planish.export.runtimes.first_load import limits_for
 from planish.models.storage import save_artifact
 from planish.runs.open_model import open_model
 from planish.serving.model import ServedModel
+from planish.settings import DeploymentTarget
 
 Calls = list[str]
 
@@ -85,7 +86,7 @@ def test_a_file_is_loaded_apart_once(onnx_artifact: Artifact, tmp_path: Path, ca
 
 def test_what_this_process_makes_is_not_loaded_apart(network: Artifact, task: FakeTask, tmp_path: Path, calls: Calls) -> None:
     exported = ToOpenVino().apply(ToOnnx().apply(network, task), task)
-    folder = write_bundle(exported, task, tmp_path / "bundle", runtime="openvino", measurements={}, threads=1, batch=1, golden=2)
+    folder = write_bundle(exported, task, tmp_path / "bundle", target=DeploymentTarget("openvino"), measurements={}, golden=2)
     assert not verify(folder).failures
     assert open_model(folder).predictor()
     assert not ServedModel("m", "1", folder).fault

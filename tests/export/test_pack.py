@@ -28,6 +28,7 @@ from planish.export.bundle.verify import verify
 from planish.export.runtimes import packed_file
 from planish.export.runtimes.packed_file import Tensor, pack, unpack, unpacked
 from planish.export.runtimes.registry import load
+from planish.settings import DeploymentTarget
 
 rng = np.random.default_rng(0)
 
@@ -190,7 +191,7 @@ def test_runtimes_fold_what_the_file_keeps_apart(sparse: Artifact, network: Arti
 
 def test_it_ships_in_a_bundle(sparse: Artifact, task: FakeTask, tmp_path: Path) -> None:
     packed = Pack().apply(ToOnnx().apply(sparse, task), task)
-    folder = write_bundle(packed, task, tmp_path / "b", runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=4)
+    folder = write_bundle(packed, task, tmp_path / "b", target=DeploymentTarget("onnxruntime"), measurements={}, golden=4)
     assert verify(folder).ok
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     done = subprocess.run([sys.executable, "-c", code, "golden/000.png"], cwd=folder, capture_output=True, text=True)

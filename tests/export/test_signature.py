@@ -31,6 +31,7 @@ from planish.files.trust import TRUST
 from planish.serving.model import ServedModel
 from planish.serving.models import Entry, Models
 from planish.serving.serve import open_models
+from planish.settings import DeploymentTarget
 
 pytest.importorskip("cryptography")
 
@@ -54,7 +55,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def bundle(onnx_artifact: Artifact, task: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("b") / "bundle"
-    return write_bundle(onnx_artifact, task, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=3)
+    return write_bundle(onnx_artifact, task, folder, target=DeploymentTarget("onnxruntime"), measurements={}, golden=3)
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_without_the_library_one_reads_what_to_install(signed: Path, keys: tuple
 
 def test_what_was_signed_may_run_code(network: Artifact, task: FakeTask, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: Any) -> None:
     exported: Any = ToTorchExport().apply(network, task)  # type: ignore[arg-type]
-    folder = write_bundle(exported, task, tmp_path / "b", runtime="torch", measurements={}, threads=1, batch=1, golden=2)  # type: ignore[arg-type]
+    folder = write_bundle(exported, task, tmp_path / "b", target=DeploymentTarget("torch"), measurements={}, golden=2)  # type: ignore[arg-type]
     sign(folder, keys[0])
     monkeypatch.setenv(TRUST, "")  # as on another machine
     with pytest.raises(TrustError):

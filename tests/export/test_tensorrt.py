@@ -26,6 +26,7 @@ from planish.export.bundle.readme import readme
 from planish.export.bundle.verify import verify
 from planish.export.runtimes.registry import load
 from planish.files.trust import TRUST
+from planish.settings import DeploymentTarget
 
 
 class Labels(nn.Module):
@@ -192,7 +193,7 @@ def test_a_bundle_verifies_and_its_readme_runs_the_engine(
     gpu: Gpu, onnx_artifact: Artifact, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = ToTensorRt(max_batch_size=4).apply(onnx_artifact, task)
-    folder = write_bundle(built, task, tmp_path / "b", runtime="tensorrt", measurements={}, threads=1, batch=1, golden=5)
+    folder = write_bundle(built, task, tmp_path / "b", target=DeploymentTarget("tensorrt"), measurements={}, golden=5)
     assert verify(folder).ok
     text = (folder / "README.md").read_text()
     assert "onnxruntime" not in text

@@ -34,7 +34,7 @@ class Reader:
 
 
 def _data(source: Path, out: Path, rng: Random) -> None:
-    from planish.data import load_images, tile_images
+    from planish.data import Decoding, load_images, tile_images
 
     task = rng.choice((None, None, None, "detection", "instance", "semantic", "classification"))
     skip = rng.random() < 0.6
@@ -42,7 +42,7 @@ def _data(source: Path, out: Path, rng: Random) -> None:
         tile_images(source, out / "tiles", size=16, task=task, skip_bad=skip, cache_dir=out / "cache")
         assert any((out / "tiles").iterdir())
         return
-    loaded = load_images(source, skip_bad=skip, task=task, decode_side=16, cache_dir=out / "cache")
+    loaded = load_images(source, skip_bad=skip, task=task, decoding=Decoding(16), cache_dir=out / "cache")
     for split in loaded.splits.values():
         if len(split):
             split.targets[0]

@@ -310,10 +310,11 @@ def our_onnx(folder: Path) -> None:
 def classifier_bundle(folder: Path) -> None:
     from planish.export import ToOnnx
     from planish.export.bundle.folder import write_bundle
+    from planish.settings import DeploymentTarget
 
     task = _Task()
     exported = ToOnnx().apply(_classifier(), task)
-    write_bundle(exported, task, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=3)
+    write_bundle(exported, task, folder, target=DeploymentTarget("onnxruntime"), measurements={}, golden=3)
 
 
 def plans(folder: Path) -> None:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.data.preprocessing import preprocess
 from planish.export.bundle.folder import write_bundle
+from planish.settings import DeploymentTarget
 
 COLOURS = ("red", "green", "blue")
 SCORES = (0.9, 0.6, 0.2)
@@ -166,4 +167,4 @@ def write_patches(folder: Path, task: str, files: Sequence[bytes] | None = None,
     artifact = Artifact("onnx", SPEC, PREPROCESSING, classes, Lineage(source), files=(file,))
     split = _Split(scattered(24) if files is None else files)
     fake: Any = SimpleNamespace(name=task, class_names=classes, split=lambda name: split)
-    return write_bundle(artifact, fake, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=golden)
+    return write_bundle(artifact, fake, folder, target=DeploymentTarget("onnxruntime"), measurements={}, golden=golden)

@@ -23,7 +23,7 @@ import planish.search.optimize  # noqa: F401 for sys.modules
 from planish import deadline, invocation
 from planish.commands import optimize
 from planish.devices import layer_latency
-from planish.evaluation.latency import LatencyReport
+from planish.evaluation.latency import LatencyReport, LatencySettings
 from planish.measurement import Measurement
 from planish.runs import runner, store
 from planish.search import time_estimates
@@ -38,7 +38,7 @@ def number_of(text: str) -> float:
     return hashlib.sha256(text.encode()).digest()[0] // 4 / 64
 
 
-def measured(subjects: Any, *, baseline: str, threads: int, batch: int, **_: Any) -> LatencyReport:
+def measured(subjects: Any, baseline: str, settings: LatencySettings) -> LatencyReport:
     """A latency that follows from the file."""
     ms = {}
     for name, subject in subjects.items():
@@ -62,7 +62,7 @@ def measured(subjects: Any, *, baseline: str, threads: int, batch: int, **_: Any
     return LatencyReport(
         baseline=baseline, measurements=measurements, verdicts=dict.fromkeys(ms, "faster"), noise_floor=floor,
         samples={name: [x] for name, x in ms.items()}, round_medians=rounds, copy_medians=rounds[baseline], launches=4, rounds=20,
-        threads=threads, batch=batch, seconds=1.0,
+        threads=settings.threads, batch=settings.batch, seconds=1.0,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import planish
 from planish.compression import Resolution
-from planish.evaluation.latency import LatencyReport, Subject, noise_floor_of, verdict
+from planish.evaluation.latency import LatencyReport, LatencySettings, Subject, noise_floor_of, verdict
 from planish.evaluation.statistics.intervals import over_launches, paired_ratio
 from planish.export.bundle.folder import read_bundle
 from planish.export.runtimes import openvino as openvino_runtime
@@ -43,7 +43,7 @@ class Clock:
     def __init__(self) -> None:
         self.sessions: list[list[str]] = []
 
-    def measure(self, subjects: Mapping[str, Subject], *, baseline: str, threads: int, batch: int, **_: Any) -> LatencyReport:
+    def measure(self, subjects: Mapping[str, Subject], baseline: str, settings: LatencySettings) -> LatencyReport:
         self.sessions.append(list(subjects))
         ms = {name: MS[subject.runtime] * self._speed(name, subject) for name, subject in subjects.items()}
         if len(self.sessions) == 3:
@@ -61,7 +61,7 @@ class Clock:
             }
         samples = {name: [x for launch in launches for x in launch] for name, launches in rounds.items()}
         verdicts = {name: verdict(m["latency_ratio"], floor) for name, m in found.items()}
-        return LatencyReport(baseline, found, verdicts, floor, samples, rounds, copy, 5, 25, threads, batch, 0.1)
+        return LatencyReport(baseline, found, verdicts, floor, samples, rounds, copy, 5, 25, settings.threads, settings.batch, 0.1)
 
     @staticmethod
     def _speed(name: str, subject: Subject) -> float:

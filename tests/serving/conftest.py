@@ -18,7 +18,7 @@ from patches import write_patches
 
 from planish.export import ToOnnx
 from planish.export.bundle.folder import write_bundle
-from planish.settings import ModelSettings
+from planish.settings import DeploymentTarget, ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare_job
 
@@ -32,7 +32,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def bundle(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served") / "shapes"
     exported = ToOnnx().apply(job.artifact, job.task)
-    return write_bundle(exported, job.task, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=4)
+    return write_bundle(exported, job.task, folder, target=DeploymentTarget("onnxruntime"), measurements={}, golden=4)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def other_bundle(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
             parameter.mul_(1.5)
     exported = ToOnnx().apply(dataclasses.replace(job.artifact, module=changed), job.task)
     folder = tmp_path_factory.mktemp("other") / "shapes"
-    return write_bundle(exported, job.task, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=4)
+    return write_bundle(exported, job.task, folder, target=DeploymentTarget("onnxruntime"), measurements={}, golden=4)
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ from planish.serving.limits import Limits
 from planish.serving.monitoring.request_log import PrivateRotatingFile, RequestLog
 from planish.serving.serve import open_models
 from planish.serving.serve import serve as listen
+from planish.serving.settings import Address
 
 if TYPE_CHECKING:
     from conftest import Served
@@ -80,12 +81,12 @@ def test_what_is_no_certificate_is_told(bundle: Path, certificate: tuple[Path, P
     (tmp_path / "empty.pem").write_text("")
     for pem, key in ((tmp_path / "empty.pem", certificate[1]), (certificate[0], tmp_path / "empty.pem"), (certificate[0], None)):
         with pytest.raises(BundleError, match="PEM files"):
-            listen([bundle], port=0, certificate=pem, certificate_key=key)
+            listen([bundle], address=Address(port=0, certificate=pem, certificate_key=key))
 
 
 def test_a_port_that_is_taken_is_told(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BundleError, match="free port"):
-        listen([bundle], port=taken.getsockname()[1])
+        listen([bundle], address=Address(port=taken.getsockname()[1]))
 
 
 @pytest.fixture(params=[0.5])

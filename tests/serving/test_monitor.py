@@ -26,7 +26,7 @@ from planish.serving.monitoring.monitor import monitor
 from planish.serving.monitoring.recorder import LOG_FILE, LogSettings, Recorder
 from planish.serving.monitoring.records import records
 from planish.serving.serve import open_models
-from planish.settings import ModelSettings
+from planish.settings import DeploymentTarget, ModelSettings
 from planish.testing import write_shapes
 from planish.training.prepare import Job, prepare_job
 
@@ -44,7 +44,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def bundle(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("watched") / "shapes"
     exported = ToOnnx().apply(job.artifact, job.task)
-    return write_bundle(exported, job.task, folder, runtime="onnxruntime", measurements={}, threads=1, batch=1, golden=4)
+    return write_bundle(exported, job.task, folder, target=DeploymentTarget("onnxruntime"), measurements={}, golden=4)
 
 
 def _values(job: Job, bundle: Path, darker: float = 1.0) -> list[dict[str, float]]:

@@ -14,6 +14,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.tasks import Classification
 from planish.training import FitSettings, fit
 from planish.training.batches import order_of
+from planish.training.fit import FitRun
 
 from .conftest import PREPROCESSING, SPEC, Quarters, QuarterTask
 from .test_fit import QUICK
@@ -76,7 +77,7 @@ def test_rare_classes_are_recognised_more_often(network: nn.Module, more: dict[s
     validation = splits["validation"]
 
     def recall_of_rare(settings: FitSettings) -> float:
-        module = fit(network, task, SPEC, PREPROCESSING, settings, validate=False).module
+        module = fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(validate=False)).module
         preds = TorchPredictor(module, PREPROCESSING)(validation.images(SPEC, PREPROCESSING))["logits"].argmax(1)
         return float(np.mean((preds == validation.targets)[validation.targets > 0]))
 

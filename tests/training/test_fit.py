@@ -20,7 +20,7 @@ from planish.errors import TrainingError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Progress, collecting_notes, listening
 from planish.training import FitSettings, fit
-from planish.training.fit import _optimizer
+from planish.training.fit import FitRun, Teacher, _optimizer
 from planish.training.schedules.freezing import LayerFreezer
 from planish.training.schedules.learning_rate import learning_rate
 
@@ -75,8 +75,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(task, network, tmp_path: P
 
     monkeypatch.setattr(QuarterTask, "loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=tmp_path / "c.pt")
-    resumed = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=tmp_path / "c.pt")
+        fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(tmp_path / "c.pt"))
+    resumed = fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(tmp_path / "c.pt"))
     assert len(calls) == 8 + 10  # the first epoch was not repeated
     assert same(whole.module, resumed.module)
     assert len(whole.snapshots) == settings.cycles
@@ -85,24 +85,24 @@ def test_interrupted_and_resumed_equals_uninterrupted(task, network, tmp_path: P
     assert timeless[0] == timeless[1]
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
     calls.clear()
-    again = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=tmp_path / "c.pt")
+    again = fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(tmp_path / "c.pt"))
     assert same(again.module, whole.module)
     assert not calls
 
 
 def test_a_checkpoint_of_another_training_is_refused_and_one_that_cannot_be_read_is_not_needed(task, network, tmp_path: Path):
     checkpoint, settings = tmp_path / "c.pt", FitSettings(**QUICK | {"epochs": 1})
-    first = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=checkpoint)
+    first = fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(checkpoint))
     with pytest.raises(TrainingError, match="another training"):
-        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 2}), checkpoint=checkpoint)
+        fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 2}), run=FitRun(checkpoint))
     other = copy.deepcopy(network)
     other.conv1.weight.data[0] += 1
     with pytest.raises(TrainingError, match="another training"):
-        fit(other, task, SPEC, PREPROCESSING, settings, checkpoint=checkpoint)
+        fit(other, task, SPEC, PREPROCESSING, settings, run=FitRun(checkpoint))
     for damaged in (b"", checkpoint.read_bytes()[:1000]):
         checkpoint.write_bytes(damaged)
         with collecting_notes() as notes:
-            again = fit(network, task, SPEC, PREPROCESSING, settings, checkpoint=checkpoint)
+            again = fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(checkpoint))
         assert same(first.module, again.module)
         assert "cannot be read, so training begins anew" in notes[0]
 
@@ -137,7 +137,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 @pytest.mark.parametrize("more", [{}, {"swa_share": 0.25}, {"cycles": 2}])
 def test_the_time_limit_is_kept_and_the_schedule_ends_there(task, network, clock, more):
     settings = FitSettings(**QUICK | {"epochs": 10_000, "warmup_epochs": 1000} | more)
-    fitted = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=2.0)
+    fitted = fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(max_seconds=2.0))
     assert 0.95 * 2 <= clock.now - 1000 <= 2
     assert fitted.seconds == pytest.approx(clock.now - 1000)
     assert fitted.stopped == "deadline"
@@ -153,21 +153,21 @@ def test_a_machine_that_becomes_slower_shortens_the_training(task, network, cloc
         clock.step_seconds = 1 / 16 if clock.now > 1001 else 1 / 64
 
     monkeypatch.setattr(sys.modules["planish.training.fit"].Stage, "advance", slower)
-    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 10_000}), max_seconds=4.0)
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 10_000}), run=FitRun(max_seconds=4.0))
     assert 64 + 40 <= clock.steps <= 64 + 48
     assert 3.7 <= clock.now - 1000 <= 4.1
     assert fitted.history[-1].learning_rate < 0.1 * QUICK["learning_rate"]
 
 
 def test_where_no_time_is_left_there_is_a_network_all_the_same(task, network):
-    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), max_seconds=-1)
+    fitted = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), run=FitRun(max_seconds=-1))
     assert fitted.stopped == "deadline"
     assert same(fitted.module, network)
 
 
 def test_a_generous_time_limit_changes_nothing(task, network, clock):
     free = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK))
-    bound = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), max_seconds=3600)
+    bound = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK), run=FitRun(max_seconds=3600))
     assert same(free.module, bound.module)
     assert bound.stopped == "finished"
 
@@ -178,7 +178,7 @@ def test_interrupted_under_a_time_limit_it_goes_on_as_if_it_had_not_been(
 ):
     """Also where the machine is slower when it goes on, and after the interruption took long, and without any checkpoint."""
     settings = FitSettings(**QUICK | {"epochs": 10_000})
-    whole = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=0.5)
+    whole = fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(max_seconds=0.5))
     decided: dict[str, Any] = {}
 
     def remember(key, work):
@@ -198,11 +198,11 @@ def test_interrupted_under_a_time_limit_it_goes_on_as_if_it_had_not_been(
         monkeypatch.setattr(QuarterTask, "loss", interrupted)
         with remembering(remember):
             with pytest.raises(KeyboardInterrupt):
-                fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=0.5, checkpoint=checkpoint)
+                fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(checkpoint, 0.5))
             before = dict(decided)
             monkeypatch.setattr(QuarterTask, "loss", real)
             clock.now += 1000
-            resumed = fit(network, task, SPEC, PREPROCESSING, settings, max_seconds=0.5, checkpoint=checkpoint)
+            resumed = fit(network, task, SPEC, PREPROCESSING, settings, run=FitRun(checkpoint, 0.5))
         assert before
         assert before.items() <= decided.items()
         assert same(whole.module, resumed.module)
@@ -297,7 +297,7 @@ def test_teacher_and_student_see_the_same_images_and_the_teacher_does_not_change
         seen: list[torch.Tensor] = []  # noqa: RUF012
 
     teacher = Watching().train()
-    fit(Noting(), task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1, "augmentation": "light"}), teacher=teacher)
+    fit(Noting(), task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1, "augmentation": "light"}), teacher=Teacher(teacher))
     assert len(seen) == 6, "the first time to see which memory layout it takes"
     assert all(torch.equal(a, b) for a, b in zip(seen[1:], Noting.seen, strict=True))
     assert teacher.training
@@ -309,7 +309,7 @@ def test_the_weight_shares_the_loss_between_targets_and_teacher(task, network):
     losses = {
         weight: fit(
             network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"epochs": 1, "learning_rate": 1e-12}),
-            teacher=teacher, distillation_weight=weight,
+            teacher=Teacher(teacher, weight),
         ).history[0].train_loss
         for weight in (0.0, 0.25, 1.0)
     }  # fmt: skip

@@ -98,9 +98,11 @@ def serve(
     """
     # not by way of what trains: a service has no use for PyTorch
     from planish.serving.http.key_file import others_may_read, read_keys
+    from planish.serving.limits import Limits
     from planish.serving.monitoring.recorder import LogSettings
     from planish.serving.monitoring.request_log import RequestLog
     from planish.serving.serve import serve as listen
+    from planish.serving.settings import Address, MonitoringSettings, ServingSettings
 
     at_least(1, threads=threads, max_batch=max_batch, max_queue=max_queue, max_bytes=max_bytes, max_pixels=max_pixels, replicas=replicas)
     at_least(1, max_decoding_bytes=max_decoding_bytes, log_image_bytes=log_image_bytes)
@@ -114,14 +116,18 @@ def serve(
     if keys is not None and others_may_read(Path(keys)):
         watch(f"Warning: other users of this machine can read {keys}; run: chmod 600 {keys}")
     listen(
-        bundles, host=host, port=port, threads=threads, max_batch=max_batch, max_queue=max_queue, max_bytes=max_bytes,
-        max_pixels=max_pixels, max_decoding_bytes=max_decoding_bytes, timeout_s=timeout,
-        keys=accepted, cors_origins=tuple(cors_origins), canary=canary, reload=reload,
-        watch_rate=watch_rate, request_log=RequestLog(_path(request_log), request_log_bytes), address_file=_path(address_file),
-        public_key=_path(public_key), drift=drift_settings(correlation, cycle),
-        log=LogSettings(_path(log), log_bytes, log_images, log_image_bytes), certificate=_path(tls_certificate),
-        certificate_key=_path(tls_key), replicas=replicas if ray else None, watch=watch,
-    )  # fmt: skip
+        bundles,
+        serving=ServingSettings(threads, tuple(canary), reload, _path(public_key), replicas if ray else None),
+        address=Address(host, port, _path(tls_certificate), _path(tls_key), _path(address_file)),
+        monitoring=MonitoringSettings(
+            watch_rate,
+            drift_settings(correlation, cycle),
+            LogSettings(_path(log), log_bytes, log_images, log_image_bytes),
+            RequestLog(_path(request_log), request_log_bytes),
+        ),
+        limits=Limits(max_batch, max_queue, max_bytes, max_pixels, max_decoding_bytes, timeout, accepted, tuple(cors_origins)),
+        watch=watch,
+    )
 
 
 def _path(value: str | Path | None) -> Path | None:

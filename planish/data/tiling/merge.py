@@ -31,7 +31,6 @@ def predict_tiled(
     size: int,
     overlap: float = 0.25,
     batch_size: int = 8,
-    iou: float = 0.5,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Outputs:
     """What a model finds in a large image, tile by tile.
@@ -45,7 +44,6 @@ def predict_tiled(
         size: of a tile in pixels: what the model's training images showed.
         overlap: share of a tile that its neighbour shows as well; objects wider than that may be found in two halves.
         batch_size: tiles answered at once.
-        iou: boxes of one class that overlap more are one object.
         advance: told how many tiles are done.
 
     Returns:
@@ -71,7 +69,7 @@ def predict_tiled(
     if full := int((outputs["scores"] > _CONFIDENT).all(1).sum()):
         most = outputs["scores"].shape[1]
         note(f"warning: in {full:,} of {len(tiles):,} tiles all {most} detections of the model are confident: smaller tiles show more")
-    return merged(outputs, tiles, height, width, iou=iou)
+    return merged(outputs, tiles, height, width)
 
 
 def merged(outputs: Outputs, tiles: Sequence[Tile], height: int, width: int, *, iou: float = 0.5) -> Outputs:

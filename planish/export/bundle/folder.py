@@ -26,6 +26,7 @@ from planish.files.schema import read_versioned
 from planish.files.trust import file_sha256
 from planish.files.workspace import replace_folder
 from planish.measurement import Measurement
+from planish.settings import DeploymentTarget
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 
 if TYPE_CHECKING:
@@ -89,10 +90,8 @@ def write_bundle(
     task: Task,
     folder: Path,
     *,
-    runtime: str,
+    target: DeploymentTarget,
     measurements: Mapping[str, Measurement],
-    threads: int,
-    batch: int,
     golden: int = 16,
     assignment: SplitAssignment | None = None,
 ) -> Path:
@@ -102,10 +101,8 @@ def write_bundle(
         artifact: exported.
         task: its validation images become the golden samples and the reference values; test is not touched.
         folder: where.
-        runtime: what runs the file.
+        target: runtime, threads and batch size that it was measured with.
         measurements: by name.
-        threads: it was measured with.
-        batch: images in a batch, as measured.
         golden: how many golden samples.
         assignment: the splits of the images that it was made with, kept as ``splits.json``.
 
@@ -116,6 +113,7 @@ def write_bundle(
         raise BundleError(f"the model is in format {artifact.format}", "a bundle holds an exported model", "add a to_onnx step")
     if folder.exists() and not (folder / DESCRIPTION).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise BundleError(f"{folder} exists and is not a bundle", "only a bundle is replaced by a bundle", "name another folder")
+    runtime, threads = target.runtime, target.threads
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "golden").mkdir(parents=True)
@@ -137,7 +135,7 @@ def write_bundle(
         lineage=artifact.lineage,
         runtime=runtime,
         threads=threads,
-        batch_size=batch,
+        batch_size=target.batch,
         runtime_settings=find(runtime).settings(threads),
         measurements=dict(measurements),
         versions={

@@ -10,7 +10,7 @@ import numpy as np
 
 from planish.data.preprocessing import preprocess
 from planish.errors import BundleError, GoalError, PlanishError
-from planish.evaluation.latency import Subject, measure_latency
+from planish.evaluation.latency import LatencySettings, Subject, measure_latency
 from planish.export.bundle.folder import SIGNATURE, Bundle, changed_files, read_bundle, read_expected
 from planish.export.bundle.signature import check_signature
 from planish.export.checks.agreement import differences, essential
@@ -140,9 +140,8 @@ def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
         "batch": bundle.batch_size,
     }
     subject = Subject("planish.export.runtimes.registry:load", arguments, images, bundle.runtime, imports=imports(bundle.runtime))
-    found = measure_latency(
-        {_MODEL: subject}, baseline=_MODEL, threads=bundle.threads, batch=bundle.batch_size, seconds=_TIMED_SECONDS, launches=_LAUNCHES
-    )
+    settings = LatencySettings(bundle.threads, bundle.batch_size, seconds=_TIMED_SECONDS, launches=_LAUNCHES)
+    found = measure_latency({_MODEL: subject}, _MODEL, settings)
     return found.measurements[_MODEL]["latency_ms"]
 
 

@@ -22,7 +22,7 @@ from planish.models.storage import fingerprint, load_artifact
 from planish.technique import hyper_parameters
 from planish.training.distillation.feature_transfer import FeatureStudent, Watched
 from planish.training.ensembles import Ensemble
-from planish.training.fit import fit
+from planish.training.fit import FitRun, Teacher, fit
 from planish.training.recipe import load_recipe
 from planish.training.settings import FitSettings, MixedPrecision
 
@@ -120,7 +120,7 @@ class Distill:
         how = artifact.preprocessing.normalisation
         student = _resized(artifact.module, artifact.input_spec, spec, how)
         taught_by = [_resized(t.module, t.input_spec, spec, how) for t in teachers]
-        teacher: nn.Module | None = None
+        teacher: Teacher | None = None
         if self.method in ("feature", "attention"):
             if not teachers:
                 raise TechniqueError(
@@ -132,7 +132,8 @@ class Distill:
                 student = FeatureStudent(student, taught_by[0], example, self.method)
             taught_by[0] = Watched(taught_by[0], student.teacher_layers)
         if teachers:
-            teacher = taught_by[0] if len(teachers) == 1 else Ensemble(taught_by)
+            together = taught_by[0] if len(teachers) == 1 else Ensemble(taught_by)
+            teacher = Teacher(together, self.weight, self.temperature, self.method == "decoupled")
         fitted = fit(
             student,
             task,
@@ -140,13 +141,8 @@ class Distill:
             artifact.preprocessing,
             self.settings,
             teacher=teacher,
-            distillation_weight=self.weight,
-            temperature=self.temperature,
-            decoupled=self.method == "decoupled",
-            checkpoint=lasting_file(f"training-{fingerprint(student)[:16]}.checkpoint"),
-            max_seconds=self.max_seconds,
+            run=FitRun(lasting_file(f"training-{fingerprint(student)[:16]}.checkpoint"), self.max_seconds, validate=False),
             weights=artifact.facts["weights"],
-            validate=False,
         )
         module = fitted.module.network if isinstance(fitted.module, Watched) else fitted.module
         module = module[1] if isinstance(module, _Resized) else module
