@@ -90,8 +90,7 @@ def train(
     from planish.runs.evaluation import EvaluationSubject, judge, keep
     from planish.runs.original import write_training
     from planish.runs.resumable import resumable
-    from planish.search.budget import is_kept
-    from planish.search.time_estimates import training_seconds
+    from planish.search.time_estimates import is_kept, training_seconds
     from planish.settings import ModelSettings
     from planish.training.original import train_original
     from planish.training.prepare import prepare_job

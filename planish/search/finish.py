@@ -17,7 +17,6 @@ from planish.plan import Plan
 from planish.progress import note
 from planish.runs.precision import precision_name
 from planish.runs.record import OpenRun
-from planish.search.budget import budget_use
 from planish.search.choice import choose_candidate, describe_miss, frontier, misses
 from planish.search.evidence import errors, per_class, write_evidence
 from planish.search.proposals import Trial, expected_drop, priority
@@ -28,6 +27,7 @@ from planish.search.time_estimates import (
     CHOSEN_LAUNCHES,
     FINAL_LAUNCHES,
     FINALISTS,
+    budget_use,
     least_finish_seconds,
     session_seconds,
     ship_seconds,
@@ -71,7 +71,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
     # All that cannot be shortened comes before the last session of timing, which can.
     ships = subjects[key]
     models = {"baseline": baseline, "chosen": key} | {shipped.runtime: default for default, shipped in defaults.items()}
-    search.planned["evaluating on test"] = test_seconds(search)
+    search.journal.planned["evaluating on test"] = test_seconds(search)
     tested = {name: runner.outputs(subjects[k].plan, subjects[k].runtime, "test") for name, k in models.items()}
     judged = _judged_on_test(search, {name: subjects[each] for name, each in models.items()}, tested)
     report = timed_once_more(search, {each: subjects[each] for each in dict.fromkeys((*baselines.values(), key))}, baseline)
@@ -182,12 +182,12 @@ def _timed_to_choose(
         baseline: key that ratios are taken against.
         timed_later: how many files the session of the chosen one will time.
     """
-    known = search.sessions[ORIGINAL_SESSION].rounds
+    known = search.journal.sessions[ORIGINAL_SESSION].rounds
     if subjects.keys() <= known.keys():
-        of_name = {c.key: c.measurements for c in search.candidates.values()}
+        of_name = {c.key: c.measurements for c in search.journal.candidates.values()}
         return {key: of_name[key] for key in subjects}
     at_ease = CHOSEN_LAUNCHES * session_seconds(search, timed_later, 1)
-    time = search.seconds_left - test_seconds(search) - writing_seconds(search.process_seconds)
+    time = search.seconds_left - test_seconds(search) - writing_seconds(search.journal.process_seconds)
     at_most = max(0.0, time - min(at_ease, time / 2))
     return search.latency("final", subjects, baseline, seconds=4.0, launches=FINAL_LAUNCHES, at_most=at_most).measurements
 
@@ -203,7 +203,7 @@ def timed_once_more(search: Search, subjects: Mapping[str, DeployedCandidate], b
         subjects: by key.
         baseline: key that ratios are taken against.
     """
-    at_most = max(0.0, search.seconds_left - writing_seconds(search.process_seconds))
+    at_most = max(0.0, search.seconds_left - writing_seconds(search.journal.process_seconds))
     return search.latency("chosen", subjects, baseline, seconds=4.0, launches=CHOSEN_LAUNCHES, at_most=at_most)
 
 
@@ -254,7 +254,7 @@ def _named(measurement: Measurement, name: str) -> Measurement:
 
 def _unmeasured(search: Search, measured: Mapping[str, CandidateResult]) -> list[CandidateResult]:
     """Candidates that were stopped on the way, the measured ones left out."""
-    return [c for c in search.candidates.values() if c.key not in measured and c.stage in ("screened", "trained")]
+    return [c for c in search.journal.candidates.values() if c.key not in measured and c.stage in ("screened", "trained")]
 
 
 def _why(candidate: CandidateResult, chosen: CandidateResult, goal: Goal) -> CandidateResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -19,9 +19,7 @@ from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes.registry import available, find
 from planish.files.trust import trust
 from planish.goal import Goal
-from planish.measurement import Measurement
 from planish.models.zoo import factory_file
-from planish.plan import Plan
 from planish.progress import note
 from planish.runs.external_onnx import file_job, refuse_training
 from planish.runs.original import stored_original
@@ -29,14 +27,14 @@ from planish.runs.precision import decided_precision
 from planish.runs.record import run_folder
 from planish.runs.runner import Runner, subject_of
 from planish.runs.store import check_folder
+from planish.search.deployment import deploy
 from planish.search.finish import finish
-from planish.search.halving import train
+from planish.search.halving import halve
 from planish.search.post_training import check_knowledge, without_training
-from planish.search.proposals import Trial
 from planish.search.result import Result
 from planish.search.screening import screen
-from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, RuntimeVariant, Search, Watch
-from planish.search.time_estimates import finish_seconds, least_seconds, session_seconds, writing_seconds
+from planish.search.state import Journal, RuntimeVariant, Search, Watch
+from planish.search.time_estimates import finish_seconds, least_seconds
 from planish.settings import DeploymentTarget, GoalSettings, ModelSettings, OriginalSettings, RunSettings
 from planish.split_assignment import keep_assignment
 from planish.task import Task, metric_of
@@ -47,10 +45,7 @@ from planish.training.recipe import recipe_for
 
 # Shares of what is left of the budget at each point.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _SCREENING_SHARE = 0.36, 0.5, 0.2
-_SESSION_SHARE = 0.25
 _LEAST_TRAINING_SECONDS = 2.0
-_OTHER_RUNTIME = 2.0  # times what the first one took: converting comes on top of exporting
-_ROUNDING_POINTS = 0.2  # that INT8 costs the original, from which on layers may stay float
 _MOST_EPOCHS = 60  # of one round of recovery; not tuned
 _RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # highest learning rate, by how the original came to its weights
 _STUDENTS = ("resnet20", "resnet8x2")
@@ -176,23 +171,34 @@ def optimize(
         )
         if not of_task:
             recovery = replace(recovery, learning_rate=_RECOVERY_RATE["pretrained" if job.pretrained else "scratch"])
+        journal = Journal(process)
+        journal.planned["training the original"] = spare
+        usual_students = _STUDENTS if not job.pretrained and not of_task else ()
         search = Search(
-            runner,
-            limits,
-            target.threads,
-            target.batch,
-            recovery,
-            seconds,
-            watch or (lambda _: None),
-            allowed,
-            fp32,
-            fp32[0],
-            _STUDENTS if teaching.students is None and not job.pretrained and not of_task else tuple(teaching.students or ()),
-            tuple(str(folder / "work" / name) for name in taught_by),
+            runner=runner,
+            goal=limits,
+            threads=target.threads,
+            batch=target.batch,
+            recovery=recovery,
+            budget=seconds,
+            least_seconds=least,
+            allowed=allowed,
+            fp32=fp32,
+            deployment=fp32[0],
+            students=usual_students if teaching.students is None else tuple(teaching.students),
+            teachers=tuple(str(folder / "work" / name) for name in taught_by),
+            mixed_precision=False,
+            watch=watch or (lambda _: None),
+            journal=journal,
         )
-        search.least_seconds, search.process_seconds = least, process
-        search.planned["training the original"] = spare
-        trials = _search(search)
+        if is_file:
+            check_knowledge(search)
+        search = deploy(search)
+        if is_file:
+            trials = without_training(search)
+        else:
+            screening = screen(search, _SCREENING_SHARE * search.seconds_left)
+            trials = halve(search, screening, finish_seconds(search, len(screening.trials)))
         return finish(search, job, trials, record, name)
 
 
@@ -233,70 +239,6 @@ def _check_teachers(teachers: int, model: str | nn.Module, train_mode: TrainMode
         raise GoalError(f"{teachers} teachers", "a network that is handed over cannot be begun again from other weights", "name the model")
     if teachers > 1 and (train_mode == "never" or (train_mode == "auto" and job.trained_on_classes)):
         raise GoalError(f"{teachers} teachers", "a model that is not trained here has no others like it", "add --train always")
-
-
-def _search(search: Search) -> list[Trial]:
-    """Choose how to deploy, look at many levels, train the promising ones. Returns what is worth a final measurement."""
-    if search.runner.original.module is None:
-        check_knowledge(search)
-        _deploy(search)
-        return without_training(search)
-    _deploy(search)
-    trials = screen(search, _SCREENING_SHARE * search.seconds_left)
-    return train(search, trials, finish_seconds(search, len(trials)))
-
-
-def _deploy(search: Search) -> None:
-    """Measure the original in each runtime and precision; candidates go to the fastest that keeps the accuracy."""
-    runner, original = search.runner, Plan()
-    is_file = runner.original.module is None
-    if not is_file:
-        runner.outputs(original, "torch", "validation")
-    runtimes = dict.fromkeys((*search.allowed, *(way.runtime for way in search.fp32)))
-    wanted = [*search.fp32, *(RuntimeVariant("int8", runtime, is_file) for runtime in search.allowed)]
-    ways = {way: DeployedCandidate(original, way) for runtime in runtimes for way in wanted if way.runtime == runtime}
-    reference = next(iter(ways.values()))
-    drops: dict[RuntimeVariant, Measurement] = {}
-    begun = search.seconds_left
-    for way, shipped in list(ways.items()):
-        if way.runtime != reference.runtime and not _has_time_for_another(search, drops, begun):
-            note(f"{way.precision} in {way.runtime} is left out: the budget leaves no time to export it and measure it")
-            del ways[way]
-            continue
-
-        def drop(shipped: DeployedCandidate = shipped) -> Measurement:
-            return search.drop(shipped, reference)
-
-        if shipped != reference and (why := runner.store.attempt(f"deploy:{way}", "searching", drop)):
-            note(f"{way.precision} in {way.runtime} is left out: {why}")
-            del ways[way]
-        else:
-            drops[way] = drop()
-    search.fp32 = tuple(w for w in search.fp32 if w in ways)
-    subjects = {str(way): shipped for way, shipped in ways.items()}
-    at_most = _SESSION_SHARE * search.seconds_left
-    found = search.latency(ORIGINAL_SESSION, subjects, str(reference.way), seconds=0.6, launches=3, at_most=at_most).measurements
-    for way, shipped in ways.items():
-        known = found[str(way)] | {"size_bytes": runner.size(shipped.plan, way.runtime), "drop_validation": drops[way]}
-        search.show(str(way), shipped, "baseline" if way in search.fp32 else "screened", known)
-
-    def latency_ms(way: RuntimeVariant) -> float:
-        return found[str(way)]["latency_ms"].value
-
-    # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
-    fit = [w for w in ways if w.runtime in search.allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5 * search.goal.point)]
-    search.deployment = min(fit, key=latency_ms)
-    search.mixed_precision = search.deployment.precision == "int8" and drops[search.deployment].value > _ROUNDING_POINTS * search.goal.point
-    search.fp32 = tuple(sorted(search.fp32, key=latency_ms))
-    ships = f"{search.deployment.precision} for {search.deployment.runtime}"
-    note(f"candidates ship as {ships}; the fastest fp32 runtime here is {search.fp32[0].runtime}")
-
-
-def _has_time_for_another(search: Search, done: Mapping[RuntimeVariant, Measurement], begun: float) -> bool:
-    """Whether the original can be exported to another runtime, which takes as those before it, and be timed in both sessions to come."""
-    exporting = _OTHER_RUNTIME * (begun - search.seconds_left) / len(done)
-    processes = session_seconds(search, len(done) + 1) + session_seconds(search, len(done) + 1)
-    return search.seconds_left > exporting + processes + writing_seconds(search.process_seconds)
 
 
 def _export_seconds(job: Job, runtime: str, target: DeploymentTarget) -> tuple[float, float]:

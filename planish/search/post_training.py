@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from planish.compression import Int8, Resolution, Simplify
@@ -38,7 +39,7 @@ def check_knowledge(search: Search) -> None:
     note(f"the file as given is right on {100 * reached:.1f} % of the validation images")
 
 
-def without_training(search: Search) -> list[Trial]:
+def without_training(search: Search) -> tuple[Trial, ...]:
     """Look at a simpler graph, smaller inputs, and more careful rounding where INT8 costs accuracy. What is not faster is stopped, unless
     it keeps more accuracy than the uncompressed network as it is deployed, or is smaller where that is asked for.
     """
@@ -48,7 +49,7 @@ def without_training(search: Search) -> list[Trial]:
     )
     runner, way, reference = search.runner, search.deployment, DeployedCandidate(_ORIGINAL, search.fp32[0])
     levels = [(Level(), Plan(Simplify())), *((Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in _SCALES)]
-    rounding = [c.measurements["drop_validation"].value for name, c in search.candidates.items() if name.startswith("int8@")]
+    rounding = [c.measurements["drop_validation"].value for name, c in search.journal.candidates.items() if name.startswith("int8@")]
     if rounding and min(rounding) > _ROUNDING_POINTS * search.goal.point:
         bits = Int8.for_this_machine().weight_bits
         careful = Int8(method="mse", weight_bits=bits, equalise=True, correct_bias=True)
@@ -66,18 +67,16 @@ def without_training(search: Search) -> list[Trial]:
         if why := runner.store.attempt(f"look:{shipped.plan.key}", "searching", drop):
             note(f"{trial.name} does not apply: {why}")
             continue
-        trial.drop = drop()
-        trial.history.append((1.0, drop_upper_bound(trial.drop)))
+        lost = drop()
         runner.release()
-        search.show_trial(trial)
-        trials.append(trial)
+        trials.append(search.show_trial(replace(trial, drop=lost, history=((1.0, drop_upper_bound(lost)),))))
     if trials:
-        measure(search, "first look", trials)
-    kept = search.candidates[str(way)].measurements
+        trials = measure(search, "first look", trials)
+    kept = search.journal.candidates[str(way)].measurements
 
     def has_a_use(trial: Trial) -> bool:
         more_accurate = trial.drop is not None and trial.drop.value < kept["drop_validation"].value
         smaller = trial.measurements["size_bytes"].value < kept["size_bytes"].value
         return not trial.stopped or more_accurate or (smaller and search.goal.max_size_bytes is not None)
 
-    return [trial for trial in trials if has_a_use(trial)]
+    return tuple(trial for trial in trials if has_a_use(trial))

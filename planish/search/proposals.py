@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -95,9 +95,9 @@ LEVELS = (
 )
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Trial:
-    """A level on its way through the rungs.
+    """A level as far as it came: a phase makes a new one of it.
 
     Args:
         level: how strongly to compress.
@@ -113,10 +113,10 @@ class Trial:
     level: Level
     plan: Plan
     drop: Measurement | None = None
-    measurements: dict[str, Measurement] = field(default_factory=dict)
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
     gain: float = 1.0
     seconds_an_epoch: float = 0.0
-    history: list[tuple[float, float]] = field(default_factory=list)
+    history: tuple[tuple[float, float], ...] = ()
     stopped: str = ""
 
     @property

@@ -19,9 +19,9 @@ def sources(search: Search, result: Result) -> Sources:
         result: its candidates.
     """
     candidates = {c.key: c for c in (*result.candidates, *result.baselines.values(), result.chosen)}
-    timed_as = {key: search.timed_as.get(key, key) for key in candidates}
+    timed_as = {key: search.journal.timed_as.get(key, key) for key in candidates}
     sessions = []
-    for session in search.sessions.values():
+    for session in search.journal.sessions.values():
         rounds = session.rounds | {key: session.rounds[timed] for key, timed in timed_as.items() if timed in session.rounds}
         sessions.append(replace(session, rounds=rounds))
     return Sources(
@@ -32,7 +32,7 @@ def sources(search: Search, result: Result) -> Sources:
 
 
 def _validation(search: Search, candidates: dict[str, CandidateResult]) -> Validation:
-    judged = {key: pair for key, pair in search.judged.items() if key in candidates}
+    judged = {key: pair for key, pair in search.journal.judged.items() if key in candidates}
     models: dict[str, ModelOutputs] = {_name(model): model for pair in judged.values() for model in pair}
     rows = {name: row for row, name in enumerate(models)}
     return Validation(

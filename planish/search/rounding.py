@@ -50,12 +50,12 @@ def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
         augmentation=recovery.augmentation,
         mixed_precision=recovery.mixed_precision,
     )
-    learned = replace(trial, plan=extend(trial.plan, step), history=list(trial.history))
-    shipped = DeployedCandidate(learned.plan, search.deployment)
+    plan = extend(trial.plan, step)
+    shipped = DeployedCandidate(plan, search.deployment)
     drop = partial(runner.drop, shipped.plan, shipped.runtime, (Plan(), "torch"), "validation")
     if why := runner.store.attempt(f"rounding:{shipped.plan.key}", "searching", drop):
         note(f"rounding cannot be learned: {why}")
         return None
-    learned.drop = drop()
-    learned.history.append((learned.history[-1][0] + seconds, drop_upper_bound(learned.drop)))
-    return learned
+    lost = drop()
+    history = (*trial.history, (trial.history[-1][0] + seconds, drop_upper_bound(lost)))
+    return search.show_trial(replace(trial, plan=plan, drop=lost, history=history))

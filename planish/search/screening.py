@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -28,7 +28,20 @@ _LOOK_SHARE = 0.5  # of the time that is left for looking and training
 _SESSION_SHARE = 0.3
 
 
-def screen(search: Search, seconds: float) -> list[Trial]:
+@dataclass(frozen=True)
+class Screening:
+    """What a screening found.
+
+    Args:
+        trials: the levels worth training, timed.
+        pruning: how layers are pruned, for further levels.
+    """
+
+    trials: tuple[Trial, ...]
+    pruning: LatencyPruning
+
+
+def screen(search: Search, seconds: float) -> Screening:
     """A screening at several levels: cut, what is left fitted, no training; exported, and its latency measured.
 
     Its accuracy is read on the few calibration images and is shown only: it says little about what training will recover.
@@ -36,12 +49,11 @@ def screen(search: Search, seconds: float) -> list[Trial]:
     Args:
         search: what is known so far.
         seconds: to spend, about; it decides how many levels are looked at.
-
-    Returns:
-        The levels worth training. A level that is not faster than the uncompressed network in the same precision is stopped here.
+    A level that is not faster than the uncompressed network in the same precision is stopped here.
     """
     runner, cost = search.runner, 1 + ship_seconds(search)
-    search.low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
+    low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
+    pruning = _pruning(search, low_rank)
     count = runner.store.once("levels", "searching", lambda: max(1, min(len(LEVELS), int(seconds / cost))))
     trials: list[Trial] = []
     last = cost
@@ -49,7 +61,7 @@ def screen(search: Search, seconds: float) -> list[Trial]:
     def looked(level: Level) -> list[Trial]:
         nonlocal last
         before = search.seconds_left
-        found = screen_level(search, level)
+        found = screen_level(search, pruning, level)
         last = max(cost, before - search.seconds_left)
         return found
 
@@ -63,19 +75,17 @@ def screen(search: Search, seconds: float) -> list[Trial]:
         trials += looked(level)
     if not trials:
         note("no pruned network was found, or there is no time to train one")
-        return []
+        return Screening((), pruning)
     while (stronger := next_stronger(trials, search.goal.point)) and in_time() and (found := looked(stronger)):
         trials += found
     known = search.knowledge()
     while (gentler := next_milder(trials, known)) and in_time() and (found := looked(gentler)):
         trials += found
-    measure(search, "first look", trials)
+    trials = measure(search, "first look", trials)
     _note_prediction(trials)
     if in_time() and search.goal.max_latency_ms is not None and (aimed := aimed_at(search.goal.max_latency_ms, trials)) is not None:
-        fitting = screen_level(search, aimed)
-        measure(search, "second look", fitting)
-        trials += fitting
-    return [t for t in trials if not t.stopped]
+        trials += measure(search, "second look", screen_level(search, pruning, aimed))
+    return Screening(tuple(t for t in trials if not t.stopped), pruning)
 
 
 def _students(search: Search) -> list[Level]:
@@ -117,10 +127,16 @@ def _note_prediction(trials: Sequence[Trial]) -> None:
         note(f"latency predicted from timed layers is off by {100 * float(np.median(off)):.0f} % (median of {len(pruned)} files)")
 
 
-def screen_level(search: Search, level: Level) -> list[Trial]:
-    """The level's network, cut and exported, in a list; an empty one where nothing of it applies."""
+def screen_level(search: Search, pruning: LatencyPruning, level: Level) -> list[Trial]:
+    """The level's network, cut and exported, in a list; an empty one where nothing of it applies.
+
+    Args:
+        search: exports it.
+        pruning: how layers are pruned.
+        level: how strongly.
+    """
     runner, deployment = search.runner, search.deployment
-    for plan in level.plans(_pruning(search, search.low_rank)):
+    for plan in level.plans(pruning):
         trial = Trial(level, plan)
 
         def drop(plan: Plan = plan) -> Measurement:
@@ -128,21 +144,26 @@ def screen_level(search: Search, level: Level) -> list[Trial]:
             return runner.drop(plan, "torch", (_ORIGINAL, "torch"), "calibration")
 
         allowed = max(0.0, _LOOK_SHARE * (search.seconds_left - seconds_to_come(search, 1)))
-        search.planned["searching"] += allowed
+        search.journal.planned["searching"] += allowed
         with deadline(allowed):
             why = runner.store.attempt(f"look:{plan.key}", "searching", drop)
         if why:
             note(f"{trial.name} does not apply: {why}")
             continue
-        trial.measurements["drop_calibration"] = replace(drop(), name="drop_calibration")
         runner.release()
-        search.show_trial(trial)
-        return [trial]
+        return [search.show_trial(replace(trial, measurements={"drop_calibration": replace(drop(), name="drop_calibration")}))]
     return []
 
 
-def measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
-    """Time the trials' files side by side, and stop those that are not faster than the uncompressed network in the same precision."""
+def measure(search: Search, name: str, trials: Sequence[Trial]) -> list[Trial]:
+    """The trials with latency and size of their files, timed side by side; those that are not faster than the uncompressed network in the
+    same precision are stopped.
+
+    Args:
+        search: measures.
+        name: of the session of timing.
+        trials: whose files are timed.
+    """
     deployment = search.deployment
     subjects = {t.name: DeployedCandidate(t.plan, deployment) for t in trials}
     uncompressed, baseline = "uncompressed", "baseline"
@@ -150,10 +171,12 @@ def measure(search: Search, name: str, trials: Sequence[Trial]) -> None:
     at_most = _SESSION_SHARE * max(0.0, search.seconds_left - least_finish_seconds(search, 1))
     report = search.latency(name, subjects, baseline, seconds=0.6, launches=3, at_most=at_most)
     found, floor = report.measurements, report.noise_floor
+    timed = []
     for trial in trials:
-        trial.measurements |= found[trial.name]
-        trial.measurements["size_bytes"] = search.runner.size(subjects[trial.name].plan, deployment.runtime)
-        trial.gain = found[uncompressed]["latency_ms"].value / trial.latency_ms
-        if trial.gain < 1 + smallest_difference(floor) / 100:
-            trial.stopped = f"does not pay: {trial.gain:.2f}x as fast as the uncompressed network in the same precision"
-        search.show_trial(trial)
+        size = search.runner.size(subjects[trial.name].plan, deployment.runtime)
+        measurements = {**trial.measurements, **found[trial.name], "size_bytes": size}
+        gain = found[uncompressed]["latency_ms"].value / measurements["latency_ms"].value
+        pays = gain >= 1 + smallest_difference(floor) / 100
+        stopped = "" if pays else f"does not pay: {gain:.2f}x as fast as the uncompressed network in the same precision"
+        timed.append(search.show_trial(replace(trial, measurements=measurements, gain=gain, stopped=stopped or trial.stopped)))
+    return timed

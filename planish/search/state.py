@@ -83,8 +83,30 @@ class DeployedCandidate:
 
 
 @dataclass
+class Journal:
+    """What is written down on the way, for the result and its page. Only the time that processes take is read by the search itself.
+
+    Args:
+        process_seconds: that starting and timing one process takes in one launch, as measured in the last session of timing.
+        candidates: what is known of each, by its name.
+        sessions: what was timed side by side, by the session's name, candidates by their keys: where latencies in the result come from.
+        timed_as: the key of the file that was timed, by the subject's name in a session and by the key of what it stands for: training
+            changes no latency, so a trained network is not timed anew while it is a trial.
+        planned: seconds by stage (see ``Store.seconds``) that were estimated or allowed before the stage began.
+        judged: from which outputs on validation a candidate's drop was computed, by its key: its own, and those that it is compared with.
+    """
+
+    process_seconds: float = 1.5
+    candidates: dict[str, CandidateResult] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    timed_as: dict[str, str] = field(default_factory=dict)
+    planned: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    judged: dict[str, tuple[ModelOutputs, ModelOutputs]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Search:
-    """The job's limits, the time left, and all candidates so far.
+    """The job's limits, and how candidates are deployed and trained.
 
     Args:
         runner: carries plans out.
@@ -93,21 +115,15 @@ class Search:
         batch: images in a batch.
         recovery: how pruned networks are trained, with as many epochs as a round may have at most.
         budget: seconds for the whole run.
-        watch: told of all candidates whenever something about one becomes known.
+        least_seconds: that the whole run was estimated to take at least, when it began.
         allowed: runtimes that may ship.
         fp32: the original in fp32, one deployment a runtime, the fastest first.
         deployment: how candidates are deployed.
         students: architectures that are taught instead, by name.
         teachers: folders of the networks that teach; empty for the original alone.
-        low_rank: whether pruning may also split layers.
-        mixed_precision: whether it may also leave layers float.
-        sessions: what was timed side by side, by the session's name, candidates by their keys: where latencies in the result come from.
-        timed_as: the key of the file that was timed, by the subject's name in a session and by the key of what it stands for: training
-            changes no latency, so a trained network is not timed anew while it is a trial.
-        process_seconds: that starting and timing one process takes in one launch, as measured in the last session of timing.
-        least_seconds: that the whole run was estimated to take at least, when it began.
-        planned: seconds by stage (see ``Store.seconds``) that were estimated or allowed before the stage began.
-        judged: from which outputs on validation a candidate's drop was computed, by its key: its own, and those that it is compared with.
+        mixed_precision: whether pruning may also leave layers float.
+        watch: called with all candidates whenever something about one becomes known.
+        journal: what is written down.
     """
 
     runner: Runner
@@ -116,21 +132,15 @@ class Search:
     batch: int
     recovery: Distill
     budget: float
-    watch: Watch
+    least_seconds: float
     allowed: tuple[str, ...]
     fp32: tuple[RuntimeVariant, ...]
     deployment: RuntimeVariant
-    students: tuple[str, ...] = ()
-    teachers: tuple[str, ...] = ()
-    low_rank: bool = False
-    mixed_precision: bool = False
-    candidates: dict[str, CandidateResult] = field(default_factory=dict)
-    sessions: dict[str, Session] = field(default_factory=dict)
-    timed_as: dict[str, str] = field(default_factory=dict)
-    process_seconds: float = 1.5
-    least_seconds: float = 0.0
-    planned: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    judged: dict[str, tuple[ModelOutputs, ModelOutputs]] = field(default_factory=dict)
+    students: tuple[str, ...]
+    teachers: tuple[str, ...]
+    mixed_precision: bool
+    watch: Watch
+    journal: Journal
 
     @property
     def seconds_left(self) -> float:
@@ -143,23 +153,23 @@ class Search:
         """Measure side by side; see ``Runner.latency``."""
         pairs = {key: (shipped.plan, shipped.runtime) for key, shipped in subjects.items()}
         processes = len(subjects) + 1  # with the second copy of the baseline
-        least = LEAST_LAUNCHES * processes * self.process_seconds
+        least = LEAST_LAUNCHES * processes * self.journal.process_seconds
         seconds = max(_LEAST_TIMED_SECONDS, min(seconds, _TIMED_SHARE * at_most / processes))
-        self.planned["measuring latency"] += max(least, at_most) if at_most < math.inf else least
+        self.journal.planned["measuring latency"] += max(least, at_most) if at_most < math.inf else least
         settings = LatencySettings(self.threads, self.batch, seconds, launches, at_most=at_most)
         report = self.runner.latency(name, pairs, baseline, settings)
-        self.process_seconds = report.seconds / (report.launches * processes)
+        self.journal.process_seconds = report.seconds / (report.launches * processes)
         keys = {subject: shipped.key for subject, shipped in subjects.items() if subject != baseline} | {baseline: subjects[baseline].key}
         rounds = {key: report.round_medians[subject] for subject, key in keys.items()}
         samples = {key: report.samples[subject] for subject, key in keys.items()}
-        self.sessions[name] = Session(name, keys[baseline], rounds, report.copy_medians, samples)
-        self.timed_as |= keys
+        self.journal.sessions[name] = Session(name, keys[baseline], rounds, report.copy_medians, samples)
+        self.journal.timed_as |= keys
         return report
 
     def drop(self, shipped: DeployedCandidate, against: DeployedCandidate) -> Measurement:
         """How much worse a file is on validation than another one."""
         own, other = (shipped.plan, shipped.runtime), (against.plan, against.runtime)
-        self.judged[shipped.key] = own, other
+        self.journal.judged[shipped.key] = own, other
         return self.runner.drop(*own, other, "validation")
 
     def knowledge(self) -> float:
@@ -181,21 +191,22 @@ class Search:
             measurements=measurements,
             reason=reason,
         )
-        self.candidates[name] = known
-        self.watch(list(self.candidates.values()))
+        self.journal.candidates[name] = known
+        self.watch(list(self.journal.candidates.values()))
         return known
 
-    def show_trial(self, trial: Trial) -> None:
-        """The same for a trial, by its own name."""
+    def show_trial(self, trial: Trial) -> Trial:
+        """The same for a trial, by its own name; returns it."""
         known, shipped = dict(trial.measurements), DeployedCandidate(trial.plan, self.deployment)
         untrained = str(Plan(*(step for step in trial.plan.steps if step.name not in (Distill.name, QuantizeAware.name))))
-        if untrained in self.timed_as:
-            self.timed_as[shipped.key] = self.timed_as[untrained]
+        if untrained in self.journal.timed_as:
+            self.journal.timed_as[shipped.key] = self.journal.timed_as[untrained]
         if trial.drop is not None:
             known["drop_validation"] = trial.drop
             is_file = self.runner.original.module is None
             own = (shipped.plan, shipped.runtime) if is_file or shipped.learned_rounding else (trial.plan, "torch")
             against = (DeployedCandidate(Plan(), self.fp32[0]).plan, self.fp32[0].runtime) if is_file else (Plan(), "torch")
-            self.judged[shipped.key] = own, against
+            self.journal.judged[shipped.key] = own, against
         stage: Stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "screened"
         self.show(trial.name, shipped, stage, known, trial.stopped)
+        return trial

@@ -1,4 +1,4 @@
-"""What parts of a search take, from what was timed on this machine in this run."""
+"""What parts of a search take, from what was timed on this machine in this run; and how much of its budget it used."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from planish.evaluation.latency import LEAST_LAUNCHES
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.store import Store
+from planish.search.result import BudgetUse, StageSeconds
 from planish.search.state import DeployedCandidate, Search
 from planish.task import SplitName, Task
 from planish.training.prepare import Job
@@ -28,6 +29,9 @@ _BACKWARD = 3.0  # times forward: a step of training
 _VALIDATIONS = 5  # models that are run over validation at least
 _JUDGING = 2.0  # times running over test: its metrics as well
 _BATCH = 32
+_TOLERANCE_SHARE, _TOLERANCE_SECONDS = 0.1, 20.0  # within the one or the other a budget counts as kept
+_SHOWN = 5
+_LEAST_SECONDS = 1.0  # that a stage took more than was expected
 
 
 def seconds_an_image(store: Store, artifact: Artifact) -> float:
@@ -89,7 +93,7 @@ def writing_seconds(process_seconds: float) -> float:
 
 def session_seconds(search: Search, subjects: int, launches: int = LEAST_LAUNCHES, seconds: float = 0.0) -> float:
     """Seconds that timing so many files side by side takes, a second copy of the baseline included."""
-    return (subjects + 1) * (launches * search.process_seconds + seconds)
+    return (subjects + 1) * (launches * search.journal.process_seconds + seconds)
 
 
 def test_seconds(search: Search) -> float:
@@ -104,7 +108,7 @@ def least_finish_seconds(search: Search, finalists: int) -> float:
     """
     originals = len(search.fp32) + 1
     judging = len(search.fp32) * _judging_seconds(search)
-    least = session_seconds(search, originals) + judging + test_seconds(search) + writing_seconds(search.process_seconds)
+    least = session_seconds(search, originals) + judging + test_seconds(search) + writing_seconds(search.journal.process_seconds)
     if not finalists:
         return least
     return least + session_seconds(search, originals + finalists) + finalists * (ship_seconds(search) + _judging_seconds(search))
@@ -124,7 +128,7 @@ def finish_seconds(search: Search, trials: int) -> float:
         + session_seconds(search, originals, CHOSEN_LAUNCHES, _TIMED_SECONDS)
         + (finalists + 1) * (ship_seconds(search) + _judging_seconds(search))
         + test_seconds(search)
-        + writing_seconds(search.process_seconds)
+        + writing_seconds(search.journal.process_seconds)
     )
     return max(least, min(at_ease, _RESERVED_SHARE * search.seconds_left))
 
@@ -147,6 +151,24 @@ def least_seconds(store: Store, artifact: Artifact, task: Task, exporting: float
     sessions = 2 * LEAST_LAUNCHES * 3 * process
     rest = _DEPLOYING * exporting + sessions + (_VALIDATIONS * validation + 2 * test) * one + writing_seconds(process)
     return epoch, rest
+
+
+def is_kept(allowed: float, taken: float) -> bool:
+    """Whether so many seconds are within a budget, give or take 10 % or 20 s."""
+    return taken <= allowed + max(_TOLERANCE_SHARE * allowed, _TOLERANCE_SECONDS)
+
+
+def budget_use(search: Search) -> BudgetUse:
+    """Called at the end of a run, when all is measured."""
+    store = search.runner.store
+    writing = writing_seconds(search.journal.process_seconds)
+    taken = float(store.once("seconds taken", "writing", lambda: store.now)) + writing
+    longer = []
+    if not is_kept(search.budget, taken):
+        stages = [StageSeconds(stage, round(s, 1), round(search.journal.planned[stage], 1)) for stage, s in store.seconds().items()]
+        stages.sort(key=lambda stage: stage.expected_seconds - stage.seconds)
+        longer = [stage for stage in stages if stage.seconds - stage.expected_seconds >= _LEAST_SECONDS][:_SHOWN]
+    return BudgetUse(search.budget, round(taken, 1), round(search.least_seconds, 1), longer)
 
 
 def _outputs_seconds(search: Search, shipped: DeployedCandidate) -> float:

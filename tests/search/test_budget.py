@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from simulated_time import COSTS, World, simulate
 
-from planish.search.budget import is_kept
 from planish.search.result import BudgetUse, StageSeconds
+from planish.search.time_estimates import is_kept
 
 _GIVEN = ("training the original", "distill")  # go by the clock themselves: see ``training.schedule``
 SLOW: list[dict[str, float]] = [{}, *({stage: 1.2 if stage in _GIVEN else 3.0} for stage in COSTS)]

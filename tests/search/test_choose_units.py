@@ -67,13 +67,12 @@ def test_changes_say_better_or_worse() -> None:
 
 
 def trial(drop: float, latency: float = 5.0, speedup: float = 2.0, unit: float = 1.0) -> Trial:
-    found = Trial(Level(speedup), Plan(), history=[(10.0, unit * drop)])
-    found.measurements = {
+    measurements = {
         "latency_ratio": Measurement("latency_ratio", 10 / latency, "ratio", 9, True),
         "latency_ms": Measurement("latency_ms", latency, "ms", 9, False),
         "drop_calibration": Measurement("drop_calibration", unit * drop, "mm", 9, False),
     }
-    return found
+    return Trial(Level(speedup), Plan(), measurements=measurements, history=((10.0, unit * drop),))
 
 
 @pytest.mark.parametrize("unit", [1.0, 0.01, 300.0])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import planish
-from planish.compression import Resolution
+from planish.compression import LatencyPruning, Resolution
 from planish.evaluation.latency import LatencyReport, LatencySettings, Subject, noise_floor_of, verdict
 from planish.evaluation.statistics.intervals import over_launches, paired_ratio
 from planish.export.bundle.folder import read_bundle
@@ -27,7 +27,7 @@ from planish.runs import runner
 from planish.runs.runner import extend
 from planish.search import optimize
 from planish.search.proposals import Level, Trial
-from planish.search.screening import measure
+from planish.search.screening import Screening, measure
 from planish.search.state import Search
 from planish.testing import write_shapes
 from planish.training import Distill
@@ -77,22 +77,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Clock
     """A run with one pruned and trained candidate, on a processor on which OpenVINO computes in bf16 by default."""
     folder, clock = tmp_path_factory.mktemp("run"), Clock()
 
-    def search(search: Search) -> list[Trial]:
-        optimize._deploy(search)
-        trained, stopped = (Trial(Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in (0.5, 0.75))
-        measure(search, "first look", [trained, stopped])
-        stopped.drop = search.runner.drop(stopped.plan, "torch", (Plan(), "torch"), "validation")
-        search.show_trial(stopped)
-        trained.plan = extend(trained.plan, replace(search.recovery, epochs=1))
-        trained.drop = search.runner.drop(trained.plan, "torch", (Plan(), "torch"), "validation")
-        trained.history.append((1.0, trained.drop.value))
-        search.show_trial(trained)
-        return [trained]
+    def screen(search: Search, _: float) -> Screening:
+        trials = [Trial(Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in (0.5, 0.75)]
+        return Screening(tuple(measure(search, "first look", trials)), LatencyPruning(speedup=2))
+
+    def halve(search: Search, screening: Screening, _: float) -> tuple[Trial, ...]:
+        trained, stopped = screening.trials
+        search.show_trial(replace(stopped, drop=search.runner.drop(stopped.plan, "torch", (Plan(), "torch"), "validation")))
+        plan = extend(trained.plan, replace(search.recovery, epochs=1))
+        drop = search.runner.drop(plan, "torch", (Plan(), "torch"), "validation")
+        return (search.show_trial(replace(trained, plan=plan, drop=drop, history=((1.0, drop.value),))),)
 
     data = write_shapes(folder / "shapes", per_class=30)
     logging.disable(logging.ERROR)  # torch's exporter tells much to whoever listens
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(optimize, "_search", search)
+        patch.setattr(optimize, "screen", screen)
+        patch.setattr(optimize, "halve", halve)
         patch.setattr(runner, "measure_latency", clock.measure)
         patch.setattr(openvino_runtime, "default_precision", lambda: "bf16")
         result = planish.optimize(data, model="resnet8x0.5", budget="10m", epochs=1, max_drop=100, runtime="openvino", out=folder / "run")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from planish.compression import BlockPruning, ChannelPruning, LatencyPruning, Resolution
@@ -26,14 +28,12 @@ TIMED = LatencyPruning(speedup=2)
 
 
 def trial(speedup: float, ms: float, drop: float, seconds: float = 100, size: int = 1000) -> Trial:
-    found = Trial(Level(speedup), Level(speedup).plans(TIMED)[0])
-    found.history = [(seconds, drop)]
-    found.measurements = {
+    measurements = {
         "latency_ms": Measurement("latency_ms", ms, "ms", 50, False),
         "latency_ratio": Measurement("latency_ratio", 8 / ms, "ratio", 50, True),
         "size_bytes": Measurement("size_bytes", size, "bytes", 1, False),
     }
-    return found
+    return Trial(Level(speedup), Level(speedup).plans(TIMED)[0], measurements=measurements, history=((seconds, drop),))
 
 
 def test_levels_are_all_different_and_each_does_something() -> None:
@@ -68,8 +68,8 @@ def test_a_goal_in_milliseconds_is_aimed_at_by_what_was_measured() -> None:
 def looked(speedup: float, points: float) -> Trial:
     """Looked at before any training."""
     found = trial(speedup, 8 / speedup, 0)
-    found.measurements["drop_calibration"] = Measurement("drop_calibration", points, "points", 500, False)
-    return found
+    drop = Measurement("drop_calibration", points, "points", 500, False)
+    return replace(found, measurements={**found.measurements, "drop_calibration": drop})
 
 
 def test_pruning_becomes_milder_while_it_takes_much_of_what_the_network_knows() -> None:
@@ -90,8 +90,7 @@ def test_pruning_goes_further_while_it_costs_hardly_anything() -> None:
     assert next_stronger([looked(2, 0), looked(4, 30)]) is None
     assert next_stronger([looked(24, 1)]) is None
     assert next_stronger([]) is None
-    refused = looked(6, 3)
-    refused.plan = Plan(ChannelPruning(pruning_ratio=0.83))
+    refused = replace(looked(6, 3), plan=Plan(ChannelPruning(pruning_ratio=0.83)))
     assert next_stronger([looked(4, 3), refused]) is None, "an equal share everywhere was tried in place of timed layers"
 
 
@@ -103,15 +102,13 @@ def test_the_first_rung_spans_from_fast_to_slow_and_leaves_out_what_others_beat(
     assert select_spread([fast, beaten, slow, middle], 1) == [middle]
     assert set(select_spread([fast, beaten, slow, middle], 4)) == {fast, beaten, slow, middle}
     assert select_spread([slow], 3) == [slow]
-    student = trial(1, 1.5, 9)
-    student.level = Level(student="resnet8")
+    student = replace(trial(1, 1.5, 9), level=Level(student="resnet8"))
     assert select_spread([fast, beaten, slow, middle, student], 3) == [fast, slow, student]
     assert select_spread([], 0) == []
 
 
 def test_what_was_not_trained_is_expected_between_its_neighbours() -> None:
-    mild, severe, untried, fastest = trial(1.5, 4, 1), trial(4, 1, 9), trial(2, 2, 80), trial(6, 1, 80)
-    untried.history = fastest.history = []
+    mild, severe, untried, fastest = trial(1.5, 4, 1), trial(4, 1, 9), trial_of(2), trial_of(6)
     interpolated_level = expected_drop(untried, [severe, mild])
     assert interpolated_level == pytest.approx(9 ** ((1 / 4 - 1 / 9) / (9 / 16 - 1 / 9)))
     assert expected_drop(mild, [severe, mild]) == 1
@@ -132,22 +129,19 @@ def test_a_level_between_is_proposed_where_none_is_expected_to_stay_within_the_l
 
 
 def trial_of(speedup: float) -> Trial:
-    untried = trial(speedup, 3, 0)
-    untried.history = []
-    return untried
+    return replace(trial(speedup, 3, 0), history=())
 
 
 def test_milder_than_all_that_was_trained_is_expected_to_lose_less() -> None:
-    untried = trial(1.5, 2, 0)
-    untried.history = []
+    untried = trial_of(1.5)
     tried = trial(4, 2, 9)
     assert 0.1 < expected_drop(untried, [tried]) < 2
     assert expected_drop(tried, [tried]) == 9
 
 
 def test_a_drop_is_expected_to_shrink_with_training_as_it_did_before() -> None:
-    usual, quick, slow = (trial(2, 2, 4) for _ in range(3))
-    quick.history, slow.history = [(50, 6.0), (100, 4.0)], [(50, 4.2), (100, 4.0)]
+    usual = trial(2, 2, 4)
+    quick, slow = (replace(usual, history=((50, before), (100, 4.0))) for before in (6.0, 4.2))
     assert expected_drop(usual, [usual], 100) == pytest.approx(4 * 0.75)
     assert expected_drop(quick, [quick], 100) == pytest.approx(4 * 4 / 6)
     assert expected_drop(slow, [slow], 300) == pytest.approx(4 * 0.95**2)
@@ -159,12 +153,10 @@ def test_a_drop_is_expected_to_shrink_with_training_as_it_did_before() -> None:
 def test_a_student_is_expected_by_its_own_training_only() -> None:
     student = Trial(Level(student="resnet8"), Level(student="resnet8").plans(TIMED)[0])
     assert expected_drop(student, [trial(2, 2, 1)]) == float("inf")
-    student.history = [(100, 3.0)]
+    student = replace(student, history=((100, 3.0),))
     assert expected_drop(student, [student]) == 3.0
     assert expected_drop(trial(2, 2, 0), [student, trial(2, 2, 1)]) == 0
-    untrained = trial(2, 2, 0)
-    untrained.history = []
-    assert expected_drop(untrained, [student, trial(2, 2, 1)]) == pytest.approx(1)
+    assert expected_drop(trial_of(2), [student, trial(2, 2, 1)]) == pytest.approx(1)
 
 
 def test_twice_as_fast_is_worth_one_and_accuracy_beyond_the_limit_costs() -> None:

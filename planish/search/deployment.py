@@ -1,0 +1,72 @@
+"""The first phase of a search: how candidates are deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from planish.measurement import Measurement
+from planish.plan import Plan
+from planish.progress import note
+from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, RuntimeVariant, Search
+from planish.search.time_estimates import session_seconds, writing_seconds
+
+_SESSION_SHARE = 0.25
+_OTHER_RUNTIME = 2.0  # times what the first one took: converting comes on top of exporting
+_ROUNDING_POINTS = 0.2  # that INT8 costs the original, from which on layers may stay float
+
+
+def deploy(search: Search) -> Search:
+    """Measure the original in each runtime and precision; candidates go to the fastest that keeps the accuracy.
+
+    Returns:
+        The search with what was chosen: ``fp32``, ``deployment`` and ``mixed_precision``.
+    """
+    runner, original = search.runner, Plan()
+    is_file = runner.original.module is None
+    if not is_file:
+        runner.outputs(original, "torch", "validation")
+    runtimes = dict.fromkeys((*search.allowed, *(way.runtime for way in search.fp32)))
+    wanted = [*search.fp32, *(RuntimeVariant("int8", runtime, is_file) for runtime in search.allowed)]
+    ways = {way: DeployedCandidate(original, way) for runtime in runtimes for way in wanted if way.runtime == runtime}
+    reference = next(iter(ways.values()))
+    drops: dict[RuntimeVariant, Measurement] = {}
+    begun = search.seconds_left
+    for way, shipped in list(ways.items()):
+        if way.runtime != reference.runtime and not _has_time_for_another(search, drops, begun):
+            note(f"{way.precision} in {way.runtime} is left out: the budget leaves no time to export it and measure it")
+            del ways[way]
+            continue
+
+        def drop(shipped: DeployedCandidate = shipped) -> Measurement:
+            return search.drop(shipped, reference)
+
+        if shipped != reference and (why := runner.store.attempt(f"deploy:{way}", "searching", drop)):
+            note(f"{way.precision} in {way.runtime} is left out: {why}")
+            del ways[way]
+        else:
+            drops[way] = drop()
+    subjects = {str(way): shipped for way, shipped in ways.items()}
+    at_most = _SESSION_SHARE * search.seconds_left
+    found = search.latency(ORIGINAL_SESSION, subjects, str(reference.way), seconds=0.6, launches=3, at_most=at_most).measurements
+    for way, shipped in ways.items():
+        known = found[str(way)] | {"size_bytes": runner.size(shipped.plan, way.runtime), "drop_validation": drops[way]}
+        search.show(str(way), shipped, "baseline" if way.precision == "fp32" else "screened", known)
+
+    def latency_ms(way: RuntimeVariant) -> float:
+        return found[str(way)]["latency_ms"].value
+
+    # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
+    fit = [w for w in ways if w.runtime in search.allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5 * search.goal.point)]
+    chosen = min(fit, key=latency_ms)
+    fp32 = tuple(sorted((w for w in search.fp32 if w in ways), key=latency_ms))
+    note(f"candidates ship as {chosen.precision} for {chosen.runtime}; the fastest fp32 runtime here is {fp32[0].runtime}")
+    mixed = chosen.precision == "int8" and drops[chosen].value > _ROUNDING_POINTS * search.goal.point
+    return replace(search, fp32=fp32, deployment=chosen, mixed_precision=mixed)
+
+
+def _has_time_for_another(search: Search, done: Mapping[RuntimeVariant, Measurement], begun: float) -> bool:
+    """Whether the original can be exported to another runtime, which takes as those before it, and be timed in both sessions to come."""
+    exporting = _OTHER_RUNTIME * (begun - search.seconds_left) / len(done)
+    processes = session_seconds(search, len(done) + 1) + session_seconds(search, len(done) + 1)
+    return search.seconds_left > exporting + processes + writing_seconds(search.journal.process_seconds)
