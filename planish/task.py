@@ -215,7 +215,7 @@ class Task(Protocol):
         """
         ...
 
-    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = ...) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = ...) -> list[dict[str, Any]]:
         """What a service says of each image, as plain JSON.
 
         Args:
@@ -230,11 +230,11 @@ class Task(Protocol):
         """What a request may ask of an answer: ``why`` of one class with its ``confidence``, ``threshold`` of objects."""
         ...
 
-    def classes_told(self, answer: Mapping[str, Any]) -> list[str]:
+    def response_classes(self, answer: Mapping[str, Any]) -> list[str]:
         """The classes in an answer, one for each time it is told; a service counts them."""
         ...
 
-    def boxes_told(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
+    def detected_boxes(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
         """``class``, ``confidence`` and ``shares`` of the objects of each image, for whoever labels it; none where there are no boxes."""
         ...
 

@@ -1,4 +1,5 @@
-"""Check the source tree: no cycles of modules, small folders, no retired words, one class a name, functions of few parameters.
+"""Check the source tree: no cycles of modules, small folders, no retired words, one class a name, functions of few parameters that are
+documented by their names.
 
 python tools/check_house.py [ROOT]     # prints what is wrong, one line each, and ends with 1 if anything is
 """
@@ -6,6 +7,7 @@ python tools/check_house.py [ROOT]     # prints what is wrong, one line each, an
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -25,8 +27,8 @@ def main(root: Path) -> int:
     package = root / "planish"
     trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(package.rglob("*.py"))}
     problems = [*cycles(imports(package, trees)), *crowded_folders(package), *retired_words(root), *repeated_classes(root, trees)]
-    problems += long_signatures(root, trees)
-    print("\n".join(problems) or "no cycles, no crowded folders, no retired words, no repeated class names, no long signatures")
+    problems += [*long_signatures(root, trees), *unknown_arguments(root, trees)]
+    print("\n".join(problems) or "no cycles, no crowded folders, no retired words, no repeated class names, no wrong signatures")
     return int(bool(problems))
 
 
@@ -133,17 +135,32 @@ def repeated_classes(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
 
 def long_signatures(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
     """One line for each function with more parameters than one can keep apart."""
+    return [
+        f"{where} has {len(given)} parameters, at most {MOST_PARAMETERS} are allowed: make settings of them"
+        for where, _, given in _functions(root, trees)
+        if len(given) > MOST_PARAMETERS and not where.startswith("planish/commands/")
+    ]
+
+
+def unknown_arguments(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
+    """One line for each argument that a docstring describes and the function does not have."""
     problems = []
+    for where, node, given in _functions(root, trees):
+        section = re.search(r"\nArgs:\n(.*?)\n\n", (ast.get_docstring(node) or "") + "\n\n", re.S)
+        described = re.findall(r"^    (\w+): ", section[1], re.M) if section else []
+        problems += [f"{where} has no parameter {name!r}, which its docstring describes" for name in described if name not in given]
+    return problems
+
+
+def _functions(root: Path, trees: Mapping[Path, ast.Module]) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, list[str]]]:
+    """Place, node and parameters of each function."""
     for file, tree in trees.items():
-        if "commands" in file.parts:
-            continue
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                given = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-                if (count := len(set(given) - {"self", "cls"})) > MOST_PARAMETERS:
-                    where = f"{file.relative_to(root)}:{node.lineno}"
-                    problems.append(f"{where}: {node.name} has {count} parameters, at most {MOST_PARAMETERS}: make settings of them")
-    return problems
+                arguments = node.args
+                given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+                names = [each.arg for each in given if each is not None and each.arg not in ("self", "cls")]
+                yield f"{file.relative_to(root)}:{node.lineno}: {node.name}", node, names
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def evaluate(
     from planish.data import require_classes
     from planish.progress import collecting_notes, note
     from planish.report.pages.evaluation import write_evaluation
-    from planish.runs.evaluation import EvaluationSettings, EvaluationSubject, judge, keep
+    from planish.runs.evaluation import EvaluationSettings, EvaluationSubject, evaluate_split, save_evaluation
     from planish.settings import ModelSettings
     from planish.tasks import task_for
 
@@ -103,17 +103,17 @@ def evaluate(
         images.require(chosen)
         if calibrate:
             images.require("validation")
-        judged = judge(
+        evaluated = evaluate_split(
             opened.predictor(threads=2), task_for(opened.task, images.splits, images.class_names), chosen, spec, preprocessing,
             EvaluationSettings(calibrate or (out is not None and len(images.splits["validation"]) > 0), corruptions, seed, tile),
         )  # fmt: skip
     if out is not None:
-        keep(
-            Path(out), judged, spec, preprocessing, subject=EvaluationSubject(str(opened.path), str(read), opened.runtime),
+        save_evaluation(
+            Path(out), evaluated, spec, preprocessing, subject=EvaluationSubject(str(opened.path), str(read), opened.runtime),
             precision=95.0 if precision is None else precision, notes=notes,
         )  # fmt: skip
         write_evaluation(Path(out))
-    return judged.metrics
+    return evaluated.metrics
 
 
 def _check(out: str | Path | None, precision: float | None, tile: int | None, corruptions: bool) -> None:

@@ -87,7 +87,7 @@ def train(
     from planish.models.storage import save_artifact
     from planish.progress import collecting_notes, note
     from planish.report.pages.evaluation import write_evaluation
-    from planish.runs.evaluation import EvaluationSubject, judge, keep
+    from planish.runs.evaluation import EvaluationSubject, evaluate_split, save_evaluation
     from planish.runs.original import write_training
     from planish.runs.resumable import resumable
     from planish.search.time_estimates import is_kept, training_seconds
@@ -121,11 +121,11 @@ def train(
         artifact = original.artifact
         spec, preprocessing = artifact.input_spec, artifact.preprocessing
         save_artifact(artifact, folder, job.data.assignment)  # before it is evaluated, so that nothing that follows can lose it
-        judged = judge(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
+        evaluated = evaluate_split(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
         (folder / "recipe.yaml").write_text(resolved.to_yaml())
         write_training(original, job.task, folder)
         if allowed is not None and not is_kept(allowed, taken := monotonic() - begun):
             note(f"the training took {taken:.0f} s of a budget of {allowed:.0f} s, {seconds or 0:.0f} s of which were left for its epochs")
-        keep(folder, judged, spec, preprocessing, subject=EvaluationSubject(name, str(read), "torch"), notes=notes)
+        save_evaluation(folder, evaluated, spec, preprocessing, subject=EvaluationSubject(name, str(read), "torch"), notes=notes)
         write_evaluation(folder)
-    return Trained(artifact, folder, judged.found.metrics)
+    return Trained(artifact, folder, evaluated.found.metrics)

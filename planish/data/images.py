@@ -233,15 +233,15 @@ def load_images(
             several ways; broken files (all are named); the model lacks a class.
     """
     root = cache_root(cache_dir)
-    name, told = read_source(source, root, task)
-    report_found(source, told)
-    if isinstance(told, LabelledFiles) and class_names is None:
-        several_classes(name, told.images)  # before anything is read
+    name, content = read_source(source, root, task)
+    report_found(source, content)
+    if isinstance(content, LabelledFiles) and class_names is None:
+        several_classes(name, content.images)  # before anything is read
         if assignment is None:
-            same_classes(told.images)
+            same_classes(content.images)
     cut_from = tiled_images(Path(split_layout(source)[0]).expanduser())
     data = load_listed(
-        name, told, seed=seed, skip_bad=skip_bad, decoding=decoding, assignment=assignment, class_names=class_names, root=root
+        name, content, seed=seed, skip_bad=skip_bad, decoding=decoding, assignment=assignment, class_names=class_names, root=root
     )
     if cut_from is None:
         return data
@@ -251,7 +251,7 @@ def load_images(
 
 def load_listed(
     name: str,
-    told: DataSource,
+    content: DataSource,
     *,
     seed: int = 0,
     skip_bad: bool = False,
@@ -264,7 +264,7 @@ def load_listed(
 
     Args:
         name: of the data set.
-        told: the files and what they teach.
+        content: the files and their labels.
         seed: see ``load_images``.
         skip_bad: likewise.
         decoding: likewise.
@@ -276,7 +276,7 @@ def load_listed(
         DataError: as ``load_images``.
     """
     root = root or cache_root(None)
-    listed: Sequence[ImageFile] = told.images
+    listed: Sequence[ImageFile] = content.images
     paths = [item.path for item in listed]
     hashes, reasons = content_hashes(paths, root)
     store = decoded(paths, hashes, decoding.side, decoding.channels == 1, root)
@@ -286,8 +286,8 @@ def load_listed(
         _tell_bad(bad, len(listed), skip_bad)
         with_them = sum(annotations_of(listed[i]) for i in reasons)
         broken = [f"{one.key}: {one.reason}" for one in bad]
-        told.inventory.leave_out("images", "broken or missing file", broken, annotations=with_them)
-        told.inventory.images_used -= len(bad)
+        content.inventory.leave_out("images", "broken or missing file", broken, annotations=with_them)
+        content.inventory.images_used -= len(bad)
     for text, rows in store.remarks.items():
         note(f"{len(rows)} of {len(listed)} images {text}: for example {listed[rows[0]].key}")
     good = np.array([i for i in range(len(listed)) if i not in reasons], dtype=np.int64)
@@ -297,25 +297,25 @@ def load_listed(
         )
     listed = [listed[i] for i in good]
     with damage_reported(Path(name), DataError, "annotations fit their images"):
-        taught = told.targets_of(listed, skip_bad, class_names)
-    if taught.kept is not None:
-        good, listed = good[taught.kept], [listed[i] for i in taught.kept]
-    bad += [BadFile(key=key, reason=reason) for key, reason in taught.faults]
+        labels = content.targets_of(listed, skip_bad, class_names)
+    if labels.kept is not None:
+        good, listed = good[labels.kept], [listed[i] for i in labels.kept]
+    bad += [BadFile(key=key, reason=reason) for key, reason in labels.faults]
     groups = _groups(store, root)[good]
-    found = split_images(listed, taught, hashes[good], groups, seed, assignment, strict=class_names is None)
+    found = split_images(listed, labels, hashes[good], groups, seed, assignment, strict=class_names is None)
     parts = found.rows
     report = DataReport(
         name=name,
-        task=told.task,
+        task=content.task,
         images=len(listed),
         split_sizes={part: len(rows) for part, rows in parts.items()},
-        counts={part: taught.image_counts(rows) for part, rows in parts.items()},
-        objects={part: objects for part, rows in parts.items() if (objects := taught.object_counts(rows)) is not None} or None,
-        inventory=told.inventory,
+        counts={part: labels.image_counts(rows) for part, rows in parts.items()},
+        objects={part: objects for part, rows in parts.items() if (objects := labels.object_counts(rows)) is not None} or None,
+        inventory=content.inventory,
         how=found.how,
         seed=found.assignment.seed,
         bad=bad,
-        **report_duplicates([item.key for item in listed], hashes[good], groups, taught.strata, parts),
+        **report_duplicates([item.key for item in listed], hashes[good], groups, labels.strata, parts),
     )
     for leak in report.leaks:
         note(f"{leak.images} images of {leak.second} are also in {leak.first} (copies or near copies), for example {leak.examples[0][1]}")
@@ -326,11 +326,11 @@ def load_listed(
     std = np.sqrt(np.maximum(0, store.squares[train].mean(axis=0) - mean**2))
     return ImageData(
         name=name,
-        class_names=taught.class_names,
+        class_names=labels.class_names,
         splits={
             part: ImageSplit(
                 keys=tuple(listed[i].key for i in rows),
-                targets=taught.chosen(rows),
+                targets=labels.chosen(rows),
                 paths=tuple(listed[i].path for i in rows),
                 groups=groups[rows],
                 _hashes=hashes[good[rows]],
@@ -349,7 +349,7 @@ def load_listed(
         assignment=found.assignment,
         known=found.known,
         given=found.given,
-        task=told.task,
+        task=content.task,
     )
 
 
@@ -389,15 +389,15 @@ def tile_images(
     folder = Path(out)
     if folder.exists():
         raise DataError(f"{str(out)!r} is there already", "tiles have a folder of their own", "choose another --out, or delete it")
-    name, told = read_source(source, cache_root(cache_dir), task)
-    if not isinstance(told, AnnotatedFiles | MappedFiles):
-        raise DataError(f"{name!r} has {told.how}, for {told.task}", "tiles are cut of images with boxes, or masks")
-    report_found(source, told)
+    name, content = read_source(source, cache_root(cache_dir), task)
+    if not isinstance(content, AnnotatedFiles | MappedFiles):
+        raise DataError(f"{name!r} has {content.how}, for {content.task}", "tiles are cut of images with boxes, or masks")
+    report_found(source, content)
     with damage_reported(Path(source), DataError, "annotations fit their images, which are all readable"):
-        taught = told.targets_of(told.images, skip_bad)
-        used = told.images if taught.kept is None else [told.images[i] for i in taught.kept]
-        large = [LargeImage(item.key, item.path, _large(taught.targets, i, *size_of(item)), item.split) for i, item in enumerate(used)]
-    return write_tiles(folder.absolute(), large, taught.class_names, size=size, overlap=overlap, seed=seed)
+        labels = content.targets_of(content.images, skip_bad)
+        used = content.images if labels.kept is None else [content.images[i] for i in labels.kept]
+        large = [LargeImage(item.key, item.path, _large(labels.targets, i, *size_of(item)), item.split) for i, item in enumerate(used)]
+    return write_tiles(folder.absolute(), large, labels.class_names, size=size, overlap=overlap, seed=seed)
 
 
 def _large(targets: Any, index: int, height: int, width: int) -> Objects | LargeMap:
@@ -422,9 +422,9 @@ def require_classes(source: str | Path, what: str) -> None:
     Raises:
         DataError: the source has places in images; or see ``load_images``.
     """
-    name, told = read_source(source, cache_root(None), None)
-    if not isinstance(told, LabelledFiles):
-        raise DataError(f"{what} for {name!r}", f"that is for images of one class each, and these have {told.how}, for {told.task}")
+    name, content = read_source(source, cache_root(None), None)
+    if not isinstance(content, LabelledFiles):
+        raise DataError(f"{what} for {name!r}", f"that is for images of one class each, and these have {content.how}, for {content.task}")
 
 
 def images_per_class(source: str | Path) -> float:
@@ -433,9 +433,9 @@ def images_per_class(source: str | Path) -> float:
     Raises:
         DataError: see ``load_images``.
     """
-    told = read_source(source, cache_root(None), None)[1]
-    count: int = sum(item.split != "test" for item in told.images)
-    return count / max(1, told.classes)
+    content = read_source(source, cache_root(None), None)[1]
+    count: int = sum(item.split != "test" for item in content.images)
+    return count / max(1, content.classes)
 
 
 def _report_moved_tiles(cut_from: SplitAssignment, earlier: SplitAssignment | None) -> None:

@@ -45,7 +45,7 @@ class Splitting:
 
 def split_images(
     listed: Sequence[ImageFile],
-    taught: Labels,
+    labels: Labels,
     hashes: Hashes,
     groups: Indices,
     seed: int,
@@ -62,7 +62,7 @@ def split_images(
 
     Args:
         listed: the images.
-        taught: what they teach.
+        labels: of the images.
         hashes: SHA-256 of their files, ``(N, 32)``.
         groups: near-duplicate group of each, ``(N,)``.
         seed: used where there is no earlier assignment.
@@ -78,7 +78,7 @@ def split_images(
     lacking = [name for name in _HELD_OUT if name not in there]
     strict = strict and earlier is None
     if strict:
-        _check_given(given, there, taught)
+        _check_given(given, there, labels)
     split: list[AssignedSplit | None] = [k or (g if g != "train" or not lacking else None) for k, g in zip(known, given, strict=True)]
     _report_conflicts(listed, known, given, lacking)
     seed = seed if earlier is None else earlier.seed
@@ -96,7 +96,7 @@ def split_images(
             parts = cutting.assign_splits(hashes[rows], groups[rows], [_HELD_OUT[name] for name in held_out], seed)
             cut = {name: np.flatnonzero(parts == k) for k, name in enumerate(shares)}
         else:
-            cut = cutting.cut(taught.strata[rows], hashes[rows], groups[rows], shares, seed, taught.strata_names, strict=strict)
+            cut = cutting.cut(labels.strata[rows], hashes[rows], groups[rows], shares, seed, labels.strata_names, strict=strict)
         for name in ASSIGNED_SPLITS:
             for i in rows[cut.get(name, [])]:
                 split[i] = name
@@ -110,13 +110,13 @@ def split_images(
     found: dict[SplitName, Indices] = {
         name: np.array([i for i, s in enumerate(final) if s == name], dtype=np.int64) for name in ASSIGNED_SPLITS
     }
-    found["calibration"] = cutting.calibration(found["train"], taught.strata, hashes, seed)
+    found["calibration"] = cutting.calibration(found["train"], labels.strata, hashes, seed)
     now = SplitAssignment.of(hashes, final, seed)
     assignment = now if earlier is None else earlier.updated(now)
     return Splitting({name: found[name] for name in SPLITS}, there, count, how, assignment)
 
 
-def _check_given(given: Sequence[AssignedSplit | None], there: Sequence[AssignedSplit], taught: Labels) -> None:
+def _check_given(given: Sequence[AssignedSplit | None], there: Sequence[AssignedSplit], labels: Labels) -> None:
     """Raises:
     DataError: splits are given, but none to train on, or one lacks a class.
     """
@@ -124,8 +124,8 @@ def _check_given(given: Sequence[AssignedSplit | None], there: Sequence[Assigned
         raise DataError(f"only {' and '.join(there)} is given", "there must be images to train on", "add train/, or give no splits at all")
     for name in there:
         rows = [i for i, split in enumerate(given) if split == name]
-        absent = np.setdiff1d(np.arange(len(taught.strata_names)), taught.strata[rows])
-        if taught.needed and (missing := [taught.strata_names[c] for c in absent]):
+        absent = np.setdiff1d(np.arange(len(labels.strata_names)), labels.strata[rows])
+        if labels.needed and (missing := [labels.strata_names[c] for c in absent]):
             raise DataError(f"no image of {', '.join(map(repr, missing[:10]))} in {name}", "each class must be in each split")
 
 

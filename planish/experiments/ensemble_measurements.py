@@ -75,27 +75,27 @@ class Bench:
         self._scores: dict[str, Any] = {}
         self._files: dict[str, str] = {}  # of each arm
 
-    def measured(self, way: EnsembleMethod) -> EnsembleArm:
+    def measured(self, method: EnsembleMethod) -> EnsembleArm:
         """The arm without its latency."""
 
         def models() -> list[dict[str, float]]:
-            return [self._model(way, number) for number in range(way.models)]
+            return [self._model(method, number) for number in range(method.models)]
 
         # without the single network there is nothing to compare with
-        if self._scores and (why := self.store.attempt(f"models:{way.label}", "training", models)):
-            return EnsembleArm(way.label, way.description, reason=f"failed: {why}")
+        if self._scores and (why := self.store.attempt(f"models:{method.label}", "training", models)):
+            return EnsembleArm(method.label, method.description, reason=f"failed: {why}")
         rows = models()
-        scores = np.stack([self._read(way, number) for number in range(way.models)])
-        self._scores[way.label] = scores
+        scores = np.stack([self._read(method, number) for number in range(method.models)])
+        self._scores[method.label] = scores
         measurements = {
             "accuracy": percent("accuracy", scores.size, mean_over_seeds(scores)),
             "training_seconds": Measurement("training_seconds", float(np.mean([r["seconds"] for r in rows])), "s", len(rows), False),
             "parameters": Measurement("parameters", float(rows[0]["parameters"]), "count", 1, False),
         }
-        arm = EnsembleArm(way.label, way.description, way.models, measurements, "reference" if len(self._scores) == 1 else "")
-        if self._files and (why := self.store.attempt(f"export:{way.label}", "exporting", partial(self._export, way))):
+        arm = EnsembleArm(method.label, method.description, method.models, measurements, "reference" if len(self._scores) == 1 else "")
+        if self._files and (why := self.store.attempt(f"export:{method.label}", "exporting", partial(self._export, method))):
             return replace(arm, reason=f"not exported: {why}")
-        self._files[way.label] = self._export(way)
+        self._files[method.label] = self._export(method)
         return arm
 
     def timed(self, arms: Sequence[EnsembleArm]) -> tuple[list[EnsembleArm], Measurement]:
@@ -121,37 +121,37 @@ class Bench:
             found.append(replace(arm, measurements=measurements, verdict=verdict, latency_verdict=speed))
         return found, report.noise_floor
 
-    def _model(self, way: EnsembleMethod, number: int) -> dict[str, float]:
+    def _model(self, method: EnsembleMethod, number: int) -> dict[str, float]:
         """Score one model on test; tells what it took."""
 
         def work() -> dict[str, float]:
-            built = way.build(number)
-            write_arrays(self._file(way, number), scores=self.members.scores(built.module, "test"))
+            built = method.build(number)
+            write_arrays(self._file(method, number), scores=self.members.scores(built.module, "test"))
             return {"seconds": built.seconds, "parameters": sum(p.numel() for p in built.module.parameters())}
 
         def read(found: dict[str, float]) -> dict[str, float]:
-            self._read(way, number)
+            self._read(method, number)
             return dict(found)
 
-        return self.store.load(f"scores:{way.label}:{number}", "evaluating on test", work, read)
+        return self.store.load(f"scores:{method.label}:{number}", "evaluating on test", work, read)
 
-    def _file(self, way: EnsembleMethod, number: int) -> Path:
-        return self.folder / f"scores-{way.label.replace(', ', '-').replace(' ', '-')}-{number}.npz"
+    def _file(self, method: EnsembleMethod, number: int) -> Path:
+        return self.folder / f"scores-{method.label.replace(', ', '-').replace(' ', '-')}-{number}.npz"
 
-    def _read(self, way: EnsembleMethod, number: int) -> Any:
-        return read_arrays(self._file(way, number))["scores"]
+    def _read(self, method: EnsembleMethod, number: int) -> Any:
+        return read_arrays(self._file(method, number))["scores"]
 
-    def _export(self, way: EnsembleMethod) -> str:
+    def _export(self, method: EnsembleMethod) -> str:
         """Write the arm's first model as one file; the name of its folder."""
 
         def work() -> str:
-            module = way.build(0).module
+            module = method.build(0).module
             name = f"file-{hashlib.sha256(repr(module).encode()).hexdigest()[:12]}"
             make = partial(self._write, replace(self.members.artifact, module=module), name)
             self.store.load(name, "exporting", make, lambda _: load_artifact(self.folder / name))
             return name
 
-        return str(self.store.once(f"file:{way.label}", "exporting", work))
+        return str(self.store.once(f"file:{method.label}", "exporting", work))
 
     def _write(self, artifact: Artifact, name: str) -> bool:
         steps: list[Technique] = [ToOnnx(), *([ToOpenVino()] if self.runtime == "openvino" else [])]

@@ -124,13 +124,13 @@ class Members:
     def _fit_statistics(self, module: nn.Module) -> None:
         fit_statistics(module, self.task, self.artifact.input_spec, self.artifact.preprocessing, self.plain)
 
-    def _one(self, way: str, number: int, settings: FitSettings, **more: Any) -> Built:
-        networks, seconds = self._trained(way, number, settings, **more)
+    def _one(self, method: str, number: int, settings: FitSettings, **more: Any) -> Built:
+        networks, seconds = self._trained(method, number, settings, **more)
         return Built(networks[-1], seconds)
 
     def _trained(
         self,
-        way: str,
+        method: str,
         number: int,
         settings: FitSettings,
         *,
@@ -141,14 +141,14 @@ class Members:
         """All snapshots of one training, and its seconds.
 
         Args:
-            way: its name.
+            method: its name.
             number: of the seed.
             settings: their seed is added to the training's.
             share: of the seconds of a training, where the clock decides.
             start: what is trained; None for fresh weights.
             teacher: see ``fit``.
         """
-        folder = self._folder / f"{way.replace(' ', '-')}-{number}"
+        folder = self._folder / f"{method.replace(' ', '-')}-{number}"
         checkpoint, seed = folder.with_name(folder.name + ".checkpoint"), self._seed + number
 
         def work() -> tuple[int, float]:
@@ -169,6 +169,6 @@ class Members:
             count, seconds = found
             return [load_artifact(folder / str(place)).module for place in range(count)], float(seconds)
 
-        trained = self.store.load(f"trained:{way}:{number}", "training", work, read)
+        trained = self.store.load(f"trained:{method}:{number}", "training", work, read)
         checkpoint.unlink(missing_ok=True)
         return trained

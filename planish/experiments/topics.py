@@ -74,12 +74,12 @@ def pruning(recovery: Distill, runtime: str) -> list[Strategy]:
 def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
     """INT8 by ways to find the ranges, learned or measured, with what is said to help it, and weights in few bits."""
     max_slowdown = 0.1
-    ways = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
-    ways["INT8, one weight scale a layer"] = Int8(per_channel=False)
-    ways["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
-    ways["INT8, 7-bit weights"] = Int8(weight_bits=7)
-    ways["INT8, biases corrected"] = Int8(correct_bias=True)
-    arms = [Strategy(strategy, "", Plan(ToOnnx(), way)) for strategy, way in ways.items()]
+    variants = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
+    variants["INT8, one weight scale a layer"] = Int8(per_channel=False)
+    variants["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
+    variants["INT8, 7-bit weights"] = Int8(weight_bits=7)
+    variants["INT8, biases corrected"] = Int8(correct_bias=True)
+    arms = [Strategy(strategy, "", Plan(ToOnnx(), step)) for strategy, step in variants.items()]
     arms.append(
         Strategy(
             "INT8 and float layers",

@@ -68,7 +68,7 @@ class ToExecuTorch:
         images = sample_images(artifact, task, _CHECKED_IMAGES)
         expected, limits = torch_outputs(artifact, images, least=_TOLERANCE, int8=self.int8)
         result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="executorch", module=None)
-        said = {name.replace(".", "_"): text for name, text in metadata(result).items()}  # methods that return a text
+        constants = {name.replace(".", "_"): text for name, text in metadata(result).items()}  # methods that return a text
         file = fresh_folder("executorch-") / "model.pte"
         # its passes break on integer layers whose outputs are both read and returned (1.5.1)
         written = stages(expected)[-1:] if self.int8 else stages(expected)
@@ -76,7 +76,7 @@ class ToExecuTorch:
         for most in (_MOST_IMAGES, 1):  # a network with channel shuffles is only right with one image a call (1.5.1)
             try:
                 for raw, wanted in written:
-                    file.write_bytes(_lowered(artifact, most, raw, calibration, said | {OUTPUTS: json.dumps(list(wanted))}))
+                    file.write_bytes(_lowered(artifact, most, raw, calibration, constants | {OUTPUTS: json.dumps(list(wanted))}))
                     trust(file)
                     check_outputs((file,), "executorch", images, wanted, limits, "PyTorch")
             except (ExportError, RuntimeError) as error:
@@ -89,7 +89,7 @@ class ToExecuTorch:
         return replace(result, files=(file,))
 
 
-def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | None, said: Mapping[str, str]) -> Any:
+def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | None, constants: Mapping[str, str]) -> Any:
     """The bytes of the file.
 
     Args:
@@ -97,7 +97,7 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
         most: largest batch size.
         raw: also return what is decoded; of a float file.
         calibration: images that scales are taken from; None leaves it float.
-        said: methods that return a text.
+        constants: methods that return a text.
     """
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -107,7 +107,7 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
     exported = program(artifact, most, raw=raw) if calibration is None else _quantized(artifact, most, calibration)
     try:
         with quiet():
-            edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(said))
+            edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(constants))
             return edge.to_executorch().buffer
     except Exception as error:  # its passes raise many kinds
         why = f"{first_line(error)}" + (f" ({type(error.__cause__).__name__}: {first_line(error.__cause__)})" if error.__cause__ else "")

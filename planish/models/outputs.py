@@ -25,7 +25,7 @@ def decoded(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
     return found
 
 
-def lend_methods(network: nn.Module, borrower: nn.Module) -> None:
+def copy_decoding_methods(network: nn.Module, borrower: nn.Module) -> None:
     """Let what was made of a network, or stands around it, read outputs as the network does."""
     for name in METHODS:
         if hasattr(network, name):
@@ -37,11 +37,11 @@ class Graph(fx.GraphModule):
 
     def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
         super().__init__(network, graph)
-        lend_methods(network, self)
+        copy_decoding_methods(network, self)
 
     def __deepcopy__(self, memo: Any) -> fx.GraphModule:
         copied: fx.GraphModule = super().__deepcopy__(memo)  # which copies layers and code only
-        lend_methods(self, copied)
+        copy_decoding_methods(self, copied)
         return copied
 
 
@@ -82,7 +82,7 @@ def raw(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
     return outputs if isinstance(outputs, dict) else {"raw": outputs}
 
 
-def in_a_row(outputs: Any) -> Tensor:
+def flattened(outputs: Any) -> Tensor:
     """All that a network returns, ``(N, values)``."""
     return torch.cat([part.flatten(1) for part in tree_leaves(outputs)], 1)
 

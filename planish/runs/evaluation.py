@@ -132,7 +132,7 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class SplitEvaluation:
     """What a model said, and how good that is.
 
     Args:
@@ -168,14 +168,14 @@ class EvaluationSettings:
 _USUAL = EvaluationSettings()
 
 
-def judge(
+def evaluate_split(
     predictor: Predictor,
     task: Task,
     split: SplitName,
     spec: InputSpec,
     preprocessing: Preprocessing,
     settings: EvaluationSettings = _USUAL,
-) -> Judged:
+) -> SplitEvaluation:
     """Evaluate on a split.
 
     Args:
@@ -197,7 +197,7 @@ def judge(
         metrics |= temperature_scaling(validation.logits, validation.targets, found.logits, found.targets)
     if settings.corruptions:
         metrics |= robustness(predictor, task, split, spec, preprocessing, seed=settings.seed)
-    return Judged(split, found, validation, metrics)
+    return SplitEvaluation(split, found, validation, metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,9 +209,9 @@ class EvaluationSubject:
     runtime: str
 
 
-def keep(
+def save_evaluation(
     folder: Path,
-    judged: Judged,
+    evaluated: SplitEvaluation,
     spec: InputSpec,
     preprocessing: Preprocessing,
     *,
@@ -223,24 +223,24 @@ def keep(
 
     Args:
         folder: is made where it is missing.
-        judged: what was found.
+        evaluated: what was found.
         spec: size of the images.
         preprocessing: of the model.
         subject: what was evaluated, as the user named it.
         precision: in percent, that thresholds shall keep.
         notes: what was decided on the user's behalf.
     """
-    found, task = judged.found, judged.found.task
-    split = task.split(judged.split)
+    found, task = evaluated.found, evaluated.found.task
+    split = task.split(evaluated.split)
     evaluation = Evaluation(
         name=folder.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command_line(),
         model=subject.model,
         data=subject.data,
-        split=judged.split,
+        split=evaluated.split,
         runtime=subject.runtime,
-        metrics=judged.metrics,
+        metrics=evaluated.metrics,
         per_class=[],
         confusions=[],
         thresholds=[],
@@ -252,8 +252,8 @@ def keep(
     scores = np.asarray(task.scores(found.outputs, found.targets), np.float64)
     predictions: Predicted | Scored
     if found.logits is not None:
-        predictions = _predicted(judged, task, spec, preprocessing)
-        evaluation = _with_classes(evaluation, predictions, task.class_names, None if judged.validation is None else precision)
+        predictions = _predicted(evaluated, task, spec, preprocessing)
+        evaluation = _with_classes(evaluation, predictions, task.class_names, None if evaluated.validation is None else precision)
     else:
         predictions = Scored(scores, np.array(split.keys))
         per_class = task.per_class(found.outputs, found.targets)
@@ -264,9 +264,9 @@ def keep(
     return evaluation
 
 
-def _predicted(judged: Judged, task: Task, spec: InputSpec, preprocessing: Preprocessing) -> Predicted:
-    split, before = task.split(judged.split), judged.validation
-    logits, targets = judged.found.logits, np.asarray(judged.found.targets)
+def _predicted(evaluated: SplitEvaluation, task: Task, spec: InputSpec, preprocessing: Preprocessing) -> Predicted:
+    split, before = task.split(evaluated.split), evaluated.validation
+    logits, targets = evaluated.found.logits, np.asarray(evaluated.found.targets)
     worst = worst_mistakes(logits, targets, SHOWN_MISTAKES)
     return Predicted(
         logits=logits,

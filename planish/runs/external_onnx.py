@@ -45,11 +45,11 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
     """
     file, mean, std, resize, image_size = Path(settings.name), settings.mean, settings.std, settings.resize, settings.image_size
     file, mean, std, resize, image_size = Path(settings.name), settings.mean, settings.std, settings.resize, settings.image_size
-    if "planish.input_spec" in (said := metadata_of(file)):
+    if "planish.input_spec" in (properties := metadata_of(file)):
         if any(given is not None for given in (mean, std, resize, image_size)):
             raise GoalError(f"preprocessing for {file}", "Planish wrote the file, which says itself how it is fed", "omit it")
         opened = open_model(file)
-        lineage = TypeAdapter(Lineage).validate_json(said["planish.lineage"])
+        lineage = TypeAdapter(Lineage).validate_json(properties["planish.lineage"])
         artifact = Artifact("onnx", opened.input_spec, opened.preprocessing, opened.class_names, lineage, files=(file,))
         if artifact.facts["precision"] != "fp32":
             raise _quantized(file)

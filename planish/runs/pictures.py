@@ -30,7 +30,7 @@ def write_pictures(
     split: Split,
     spec: InputSpec,
     preprocessing: Preprocessing,
-    said: Mapping[str, Outputs],
+    outputs_by_model: Mapping[str, Outputs],
     scores: Mapping[str, Floats],
 ) -> bool:
     """Draw some images as they are meant to be and as each model sees them; nothing is written where the task draws nothing.
@@ -45,7 +45,7 @@ def write_pictures(
         split: of the images.
         spec: size of the images that are drawn on.
         preprocessing: likewise.
-        said: outputs of one or two models on the whole split, by the model's name.
+        outputs_by_model: outputs of one or two models on the whole split, by the model's name.
         scores: of each, ``Task.scores`` ``(N,)``.
 
     Returns:
@@ -55,8 +55,8 @@ def write_pictures(
     images = split.images(spec, preprocessing)
     if not len(images) or task.draw(np.asarray(images[:1]), None, [split.targets[0]]) is None:
         return False
-    album = _Album(task, split, images, said)
-    names = list(said)
+    album = _Album(task, split, images, outputs_by_model)
+    names = list(outputs_by_model)
     by_change = np.argsort(-np.abs(scores[names[0]] - scores[names[-1]]), kind="stable")[:_LOOKED_AT]
     sign = 1 if metric_of(task).higher_is_better else -1
     by_score = np.argsort(sign * scores[names[-1]], kind="stable")[:_LOOKED_AT]
@@ -87,8 +87,8 @@ def write_pictures(
 class _Album:
     """Images of a split one by one, each looked at once."""
 
-    def __init__(self, task: Task, split: Split, images: Pixels, said: Mapping[str, Outputs]) -> None:
-        self._task, self._split, self._images, self._said = task, split, images, said
+    def __init__(self, task: Task, split: Split, images: Pixels, outputs_by_model: Mapping[str, Outputs]) -> None:
+        self._task, self._split, self._images, self._said = task, split, images, outputs_by_model
         self._alone: dict[int, list[float]] = {}
         self._pictures: dict[int, tuple[Pixels, list[Pixels]]] = {}
 

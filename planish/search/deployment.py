@@ -26,40 +26,42 @@ def deploy(search: Search) -> Search:
     is_file = runner.original.module is None
     if not is_file:
         runner.outputs(original, "torch", "validation")
-    runtimes = dict.fromkeys((*search.allowed, *(way.runtime for way in search.fp32)))
+    runtimes = dict.fromkeys((*search.allowed, *(variant.runtime for variant in search.fp32)))
     wanted = [*search.fp32, *(RuntimeVariant("int8", runtime, is_file) for runtime in search.allowed)]
-    ways = {way: DeployedCandidate(original, way) for runtime in runtimes for way in wanted if way.runtime == runtime}
-    reference = next(iter(ways.values()))
+    variants = {variant: DeployedCandidate(original, variant) for runtime in runtimes for variant in wanted if variant.runtime == runtime}
+    reference = next(iter(variants.values()))
     drops: dict[RuntimeVariant, Measurement] = {}
     begun = search.seconds_left
-    for way, shipped in list(ways.items()):
-        if way.runtime != reference.runtime and not _has_time_for_another(search, drops, begun):
-            note(f"{way.precision} in {way.runtime} is left out: the budget leaves no time to export it and measure it")
-            del ways[way]
+    for variant, shipped in list(variants.items()):
+        if variant.runtime != reference.runtime and not _has_time_for_another(search, drops, begun):
+            note(f"{variant.precision} in {variant.runtime} is left out: the budget leaves no time to export it and measure it")
+            del variants[variant]
             continue
 
         def drop(shipped: DeployedCandidate = shipped) -> Measurement:
             return search.drop(shipped, reference)
 
-        if shipped != reference and (why := runner.store.attempt(f"deploy:{way}", "searching", drop)):
-            note(f"{way.precision} in {way.runtime} is left out: {why}")
-            del ways[way]
+        if shipped != reference and (why := runner.store.attempt(f"deploy:{variant}", "searching", drop)):
+            note(f"{variant.precision} in {variant.runtime} is left out: {why}")
+            del variants[variant]
         else:
-            drops[way] = drop()
-    subjects = {str(way): shipped for way, shipped in ways.items()}
+            drops[variant] = drop()
+    subjects = {str(variant): shipped for variant, shipped in variants.items()}
     at_most = _SESSION_SHARE * search.seconds_left
-    found = search.latency(ORIGINAL_SESSION, subjects, str(reference.way), seconds=0.6, launches=3, at_most=at_most).measurements
-    for way, shipped in ways.items():
-        known = found[str(way)] | {"size_bytes": runner.size(shipped.plan, way.runtime), "drop_validation": drops[way]}
-        search.show(str(way), shipped, "baseline" if way.precision == "fp32" else "screened", known)
+    found = search.latency(ORIGINAL_SESSION, subjects, str(reference.variant), seconds=0.6, launches=3, at_most=at_most).measurements
+    for variant, shipped in variants.items():
+        known = found[str(variant)] | {"size_bytes": runner.size(shipped.plan, variant.runtime), "drop_validation": drops[variant]}
+        search.show(str(variant), shipped, "baseline" if variant.precision == "fp32" else "screened", known)
 
-    def latency_ms(way: RuntimeVariant) -> float:
-        return found[str(way)]["latency_ms"].value
+    def latency_ms(variant: RuntimeVariant) -> float:
+        return found[str(variant)]["latency_ms"].value
 
     # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
-    fit = [w for w in ways if w.runtime in search.allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5 * search.goal.point)]
+    fit = [
+        w for w in variants if w.runtime in search.allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5 * search.goal.point)
+    ]
     chosen = min(fit, key=latency_ms)
-    fp32 = tuple(sorted((w for w in search.fp32 if w in ways), key=latency_ms))
+    fp32 = tuple(sorted((w for w in search.fp32 if w in variants), key=latency_ms))
     note(f"candidates ship as {chosen.precision} for {chosen.runtime}; the fastest fp32 runtime here is {fp32[0].runtime}")
     mixed = chosen.precision == "int8" and drops[chosen].value > _ROUNDING_POINTS * search.goal.point
     return replace(search, fp32=fp32, deployment=chosen, mixed_precision=mixed)

@@ -207,22 +207,22 @@ def write_evidence(
     else:
         write_arrays(folder / "predictions.npz", **scores, keys=np.array(split.keys))
     models = {"original": "baseline", "chosen": "chosen"}
-    said = {model: tested[name] for model, name in models.items()}
+    shown_outputs = {model: tested[name] for model, name in models.items()}
     seen = {model: scores[name] for model, name in models.items()}
-    write_pictures(folder / "pictures.npz", task, split, spec, preprocessing, said, seen)
+    write_pictures(folder / "pictures.npz", task, split, spec, preprocessing, shown_outputs, seen)
 
 
 def _write_logits(folder: Path, split: Split, spec: InputSpec, preprocessing: Preprocessing, tested: Mapping[str, Any]) -> None:
     targets, keys, baseline, chosen = np.asarray(split.targets), np.array(split.keys), tested["baseline"], tested["chosen"]
     write_arrays(folder / "predictions.npz", **tested, targets=targets, keys=keys)
-    said, says = baseline.argmax(1), chosen.argmax(1)
-    where = np.flatnonzero(said != says)[:_SHOWN_DISAGREEMENTS]
+    shown_outputs, predicted = baseline.argmax(1), chosen.argmax(1)
+    where = np.flatnonzero(shown_outputs != predicted)[:_SHOWN_DISAGREEMENTS]
     write_arrays(
         folder / "disagreements.npz",
         pixels=np.asarray(split.images(spec, preprocessing)[where]),
         targets=targets[where],
-        baseline=said[where],
-        chosen=says[where],
+        baseline=shown_outputs[where],
+        chosen=predicted[where],
         baseline_confidence=_confidence(baseline[where]),
         chosen_confidence=_confidence(chosen[where]),
         keys=keys[where],

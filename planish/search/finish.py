@@ -58,12 +58,12 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
     folder = record.path
     runner = search.runner
     subjects = _finalists(search, trials)
-    baselines = {way.runtime: DeployedCandidate(_ORIGINAL, way).key for way in search.fp32}
+    baselines = {variant.runtime: DeployedCandidate(_ORIGINAL, variant).key for variant in search.fp32}
     baseline = baselines[search.fp32[0].runtime]
     defaults = _defaults(search)
     found = _timed_to_choose(search, subjects, baseline, len(baselines | defaults) + 1)
     measured = {key: _candidate(search, subjects, key, baseline, found[key]) for key in subjects}
-    fallback = next(way for way in search.fp32 if way.runtime in search.allowed)
+    fallback = next(variant for variant in search.fp32 if variant.runtime in search.allowed)
     others = [c for key, c in measured.items() if key not in baselines.values()]
     key = choose_candidate(others, measured[baselines[fallback.runtime]], search.goal).key
     subjects |= defaults
@@ -129,7 +129,7 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
     ranked = sorted(trials, key=lambda t: priority(t, expected_drop(t, trials, point=search.goal.point), search.goal), reverse=True)[
         :FINALISTS
     ]
-    everything = [DeployedCandidate(_ORIGINAL, way) for way in (*search.fp32, search.deployment)]
+    everything = [DeployedCandidate(_ORIGINAL, variant) for variant in (*search.fp32, search.deployment)]
     best = [DeployedCandidate(t.plan, search.deployment) for t in ranked]
     everything += best
     without_rounding = next((shipped.network for shipped in best if not shipped.learned_rounding), None)
@@ -144,7 +144,7 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
             continue
         before = search.seconds_left
         outputs = partial(search.runner.outputs, shipped.plan, shipped.runtime, "validation")
-        if shipped.network == _ORIGINAL and shipped.way in search.fp32:
+        if shipped.network == _ORIGINAL and shipped.variant in search.fp32:
             outputs()
         elif why := search.runner.store.attempt(f"final:{shipped.key}", "searching", outputs):
             note(f"{shipped.plan} is left out: {why}")
@@ -221,7 +221,7 @@ def _candidate(
     }
     if network.module is not None:
         everything["macs"] = macs(network.module, network.input_spec)
-    original = shipped.network == _ORIGINAL and shipped.way.precision == "fp32"
+    original = shipped.network == _ORIGINAL and shipped.variant.precision == "fp32"
     candidate = search.show(key, shipped, "baseline" if original else "measured", everything)
     return replace(candidate, meets_goal=not misses(candidate, search.goal))
 

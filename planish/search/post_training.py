@@ -47,7 +47,7 @@ def without_training(search: Search) -> tuple[Trial, ...]:
         "pruning, factorizing, distillation and quantization-aware training are left out: they change or train weights in a PyTorch "
         "network, and a file holds a graph of operations that cannot be trained; give the network itself to have them tried"
     )
-    runner, way, reference = search.runner, search.deployment, DeployedCandidate(_ORIGINAL, search.fp32[0])
+    runner, variant, reference = search.runner, search.deployment, DeployedCandidate(_ORIGINAL, search.fp32[0])
     levels = [(Level(), Plan(Simplify())), *((Level(resolution=scale), Plan(Resolution(scale=scale))) for scale in _SCALES)]
     rounding = [c.measurements["drop_validation"].value for name, c in search.journal.candidates.items() if name.startswith("int8@")]
     if rounding and min(rounding) > _ROUNDING_POINTS * search.goal.point:
@@ -55,15 +55,15 @@ def without_training(search: Search) -> tuple[Trial, ...]:
         careful = Int8(method="mse", weight_bits=bits, equalise=True, correct_bias=True)
         mixed = Int8(weight_bits=bits, max_slowdown=_SLACK, correct_bias=True)
         levels += [(Level(), Plan(careful)), (Level(), Plan(mixed))]
-    if way.precision == "fp32":
+    if variant.precision == "fp32":
         levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still be what is small enough
     trials: list[Trial] = []
     for level, plan in levels:
         if search.seconds_left < ship_seconds(search) + seconds_to_come(search, len(trials) + 1):
             note(f"the budget leaves no time to try {plan}, and what comes after it")
             break
-        trial, shipped = Trial(level, plan), DeployedCandidate(plan, way)
-        drop = partial(runner.drop, shipped.plan, way.runtime, (reference.plan, reference.runtime), "validation")
+        trial, shipped = Trial(level, plan), DeployedCandidate(plan, variant)
+        drop = partial(runner.drop, shipped.plan, variant.runtime, (reference.plan, reference.runtime), "validation")
         if why := runner.store.attempt(f"look:{shipped.plan.key}", "searching", drop):
             note(f"{trial.name} does not apply: {why}")
             continue
@@ -72,7 +72,7 @@ def without_training(search: Search) -> tuple[Trial, ...]:
         trials.append(search.show_trial(replace(trial, drop=lost, history=((1.0, drop_upper_bound(lost)),))))
     if trials:
         trials = measure(search, "first look", trials)
-    kept = search.journal.candidates[str(way)].measurements
+    kept = search.journal.candidates[str(variant)].measurements
 
     def has_a_use(trial: Trial) -> bool:
         more_accurate = trial.drop is not None and trial.drop.value < kept["drop_validation"].value

@@ -59,8 +59,8 @@ class Level:
         of channels everywhere may pay all the same.
 
         Args:
-            timed: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions; only blocks
-                go before it, whose layers need no width.
+            time_trials: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions;
+                only blocks go before it, whose layers need no width.
         """
         shorter = [BlockPruning(pruning_ratio=self.blocks)] if self.blocks else []
         smaller = [Resolution(scale=self.resolution)] if self.resolution < 1 else []

@@ -112,9 +112,9 @@ def _ranks_pay(search: Search, level: Level) -> bool:
 
 
 def _pruning(search: Search, low_rank: bool) -> LatencyPruning:
-    way = search.deployment
+    variant = search.deployment
     return LatencyPruning(
-        speedup=2, runtime=way.runtime, precision=way.precision, threads=search.threads, batch_size=search.batch, low_rank=low_rank,
+        speedup=2, runtime=variant.runtime, precision=variant.precision, threads=search.threads, batch_size=search.batch, low_rank=low_rank,
         mixed_precision=search.mixed_precision,
     )  # fmt: skip
 

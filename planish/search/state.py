@@ -56,13 +56,13 @@ class DeployedCandidate:
     """A network, named by its plan, as it is deployed."""
 
     network: Plan
-    way: RuntimeVariant
+    variant: RuntimeVariant
 
     @property
     def steps(self) -> Plan:
         """What makes the file from the network; one that was rounded already, or trained with rounding, brings its own scales."""
         rounded = self.learned_rounding or any(step.name == Int8.name for step in self.network.steps)
-        return Plan(*(step for step in self.way.steps().steps if not (rounded and step.name == Int8.name)))
+        return Plan(*(step for step in self.variant.steps().steps if not (rounded and step.name == Int8.name)))
 
     @property
     def learned_rounding(self) -> bool:
@@ -75,7 +75,7 @@ class DeployedCandidate:
 
     @property
     def runtime(self) -> str:
-        return self.way.runtime
+        return self.variant.runtime
 
     @property
     def key(self) -> str:

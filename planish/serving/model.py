@@ -12,13 +12,13 @@ from planish.data.preprocessing import decode_with_size, preprocess, resize
 from planish.errors import BundleError
 from planish.export.bundle.folder import SEAL, Bundle, changed_files, read_bundle, read_expected
 from planish.export.bundle.signature import check_signature
-from planish.export.checks.agreement import disagreement, essential
+from planish.export.checks.agreement import compact_outputs, disagreement
 from planish.export.runtimes.registry import load, run_checked
 from planish.serving.limits import MemoryBudget
 from planish.serving.monitoring.drift import DEFAULT_DRIFT, Drift, DriftSettings
 from planish.serving.occlusion import seen_region
 from planish.tasks.localisation import View
-from planish.tasks.responses import PLAIN, Asked, answers, classes_told, options
+from planish.tasks.responses import PLAIN, Asked, options, response_classes, responses
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -92,7 +92,7 @@ class ServedModel:
             return ""
         each = sum(int(np.prod(shape)) * dtype.itemsize for dtype, shape in self.outputs.values())
         expected = read_expected(self.folder, self.bundle, max_bytes=len(samples) * each)
-        found = [essential(self.run(sample[None])) for sample in samples]
+        found = [compact_outputs(self.run(sample[None])) for sample in samples]
         apart = disagreement(expected, {name: np.concatenate([one[name] for one in found]) for name in found[0]})
         allowed = self.bundle.tolerance
         return "" if apart <= allowed else f"its golden samples' outputs differ by {apart:.2g} of the largest value, allowed is {allowed:g}"
@@ -114,14 +114,14 @@ class ServedModel:
             view = View(height, width, seen_region(image.shape[0], image.shape[1], spec, preprocessing))
             return resize(image, spec, preprocessing)[None], view
 
-    def answers(self, outputs: Outputs, views: Sequence[View] = (), asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View] = (), asked: Asked = PLAIN) -> list[dict[str, Any]]:
         """The response for each image; see ``planish.tasks.responses``. Without views, the images are those that the model is fed."""
         count = len(next(iter(outputs.values())))
-        return answers(self.bundle.task, outputs, self.bundle.class_names, views or [View(*self.input_shape[:2])] * count, asked)
+        return responses(self.bundle.task, outputs, self.bundle.class_names, views or [View(*self.input_shape[:2])] * count, asked)
 
-    def classes_told(self, answer: dict[str, Any]) -> list[str]:
+    def response_classes(self, answer: dict[str, Any]) -> list[str]:
         """The classes in an answer, one for each time it is told."""
-        return classes_told(self.bundle.task, answer)
+        return response_classes(self.bundle.task, answer)
 
 
 def finite(outputs: Outputs) -> bool:

@@ -94,15 +94,15 @@ class BaseTask:
         """Nothing is drawn."""
         return None
 
-    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
         """The outputs by name."""
         return [{name: values[i].tolist() for name, values in outputs.items()} for i in range(len(views))]
 
-    def classes_told(self, answer: Mapping[str, Any]) -> list[str]:
+    def response_classes(self, answer: Mapping[str, Any]) -> list[str]:
         """None."""
         return []
 
-    def boxes_told(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
+    def detected_boxes(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
         """None."""
         return [[] for _ in next(iter(outputs.values()))]
 

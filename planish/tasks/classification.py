@@ -157,7 +157,7 @@ class Classification(BaseTask):
         found = per_class_accuracy(outputs["logits"], np.asarray(targets), self.class_names)
         return {name: measured for name, measured in found.items() if measured.n}
 
-    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
         """``class``, ``confidence``, and ``classes``: ``name`` and ``confidence`` of the most likely ones."""
         found = []
         for row in probabilities(outputs["logits"]):
@@ -165,7 +165,7 @@ class Classification(BaseTask):
             found.append({"class": surest[0]["name"], "confidence": surest[0]["confidence"], "classes": surest})
         return found
 
-    def classes_told(self, answer: Mapping[str, Any]) -> list[str]:
+    def response_classes(self, answer: Mapping[str, Any]) -> list[str]:
         return [answer["class"]]
 
     def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:

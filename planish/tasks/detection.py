@@ -15,7 +15,7 @@ from planish.evaluation.errors.detection import detection_errors
 from planish.evaluation.metrics.detection import average_precision_by_class, detection_metrics, detection_scores, metric_name
 from planish.task import PLAIN_LOSS, AugmentSettings
 from planish.tasks.base import PLAIN, Asked, BaseTask, Lines, images_of
-from planish.tasks.localisation import View, objects, told
+from planish.tasks.localisation import View, confident_rows, objects
 
 if TYPE_CHECKING:
     import torch
@@ -138,27 +138,27 @@ class Detection(BaseTask):
         rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(pixels))]
         return np.stack([draw_detections(image, row, self.class_names) for image, row in zip(pixels, rows, strict=True)])
 
-    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
         """``height`` and ``width`` in pixels, and ``objects``; see ``localisation.objects``."""
         return [
             {"height": view.height, "width": view.width, "objects": objects(image, self.class_names, view, asked.threshold)}
             for image, view in zip(images_of(outputs), views, strict=True)
         ]
 
-    def classes_told(self, answer: Mapping[str, Any]) -> list[str]:
+    def response_classes(self, answer: Mapping[str, Any]) -> list[str]:
         return [one["class"] for one in answer["objects"]]
 
-    def boxes_told(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
+    def detected_boxes(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
         """``class``, ``confidence`` and ``shares`` of each object."""
         plain = {name: values for name, values in outputs.items() if name != "masks"}
-        found = self.answers(plain, [View(1, 1)] * len(outputs["scores"]))
+        found = self.responses(plain, [View(1, 1)] * len(outputs["scores"]))
         return [[{name: one[name] for name in ("class", "confidence", "shares")} for one in answer["objects"]] for answer in found]
 
     def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
         """How many ``objects``, their mean ``object size`` and ``confidence``, and the class of one; see ``drift_statistics``."""
         found = []
         for boxes, scores, labels in zip(outputs["boxes"], outputs["scores"], outputs["labels"], strict=True):
-            rows = told(scores)
+            rows = confident_rows(scores)
             values, drawn = {"objects": float(len(rows))}, None
             if len(rows):
                 left, top, right, bottom = np.clip(boxes[rows].astype(np.float64), 0, 1).T

@@ -42,7 +42,7 @@ def objects(image: Mapping[str, Any], class_names: Sequence[str], view: View, th
     """
     left, top, wide, high = view.region
     found = []
-    for row in told(image["scores"], threshold):
+    for row in confident_rows(image["scores"], threshold):
         box = np.clip(image["boxes"][row].astype(np.float64), 0, 1)
         shares = box * [wide, high, wide, high] + [left, top, left, top]
         one = {
@@ -80,7 +80,7 @@ def regions(image: Mapping[str, Any], class_names: Sequence[str], view: View) ->
     return sorted(found, key=lambda region: -region["share"])
 
 
-def told(scores: Any, threshold: float = LEAST_SCORE) -> Any:
+def confident_rows(scores: Any, threshold: float = LEAST_SCORE) -> Any:
     """Rows of the detections that are told; where the threshold is 0 those that are nothing still are not."""
     return np.flatnonzero((scores >= threshold) & (scores > 0))
 

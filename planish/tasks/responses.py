@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from planish.artifact import Outputs
     from planish.tasks.localisation import View
 
-__all__ = ["PLAIN", "Asked", "answers", "boxes_told", "classes_told", "options"]
+__all__ = ["PLAIN", "Asked", "detected_boxes", "options", "response_classes", "responses"]
 
 
-def answers(task: str, outputs: Outputs, class_names: Sequence[str], views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+def responses(task: str, outputs: Outputs, class_names: Sequence[str], views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
     """One object an image.
 
     Classification: ``{"class", "confidence", "classes": [{"name", "confidence"}, ...]}``. The others: ``height`` and ``width`` of the
@@ -36,18 +36,18 @@ def answers(task: str, outputs: Outputs, class_names: Sequence[str], views: Sequ
     Raises:
         BundleError: there is no such task here.
     """
-    return _named(task, class_names).answers(outputs, views, asked)
+    return _named(task, class_names).responses(outputs, views, asked)
 
 
-def classes_told(task: str, answer: Mapping[str, Any]) -> list[str]:
+def response_classes(task: str, answer: Mapping[str, Any]) -> list[str]:
     """The names of the classes in an answer, one for each time it is told."""
-    return _named(task).classes_told(answer)
+    return _named(task).response_classes(answer)
 
 
-def boxes_told(task: str, outputs: Outputs, class_names: Sequence[str]) -> list[list[dict[str, Any]]]:
+def detected_boxes(task: str, outputs: Outputs, class_names: Sequence[str]) -> list[list[dict[str, Any]]]:
     """What a person who labels an image may begin with: ``class``, ``confidence`` and ``shares`` of each object of each image; none where
     the task has no boxes."""
-    return _named(task, class_names).boxes_told(outputs)
+    return _named(task, class_names).detected_boxes(outputs)
 
 
 def options(task: str) -> tuple[str, ...]:

@@ -113,7 +113,7 @@ class SemanticSegmentation(BaseTask):
         maps = targets if outputs is None else outputs["classes"]
         return np.stack([draw_labels(image, labels, self.class_names) for image, labels in zip(pixels, maps, strict=True)])
 
-    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
         """``height`` and ``width`` in pixels, the mean ``confidence``, and ``regions``; see ``localisation.regions``."""
         return [
             {
@@ -125,7 +125,7 @@ class SemanticSegmentation(BaseTask):
             for image, view in zip(images_of(outputs), views, strict=True)
         ]
 
-    def classes_told(self, answer: Mapping[str, Any]) -> list[str]:
+    def response_classes(self, answer: Mapping[str, Any]) -> list[str]:
         return [one["class"] for one in answer["regions"]]
 
     def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:

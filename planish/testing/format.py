@@ -124,8 +124,10 @@ class FormatConformance:
 
     def test_it_holds_class_names_and_preprocessing(self, exported: tuple[Artifact, Artifact, Any]) -> None:
         before, after, _ = exported
-        said = self.said_inside(after.files[0])
-        assert json.loads(said["planish.class_names"]) == list(before.class_names)
-        assert json.loads(said["planish.preprocessing"])["mean"] == pytest.approx(before.preprocessing.mean)
-        assert json.loads(said["planish.input_spec"])["height"] == before.input_spec.height
-        assert [step["technique"] for step in json.loads(said["planish.lineage"])["steps"]] == [s.technique for s in after.lineage.steps]
+        metadata = self.said_inside(after.files[0])
+        assert json.loads(metadata["planish.class_names"]) == list(before.class_names)
+        assert json.loads(metadata["planish.preprocessing"])["mean"] == pytest.approx(before.preprocessing.mean)
+        assert json.loads(metadata["planish.input_spec"])["height"] == before.input_spec.height
+        assert [step["technique"] for step in json.loads(metadata["planish.lineage"])["steps"]] == [
+            s.technique for s in after.lineage.steps
+        ]

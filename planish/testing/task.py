@@ -175,13 +175,13 @@ class TaskConformance:
     def test_answers_are_json_one_an_image(self, job: Job, evaluated: Evaluated) -> None:
         task = registered()[self.task]({}, job.task.class_names)
         count = len(evaluated.targets)
-        answers = task.answers(evaluated.outputs, [View(40, 60)] * count)
-        assert len(json.loads(json.dumps(answers, allow_nan=False))) == count
+        responses = task.responses(evaluated.outputs, [View(40, 60)] * count)
+        assert len(json.loads(json.dumps(responses, allow_nan=False))) == count
         assert set(task.options) <= _OPTIONS
-        for answer in answers:
-            assert set(task.classes_told(answer)) <= set(task.class_names)
+        for answer in responses:
+            assert set(task.response_classes(answer)) <= set(task.class_names)
             assert "why" not in task.options or 0 <= answer["confidence"] <= 1
-        boxes = task.boxes_told(evaluated.outputs)
+        boxes = task.detected_boxes(evaluated.outputs)
         assert len(boxes) == count
         assert all(set(one) == {"class", "confidence", "shares"} for image in boxes for one in image)
 
@@ -204,12 +204,12 @@ class TaskConformance:
         assert verify(folder, latency=False).failures == []
         assert open_model(folder).task == self.task
         found = load(exported.files, "onnxruntime")(_test_pixels(job)[:1])
-        lines, said = job.task.readme, io.StringIO()
+        lines, standard_output = job.task.readme, io.StringIO()
         seen: dict[str, Any] = {"np": np, "b": json.loads((folder / "bundle.json").read_text())}
         seen |= {lines.output: found[lines.output]} if lines.output else {"y": {name: values[0] for name, values in found.items()}}
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(standard_output):
             exec(lines.printed, seen)
-        assert said.getvalue() or "boxes" in found, "an image may hold no object"
+        assert standard_output.getvalue() or "boxes" in found, "an image may hold no object"
 
 
 def _pixels(job: Job) -> Any:

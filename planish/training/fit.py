@@ -167,8 +167,8 @@ def fit(
     parts = {"module": student, "optimizer": optimizer}
     if settings.ema_decay or settings.swa_share:
         parts["average"] = copy.deepcopy(student)
-    judged = parts.get("average", student)
-    keep, keep_judged = SparsityConstraint(student, weights), SparsityConstraint(judged, weights)
+    evaluated = parts.get("average", student)
+    keep, keep_judged = SparsityConstraint(student, weights), SparsityConstraint(evaluated, weights)
     bf16 = use_bf16(settings.mixed_precision, accelerator.device, module, input_spec)
     key = identity(
         settings, len(images), input_spec, preprocessing, fingerprint(module),
@@ -218,12 +218,12 @@ def fit(
                     optimizer.step()
                     keep()
                     steps += 1
-                    if judged is not student:
+                    if evaluated is not student:
                         if done.averaged_steps or schedule.progress(steps) > 1 - settings.swa_share:
                             done.averaged_steps += 1
-                        update_average(judged, student, decay(settings, steps, done.averaged_steps))
+                        update_average(evaluated, student, decay(settings, steps, done.averaged_steps))
                     if len(done.snapshots) + 1 < settings.cycles and _ends_a_cycle(done, schedule.progress(steps), settings):
-                        done.snapshots.append(_state(judged))
+                        done.snapshots.append(_state(evaluated))
                     stage.total = schedule.expected_steps()
                     stage.advance()
             if not done.history and accelerator.device.type == "cpu":
@@ -231,10 +231,10 @@ def fit(
             keep_judged()  # rounding may have parted the average of equal values
             validated = monotonic()
             if done.averaged_steps:
-                fit_statistics(judged, task, input_spec, preprocessing, settings)
+                fit_statistics(evaluated, task, input_spec, preprocessing, settings)
             score = math.nan
             if run.validate:
-                outputs = TorchPredictor(judged, preprocessing, 2 * settings.batch_size)(validation)
+                outputs = TorchPredictor(evaluated, preprocessing, 2 * settings.batch_size)(validation)
                 score = metric.scale * float(np.mean(task.scores(outputs, task.split("validation").targets)))
                 to_come = min(STATISTICS_IMAGES, len(images)) if settings.swa_share and not done.averaged_steps else 0
                 took = monotonic() - validated
@@ -243,7 +243,7 @@ def fit(
             done.history.append(asdict(Epoch(epoch, mean_loss, score, schedule.seconds - epoch_begun, rate)))
             shown = f", validation {metric.name} {score:,.{digits_of(metric.unit, score)}f} {metric.unit}".rstrip() if run.validate else ""
             stage.advance(0, f"epoch {epoch}: loss {mean_loss:.3f}{shown}")
-            _judge(done, score if metric.higher_is_better else -score, judged, settings.patience if run.validate else None)
+            _judge(done, score if metric.higher_is_better else -score, evaluated, settings.patience if run.validate else None)
             schedule.correct(steps)
             done.steps, done.schedule = steps, schedule.state()
             if not done.stopped and schedule.progress(steps) >= 1:
@@ -254,8 +254,8 @@ def fit(
         stage.total = stage.done
 
     if done.best_state is not None:
-        judged.load_state_dict(done.best_state)
-    fitted = accelerator.unwrap_model(judged).to("cpu").to(memory_format=torch.contiguous_format).eval()
+        evaluated.load_state_dict(done.best_state)
+    fitted = accelerator.unwrap_model(evaluated).to("cpu").to(memory_format=torch.contiguous_format).eval()
     snapshots = []
     for state in done.snapshots:
         snapshots.append(copy.deepcopy(fitted))
@@ -286,12 +286,12 @@ class _Loss:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             with SafeStrides():
                 outputs = self.student(pixels)
-            taught = None if self.teacher is None else self._taught(self.teacher.module, batch, pixels)
-        outputs, taught = each(_float, outputs), each(_float, taught)
+            from_teacher = None if self.teacher is None else self._taught(self.teacher.module, batch, pixels)
+        outputs, from_teacher = each(_float, outputs), each(_float, from_teacher)
         loss = self.task.loss(_reads(self.student), outputs, targets, self.settings.loss_settings)
         if self.teacher is not None:
             hard = targets if self.teacher.decoupled else None
-            distilled = self.task.distillation_loss(_reads(self.student), outputs, taught, self.teacher.temperature, hard)
+            distilled = self.task.distillation_loss(_reads(self.student), outputs, from_teacher, self.teacher.temperature, hard)
             loss = (1 - self.teacher.weight) * loss + self.teacher.weight * distilled
             if isinstance(self.student, FeatureStudent):
                 loss = loss + self.student.distance(self.teacher.module)

@@ -144,7 +144,7 @@ def test_the_bundle_verifies_and_answers_with_values(run: tuple[Path, Result], d
     assert planish.verify(folder).failures == []
     model = ServedModel("discs", "1", folder / "bundle")
     pixels, view = model.pixels((data.parent / "disc" / "0000.png").read_bytes(), 10_000, MemoryBudget(1 << 30))
-    (answer,) = model.answers(model.run(pixels), [view])
+    (answer,) = model.responses(model.run(pixels), [view])
     assert tuple(answer["values"]) == NAMES
     assert model.wrong_answer(model.run(model.sample)) == ""
 

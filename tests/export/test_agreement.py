@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.export.checks.agreement import differences, disagreement, essential
+from planish.export.checks.agreement import compact_outputs, differences, disagreement
 
 TOLD = 0.95 + 0.9 + 0.8 + 0.7 + 0.5 + 0.31
 
@@ -148,9 +148,9 @@ def test_what_is_kept_of_outputs_agrees_with_them_and_needs_little_room() -> Non
     rng = np.random.default_rng(0)
     full = detections()
     full["masks"] = (full["masks"] * rng.uniform(0.55, 1, full["masks"].shape)).astype(np.float32)
-    kept = essential(full)
+    kept = compact_outputs(full)
     assert kept["masks"].dtype == bool
-    assert disagreement(kept, full) == disagreement(kept, essential(full)) == 0
+    assert disagreement(kept, full) == disagreement(kept, compact_outputs(full)) == 0
     maps = {"classes": rng.integers(0, 3, (2, 20, 50), np.uint8), "confidence": rng.random((2, 20, 50), np.float32)}
-    assert disagreement(essential(maps), maps) < 2e-4
-    assert essential({"logits": full["scores"]})["logits"] is full["scores"]
+    assert disagreement(compact_outputs(maps), maps) < 2e-4
+    assert compact_outputs({"logits": full["scores"]})["logits"] is full["scores"]

@@ -22,7 +22,7 @@ from planish.data.normalisation import Normalise
 from planish.errors import ExportError
 from planish.export import ToOnnx, ToOpenVino, ToTensorRt, ToTorchExport, tensorrt_engine
 from planish.export.checks import file_checks as checks
-from planish.export.checks.agreement import unlike
+from planish.export.checks.agreement import decoded_difference
 from planish.export.checks.file_checks import check_outputs, file_limits, float_limits, rounded_limits, torch_outputs
 from planish.export.checks.rounding import jittered, rounded
 from planish.export.checks.similarity import agreement, likeness
@@ -196,7 +196,7 @@ def test_detections_and_label_maps_of_forged_files_are_unlike() -> None:
     boxes = np.concatenate([corners, corners + 0.3], axis=2)
     expected = {"boxes": boxes, "scores": np.tile(np.linspace(0.95, 0.4, 6), (4, 1)), "labels": rng.integers(0, 3, (4, 6))}
     honest = expected | {"boxes": boxes + rng.normal(0, 0.01, boxes.shape), "scores": expected["scores"] - 0.03}
-    assert unlike(expected, honest)["scores"] < 0.25
+    assert decoded_difference(expected, honest)["scores"] < 0.25
     wrong = {
         "zeros": {name: np.zeros_like(values) for name, values in expected.items()},
         "halved": expected | {"scores": expected["scores"] / 2},
@@ -204,14 +204,14 @@ def test_detections_and_label_maps_of_forged_files_are_unlike() -> None:
         "labels": expected | {"labels": (expected["labels"] + 1) % 3},
     }
     for kind, found in wrong.items():
-        assert unlike(expected, found)["scores"] > 0.5, kind
+        assert decoded_difference(expected, found)["scores"] > 0.5, kind
     maps = {"classes": (rng.random((4, 20, 20)) < 0.1).astype(int), "confidence": np.full((4, 20, 20), 0.9)}
     few = maps | {"classes": np.where(rng.random((4, 20, 20)) < 0.02, 1 - maps["classes"], maps["classes"])}
-    assert unlike(maps, few)["classes"] < 0.3
+    assert decoded_difference(maps, few)["classes"] < 0.3
     background = {"classes": np.zeros_like(maps["classes"]), "confidence": np.full((4, 20, 20), 0.5)}
-    assert unlike(maps, background)["classes"] == pytest.approx(1), "nine tenths of the pixels are right by chance"
-    assert unlike(maps, background)["confidence"] > 0.1
-    assert unlike(maps, {name: np.roll(values, 1, axis=0) for name, values in maps.items()})["classes"] > 0.8
+    assert decoded_difference(maps, background)["classes"] == pytest.approx(1), "nine tenths of the pixels are right by chance"
+    assert decoded_difference(maps, background)["confidence"] > 0.1
+    assert decoded_difference(maps, {name: np.roll(values, 1, axis=0) for name, values in maps.items()})["classes"] > 0.8
 
 
 def test_a_file_made_of_a_file_has_the_limits_of_its_own_noise(int8_artifact: Artifact, task: FakeTask) -> None:

@@ -197,7 +197,7 @@ def _bundle(source: Path, out: Path, rng: Random) -> None:
         opened.predictor()(np.zeros((1, spec.height, spec.width, spec.channels), np.uint8))
     else:
         served = ServedModel("model", "1", source)
-        served.answers(served.run(served.sample))
+        served.responses(served.run(served.sample))
         served.drift.add({"brightness": 0.5, "confidence": 0.5}, "red", 1.7e9, "camera")
         served.drift.findings()
 
@@ -224,14 +224,14 @@ def _sealed(source: Path, rng: Random) -> None:
 
 
 def _log(source: Path, out: Path, rng: Random) -> None:
-    from planish.serving.monitoring.labelling import worth_labelling
+    from planish.serving.monitoring.labelling import find_label_candidates
     from planish.serving.monitoring.monitor import monitor
 
     if rng.random() < 0.5:
         for one in monitor(source / "log", [f"model={source / 'model'}"]):
             assert one.verdict
     else:
-        worth_labelling(source / "log", out / "labels", 4)
+        find_label_candidates(source / "log", out / "labels", 4)
         assert any((out / "labels").iterdir())
 
 

@@ -31,7 +31,7 @@ from planish.plan import Plan
 from planish.runs.open_model import open_model
 from planish.runs.store import Store
 from planish.serving.monitoring.drift import Drift
-from planish.serving.monitoring.labelling import worth_labelling
+from planish.serving.monitoring.labelling import find_label_candidates
 from planish.serving.monitoring.records import records
 from planish.split_assignment import SplitAssignment
 from planish.testing import write_shapes
@@ -153,7 +153,7 @@ def test_images_to_label_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log", {"boxes": [{"class": "a", "confidence": 0.5, "shares": [0, 0, 1, 1]}]})
     (log / "images").mkdir()
     (log / "images" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n no image")
-    assert worth_labelling(log, tmp_path / "out", 3) == 0  # it is passed over, and its size is not asked for
+    assert find_label_candidates(log, tmp_path / "out", 3) == 0  # it is passed over, and its size is not asked for
     assert json.loads((tmp_path / "out" / "_annotations.coco.json").read_text())["images"] == []
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.evaluation.metrics.classification import classification_metrics
-from planish.runs.evaluation import Evaluation, EvaluationSettings, EvaluationSubject, judge, keep
+from planish.runs.evaluation import Evaluation, EvaluationSettings, EvaluationSubject, evaluate_split, save_evaluation
 
 SPEC = InputSpec(1, 8, 8)
 PREPROCESSING = Preprocessing(8, "squash", (0.5,), (0.25,))
@@ -90,5 +90,5 @@ def write_fake(
         numbers = images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 1, 0]
         return {"logits": logits[np.minimum(numbers, len(logits) - 1)]}
 
-    judged = judge(predictor, task, split, SPEC, PREPROCESSING, EvaluationSettings(corruptions=corruptions))  # type: ignore[arg-type]
-    return keep(folder, judged, SPEC, PREPROCESSING, subject=EvaluationSubject("fake", "shapes", "onnxruntime"))  # type: ignore[arg-type]
+    evaluated = evaluate_split(predictor, task, split, SPEC, PREPROCESSING, EvaluationSettings(corruptions=corruptions))  # type: ignore[arg-type]
+    return save_evaluation(folder, evaluated, SPEC, PREPROCESSING, subject=EvaluationSubject("fake", "shapes", "onnxruntime"))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from planish.artifact import InputSpec, Preprocessing
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import bootstrap_mean, paired_difference
 from planish.measurement import Measurement
-from planish.runs.evaluation import Evaluation, EvaluationSettings, EvaluationSubject, judge, keep
+from planish.runs.evaluation import Evaluation, EvaluationSettings, EvaluationSubject, evaluate_split, save_evaluation
 from planish.search.evidence import Session, Sources, Validation, errors, per_class, write_evidence
 from planish.search.result import Result
 from planish.search.verdict import shortfall, verdict
@@ -156,5 +156,5 @@ def write_places_evaluation(folder: Path, corruptions: bool = False) -> tuple[Ev
     def predictor(images: np.ndarray) -> dict[str, np.ndarray]:
         return {"boxes": boxes[images[:, 0, 0, 0] % len(boxes)]}
 
-    judged = judge(predictor, task, "test", SPEC, PREPROCESSING, EvaluationSettings(corruptions=corruptions))  # type: ignore[arg-type]
-    return keep(folder, judged, SPEC, PREPROCESSING, subject=EvaluationSubject("fake", "rooms", "onnxruntime")), task  # type: ignore[arg-type]
+    evaluated = evaluate_split(predictor, task, "test", SPEC, PREPROCESSING, EvaluationSettings(corruptions=corruptions))  # type: ignore[arg-type]
+    return save_evaluation(folder, evaluated, SPEC, PREPROCESSING, subject=EvaluationSubject("fake", "rooms", "onnxruntime")), task  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from planish.serving.http.app import service
 from planish.serving.http.openapi import Prediction
 from planish.serving.limits import Limits
 from planish.serving.monitoring.drift import CLASSES, DriftSettings
-from planish.serving.monitoring.labelling import worth_labelling
+from planish.serving.monitoring.labelling import find_label_candidates
 from planish.serving.monitoring.monitor import monitor
 from planish.serving.monitoring.recorder import LOG_FILE, LogSettings, Recorder
 from planish.serving.monitoring.records import records
@@ -205,7 +205,7 @@ def test_images_worth_a_label_are_of_every_class_and_of_none(patches: dict[str, 
                 # one after the other: what its thread is not ready for is passed over
                 while not (log / LOG_FILE).exists() or len(list(records(log))) < number:
                     time.sleep(0.002)
-        assert worth_labelling(log, tmp_path / f"{task}-out", 6) == 6
+        assert find_label_candidates(log, tmp_path / f"{task}-out", 6) == 6
         folder = tmp_path / f"{task}-out"
         if task == "semantic":
             rows = list(csv.DictReader((folder / "labels.csv").open()))

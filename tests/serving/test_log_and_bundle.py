@@ -16,7 +16,7 @@ from planish.export.bundle.folder import REFERENCE, SEAL
 from planish.progress import collecting_notes
 from planish.serving.monitoring import monitor as watching
 from planish.serving.monitoring.drift import DriftSettings
-from planish.serving.monitoring.labelling import worth_labelling
+from planish.serving.monitoring.labelling import find_label_candidates
 from planish.serving.monitoring.log_contents import EmptyLogError
 from planish.serving.monitoring.monitor import monitor
 from planish.serving.monitoring.recorder import IMAGES, LOG_FILE
@@ -164,8 +164,8 @@ def test_images_are_chosen_for_labels_from_the_models_that_are_named(bundle: Pat
     for name in [f"cat{number}" for number in range(4)] + [f"dog{number}" for number in range(3)]:
         (log / IMAGES / name).write_bytes(data)
     with pytest.raises(DataError, match="cats, dogs"):
-        worth_labelling(log, tmp_path / "out", 50)
-    assert worth_labelling(log, tmp_path / "out", 50, [f"dogs={bundle}"]) == 3
+        find_label_candidates(log, tmp_path / "out", 50)
+    assert find_label_candidates(log, tmp_path / "out", 50, [f"dogs={bundle}"]) == 3
     assert "cat" not in (tmp_path / "out" / "labels.csv").read_text()
     refused(invoke(["label-candidates", str(log), f"birds={bundle}", "--count", "5", "--out", str(tmp_path / "birds")]))
     assert not (tmp_path / "birds").exists()

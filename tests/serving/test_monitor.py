@@ -21,7 +21,7 @@ from planish.export.bundle.folder import SEAL, write_bundle
 from planish.export.bundle.reference import image_values
 from planish.serving.http.app import service
 from planish.serving.monitoring.drift import DriftSettings
-from planish.serving.monitoring.labelling import worth_labelling
+from planish.serving.monitoring.labelling import find_label_candidates
 from planish.serving.monitoring.monitor import monitor
 from planish.serving.monitoring.recorder import LOG_FILE, LogSettings, Recorder
 from planish.serving.monitoring.records import records
@@ -165,7 +165,7 @@ def test_the_service_sees_the_drift_that_its_log_tells_of(job: Job, bundle: Path
 
 def test_images_most_worth_a_label_are_the_least_sure_of_every_class(job: Job, bundle: Path, tmp_path: Path) -> None:
     _served(bundle, LogSettings(tmp_path / "log", images=100), [_file(job, index) for index in range(len(job.task.split("test")))])
-    count = worth_labelling(tmp_path / "log", tmp_path / "out", 5)
+    count = find_label_candidates(tmp_path / "log", tmp_path / "out", 5)
     with (tmp_path / "out" / "labels.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert count == len(rows) == 5
@@ -177,10 +177,10 @@ def test_images_most_worth_a_label_are_the_least_sure_of_every_class(job: Job, b
         least = max((record for record in logged if record["class"] == name), key=lambda record: record["entropy"])
         assert f"{least['confidence']:.3f}" in [row["confidence"] for row in rows if row["predicted"] == name]
     with pytest.raises(BundleError, match="not overwritten"):
-        worth_labelling(tmp_path / "log", tmp_path / "out", 5)
+        find_label_candidates(tmp_path / "log", tmp_path / "out", 5)
     _served(bundle, LogSettings(tmp_path / "without"), [_file(job, 0)])
     with pytest.raises(DataError, match="--log-images"):
-        worth_labelling(tmp_path / "without", tmp_path / "none", 5)
+        find_label_candidates(tmp_path / "without", tmp_path / "none", 5)
 
 
 def test_the_source_of_an_image_is_logged(job: Job, bundle: Path, tmp_path: Path) -> None:

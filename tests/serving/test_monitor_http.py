@@ -17,7 +17,7 @@ from cli_runner import Ran, invoke
 from planish.errors import DataError
 from planish.export.bundle.folder import REFERENCE, SEAL
 from planish.serving.monitoring import monitor as watching
-from planish.serving.monitoring.http_client import NoAnswerError, RequestRefusedError, request
+from planish.serving.monitoring.http_client import NoResponseError, RequestRefusedError, request
 from planish.serving.monitoring.monitor import monitor
 from planish.serving.monitoring.recorder import LOG_FILE
 
@@ -200,7 +200,7 @@ def test_a_key_goes_nowhere_else(other: Other) -> None:
         monitor(other.address, key=SECRET)
     ((path, headers, _),) = other.asked
     assert (path, headers["Authorization"]) == ("/metrics", f"Bearer {SECRET}")
-    with pytest.raises(NoAnswerError) as wrong:
+    with pytest.raises(NoResponseError) as wrong:
         monitor(other.address, key=f"{SECRET}\nX-Other: 1")
     assert SECRET not in str(wrong.value)
     assert wrong.value.__suppress_context__

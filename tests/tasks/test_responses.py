@@ -15,7 +15,7 @@ from planish.errors import BundleError
 from planish.tasks.drift_statistics import statistics
 from planish.tasks.localisation import View
 from planish.tasks.readme_text import lines
-from planish.tasks.responses import Asked, answers, classes_told, options
+from planish.tasks.responses import Asked, options, response_classes, responses
 
 NAMES = ("cat", "dog", "hen")
 
@@ -60,24 +60,24 @@ def detections(**more: Any) -> dict[str, Any]:
 
 
 def test_objects_are_told_in_pixels_and_in_shares() -> None:
-    (said,) = answers("detection", detections(), NAMES, [View(300, 400)])
+    (said,) = responses("detection", detections(), NAMES, [View(300, 400)])
     assert (said["height"], said["width"]) == (300, 400)
     assert [(one["class"], round(one["confidence"], 3), one["box"]) for one in said["objects"]] == [
         ("hen", 0.9, [40.0, 60.0, 200.0, 180.0]),
         ("cat", 0.5, [0.0, 0.0, 400.0, 300.0]),
     ]
     assert said["objects"][0]["shares"] == [0.1, 0.2, 0.5, 0.6]
-    assert classes_told("detection", said) == ["hen", "cat"]
+    assert response_classes("detection", said) == ["hen", "cat"]
 
 
 @pytest.mark.parametrize(("threshold", "count"), [(0.0, 3), (0.25, 3), (0.26, 2), (0.6, 1), (1.0, 0)])
 def test_the_threshold_decides_and_nothing_stays_nothing(threshold: float, count: int) -> None:
-    (said,) = answers("detection", detections(), NAMES, [View(10, 10)], Asked(threshold=threshold))
+    (said,) = responses("detection", detections(), NAMES, [View(10, 10)], Asked(threshold=threshold))
     assert len(said["objects"]) == count
 
 
 def test_of_an_image_of_which_the_middle_was_shown_boxes_lie_in_the_middle() -> None:
-    (said,) = answers("detection", detections(), NAMES, [View(100, 200, (0.25, 0.0, 0.5, 1.0))])
+    (said,) = responses("detection", detections(), NAMES, [View(100, 200, (0.25, 0.0, 0.5, 1.0))])
     assert said["objects"][0]["box"] == [60.0, 20.0, 100.0, 60.0]
     assert said["objects"][1]["box"] == [50.0, 0.0, 150.0, 100.0]
 
@@ -92,7 +92,7 @@ def test_masks_are_the_enlarged_maps(size: tuple[int, int]) -> None:
     inside_box = (x >= 0.1) & (x < 0.5) & (y >= 0.2) & (y < 0.6)
     maps = np.zeros((1, 4, 40, 30), np.float32)
     maps[0, 0] = map_ * inside_box
-    (said,) = answers("instance", detections(masks=maps), NAMES, [View(*size)])
+    (said,) = responses("instance", detections(masks=maps), NAMES, [View(*size)])
     found = decoded(said["objects"][0]["mask"])
     whole = np.asarray(Image.fromarray(maps[0, 0]).resize(size[::-1], Image.Resampling.BILINEAR)) > 0.5
     assert found.shape == size
@@ -107,14 +107,14 @@ def test_masks_of_boxes_without_a_size_are_told_as_well() -> None:
     outputs = detections(masks=np.ones((1, 4, 8, 8), np.float32))
     outputs["boxes"][0, 0] = [1, 1, 1, 1]
     outputs["boxes"][0, 1] = [0.5, 0.5, 0.4, 0.4]
-    (said,) = answers("instance", outputs, NAMES, [View(50, 60)])
+    (said,) = responses("instance", outputs, NAMES, [View(50, 60)])
     assert [decoded(one["mask"]).shape for one in said["objects"]] == [(50, 60)] * 2
 
 
 def test_regions_are_all_of_the_image_that_was_shown() -> None:
     labels = np.array([[[0, 0, 2, 2], [0, 0, 0, 2]]], np.uint8)
     sure = np.where(labels == 2, 0.5, 0.9).astype(np.float32)
-    (said,) = answers("semantic", {"classes": labels, "confidence": sure}, NAMES, [View(20, 80, (0.25, 0, 0.5, 1))])
+    (said,) = responses("semantic", {"classes": labels, "confidence": sure}, NAMES, [View(20, 80, (0.25, 0, 0.5, 1))])
     assert [(one["class"], one["share"], round(one["confidence"], 3)) for one in said["regions"]] == [
         ("cat", 0.625, 0.9),
         ("hen", 0.375, 0.5),
@@ -130,13 +130,13 @@ def test_regions_are_all_of_the_image_that_was_shown() -> None:
 
 def test_each_image_is_told_by_its_own_size() -> None:
     twice = {name: np.concatenate([values, values]) for name, values in detections().items()}
-    said = answers("detection", twice, NAMES, [View(10, 10), View(20, 40)])
+    said = responses("detection", twice, NAMES, [View(10, 10), View(20, 40)])
     assert [one["objects"][0]["box"] for one in said] == [[1, 2, 5, 6], [4, 4, 20, 12]]
 
 
 def test_what_is_not_known() -> None:
     with pytest.raises(BundleError, match="answers are known for"):
-        answers("poetry", detections(), NAMES, [View(1, 1)])
+        responses("poetry", detections(), NAMES, [View(1, 1)])
     assert statistics("poetry", detections(), NAMES) == [({}, None)]
     assert "shape" in lines("poetry").printed
     assert {task: options(task) for task in ("classification", "detection", "instance", "semantic")} == {

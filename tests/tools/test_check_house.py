@@ -144,3 +144,15 @@ def test_a_name_belongs_to_one_public_class(root: Path, capsys: pytest.CaptureFi
     inner = "def f():\n    class Trial: ...\nclass _Hidden: ...\n"
     write(root, {"planish/a.py": f"class Trial: ...\n{inner}", "planish/room/b.py": f"\nclass Trial: ...\n{inner}"})
     assert found(root, capsys) == ["several classes are called Trial: planish/a.py:1, planish/room/b.py:2"]
+
+
+def test_functions_have_few_parameters_but_for_commands(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    many = f"class A:\n    def f(self, {', '.join('abcdefgh')}, *, i): ...\ndef g({', '.join('abcdefgh')}): ...\n"
+    write(root, {"planish/a.py": many, "planish/commands/b.py": many})
+    assert found(root, capsys) == ["planish/a.py:2: f has 9 parameters, at most 8 are allowed: make settings of them"]
+
+
+def test_docstrings_describe_the_parameters_that_are_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = '"""Text.\n\n    Args:\n        one: is there.\n        two: is not.\n\n    Raises:\n        three: is none.\n    """'
+    write(root, {"planish/a.py": f"def f(one, *rest):\n    {text}\n"})
+    assert found(root, capsys) == ["planish/a.py:1: f has no parameter 'two', which its docstring describes"]

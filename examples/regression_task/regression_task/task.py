@@ -115,7 +115,7 @@ class Regression(BaseTask):
         found.append(Metric("r2", "").measured(r2(self.decode(outputs), targets), len(errors)))
         return {m.name: m for m in found}
 
-    def answers(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
         """``values``: each by its name."""
         return [{"values": dict(zip(self.class_names, map(float, row), strict=True))} for row in self.decode(outputs)]
 

@@ -30,7 +30,7 @@ def label_candidates(log: str | Path, bundles: Sequence[str | Path] = (), *, out
     Example:
         $ planish label-candidates log/ photos=runs/photos --count 50 --out to-label
     """
-    from planish.serving.monitoring.labelling import worth_labelling
+    from planish.serving.monitoring.labelling import find_label_candidates
     from planish.serving.monitoring.monitor import is_address
 
     at_least(1, count=count)
@@ -38,4 +38,4 @@ def label_candidates(log: str | Path, bundles: Sequence[str | Path] = (), *, out
         raise BundleError(f"{out} exists already", "nothing is overwritten", "choose another --out")
     if is_address(str(log)):
         raise DataError(f"the address {log}", "images are taken from the folder of a log", "name the folder of planish serve --log")
-    return worth_labelling(Path(log), Path(out), count, bundles)
+    return find_label_candidates(Path(log), Path(out), count, bundles)

@@ -68,5 +68,5 @@ def set_metadata(model: Any, given: Any, lineage: Lineage) -> None:
     """Let ``model`` say what ``given`` says (ONNX models, may be the same), with the lineage as it is now."""
     from onnx import helper
 
-    said = {p.key: p.value for p in given.metadata_props}
-    helper.set_model_props(model, said | {"planish.lineage": TypeAdapter(Lineage).dump_json(lineage).decode()})
+    properties = {p.key: p.value for p in given.metadata_props}
+    helper.set_model_props(model, properties | {"planish.lineage": TypeAdapter(Lineage).dump_json(lineage).decode()})

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from planish.compression.graph.channel_labels import label
 from planish.compression.graph.label_classes import FROZEN, Dim, Ints
 from planish.errors import TechniqueError
-from planish.models.outputs import in_a_row
+from planish.models.outputs import flattened
 
 Size = tuple[str, str, int]  # module, attribute, place in it if it is a list, else -1
 
@@ -208,8 +208,8 @@ def difference(module: nn.Module, graph: ChannelGraph, units: Sequence[int], exa
     example = example.double()
     try:
         with torch.no_grad():
-            got = in_a_row(prune(module, graph, units)(example))
-            expected = in_a_row(masked(module, graph, units)(example))
+            got = flattened(prune(module, graph, units)(example))
+            expected = flattened(masked(module, graph, units)(example))
     except (RuntimeError, AssertionError, ValueError, IndexError, TypeError):  # the network's own code expects other sizes
         return math.inf
     if got.shape != expected.shape or not (torch.isfinite(got).all() and torch.isfinite(expected).all()):

@@ -121,13 +121,13 @@ class LatencyPruning:
         gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
         known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # other speeds of one network need the same
         errors = _once(_known(*known, self.importance, self.round_to), lambda: width_sensitivity(module, graph, gone, images, task))
-        ways: dict[str, dict[LayerForm, float]] = {}
+        layer_forms: dict[str, dict[LayerForm, float]] = {}
         if self.low_rank:
-            ways = _once(_known(*known, "ranks"), lambda: _split_ways(module, example, batches, images, task))
+            layer_forms = _once(_known(*known, "ranks"), lambda: _split_forms(module, example, batches, images, task))
         if self.mixed_precision:
-            ways = _with_float(ways, _once(_known(*known, "rounding"), lambda: rounding_sensitivity(module, images, task)))
+            layer_forms = _with_float(layer_forms, _once(_known(*known, "rounding"), lambda: rounding_sensitivity(module, images, task)))
         kept = np.array([[1 - len(u) / sum(len(g.units) for g in gs) for u in us] for gs, us in zip(decided.values(), gone, strict=True)])
-        costs, layers = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times, ways)
+        costs, layers = width_costs(module, example, graph, list(decided.values()), kept, self.precision, self._times, layer_forms)
         uncut = Choice([0] * len(decided), [0] * len(costs))
         whole = time_of(costs, uncut)
         choice = least_error(errors, costs, whole / self.speedup)
@@ -140,10 +140,10 @@ class LatencyPruning:
             )
         ratios = {name: 1 - _KEPT[k] for name, k in zip(decided, choice.widths, strict=True)}
         chosen = {name: mine[form] for (name, mine), form in zip(layers, choice.forms, strict=True)}
-        split_up = {name: way.form for name, way in chosen.items() if way.form is not None}
+        split_up = {name: layer_form.form for name, layer_form in chosen.items() if layer_form.form is not None}
         changed, structure, notes = self._apply(artifact, task, ratios, split_up)
         if self.mixed_precision:
-            structure[FLOAT_LAYERS] = [name for name, way in chosen.items() if way.is_float]
+            structure[FLOAT_LAYERS] = [name for name, layer_form in chosen.items() if layer_form.is_float]
             notes += f"; to stay float: {', '.join(structure[FLOAT_LAYERS]) or 'none'}"
         what = "multiplications" if self.cost == "macs" else f"layers timed in {self.runtime} ({self.precision}), ms"
         shares = ", ".join(f"{name} {100 * (1 - ratio):g} %" for name, ratio in ratios.items())
@@ -187,7 +187,7 @@ def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
     return decided
 
 
-def _split_ways(
+def _split_forms(
     module: nn.Module, example: Tensor, batches: Callable[[], Iterable[tuple[Tensor, Any]]], images: Tensor, task: Task
 ) -> dict[str, dict[LayerForm, float]]:
     places, _ = find_layers(module, example)
@@ -196,11 +196,11 @@ def _split_ways(
     return {name: {LayerForm(form): error for form, error in forms.items()} for name, forms in sensitivity.items()}
 
 
-def _with_float(ways: Mapping[str, Mapping[LayerForm, float]], rounding: Mapping[str, float]) -> dict[str, dict[LayerForm, float]]:
+def _with_float(layer_forms: Mapping[str, Mapping[LayerForm, float]], rounding: Mapping[str, float]) -> dict[str, dict[LayerForm, float]]:
     """Every form in INT8 has the sensitivity to rounding on top of its own; the whole layer may also stay float, without any."""
     return {
         name: {LayerForm(): sensitivity, LayerForm(is_float=True): 0.0}
-        | {way: error + sensitivity for way, error in ways.get(name, {}).items()}
+        | {layer_form: error + sensitivity for layer_form, error in layer_forms.get(name, {}).items()}
         for name, sensitivity in rounding.items()
     }
 

@@ -1,4 +1,4 @@
-"""The time of a network's layers by their widths and the ways they are carried out: timed on a coarse grid, interpolated between."""
+"""The time of a network's layers by their widths and forms: timed on a coarse grid, interpolated between."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class _Call:
     def depthwise(self) -> bool:
         return self.shape.groups > 1 and self.shape.groups == self.shape.in_channels
 
-    def at(self, inputs: int, outputs: int, precision: Precision, way: LayerForm = _WHOLE) -> Variant:
-        """The same layer at other widths, carried out in that way."""
+    def at(self, inputs: int, outputs: int, precision: Precision, layer_form: LayerForm = _WHOLE) -> Variant:
+        """The same layer at other widths, in that form."""
         groups = self.shape.groups
         if self.depthwise:
             each = self.shape.out_channels // self.shape.in_channels
@@ -60,8 +60,8 @@ class _Call:
         elif groups > 1:
             inputs, outputs = (max(1, round(n / groups)) * groups for n in (inputs, outputs))
         shape = replace(self.shape, in_channels=inputs, out_channels=outputs, groups=groups)
-        layers = (shape,) if way.form is None else chain(shape, way.form.method, ranks_of(way.form, shape))
-        return Variant(layers, self.size, inputs, "fp32_in_int8" if way.is_float else precision)
+        layers = (shape,) if layer_form.form is None else chain(shape, layer_form.form.method, ranks_of(layer_form.form, shape))
+        return Variant(layers, self.size, inputs, "fp32_in_int8" if layer_form.is_float else precision)
 
 
 def width_costs(
@@ -74,7 +74,7 @@ def width_costs(
     times: Times,
     sensitivity: Mapping[str, Mapping[LayerForm, float]] | None = None,
 ) -> tuple[list[Cost], list[tuple[str, list[LayerForm]]]]:
-    """What each layer costs, by the decisions on the channels it reads and makes, and by the way it is carried out.
+    """What each layer costs, by the decisions on the channels it reads and makes, and by the form it is carried out in.
 
     Where a layer's channels come under several decisions (concatenation), its time is the mean of what each would give alone, weighted by
     channels, and it stays whole and in INT8. A form that is not faster than the whole layer at full width is left out.
@@ -90,26 +90,26 @@ def width_costs(
         sensitivity: by layer, the forms it may have, and the error of each.
 
     Returns:
-        The costs, and for each the layer and its ways, the whole one first.
+        The costs, and for each the layer and its forms, the whole one first.
     """
     decision_of = {unit: d for d, groups in enumerate(decided) for group in groups for unit in group.units}
     calls = _calls(module, example)
-    ways = _worth_trying(calls, sensitivity or {}, precision, times)
+    layer_forms = _worth_trying(calls, sensitivity or {}, precision, times)
     wanted: list[Variant] = []
     for call in calls:
-        for way in ways[call.name]:
-            wanted += [call.at(i, o, precision, way) for i in _grid(call, "in", way) for o in _grid(call, "out", way)]
+        for layer_form in layer_forms[call.name]:
+            wanted += [call.at(i, o, precision, layer_form) for i in _grid(call, "in", layer_form) for o in _grid(call, "out", layer_form)]
     found = dict(zip(wanted, times(wanted), strict=True))
     costs, layers = [], []
     for call in calls:
         ends = {dim: _shares(graph.classes.get((f"{call.name}.weight", dim)), decision_of) for dim in (0, 1)}
         reads, makes = {FIXED: 1.0} if call.depthwise else ends[1], ends[0]
-        mine = ways[call.name] if len(reads) == len(makes) == 1 else [_WHOLE]
-        errors = np.array([(sensitivity or {}).get(call.name, {}).get(way, 0.0) for way in mine])
+        mine = layer_forms[call.name] if len(reads) == len(makes) == 1 else [_WHOLE]
+        errors = np.array([(sensitivity or {}).get(call.name, {}).get(layer_form, 0.0) for layer_form in mine])
         tables = []
-        for way in mine:
-            inputs, outputs = _grid(call, "in", way), _grid(call, "out", way)
-            tables.append((np.array([[found[call.at(i, o, precision, way)] for o in outputs] for i in inputs]), inputs, outputs))
+        for layer_form in mine:
+            inputs, outputs = _grid(call, "in", layer_form), _grid(call, "out", layer_form)
+            tables.append((np.array([[found[call.at(i, o, precision, layer_form)] for o in outputs] for i in inputs]), inputs, outputs))
         for a, share_a in reads.items():
             for b, share_b in makes.items():
                 wide_in, wide_out = (
@@ -125,29 +125,29 @@ def width_costs(
 def _worth_trying(
     calls: Sequence[_Call], sensitivity: Mapping[str, Mapping[LayerForm, float]], precision: Precision, times: Times
 ) -> dict[str, list[LayerForm]]:
-    """Of each layer the whole way, and where it runs once the others: of those that split it only what is faster by what counts as a
+    """Of each layer the whole form, and where it runs once the others: of those that split it only what is faster by what counts as a
     difference.
     """
     names = [call.name for call in calls]
     once = [call for call in calls if call.name in sensitivity and names.count(call.name) == 1]
-    tried = [(call, way) for call in once for way in (_WHOLE, *sensitivity[call.name]) if not way.is_float]
-    variants = [call.at(call.shape.in_channels, call.shape.out_channels, precision, way) for call, way in tried]
-    ms = {(call.name, way): t for (call, way), t in zip(tried, times(variants), strict=True)}
+    tried = [(call, layer_form) for call in once for layer_form in (_WHOLE, *sensitivity[call.name]) if not layer_form.is_float]
+    variants = [call.at(call.shape.in_channels, call.shape.out_channels, precision, layer_form) for call, layer_form in tried]
+    ms = {(call.name, layer_form): t for (call, layer_form), t in zip(tried, times(variants), strict=True)}
     gain = 1 + SMALLEST_DIFFERENCE / 100
     found = {name: [_WHOLE] for name in names}
     for call in once:
-        others = [way for way in sensitivity[call.name] if way != _WHOLE]
+        others = [layer_form for layer_form in sensitivity[call.name] if layer_form != _WHOLE]
         found[call.name] += [w for w in others if w.is_float or ms[call.name, w] * gain < ms[call.name, _WHOLE]]
     return found
 
 
-def _grid(call: _Call, side: str, way: LayerForm) -> list[int]:
+def _grid(call: _Call, side: str, layer_form: LayerForm) -> list[int]:
     """Widths that are timed, whole multiples of 8 where there is room for them."""
     width = call.shape.in_channels if side == "in" else call.shape.out_channels
     if side == "in" and call.depthwise:
         return [width]
     step = 8 if width >= 64 else 1
-    return sorted({max(1, round(width * share / step) * step) for share in (_TIMED if way == _WHOLE else _TIMED_ELSE)} | {width})
+    return sorted({max(1, round(width * share / step) * step) for share in (_TIMED if layer_form == _WHOLE else _TIMED_ELSE)} | {width})
 
 
 def _between(ms: Floats, inputs: list[int], outputs: list[int], wide_in: Floats, wide_out: Floats) -> Floats:

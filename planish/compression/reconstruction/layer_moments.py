@@ -15,7 +15,7 @@ from torch.nn import functional
 from planish.compression.reconstruction.least_squares import RowSums, ridge_regression
 from planish.devices.layer_latency import Pair
 from planish.models.batch_norm import reestimate_batch_norm
-from planish.models.outputs import in_a_row
+from planish.models.outputs import flattened
 
 _POSITIONS = 32  # of each image and layer that a last factor is fitted to: neighbours hardly differ
 _BACKWARD_BATCH = 8  # gradients keep all activations
@@ -72,7 +72,7 @@ def moments(module: nn.Module, layers: Mapping[str, nn.Module], batches: Iterabl
     with torch.enable_grad(), watching(layers, lambda name, _, output: seen.append((name, output))):
         for images, *_ in batches:
             for part in torch.split(images, _BACKWARD_BATCH):
-                outputs = in_a_row(module(part.requires_grad_()))  # so that frozen layers have gradients too
+                outputs = flattened(module(part.requires_grad_()))  # so that frozen layers have gradients too
                 direction = torch.randint(0, 2, outputs.shape, generator=generator).to(outputs) * 2 - 1
                 gradients = torch.autograd.grad((outputs * direction).sum(), [o for _, o in seen], allow_unused=True)
                 for (name, output), gradient in zip(seen, gradients, strict=True):

@@ -41,8 +41,8 @@ def resize_file(file: Path, before: InputSpec, artifact: Artifact) -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(row[:, :, : spec.width]), tensor.name))
     model.graph.ClearField("value_info")
     set_metadata(model, model, artifact.lineage)
-    said = {p.key: p.value for p in model.metadata_props} | {"planish.input_spec": TypeAdapter(InputSpec).dump_json(spec).decode()}
-    onnx.helper.set_model_props(model, said)
+    properties = {p.key: p.value for p in model.metadata_props} | {"planish.input_spec": TypeAdapter(InputSpec).dump_json(spec).decode()}
+    onnx.helper.set_model_props(model, properties)
     _try(model, np.zeros((2, spec.height, spec.width, spec.channels), np.uint8), len(artifact.class_names))
     onnx.save(model, str(artifact.files[0]))
 

@@ -14,7 +14,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class NotedObject:
+class ObjectAnnotation:
     """One object, in pixels of the image as it lies on disk.
 
     Args:
@@ -51,13 +51,13 @@ class AnnotatedImage:
     key: str
     path: Path
     split: GivenSplit | None
-    objects: Sequence[NotedObject] = field(default_factory=tuple)
+    objects: Sequence[ObjectAnnotation] = field(default_factory=tuple)
     size: tuple[int, int] | None = None
     labels: Path | None = None
     faults: Sequence[str] = ()
 
 
-def note_unused(class_names: Sequence[str], objects: Sequence[NotedObject]) -> None:
+def note_unused(class_names: Sequence[str], objects: Sequence[ObjectAnnotation]) -> None:
     """Report classes that are declared, but have no object. They keep their numbers, as other tools count them, too."""
     used = {one.label for one in objects}
     if objects and (unused := [name for name in class_names if name not in used]):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject, note_unused
+from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation, note_unused
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import SPLIT_WORDS, GivenSplit
 from planish.data.sources.unsupported_formats import PANOPTIC, foreign_format
@@ -175,9 +175,9 @@ def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
     return found
 
 
-def _objects(file: Path, content: dict[str, Any], names: dict[int, str]) -> tuple[dict[Any, list[NotedObject]], dict[Any, list[str]]]:
+def _objects(file: Path, content: dict[str, Any], names: dict[int, str]) -> tuple[dict[Any, list[ObjectAnnotation]], dict[Any, list[str]]]:
     """The objects of each image, and what cannot be understood of its annotations."""
-    found: dict[Any, list[NotedObject]] = {}
+    found: dict[Any, list[ObjectAnnotation]] = {}
     faults: dict[Any, list[str]] = {}
     for place, one in enumerate(content.get("annotations") or []):
         image = _number(one["image_id"])
@@ -226,7 +226,7 @@ def is_coco(file: Path) -> bool:
     return b'"images"' in head or b'"annotations"' in head or b'"categories"' in head or b'"info"' in head
 
 
-def _object(one: dict[str, Any], names: dict[int, str]) -> NotedObject:
+def _object(one: dict[str, Any], names: dict[int, str]) -> ObjectAnnotation:
     """Raises:
     ValueError: it makes no sense; the message goes on after "annotation 7 ".
     """
@@ -240,7 +240,7 @@ def _object(one: dict[str, Any], names: dict[int, str]) -> NotedObject:
         left, top, width, height = (float(v) for v in one["bbox"])
     except DAMAGED:
         raise ValueError(f"has the bbox {str(one.get('bbox'))[:60]}; it is four numbers: left, top, width, height") from None
-    return NotedObject(
+    return ObjectAnnotation(
         names[number],
         (left, top, left + width, top + height),
         crowd=_flag(one, "iscrowd"),

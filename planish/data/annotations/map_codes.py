@@ -74,8 +74,8 @@ def codes_in(file: Path) -> frozenset[int]:
     Raises:
         DataError: it cannot be read, or has more colours than classes can be told apart.
     """
-    told = file.stat()
-    return _codes_in(file, told.st_mtime_ns, told.st_size)
+    status = file.stat()
+    return _codes_in(file, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=1_000_000)

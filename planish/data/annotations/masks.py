@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject
+from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation
 from planish.data.annotations.map_codes import Codes, codes_in, lossy_codes, named_codes, read_codes
 from planish.data.annotations.voc import given_splits
 from planish.data.sources.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
@@ -103,7 +103,7 @@ def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedI
     return images, tuple(sorted({o.label for image in images for o in image.objects}))
 
 
-def _of_singles(one: Masked) -> Iterator[NotedObject]:
+def _of_singles(one: Masked) -> Iterator[ObjectAnnotation]:
     for file in one.singles:
         inside = read_codes(file) > 0
         named = _NUMBERED.fullmatch(file.stem)
@@ -112,7 +112,7 @@ def _of_singles(one: Masked) -> Iterator[NotedObject]:
             yield found
 
 
-def _of_map(one: Masked, names: dict[int, str]) -> Iterator[NotedObject]:
+def _of_map(one: Masked, names: dict[int, str]) -> Iterator[ObjectAnnotation]:
     assert one.objects is not None
     numbers = read_codes(one.objects)
     kinds = read_codes(one.labels) if one.labels else None
@@ -128,7 +128,7 @@ def _of_map(one: Masked, names: dict[int, str]) -> Iterator[NotedObject]:
             yield found
 
 
-def _object(label: str, inside: np.ndarray) -> NotedObject | None:
+def _object(label: str, inside: np.ndarray) -> ObjectAnnotation | None:
     from pycocotools import mask as coco
 
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
@@ -136,7 +136,7 @@ def _object(label: str, inside: np.ndarray) -> NotedObject | None:
         return None
     lengths = coco.encode(np.asfortranarray(inside, dtype=np.uint8))
     box = float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-    return NotedObject(label, box, area=float(inside.sum()), mask={"size": list(inside.shape), "counts": lengths["counts"]})
+    return ObjectAnnotation(label, box, area=float(inside.sum()), mask={"size": list(inside.shape), "counts": lengths["counts"]})
 
 
 def _class_names(root: Path, masked: list[Masked]) -> dict[int, str]:

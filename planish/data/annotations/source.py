@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject
+from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation
 from planish.data.annotations.coco import coco_files, is_coco, read_coco
 from planish.data.annotations.kinds import USUAL_TASKS
 from planish.data.annotations.map_codes import NAME_FILES, Codes
@@ -22,7 +22,7 @@ from planish.task import Kind
 
 
 @dataclass(frozen=True)
-class Noted:
+class SourceAnnotations:
     """What a source says.
 
     Args:
@@ -57,7 +57,9 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 }
 
 
-def noted_in(path: Path, wanted: Kind | None = None, layout: str | None = None, inventory: Inventory | None = None) -> Noted | None:
+def read_annotations(
+    path: Path, wanted: Kind | None = None, layout: str | None = None, inventory: Inventory | None = None
+) -> SourceAnnotations | None:
     """What the annotations in a folder, or in a COCO or YAML file, say; None where there are none, and images lie in folders of classes.
 
     Args:
@@ -113,7 +115,7 @@ def _chosen(path: Path, found: list[str], wanted: Kind | None) -> str | None:
     raise DataError(f"{str(path)!r} has {kinds}: either could be meant", "a data set is read in one way", fix)
 
 
-def _of_file(path: Path, layout: str | None, inventory: Inventory) -> Noted | None:
+def _of_file(path: Path, layout: str | None, inventory: Inventory) -> SourceAnnotations | None:
     suffix = path.suffix.lower()
     of_suffix = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}.get(suffix)
     if layout is not None and layout != of_suffix:
@@ -133,7 +135,9 @@ def _of_file(path: Path, layout: str | None, inventory: Inventory) -> Noted | No
     return _of_objects(*read_coco(root, {path: None}, inventory), "COCO JSON", None, inventory)
 
 
-def _of_objects(images: list[AnnotatedImage], class_names: Sequence[str], how: str, wanted: Kind | None, inventory: Inventory) -> Noted:
+def _of_objects(
+    images: list[AnnotatedImage], class_names: Sequence[str], how: str, wanted: Kind | None, inventory: Inventory
+) -> SourceAnnotations:
     images = _without_repeated(images, inventory)
     objects = [o for image in images for o in image.objects]
     if not objects and not any(image.faults for image in images):
@@ -155,7 +159,7 @@ def _of_objects(images: list[AnnotatedImage], class_names: Sequence[str], how: s
         inventory.assume(f"images without annotations show no object: {bare}")
     left_out = sum(one.annotations + one.count * (one.what == "annotations") for one in inventory.left_out)
     inventory.annotations_found = len(objects) + sum(len(image.faults) for image in images) + left_out
-    return Noted(_with_splits(images, inventory), tuple(class_names), "masks" if masks else "boxes", how)
+    return SourceAnnotations(_with_splits(images, inventory), tuple(class_names), "masks" if masks else "boxes", how)
 
 
 def _without_repeated(images: list[AnnotatedImage], inventory: Inventory) -> list[AnnotatedImage]:
@@ -171,7 +175,7 @@ def _without_repeated(images: list[AnnotatedImage], inventory: Inventory) -> lis
     return found
 
 
-def _is_its_box(one: NotedObject) -> bool:
+def _is_its_box(one: ObjectAnnotation) -> bool:
     """Whether the mask of an object is one polygon of four corners, those of its box."""
     if not isinstance(one.mask, list) or len(one.mask) != 1 or not isinstance(one.mask[0], list) or len(one.mask[0]) not in (8, 10):
         return False
@@ -194,7 +198,7 @@ def _with_splits(images: list[AnnotatedImage], inventory: Inventory) -> list[Ann
     return [image for image in images if image.split is not None]
 
 
-def _of_masks(path: Path, masked: list[Masked], wanted: Kind | None, inventory: Inventory) -> Noted:
+def _of_masks(path: Path, masked: list[Masked], wanted: Kind | None, inventory: Inventory) -> SourceAnnotations:
     """Of mask images: of objects where that is wanted, or where there are no others; else label maps."""
     inventory.use([*(path / name for name in NAME_FILES), *path.rglob("ImageSets/*/*.txt")])
     maps = [one for one in masked if one.labels is not None]
@@ -207,4 +211,4 @@ def _of_masks(path: Path, masked: list[Masked], wanted: Kind | None, inventory: 
         return _of_objects(*read_object_masks(path, single), "mask images of objects", wanted or "masks", inventory)
     inventory.use(one.labels for one in maps if one.labels is not None)
     images, codes = read_label_maps(path, maps)
-    return Noted(_with_splits(images, inventory), codes.class_names, "maps", "mask images", codes)
+    return SourceAnnotations(_with_splits(images, inventory), codes.class_names, "maps", "mask images", codes)

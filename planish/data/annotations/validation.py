@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject
+from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation
 from planish.data.preprocessing import FORMATS, image_damage_reported
 from planish.data.targets.objects import Objects
 from planish.data.targets.run_lengths import lengths_of
@@ -47,7 +47,7 @@ def objects_of(noted: AnnotatedImage, height: int, width: int, number: Mapping[s
         masks: whether all objects shall have one.
     """
     faults = list(noted.faults)
-    kept: list[tuple[NotedObject, tuple[float, ...], Any]] = []
+    kept: list[tuple[ObjectAnnotation, tuple[float, ...], Any]] = []
     # boxes of an image that its annotations know in another size are meant in that size
     down, across = (height / noted.size[0], width / noted.size[1]) if noted.size and all(noted.size) else (1.0, 1.0)
     objects_given = noted.objects

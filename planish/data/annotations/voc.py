@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject
+from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit, files_below
 from planish.data.sources.unsupported_formats import foreign_format
@@ -72,7 +72,7 @@ def read_voc(
     return sorted(images, key=lambda image: image.key), tuple(names)
 
 
-def _object(one: ElementTree.Element) -> NotedObject:
+def _object(one: ElementTree.Element) -> ObjectAnnotation:
     """Raises:
     ValueError: it makes no sense; the message goes on after "object 3 ".
     """
@@ -86,7 +86,7 @@ def _object(one: ElementTree.Element) -> NotedObject:
         raise ValueError("has a bndbox whose xmin, ymin, xmax and ymax are not all numbers") from None
     name = (one.findtext("name") or "").strip() or "object"
     difficult = (one.findtext("difficult") or "").strip().lower() in ("1", "true")
-    return NotedObject(name, (left - 1, top - 1, right, bottom), difficult=difficult)
+    return ObjectAnnotation(name, (left - 1, top - 1, right, bottom), difficult=difficult)
 
 
 def _side(size: ElementTree.Element, name: str, file: Path) -> int:

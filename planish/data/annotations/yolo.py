@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from planish.data.annotations.annotated_image import AnnotatedImage, NotedObject, note_unused
+from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation, note_unused
 from planish.data.annotations.validation import size_of
 from planish.data.annotations.yolo_text import class_number, has_label_line
 from planish.data.sources.inventory import Inventory
@@ -208,7 +208,7 @@ def _refuse_other_kinds(lines: list[list[str]]) -> None:
             )  # fmt: skip
 
 
-def _object(words: list[str], names: dict[int, str], height: int, width: int) -> NotedObject:
+def _object(words: list[str], names: dict[int, str], height: int, width: int) -> ObjectAnnotation:
     number = class_number(words[0])
     if number is None or number not in names:
         raise ValueError(f"is of class {words[0]!r}; classes are {', '.join(map(str, sorted(names)))}")
@@ -223,10 +223,10 @@ def _object(words: list[str], names: dict[int, str], height: int, width: int) ->
     label = names[number]
     if len(values) == 4:
         x, y, wide, high = values
-        return NotedObject(label, ((x - wide / 2) * width, (y - high / 2) * height, (x + wide / 2) * width, (y + high / 2) * height))
+        return ObjectAnnotation(label, ((x - wide / 2) * width, (y - high / 2) * height, (x + wide / 2) * width, (y + high / 2) * height))
     polygon = [value * side for value, side in zip(values, [width, height] * (len(values) // 2), strict=True)]
     across, down = polygon[::2], polygon[1::2]
-    return NotedObject(label, (min(across), min(down), max(across), max(down)), mask=[polygon])
+    return ObjectAnnotation(label, (min(across), min(down), max(across), max(down)), mask=[polygon])
 
 
 def _rows(text: Path) -> list[tuple[int, list[str]]]:
@@ -287,14 +287,17 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
     for entry in entries:
         # such files often name the folder of another machine, or one above: then what it says is meant from here
         inner = [part for part in Path(entry.replace("\\", "/")).parts if part not in ("..", "/")]
-        ways = [file.parent / base / entry, file.parent / entry, *(file.parent.joinpath(*inner[i:]) for i in range(len(inner)))]
-        place = next((real_path(way) for way in ways if way.exists() and real_path(way).is_relative_to(real_path(root))), None)
+        guesses = [file.parent / base / entry, file.parent / entry, *(file.parent.joinpath(*inner[i:]) for i in range(len(inner)))]
+        place = next(
+            (real_path(guess) for guess in guesses if guess.exists() and real_path(guess).is_relative_to(real_path(root))),
+            None,
+        )
         if place is None and word == "test":  # Roboflow names it where there are no test images, too
             inventory.assume(f"{file.name} names {entry} for test, which does not exist: test is cut from train")
             continue
         if place is None:
             raise DataError(f"{file.name} names {entry!r} for {word}, which is not below {str(root)!r}", "images lie below the data folder")
-        if place not in [real_path(way) for way in ways[:2]]:
+        if place not in [real_path(guess) for guess in guesses[:2]]:
             inventory.assume(f"{file.name} names {entry} for {word}, which is taken from here: {place.relative_to(real_path(root))}")
         if place.is_dir():
             found += [image for image in images if real_path(image).is_relative_to(place)]
@@ -309,12 +312,12 @@ def _named(root: Path, file: Path, images: dict[Path, Path]) -> list[Path]:
     lines = [line.strip().replace("\\", "/") for line in _text_of(file, "surrogateescape").splitlines() if line.strip()]  # as file names
     found, missing = [], []
     for line in dict.fromkeys(lines):
-        ways = [real_path(folder / line) for folder in (file.parent, root)]
-        image = next((images[way] for way in ways if way in images), None)
+        guesses = [real_path(folder / line) for folder in (file.parent, root)]
+        image = next((images[guess] for guess in guesses if guess in images), None)
         if image is None:  # written on another machine: the folders above the data are others
             parts = Path(line).parts
-            ways = [real_path(root / Path(*parts[i:])) for i in range(1, len(parts))]
-            image = next((images[way] for way in ways if way in images), None)
+            guesses = [real_path(root / Path(*parts[i:])) for i in range(1, len(parts))]
+            image = next((images[guess] for guess in guesses if guess in images), None)
         if image is None:
             missing.append(line)
         else:

@@ -60,7 +60,7 @@ def whole(final: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def disk_full_told(folder: Path, needed_bytes: Callable[[], float]) -> Iterator[None]:
+def full_disk_reported(folder: Path, needed_bytes: Callable[[], float]) -> Iterator[None]:
     """Turn a full disk into a DataError that says how much is needed."""
     try:
         yield

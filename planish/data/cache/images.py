@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.artifact import InputSpec, Preprocessing
-from planish.data.cache.files import disk_full_told, in_threads, key_of, whole
+from planish.data.cache.files import full_disk_reported, in_threads, key_of, whole
 from planish.data.duplicates import THUMB, thumbnail
 from planish.data.preprocessing import FORMATS, decode, resize
 from planish.data.sources.file_kinds import remarks
@@ -115,7 +115,7 @@ def resized(store: ImageStore, rows: npt.NDArray[np.int64], spec: InputSpec, pre
             return (np.repeat(image, 3, axis=2) if image.shape[2] < spec.channels else image).tobytes()
 
         size = float(np.prod(shape, dtype=np.int64))
-        with whole(folder) as partial, disk_full_told(root, lambda: size), (partial / "images.npy").open("wb") as file:
+        with whole(folder) as partial, full_disk_reported(root, lambda: size), (partial / "images.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             with Stage("resizing images", len(rows)) as stage:
                 for chunk in in_threads(work, len(rows)):
@@ -147,7 +147,7 @@ def _decode_all(paths: Sequence[Path], decode_side: int, grey: bool, folder: Pat
     nothing = (np.zeros((0, 0, 0), np.uint8), np.zeros(3), np.zeros(3), np.zeros((THUMB, THUMB), np.uint8))
     with (
         whole(folder) as partial,
-        disk_full_told(folder.parent.parent, lambda: offsets[-1] * len(paths) / max(1, len(shapes))),
+        full_disk_reported(folder.parent.parent, lambda: offsets[-1] * len(paths) / max(1, len(shapes))),
         (partial / "pixels.bin").open("wb") as file,
         Stage("decoding images", len(paths)) as stage,
     ):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from planish.data.cache.files import disk_full_told, whole
+from planish.data.cache.files import full_disk_reported, whole
 from planish.data.sources.fashion import fashion_mini, fashion_mini_sha256
 from planish.data.sources.scenes import TRAIN_SCENES, scenes_folder
 from planish.errors import DataError
@@ -89,7 +89,7 @@ def _write_folders(
 ) -> None:
     """Write ``folder/split/class/index.png``, whole or not at all."""
     try:
-        with whole(folder) as partial, disk_full_told(folder.parent, lambda: 4096 * total), Stage(stage_name, total) as stage:
+        with whole(folder) as partial, full_disk_reported(folder.parent, lambda: 4096 * total), Stage(stage_name, total) as stage:
             for split, items in splits.items():
                 for name in classes:
                     (partial / split / name).mkdir(parents=True)

@@ -152,6 +152,10 @@ def _listed(manifest: Path, line: int, row: dict[str, str]) -> Listed:
             "a split is one of train, training, val, valid, validation, test, testing, or empty in all rows",
         )
     slashes = row["path"].replace("\\", "/")
-    ways = (row["path"], slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")))  # accents as other systems store them
-    path = next((way for way in ways if (manifest.parent / way).exists()), slashes)
+    spellings = (
+        row["path"],
+        slashes,
+        *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")),
+    )  # accents as other systems store them
+    path = next((spelling for spelling in spellings if (manifest.parent / spelling).exists()), slashes)
     return Listed(Path(path).as_posix(), manifest.parent / path, row["label"], SPLIT_WORDS.get(word.lower()))

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from planish.data.cache.files import disk_full_told, in_threads, key_of, whole
+from planish.data.cache.files import full_disk_reported, in_threads, key_of, whole
 from planish.data.sources.fashion import FashionMini, fashion_mini, fashion_mini_sha256
 from planish.errors import DataError
 from planish.progress import Stage
@@ -85,7 +85,7 @@ def scenes_folder(cache_dir: Path, train_scenes: int = TRAIN_SCENES, seed: int =
     mini = fashion_mini()
     total = sum(counts.values())
     try:
-        with whole(folder) as partial, disk_full_told(folder.parent, lambda: 32_000 * total), Stage("composing scenes", total) as stage:
+        with whole(folder) as partial, full_disk_reported(folder.parent, lambda: 32_000 * total), Stage("composing scenes", total) as stage:
             for split, count in counts.items():
                 (partial / split).mkdir()
                 garments = _garments(mini, split)

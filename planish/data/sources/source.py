@@ -14,7 +14,7 @@ import numpy.typing as npt
 from planish.data.annotations.annotated_image import AnnotatedImage
 from planish.data.annotations.kinds import USUAL_TASKS, annotations_for, fitting_kind
 from planish.data.annotations.map_codes import Codes, codes_in, size_in
-from planish.data.annotations.source import LAYOUTS, noted_in
+from planish.data.annotations.source import LAYOUTS, read_annotations
 from planish.data.annotations.validation import objects_of, size_of
 from planish.data.sources.builtin import BUILTIN, builtin_folder, is_builtin
 from planish.data.sources.inventory import Inventory
@@ -410,7 +410,7 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
         if layout is not None:
             raise DataError(f"the layout {layout!r} for the task {task!r}", "it reads its data in a way of its own", "omit --layout")
         return wanted(path, inventory)
-    noted = noted_in(path, wanted, layout, inventory)
+    noted = read_annotations(path, wanted, layout, inventory)
     if noted is not None:
         kind = fitting_kind(noted.kind, wanted, name, task)
         used_for = task or USUAL_TASKS[kind]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from planish.data.annotations.map_codes import IGNORED
-from planish.data.cache.files import disk_full_told, whole
+from planish.data.cache.files import full_disk_reported, whole
 from planish.data.preprocessing import decode
 from planish.data.sources.listing import GivenSplit
 from planish.data.splits import cut
@@ -221,7 +221,7 @@ def write_tiles(
     total = sum(image.target.width * image.target.height for image in images)
     with (
         whole(folder) as partial,
-        disk_full_told(folder.parent, lambda: 3 * total / (1 - overlap) ** 2),
+        full_disk_reported(folder.parent, lambda: 3 * total / (1 - overlap) ** 2),
         Stage("cutting tiles", len(images)) as stage,
     ):
         written: dict[GivenSplit, list[tuple[dict[str, Any], Objects]]] = {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planish.evaluation.errors.costs import costs
-from planish.evaluation.metrics.detection import average_precision, drawn_anew
+from planish.evaluation.metrics.detection import average_precision, bootstrap_counts
 from planish.evaluation.metrics.matching import Flags, Floats, Matches, Numbers, Seen, match, seen_in
 from planish.evaluation.statistics.intervals import known_mean
 
@@ -75,7 +75,7 @@ def _lost(errors: Errors, images: int, classes: int) -> dict[str, tuple[int, Flo
     """How many errors of each kind there are, and the points that they cost in each draw of images ``(R,)``."""
     if not len(errors.matches.object_image):
         return {}
-    weights = drawn_anew(images)
+    weights = bootstrap_counts(images)
     before = average_precision(errors.matches, classes, weights)
     found = {}
     for number, kind in enumerate(KINDS):

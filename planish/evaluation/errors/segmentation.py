@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from planish.data.sources.source import BACKGROUND
 from planish.evaluation.errors.costs import costs
-from planish.evaluation.metrics.segmentation import IGNORED, as_large_as, drawn_images, intersection_over_union
+from planish.evaluation.metrics.segmentation import IGNORED, as_large_as, bootstrap_counts, intersection_over_union
 from planish.evaluation.statistics.intervals import Floats, known_mean
 
 if TYPE_CHECKING:
@@ -40,22 +40,22 @@ def segmentation_errors(
     return costs(lost, len(targets), None if against is None else _lost(against["classes"], targets, class_names))
 
 
-def kinds_of(said: npt.NDArray[np.uint8], wanted: npt.NDArray[np.uint8], background: int | None) -> npt.NDArray[np.int64]:
+def kinds_of(predicted: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8], background: int | None) -> npt.NDArray[np.int64]:
     """Which of ``KINDS`` each pixel is ``(H, W)``; -1 where it is right, or is not asked for.
 
     Args:
-        said: classes as predicted ``(H, W)``.
-        wanted: as they are.
+        predicted: classes ``(H, W)``.
+        expected: as they are.
         background: its number, if it is a class.
     """
-    reach = 2 * max(1, round(_BORDER * max(wanted.shape))) + 1
-    border = ndimage.maximum_filter(wanted, reach) != ndimage.minimum_filter(wanted, reach)
-    kind = np.full(wanted.shape, KINDS.index("mistaken_classes"))
+    reach = 2 * max(1, round(_BORDER * max(expected.shape))) + 1
+    border = ndimage.maximum_filter(expected, reach) != ndimage.minimum_filter(expected, reach)
+    kind = np.full(expected.shape, KINDS.index("mistaken_classes"))
     if background is not None:
-        kind[wanted == background] = KINDS.index("invented_pixels")
-        kind[said == background] = KINDS.index("missed_pixels")
+        kind[expected == background] = KINDS.index("invented_pixels")
+        kind[predicted == background] = KINDS.index("missed_pixels")
     kind[border] = KINDS.index("borders")
-    kind[(said == wanted) | (wanted == IGNORED)] = -1
+    kind[(predicted == expected) | (expected == IGNORED)] = -1
     return kind
 
 
@@ -63,26 +63,26 @@ def _lost(classes: Any, targets: Any, class_names: Sequence[str]) -> dict[str, t
     """How many pixels of each kind there are, and the points that they cost in each draw of images ``(R,)``."""
     number = len(class_names)
     background = class_names.index(BACKGROUND) if BACKGROUND in class_names else None
-    right, wanted, said = np.zeros((3, len(targets), number))
+    right, expected, predicted = np.zeros((3, len(targets), number))
     wrong = np.zeros((len(KINDS), 2, len(targets), number))  # pixels by kind, of the class that is wanted and of the one that is said
     for i in range(len(targets)):
         truth = np.asarray(targets[i])
         guess = as_large_as(classes[i], truth)
-        asked = truth != IGNORED
-        for counts, labels in ((right, truth[asked & (guess == truth)]), (wanted, truth[asked]), (said, guess[asked])):
+        counted = truth != IGNORED
+        for counts, labels in ((right, truth[counted & (guess == truth)]), (expected, truth[counted]), (predicted, guess[counted])):
             counts[i] = np.bincount(labels, minlength=number)
         kinds = kinds_of(guess, truth, background)
         for k in range(len(KINDS)):
             rows = kinds == k
             wrong[k, :, i] = [np.bincount(labels[rows], minlength=number) for labels in (truth, guess)]
-    weights = drawn_images(len(targets))
-    right, wanted, said = (weights @ counts for counts in (right, wanted, said))
-    before = known_mean(intersection_over_union(right, wanted, said))
+    weights = bootstrap_counts(len(targets))
+    right, expected, predicted = (weights @ counts for counts in (right, expected, predicted))
+    before = known_mean(intersection_over_union(right, expected, predicted))
     found = {}
     for kind, (truths, guesses) in zip(KINDS, wrong, strict=True):
         if background is None and kind in ("invented_pixels", "missed_pixels"):
             continue
         repaired, taken = weights @ truths, weights @ guesses
-        after = known_mean(intersection_over_union(right + repaired, wanted, said + repaired - taken))
+        after = known_mean(intersection_over_union(right + repaired, expected, predicted + repaired - taken))
         found[kind] = int(truths.sum()), 100 * (after - before)
     return found

@@ -46,7 +46,7 @@ def detection_metrics(
     """
     found: list[Measurement] = []
     n = len(targets)
-    weights = drawn_anew(n)
+    weights = bootstrap_counts(n)
     for kind in ["mask_", ""] if masks else [""]:
         images = seen_in(outputs, targets, masks=kind == "mask_")
         matches = match(images, uncapped=uncapped)
@@ -68,7 +68,7 @@ def average_precision_by_class(
     outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
 ) -> dict[str, Measurement]:
     """Average precision of each class that there are objects of, in percent; ``n`` is the number of its objects."""
-    matches, weights = match(seen_in(outputs, targets, masks=masks), uncapped=uncapped), drawn_anew(len(targets))
+    matches, weights = match(seen_in(outputs, targets, masks=masks), uncapped=uncapped), bootstrap_counts(len(targets))
     precision = average_precision(matches, len(class_names), weights)
     counts = np.bincount(matches.object_label, minlength=len(class_names))
     return {
@@ -153,7 +153,7 @@ def _recall(matches: Matches, classes: int, weights: Floats) -> Floats:
     return result
 
 
-def drawn_anew(n: int) -> Floats:
+def bootstrap_counts(n: int) -> Floats:
     """How often each image counts ``(1 + resamples, n)``; the first row is what was really seen."""
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
     return np.concatenate([np.ones((1, n)), drawn]).astype(np.float64)

@@ -33,23 +33,23 @@ def confusions(classes: Any, targets: Any, number: int) -> npt.NDArray[np.int64]
     """
     found = np.zeros((len(targets), number, number), np.int64)
     for i in range(len(targets)):
-        wanted = np.asarray(targets[i])
-        said = as_large_as(classes[i], wanted)
-        asked = wanted != IGNORED
-        flat = wanted[asked].astype(np.int64) * number + said[asked]
+        expected = np.asarray(targets[i])
+        predicted = as_large_as(classes[i], expected)
+        counted = expected != IGNORED
+        flat = expected[counted].astype(np.int64) * number + predicted[counted]
         found[i] = np.bincount(flat, minlength=number * number).reshape(number, number)
     return found
 
 
 def as_large_as(classes: Any, target: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """A predicted map ``(h, w)`` brought to the size of its target by the nearest pixel."""
-    said = np.asarray(classes, np.uint8)
-    if said.shape == target.shape:
-        return said
-    return np.asarray(Image.fromarray(said).resize(target.shape[::-1], Image.Resampling.NEAREST))
+    predicted = np.asarray(classes, np.uint8)
+    if predicted.shape == target.shape:
+        return predicted
+    return np.asarray(Image.fromarray(predicted).resize(target.shape[::-1], Image.Resampling.NEAREST))
 
 
-def drawn_images(n: int) -> npt.NDArray[np.int64]:
+def bootstrap_counts(n: int) -> npt.NDArray[np.int64]:
     """How often each image is drawn: once, and in the draws of a bootstrap ``(R, n)``."""
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
     return np.concatenate([np.ones((1, n), np.int64), drawn])
@@ -65,7 +65,7 @@ def segmentation_metrics(outputs: Outputs, targets: Any, class_names: Sequence[s
     """
     each = confusions(outputs["classes"], targets, len(class_names))
     n = len(each)
-    total = np.tensordot(drawn_images(n), each, axes=1)
+    total = np.tensordot(bootstrap_counts(n), each, axes=1)
     iou = _iou(total)
     right = np.trace(total, axis1=1, axis2=2) / np.maximum(1, total.sum((1, 2)))
     of = {"miou": known_mean(iou), "dice": known_mean(2 * iou / (1 + iou)), "pixel_accuracy": right}
@@ -75,7 +75,7 @@ def segmentation_metrics(outputs: Outputs, targets: Any, class_names: Sequence[s
 def iou_by_class(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> dict[str, Measurement]:
     """Intersection over union of each class that is there, or is predicted, in percent; ``n`` is the number of images with it."""
     each = confusions(outputs["classes"], targets, len(class_names))
-    iou = _iou(np.tensordot(drawn_images(len(each)), each, axes=1))
+    iou = _iou(np.tensordot(bootstrap_counts(len(each)), each, axes=1))
     shown = (each.sum(2) > 0).sum(0)
     return {name: percent("iou", int(shown[i]), _interval(iou[:, i])) for i, name in enumerate(class_names) if not np.isnan(iou[0, i])}
 
@@ -97,9 +97,9 @@ def _iou(total: Any) -> Floats:
     return intersection_over_union(np.diagonal(total, axis1=1, axis2=2).astype(np.float64), total.sum(2), total.sum(1))
 
 
-def intersection_over_union(right: Any, wanted: Any, said: Any) -> Floats:
+def intersection_over_union(right: Any, expected: Any, predicted: Any) -> Floats:
     """Of counts of pixels that are right, of a class, and said to be of it; NaN where a class is neither there nor predicted."""
-    union = wanted + said - right
+    union = expected + predicted - right
     return np.asarray(np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0))
 
 

@@ -101,9 +101,9 @@ class MixChange:
         rank = (edges[index] + self._random.random() * (self._counts[index] + 1)) / (edges[-1] + 1)
         place = int(np.searchsorted(edges[1:-1], rank * edges[-1], side="right"))  # one of as many parts as classes, known beforehand
         usual = self._counts / edges[-1]
-        said = np.minimum(np.outer(usual, _TIMES), (1 + usual[:, None]) / 2)
-        factors = (1 - said) / np.maximum(1 - usual[:, None], 1e-12)  # of a class that is all there is, only its own place is used
-        factors[place] = said[place] / usual[place]
+        alternatives = np.minimum(np.outer(usual, _TIMES), (1 + usual[:, None]) / 2)
+        factors = (1 - alternatives) / np.maximum(1 - usual[:, None], 1e-12)  # of a class that is all there is, only its own place is used
+        factors[place] = alternatives[place] / usual[place]
         self._capital.multiply(np.append(1.0, factors))
         self._counts[index] += 1
 

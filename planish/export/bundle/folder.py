@@ -18,7 +18,7 @@ from planish.data.preprocessing import preprocess
 from planish.errors import BundleError, DataError
 from planish.export.bundle.readme import readme
 from planish.export.bundle.reference import DriftReference, image_values, reference_values
-from planish.export.checks.agreement import essential
+from planish.export.checks.agreement import compact_outputs
 from planish.export.runtimes.registry import find, load
 from planish.files.archives import read_arrays
 from planish.files.reading import real_path
@@ -260,7 +260,7 @@ def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Pre
         suffix = PurePosixPath(split.keys[index]).suffix.lower()
         name = f"golden/{number:03d}{suffix if suffix[1:].isalnum() else ''}"
         (folder / name).write_bytes(data)
-        outputs.append(essential(predictor(preprocess(data, artifact.input_spec, artifact.preprocessing)[None])))
+        outputs.append(compact_outputs(predictor(preprocess(data, artifact.input_spec, artifact.preprocessing)[None])))
         names.append(name)
     arrays = {key: np.concatenate([o[key] for o in outputs]) for key in outputs[0]}
     np.savez_compressed(folder / EXPECTED, **arrays)  # type: ignore[arg-type]

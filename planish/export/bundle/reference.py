@@ -58,11 +58,11 @@ def image_values(
     steps = [np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2) if grey.shape[axis] > 1]
     sharpness = np.mean(steps, axis=0) if steps else np.zeros(len(images))
     found = []
-    for i, (said, named) in enumerate(statistics(task, outputs, class_names)):
+    for i, (of_outputs, named) in enumerate(statistics(task, outputs, class_names)):
         values = {"brightness": grey[i].mean(), "contrast": grey[i].std(), "sharpness": sharpness[i]}
         if files:
             values["width"], values["height"] = _size(files[i])
-        one: dict[str, Any] = {name: round(float(value), _DIGITS) for name, value in (values | said).items()}
+        one: dict[str, Any] = {name: round(float(value), _DIGITS) for name, value in (values | of_outputs).items()}
         if named is not None:
             one[CLASS] = named
         found.append(one)

@@ -13,7 +13,7 @@ from planish.errors import BundleError, GoalError, PlanishError
 from planish.evaluation.latency import LatencySettings, Subject, measure_latency
 from planish.export.bundle.folder import SIGNATURE, Bundle, changed_files, read_bundle, read_expected
 from planish.export.bundle.signature import check_signature
-from planish.export.checks.agreement import differences, essential
+from planish.export.checks.agreement import compact_outputs, differences
 from planish.export.runtimes.registry import imports, load, run_checked
 from planish.measurement import Measurement
 
@@ -115,14 +115,14 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
     expected = read_expected(folder, bundle, _MOST_EXPECTED)
     images: list[Pixels] = []
-    answered: dict[int, Outputs] = {}
+    outputs_now: dict[int, Outputs] = {}
     for i, name in enumerate(bundle.golden_samples):
         try:
             images.append(preprocess((folder / name).read_bytes(), bundle.input_spec, bundle.preprocessing))
-            answered[i] = essential(run_checked(predictor, images[-1][None], bundle.files[0]))
+            outputs_now[i] = compact_outputs(run_checked(predictor, images[-1][None], bundle.files[0]))
         except (PlanishError, OSError) as error:
             failures.append(f"{name}: {error}")
-    worst, wrong = _compare(bundle, expected, answered)
+    worst, wrong = _compare(bundle, expected, outputs_now)
     failures += wrong
     measured = _latency(folder, bundle, np.stack(images)) if latency and images else None
     if measured is not None and max_latency_ms is not None and measured.value > max_latency_ms:
@@ -145,25 +145,25 @@ def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
     return found.measurements[_MODEL]["latency_ms"]
 
 
-def _compare(bundle: Bundle, expected: Outputs, answered: dict[int, Outputs]) -> tuple[float, list[str]]:
+def _compare(bundle: Bundle, expected: Outputs, outputs_now: dict[int, Outputs]) -> tuple[float, list[str]]:
     """Largest difference from the known outputs, as a share of the largest known value, and what is wrong, a line each.
 
     Args:
         bundle: that is checked.
         expected: of all golden samples.
-        answered: outputs now, by the number of the sample.
+        outputs_now: outputs now, by the number of the sample.
     """
     wrong = []
-    for i, found in list(answered.items()):
+    for i, found in list(outputs_now.items()):
         for key, values in expected.items():
             if key not in found or found[key].shape != (1, *values.shape[1:]):
                 wrong.append(f"{bundle.golden_samples[i]}: {key} has another shape than {values.shape[1:]}")
-                answered.pop(i, None)
-    if not answered:
+                outputs_now.pop(i, None)
+    if not outputs_now:
         return 0.0, wrong
-    rows = list(answered)
+    rows = list(outputs_now)
     known = {key: values[rows] for key, values in expected.items()}
-    found = {key: np.concatenate([answered[i][key] for i in rows]) for key in expected}
+    found = {key: np.concatenate([outputs_now[i][key] for i in rows]) for key in expected}
     worst = 0.0
     for key, difference in differences(known, found).items():
         worst = max(worst, difference.value)
@@ -184,11 +184,11 @@ def _compare(bundle: Bundle, expected: Outputs, answered: dict[int, Outputs]) ->
 
 def _other_tops(known: Any, found: Any, tolerance: float) -> list[str]:
     """Where another value is the largest of its row ``(N, values)`` though the known one leads by more than may differ, in words."""
-    said = [""] * len(known)
+    changes = [""] * len(known)
     if known.ndim == 2 and known.shape[1] > 1:
         allowed = tolerance * float(np.abs(known).max())
         for i, (ours, theirs) in enumerate(zip(known, found, strict=True)):
             second, first = np.sort(ours)[-2:]
             if first - second > allowed and theirs.argmax() != ours.argmax():
-                said[i] = f"has {theirs.argmax()} on top instead of {ours.argmax()}"
-    return said
+                changes[i] = f"has {theirs.argmax()} on top instead of {ours.argmax()}"
+    return changes

@@ -67,10 +67,10 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[s
     wrong += [name for name in shapes.keys() - {"masks", *wrong} if _is_bool(expected[name]) != _is_bool(found[name])]
     if wrong:
         return {name: Difference(np.full(count, np.inf)) for name in wrong}
-    numbers, places = numeric(expected), dict[str, Shares]()
+    numbers, places = numeric_outputs(expected), dict[str, Shares]()
     if set(expected) >= _DETECTIONS:
-        apart, told, _ = np.array([_of_detections(_image(expected, i), _image(found, i)) for i in range(count)]).T
-        places["scores"] = apart / (told.mean() or 1.0)
+        apart, confident, _ = np.array([_of_detections(_image(expected, i), _image(found, i)) for i in range(count)]).T
+        places["scores"] = apart / (confident.mean() or 1.0)
     if set(expected) >= _LABEL_MAPS:
         other = (np.asarray(expected["classes"]) != np.asarray(found["classes"])).reshape(count, -1).mean(axis=1)
         places["classes"] = other * (other.mean() > _TIPPED)
@@ -79,7 +79,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[s
     return {name: Difference(shares, together=True) for name, shares in places.items()} | alone
 
 
-def numeric(outputs: Mapping[str, Any]) -> list[str]:
+def numeric_outputs(outputs: Mapping[str, Any]) -> list[str]:
     """The names of outputs that are compared number by number: all but detections and label maps."""
     decoded = set[str]()
     if set(outputs) >= _DETECTIONS:
@@ -89,7 +89,7 @@ def numeric(outputs: Mapping[str, Any]) -> list[str]:
     return [name for name in outputs if name not in decoded]
 
 
-def unlike(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, float]:
+def decoded_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, float]:
     """How unlike decoded outputs are where values were rounded on the way: 0 where they are the same, about 1 where nothing is in common.
 
     Of detections (``scores``) the differences, as a share of what they would be if no box had a counterpart; boxes that overlap by half
@@ -111,7 +111,7 @@ def unlike(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, f
     return result
 
 
-def essential(outputs: Mapping[str, Any]) -> dict[str, Any]:
+def compact_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
     """As much of outputs as ``differences`` looks at, so that they need little room in a file: masks as bool, of what is told."""
     kept = dict(outputs)
     if {"scores", "masks"} <= set(outputs):
@@ -170,9 +170,9 @@ def _of_detections(expected: Mapping[str, Any], found: Mapping[str, Any], cover:
         corners = float(np.abs(expected["boxes"][row] - found["boxes"][partner]).max())
         apart += abs(float(ours[row] - theirs[partner])) + surer * (corners + min(masks))
     single += [float(score) - max(LEAST_SCORE, float(ours.min())) for score in theirs[free]]
-    told = max(float(scores[scores > LEAST_SCORE].sum()) for scores in (ours, theirs))
+    confident = max(float(scores[scores > LEAST_SCORE].sum()) for scores in (ours, theirs))
     disjoint = sum(float((scores - LEAST_SCORE).clip(0).sum()) for scores in (ours, theirs))
-    return apart + sum(missing for missing in single if missing > 0), told, disjoint
+    return apart + sum(missing for missing in single if missing > 0), confident, disjoint
 
 
 def _same_boxes(ours: Any, theirs: Any, cover: float) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,7 @@ import numpy as np
 from planish.artifact import RAW, Artifact
 from planish.devices.kernels import require_integers
 from planish.errors import ExportError
-from planish.export.checks.agreement import differences, numeric, unlike
+from planish.export.checks.agreement import decoded_difference, differences, numeric_outputs
 from planish.export.checks.rounding import jittered, rounded
 from planish.export.checks.similarity import Likeness, agreement, likeness
 from planish.export.runtimes.registry import executed_precisions, load
@@ -91,12 +91,12 @@ class Tolerances:
     Args:
         largest: difference of any value, as a share of the largest expected one; infinite where values are rounded on the way.
         bounds: by the name of an output of numbers.
-        unlike: by the name of what is decoded, where values are rounded on the way.
+        decoded_difference: by the name of what is decoded, where values are rounded on the way.
     """
 
     largest: float
     bounds: Mapping[str, Bound]
-    unlike: Mapping[str, float] = field(default_factory=dict)
+    decoded_difference: Mapping[str, float] = field(default_factory=dict)
 
 
 def float_limits(expected: Outputs, near: Outputs | None = None, least: float = 1e-3) -> Tolerances:
@@ -107,7 +107,7 @@ def float_limits(expected: Outputs, near: Outputs | None = None, least: float = 
         near: what float32 in PyTorch gives.
         least: that is always allowed, as a share of the largest value.
     """
-    numbers = numeric(expected)
+    numbers = numeric_outputs(expected)
     own_error = max((differences({n: expected[n]}, {n: near[n]})[n].value for n in numbers), default=0.0) if near is not None else 0.0
     bounds = {n: Bound.of(_NOISE["fp32"], None if near is None else likeness(expected[n], near[n]), _TIMES_OWN**2) for n in numbers}
     return Tolerances(max(least, min(_TIMES_OWN * own_error, _MOST_TOLERANCE)), bounds)
@@ -123,8 +123,10 @@ def rounded_limits(expected: Outputs, near: Outputs, precision: str = "int8", *,
         simulated: which of them.
     """
     times, noise = _TIMES_SIMULATED if simulated else _TIMES_JITTERED, _NOISE.get(precision, _NOISE_ROUNDED)
-    bounds = {name: Bound.of(noise, likeness(expected[name], near[name]), times) for name in numeric(expected)}
-    return Tolerances(math.inf, bounds, {name: max(_UNLIKE[name], times * value) for name, value in unlike(expected, near).items()})
+    bounds = {name: Bound.of(noise, likeness(expected[name], near[name]), times) for name in numeric_outputs(expected)}
+    return Tolerances(
+        math.inf, bounds, {name: max(_UNLIKE[name], times * value) for name, value in decoded_difference(expected, near).items()}
+    )
 
 
 def file_limits(predictor: Predictor, images: Pixels, expected: Outputs, precision: str, least: float = 1e-3) -> Tolerances:
@@ -180,7 +182,7 @@ def _check_values(file: Path, runtime: str, expected: Outputs, found: Outputs, l
 
 def _faults(expected: Outputs, found: Outputs, limits: Tolerances) -> Iterator[tuple[str, str]]:
     """What is wrong with the outputs of several images, and the rule."""
-    for name, bound in ((name, limits.bounds[name]) for name in numeric(expected)):
+    for name, bound in ((name, limits.bounds[name]) for name in numeric_outputs(expected)):
         for what, rule in bound.faults(likeness(expected[name], found[name])):
             yield f"in {name!r} {what}", rule
         agreeing = agreement(expected[name], found[name], bound.noise)
@@ -191,7 +193,7 @@ def _faults(expected: Outputs, found: Outputs, limits: Tolerances) -> Iterator[t
 
 def _single_faults(expected: Outputs, batch: Outputs, single: Outputs, limits: Tolerances) -> Iterator[tuple[str, str]]:
     """What is wrong with the output of the first image alone, held against what the file gives for it in a batch."""
-    for name, bound in ((name, limits.bounds[name]) for name in numeric(expected)):
+    for name, bound in ((name, limits.bounds[name]) for name in numeric_outputs(expected)):
         values = np.asarray(expected[name], np.float64)
         variation = float(np.square(values - values.mean(0)).sum()) / len(values)
         apart = float(np.square(np.asarray(batch[name][:1], np.float64) - single[name]).sum())
@@ -202,10 +204,10 @@ def _single_faults(expected: Outputs, batch: Outputs, single: Outputs, limits: T
 
 
 def _unlike_faults(expected: Outputs, found: Outputs, limits: Tolerances) -> Iterator[tuple[str, str]]:
-    if limits.unlike:
-        for name, value in unlike(expected, found).items():
-            if not value <= limits.unlike[name]:
-                yield f"{name!r} are unlike by {value:.2f} (1 where nothing is in common)", f"at most {limits.unlike[name]:.2f}"
+    if limits.decoded_difference:
+        for name, value in decoded_difference(expected, found).items():
+            if not value <= limits.decoded_difference[name]:
+                yield f"{name!r} are unlike by {value:.2f} (1 where nothing is in common)", f"at most {limits.decoded_difference[name]:.2f}"
 
 
 def torch_outputs(artifact: Artifact, images: Pixels, *, least: float, int8: bool = False) -> tuple[Outputs, Tolerances]:

@@ -95,15 +95,15 @@ def read_foreign(file: Path) -> Foreign:
     _refuse_nodes(model, file)
     known = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in known]
-    said = ", ".join(f"{value.name} {_shape_words(value)}" for value in inputs) or "nothing"
+    inputs_text = ", ".join(f"{value.name} {_shape_words(value)}" for value in inputs) or "nothing"
     kind = inputs[0].type.tensor_type if len(inputs) == 1 else None
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
     if kind is None or kind.elem_type not in floats or len(kind.shape.dim) != 4:
-        raise ModelError(f"{file} takes {said}", "a classifier takes one float tensor of images (N, C, H, W)", "export it so")
+        raise ModelError(f"{file} takes {inputs_text}", "a classifier takes one float tensor of images (N, C, H, W)", "export it so")
     batch, channels, height, width = (d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
     if channels not in (1, 3, None):
         nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
-        raise ModelError(f"{file} takes {said}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
+        raise ModelError(f"{file} takes {inputs_text}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
     return Foreign(file, model, batch, channels, height, width)
 
 

@@ -52,8 +52,8 @@ class ExecuTorchPredictor:
 
     def __init__(self, program: Any) -> None:
         self._program = program  # its memory is the method's
-        said = program.load_method(OUTPUTS).execute([])[0] if OUTPUTS in program.method_names else '["logits"]'
-        self._names: list[str] = json.loads(said)
+        output_names = program.load_method(OUTPUTS).execute([])[0] if OUTPUTS in program.method_names else '["logits"]'
+        self._names: list[str] = json.loads(output_names)
         self._method = program.load_method("forward")
         self._most = int(self._method.metadata.input_tensor_meta(0).sizes()[0])
 

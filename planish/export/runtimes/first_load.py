@@ -71,8 +71,8 @@ def first_call(function: str, files: Sequence[Path], runtime: str, arguments: Ma
         size = sum(file.stat().st_size for file in files)
     except OSError as error:
         raise ExportError(f"{files[0]} cannot be read: {describe(error)}", "a model is a file", "export it again") from error
-    said = json.dumps([function, runtime, find(runtime).version(), hashes, dict(arguments)], sort_keys=True)
-    known = _remembered(hashlib.sha256(said.encode()).hexdigest())
+    description = json.dumps([function, runtime, find(runtime).version(), hashes, dict(arguments)], sort_keys=True)
+    known = _remembered(hashlib.sha256(description.encode()).hexdigest())
     if known is not None and known.exists():
         return
     call = {"files": [str(file) for file in files], "runtime": runtime, **arguments}

@@ -134,17 +134,17 @@ def _bytes_of(item_bytes: int, shape: Sequence[int]) -> int:
 
 def _smallest(values: Array, tensor: Tensor) -> tuple[bool, int, list[tuple[bool, bytes]]]:
     """Whether only values that are not zero are coded, which codebooks (see ``_owner``), and the parts: whether Huffman-coded, bytes."""
-    ways: list[tuple[bool, int, list[tuple[bool, bytes]]]] = []
+    codings: list[tuple[bool, int, list[tuple[bool, bytes]]]] = []
     books = {1, *(tensor.shape[:1]), *(-size for size in tensor.shape[-1:])} if tensor.item_bytes in (2, 4) and len(values) else set()
     places = np.flatnonzero(values)
     kept: list[tuple[bool, Array, Array, list[tuple[bool, bytes]]]] = [(False, values, np.arange(len(values)), [])]
     if len(places) < 0.9 * len(values):
         kept.append((True, values[places], places, [_part(_gaps(places))]))
     for sparse, some, where, before in kept:
-        ways.append((sparse, 0, before + _planes(some)))
+        codings.append((sparse, 0, before + _planes(some)))
         tried = [(rows, _codebook(some, _owner(where, tensor.shape, rows), abs(rows))) for rows in sorted(books)]
-        ways += [(sparse, rows, before + book) for rows, book in tried if book is not None]
-    return min(ways, key=lambda way: sum(len(part) for _, part in way[2]))
+        codings += [(sparse, rows, before + book) for rows, book in tried if book is not None]
+    return min(codings, key=lambda coding: sum(len(part) for _, part in coding[2]))
 
 
 def _values(planes: list[huffman.Bytes], item_bytes: int, shape: Sequence[int], sparse: bool, rows: int) -> Array:

@@ -140,8 +140,8 @@ class Detector(nn.Module):
             least = functional.binary_cross_entropy(sure, sure, reduction="none")  # what cannot be undercut
             parts.append((classes - least).sum() / whole)
             if alike:
-                mine, taught = (functional.log_softmax(torch.unflatten(v[:, :start], 1, (4, self.bins)), 2) for v in (ours, theirs))
-                divergence = functional.kl_div(mine, taught, reduction="none", log_target=True).sum(2).mean(1)
+                mine, theirs_log = (functional.log_softmax(torch.unflatten(v[:, :start], 1, (4, self.bins)), 2) for v in (ours, theirs))
+                divergence = functional.kl_div(mine, theirs_log, reduction="none", log_target=True).sum(2).mean(1)
                 parts.append((weight * divergence).sum() / whole)
             if alike and self.coefficients:
                 squares = (ours[:, end:].tanh() - theirs[:, end:].tanh()).square().mean(1)

@@ -98,8 +98,8 @@ def mask_loss(masks: Tensor, wanted: Tensor, boxes: Tensor) -> Tensor:
     inside = within(boxes, masks.shape[1], masks.shape[2])
     area = inside.sum((1, 2)).clamp_min(1.0)
     entropy = (functional.binary_cross_entropy_with_logits(masks, wanted, reduction="none") * inside).sum((1, 2)) / area
-    said = masks.sigmoid() * inside
-    dice = 1 - (2 * (said * wanted).sum((1, 2)) + 1) / (said.sum((1, 2)) + (wanted * inside).sum((1, 2)) + 1)
+    predicted = masks.sigmoid() * inside
+    dice = 1 - (2 * (predicted * wanted).sum((1, 2)) + 1) / (predicted.sum((1, 2)) + (wanted * inside).sum((1, 2)) + 1)
     return entropy + dice
 
 

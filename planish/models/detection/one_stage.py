@@ -44,8 +44,8 @@ class OneStage(nn.Module):
             if isinstance(self.model, SSD):
                 parts = [head.classification_head.module_list[i](maps), head.regression_head.module_list[i](maps)]
             else:
-                said, placed = head.classification_head.conv(maps), head.regression_head.conv(maps)
-                parts = [head.classification_head.cls_logits(said), head.regression_head.bbox_reg(placed)]
+                class_maps, placed = head.classification_head.conv(maps), head.regression_head.conv(maps)
+                parts = [head.classification_head.cls_logits(class_maps), head.regression_head.bbox_reg(placed)]
                 if isinstance(self.model, FCOS):
                     parts[1] = parts[1].relu()
                     parts.append(head.regression_head.bbox_ctrness(placed))

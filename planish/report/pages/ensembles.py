@@ -74,10 +74,10 @@ def findings(study: EnsembleStudy) -> list[str]:
     free = [arm for arm in better if arm.latency_verdict == "no difference"]
     if better and better[0] not in free:
         sentences.append(f"Without a slower file, {free[0].label} gains most." if free else "Nothing gains without a slower file.")
-    taught = next((arm for arm in measured if arm.label == "student"), None)
+    student = next((arm for arm in measured if arm.label == "student"), None)
     teacher = next((arm for arm in better if arm.label == f"ensemble of {study.seeds}"), None)
-    if taught and teacher:
-        kept = max(0.0, _gain(taught).value / _gain(teacher).value)
+    if student and teacher:
+        kept = max(0.0, _gain(student).value / _gain(teacher).value)
         sentences.append(f"The student keeps {kept:.0%} of what the {teacher.label} gains, in a file of a single network.")
     behind = [arm for arm in reversed(measured) if arm.verdict == "worse"]
     sentences += [f"{_named(arm)} is {-_gain(arm).value:.1f} points behind the single network." for arm in behind]

@@ -65,20 +65,20 @@ def counted_in(primary: str, metrics: Mapping[str, Measurement]) -> str:
 
 def error_changes(rows: Sequence[ErrorRow]) -> str:
     """In a sentence: which kinds cost more or less than before."""
-    told = [
+    described = [
         f"{words.number(abs(row.change.value), 2)} points {'more' if row.change.value > 0 else 'less'} to {row.kind}"
         for row in rows
         if row.change is not None and words.change_word(row.change) != "no difference"
     ]
-    if not told:
+    if not described:
         return "There is no difference between both models in what any kind costs."
-    return f"The chosen model loses {', '.join(told[:-1])}{' and ' * (len(told) > 1)}{told[-1]} than the original."
+    return f"The chosen model loses {', '.join(described[:-1])}{' and ' * (len(described) > 1)}{described[-1]} than the original."
 
 
-def _rows(told: Sequence[tuple[str, tuple[Measurement, ...], Measurement | None]]) -> list[ErrorRow]:
-    most = max((m.value for _, costs, _ in told for m in costs), default=0.0) or 1.0
+def _rows(described: Sequence[tuple[str, tuple[Measurement, ...], Measurement | None]]) -> list[ErrorRow]:
+    most = max((m.value for _, costs, _ in described for m in costs), default=0.0) or 1.0
     rows = []
-    for kind, costs, change in told:
+    for kind, costs, change in described:
         bars = tuple(100 * max(0.0, m.value) / most for m in costs)
         meaning = _MEANING.get(kind) or _MEANING_OF_PIXELS.get(kind, "")
         counted = "pixel" if kind in _MEANING_OF_PIXELS else "error"

@@ -88,13 +88,13 @@ def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
 
 def _warning(found: Evaluation, predicted: Predicted | Scored) -> str:
     """Whether the stored predictions say something else than the metrics."""
-    name, told = next(iter(found.metrics.items()))
+    name, stored = next(iter(found.metrics.items()))
     scores = predicted.scores if isinstance(predicted, Scored) else predicted.logits.argmax(axis=1) == predicted.targets
-    seen, n = replace(told, value=Metric.of(told).scale * float(scores.mean())), len(scores)
-    allowed = 50 / n if isinstance(predicted, Predicted) else _NOTHING if told.unit == "%" else _NOTHING * abs(told.value)
-    if abs(told.value - seen.value) <= allowed:
+    recomputed, n = replace(stored, value=Metric.of(stored).scale * float(scores.mean())), len(scores)
+    allowed = 50 / n if isinstance(predicted, Predicted) else _NOTHING if stored.unit == "%" else _NOTHING * abs(stored.value)
+    if abs(stored.value - recomputed.value) <= allowed:
         return ""
-    return f"{words.title(name)}: the file says {words.show(told)}, the stored predictions give {words.show(seen)}."
+    return f"{words.title(name)}: the file says {words.show(stored)}, the stored predictions give {words.show(recomputed)}."
 
 
 def _sureness(found: Evaluation, predicted: Predicted) -> str:

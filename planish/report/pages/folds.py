@@ -34,8 +34,8 @@ def findings(found: Folds) -> list[str]:
     m = found.accuracy
     how = f"{found.folds} folds" + (f", {found.repeats} times" if found.repeats > 1 else "")
     seen = f"{words.show(m)} [{words.interval(m)}] of {m.n:,} images that they had not seen"
-    said = [f"Networks recognise {seen} ({how}; the interval counts images and networks)."]
+    sentences = [f"Networks recognise {seen} ({how}; the interval counts images and networks)."]
     if words.too_wide(m):
         narrower = "more images narrow it" if found.repeats > 2 else "more images narrow it, and --repeats a little"
-        said.append(f"Too few images to tell: the interval is {words.width(m):.0f} points wide; {narrower}.")
-    return said
+        sentences.append(f"Too few images to tell: the interval is {words.width(m):.0f} points wide; {narrower}.")
+    return sentences

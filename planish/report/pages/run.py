@@ -183,10 +183,17 @@ def _thumbnails(run: RunFolder, again: Recomputed) -> list[tuple[str, str, int, 
 
 
 def _mistakes(run: RunFolder) -> list[thumbnails.Mistake]:
-    said, names = run.predictions, class_names(run.result)
-    if run.mistakes is None or isinstance(said, Scores):
+    stored, names = run.predictions, class_names(run.result)
+    if run.mistakes is None or isinstance(stored, Scores):
         return []
-    return thumbnails.mistakes(run.mistakes.pixels, run.mistakes.rows.tolist(), said.chosen, said.targets, said.keys, names)
+    return thumbnails.mistakes(
+        run.mistakes.pixels,
+        run.mistakes.rows.tolist(),
+        stored.chosen,
+        stored.targets,
+        stored.keys,
+        names,
+    )
 
 
 def facts(values: Mapping[str, Any]) -> list[tuple[str, str | list[str]]]:

@@ -146,8 +146,8 @@ def disagreements(result: Result, sources: Mapping[Path, NumberSource]) -> list[
         source = sources.get(path)
         if source is not None and not source.admits(value):
             end = {"low": " (lower end of its interval)", "high": " (upper end of its interval)", "n": " (how many)"}.get(path[-1], "")
-            told, seen = _words(path, value), " or ".join(dict.fromkeys(_words(path, each) for each in source.values))
-            found.setdefault(source.what, f"{source.what}{end}: the result says {told}, {source.source} give {seen}.")
+            from_result, seen = _words(path, value), " or ".join(dict.fromkeys(_words(path, each) for each in source.values))
+            found.setdefault(source.what, f"{source.what}{end}: the result says {from_result}, {source.source} give {seen}.")
     return [*found.values(), *_sentences(result)]
 
 
@@ -171,9 +171,9 @@ def size_on_disk(run: RunFolder, candidate: CandidateResult) -> float | None:
 
 def _sentences(result: Result) -> Iterator[str]:
     """The verdict and the goal follow from numbers of the result."""
-    said = verdict(result.latency_ratio, result.noise_floor, result.size_ratio.value, result.drop, result.primary_metric)
-    if result.verdict != said:
-        yield f"The verdict is not what its numbers say: {said}"
+    recomputed_verdict = verdict(result.latency_ratio, result.noise_floor, result.size_ratio.value, result.drop, result.primary_metric)
+    if result.verdict != recomputed_verdict:
+        yield f"The verdict is not what its numbers say: {recomputed_verdict}"
     measured = [c for c in result.candidates if c.stage == "measured"]
     missed = shortfall(result.chosen, measured, result.goal, result.drop)
     if result.shortfall != missed or result.goal_met != (not missed):

@@ -130,13 +130,13 @@ class RequestHandler:
             raise InferenceError(_NOT_FINITE)
         if self._recorder is not None:
             self._recorder.offer(model, pixels, outputs, time.perf_counter() - begun, images.files, source=request.headers.get(SOURCE))
-        say = partial(model.answers, outputs, views, asked)
-        answers = say() if _values(outputs) < _QUICKLY_DONE else await asyncio.to_thread(say)
-        for name in (name for answer in answers for name in model.classes_told(answer)):
+        say = partial(model.responses, outputs, views, asked)
+        responses = say() if _values(outputs) < _QUICKLY_DONE else await asyncio.to_thread(say)
+        for name in (name for answer in responses for name in model.response_classes(answer)):
             self._metrics.classes.labels(*model.key, name).inc()
         if why:
-            answers[0] |= {"why": await _occlusion(entry, pixels, answers[0]), "region": views[0].region}
-        return images.several, answers
+            responses[0] |= {"why": await _occlusion(entry, pixels, responses[0]), "region": views[0].region}
+        return images.several, responses
 
     async def _answer(self, request: Request, entry: Entry, work: Callable[[bytes], Awaitable[Response]]) -> Response:
         model, begun = entry.model, time.perf_counter()
@@ -167,8 +167,14 @@ class RequestHandler:
         self._metrics.requests.labels(*model.key, str(response.status_code)).inc()
         seconds = time.perf_counter() - begun
         self._metrics.seconds.labels(*model.key).observe(seconds)
-        said = {"time": time.time(), "model": model.name, "version": model.version, "status": response.status_code, "seconds": seconds}
-        _LOG.info(json.dumps(said))
+        line = {
+            "time": time.time(),
+            "model": model.name,
+            "version": model.version,
+            "status": response.status_code,
+            "seconds": seconds,
+        }
+        _LOG.info(json.dumps(line))
         return response
 
 
@@ -182,13 +188,13 @@ async def _run(entry: Entry, images: Pixels) -> Outputs:
     return outputs
 
 
-async def _occlusion(entry: Entry, pixels: Pixels, said: dict[str, Any]) -> list[list[float]]:
+async def _occlusion(entry: Entry, pixels: Pixels, response: dict[str, Any]) -> list[list[float]]:
     """How much each part of the image mattered for the class that was answered."""
     outputs = await _run(entry, covered(pixels))
     if not finite(outputs):
         raise InferenceError(_NOT_FINITE)
-    found = entry.model.answers(outputs, asked=Asked(top=len(entry.model.bundle.class_names)))
-    return lost(said["confidence"], [next(c["confidence"] for c in one["classes"] if c["name"] == said["class"]) for one in found])
+    found = entry.model.responses(outputs, asked=Asked(top=len(entry.model.bundle.class_names)))
+    return lost(response["confidence"], [next(c["confidence"] for c in one["classes"] if c["name"] == response["class"]) for one in found])
 
 
 async def _json_response(content: dict[str, Any], images: int) -> Response:

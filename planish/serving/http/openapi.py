@@ -111,12 +111,12 @@ class ModelReady(BaseModel):
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For a route's ``responses``: of these, which it can answer."""
-    said = {
+    descriptions = {
         400: "The request is wrong", 401: "A key is needed", 404: "There is no such model", 413: "The request is too large",
         415: "The request has a form that is not supported; see Accept and Accept-Encoding",
         429: "Too many requests are waiting; see Retry-After", 500: "The model failed", 504: "No answer in time",
     }  # fmt: skip
-    return {status: {"model": Failure, "description": said[status]} for status in (*statuses, 401)}
+    return {status: {"model": Failure, "description": descriptions[status]} for status in (*statuses, 401)}
 
 
 ASKED = failures(400, 404, 413, 415, 429, 500, 504)

@@ -17,7 +17,7 @@ _TIMEOUT_S = 10.0
 _MOST_BYTES = 50_000_000  # of an answer
 
 
-class NoAnswerError(PlanishError):
+class NoResponseError(PlanishError):
     """A service that did not answer, or answered that it cannot do so now. Later it may."""
 
 
@@ -55,7 +55,7 @@ def request(who: str, address: str, body: bytes | None = None, headers: Mapping[
         headers: likewise.
 
     Raises:
-        NoAnswerError: the connection failed, or the status is 429 or from 500.
+        NoResponseError: the connection failed, or the status is 429 or from 500.
         RequestRefusedError: any other status that is no success, or no address.
     """
     if not is_http(address):
@@ -69,9 +69,9 @@ def request(who: str, address: str, body: bytes | None = None, headers: Mapping[
         status = error.code
         error.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise NoAnswerError(f"{who} does not answer: {_reason(error)}") from None
+        raise NoResponseError(f"{who} does not answer: {_reason(error)}") from None
     if status == 429 or status >= 500:
-        raise NoAnswerError(f"{who} answers with the status {status}")
+        raise NoResponseError(f"{who} answers with the status {status}")
     raise RequestRefusedError(f"{who} answers with the status {status}", _RULES.get(status, ""))
 
 

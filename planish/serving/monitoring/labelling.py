@@ -25,7 +25,7 @@ from planish.serving.serve import named_bundles
 MANIFEST, ANNOTATIONS = "labels.csv", "_annotations.coco.json"
 
 
-def worth_labelling(log: Path, out: Path, count: int, bundles: Sequence[str | Path] = ()) -> int:
+def find_label_candidates(log: Path, out: Path, count: int, bundles: Sequence[str | Path] = ()) -> int:
     """Copy such images to ``out``, with a ``labels.csv`` whose labels are to be filled in; of a model of boxes with a COCO file instead,
     which holds the model's own boxes to be corrected.
 

@@ -17,7 +17,7 @@ import numpy as np
 from planish.errors import BundleError, DataError, PlanishError
 from planish.progress import note
 from planish.serving.monitoring.drift import DEFAULT_DRIFT, Drift, DriftFinding, DriftSettings
-from planish.serving.monitoring.http_client import NoAnswerError, is_http, request
+from planish.serving.monitoring.http_client import NoResponseError, is_http, request
 from planish.serving.monitoring.log_contents import EmptyLogError, LogContents, bundle_seal
 from planish.serving.monitoring.records import records
 from planish.serving.serve import named_bundles
@@ -96,7 +96,7 @@ def monitor(
 
     Raises:
         DataError: there is no log, it has no predictions of one of the bundles, or what is at an address is no service of ours.
-        NoAnswerError: the service does not answer; not where it is looked at again.
+        NoResponseError: the service does not answer; not where it is looked at again.
         RefusedError: the service refuses the key.
         BundleError: a bundle is damaged, or has no reference statistics.
     """
@@ -105,7 +105,7 @@ def monitor(
     while True:
         try:
             found = _look(source, bundles, settings, key)
-        except (NoAnswerError, EmptyLogError) as error:
+        except (NoResponseError, EmptyLogError) as error:
             if every_s is None:
                 raise
             note(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error} It is asked again.")
@@ -130,11 +130,11 @@ def tell(found: Sequence[Monitored], webhook: str) -> None:
     """Post what drifted to an address as JSON: ``{"text": in words, "models": [...]}``; ``text`` is what chat services show.
 
     Raises:
-        NoAnswerError: the address does not answer.
+        NoResponseError: the address does not answer.
         RefusedError: it does not take it.
     """
-    said = {"text": "\n".join(one.verdict for one in found), "models": [asdict(one) for one in found]}
-    request("the webhook", webhook, json.dumps(said).encode(), {"Content-Type": "application/json"})
+    message = {"text": "\n".join(one.verdict for one in found), "models": [asdict(one) for one in found]}
+    request("the webhook", webhook, json.dumps(message).encode(), {"Content-Type": "application/json"})
 
 
 def _look(source: str | Path, bundles: Sequence[str | Path], settings: DriftSettings, key: str | None) -> list[Monitored]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from planish.errors import DataError
 from planish.export.bundle.reference import CLASS, image_values
 from planish.serving.monitoring.log_contents import SEAL_LENGTH
-from planish.tasks.responses import boxes_told
+from planish.tasks.responses import detected_boxes
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -151,7 +151,7 @@ class Recorder:
 
     def _look(self, one: _Prediction) -> None:
         bundle = one.model.bundle
-        boxes = boxes_told(bundle.task, one.outputs, bundle.class_names) if self._images is not None and one.files else []
+        boxes = detected_boxes(bundle.task, one.outputs, bundle.class_names) if self._images is not None and one.files else []
         for i, seen in enumerate(image_values(bundle.task, bundle.class_names, one.pixels, one.outputs, one.files)):
             one.model.drift.add(seen, seen.get(CLASS), one.at, one.source)
             if self._file is None:

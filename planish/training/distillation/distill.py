@@ -17,7 +17,7 @@ from planish.data.augmentation.policy import Augmentation
 from planish.data.normalisation import normalise_each
 from planish.errors import PlanishError, TechniqueError
 from planish.files.workspace import lasting_file
-from planish.models.outputs import lend_methods
+from planish.models.outputs import copy_decoding_methods
 from planish.models.storage import fingerprint, load_artifact
 from planish.technique import hyper_parameters
 from planish.training.distillation.feature_transfer import FeatureStudent, Watched
@@ -188,7 +188,7 @@ def _resized(module: nn.Module, own: InputSpec, given: InputSpec, normalisation:
     if own == given:
         return module
     resized = _Resized(_Shrink(own.height, own.width, normalisation), module)
-    lend_methods(module, resized)
+    copy_decoding_methods(module, resized)
     return resized
 
 
