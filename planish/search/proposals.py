@@ -52,14 +52,14 @@ class Level:
         """Whether nothing but widths, and perhaps ranks, is changed."""
         return self.resolution == 1 and self.blocks == 0 and not self.student
 
-    def plans(self, time_trials: LatencyPruning) -> list[Plan]:
+    def plans(self, pruning: LatencyPruning) -> list[Plan]:
         """The techniques that change the network's shape, before any training, and what to try where those are refused.
 
         Layers of a very small network take hardly any time of their own, so that no choice of widths is found to reach the speed; one share
         of channels everywhere may pay all the same.
 
         Args:
-            time_trials: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions;
+            pruning: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions;
                 only blocks go before it, whose layers need no width.
         """
         shorter = [BlockPruning(pruning_ratio=self.blocks)] if self.blocks else []
@@ -68,7 +68,7 @@ class Level:
             return [Plan(*smaller, Student(model=self.student))]
         if self.speedup == 1:
             return [Plan(*shorter, *smaller)]
-        pruned: list[Technique] = [replace(time_trials, speedup=self.speedup), ChannelPruning(pruning_ratio=round(1 - 1 / self.speedup, 2))]
+        pruned: list[Technique] = [replace(pruning, speedup=self.speedup), ChannelPruning(pruning_ratio=round(1 - 1 / self.speedup, 2))]
         return [Plan(*shorter, step, *smaller) for step in pruned]
 
 

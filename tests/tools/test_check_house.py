@@ -147,7 +147,7 @@ def test_a_name_belongs_to_one_public_class(root: Path, capsys: pytest.CaptureFi
 
 
 def test_functions_have_few_parameters_but_for_commands(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    many = f"class A:\n    def f(self, {', '.join('abcdefgh')}, *, i): ...\ndef g({', '.join('abcdefgh')}): ...\n"
+    many = f"class _A:\n    def f(self, {', '.join('abcdefgh')}, *, i): ...\ndef g({', '.join('abcdefgh')}): ...\n"
     write(root, {"planish/a.py": many, "planish/commands/b.py": many})
     assert found(root, capsys) == ["planish/a.py:2: f has 9 parameters, at most 8 are allowed: make settings of them"]
 
