@@ -27,7 +27,7 @@ def source(data: str | Path | Dataset, layout: Layout | None = None) -> str:
         data: a path or a name; or a ``torch.utils.data.Dataset`` of images and class indices, which is written to the cache as a folder.
         layout: how it is laid out, where it could be read in several ways.
     """
-    from planish.data.sources.source import OnceRead, with_layout
+    from planish.data.sources.reading import OnceRead, with_layout
 
     if not isinstance(data, (str, Path)):
         from planish.data.sources.dataset import folder_of

@@ -17,6 +17,7 @@ from planish.data.cache.files import content_hashes, key_of, whole
 from planish.data.cache.images import ImageStore, decoded, resized
 from planish.data.duplicates import THRESHOLD, near_duplicate_groups
 from planish.data.sources.listing import ImageFile
+from planish.data.sources.reading import read_source, report_found, split_layout
 from planish.data.sources.report import BadFile, DataReport, report_duplicates
 from planish.data.sources.source import (
     AnnotatedFiles,
@@ -26,11 +27,8 @@ from planish.data.sources.source import (
     Maps,
     annotations_of,
     both,
-    read_source,
-    report_found,
     same_classes,
     several_classes,
-    split_layout,
 )
 from planish.data.split_images import split_images
 from planish.data.targets.objects import Objects

@@ -23,7 +23,7 @@ from planish.evaluation.evaluate import evaluate
 from planish.evaluation.metrics.classification import percent, share
 from planish.evaluation.statistics.intervals import over_folds
 from planish.evaluation.torch_predictor import TorchPredictor
-from planish.files.atomic import read_arrays, read_result, results_folder, write_arrays, write_result
+from planish.files.atomic import job_folder, read_arrays, read_result, write_arrays, write_result
 from planish.measurement import Measurement
 from planish.progress import note
 from planish.runs.precision import decided_precision, in_precision, precision_name
@@ -233,7 +233,7 @@ def folds(
     name, seed = model.name, run.seed
     resolved = resolved_recipe(recipe.recipe, recipe.changes, data, pretrained=model.weights is not None)
     require_classes(data, "cross-validation")
-    folder = results_folder(run.out, "folds", data, name)
+    folder = job_folder(run.out, "folds", data, name)
     settings = {
         "data": str(data), "model": name, "weights": str(model.weights or ""), "recipe": resolved.to_yaml(), "folds": folds,
         "repeats": repeats, "budget": run.budget, "skip_bad": run.skip_bad, "seed": seed,

@@ -17,7 +17,7 @@ from planish.datacentric.folds import OutOfFold
 from planish.datacentric.folds import folds as cross_validate
 from planish.evaluation.errors.label_issues import suspected_labels
 from planish.evaluation.metrics.classification import probabilities
-from planish.files.atomic import read_result, results_folder, write_arrays, write_result
+from planish.files.atomic import job_folder, read_result, write_arrays, write_result
 from planish.measurement import Measurement
 from planish.runs.record import RunRecord
 from planish.settings import ModelSettings, RecipeSettings, RunSettings
@@ -87,7 +87,7 @@ def find_label_issues(
         What was found; also in ``label_issues.json``, with pixels of the first ones in ``label_issues.npz``.
     """
     require_classes(data, "a list of labels that are probably wrong")
-    folder = results_folder(run.out, "label-issues", data, model.name)
+    folder = job_folder(run.out, "label-issues", data, model.name)
     judged = cross_validate(data, model=model, recipe=recipe, folds=folds, repeats=repeats, run=replace(run, out=folder))
     said = OutOfFold.load(folder)
     probs = probabilities(said.logits).mean(axis=0)

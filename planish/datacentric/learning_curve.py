@@ -18,7 +18,7 @@ from planish.errors import DataError, GoalError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import over_folds
 from planish.evaluation.statistics.power_law import fit_power_law, gain_of_twice
-from planish.files.atomic import read_result, results_folder, write_arrays, write_result
+from planish.files.atomic import job_folder, read_result, write_arrays, write_result
 from planish.measurement import Measurement
 from planish.progress import Stage
 from planish.runs.precision import precision_name
@@ -103,7 +103,7 @@ def learning_curve(
     name, seed = model.name, run.seed
     resolved = resolved_recipe(recipe.recipe, recipe.changes, data, pretrained=model.weights is not None)
     require_classes(data, "a learning curve")
-    folder = results_folder(run.out, "learning-curve", data, name)
+    folder = job_folder(run.out, "learning-curve", data, name)
     settings = {
         "data": str(data), "model": name, "weights": str(model.weights or ""), "recipe": resolved.to_yaml(), "curve_folds": folds,
         "repeats": repeats, "budget": run.budget, "skip_bad": run.skip_bad, "seed": seed,

@@ -20,7 +20,8 @@ from planish.data.cache.files import content_hashes
 from planish.data.sources.inventory import Inventory, combined_inventory
 from planish.data.sources.listing import Listed
 from planish.data.sources.manifest import list_manifest
-from planish.data.sources.source import LabelledFiles, read_source, report_found
+from planish.data.sources.reading import read_source, report_found
+from planish.data.sources.source import LabelledFiles
 from planish.datacentric.replacement_test import ALPHA, MAX_DROP, Gate
 from planish.errors import BundleError, DataError
 from planish.evaluation.evaluate import evaluate

@@ -17,7 +17,7 @@ from planish.evaluation.latency import LatencySettings
 from planish.experiments.topics import Strategy, strategies_of
 from planish.export import ToOnnx, ToOpenVino
 from planish.export.runtimes.registry import find
-from planish.files.atomic import read_result, results_folder, write_result
+from planish.files.atomic import job_folder, read_result, write_result
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.runs.original import stored_original
@@ -125,7 +125,7 @@ def compare(
     strategies_of(topic, recovery, runtime)  # refuses an unknown topic before anything is read
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
-    folder = results_folder(run.out, f"compare-{topic}", data, name)
+    folder = job_folder(run.out, f"compare-{topic}", data, name)
     settings = {
         "topic": topic, "data": str(data), "model": name, "weights": str(model.weights or ""), "runtime": runtime,
         "threads": target.threads, "batch": target.batch, "epochs": original.epochs, "recovery_epochs": recovery_epochs,

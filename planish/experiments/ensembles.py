@@ -16,7 +16,7 @@ from planish.errors import GoalError
 from planish.experiments.ensemble_measurements import Bench, EnsembleArm, EnsembleMethod
 from planish.experiments.ensemble_members import COPIES, COPY_SHARE, SWA_SHARE, Members
 from planish.export.runtimes.registry import find
-from planish.files.atomic import read_result, results_folder, write_result
+from planish.files.atomic import job_folder, read_result, write_result
 from planish.measurement import Measurement
 from planish.runs.precision import decided_precision, in_precision, precision_name
 from planish.runs.record import RunRecord, run_folder
@@ -134,7 +134,7 @@ def ensembles(
     base = set_values(chosen if isinstance(chosen, Recipe) else load_recipe(chosen), recipe.changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))
-    folder = results_folder(run.out, "ensembles", data, name)
+    folder = job_folder(run.out, "ensembles", data, name)
     settings = {
         "data": str(data), "model": name, "recipe": base.to_yaml(), "seeds": seeds, "epochs": epochs, "budget": run.budget,
         "weights": weights, "runtime": target.runtime, "threads": target.threads, "batch": target.batch,

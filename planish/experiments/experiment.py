@@ -19,7 +19,7 @@ from planish.data import task_in
 from planish.errors import GoalError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import Interval, mean_over_seeds, over_seeds
-from planish.files.atomic import read_result, results_folder, write_result
+from planish.files.atomic import job_folder, read_result, write_result
 from planish.measurement import Measurement
 from planish.progress import note
 from planish.runs.precision import decided_precision, in_precision, precision_name
@@ -215,7 +215,7 @@ def experiment(
     values = arms_with(factors, plan.design)
     arms = [_arm(name, weights, base, each) for each in values]
     words = "-".join(map(short_key, factors))
-    folder = results_folder(run.out, f"vary-{words}", data, name)
+    folder = job_folder(run.out, f"vary-{words}", data, name)
     settings = {
         "data": str(data), "model": name, "factors": {key: list(each) for key, each in factors.items()}, "design": plan.design,
         "seeds": seeds,

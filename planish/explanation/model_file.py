@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,7 +230,6 @@ def _channels(path: Path, shape: Sequence[int | None]) -> tuple[int, int] | None
     return None if shape[axis] is not None else (read or _OPEN_CHANNELS, axis)
 
 
-@lru_cache(maxsize=8)
 def _first_convolution(path: Path) -> tuple[int | None, bool]:
     """Channels that the first convolution of an ONNX file reads, and whether its input comes from a transposition of channels last."""
     import onnx

@@ -22,7 +22,7 @@ T = TypeVar("T")
 _MOST_BYTES = 1 << 31  # of unpacked arrays: logits of a million images of 500 classes
 
 
-def results_folder(out: str | Path | None, kind: str, data: str | Path, model: str) -> Path:
+def job_folder(out: str | Path | None, kind: str, data: str | Path, model: str) -> Path:
     """``out``, or where it is None ``runs/folds-photos-resnet20``."""
     return Path(out) if out is not None else Path("runs") / f"{kind}-{Path(data).stem}-{Path(model).stem}".replace(":", "-")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from planish.data import load_images
 from planish.data.images import ImageData
 from planish.data.sources.inventory import Inventory, combined_inventory
-from planish.data.sources.source import read_source, report_found
+from planish.data.sources.reading import read_source, report_found
 from planish.errors import DataError
 from planish.progress import collecting_notes
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from planish.data.annotations.source import LAYOUTS
-from planish.data.sources.source import DataSource, LabelledFiles, read_source, report_found, split_layout, with_layout
+from planish.data.sources.reading import read_source, report_found, split_layout, with_layout
+from planish.data.sources.source import DataSource, LabelledFiles
 from planish.errors import DataError
 
 BOX = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"

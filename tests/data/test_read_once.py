@@ -10,8 +10,8 @@ import pytest
 
 from planish import commands
 from planish.data import load_images, require_classes, task_in
-from planish.data.sources import source
-from planish.data.sources.source import OnceRead
+from planish.data.sources import reading
+from planish.data.sources.reading import OnceRead
 from planish.testing import write_shapes
 
 SMALL: dict[str, Any] = {"model": "resnet8x0.5", "changes": ["augmentation=none", "batch_size=16"], "epochs": 1}
@@ -20,13 +20,13 @@ SMALL: dict[str, Any] = {"model": "resnet8x0.5", "changes": ["augmentation=none"
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    real = source._read
+    real = reading._read
 
     def counted(named: Any, *rest: Any) -> Any:
         found.append(str(named))
         return real(named, *rest)
 
-    monkeypatch.setattr(source, "_read", counted)
+    monkeypatch.setattr(reading, "_read", counted)
     return found
 
 

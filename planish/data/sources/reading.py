@@ -1,0 +1,163 @@
+"""From what a user names as data to its files and labels."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from planish.data.annotations.kinds import USUAL_TASKS, annotations_for, fitting_kind
+from planish.data.annotations.source import LAYOUTS, read_annotations
+from planish.data.sources.builtin import BUILTIN, builtin_folder, is_builtin
+from planish.data.sources.inventory import Inventory
+from planish.data.sources.listing import files_below, list_folder
+from planish.data.sources.manifest import list_manifest
+from planish.data.sources.source import AnnotatedFiles, DataSource, LabelledFiles, MappedFiles
+from planish.data.sources.unsupported_formats import foreign_format
+from planish.errors import DataError
+from planish.files.reading import damage_reported
+from planish.printable import printable_names
+from planish.progress import collecting_notes, note
+
+
+def with_layout(source: str, layout: str | None) -> str:
+    """A source that is to be read in one layout: ``yolo:photos``.
+
+    Raises:
+        DataError: there is no such layout.
+    """
+    if layout is None:
+        return source
+    if layout not in LAYOUTS:
+        raise DataError(f"there is no layout {layout!r}", f"layouts are {', '.join(LAYOUTS)}")
+    return f"{layout}:{source}"
+
+
+def split_layout(source: str | Path) -> tuple[str, str | None]:
+    """A source without its layout, and that; see ``with_layout``."""
+    layout, colon, rest = str(source).partition(":")
+    return (rest, layout) if colon and rest and layout in LAYOUTS else (str(source), None)
+
+
+class OnceRead(str):
+    """A source as the user named it, for one job: its folder is listed, and its annotations are parsed, once.
+
+    Jobs ask for the task before they load the images, and load them once for each seed; a COCO file takes seconds.
+    """
+
+    found: dict[tuple[Path, str | None], tuple[str, DataSource]]
+
+    def __new__(cls, source: str) -> OnceRead:
+        made = super().__new__(cls, source)
+        made.found = {}
+        return made
+
+
+def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
+    """Name and content of a source; files are listed, images not read.
+
+    Args:
+        source: what the user named, see ``load_images``; perhaps with a layout before it, ``yolo:photos``.
+        root: the cache folder, where built-in sets are made.
+        task: what it shall be used for; None for what it is for.
+
+    Raises:
+        DataError: it does not exist, holds nothing usable, is not for that task, or can be read in several ways.
+    """
+    if not isinstance(source, OnceRead):
+        return _named(source, root, task)
+    known = source.found
+    if (root, task) not in known:
+        usual = known.get((root, None))
+        known[root, task] = usual if usual is not None and usual[1].task == task else _named(source, root, task)
+    name, content = known[root, task]
+    own = copy.copy(content)
+    object.__setattr__(own, "inventory", copy.deepcopy(content.inventory))  # broken images are added to it as they are decoded
+    return name, own
+
+
+def _named(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
+    name, found = _read(source, root, task)
+    return printable_names([name]).get(name, name), found
+
+
+def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
+    source, layout = split_layout(source)
+    if is_builtin(source):
+        name, path = source, builtin_folder(source, root)
+    else:
+        path = Path(source).expanduser().absolute()
+        try:
+            is_folder, is_file = path.is_dir(), path.is_file()
+            name = path.name if is_folder else path.stem
+        except OSError as error:
+            raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
+        if not (is_folder or is_file):
+            raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
+    inventory = Inventory()
+    with damage_reported(path, DataError, "see the README for what is read"), collecting_notes(silent=True) as notes:
+        content = _content(name, path, task, layout, inventory).printable()
+    for text in notes:
+        inventory.assume(text)
+    inventory.layout, inventory.task, inventory.images_used = content.how, content.task, len(content.images)
+    return name, content
+
+
+def _content(name: str, path: Path, task: str | None, layout: str | None, inventory: Inventory) -> DataSource:
+    wanted = annotations_for(task)
+    if callable(wanted):
+        if layout is not None:
+            raise DataError(f"the layout {layout!r} for the task {task!r}", "it reads its data in a way of its own", "omit --layout")
+        return wanted(path, inventory)
+    noted = read_annotations(path, wanted, layout, inventory)
+    if noted is not None:
+        kind = fitting_kind(noted.kind, wanted, name, task)
+        used_for = task or USUAL_TASKS[kind]
+        if noted.codes is not None:
+            return MappedFiles(name, noted.images, noted.codes, noted.how, used_for, inventory)
+        return AnnotatedFiles(name, noted.images, noted.class_names, used_for, kind, noted.how, inventory)
+    kind = fitting_kind("classes", wanted, name, task)
+    used_for = task or USUAL_TASKS[kind]
+    if path.is_dir():
+        if layout is None:
+            _refuse_foreign_annotations(path)
+        return LabelledFiles(name, list_folder(path, layout), used_for, "class folders", inventory)
+    if path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".json"):
+        return LabelledFiles(name, list_manifest(path, inventory), used_for, "manifest", inventory)
+    raise DataError(f"{str(path)!r} is a file ending in {path.suffix!r}", "a manifest ends in .csv or .jsonl; else data is a folder")
+
+
+def _refuse_foreign_annotations(root: Path) -> None:
+    """Raises:
+    DataError: a folder, which would be read as class folders, has annotations of a format that is not read.
+    """
+    found = [(file, name) for file in sorted(files_below(root)) if (name := foreign_format(file)) is not None]
+    if found:
+        file, name = found[0]
+        raise DataError(
+            f"{str(root)!r} has {len(found)} files of annotations that are not read, for example {file.relative_to(root)}: {name}",
+            "COCO JSON, Pascal VOC XML and YOLO text files are read",
+            "convert them to COCO JSON; --layout classes takes each folder as a class all the same",
+        )
+
+
+def report_found(source: str | Path, content: DataSource) -> None:
+    """Count every file of a source, and tell what was found, what is left out, and what was assumed.
+
+    Args:
+        source: as the user named it.
+        content: of it, from ``read_source``.
+    """
+    path = Path(split_layout(source)[0]).expanduser().absolute()
+    images = [item.path for item in content.images]
+    inventory = content.inventory
+    if path.is_dir():
+        unlabelled = {"class folders": "in no class folder", "mask images": "no mask"}
+        inventory.account([path], images, path, unlabelled.get(content.how, "no annotation names them"))
+    elif path.is_file():  # beside which anything may lie, so only folders of its images are searched
+        root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
+        folders = sorted({image.parent for image in images if image.is_relative_to(root)})
+        inventory.account(folders, images, root, f"{path.name} does not name them", recursive=False)
+    else:
+        inventory.images_found = len(images)
+    for i, line in enumerate(inventory.lines()):
+        note(f"{content.name}: {line}" if i == 0 else line)
