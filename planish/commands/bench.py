@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int = 1, batch: int = 1, seconds: float = 2.5) -> LatencyReport:
-    """Time exported models side by side, each in a process of its own; naming one twice shows this machine's noise.
+    """Time exported models side by side, each in its own process; give one twice to see this machine's noise.
 
     Args:
         models: Bundles, runs or .onnx files; the first is the baseline.
-        runtime: auto takes each bundle's own.
-        threads: Threads of the runtime.
+        runtime: Runtime to use; auto uses each bundle's own.
+        threads: Number of threads the runtime may use.
         batch: Batch size.
-        seconds: Of timing for each model.
+        seconds: Seconds of timing per model.
 
     Returns:
         Measurements and a verdict for each.

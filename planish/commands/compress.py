@@ -44,24 +44,24 @@ def compress(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> Compressed:
-    """Carry out a plan written by hand on a trained model; metrics before and after, on test.
+    """Apply a hand-written plan of techniques to a trained model, and report its metrics on test before and after.
 
-    Images have the splits that the model keeps.
+    Images keep the splits the model was trained with.
 
     Args:
-        model: Folder of a saved model; or a network's name with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
-        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
+        model: Folder of a saved model; or the name of a network together with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
+        data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
         plan: YAML or JSON list of techniques: '- {name: channel_pruning, pruning_ratio: 0.5}'.
-        out: Folder for the result.
-        weights: Of a network that is named: a .safetensors or .pth file.
-        mean: That it expects to be subtracted from pixel / 255, one value or one per channel: 0.485,0.456,0.406, or 0.
-        std: Likewise, what it is then divided by: 0.229,0.224,0.225, or 1.
-        image_size: Pixels of its input.
-        resize: How images come to that size.
-        task: classification, detection, instance, semantic, or one that is installed.
-        layout: How the data is laid out, where it could be read in several ways.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the split, where the model keeps none.
+        out: Output folder.
+        weights: Weights of a network given by name: a .safetensors or .pth file.
+        mean: Mean the network expects, on the scale 0 to 1: one value, or one per channel, such as 0.485,0.456,0.406.
+        std: Standard deviation the network expects, given like --mean, such as 0.229,0.224,0.225.
+        image_size: Input size in pixels.
+        resize: How images are brought to the input size.
+        task: classification, detection, instance, semantic, or the name of an installed task.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the split, if the model does not store one.
 
     Returns:
         The folder of the result, and metrics and sizes before and after.

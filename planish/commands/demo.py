@@ -30,13 +30,13 @@ def demo(
     resume: bool = False,
     watch: Callable[[Sequence[CandidateResult]], None] | None = None,
 ) -> Result:
-    """The main job on images that come with the package: train, compress, export, measure, bundle, report.
+    """Run the main job on bundled images: train, compress, export, measure, bundle, report.
 
     Args:
-        task: Single garments of Fashion-MNIST, or scenes of several.
-        budget: Wall-clock time for everything; by default 7m50s for classification, 8m or 9m for the others.
-        out: The run's folder.
-        resume: Go on with the run in --out; no finished step is repeated.
+        task: What to train on: single garments from Fashion-MNIST, or generated scenes with several of them.
+        budget: Total wall-clock time; 7m50s by default for classification, 8m or 9m for the other tasks.
+        out: Folder of the run.
+        resume: Continue the run in --out; finished steps are not repeated.
         watch: See `optimize`.
 
     Returns:

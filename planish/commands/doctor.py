@@ -10,7 +10,7 @@ _EXTRAS = {"serve": "fastapi", "ray": "ray", "sign": "cryptography", "litert": "
 
 
 def doctor() -> dict[str, Any]:
-    """What this machine can run: hardware, versions, runtimes; and what to install for what is missing.
+    """What this machine can run: hardware, versions and runtimes; and what to install for anything missing.
 
     Returns:
         Values by section: machine, training, runtimes, extras.

@@ -35,30 +35,31 @@ def evaluate(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> dict[str, Measurement]:
-    """A model's metrics on images, with intervals.
+    """Evaluate a model on a dataset, with confidence intervals.
 
-    Images that the model was made with are in the split that they were in then, whatever their files are called now; new ones are assigned
-    by their content. Where the model was made with none of the images, all of them are evaluated, unless the data has a test split.
+    Images the model was made with keep their original split, even if the files were renamed; new images are assigned by content. If the
+    model was made with none of the images, all are evaluated, unless the dataset has a test split.
 
     Args:
-        model: A bundle, run, saved model or .onnx file; or a network's name with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
-        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
-        weights: Of a network that is named: a .safetensors or .pth file.
-        mean: That it expects to be subtracted from pixel / 255, one value or one per channel: 0.485,0.456,0.406, or 0.
-        std: Likewise, what it is then divided by: 0.229,0.224,0.225, or 1.
-        image_size: Pixels of its input.
-        resize: How images come to that size.
-        task: classification, detection, instance, semantic, or one that is installed.
-        layout: How the data is laid out, where it could be read in several ways.
-        split: Which images; by default test, or all images where the model was made with none of them.
-        runtime: auto takes the bundle's own.
-        calibrate: Also fit a temperature on validation: log loss and calibration error with it.
-        corruptions: Also evaluate up to 1000 images made noisy, blurred, foggy and so on, each 55 times.
-        tile: Predict large images in tiles of so many pixels, as `planish tile` cuts them.
-        out: Folder for a page with classes, errors, calibration and thresholds, and the predictions it is made of.
-        precision: Percent that the page's thresholds shall keep; 95 by default.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the corruptions, and of the split where the model keeps none.
+        model: A bundle, run, saved model or .onnx file; or the name of a network together with --weights: FILE.py:factory, timm:NAME,
+            torchvision:NAME.
+        data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
+        weights: Weights of a network given by name: a .safetensors or .pth file.
+        mean: Mean the network expects, on the scale 0 to 1: one value, or one per channel, such as 0.485,0.456,0.406.
+        std: Standard deviation the network expects, given like --mean, such as 0.229,0.224,0.225.
+        image_size: Input size in pixels.
+        resize: How images are brought to the input size.
+        task: classification, detection, instance, semantic, or the name of an installed task.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        split: Split to evaluate; test by default, or all images if the model was made with none of them.
+        runtime: Runtime to use; auto uses the bundle's own.
+        calibrate: Also fit a temperature on validation, and report log loss and calibration error with it.
+        corruptions: Also evaluate up to 1000 images with noise, blur, fog and other corruptions, 55 versions of each.
+        tile: Predict large images in tiles of this many pixels, as `planish tile` cuts them.
+        out: Output folder for a page with per-class metrics, errors, calibration and thresholds, and for the predictions behind it.
+        precision: Precision, in percent, that the thresholds on the page guarantee; 95 by default.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the corruptions, and of the split if the model does not store one.
 
     Returns:
         Measurements by name.

@@ -25,16 +25,16 @@ def explain(
     reference: str | Path | None = None,
     settings: Annotated[Mapping[str, str] | Sequence[str], Parameter(name="--setting")] = (),
 ) -> Explanation:
-    """Where a model's time and error go, layer by layer; what makes it slow, and what to do about it.
+    """Show where a model's time and error come from, layer by layer, what makes it slow, and what to do about it.
 
     Args:
         model: A bundle, run, saved model, or any .onnx or OpenVINO .xml file.
-        runtime: auto takes the bundle's, or the file's own.
-        threads: Threads of the runtime.
+        runtime: Runtime to use; auto uses the bundle's, or the one the file is made for.
+        threads: Number of threads the runtime may use.
         batch: Batch size.
-        data: Images to measure the error on, else a bundle's golden samples; a .npy of inputs for files of others.
-        reference: Float model it was quantized from; without it only the rounding of activations counts as error.
-        settings: Of the runtime, as your program sets it: INFERENCE_PRECISION_HINT=bf16. May be repeated.
+        data: Images on which to measure the error, instead of a bundle's golden samples; for other files, a .npy of inputs.
+        reference: The float model it was quantized from; without it, only rounding of activations counts as error.
+        settings: Setting of the runtime, as your program passes it: INFERENCE_PRECISION_HINT=bf16. May be repeated.
 
     Returns:
         The layers with their times, and the findings.

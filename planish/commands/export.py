@@ -34,24 +34,24 @@ def export(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> Path:
-    """Write a model as a bundle in another format, checked against the model on real images.
+    """Export a model to another format as a bundle, checked against the model on real images.
 
     Args:
-        model: Folder of a saved model; or a network's name with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
-        data: The images it was trained on; they calibrate, and check the file against the model.
-        to: The format.
-        out: The bundle's folder.
-        int8: Quantize to 8 bits; weights to 7 where this machine's kernels overflow with 8.
-        calibrate: Divide the logits by a temperature fitted on validation: calibrated probabilities.
-        weights: Of a network that is named: a .safetensors or .pth file.
-        mean: That it expects to be subtracted from pixel / 255, one value or one per channel: 0.485,0.456,0.406, or 0.
-        std: Likewise, what it is then divided by: 0.229,0.224,0.225, or 1.
-        image_size: Pixels of its input.
-        resize: How images come to that size.
-        task: classification, detection, instance, semantic, or one that is installed.
-        layout: How the data is laid out, where it could be read in several ways.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the split, where the model keeps none.
+        model: Folder of a saved model; or the name of a network together with --weights: FILE.py:factory, timm:NAME, torchvision:NAME.
+        data: The dataset it was trained on, for calibration and for checking the file against the model.
+        to: Format to export to.
+        out: Output folder for the bundle.
+        int8: Quantize to 8 bits; weights to 7 if this machine's kernels would overflow with 8.
+        calibrate: Divide the logits by a temperature fitted on validation, for calibrated probabilities.
+        weights: Weights of a network given by name: a .safetensors or .pth file.
+        mean: Mean the network expects, on the scale 0 to 1: one value, or one per channel, such as 0.485,0.456,0.406.
+        std: Standard deviation the network expects, given like --mean, such as 0.229,0.224,0.225.
+        image_size: Input size in pixels.
+        resize: How images are brought to the input size.
+        task: classification, detection, instance, semantic, or the name of an installed task.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the split, if the model does not store one.
 
     Returns:
         The bundle's folder.

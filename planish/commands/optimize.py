@@ -47,39 +47,39 @@ def optimize(
     seed: int = 0,
     watch: Callable[[Sequence[CandidateResult]], None] | None = None,
 ) -> Result:
-    """Make a network small and fast within a loss of accuracy, and prove it on the exported file.
+    """Make a network smaller and faster within a limit on accuracy loss, and prove it on the exported file.
 
-    The run's folder holds `report.html`, `result.json` and `bundle/`.
+    The folder of the run contains `report.html`, `result.json` and `bundle/`.
 
     Args:
-        data: Images: a folder with a folder per class, with annotations of COCO, Pascal VOC or YOLO, or with mask images; COCO's or YOLO's
-            file; a CSV or JSON-lines manifest; or fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.
-        model: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory; FILE.onnx for what needs no training.
-        weights: imagenet, or a .safetensors or .pth file. A model that was already trained on these classes is not trained again.
-        max_drop: Points that may be lost of the task's primary metric, 1 by default; in its unit where that is not in percent.
-        max_latency: Of one batch: 5ms, 800us.
-        max_size: Of the files that ship: 4MB, 512KiB.
-        runtime: auto, onnxruntime, openvino, or another that `planish doctor` lists.
-        threads: Threads of the runtime.
+        data: Dataset: a folder with one folder per class; a folder with COCO, Pascal VOC or YOLO annotations or with mask images; a COCO or
+            YOLO file; a CSV or JSON Lines manifest; or a built-in one: fashion-mini, fashion-scenes, cifar10, fashion-mnist, mnist.
+        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory. For a FILE.onnx, only what needs no training is tried.
+        weights: Initial weights: imagenet, or a .safetensors or .pth file. A model already trained on these classes is not trained again.
+        max_drop: Maximum drop of the task's primary metric, 1 point by default; in the metric's own unit if that is not percent.
+        max_latency: Maximum latency of one batch: 5ms, 800us.
+        max_size: Maximum size of the shipped files: 4MB, 512KiB.
+        runtime: Runtime to deploy to: auto, onnxruntime, openvino, or another listed by `planish doctor`.
+        threads: Number of threads the runtime may use.
         batch: Batch size.
-        budget: Wall-clock time for everything: 20m, 90s, 1h30m.
-        out: The run's folder; by default runs/ and a name made from data and model.
-        resume: Go on with the run in --out; no finished step is repeated.
-        image_size: Pixels of the model's input; by default the images' own size, at most 224.
-        resize: squash, or crop to the middle; by default squash for images that are about square.
-        mean: Of FILE.onnx: subtracted from pixel / 255, one value or one per channel: 0.485,0.456,0.406 by default, or 0.
-        std: Likewise, what it is then divided by: 0.229,0.224,0.225 by default, or 1.
-        epochs: At most, of each training; the budget may cut it short.
-        augmentation: Of training images.
-        train_mode: auto trains the original unless it was already trained on these classes.
-        task: classification, detection, instance, semantic, or one that is installed; by default what the data is annotated for.
-        layout: How the data is laid out, where it could be read in several ways.
-        students: Another architecture to distill the original into; may be repeated. none for none; by default some small ones where the
+        budget: Total wall-clock time: 20m, 90s, 1h30m.
+        out: Folder of the run; by default runs/ and a name made from the dataset and the model.
+        resume: Continue the run in --out; finished steps are not repeated.
+        image_size: Input size in pixels; by default the size of the images, at most 224.
+        resize: squash to the input size, or crop the centre; by default squash if images are roughly square.
+        mean: Mean that FILE.onnx expects, on the scale 0 to 1: one value, or one per channel; 0.485,0.456,0.406 by default.
+        std: Standard deviation that FILE.onnx expects, given like --mean; 0.229,0.224,0.225 by default.
+        epochs: Maximum number of epochs per training; the budget may end it earlier.
+        augmentation: Augmentation of training images.
+        train_mode: Whether to train the original; auto trains it unless it was already trained on these classes.
+        task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        students: Another architecture to distill the original into; may be repeated, none for none. By default some small ones if the
             original is trained from scratch.
-        teachers: Networks that teach together: the original, and others like it, trained in half of the budget.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the split, fresh weights and training.
-        watch: Called with all candidates whenever something about one becomes known.
+        teachers: Number of networks that teach together: the original and others like it, trained in half of the budget.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the split, of initial weights and of training.
+        watch: Called with all candidates whenever one of them changes.
 
     Returns:
         What was found.

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def recipes(name: str | None = None) -> dict[str, Recipe]:
-    """The recipes that come with the package, or one of them, to be changed.
+    """List the training recipes that come with the package, or print one of them to start from.
 
     Args:
-        name: Print this one as YAML.
+        name: Print this recipe as YAML.
 
     Returns:
         All of them by name, or the one.

@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def report(run: str | Path) -> Path:
-    """Write the page of a run, a comparison, an experiment, an evaluation, an ensemble study, label issues or a learning curve again.
+    """Rewrite the page of a run, comparison, experiment, evaluation, ensemble study, label issues or learning curve.
 
     Args:
-        run: Its folder.
+        run: Folder of the run or study.
 
     Returns:
         The page.

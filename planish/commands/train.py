@@ -50,27 +50,27 @@ def train(
     resume: bool = False,
     seed: int = 0,
 ) -> Trained:
-    """Train a model by a recipe and evaluate it on test.
+    """Train a model with a recipe and evaluate it on test.
 
-    Beside the model lie `recipe.yaml`, as it was carried out; `augmented.png`: some images and their augmentations; and `evaluation.html`,
-    the page of `evaluate`, with the course of the training in it.
+    The output folder contains the model, the `recipe.yaml` it was trained with, `augmented.png` with examples of the augmentation, and
+    `evaluation.html`, the page of `evaluate` together with the training curves.
 
     Args:
-        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
-        model: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.
-        weights: imagenet, or a .safetensors or .pth file.
-        out: Folder for the model; must not exist unless --resume.
-        recipe: A name (see `planish recipes`) or a YAML file; by default one for fresh or for pretrained weights.
-        changes: A value of the recipe: training.epochs=10, norm=group. May be repeated.
-        epochs: Times every image is seen; --set training.epochs.
-        budget: Wall-clock time for everything; the schedule ends within it.
-        image_size: Pixels of the model's input; by default the images' own size, at most 224.
-        train_mode: auto evaluates a model that came with weights first, and trains it only if it is hardly better than guessing.
-        task: classification, detection, instance, semantic, or one that is installed; by default what the data is annotated for.
-        layout: How the data is laid out, where it could be read in several ways.
-        skip_bad: Leave broken images out instead of stopping.
-        resume: Go on from the checkpoint of an interrupted training.
-        seed: Of the split, fresh weights and training.
+        data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
+        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.
+        weights: Initial weights: imagenet, or a .safetensors or .pth file.
+        out: Output folder for the model; must not exist unless --resume is given.
+        recipe: Training recipe: a name (see `planish recipes`) or a YAML file. The default depends on whether the weights are pretrained.
+        changes: Override a value of the recipe: training.epochs=10, norm=group. May be repeated.
+        epochs: Number of epochs; the same as --set training.epochs.
+        budget: Total wall-clock time; the training schedule is fitted to it.
+        image_size: Input size in pixels; by default the size of the images, at most 224.
+        train_mode: auto first evaluates a model that comes with weights, and trains it only if it is hardly better than chance.
+        task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        skip_bad: Skip broken images instead of stopping.
+        resume: Continue from the checkpoint of an interrupted training.
+        seed: Seed of the split, of initial weights and of training.
 
     Returns:
         The artifact, its folder, and its metrics on test.

@@ -33,27 +33,27 @@ def crossval(
     seed: int = 0,
     watch: Callable[[Sequence[Fold]], None] | None = None,
 ) -> Folds:
-    """How accurate a recipe is on few images: cross-validation over train and validation, test untouched.
+    """Estimate a recipe's accuracy by cross-validation over train and validation; test is not touched.
 
-    Near duplicates are in one fold. No network is evaluated on its held-out fold while it is trained, so early stopping has no effect. The
-    folder holds `folds.json`, with all logits in `out_of_fold.npz`.
+    Near duplicates share a fold. Networks are not evaluated on their held-out fold during training, so early stopping has no effect. The
+    output folder contains `folds.json`, and all logits in `out_of_fold.npz`.
 
     Args:
-        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
-        model: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.
-        weights: imagenet, or a .safetensors or .pth file.
-        recipe: A name (see `planish recipes`) or a YAML file; by default one for fresh or for pretrained weights.
-        changes: A value of the recipe: training.epochs=10, norm=group. May be repeated.
-        epochs: Of each training; --set training.epochs.
-        image_size: Pixels of the model's input; by default the images' own size, at most 224.
-        folds: 2 or more; each network is trained on all but one.
-        repeats: Of all folds, with other folds and seeds.
-        budget: Wall-clock time for everything; each training has an equal share, and its schedule ends within it.
-        layout: How the data is laid out, where it could be read in several ways.
-        out: Folder for the results; by default runs/ and a name made from data and model.
-        resume: Go on with what is in --out; no finished training is repeated.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the split, and the first of the repeats' seeds.
+        data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
+        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.
+        weights: Initial weights: imagenet, or a .safetensors or .pth file.
+        recipe: Training recipe: a name (see `planish recipes`) or a YAML file. The default depends on whether the weights are pretrained.
+        changes: Override a value of the recipe: training.epochs=10, norm=group. May be repeated.
+        epochs: Epochs per training; the same as --set training.epochs.
+        image_size: Input size in pixels; by default the size of the images, at most 224.
+        folds: Number of folds, at least 2.
+        repeats: Number of times the cross-validation is repeated, each with new folds and another seed.
+        budget: Total wall-clock time, divided equally among the trainings; each schedule is fitted to its share.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        out: Output folder; by default runs/ and a name made from the dataset and the model.
+        resume: Continue the study in --out; finished trainings are not repeated.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the split, and of the first repeat.
         watch: Called with the finished folds after each training.
 
     Returns:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 def data(
     data: str | Path | Dataset, *, task: str | None = None, layout: Layout | None = None, skip_bad: bool = False, seed: int = 0
 ) -> ImageData:
-    """What is in a data set: task and layout, what is used and what is left out, classes, splits, duplicates, leaks.
+    """Describe a dataset: task, layout, what is used and skipped, classes, splits, duplicates and leaks.
 
     Args:
-        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
-        task: classification, detection, instance, semantic, or one that is installed; by default what the data is annotated for.
-        layout: How the data is laid out, where it could be read in several ways.
-        skip_bad: Leave broken images, and annotations that make no sense, out instead of stopping.
-        seed: Of the split.
+        data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
+        task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        skip_bad: Skip broken images and invalid annotations instead of stopping.
+        seed: Seed of the split.
 
     Returns:
         The images in their splits, and the report on them.

@@ -25,18 +25,18 @@ def few_shot(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> FewShot:
-    """Accuracy with a few images per class: a linear classifier on the features of a frozen network, on validation.
+    """Accuracy with few images per class: a linear classifier on features of a frozen network, measured on validation.
 
     Args:
-        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
-        shots: Images per class: 1,5,10. A draw of more contains that of fewer.
-        model: A network's name, or FILE.py:factory.
+        data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
+        shots: Images per class: 1,5,10. A larger draw contains the smaller ones.
+        model: Name of a network, or FILE.py:factory.
         weights: imagenet, or a file.
-        image_size: Pixels of the network's input; by default the images' own size, at most 224.
-        draws: Of training images.
-        layout: How the data is laid out, where it could be read in several ways.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the split and the draws.
+        image_size: Input size in pixels; by default the size of the images, at most 224.
+        draws: Number of random draws of training images.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the split and of the draws.
 
     Returns:
         Accuracies with intervals.

@@ -30,26 +30,26 @@ def retrain(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> Retraining:
-    """Train the network behind a bundle on old and new images, make a bundle of it by the same steps, and compare the two.
+    """Retrain the network behind a bundle on old and new images, bundle it by the same steps, and compare the two.
 
-    Images keep the splits that the bundle keeps, and new ones are assigned by their content, so neither network was trained on, or chosen
-    by, the images they are compared on.
+    Images keep the splits stored in the bundle, and new ones are assigned by content, so the two are compared on images that neither was
+    trained on or selected with.
 
     Args:
-        served: The run's folder, or its bundle.
-        data: The images that it was made from.
-        add: New images with labels: a folder, or the labels.csv of `planish label-candidates`.
-        out: Folder for what is made; must not exist.
-        replace: Let the new bundle take the old one's place if tests on images that neither was trained on show that it is better.
-        alpha: Error of each test: how often a network that is no better would pass.
-        max_drop: Points of accuracy that may be lost on old images.
-        recipe: Of the training; fine-tuning by default.
-        changes: A value of the recipe: training.epochs=10. May be repeated.
-        epochs: Times every image is seen; --set training.epochs.
-        budget: Wall-clock time of the training.
-        layout: How the data is laid out, where it could be read in several ways.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the training.
+        served: Folder of the run, or of its bundle.
+        data: The dataset it was trained on.
+        add: New labelled images: a folder, or the labels.csv of `planish label-candidates`.
+        out: Output folder; must not exist.
+        replace: Replace the old bundle if the new one is shown to be better on images that neither was trained on.
+        alpha: Significance level of each test: how often a model that is no better would pass.
+        max_drop: Accuracy that may be lost on the old images, in points.
+        recipe: Training recipe; fine-tuning by default.
+        changes: Override a value of the recipe: training.epochs=10. May be repeated.
+        epochs: Number of epochs; the same as --set training.epochs.
+        budget: Wall-clock time for training.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the training.
 
     Returns:
         What was found. The folder holds it as `retraining.json`, `model/`, `bundle/`, and `added.csv`.

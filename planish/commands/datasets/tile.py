@@ -18,19 +18,20 @@ def tile(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> int:
-    """Cut large images with boxes, masks or label maps into overlapping tiles, to train on.
+    """Cut large annotated images into overlapping tiles for training.
 
-    Splits are kept; those that are not given are cut off as bands, or whole images, as tiles of one image must not be in two of them.
+    Given splits are kept; missing ones are formed from bands of an image, or from whole images, so that overlapping tiles never end up in
+    different splits.
 
     Args:
-        data: Images with annotations; see `planish optimize --help`.
-        size: Pixels of a tile's side.
-        out: Folder for the tiles; it must not exist yet.
-        overlap: Share of a tile that its neighbour shows as well; at least as wide as most objects.
-        task: detection, instance or semantic; by default what the data is annotated for.
-        layout: How the data is laid out, where it could be read in several ways.
-        skip_bad: Leave annotations that make no sense out instead of stopping.
-        seed: Of what is split here.
+        data: Dataset with annotations; see `planish optimize --help`.
+        size: Side of a tile, in pixels.
+        out: Output folder; must not exist.
+        overlap: Overlap of neighbouring tiles, as a share of a tile; make it at least as wide as most objects.
+        task: detection, instance or semantic; by default determined by the annotations.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        skip_bad: Skip invalid annotations instead of stopping.
+        seed: Seed of the split, if the dataset has none.
 
     Returns:
         How many tiles there are.

@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def alert_rules(out: str | Path = "alerts.yaml") -> Path:
-    """Write alert rules for Prometheus that fit the metrics of `planish serve`.
+    """Write Prometheus alert rules for the metrics of `planish serve`.
 
     Args:
-        out: The file.
+        out: Output file.
 
     Returns:
         The file.

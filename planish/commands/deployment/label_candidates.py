@@ -10,15 +10,16 @@ from planish.errors import BundleError, DataError
 
 
 def label_candidates(log: str | Path, bundles: Sequence[str | Path] = (), *, out: str | Path, count: int = 50) -> int:
-    """Copy the logged images most worth a label, by the uncertainty of the model, with a labels.csv to fill in.
+    """Copy the logged images that are most worth labelling, by the model's uncertainty, with a labels.csv to fill in.
 
-    They are taken from the classes in turn. Of a detector there is a COCO file instead, with the model's own boxes to correct.
+    They are spread evenly over the predicted classes. For a detector, a COCO file with the model's own boxes is written instead, to be
+    corrected.
 
     Args:
-        log: Folder of `planish serve --log` with --log-images.
-        bundles: What was served, named as it was served; needed where the log is of several models.
-        out: Folder for the images; must not exist.
-        count: At most that many.
+        log: Folder written by `planish serve --log` with --log-images.
+        bundles: The bundles that were served, named as they were served; needed if the log covers several models.
+        out: Output folder; must not exist.
+        count: Maximum number of images.
 
     Returns:
         How many there are.

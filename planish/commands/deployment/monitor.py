@@ -27,18 +27,18 @@ def monitor(
     webhook: Annotated[str | None, Parameter(env_var="PLANISH_WEBHOOK")] = None,
     keys: str | Path | None = None,
 ) -> list[Monitored]:
-    """Look for drift in what a service logged, or ask the service; exit code 1 where there is some, 2 where nothing could be compared.
+    """Check a service, or its log, for drift; exit code 1 if there is drift, 2 if nothing could be compared.
 
     Args:
-        source: Folder of `planish serve --log`, or the address of a service.
-        bundles: What was served, named as it was served; not needed for an address.
-        false_alarms: Share of periods without drift that may give an alarm.
-        period: Each is judged anew.
-        correlation: Time after which two images of one source (header X-Source) are independent: 0, 60s, 10m. Drift is judged by such.
-        cycle: What comes back in each, as day and night do, is no drift. Judged at its end.
-        every: Look again and again: 1m, 1h. Ends at the first alarm that the webhook took.
-        webhook: Address that an alarm is sent to, as JSON. It is printed nowhere.
-        keys: As of `planish serve`; the first key is sent to the service.
+        source: Folder written by `planish serve --log`, or the address of a service.
+        bundles: The bundles that were served, named as they were served; not needed for an address.
+        false_alarms: Share of periods without drift in which a false alarm is accepted.
+        period: Length of the periods; each is tested separately.
+        correlation: Time after which two images from one source (header X-Source) are considered independent: 0, 60s, 10m.
+        cycle: Regular variation, such as day and night, that is not drift; each cycle is tested at its end.
+        every: Keep checking at this interval: 1m, 1h. Ends at the first alarm the webhook accepts.
+        webhook: URL to which alarms are posted as JSON. It is never printed.
+        keys: Key file, as for `planish serve`; the first key is sent to the service.
 
     Returns:
         What was found of each model.

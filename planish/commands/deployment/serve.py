@@ -48,40 +48,40 @@ def serve(
 ) -> None:
     """Serve images over HTTP, also by KServe's V1 protocol and the Open Inference Protocol v2 (Triton); /metrics for Prometheus.
 
-    /predict, or /models/NAME/predict, takes an image file as the body, a form with one or more files, or JSON with base64 or data URLs;
-    each also compressed with gzip or deflate. Other forms are answered 415. /openapi.json describes it all. Ends at SIGTERM or Ctrl-C, when
-    accepted requests are answered.
+    /predict and /models/NAME/predict accept an image file as the body, a form with one or more files, or JSON with base64 or data URLs,
+    optionally compressed with gzip or deflate; anything else is answered with status 415. /openapi.json describes the API. On SIGTERM or
+    Ctrl-C, accepted requests are still answered.
 
     Args:
         bundles: Folders of bundles or runs; NAME=FOLDER or NAME@VERSION=FOLDER to name one.
         host: Address to listen on; 0.0.0.0 for all.
-        port: 0 for any that is free.
-        threads: Of the runtime, for each bundle; by default those it was measured with.
-        max_batch: Largest batch size.
-        max_queue: Images that may wait; beyond that requests are answered 429.
-        max_bytes: Of a request.
-        max_pixels: Of an image file.
-        max_decoding_bytes: Of memory for all images that are decoded at a time.
-        timeout: Seconds after which a request is answered 504.
-        keys: A file: a key a line, one of which requests must have; # for comments.
-        cors_origins: https://example.com: a site whose pages may send requests; may be repeated, '*' for all. By default none may.
-        canary: NAME@VERSION=SHARE of the requests without a version: shirts@2=0.1. May be repeated.
-        reload: Replace a model when its folder holds a newer bundle.
-        watch_rate: At most that many predictions a second are watched for drift, and logged.
-        request_log: File to log requests in, readable by its owner alone; by default they go to standard output.
-        request_log_bytes: That this log may have; the oldest lines go first.
-        address_file: File to write the address into, for a container's health check.
-        correlation: Time after which two images of one source (header X-Source) are independent: 0, 60s, 10m.
-        cycle: What comes back in each, as day and night do, is no drift. Judged at its end.
-        log: Folder to log predictions in, for `planish monitor`.
-        log_bytes: That the log may have; the oldest lines go first.
-        log_images: Image files to keep beside the log; the oldest go first.
-        log_image_bytes: That they may have together.
-        public_key: PEM file: only bundles are served that the owner of this key signed.
-        tls_certificate: PEM file.
-        tls_key: PEM file.
-        ray: As replicas in Ray Serve, here or in the cluster RAY_ADDRESS names.
-        replicas: Processes in Ray Serve, each with all models.
+        port: Port to listen on; 0 for any free one.
+        threads: Threads of the runtime per bundle; by default the number it was measured with.
+        max_batch: Maximum batch size.
+        max_queue: Maximum number of queued images; further requests are answered with status 429.
+        max_bytes: Maximum size of a request, in bytes.
+        max_pixels: Maximum size of an image, in pixels.
+        max_decoding_bytes: Maximum memory for images being decoded at the same time, in bytes.
+        timeout: Seconds after which a request is answered with status 504.
+        keys: File with one API key per line, one of which every request must carry; # starts a comment.
+        cors_origins: Origin whose pages may send requests, such as https://example.com; may be repeated, '*' for all. None by default.
+        canary: Share of the requests without a version that this version answers: shirts@2=0.1. May be repeated.
+        reload: Replace a model when its folder contains a newer bundle.
+        watch_rate: Maximum number of predictions per second that are checked for drift and logged.
+        request_log: File for the request log, readable only by its owner; standard output by default.
+        request_log_bytes: Maximum size of the request log, in bytes; the oldest lines are deleted first.
+        address_file: File to write the address to, for a container's health check.
+        correlation: Time after which two images from one source (header X-Source) are considered independent: 0, 60s, 10m.
+        cycle: Regular variation, such as day and night, that is not drift; each cycle is tested at its end.
+        log: Folder for logged predictions, for `planish monitor`.
+        log_bytes: Maximum size of the prediction log, in bytes; the oldest lines are deleted first.
+        log_images: Maximum number of image files kept beside the log; the oldest are deleted first.
+        log_image_bytes: Maximum total size of these image files, in bytes.
+        public_key: Public Ed25519 key, a PEM file: only bundles signed with it are served.
+        tls_certificate: TLS certificate, a PEM file.
+        tls_key: Private key of the TLS certificate, a PEM file.
+        ray: Serve with Ray Serve, on this machine or on the cluster named by RAY_ADDRESS.
+        replicas: Number of Ray Serve replicas; each loads all models.
         watch: Called with a line for each model that is served, and for warnings.
 
     Raises:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def sign(bundle: str | Path, *, key: str | Path) -> Path:
-    """Sign a bundle, so that verify and serve can tell who made it, with --public-key.
+    """Sign a bundle, so that `verify` and `serve` can check with --public-key who made it.
 
     Make the keys with: openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem -pubout -out key.pub
 
     Args:
-        bundle: A bundle's folder, or a run's.
-        key: Private Ed25519 key, a PEM file; keep it where only you can read it.
+        bundle: Folder of a bundle or a run.
+        key: Private Ed25519 key, a PEM file; keep it readable only by yourself.
 
     Returns:
         The signature's file.

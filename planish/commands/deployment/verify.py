@@ -20,13 +20,13 @@ def verify(
 ) -> VerifyReport:
     """Check a bundle's files, replay its golden samples and measure its latency; exit code 1 on any mismatch.
 
-    A machine that only runs models needs no PyTorch for it.
+    This does not require PyTorch.
 
     Args:
-        bundle: A bundle's folder, or a run's.
-        latency: Measure the latency here, beside the one the bundle was made with.
-        max_latency: Of one batch, 5ms; exit code 1 where it is missed.
-        public_key: Of whoever must have signed it: an Ed25519 key, PEM file.
+        bundle: Folder of a bundle or a run.
+        latency: Measure the latency on this machine, next to the recorded one.
+        max_latency: Maximum latency of one batch: 5ms; exit code 1 if it is exceeded.
+        public_key: Public Ed25519 key, a PEM file, that the bundle must be signed with.
 
     Returns:
         What was checked, and what failed.

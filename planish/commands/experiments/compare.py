@@ -41,31 +41,32 @@ def compare(
     seed: int = 0,
     watch: Callable[[Sequence[Row]], None] | None = None,
 ) -> Comparison:
-    """Compare techniques of compression at several levels on the same model: size, measured speed-up, change of accuracy.
+    """Compare compression techniques at several levels on one model: size, measured speed-up, change in accuracy.
 
-    Every technique starts from the same original and is distilled for the same number of epochs. Nothing is chosen, so all are evaluated on
-    test; their files are timed in one interleaved run beside the original's. The folder holds `comparison.json` and `comparison.html`.
+    Every technique starts from the same original and is distilled for the same number of epochs. Nothing is selected, so all are evaluated
+    on test; their files and the original's are timed in one interleaved run. The output folder contains `comparison.json` and
+    `comparison.html`.
 
     Args:
-        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
-        topic: What is compared.
-        model: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.
-        weights: imagenet, or a file. A model that was already trained on these classes is not trained again.
-        epochs: Of the original's training.
-        recovery_epochs: Of distillation, for every technique that trains.
-        augmentation: Of training images.
-        train_mode: auto trains the original unless it was already trained on these classes.
-        runtime: That runs all files.
-        threads: Threads of the runtime.
+        data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
+        topic: Family of techniques to compare.
+        model: Network: resnet20, torchvision:NAME, timm:NAME, or FILE.py:factory.
+        weights: Initial weights: imagenet, or a file. A model already trained on these classes is not trained again.
+        epochs: Epochs of training for the original.
+        recovery_epochs: Epochs of distillation for every technique that involves training.
+        augmentation: Augmentation of training images.
+        train_mode: Whether to train the original; auto trains it unless it was already trained on these classes.
+        runtime: Runtime for all files.
+        threads: Number of threads the runtime may use.
         batch: Batch size.
-        image_size: Pixels of the model's input.
-        task: classification, detection, instance, semantic, or one that is installed; by default what the data is annotated for.
-        layout: How the data is laid out, where it could be read in several ways.
-        out: Folder for the results; by default runs/ and a name made from topic, data and model.
-        resume: Go on with the comparison in --out.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the split, fresh weights and training.
-        watch: Called with the rows whenever one is finished.
+        image_size: Input size in pixels.
+        task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        out: Output folder; by default runs/ and a name made from the topic, the dataset and the model.
+        resume: Continue the comparison in --out.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the split, of initial weights and of training.
+        watch: Called with all rows whenever one is finished.
 
     Returns:
         What was found.

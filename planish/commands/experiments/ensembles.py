@@ -36,29 +36,29 @@ def ensembles(
     seed: int = 0,
     watch: Callable[[Sequence[EnsembleArm]], None] | None = None,
 ) -> EnsembleStudy:
-    """What ensembles and averages of weights bring and cost: several seeds, snapshots, EMA, SWA, soups, test-time augmentation.
+    """Measure what ensembles and weight averaging bring and cost: seeds, snapshots, EMA, SWA, soups, test-time augmentation.
 
-    The folder holds `ensembles.json` and `ensembles.html`.
+    The output folder contains `ensembles.json` and `ensembles.html`.
 
     Args:
-        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
-        model: A network's name.
-        weights: imagenet, or a file.
-        recipe: A recipe's name or a YAML file; its averages of weights are omitted.
-        changes: A value of the recipe: batch_size=32. May be repeated.
-        seeds: Networks in an ensemble.
-        epochs: Of each training.
-        budget: Wall-clock time for everything; without --epochs it is shared equally.
-        image_size: Pixels of the model's input.
-        runtime: That runs all files.
-        threads: Threads of the runtime.
+        data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
+        model: Name of a network.
+        weights: Initial weights: imagenet, or a file.
+        recipe: Training recipe: a name or a YAML file; any weight averaging in it is ignored.
+        changes: Override a value of the recipe: batch_size=32. May be repeated.
+        seeds: Number of networks in an ensemble.
+        epochs: Epochs per training.
+        budget: Total wall-clock time; without --epochs it is divided equally among the trainings.
+        image_size: Input size in pixels.
+        runtime: Runtime for all files.
+        threads: Number of threads the runtime may use.
         batch: Batch size.
-        layout: How the data is laid out, where it could be read in several ways.
-        out: Folder for the results; by default runs/ and a name made from data and model.
-        resume: Go on with the study in --out.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the split, and the first of the seeds.
-        watch: Called with the arms whenever one is finished.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        out: Output folder; by default runs/ and a name made from the dataset and the model.
+        resume: Continue the study in --out.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the split, and the first of the seeds.
+        watch: Called with all arms whenever one is finished.
 
     Returns:
         What was found.

@@ -41,32 +41,33 @@ def experiment(
     seed: int = 0,
     watch: Callable[[Sequence[ArmResult]], None] | None = None,
 ) -> Experiment:
-    """What a modification, or a value of the recipe, brings, measured fairly: equal budget, paired seeds, intervals.
+    """Measure the effect of a modification or recipe value fairly: equal budgets, paired seeds, intervals.
 
-    Trainings of one seed begin with the same random state and see images in the same order. An arm whose interval, over two seeds or more,
-    is more than 5 points behind the best on validation gets no further seed. The folder holds `experiment.json` and `experiment.html`.
+    Trainings with the same seed start from the same random state and see the images in the same order. After two or more seeds, an arm
+    whose interval lies more than 5 points behind the best on validation gets no further seed. The output folder contains `experiment.json`
+    and `experiment.html`.
 
     Args:
-        data: Images: a folder, a manifest, or a built-in name; see `planish optimize --help`.
-        vary: A modification, or a key of the recipe, and its values, the reference first: activation=relu,elu. May be repeated for another
+        data: Dataset: a folder, a manifest, or the name of a built-in one; see `planish optimize --help`.
+        vary: A modification, or a key of the recipe, and its values, the reference first: activation=relu,elu. Repeat it for another
             factor.
-        topic: A ready-made experiment instead.
-        model: A network's name; by default the topic's, else resnet20. May be varied too.
-        weights: imagenet, or a file. May be varied too, with given for these and none for fresh ones.
-        recipe: What all arms share: a recipe's name or a YAML file.
-        changes: A value of the recipe for all arms: batch_size=32. May be repeated.
-        design: factorial combines all values, the default; one varies one factor at a time.
-        seeds: Trainings of each arm.
-        epochs: Of each training.
-        budget: Wall-clock time for everything; without --epochs it is shared equally.
-        image_size: Pixels of the model's input.
-        task: classification, detection, instance, semantic, or one that is installed; by default what the data is annotated for.
-        layout: How the data is laid out, where it could be read in several ways.
-        out: Folder for the results; by default runs/ and a name made from the factors, data and model.
-        resume: Go on with the experiment in --out.
-        skip_bad: Leave broken images out instead of stopping.
-        seed: Of the split, and the first of the seeds.
-        watch: Called with the arms after each training.
+        topic: A predefined experiment, instead of --vary.
+        model: Name of a network; by default the topic's, else resnet20. May be a factor.
+        weights: Initial weights: imagenet, or a file. May be a factor: given for these, none for random ones.
+        recipe: Training recipe shared by all arms: a name or a YAML file.
+        changes: Override a value of the recipe for all arms: batch_size=32. May be repeated.
+        design: factorial, the default, combines all values; one varies one factor at a time.
+        seeds: Trainings per arm.
+        epochs: Epochs per training.
+        budget: Total wall-clock time; without --epochs it is divided equally among the trainings.
+        image_size: Input size in pixels.
+        task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
+        layout: Layout of the dataset, if it could be read in more than one way.
+        out: Output folder; by default runs/ and a name made from the factors, the dataset and the model.
+        resume: Continue the experiment in --out.
+        skip_bad: Skip broken images instead of stopping.
+        seed: Seed of the split, and the first of the seeds.
+        watch: Called with all arms after each training.
 
     Returns:
         What was found.
