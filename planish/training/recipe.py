@@ -278,7 +278,7 @@ def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
         if key in ("training", "modifications") and isinstance(value, Mapping):
             values.update({full_key(f"{key}.{name}"): inner for name, inner in value.items()})
         else:
-            values[full_key(key)] = value
+            values[full_key(str(key))] = value  # YAML's keys may be anything
     return values
 
 

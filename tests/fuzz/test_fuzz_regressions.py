@@ -48,6 +48,13 @@ def test_deep_yaml(tmp_path: Path, text: str, read: Callable[[Path], object]) ->
         read(tmp_path / "x.yaml")
 
 
+@pytest.mark.parametrize("text", ["null: 1", "1: 2", "training: {null: 1}", "norm: {1: 2}"])
+def test_recipes_have_keys_of_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(PlanError, match="no key|Keys should be strings"):
+        load_recipe(tmp_path / "r.yaml")
+
+
 @pytest.mark.parametrize(
     "text",
     ["[" + "1," * 300_000 + "]", "x" * 2_000_000, "a: &x [1]\nb: *x", "{[1]: 2}", "!!python/name:os.system", "9" * 6000],
