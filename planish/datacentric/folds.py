@@ -241,7 +241,7 @@ def folds(
     seconds = None if run.budget is None else TRAINED_SHARE * units.seconds(run.budget) / (folds * repeats)
     with run_folder(folder, settings, run.resume) as job:
         if resolved.training.patience is not None:
-            note("held-out folds are not looked at while training, so patience has no effect")
+            note("held-out folds are not evaluated during training, so patience (early stopping) has no effect")
         trainer = FoldTrainer(job.store, folder / "work", data, model, resolved, run, seconds)
         trained: list[Fold] = []
         fold_of = np.stack([trainer.folds(folds, repeat) for repeat in range(repeats)])

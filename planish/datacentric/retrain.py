@@ -232,7 +232,9 @@ def _check(
             "name images that the bundle was made from, and new ones",
         )
     if not counts[0]:
-        note("no new image is for testing, about 15 % of them are: what the new network makes of such images is not measured")
+        note(
+            "none of the new images is in the test split, which about 15 % of images are assigned to: accuracy on new images is not measured"
+        )
     return is_new
 
 

@@ -122,7 +122,9 @@ def _size(foreign: Foreign, image_size: int | None, usual: int, file: Path) -> t
     if foreign.height is None or foreign.width is None:
         free = image_size or foreign.height or foreign.width or usual
         if image_size is None:
-            note(f"{file.name} takes images of any size and is fed {free} x {free} pixels, their own size; --image-size says otherwise")
+            note(
+                f"{file.name} accepts any image size and is given {free} x {free} pixels, the size of the images; --image-size changes that"
+            )
         return foreign.height or free, foreign.width or free
     if image_size not in (None, foreign.height) or image_size not in (None, foreign.width):
         raise GoalError(
@@ -153,7 +155,7 @@ def _tell(file: Path, spec: InputSpec, how: Preprocessing, classes: Sequence[str
     assumed = [name for name, missing in (("--mean", no_mean), ("--std", no_std), ("--resize", no_resize)) if missing]
     names = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
     note(
-        f"{file.name} is fed {spec.height} x {spec.width} pixels ({how.resize}), (pixel / 255 - {mean}) / {std}; "
-        f"its {len(classes)} outputs are taken to be the classes by name: {names}"
-        + (f"; it does not say so itself: {', '.join(assumed)} say otherwise" if assumed else "")
+        f"input of {file.name}: {spec.height} x {spec.width} pixels ({how.resize}), (pixel / 255 - {mean}) / {std}; "
+        f"its {len(classes)} outputs are taken to be the classes in this order: {names}"
+        + (f"; this is assumed, as the file does not say: change it with {', '.join(assumed)}" if assumed else "")
     )

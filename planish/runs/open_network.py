@@ -60,7 +60,7 @@ def open_network(
         artifact = replace(artifact, preprocessing=how)
     names = ", ".join(artifact.class_names[:4]) + (", ..." if len(artifact.class_names) > 4 else "")
     note(
-        f"{name} is fed {spec.height} x {spec.width} pixels ({how.resize}); --image-size and --resize change that; "
+        f"input of {name}: {spec.height} x {spec.width} pixels ({how.resize}), changed by --image-size and --resize; "
         f"its outputs are taken to be the classes in this order: {names}"
     )
     opened = Opened(

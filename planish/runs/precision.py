@@ -42,7 +42,7 @@ def decided_precision(store: Store, wanted: MixedPrecision, network: Callable[[]
         return "bf16" if use_bf16(wanted, Accelerator().device, artifact.module, artifact.input_spec) else "off"
 
     decided: Literal["off", "bf16"] = store.once("training precision", "setup", decide)
-    note(f"all trainings compute in {precision_name(decided)}, as was decided once for all of them")
+    note(f"all trainings run in {precision_name(decided)}, as decided once for all of them")
     return decided
 
 

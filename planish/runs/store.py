@@ -134,7 +134,7 @@ class Store:
         try:
             return read(found)
         except _UNREADABLE as error:
-            note(f"{key}: its files cannot be read and are made again ({type(error).__name__}: {error})")
+            note(f"{key}: its files cannot be read, so the step is repeated ({type(error).__name__}: {error})")
             return read(self._do(key, stage, make).found)
 
     def attempt(self, key: str, stage: str, work: Callable[[], Any], impossible: tuple[type[PlanishError], ...] = (PlanishError,)) -> str:

@@ -146,8 +146,8 @@ def optimize(
         least = store.elapsed + teachers * epoch + rest
         if least > seconds:
             note(
-                f"the budget of {seconds:.0f} s is too short for these images, this model and this machine: about {least:.0f} s is the "
-                "least; only what cannot be omitted is done"
+                f"the budget of {seconds:.0f} s is too short for these images, this model and this machine: at least "
+                f"about {least:.0f} s are needed; only the essential steps are carried out"
             )
         left = seconds - store.elapsed
         spare = min((_ORIGINAL_SHARE if teachers == 1 else _TEACHERS_SHARE / teachers) * left, (left - rest) / teachers)

@@ -32,11 +32,11 @@ def check_knowledge(search: Search) -> None:
     reached, is_trained = better_than_guessing(task, outputs, task.split("validation").targets)
     if not is_trained:
         raise ModelError(
-            f"the file is right on {100 * reached:.1f} % of the validation images, which is hardly better than guessing",
+            f"the file has {100 * reached:.1f} % accuracy on validation, which is hardly better than guessing",
             "it must be trained on these classes, in the order of its outputs (of their names, if it has none), with this preprocessing",
             "give its --mean, --std and --resize, or name the classes' folders in its order",
         )
-    note(f"the file as given is right on {100 * reached:.1f} % of the validation images")
+    note(f"the file as given has {100 * reached:.1f} % accuracy on validation")
 
 
 def without_training(search: Search) -> tuple[Trial, ...]:

@@ -36,7 +36,7 @@ def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
         return False
     much = lost.value > _WORTH_POINTS * point
     cost = in_unit(lost.value, lost.unit) + " points" * (lost.unit == "points")
-    note(f"INT8 costs {cost} on validation ({trial.name})" + ", so rounding is learned" * much)
+    note(f"INT8 costs {cost} on validation ({trial.name})" + ", so quantization-aware training follows" * much)
     return much
 
 
@@ -54,7 +54,7 @@ def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
     shipped = DeployedCandidate(plan, search.deployment)
     drop = partial(runner.drop, shipped.plan, shipped.runtime, (Plan(), "torch"), "validation")
     if why := runner.store.attempt(f"rounding:{shipped.plan.key}", "searching", drop):
-        note(f"rounding cannot be learned: {why}")
+        note(f"quantization-aware training is skipped: {why}")
         return None
     lost = drop()
     history = (*trial.history, (trial.history[-1][0] + seconds, drop_upper_bound(lost)))

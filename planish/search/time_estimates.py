@@ -54,7 +54,7 @@ def training_seconds(job: Job, budget: float, elapsed: float) -> float:
         after = _JUDGING * len(job.task.split("test")) * one + writing_seconds(0.0)
         least = _BACKWARD * len(job.task.split("train")) * one
         if elapsed + least + after > budget:
-            note(f"the budget of {budget:.0f} s is too short: about {elapsed + least + after:.0f} s is the least, for one epoch")
+            note(f"the budget of {budget:.0f} s is too short: one epoch needs at least about {elapsed + least + after:.0f} s")
         return max(budget - elapsed - after, least, 1.0)
 
     return float(decide("seconds of training", left))

@@ -107,7 +107,7 @@ def prepare_job(
     multiple = max(created.source.strides, default=_MULTIPLE)
     height, width = sides(image_size, images, multiple) if learned.whole_image else (image_size, image_size)
     if learned.whole_image and (height, width) != (image_size, image_size):
-        note(f"images are fed as {height} x {width} pixels: about their own shape, and what strides divide")
+        note(f"the input size is {height} x {width} pixels: close to the shape of the images, and divisible by the strides")
     preprocessing = Preprocessing(
         decode_side=decoding.side,
         resize="squash" if learned.whole_image else settings.resize or fitting_resize(images),
@@ -127,8 +127,8 @@ def prepare_job(
         note(text)
     if created.mean is not None and normalisation != "dataset":
         note(
-            "the weights expect images normalised by the numbers of the data set they were trained on, and "
-            f"{normalisation} takes each image's own: they begin worse than they are; normalisation=dataset keeps what they know"
+            "the weights expect images normalised by the statistics of the dataset they were trained on, and "
+            f"normalisation={normalisation} uses each image's own, so they start out worse; normalisation=dataset avoids that"
         )
     return Job(
         task=learned,

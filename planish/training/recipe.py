@@ -191,8 +191,8 @@ def warn_of_fresh_weights(named: Recipe | str | Path | None, pretrained: bool) -
     """
     if named == RECOVERY and not pretrained:
         note(
-            f"the recipe {RECOVERY} wins back what a trained network lost when it was made smaller, and this one has fresh weights: "
-            "scratch-small is made for them"
+            f"the recipe {RECOVERY} is for recovering the accuracy of a compressed network, and this one has random weights; "
+            "scratch-small is made for those"
         )
 
 

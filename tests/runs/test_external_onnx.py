@@ -242,7 +242,7 @@ def test_from_a_file_to_a_bundle(shapes: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     result = Result.load(run / "result.json")
     assert any("cannot be trained" in text and "distillation" in text for text in result.notes)
-    assert any("--mean, --std, --resize say otherwise" in text for text in result.notes)
+    assert any("change it with --mean, --std, --resize" in text for text in result.notes)
     assert set(result.baselines) == {"onnxruntime", "openvino"}
     assert any("simplified" in candidate.summary for candidate in result.candidates)
     assert "simplify" in json.dumps([candidate.plan for candidate in result.candidates])

@@ -218,7 +218,7 @@ def test_files_that_cannot_be_read_are_made_again(tmp_path: Path, now: list[floa
         with collecting_notes() as notes:
             assert load()[1:] == ([0, 1, 2, 3, 4], 1), "later decisions were taken by the time that it was then"
         assert len(notes) == 1
-        assert "x: its files cannot be read and are made again" in notes[0]
+        assert "x: its files cannot be read, so the step is repeated" in notes[0]
     assert len(made) == 4
     assert Store(tmp_path).seconds_of("x") == 1
 

@@ -63,7 +63,7 @@ def test_where_little_time_is_left_no_second_runtime_is_measured_and_launches_ar
 
 def test_a_budget_below_the_least_is_named_at_the_start_and_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result, took = simulate(tmp_path / "run", World(20_000), 60, monkeypatch)
-    assert any(f"about {result.budget.least_seconds:.0f} s is the least" in text for text in result.notes)
+    assert any(f"at least about {result.budget.least_seconds:.0f} s are needed" in text for text in result.notes)
     assert "At least" in str(result.budget)
     stage = result.budget.overruns[0]
     assert stage.seconds > stage.expected_seconds

@@ -159,7 +159,7 @@ def test_watching_survives_a_service_that_is_away(other: Other, monkeypatch: pyt
     found = run(other.address, "--every", "10s")
     assert found.exit_code == 1, said(found)
     assert slept == [10] * 3
-    assert said(found).count("asked again") == 2
+    assert said(found).count("Retrying") == 2
     assert "drift in brightness in 40 of 500 images" in said(found)
 
 

@@ -125,10 +125,10 @@ def test_weights_that_expect_another_normalisation_are_told(normalisation: Any, 
         prepare_job(
             data, ModelSettings("torchvision:squeezenet1_1", weights=tmp_path / "weights.pth", image_size=64), normalisation=normalisation
         )
-    assert any("they begin worse" in text for text in notes) is said
+    assert any("they start out worse" in text for text in notes) is said
     with collecting_notes() as notes:
         prepare_job(data, ModelSettings("torchvision:squeezenet1_1", image_size=64), normalisation=normalisation)
-    assert not any("they begin worse" in text for text in notes), "fresh weights expect nothing"
+    assert not any("they start out worse" in text for text in notes), "fresh weights expect nothing"
 
 
 def test_few_images_are_tuned_by_the_recipe_for_few(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def monitor(
         except (NoResponseError, EmptyLogError) as error:
             if every_s is None:
                 raise
-            note(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error} It is asked again.")
+            note(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error} Retrying.")
         else:
             drifted = any(one.drifted for one in found)
             told = not drifted or webhook is None or _was_told(found, webhook)
@@ -121,7 +121,7 @@ def _was_told(found: Sequence[Monitored], webhook: str) -> bool:
     try:
         tell(found, webhook)
     except PlanishError as error:
-        note(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error} It was not told: {'; '.join(one.verdict for one in found)}")
+        note(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error} The alarm was not delivered: {'; '.join(one.verdict for one in found)}")
         return False
     return True
 
