@@ -122,9 +122,7 @@ def _size(foreign: Foreign, image_size: int | None, usual: int, file: Path) -> t
     if foreign.height is None or foreign.width is None:
         free = image_size or foreign.height or foreign.width or usual
         if image_size is None:
-            note(
-                f"{file.name} accepts any image size and is given {free} x {free} pixels, the size of the images; --image-size changes that"
-            )
+            note(f"{file.name} accepts any image size and is given {free} x {free} pixels, that of the images; --image-size changes it")
         return foreign.height or free, foreign.width or free
     if image_size not in (None, foreign.height) or image_size not in (None, foreign.width):
         raise GoalError(

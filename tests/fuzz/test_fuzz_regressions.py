@@ -51,7 +51,7 @@ def test_deep_yaml(tmp_path: Path, text: str, read: Callable[[Path], object]) ->
 @pytest.mark.parametrize("text", ["null: 1", "1: 2", "training: {null: 1}", "norm: {1: 2}"])
 def test_recipes_have_keys_of_text(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(PlanError, match="no key|Keys should be strings"):
+    with pytest.raises(PlanError, match=r"no key|Keys should be strings"):
         load_recipe(tmp_path / "r.yaml")
 
 
