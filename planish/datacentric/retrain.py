@@ -232,9 +232,7 @@ def _check(
             "name images that the bundle was made from, and new ones",
         )
     if not counts[0]:
-        note(
-            "none of the new images is in the test split, which about 15 % of images are assigned to: accuracy on new images is not measured"
-        )
+        note("none of the new images was assigned to the test split, as about 15 % are: their accuracy is not measured")
     return is_new
 
 
