@@ -155,7 +155,7 @@ def report_found(source: str | Path, content: DataSource) -> None:
         inventory.account([path], images, path, unlabelled.get(content.how, "no annotation names them"))
     elif path.is_file():  # beside which anything may lie, so only folders of its images are searched
         root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
-        folders = sorted({image.parent for image in images if image.is_relative_to(root)})
+        folders = sorted(folder for folder in {image.parent for image in images if image.is_relative_to(root)} if folder.is_dir())
         inventory.account(folders, images, root, f"{path.name} does not name them", recursive=False)
     else:
         inventory.images_found = len(images)
