@@ -17,7 +17,7 @@ from planish.compression import ChannelPruning, Int8
 from planish.data.normalisation import Normalise
 from planish.errors import RuntimeMissingError
 from planish.export import ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport, litert_file
-from planish.export.checks.agreement import numeric, unlike
+from planish.export.checks.agreement import numeric_outputs, decoded_difference
 from planish.export.checks.similarity import likeness
 from planish.export.runtimes.litert import read_metadata
 from planish.export.runtimes.registry import executed_precisions
@@ -89,9 +89,9 @@ class Quantized:
 
     def agrees(self, expected: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
         """The networks are untrained, but an image must still be told from others as before."""
-        found_like = [likeness(expected[name], found[name]) for name in numeric(expected)]
+        found_like = [likeness(expected[name], found[name]) for name in numeric_outputs(expected)]
         alike = all(one.snr_db > 6.1 and one.noise < 0.5 and (one.scale or 1) > 0.65 for one in found_like)
-        return alike and all(value < 0.5 for value in unlike(expected, found).values())
+        return alike and all(value < 0.5 for value in decoded_difference(expected, found).values())
 
     def test_it_is_smaller(self, exported: tuple[Artifact, Artifact, Any]) -> None:
         before, after, _ = exported

@@ -243,7 +243,7 @@ def test_a_fault_of_the_service_itself_is_counted(
     served: tuple[TestClient, Faulty], image: bytes, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
     client, _faulty = served
-    monkeypatch.setattr(ServedModel, "answers", lambda *arguments, **options: 1 / 0)
+    monkeypatch.setattr(ServedModel, "responses", lambda *arguments, **options: 1 / 0)
     assert client.post("/predict", content=image).status_code == 500
     assert failures(client, "error") == 1
     assert logged(log)[0]["error"] == "ZeroDivisionError: division by zero"

@@ -117,7 +117,7 @@ def test_a_failed_webhook_is_said_and_the_finding_kept(status: int, dark: Path, 
     found = run(dark, bundle, "--correlation", "0", "--webhook", f"{other.address}/{SECRET}", "--debug")
     assert found.exit_code == 1, said(found)
     assert "the webhook" in said(found)
-    assert "not told" in said(found)
+    assert "not delivered" in said(found)
     assert "drift in" in said(found)
     assert SECRET not in said(found)
     assert len(other.asked) == 1, "a redirect is not followed"
@@ -148,7 +148,7 @@ def test_watching_goes_on_until_the_webhook_takes_it(dark: Path, bundle: Path, o
     found = run(dark, bundle, "--correlation", "0", "--every", "1m", "--webhook", f"{other.address}/{SECRET}")
     assert found.exit_code == 1
     assert (len(other.asked), slept) == (3, [60, 60])
-    assert said(found).count("not told") == 2
+    assert said(found).count("not delivered") == 2
     assert SECRET not in said(found)
 
 

@@ -114,7 +114,7 @@ def test_recovery_of_fresh_weights_is_told_what_it_is_for(recipe: str | None, sa
     data = write_shapes(tmp_path / "shapes", per_class=20)
     with collecting_notes() as notes:
         planish.train(data, model="resnet8", recipe=recipe, changes=["epochs=1"], out=tmp_path / "model")
-    assert any("made smaller, and this one has fresh weights" in text for text in notes) is said
+    assert any("compressed network, and this one has random weights" in text for text in notes) is said
 
 
 @pytest.mark.parametrize(("normalisation", "said"), [("z_score", True), ("min_max", True), ("dataset", False)])
