@@ -17,7 +17,7 @@ from planish.compression import ChannelPruning, Int8
 from planish.data.normalisation import Normalise
 from planish.errors import RuntimeMissingError
 from planish.export import ToExecuTorch, ToLiteRt, ToOnnx, ToOpenVino, ToTorchExport, litert_file
-from planish.export.checks.agreement import numeric_outputs, decoded_difference
+from planish.export.checks.agreement import decoded_difference, numeric_outputs
 from planish.export.checks.similarity import likeness
 from planish.export.runtimes.litert import read_metadata
 from planish.export.runtimes.registry import executed_precisions
