@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from planish.errors import TrainingError
+from planish.errors import DataError, TrainingError
 from planish.measurement import Metric
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ LossKind = Literal["cross_entropy", "focal"]
 ClassWeights = Literal["none", "balanced"]
 Kind = Literal["classes", "boxes", "masks", "maps"]
 """What images are labelled with: a class each, boxes, boxes with masks, or a class for each pixel."""
+USUAL_TASKS: dict[Kind, str] = {"classes": "classification", "boxes": "detection", "masks": "instance", "maps": "semantic"}
+"""What images with annotations of a kind are used for where no task is named."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,22 @@ TaskFactory = Callable[[Mapping[SplitName, Split], tuple[str, ...]], Task]
 def installed_tasks() -> dict[str, TaskFactory]:
     """What other packages add through the entry point ``planish.tasks``, by the task's name."""
     return {entry.name: entry.load() for entry in entry_points(group="planish.tasks")}
+
+
+def annotations_for(task: str) -> Kind | Reader:
+    """What images for a task are labelled with, or a function of its own that reads them.
+
+    Raises:
+        DataError: there is no such task.
+    """
+    for kind, usual in USUAL_TASKS.items():
+        if task == usual:
+            return kind
+    installed = installed_tasks()
+    if task not in installed:
+        names = ", ".join((*USUAL_TASKS.values(), *installed))
+        raise DataError(f"there is no task {task!r}", f"tasks are {names}", "install the package that adds it")
+    return installed[task]({}, ()).annotations
 
 
 def one_class_each(targets: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 from planish.errors import ModelError, PlanError
 from planish.models import create, names
+from planish.models.heads.build import head_for
 from planish.models.storage import load_artifact, save_artifact
 from planish.settings import ModelSettings
+from planish.tasks.detection import Detection
 from planish.testing import entry_points, write_shapes
 from planish.training.prepare import prepare_job
 from planish.training.recipe import MODIFICATIONS, Recipe, apply_modifications, load_recipe, modifications
@@ -128,3 +131,12 @@ def test_without_the_package_a_recipe_that_names_it_is_refused(tmp_path: Path) -
     (tmp_path / "mine.yaml").write_text("modifications:\n  scaled: 2\n")
     with pytest.raises(PlanError, match="scaled"):
         load_recipe(tmp_path / "mine.yaml")
+
+
+def test_the_head_of_a_network_follows_from_what_an_installed_tasks_images_are_annotated_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planish.task.installed_tasks", lambda: {"trees": partial(Detection, name="trees")})
+    network = create("resnet8", num_classes=2, channels=3, image_size=64, task="trees").module
+    outputs = network.eval().decode(network(torch.zeros(1, 3, 64, 64)))
+    assert set(outputs) == {"boxes", "scores", "labels"}
+    assert head_for("instance") != head_for("trees") == head_for("detection")
+    assert head_for("classification") is head_for("a task that is not installed") is None

@@ -30,7 +30,7 @@ from planish.models.detection.levels import (
 from planish.models.factories import call, from_package, installed_models
 from planish.models.heads import torchvision as torchvision_heads
 from planish.models.heads.backbone import map_strides
-from planish.models.heads.build import HEADS, with_head
+from planish.models.heads.build import Head, head_for, with_head
 from planish.models.heads.first_and_last import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
 from planish.models.plain import bake_norms, check_answers, check_training_outputs, unwrapped
 from planish.models.weights.checkpoints import State, aligned, read_checkpoint
@@ -96,9 +96,9 @@ def create(
     Raises:
         ModelError: an unknown name, a network that does not run on such images, or weights that do not fit.
     """
-    if task in HEADS:
+    if (head := head_for(task)) is not None:
         training = training or TrainingBoxes(lambda multiple: (max(multiple, round(image_size / multiple) * multiple),) * 2)
-        return _with_head(model, num_classes, channels, image_size, weights, task, training)
+        return _with_head(model, num_classes, channels, image_size, weights, task, training, head)
     if isinstance(model, nn.Module):
         return _handed_over(model, Source("module", num_classes, channels, task=task), image_size, weights)
     if not isinstance(model, str):
@@ -224,10 +224,11 @@ def _with_head(
     weights: str | Path | None,
     task: str,
     training: TrainingBoxes,
+    head: Head,
 ) -> Created:
     detections, limits = DETECTIONS, list[str]()
-    if HEADS[task].boxes:
-        detections, limits = detections_for(training.boxes, masks=HEADS[task].masks)
+    if head.boxes:
+        detections, limits = detections_for(training.boxes, masks=head.masks)
     detections = training.detections or detections
     if isinstance(model, str) and (known := f"torchvision:{model.removeprefix('torchvision:')}") in _with_own_head(task):
         created = _torchvisions_own(Source(known, num_classes, channels, task=task, detections=detections), weights)
@@ -245,7 +246,7 @@ def _with_head(
     classes = 1000 if weights == "imagenet" else num_classes
     classifier = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE)
     state = None if weights is None or weights == "imagenet" else read_checkpoint(Path(weights))
-    module, source, adapted = _on_maps(classifier.module, source, image_size, training, state or {})
+    module, source, adapted = _on_maps(classifier.module, source, image_size, training, state or {}, head)
     if state is not None and len(state) == len(module.state_dict()):
         state = aligned(state, module.state_dict())
     notes = [f"{task} by a pyramid on the maps of {name} at strides {', '.join(map(str, source.strides))}", *adapted, *limits]
@@ -261,7 +262,7 @@ def _with_head(
 
 def _with_own_head(task: str) -> list[str]:
     """torchvision's networks for a task, by their full names."""
-    return [f"torchvision:{name}" for name in torchvision_heads.names(task)]
+    return [] if head_for(task) is None else [f"torchvision:{name}" for name in torchvision_heads.names(task)]
 
 
 def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
@@ -285,13 +286,12 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
 
 
 def _on_maps(
-    classifier: nn.Module, source: Source, image_size: int, training: TrainingBoxes, state: State
+    classifier: nn.Module, source: Source, image_size: int, training: TrainingBoxes, state: State, head: Head
 ) -> tuple[nn.Module, Source, list[str]]:
     """A detector or segmenter, what it is built by (finer maps where the backbone has no coarse ones), and in words what was adapted.
 
     Weights of a whole detector, trained elsewhere, are of its own levels: these are taken.
     """
-    head = HEADS[source.task]
     for levels in levels_in(state) if head.boxes else ():
         trained = replace(source, strides=levels.strides, bins=levels.bins)
         try:

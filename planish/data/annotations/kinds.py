@@ -1,32 +1,12 @@
-"""What images are labelled with, and what they can be used for."""
+"""As what annotations can be read."""
 
 from __future__ import annotations
 
 from planish.errors import DataError
-from planish.task import Kind, Reader, installed_tasks
+from planish.task import USUAL_TASKS, Kind
 
-USUAL_TASKS: dict[Kind, str] = {"classes": "classification", "boxes": "detection", "masks": "instance", "maps": "semantic"}
-"""What data is used for where nobody names a task."""
 _ALSO: dict[Kind, tuple[Kind, ...]] = {"masks": ("boxes", "maps")}
 """As what else annotations of a kind can be read."""
-
-
-def annotations_for(task: str | None) -> Kind | Reader | None:
-    """What images for a task are labelled with, or a function of its own that reads them; None where no task is named.
-
-    Raises:
-        DataError: there is no such task.
-    """
-    if task is None:
-        return None
-    installed = installed_tasks()
-    for kind, usual in USUAL_TASKS.items():
-        if task == usual:
-            return kind
-    if task not in installed:
-        names = ", ".join((*USUAL_TASKS.values(), *installed))
-        raise DataError(f"there is no task {task!r}", f"tasks are {names}", "install the package that adds it")
-    return installed[task]({}, ()).annotations
 
 
 def fitting_kind(given: Kind, wanted: Kind | None, name: str, task: str | None) -> Kind:

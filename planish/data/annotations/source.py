@@ -10,7 +10,6 @@ from typing import Any
 
 from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation
 from planish.data.annotations.coco import coco_files, is_coco, read_coco
-from planish.data.annotations.kinds import USUAL_TASKS
 from planish.data.annotations.map_codes import NAME_FILES, Codes
 from planish.data.annotations.masks import Masked, masked_images, read_label_maps, read_object_masks
 from planish.data.annotations.voc import read_voc, voc_files
@@ -18,7 +17,7 @@ from planish.data.annotations.yolo import has_yolo, read_yolo, yolo_layout
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.unsupported_formats import foreign_format
 from planish.errors import DataError
-from planish.task import Kind
+from planish.task import USUAL_TASKS, Kind
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from planish.data.annotations.kinds import USUAL_TASKS, annotations_for, fitting_kind
+from planish.data.annotations.kinds import fitting_kind
 from planish.data.annotations.source import LAYOUTS, read_annotations
 from planish.data.sources.builtin import BUILTIN, builtin_folder, is_builtin
 from planish.data.sources.inventory import Inventory
@@ -17,6 +17,7 @@ from planish.errors import DataError
 from planish.files.reading import damage_reported
 from planish.printable import printable_names
 from planish.progress import collecting_notes, note
+from planish.task import USUAL_TASKS, annotations_for
 
 
 def with_layout(source: str, layout: str | None) -> str:
@@ -103,7 +104,7 @@ def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSo
 
 
 def _content(name: str, path: Path, task: str | None, layout: str | None, inventory: Inventory) -> DataSource:
-    wanted = annotations_for(task)
+    wanted = None if task is None else annotations_for(task)
     if callable(wanted):
         if layout is not None:
             raise DataError(f"the layout {layout!r} for the task {task!r}", "it reads its data in a way of its own", "omit --layout")

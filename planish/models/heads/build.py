@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from planish.artifact import Source
-from planish.errors import ModelError
+from planish.errors import DataError, ModelError
 from planish.models.detection.detector import Detector
 from planish.models.heads.segmentation import Segmenter
+from planish.task import Kind, Reader, annotations_for
 
 _FINE, _USUAL = (4, 8, 16), (8, 16, 32)
 
@@ -46,22 +47,32 @@ class Head:
 
 
 def _detector(classifier: nn.Module, source: Source) -> nn.Module:
-    masks = HEADS[source.task].masks
+    head = head_for(source.task)
     return Detector(
-        classifier, source.num_classes, source.channels, source.strides, bins=source.bins, detections=source.detections, masks=masks
-    )
+        classifier, source.num_classes, source.channels, source.strides, bins=source.bins, detections=source.detections,
+        masks=head is not None and head.masks,
+    )  # fmt: skip
 
 
 def _segmenter(classifier: nn.Module, source: Source) -> nn.Module:
     return Segmenter(classifier, source.num_classes, source.channels, source.strides)
 
 
-HEADS: dict[str, Head] = {
-    "detection": Head(_detector, small=128, boxes=True),
-    "instance": Head(_detector, small=128, boxes=True, masks=True),
-    "semantic": Head(_segmenter, small=96, strides=(4, 8, 16, 32)),
+_HEADS: dict[Kind | Reader, Head] = {
+    "boxes": Head(_detector, small=128, boxes=True),
+    "masks": Head(_detector, small=128, boxes=True, masks=True),
+    "maps": Head(_segmenter, small=96, strides=(4, 8, 16, 32)),
 }
-"""By what the outputs are for (``Source.task``). Networks for anything else end in one row of numbers an image, as classifiers do."""
+
+
+def head_for(task: str) -> Head | None:
+    """The head of networks for a task, by what its images are annotated with; None where they end in one row of numbers an image, as
+    classifiers do.
+    """
+    try:
+        return _HEADS.get(annotations_for(task))
+    except DataError:  # the package that adds the task is not installed
+        return None
 
 
 def with_head(classifier: nn.Module, source: Source) -> nn.Module:
@@ -74,6 +85,7 @@ def with_head(classifier: nn.Module, source: Source) -> nn.Module:
     Raises:
         ModelError: there is no such head, or no maps can be taken from the classifier.
     """
-    if source.task not in HEADS:
-        raise ModelError(f"there is no head for the task {source.task!r}", f"there are heads for {', '.join(HEADS)}")
-    return HEADS[source.task].build(classifier, source)
+    head = head_for(source.task)
+    if head is None:
+        raise ModelError(f"there is no head for the task {source.task!r}", "there are heads for images with boxes, masks or label maps")
+    return head.build(classifier, source)

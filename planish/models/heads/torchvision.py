@@ -17,11 +17,13 @@ from planish.models.detection.one_stage import OneStage
 from planish.models.detection.two_stage import TwoStage
 from planish.models.heads.first_and_last import set_input_channels
 from planish.models.heads.segmentation import pixel_loss
+from planish.task import Kind, Reader, annotations_for
 
 
 def names(task: str) -> list[str]:
     """Those that are made for a task; none for one that needs no head."""
-    return _MADE_FOR[task]() if task in _MADE_FOR else []
+    made = _MADE_FOR.get(annotations_for(task))
+    return [] if made is None else made()
 
 
 def has_head(name: str) -> bool:
@@ -42,7 +44,7 @@ def _detectors() -> list[str]:
     return [name for name in known if not name.startswith(("maskrcnn", "keypoint"))]
 
 
-_MADE_FOR: dict[str, Callable[[], list[str]]] = {"detection": _detectors, "instance": _mask_detectors, "semantic": _segmenters}
+_MADE_FOR: dict[Kind | Reader, Callable[[], list[str]]] = {"boxes": _detectors, "masks": _mask_detectors, "maps": _segmenters}
 
 
 def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Module:
