@@ -1,4 +1,4 @@
-"""Parameters that travel together from the commands to the jobs they start."""
+"""Parameters that are passed together from the commands to the jobs they start."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TrainMode = Literal["auto", "always", "never"]
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Which network, and how it is fed.
+    """A network and its input.
 
     Args:
         model: ``resnet20``, ``torchvision:NAME``, ``timm:NAME``, ``FILE.py:factory``, a network, or the path of a file.
-        weights: ``imagenet`` or a file; None for fresh ones, or where the factory loads them itself.
-        image_size: pixels of its input; None for the images' own size.
-        resize: how images come to that size; None squashes images that are about square and crops others.
-        mean: that it expects to be subtracted, one value per channel or one for all, on the 0..1 scale; None where its weights define it.
-        std: likewise, that it expects to be divided by.
-        task: None for what the data is annotated for.
+        weights: ``imagenet`` or a file; None for random ones, or if the factory loads them itself.
+        image_size: input size in pixels; None for the size of the images.
+        resize: how images are brought to that size; None squashes images that are roughly square and crops others.
+        mean: mean the network expects, on the 0..1 scale, one value or one per channel; None if its weights define it.
+        std: standard deviation the network expects, given like ``mean``.
+        task: name of the task; None to determine it from the annotations.
     """
 
     model: str | nn.Module = "resnet20"
@@ -39,7 +39,7 @@ class ModelSettings:
 
     @property
     def name(self) -> str:
-        """As it was named; of a network its class."""
+        """As given by the user; for a network, the name of its class."""
         return self.model if isinstance(self.model, str) else type(self.model).__name__
 
 
@@ -48,8 +48,8 @@ class RecipeSettings:
     """How a network is trained.
 
     Args:
-        recipe: a recipe, the name of one that comes with the package, or a YAML file; None for one that fits weights and task.
-        changes: of its values: ``training.epochs=10``, ``norm=group``.
+        recipe: a recipe, the name of one that comes with the package, or a YAML file; None for one that suits the weights and the task.
+        changes: overrides of its values: ``training.epochs=10``, ``norm=group``.
     """
 
     recipe: Recipe | str | Path | None = None
@@ -58,12 +58,12 @@ class RecipeSettings:
 
 @dataclass(frozen=True)
 class OriginalSettings:
-    """How the original of a comparison or a search comes about.
+    """How the original of a comparison or a search is trained.
 
     Args:
-        epochs: at most; None for defaults that the budget may cut short.
-        augmentation: of training images.
-        train_mode: ``auto`` trains it unless it was already trained on these classes.
+        epochs: maximum number of epochs; None for a default that the budget may reduce.
+        augmentation: augmentation of training images.
+        train_mode: whether to train it; ``auto`` trains it unless it was already trained on these classes.
     """
 
     epochs: int | None = None
@@ -73,12 +73,12 @@ class OriginalSettings:
 
 @dataclass(frozen=True)
 class GoalSettings:
-    """The goal of a search as it is written; see ``planish.goal.Goal``.
+    """The goal of a search as the user writes it; see ``planish.goal.Goal``.
 
     Args:
-        max_drop: that may be lost of the primary metric, in its unit; None for one point.
-        max_latency: of one batch: ``5ms``, or milliseconds.
-        max_size: of the files that ship: ``4MB``, or bytes.
+        max_drop: maximum drop of the primary metric, in its unit; None for one point.
+        max_latency: maximum latency of one batch: ``5ms``, or milliseconds.
+        max_size: maximum size of the shipped files: ``4MB``, or bytes.
     """
 
     max_drop: float | None = None
@@ -91,9 +91,9 @@ class DeploymentTarget:
     """Where a file runs, and how.
 
     Args:
-        runtime: its name; ``auto`` for the fastest.
-        threads: of the runtime.
-        batch: images in a batch.
+        runtime: name of the runtime; ``auto`` for the fastest.
+        threads: number of threads of the runtime.
+        batch: batch size.
     """
 
     runtime: str = "auto"
@@ -103,14 +103,14 @@ class DeploymentTarget:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where a job keeps its results, and what it may use.
+    """Where a job stores its results, and which resources it may use.
 
     Args:
-        out: its folder; None for one under ``runs/``.
-        resume: go on with what is in it.
-        budget: wall-clock time for everything: ``20m``, or seconds.
-        skip_bad: leave broken images out.
-        seed: of everything random.
+        out: output folder; None for one under ``runs/``.
+        resume: continue the job in that folder.
+        budget: total wall-clock time: ``20m``, or seconds.
+        skip_bad: skip broken images.
+        seed: seed of everything random.
     """
 
     out: str | Path | None = None

@@ -42,15 +42,15 @@ _KEPT = ("norm",)  # of which "none" is a value of its own
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Recipe:
-    """How a model is made of a network and images.
+    """How a network is modified and trained.
 
     Args:
-        description: what it is for.
-        modifications: hyper-parameters of each modification that is applied, by its name; a single value stands for its first one:
+        description: what the recipe is for.
+        modifications: modifications to apply, by name, with their hyper-parameters; a single value stands for the first one:
             ``{"activation": "elu", "norm": {"kind": "group", "groups": 16}}``.
         training: hyper-parameters of the training.
-        image_size: pixels the model is fed; None for the images' own size, at most 224.
-        normalisation: of pixels, by numbers of the data set or of each image; see ``planish.artifact.Preprocessing``.
+        image_size: input size in pixels; None for the size of the images, at most 224.
+        normalisation: of pixels, by statistics of the dataset or of each image; see ``planish.artifact.Preprocessing``.
     """
 
     description: str = ""
