@@ -50,8 +50,8 @@ class Preprocessing:
     Args:
         decode_side: upper bound in pixels for the shorter side of a decoded image, so that decoded images can be cached.
         resize: ``squash`` to exactly (height, width), or ``crop``: shorter side to the input size, then the centre.
-        mean: one value a channel, on the 0..1 scale.
-        std: one value a channel, on the 0..1 scale, above 0.
+        mean: one value per channel, on the 0..1 scale.
+        std: one value per channel, on the 0..1 scale, above 0.
         normalisation: ``dataset``: ``(pixel / 255 - mean) / std``. The others take each image's own numbers, over pixels and channels:
             ``min_max``: ``(pixel - lowest) / (highest - lowest)``; ``z_score``: ``(pixel - mean) / standard deviation``. Both divide by one
             grey level at least, so that an image of one colour becomes 0.

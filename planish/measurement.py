@@ -59,7 +59,7 @@ def digits_of(unit: str, value: float) -> int:
 
 @dataclass(frozen=True)
 class Metric:
-    """What models are judged by, and how scores, one an image, become a number in its unit.
+    """What models are judged by, and how scores, one per image, become a number in its unit.
 
     Args:
         name: ``accuracy``, ``map``, ``mean_absolute_error``.

@@ -79,7 +79,7 @@ class Stage:
         self._tell("")
 
     def advance(self, by: int = 1, text: str = "") -> None:
-        """Say that ``by`` more is done; reports at most ten times a second unless ``text`` is given."""
+        """Say that ``by`` more is done; reports at most ten times per second unless ``text`` is given."""
         self.done += by
         if text or time.monotonic() - self._told > 0.1:
             self._tell(text)

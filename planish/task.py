@@ -76,12 +76,12 @@ class Split(Protocol):
 
     @property
     def keys(self) -> Sequence[str]:
-        """One stable name an image: its path below the data folder."""
+        """One stable name per image: its path below the data folder."""
         ...
 
     @property
     def targets(self) -> Any:
-        """One target an image, indexable: class numbers int64 ``(N,)``, ``Objects``, label maps, or numbers float32 ``(N, K)``."""
+        """One target per image, indexable: class numbers int64 ``(N,)``, ``Objects``, label maps, or numbers float32 ``(N, K)``."""
         ...
 
     def __len__(self) -> int: ...
@@ -173,7 +173,7 @@ class Task(Protocol):
         ...
 
     def decode(self, outputs: Outputs) -> Any:
-        """Named model outputs to predictions, one an image."""
+        """Named model outputs to predictions, one per image."""
         ...
 
     def guessing(self, targets: Any) -> float:
@@ -181,7 +181,7 @@ class Task(Protocol):
         ...
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
-        """One score an image, float64 ``(N,)``, whose mean is the primary metric in its unit, and 0 to 1 where that is percent.
+        """One score per image, float64 ``(N,)``, whose mean is the primary metric in its unit, and 0 to 1 where that is percent.
 
         Paired comparisons are made of them."""
         ...
@@ -191,7 +191,7 @@ class Task(Protocol):
         ...
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        """One number a class, by its name; classes that are not there are left out."""
+        """One number per class, by its name; classes that are not there are left out."""
         ...
 
     def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
@@ -278,7 +278,7 @@ def annotations_for(task: str) -> Kind | Reader:
 
 
 def one_class_each(targets: Any) -> bool:
-    """Whether targets are class numbers, one an image, int ``(N,)``."""
+    """Whether targets are class numbers, one per image, int ``(N,)``."""
     return getattr(getattr(targets, "dtype", None), "kind", "") in ("i", "u") and targets.ndim == 1
 
 

@@ -15,7 +15,7 @@ class Normalise(nn.Module):
     """From pixels to what a network takes, uint8 ``(N, H, W, C)`` to float32 ``(N, C, H, W)``. The first layer of every exported graph.
 
     Args:
-        mean: one value a channel, on the 0..1 scale.
+        mean: one value per channel, on the 0..1 scale.
         std: likewise.
         normalisation: see ``Preprocessing``.
 

@@ -159,7 +159,7 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
     if image.mode == wanted and not image.has_transparency_data:
         return image
     if image.mode == "F":
-        raise DataError("an image of floating-point pixels", "their range is not known", "save it with 8 or 16 bits a channel")
+        raise DataError("an image of floating-point pixels", "their range is not known", "save it with 8 or 16 bits per channel")
     top = TWELVE_BITS if image.mode.startswith("I") and is_twelve_bit(image) else FULL_RANGE
     converted = Image.new(wanted, image.size)
     for start, strip in _strips(image):

@@ -50,7 +50,7 @@ class Shot:
 
 @dataclass(frozen=True, config=_STRICT)
 class FewShot:
-    """What a few images a class are enough for.
+    """What a few images per class are enough for.
 
     Args:
         draws: of training images, for each row.
@@ -79,14 +79,14 @@ def few_shot(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> FewShot:
-    """Accuracy on validation of a linear classifier on the features of a frozen network, learned from a few training images a class.
+    """Accuracy on validation of a linear classifier on the features of a frozen network, learned from a few training images per class.
 
     Features are what the network's last layer is given, scaled to length 1, and the classifier is multinomial logistic regression, as in
     Y. Tian et al., Rethinking few-shot image classification: a good embedding is all you need?, 2020 (arXiv:2003.11539).
 
     Args:
         data: a folder, a manifest or a built-in name.
-        shots: images a class; a draw of more contains that of fewer.
+        shots: images per class; a draw of more contains that of fewer.
         model: a name or ``FILE.py:factory``.
         weights: ``imagenet`` or a file.
         image_size: pixels the network is fed; None for the images' own size, at most 224.
@@ -100,7 +100,7 @@ def few_shot(
     """
     wanted = sorted(set(shots))
     if not wanted or wanted[0] < 1 or draws < 1:
-        raise GoalError(f"{list(shots)} images a class, {draws} draws", "at least one of each", "for example --few-shot 1,5,10")
+        raise GoalError(f"{list(shots)} images per class, {draws} draws", "at least one of each", "for example --shots 1,5,10")
     if weights is None:
         raise GoalError("a network without weights", "features of fresh weights say nothing", "--weights imagenet, or a file")
     require_classes(data, "a classifier on features")
@@ -111,7 +111,7 @@ def few_shot(
         if wanted[-1] > smallest:
             name = job.task.class_names[int(np.bincount(train.targets).argmin())]
             raise DataError(
-                f"{wanted[-1]} images a class", f"class {name!r} has {smallest} training images", f"--few-shot with at most {smallest}"
+                f"{wanted[-1]} images per class", f"class {name!r} has {smallest} training images", f"--shots with at most {smallest}"
             )
         spec, preprocessing = job.artifact.input_spec, job.artifact.preprocessing
         known, judged = (features(job.artifact.module, spec, preprocessing, s.images(spec, preprocessing)) for s in (train, validation))

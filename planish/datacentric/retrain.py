@@ -1,4 +1,4 @@
-"""``planish train --continue-from``: a served network is trained on, with new images, and replaced by one that is shown to be better."""
+"""Retraining: a served network is trained on old and new images, and replaced if the new one is shown to be better."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def _keep(images: Sequence[Listed], file: Path) -> None:
 
 
 def _scores(model: Opened, task: Task) -> Floats:
-    """One an image of test."""
+    """One per image of test."""
     found = evaluate(model.predictor(threads=2), task, "test", model.input_spec, model.preprocessing)
     return np.asarray(task.scores(found.outputs, found.targets), dtype=np.float64)
 

@@ -110,7 +110,7 @@ class Members:
         return replace(learned, seconds=teacher.seconds + learned.seconds)
 
     def scores(self, module: nn.Module, split: SplitName) -> Scores:
-        """One score an image ``(N,)``."""
+        """One score per image ``(N,)``."""
         spec, preprocessing = self.artifact.input_spec, self.artifact.preprocessing
         found = evaluate(TorchPredictor.fastest(module, preprocessing), self.task, split, spec, preprocessing)
         return np.asarray(self.task.scores(found.outputs, found.targets))

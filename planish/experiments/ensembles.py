@@ -35,7 +35,7 @@ class EnsembleStudy(RunRecord):
 
     Args:
         recipe: that all are trained by, as YAML.
-        seeds: networks in an ensemble, and models of each arm that has one a seed.
+        seeds: networks in an ensemble, and models of each arm that has one per seed.
         budget: of each training, in words.
         runtime: that ran all files.
         noise_floor: of the machine, in %.

@@ -64,7 +64,7 @@ class ArmResult:
     Args:
         label: what is different about it, in words.
         values: what is varied, by key: ``{"modifications.activation": "elu"}``.
-        trainings: one a seed.
+        trainings: one per seed.
         measurements: the task's metric on test, mean of all seeds; ``difference`` to the reference, paired by seed and image, its
             interval so wide that all of the experiment's hold together; ``seconds_per_epoch``; ``peak_memory_bytes``; ``parameters``.
             Intervals count images and seeds; with one seed they are everything that is possible, see ``statistics.over_seeds``.

@@ -75,8 +75,8 @@ def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
     """INT8 by ways to find the ranges, learned or measured, with what is said to help it, and weights in few bits."""
     max_slowdown = 0.1
     variants = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
-    variants["INT8, one weight scale a layer"] = Int8(per_channel=False)
-    variants["INT8, one scale a layer, equalised"] = Int8(per_channel=False, equalise=True)
+    variants["INT8, one weight scale per layer"] = Int8(per_channel=False)
+    variants["INT8, one scale per layer, equalised"] = Int8(per_channel=False, equalise=True)
     variants["INT8, 7-bit weights"] = Int8(weight_bits=7)
     variants["INT8, biases corrected"] = Int8(correct_bias=True)
     arms = [Strategy(strategy, "", Plan(ToOnnx(), step)) for strategy, step in variants.items()]
@@ -97,7 +97,7 @@ def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
     for bits in (4, 2):
         rounded, sharing = LearnedRounding(bits=bits), WeightSharing(bits=bits)
         arms.append(Strategy("weights with learned rounding", f"{bits} bits", Plan(rounded, ToOnnx(), Pack())))
-        arms.append(Strategy("shared weights", f"{2**bits} values a layer", Plan(sharing, recovery, ToOnnx(), Pack())))
+        arms.append(Strategy("shared weights", f"{2**bits} values per layer", Plan(sharing, recovery, ToOnnx(), Pack())))
     return arms
 
 

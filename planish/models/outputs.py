@@ -55,7 +55,7 @@ def logits_and_auxiliary(outputs: Any, classes: int) -> tuple[Tensor, list[Tenso
 
     Args:
         outputs: a tensor; or a tuple, list or mapping, whose entry ``logits`` or ``out``, else the first, is meant.
-        classes: other outputs than one number a class are passed over.
+        classes: other outputs than one number per class are passed over.
 
     Raises:
         ModelError: there are no such logits.

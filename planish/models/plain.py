@@ -84,7 +84,7 @@ def check_training_outputs(module: nn.Module, channels: int, image_size: int, nu
     _, auxiliary = logits_and_auxiliary(outputs, num_classes)
     if isinstance(outputs, torch.Tensor):
         return []
-    count = f"{len(auxiliary)} more of one number a class count as auxiliary classifiers" if auxiliary else "others are not trained"
+    count = f"{len(auxiliary)} more of one number per class count as auxiliary classifiers" if auxiliary else "others are not trained"
     return [f"in training mode the network returns several outputs: the logits are trained, and {count}"]
 
 

@@ -149,7 +149,7 @@ def _passing(exact: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 class LearnedScale(nn.Module):
-    """Parametrization of a weight while it is trained: fake-quantized with one learned scale an output channel.
+    """Parametrization of a weight while it is trained: fake-quantized with one learned scale per output channel.
 
     Args:
         scale: to begin with ``(output channels,)``.
@@ -251,7 +251,7 @@ def integers(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 def store_integers(layer: nn.Module, values: Tensor, scale: Tensor, bits: int) -> None:
-    """Replace the weight of a layer by packed integers with a scale an output channel; a former parametrization goes.
+    """Replace the weight of a layer by packed integers with a scale per output channel; a former parametrization goes.
 
     Args:
         layer: convolution or linear layer, changed in place.

@@ -54,7 +54,7 @@ class Created:
         notes: what was decided or changed, in words.
         pretrained: whether it holds weights somebody gave (the library's, a file's, or those of the module handed over).
         new_classifier: whether the classifier is fresh, so that the network cannot be used without training.
-        mean: normalisation that the weights expect, one value a channel on the 0..1 scale; None where nobody knows.
+        mean: normalisation that the weights expect, one value per channel on the 0..1 scale; None where nobody knows.
         std: the same.
     """
 

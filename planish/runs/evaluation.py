@@ -102,7 +102,7 @@ class Predicted:
     Args:
         logits: ``(N, classes)``.
         targets: class numbers ``(N,)``.
-        keys: one name an image ``(N,)``.
+        keys: one name per image ``(N,)``.
         worst: rows of the most confident errors ``(K,)``, the surest first.
         pixels: of these, uint8 ``(K, H, W, C)``.
         validation_logits: ``(M, classes)``; M is 0 where validation itself was evaluated.
@@ -124,7 +124,7 @@ class Scored:
 
     Args:
         scores: of each image, see ``Task.scores`` ``(N,)``.
-        keys: one name an image ``(N,)``.
+        keys: one name per image ``(N,)``.
     """
 
     scores: npt.NDArray[np.float64]

@@ -127,7 +127,7 @@ class Runner:
         return metric_of(self.task).scale * float(np.mean(self.scores(plan, runtime, split)))
 
     def scores(self, plan: Plan, runtime: str, split: SplitName) -> Any:
-        """One score an image, see ``Task.scores``."""
+        """One score per image, see ``Task.scores``."""
         key = (plan.key, runtime, split)
         if key not in self._scores:
             self._scores[key] = self.task.scores(self.outputs(plan, runtime, split), self.task.split(split).targets)

@@ -120,7 +120,7 @@ class Trainer:
         return trial
 
     def scores(self, arm: Arm, seeds: int, split: SplitName) -> Scores:
-        """One score an image of the split, of the first ``seeds`` trials: ``(seeds, N)``."""
+        """One score per image of the split, of the first ``seeds`` trials: ``(seeds, N)``."""
         return np.stack([read_arrays(self._file(arm, seed, split))["scores"] for seed in range(self._seed, self._seed + seeds)])
 
     def start(self, arm: Arm, seed: int) -> tuple[Job, Artifact]:

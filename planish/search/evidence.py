@@ -116,7 +116,7 @@ class Validation:
         candidates: keys ``(C,)``.
         own: row of ``scores`` of each ``(C,)``.
         reference: row of what each is compared with ``(C,)``.
-        scores: one an image ``(M, N)``, see ``Task.scores``; their mean is the metric.
+        scores: one per image ``(M, N)``, see ``Task.scores``; their mean is the metric.
         keys: of the images ``(N,)``.
     """
 

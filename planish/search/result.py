@@ -139,7 +139,7 @@ class Result(RunRecord):
         drop: how much worse the chosen one is on test, paired; in points where the metric is in percent, else in its unit.
         per_class: classes with a metric of their own, on test.
         noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
-        data: name, images a split, how it was split, leaks and duplicates found.
+        data: name, images per split, how it was split, leaks and duplicates found.
         budget: how much of it was used, and what made the run longer.
         metric: name of the task's primary metric, which is what ``drop`` and all other changes are of.
         class_names: all of them, in the order of the model's outputs; empty where they are those of ``per_class``.

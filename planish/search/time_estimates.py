@@ -61,7 +61,7 @@ def training_seconds(job: Job, budget: float, elapsed: float) -> float:
 
 
 def _fastest(artifact: Artifact) -> float:
-    """Seconds an image, by the fastest of a few batches: one disturbed moment must not decide."""
+    """Seconds per image, by the fastest of a few batches: one disturbed moment must not decide."""
     spec, module = artifact.input_spec, artifact.module.eval()
     images = torch.randn(_BATCH, spec.channels, spec.height, spec.width, device=next(module.parameters()).device)
     seconds = []

@@ -59,7 +59,7 @@ class MonitoringSettings:
     """What a service watches and logs.
 
     Args:
-        watch_rate: at most that many predictions a second are looked at for drift, and logged.
+        watch_rate: at most that many predictions per second are looked at for drift, and logged.
         drift: how it is looked for.
         log: where predictions are logged, and how much of them.
         request_log: where requests and failures are logged, a line of JSON each.

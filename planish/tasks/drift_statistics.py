@@ -1,4 +1,4 @@
-"""What is watched of a model's outputs, as numbers an image: what drift is looked for in. Asked by the task's name."""
+"""What is watched of a model's outputs, as numbers per image: what drift is looked for in. Asked by the task's name."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def order_of(targets: Any, count: int, settings: FitSettings, epoch: int) -> npt
     The balanced sampler takes each class ``count / classes`` times, give or take one: whole rounds through its images, then a random part.
 
     Args:
-        targets: one an image.
+        targets: one per image.
         count: images.
         settings: sampler and seed.
         epoch: from 1.
@@ -68,7 +68,7 @@ def batches(
 
     Args:
         images: uint8 ``(N, H, W, C)``, perhaps memory-mapped.
-        targets: one an image.
+        targets: one per image.
         spec: size of the images.
         task: augments images and targets together.
         settings: images in a batch, augmentation and seed.

@@ -50,11 +50,11 @@ class Waiting:
 
 
 def input_rate(images: Pixels, targets: Any, spec: InputSpec, task: Task, settings: FitSettings, *, seconds: float = 1.0) -> Measurement:
-    """Images a second of making batches alone: read from the cache, augmented and mixed, with no network behind them.
+    """Images per second of making batches alone: read from the cache, augmented and mixed, with no network behind them.
 
     Args:
         images: uint8 ``(N, H, W, C)``, perhaps memory-mapped.
-        targets: one an image.
+        targets: one per image.
         spec: size of the images.
         task: augments them.
         settings: images in a batch, augmentation and seed.
@@ -62,7 +62,7 @@ def input_rate(images: Pixels, targets: Any, spec: InputSpec, task: Task, settin
     """
     endless = (batch for epoch in itertools.count(1) for batch in batches(images, targets, spec, task, settings, epoch, ahead=False))
     next(endless)
-    each: list[float] = []  # seconds an image
+    each: list[float] = []  # seconds per image
     count, end = 0, time.perf_counter() + seconds
     while len(each) < 2 or time.perf_counter() < end:
         begun = time.perf_counter()
@@ -77,7 +77,7 @@ def input_finding(making: float, whole: float, costliest: str = "") -> str:
     """What to tell of a training that spends more than a fifth of its time on making batches; empty where it does not.
 
     Args:
-        making: seconds spent making batches; or 1 / ``input_rate``, seconds an image.
+        making: seconds spent making batches; or 1 / ``input_rate``, seconds per image.
         whole: seconds of all of it, batches and steps; or the sum of both an image.
         costliest: from ``costliest_operation``.
     """

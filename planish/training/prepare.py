@@ -174,7 +174,7 @@ def _boxes(task: Task) -> list[npt.NDArray[np.float32]]:
     if crowded:
         note(
             f"{crowded:,} training images hold more than {COCO_MAX_DETECTIONS} objects of a class, and {task.primary_metric} counts as "
-            "many detections an image and class, as COCO's does; planish evaluate --tile counts all"
+            "many detections per image and class, as COCO's does; planish evaluate --tile counts all"
         )
     return [one.boxes[~one.ignored] for one in found]
 

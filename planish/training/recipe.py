@@ -34,7 +34,7 @@ MODIFICATIONS = (
     "dropconnect", "stochastic_depth",
 )  # fmt: skip
 _DECLARED = "modification_after"  # attribute of others' techniques that recipes may name: the modification that they come after
-_FEW = 300  # images a class
+_FEW = 300  # images per class
 RECOVERY = "recovery"  # the recipe that ``distill`` follows
 NOTHING = "none"  # as the value of a modification: it is not applied
 _KEPT = ("norm",)  # of which "none" is a value of its own

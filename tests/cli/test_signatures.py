@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
@@ -134,3 +135,22 @@ def test_options_that_are_left_out_have_the_defaults_of_the_function(name: str, 
     for one in parameters:
         if one not in needed and one.name not in IN_PYTHON_ONLY:
             assert called[0][one.name] == one.default, one.name
+
+
+OTHER_PROGRAMS = {"--data-binary", "--inputs-as-nchw", "--help", "--version"}  # curl, tf2onnx
+
+
+def test_options_that_messages_and_help_name_exist() -> None:
+    known = {
+        name
+        for command in COMMANDS
+        for name in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", invoke([command.replace("_", "-"), "--help"]).output)
+    }
+    assert {"--max-drop", "--int8", "--shots"} <= known
+    unknown = {}
+    for file in Path(commands.__file__).parents[1].rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", node.value)) - known - OTHER_PROGRAMS
+                unknown |= {f"{file.name}:{node.lineno}": name for name in named}
+    assert not unknown

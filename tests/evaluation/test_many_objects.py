@@ -92,7 +92,7 @@ def test_a_perfect_detector_scores_100_on_as_many_objects_as_there_are(counts: t
     assert task.scores(outputs, targets).mean() == pytest.approx(1)
     assert all((m.value, m.n) == (0, 0) for m in task.errors(outputs, targets).values())
     capped = detection_metrics(outputs, targets, NAMES)
-    assert capped["map"].value < 50, "COCO's metric counts 100 detections an image and class"
+    assert capped["map"].value < 50, "COCO's metric counts 100 detections per image and class"
     assert next(iter(capped)) == "map"
 
 

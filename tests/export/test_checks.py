@@ -112,7 +112,7 @@ def test_untrained_networks_whose_logits_hardly_differ_are_judged_by_what_does(n
     net, images = models.get_model(name, num_classes=10).eval(), colours()
     expected = run(net, images)
     limits = rounded_limits(expected, run(rounded(net), images), simulated=True)
-    coarse = rounded(net)  # another way of rounding: one scale a layer
+    coarse = rounded(net)  # another way of rounding: one scale per layer
     with torch.no_grad():
         for layer in coarse.modules():
             if isinstance(layer, nn.Conv2d):

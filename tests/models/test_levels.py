@@ -269,7 +269,7 @@ def test_before_training_all_this_is_told(tmp_path: Path) -> None:
     assert job.artifact.lineage.source.detections == 200
     said = " ".join(notes)
     assert "best reachable IoU of " in said
-    assert "training images hold up to 121 objects: the detector returns 200 detections an image" in said
+    assert "training images hold up to 121 objects: the detector returns 200 detections per image" in said
     assert "training images hold more than 100 objects of a class, and map counts as many" in said
     with collecting_notes() as notes:
         job = prepare_job(write_images(tmp_path / "large", [[0, 0, 330, 330]], 330), ModelSettings("resnet8", image_size=320))

@@ -82,7 +82,7 @@ def write_fake(
     sharpness: float = 2.0,
     skill: float = 4.0,
 ) -> Evaluation:
-    """Evaluate on ``n`` images a split, and keep that in ``folder``."""
+    """Evaluate on ``n`` images per split, and keep that in ``folder``."""
     task = FakeTask(class_names, n)
     logits = logits_of(task, sharpness, skill)
 

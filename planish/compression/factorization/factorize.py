@@ -38,16 +38,16 @@ class Factorize:
     ``speedup``, ``parameter_reduction``, ``energy`` and ``layers`` says how far to go. Fine-tune or distil afterwards.
 
     Args:
-        speedup: the layers together shall take this much less time; ranks are chosen so that the sum of the layers' errors is least.
+        speedup: factor by which the sum of the layers' times is to shrink; ranks are chosen so that the sum of the layers' errors is least.
         parameter_reduction: share of the layers' weights to remove, chosen likewise.
         energy: each layer takes its cheapest form that keeps this share of its outputs' energy.
-        layers: by name, chosen elsewhere; nothing is timed.
-        method: one for all layers, or ``auto``: the best of ``svd``, ``spatial`` and ``tucker`` for each. ``lu`` has the form of ``svd``
-            and a larger error; ``cp`` takes long to fit, on a ResNet-20 ten times as long. See ``factors.factorise``.
+        layers: the layers by name, chosen elsewhere; nothing is timed.
+        method: one method for all layers, or ``auto``: the best of ``svd``, ``spatial`` and ``tucker`` for each. ``lu`` has the form of
+            ``svd`` and a larger error; ``cp`` takes long to fit, on a ResNet-20 ten times as long. See ``factors.factorise``.
         data_aware: make the error of the outputs on calibration images small instead of the error of the weights. It gained 2 dB at
             the outputs of a ResNet-20 at twice the speed, and lost 6 to 13 dB on a MobileNetV2, where False is the better choice.
-        runtime: where layers are timed; None takes the count of weights for the cost.
-        precision: in which layers are timed: ``int8`` if the plan has an ``int8`` step.
+        runtime: runtime in which layers are timed; None takes the count of weights for the cost.
+        precision: precision in which layers are timed: ``int8`` if the plan has an ``int8`` step.
 
     Example:
         >>> print(Factorize(speedup=2))

@@ -28,8 +28,8 @@ class IterativePruning:
 
     Args:
         pruning: channel or unstructured pruning with all its fields, as in ``{pruning_ratio: 0.5}`` or ``{sparsity: 0.9}``.
-        rounds: at least 2.
-        distill: what follows each round.
+        rounds: number of rounds, at least 2.
+        distill: the distillation after each round.
 
     Example:
         >>> print(IterativePruning(pruning=UnstructuredPruning(sparsity=0.9), rounds=4))

@@ -49,11 +49,11 @@ class LatencyPruning:
     costs by timing layers in the runtime; an integer program chooses all widths together. Distil afterwards.
 
     Args:
-        speedup: of the sum of the layers' times. A whole network has other work too, so that it gains somewhat less.
-        runtime: where layers are timed.
-        precision: in which layers are timed: ``int8`` if the plan has an ``int8`` step.
-        threads: that the runtime may use.
-        batch_size: images in a batch.
+        speedup: factor by which the sum of the layers' times is to shrink. A whole network has other work, too, so it gains somewhat less.
+        runtime: runtime in which layers are timed.
+        precision: precision in which layers are timed: ``int8`` if the plan has an ``int8`` step.
+        threads: number of threads of the runtime.
+        batch_size: batch size.
         importance: how the channels of a layer are ranked, see ``importance.IMPORTANCES``.
         round_to: widths become multiples of this.
         low_rank: layers may also be split (see ``factorize``) where that costs less than fewer channels.

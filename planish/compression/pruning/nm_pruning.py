@@ -28,8 +28,8 @@ class NMPruning:
     dense.
 
     Args:
-        n: weights kept, from 1.
-        m: weights looked at together, more than ``n``.
+        n: number of weights kept, at least 1.
+        m: number of weights in a group, more than ``n``.
         layers: ``all``, ``conv`` or ``linear``.
 
     Example:

@@ -135,7 +135,7 @@ def form_sensitivity(
 
 @torch.no_grad()
 def rounding_sensitivity(module: nn.Module, images: Tensor, task: Task) -> dict[str, float]:
-    """The sensitivity of each convolution and linear layer to 8 bits: weights with one scale an output channel, inputs with one scale.
+    """The sensitivity of each convolution and linear layer to 8 bits: weights with one scale per output channel, inputs with one scale.
 
     Args:
         module: in eval mode; left as it is.

@@ -31,10 +31,10 @@ _CALIBRATION_IMAGES = 64
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Binarize:
-    """Weights become -1 and 1 (``binary``, 1 bit) or -1, 0 and 1 (``ternary``, stored in 2 bits) times a learned scale an output channel.
+    """Weights become -1 and 1 (``binary``, 1 bit) or -1, 0 and 1 (``ternary``, stored in 2 bits) times a learned scale per output channel.
 
-    With binary activations each of these layers also reads only two values, on either side of a learned threshold a channel. The first and
-    the last layer stay as they are. The original model is the teacher. Batch norm is kept, as it is what recentres the outputs.
+    With binary activations each of these layers also reads only two values, on either side of a learned threshold per channel. The first
+    and the last layer stay as they are. The original model is the teacher. Batch norm is kept, as it is what recentres the outputs.
 
     The saved network is smaller. It is not faster: the runtimes compute it in float, and have no binary convolution.
 
@@ -42,12 +42,12 @@ class Binarize:
         weights: ``binary`` or ``ternary``.
         activations: ``float`` or ``binary``; the latter costs much accuracy.
         epochs: passes over the training images.
-        learning_rate: at its highest, of AdamW.
-        batch_size: images a step.
+        learning_rate: peak learning rate of AdamW.
+        batch_size: images per step.
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
-        flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
-        max_seconds: training is shortened to end in that time; None for as long as it takes.
-        seed: of order and augmentation.
+        flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
+        max_seconds: time limit to which training is shortened; None for no limit.
+        seed: seed of shuffling and augmentation.
 
     Example:
         >>> print(Binarize(weights="ternary"))
@@ -155,7 +155,7 @@ class BinaryScale(nn.Module):
 
 
 class BinaryActivation(nn.Module):
-    """One of two values a channel, above and below a threshold; gradients pass as far from it as the values lie apart.
+    """One of two values per channel, above and below a threshold; gradients pass as far from it as the values lie apart.
 
     Args:
         layer: that reads them.

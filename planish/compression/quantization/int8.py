@@ -44,23 +44,23 @@ FLOAT_LAYERS = "float_layers"  # in the structure of a step: what a planner want
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Int8:
-    """Weights in signed 8 (or 7) bits, one scale a channel; activations in unsigned 8 bits, one scale a tensor, calibrated on real images.
+    """Weights in signed 8 (or 7) bits, one scale per channel; activations in unsigned 8 bits, one scale per tensor, calibrated on images.
 
     Quantize and dequantize nodes are put around every operation that has an integer kernel (QDQ form); both runtimes fuse them. The
     normalisation of the pixels and the logits stay float. Signed activations would leave half the convolutions of ONNX Runtime in
     float, unsigned weights would make all of them slow.
 
     Args:
-        calibration_images: how many, spread evenly over the calibration split.
+        calibration_images: number of calibration images, spread evenly over the split.
         method: how the range of an activation is chosen: the full range (``minmax``), all but the rarest values (``percentile``),
             the least loss of information (``entropy``) or the least squared error (``mse``).
-        per_channel: one weight scale an output channel; one a layer where False.
+        per_channel: one weight scale per output channel; one per layer where False.
         weight_bits: 7 for processors whose integer kernels overflow with 8 (x86 without VNNI, see ``evaluation.machine.saturates``).
         equalise: first scale channels that two layers share, where nothing or a ReLU lies between them (cross-layer equalisation).
         correct_bias: afterwards take the mean error of each channel off its bias.
         max_slowdown: mixed precision: how much slower than all INT8 the layers may be together, 0.1 for a tenth. Those whose rounding harms
             the outputs most for the time it saves stay float.
-        runtime: where layers are timed for that.
+        runtime: runtime in which layers are timed for that.
         float_layers: names of layers of the network that stay float; those that an earlier step of the plan chose do so as well.
     """
 

@@ -30,7 +30,7 @@ _CACHE_BYTES = 2**30  # of inputs and outputs kept for one unit
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LearnedRounding:
-    """Weights in 8, 4 or 2 bits, one scale an output channel; each is rounded up or down so that outputs stay what they were.
+    """Weights in 8, 4 or 2 bits, one scale per output channel; each is rounded up or down so that outputs stay what they were.
 
     Layer by layer, in the order they run, rounding is optimised on calibration images without labels: what a layer makes of the inputs that
     the quantized layers before it give must come close to what it made in the float network. With ``block`` granularity all layers of a
@@ -42,11 +42,11 @@ class LearnedRounding:
     Args:
         bits: 8, 4 or 2.
         granularity: ``layer`` (AdaRound) or ``block`` (as BRECQ, with squared error); layers outside blocks learn alone.
-        calibration_images: how many, spread evenly; fewer are used where a layer's maps would take too much memory.
-        steps: of Adam, for each layer or block.
-        batch_size: images a step.
-        learning_rate: of the rounding variables.
-        seed: of the order of images.
+        calibration_images: number of images, spread evenly; fewer are used where a layer's maps would take too much memory.
+        steps: Adam steps per layer or block.
+        batch_size: images per step.
+        learning_rate: learning rate of the rounding variables.
+        seed: seed of the order of images.
 
     Example:
         >>> print(LearnedRounding(bits=4))

@@ -32,7 +32,7 @@ _BIAS_STEPS = 2.0**24  # integer kernels keep a bias in 32 bits, in steps of inp
 class QuantizeAware:
     """INT8 in PyTorch, its scales calibrated and then learned together with the weights; the original model is the teacher.
 
-    Weights are signed with one scale an output channel, activations unsigned with one scale and zero point a tensor (8 bits each unless
+    Weights are signed with one scale per output channel, activations unsigned with one scale and zero point a tensor (8 bits each unless
     ``weight_bits`` says less). They stand where our INT8 files have their Q/DQ nodes; ``to_onnx`` writes them there unchanged, so there is
     no ``int8`` step after this one. Batch norm is folded before training. Weights that are integers already (``learned_rounding``)
     stay as they are, and only scales of activations and biases are learned.
@@ -42,15 +42,15 @@ class QuantizeAware:
 
     Args:
         weight_bits: 8, 4 or 2; 7 for processors whose integer kernels overflow with 8 (see ``Int8``), in every layer, stored in 8.
-        calibration_images: how many, spread evenly over the calibration split; activations begin with the range seen on them.
+        calibration_images: number of calibration images, spread evenly over the split; activations begin with the range seen on them.
         epochs: passes over the training images; 0 only calibrates.
-        learning_rate: at its highest.
-        batch_size: images a step.
+        learning_rate: peak learning rate.
+        batch_size: images per step.
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
-        flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
-        max_seconds: training is shortened to end in that time; None for as long as it takes.
+        flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
+        max_seconds: time limit to which training is shortened; None for no limit.
         mixed_precision: see ``FitSettings``.
-        seed: of order and augmentation.
+        seed: seed of shuffling and augmentation.
 
     Example:
         >>> print(QuantizeAware(epochs=2))

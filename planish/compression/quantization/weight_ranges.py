@@ -41,7 +41,7 @@ def stretch(channels: Weights, largest: Weights) -> float:
 
     The thousands of weights that share a value are all rounded by the same amount. Where those few amounts happen not to cancel, each
     channel gets a multiple of the sum of its inputs as error, and behind ReLUs, where all inputs have one sign, that is large: in a VGG-16
-    16 values a layer cost 9 dB. Another step size rounds each value differently. All channels take the same, so that a layer of
+    16 values per layer cost 9 dB. Another step size rounds each value differently. All channels take the same, so that a layer of
     few values still has few integers.
 
     Args:

@@ -26,9 +26,9 @@ class Width:
     shortcuts, concatenation, groups or shuffles stay tied. To make a *trained* network narrower, use ``ChannelPruning``.
 
     Args:
-        multiplier: 2.0 for twice as many.
+        multiplier: factor on the number of channels; 2.0 for twice as many.
         round_to: widths become multiples of this where they are at least twice as large, which vectorised kernels need.
-        seed: of fresh weights.
+        seed: seed of newly initialised weights.
 
     Example:
         >>> print(Width(0.5))

@@ -35,8 +35,8 @@ class WeightSharing:
     them, which would give every channel values of its own; the runtimes fold it when they load the file.
 
     Args:
-        bits: of an index into the codebook.
-        per_channel: a codebook for each output channel instead of one a layer: more exact, and more to store.
+        bits: bits per index into the codebook.
+        per_channel: a codebook for each output channel instead of one per layer: more exact, and more to store.
         layers: ``all``, ``conv`` or ``linear``.
 
     Example:

@@ -99,7 +99,7 @@ def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
     """The classes of a data set.
 
     Args:
-        root: its folder, where ``classes.txt`` and its like name them: a name a line, JSON or CSV with ``name, r, g, b``.
+        root: its folder, where ``classes.txt`` and its like name them: a name per line, JSON or CSV with ``name, r, g, b``.
         seen: in any of its maps.
         voc: whether values that nobody names are Pascal VOC's.
 
@@ -220,7 +220,7 @@ def _given(root: Path) -> tuple[dict[int, str], str]:
             return dict(enumerate(line.strip() for line in text.splitlines() if line.strip())), name
         except DAMAGED as error:
             raise DataError(
-                f"{file} cannot be understood: {describe(error)}", "it has a name a line, JSON of names and values, or CSV of name, r, g, b"
+                f"{file} cannot be understood: {describe(error)}", "it has a name per line, JSON of names and values, or CSV: name, r, g, b"
             ) from error
     return {}, "no file"
 

@@ -338,7 +338,7 @@ def _text_of(file: Path, errors: str = "strict") -> str:
 
 
 def _names(root: Path) -> dict[int, str]:
-    """Of ``classes.txt`` and its like: a name a line."""
+    """Of ``classes.txt`` and its like: a name per line."""
     for folder in (root, root / "labels"):
         for name in _NAME_FILES:
             if (file := folder / name).is_file():

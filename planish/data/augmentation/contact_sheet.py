@@ -20,7 +20,7 @@ _CELL = 96  # pixels; smaller images are enlarged by a whole factor, as far as t
 
 
 def contact_sheet(images: Pixels, change: Augment, generator: torch.Generator, *, versions: int = 6) -> Image.Image:
-    """One row an image on white: the image itself on the left, then what the model may see of it.
+    """One row per image on white: the image itself on the left, then what the model may see of it.
 
     Args:
         images: uint8 ``(N, H, W, C)``, a handful from the train split.

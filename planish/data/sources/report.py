@@ -88,7 +88,7 @@ def report_duplicates(
     """The fields of ``DataReport`` about duplicates.
 
     Args:
-        keys: one an image.
+        keys: one per image.
         hashes: SHA-256 of the files, ``(N, 32)``.
         groups: near-duplicate group of each image.
         targets: class of each image.

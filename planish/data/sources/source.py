@@ -36,7 +36,7 @@ class Labels:
 
     Args:
         class_names: of the targets.
-        targets: one an image.
+        targets: one per image.
         strata: the kind of each image ``(N,)``, of which each split shall have its share.
         strata_names: of the kinds.
         faults: of annotations that were left out: key and reason.

@@ -194,7 +194,7 @@ def move_objects(objects: ObjectBatch, matrices: Tensor, height: int, width: int
 
     Args:
         objects: of the images.
-        matrices: one an image, ``(N, 3, 3)``.
+        matrices: one per image, ``(N, 3, 3)``.
         height: of the images in pixels.
         width: likewise.
         window: the part of the new image that is seen; None for all of it. Boxes and masks stay those of the whole image.

@@ -107,7 +107,7 @@ def move_masks(masks: Tensor, image: Tensor, matrices: Tensor, height: int, widt
     Args:
         masks: before.
         image: which image each is of, rising, ``(T,)``.
-        matrices: one an image, ``(N, 3, 3)``.
+        matrices: one per image, ``(N, 3, 3)``.
         height: of the images.
         width: likewise.
         window: what of the new images is seen.

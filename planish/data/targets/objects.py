@@ -22,7 +22,7 @@ class Objects:
         crowd: ``(M,)``, True where a box stands for a group that was not taken apart (COCO's ``iscrowd``): any number of detections in it
             are neither right nor wrong.
         areas: in pixels of that image, float64 ``(M,)``; what small, medium and large are told by.
-        masks: one an object, in COCO's run lengths: ``{"size": [height, width], "counts": bytes}``; None where there are none.
+        masks: one per object, in COCO's run lengths: ``{"size": [height, width], "counts": bytes}``; None where there are none.
         difficult: ``(M,)``, True for single objects that do not count (Pascal VOC's ``difficult``): detections that match one are neither
             right nor wrong; None where there are none.
     """

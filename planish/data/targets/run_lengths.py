@@ -82,7 +82,7 @@ def _runs(mask: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> tuple[Any
 
 
 def _text(counts: npt.NDArray[np.int64]) -> str:
-    """From the fourth on each count is told as its difference from the one before the last; five bits a letter, the lowest first."""
+    """From the fourth on each count is told as its difference from the one before the last; five bits per letter, the lowest first."""
     values = counts.astype(np.int64)
     values[3:] -= counts[1:-2]
     letters, used = [], []

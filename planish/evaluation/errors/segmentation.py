@@ -31,7 +31,7 @@ def segmentation_errors(
 
     Args:
         outputs: ``classes`` ``(N, h, w)``.
-        targets: label maps, one an image.
+        targets: label maps, one per image.
         class_names: in the order of the labels.
         against: of another model on the same images. Numbers are then how much more is lost than by that one, paired, and ``n`` is the
             number of images.

@@ -83,7 +83,7 @@ def temperature_scaling(
         ``temperature``; ``log_loss`` and ``calibration_error`` of the other images as they are, and ``..._scaled`` once divided by it.
 
     Raises:
-        ModelError: logits hold NaN, or are not one a class.
+        ModelError: logits hold NaN, or are not one per class.
     """
     fitted = fit_temperature(validation_logits, validation_targets)
     scores, labels = checked(logits, targets, np.shape(validation_logits)[-1])

@@ -81,7 +81,7 @@ def average_precision_by_class(
 def detection_scores(
     outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
 ) -> Floats:
-    """One number an image ``(N,)``, on the 0..1 scale, whose mean is the mean average precision and whose spread is that of it.
+    """One number per image ``(N,)``, on the 0..1 scale, whose mean is the mean average precision and whose spread is that of it.
 
     Jackknife pseudo-values (J. Tukey 1958): ``g m - (g - 1) m_without``, of groups of images where there are more than a hundred; an image
     has its group's, as far from the mean as gives the mean its right standard error.

@@ -139,7 +139,7 @@ def seen_in(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False
     """
     digest = hashlib.blake2b(bytes(masks))
     for name in ("scores", "labels", "boxes", *["masks"] * masks):
-        for values in outputs[name]:  # one array, or one an image
+        for values in outputs[name]:  # one array, or one per image
             digest.update(np.ascontiguousarray(values).data)
     key = digest.hexdigest()
     known, seen = _recent.pop(key, ((), []))

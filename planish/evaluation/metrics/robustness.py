@@ -39,7 +39,7 @@ def robustness(
         spec: size of the images.
         preprocessing: of the model.
         most_images: spread evenly over the split; all are run 55 times.
-        batch_size: images in a batch.
+        batch_size: batch size.
         seed: of what is random in the corruptions.
 
     Returns:

@@ -28,7 +28,7 @@ def confusions(classes: Any, targets: Any, number: int) -> npt.NDArray[np.int64]
 
     Args:
         classes: as predicted, ``(N, h, w)``; brought to the size of the target by the nearest pixel.
-        targets: label maps ``(H, W)``, one an image; 255 is left out.
+        targets: label maps ``(H, W)``, one per image; 255 is left out.
         number: of classes.
     """
     found = np.zeros((len(targets), number, number), np.int64)
@@ -60,7 +60,7 @@ def segmentation_metrics(outputs: Outputs, targets: Any, class_names: Sequence[s
 
     Args:
         outputs: ``classes`` ``(N, h, w)``.
-        targets: label maps, one an image.
+        targets: label maps, one per image.
         class_names: in the order of the labels.
     """
     each = confusions(outputs["classes"], targets, len(class_names))
@@ -81,7 +81,7 @@ def iou_by_class(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> 
 
 
 def segmentation_scores(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> Floats:
-    """One number an image ``(N,)``, on the 0..1 scale, whose mean is the mean IoU: jackknife pseudo-values (J. Tukey 1958)."""
+    """One number per image ``(N,)``, on the 0..1 scale, whose mean is the mean IoU: jackknife pseudo-values (J. Tukey 1958)."""
     each = confusions(outputs["classes"], targets, len(class_names))
     total, n = each.sum(0), len(each)
     whole = float(known_mean(_iou(total[None]))[0])

@@ -231,8 +231,8 @@ def overflow(evidence: Evidence) -> Finding | None:
         "overflow",
         f"this processor has no VNNI, and in {100 * evidence.full_range:.0f} % of the output channels two neighbouring products can exceed "
         "16 bits",
-        "without VNNI pairs of 8-bit products are added in 16 bits and saturate, silently. A scale a channel makes every channel use "
-        "all 8 bits, so it happens more often than with one scale a layer"
+        "without VNNI pairs of 8-bit products are added in 16 bits and saturate, silently. A scale per channel makes every channel use "
+        "all 8 bits, so it happens more often than with one scale per layer"
         + (". Planish loads the file with session.x64quantprecision=1: exact but slow kernels; other programs do not" if exact else ""),
         "quantize weights to 7 bits: Planish's int8 with weight_bits: 7, reduce_range=True elsewhere; or run on a processor with VNNI",
         0.0,

@@ -40,7 +40,7 @@ $use""")
 _PYTHON = Template("""\
 ## $heading
 
-Needs `pip install $packages pillow numpy`. Images of more than 8 bits a channel need Planish, which scales them.
+Needs `pip install $packages pillow numpy`. Images of more than 8 bits per channel need Planish, which scales them.
 
 ```python
 $lines

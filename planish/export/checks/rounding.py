@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def rounded(module: nn.Module) -> nn.Module:
-    """A copy with weights rounded to 8 bits, a scale a channel, and the output of every layer to 8 bits of the range that it has.
+    """A copy with weights rounded to 8 bits, a scale per channel, and the output of every layer to 8 bits of the range that it has.
 
     No runtime rounds in exactly these places; by how much outputs change was within 1 dB of ONNX Runtime's INT8 for networks as
     different as a trained MobileNetV2 and an untrained one that amplifies every error.

@@ -152,7 +152,7 @@ def write_fed(
         What was done, in words.
 
     Raises:
-        ModelError: it does not run on such images, has other outputs than one number a class, or only takes batches of one size.
+        ModelError: it does not run on such images, has other outputs than one number per class, or only takes batches of one size.
         ExportError: it crashes the libraries that read it, or takes too long.
     """
     file, pixels = foreign.file, fed.with_suffix(".npy")
@@ -232,7 +232,7 @@ def _outputs(model: Any, batch: int, spec: InputSpec, preprocessing: Preprocessi
 
 
 def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tuple[str, list[str]]:
-    """The output that is one number a class, and what is worth telling of it.
+    """The output that is one number per class, and what is worth telling of it.
 
     Of several the one is taken that is right on most images, then one that is no probabilities, then the first.
     """
@@ -241,11 +241,11 @@ def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tupl
     if not fitting:
         if any(v.dtype.kind in "iu" and v[0].size == 1 for v in values.values()):
             raise ModelError(
-                f"the file returns {given}: labels, not scores", "a classifier returns one number a class", "export it without its argmax"
+                f"the file returns {given}: labels, not scores", "a classifier returns one number per class", "export it without its argmax"
             )
         single = classes == 2 and any(v.dtype.kind == "f" and v[0].size == 1 for v in values.values())
         raise ModelError(
-            f"the file returns {given}, and the data has {classes} classes", "a classifier returns one number a class",
+            f"the file returns {given}, and the data has {classes} classes", "a classifier returns one number per class",
             "export both logits, for example torch.cat([-z / 2, z / 2], 1)" if single else "give the data it was trained for",
         )  # fmt: skip
     if broken := [name for name in fitting if not np.isfinite(values[name]).all()]:
@@ -257,7 +257,7 @@ def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tupl
 
     chosen = max(fitting, key=fitness)
     others = [name for name in fitting if name != chosen]
-    return chosen, [f"it has {len(fitting)} outputs of one number a class: {chosen} is taken, not {', '.join(others)}"] * bool(others)
+    return chosen, [f"it has {len(fitting)} outputs of one number per class: {chosen} is taken, not {', '.join(others)}"] * bool(others)
 
 
 def _kind_of(values: Any) -> Kind:

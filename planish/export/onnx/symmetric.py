@@ -45,7 +45,7 @@ def symmetric(data: bytes) -> bytes:
                 "TensorRT takes symmetric int8", "quantize with int8, or export in fp32",
             )  # fmt: skip
         elif values is None and zero.dtype == np.uint8:
-            step, middle = float(scale.item()), int(zero.item())  # activations have one scale a tensor
+            step, middle = float(scale.item()), int(zero.item())  # activations have one scale per tensor
             least, most = -step * middle, step * (255 - middle)
             name = f"{node.output[0]}/symmetric"
             added[f"{name}/scale"], added[f"{name}/zero"] = np.float32(max(-least, most) / 127), np.int8(0)

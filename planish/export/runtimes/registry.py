@@ -163,7 +163,7 @@ def run_checked(predictor: Predictor, images: Pixels, name: str) -> Outputs:
             f"{name} does not run: {first_line(error)}", "it takes images of its own size", "export the model again"
         ) from error
     if not outputs or any(values.shape[:1] != (len(images),) for values in outputs.values()):
-        raise ExportError(f"{name} does not return one row an image", "outputs are by image", "export the model again")
+        raise ExportError(f"{name} does not return one row per image", "outputs are by image", "export the model again")
     return outputs
 
 

@@ -169,7 +169,7 @@ def detections_for(boxes: Sequence[npt.NDArray[np.float32]], *, masks: bool) -> 
     if most * _MARGIN <= DETECTIONS:
         return DETECTIONS, []
     wanted, limit = math.ceil(most * _MARGIN / _STEP) * _STEP, _MOST_MASKS if masks else _MOST_DETECTIONS
-    notes = [f"training images hold up to {most} objects: the detector returns {min(wanted, limit)} detections an image"]
+    notes = [f"training images hold up to {most} objects: the detector returns {min(wanted, limit)} detections per image"]
     if most > limit:
         notes.append(f"warning: an image holds {most} objects, and at most {limit} can be found: cut images into tiles (planish tile)")
     return min(wanted, limit), notes

@@ -66,7 +66,7 @@ _HEADS: dict[Kind | Reader, Head] = {
 
 
 def head_for(task: str) -> Head | None:
-    """The head of networks for a task, by what its images are annotated with; None where they end in one row of numbers an image, as
+    """The head of networks for a task, by what its images are annotated with; None where they end in one row of numbers per image, as
     classifiers do.
     """
     try:

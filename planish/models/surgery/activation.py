@@ -42,7 +42,7 @@ _WITHOUT_INT8 = {"tanh", "prelu", "elu", "selu", "gelu", "mish"}
 class Activation:
     """Puts one kind of activation in the place of all that a network has between its layers; gates (sigmoid, hard sigmoid) stay.
 
-    ``leaky_relu`` is ``x`` where ``x > 0`` and 0.01 ``x`` elsewhere; ``prelu`` learns that slope, one a place. ``selu`` expects
+    ``leaky_relu`` is ``x`` where ``x > 0`` and 0.01 ``x`` elsewhere; ``prelu`` learns that slope, one per place. ``selu`` expects
     LeCun's initialisation (``Initialization("matched")``) and alpha dropout, which takes the place of dropout.
 
     Args:

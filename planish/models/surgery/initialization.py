@@ -38,7 +38,7 @@ class Initialization:
 
     Args:
         kind: the distribution.
-        seed: of the draw.
+        seed: seed of the random draw.
 
     Example:
         >>> print(Initialization("he_normal"))

@@ -26,15 +26,15 @@ class Kernels:
     """Gives square kernels of more than one pixel another size, or makes each of smaller ones. Maps keep their size.
 
     A larger kernel begins with the old one in its middle and zeros around it, a smaller one with the middle of the old. What is made
-    of several layers starts afresh: ``spatial`` is a column and a row, ``separable`` one kernel a channel and a 1x1 convolution across
+    of several layers starts afresh: ``spatial`` is a column and a row, ``separable`` one kernel per channel and a 1x1 convolution across
     channels, ``stacked`` two 3x3 in place of 5x5 or three in place of 7x7, with batch norm and ReLU between.
 
-    Fewer multiplications are not less time: a layer with one kernel a channel is bound by memory. Measure it.
+    Fewer multiplications are not less time: a layer with one kernel per channel is bound by memory. Measure it.
 
     Args:
-        size: in pixels; None leaves the sizes.
+        size: kernel size in pixels; None to keep the sizes.
         form: what the kernels are made of.
-        seed: of fresh weights.
+        seed: seed of newly initialised weights.
 
     Example:
         >>> print(Kernels(size=5, form="stacked"))

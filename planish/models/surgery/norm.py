@@ -58,7 +58,7 @@ class Norm:
 
     Args:
         kind: the normalisation.
-        groups: of ``group``; at most, as they must divide the channels.
+        groups: maximum number of groups of ``group``; it must divide the channels.
 
     Example:
         >>> print(Norm("group", groups=16))

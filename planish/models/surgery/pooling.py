@@ -84,7 +84,7 @@ def _cells(size: int, count: int) -> list[tuple[int, int]]:
 
 
 class SpatialPyramid(nn.Module):
-    """Maxima over grids of 1, 2 and 4 cells a side, one after the other: ``(N, 21 C, 1, 1)`` for any input size.
+    """Maxima over grids of 1, 2 and 4 cells per side, one after the other: ``(N, 21 C, 1, 1)`` for any input size.
 
     He et al. 2014, arXiv:1406.4729.
     """
@@ -121,7 +121,7 @@ class Pooling:
 
     Args:
         kind: the pooling.
-        seed: of fresh weights.
+        seed: seed of newly initialised weights.
     """
 
     kind: Final
@@ -157,7 +157,7 @@ class Pooling:
         side = _side(module.get_submodule(name))
         if self.kind in ("attention", "pyramid") and side != 1:
             raise TechniqueError(
-                f"{name} makes {side}x{side} values a channel", f"{self.kind} makes one vector of the whole map", "use average, max or gem"
+                f"{name} makes {side}x{side} values per channel", f"{self.kind} makes one vector of a whole map", "use average, max or gem"
             )
         channels = _channels_into(module, name, spec)
         structure = {"kind": self.kind, "at": name, "channels": channels, "next": "", "features": 0}
@@ -183,8 +183,8 @@ class Downsampling:
     have a stride. ``blur`` filters before leaving pixels out, there and at convolutions with a stride.
 
     Args:
-        kind: how.
-        seed: of fresh weights.
+        kind: the method.
+        seed: seed of newly initialised weights.
     """
 
     kind: Inside

@@ -62,7 +62,7 @@ class Dropout:
     the classifier. Networks with several linear layers at their end have it where they had it.
 
     Args:
-        p: 0 for none.
+        p: probability; 0 for none.
     """
 
     p: float = Field(ge=0, lt=1)
@@ -107,7 +107,7 @@ class DropConnect:
     """Leaves out each weight, not each value, with probability ``p`` while the network is trained.
 
     Args:
-        p: 0 for none.
+        p: probability; 0 for none.
         layers: ``linear`` layers alone, as in the paper, or ``all``.
     """
 
@@ -159,7 +159,7 @@ class StochasticDepth:
     the less the earlier they come. Where a network does so already, the probabilities are set.
 
     Args:
-        p: of the last branch.
+        p: drop probability of the last branch.
     """
 
     p: float = Field(ge=0, lt=1)

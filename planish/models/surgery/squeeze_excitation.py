@@ -29,7 +29,7 @@ class SqueezeExcitation:
 
     Args:
         reduction: how many times fewer channels the two layers have between them.
-        seed: of their weights.
+        seed: seed of their initial weights.
     """
 
     reduction: int = Field(default=16, ge=0)

@@ -36,7 +36,7 @@ def costs(arm: EnsembleArm, single: EnsembleArm) -> dict[str, float]:
 
 
 def ensemble_table(arms: Sequence[EnsembleArm], width: int = _WIDE) -> Table:
-    """One row an arm: accuracy on test, the difference to the single network, and its costs.
+    """One row per arm: accuracy on test, the difference to the single network, and its costs.
 
     Args:
         arms: as far as they are.

@@ -23,7 +23,7 @@ _WIDE = 100  # columns of a terminal on which everything has room
 
 
 def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
-    """One row an arm: the metric on test, the difference to the reference with its interval, what it took.
+    """One row per arm: the metric on test, the difference to the reference with its interval, what it took.
 
     Args:
         arms: as far as they are.

@@ -16,7 +16,7 @@ TOO_FEW_DRAWS = "too few draws to tell"
 def few_shot_table(found: FewShot) -> Table:
     """One row a number of images a class: accuracy, and what these images brought beyond those of the row before."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("images a class", "accuracy", "95% interval", "gain, points", "verdict"):
+    for heading in ("images per class", "accuracy", "95% interval", "gain, points", "verdict"):
         table.add_column(heading, justify="left" if heading == "verdict" else "right", overflow="fold")
     for shot in found.shots:
         gain = "" if shot.gain is None else difference(shot.gain)

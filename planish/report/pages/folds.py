@@ -12,7 +12,7 @@ from planish.report import formatting as words
 
 
 def folds_table(trained: Sequence[Fold]) -> Table:
-    """One row a network: the images it was trained on, those it was judged on, and its accuracy on them."""
+    """One row per network: the images it was trained on, those it was judged on, and its accuracy on them."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("repeat", "fold", "trained on", "judged on", "accuracy", "95% interval", "seconds"):
         table.add_column(heading, justify="right")

@@ -104,7 +104,7 @@ def shown(found: Pictures | None, keys: Any, metric: str | Metric) -> list[Pictu
 
     Args:
         found: what was drawn.
-        keys: one name an image of the split.
+        keys: one name per image of the split.
         metric: what the scores are; a name alone where that is in percent.
     """
     metric = Metric.named(metric)

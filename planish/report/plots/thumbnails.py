@@ -90,7 +90,7 @@ def mistakes(
         rows: of these images ``(K,)`` in what follows.
         logits: ``(N, classes)``.
         targets: class numbers ``(N,)``.
-        keys: one name an image ``(N,)``.
+        keys: one name per image ``(N,)``.
         class_names: in the order of the logits.
     """
     found: list[Mistake] = []

@@ -116,7 +116,7 @@ def _of_scores(run: RunFolder, stored: Scores, timings: dict[str, Timing]) -> Re
 
 
 def mean_score(metric: Metric, scores: npt.NDArray[np.float64]) -> Measurement:
-    """The metric, from one score an image ``(N,)``, with a bootstrapped interval; in percent that ends at 0 and 100."""
+    """The metric, from one score per image ``(N,)``, with a bootstrapped interval; in percent that ends at 0 and 100."""
     found = metric.measured(bootstrap_mean(scores), len(scores))
     if metric.unit != "%" or found.low is None or found.high is None:
         return found

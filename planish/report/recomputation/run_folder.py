@@ -218,7 +218,7 @@ def _arrays(path: Path, names: list[str], others: bool = False) -> dict[str, npt
 
 
 def _predictions(path: Path, classes: int) -> Predictions | Scores:
-    """Logits with their targets, or a score an image: the arrays' shape tells."""
+    """Logits with their targets, or a score per image: the arrays' shape tells."""
     _read(path)
     arrays = _arrays(path, ["baseline", "chosen", "keys"], others=True)
     targets, own = arrays.pop("targets", None), {name: arrays.pop(name) for name in ("baseline", "chosen", "keys")}

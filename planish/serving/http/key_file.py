@@ -12,7 +12,7 @@ _MOST_BYTES = 1 << 20
 
 
 def read_keys(file: Path) -> tuple[str, ...]:
-    """The keys in a file, one a line; blank lines and those that begin with ``#`` are passed over.
+    """The keys in a file, one per line; blank lines and those that begin with ``#`` are passed over.
 
     Raises:
         BundleError: the file cannot be read, or holds no key: the service would be open to everyone.
@@ -20,7 +20,7 @@ def read_keys(file: Path) -> tuple[str, ...]:
     try:
         lines = [line.strip() for line in read_text(file, _MOST_BYTES).splitlines()]
     except (OSError, ValueError) as error:
-        raise BundleError(f"the keys in {file} cannot be read: {error}", "it is a text file in UTF-8 with a key a line") from error
+        raise BundleError(f"the keys in {file} cannot be read: {error}", "it is a text file in UTF-8 with a key per line") from error
     keys = tuple(line for line in lines if line and not line.startswith("#"))
     if not keys:
         raise BundleError(

@@ -48,17 +48,17 @@ class Distill:
         teachers: folders of trained models (``planish train``) to learn from, whose probabilities are averaged; empty for the original.
         epochs: passes over the training images.
         optimizer: ``sgd`` or ``adamw``, whose learning rate is some 100 times smaller.
-        learning_rate: at its highest; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network that was trained
-            from scratch stands 0.1, pretrained weights are forgotten at such a rate.
-        temperature: softens the teacher's probabilities.
-        weight: of the teacher against the targets.
-        batch_size: images a step.
+        learning_rate: peak learning rate; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network that was
+            trained from scratch tolerates 0.1; pretrained weights are forgotten at such a rate.
+        temperature: temperature that softens the teacher's probabilities.
+        weight: weight of the teacher relative to the targets.
+        batch_size: images per step.
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
-        flip: whether augmentation mirrors left to right; False for digits, letters, arrows.
-        weight_decay: on weights.
-        max_seconds: the schedule is shortened to end in that time; None for as long as it takes.
+        flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
+        weight_decay: weight decay.
+        max_seconds: time limit to which the schedule is shortened; None for no limit.
         mixed_precision: see ``FitSettings``.
-        seed: of order and augmentation.
+        seed: seed of shuffling and augmentation.
 
     Reference: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531); decoupled: Zhao et al. 2022 (arXiv:2203.08679); feature: Romero et al. 2015
     (arXiv:1412.6550); attention: Zagoruyko and Komodakis 2017 (arXiv:1612.03928).

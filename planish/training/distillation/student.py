@@ -26,8 +26,8 @@ class Student:
     """Puts a fresh network in the place of the present one; distillation after it teaches it from the original.
 
     Args:
-        model: its name: ``resnet8``, ``torchvision:mobilenet_v2``, ``timm:...``, ``FILE.py:factory``.
-        seed: of its first weights.
+        model: name of the network: ``resnet8``, ``torchvision:mobilenet_v2``, ``timm:...``, ``FILE.py:factory``.
+        seed: seed of its initial weights.
 
     Reference: Hinton, Vinyals, Dean 2015 (arXiv:1503.02531).
     """

@@ -41,7 +41,7 @@ class LayerFreezer:
             self._parts[_PARTS if i >= last else i * _PARTS // last].append(layer)
         self._where = {p: number for number, part in enumerate(self._parts) for layer in part for p in layer.parameters()}
         number = 0
-        for parameter in module.parameters():  # those that blocks hold themselves, a scale a channel for example, go with the layer before
+        for parameter in module.parameters():  # those of blocks themselves, for example a scale per channel, go with the layer before
             number = self._where.setdefault(parameter, number)
 
     def rate_of(self, parameter: nn.Parameter) -> float:
