@@ -10,10 +10,10 @@ demo: $(INSTALLED)
 	.venv/bin/planish demo
 
 test: $(INSTALLED)
-	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(RANDOM_ORDER)
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(RANDOM_ORDER)
 
 coverage: $(INSTALLED)
-	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov planish --cov-branch --cov-report term:skip-covered
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov planish --cov-branch --cov-report term:skip-covered
 
 slow: $(INSTALLED)
 	.venv/bin/python -m pytest -m slow
