@@ -23,8 +23,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has one thr
 
 _LONGEST = (
     "search/test_main_job.py", "examples/test_regression_task.py", "explanation/test_faults.py", "compression/test_named_outputs.py",
-    "search/test_resume.py", "explanation/test_profile.py", "models/test_detector.py", "datacentric/test_retrain.py", "cli/test_commands.py",
-    "compression/test_detector_students.py", "examples/test_scripts.py", "experiments/test_ensemble_study.py",
+    "search/test_resume.py", "explanation/test_profile.py", "models/test_detector.py", "datacentric/test_retrain.py",
+    "cli/test_commands.py", "compression/test_detector_students.py", "examples/test_scripts.py", "experiments/test_ensemble_study.py",
 )  # fmt: skip
 
 
