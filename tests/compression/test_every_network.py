@@ -1,4 +1,4 @@
-"""Every technique on every network people use: it applies, exports and agrees with PyTorch, or refuses with a reason."""
+"""Every technique on every network people use: it applies, exports and agrees with PyTorch, but for the pairs that are refused."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ TECHNIQUES: dict[str, Technique] = {
         Binarize(epochs=1),
     )
 }
+REFUSED = {("block_pruning", "densenet121"), ("block_pruning", "vgg16_bn")}  # have no block with a shortcut around it
 SIZE = 64
 MOVED = 0.04  # twice what INT8 amounts to in these networks (0.01 of the weights, as much of each activation), as if with a bit less
 MARGIN_DB = 3.0  # between two draws of noise; where hardly anything is left of the logits, both are near 0 dB (0.0 and 2.5 seen)
@@ -130,7 +131,7 @@ def _tried(technique: Technique, artifact: Artifact, task: Task) -> tuple[Artifa
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", TECHNIQUES)
-def test_it_applies_exports_and_agrees_or_refuses(name: str, network: str, images: Path) -> None:
+def test_it_applies_exports_and_agrees_but_where_it_is_refused(name: str, network: str, images: Path) -> None:
     """What INT8 may cost is set by the network itself, which is untrained: no worse than moving each of its weights by 4 %.
 
     A fixed number of dB would judge the network, not INT8. Batch norm whose statistics were estimated on data, as pruning does, makes
@@ -140,9 +141,8 @@ def test_it_applies_exports_and_agrees_or_refuses(name: str, network: str, image
     """
     job = prepare_job(images, ModelSettings(f"torchvision:{network}", image_size=SIZE))
     applied, reason = _tried(TECHNIQUES[name], job.artifact, job.task)
+    assert (applied is None) == ((name, network) in REFUSED), reason
     if applied is None:
-        print(f"refused: {reason}")
-        assert len(reason) > 40
         return
     exported = ToOnnx().apply(applied, job.task)  # which compares with PyTorch itself
     if exported.facts["precision"] == "fp32":
