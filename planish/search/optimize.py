@@ -76,7 +76,7 @@ def optimize(
     run: RunSettings,
     watch: Watch | None = None,
 ) -> Result:
-    """Make a network small and fast within a loss of accuracy, and prove it on the exported file.
+    """Make a network smaller and faster within a limit on accuracy loss, and prove it on the exported file.
 
     Args:
         data: a folder with a folder per class, a CSV or JSON-lines manifest, or a built-in name.

@@ -168,7 +168,7 @@ def fit(
     if settings.ema_decay or settings.swa_share:
         parts["average"] = copy.deepcopy(student)
     evaluated = parts.get("average", student)
-    keep, keep_judged = SparsityConstraint(student, weights), SparsityConstraint(evaluated, weights)
+    keep, keep_evaluated = SparsityConstraint(student, weights), SparsityConstraint(evaluated, weights)
     bf16 = use_bf16(settings.mixed_precision, accelerator.device, module, input_spec)
     key = identity(
         settings, len(images), input_spec, preprocessing, fingerprint(module),
@@ -228,7 +228,7 @@ def fit(
                     stage.advance()
             if not done.history and accelerator.device.type == "cpu":
                 done.notes += notes_on_input_speed(waiting.seconds, schedule.seconds - epoch_begun, images, input_spec, settings)
-            keep_judged()  # rounding may have parted the average of equal values
+            keep_evaluated()  # rounding may have parted the average of equal values
             validated = monotonic()
             if done.averaged_steps:
                 fit_statistics(evaluated, task, input_spec, preprocessing, settings)

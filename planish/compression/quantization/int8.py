@@ -54,7 +54,7 @@ class Int8:
         calibration_images: number of calibration images, spread evenly over the split.
         method: how the range of an activation is chosen: the full range (``minmax``), all but the rarest values (``percentile``),
             the least loss of information (``entropy``) or the least squared error (``mse``).
-        per_channel: one weight scale per output channel; one per layer where False.
+        per_channel: one weight scale per output channel; False for one per layer.
         weight_bits: 7 for processors whose integer kernels overflow with 8 (x86 without VNNI, see ``evaluation.machine.saturates``).
         equalise: first scale channels that two layers share, where nothing or a ReLU lies between them (cross-layer equalisation).
         correct_bias: afterwards take the mean error of each channel off its bias.

@@ -32,7 +32,7 @@ _BIAS_STEPS = 2.0**24  # integer kernels keep a bias in 32 bits, in steps of inp
 class QuantizeAware:
     """INT8 in PyTorch, its scales calibrated and then learned together with the weights; the original model is the teacher.
 
-    Weights are signed with one scale per output channel, activations unsigned with one scale and zero point a tensor (8 bits each unless
+    Weights are signed with one scale per output channel, activations unsigned with one scale and zero point per tensor (8 bits each unless
     ``weight_bits`` says less). They stand where our INT8 files have their Q/DQ nodes; ``to_onnx`` writes them there unchanged, so there is
     no ``int8`` step after this one. Batch norm is folded before training. Weights that are integers already (``learned_rounding``)
     stay as they are, and only scales of activations and biases are learned.
