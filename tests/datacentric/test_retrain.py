@@ -89,7 +89,7 @@ def test_rounds_build_on_what_is_served_and_on_all_labels(old: tuple[Path, Path]
     shutil.copytree(run / "bundle", first_bundle)
     new = negatives(tmp_path / "new")
     out = tmp_path / "out"
-    found = commands.retrain(run, data, add=new, out=out, changes=("epochs=30",), replace=True, **TESTED)
+    found = commands.retrain(run, data, add=new, out=out, changes=("epochs=60",), replace=True, **TESTED)
 
     assert found.replaced, found.verdict
     assert found.better
