@@ -7,12 +7,12 @@ python tools/check_house.py [ROOT]     # prints what is wrong, one line each, an
 from __future__ import annotations
 
 import ast
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from docstrings import documented_arguments
 from retired_words import retired_words
 
 MOST_MODULES = 15
@@ -146,8 +146,7 @@ def unknown_arguments(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]
     """One line for each argument that a docstring describes and the function does not have."""
     problems = []
     for where, node, given in _functions(root, trees):
-        section = re.search(r"\nArgs:\n(.*?)\n\n", (ast.get_docstring(node) or "") + "\n\n", re.S)
-        described = re.findall(r"^    (\w+): ", section[1], re.M) if section else []
+        described = documented_arguments(ast.get_docstring(node) or "")
         problems += [f"{where} has no parameter {name!r}, which its docstring describes" for name in described if name not in given]
     return problems
 

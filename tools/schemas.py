@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from docstrings import documented_arguments, in_a_line
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
@@ -137,22 +138,11 @@ class _WithDocstrings(GenerateJsonSchema):
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> Schema:
         found = super().dataclass_schema(schema)
         text = inspect.getdoc(schema["cls"]) or ""
-        found["description"] = _in_a_line(re.split(r"\n\s*\n", text)[0])
+        found["description"] = in_a_line(re.split(r"\n\s*\n", text)[0])
         about = _COMMON | documented_arguments(text)
         for name, field in found["properties"].items():
             found["properties"][name] = _without_title(field) | ({"description": about[name]} if name in about else {})
         return found
-
-
-def documented_arguments(docstring: str) -> dict[str, str]:
-    """What the section ``Args`` of a docstring in Google style says of each argument."""
-    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
-    entries = re.split(r"^ {4}(?=\w+: )", section.group(1), flags=re.MULTILINE)[1:] if section else []
-    return {name: _in_a_line(about) for name, _, about in (entry.partition(": ") for entry in entries)}
-
-
-def _in_a_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _without_title(schema: Mapping[str, Any]) -> Schema:

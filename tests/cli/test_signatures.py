@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import pydantic  # noqa: F401  cyclopts checks defaults with it once it is imported
 import pytest
@@ -17,17 +17,13 @@ from mypy import api as mypy
 
 from planish import commands
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from docstrings import documented_arguments
+
 COMMANDS = [name for name in commands.__all__ if name.islower()]
 IN_PYTHON_ONLY = {"watch"}
 RENAMED = {"changes": "set", "train_mode": "train", "students": "student", "settings": "setting", "cors_origins": "cors-origin"}
-
-
-def documented(function: Any) -> dict[str, str]:
-    """Help of each argument, by its name."""
-    text = inspect.getdoc(function) or ""
-    section = re.search(r"\nArgs:\n(.*?)\n\n", text + "\n\n", re.S)
-    entries = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section[1], re.M) if section else []
-    return {name: " ".join(words.replace("`", "").split()) for name, words in entries}
 
 
 def squeezed(text: str) -> str:
@@ -37,7 +33,7 @@ def squeezed(text: str) -> str:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_signature_and_docstring(name: str) -> None:
     function = getattr(commands, name)
-    parameters, described = inspect.signature(function).parameters, documented(function)
+    parameters, described = inspect.signature(function).parameters, documented_arguments(inspect.getdoc(function) or "")
     assert list(described) == list(parameters), "each argument is documented, in the order of the signature"
     shown = invoke([name.replace("_", "-"), "--help"]).stdout
     assert f"planish {name.replace('_', '-')}" in shown.partition("Examples:")[2]
@@ -47,7 +43,7 @@ def test_help_is_signature_and_docstring(name: str) -> None:
         positional = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
         option = key.upper().replace("_", "-") if positional else f"--{RENAMED.get(key, key).replace('_', '-')}"
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), option
-        assert squeezed(described[key]) in squeezed(shown), key
+        assert squeezed(described[key].replace("`", "")) in squeezed(shown), key
         default = parameter.default
         if isinstance(default, (str, float, int)) and not isinstance(default, bool) and default != "":
             assert f"[default:{default}]" in squeezed(shown), key
