@@ -37,7 +37,7 @@ def test_rounding_is_learned_where_it_costs_accuracy(precision: Literal["int8", 
 def test_a_search_ends_with_learned_rounding_where_it_pays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounding, "pays", lambda *_: True)  # whether it does is asked above
     data = write_shapes(tmp_path / "shapes", per_class=200, size=32)
-    result = planish.optimize(data, model="resnet8x2", budget="2m30s", max_drop=3, students=[], out=tmp_path / "run")
+    result = planish.optimize(data, model="resnet8x2", budget="5m", max_drop=3, students=[], out=tmp_path / "run")
     learned = [c for c in result.candidates if "INT8 learned" in c.summary]
     assert [c.stage for c in learned] == ["measured"]
     assert learned[0].summary.count("INT8") == 1
