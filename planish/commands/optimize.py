@@ -59,7 +59,8 @@ def optimize(
         max_drop: Maximum drop of the task's primary metric, 1 point by default; in the metric's own unit if that is not percent.
         max_latency: Maximum latency of one batch: 5ms, 800us.
         max_size: Maximum size of the shipped files: 4MB, 512KiB.
-        runtime: Runtime to deploy to: auto, onnxruntime, openvino, or another listed by `planish doctor`.
+        runtime: Runtime to deploy to: auto, onnxruntime, openvino, or another listed by `planish doctor`. OpenVINO is also tried
+            in its default precision where that is bf16.
         threads: Number of threads the runtime may use.
         batch: Batch size.
         budget: Total wall-clock time: 20m, 90s, 1h30m.

@@ -261,7 +261,7 @@ def _key(variant: Variant) -> str:
 
 def _machine_key(runtime: str, threads: int, batch: int) -> str:
     try:
-        version = metadata.version(runtime)
+        version = metadata.version(runtime.removesuffix("-default"))
     except metadata.PackageNotFoundError:  # a third party's runtime may be called otherwise than its package
         version = ""
     machine = cpu_model(), instruction_sets(), os.cpu_count()

@@ -176,7 +176,7 @@ def compare(
 def _for(plan: Plan, runtime: str) -> Plan:
     """The plan, with what the runtime needs at its end."""
     packed = any(step.name == "pack" for step in plan.steps)
-    return extend(plan, ToOpenVino()) if runtime == "openvino" and not packed else plan
+    return extend(plan, ToOpenVino()) if runtime.startswith("openvino") and not packed else plan
 
 
 def _row(runner: Runner, arm: Strategy, runtime: str, baseline: Plan) -> Row:

@@ -154,7 +154,7 @@ class Bench:
         return str(self.store.once(f"file:{method.label}", "exporting", work))
 
     def _write(self, artifact: Artifact, name: str) -> bool:
-        steps: list[Technique] = [ToOnnx(), *([ToOpenVino()] if self.runtime == "openvino" else [])]
+        steps: list[Technique] = [ToOnnx(), *([ToOpenVino()] if self.runtime.startswith("openvino") else [])]
         with workspace(self.folder / "scratch"):
             save_artifact(Plan(*steps).apply(artifact, self.members.task), self.folder / name)
         return True

@@ -28,7 +28,7 @@ from planish.explanation.signal_to_noise import LayerErrors, measure_errors
 from planish.export.runtimes.registry import imports
 from planish.progress import Stage
 
-_PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
+_PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino, "openvino-default": profile_openvino}
 _TIMED_FILES = 16
 
 

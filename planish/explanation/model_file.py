@@ -16,7 +16,6 @@ import numpy.typing as npt
 from planish.errors import ExportError, ModelError, first_line
 from planish.export.runtimes.first_load import first_call
 from planish.export.runtimes.onnxruntime import OnnxRuntime
-from planish.export.runtimes.openvino import OpenVino
 from planish.export.runtimes.registry import find
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": np.float64,
           "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32}  # fmt: skip
 _OPEN_SIDE, _OPEN_CHANNELS = 224, 3  # where a file leaves height and width open, or channels
-PROFILED = ("onnxruntime", "openvino")
+PROFILED = ("onnxruntime", "openvino", "openvino-default")
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class ModelFile:
         import openvino
 
         try:
-            return openvino.Core().compile_model(model, "CPU", {**OpenVino.settings(self.threads), **self.settings, **settings})
+            return openvino.Core().compile_model(model, "CPU", {**self.all_settings, **settings})
         except Exception as error:
             if self.settings:
                 raise _bad_setting(self, error) from error
@@ -195,7 +194,7 @@ class ModelFile:
 
     def open_sides(self) -> dict[str, list[int]]:
         """The inputs that leave other sides than the batch open, with the shape that is taken."""
-        if self.runtime == "openvino":
+        if self.runtime.startswith("openvino"):
             import openvino
 
             declared = {n.get_any_name(): _openvino_shape(n) for n in openvino.Core().read_model(str(self.path)).inputs}
@@ -205,7 +204,7 @@ class ModelFile:
 
     def inputs(self) -> list[tuple[str, list[int], Any]]:
         """Name, shape for this batch, and numpy type of each input."""
-        if self.runtime == "openvino":
+        if self.runtime.startswith("openvino"):
             model = self.openvino_model()
             return [(n.get_any_name(), list(n.get_shape()), np.dtype(n.get_element_type().to_dtype())) for n in model.inputs]
         found = []

@@ -20,14 +20,15 @@ def deploy(search: Search) -> Search:
     """Measure the original in each runtime and precision; candidates go to the fastest that keeps the accuracy.
 
     Returns:
-        The search with what was chosen: ``fp32``, ``deployment`` and ``mixed_precision``.
+        The search with what was chosen: ``fp32``, ``defaults``, ``deployment`` and ``mixed_precision``.
     """
     runner, original = search.runner, Plan()
     is_file = runner.original.module is None
     if not is_file:
         runner.outputs(original, "torch", "validation")
-    runtimes = dict.fromkeys((*search.allowed, *(variant.runtime for variant in search.fp32)))
-    wanted = [*search.fp32, *(RuntimeVariant("int8", runtime, is_file) for runtime in search.allowed)]
+    floats = (*search.fp32, *search.defaults)
+    runtimes = dict.fromkeys((*search.allowed, *(variant.runtime for variant in floats)))
+    wanted = [*floats, *(RuntimeVariant("int8", runtime, is_file) for runtime in search.allowed)]
     variants = {variant: DeployedCandidate(original, variant) for runtime in runtimes for variant in wanted if variant.runtime == runtime}
     reference = next(iter(variants.values()))
     drops: dict[RuntimeVariant, Measurement] = {}
@@ -51,7 +52,7 @@ def deploy(search: Search) -> Search:
     found = search.latency(ORIGINAL_SESSION, subjects, str(reference.variant), seconds=0.6, launches=3, at_most=at_most).measurements
     for variant, shipped in variants.items():
         known = found[str(variant)] | {"size_bytes": runner.size(shipped.plan, variant.runtime), "drop_validation": drops[variant]}
-        search.show(str(variant), shipped, "baseline" if variant.precision == "fp32" else "screened", known)
+        search.show(str(variant), shipped, "baseline" if variant in floats else "screened", known)
 
     def latency_ms(variant: RuntimeVariant) -> float:
         return found[str(variant)]["latency_ms"].value
@@ -64,7 +65,8 @@ def deploy(search: Search) -> Search:
     fp32 = tuple(sorted((w for w in search.fp32 if w in variants), key=latency_ms))
     note(f"candidates ship as {chosen.precision} for {chosen.runtime}; the fastest fp32 runtime here is {fp32[0].runtime}")
     mixed = chosen.precision == "int8" and drops[chosen].value > _ROUNDING_POINTS * search.goal.point
-    return replace(search, fp32=fp32, deployment=chosen, mixed_precision=mixed)
+    defaults = tuple(w for w in search.defaults if w in variants)
+    return replace(search, fp32=fp32, defaults=defaults, deployment=chosen, mixed_precision=mixed)
 
 
 def _has_time_for_another(search: Search, done: Mapping[RuntimeVariant, Measurement], begun: float) -> bool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from planish.evaluation.latency import LatencyReport
 from planish.evaluation.size import macs
 from planish.export.bundle.folder import write_bundle
-from planish.export.runtimes.registry import default_baselines
 from planish.goal import Goal
 from planish.measurement import Measurement
 from planish.plan import Plan
@@ -22,7 +21,7 @@ from planish.search.evidence import errors, per_class, write_evidence
 from planish.search.proposals import Trial, expected_drop, priority
 from planish.search.provenance import sources
 from planish.search.result import CandidateResult, ClassResult, ErrorResult, Result
-from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, RuntimeVariant, Search
+from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, Search
 from planish.search.time_estimates import (
     CHOSEN_LAUNCHES,
     FINAL_LAUNCHES,
@@ -58,19 +57,15 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
     folder = record.path
     runner = search.runner
     subjects = _finalists(search, trials)
-    baselines = {variant.runtime: DeployedCandidate(_ORIGINAL, variant).key for variant in search.fp32}
+    baselines = {original.runtime: original.key for original in search.originals}
     baseline = baselines[search.fp32[0].runtime]
-    defaults = _defaults(search)
-    found = _timed_to_choose(search, subjects, baseline, len(baselines | defaults) + 1)
+    found = _timed_to_choose(search, subjects, baseline, len(baselines) + 1)
     measured = {key: _candidate(search, subjects, key, baseline, found[key]) for key in subjects}
-    fallback = next(variant for variant in search.fp32 if variant.runtime in search.allowed)
     others = [c for key, c in measured.items() if key not in baselines.values()]
-    key = choose_candidate(others, measured[baselines[fallback.runtime]], search.goal).key
-    subjects |= defaults
-    baselines |= {shipped.runtime: default for default, shipped in defaults.items()}
+    key = choose_candidate(others, _best_original(search, measured), search.goal).key
     # All that cannot be shortened comes before the last session of timing, which can.
     ships = subjects[key]
-    models = {"baseline": baseline, "chosen": key} | {shipped.runtime: default for default, shipped in defaults.items()}
+    models = {"baseline": baseline, "chosen": key} | {variant.runtime: baselines[variant.runtime] for variant in search.defaults}
     search.journal.planned["evaluating on test"] = test_seconds(search)
     tested = {name: runner.outputs(subjects[k].plan, subjects[k].runtime, "test") for name, k in models.items()}
     judged = _judged_on_test(search, {name: subjects[each] for name, each in models.items()}, tested)
@@ -129,7 +124,7 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
     ranked = sorted(trials, key=lambda t: priority(t, expected_drop(t, trials, point=search.goal.point), search.goal), reverse=True)[
         :FINALISTS
     ]
-    everything = [DeployedCandidate(_ORIGINAL, variant) for variant in (*search.fp32, search.deployment)]
+    everything = [*search.originals, DeployedCandidate(_ORIGINAL, search.deployment)]
     best = [DeployedCandidate(t.plan, search.deployment) for t in ranked]
     everything += best
     without_rounding = next((shipped.network for shipped in best if not shipped.learned_rounding), None)
@@ -139,12 +134,13 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
     cost = ship_seconds(search)
     for shipped in everything:
         least = cost + session_seconds(search, len(subjects) + 1) + least_finish_seconds(search, 0)
-        if len(subjects) > len(search.fp32) and search.seconds_left < least and not search.runner.store.has(f"artifact:{shipped.plan.key}"):
+        is_exported = search.runner.store.has(f"artifact:{shipped.plan.key}")
+        if len(subjects) > len(search.originals) and search.seconds_left < least and not is_exported:
             note(f"no time is left to measure {shipped.plan}")
             continue
         before = search.seconds_left
         outputs = partial(search.runner.outputs, shipped.plan, shipped.runtime, "validation")
-        if shipped.network == _ORIGINAL and shipped.variant in search.fp32:
+        if shipped in search.originals:
             outputs()
         elif why := search.runner.store.attempt(f"final:{shipped.key}", "searching", outputs):
             note(f"{shipped.plan} is left out: {why}")
@@ -153,21 +149,6 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
         subjects[shipped.key] = shipped
         cost = max(cost, before - search.seconds_left)
     return subjects
-
-
-def _defaults(search: Search) -> dict[str, DeployedCandidate]:
-    """The original as runtimes run it where nobody asks for a precision, where that is not fp32; by key."""
-    found, store = {}, search.runner.store
-    for runtime in store.once("default baselines", "searching", default_baselines):
-        if search.seconds_left < ship_seconds(search) + least_finish_seconds(search, 0):
-            note(f"the original in {runtime} is left out: no time is left to measure it")
-            continue
-        shipped = DeployedCandidate(_ORIGINAL, RuntimeVariant("fp32", runtime, search.fp32[0].is_file))
-        if why := store.attempt(f"default:{runtime}", "searching", partial(search.runner.outputs, shipped.plan, runtime, "validation")):
-            note(f"the original in {runtime} is left out: {why}")
-        else:
-            found[shipped.key] = shipped
-    return found
 
 
 def _timed_to_choose(
@@ -221,9 +202,14 @@ def _candidate(
     }
     if network.module is not None:
         everything["macs"] = macs(network.module, network.input_spec)
-    original = shipped.network == _ORIGINAL and shipped.variant.precision == "fp32"
-    candidate = search.show(key, shipped, "baseline" if original else "measured", everything)
+    candidate = search.show(key, shipped, "baseline" if shipped in search.originals else "measured", everything)
     return replace(candidate, meets_goal=not misses(candidate, search.goal))
+
+
+def _best_original(search: Search, measured: Mapping[str, CandidateResult]) -> CandidateResult:
+    """What ships where no candidate meets the goal: of the originals in the allowed runtimes the fastest that keeps the accuracy."""
+    originals = [measured[original.key] for original in search.originals if original.runtime in search.allowed]
+    return min(originals, key=lambda c: ("accuracy" in misses(c, search.goal), c.measurements["latency_ms"].value))
 
 
 def _with_test(search: Search, candidate: CandidateResult, shipped: DeployedCandidate) -> CandidateResult:

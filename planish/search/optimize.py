@@ -16,7 +16,7 @@ from planish.devices.machine import cpu_model
 from planish.errors import GoalError
 from planish.evaluation.latency import LatencySettings, process_seconds
 from planish.export import ToOnnx, ToOpenVino
-from planish.export.runtimes.registry import available, find
+from planish.export.runtimes.registry import available, default_precision_runtimes, find
 from planish.files.trust import trust
 from planish.goal import Goal
 from planish.models.zoo import factory_file
@@ -163,7 +163,9 @@ def optimize(
             stored_original(other, folder, store, training, mode=train_mode, seconds=spare, name=taught_by[-1])
         runner = Runner(store, folder / "work", job.task, artifact)
         runtimes = store.once("runtimes", "searching", lambda: [allowed, tuple(available("onnx"))])
-        allowed = tuple(runtimes[0])
+        by_default = store.once("default precision", "searching", default_precision_runtimes)
+        allowed = (*runtimes[0], *(by_default[name] for name in runtimes[0] if name in by_default))
+        defaults = dict.fromkeys((*by_default.values(), *(name for name in allowed if name not in runtimes[1])))
         fp32 = tuple(RuntimeVariant("fp32", r, is_file) for r in runtimes[1])
         of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
         recovery = recovery_of(
@@ -184,6 +186,7 @@ def optimize(
             least_seconds=least,
             allowed=allowed,
             fp32=fp32,
+            defaults=tuple(RuntimeVariant("fp32", r, is_file) for r in defaults),
             deployment=fp32[0],
             students=usual_students if teaching.students is None else tuple(teaching.students),
             teachers=tuple(str(folder / "work" / name) for name in taught_by),

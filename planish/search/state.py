@@ -118,6 +118,7 @@ class Search:
         least_seconds: that the whole run was estimated to take at least, when it began.
         allowed: runtimes that may ship.
         fp32: the original in fp32, one deployment a runtime, the fastest first.
+        defaults: the original in runtimes that compute in less than float32 where no precision is asked for.
         deployment: how candidates are deployed.
         students: architectures that are taught instead, by name.
         teachers: folders of the networks that teach; empty for the original alone.
@@ -135,12 +136,18 @@ class Search:
     least_seconds: float
     allowed: tuple[str, ...]
     fp32: tuple[RuntimeVariant, ...]
+    defaults: tuple[RuntimeVariant, ...]
     deployment: RuntimeVariant
     students: tuple[str, ...]
     teachers: tuple[str, ...]
     mixed_precision: bool
     watch: Watch
     journal: Journal
+
+    @property
+    def originals(self) -> tuple[DeployedCandidate, ...]:
+        """What candidates are compared with: the original in fp32, and in default precision."""
+        return tuple(DeployedCandidate(Plan(), variant) for variant in (*self.fp32, *self.defaults))
 
     @property
     def seconds_left(self) -> float:

@@ -106,8 +106,8 @@ def least_finish_seconds(search: Search, finalists: int) -> float:
     """Seconds that the end of a run takes at least: so many trials exported, timed beside the originals and judged; the chosen model timed
     once more; test; and the files written.
     """
-    originals = len(search.fp32) + 1
-    judging = len(search.fp32) * _judging_seconds(search)
+    originals = len(search.originals) + 1
+    judging = len(search.originals) * _judging_seconds(search)
     least = session_seconds(search, originals) + judging + test_seconds(search) + writing_seconds(search.journal.process_seconds)
     if not finalists:
         return least
@@ -121,7 +121,7 @@ def seconds_to_come(search: Search, trials: int) -> float:
 
 def finish_seconds(search: Search, trials: int) -> float:
     """Seconds that are reserved for the end of a run: those that it takes at ease, or a share of what is left where that is less."""
-    finalists, originals = min(FINALISTS, trials), len(search.fp32) + 1
+    finalists, originals = min(FINALISTS, trials), len(search.originals) + 1
     least = least_finish_seconds(search, min(1, trials))
     at_ease = (
         session_seconds(search, originals + finalists, FINAL_LAUNCHES, _TIMED_SECONDS)

@@ -1,4 +1,4 @@
-"""OpenVINO without a precision hint: a baseline where that is not fp32, never something to ship for."""
+"""OpenVINO without a precision hint: a runtime of its own where that is not fp32."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import importlib
 
 import pytest
 
-from planish.errors import RuntimeMissingError
-from planish.export.runtimes import openvino as openvino_runtime
+from planish.export.runtimes import registry
 from planish.export.runtimes.openvino import OpenVino, OpenVinoDefault, default_precision
-from planish.export.runtimes.registry import available, default_baselines, find, imports
+from planish.export.runtimes.registry import available, default_precision_runtimes, find, imports
 
 
 def test_the_default_is_what_a_compiled_model_reports() -> None:
@@ -17,19 +16,15 @@ def test_the_default_is_what_a_compiled_model_reports() -> None:
 
     able = any("BF16" in text for text in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     assert default_precision() == ("bf16" if able else "f32")
-    assert default_baselines() == (["openvino-default"] if able else [])
+    assert default_precision_runtimes() == ({"openvino": "openvino-default"} if able else {})
 
 
 @pytest.mark.parametrize(("precision", "names"), [("bf16", ["openvino-default"]), ("f16", ["openvino-default"]), ("f32", [])])
-def test_it_is_a_baseline_where_it_differs(monkeypatch: pytest.MonkeyPatch, precision: str, names: list[str]) -> None:
-    monkeypatch.setattr(openvino_runtime, "default_precision", lambda: precision)
-    assert default_baselines() == names
-    assert "openvino-default" not in available("onnx"), "nothing ships for it"
-    if names:
-        assert find("openvino-default") is OpenVinoDefault
-    else:
-        with pytest.raises(RuntimeMissingError):
-            find("openvino-default")
+def test_it_is_offered_where_it_differs_and_runs_everywhere(monkeypatch: pytest.MonkeyPatch, precision: str, names: list[str]) -> None:
+    monkeypatch.setattr(registry, "default_precision", lambda: precision)
+    assert [*default_precision_runtimes().values()] == names
+    assert "openvino-default" not in available("onnx"), "it is not another library"
+    assert find("openvino-default") is OpenVinoDefault, "a bundle made where it differs is run elsewhere as well"
 
 
 def test_it_differs_from_how_files_are_run_in_the_hint_alone() -> None:

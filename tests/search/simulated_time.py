@@ -140,7 +140,7 @@ def simulate(
     monkeypatch.setattr(module, "ToOnnx", lambda: SimpleNamespace(apply=lambda artifact, _: _exported(world, artifact)))
     monkeypatch.setattr(module, "decided_precision", lambda *_: "off")
     monkeypatch.setattr(module, "stored_original", _original(world))
-    monkeypatch.setattr(finish, "default_baselines", tuple)
+    monkeypatch.setattr(module, "default_precision_runtimes", dict)
     monkeypatch.setattr(finish, "write_evidence", lambda *_, **__: None)
     monkeypatch.setattr(finish, "write_bundle", lambda *_, **__: world.spend("writing"))
     monkeypatch.setattr(finish, "macs", lambda *_: _nothing())

@@ -18,7 +18,7 @@ def bf16_hint(evidence: Evidence) -> Finding | None:
         f"{len(layers)} layers run in bf16; in fp32 a call takes {other.latency_ms:.3g} ms instead of {other.asked_ms:.3g} ms",
         "OpenVINO takes bf16 wherever the processor knows it, unless told otherwise; on some processors its peak is no higher than that of "
         "fp32, and everywhere it is less exact",
-        "set INFERENCE_PRECISION_HINT=f32, as Planish does",
+        "set INFERENCE_PRECISION_HINT=f32, as Planish's runtime openvino does",
         other.asked_ms - other.latency_ms,
         slowest(profile, layers),
     )

@@ -13,7 +13,7 @@ from planish.explanation.profiles.profile import ACTIVATIONS, CONVERSIONS, Kind,
 
 _SECONDS = 1.0
 _LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
-_PRECISIONS = {"f32": "fp32", "f16": "fp16", "u8": "int8", "i8": "int8"}
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8": "int8"}
 
 
 def profile_openvino(model: ModelFile) -> Profile:

@@ -19,7 +19,7 @@ from planish.errors import BundleError, DataError
 from planish.export.bundle.readme import readme
 from planish.export.bundle.reference import DriftReference, image_values, reference_values
 from planish.export.checks.agreement import compact_outputs
-from planish.export.runtimes.registry import find, load
+from planish.export.runtimes.registry import DEFAULT_PRECISION, find, load
 from planish.files.archives import read_arrays
 from planish.files.reading import real_path
 from planish.files.schema import read_versioned
@@ -145,7 +145,7 @@ def write_bundle(
             "numpy": np.__version__,
         },
         golden_samples=names,
-        tolerance=_TOLERANCE.get(artifact.facts["precision"], max(_TOLERANCE.values())),
+        tolerance=_tolerance(artifact.facts["precision"], runtime),
         sha256=dict(sorted(file_hashes(partial).items())),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -251,6 +251,12 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 def _spread(length: int, count: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))]
+
+
+def _tolerance(precision: str, runtime: str) -> float:
+    """By the precision of the file; on another processor the runtime's default may be another one."""
+    is_default = runtime in {kind.name for kind in DEFAULT_PRECISION.values()}
+    return max(_TOLERANCE.values()) if is_default else _TOLERANCE.get(precision, max(_TOLERANCE.values()))
 
 
 def _write_golden(artifact: Artifact, split: Split, folder: Path, predictor: Predictor, count: int) -> tuple[str, ...]:

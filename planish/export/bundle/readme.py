@@ -115,6 +115,9 @@ _NAMED = {
     "torch": "y = torch.export.load($file).module()(torch.from_numpy(x.copy()))\ny = {k: v[0].detach().numpy() for k, v in y.items()}",
     "tensorrt": _TENSORRT + "y = {k: v[0].cpu().numpy() for k, v in y.items()}",
 }
+_HINT = ', {"INFERENCE_PRECISION_HINT": "f32"}'
+_RUN["openvino-default"] = (*_RUN["openvino"][:2], _RUN["openvino"][2].replace(_HINT, ""))
+_NAMED["openvino-default"] = _NAMED["openvino"].replace(_HINT, "")
 for _runtime, _kind in PROVIDERS.items():
     _given = f"InferenceSession($file, providers={json.dumps(_kind)})"
     _RUN[_runtime] = ("onnxruntime-gpu", "onnxruntime", _RUN["onnxruntime"][2].replace("InferenceSession($file)", _given))

@@ -61,13 +61,10 @@ class OpenVino:
 
 
 class OpenVinoDefault(OpenVino):
-    """OpenVINO as it is without a precision hint, where that is not float32: a baseline, as everybody gets it who sets nothing."""
+    """OpenVINO without a precision hint, as a program gets it that sets nothing: layers that are not INT8 are computed in bf16 on
+    processors with AMX or AVX512-BF16, in float32 on others."""
 
     name: ClassVar[str] = "openvino-default"
-
-    @staticmethod
-    def version() -> str:
-        return OpenVino.version() if OpenVino.version() and default_precision() != "f32" else ""
 
     @staticmethod
     def settings(threads: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from planish.errors import ExportError, PlanishError, RuntimeMissingError, first
 from planish.export.runtimes.executorch import ExecuTorch
 from planish.export.runtimes.litert import LiteRt
 from planish.export.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeCuda, OnnxRuntimeTensorRt
-from planish.export.runtimes.openvino import OpenVino, OpenVinoDefault
+from planish.export.runtimes.openvino import OpenVino, OpenVinoDefault, default_precision
 from planish.export.runtimes.tensorrt import TensorRt
 from planish.export.runtimes.torch import TorchRuntime
 from planish.files.reading import describe, require_regular
@@ -68,8 +68,8 @@ RUNTIMES: dict[str, type[Runtime]] = {
     for runtime in (OnnxRuntime, OpenVino, LiteRt, ExecuTorch, TorchRuntime, TensorRt, OnnxRuntimeCuda, OnnxRuntimeTensorRt)
 }
 
-BASELINES: dict[str, type[Runtime]] = {OpenVinoDefault.name: OpenVinoDefault}
-"""Runtimes that originals are compared in and nothing ships for."""
+DEFAULT_PRECISION: dict[str, type[Runtime]] = {OpenVino.name: OpenVinoDefault}
+"""By runtime: the same library without a precision hint. On some processors it computes in less than float32 then."""
 
 
 @cache
@@ -83,9 +83,9 @@ def available(format_: str | None = None) -> list[str]:
     return [name for name, kind in registered().items() if (format_ is None or format_ in kind.formats) and kind.version()]
 
 
-def default_baselines() -> list[str]:
-    """Names of those of ``BASELINES`` that differ on this machine from the runtimes that files ship for."""
-    return [name for name, kind in BASELINES.items() if kind.version()]
+def default_precision_runtimes() -> dict[str, str]:
+    """By runtime the name of its variant in ``DEFAULT_PRECISION``, where the two differ on this machine."""
+    return {name: kind.name for name, kind in DEFAULT_PRECISION.items() if kind.version() and default_precision() != "f32"}
 
 
 def find(name: str) -> type[Runtime]:
@@ -94,7 +94,7 @@ def find(name: str) -> type[Runtime]:
     Raises:
         RuntimeMissingError: there is none, or it is not installed.
     """
-    runtimes = registered() | BASELINES
+    runtimes = registered() | {kind.name: kind for kind in DEFAULT_PRECISION.values()}
     if name not in runtimes:
         near = difflib.get_close_matches(name, runtimes, n=1)
         raise RuntimeMissingError(
