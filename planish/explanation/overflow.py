@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from planish.explanation.profiles.source_graph import SourceGraph
+from planish.explanation.profiles.source_graph import LAYERS, SourceGraph
 
 _MOST = 32767 // 255  # what two neighbouring weights of one sign may add up to, for activations up to 255
 
@@ -20,13 +21,20 @@ def full_range(path: Path) -> float:
     source = SourceGraph(path)
     channels = overflowing = 0
     for node in source.graph.node:
-        name = node.input[0] if node.op_type == "DequantizeLinear" else node.input[3] if node.op_type == "QLinearConv" else ""
-        values = source.array(name) if name else None
+        values = source.stored_weights(node) if node.op_type in LAYERS else None
         if values is None or values.dtype != np.int8 or values.ndim < 2:
             continue
-        flat = np.sort(values.reshape(len(values), -1).astype(np.int64), axis=1)
+        by_output = np.moveaxis(values, _output_axis(node), 0)
+        flat = np.sort(by_output.reshape(len(by_output), -1).astype(np.int64), axis=1)
         if flat.shape[1] < 2:
             continue
         channels += len(flat)
         overflowing += int(((flat[:, -2:].sum(1) > _MOST) | (flat[:, :2].sum(1) < -_MOST)).sum())
     return overflowing / channels if channels else 0.0
+
+
+def _output_axis(layer: Any) -> int:
+    """The axis of a layer's weights that stands for its output channels."""
+    if layer.op_type == "Gemm":
+        return 0 if any(attribute.name == "transB" and attribute.i for attribute in layer.attribute) else 1
+    return 1 if layer.op_type == "ConvTranspose" or "MatMul" in layer.op_type else 0

@@ -27,6 +27,7 @@ from planish.explanation.profiles.macs import einsum_macs, product_macs
 from planish.explanation.profiles.onnxruntime import profile_onnxruntime
 from planish.explanation.profiles.openvino import profile_openvino
 from planish.explanation.profiles.profile import LayerProfile
+from planish.explanation.profiles.source_graph import SourceGraph
 from planish.explanation.signal_to_noise import measure_errors
 
 PROFILERS = {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
@@ -128,6 +129,24 @@ def test_weights_that_can_overflow_are_counted(resnet: Artifact, tmp_path: Path)
     assert full_range(resnet.files[0]) == 0
     assert full_range(wrongly(resnet, tmp_path, reduce_range=False)) > 0.5
     assert full_range(wrongly(resnet, tmp_path, reduce_range=True)) == 0
+
+
+def test_weights_of_a_matrix_product_have_their_outputs_along_the_second_axis(tmp_path: Path) -> None:
+    weights = np.array([[100, 1, 5], [90, 2, 5], [0, 2, 3], [0, 1, 5]], np.int8)  # four inputs, three outputs
+    stored = {"w": weights, "scales": np.ones(3, np.float32), "zeros": np.array([0, 2, 5], np.int8)}
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["w", "scales", "zeros"], ["dequantized"], axis=1),
+        onnx.helper.make_node("MatMul", ["x", "dequantized"], ["y"], name="layer"),
+    ]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, n]) for name, n in (("x", 4), ("y", 3))]
+    constants = [onnx.numpy_helper.from_array(array, name) for name, array in stored.items()]
+    graph = onnx.helper.make_graph(nodes, "product", values[:1], values[1:], constants)
+    onnx.save(onnx.helper.make_model(graph), str(tmp_path / "product.onnx"))
+    source = SourceGraph(tmp_path / "product.onnx")
+    found = source.weights(source.nodes["layer"])
+    assert found is not None
+    assert found.zeros == pytest.approx(7 / 12), "each column by its own zero point"
+    assert full_range(tmp_path / "product.onnx") == pytest.approx(1 / 3), "only the weights of the first output add up to more than 128"
 
 
 @pytest.mark.parametrize("runtime", PROFILERS)

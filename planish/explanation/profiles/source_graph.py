@@ -82,21 +82,26 @@ class SourceGraph:
 
     def weights(self, layer: Any) -> Weights | None:
         """Of a layer of this graph; dequantized constants count as what they are stored in."""
-        name = layer.input[LAYERS[layer.op_type]]
-        zero_point = self.array(layer.input[5]) if layer.op_type == "QLinearConv" and len(layer.input) > 5 else None
-        above = self.made_by.get(name)
-        if above is not None and above.op_type == "DequantizeLinear":
-            name = above.input[0]
-            zero_point = self.array(above.input[2]) if len(above.input) > 2 else None
-        values = self.array(name)
+        values = self.stored_weights(layer)
         if values is None or values.ndim < 2:
             return None
-        zero = (
-            0
-            if zero_point is None or not zero_point.any()
-            else zero_point.reshape((-1,) + (1,) * (values.ndim - 1) if zero_point.ndim else ())
-        )
+        above = self.made_by.get(layer.input[LAYERS[layer.op_type]])
+        axis, name = 0, layer.input[5] if layer.op_type == "QLinearConv" and len(layer.input) > 5 else ""
+        if above is not None and above.op_type == "DequantizeLinear":
+            axis = next((attribute.i for attribute in above.attribute if attribute.name == "axis"), 1)
+            name = above.input[2] if len(above.input) > 2 else ""
+        zero = self.array(name)
+        if zero is None or zero.ndim > 1:  # none, or one per block
+            zero = np.zeros((), values.dtype)
+        elif zero.size == values.shape[axis]:
+            zero = zero.reshape([-1 if k == axis % values.ndim else 1 for k in range(values.ndim)])
         return Weights(values.shape, str(values.dtype), float((values == zero).mean()))
+
+    def stored_weights(self, layer: Any) -> np.ndarray[Any, Any] | None:
+        """The weights of a layer as they are stored, before any dequantization; None where they are not constant."""
+        name = layer.input[LAYERS[layer.op_type]]
+        above = self.made_by.get(name)
+        return self.array(above.input[0] if above is not None and above.op_type == "DequantizeLinear" else name)
 
     def activation_types(self) -> list[str]:
         """Type of every tensor between layers that the file quantizes, ``int8`` or ``uint8``."""
