@@ -1,6 +1,6 @@
-"""Planish makes convolutional networks accurate, small and fast, and proves it by measurement.
+"""Planish makes convolutional networks accurate, small and fast, and backs every claim with measurements.
 
-Every command is a function in ``planish.commands``, and here too where no package has its name:
+Every command is a function in ``planish.commands``; unless a subpackage has the same name, it can also be called from here:
 ``planish.optimize("photos/", model="mobilenet_v2", weights="imagenet")``.
 """
 

@@ -1,4 +1,4 @@
-"""``python -m planish``."""
+"""Entry point of ``python -m planish``."""
 
 from planish.cli import main
 

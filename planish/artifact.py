@@ -1,4 +1,4 @@
-"""A model in one format, with everything needed to feed it and to say where it came from."""
+"""A model in one format, with everything needed to run it and to trace how it was made."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 Normalisation = Literal["dataset", "min_max", "z_score"]
 
-RAW = "raw."  # begins the names, within a file, of what is decoded to boxes, classes, masks: behind it stands no layer
+RAW = "raw."  # prefix, in exported graphs, of the tensors that are decoded to boxes, classes or masks; no layer comes after them
 
 _STRICT = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, config=_STRICT)
 class InputSpec:
-    """What a model is fed: uint8 pixels ``(N, height, width, channels)``, RGB or grey.
+    """The shape of a model's input: uint8 pixels ``(N, height, width, channels)``, RGB or grey.
 
     Args:
         channels: 3 for RGB, 1 for grey.
-        height: in pixels.
-        width: in pixels.
+        height: height in pixels.
+        width: width in pixels.
     """
 
     channels: Literal[1, 3]
@@ -41,20 +41,20 @@ class InputSpec:
 
 @dataclass(frozen=True, config=_STRICT)
 class Preprocessing:
-    """How an image file becomes the model's input. Data, not code: ``planish.data.preprocessing`` carries it out.
+    """How an image file becomes the model's input. It holds parameters only; ``planish.data.preprocessing`` applies them.
 
-    An image is decoded (rotation from EXIF honoured, alpha put on white, 16-bit scaled to 8), shrunk so that its shorter
-    side is at most ``decode_side``, resized to the input size, and normalised. Training, calibration, evaluation and the shipped artifact
+    An image is decoded (EXIF rotation applied, alpha composited on white, 16-bit scaled to 8), shrunk so that its shorter
+    side is at most ``decode_side``, resized to the input size, and normalised. Training, calibration, evaluation and the deployed artifact
     all use this one definition; normalisation is part of every exported graph.
 
     Args:
         decode_side: upper bound in pixels for the shorter side of a decoded image, so that decoded images can be cached.
-        resize: ``squash`` to exactly (height, width), or ``crop``: shorter side to the input size, then the centre.
+        resize: ``squash`` to exactly (height, width), or ``crop``: resize the shorter side to the input size, then take a centre crop.
         mean: one value per channel, on the 0..1 scale.
         std: one value per channel, on the 0..1 scale, above 0.
-        normalisation: ``dataset``: ``(pixel / 255 - mean) / std``. The others take each image's own numbers, over pixels and channels:
-            ``min_max``: ``(pixel - lowest) / (highest - lowest)``; ``z_score``: ``(pixel - mean) / standard deviation``. Both divide by one
-            grey level at least, so that an image of one colour becomes 0.
+        normalisation: ``dataset``: ``(pixel / 255 - mean) / std``. The others use statistics of each image, over pixels and channels:
+            ``min_max``: ``(pixel - min) / (max - min)``; ``z_score``: ``(pixel - mean) / standard deviation``. Both clamp the divisor to
+            at least one grey level, so that an image of a single colour becomes 0.
     """
 
     decode_side: Annotated[int, Field(ge=1)]
@@ -66,19 +66,19 @@ class Preprocessing:
 
 @dataclass(frozen=True, config=_STRICT)
 class Source:
-    """How to build the network that everything started from, without weights.
+    """How to build the network that an artifact was derived from, without weights.
 
     Args:
-        name: ``resnet20`` (ours), ``torchvision:resnet18``, ``timm:resnet18``, ``path/file.py:factory``, ``module`` (handed over),
+        name: ``resnet20`` (ours), ``torchvision:resnet18``, ``timm:resnet18``, ``path/file.py:factory``, ``module`` (a module passed in),
             or the name of an ONNX file.
-        num_classes: size of the classifier.
-        channels: channels of the first convolution.
-        small_stem: True where the stem was changed for small images.
+        num_classes: number of outputs of the classifier.
+        channels: input channels of the first convolution.
+        small_stem: whether the stem was adapted to small images.
         sha256: hash of ``file.py`` or of the ONNX file, empty for the others.
-        task: what its outputs are for.
-        strides: of the maps that a detector or segmenter takes from the network that is named.
-        bins: of each distance that a detector predicts from a place to a side of a box, in cells: 0 to ``bins - 1``.
-        detections: that a detector returns of an image.
+        task: name of the task.
+        strides: strides of the feature maps that a detector or segmenter takes from the named backbone.
+        bins: number of bins for each distance that a detector predicts from a grid point to a side of a box, in cells: 0 to ``bins - 1``.
+        detections: maximum number of detections that a detector returns for an image.
     """
 
     name: str
@@ -100,8 +100,8 @@ class Step:
         technique: its registered name.
         params: its hyper-parameters.
         changes: the facts it changed (see ``Artifact.facts``).
-        structure: what a rebuild needs beyond the hyper-parameters (for pruning: the new size of each layer); JSON only.
-        notes: what it did, in words for the report.
+        structure: what a rebuild needs beyond the hyper-parameters (for pruning: the new size of each layer); JSON values only.
+        notes: description of what it did, for the report.
     """
 
     technique: str
@@ -113,10 +113,10 @@ class Step:
 
 @dataclass(frozen=True, config=_STRICT)
 class Lineage:
-    """How a model came to be.
+    """How a model was made.
 
     Args:
-        source: the network that everything started from.
+        source: the network it started from.
         steps: every technique applied to it, in order.
     """
 
@@ -126,18 +126,19 @@ class Lineage:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Artifact:
-    """A model in one format. Immutable: a technique returns a new one and leaves this one, its module included, untouched.
+    """A model in one format. Immutable: a technique returns a new artifact and changes neither this one nor its module.
 
     Args:
         format: ``torch``, ``onnx``, ``openvino``, ...
-        input_spec: what the model is fed.
-        preprocessing: how an image file becomes that.
+        input_spec: shape of the model's input.
+        preprocessing: how an image file becomes the model's input.
         class_names: in the order of the model's outputs.
-        lineage: how it came to be.
+        lineage: how the model was made.
         module: the network, for format ``torch``. It takes normalised float images ``(N, C, H, W)`` and returns logits.
-        files: the files that ship, for exported formats; the first is the one a runtime opens. Their graph takes uint8 pixels
+        files: the files to deploy, for exported formats; the first is the one a runtime opens. Their graph takes uint8 pixels
             ``images`` ``(N, H, W, C)`` with a dynamic N, normalises them itself and returns the task's named outputs (``logits``).
-        original: what the plan started from, None if this is it: the teacher of distillation and the reference of every comparison.
+        original: the artifact that the plan started from, None for that artifact itself. It is the teacher of distillation and the
+            reference of every comparison.
     """
 
     format: str
@@ -151,9 +152,9 @@ class Artifact:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What is true of this artifact, for ``Technique.requires``: ``{"format": "torch", "precision": "fp32", "weights": "dense"}``.
+        """Properties that ``Technique.requires`` checks: ``{"format": "torch", "precision": "fp32", "weights": "dense"}``.
 
-        ``weights`` may also be ``sparse``, ``n:m``, ``shared`` or ``shared per channel``: what training keeps, see
+        ``weights`` may also be ``sparse``, ``n:m``, ``shared`` or ``shared per channel``: a constraint that training preserves, see
         ``training.sparsity_constraint``.
         """
         facts = {"format": "torch", "precision": "fp32", "weights": "dense"}
@@ -163,21 +164,21 @@ class Artifact:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk of what ships; for ``torch`` the bytes of the weights."""
+        """Size on disk of the deployed files, in bytes; for ``torch`` the size of the weights."""
         if self.files:
             return sum(f.stat().st_size for f in self.files)
         state: Mapping[str, Any] = self.module.state_dict()
         return sum(t.numel() * t.element_size() for t in state.values())
 
     def with_step(self, step: Step, **changes: Any) -> Artifact:
-        """A new artifact with ``step`` added to the lineage and the given fields replaced."""
+        """Return a new artifact with ``step`` added to the lineage and the given fields replaced."""
         lineage = replace(self.lineage, steps=(*self.lineage.steps, step))
         return replace(self, lineage=lineage, original=self.original or self, **changes)
 
 
 class Predictor(Protocol):
-    """Something that runs a model: an exported file loaded in its runtime, or a torch module."""
+    """A callable that runs a model: an exported file loaded in its runtime, or a torch module."""
 
     def __call__(self, images: Pixels) -> Outputs:
-        """Run one batch of uint8 pixels ``(N, H, W, C)``; returns the named outputs, first axis N."""
+        """Run one batch of uint8 pixels ``(N, H, W, C)`` and return the outputs by name, first axis N."""
         ...

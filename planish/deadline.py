@@ -1,7 +1,7 @@
-"""Until when a piece of work must be done.
+"""A deadline for a block of code.
 
-A technique chooses how much it measures by the time that there is for it, and need not know of the search that gives it that time: a
-context variable carries the deadline, as with progress and decisions.
+A technique chooses how much to measure from the time that is left. The deadline is a context variable, like progress and decisions, so
+that techniques do not depend on the search that sets it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _deadline: ContextVar[float] = ContextVar("planish_deadline", default=math.inf)
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Within this block, work should be done in ``seconds``, or by an outer deadline that is earlier."""
+    """Set a deadline ``seconds`` from now for this block; an earlier outer deadline stays in force."""
     token = _deadline.set(min(_deadline.get(), monotonic() + seconds))
     try:
         yield
@@ -26,7 +26,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def seconds_left() -> float:
-    """Until the deadline, below 0 when it is over; infinite where there is none.
+    """Return the seconds until the deadline: negative once it has passed, infinite without a deadline.
 
     Example:
         >>> seconds_left()

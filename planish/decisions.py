@@ -1,8 +1,8 @@
-"""What is decided by measuring this machine, so that it is decided once.
+"""Decisions that depend on timing this machine, made once per run.
 
-How many images there is time for, which precision is faster, how many steps a training takes: measured again, such things come out
-differently, and a run that was interrupted would go on to another result. A context variable carries whoever remembers them (the store of
-a run), so that techniques need not know of runs.
+How many images there is time for, which precision is faster, how many steps a training takes: a second measurement could lead to another
+decision, so that an interrupted run would resume to a different result. A context variable holds the function that stores decisions (the
+store of a run), so that techniques do not depend on runs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _remember: ContextVar[Remember | None] = ContextVar("planish_decisions", default
 
 @contextmanager
 def remembering(remember: Remember) -> Iterator[None]:
-    """Within this block, ``remember(key, work)`` gives what was decided under that key before, else what ``work()`` decides."""
+    """Within this block, ``decide`` calls ``remember(key, work)``, which returns the stored decision for the key, or that of ``work()``."""
     token = _remember.set(remember)
     try:
         yield
@@ -27,10 +27,10 @@ def remembering(remember: Remember) -> Iterator[None]:
 
 
 def decide(key: str, work: Callable[[], Any]) -> Any:
-    """What ``work()`` returns, or within a run what it returned the first time.
+    """Return ``work()``, or within a run what it returned the first time.
 
     Args:
-        key: unique within a run to what is decided, at most 200 characters; the same when the run is resumed.
+        key: identifies the decision within a run, at most 200 characters; it must be the same when the run is resumed.
         work: measures and decides; returns JSON values, not None.
 
     Example:

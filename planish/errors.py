@@ -1,4 +1,4 @@
-"""Errors people can act on: what was received, the rule, and the nearest thing that works."""
+"""Errors that users can act on: each states what was received, the rule, and the nearest thing that works."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from planish.printable import printable
 
 # File, line and function in ONNX Runtime's messages.
 _CPP_PLACE = re.compile(r"\S{1,300}\.(?:cc|cpp|h|hpp):\d{1,9} [^ ]{1,300} ?.{0,1000}?\) (?=\S)")
-_LONGEST = 4000  # characters of a part of a message: files can hold names of a million
+_LONGEST = 4000  # maximum characters of a part of a message: names in files can have a million
 
 
 def shortened(text: str, length: int) -> str:
-    """The text with its middle left out where it is longer."""
+    """Return the text, with its middle replaced by ``[...]`` if it is longer than ``length``."""
     return text if len(text) <= length else f"{text[: length // 2]} [...] {text[-length // 2 :]}"
 
 
 class PlanishError(Exception):
-    """A mistake or a limit the user can do something about.
+    """An error that the user can fix or work around.
 
     The command line prints the message without a traceback and exits with code 2.
 
     Args:
-        received: what was given, quoted where it came from the user.
-        rule: what would have been right.
-        fix: the nearest thing that works; may be empty where the rule says it all.
+        received: what was given, quoted if it came from the user.
+        rule: what is valid.
+        fix: the nearest thing that works; may be empty if the rule is enough.
     """
 
     def __init__(self, received: str, rule: str = "", fix: str = "") -> None:
@@ -42,19 +42,19 @@ class ModelError(PlanishError):
 
 
 class TrainingError(PlanishError):
-    """Training that cannot go on, a NaN loss above all."""
+    """Training that cannot continue, most often because the loss is NaN."""
 
 
 class TechniqueError(PlanishError):
-    """A technique that does not apply to this artifact. Inside a plan the step is named."""
+    """A technique that does not apply to this artifact. Within a plan the message names the step."""
 
 
 class PlanError(PlanishError):
-    """A plan that cannot be read or whose steps do not combine."""
+    """A plan that cannot be read, or whose steps cannot be combined."""
 
 
 class ExportError(PlanishError):
-    """A model that cannot be exported, or whose file does not agree with the original."""
+    """A model that cannot be exported, or whose exported file does not match the original."""
 
 
 class RuntimeMissingError(PlanishError):
@@ -62,21 +62,21 @@ class RuntimeMissingError(PlanishError):
 
 
 class BundleError(PlanishError):
-    """A bundle or a run folder that is incomplete, changed, or does not replay."""
+    """A bundle or run folder that is incomplete or was modified, or a bundle whose golden samples do not reproduce."""
 
 
 class TrustError(PlanishError):
-    """A file that can run code when it is opened, and that nobody vouches for; see ``planish.files.trust``."""
+    """A file that can execute code when it is opened and that is not trusted; see ``planish.files.trust``."""
 
 
 class GoalError(PlanishError):
-    """A goal that cannot be read: '--max-latency fast'."""
+    """A goal or an option that is not valid: ``--max-latency fast``."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 300 characters; its kind where it has none.
+    """Return the first line of an error's message, at most 300 characters; the error's type if there is no message.
 
-    Where in a C++ library it was raised is left out, and of a first line that only announces the reason (OpenVINO's) the next is taken too.
+    The source location in a C++ library is removed. If the first line ends with a colon (as in OpenVINO), the next line is appended.
     """
     lines = [line.strip()[:_LONGEST] for line in str(error)[:1_000_000].splitlines() if line.strip()]
     if not lines:

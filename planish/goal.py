@@ -1,4 +1,4 @@
-"""The goal of a search: what the model that ships must keep to."""
+"""The goal of a search: the limits that the deployed model must meet."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ class Goal:
     """The limits of a search; None for no limit.
 
     Args:
-        max_drop_points: of the task's primary metric, original minus candidate: in points where that is in percent, else in its unit.
-        max_latency_ms: of one batch.
-        max_size_bytes: of the files that are deployed.
-        point: how much of the primary metric, in its unit, the search takes as one point: 1 where it is in percent, else a hundredth of the
-            way from guessing to a model without errors.
+        max_drop_points: maximum drop of the task's primary metric, original minus candidate: in points if the metric is in percent, else in
+            its unit.
+        max_latency_ms: maximum latency of one batch.
+        max_size_bytes: maximum size of the deployed files.
+        point: what counts as one point in the search, in the unit of the primary metric: 1 if it is in percent, else a hundredth of the
+            difference between guessing and a model without errors.
     """
 
     max_drop_points: float = 1.0

@@ -1,4 +1,4 @@
-"""The command line that a job was started with, and when: results record the one, budgets count from the other."""
+"""The command line that started a job, which results record, and its start time, from which budgets are counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _current: ContextVar[tuple[str, float] | None] = ContextVar("planish_invocation"
 
 @contextmanager
 def invoked(command: str) -> Iterator[None]:
-    """Within this block, jobs were started with that command line, now; what is imported before they begin counts."""
+    """Within this block, jobs record ``command`` as their command line and now as their start, so that imports count as run time."""
     token = _current.set((command, monotonic()))
     try:
         yield
@@ -21,7 +21,7 @@ def invoked(command: str) -> Iterator[None]:
 
 
 def command_line() -> str:
-    """The command line; empty where a program called the function.
+    """Return the command line; empty if the job was started from Python.
 
     Example:
         >>> with invoked("planish doctor"):
@@ -33,6 +33,6 @@ def command_line() -> str:
 
 
 def started() -> float:
-    """When the command was started, on the clock of ``time.monotonic``; now where a program called the function."""
+    """Return the start time of the command, on the clock of ``time.monotonic``; now if the job was started from Python."""
     current = _current.get()
     return monotonic() if current is None else current[1]

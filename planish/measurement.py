@@ -1,4 +1,4 @@
-"""A number with its unit, interval, sample count, device and runtime."""
+"""A measured number with its unit, interval, sample count, device and runtime."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydantic.dataclasses import dataclass
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Measurement:
-    """One measured number. No bare number crosses from one room to another.
+    """One measured number. Packages exchange measurements instead of bare numbers.
 
     Args:
         name: what was measured: ``accuracy``, ``latency_ms``, ``size_bytes``.
         value: the number, in ``unit``.
-        unit: ``%``, ``ms``, ``bytes``, ``ratio``, ``points``, ``s``, ``nats``, or that of a task's metric; empty for a bare number.
-        n: how many samples stand behind it (images, rounds, files).
+        unit: ``%``, ``ms``, ``bytes``, ``ratio``, ``points``, ``s``, ``nats``, or the unit of a task's metric; empty if it has none.
+        n: number of samples (images, rounds, files).
         higher_is_better: whether a larger value is better.
-        low: lower end of the 95% interval; None where the number is exact (a file size).
-        high: upper end of the 95% interval.
-        device: what it was measured on, empty where it does not matter.
-        runtime: what ran the model, empty where none did.
+        low: lower end of the 95% confidence interval; None if the number is exact (a file size).
+        high: upper end of the 95% confidence interval.
+        device: what it was measured on; empty if it does not matter.
+        runtime: the runtime that ran the model; empty if none did.
     """
 
     name: str
@@ -46,7 +46,7 @@ _DIGITS = {"bytes": 0, "count": 0, "ms": 3} | dict.fromkeys(("%", "points", "rat
 
 
 def digits_of(unit: str, value: float) -> int:
-    """Digits after the point that a number is shown with: of a unit that a task brings, as many as make three significant ones.
+    """Return the number of decimals to display: fixed for common units, enough for three significant digits for a task's own unit.
 
     Example:
         >>> digits_of("%", 93.2), digits_of("mm", 12.34), digits_of("mm", 0.0123)
@@ -59,12 +59,12 @@ def digits_of(unit: str, value: float) -> int:
 
 @dataclass(frozen=True)
 class Metric:
-    """What models are judged by, and how scores, one per image, become a number in its unit.
+    """A metric that models are compared by. It converts scores, one per image, to a number in its unit.
 
     Args:
         name: ``accuracy``, ``map``, ``mean_absolute_error``.
-        unit: ``%``, whose scores go from 0 to 1; or the unit of the scores: ``mm``, ``years``, empty for a bare number.
-        higher_is_better: False for errors, of which 0 is the best.
+        unit: ``%`` if scores range from 0 to 1; otherwise the unit of the scores: ``mm``, ``years``, empty if they have none.
+        higher_is_better: False for errors, whose best value is 0.
 
     Example:
         >>> error = Metric("mean_absolute_error", "mm", higher_is_better=False)
@@ -78,17 +78,17 @@ class Metric:
 
     @classmethod
     def named(cls, of: str | Metric) -> Metric:
-        """A metric as it is, or the one of that name in percent, of which higher is better."""
+        """Return a ``Metric`` unchanged; a name becomes a metric in percent for which higher is better."""
         return of if isinstance(of, Metric) else cls(of)
 
     @classmethod
     def of(cls, measurement: Measurement) -> Metric:
-        """The metric that was measured."""
+        """Return the metric of a measurement."""
         return cls(measurement.name, measurement.unit, measurement.higher_is_better)
 
     @property
     def scale(self) -> float:
-        """Of the metric, by that of scores."""
+        """Factor from scores to the metric's unit."""
         return 100.0 if self.unit == "%" else 1.0
 
     @property
@@ -98,39 +98,39 @@ class Metric:
 
     @property
     def change_unit(self) -> str:
-        """Of a difference."""
+        """Unit of a difference of the metric."""
         return "points" if self.unit == "%" else self.unit
 
     def text(self, score: float) -> str:
-        """The metric of a mean score, to be read: ``93.2 %``, ``12.3 mm``."""
+        """Format a mean score in the metric's unit: ``93.2 %``, ``12.3 mm``."""
         value = self.scale * score
         return f"{value:,.{1 if self.unit == '%' else digits_of(self.unit, value)}f} {self.unit}".rstrip()
 
     def worse(self, amount: float) -> str:
-        """What a model that is worse by that much does: ``loses 0.50 points of accuracy``, ``has 0.50 mm more mean absolute error``."""
+        """Describe a drop of ``amount``: ``loses 0.50 points of accuracy``, ``has 0.50 mm more mean absolute error``."""
         name, size = in_words(self.name), f"{abs(amount):,.{digits_of(self.change_unit, amount)}f} {self.change_unit}".rstrip()
         if self.higher_is_better:
             return f"{'loses' if amount >= 0 else 'gains'} {size} of {name}"
         return f"has {size} {'more' if amount >= 0 else 'less'} {name}"
 
     def measured(self, interval: tuple[float, float, float], n: int, name: str = "") -> Measurement:
-        """The metric of a mean score.
+        """Convert a mean score to a measurement.
 
         Args:
             interval: the mean of the scores and the ends of its interval.
-            n: images.
-            name: instead of the metric's own.
+            n: number of images.
+            name: name of the measurement; empty for the metric's own.
         """
         value, low, high = (self.scale * x for x in interval)
         return Measurement(name or self.name, value, self.unit, n, self.higher_is_better, low, high)
 
     def drop(self, difference: tuple[float, float, float], n: int, name: str = "") -> Measurement:
-        """How much worse a model is, above 0 where it is.
+        """Convert a difference of mean scores to a drop; positive if the model is worse than the reference.
 
         Args:
-            difference: of the mean scores, the reference's less the model's, and the ends of its interval.
-            n: images.
-            name: instead of ``NAME_drop``.
+            difference: mean score of the reference minus that of the model, and the ends of its interval.
+            n: number of images.
+            name: name of the measurement; empty for ``NAME_drop``.
         """
         value, low, high = (self.scale * x for x in difference)
         if not self.higher_is_better:
@@ -146,7 +146,7 @@ _WORDS = {
 
 
 def in_words(name: str) -> str:
-    """A metric's name as people say it: ``mAP``, ``mask mAP50``, ``accuracy``.
+    """Return a metric's display name: ``mAP``, ``mask mAP50``, ``accuracy``.
 
     Example:
         >>> in_words("mask_map"), in_words("miou"), in_words("balanced_accuracy"), in_words("map_gaussian_noise")
@@ -165,7 +165,7 @@ def in_words(name: str) -> str:
 
 
 def size_change(ratio: float) -> tuple[float, str]:
-    """How a file's size compares, from the size before by that after: how many times, and the word for it.
+    """Describe a size ratio (size before / size after): the factor, and the word for the direction.
 
     Example:
         >>> size_change(4.0), size_change(0.8), size_change(1.0)

@@ -1,4 +1,4 @@
-"""A plan: techniques in order. What a search proposes, what a user can write, what a cache is keyed by."""
+"""Plans: ordered lists of techniques. A search proposes them, users can write them, and caches use their hash as a key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, init=False)
 class Plan:
-    """Techniques in order: ``Plan(ChannelPruning(pruning_ratio=0.5), Distill(epochs=5), ToOnnx(), Int8())``."""
+    """An ordered list of techniques: ``Plan(ChannelPruning(pruning_ratio=0.5), Distill(epochs=5), ToOnnx(), Int8())``."""
 
     steps: tuple[Technique, ...]
 
@@ -49,10 +49,10 @@ class Plan:
 
     @classmethod
     def from_dicts(cls, steps: Any) -> Plan:
-        """The plan that ``to_dicts`` wrote, or that a user did.
+        """Build a plan from the output of ``to_dicts`` or from what a user wrote.
 
         Raises:
-            PlanError: not a list of steps, an unknown technique, or a hyper-parameter that does not fit; the step is named.
+            PlanError: not a list of steps, an unknown technique, or an invalid hyper-parameter; the message names the step.
         """
         if not isinstance(steps, list) or not all(isinstance(s, dict) and "name" in s for s in steps):
             raise PlanError(
@@ -74,7 +74,7 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Plan:
-        """Read a plan from YAML or JSON (a YAML reader reads both)."""
+        """Read a plan from a YAML or JSON file (the YAML parser reads both)."""
         try:
             found = parse_yaml(read_text(path))
         except (OSError, ValueError) as error:
@@ -82,10 +82,10 @@ class Plan:
         return cls.from_dicts(found)
 
     def check(self, facts: dict[str, str]) -> dict[str, str]:
-        """Walk the plan without running it; returns the facts that hold at its end.
+        """Check the order of the steps without applying them, and return the facts that hold at the end.
 
         Raises:
-            PlanError: a step needs what the former ones do not leave.
+            PlanError: a step requires a fact that does not hold after the steps before it.
         """
         facts = dict(facts)
         for number, step in enumerate(self.steps, 1):
@@ -100,7 +100,7 @@ class Plan:
         return facts
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Apply all steps in order; an error names the step."""
+        """Apply all steps in order; error messages name the step."""
         self.check(artifact.facts)
         for number, step in enumerate(self.steps, 1):
             try:
@@ -111,11 +111,11 @@ class Plan:
 
 
 def summary(lineage: Lineage, then: Plan) -> str:
-    """``channels −50 %, distilled 6 epochs, INT8``. Rounds of training are one phrase; export steps go without saying.
+    """Summarize a candidate: ``channels −50 %, distilled 6 epochs, INT8``. Rounds of training are merged; export steps are omitted.
 
     Args:
-        lineage: what was done to the network.
-        then: how it was deployed.
+        lineage: the steps applied to the network.
+        then: the steps that deploy it.
     """
     words: list[str] = []
     epochs, place = 0.0, 0

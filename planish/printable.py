@@ -1,4 +1,4 @@
-"""Text that can be printed and stored: file names need not be UTF-8, and JSON may hold half a character (a lone surrogate)."""
+"""Make text safe to print and store: file names may not be valid UTF-8, and JSON may contain lone surrogates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNPRINTABLE_IN_MESSAGES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udff
 
 
 def printable(text: str) -> str:
-    """A message without control characters (line breaks and tabs stay) and without bytes that are not UTF-8; each becomes ``%XX``.
+    """Replace control characters (except line breaks and tabs) and bytes that are not valid UTF-8 by ``%XX``.
 
     >>> printable(os.fsdecode(b"caf\\xe9.png"))
     'caf%E9.png'
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def printable_names(names: Iterable[str]) -> dict[str, str]:
-    """Names by those that cannot be printed on one line or stored as UTF-8. All are different, and different from the other names.
+    """Map names that cannot be printed on one line or stored as UTF-8 to printable names, distinct from all other names.
 
     >>> printable_names(["one", "t\\two", "t%09wo"])
     {'t\\two': 't%2509wo'}

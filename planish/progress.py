@@ -1,4 +1,4 @@
-"""How long work tells how far it is, without knowing who listens: a terminal, a notebook, a log, nobody."""
+"""Progress reports of long work, independent of the listener that shows them: a terminal, a notebook, a log, or none."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from planish.printable import printable
 
 @dataclass(frozen=True)
 class Progress:
-    """One report.
+    """One progress report.
 
     Args:
-        stage: what is under way: ``decoding images``.
+        stage: the current work: ``decoding images``; empty for a note.
         done: how much of ``total`` is done.
-        total: how much there is; 0 where unknown.
-        seconds_left: estimated; None where it cannot be known yet.
-        text: something worth reading: ``loss 0.41, validation accuracy 87.20 %``.
+        total: the total amount; 0 if unknown.
+        seconds_left: estimate; None if there is none yet.
+        text: message to show: ``loss 0.41, validation accuracy 87.20 %``.
     """
 
     stage: str
@@ -36,7 +36,7 @@ _listener: ContextVar[Listener | None] = ContextVar("planish_progress", default=
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Within this block, ``listener`` is told of all progress."""
+    """Within this block, ``listener`` receives all progress reports."""
     token = _listener.set(listener)
     try:
         yield
@@ -46,7 +46,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def collecting_notes(*, silent: bool = False) -> Iterator[list[str]]:
-    """Within this block, notes are also kept in the list, each once; with ``silent`` they are kept there only."""
+    """Within this block, also collect notes, each once, in the list; with ``silent`` they are not passed on to the outer listener."""
     outer, kept = _listener.get(), []
 
     def listener(progress: Progress) -> None:
@@ -60,7 +60,7 @@ def collecting_notes(*, silent: bool = False) -> Iterator[list[str]]:
 
 
 class Stage:
-    """Counts one piece of long work: ``with Stage("decoding images", len(files)) as stage: ... stage.advance()``."""
+    """Reports the progress of one long operation: ``with Stage("decoding images", len(files)) as stage: ... stage.advance()``."""
 
     def __init__(self, name: str, total: int = 0) -> None:
         self.name, self.total, self.done = name, total, 0
@@ -79,7 +79,7 @@ class Stage:
         self._tell("")
 
     def advance(self, by: int = 1, text: str = "") -> None:
-        """Say that ``by`` more is done; reports at most ten times per second unless ``text`` is given."""
+        """Add ``by`` to the amount done; reports at most ten times per second unless ``text`` is given."""
         self.done += by
         if text or time.monotonic() - self._told > 0.1:
             self._tell(text)
@@ -95,7 +95,7 @@ class Stage:
 
 
 def note(text: str) -> None:
-    """Tell the listener one line that should stay on the screen: what was decided on the user's behalf, and why."""
+    """Send the listener one line that should stay on the screen: a decision made on the user's behalf, and the reason."""
     listener = _listener.get()
     if listener is not None:
         listener(Progress("", 0, 0, None, printable(text)))

@@ -1,4 +1,4 @@
-"""Which split every image belongs to, by the content of its file: kept with a run, a model and a bundle, and used by all that follows."""
+"""The split of every image, identified by its file's content. It is stored with a run, a model and a bundle, and reused by later jobs."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 AssignedSplit = Literal["train", "validation", "test"]
 ASSIGNED_SPLITS: tuple[AssignedSplit, ...] = ("train", "validation", "test")
 SPLITS_FILE = "splits.json"
-_HASH_BYTES = 8  # kept of a file's SHA-256: two of a million images agree by chance in one of 30 million data sets
+_HASH_BYTES = 8  # of a file's SHA-256: with a million images, the probability of any collision is about 1 in 30 million
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SplitsFile:
     """``splits.json``: the splits of the images that a model was made with.
 
-    An image is written as the first 16 hexadecimal digits of the SHA-256 of its file.
+    Each image is identified by the first 16 hexadecimal digits of the SHA-256 of its file.
 
     Args:
-        seed: with which images that are in no split are assigned.
-        train: images; those for calibration are among them.
-        validation: images.
-        test: images.
+        seed: seed that assigns images that are in no split yet.
+        train: training images, including the calibration images.
+        validation: validation images.
+        test: test images.
     """
 
     seed: int
@@ -46,14 +46,14 @@ class SplitsFile:
 
 @plain_dataclass(frozen=True)
 class SplitAssignment:
-    """The split of every image that a model was trained, chosen or judged by.
+    """The split of every image that a model was trained, selected or evaluated on.
 
-    Images are known by the SHA-256 of their files, so that renaming or moving them changes nothing and no file name leaves the machine.
+    Images are identified by the SHA-256 of their files, so that renaming or moving them has no effect and no file name leaves the machine.
     Calibration images are part of train.
 
     Args:
-        seed: with which images that are not in it are assigned.
-        splits: by the first 16 hexadecimal digits of the hash.
+        seed: seed that assigns images that are not in it.
+        splits: split by the first 16 hexadecimal digits of the hash.
     """
 
     seed: int
@@ -61,27 +61,27 @@ class SplitAssignment:
 
     @classmethod
     def of(cls, hashes: npt.NDArray[np.uint8], splits: Sequence[AssignedSplit], seed: int) -> SplitAssignment:
-        """Of images with these hashes, ``(N, 32)``. Of copies in several splits one in train counts first, then one in validation."""
+        """Build the assignment from hashes ``(N, 32)``. A file that is in several splits goes to train first, then to validation."""
         found: dict[str, AssignedSplit] = {}
         for name in reversed(ASSIGNED_SPLITS):
             found |= {short: name for short, split in zip(_short(hashes), splits, strict=True) if split == name}
         return cls(seed, found)
 
     def find(self, hashes: npt.NDArray[np.uint8]) -> list[AssignedSplit | None]:
-        """The split of each of these images, ``(N, 32)``; None for those that are not in it."""
+        """Return the split of each image, given hashes ``(N, 32)``; None for images that are not in the assignment."""
         return [self.splits.get(short) for short in _short(hashes)]
 
     def updated(self, later: SplitAssignment) -> SplitAssignment:
-        """With the images of ``later`` as well; what is in this one keeps its split."""
+        """Return this assignment extended by the images of ``later``; images in both keep the split of this one."""
         return SplitAssignment(self.seed, {**later.splits, **self.splits})
 
     def counts(self) -> dict[AssignedSplit, int]:
-        """Images by split."""
+        """Return the number of images in each split."""
         counted = Counter(self.splits.values())
         return {name: counted[name] for name in ASSIGNED_SPLITS}
 
     def save(self, file: Path) -> None:
-        """Write JSON, whole, then rename it into place."""
+        """Write JSON atomically: to a temporary file, which is then renamed."""
         train, validation, test = (sorted(short for short, split in self.splits.items() if split == name) for name in ASSIGNED_SPLITS)
         content = TypeAdapter(SplitsFile).dump_json(SplitsFile(self.seed, train, validation, test))
         partial = file.with_name(file.name + ".partial")
@@ -90,20 +90,22 @@ class SplitAssignment:
 
     @classmethod
     def load(cls, file: Path) -> SplitAssignment:
-        """Read what ``save`` wrote.
+        """Read a file written by ``save``.
 
         Raises:
-            BundleError: it is damaged, or of another version.
+            BundleError: the file is damaged, or of another version.
         """
         saved = read_versioned(file, SplitsFile, "it holds the splits of the images", "make the model again")
         return cls(saved.seed, {short: name for name in reversed(ASSIGNED_SPLITS) for short in getattr(saved, name)})
 
 
 def assignment_beside(model: Path) -> SplitAssignment | None:
-    """What is kept with a model: in its folder, or beside its file; None where nothing is. Networks in a run's ``work`` share the run's.
+    """Load the assignment stored with a model: in its folder, or next to its file; None if there is none.
+
+    For networks in the ``work`` folder of a run it is the run's.
 
     Raises:
-        BundleError: it is there, but damaged.
+        BundleError: the file exists but is damaged.
     """
     if not model.exists():
         return None
@@ -113,9 +115,9 @@ def assignment_beside(model: Path) -> SplitAssignment | None:
 
 
 def combined(assignments: Iterable[SplitAssignment | None]) -> SplitAssignment | None:
-    """Of several models that are used together: an image that any of them was trained on is in train; None where no model keeps one.
+    """Merge the assignments of several models that are used together; None if no model has one.
 
-    The seed is that of the first.
+    An image that any of them was trained on is in train; then validation takes precedence over test. The seed is the first one's.
     """
     known = [one for one in assignments if one is not None]
     if not known:
@@ -132,10 +134,10 @@ def _short(hashes: npt.NDArray[np.uint8]) -> list[str]:
 
 
 def keep_assignment(folder: Path, assignment: SplitAssignment) -> None:
-    """Keep the splits of a run's images as ``splits.json``.
+    """Save the splits of a run's images as ``splits.json``, or check that they match the saved ones.
 
     Raises:
-        BundleError: the run was begun with other images, or other splits, than it shall be resumed with.
+        BundleError: the run was started with other images or other splits.
     """
     file = folder / SPLITS_FILE
     if not file.exists():

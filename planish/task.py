@@ -1,4 +1,4 @@
-"""What is to be learned: images and targets, loss, metrics and decoding. Concrete tasks live in ``planish.tasks``."""
+"""The task protocol: splits, targets, loss, metrics and decoding. Concrete tasks are in ``planish.tasks``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ USUAL_TASKS: dict[Kind, str] = {"classes": "classification", "boxes": "detection
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What a training wishes of the loss; the fields are those of ``FitSettings``, where they are explained and checked."""
+    """Settings of the loss; the fields are those of ``FitSettings``, where they are documented and validated."""
 
     kind: LossKind = "cross_entropy"
     focal_gamma: float = 2.0
@@ -51,7 +51,7 @@ PLAIN_LOSS = LossSettings()
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """What a training wishes of augmentation; the fields are those of ``FitSettings``, where they are explained and checked."""
+    """Settings of augmentation; the fields are those of ``FitSettings``, where they are documented and validated."""
 
     augmentation: Augmentation = "light"
     flip: bool = True
@@ -61,10 +61,14 @@ class AugmentSettings:
     copy_paste: float = 0.0
 
     def require_only(self, task: str, *usable: str) -> None:
-        """Refuse ways of mixing images that a task has no use for, instead of training without them.
+        """Reject augmentations that mix images and that the task does not support, instead of silently ignoring them.
+
+        Args:
+            task: name of the task, for the message.
+            usable: names of the supported settings, for example ``mosaic``.
 
         Raises:
-            TrainingError: one that is not among ``usable`` is asked for.
+            TrainingError: a setting that is not in ``usable`` is not 0.
         """
         asked = {name: getattr(self, name) for name in ("mixup_alpha", "cutmix_alpha", "mosaic", "copy_paste")}
         if wrong := [f"{name}={value:g}" for name, value in asked.items() if value and name not in usable]:
@@ -76,32 +80,33 @@ class Split(Protocol):
 
     @property
     def keys(self) -> Sequence[str]:
-        """One stable name per image: its path below the data folder."""
+        """One stable name per image: its path relative to the data folder."""
         ...
 
     @property
     def targets(self) -> Any:
-        """One target per image, indexable: class numbers int64 ``(N,)``, ``Objects``, label maps, or numbers float32 ``(N, K)``."""
+        """One target per image, indexable: class indices int64 ``(N,)``, ``Objects``, label maps, or numbers float32 ``(N, K)``."""
         ...
 
     def __len__(self) -> int: ...
 
     def images(self, spec: InputSpec, preprocessing: Preprocessing) -> Pixels:
-        """All images as the model is fed them, uint8 ``(N, H, W, C)``; memory-mapped, so slicing is cheap and the whole need not fit."""
+        """Return all images as model input, uint8 ``(N, H, W, C)``; memory-mapped, so slicing is cheap and they need not fit in memory."""
         ...
 
     def file_bytes(self, index: int) -> bytes:
-        """The image file as it lies on disk."""
+        """Return the content of the image file."""
         ...
 
 
 class Task(Protocol):
-    """Everything that depends on what is learned. Nothing outside ``planish.tasks`` asks which task it is.
+    """Everything that differs between tasks; code outside ``planish.tasks`` does not depend on a specific task.
 
-    ``planish.tasks.base.BaseTask`` has the members that have a sensible default. Others add tasks through the entry point
+    ``planish.tasks.base.BaseTask`` implements the members that have a sensible default. Other packages add tasks through the entry point
     ``planish.tasks``: the name of the task, and its class, which is called with the splits and the class names.
 
-    The four splits are disjoint, except that calibration is part of train. Validation chooses; test is read once, at the end.
+    The four splits are disjoint, except that calibration is part of train. All choices are made on validation; test is read once, at the
+    end.
     """
 
     @property
@@ -109,144 +114,154 @@ class Task(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the outputs; a network gets as many outputs."""
+        """Class names in the order of the outputs; a network has one output per name."""
         ...
 
     @property
     def annotations(self) -> Kind | Reader:
-        """What its images are labelled with, in the layouts that Planish reads; or a function that reads what a user names as data."""
+        """Kind of annotation, in one of the layouts that Planish reads; or a function that reads the user's data."""
         ...
 
     @property
     def primary_metric(self) -> str | Metric:
-        """The metric that decides; a name alone where it is in percent and higher is better."""
+        """The metric that candidates are compared by; a name is enough if it is in percent and higher is better."""
         ...
 
     @property
     def recipe(self) -> str:
-        """Name of the recipe that a training follows where none is named; empty where that hangs on weights and the number of images."""
+        """Name of the default training recipe; empty if the default depends on the weights and the number of images."""
         ...
 
     @property
     def largest_side(self) -> int:
-        """Pixels that a model is fed where nobody says how many, at most."""
+        """Maximum of the default input size, in pixels."""
         ...
 
     @property
     def whole_image(self) -> bool:
-        """Whether places in an image are learned, so that nothing of it may be cut off."""
+        """Whether the task is a localisation task, for which images must not be cropped."""
         ...
 
     def split(self, name: SplitName) -> Split: ...
 
     def uncapped(self) -> Task:
-        """The task whose metrics count all predictions of an image, however many, as is right for images of any size."""
+        """Return the task with metrics that count all predictions of an image without a limit, as is right for large images."""
         ...
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> Any:
-        """The targets of some images of a split as the loss takes them: tensors, or a list of dicts of tensors.
+        """Return the targets of a batch in the form that the loss expects: tensors, or a list of dicts of tensors.
 
         Args:
             targets: ``Split.targets``.
-            rows: numbers of the images, int64 ``(n,)``.
-            spec: size of the images that they go with.
+            rows: indices of the images, int64 ``(n,)``.
+            spec: size of the images in the batch.
         """
         ...
 
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
-        """A function from uint8 images ``(N, C, H, W)``, their ``batch_targets`` and a generator to both, changed at random."""
+        """Return a function that takes uint8 images ``(N, C, H, W)``, their ``batch_targets`` and a generator, and augments both."""
         ...
 
     def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
-        """Training loss, a scalar, the mean over images.
+        """Compute the training loss, a scalar: the mean over images.
 
         Args:
-            network: that gave the outputs; detectors know how to read their own.
+            network: the network that gave the outputs; detectors need it to interpret them.
             outputs: a tensor, or tensors by name.
-            targets: as ``batch_targets`` or ``augment`` gives them.
-            settings: wishes.
+            targets: targets from ``batch_targets`` or ``augment``.
+            settings: settings of the loss.
         """
         ...
 
     def distillation_loss(self, network: nn.Module, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
-        """How far the student's outputs are from the teacher's, a scalar on the scale of ``loss``; decoupled where targets are given."""
+        """Compute the distance of the student's outputs from the teacher's, a scalar on the scale of ``loss``.
+
+        If targets are given, a task that supports it uses decoupled distillation.
+        """
         ...
 
     def decode(self, outputs: Outputs) -> Any:
-        """Named model outputs to predictions, one per image."""
+        """Convert model outputs to predictions, one per image."""
         ...
 
     def guessing(self, targets: Any) -> float:
-        """Mean score that is reached without looking at the images."""
+        """Return the mean score of a model that guesses without using the images."""
         ...
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
-        """One score per image, float64 ``(N,)``, whose mean is the primary metric in its unit, and 0 to 1 where that is percent.
+        """Return one score per image, float64 ``(N,)``, for paired comparisons.
 
-        Paired comparisons are made of them."""
+        Their mean is the primary metric, in its unit, or on the 0..1 scale if the metric is in percent.
+        """
         ...
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        """All metrics with their intervals, the primary one first."""
+        """Return all metrics with their intervals, the primary one first."""
         ...
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        """One number per class, by its name; classes that are not there are left out."""
+        """Return one measurement per class, by name; classes that do not occur are omitted."""
         ...
 
     def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
-        """What goes wrong, by kind: ``lost_to_...``, the points that repairing it would bring, ``n`` counts; nothing without kinds.
+        """Return the cost of each kind of error, ``lost_to_...``: the points that fixing all errors of that kind would gain.
+
+        ``n`` is the number of errors. Empty for tasks that do not distinguish kinds of errors.
 
         Args:
-            outputs: of the model.
-            targets: of the same images.
-            against: what another model says of them: numbers are then how much more is lost than by that one, paired.
+            outputs: outputs of the model.
+            targets: targets of the same images.
+            against: outputs of another model on the same images; the measurements are then paired differences: how many more points are
+                lost than by that model.
         """
         ...
 
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels | None:
-        """Images with what a model says of them drawn in, or, without outputs, with their targets.
+        """Draw the model's predictions into the images, or the targets if there are no outputs.
 
         Args:
-            pixels: ``(n, H, W, C)``.
-            outputs: of these images; None for the targets.
-            targets: of these images.
+            pixels: images ``(n, H, W, C)``.
+            outputs: outputs for these images; None to draw the targets.
+            targets: targets of these images.
 
         Returns:
-            uint8 ``(n, h, w, 3)``; None where a word says it all.
+            uint8 ``(n, h, w, 3)``; None for tasks with nothing to draw.
         """
         ...
 
     def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = ...) -> list[dict[str, Any]]:
-        """What a service says of each image, as plain JSON.
+        """Return the JSON response of a service for each image.
 
         Args:
-            outputs: of the model.
-            views: where the model's pixels lie in the images that were sent, N.
-            asked: of the answer.
+            outputs: outputs of the model.
+            views: for each of the N images, which part of the image that was sent the model received.
+            asked: options of the request.
         """
         ...
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What a request may ask of an answer: ``why`` of one class with its ``confidence``, ``threshold`` of objects."""
+        """Options that a request may set: ``why`` (explain the predicted class), ``threshold`` (minimum score of objects)."""
         ...
 
     def response_classes(self, answer: Mapping[str, Any]) -> list[str]:
-        """The classes in an answer, one for each time it is told; a service counts them."""
+        """Return the classes in a response, once per occurrence; a service counts them."""
         ...
 
     def detected_boxes(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
-        """``class``, ``confidence`` and ``shares`` of the objects of each image, for whoever labels it; none where there are no boxes."""
+        """Return ``class``, ``confidence`` and ``shares`` (the normalized box) of each object, by image, to pre-label images.
+
+        Empty lists for tasks without boxes.
+        """
         ...
 
     def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
-        """Numbers by name, and one class or None, of each image: what drift is looked for in."""
+        """Return, for each image, the statistics that drift detection monitors: numbers by name, and one class or None."""
         ...
 
     @property
     def readme(self) -> Lines:
-        """What a bundle's README says of the task."""
+        """Texts about the task for the README of a bundle."""
         ...
 
 
@@ -257,12 +272,12 @@ TaskFactory = Callable[[Mapping[SplitName, Split], tuple[str, ...]], Task]
 
 @cache
 def installed_tasks() -> dict[str, TaskFactory]:
-    """What other packages add through the entry point ``planish.tasks``, by the task's name."""
+    """Return the tasks that other packages add through the entry point ``planish.tasks``, by name."""
     return {entry.name: entry.load() for entry in entry_points(group="planish.tasks")}
 
 
 def annotations_for(task: str) -> Kind | Reader:
-    """What images for a task are labelled with, or a function of its own that reads them.
+    """Return the kind of annotation of a task, or the task's own function that reads its data.
 
     Raises:
         DataError: there is no such task.
@@ -278,10 +293,10 @@ def annotations_for(task: str) -> Kind | Reader:
 
 
 def one_class_each(targets: Any) -> bool:
-    """Whether targets are class numbers, one per image, int ``(N,)``."""
+    """Whether targets are class indices, one per image, int ``(N,)``."""
     return getattr(getattr(targets, "dtype", None), "kind", "") in ("i", "u") and targets.ndim == 1
 
 
 def metric_of(task: Task) -> Metric:
-    """The metric that decides, with its unit and direction."""
+    """Return the primary metric of a task, with its unit and direction."""
     return Metric.named(task.primary_metric)

@@ -1,4 +1,4 @@
-"""A technique: one change to an artifact, with its hyper-parameters. And the registry that finds them by name."""
+"""The technique protocol (one change to an artifact, with its hyper-parameters), and the registry of techniques."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class Technique(Protocol):
     """One change to an artifact.
 
-    Implementations are frozen pydantic dataclasses: their fields are the hyper-parameters, and a class docstring says what it does and
-    names its paper. Whether two combine is computed from ``requires`` and ``changes``, never from a hand-kept list. A technique
-    that changes the network's structure also has ``rebuild(module, structure) -> module`` as a static method: it makes the same change,
-    without data, to a network freshly built from its source, so that the weights fit.
+    Implementations are frozen pydantic dataclasses: their fields are the hyper-parameters, and the class docstring describes the change and
+    cites the paper. Whether two techniques can be combined follows from ``requires`` and ``changes``; there is no list to maintain. A
+    technique that changes the network's structure also has a static method ``rebuild(module, structure) -> module``: it makes the same
+    change, without data, to a network freshly built from its source, so that the saved weights fit.
 
     Attributes:
-        name: how plans and the command line call it.
-        reference: where the idea comes from.
-        requires: facts (``Artifact.facts``) that must hold, each with the values allowed: ``{"format": ("torch",)}``.
+        name: its name in plans and on the command line.
+        reference: the paper or other source of the idea.
+        requires: facts (``Artifact.facts``) that must hold, each with the allowed values: ``{"format": ("torch",)}``.
     """
 
     name: ClassVar[str]
@@ -38,21 +38,21 @@ class Technique(Protocol):
 
     @property
     def changes(self) -> dict[str, str]:
-        """Facts that hold afterwards: ``{"format": "onnx"}``."""
+        """Facts that hold after the change: ``{"format": "onnx"}``."""
         ...
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Make the change.
+        """Return the changed artifact.
 
         Raises:
-            TechniqueError: it does not apply to this artifact; the message says why.
+            TechniqueError: the technique does not apply to this artifact; the message gives the reason.
         """
         ...
 
 
 @cache
 def registered() -> dict[str, type[Technique]]:
-    """All techniques by name: what the rooms list in ``__all__``, and what others add through the entry point ``planish.techniques``."""
+    """Return all techniques by name, from the entry point ``planish.techniques``: classes, or modules that list them in ``__all__``."""
     found: dict[str, type[Technique]] = {}
     for entry in entry_points(group="planish.techniques"):
         loaded = entry.load()
@@ -62,10 +62,10 @@ def registered() -> dict[str, type[Technique]]:
 
 
 def resolve(name: str) -> type[Technique]:
-    """The technique of that name.
+    """Return the technique with the given name.
 
     Raises:
-        PlanError: there is none; the message says which is nearest.
+        PlanError: there is none; the message suggests the most similar name.
     """
     techniques = registered()
     if name not in techniques:
@@ -79,22 +79,22 @@ def resolve(name: str) -> type[Technique]:
 
 
 def hyper_parameters(technique: Technique) -> dict[str, Any]:
-    """Its fields as JSON values: ``{"pruning_ratio": 0.5}``."""
+    """Return the fields of a technique as JSON values: ``{"pruning_ratio": 0.5}``."""
     from pydantic import TypeAdapter
 
     return dict(TypeAdapter(type(technique)).dump_python(technique, mode="json"))
 
 
 def describe(technique: Technique) -> dict[str, Any]:
-    """Name and hyper-parameters as JSON values: ``{"name": "channel_pruning", "pruning_ratio": 0.5}``."""
+    """Return name and hyper-parameters as JSON values: ``{"name": "channel_pruning", "pruning_ratio": 0.5}``."""
     return {"name": technique.name, **hyper_parameters(technique)}
 
 
 def parameter_names(kind: type[Technique]) -> list[str]:
-    """Names of its hyper-parameters, in order."""
+    """Return the names of a technique's hyper-parameters, in order."""
     return list(getattr(kind, "__dataclass_fields__", {}))
 
 
 def wrong_values(error: ValidationError) -> str:
-    """What is wrong with values that people wrote, each with its key."""
+    """Summarize a validation error: each invalid key and what is wrong with its value."""
     return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

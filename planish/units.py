@@ -1,4 +1,4 @@
-"""What people write on the command line: ``5ms``, ``4MB``, ``20m``."""
+"""Parsing of quantities with units, as on the command line: ``5ms``, ``4MB``, ``20m``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def milliseconds(text: str | float) -> float:
-    """``5ms``, ``0.8 ms``, ``800us`` to milliseconds; a bare number is milliseconds."""
+    """Parse ``5ms``, ``0.8 ms`` or ``800us`` to milliseconds; a bare number is in milliseconds."""
     return _quantity(text, _MILLISECONDS, 1.0, "a latency", "5ms, 800us or 0.1s")
 
 
 def size_bytes(text: str | float) -> int:
-    """``4MB`` (10^6 bytes), ``512KiB`` (2^10) to bytes; a bare number is bytes."""
+    """Parse ``4MB`` (1 MB = 10^6 bytes) or ``512KiB`` (1 KiB = 2^10 bytes) to bytes; a bare number is in bytes."""
     return round(_quantity(text, _BYTES, 1, "a size", "4MB, 512KiB or 4000000"))
 
 
 def seconds(text: str | float) -> float:
-    """``20m``, ``90s``, ``1.5h``, ``1h30m`` to seconds; a bare number is seconds."""
+    """Parse ``20m``, ``90s``, ``1.5h`` or ``1h30m`` to seconds; a bare number is in seconds."""
     if isinstance(text, str):
         parts = re.findall(r"[\d.]+\s*[a-z]+", text.strip().lower())
         if len(parts) > 1 and "".join(parts) == text.strip().lower():

@@ -1,7 +1,7 @@
-"""Check the source tree: no cycles of modules, small folders, no retired words, one class a name, functions of few parameters that are
-documented by their names.
+"""Check the source tree: no import cycles, small folders, no retired words, unique class names, functions with few parameters, and no
+docstring of a parameter that does not exist.
 
-python tools/check_house.py [ROOT]     # prints what is wrong, one line each, and ends with 1 if anything is
+python tools/check_house.py [ROOT]     # prints one line per problem, and exits with 1 if there are any
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from docstrings import documented_arguments
 from retired_words import retired_words
 
 MOST_MODULES = 15
-MOST_PARAMETERS = 8  # outside planish/commands, whose functions have an option of the command line for each
+MOST_PARAMETERS = 8  # except in planish/commands, whose functions have one parameter per command-line option
 _NOT_COUNTED = ("__init__", "__main__")
 
 Graph = dict[str, set[str]]
 
 
 def main(root: Path) -> int:
-    """Print all problems of a source tree; returns the exit code."""
+    """Print all problems of a source tree, and return the exit code."""
     package = root / "planish"
     trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in sorted(package.rglob("*.py"))}
     problems = [*cycles(imports(package, trees)), *crowded_folders(package), *retired_words(root), *repeated_classes(root, trees)]
@@ -33,16 +33,16 @@ def main(root: Path) -> int:
 
 
 def module_name(package: Path, file: Path) -> str:
-    """``planish.data.splits`` for its file; a package's own name for its ``__init__.py``."""
+    """Return the module name of a file, such as ``planish.data.splits``; for an ``__init__.py``, the name of the package."""
     parts = file.relative_to(package.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(package: Path, trees: Mapping[Path, ast.Module]) -> Graph:
-    """Which modules of the package each of its modules imports, within functions as well; not under ``TYPE_CHECKING``.
+    """Return the modules of the package that each of its modules imports, including within functions, but not under ``TYPE_CHECKING``.
 
-    A module is imported by what it holds: ``from planish.data import splits`` imports ``planish.data.splits``, ``from planish.data import
-    ImageData`` imports ``planish.data``.
+    ``from planish.data import splits`` counts as an import of the module ``planish.data.splits``, ``from planish.data import ImageData``
+    as one of ``planish.data``.
     """
     names = {module_name(package, file): file for file in trees}
     graph: Graph = {}
@@ -79,7 +79,7 @@ def _targets(node: ast.AST, home: str, names: Mapping[str, Path]) -> Iterator[st
 
 
 def cycles(graph: Graph) -> list[str]:
-    """One line for each group of modules that import each other in a circle, with a shortest circle of it."""
+    """Return one line per group of modules that import each other in a cycle, with a shortest cycle of the group."""
     problems, seen = [], set[str]()
     for start in sorted(graph):
         if start in seen:
@@ -92,7 +92,7 @@ def cycles(graph: Graph) -> list[str]:
 
 
 def _circle(graph: Graph, start: str) -> list[str]:
-    """The shortest way from a module back to itself; empty where there is none."""
+    """Return the shortest import cycle that contains a module; empty if there is none."""
     before: dict[str, str] = {}
     front = [start]
     while front:
@@ -112,7 +112,7 @@ def _circle(graph: Graph, start: str) -> list[str]:
 
 
 def crowded_folders(package: Path) -> list[str]:
-    """One line for each folder of more modules than one can take in."""
+    """Return one line per folder with too many modules."""
     counts: dict[Path, int] = defaultdict(int)
     for file in package.rglob("*.py"):
         counts[file.parent] += file.stem not in _NOT_COUNTED
@@ -124,7 +124,7 @@ def crowded_folders(package: Path) -> list[str]:
 
 
 def repeated_classes(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
-    """One line for each name that several public classes of the package have."""
+    """Return one line per name that several public classes of the package share."""
     places: dict[str, list[str]] = defaultdict(list)
     for file, tree in trees.items():
         for node in tree.body:
@@ -134,7 +134,7 @@ def repeated_classes(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
 
 
 def long_signatures(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
-    """One line for each function with more parameters than one can keep apart."""
+    """Return one line per function with too many parameters."""
     return [
         f"{where} has {len(given)} parameters, at most {MOST_PARAMETERS} are allowed: make settings of them"
         for where, _, given in _functions(root, trees)
@@ -143,7 +143,7 @@ def long_signatures(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
 
 
 def unknown_arguments(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]:
-    """One line for each argument that a docstring describes and the function does not have."""
+    """Return one line per argument that a docstring describes but the function does not have."""
     problems = []
     for where, node, given in _functions(root, trees):
         described = documented_arguments(ast.get_docstring(node) or "")
@@ -152,7 +152,7 @@ def unknown_arguments(root: Path, trees: Mapping[Path, ast.Module]) -> list[str]
 
 
 def _functions(root: Path, trees: Mapping[Path, ast.Module]) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, list[str]]]:
-    """Place, node and parameters of each function."""
+    """Yield location, node and parameter names of each function."""
     for file, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -1,4 +1,4 @@
-"""Make the images that ship with the package: 1,000 + 200 of each class of Fashion-MNIST, drawn with a fixed seed.
+"""Create the built-in dataset fashion-mini: 1,000 training and 200 test images per class of Fashion-MNIST, sampled with a fixed seed.
 
 python tools/make_fashion_mini.py FOLDER     # FOLDER/{train,test}/<class>/<index>.png, all of Fashion-MNIST
 """
@@ -26,7 +26,7 @@ def main(source: Path) -> None:
         arrays[f"{split}_indices"] = np.array([int(p.stem) for p in chosen], dtype=np.int32)
         arrays["classes"] = np.array(classes)
     TARGET.parent.mkdir(exist_ok=True)
-    # LZMA saves a seventh against numpy's own deflate, and numpy reads it all the same. Fixed dates make the file reproducible.
+    # LZMA files are a seventh smaller than those of NumPy's deflate, and NumPy can read them. Fixed dates make the file reproducible.
     with zipfile.ZipFile(TARGET, "w", zipfile.ZIP_LZMA) as archive:
         for name, array in arrays.items():
             with archive.open(_entry(f"{name}.npy"), "w") as file:

@@ -1,4 +1,4 @@
-"""Words that the project no longer uses, each with the one that took its place, and where they still stand."""
+"""Find words that the project no longer uses, each of which has a replacement."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-# A pattern that matches the retired word and nothing else, and what to write. Case counts unless a pattern begins with (?i).
+# Patterns that match only the retired word, with the replacements. Patterns are case-sensitive unless they begin with (?i).
 RETIRED = {
     r"(?i)(?<![a-z])(un)?thaw(s|ed|ing)?(?![a-z])": "freeze, unfreeze, LayerFreezer",
     r"\bKeptWeights\b": "SparsityConstraint",
@@ -17,7 +17,7 @@ RETIRED = {
     r"(?i)(?<![a-z])glance[sd]?(?![a-z])": "screen, screened",
     r"(?i)(?<![a-z])levers?(?![a-z])": "modification",
     r"(?i)(?<![a-z])quicken(s|ed)?(?![a-z])": "raise_momentum",
-    r"(?i)(?<![a-z])harm(?![a-z])": "sensitivity",  # the verb of what others do, "harms", is a word like any other
+    r"(?i)(?<![a-z])harm(?![a-z])": "sensitivity",  # the verb "harms" is allowed
     r"\bwhat_it_sees\b": "augmentation_preview",
     r"\bwith_room\b": "drop_upper_bound",
     r"(?i)\bleaves? it away\b": "omit it",
@@ -37,12 +37,12 @@ RETIRED = {
     r"\bserving[./]why\b|\btasks[./]answers\b|\breport[./]words\b": "occlusion, responses, formatting",
 }
 _READ = (".py", ".md", ".jinja", ".yaml", ".yml", ".toml", ".cff", ".html", ".js", ".css", ".json")
-# The changelog and results of measurements record what was; this file and its test must write the words.
+# The changelog and measurement results are historical records; this file and its test must contain the words.
 _LEFT_OUT = ("CHANGELOG.md", "benchmarks/results", "tools/retired_words.py", "tests/tools/test_check_house.py", "build", "dist", "runs")
 
 
 def retired_words(root: Path) -> list[str]:
-    """One line for each place in the tree where a retired word stands, in a file or in its name."""
+    """Return one line per occurrence of a retired word in the tree, in the contents or the path of a file."""
     patterns = [(re.compile(pattern), use) for pattern, use in RETIRED.items()]
     problems = []
     for file in _files(root):
@@ -63,5 +63,5 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _lines(file: Path) -> list[str]:
-    """Its lines; an escape such as ``\\n`` in a string is no part of the word after it."""
+    """Return the lines of a file, with escapes such as ``\\n`` in strings replaced by spaces, so that they do not join the next word."""
     return [re.sub(r"\\[nrt]", " ", line) for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]

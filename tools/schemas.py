@@ -1,7 +1,7 @@
-"""Write the JSON Schema of every file format to ``docs/schemas/``, made from the types that read and write the files.
+"""Write the JSON Schema of every file format to ``docs/schemas/``, generated from the types that read and write the files.
 
-python tools/schemas.py            # writes them
-python tools/schemas.py --check    # says which are not current, and ends with 1 if any is
+python tools/schemas.py            # writes the schemas
+python tools/schemas.py --check    # lists schemas that are not up to date, and exits with 1 if there are any
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ FORMATS: dict[str, type] = {
     "reference": DriftReference,
     "artifact": ArtifactDescription,
 }
-_COMMON = {  # keys that mean the same in every format
+_COMMON = {  # keys with the same meaning in every format
     "schema_version": "of this file format; a file of another version is refused",
     "name": "of the folder",
     "created": "when, in UTC",
@@ -74,7 +74,7 @@ Schema = dict[str, Any]
 
 
 def main(check: bool) -> int:
-    """Write the schemas, or only compare them; returns the exit code."""
+    """Write the schemas, or only compare them with the files, and return the exit code."""
     wanted = {f"{name}.schema.json": json.dumps(schema, indent=1, ensure_ascii=False) + "\n" for name, schema in schemas().items()}
     there = {file.name: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.schema.json")}
     stale = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
@@ -89,7 +89,7 @@ def main(check: bool) -> int:
 
 
 def schemas() -> dict[str, Schema]:
-    """All schemas, by the name of the file."""
+    """Return all schemas by name."""
     found = {name: {"$schema": _DIALECT} | _schema(kind) for name, kind in FORMATS.items()}
     for schema in found.values():
         schema["required"].append(SCHEMA_VERSION)
@@ -97,7 +97,7 @@ def schemas() -> dict[str, Schema]:
 
 
 def plan_schema() -> Schema:
-    """A list of techniques, each with its own hyper-parameters."""
+    """Return the schema of a plan: a list of techniques, each with its hyper-parameters."""
     steps: list[Schema] = []
     shared: Schema = {}
     for name, kind in sorted(_techniques().items()):
@@ -111,7 +111,7 @@ def plan_schema() -> Schema:
 
 
 def recipe_schema() -> Schema:
-    """How a network is modified and trained; only what is different from ``base`` must be given."""
+    """Return the schema of a recipe, whose keys may be omitted if they have the values of ``base``."""
     found = {"$schema": _DIALECT} | _schema(Recipe)
     base = {"type": "string", "description": "name of a recipe, or a file, whose values hold for what is not given here"}
     modifications: Schema = {}
@@ -133,7 +133,7 @@ def _schema(kind: type) -> Schema:
 
 
 class _WithDocstrings(GenerateJsonSchema):
-    """Describes a class by the first paragraph of its docstring, and its fields by the section ``Args``."""
+    """A schema generator that takes descriptions from docstrings: a class's from the first paragraph, its fields' from ``Args``."""
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> Schema:
         found = super().dataclass_schema(schema)

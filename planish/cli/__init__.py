@@ -1,4 +1,4 @@
-"""The command line: what is written there becomes a call of a function in ``planish.commands``, and what it returns is printed."""
+"""The command line: parses arguments, calls a function in ``planish.commands`` and prints its result."""
 
 from planish.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The command line, made from the functions in ``planish.commands``."""
+"""The command line, generated from the functions in ``planish.commands``."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def _add(function: Callable[..., Any], group: Group) -> None:
 
 
 def _documentation(function: Callable[..., Any]) -> tuple[str, str]:
-    """The docstring up to its returns, and the command lines of its example."""
+    """Return the docstring up to its section Returns, and the command lines of its example."""
     text = inspect.getdoc(function) or ""
     main = re.split(r"\n(?:Returns|Raises|Example):", text)[0].replace("`", "")
-    main = re.sub(r"(?<=\S)\n(?: {8,}(?=\S)|(?=\S)(?!Args:))", " ", main)  # one line for each paragraph and argument
+    main = re.sub(r"(?<=\S)\n(?: {8,}(?=\S)|(?=\S)(?!Args:))", " ", main)  # joins the lines of each paragraph and argument
     lines = [line.strip()[2:] for line in text.splitlines() if line.strip().startswith("$ ")]
     return main, "\n".join(["Examples:", *(f"  {line}" for line in lines)])
 
@@ -106,7 +106,7 @@ app.register_install_completion_command(name="install-completion", group=_group)
 
 
 def _model_first(tokens: list[str]) -> list[str]:
-    """``compress photos/ --model net.py:make`` means ``compress net.py:make photos/``."""
+    """Rewrite ``compress photos/ --model net.py:make`` as ``compress net.py:make photos/``."""
     if tokens[:1] and tokens[0] in ("evaluate", "compress", "export") and "--model" in tokens[1:-1]:
         place = tokens.index("--model")
         return [tokens[0], tokens[place + 1], *tokens[1:place], *tokens[place + 2 :]]
@@ -114,7 +114,7 @@ def _model_first(tokens: list[str]) -> list[str]:
 
 
 def main(tokens: list[str] | None = None) -> NoReturn:
-    """Entry point of ``planish``."""
+    """Run the command line; the entry point of ``planish``."""
     try:
         code = app(_model_first(sys.argv[1:] if tokens is None else tokens))
     except CycloptsError as error:

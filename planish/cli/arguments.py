@@ -1,4 +1,4 @@
-"""From the signature of a command to its arguments on the command line."""
+"""Convert the signature of a command to its command-line arguments."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cyclopts import Parameter, Token
 
 
 class _InPythonOnly:
-    """Stands for a type that is imported for type checkers alone, and for what cannot be written on a command line."""
+    """A stand-in for types that are only imported for type checkers, and that cannot be given on a command line."""
 
     def __class_getitem__(cls, item: object) -> type:
         return cls
 
 
 class _Names(Mapping[str, Any]):
-    """What the names in an annotation stand for: ``nn.Module`` is not imported, as PyTorch takes seconds."""
+    """The namespace in which annotations are evaluated; unknown names become ``_InPythonOnly``, so that PyTorch need not be imported."""
 
     def __init__(self, known: Mapping[str, Any]) -> None:
         self._known = known
@@ -36,10 +36,10 @@ class _Names(Mapping[str, Any]):
 
 
 def arguments(command: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The parameters of a command that can be given on a command line, with types that cyclopts reads.
+    """Return the parameters of a command that can be given on a command line, with types that cyclopts supports.
 
-    Of a union the form that is written stays: of ``str | Path | Recipe`` text, of ``float | Sequence[float]`` numbers with commas between.
-    Parameters without such a form, callbacks, are left out.
+    A union is reduced to the member that can be written: ``str | Path | Recipe`` to text, ``float | Sequence[float]`` to comma-separated
+    numbers. Other parameters, such as callbacks, are omitted.
     """
     found = []
     for parameter in inspect.signature(command).parameters.values():
@@ -61,7 +61,7 @@ def arguments(command: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _written(annotation: Any) -> Any:
-    """The type of what is written on the command line; None where there is no such form."""
+    """Return the command-line type of an annotation; None if it has none."""
     if get_origin(annotation) is Annotated:
         inner, *rest = get_args(annotation)
         written = _written(inner)

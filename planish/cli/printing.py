@@ -1,4 +1,4 @@
-"""How the results of each command are printed, and the exit code that follows from them."""
+"""Print the results of each command, and determine its exit code."""
 
 from __future__ import annotations
 
@@ -210,15 +210,15 @@ SHOW: dict[str, Show] = {
     "learning_curve": _learning_curve, "monitor": _monitored, "optimize": _run, "recipes": _recipes, "report": _file,
     "retrain": _retrained, "serve": _nothing, "sign": _file, "tile": _tiles, "train": _trained, "verify": _verified,
 }  # fmt: skip
-_IN_JSON: dict[str, Callable[[Any], Any]] = {  # what of a result is JSON
+_IN_JSON: dict[str, Callable[[Any], Any]] = {  # the part of a result that --json prints; by default all of it
     "data": lambda found: found.report.model_dump(mode="json"),
     "train": lambda found: found.metrics,
 }
-_JSON_AND_CODE = {"monitor": _monitored, "retrain": _retrained}  # whose exit code does not follow from what is printed
+_JSON_AND_CODE = {"monitor": _monitored, "retrain": _retrained}  # commands that determine their exit code from the result even with --json
 
 
 def print_result(command: str, result: Any, given: Arguments) -> int:
-    """Print what a command found, as a table or as JSON.
+    """Print the result of a command, as a table or as JSON.
 
     Returns:
         The exit code.
@@ -232,7 +232,7 @@ def print_result(command: str, result: Any, given: Arguments) -> int:
 
 
 def watch_of(command: str, shown: TerminalProgress | None) -> Callable[[Any], None] | None:
-    """What shows the results so far beside the progress, where the command has some."""
+    """Return the callback ``watch`` that shows a command's intermediate results; None if it has none."""
     if shown is None:
         return (lambda text: stdout.print(text, soft_wrap=True)) if command == "serve" else None
     width = shown.console.width

@@ -1,4 +1,4 @@
-"""How a command runs: progress on the terminal, mistakes in one line, Ctrl-C that says how to go on."""
+"""The environment of a command: progress on the terminal, errors in one line, and a hint how to resume after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 USER_MISTAKE, INTERRUPTED = 2, 130
 _NOT_WRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-# names and labels are printed as they are: [red] is no style, :cat: no emoji
+# print names and labels literally: [red] is not a style, :cat: is not an emoji
 stdout = Console(highlight=False, markup=False, emoji=False)
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
 def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
-    """Around every command: no traceback reaches people for their own mistake."""
-    for stream in (sys.stdout, sys.stderr):  # a path that is not UTF-8 can be printed
+    """Run a command in this context: user errors end it with a message instead of a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # so that paths that are not valid UTF-8 can be printed
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -66,13 +66,13 @@ def running(*, debug: bool, resume_hint: str = "") -> Iterator[None]:
 
 
 def resume_hint(out: Path | None) -> str:
-    """For a command whose finished steps are kept, in ``out`` or in a folder it has named."""
+    """Return the hint for an interrupted command that can be resumed from ``out``, or from a folder that it has printed."""
     return "Nothing finished is lost: give the same command with --resume" + (f" --out {out}" if out else "") + "."
 
 
 @contextmanager
 def progress() -> Iterator[TerminalProgress]:
-    """Show the progress of long work on standard error."""
+    """Show progress on standard error while the context is active."""
     from planish.progress import listening
     from planish.report.terminal import TerminalProgress
 
@@ -81,20 +81,20 @@ def progress() -> Iterator[TerminalProgress]:
 
 
 def fail(message: str) -> NoReturn:
-    """Say what is wrong, and end with exit code 2."""
+    """Print an error message and exit with code 2."""
     stderr.print(Text.assemble(("error:", "red"), " ", message), soft_wrap=True)
     raise SystemExit(USER_MISTAKE)
 
 
 def one_of(option: str, value: str, *allowed: str) -> Any:
-    """The value of an option, where it is one of those allowed."""
+    """Return the value of an option if it is allowed; otherwise exit with an error message."""
     if value not in allowed:
         fail(f"{option} {value} is not known. It is {', '.join(allowed[:-1])} or {allowed[-1]}.")
     return value
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output; dataclasses become objects."""
+    """Print a value as one JSON document on standard output; dataclasses become objects."""
     from pydantic import TypeAdapter
 
     print(json.dumps(TypeAdapter(Any).dump_python(value, mode="json"), indent=1))

@@ -1,4 +1,4 @@
-"""Tables of the commands that are not about a run."""
+"""Terminal tables for the commands ``bench``, ``data``, ``doctor`` and ``monitor``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from planish.serving.monitoring.monitor import Monitored
 
 
 def latency_table(report: LatencyReport) -> Table:
-    """What a bench found, the baseline first."""
+    """Build a table of benchmark results, one row per model."""
     noise = words.show(report.noise_floor)
     table = _table(
         caption=f"{report.rounds} rounds in {report.launches} launches, {report.threads} threads, batch {report.batch}; noise floor {noise}"
@@ -37,7 +37,7 @@ def latency_table(report: LatencyReport) -> Table:
 
 
 def data_table(found: Mapping[str, Any]) -> Table:
-    """Images, and objects, by class and split."""
+    """Build a table of the numbers of images and objects by class and split."""
     objects = found["objects"]
     title = f"{found['name']}: {found['task']}, {found['images']:,} images"
     if objects is not None:
@@ -55,7 +55,7 @@ def data_table(found: Mapping[str, Any]) -> Table:
 
 
 def data_lines(found: Mapping[str, Any]) -> list[str]:
-    """What is used, what is left out, what was assumed, and duplicates."""
+    """Return lines on what is used and skipped, assumptions, the split, duplicates, leaks and label conflicts."""
     inventory = found["inventory"]
     lines = [f"task: {found['task']}; layout: {inventory['layout']}"]
     count = f"{inventory['images_found']:,} images found, {found['images']:,} used"
@@ -72,7 +72,7 @@ def data_lines(found: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(found: Mapping[str, Any], split: str, name: str | None) -> str:
-    """Images of a class, or of all; and the objects in them, where there are some."""
+    """Format the number of images of a class (all if ``name`` is None), preceded by the number of objects if the dataset has objects."""
     images = found["split_sizes"][split] if name is None else found["counts"][split].get(name, 0)
     if found["objects"] is None:
         return f"{images:,}"
@@ -81,7 +81,7 @@ def _cell(found: Mapping[str, Any], split: str, name: str | None) -> str:
 
 
 def doctor_table(found: Mapping[str, Any]) -> Table:
-    """What this machine is and can run."""
+    """Build a table of this machine's hardware, versions and runtimes."""
     table = _table(show_header=False)
     table.add_column("")
     table.add_column("", overflow="fold")
@@ -96,7 +96,7 @@ def doctor_table(found: Mapping[str, Any]) -> Table:
 
 
 def monitor_table(found: Monitored) -> Table:
-    """What was found of a model, the strongest first."""
+    """Build a table of a model's drift findings."""
     lines = [f"since {found.since}"] * bool(found.since)
     if found.latency_ms:
         lines.append("a request takes {:.1f} ms, 95 % of them less than {:.1f} ms".format(*found.latency_ms))

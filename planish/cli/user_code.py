@@ -1,4 +1,4 @@
-"""Where in the user's own code an exception came from."""
+"""Find the place in the user's own code that an exception came from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOT_THE_USERS = tuple(
 
 
 def place_in_user_code(error: BaseException | None) -> str | None:
-    """File, line and function of the user's that an exception, or one that it was made from, passed through last; None if it did not."""
+    """Return file, line and function of the innermost frame in the user's code, of an exception or its causes; None if there is none."""
     while error is not None:
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             if not frame.filename.startswith("<") and not str(Path(frame.filename).resolve()).startswith(_NOT_THE_USERS):

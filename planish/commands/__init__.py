@@ -1,4 +1,4 @@
-"""The commands, one typed function each. The command line is made from them: from their signatures and docstrings."""
+"""The commands, one typed function each. The command line is generated from their signatures and docstrings."""
 
 from planish.commands.bench import bench
 from planish.commands.compress import Compressed, compress

@@ -1,4 +1,4 @@
-"""Interleaved latency of exported models."""
+"""Interleaved latency benchmark of exported models."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def bench(models: Sequence[str | Path], *, runtime: str = "auto", threads: int =
         seconds: Seconds of timing per model.
 
     Returns:
-        Measurements and a verdict for each.
+        Measurements and a verdict for each model.
 
     Raises:
-        ModelError: there are fewer than two, or one cannot be opened.
+        ModelError: there are fewer than two models, or one cannot be opened.
 
     Example:
         $ planish bench runs/a/bundle runs/b/bundle --threads 1

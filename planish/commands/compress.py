@@ -1,4 +1,4 @@
-"""A plan written by hand, carried out."""
+"""Compression of a model by a hand-written plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a plan did: the folder of the result, test metrics and size before and after."""
+    """The outcome of a plan: the output folder, and test metrics and size before and after."""
 
     folder: Path
     before: dict[str, Measurement]
@@ -64,11 +64,11 @@ def compress(
         seed: Seed of the split, if the model does not store one.
 
     Returns:
-        The folder of the result, and metrics and sizes before and after.
+        The output folder, and test metrics and sizes before and after.
 
     Raises:
-        PlanError: the plan cannot be read, or its steps do not combine.
-        TechniqueError: a step does not apply; it is named.
+        PlanError: the plan cannot be read, or its steps cannot be combined.
+        TechniqueError: a step cannot be applied; the message names it.
 
     Example:
         $ planish compress model/ photos/ --plan plan.yaml

@@ -1,4 +1,4 @@
-"""The main job on images that come with the package."""
+"""A demonstration of ``optimize`` on images that come with the package."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from planish.commands.optimize import optimize
 if TYPE_CHECKING:
     from planish.search.result import CandidateResult, Result
 
-# As much network as so many minutes on two cores can train, compress and measure; few epochs, so augmentation would cost more than it
-# brings, and for networks that small no other is looked for as a student.
+# The largest networks that can be trained, compressed and measured in the given minutes on two cores. With so few epochs, augmentation
+# would cost more than it gains; and the networks are so small that no student networks are tried.
 _SCENES: dict[str, Any] = {"data": "fashion-scenes-2000", "model": "timm:resnet10t", "image_size": 96, "students": (), "budget": "9m"}
 DEMOS: dict[str, dict[str, Any]] = {
     "classification": {"data": "fashion-mini", "model": "resnet8x2", "budget": "7m50s"},
     "detection": {**_SCENES, "task": "detection"},
-    "instance": {**_SCENES, "task": "instance", "budget": "8m"},  # a thousand scenes of masks take a minute to evaluate
+    "instance": {**_SCENES, "task": "instance", "budget": "8m"},  # evaluating the masks of a thousand scenes takes a minute
     "semantic": {**_SCENES, "task": "semantic"},
 }
 
@@ -40,7 +40,7 @@ def demo(
         watch: See `optimize`.
 
     Returns:
-        What was found.
+        The result of the run.
 
     Example:
         $ planish demo --budget 7m50s

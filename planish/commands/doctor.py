@@ -1,4 +1,4 @@
-"""What this machine can run."""
+"""Report of this machine's hardware, versions and runtimes."""
 
 from __future__ import annotations
 

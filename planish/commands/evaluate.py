@@ -1,4 +1,4 @@
-"""A model's metrics on images."""
+"""Evaluation of a model on a dataset."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def evaluate(
         Measurements by name.
 
     Raises:
-        DataError: the images have classes that the model lacks; none is in the split; or the temperature would be evaluated on the images
+        DataError: the images have classes that the model lacks; the split is empty; or the temperature would be evaluated on the images
             that it was fitted on.
-        GoalError: the precision is not between 0 and 100.
-        BundleError: nothing can be written to `out`.
+        GoalError: the precision is not between 0 and 100, or given without `out`.
+        BundleError: `out` is a file or a bundle.
 
     Example:
         $ planish evaluate runs/demo/bundle photos/ --out evaluation/

@@ -1,4 +1,4 @@
-"""Where a model's time and error go."""
+"""Explanation of a model's latency and quantization error, layer by layer."""
 
 from __future__ import annotations
 

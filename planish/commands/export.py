@@ -1,4 +1,4 @@
-"""A model as a bundle in another format."""
+"""Export of a model to another format, as a bundle."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def export(
         The bundle's folder.
 
     Raises:
-        ModelError: the format cannot hold what is asked for.
+        ModelError: the format does not support the requested options.
 
     Example:
         $ planish export model/ photos/ --to openvino --int8 --out bundle/

@@ -1,4 +1,4 @@
-"""How a command opens the model that it is given, with the images that go with it."""
+"""Open the model given to a command, together with its images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def channel_list(values: float | Sequence[float] | None) -> list[float] | None:
-    """One value for all channels, or one per channel, as a list."""
+    """Convert one value for all channels, or one per channel, to a list."""
     if values is None:
         return None
     return [float(values)] if isinstance(values, (int, float)) else [float(value) for value in values]
@@ -32,19 +32,19 @@ def open_with_images(
     runtime: str = "auto",
     teachers: Sequence[SplitAssignment | None] = (),
 ) -> tuple[Opened, ImageData]:
-    """A model, and images in the splits that it keeps.
+    """Open a model, and load images into the splits stored with it.
 
     Args:
-        network: a network by its name, with weights and preprocessing; or the path of a saved model, bundle, run or file, without them.
-        data: the images.
-        seed: of the split, where the model keeps none.
-        skip_bad: leave broken images out.
-        runtime: that runs an exported file.
-        teachers: splits of models that teach: what they were trained on is not in test either.
+        network: the name of a network, with weights and preprocessing; or the path of a saved model, bundle, run or file, without them.
+        data: the dataset.
+        seed: of the split, if the model does not store one.
+        skip_bad: skip broken images instead of raising an error.
+        runtime: for exported files.
+        teachers: split assignments of teacher models; their training images are kept out of test, too.
 
     Raises:
-        GoalError: weights or preprocessing are given for a saved model, which keeps its own.
-        ModelError: it is none of these, or has no trained weights.
+        GoalError: weights or preprocessing are given for a saved model, which stores its own.
+        ModelError: ``network`` is none of these, or has no trained weights.
     """
     from planish.data import Decoding, load_images
     from planish.progress import note

@@ -1,4 +1,4 @@
-"""The main job."""
+"""The main command: compress a network within a limit on accuracy loss."""
 
 from __future__ import annotations
 
@@ -75,15 +75,15 @@ def optimize(
         train_mode: Whether to train the original; auto trains it unless it was already trained on these classes.
         task: classification, detection, instance, semantic, or the name of an installed task; by default determined by the annotations.
         layout: Layout of the dataset, if it could be read in more than one way.
-        students: Another architecture to distill the original into; may be repeated, none for none. By default some small ones if the
-            original is trained from scratch.
-        teachers: Number of networks that teach together: the original and others like it, trained in half of the budget.
+        students: Another architecture to distill the original into; may be repeated; none tries no others. By default some small ones if
+            the original is trained from scratch.
+        teachers: Number of networks in the teacher ensemble: the original and others like it, trained in half of the budget.
         skip_bad: Skip broken images instead of stopping.
         seed: Seed of the split, of initial weights and of training.
         watch: Called with all candidates whenever one of them changes.
 
     Returns:
-        What was found.
+        The result of the run.
 
     Raises:
         PlanishError: the images, the model or the goal cannot be used.

@@ -1,4 +1,4 @@
-"""Types of the options that several commands have."""
+"""Types and helpers for options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Changes = Annotated[list[str] | tuple[str, ...], Parameter(name="--set")]
 
 
 def source(data: str | Path | Dataset, layout: Layout | None = None) -> str:
-    """What a command is given as data, as the readers take it: a path, a name, or ``yolo:photos``.
+    """Convert the argument ``data`` of a command to the form that readers accept: a path, a name, or ``yolo:photos``.
 
     Args:
         data: a path or a name; or a ``torch.utils.data.Dataset`` of images and class indices, which is written to the cache as a folder.
-        layout: how it is laid out, where it could be read in several ways.
+        layout: layout of the dataset, if it could be read in more than one way.
     """
     from planish.data.sources.reading import OnceRead, with_layout
 
@@ -37,15 +37,15 @@ def source(data: str | Path | Dataset, layout: Layout | None = None) -> str:
 
 
 def changes_of(changes: list[str] | tuple[str, ...], **short: int | None) -> list[str]:
-    """Changes of a recipe: what has an option of its own, then those named one by one."""
+    """Return changes to a recipe as ``key=value``: first those with their own options, then those given with ``--set``."""
     return [*(f"{key}={value}" for key, value in short.items() if value is not None), *changes]
 
 
 def at_least(least: float, **values: float | None) -> None:
-    """Refuse numbers below ``least``.
+    """Check that no value is below ``least``; None is accepted.
 
     Raises:
-        GoalError: one is.
+        GoalError: a value is below ``least``.
     """
     for name, value in values.items():
         if value is not None and not value >= least:
@@ -54,5 +54,5 @@ def at_least(least: float, **values: float | None) -> None:
 
 
 def results_folder(out: str | Path | None, name: str) -> Path:
-    """Where the results of a job lie: ``out``, else ``runs/`` and the job's name."""
+    """Return the output folder of a job: ``out`` if given, else ``runs/`` and the job's name."""
     return Path(out) if out is not None else Path("runs") / name

@@ -1,4 +1,4 @@
-"""Recipes that come with the package."""
+"""The training recipes that come with the package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def recipes(name: str | None = None) -> dict[str, Recipe]:
         name: Print this recipe as YAML.
 
     Returns:
-        All of them by name, or the one.
+        All recipes by name, or only the named one.
 
     Raises:
         PlanError: there is no such recipe.

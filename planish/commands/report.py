@@ -1,4 +1,4 @@
-"""The page of a finished job, again."""
+"""Rewrite the page of a finished job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def report(run: str | Path) -> Path:
         The page.
 
     Raises:
-        BundleError: the folder holds no results, or its files do not fit together.
+        BundleError: the folder contains no results, or its files are damaged or inconsistent.
 
     Example:
         $ planish report runs/demo

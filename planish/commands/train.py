@@ -1,4 +1,4 @@
-"""Training by a recipe."""
+"""Training with a recipe."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def train(
 
     at_least(1, epochs=epochs)
     folder, begun, read = Path(out), started(), source(data, layout)
-    interrupted = folder.with_name(folder.name + ".checkpoint").exists()  # then a model that is there is its own, not evaluated yet
+    interrupted = folder.with_name(folder.name + ".checkpoint").exists()  # then an existing model is its own, not evaluated yet
     if folder.exists() and not (resume and interrupted):
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
     name = model if isinstance(model, str) else type(model).__name__
@@ -120,7 +120,7 @@ def train(
         original = train_original(job, resolved.training, mode=train_mode, checkpoint=checkpoint, seconds=seconds)
         artifact = original.artifact
         spec, preprocessing = artifact.input_spec, artifact.preprocessing
-        save_artifact(artifact, folder, job.data.assignment)  # before it is evaluated, so that nothing that follows can lose it
+        save_artifact(artifact, folder, job.data.assignment)  # before the evaluation, so that a later error cannot lose the model
         evaluated = evaluate_split(TorchPredictor.fastest(artifact.module, preprocessing), job.task, "test", spec, preprocessing)
         (folder / "recipe.yaml").write_text(resolved.to_yaml())
         write_training(original, job.task, folder)

@@ -1,4 +1,4 @@
-"""Images to measure importance, statistics and losses on: a few, spread over the calibration split."""
+"""Calibration images, a small sample spread evenly over the calibration split, for measuring importance, statistics and losses."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _BATCH = 32
 
 
 def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Callable[[], Iterator[tuple[Tensor, Any]]]:
-    """Calibration images, normalised ``(N, C, H, W)``, with their targets: the same ones each time the result is called.
+    """Return a function that yields batches of normalised calibration images ``(N, C, H, W)`` and targets, the same ones at every call.
 
     Args:
-        artifact: for its input spec and preprocessing.
-        task: whose calibration split.
-        count: images, at most.
+        artifact: the network whose input spec and preprocessing are used.
+        task: the task whose calibration split is used.
+        count: maximum number of images.
     """
     split, normalise = task.split("calibration"), Normalise.of(artifact.preprocessing)
 
     def batches() -> Iterator[tuple[Tensor, Any]]:
         pixels, targets = split.images(artifact.input_spec, artifact.preprocessing), split.targets
         taken = min(len(split), count)
-        places = np.linspace(0, len(split) - 1, taken).round().astype(int)  # spread, as a split may be sorted by class
+        places = np.linspace(0, len(split) - 1, taken).round().astype(int)  # evenly spread, as a split may be sorted by class
         count_of_batches = -(-taken // _BATCH)
         for first in range(count_of_batches):
-            # of about equal size, and each spread over all: statistics of batches are averaged as if they were alike
+            # batches have about equal size and each is spread over the split, because their statistics are averaged with equal weight
             batch = places[first::count_of_batches]
             yield normalise(torch.from_numpy(np.array(pixels[batch]))), task.batch_targets(targets, batch, artifact.input_spec)
 
@@ -43,7 +43,7 @@ def calibration_batches(artifact: Artifact, task: Task, count: int = 256) -> Cal
 
 
 def calibration_images(artifact: Artifact, task: Task, count: int, stage: Stage) -> Iterator[Tensor]:
-    """The images of ``calibration_batches`` on the network's device; ``stage`` is told how many are done."""
+    """Yield the images of ``calibration_batches`` on the network's device and advance ``stage`` by the number of images."""
     device = next(artifact.module.parameters()).device
     for images, _ in calibration_batches(artifact, task, count)():
         yield images.to(device)

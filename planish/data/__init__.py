@@ -1,4 +1,4 @@
-"""Images: folders, manifests and built-in sets, split, decoded and augmented."""
+"""Image data sets from folders, manifests and built-in names: loading, splits, decoding and augmentation."""
 
 from planish.data.images import (
     Decoding,

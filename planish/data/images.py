@@ -1,4 +1,4 @@
-"""``load_images``: from a folder, a manifest or a name to four splits, with a report of what was found."""
+"""``load_images``: loads a folder, a manifest or a built-in data set into four splits, with a report of what was found."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from planish.artifact import Pixels
 
 Indices = npt.NDArray[np.int64]
-_SMALLEST_STD = 1 / 255  # a data set of one colour: one grey level is as little as can differ
+_SMALLEST_STD = 1 / 255  # one grey level; lower bound for data sets of a single colour
 _SHOWN = 10
 
 
@@ -53,10 +53,10 @@ class ImageSplit:
     """One split of a data set; a ``planish.task.Split``.
 
     Args:
-        keys: the images' paths below the data folder.
+        keys: image paths relative to the data folder.
         targets: see ``planish.task.Split``.
-        paths: where the files lie.
-        groups: images with one number are near duplicates, ``(N,)``.
+        paths: paths of the image files.
+        groups: near-duplicate group of each image, ``(N,)``.
     """
 
     keys: tuple[str, ...]
@@ -72,9 +72,9 @@ class ImageSplit:
         return len(self.keys)
 
     def images(self, spec: InputSpec, preprocessing: Preprocessing) -> Pixels:
-        """All images as the model is fed them, uint8 ``(N, h, w, C)``, read-only and memory-mapped. Made on first use, then found on disk.
+        """All images at the model's input size, uint8 ``(N, h, w, C)``, read-only and memory-mapped; computed once and cached on disk.
 
-        They are exactly what ``planish.data.preprocessing.preprocess`` makes of each file.
+        They are identical to the output of ``planish.data.preprocessing.preprocess`` for each file.
 
         Raises:
             DataError: the disk is full, or a file has become unreadable since it was listed.
@@ -89,15 +89,15 @@ class ImageSplit:
         return resized(store, rows, spec, preprocessing, self._cache)
 
     def file_bytes(self, index: int) -> bytes:
-        """The image file as it lies on disk."""
+        """The undecoded bytes of an image file."""
         return self.paths[index].read_bytes()
 
     def known_to(self, assignment: SplitAssignment) -> npt.NDArray[np.bool_]:
-        """Which of the images an assignment holds, ``(N,)``."""
+        """Which images are contained in an assignment, bool ``(N,)``."""
         return np.array([split is not None for split in assignment.find(self._hashes)], dtype=bool)
 
     def joined(self, other: ImageSplit) -> ImageSplit:
-        """The images of both, of one data set."""
+        """The images of this split followed by those of another split of the same data set."""
         return ImageSplit(
             keys=self.keys + other.keys,
             targets=both(self.targets, other.targets),
@@ -112,22 +112,22 @@ class ImageSplit:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set.
+    """A loaded data set.
 
     Args:
-        name: of the folder, manifest or built-in set.
-        class_names: targets are indices into them; sorted for classification.
+        name: name of the folder, manifest or built-in data set.
+        class_names: class names that targets index; sorted for classification, unless a model's class names are used.
         splits: ``train``, ``calibration`` (part of train), ``validation``, ``test``.
-        channels: 1 if all images are grey, else 3.
-        typical_height: median in pixels, after shrinking to ``decode_side``.
-        typical_width: likewise.
-        mean: of each channel over train, on the 0..1 scale; every image counts the same.
-        std: likewise; never below one grey level.
-        report: what was found, for people and for JSON.
-        assignment: the split of each image by content, and of all that were assigned earlier; to be kept with what is made of them.
-        known: how many of the images an earlier assignment knew.
-        given: splits that the source itself gives.
-        task: what it is for, by name.
+        channels: 1 (grey) or 3 (RGB); unless set in ``Decoding``, 1 if all images are grey, else 3.
+        typical_height: median height in pixels, after shrinking to ``decode_side``.
+        typical_width: median width, likewise.
+        mean: per-channel mean over train, on the 0..1 scale; every image has the same weight.
+        std: per-channel standard deviation, likewise; at least one grey level.
+        report: what was found in the data set.
+        assignment: split of each image, identified by content, including images assigned earlier; to be saved with models trained on them.
+        known: number of images that were in the earlier assignment.
+        given: splits that the source defines.
+        task: name of the task.
     """
 
     name: str
@@ -146,14 +146,14 @@ class ImageData:
 
     @property
     def one_class_each(self) -> bool:
-        """Whether each image has one class, and neither places nor numbers."""
+        """Whether each image has exactly one class as its target, rather than boxes, masks, label maps or regression values."""
         return one_class_each(self.splits["train"].targets)
 
     def require(self, *names: SplitName) -> None:
-        """See that there are images in these splits.
+        """Require that these splits have images.
 
         Raises:
-            DataError: there are none in one of them.
+            DataError: one of them is empty.
         """
         counts = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items() if name != "calibration")
         for name in names:
@@ -165,7 +165,7 @@ class ImageData:
                 )
 
     def all_in_test(self, *, but: SplitName | None = None) -> ImageData:
-        """The same images, all in test, but for those of one split."""
+        """The same data set whose test split contains the images of all splits, except those of ``but``."""
         kept = [split for name, split in self.splits.items() if name not in (but, "calibration") and len(split)]
         whole = kept[0]
         for split in kept[1:]:
@@ -175,14 +175,14 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How the pixels of images are kept.
+    """How images are decoded.
 
     Args:
-        side: of larger images the shorter side is shrunk to this many pixels.
-        channels: 1 to read everything as grey, 3 as RGB; None to go by the images.
+        side: the shorter side of larger images is shrunk to this many pixels.
+        channels: 1 to decode everything as grey, 3 as RGB; None to infer it from the images.
 
     Raises:
-        DataError: there is no such image.
+        DataError: ``side`` or ``channels`` is invalid.
     """
 
     side: int = 256
@@ -212,29 +212,29 @@ def load_images(
     """Load a data set.
 
     Args:
-        source: a folder with a folder per class, with or without ``train/ val/ test/``; a manifest (``.csv``, or ``.jsonl`` with one object
-            a line: path, label, optional split); a folder with annotations of COCO, Pascal VOC or YOLO, or with mask images, or a COCO
-            file, or YOLO's YAML file; or a built-in name: ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``.
-            ``LAYOUT:`` before it says how to read what could be read in several ways: ``classes:``, ``splits:``, ``coco:``, ``voc:``,
-            ``yolo:`` or ``masks:``.
-        seed: of whatever is split here, where there is no ``assignment``.
-        skip_bad: leave broken files, and annotations that make no sense, out instead of stopping.
-        decoding: how pixels are kept.
-        task: ``classification``, ``detection``, ``instance``, ``semantic``, or one that is installed; None for what the data is for.
-        assignment: what the model that the images are for keeps; see ``split_images``. Splits may then be empty.
-        class_names: of the model that the images are for: the images may have fewer classes, in any order, and are numbered as the model's.
-            None for the classes of the images.
-        cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
+        source: a folder with one subfolder per class, with or without ``train/ val/ test/``; a manifest (``.csv``, or ``.jsonl`` with one
+            object per line: path, label, optional split); a folder with COCO, Pascal VOC or YOLO annotations or with mask images; a COCO
+            file; a YOLO YAML file; or a built-in name: ``fashion-mini``, ``fashion-scenes``, ``cifar10``, ``fashion-mnist``, ``mnist``.
+            Prefix an ambiguous source with its layout: ``classes:``, ``splits:``, ``coco:``, ``voc:``, ``yolo:`` or ``masks:``.
+        seed: random seed for the splits, unless an ``assignment`` is given.
+        skip_bad: skip broken files and invalid annotations instead of raising.
+        decoding: how images are decoded.
+        task: ``classification``, ``detection``, ``instance``, ``semantic``, or the name of an installed task; None to infer it from the
+            data.
+        assignment: split assignment saved with the model that the images are used with; see ``split_images``. Splits may then be empty.
+        class_names: class names of the model that the images are used with: the images may have fewer classes, in any order, and targets
+            follow the model's order. None for the classes of the data set.
+        cache_dir: cache folder; None for ``$PLANISH_CACHE`` or ``~/.cache/planish``.
 
     Raises:
-        DataError: the source does not exist or holds no usable images, or they cannot be split; it is not for that task, or can be read in
-            several ways; broken files (all are named); the model lacks a class.
+        DataError: the source does not exist, has no usable images, cannot be split, does not fit the task, or is ambiguous; files are
+            broken; or the model lacks a class.
     """
     root = cache_root(cache_dir)
     name, content = read_source(source, root, task)
     report_found(source, content)
     if isinstance(content, LabelledFiles) and class_names is None:
-        several_classes(name, content.images)  # before anything is read
+        several_classes(name, content.images)  # fail before any file is read
         if assignment is None:
             same_classes(content.images)
     cut_from = tiled_images(Path(split_layout(source)[0]).expanduser())
@@ -258,20 +258,20 @@ def load_listed(
     class_names: Sequence[str] | None = None,
     root: Path | None = None,
 ) -> ImageData:
-    """Load images that are listed already.
+    """Load a data set whose files have already been listed.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         content: the files and their labels.
         seed: see ``load_images``.
-        skip_bad: likewise.
-        decoding: likewise.
-        assignment: likewise.
-        class_names: likewise.
-        root: the cache folder; None for the usual one.
+        skip_bad: see ``load_images``.
+        decoding: see ``load_images``.
+        assignment: see ``load_images``.
+        class_names: see ``load_images``.
+        root: cache folder; None for the default.
 
     Raises:
-        DataError: as ``load_images``.
+        DataError: see ``load_images``.
     """
     root = root or cache_root(None)
     listed: Sequence[ImageFile] = content.images
@@ -362,27 +362,28 @@ def tile_images(
     skip_bad: bool = False,
     cache_dir: Path | None = None,
 ) -> int:
-    """Cut large images with boxes, masks or label maps into overlapping tiles: a folder that ``load_images`` reads, in COCO layout or with
-    mask images.
+    """Cut large images with boxes, masks or label maps into overlapping tiles, in a folder that ``load_images`` can read (COCO layout or
+    mask images).
 
-    Splits are kept; those that are not given are cut off as bands, or whole images, as tiles of one image must not be in two of them.
-    The folder also keeps the split of each large image, so that a model trained on tiles is not judged by images that they were cut from.
+    Given splits are preserved. Missing ones are taken from bands of the images, or from whole images, so that overlapping tiles do not end
+    up in two splits. The folder also records the split of each large image, so that a model trained on the tiles is not evaluated on
+    images that its training tiles were cut from.
 
     Args:
         source: see ``load_images``.
-        out: the folder, which must not exist yet.
-        size: of a tile in pixels.
-        overlap: share of a tile that its neighbour shows as well; at least as wide as most objects.
-        task: ``detection``, ``instance`` or ``semantic``; None for what the data is for.
-        seed: of what is split here.
-        skip_bad: leave annotations that make no sense out instead of stopping.
+        out: output folder; must not exist yet.
+        size: side of a tile in pixels.
+        overlap: overlap of neighbouring tiles as a fraction of ``size``; should be at least as wide as most objects.
+        task: ``detection``, ``instance`` or ``semantic``; None to infer it from the data.
+        seed: random seed for splits that are not given.
+        skip_bad: skip invalid annotations instead of raising.
         cache_dir: see ``load_images``.
 
     Returns:
-        How many tiles there are.
+        The number of tiles.
 
     Raises:
-        DataError: there are no boxes or masks, the images cannot be read, or the folder is there.
+        DataError: there are no boxes or masks, an image cannot be read, or the folder exists.
     """
     folder = Path(out)
     if folder.exists():
@@ -406,7 +407,7 @@ def _large(targets: Any, index: int, height: int, width: int) -> Objects | Large
 
 
 def task_in(source: str | Path) -> str:
-    """The task that a source is for, from its files alone.
+    """Infer the task of a source from its files and annotations, without decoding images.
 
     Raises:
         DataError: see ``load_images``.
@@ -415,10 +416,14 @@ def task_in(source: str | Path) -> str:
 
 
 def require_classes(source: str | Path, what: str) -> None:
-    """For what can be told of images of one class each only.
+    """Require a classification data set, for functions that only support images with one class each.
+
+    Args:
+        source: see ``load_images``.
+        what: what requires it, for the error message.
 
     Raises:
-        DataError: the source has places in images; or see ``load_images``.
+        DataError: images do not have one class each; or see ``load_images``.
     """
     name, content = read_source(source, cache_root(None), None)
     if not isinstance(content, LabelledFiles):
@@ -426,7 +431,7 @@ def require_classes(source: str | Path, what: str) -> None:
 
 
 def images_per_class(source: str | Path) -> float:
-    """Images that are not for test, by the mean over classes; files are listed, not read.
+    """The mean number of images per class outside the test split; files are listed, not read.
 
     Raises:
         DataError: see ``load_images``.
@@ -437,7 +442,7 @@ def images_per_class(source: str | Path) -> float:
 
 
 def _report_moved_tiles(cut_from: SplitAssignment, earlier: SplitAssignment | None) -> None:
-    """Say how many of the large images behind these tiles an earlier model has in another split."""
+    """Log how many of the large images that these tiles were cut from are in a different split of the earlier assignment."""
     moved = sum(earlier.splits.get(short, split) != split for short, split in cut_from.splits.items()) if earlier is not None else 0
     if moved:
         note(f"{moved} of the {len(cut_from.splits)} images that these tiles were cut from are in another split of the model")

@@ -1,4 +1,4 @@
-"""From pixels to what a network takes, in torch; exported files have the same in their graph."""
+"""Normalization of pixels to network input, in PyTorch; exported graphs contain the same operations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Normalise(nn.Module):
-    """From pixels to what a network takes, uint8 ``(N, H, W, C)`` to float32 ``(N, C, H, W)``. The first layer of every exported graph.
+    """Layer that normalizes uint8 ``(N, H, W, C)`` pixels to float32 ``(N, C, H, W)``. The first layer of every exported graph.
 
     Args:
-        mean: one value per channel, on the 0..1 scale.
-        std: likewise.
+        mean: mean of each channel, on the 0..1 scale.
+        std: standard deviation of each channel, on the 0..1 scale.
         normalisation: see ``Preprocessing``.
 
     Example:
@@ -36,11 +36,11 @@ class Normalise(nn.Module):
 
     @classmethod
     def of(cls, preprocessing: Preprocessing) -> Normalise:
-        """The one that ``preprocessing`` describes."""
+        """The layer for ``preprocessing``."""
         return cls(preprocessing.mean, preprocessing.std, preprocessing.normalisation)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise one batch. What is returned is contiguous: networks may ``view`` their maps as rows."""
+        """Normalize a batch. The result is contiguous because networks may call ``view`` on it."""
         pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype).contiguous()
         if self.normalisation != "dataset":
             return normalise_each(pixels, self.normalisation)
@@ -48,12 +48,12 @@ class Normalise(nn.Module):
 
 
 def normalise_each(images: torch.Tensor, normalisation: Normalisation, least: float = 1.0) -> torch.Tensor:
-    """``min_max`` or ``z_score`` of each image.
+    """Normalize each image by its own range (``min_max``) or by its own mean and standard deviation (``z_score``).
 
     Args:
-        images: float, four axes, the first of them N.
-        normalisation: not ``dataset``.
-        least: what is divided by where an image is flatter than that; one grey level for images on the scale 0..255.
+        images: float, four dimensions, the first of them N.
+        normalisation: ``min_max`` or ``z_score``.
+        least: lower bound of the divisor, for flat images; the default is one grey level of images on the 0..255 scale.
     """
     axes = (1, 2, 3)
     if normalisation == "min_max":

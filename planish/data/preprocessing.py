@@ -1,6 +1,6 @@
-"""From an image file to what a model is fed. Training, calibration, evaluation and the shipped artifact all use these functions.
+"""Preprocessing of image files to model input, shared by training, calibration, evaluation and the deployed model.
 
-Pillow and numpy are all they need, so that a service and ``planish verify`` run without torch.
+Depends on Pillow and NumPy only, so that a service and ``planish verify`` run without PyTorch.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
     from planish.artifact import InputSpec, Preprocessing
 
-# Pillow can also run Ghostscript and parse dozens of rare formats; files from strangers only ever reach these readers.
-# (Phones' multi-picture files are opened by the JPEG reader.)
+# Pillow can also run Ghostscript and parse dozens of rare formats; untrusted files only ever reach these decoders.
+# (The multi-picture files of phones are opened by the JPEG decoder.)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
-_LONGEST = 16  # times what the crop needs of the longer side
-_STRIP_PIXELS = 250_000  # converted at a time: the temporary arrays are of this size, not of the image's
-# Peak memory of decoding and converting, in bytes a pixel, as tests/data/test_decoding_memory.py measures it: the most of any colour mode.
-# Readers that are not listed keep nothing beside the image and one copy of it.
+_LONGEST = 16  # longer sides than this multiple of what the crop needs are cut before resizing
+_STRIP_PIXELS = 250_000  # pixels converted at a time, so that temporary arrays do not grow with the image
+# Peak memory of decoding and conversion in bytes per pixel, the maximum over colour modes, measured by tests/data/test_decoding_memory.py.
+# Decoders that are not listed hold only the image and one copy of it.
 _BYTES_PER_PIXEL = {"JPEG": 10.6, "MPO": 10.6, "TIFF": 13, "WEBP": 17, "AVIF": 17, "JPEG2000": 26}
-MAX_PIXELS = 64_000_000  # of an image that is decoded as a whole
+MAX_PIXELS = 64_000_000  # largest image that is decoded as a whole
 _BYTES_PER_PIXEL_CMYK = 13
 _BYTES_PER_PIXEL_OTHERS = 10
 
@@ -45,20 +45,21 @@ _BYTES_PER_PIXEL_OTHERS = 10
 def decode(file_bytes: bytes, channels: int, decode_side: int, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decode an image file.
 
-    EXIF rotation is carried out, alpha put on white, palettes, 1-bit and CMYK converted, 16-bit scaled to 8: 65535 is white, or
-    4095 where no value is above it, as 12-bit cameras write. Of an animation, or a file of several pages, the first is taken.
+    The EXIF orientation is applied, alpha is composited on white, palette, 1-bit and CMYK images are converted, and 16-bit images are
+    scaled to 8 bits. In 16-bit images 65535 is white, or 4095 if no value exceeds it (12-bit cameras). Only the first frame or page of a
+    file is decoded.
 
     Args:
-        file_bytes: the file.
+        file_bytes: the contents of the file.
         channels: 1 for grey, 3 for RGB.
-        decode_side: an image whose shorter side is longer than this many pixels is shrunk to it (bilinear, antialiased).
-        max_pixels: images with more pixels are refused from their header, before memory is spent on them.
+        decode_side: images whose shorter side is longer than this many pixels are shrunk to it (bilinear, antialiased).
+        max_pixels: images with more pixels are rejected after reading the header, before any memory is allocated.
 
     Returns:
         uint8 ``(H, W, channels)``.
 
     Raises:
-        DataError: not an image, truncated, corrupt, too large, or of a kind without an agreed brightness range.
+        DataError: the file is not an image, truncated, corrupt, too large, or has pixels without a defined range (floating point).
     """
     return decode_with_size(file_bytes, channels, decode_side, max_pixels)[0]
 
@@ -70,15 +71,15 @@ def decode_with_size(
     max_pixels: int = MAX_PIXELS,
     reserve: Callable[[int], object] = lambda size_bytes: None,
 ) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
-    """As ``decode``, and beside it height and width of the image before it was shrunk.
+    """Decode like ``decode``, and also return the height and width of the image before it was shrunk.
 
     Args:
-        file_bytes: as for ``decode``.
-        channels: likewise.
-        decode_side: likewise.
-        max_pixels: likewise.
-        reserve: called with the bytes of memory that decoding needs at most, after the header was read and before anything is allocated.
-            It may wait until there is room, or raise.
+        file_bytes: see ``decode``.
+        channels: see ``decode``.
+        decode_side: see ``decode``.
+        max_pixels: see ``decode``.
+        reserve: called with an upper bound on the memory that decoding needs, in bytes, after the header is read and before anything is
+            allocated. It may block until memory is available, or raise.
     """
     if channels not in (1, 3):
         raise DataError(f"channels={channels}", "images are grey (1) or RGB (3)")
@@ -90,15 +91,15 @@ def decode_with_size(
 
 
 def resize(image: npt.NDArray[np.uint8], spec: InputSpec, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Bring a decoded image ``(H, W, C)`` to the model's input size: uint8 ``(spec.height, spec.width, C)``.
+    """Resize a decoded image ``(H, W, C)`` to the model's input size: uint8 ``(spec.height, spec.width, C)``.
 
-    ``squash`` ignores the aspect ratio; ``crop`` scales the image until it just covers the input and keeps the centre.
+    ``squash`` ignores the aspect ratio; ``crop`` scales the image until it just covers the input and takes the centre crop.
     """
     height, width = image.shape[:2]
     if (height, width) == (spec.height, spec.width):
         return image
     pil = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    if preprocessing.resize == "crop":  # of a line of pixels only the middle is scaled up: the whole would fill the memory
+    if preprocessing.resize == "crop":  # crop extreme aspect ratios first: scaling up a line of pixels would exhaust memory
         high = min(height, _LONGEST * width * spec.height // spec.width + 1)
         wide = min(width, _LONGEST * height * spec.width // spec.height + 1)
         if (high, wide) != (height, width):
@@ -113,7 +114,7 @@ def resize(image: npt.NDArray[np.uint8], spec: InputSpec, preprocessing: Preproc
 
 
 def preprocess(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Decode and resize: from an image file to uint8 ``(spec.height, spec.width, spec.channels)``. Raises like ``decode``."""
+    """Decode and resize an image file to uint8 ``(spec.height, spec.width, spec.channels)``. Raises like ``decode``."""
     return resize(decode(file_bytes, spec.channels, preprocessing.decode_side), spec, preprocessing)
 
 
@@ -133,28 +134,29 @@ def _load(file_bytes: bytes, max_pixels: int, reserve: Callable[[int], object]) 
         image.load()
         if colours_of_16_bits and is_twelve_bit(image):
             scale_twelve_bits(image, low_bytes(file_bytes, FORMATS))
-        image.getexif()  # stays known when its text is forgotten, which exif_transpose would write anew: that fails where tags are garbage
+        # Parse the EXIF tags, then drop their raw text: exif_transpose would serialize it again, which fails on corrupt tags.
+        image.getexif()
         for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
             image.info.pop(name, None)
-        ImageOps.exif_transpose(image, in_place=True)  # a copy would lose the TIFF tags
+        ImageOps.exif_transpose(image, in_place=True)  # in place, since a copy would lose the TIFF tags
     return image
 
 
 @contextmanager
 def image_damage_reported(max_pixels: int = MAX_PIXELS) -> Iterator[None]:
-    """Within this block, what Pillow raises on a damaged image becomes a ``DataError``."""
+    """Convert exceptions that Pillow raises on damaged images within this block to ``DataError``."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"an image of too many pixels: {error}", f"at most {max_pixels:,} pixels are decoded") from error
-    except (MemoryError, DataError):  # of this machine, not of the file
+    except (MemoryError, DataError):  # running out of memory is no fault of the file
         raise
-    except Exception as error:  # Pillow's readers raise nearly every built-in exception on a damaged file
+    except Exception as error:  # Pillow's decoders raise nearly every built-in exception on damaged files
         raise DataError(f"an image that cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
-    """8 bits, opaque, grey or RGB; strip by strip, so that no temporary array has the size of the image."""
+    """Convert to opaque 8-bit grey or RGB, strip by strip so that no temporary array is as large as the image."""
     wanted = "L" if channels == 1 else "RGB"
     if image.mode == wanted and not image.has_transparency_data:
         return image
@@ -173,7 +175,7 @@ def _converted(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The image in pieces of whole rows, each with the number of its first row."""
+    """Yield the image in strips of whole rows, each with the index of its first row."""
     rows = max(1, _STRIP_PIXELS // image.width)
     if rows >= image.height:
         yield 0, image
@@ -183,7 +185,7 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _eight_bit(image: Image.Image, top: int) -> Image.Image:
-    """Scale grey of 12 or 16 bits, at most ``top``, to 8 bits; Pillow's own ``convert`` would clip at 255."""
+    """Scale 12-bit or 16-bit grey values from 0..``top`` to 8 bits; Pillow's own ``convert`` would clip at 255."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > top:
         raise DataError(f"an image with grey values from {values.min()} to {values.max()}", f"they must lie in 0 to {top}")
@@ -194,7 +196,7 @@ def _convert(image: Image.Image, wanted: str) -> Image.Image:
     if image.mode == wanted:
         return image
     try:
-        if image.mode in ("P", "CMYK", "YCbCr", "HSV"):  # Pillow reaches grey from these only by way of RGB
+        if image.mode in ("P", "CMYK", "YCbCr", "HSV"):  # Pillow converts these to grey only via RGB
             image = image.convert("RGB")
         return image.convert(wanted)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""From images, the splits that their source gives, and what an earlier model keeps of them, to the four splits."""
+"""Assignment of images to the four splits, from the splits of their source and the assignment of an earlier model."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Splitting:
-    """How images were split.
+    """The result of splitting images.
 
     Args:
-        rows: of each split, sorted; calibration is part of train.
-        given: splits that the source itself gives.
-        known: images that the earlier assignment knows.
-        how: where the splits come from, in words.
-        assignment: of all these images, and of all that were assigned earlier.
+        rows: sorted image indices of each split; calibration is part of train.
+        given: splits that the source defines.
+        known: number of images that were in the earlier assignment.
+        how: description of where the splits come from.
+        assignment: split of each image, including images assigned earlier.
     """
 
     rows: dict[SplitName, Indices]
@@ -53,24 +53,25 @@ def split_images(
     *,
     strict: bool = True,
 ) -> Splitting:
-    """Split images.
+    """Split images into train, calibration, validation and test.
 
-    An image of which an earlier assignment knows the content keeps its split, wherever its source puts it now. Other images have the split
-    that their source gives; those without one, and training images where the source lacks validation or test, are split by
-    content: near duplicates of known images go where those are, the rest follow from their hash (``splits.assign``). The first time they
-    are also kept near their share of each class (``splits.cut``), and each split must have every class that it needs.
+    Images whose content is in the earlier assignment keep their split, whatever split the source now defines for them. Other images get the
+    split that the source defines. Images without one, and training images if the source lacks a validation or test split, are split by
+    content: near duplicates of images in the earlier assignment follow those, the others are assigned by their hash
+    (``splits.assign_splits``). If no image is in an earlier assignment, the split is also stratified by class (``splits.cut``), and without
+    an earlier assignment each split must contain every class that it needs.
 
     Args:
         listed: the images.
-        labels: of the images.
+        labels: labels of the images.
         hashes: SHA-256 of their files, ``(N, 32)``.
-        groups: near-duplicate group of each, ``(N,)``.
-        seed: used where there is no earlier assignment.
-        earlier: what a model keeps that these images are for.
-        strict: whether each split must have each class that it needs, where there is no earlier assignment.
+        groups: near-duplicate group of each image, ``(N,)``.
+        seed: random seed, used if there is no earlier assignment.
+        earlier: split assignment saved with the model that the images are used with.
+        strict: require every class in every split where ``labels.needed``; ignored if there is an earlier assignment.
 
     Raises:
-        DataError: it is strict, there is no earlier assignment, and a split lacks a class, or all images for training.
+        DataError: with ``strict`` and without an earlier assignment, a split lacks a class or there are no training images.
     """
     given = [item.split for item in listed]
     there = tuple(name for name in ASSIGNED_SPLITS if name in given)
@@ -118,7 +119,7 @@ def split_images(
 
 def _check_given(given: Sequence[AssignedSplit | None], there: Sequence[AssignedSplit], labels: Labels) -> None:
     """Raises:
-    DataError: splits are given, but none to train on, or one lacks a class.
+    DataError: the source defines splits, but no train split, or a split lacks a class.
     """
     if there and "train" not in there:
         raise DataError(f"only {' and '.join(there)} is given", "there must be images to train on", "add train/, or give no splits at all")
@@ -135,7 +136,7 @@ def _report_conflicts(
     given: Sequence[AssignedSplit | None],
     lacking: Sequence[AssignedSplit],
 ) -> None:
-    """Say how many known images lie in the folder of another split; those that were cut from a given train are in their place."""
+    """Log how many known images the source now puts in another split, except held-out images that were taken from a given train split."""
     conflicts: dict[tuple[AssignedSplit, AssignedSplit], list[str]] = {}
     for item, k, g in zip(listed, known, given, strict=True):
         if k is not None and g is not None and k != g and not (g == "train" and k in lacking):
@@ -157,7 +158,7 @@ def _follow_near_duplicates(
     groups: Indices,
     allowed: Sequence[AssignedSplit],
 ) -> list[int]:
-    """Give images of the pool the split of the known images that look like them: train, where those are in several. Returns the others."""
+    """Assign near duplicates of known images to the split of those, preferring train; return the images of the pool that have none."""
     of_group: dict[int, AssignedSplit] = {}
     for name in reversed(allowed):
         of_group |= {int(groups[i]): name for i, k in enumerate(known) if k == name}

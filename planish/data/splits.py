@@ -1,4 +1,4 @@
-"""Splits and folds: seeded, stratified, near duplicates on one side; splits by the content of images."""
+"""Seeded, stratified splits and folds that keep near duplicates together; splits depend on image content only."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def cut(
     *,
     strict: bool = True,
 ) -> dict[str, Indices]:
-    """Cut images into parts by the hash of their content, groups whole.
+    """Split images into parts by the hash of their content, keeping near-duplicate groups together.
 
-    Each image, or group of near duplicates, has a number between 0 and 1 that follows from its content and the seed alone, and its part
-    follows from that number, so an image that is added or taken away moves no other. There is one exception: each part has at least
-    half of its share of each class, and one image, and at most one and a half times its share. Where the numbers would have it
-    otherwise, as in classes of few images, those are moved whose numbers are nearest; there an added image may move a few.
+    Each image or group of near duplicates gets a pseudo-random number between 0 and 1 that depends on its content and the seed only, and
+    the number determines its part. Adding or removing an image therefore does not move any other, with one exception: each part gets at
+    least half and at most one and a half times its share of each class, and at least one image. Where the numbers alone would violate
+    this, as in small classes, the images with the nearest numbers are moved, so there an added image may move a few others.
 
     Args:
         targets: class of each image, ``(N,)``.
         hashes: SHA-256 of each file, ``(N, 32)``.
         groups: near-duplicate group of each image, ``(N,)``.
-        shares: part name to its share; the first part takes the rest.
+        shares: fraction of the images by part name; the first part gets the remainder.
         seed: the same seed gives the same parts.
-        class_names: for the messages.
-        strict: refuse images of which a part would lack a class.
+        class_names: class names for error messages.
+        strict: raise if a part would lack a class.
 
     Returns:
-        Part name to the sorted positions of its images; together all of them, once.
+        Sorted image indices by part name; each image is in exactly one part.
 
     Raises:
-        DataError: a class has fewer images than parts, or its near duplicates leave a part without any.
+        DataError: a class has fewer images than there are parts, or too few that are not near duplicates of each other.
     """
     names = list(shares)
     counts = np.bincount(targets, minlength=len(class_names))
@@ -72,13 +72,13 @@ def cut(
 
 
 def assign_splits(hashes: Hashes, groups: Indices, shares: Sequence[float], seed: int) -> Indices:
-    """The part of each image, ``(N,)``, by its content and the seed alone; groups whole.
+    """The part index of each image, ``(N,)``, determined by its content and the seed only; near-duplicate groups are kept together.
 
     Args:
         hashes: SHA-256 of each file, ``(N, 32)``.
         groups: near-duplicate group of each image, ``(N,)``.
-        shares: of parts 1, 2, ...; part 0 takes the rest.
-        seed: of the assignment.
+        shares: fractions of parts 1, 2, ...; part 0 gets the remainder.
+        seed: seed of the assignment.
     """
     part_of = np.searchsorted(np.cumsum(shares), _draws(hashes, groups, seed), side="right") + 1
     part_of[part_of > len(shares)] = 0
@@ -86,7 +86,7 @@ def assign_splits(hashes: Hashes, groups: Indices, shares: Sequence[float], seed
 
 
 def _draws(hashes: Hashes, groups: Indices, seed: int) -> npt.NDArray[np.float64]:
-    """A number from 0 to 1 for each image, ``(N,)``: of a group that of the member which comes first in an order that is random as well."""
+    """A pseudo-random number from 0 to 1 for each image, ``(N,)``; a group shares that of its first member in a second random order."""
     if not len(hashes):
         return np.zeros(0)
     digests = b"".join(hashlib.sha256(f"{seed}:".encode() + row.tobytes()).digest()[:16] for row in hashes)
@@ -99,7 +99,7 @@ def _draws(hashes: Hashes, groups: Indices, seed: int) -> npt.NDArray[np.float64
 
 
 def _cut(targets: Indices, draws: npt.NDArray[np.float64], groups: Indices, counts: Indices, shares: Sequence[float]) -> Indices:
-    """The part of each image; see ``cut``. Classes come in turn, the rarest first, and a group with the first of its classes."""
+    """The part index of each image; see ``cut``. Classes are placed from rarest to most common, groups with the rarest of their classes."""
     part_of = np.zeros(len(targets), dtype=np.int64)
     placed = np.zeros(len(targets), dtype=bool)
     taken = np.zeros((len(shares) + 1, len(counts)), dtype=np.int64)
@@ -122,7 +122,7 @@ def _cut(targets: Indices, draws: npt.NDArray[np.float64], groups: Indices, coun
                     _place(unit, part, part_of, placed, taken, targets)
                 else:
                     left.append(unit)
-            if not taken[part, c] and len(left) > len(shares) + 1 - part:  # all are groups too large; the others parts need one each
+            if not taken[part, c] and len(left) > len(shares) + 1 - part:  # every group is too large; keep one for each further part
                 smallest = min(left, key=len)
                 left.remove(smallest)
                 _place(smallest, part, part_of, placed, taken, targets)
@@ -138,20 +138,20 @@ def _place(unit: list[int], part: int, part_of: Indices, placed: npt.NDArray[np.
 
 
 def folds(targets: Indices, groups: Indices, count: int, seed: int, class_names: Sequence[str]) -> Indices:
-    """The fold of each image, ``(N,)``: folds of equal size, give or take one, each with its share of every class; groups whole.
+    """The fold of each image, ``(N,)``: stratified folds of equal size up to one image, with near-duplicate groups kept together.
 
     Args:
         targets: class of each image, ``(N,)``.
         groups: near-duplicate group of each image, ``(N,)``.
-        count: of folds, 2 or more.
+        count: number of folds, at least 2.
         seed: the same seed gives the same folds.
-        class_names: for the messages.
+        class_names: class names for error messages.
 
     Raises:
-        DataError: a class has fewer images, or fewer that are no near duplicates of each other, than there are folds.
+        DataError: a class has fewer images, not counting near duplicates of each other, than there are folds.
     """
     counts = np.bincount(targets, minlength=len(class_names))
-    ends = np.cumsum(counts)  # images that are left over when classes are shared out go to the folds in turn
+    ends = np.cumsum(counts)  # the remainder of each class, after equal division, goes to the folds in turn
     extra = [[(end - 1 - i) % count for i in range(number % count)] for end, number in zip(ends, counts, strict=True)]
     room = np.tile(counts // count, (count, 1)).astype(np.float64)
     for c, chosen in enumerate(extra):
@@ -170,7 +170,7 @@ def folds(targets: Indices, groups: Indices, count: int, seed: int, class_names:
 
 
 def _placed(targets: Indices, groups: Indices, room: npt.NDArray[np.float64], rng: np.random.Generator) -> Indices:
-    """The part of each image, ``(N,)``; ``room`` ``(parts, classes)`` says how many there should be."""
+    """The part index of each image, ``(N,)``; ``room``, ``(parts, classes)``, is the target number of images."""
     part_of = np.full(len(targets), -1, dtype=np.int64)
     _, group, size = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(group, kind="stable")
@@ -179,14 +179,14 @@ def _placed(targets: Indices, groups: Indices, room: npt.NDArray[np.float64], rn
     for g in several[np.argsort(-size[several], kind="stable")]:
         members = order[starts[g] : starts[g + 1]]
         takes = np.bincount(targets[members], minlength=room.shape[1])
-        overfull = np.maximum(0, takes - room).sum(axis=1)  # images that would be too many in each part
+        overfull = np.maximum(0, takes - room).sum(axis=1)  # by how many images each part would exceed its target
         part = int(np.lexsort((-(room * (takes > 0)).sum(axis=1), overfull))[0])
         part_of[members] = part
         room[part] -= takes
     for c in range(room.shape[1]):
         single = rng.permutation(np.flatnonzero((targets == c) & (part_of < 0)))
         wanted = np.maximum(0, room[1:, c]).astype(np.int64)
-        # Groups may have filled the first part beyond its room; what is left is then shared out in order.
+        # Groups may have filled the first part beyond its target; the remaining images are then distributed in order.
         ends = np.minimum(np.cumsum(wanted), len(single))
         part_of[single] = 0
         for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True), start=1):
@@ -195,7 +195,7 @@ def _placed(targets: Indices, groups: Indices, room: npt.NDArray[np.float64], rn
 
 
 def calibration(train: Indices, targets: Indices, hashes: Hashes, seed: int, size: int = CALIBRATION_IMAGES) -> Indices:
-    """A subset of ``train`` with every class in its share, at least one image each, by content; all of it where ``train`` is small."""
+    """The calibration images: a stratified subset of ``train`` chosen by content, at least one per class; all of it if it is small."""
     if len(train) <= size:
         return train
     order = train[np.argsort(_draws(hashes[train], train, seed), kind="stable")]

@@ -1,4 +1,4 @@
-"""Some images of a split: what folds and learning curves train and judge on."""
+"""Subsets of a split, used to train and evaluate folds and learning curves."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """A ``planish.task.Split`` of the images in some rows of another one; pixels are copied from those of the whole.
+    """A ``planish.task.Split`` that consists of selected images of another split; pixels are copied from that split.
 
     Args:
-        whole: the split.
-        rows: positions in it, ``(N,)``.
+        whole: the split that images are selected from.
+        rows: indices of the selected images, ``(N,)``.
     """
 
     whole: Split
@@ -38,9 +38,9 @@ class Subset:
         return len(self.rows)
 
     def images(self, spec: InputSpec, preprocessing: Preprocessing) -> Pixels:
-        """All images as the model is fed them, uint8 ``(N, h, w, C)``, in memory."""
+        """All images at the model's input size, uint8 ``(N, h, w, C)``, in memory."""
         return self.whole.images(spec, preprocessing)[self.rows]
 
     def file_bytes(self, index: int) -> bytes:
-        """The image file as it lies on disk."""
+        """The undecoded bytes of an image file."""
         return self.whole.file_bytes(int(self.rows[index]))

@@ -1,1 +1,1 @@
-"""What the images themselves allow: folds, label issues, learning curves, few-shot probes, retraining."""
+"""Data-centric tools: cross-validation, label issues, learning curves, few-shot probes, retraining."""

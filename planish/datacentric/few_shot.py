@@ -1,4 +1,4 @@
-"""How far a frozen network's features carry with few images: a linear classifier on them, learned in moments."""
+"""Few-shot evaluation of a frozen network's features: a linear classifier, trained on a few images per class."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_STRICT)
 class Shot:
-    """A classifier learned from so many images of each class.
+    """Accuracy of a linear classifier for one number of images per class.
 
     Args:
-        per_class: images.
-        accuracy: on validation, mean of all draws; the interval counts images and draws, see ``statistics.over_seeds``.
-        gain: in points, against the row before, from the same draws, its interval so wide that those of all rows hold together; None for
-            the first.
+        per_class: images per class.
+        accuracy: accuracy on validation, mean over draws; the interval covers images and draws, see ``statistics.over_seeds``.
+        gain: difference to the previous row in points, for the same draws; the intervals of all rows hold jointly. None in the first
+            row.
     """
 
     per_class: int
@@ -50,13 +50,13 @@ class Shot:
 
 @dataclass(frozen=True, config=_STRICT)
 class FewShot:
-    """What a few images per class are enough for.
+    """Accuracy for different numbers of images per class.
 
     Args:
-        draws: of training images, for each row.
-        guessing: accuracy in percent of naming the largest class.
-        shots: with more and more images.
-        notes: what was decided on the user's behalf.
+        draws: number of random draws of training images in each row.
+        guessing: accuracy of always predicting the most frequent class, in percent.
+        shots: results, by increasing number of images per class.
+        notes: decisions made on the user's behalf.
     """
 
     data: str
@@ -79,24 +79,25 @@ def few_shot(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> FewShot:
-    """Accuracy on validation of a linear classifier on the features of a frozen network, learned from a few training images per class.
+    """Measure the accuracy of a linear classifier on the features of a frozen network, trained on a few images per class.
 
-    Features are what the network's last layer is given, scaled to length 1, and the classifier is multinomial logistic regression, as in
-    Y. Tian et al., Rethinking few-shot image classification: a good embedding is all you need?, 2020 (arXiv:2003.11539).
+    Features are the input of the network's last layer, scaled to unit length, and the classifier is multinomial logistic regression, as
+    in Y. Tian et al., Rethinking few-shot image classification: a good embedding is all you need?, 2020 (arXiv:2003.11539). It is
+    evaluated on validation.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        shots: images per class; a draw of more contains that of fewer.
+        shots: numbers of images per class; larger draws contain the smaller ones.
         model: a name or ``FILE.py:factory``.
         weights: ``imagenet`` or a file.
-        image_size: pixels the network is fed; None for the images' own size, at most 224.
-        draws: of training images; 1 tells nothing about other images.
-        skip_bad: leave broken images out.
-        seed: of the data's split and the draws.
+        image_size: input size in pixels; None for the size of the images, at most 224.
+        draws: number of random draws of training images; a single draw does not show how much the result depends on the images.
+        skip_bad: skip broken images.
+        seed: seed of the split and the draws.
 
     Raises:
-        GoalError: no images are asked for, or there are no weights.
-        DataError: a class has fewer images.
+        GoalError: a number of images or draws is below 1, or there are no weights.
+        DataError: a class has fewer training images than requested.
     """
     wanted = sorted(set(shots))
     if not wanted or wanted[0] < 1 or draws < 1:
@@ -137,12 +138,12 @@ def few_shot(
 
 
 def features(module: nn.Module, spec: InputSpec, preprocessing: Preprocessing, images: Pixels) -> Floats:
-    """What the network's classifier is given for each image, averaged over positions where it is a map, scaled to length 1.
+    """Return the input of the network's classifier for each image; feature maps are averaged over positions. Scaled to unit length.
 
     Args:
-        module: takes normalised float images ``(N, C, H, W)``.
-        spec: its input.
-        preprocessing: normalisation.
+        module: takes normalized float images ``(N, C, H, W)``.
+        spec: input of the network.
+        preprocessing: normalization.
         images: uint8 ``(N, H, W, C)``.
 
     Returns:
@@ -168,13 +169,15 @@ def features(module: nn.Module, spec: InputSpec, preprocessing: Preprocessing, i
 
 
 def logistic_regression(x: npt.ArrayLike, targets: npt.ArrayLike, classes: int, c: float = 1.0) -> tuple[Floats, Floats]:
-    """Multinomial logistic regression: the least ``c * sum of cross-entropies + half the sum of squared weights``; biases are free.
+    """Fit multinomial logistic regression: minimize ``c * sum of cross-entropies + half the sum of squared weights``.
+
+    The biases are not penalized.
 
     Args:
         x: features ``(N, features)``.
-        targets: class numbers ``(N,)``.
-        classes: their number.
-        c: the larger, the less weights are held back.
+        targets: class indices ``(N,)``.
+        classes: number of classes.
+        c: inverse regularization strength.
 
     Returns:
         Weights ``(classes, features)`` and biases ``(classes,)``.
@@ -195,7 +198,7 @@ def logistic_regression(x: npt.ArrayLike, targets: npt.ArrayLike, classes: int, 
 
 
 def _rank_in_class(targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """How many earlier images have the same class, ``(N,)``."""
+    """Return how many earlier images have the same class, ``(N,)``."""
     order = np.argsort(targets, kind="stable")
     starts = np.searchsorted(targets[order], targets[order])
     ranks = np.empty(len(targets), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Cross-validation: every image of train and validation is judged by a network that has not seen it. Test stays untouched."""
+"""Cross-validation over train and validation: every image is predicted by a network that was not trained on it. Test is not used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import Recipe, apply_modifications, resolved_recipe
 
 _STRICT = ConfigDict(extra="forbid")
-TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
+TRAINED_SHARE = 0.9  # share of the budget for training; the rest is for evaluation
 
 Logits = npt.NDArray[np.float32]
 
@@ -48,12 +48,12 @@ class Fold:
     """One network, trained on all folds but one.
 
     Args:
-        repeat: from 0; another repeat has other folds and other weights to begin with.
-        fold: that it was judged on, from 0.
-        training_images: number of them.
-        accuracy: on the fold, with the interval over its images.
-        epochs: that it was trained.
-        seconds: of training.
+        repeat: index of the repetition, from 0; each one has different folds and different initial weights.
+        fold: index of the held-out fold, from 0.
+        training_images: number of training images.
+        accuracy: accuracy on the held-out fold; the interval is over its images.
+        epochs: epochs of training.
+        seconds: duration of training.
     """
 
     repeat: int
@@ -66,14 +66,14 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Folds(RunRecord):
-    """What cross-validation found; ``folds.json``.
+    """Results of cross-validation; ``folds.json``.
 
     Args:
-        recipe: that all networks were trained by, as YAML.
-        folds: of each repeat.
-        repeats: of the whole, with other folds and seeds.
-        accuracy: of networks trained on all folds but one, its interval by ``statistics.over_folds``.
-        trained: network by network.
+        recipe: recipe of all networks, as YAML.
+        folds: number of folds in each repetition.
+        repeats: number of repetitions, with different folds and seeds.
+        accuracy: accuracy of networks trained on all folds but one; its interval is that of ``statistics.over_folds``.
+        trained: one entry per network.
     """
 
     data: str
@@ -87,19 +87,19 @@ class Folds(RunRecord):
 
     @classmethod
     def load(cls, path: Path) -> Folds:
-        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        """Read ``folds.json``; raises ``BundleError`` if the file is not valid."""
         return read_result(path, Folds)
 
 
 @plain_dataclass(frozen=True)
 class OutOfFold:
-    """What networks said about images that they had not seen; ``out_of_fold.npz``.
+    """Out-of-fold predictions; ``out_of_fold.npz``.
 
     Args:
-        keys: of the images, ``(N,)``.
-        targets: class numbers ``(N,)``.
-        folds: in which an image was judged, ``(repeats, N)``.
-        logits: ``(repeats, N, classes)``.
+        keys: keys of the images, ``(N,)``.
+        targets: class indices, ``(N,)``.
+        folds: fold in which each image was held out, ``(repeats, N)``.
+        logits: predictions of the networks that were not trained on the image, ``(repeats, N, classes)``.
     """
 
     keys: npt.NDArray[np.str_]
@@ -109,22 +109,23 @@ class OutOfFold:
 
     @classmethod
     def load(cls, folder: Path) -> OutOfFold:
+        """Read ``out_of_fold.npz`` in this folder."""
         names = ("keys", "targets", "folds", "logits")
         found = read_arrays(folder / "out_of_fold.npz", names)
         return cls(**{name: found[name] for name in names})
 
 
 class FoldTrainer:
-    """Trains networks on some images of train and validation, and lets them judge others; each once.
+    """Trains networks on some images of train and validation and predicts others. Finished trainings are stored and not repeated.
 
     Args:
-        store: of finished trainings.
-        folder: where their logits lie.
-        data: of all trainings.
-        model: likewise.
-        recipe: likewise; where it leaves the precision open, that is decided once for all.
-        run: the seed of the first repeat, and whether broken images are left out.
-        seconds: of each training; None where the recipe's epochs decide.
+        store: store of finished trainings.
+        folder: folder for their logits.
+        data: data source of all trainings.
+        model: model of all trainings.
+        recipe: recipe of all trainings; if its precision is "auto", it is decided once for all of them.
+        run: seed of the first repetition, and whether broken images are skipped.
+        seconds: time limit of each training; None to train for the recipe's epochs.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class FoldTrainer:
         self.class_names = images.class_names
 
     def job(self, repeat: int) -> Job:
-        """Images, and the network with the weights with which this repeat begins."""
+        """Return the images, and the network with the initial weights of this repetition."""
         if repeat not in self._jobs:
             self._jobs.clear()
             recipe, seed = self.recipe, self.seed
@@ -152,21 +153,21 @@ class FoldTrainer:
         return self._jobs[repeat]
 
     def folds(self, count: int, repeat: int) -> Indices:
-        """The fold of each image of the pool ``(N,)``; near duplicates are in one."""
+        """Return the fold of each image of the pool, ``(N,)``; near duplicates share a fold."""
         return cut_into_folds(self.pool.targets, self.pool.groups, count, self.seed + repeat, self.class_names)
 
     def judge(self, name: str, repeat: int, learned: Indices, judged: Indices, epochs: int | None = None) -> tuple[Fold, Logits]:
-        """Train on the rows ``learned`` of the pool and judge the rows ``judged``.
+        """Train on the rows ``learned`` of the pool and predict the rows ``judged``.
 
         Args:
-            name: of this training, a file name.
-            repeat: its seed, counted from the first.
-            learned: rows of the pool.
-            judged: likewise.
-            epochs: instead of the recipe's.
+            name: name of this training, used as a file name.
+            repeat: index of the repetition, which is added to the first seed.
+            learned: training rows of the pool.
+            judged: held-out rows of the pool.
+            epochs: overrides the recipe's epochs.
 
         Returns:
-            The training, its fold not set, and logits ``(len(judged), classes)``.
+            The result, with fold 0 as a placeholder, and logits ``(len(judged), classes)``.
         """
         place, checkpoint = self.folder / f"{name}.npz", self.folder / f"{name}.checkpoint"
 
@@ -190,7 +191,7 @@ class FoldTrainer:
         settings = replace(self.recipe.training, seed=seed, epochs=epochs or self.recipe.training.epochs)
         fitted = fit(
             artifact.module, task, artifact.input_spec, artifact.preprocessing, settings, 
-            run=FitRun(checkpoint, self.seconds, validate=False),  # what is judged must not choose when to stop
+            run=FitRun(checkpoint, self.seconds, validate=False),  # the held-out images must not determine when to stop
         )  # fmt: skip
         predictor = TorchPredictor.fastest(fitted.module, artifact.preprocessing)
         found = evaluate(predictor, task, "validation", artifact.input_spec, artifact.preprocessing)
@@ -208,25 +209,26 @@ def folds(
     run: RunSettings,
     watch: Callable[[Sequence[Fold]], None] | None = None,
 ) -> Folds:
-    """How accurate networks of this recipe are on images they have not seen: stratified cross-validation over train and validation.
+    """Estimate the accuracy of a recipe on unseen images: stratified cross-validation over train and validation.
 
-    Near duplicates are in one fold. No network is evaluated on its held-out fold while it is trained, so early stopping has no effect.
+    Near duplicates share a fold. No network is evaluated on its held-out fold during training, so early stopping has no effect.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        model: its name and weights.
-        recipe: one that fits fresh or pretrained weights, where none is named.
-        folds: 2 or more; each network is trained on all but one.
-        repeats: with other folds and other seeds.
-        run: the folder, by default ``runs/folds-`` and a name made from data and model; of its budget each training has an equal share.
+        model: name and weights of the model.
+        recipe: recipe; by default one that suits random or pretrained initial weights.
+        folds: number of folds, at least 2; each network is trained on all but one.
+        repeats: number of repetitions, with different folds and seeds.
+        run: settings of the run; the folder is ``runs/folds-`` and a name made from data and model by default. The budget is divided
+            equally among the trainings.
         watch: called with the finished folds after each training.
 
     Returns:
-        What was found; also in ``folds.json``, with all logits in ``out_of_fold.npz``.
+        The results; also written to ``folds.json``, and all logits to ``out_of_fold.npz``.
 
     Raises:
-        DataError: the images cannot be cut into so many folds.
-        GoalError: there is nothing to cut.
+        DataError: the images cannot be divided into that many folds.
+        GoalError: ``folds`` is below 2 or ``repeats`` below 1.
     """
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 5 --repeats 2")

@@ -1,4 +1,4 @@
-"""Images whose label is probably wrong, listed from cross-validation."""
+"""Label issues, found with cross-validation: images whose label is probably wrong."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 
 _STRICT = ConfigDict(extra="forbid")
-_SHOWN = 200  # issues that are kept with their pixels
-_SIDE = 112  # of those, in pixels at most
+_SHOWN = 200  # number of issues whose pixels are stored
+_SIDE = 112  # maximum side of the stored images, in pixels
 
 
 @dataclass(frozen=True, config=_STRICT)
 class LabelIssue:
-    """One image whose label is probably wrong.
+    """An image whose label is probably wrong.
 
     Args:
-        key: its path below the data folder.
-        label: as given.
-        predicted: the most likely class.
-        label_probability: of the given label, in percent, by networks that were not trained on the image.
-        predicted_probability: of the most likely class, likewise.
+        key: path of the image, relative to the data folder.
+        label: given label.
+        predicted: most likely class.
+        label_probability: probability of the given label in percent, from networks that were not trained on the image.
+        predicted_probability: probability of the most likely class in percent, from the same networks.
     """
 
     key: str
@@ -52,8 +52,8 @@ class LabelIssues(RunRecord):
     """Images whose label is probably wrong; ``label_issues.json``.
 
     Args:
-        images: of train and validation, that were judged.
-        accuracy: of the networks that judged them, see ``Folds``; classes that they confuse give issues that are none.
+        images: number of images of train and validation that were checked.
+        accuracy: accuracy of the networks, see ``Folds``; classes that they confuse cause false issues.
         issues: the most likely ones first.
     """
 
@@ -65,26 +65,26 @@ class LabelIssues(RunRecord):
 
     @classmethod
     def load(cls, path: Path) -> LabelIssues:
-        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        """Read ``label_issues.json``; raises ``BundleError`` if the file is not valid."""
         return read_result(path, LabelIssues)
 
 
 def find_label_issues(
     data: str | Path, *, model: ModelSettings, recipe: RecipeSettings, folds: int = 5, repeats: int = 1, run: RunSettings
 ) -> LabelIssues:
-    """Images of train and validation whose label is probably wrong; see ``evaluation.errors.label_issues``.
+    """Find images of train and validation whose label is probably wrong; see ``evaluation.errors.label_issues``.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        model: its name and weights.
+        model: name and weights of the model.
         recipe: see ``folds``.
-        folds: likewise.
-        repeats: likewise.
-        run: the folder, by default ``runs/label-issues-`` and a name made from data and model. To resume it may be one of ``folds``, if all
-            settings are the same: nothing is trained again then.
+        folds: see ``folds``.
+        repeats: see ``folds``.
+        run: settings of the run; the folder is ``runs/label-issues-`` and a name made from data and model by default. To resume, it may
+            be the folder of a ``folds`` run with the same settings; nothing is then trained again.
 
     Returns:
-        What was found; also in ``label_issues.json``, with pixels of the first ones in ``label_issues.npz``.
+        The issues; also written to ``label_issues.json``, and the pixels of the first ones to ``label_issues.npz``.
     """
     require_classes(data, "a list of labels that are probably wrong")
     folder = job_folder(run.out, "label-issues", data, model.name)
@@ -117,7 +117,7 @@ def find_label_issues(
 
 
 def _pixels(images: ImageData, keys: list[str]) -> npt.NDArray[np.uint8]:
-    """The images of these keys, all of one size, ``(K, H, W, C)``."""
+    """Return the images with these keys, resized to the same size, ``(K, H, W, C)``."""
     shrink = min(1.0, _SIDE / max(images.typical_height, images.typical_width))
     spec = InputSpec(images.channels, max(1, round(shrink * images.typical_height)), max(1, round(shrink * images.typical_width)))
     preprocessing = Preprocessing(256, "squash", images.mean, images.std)

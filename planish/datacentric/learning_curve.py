@@ -1,4 +1,4 @@
-"""Would more images help? Networks trained on more and more of them, judged on images they have not seen."""
+"""Learning curve: networks trained on increasing numbers of images and evaluated on unseen ones, to estimate the gain of more images."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
 @dataclass(frozen=True, config=_STRICT)
 class Point:
-    """One size.
+    """Result for one number of training images.
 
     Args:
-        images: that networks were trained on.
-        epochs: that each was trained; of fewer images more, so that all sizes have equally many steps.
-        accuracy: on images that they were not trained on; the interval is that of ``statistics.over_folds``.
+        images: number of training images.
+        epochs: epochs of each training; more for fewer images, so that the number of steps is the same for all sizes.
+        accuracy: accuracy on images not used for training; the interval is that of ``statistics.over_folds``.
     """
 
     images: int
@@ -51,12 +51,12 @@ class LearningCurve(RunRecord):
     """Accuracy over the number of training images; ``learning_curve.json``.
 
     Args:
-        recipe: that all networks were trained by, as YAML; its epochs are those of all images.
-        folds: that were held out in turn.
-        repeats: of the whole, with other folds and seeds.
-        points: from few images to all.
-        power_law: ``a``, ``b`` and ``c`` of ``error = a + b * images ** -c``, error on the 0..1 scale.
-        gain: points of accuracy that twice the images are expected to bring.
+        recipe: recipe of all networks, as YAML; its epochs are those with all images.
+        folds: number of folds, held out in turn.
+        repeats: number of repetitions, with different folds and seeds.
+        points: results, from few images to all.
+        power_law: ``a``, ``b`` and ``c`` of ``error = a + b * images ** -c``, with the error from 0 to 1.
+        gain: expected gain in accuracy from twice the images, in points.
     """
 
     data: str
@@ -71,32 +71,33 @@ class LearningCurve(RunRecord):
 
     @classmethod
     def load(cls, path: Path) -> LearningCurve:
-        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        """Read ``learning_curve.json``; raises ``BundleError`` if the file is not valid."""
         return read_result(path, LearningCurve)
 
 
 def learning_curve(
     data: str | Path, *, model: ModelSettings, recipe: RecipeSettings, folds: int = 3, repeats: int = 1, run: RunSettings
 ) -> LearningCurve:
-    """Train on an eighth, a quarter, half and all of the images outside of each fold, and evaluate on the fold; test stays untouched.
+    """Train on an eighth, a quarter, half and all of the images outside each fold, and evaluate on the fold; test is not used.
 
-    Smaller sets are part of larger ones and have the same shares of classes. All sizes are trained for equally many steps: with equal
-    epochs a small set would be trained for a moment only, and its lack of training would pass for a lack of images.
+    Smaller sets are subsets of larger ones and have the same class proportions. All sizes are trained for the same number of steps: with
+    the same number of epochs, small sets would be undertrained, and this would look like a lack of images.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        model: its name and weights.
-        recipe: one that fits fresh or pretrained weights, where none is named.
-        folds: 2 or more; that many times four networks are trained.
-        repeats: with other folds and other seeds.
-        run: the folder, by default ``runs/learning-curve-`` and a name made from data and model; of its budget each training has an equal
-            share.
+        model: name and weights of the model.
+        recipe: recipe; by default one that suits random or pretrained initial weights.
+        folds: number of folds, at least 2; four networks are trained for each.
+        repeats: number of repetitions, with different folds and seeds.
+        run: settings of the run; the folder is ``runs/learning-curve-`` and a name made from data and model by default. The budget is
+            divided equally among the trainings.
 
     Returns:
-        What was found; also in ``learning_curve.json``, with all scores in ``scores.npz``.
+        The results; also written to ``learning_curve.json``, and all scores to ``scores.npz``.
 
     Raises:
-        DataError: there are too few images for an eighth of them to be trained on.
+        DataError: an eighth of the images is too few for training.
+        GoalError: ``folds`` is below 2 or ``repeats`` below 1.
     """
     if folds < 2 or repeats < 1:
         raise GoalError(f"{folds} folds, {repeats} repeats", "there are at least 2 folds and 1 repeat", "for example --folds 3 --repeats 2")
@@ -158,7 +159,7 @@ def learning_curve(
 
 
 def _nested(rows: Indices, targets: Indices, seed: int) -> Indices:
-    """The rows in a random order of which each beginning has about the same shares of classes."""
+    """Return the rows in a random order in which every prefix has about the same class proportions."""
     rng = np.random.default_rng(seed)
     place = np.empty(len(rows))
     for c in np.unique(targets[rows]):

@@ -1,4 +1,4 @@
-"""Whether a retrained network may take the place of the one that is served: two one-sided paired tests."""
+"""The test of whether a retrained network may replace the deployed one: two one-sided paired tests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ALPHA, MAX_DROP = 0.05, 2.0
 
 @dataclass(frozen=True)
 class Gate:
-    """The new network must be shown to be better on new images, and to be worse by less than ``max_drop`` points on old ones.
+    """Criteria for replacing a network: better on new images, and worse by less than ``max_drop`` points on old ones.
 
-    Each is tested at ``alpha``. A network that is no better on new images, or worse by ``max_drop`` or more on old ones, passes in at most
-    that share of attempts: the first test is exact, the second, Tango's, has that error to a good approximation. It is the error of
-    one attempt, over what test images there might have been. Attempts that are repeated until one passes have a larger one.
+    Each test has the significance level ``alpha``. A network that is no better on new images, or worse by ``max_drop`` or more on old
+    ones, passes with at most this probability: the first test is exact; for the second, Tango's, this is a good approximation. This is
+    the error rate of one attempt over random test images. Repeating attempts until one passes increases it.
 
     Args:
-        alpha: above 0, at most 0.5.
-        max_drop: points of accuracy, above 0.
+        alpha: significance level, above 0 and at most 0.5.
+        max_drop: accuracy drop in points, above 0.
     """
 
     alpha: float = ALPHA
@@ -36,11 +36,11 @@ class Gate:
             raise GoalError(f"a drop of {self.max_drop:g} points", "it lies above 0 and below 100", "for example --max-drop 2")
 
     def p_values(self, new: Floats, old: Floats, is_new: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> dict[str, float]:
-        """Of the test on ``new`` and that on ``old`` images; 1 where no image is new.
+        """Return the p-values of the tests on ``new`` and on ``old`` images; 1 for ``new`` if no image is new.
 
         Args:
             new: whether the new network is right on each test image, 0 or 1, ``(N,)``.
-            old: likewise of the one that is served.
+            old: the same for the deployed network.
             is_new: which images are new, ``(N,)``.
         """
         return {
@@ -49,11 +49,11 @@ class Gate:
         }
 
     def passed(self, p_values: dict[str, float]) -> bool:
-        """Whether both tests show what they must."""
+        """Return whether both tests are significant."""
         return max(p_values.values()) <= self.alpha
 
     def require(self, new_images: int, old_images: int) -> None:
-        """See that there are as many test images as are needed for any network to pass.
+        """Check that there are enough test images for any network to pass.
 
         Raises:
             DataError: there are too few.

@@ -1,4 +1,4 @@
-"""Retraining: a served network is trained on old and new images, and replaced if the new one is shown to be better."""
+"""Retraining: a deployed network is fine-tuned on old and new images, and replaced if the new one is shown to be better."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ _ADDED, _RETRAINED, _FIRST = "added.csv", "retrained", "first_bundle"
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Retraining:
-    """``retraining.json``: the deployed model and the one retrained with new images, compared.
+    """``retraining.json``: comparison of the deployed model and the one retrained with new images.
 
     Args:
-        old: accuracy on test of what was served, on ``old`` images, which it was made with, and on ``new`` ones, where there are any.
-        new: likewise of what was made now.
-        gain: new less old, in points, paired by image.
-        latency_ratio: old latency by new; above 1 the new one is faster.
-        p_values: of the test on ``new`` and that on ``old`` images, see ``Gate``.
-        alpha: the error of each.
-        max_drop: points that may be lost on old images.
-        replaced: whether the new bundle took the old one's place.
-        notes: what was decided on the user's behalf.
+        old: test accuracy of the deployed model on ``old`` images, which it was made with, and on ``new`` ones, if there are any.
+        new: the same for the retrained model.
+        gain: new minus old accuracy, in points, paired by image.
+        latency_ratio: old latency divided by new; above 1 the new model is faster.
+        p_values: p-values of the tests on ``new`` and on ``old`` images, see ``Gate``.
+        alpha: significance level of each test.
+        max_drop: maximum accuracy drop on old images, in points.
+        replaced: whether the new bundle replaced the old one.
+        notes: decisions made on the user's behalf.
     """
 
     old: dict[str, Measurement]
@@ -78,12 +78,12 @@ class Retraining:
 
     @property
     def better(self) -> bool:
-        """It is shown to be better on new images, and to lose less than ``max_drop`` points on old ones; see ``Gate``."""
+        """Whether it is shown to be better on new images, and to lose less than ``max_drop`` points on old ones; see ``Gate``."""
         return Gate(self.alpha, self.max_drop).passed(self.p_values)
 
     @property
     def verdict(self) -> str:
-        """In a few words."""
+        """The result in one sentence."""
         said = ", ".join(
             f"{self.gain[of].value:+.2f} points [{self.gain[of].low:.2f}, {self.gain[of].high:.2f}] on {self.gain[of].n} {of} test images"
             for of in self.gain
@@ -113,29 +113,29 @@ def retrain(
     replace_served: bool = False,
     run: RunSettings,
 ) -> Retraining:
-    """Train the network behind a bundle on old and new images, make a bundle of it by the same steps, and compare the two on test images.
+    """Train the network behind a bundle on old and new images, make a new bundle by the same steps, and compare the two on test images.
 
-    Images keep the splits that the bundle keeps, and new ones are assigned by their content, so neither network was trained on, or chosen
-    by, what they are compared on. With ``replace_served`` the new images stay with the run, whatever is found: a later retraining has
-    them as well, and starts from the network that is served then.
+    Images keep the splits stored in the bundle, and new ones are assigned by their content, so neither network was trained or selected
+    on the images that they are compared on. With ``replace_served``, the new images are kept with the run, whatever the result: the next
+    retraining includes them, and starts from the network that is deployed then.
 
     Args:
-        served: a run's folder or its bundle.
+        served: folder of a run, or its bundle.
         data: the images that it was made from.
-        added: new images with labels: a folder, or a manifest such as ``planish label-candidates`` writes and people fill in. An image that
-            is in ``data`` as well has the label that it has here.
-        recipe: of the training; fine-tuning where none is named.
+        added: new images with labels: a folder, or a manifest, such as a completed one of ``planish label-candidates``. For images that
+            are also in ``data``, the labels given here apply.
+        recipe: recipe of the training; fine-tuning by default.
         gate: the tests that the new network must pass.
-        replace_served: let the new bundle take the old one's place, if it passes.
-        run: its folder must not exist; the budget is that of the training.
+        replace_served: replace the old bundle by the new one, if it passes.
+        run: settings of the run; its folder must not exist, and the budget is that of the training.
 
     Returns:
-        What was found. The folder holds it as ``retraining.json``, ``model/``: the network, trained on, ``bundle/``: made of it, and
-        ``added.csv``: all images that were added to the first ones.
+        The comparison. The folder contains it as ``retraining.json``, the retrained network in ``model/``, its bundle in ``bundle/``,
+        and all images added so far in ``added.csv``.
 
     Raises:
-        BundleError: there is no bundle, its network or its splits are not kept, or the folder exists.
-        DataError: the new images have classes that the network lacks, or there are too few to test on.
+        BundleError: there is no bundle, its network or its splits were not kept, or the folder exists.
+        DataError: the new images have classes that the network lacks, or there are too few test images.
     """
     folder, old_bundle, seed, skip_bad, budget = (
         Path(run.out or "retrained"),
@@ -172,7 +172,7 @@ def retrain(
         "served": str(served), "data": str(data), "added": str(added), "recipe": chosen.to_yaml(), "budget": budget, "skip_bad": skip_bad,
         "seed": seed, "replace_served": replace_served,
     }  # fmt: skip
-    with resumable(folder, settings, resume=True) as checkpoint:  # the same command goes on from it
+    with resumable(folder, settings, resume=True) as checkpoint:  # the same command continues from the checkpoint
         trained = train_original(job, chosen.training, mode="always", checkpoint=checkpoint, seconds=limit).artifact
         made = plan.apply(trained, task)
         fresh = replace(opened, path=folder / "bundle", format=made.format, files=made.files)
@@ -212,10 +212,10 @@ def retrain(
 def _check(
     images: ImageData, start: Artifact, assignment: SplitAssignment, gate: Gate, replace_served: bool
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which test images are new, ``(N,)``.
+    """Return which test images are new, ``(N,)``.
 
     Raises:
-        DataError: the images are not for this network, or there are too few.
+        DataError: the images do not match this network, or there are too few.
     """
     images.require("train", "validation", "test")
     if missing := sum(assignment.counts().values()) - images.known:
@@ -237,7 +237,7 @@ def _check(
 
 
 def _network_behind(bundle: Path) -> Artifact:
-    """The network that a bundle was made from, which can be trained: that of a run, or of the retraining that made the bundle."""
+    """Return the trainable network that a bundle was made from: that of its run, or of the retraining that made the bundle."""
     run, name = bundle.parent, _name_of(bundle)
     first = run / _RETRAINED / _FIRST
     is_first = not first.is_file() or first.read_text() == name
@@ -251,9 +251,9 @@ def _network_behind(bundle: Path) -> Artifact:
 
 
 def _take_place(made: Path, bundle: Path) -> None:
-    """Let the bundle in ``made`` take the place of ``bundle``, and keep the network behind it beside that.
+    """Replace ``bundle`` by the bundle in ``made``, and store its network beside it.
 
-    The network is in place before the bundle, under a name that follows from it, so that a crash at any moment leaves a pair that fits.
+    The network is copied before the bundle, under a name derived from the bundle, so that a crash at any time leaves a matching pair.
     """
     networks, name = bundle.parent / _RETRAINED, _name_of(made / "bundle")
     before = networks / _name_of(bundle)
@@ -270,11 +270,12 @@ def _take_place(made: Path, bundle: Path) -> None:
 
 
 def _name_of(bundle: Path) -> str:
+    """Return a name derived from the bundle's description."""
     return hashlib.sha256((bundle / DESCRIPTION).read_bytes()).hexdigest()[:16]
 
 
 def _listed(source: str | Path) -> tuple[list[Listed], Inventory]:
-    """The images of a source, by their full paths, and what else it holds, which is reported."""
+    """Return the images of a source with absolute paths, and its inventory, which is reported."""
     told = read_source(source, cache_root(None), None)[1]
     assert isinstance(told, LabelledFiles)
     report_found(source, told)
@@ -282,7 +283,7 @@ def _listed(source: str | Path) -> tuple[list[Listed], Inventory]:
 
 
 def _kept(bundle: Path) -> list[Listed]:
-    """The images that earlier retrainings added."""
+    """Return the images that earlier retrainings added."""
     file = bundle.parent / _ADDED
     if not file.is_file():
         return []
@@ -292,7 +293,7 @@ def _kept(bundle: Path) -> list[Listed]:
 
 
 def _latest(first: Sequence[Listed], added: Sequence[Listed]) -> list[Listed]:
-    """All images, of which those that were added count where a first one has the same content, or is the same file; the last one of all."""
+    """Return all images without repetitions: of images with the same content, or of the same file, the last added one counts."""
     everything = [*first, *added]
     hashes, unread = content_hashes([item.path for item in everything], cache_root(None))
     contents = [item.key if i in unread else hashes[i].tobytes() for i, item in enumerate(everything)]
@@ -305,7 +306,7 @@ def _latest(first: Sequence[Listed], added: Sequence[Listed]) -> list[Listed]:
 
 
 def _keep(images: Sequence[Listed], file: Path) -> None:
-    """Write a manifest of images; of files that are in it twice the last label counts."""
+    """Write a manifest of images; if a file is listed twice, the last label counts."""
     with replacing(file) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         writer = csv.writer(opened)
         writer.writerow(["path", "label"])
@@ -313,14 +314,16 @@ def _keep(images: Sequence[Listed], file: Path) -> None:
 
 
 def _scores(model: Opened, task: Task) -> Floats:
-    """One per image of test."""
+    """Return one score per test image."""
     found = evaluate(model.predictor(threads=2), task, "test", model.input_spec, model.preprocessing)
     return np.asarray(task.scores(found.outputs, found.targets), dtype=np.float64)
 
 
 def _accuracy(scores: Floats) -> Measurement:
+    """Return the mean score in percent, with a bootstrap interval."""
     return percent("accuracy", len(scores), bootstrap_mean(scores))
 
 
 def _gain(new: Floats, old: Floats) -> Measurement:
+    """Return the paired difference in points."""
     return percent("accuracy_gain", len(new), paired_difference(new, old), unit="points")

@@ -1,1 +1,1 @@
-"""Where files run and are timed: this machine, and the processes that are timed on it."""
+"""This machine, and the processes in which models are loaded and timed."""

@@ -1,6 +1,6 @@
-"""Calls in a process of their own, bounded in time and memory: damaged model files can crash the C++ libraries that load them.
+"""Function calls in a separate process with limits of time and memory: damaged model files can crash the C++ libraries that load them.
 
-``python -m planish.devices.isolation`` is the other side: it reads the call from stdin as JSON, and writes the result to stdout as JSON.
+``python -m planish.devices.isolation`` is the child process: it reads the call from stdin as JSON, and writes the result to stdout as JSON.
 What libraries print goes to stderr.
 """
 
@@ -21,15 +21,15 @@ from planish import errors
 from planish.devices.latency_process import THREAD_VARIABLES
 from planish.errors import ExportError, ModelError, PlanishError
 
-_WAITS = 3.0  # times the processor time that it may take by the clock: the machine may be busy
+_WAITS = 3.0  # limit of wall-clock time as a multiple of that of CPU time, since the machine may be busy
 
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """What a call may take.
+    """The limits of a call.
 
     Args:
-        cpu_seconds: processor time, starting Python and importing included.
+        cpu_seconds: CPU time, including the start of Python and imports.
         memory_bytes: private memory.
     """
 
@@ -43,7 +43,7 @@ def call_isolated(function: str, arguments: Mapping[str, Any], what: str, limits
     Args:
         function: ``package.module:name``.
         arguments: its keyword arguments, JSON values only.
-        what: is loaded, for the error.
+        what: description of the file that is loaded, for the error message.
         limits: of the process.
 
     Returns:
@@ -87,7 +87,7 @@ def _refusal(what: str, how: str) -> ExportError:
 
 
 def _answer(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The reply to a call."""
+    """Make the call; returns the reply to the parent."""
     module, _, name = call["function"].partition(":")
     try:
         return {"value": getattr(importlib.import_module(module), name)(**call["arguments"])}
@@ -104,7 +104,7 @@ def _bound(call: Mapping[str, Any]) -> None:
     except ImportError:  # Windows
         return
     for kind, most in ((resource.RLIMIT_CPU, call["cpu_seconds"]), (resource.RLIMIT_DATA, call["memory_bytes"]), (resource.RLIMIT_CORE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # there may be a lower limit already
+        with contextlib.suppress(ValueError, OSError):  # a lower limit may already be set
             resource.setrlimit(kind, (most, most + 5 if kind == resource.RLIMIT_CPU else most))
 
 

@@ -1,4 +1,4 @@
-"""Which kernels ONNX Runtime really runs: read from the graph as it optimises it, not from the file's wishes."""
+"""The kernels that ONNX Runtime actually runs, read from its optimized graph instead of the file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LAYERS = _INTEGER | _FLOAT
 
 
 def exact_integers() -> dict[str, str]:
-    """Settings of an ONNX Runtime session without which its integer kernels overflow on this machine; it takes others where it has to."""
+    """ONNX Runtime's session settings that prevent overflows of integer kernels on this machine, by using other kernels if necessary."""
     return {"session.x64quantprecision": "1"} if saturates() else {}
 
 
 def silent_options() -> Any:
-    """ONNX Runtime's ``SessionOptions`` for looking into a graph: exact integers, no messages."""
+    """ONNX Runtime's ``SessionOptions`` for inspecting a graph: exact integer arithmetic, no messages."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -32,12 +32,12 @@ def silent_options() -> Any:
 
 
 def require_integers(layers: Mapping[str, int], runtime: str) -> None:
-    """Refuse a quantized file in which no convolution and no linear layer runs in integers. Every technique that makes an INT8 file calls
-    this with what it counted in that file.
+    """Refuse a quantized file in which no convolution or linear layer runs in integer arithmetic. Every technique that makes an INT8 file
+    calls this with the layer counts of the file.
 
     Args:
-        layers: how many run as ``int8`` and as ``float``.
-        runtime: that was asked.
+        layers: number of layers that run as ``int8`` and as ``float``.
+        runtime: name of the runtime, for the error message.
 
     Raises:
         TechniqueError: none runs as ``int8``.
@@ -51,7 +51,7 @@ def require_integers(layers: Mapping[str, int], runtime: str) -> None:
 
 
 def onnxruntime_kernels(file: Path | str | bytes) -> dict[str, list[str]]:
-    """Convolution and linear layers by the arithmetic they run in.
+    """The convolution and linear layers of a file by the precision in which they run.
 
     Args:
         file: an ONNX file, or its bytes.
@@ -62,7 +62,7 @@ def onnxruntime_kernels(file: Path | str | bytes) -> dict[str, list[str]]:
     import onnx
     import onnxruntime
 
-    options = silent_options()  # it warns that an optimised file fits this machine only, which is what we want to see
+    options = silent_options()  # without its warning that an optimized file is for this machine only, as intended
     options.intra_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"

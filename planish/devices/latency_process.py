@@ -1,4 +1,4 @@
-"""The parent's side of one latency worker: start it, ask it, notice that it died or hangs, end it."""
+"""The parent's side of a latency worker: starting it, sending requests, detecting that it died or hangs, and ending it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 class WorkerProcess:
-    """One process that runs one subject. Use ``close`` in any case; it never fails.
+    """One process that runs one subject. Always call ``close``; it never raises.
 
     Args:
         name: of the subject, for messages.
-        threads: the number its thread pools are given before anything is imported.
-        timeout: seconds that a request may take.
+        threads: size of its thread pools, set before anything is imported.
+        timeout: limit of a request in seconds.
     """
 
     def __init__(self, name: str, threads: int, timeout: float) -> None:
         self.name, self.timeout = name, timeout
-        # the loader must be found as it would be here, wherever this interpreter was told to look
+        # the loader must be importable as in this process, whatever its search path is
         path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": path}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close(); a pipe nobody reads would fill and block
@@ -52,21 +52,21 @@ class WorkerProcess:
         return self._process.pid
 
     def start_loading(self, loader: str, arguments: Mapping[str, Any], imports: tuple[str, ...], batch: int, images: Pixels) -> None:
-        """Ask it to load the model, without waiting; ``wait`` does that."""
+        """Request that the model is loaded; returns at once, and ``wait`` returns the reply."""
         header = {"loader": loader, "arguments": dict(arguments), "imports": list(imports), "batch": batch}
         self._send(header, np.ascontiguousarray(images))
 
     def ask(self, do: str, **header: Any) -> tuple[Header, Array | None]:
-        """One request and its reply.
+        """Send a request and return the reply.
 
         Raises:
-            ModelError: the model failed, the process died, or its time was up.
+            ModelError: the model failed, the process died, or the timeout was reached.
         """
         self._send({"do": do, **header})
         return self.wait()
 
     def wait(self) -> tuple[Header, Array | None]:
-        """The next reply; raises as ``ask`` does."""
+        """Wait for the next reply; raises the same errors as ``ask``."""
         deadline = time.monotonic() + self.timeout
         assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
@@ -93,7 +93,7 @@ class WorkerProcess:
         return header, array
 
     def close(self) -> None:
-        """Kill it; nothing it holds is worth a wait."""
+        """Kill the process; there is nothing in it that must be saved."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -105,13 +105,13 @@ class WorkerProcess:
         assert self._process.stdin is not None
         data = memoryview(pack(header | {"timeout": self.timeout}, array))
         try:
-            while data:  # an unbuffered pipe may take less than it is given
+            while data:  # a write to an unbuffered pipe may be partial
                 data = data[self._process.stdin.write(data) :]
         except BrokenPipeError:
             raise self._failure(self._death()) from None
 
     def _death(self) -> str:
-        self._process.kill()  # its pipe is closed: it is dead already, or no longer of use
+        self._process.kill()  # its pipe is closed: it is dead already, or useless
         code = self._process.wait()
         if code >= 0:
             return f"ended with exit code {code}"

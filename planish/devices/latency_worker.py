@@ -1,8 +1,7 @@
 """The process in which one subject runs. Started by ``latency_process`` as ``python -m planish.devices.latency_worker``.
 
-It speaks frames over its original stdin and stdout: two lengths, a JSON header, an array in npy format (never pickle). What libraries print
-goes to stderr. It waits in a blocking read, and leaves when that read meets the end of the pipe, which is also what the death of
-the parent looks like.
+It exchanges frames over its original stdin and stdout: two lengths, a JSON header, an array in npy format (never pickle). What libraries
+print goes to stderr. It waits in a blocking read, and exits at the end of the pipe, which also occurs when the parent dies.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Header = dict[str, Any]
 _LENGTHS = struct.Struct(">IQ")
-_WARM_SECONDS = 1.5  # at most; most models are steady after a tenth of it
-_WINDOW = 5  # calls in each of the two groups that are compared to see whether it is steady
+_WARM_SECONDS = 1.5  # limit; the latency of most models is stable after a tenth of it
+_WINDOW = 5  # calls in each of the two groups that are compared to see whether the latency is stable
 
 
 def pack(header: Header, array: Array | None = None) -> bytes:
-    """One frame."""
+    """Encode one frame."""
     body = io.BytesIO()
     if array is not None:
         np.save(body, array, allow_pickle=False)
@@ -43,10 +42,10 @@ def pack(header: Header, array: Array | None = None) -> bytes:
 
 
 def unpack(read: Callable[[int], bytes]) -> tuple[Header, Array | None]:
-    """The next frame; ``read`` returns exactly as many bytes as it is asked for.
+    """Read the next frame with ``read(size)``, which returns exactly that many bytes.
 
     Raises:
-        EOFError: the other side is gone (raised by ``read``).
+        EOFError: the other process has ended (raised by ``read``).
     """
     text, body = _LENGTHS.unpack(read(_LENGTHS.size))
     header: Header = json.loads(read(text))
@@ -54,7 +53,7 @@ def unpack(read: Callable[[int], bytes]) -> tuple[Header, Array | None]:
 
 
 def resident_bytes(peak: bool) -> int:
-    """Resident memory of this process now, or at its peak since ``reset_peak`` (since its start, where that is not supported)."""
+    """Return the resident memory of this process now, or its peak since ``reset_peak`` (or since its start, if that is not supported)."""
     try:
         with open("/proc/self/status") as status:
             fields = dict(line.split(":", 1) for line in status)
@@ -64,7 +63,7 @@ def resident_bytes(peak: bool) -> int:
 
         import psutil
 
-        # macOS counts ru_maxrss in bytes, as the others that get here do not matter to us
+        # ru_maxrss is in bytes on macOS; other systems without /proc are not supported
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if peak else int(psutil.Process().memory_info().rss)
 
 
@@ -73,15 +72,15 @@ def reset_peak() -> None:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
     except OSError:
-        pass  # not Linux, or not allowed: the peak then includes what importing took
+        pass  # not Linux, or not allowed: the peak then includes the memory of the imports
 
 
 class TimedModel:
-    """A loaded model and the images it is fed, in turn."""
+    """A loaded model and the batches of images that it runs on in turn."""
 
     def __init__(self, header: Header, images: Pixels) -> None:
         batch: int = header["batch"]
-        # a sample smaller than the batch is repeated, so that each call gets a full one
+        # a sample smaller than the batch size is repeated, so that each call gets a full batch
         images = np.concatenate([images] * -(-batch // len(images))) if len(images) < batch else images
         self.batches = [np.ascontiguousarray(images[i : i + batch]) for i in range(0, len(images) - batch + 1, batch)]
         self.next = 0
@@ -96,7 +95,7 @@ class TimedModel:
         self.predictor(self.batches[0])
 
     def run(self, calls: int) -> npt.NDArray[np.float64]:
-        """Milliseconds of each of ``calls`` inferences."""
+        """Run ``calls`` inferences and return the latency of each in milliseconds."""
         times = np.empty(calls, dtype=np.int64)
         clock, predictor, batches, start = time.perf_counter_ns, self.predictor, self.batches, self.next
         for i in range(calls):
@@ -108,7 +107,7 @@ class TimedModel:
         return times / 1e6
 
     def warm_up(self) -> float:
-        """Run until two groups of calls agree to 5%, or time is up; returns milliseconds a call."""
+        """Run until the medians of two groups of calls agree within 5%, or time is up; returns the milliseconds per call."""
         end = time.monotonic() + _WARM_SECONDS
         before, after = self.run(_WINDOW), self.run(_WINDOW)
         while abs(np.median(after) / np.median(before) - 1) > 0.05 and time.monotonic() < end:
@@ -120,14 +119,14 @@ class TimedModel:
             case "warm_up":
                 return {"call_ms": self.warm_up()}, None
             case "run":
-                self.run(1)  # refills the caches and wakes the threads after the others' turns; not counted
+                self.run(1)  # not timed: refills the caches and wakes the threads after other models ran
                 return {}, self.run(header["calls"])
             case _:
                 return {"peak_memory_bytes": max(0, resident_bytes(peak=True) - self.empty_bytes)}, None
 
 
 def main() -> None:
-    # libraries print to stdout and may read stdin: both get substitutes, and only this function keeps the real ones
+    # libraries print to stdout and may read stdin: both are replaced, and only this function keeps the original ones
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -146,7 +145,7 @@ def main() -> None:
             header, array = unpack(read)
         except EOFError:
             return
-        # the parent kills us when time is up; should it be dead by then, the alarm does
+        # the parent kills this process at the timeout; if the parent is dead by then, the alarm does
         signal.alarm(int(header["timeout"]) + 5)
         try:
             if subject is None:

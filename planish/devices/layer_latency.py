@@ -1,8 +1,9 @@
-"""What single layers cost in a runtime: the table that ranks, widths and precisions are chosen by.
+"""The latency of single layers in a runtime, the table by which ranks, widths and precisions are chosen.
 
-Each variant is written as a small ONNX file: a pooling, the layers, a global pooling. All variants and the frame without layers take
-turns, and the frame's time is taken off: what remains is the layers', free of the conversion of inputs into the runtime's own layout,
-which a layer inside a network does not pay. What the files lack is what follows in a network: fused activations and additions.
+Each variant is written as a small ONNX file: pooling, the layers, global pooling. All variants and the frame without layers are timed in
+turn, and the latency of the frame is subtracted. What remains is the latency of the layers without the conversion of inputs to the
+runtime's own layout, which a layer inside a network does not need. The files lack what follows in a network: fused activations and
+additions.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ Precision = Literal["fp32", "int8"]
 LayerPrecision = Literal["fp32", "int8", "fp32_in_int8"]
 Pair = tuple[int, int]
 
-_LOADER = "planish.export.runtimes.registry:load"  # this room runs what it is given; runtimes live above it
+_LOADER = "planish.export.runtimes.registry:load"  # by name, as this package must not import the runtimes
 _ROUNDS = 7
-_TURN_S = 0.004  # of each variant in each round
-_AT_ONCE = 24  # variants that take turns; more would lie further apart than the machine's drift
+_TURN_S = 0.004  # seconds for each variant in each round
+_AT_ONCE = 24  # variants that are timed in turn; with more, the machine's speed would drift between turns of the same variant
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ConvShape:
-    """One convolution without its values; a linear layer is a 1x1 convolution on a map of one pixel a row."""
+    """One convolution without its weights; a linear layer is a 1x1 convolution on a feature map with one pixel per row of its input."""
 
     in_channels: int
     out_channels: int
@@ -57,7 +58,7 @@ class ConvShape:
     groups: int = 1
 
     def output_size(self, size: Pair) -> Pair:
-        """Height and width of the output for those of the input."""
+        """The height and width of the output for an input of this height and width."""
         sides = (
             (n + 2 * p - d * (k - 1) - 1) // s + 1
             for n, k, s, p, d in zip(size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
@@ -68,14 +69,14 @@ class ConvShape:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Variant:
-    """Layers in a row, at a size and in a precision.
+    """A sequence of layers with an input size and a precision.
 
     Args:
-        layers: none for the frame alone.
+        layers: empty for the frame alone.
         size: height and width of the first layer's input.
         channels: of the first layer's input.
-        precision: ``int8`` puts quantize and dequantize nodes around everything, as the technique ``int8`` does; ``fp32_in_int8`` is a
-            layer that stays float between layers in INT8, and has to convert what it reads and makes.
+        precision: ``int8`` puts quantize and dequantize nodes around all layers, as the technique ``int8`` does; ``fp32_in_int8`` is for
+            float layers between INT8 layers, which have to convert their inputs and outputs.
     """
 
     layers: tuple[ConvShape, ...]
@@ -85,7 +86,7 @@ class Variant:
 
 
 def multiplications(variant: Variant) -> int:
-    """Of one image."""
+    """The MACs of a variant for one image."""
     total, size = 0, variant.size
     for shape in variant.layers:
         size = shape.output_size(size)
@@ -104,20 +105,21 @@ def layer_latencies(
     batch: int = 1,
     cache_dir: Path | None = None,
 ) -> list[float]:
-    """Milliseconds of each variant, the frame's taken off; at least a hundredth of what was timed, as a difference may fall below zero.
+    """The latency of each variant in milliseconds, after subtracting that of the frame. It is at least a hundredth of the measured
+    latency, since the difference may be negative.
 
-    What was timed once on this machine is read from its cache (one JSON file for machine, runtime, version, threads and batch); a run that
-    is resumed keeps to the times that it had.
+    Latencies are cached on this machine (in one JSON file per machine, runtime, version, threads and batch size); a resumed run keeps the
+    latencies that it used before.
 
     Args:
-        variants: each is timed once, however often it is asked for.
-        runtime: by the name that exports know it by.
-        threads: of the runtime.
-        batch: images in a batch.
+        variants: repeated ones are timed only once.
+        runtime: name of the runtime.
+        threads: number of threads of the runtime.
+        batch: batch size.
         cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
 
     Raises:
-        TechniqueError: it is not done by the deadline (``planish.deadline``).
+        TechniqueError: the deadline (``planish.deadline``) passes before all are timed.
     """
     asked = hashlib.sha256(repr((runtime, threads, batch, [_key(v) for v in variants])).encode()).hexdigest()[:16]
     return list(decide(f"times of layers:{asked}", lambda: _timed(variants, runtime, threads, batch, cache_dir)))
@@ -145,7 +147,7 @@ def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, 
                     timed = members[start : start + _AT_ONCE]
                     frame = Variant((), size, channels, precision)
                     anchor_ms, frame_ms, *rest = _take_turns([_ANCHOR, frame, *timed], runtime, threads, batch)
-                    # a machine is not equally fast every day: all times are those of the day the file was begun
+                    # the machine's speed varies: all times are scaled to its speed when the file was created
                     scale = known.setdefault("anchor", anchor_ms) / anchor_ms
                     known |= {_key(v): scale * max(ms - frame_ms, ms / 100) for v, ms in zip(timed, rest, strict=True)}
                     stage.advance(len(timed))
@@ -154,7 +156,7 @@ def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, 
 
 
 def _take_turns(variants: Sequence[Variant], runtime: str, threads: int, batch: int) -> list[float]:
-    """Median over rounds of each variant's median call in ms."""
+    """Time the variants in turn; returns the median over rounds of the median latency of each in ms."""
     module, _, function = _LOADER.partition(":")
     load = getattr(importlib.import_module(module), function)
     numbers = np.random.default_rng(0)
@@ -172,7 +174,7 @@ def _take_turns(variants: Sequence[Variant], runtime: str, threads: int, batch: 
         for _ in range(_ROUNDS):
             shuffle.shuffle(order)
             for i in order:
-                predictors[i](data[i])  # refills the caches after the others' turns; not counted
+                predictors[i](data[i])  # not timed: refills the caches after the turns of the others
                 times[i].append(float(np.median([_once(predictors[i], data[i]) for _ in range(calls[i])])))
     return [float(np.median(t)) for t in times]
 
@@ -189,7 +191,7 @@ def _calls(predictor: Predictor, data: Any) -> int:
 
 
 def _model(variant: Variant, batch: int) -> bytes:
-    """The ONNX file. Weights are noise of the size that keeps values in range; INT8 ones are stored as integers, as in a real model."""
+    """The ONNX file of a variant. Weights are random and scaled to keep values in range; INT8 weights are integers, as in a real model."""
     from onnx import TensorProto, helper, numpy_helper
 
     random_numbers = np.random.default_rng(0)
@@ -217,7 +219,7 @@ def _model(variant: Variant, batch: int) -> bytes:
         weight, bias = f"weight{number}", f"bias{number}"
         values = random_numbers.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
         if is_int8:
-            # 7 bits where 8 would overflow: the search quantizes so there, and kernels may differ
+            # 7 bits where 8 would overflow, as in the quantization of the search; kernels may differ
             scales = np.abs(values).max((1, 2, 3)).astype(np.float32) / (63 if saturates() else 127)
             constant(weight + "_q", np.round(values / scales[:, None, None, None]).astype(np.int8))
             constant(weight + "_scale", scales)
@@ -229,7 +231,7 @@ def _model(variant: Variant, batch: int) -> bytes:
         else:
             constant(weight, values)
             constant(bias, np.zeros(layer.out_channels, np.float32))
-            if has_integers:  # or ONNX Runtime would round the weights by itself, see ``mixed_precision.shield``
+            if has_integers:  # otherwise ONNX Runtime would quantize the weights, see ``mixed_precision.shield``
                 least = constant(f"least{number}", np.float32(np.finfo(np.float32).min))
                 nodes.append(helper.make_node("Clip", [last, least], [f"shielded{number}"]))
                 last = f"shielded{number}"
@@ -262,7 +264,7 @@ def _key(variant: Variant) -> str:
 def _machine_key(runtime: str, threads: int, batch: int) -> str:
     try:
         version = metadata.version(runtime.removesuffix("-default"))
-    except metadata.PackageNotFoundError:  # a third party's runtime may be called otherwise than its package
+    except metadata.PackageNotFoundError:  # a runtime may have another name than its package
         version = ""
     machine = cpu_model(), instruction_sets(), os.cpu_count()
     return hashlib.sha256(repr((*machine, runtime, version, threads, batch)).encode()).hexdigest()[:16]

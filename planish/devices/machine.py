@@ -1,4 +1,4 @@
-"""What this machine is: what a latency depends on besides the model."""
+"""A description of this machine: what latency depends on besides the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-_INSTRUCTION_SETS = {  # as the kernel lists them: as we print them
+_INSTRUCTION_SETS = {  # name in /proc/cpuinfo: name in results
     "avx2": "avx2",
     "avx512f": "avx512f",
     "avx512_vnni": "avx512_vnni",
@@ -28,7 +28,7 @@ _PACKAGES = ("planish", "torch", "torchvision", "timm", "onnx", "onnxruntime", "
 
 @cache
 def _cpuinfo() -> dict[str, str]:
-    """The first processor as Linux describes it; empty elsewhere."""
+    """The description of the first processor in ``/proc/cpuinfo``; empty on systems other than Linux."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -39,7 +39,7 @@ def _cpuinfo() -> dict[str, str]:
 
 @cache
 def cpu_model() -> str:
-    """The processor's name, ``Intel(R) Xeon(R) Platinum 8488C``."""
+    """The name of the processor, such as ``Intel(R) Xeon(R) Platinum 8488C``."""
     name = _cpuinfo().get("model name", "")
     if not name and platform.system() == "Darwin":
         name = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False).stdout.strip()
@@ -47,19 +47,19 @@ def cpu_model() -> str:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """Those that decide how fast INT8 and bf16 run here."""
+    """The supported instruction sets that determine the speed of INT8 and bf16."""
     flags = set((_cpuinfo().get("flags") or _cpuinfo().get("Features") or "").split())
     return tuple(name for flag, name in _INSTRUCTION_SETS.items() if flag in flags)
 
 
 def saturates() -> bool:
-    """Whether integer kernels add pairs of 8-bit products in 16 bits, which overflows for weights of more than 7 bits: x86 without VNNI."""
+    """Whether integer kernels add pairs of 8-bit products in 16 bits (x86 without VNNI), which overflows for weights beyond 7 bits."""
     x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
     return x86 and bool(_cpuinfo()) and not any("vnni" in name or name == "amx_int8" for name in instruction_sets())
 
 
 def describe_machine() -> dict[str, str | int | float]:
-    """Processor, memory, system and the versions of what runs models. Imports none of them, so it is quick."""
+    """Processor, memory, operating system and the versions of the libraries that run models, without importing them, so it is quick."""
     described: dict[str, str | int | float] = {
         "cpu": cpu_model(),
         "architecture": platform.machine(),

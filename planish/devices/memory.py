@@ -1,4 +1,4 @@
-"""The most memory that something takes while it runs."""
+"""The peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _EVERY_SECONDS = 0.05
 
 
 class Peak:
-    """Bytes at the most beyond what was taken before."""
+    """The peak memory in bytes, beyond what was in use before."""
 
     bytes: int = 0
 
 
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
-    """Watch this process, or the CUDA device where there is one, for the time of the block."""
+    """Measure the peak memory of this process, or of the CUDA device if there is one, while the block runs."""
     peak, done = Peak(), threading.Event()
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()

@@ -1,1 +1,1 @@
-"""What a model is worth: metrics, latency, size, and the statistics behind each interval."""
+"""Evaluation of models: metrics, latency, size, and the statistics behind each interval."""

@@ -1,4 +1,4 @@
-"""What is in an image, drawn into it: boxes with names, masks, label maps. Pillow and numpy only."""
+"""Drawing of boxes with class names, masks and label maps into images. Uses Pillow and numpy, and pycocotools for encoded masks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 
-# Colours that people with any kind of colour vision tell apart (M. Okabe and K. Ito, 2008), then lighter and darker ones of them.
+# Colours that can be distinguished with any kind of colour vision (M. Okabe and K. Ito, 2008), then lighter and darker variants.
 PALETTE = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167), (150, 150, 150),
     (255, 200, 90), (150, 215, 255), (90, 210, 175), (160, 150, 30), (90, 160, 220), (255, 150, 80), (235, 170, 205), (220, 220, 220),
 )  # fmt: skip
-LEAST_SCORE = 0.3  # of a detection that is told and drawn; what is less sure may come or go
-_SIDE = 320  # smaller images are enlarged by a whole factor up to about this
-_VEIL = 0.45  # how much a mask covers
+LEAST_SCORE = 0.3  # minimum confidence of detections that are reported and drawn
+_SIDE = 320  # smaller images are enlarged by an integer factor to at most this side
+_VEIL = 0.45  # opacity of masks
 
 
 def draw_objects(image: Pixels, objects: Objects, class_names: Sequence[str]) -> Pixels:
-    """The objects that an image holds; crowds and difficult ones are marked by their name only."""
+    """Draw the annotated objects of an image; crowds and difficult objects are marked in their name."""
     masks = None
     if objects.masks is not None:
         from pycocotools import mask as coco
@@ -37,7 +37,7 @@ def draw_objects(image: Pixels, objects: Objects, class_names: Sequence[str]) ->
 
 
 def draw_detections(image: Pixels, found: Mapping[str, Any], class_names: Sequence[str], least: float = LEAST_SCORE) -> Pixels:
-    """What was found and is surer than ``least``: ``boxes`` ``(K, 4)``, ``scores``, ``labels``, perhaps ``masks`` ``(K, h, w)``."""
+    """Draw detections with a score above ``least``: ``boxes`` ``(K, 4)``, ``scores``, ``labels``, optionally ``masks`` ``(K, h, w)``."""
     rows = [int(i) for i in np.flatnonzero(np.asarray(found["scores"]) > least)]
     names = [f"{class_names[int(found['labels'][i])]} {100 * float(found['scores'][i]):.0f}" for i in rows]
     masks = [np.asarray(found["masks"][i]) for i in rows] if "masks" in found else None
@@ -45,7 +45,7 @@ def draw_detections(image: Pixels, found: Mapping[str, Any], class_names: Sequen
 
 
 def draw_labels(image: Pixels, labels: Any, class_names: Sequence[str]) -> Pixels:
-    """A label map ``(H, W)`` laid over the image; class 0 stays clear, and so does what is ignored. The classes are named below it."""
+    """Overlay a label map ``(H, W)`` on the image, with a legend at its top; class 0 and ignored pixels stay transparent."""
     canvas = _enlarged(image)
     shown = np.asarray(Image.fromarray(np.asarray(labels, np.uint8)).resize(canvas.size, Image.Resampling.NEAREST))
     values = np.asarray(canvas, np.float32).copy()
@@ -65,7 +65,7 @@ def draw_labels(image: Pixels, labels: Any, class_names: Sequence[str]) -> Pixel
 
 
 def colour(label: int) -> tuple[int, int, int]:
-    """Of a class."""
+    """Return the colour of a class."""
     return PALETTE[label % len(PALETTE)]
 
 
@@ -84,7 +84,7 @@ def _drawn(image: Pixels, boxes: Any, labels: Any, names: Sequence[str], masks: 
         left, top, right, bottom = (float(v) for v in box)
         pen.rectangle((left, top, max(left + 1, right - 1), max(top + 1, bottom - 1)), outline=(0, 0, 0), width=4)
         pen.rectangle((left + 1, top + 1, max(left + 2, right - 2), max(top + 2, bottom - 2)), outline=colour(int(label)), width=2)
-    for box, label, name in zip(corners, labels, names, strict=True):  # above all boxes
+    for box, label, name in zip(corners, labels, names, strict=True):  # on top of all boxes
         _label(pen, (float(box[0]), max(0.0, float(box[1]) - 14)), name, colour(int(label)), font)
     return np.asarray(canvas)
 

@@ -1,4 +1,4 @@
-"""Run a model over a split and score it."""
+"""Running a model over a split and evaluating it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a model said about a split.
+    """The outputs of a model on a split.
 
     Args:
-        outputs: by name, first axis N, in the order of the split's images.
-        targets: as the split gives them.
-        task: that judges.
+        outputs: outputs by name, first axis N, in the order of the split's images.
+        targets: targets of the split.
+        task: task that computes the metrics.
     """
 
     outputs: Outputs
@@ -37,17 +37,17 @@ class Evaluated:
 
     @property
     def logits(self) -> Any:
-        """See ``class_logits``."""
+        """Logits of the images, or None; see ``class_logits``."""
         return class_logits(self.outputs, self.targets)
 
     @cached_property
     def metrics(self) -> dict[str, Measurement]:
-        """With intervals, the primary one first; computed when they are asked for: those of boxes and masks take a while."""
+        """Metrics with intervals, the primary one first; computed on first access, since those of boxes and masks take long."""
         return self.task.metrics(self.outputs, self.targets)
 
 
 def class_logits(outputs: Outputs, targets: Any) -> Any:
-    """The logits of images with one class each, ``(N, classes)``; None where outputs or targets are something else."""
+    """Return the logits ``(N, classes)`` if the targets are class indices and there are logits, else None."""
     return outputs.get("logits") if one_class_each(targets) else None
 
 
@@ -57,7 +57,7 @@ def evaluate(
     """Run ``predictor`` over all images of a split.
 
     Raises:
-        ModelError: it returns another number of rows than it was given images.
+        ModelError: the first axis of an output does not match the number of images.
     """
     split = task.split(split_name)
     images = split.images(spec, preprocessing)
@@ -81,20 +81,21 @@ def evaluate(
 def evaluate_tiled(
     predictor: Predictor, task: Task, split_name: SplitName, spec: InputSpec, preprocessing: Preprocessing, size: int, overlap: float = 0.25
 ) -> Evaluated:
-    """The same on large images, each read as it lies on disk, answered tile by tile and put together: metrics are of whole images,
-    and count all detections (``Task.uncapped``).
+    """Run ``predictor`` over the tiles of all images of a split, at full resolution, and merge the outputs of each image.
+
+    Metrics are of whole images and count all detections (``Task.uncapped``).
 
     Args:
-        predictor: of boxes, masks or label maps.
-        task: the images.
-        split_name: which of them.
-        spec: what the model is fed.
-        preprocessing: how a tile becomes that.
-        size: of a tile in pixels.
-        overlap: share of a tile that its neighbour shows as well.
+        predictor: a model that predicts boxes, masks or label maps.
+        task: task with the images.
+        split_name: name of the split.
+        spec: shape of the model's input.
+        preprocessing: how a tile becomes the model's input.
+        size: side of a tile in pixels.
+        overlap: overlap of neighbouring tiles, relative to their size.
 
     Raises:
-        ModelError: the model says something of whole images only.
+        ModelError: the model only makes predictions for whole images.
     """
     split = task.split(split_name)
     joined: dict[str, list[Any]] = {}
@@ -114,6 +115,6 @@ def evaluate_tiled(
 
 
 def _filled_up(values: list[Any]) -> list[Any]:
-    """Arrays ``(K, ...)`` with as many rows as the longest one, zeros (a score of 0 is no detection) at the end."""
+    """Pad arrays ``(K, ...)`` with zeros to the length of the longest one; a score of 0 is no detection."""
     most = max(len(value) for value in values)
     return [np.concatenate([value, np.zeros((most - len(value), *value.shape[1:]), value.dtype)]) for value in values]

@@ -1,8 +1,8 @@
-"""Latency that can be believed: every subject in a process of its own, all interleaved with the baseline, relaunched several times.
+"""Reliable latency measurements: every subject runs in a process of its own, interleaved with the baseline, over several launches.
 
-A computer's speed drifts (other tenants, heat), so subjects take turns within each round and only ratios within a round are compared.
-A process keeps the luck of its start (where its memory lies) for life, so all are started afresh a few times, and the interval is over
-launches. And a second copy of the baseline always runs along: what the machine makes of two equals is its noise floor.
+The speed of a machine drifts (other tenants, heat), so subjects take turns within each round and only ratios within a round are compared.
+Random effects of a process's start (memory layout) persist for its lifetime, so all processes are restarted a few times, and the interval
+is over launches. A second copy of the baseline is always timed as well: the difference between the two copies is the noise floor.
 
 T. Kalibera and R. Jones, Rigorous benchmarking in reasonable time, ISMM 2013.
 """
@@ -37,10 +37,10 @@ LEAST_LAUNCHES = 2
 """Fewer would leave an interval that knows nothing of the differences between launches."""
 
 _COPY = "second copy of the baseline"
-_TURN_MS = 12.0  # long against the switch from one process to another, short against the drift of the machine
+_TURN_MS = 12.0  # long compared to a process switch, short compared to the drift of the machine
 _MIN_CALLS = 3
 _ROUNDS = 5
-_BUSY_MACHINE = 10.0  # in %: with a noise floor that may lie here, differences that matter go unseen
+_BUSY_MACHINE = 10.0  # in %: with a noise floor whose interval reaches this, relevant differences go undetected
 _MAX_CALLS = 2000
 _KEPT_SAMPLES = 2000
 
@@ -50,15 +50,15 @@ class LatencySettings:
     """How latency is measured.
 
     Args:
-        threads: thread pools of each process.
-        batch: images in a batch.
-        seconds: timing for each subject, over all launches; starting the processes comes on top.
-        launches: how often all processes are started afresh, at least 2; few give wide intervals.
-        rounds: at least so many a launch, however long they take.
-        at_most: seconds for all of it, starting the processes included: once ``LEAST_LAUNCHES`` are done, no further launch begins that
-            would end later, going by those before it.
-        seed: of the order within rounds.
-        timeout: seconds that loading, warming up or one turn may take.
+        threads: number of threads of each process.
+        batch: batch size.
+        seconds: timing per subject, summed over all launches, not counting the start of processes.
+        launches: how often all processes are started, at least 2; fewer launches give wider intervals.
+        rounds: minimum number of rounds per launch, however long they take.
+        at_most: seconds for the whole measurement, including the start of processes: after ``LEAST_LAUNCHES``, no further launch starts
+            that is expected to end later.
+        seed: seed of the order within rounds.
+        timeout: maximum seconds of loading, warming up or one turn.
     """
 
     threads: int = 1
@@ -73,14 +73,14 @@ class LatencySettings:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is timed.
+    """A model to be timed.
 
     Args:
-        loader: where the function that loads it is found, ``package.module:function``; called in the subject's own process.
-        arguments: its keyword arguments, JSON values only. It returns a ``Predictor``.
-        images: a sample of what the model is fed, uint8 ``(N, H, W, C)``; batches are cut from it in order.
-        runtime: what runs it, for the measurements.
-        imports: modules of the runtime, imported before the memory of the empty process is taken.
+        loader: function that loads the model and returns a ``Predictor``, ``package.module:function``; called in the subject's own process.
+        arguments: keyword arguments of the loader, JSON values only.
+        images: sample input, uint8 ``(N, H, W, C)``; batches are taken from it in order.
+        runtime: name of the runtime, for the measurements.
+        imports: modules of the runtime, imported before the memory of the empty process is measured.
     """
 
     loader: str
@@ -92,22 +92,22 @@ class Subject:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LatencyReport:
-    """What a bench found.
+    """The outcome of a latency measurement.
 
     Args:
         baseline: name of the subject that the others are compared with.
         measurements: by subject, then by name: ``latency_ms`` (median), ``latency_p95_ms``, ``latency_ratio`` (baseline / subject, above
             1 is faster), ``peak_memory_bytes`` (peak beyond the empty runtime).
-        verdicts: by subject, against the baseline.
-        noise_floor: how far the ratio of two copies of the baseline was from 1, in %; ``high`` is the far end of its interval.
-        samples: by subject, milliseconds of single calls in the order in which they ran; evenly thinned to 2,000 at most.
-        round_medians: by subject, the median call of each round in ms, one list a launch; what ratios are made of.
-        copy_medians: the same of the second copy of the baseline; what the noise floor is made of.
+        verdicts: by subject, compared with the baseline.
+        noise_floor: deviation from 1 of the ratio of two copies of the baseline, in %; ``high`` is the largest deviation in its interval.
+        samples: by subject, latencies of single calls in ms in the order in which they ran; evenly thinned to at most 2,000.
+        round_medians: by subject, the median latency of each round in ms, one list per launch; ratios are computed from these.
+        copy_medians: the same for the second copy of the baseline; the noise floor is computed from these.
         launches: how often all processes were started.
-        rounds: rounds over all launches.
-        threads: per process.
-        batch: images in a batch.
-        seconds: how long it all took.
+        rounds: number of rounds over all launches.
+        threads: number of threads per process.
+        batch: batch size.
+        seconds: duration of the whole measurement.
     """
 
     baseline: str
@@ -124,24 +124,25 @@ class LatencyReport:
     seconds: float
 
     def ratio(self, baseline: str, subject: str) -> Measurement:
-        """Latency of any subject over that of any other, from the same rounds; above 1 where ``subject`` is faster."""
+        """Return the latency ratio of any two subjects, ``baseline`` / ``subject``, round by round; above 1 if ``subject`` is faster."""
         found = paired_ratio(self.round_medians[baseline], self.round_medians[subject])
         known = self.measurements[subject]["latency_ratio"]
         return dataclasses.replace(known, value=found.value, low=found.low, high=found.high)
 
 
 def smallest_difference(noise_floor: Measurement) -> float:
-    """In %, from which on a latency ratio is a difference: what this machine makes of two equals, two thirds of the far end of its
-    interval, or 3%, whichever is most.
+    """Return the smallest latency difference, in %, that counts as one.
+
+    It is the maximum of the noise floor, two thirds of the upper end of its interval, and 3%.
     """
     return max(noise_floor.value, (noise_floor.high or 0.0) * 2 / 3, SMALLEST_DIFFERENCE)
 
 
 def verdict(ratio: Measurement, noise_floor: Measurement) -> Verdict:
-    """Whether a latency ratio is a difference: its interval excludes 1, and it is beyond ``smallest_difference``.
+    """Classify a latency ratio: it is a difference if its interval excludes 1 and it exceeds ``smallest_difference``.
 
-    (Simulated with five launches that differ by 0.5% to 8%: equals are called different in at most 1.6% of benches; 10% is missed in 6%
-    where launches differ by 3%.)
+    (Simulated with five launches that differ by 0.5% to 8%: identical models are called different in at most 1.6% of measurements; a
+    difference of 10% is missed in 6% of them if launches differ by 3%.)
     """
     floor = 1 + smallest_difference(noise_floor) / 100
     if ratio.low is not None and ratio.low > 1 and ratio.value > floor:
@@ -152,15 +153,15 @@ def verdict(ratio: Measurement, noise_floor: Measurement) -> Verdict:
 
 
 def measure_latency(subjects: Mapping[str, Subject], baseline: str, settings: LatencySettings) -> LatencyReport:
-    """Time the subjects against the baseline. Nothing else should run on the machine meanwhile.
+    """Time the subjects against the baseline. Nothing else should run on the machine at the same time.
 
     Args:
-        subjects: by name.
-        baseline: name of one of them.
+        subjects: models by name.
+        baseline: name of the subject that ratios are relative to.
         settings: threads, batch size and time.
 
     Raises:
-        ModelError: a subject does not load, fails, dies or hangs; it is named.
+        ModelError: a subject does not load, fails, crashes or hangs; the message names it.
     """
     if baseline not in subjects:
         raise ValueError(f"the baseline {baseline!r} is not among the subjects {', '.join(subjects)}")
@@ -195,7 +196,7 @@ def measure_latency(subjects: Mapping[str, Subject], baseline: str, settings: La
                         assert times is not None
                         calls[name][-1].append(times)
                         if settings.threads > 1:
-                            sleep(0.005)  # thread pools spin for a while after their last call, and would disturb the next subject
+                            sleep(0.005)  # thread pools spin for a while after a call, which would slow down the next subject
                     done += 1
                 for name, worker in workers.items():
                     memory[name].append(float(worker.ask("memory")[0]["peak_memory_bytes"]))
@@ -223,7 +224,7 @@ def measure_latency(subjects: Mapping[str, Subject], baseline: str, settings: La
 
 
 def process_seconds(subject: Subject, settings: LatencySettings) -> float:
-    """Seconds that one process takes in one launch of ``measure_latency``: it starts, loads the file, warms up and has its turns.
+    """Return the seconds of one process in one launch of ``measure_latency``: start, load the file, warm up, and run the timed calls.
 
     Raises:
         ModelError: the file does not load or fails.
@@ -238,7 +239,7 @@ def process_seconds(subject: Subject, settings: LatencySettings) -> float:
 
 
 def _start(subjects: Mapping[str, Subject], settings: LatencySettings, stack: ExitStack) -> dict[str, WorkerProcess]:
-    """Start all processes and load all models; loading is not timed, so it goes on side by side."""
+    """Start all processes and load all models, in parallel since loading is not timed."""
     workers = {}
     for name, subject in subjects.items():
         workers[name] = WorkerProcess(name, settings.threads, settings.timeout)
@@ -254,7 +255,7 @@ def _calls_a_turn(call_ms: float) -> int:
 
 
 def _medians(launches: list[list[npt.NDArray[np.float64]]]) -> list[npt.NDArray[np.float64]]:
-    """The median call of each round, one array ``(rounds,)`` a launch."""
+    """Return the median latency of each round, one array ``(rounds,)`` per launch."""
     return [np.array([np.median(times) for times in launch]) for launch in launches]
 
 
@@ -269,13 +270,13 @@ def _ratio(baseline: list[list[npt.NDArray[np.float64]]], other: list[list[npt.N
 def noise_floor_of(
     baseline: Sequence[npt.ArrayLike], copy: Sequence[npt.ArrayLike], runtime: str = "", seed: int = 0
 ) -> Measurement:  # fmt: skip
-    """How far the ratio of two copies of one file is from 1, in %.
+    """Return the noise floor: the deviation from 1 of the latency ratio of two copies of one file, in %.
 
     Args:
-        baseline: the median call of each round, one array ``(rounds,)`` a launch.
-        copy: likewise.
-        runtime: that ran both.
-        seed: of the bootstrap, see ``paired_ratio``.
+        baseline: median latency of each round, one array ``(rounds,)`` per launch.
+        copy: the same for the second copy.
+        runtime: runtime of both.
+        seed: seed of the bootstrap, see ``paired_ratio``.
     """
     ratio = paired_ratio(baseline, copy, seed)
     apart = [abs(math.log(r)) for r in ratio]

@@ -1,4 +1,4 @@
-"""Size on disk and multiply-accumulates."""
+"""Size on disk and MACs (multiply-accumulate operations)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from planish.measurement import Measurement
 
 
 def size_bytes(files: Sequence[Path]) -> Measurement:
-    """Bytes on disk of the files that ship."""
+    """Return the size on disk of the deployed files, in bytes."""
     return Measurement("size_bytes", float(sum(f.stat().st_size for f in files)), "bytes", len(files), False)
 
 
 def macs(module: nn.Module, spec: InputSpec) -> Measurement:
-    """Multiply-accumulates of convolutions and matrix products for one image. What is fast is measured; this only helps to explain it."""
+    """Return the MACs of convolutions and matrix products for one image; they help to explain latency, which itself is always measured."""
     parameter = next(module.parameters(), torch.empty(0))
     image = torch.zeros(1, spec.channels, spec.height, spec.width, dtype=parameter.dtype, device=parameter.device)
     modes = [(m, m.training) for m in module.modules()]
@@ -28,6 +28,6 @@ def macs(module: nn.Module, spec: InputSpec) -> Measurement:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             module(image)
     finally:
-        for m, training in modes:  # frozen batch normalisation stays as it was
+        for m, training in modes:  # each module separately, so that frozen batch normalisation stays in eval mode
             m.training = training
     return Measurement("macs", counter.get_total_flops() / 2, "MACs", 1, False)

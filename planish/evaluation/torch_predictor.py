@@ -1,4 +1,4 @@
-"""A torch network as a ``Predictor``, so that it is evaluated by the same code as an exported file."""
+"""A torch network as a ``Predictor``, so that the same code evaluates networks and exported files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class TorchPredictor:
-    """Runs ``module`` on uint8 pixels ``(N, H, W, C)``, normalising them as training does.
+    """Runs ``module`` on uint8 pixels ``(N, H, W, C)``, normalised as in training.
 
-    It returns what the network's file would: float32 ``logits`` ``(N, classes)`` for a classifier.
+    It returns the same outputs as the exported file: float32 ``logits`` ``(N, classes)`` for a classifier.
 
-    The module runs where its weights are, in eval mode, and is left in the mode it was in.
+    The module runs on the device of its weights, in eval mode; afterwards its mode is restored.
 
     Args:
         module: takes normalised float images ``(N, C, H, W)``.
         preprocessing: mean and standard deviation.
-        batch_size: most images run at once; longer inputs are cut.
+        batch_size: maximum batch size; longer inputs are split.
     """
 
     def __init__(self, module: nn.Module, preprocessing: Preprocessing, batch_size: int = 256) -> None:
@@ -38,12 +38,12 @@ class TorchPredictor:
 
     @classmethod
     def fastest(cls, module: nn.Module, preprocessing: Preprocessing) -> TorchPredictor:
-        """On the accelerator, a copy, where this machine has one; otherwise where its weights are."""
+        """Return a predictor that runs a copy on the accelerator if the machine has one, else the module on the device of its weights."""
         device = Accelerator().device
         return cls(module if device.type == "cpu" else copy.deepcopy(module).to(device), preprocessing)
 
     def __call__(self, images: Pixels, advance: Callable[[int], None] = lambda done: None) -> Outputs:
-        """Run all images; ``advance`` is told how many are done after each batch."""
+        """Run all images; after each batch, ``advance`` is called with the size of the batch."""
         modes = [(m, m.training) for m in self.module.modules()]
         self.module.eval()
         found: list[dict[str, Any]] = []

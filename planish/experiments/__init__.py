@@ -1,1 +1,1 @@
-"""Fair comparisons: modifications, techniques of compression, ensembles."""
+"""Fair comparisons of modifications, compression techniques and ensembles."""

@@ -1,4 +1,4 @@
-"""A fair comparison: every arm starts from the same original, has the same recovery, and is measured beside it on test."""
+"""Fair comparison of compression strategies: every arm has the same original and the same recovery, and is measured against it on test."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from planish.training.prepare import prepare_job
 from planish.training.recipe import recipe_for
 
 _STRICT = ConfigDict(extra="forbid")
-_SECONDS, _LAUNCHES = 1.0, 4  # of timing, for each arm
+_SECONDS, _LAUNCHES = 1.0, 4  # timing of each arm: seconds in total, and number of launches
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Row:
-    """One arm and what was measured of it.
+    """An arm and its measurements.
 
     Args:
-        strategy: what the table and the plot group by.
-        level: how strong.
-        plan: the techniques, as ``Plan.to_dicts`` gives them.
+        strategy: group in the table and the plot.
+        level: strength of the compression.
+        plan: the techniques, as from ``Plan.to_dicts``.
         measurements: the task's metric and ``drop`` on test (paired, points), ``latency_ms``, ``latency_ratio`` (original / this),
-            ``size_bytes``, ``size_ratio``; empty where it was refused.
-        reason: it was refused.
+            ``size_bytes``, ``size_ratio``; empty if the arm was refused.
+        reason: why the arm was refused; empty if it was not.
     """
 
     strategy: str
@@ -59,14 +59,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Comparison(RunRecord):
-    """All arms of a comparison; ``comparison.json``.
+    """Results of all arms of a comparison; ``comparison.json``.
 
     Args:
         topic: what was compared.
         original: the baseline, exported in fp32 to the same runtime.
         rows: the arms.
-        runtime: that ran all files.
-        noise_floor: of the machine, in %.
+        runtime: runtime of all files.
+        noise_floor: noise floor of the machine, in %.
     """
 
     model: str
@@ -77,12 +77,12 @@ class Comparison(RunRecord):
     noise_floor: Measurement
 
     def save(self, path: Path) -> None:
-        """Write JSON whole, then rename it into place."""
+        """Write JSON to a temporary file, then rename it."""
         write_result(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Comparison:
-        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        """Read what ``save`` wrote; raises ``BundleError`` if the file is not valid."""
         return read_result(path, Comparison)
 
 
@@ -97,23 +97,23 @@ def compare(
     run: RunSettings,
     watch: Callable[[Sequence[Row]], None] | None = None,
 ) -> Comparison:
-    """Try the strategies of a topic at several levels, and measure what each saves and costs.
+    """Compare the strategies of a topic at several levels: accuracy drop, latency and size.
 
-    Every arm starts from the same original and is distilled for the same number of epochs. Nothing is chosen, so all of them are
-    measured on test; their files are timed in one interleaved run beside the original's.
+    Every arm starts from the same original and is distilled for the same number of epochs. Nothing is selected, so all arms are measured
+    on test; their files are timed in one interleaved run together with the original.
 
     Args:
         data: a folder with a folder per class, a manifest, or a built-in name.
         topic: ``pruning``, ``quantization`` or ``planning``.
-        model: what is compressed; a model that was already trained on these classes is not trained again.
-        original: how it is trained; the augmentation is that of the recovery, too.
-        recovery_epochs: of distillation, for every arm that trains.
-        target: where all files run.
-        run: the folder, by default ``runs/compare-`` and a name made from topic, data and model.
-        watch: called with the rows whenever one is finished.
+        model: the model to compress; a model that was already trained on these classes is not trained again.
+        original: settings for training the original; the recovery uses the same augmentation.
+        recovery_epochs: epochs of distillation, for every arm that is trained.
+        target: deployment target of all files.
+        run: settings of the run; the folder is ``runs/compare-`` and a name made from topic, data and model by default.
+        watch: called with the finished rows after each arm.
 
     Returns:
-        What was found; also in ``comparison.json``.
+        The results; also written to ``comparison.json``.
 
     Raises:
         PlanishError: the images, the model or the topic cannot be used.
@@ -122,7 +122,7 @@ def compare(
     name, seed = model.name, run.seed
     of_task = recipe_for(recipe_of(model.task or task_in(data)), model.model)
     recovery = recovery_of(of_task, epochs=recovery_epochs, augmentation=original.augmentation, seed=seed)
-    strategies_of(topic, recovery, runtime)  # refuses an unknown topic before anything is read
+    strategies_of(topic, recovery, runtime)  # raises for an unknown topic before any data is read
     if find(runtime).version() is None:
         raise RuntimeMissingError(f"{runtime} is not installed", find(runtime).install)
     folder = job_folder(run.out, f"compare-{topic}", data, name)
@@ -147,7 +147,7 @@ def compare(
         for arm in arms:
             row = partial(_row, runner, arm, runtime, baseline)
             why = store.attempt(f"arm:{arm.plan.key}", "comparing", row, (TechniqueError, ExportError))
-            # where it does not apply to this network, that is a finding
+            # that a technique does not apply to this network is a result, too
             rows.append(Row(arm.strategy, arm.level, arm.plan.to_dicts(), reason=why) if why else row())
             runner.release()
             if watch:
@@ -174,12 +174,13 @@ def compare(
 
 
 def _for(plan: Plan, runtime: str) -> Plan:
-    """The plan, with what the runtime needs at its end."""
+    """Append the conversion that the runtime needs, if any."""
     packed = any(step.name == "pack" for step in plan.steps)
     return extend(plan, ToOpenVino()) if runtime.startswith("openvino") and not packed else plan
 
 
 def _row(runner: Runner, arm: Strategy, runtime: str, baseline: Plan) -> Row:
+    """Evaluate an arm on test, without its latency."""
     plan = _for(arm.plan, runtime)
     metric = metric_of(runner.task).name
     value = runner.metrics(plan, runtime, "test")[metric]

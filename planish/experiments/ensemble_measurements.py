@@ -1,4 +1,4 @@
-"""Accuracy, cost and latency of ensembles and averages: each model scored once, networks that are built alike timed as one file."""
+"""Accuracy, cost and latency of ensembles and weight averages. Each model is scored once; identical architectures are timed as one file."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from planish.plan import Plan
 from planish.runs.runner import latency_once
 from planish.technique import Technique
 
-_SECONDS, _LAUNCHES = 1.0, 4  # of timing, for each file
+_SECONDS, _LAUNCHES = 1.0, 4  # timing of each file: seconds in total, and number of launches
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EnsembleArm:
-    """One kind of ensemble or average, and what was measured of it.
+    """An ensemble or weight average and its measurements.
 
     Args:
-        label: its name.
+        label: name.
         description: how it is made.
-        models: that the accuracy is the mean of.
-        measurements: ``accuracy`` on test; ``difference`` to the single network, paired by image and seed, its interval so wide
-            that all of the study's hold together; ``training_seconds`` of all networks that one such model needs; ``parameters``;
+        models: number of models that the accuracy is averaged over.
+        measurements: ``accuracy`` on test; ``difference`` to the single network, paired by image and seed, with intervals that hold
+            jointly for all arms of the study; ``training_seconds`` of all networks that one such model needs; ``parameters``;
             ``latency_ms``, ``latency_ratio`` (single / this), ``size_bytes`` of the exported file.
-        verdict: ``reference``, or that of ``experiment.verdict_of``; empty where nothing was measured.
-        latency_verdict: the same of its file: ``faster``, ``slower``, ``no difference``; empty where it was not exported.
-        reason: it failed, or was not exported.
+        verdict: ``reference``, or that of ``experiment.verdict_of``; empty if nothing was measured.
+        latency_verdict: verdict on the latency of its file: ``faster``, ``slower``, ``no difference``; empty if it was not exported.
+        reason: why it failed or was not exported; empty otherwise.
     """
 
     label: str
@@ -58,7 +58,7 @@ class EnsembleArm:
 
 
 class EnsembleMethod(NamedTuple):
-    """What makes one model of an arm, by its number; there are ``models`` of them."""
+    """How the models of an arm are made: ``build`` takes an index below ``models``."""
 
     label: str
     description: str
@@ -67,21 +67,21 @@ class EnsembleMethod(NamedTuple):
 
 
 class Bench:
-    """Scores and exports what the arms build; each model once. Networks that are built alike share one file."""
+    """Evaluates and exports the models of the arms, each once. Models with the same architecture share one file."""
 
     def __init__(self, members: Members, folder: Path, runtime: str, threads: int, batch: int) -> None:
         self.members, self.store, self.folder = members, members.store, folder
         self.runtime, self.threads, self.batch = runtime, threads, batch
         self._scores: dict[str, Any] = {}
-        self._files: dict[str, str] = {}  # of each arm
+        self._files: dict[str, str] = {}  # name of the file of each arm
 
     def measured(self, method: EnsembleMethod) -> EnsembleArm:
-        """The arm without its latency."""
+        """Return the results of an arm, without its latency."""
 
         def models() -> list[dict[str, float]]:
             return [self._model(method, number) for number in range(method.models)]
 
-        # without the single network there is nothing to compare with
+        # errors of the single network are raised: without it there is nothing to compare with
         if self._scores and (why := self.store.attempt(f"models:{method.label}", "training", models)):
             return EnsembleArm(method.label, method.description, reason=f"failed: {why}")
         rows = models()
@@ -99,7 +99,7 @@ class Bench:
         return arm
 
     def timed(self, arms: Sequence[EnsembleArm]) -> tuple[list[EnsembleArm], Measurement]:
-        """The arms with differences and latency, and the noise floor of the machine."""
+        """Return the arms with differences and latency, and the noise floor of the machine."""
         files = {name: (partial(load_artifact, self.folder / name), self.runtime) for name in dict.fromkeys(self._files.values())}
         settings = LatencySettings(self.threads, self.batch, _SECONDS, _LAUNCHES)
         report = latency_once(self.store, "-".join(files), self.members.task, files, self._files[arms[0].label], settings)
@@ -122,7 +122,7 @@ class Bench:
         return found, report.noise_floor
 
     def _model(self, method: EnsembleMethod, number: int) -> dict[str, float]:
-        """Score one model on test; tells what it took."""
+        """Score one model on test; return its training seconds and number of parameters."""
 
         def work() -> dict[str, float]:
             built = method.build(number)
@@ -142,7 +142,7 @@ class Bench:
         return read_arrays(self._file(method, number))["scores"]
 
     def _export(self, method: EnsembleMethod) -> str:
-        """Write the arm's first model as one file; the name of its folder."""
+        """Write the arm's first model as one file; return the name of its folder."""
 
         def work() -> str:
             module = method.build(0).module

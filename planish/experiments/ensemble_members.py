@@ -1,4 +1,4 @@
-"""The networks that ensembles and averages are made of, each trained once and kept on disk."""
+"""The networks of ensembles and weight averages, each trained once and stored on disk."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from planish.training.schedules.averaging import fit_statistics
 from planish.training.settings import FitSettings
 
 COPIES = 3
-COPY_SHARE = 0.25  # of a training, that a copy for a soup is trained on
+COPY_SHARE = 0.25  # additional training of each copy for a soup, as a share of a full training
 SWA_SHARE = 0.25
-_EMA_DECAY = 0.99  # where the recipe has none
-_COPY_RATE = 0.2  # of the highest: a rate that leaves the basin makes no soup
+_EMA_DECAY = 0.99  # if the recipe has none
+_COPY_RATE = 0.2  # share of the highest rate: copies that leave the basin cannot be averaged
 _MOST_CYCLES = 3
 
 
 @dataclass(frozen=True)
 class Built:
-    """A network, or several as one, in eval mode; and the seconds of all the training that it needed."""
+    """A network, or several combined in one module, in eval mode, and the seconds of all the training that it needed."""
 
     module: nn.Module
     seconds: float
 
 
 class Members:
-    """Trains what an arm needs, by the number of its seed from 0.
+    """Trains the networks of the arms; ``number`` is the index of the seed, from 0.
 
     Args:
-        trainer: prepares images and networks, and knows the seconds of a training where the clock decides.
+        trainer: prepares images and networks, and has the time limit of a training, if there is one.
         arm: model, weights and recipe.
-        folder: where the trained networks lie.
-        seed: the first.
-        seeds: how many networks an ensemble has.
+        folder: folder for the trained networks.
+        seed: first seed.
+        seeds: number of networks in an ensemble.
     """
 
     def __init__(self, trainer: Trainer, arm: Arm, folder: Path, seed: int, seeds: int) -> None:
@@ -57,24 +57,29 @@ class Members:
         self.task: Task = job.task
 
     def single(self, number: int) -> Built:
+        """Return the network with its last weights."""
         return self._one("single", number, self.plain)
 
     def ema(self, number: int) -> Built:
+        """Return the network with the exponential moving average of its weights."""
         return self._one("ema", number, replace(self.plain, ema_decay=self.ema_decay))
 
     def swa(self, number: int) -> Built:
+        """Return the network with the average of its weights at the end of training."""
         return self._one("swa", number, replace(self.plain, swa_share=SWA_SHARE))
 
     def snapshots(self, number: int) -> Built:
+        """Return the ensemble of the snapshots of one training with several cycles."""
         networks, seconds = self._trained("snapshots", number, replace(self.plain, cycles=self.cycles))
         return Built(Ensemble(networks).eval(), seconds)
 
     def views(self, number: int, shift: int) -> Built:
+        """Return the single network with test-time augmentation."""
         one = self.single(number)
         return replace(one, module=Views(one.module, flip=self.plain.flip, shift=shift).eval())
 
     def trained_on(self, number: int, copy: int = 0) -> Built:
-        """A copy of the single network after some more training, at a lower rate and in an order of its own."""
+        """Return a copy of the single network after more training, with a lower learning rate and its own order of images."""
         start, settings = self.single(number), self.plain
         settings = replace(
             settings,
@@ -87,7 +92,7 @@ class Members:
         return replace(more, seconds=start.seconds + more.seconds)
 
     def soup(self, number: int, greedy: bool) -> Built:
-        """Of copies of one network."""
+        """Return the soup of fine-tuned copies of one network."""
         copies = [self.trained_on(number, copy) for copy in range(COPIES)]
         once = self.single(number).seconds
         networks = [copy.module for copy in copies]
@@ -95,22 +100,23 @@ class Members:
         return Built(soup.module, once + sum(copy.seconds - once for copy in copies))
 
     def soup_of_seeds(self, number: int) -> Built:
+        """Return the uniform soup of the single networks of all seeds."""
         every = [self.single(i) for i in range(self.seeds)]
         return Built(self._uniform([one.module for one in every]).module, sum(one.seconds for one in every))
 
     def ensemble(self, number: int, count: int) -> Built:
-        """``count`` networks, from that one on."""
+        """Return the ensemble of ``count`` single networks, starting with this one."""
         every = [self.single((number + i) % self.seeds) for i in range(count)]
         return Built(Ensemble([one.module for one in every]).eval(), sum(one.seconds for one in every))
 
     def student(self, number: int) -> Built:
-        """Fresh weights, the same as the single network's, taught by the ensemble of all seeds."""
+        """Return a network with the same initial weights as the single network, distilled from the ensemble of all seeds."""
         teacher = self.ensemble(0, self.seeds)
         learned = self._one("student", number, self.plain, teacher=Teacher(teacher.module))
         return replace(learned, seconds=teacher.seconds + learned.seconds)
 
     def scores(self, module: nn.Module, split: SplitName) -> Scores:
-        """One score per image ``(N,)``."""
+        """Return one score per image, ``(N,)``."""
         spec, preprocessing = self.artifact.input_spec, self.artifact.preprocessing
         found = evaluate(TorchPredictor.fastest(module, preprocessing), self.task, split, spec, preprocessing)
         return np.asarray(self.task.scores(found.outputs, found.targets))
@@ -138,14 +144,14 @@ class Members:
         start: nn.Module | None = None,
         teacher: Teacher | None = None,
     ) -> tuple[list[nn.Module], float]:
-        """All snapshots of one training, and its seconds.
+        """Return all snapshots of one training, and its seconds.
 
         Args:
-            method: its name.
-            number: of the seed.
-            settings: their seed is added to the training's.
-            share: of the seconds of a training, where the clock decides.
-            start: what is trained; None for fresh weights.
+            method: name of the method.
+            number: index of the seed.
+            settings: settings of the training; the training's seed is added to theirs.
+            share: share of the time limit of a training, if there is one.
+            start: network to train; None for the initial weights.
             teacher: see ``fit``.
         """
         folder = self._folder / f"{method.replace(' ', '-')}-{number}"

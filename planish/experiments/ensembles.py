@@ -1,4 +1,4 @@
-"""What ensembles and averages of weights bring, and what they cost: more than one network, one after another, beside a single one."""
+"""Comparison of ensembles and weight averages with a single network: accuracy, training cost and latency."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from planish.settings import DeploymentTarget, ModelSettings, RecipeSettings, Ru
 from planish.training.recipe import Recipe, load_recipe, set_values
 
 _STRICT = ConfigDict(extra="forbid")
-_TRAINED_SHARE = 0.8  # of the budget; the rest is for evaluating and measuring
-_WHOLE_TRAININGS = 5  # a seed: single, EMA, SWA, snapshots, student
+_TRAINED_SHARE = 0.8  # share of the budget for training; the rest is for evaluation and timing
+_WHOLE_TRAININGS = 5  # per seed: single, EMA, SWA, snapshots, student
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EnsembleStudy(RunRecord):
-    """All arms; ``ensembles.json``. The first is the single network.
+    """Results of all arms; ``ensembles.json``. The first arm is the single network.
 
     Args:
-        recipe: that all are trained by, as YAML.
-        seeds: networks in an ensemble, and models of each arm that has one per seed.
-        budget: of each training, in words.
-        runtime: that ran all files.
-        noise_floor: of the machine, in %.
+        recipe: recipe of all trainings, as YAML.
+        seeds: number of networks in an ensemble, and of models of each arm that has one per seed.
+        budget: budget of each training, as text.
+        runtime: runtime of all files.
+        noise_floor: noise floor of the machine, in %.
     """
 
     data: str
@@ -51,17 +51,17 @@ class EnsembleStudy(RunRecord):
     noise_floor: Measurement
 
     def save(self, path: Path) -> None:
-        """Write JSON whole, then rename it into place."""
+        """Write JSON to a temporary file, then rename it."""
         write_result(path, self)
 
     @classmethod
     def load(cls, path: Path) -> EnsembleStudy:
-        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        """Read what ``save`` wrote; raises ``BundleError`` if the file is not valid."""
         return read_result(path, EnsembleStudy)
 
 
 def _ways(members: Members) -> list[EnsembleMethod]:
-    """All arms, the single network first."""
+    """Return the methods of all arms, the single network first."""
     seeds, copies = members.seeds, f"{COPIES} copies of the single network, each trained on for {COPY_SHARE:.0%} of its training"
     views = "mean of the probabilities for the image"
     mirrored = " and its mirror image" if members.plain.flip else ""
@@ -106,21 +106,21 @@ def ensembles(
     run: RunSettings,
     watch: Callable[[Sequence[EnsembleArm]], None] | None = None,
 ) -> EnsembleStudy:
-    """Train one network several times and in several ways, and measure what several sets of weights bring and cost.
+    """Train a network several times, and compare ensembles and weight averages with a single network in accuracy and cost.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        model: its name and weights.
-        recipe: of each training; its averages of weights are omitted.
-        seeds: networks in an ensemble.
-        epochs: of each training; None for an equal share of the budget.
-        target: where all files run.
-        run: the folder, by default ``runs/ensembles-`` and a name made from data and model; its seed is that of the split, and the first of
-            the trainings'.
-        watch: called with the arms whenever one is finished.
+        model: name and weights of the model.
+        recipe: recipe of each training; its settings for weight averaging are ignored.
+        seeds: number of networks in an ensemble, at least 2.
+        epochs: epochs of each training; None for an equal share of the budget.
+        target: deployment target of all files.
+        run: settings of the run; the folder is ``runs/ensembles-`` and a name made from data and model by default. Its seed is that of
+            the split and of the first training.
+        watch: called with the finished arms after each arm.
 
     Returns:
-        What was found; also in ``ensembles.json``.
+        The results; also written to ``ensembles.json``.
 
     Raises:
         PlanishError: the images, the model or the runtime cannot be used.

@@ -1,4 +1,4 @@
-"""A fair experiment over modifications: arms that differ in nothing but what is varied, trained with the same seeds and the same budget."""
+"""Fair experiments on modifications: arms that differ only in the varied factors, trained with the same seeds and the same budget."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from planish.training.recipe import NOTHING, Recipe, full_key, load_recipe, pars
 
 _STRICT = ConfigDict(extra="forbid")
 _MOST_ARMS = 64
-_HOPELESS_POINTS = 5.0  # behind the best on validation, for sure
-_TOO_WIDE_POINTS = 3.0  # to either side: an interval that says neither that there is a difference nor that there is none
+_HOPELESS_POINTS = 5.0  # an arm is stopped if its whole interval is further behind the best on validation
+_TOO_WIDE_POINTS = 3.0  # half width; a wider interval shows neither a difference nor its absence
 TOO_FEW = "too few seeds to tell"
-_MODEL, _WEIGHTS = "model", "weights"  # factors that are no part of a recipe
-GIVEN = "given"  # as a value of weights: those of --weights
-_TRAINED_SHARE = 0.9  # of the budget; the rest is for evaluating
+_MODEL, _WEIGHTS = "model", "weights"  # factors that are not part of a recipe
+GIVEN = "given"  # value of the factor "weights": those of --weights
+_TRAINED_SHARE = 0.9  # share of the budget for training; the rest is for evaluation
 
 Design = Literal["factorial", "one"]
 Values = dict[str, Any]
@@ -44,12 +44,12 @@ Values = dict[str, Any]
 
 @plain_dataclass(frozen=True)
 class ExperimentSettings:
-    """How an experiment is laid out.
+    """Layout of an experiment.
 
     Args:
-        design: ``factorial``, or ``one`` factor at a time.
-        seeds: trainings of each arm.
-        epochs: of each training; None for an equal share of the budget.
+        design: ``factorial`` for all combinations of values, ``one`` to vary one factor at a time.
+        seeds: number of trainings of each arm.
+        epochs: epochs of each training; None for an equal share of the budget.
     """
 
     design: Design = "factorial"
@@ -59,17 +59,17 @@ class ExperimentSettings:
 
 @dataclass(frozen=True, config=_STRICT)
 class ArmResult:
-    """One arm and what was measured of it.
+    """An arm and its measurements.
 
     Args:
-        label: what is different about it, in words.
-        values: what is varied, by key: ``{"modifications.activation": "elu"}``.
+        label: how it differs from the others, as text.
+        values: values of the varied factors: ``{"modifications.activation": "elu"}``.
         trainings: one per seed.
-        measurements: the task's metric on test, mean of all seeds; ``difference`` to the reference, paired by seed and image, its
-            interval so wide that all of the experiment's hold together; ``seconds_per_epoch``; ``peak_memory_bytes``; ``parameters``.
-            Intervals count images and seeds; with one seed they are everything that is possible, see ``statistics.over_seeds``.
-        verdict: ``reference``, ``better``, ``worse``, ``no difference``, ``too few seeds to tell``; empty where nothing was measured.
-        reason: it was refused, failed, or got no further seed.
+        measurements: the task's metric on test, mean over seeds; ``difference`` to the reference, paired by seed and image, with
+            intervals that hold jointly for all arms of the experiment; ``seconds_per_epoch``; ``peak_memory_bytes``; ``parameters``.
+            Intervals cover images and seeds; with one seed they span all possible values, see ``statistics.over_seeds``.
+        verdict: ``reference``, ``better``, ``worse``, ``no difference``, ``too few seeds to tell``; empty if nothing was measured.
+        reason: why it was refused, failed or was stopped early; empty otherwise.
     """
 
     label: str
@@ -82,13 +82,13 @@ class ArmResult:
 
 @dataclass(frozen=True, config=_STRICT)
 class Effect:
-    """What one value of a factor changes on average over all values of the others.
+    """The main effect of one value of a factor: its average change over all values of the other factors.
 
     Args:
-        key: of the factor.
-        value: of the factor.
-        seeds: trainings of each arm that it is made of.
-        difference: in points, against the factor's first value.
+        key: the factor.
+        value: the value.
+        seeds: number of trainings of each arm in the average.
+        difference: difference to the factor's first value, in points.
     """
 
     key: str
@@ -99,15 +99,15 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Experiment(RunRecord):
-    """All arms of an experiment; ``experiment.json``. The first arm is the reference.
+    """Results of all arms of an experiment; ``experiment.json``. The first arm is the reference.
 
     Args:
-        recipe: what all arms share, as YAML.
-        factors: values by key.
+        recipe: recipe of all arms, as YAML.
+        factors: values by factor.
         design: ``factorial`` for all combinations of values, ``one`` for one factor at a time.
-        seeds: trainings of an arm that were asked for.
-        budget: of each training, in words.
-        effects: of single factors, where all their values were combined.
+        seeds: requested number of trainings of each arm.
+        budget: budget of each training, as text.
+        effects: main effects of the factors, if all values were combined.
     """
 
     data: str
@@ -121,20 +121,20 @@ class Experiment(RunRecord):
     effects: list[Effect]
 
     def save(self, path: Path) -> None:
-        """Write JSON whole, then rename it into place."""
+        """Write JSON to a temporary file, then rename it."""
         write_result(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Experiment:
-        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        """Read what ``save`` wrote; raises ``BundleError`` if the file is not valid."""
         return read_result(path, Experiment)
 
 
 def factors_of(vary: Sequence[str]) -> dict[str, list[Any]]:
-    """``["activation=relu,elu"]`` as ``{"modifications.activation": ["relu", "elu"]}``.
+    """Parse ``["activation=relu,elu"]`` to ``{"modifications.activation": ["relu", "elu"]}``.
 
     Raises:
-        GoalError: it is no such assignment, or gives a factor fewer than two values.
+        GoalError: the text is not such an assignment, gives fewer than two values, or a factor is given twice.
         PlanError: there is no such factor.
     """
     factors: dict[str, list[Any]] = {}
@@ -151,15 +151,14 @@ def factors_of(vary: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def arms_with(factors: Mapping[str, Sequence[Any]], design: Design) -> list[Values]:
-    """What each arm sets; the first has the first value of every factor.
+    """Return the values of each arm; the first arm has the first value of every factor.
 
     Args:
-        factors: values by key.
+        factors: values by factor.
         design: ``factorial`` for all combinations of values, ``one`` for one factor at a time.
-        design: ``factorial`` combines all values with all others, ``one`` changes one factor at a time.
 
     Raises:
-        GoalError: there are too many.
+        GoalError: there are too many arms.
     """
     if design == "factorial":
         arms = [dict(zip(factors, values, strict=True)) for values in itertools.product(*factors.values())]
@@ -181,24 +180,24 @@ def experiment(
     run: RunSettings,
     watch: Callable[[Sequence[ArmResult]], None] | None = None,
 ) -> Experiment:
-    """Train every arm with every seed, and compare them.
+    """Train every arm with every seed, and compare the arms.
 
-    Trainings of one seed begin with the same random state and see images in the same order. The budget is the same for all: epochs where
-    they are given, else seconds. An arm whose interval, over two seeds or more, is more than 5 points behind the best on validation gets no
-    further seed.
+    Trainings with the same seed start from the same random state and use the images in the same order. All have the same budget: epochs
+    if they are given, otherwise seconds. An arm is stopped early if, after two seeds or more, its interval is more than 5 points behind
+    the best arm on validation.
 
     Args:
         data: a folder, a manifest or a built-in name.
-        factors: values by key, the reference first; see ``factors_of``.
-        model: its name and weights may be factors too: of weights ``given`` for these and ``none`` for fresh ones.
-        recipe: what all arms share; the task's own, or ``scratch-small``, where none is named.
-        plan: how values are combined, seeds, epochs.
-        run: the folder, by default ``runs/vary-`` and a name made from the factors, data and model; its seed is that of the split, and the
-            first of the trainings'.
+        factors: values by factor, the reference value first; see ``factors_of``.
+        model: name and weights, which may be factors as well; the weights ``given`` are these, and ``none`` is random initialization.
+        recipe: recipe of all arms; by default the one of the task, or ``scratch-small``.
+        plan: design, seeds, epochs.
+        run: settings of the run; the folder is ``runs/vary-`` and a name made from the factors, data and model by default. Its seed is
+            that of the split and of the first training.
         watch: called with the arms after each training.
 
     Returns:
-        What was found; also in ``experiment.json``.
+        The results; also written to ``experiment.json``.
 
     Raises:
         PlanishError: the images, the model or a factor cannot be used.
@@ -260,36 +259,37 @@ def experiment(
 
 
 def short_key(key: str) -> str:
-    """``activation`` for ``modifications.activation``."""
+    """Return ``activation`` for ``modifications.activation``."""
     return key.removeprefix("modifications.").removeprefix("training.")
 
 
 def short_value(value: Any) -> str:
-    """A value as the command line has it."""
+    """Format a value as on the command line."""
     if isinstance(value, Mapping):
         return " ".join(f"{key}={inner}" for key, inner in value.items())
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def _label(values: Values, first: Values, design: Design) -> str:
-    """``activation=elu, norm=group``; where one factor is varied at a time, that one only."""
+    """Return ``activation=elu, norm=group``; if one factor is varied at a time, only that one."""
     shown = {key: value for key, value in values.items() if design == "factorial" or len(values) == 1 or value != first[key]}
     return ", ".join(f"{short_key(key)}={short_value(value)}" for key, value in shown.items()) or "the reference"
 
 
 def _arm(model: str, weights: str, base: Recipe, values: Values) -> Arm:
+    """Return the model, weights and recipe of an arm."""
     assignments = [f"{key}={json.dumps(value)}" for key, value in values.items() if key not in (_MODEL, _WEIGHTS)]
     chosen = str(values.get(_WEIGHTS, GIVEN))
     return Arm(str(values.get(_MODEL, model)), {GIVEN: weights, NOTHING: ""}.get(chosen, chosen), set_values(base, assignments))
 
 
 def _whole(arm: ArmResult) -> int:
-    """Trials that gave a trained network."""
+    """Return the number of trainings that did not fail."""
     return sum(not training.error for training in arm.trainings)
 
 
 def _without_hopeless(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer) -> list[ArmResult]:
-    """Arms that are far behind the best on validation get no further seed; the reference always does."""
+    """Stop arms that are far behind the best on validation; the reference always continues."""
     scores = {i: trainer.scores(arm, count, "validation") for i, arm in enumerate(arms) if (count := _whole(found[i]))}
     if not scores:
         return list(found)
@@ -310,7 +310,7 @@ def _without_hopeless(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: 
 
 
 def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer) -> list[ArmResult]:
-    """The arms with what was measured of them so far."""
+    """Return the arms with their measurements so far."""
     counts = [_whole(arm) for arm in found]
     scores = [trainer.scores(arm, count, "test") if count else None for arm, count in zip(arms, counts, strict=True)]
     comparisons = max(1, sum(count > 0 for count in counts[1:]))
@@ -339,11 +339,11 @@ def _measured(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer)
 
 
 def verdict_of(difference: Interval, seeds: int) -> str:
-    """What a difference comes to: ``better``, ``worse``, ``no difference``, or ``too few seeds to tell``.
+    """Return the verdict on a difference: ``better``, ``worse``, ``no difference``, or ``too few seeds to tell``.
 
     Args:
-        difference: of ``statistics.over_seeds``, on the 0..1 scale.
-        seeds: trainings of each arm that it was measured with; one is always too few.
+        difference: interval of ``statistics.over_seeds``, from -1 to 1.
+        seeds: number of trainings of each arm; one is always too few.
     """
     if seeds < 2:
         return TOO_FEW
@@ -355,7 +355,7 @@ def verdict_of(difference: Interval, seeds: int) -> str:
 
 
 def _effects(found: Sequence[ArmResult], arms: Sequence[Arm], trainer: Trainer, factors: Mapping[str, Sequence[Any]]) -> list[Effect]:
-    """Of each value of a factor, from the pairs of arms that differ in that factor only and were trained most often."""
+    """Return the effects of all values, each from the pairs of arms that differ in this factor only and have the most trainings."""
     scores = {i: trainer.scores(arm, count, "test") for i, arm in enumerate(arms) if (count := _whole(found[i]))}
     comparisons = sum(len(values) - 1 for values in factors.values())
     effects = []

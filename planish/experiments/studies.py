@@ -1,4 +1,4 @@
-"""Ready-made experiments: what people most often wonder about, each with the network on which it shows."""
+"""Ready-made experiments on common questions, each with a network on which the effect is visible."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from planish.training.recipe import NOTHING
 
 @dataclass(frozen=True)
 class Study:
-    """One question.
+    """A ready-made experiment.
 
     Args:
-        question: in words.
-        factors: values by key, the reference first.
-        model: the network.
-        changes: of the recipe, for all arms.
-        design: see ``experiment.arms_of``.
-        recipe: what all arms share.
+        question: the question that it answers.
+        factors: values by factor, the reference value first.
+        model: name of the network.
+        changes: changes to the recipe, for all arms.
+        design: see ``experiment.arms_with``.
+        recipe: recipe of all arms.
     """
 
     question: str

@@ -1,4 +1,4 @@
-"""What ``planish compare`` tries of each topic: strategies, each at several levels, all followed by the same recovery."""
+"""Topics of ``planish compare``: strategies at several levels, with the same recovery for all."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Strategy:
     """One strategy at one level.
 
     Args:
-        strategy: its name in the table.
-        level: how strong: ``channels −50 %``; empty where the strategy says all.
-        plan: from the original to the ONNX file, packed where only that makes it smaller.
+        strategy: name in the table.
+        level: strength, such as ``channels −50 %``; empty if the strategy has one level only.
+        plan: from the original to the ONNX file, with ``Pack`` where the file is not smaller without it.
     """
 
     strategy: str
@@ -45,7 +45,7 @@ class Strategy:
 
 
 def pruning(recovery: Distill, runtime: str) -> list[Strategy]:
-    """Structured and unstructured pruning at three levels; random channels are the control."""
+    """Return arms with structured and unstructured pruning at three levels; random channels are the control."""
     arms: list[Strategy] = []
 
     def add(strategy: str, *steps: Technique, level: str = "", pack: bool = False) -> None:
@@ -59,7 +59,7 @@ def pruning(recovery: Distill, runtime: str) -> list[Strategy]:
             ("channels at random", ChannelPruning(pruning_ratio=ratio, importance="random")),
         ):
             add(strategy, channels, recovery)
-        rounds = replace(recovery, epochs=max(1, recovery.epochs // 2))  # two rounds cost what the others' one recovery costs
+        rounds = replace(recovery, epochs=max(1, recovery.epochs // 2))  # two rounds cost as much as one recovery
         add("channels in two rounds", IterativePruning(pruning=by_norm, rounds=2, distill=rounds), level=str(by_norm))
         add("blocks", BlockPruning(pruning_ratio=ratio), recovery)
     for speedup in (1.5, 2.5, 4.0):
@@ -72,7 +72,7 @@ def pruning(recovery: Distill, runtime: str) -> list[Strategy]:
 
 
 def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
-    """INT8 by ways to find the ranges, learned or measured, with what is said to help it, and weights in few bits."""
+    """Return arms with INT8 by calibration method, INT8 with common improvements, learned INT8 scales, 16-bit and low-bit weights."""
     max_slowdown = 0.1
     variants = {f"INT8, {method}": Int8(method=method) for method in get_args(Calibrator)}
     variants["INT8, one weight scale per layer"] = Int8(per_channel=False)
@@ -102,7 +102,7 @@ def quantization(recovery: Distill, runtime: str) -> list[Strategy]:
 
 
 def planning(recovery: Distill, runtime: str) -> list[Strategy]:
-    """How widths are chosen: all layers alike, by multiplications, by milliseconds, with ranks; and each alone. All end in INT8."""
+    """Return arms that choose widths uniformly, by MACs or by latency, with and without low rank, and each technique alone, all in INT8."""
     arms: list[Strategy] = []
     int8 = Int8.for_this_machine()
 
@@ -130,12 +130,12 @@ TOPICS: dict[str, Callable[[Distill, str], Sequence[Strategy]]] = {"pruning": pr
 
 
 def strategies_of(topic: str, recovery: Distill, runtime: str = "onnxruntime") -> Sequence[Strategy]:
-    """The arms of a topic.
+    """Return the arms of a topic.
 
     Args:
         topic: a key of ``TOPICS``.
-        recovery: after each technique that needs it.
-        runtime: in which layers are timed where a technique goes by time.
+        recovery: training after each technique that needs it.
+        runtime: runtime in which layers are timed, for techniques based on latency.
 
     Raises:
         PlanError: there is no such topic.

@@ -1,1 +1,1 @@
-"""Where a model's time and error go, why, and what to do about it."""
+"""Explain where a model's latency and quantization error come from, and how to reduce them."""

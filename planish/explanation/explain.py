@@ -1,4 +1,4 @@
-"""Profile, measure what another setting would give, and look for causes."""
+"""Profile a model, measure alternative settings, and derive findings."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def explain(
     reference: str | Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Explanation:
-    """Say where a model's time and error go, why, and what to do.
+    """Explain where a model's latency and quantization error come from, and how to reduce them.
 
     Args:
         target: a bundle, a run (its bundle), a saved model (its fp32 export), or any ``.onnx`` or ``.xml`` file.
-        runtime: ``auto`` takes the bundle's, or the file's own.
-        threads: the runtime may use.
-        batch: images in a batch.
-        data: images, as other commands take them; for a file that Planish did not write an array of inputs in a ``.npy`` file. Without it
-            a bundle's golden samples serve, and for other models the error of quantization is not measured.
+        runtime: ``onnxruntime`` or ``openvino``; ``auto`` selects the bundle's runtime, or the one that matches the file's format.
+        threads: number of threads for the runtime.
+        batch: batch size.
+        data: images, in any layout that the other commands accept; for a file that Planish did not write, a ``.npy`` file with an array of
+            inputs. By default a bundle's golden samples are used; for other models the quantization error is then not measured.
         reference: the float model that the file was quantized from. Without it, only the rounding of activations counts as error.
-        settings: of the runtime, over Planish's own, to explain a program that runs the file otherwise:
+        settings: runtime settings that override Planish's defaults, to reproduce how another program runs the file:
             ``{"INFERENCE_PRECISION_HINT": "bf16"}`` for OpenVINO, session configuration entries for ONNX Runtime.
 
     Raises:
@@ -133,13 +133,13 @@ def _rows(profile: Profile, reach: AchievableSpeed, errors: LayerErrors | None) 
 
 
 def _reach_share(layer: LayerProfile, reach: AchievableSpeed) -> float | None:
-    """None where it says nothing: where the peak is not known, and for Winograd kernels, which multiply less than is counted."""
+    """Return a layer's speed as a share of the peak; None if the peak is unknown, or for Winograd kernels, whose real MACs are fewer."""
     peak = reach.gops(layer.precision)
     return layer.gops / peak if peak and layer.macs and layer.ms > 0 and "wino" not in layer.kernel.lower() else None
 
 
 def _doubtful(rows: Sequence[LayerRow]) -> list[str]:
-    """A note where layers come out faster than what was measured as the most that this machine reaches."""
+    """Return a note if any layer is faster than the measured peak speed of this machine."""
     beyond = [row.reach_share for row in rows if row.reach_share is not None and row.reach_share > 1]
     if not beyond:
         return []
@@ -171,13 +171,13 @@ def _errors(opened: Explained, reference: str | Path | None) -> tuple[LayerError
 
 
 def _is_quantized(model: ModelFile) -> bool:
-    """Roughly, from the bytes: only to decide whether a note is worth its line."""
+    """Guess from the file's bytes whether the model is quantized; only used to decide whether to print a note."""
     data = model.path.read_bytes()
     return b"DequantizeLinear" in data or b"FakeQuantize" in data
 
 
 def _preprocessing_ms(opened: Explained) -> float | None:
-    """Median of preparing one file."""
+    """Return the median preprocessing time of one image file."""
     if not opened.image_files or opened.input_spec is None or opened.preprocessing is None:
         return None
     times = []
@@ -190,7 +190,7 @@ def _preprocessing_ms(opened: Explained) -> float | None:
 
 
 def _alternatives(profile: Profile, model: ModelFile) -> dict[str, Alternative]:
-    """The settings that could be better than those asked for, measured next to them."""
+    """Measure settings that could be faster than the requested ones, interleaved with them."""
     tried: dict[str, ModelFile] = {}
     if any(x.precision == "bf16" for x in profile.layers):
         tried["f32"] = model.with_settings(settings={**model.settings, "INFERENCE_PRECISION_HINT": "f32"})
@@ -209,11 +209,11 @@ def _alternatives(profile: Profile, model: ModelFile) -> dict[str, Alternative]:
 
 
 def _any_batch(model: ModelFile) -> bool:
-    """Whether the file takes one image a call too."""
+    """Whether the file also accepts a batch of one."""
     try:
         one = model.with_settings(batch=1)
         one.load()(one.random_inputs())
-    except Exception:  # a fixed batch; each runtime has its way to say so
+    except Exception:  # the batch size is fixed; each runtime raises a different exception
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""An exported file, ours or anybody's, with what it takes to run it: the runtime's settings and something to feed it."""
+"""An exported model file, written by Planish or not, with the settings and inputs needed to run it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 _TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16, "tensor(double)": np.float64,
           "tensor(int8)": np.int8, "tensor(int64)": np.int64, "tensor(int32)": np.int32}  # fmt: skip
-_OPEN_SIDE, _OPEN_CHANNELS = 224, 3  # where a file leaves height and width open, or channels
+_OPEN_SIDE, _OPEN_CHANNELS = 224, 3  # assumed where height and width, or channels, are dynamic
 PROFILED = ("onnxruntime", "openvino", "openvino-default")
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file and how it is run.
+    """A model file and the settings it is run with.
 
     Args:
         path: the ``.onnx`` or ``.xml`` file.
-        runtime: that runs it.
-        threads: it may compute with.
-        batch: images in a batch.
-        settings: of the runtime, over Planish's own: OpenVINO's properties, ONNX Runtime's session configuration entries.
-        sides: of one input without its batch, taken where the file leaves them open; empty for 3 channels of 224 x 224 pixels.
+        runtime: ``onnxruntime`` or ``openvino``.
+        threads: number of threads for the runtime.
+        batch: batch size.
+        settings: runtime settings that override Planish's defaults: OpenVINO properties or ONNX Runtime session configuration entries.
+        sides: input shape without the batch, used for dynamic dimensions. Empty: 224 x 224 pixels and the channels of the first
+            convolution, or 3.
     """
 
     path: Path
@@ -62,10 +63,10 @@ class ModelFile:
         return {**find(self.runtime).settings(self.threads), **self.settings}
 
     def onnxruntime_options(self) -> Any:
-        """Session options.
+        """Return the session options for these settings.
 
         Raises:
-            ModelError: ONNX Runtime does not take a setting.
+            ModelError: ONNX Runtime rejects a setting.
         """
         options = OnnxRuntime.session_options(self.threads)
         try:
@@ -76,10 +77,10 @@ class ModelFile:
         return options
 
     def onnxruntime_session(self, options: Any, path: Path | None = None) -> Any:
-        """Load the file, or another one in its place.
+        """Create a session for the file, or for ``path`` if given.
 
         Raises:
-            ExportError: it cannot be loaded.
+            ExportError: the file cannot be loaded.
         """
         import onnxruntime
 
@@ -89,10 +90,10 @@ class ModelFile:
             raise ExportError(f"ONNX Runtime cannot open {self.path}: {first_line(error)}", "it opens .onnx files") from error
 
     def openvino_model(self) -> Any:
-        """Read the file; the batch is fixed.
+        """Read the file and fix its input shapes for this batch size.
 
         Raises:
-            ExportError: it cannot be read.
+            ExportError: the file cannot be read.
         """
         import openvino
 
@@ -107,10 +108,11 @@ class ModelFile:
             ) from error
 
     def openvino_compiled(self, model: Any, **settings: Any) -> Any:
-        """Compile what ``openvino_model`` read.
+        """Compile a model returned by ``openvino_model``; ``settings`` override all others.
 
         Raises:
-            ModelError: OpenVINO does not take a setting.
+            ModelError: OpenVINO rejects a setting.
+            ExportError: the model cannot be compiled.
         """
         import openvino
 
@@ -124,11 +126,11 @@ class ModelFile:
             ) from error
 
     def require_first_load(self) -> None:
-        """See that the file can be loaded and runs; once in a process of its own, see ``planish.export.runtimes.first_load``.
+        """Check that the file loads and runs, the first time in a separate process (see ``planish.export.runtimes.first_load``).
 
         Raises:
-            ExportError: it cannot be loaded or run.
-            ModelError: the runtime does not take a setting, or an input is not of a known type.
+            ExportError: the file cannot be loaded or run.
+            ModelError: the runtime rejects a setting, or an input has an unsupported type.
         """
         weights = self.path.with_suffix(".bin")
         files = [self.path, weights] if self.path.suffix == ".xml" and os.path.lexists(weights) else [self.path]
@@ -137,7 +139,7 @@ class ModelFile:
         first_call("planish.explanation.model_file:run_once", files, self.runtime, arguments, values)
 
     def load(self) -> Run:
-        """Load the file; returns a function from inputs by name to outputs by name."""
+        """Load the file and return a function that maps inputs by name to outputs by name."""
         if self.runtime == "onnxruntime":
             session = self.onnxruntime_session(self.onnxruntime_options())
             names = [output.name for output in session.get_outputs()]
@@ -172,7 +174,7 @@ class ModelFile:
         )
 
     def random_inputs(self) -> dict[str, Array]:
-        """Something of the right kind: random pixels for uint8 inputs, normal numbers for float ones."""
+        """Return random inputs: uniform pixels for uint8, 0 or 1 for other integers, standard normal values for floats."""
         rng = np.random.default_rng(0)
 
         def draw(shape: list[int], kind: Any) -> Array:
@@ -183,7 +185,7 @@ class ModelFile:
         return {name: draw(shape, kind) for name, shape, kind in self.inputs()}
 
     def _closed(self, shape: Sequence[int | None]) -> list[int]:
-        """A shape with this batch, and a length for every side that the file leaves open."""
+        """Return a static shape: this batch size, and a length for every dynamic dimension."""
         sides = [self.batch, *(_OPEN_SIDE if side is None else side for side in shape[1:])]
         if len(self.sides) == len(shape) - 1:
             sides[1:] = [given if side is None else side for given, side in zip(self.sides, shape[1:], strict=True)]
@@ -193,7 +195,7 @@ class ModelFile:
         return sides[: len(shape)]
 
     def open_sides(self) -> dict[str, list[int]]:
-        """The inputs that leave other sides than the batch open, with the shape that is taken."""
+        """Return the inputs with dynamic dimensions other than the batch, with the shape used for each."""
         if self.runtime.startswith("openvino"):
             import openvino
 
@@ -203,7 +205,11 @@ class ModelFile:
         return {name: self._closed(shape) for name, shape in declared.items() if None in shape[1:]}
 
     def inputs(self) -> list[tuple[str, list[int], Any]]:
-        """Name, shape for this batch, and numpy type of each input."""
+        """Return name, shape for this batch size, and NumPy dtype of each input.
+
+        Raises:
+            ModelError: an input has an unsupported type, or the file only accepts another batch size.
+        """
         if self.runtime.startswith("openvino"):
             model = self.openvino_model()
             return [(n.get_any_name(), list(n.get_shape()), np.dtype(n.get_element_type().to_dtype())) for n in model.inputs]
@@ -221,7 +227,7 @@ class ModelFile:
 
 
 def _channels(path: Path, shape: Sequence[int | None]) -> tuple[int, int] | None:
-    """Channels of images of such a shape, and their axis, where the file leaves them open: as many as its first convolution reads."""
+    """Return the number and axis of the channels if that dimension is dynamic; the number is what the first convolution expects."""
     if path.suffix != ".onnx":
         return (_OPEN_CHANNELS, 1) if shape[1] is None and shape[3] not in (1, 3, 4) else None
     read, last = _first_convolution(path)
@@ -230,7 +236,7 @@ def _channels(path: Path, shape: Sequence[int | None]) -> tuple[int, int] | None
 
 
 def _first_convolution(path: Path) -> tuple[int | None, bool]:
-    """Channels that the first convolution of an ONNX file reads, and whether its input comes from a transposition of channels last."""
+    """Return the input channels of an ONNX file's first convolution, and whether an NHWC-to-NCHW transpose precedes it."""
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph
@@ -259,13 +265,13 @@ def _bad_setting(model: ModelFile, error: Exception) -> ModelError:
 
 
 def run_once(files: Sequence[str], runtime: str, batch: int, settings: dict[str, str], sides: Sequence[int]) -> None:
-    """Load a file and run it on random inputs."""
+    """Load a file and run it once on random inputs."""
     model = ModelFile(Path(files[0]), runtime, 1, batch, settings, tuple(sides))
     model.load()(model.random_inputs())
 
 
 class RandomlyFed:
-    """A loaded file as the subject of a bench: the pixels it is handed are only its cue, for it may take anything."""
+    """A loaded file for the latency benchmark: a call ignores its images and runs on fixed random inputs, which fit any model."""
 
     def __init__(self, model: ModelFile) -> None:
         self._run, self._inputs = model.load(), model.random_inputs()
@@ -275,12 +281,18 @@ class RandomlyFed:
 
 
 def load_for_bench(path: str, runtime: str, threads: int, batch: int, settings: dict[str, str], sides: list[int]) -> RandomlyFed:
-    """For ``planish.evaluation.latency.Subject``."""
+    """Load a file for ``planish.evaluation.latency.Subject``."""
     return RandomlyFed(ModelFile(Path(path), runtime, threads, batch, settings, tuple(sides)))
 
 
 def median_ms(run: Callable[[], Any], seconds: float = 0.5, least: int = 15) -> float:
-    """Median call after a short warm-up."""
+    """Return the median time of a call, after a short warm-up.
+
+    Args:
+        run: the function to time.
+        seconds: time budget.
+        least: number of calls made even if they exceed the budget.
+    """
     for _ in range(3):
         run()
     times: list[float] = []

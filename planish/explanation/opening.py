@@ -1,4 +1,4 @@
-"""What somebody asks to have explained, as one file with inputs: a bundle, a run, a saved model, or any ONNX or OpenVINO file."""
+"""Open the target of an explanation (bundle, run, saved model, ONNX or OpenVINO file) as one model file with inputs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from planish.artifact import Pixels
     from planish.task import Task
 
-_IMAGES = 32  # errors are measured on so many at most
+_IMAGES = 32  # at most this many are used to measure errors
 
 
 @dataclass(frozen=True)
 class Explained:
-    """A file and what can be fed to it.
+    """A model file to explain, with its inputs.
 
     Args:
         model: the file in its runtime.
-        images: real inputs, ``(N, ...)``, for the only input; None where there are none.
-        image_files: encoded images that ``preprocessing`` can be timed on.
-        input_spec: what the model is fed; None where nobody knows.
-        preprocessing: how an image file becomes that.
-        notes: what was decided, in words.
+        images: real inputs ``(N, ...)`` of a model with one input; None if there are none.
+        image_files: encoded images, used to time ``preprocessing``.
+        input_spec: the model's input; None if unknown.
+        preprocessing: converts an image file to that input; None if unknown.
+        notes: decisions to report to the user.
     """
 
     model: ModelFile
@@ -50,7 +50,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Stands in for a task where an export only wants a few images to check itself on."""
+    """A minimal stand-in for a task that gives an export the few images it needs for its check."""
 
     pixels: Pixels = field(repr=False)
 
@@ -64,10 +64,10 @@ class _Samples:
 def open_explained(
     target: str | Path, *, runtime: str, threads: int, batch: int, data: str | Path | None, settings: Mapping[str, str]
 ) -> Explained:
-    """Open what ``target`` names.
+    """Open a target; the arguments are those of ``planish.explanation.explain.explain``.
 
     Raises:
-        ModelError: it is nothing that can be explained.
+        ModelError: the target cannot be explained.
         DataError: the images cannot be used with it.
     """
     place = Path(target)
@@ -87,10 +87,10 @@ def open_explained(
 
 
 def open_reference(target: str | Path) -> Path:
-    """The float ONNX file to compare with: a file, or that of a bundle, a run, or a saved model.
+    """Return the float ONNX file to compare with: the target itself, or that of a bundle or run, or a saved torch model's export.
 
     Raises:
-        ModelError: it is no ONNX file.
+        ModelError: the model is not in ONNX format.
     """
     place = Path(target)
     if place.suffix == ".onnx" and place.is_file():
@@ -124,7 +124,7 @@ def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | 
 
 
 def size_taken(model: ModelFile) -> tuple[str, ...]:
-    """A note on each input whose size the file leaves open: all times and multiplications are those of the size that was taken."""
+    """Return a note on each input of dynamic size: all times and MACs refer to the size that was used."""
     why = "that of the data" if model.sides else "give --data, an array of another size, to explain that one"
     return tuple(
         f"the file leaves the size of {name!r} open; taken was {' x '.join(map(str, shape))} (batch first), {why}"
@@ -135,7 +135,7 @@ def size_taken(model: ModelFile) -> tuple[str, ...]:
 def _load(file: Path) -> Array:
     try:
         require_regular(file)
-        array: Array = np.load(file, mmap_mode="r", allow_pickle=False)  # no memory is taken for more than the file holds
+        array: Array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped, so a header cannot claim more memory than the file has
     except DAMAGED as error:
         raise DataError(f"{file} cannot be read: {describe(error)}", "it is an array saved with numpy.save") from error
     return array
@@ -160,7 +160,7 @@ def _is_ours(place: Path) -> bool:
     try:
         require_regular(place)
         return any(p.key == "planish.input_spec" for p in onnx.load(str(place), load_external_data=False).metadata_props)
-    except Exception:  # protobuf's own; the file is reported when it is opened
+    except Exception:  # protobuf's own exceptions; the error is reported when the file is opened
         return False
 
 
@@ -169,7 +169,7 @@ def _is_torch(place: Path) -> bool:
 
 
 def _samples(opened: Opened, data: str | Path | None) -> tuple[tuple[bytes, ...], Pixels | None]:
-    """Image files and what becomes of them: the data's, else a bundle's golden samples."""
+    """Return image files and their preprocessed pixels: from the data if given, else a bundle's golden samples."""
     spec, how = opened.input_spec, opened.preprocessing
     if data is not None:
         images = load_images(

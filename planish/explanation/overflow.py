@@ -1,4 +1,4 @@
-"""Whether 8-bit weights overflow the 16-bit sums of processors without VNNI."""
+"""Check whether 8-bit weights can overflow the 16-bit sums of processors without VNNI."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from planish.explanation.profiles.source_graph import LAYERS, SourceGraph
 
-_MOST = 32767 // 255  # what two neighbouring weights of one sign may add up to, for activations up to 255
+_MOST = 32767 // 255  # largest sum of two weights of the same sign that cannot overflow, for activations up to 255
 
 
 def full_range(path: Path) -> float:
-    """Share of the output channels of integer layers in which two weights can add up to more than 16 bits hold.
+    """Return the share of the output channels of integer layers in which the sum of two products can exceed 16 bits.
 
-    A product of an unsigned activation with a weight is at most ``255 * 127``; without VNNI the processor adds two of them in 16 bits.
-    Which two meet depends on the kernel's order, so the two largest of one sign count.
+    The product of an unsigned activation and a weight is at most ``255 * 127``; without VNNI the processor adds two of them in 16 bits.
+    Which two are added depends on the kernel, so the two largest weights of the same sign are checked.
     """
     source = SourceGraph(path)
     channels = overflowing = 0
@@ -34,7 +34,7 @@ def full_range(path: Path) -> float:
 
 
 def _output_axis(layer: Any) -> int:
-    """The axis of a layer's weights that stands for its output channels."""
+    """Return the axis of the output channels in a layer's weights."""
     if layer.op_type == "Gemm":
         return 0 if any(attribute.name == "transB" and attribute.i for attribute in layer.attribute) else 1
     return 1 if layer.op_type == "ConvTranspose" or "MatMul" in layer.op_type else 0

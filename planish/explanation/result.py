@@ -1,4 +1,4 @@
-"""What an explanation says."""
+"""Result types of an explanation."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ class LayerRow:
     """One executed layer.
 
     Args:
-        name: as the runtime calls it.
-        source: the layer of the file that it computes; empty where that is not known.
-        op: what was executed; ``kernel`` says by which code, where the runtime tells.
+        name: the runtime's name of the layer.
+        source: name of the corresponding layer in the file; empty if unknown.
+        op: the executed operation.
+        kernel: its implementation, if the runtime reports it.
         kind: convolution, depthwise, linear, activation, conversion or other.
-        ms: per call.
-        share: of the call, 0 to 1.
+        ms: time per call.
+        share: share of the whole call's time, 0 to 1.
         precision: of the arithmetic.
         shape: of the output.
         macs: per call.
-        gops: achieved, billions of operations a second; None for layers that do not multiply matrices.
-        reach_share: of what the machine reaches on a large matrix product in this precision; None where that is not known. Above 1 the
-            peak was measured too low, and a note says so.
-        conversions: nodes right before and after that quantize, dequantize, cast or reorder.
-        conversions_ms: what they take.
-        snr_db: signal-to-noise ratio of the output, see ``LayerErrors``; None where it was not measured.
-        added_db: the same where only this output is rounded: the error that the layer adds.
+        gops: achieved speed in billions of operations per second; None for layers without MACs.
+        reach_share: ``gops`` as a share of this machine's speed on a large matrix product in this precision; None if unknown. Above 1,
+            the peak was measured too low; the explanation's notes report this.
+        conversions: adjacent nodes that quantize, dequantize, cast or reorder.
+        conversions_ms: time of these nodes per call.
+        snr_db: signal-to-noise ratio of the output, see ``LayerErrors``; None if not measured.
+        added_db: signal-to-noise ratio if only this output is rounded: the error that this layer adds.
     """
 
     name: str
@@ -52,24 +53,24 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where time and error go, why, and what to do. ``str()`` gives the summary and the findings.
+    """Where a model's latency and error come from, and how to reduce them. ``str()`` gives the summary and the findings.
 
     Args:
-        model: what was asked about.
-        file: that was run.
-        runtime: that ran it.
-        threads: it computed with.
-        batch: images in a batch.
-        latency_ms: median call.
-        cpu: the processor.
-        reach: of the machine.
-        layers: as executed, in order.
-        kinds_ms: time by kind of layer; ``between layers`` is what no layer accounts for.
-        findings: most costly first.
-        errors: of quantization; None where none could be measured.
-        preprocessing_ms: from image file to input, per image.
-        alternatives: what was tried: other threads, batch, precision.
-        notes: what was decided or could not be done.
+        model: the target, as given by the user.
+        file: name of the model file that was run.
+        runtime: that executed it.
+        threads: number of threads.
+        batch: batch size.
+        latency_ms: median latency of a call.
+        cpu: model name of the processor.
+        reach: peak speed measured on this machine.
+        layers: in order of execution.
+        kinds_ms: time by kind of layer; ``between layers`` is time that belongs to no layer.
+        findings: wrong results first, then by cost in descending order.
+        errors: quantization errors; None if not measured.
+        preprocessing_ms: from image file to model input, per image; None if not measured.
+        alternatives: measurements with other numbers of threads, batch size or precision.
+        notes: decisions made automatically, and what could not be measured.
     """
 
     model: str

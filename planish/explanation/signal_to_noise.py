@@ -1,4 +1,4 @@
-"""How much error quantization adds, layer by layer: the power of a layer's output over that of its difference from a reference."""
+"""Quantization error by layer, as a signal-to-noise ratio: the power of the reference output over the power of the difference from it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Batches = Sequence[Mapping[str, Array]]
 
 @dataclass(frozen=True)
 class LayerErrors:
-    """Signal-to-noise ratios in decibels: 20 dB is noise of a tenth of the signal's amplitude, each 6 dB more halve it.
+    """Signal-to-noise ratios in decibels: at 20 dB the noise has a tenth of the signal's amplitude; every further 6 dB halve it.
 
     Args:
-        final_db: of the model's output (the worst of them); 200 where nothing differs.
-        layers_db: of layers' outputs, by name of the layer in the file. LayerErrors of earlier layers are included.
-        added_db: of rounding that output alone, all before it exact: what the layer itself adds.
-        images: they were measured on.
-        reference: what it is compared with, in words.
+        final_db: of the model's output, the worst one if there are several; 200 for identical outputs.
+        layers_db: of layer outputs, by name of the layer in the file; includes the errors of all earlier layers.
+        added_db: if only that output is rounded and everything before it is exact: the error that the layer itself adds.
+        images: number of images used.
+        reference: description of the reference.
     """
 
     final_db: float
@@ -39,7 +39,7 @@ class LayerErrors:
 
 
 class _Power:
-    """Sums of squares over batches."""
+    """Signal and noise power by tensor, accumulated over batches."""
 
     def __init__(self) -> None:
         self.signal: dict[str, float] = {}
@@ -61,16 +61,16 @@ def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = 
     """Compare a quantized file with a reference on the same inputs.
 
     Args:
-        model: the file, with Q/DQ pairs.
+        model: the quantized file, with Q/DQ pairs.
         batches: inputs by name.
-        reference: the float ONNX file it was made from. Without it the reference is the file itself with its activations left unrounded,
-            and the error is that of the activations alone.
+        reference: the float ONNX file it was quantized from. By default the reference is the same file with unrounded activations, so that
+            only the rounding of activations counts as error.
 
     Returns:
-        None where nothing in the file is rounded and there is no reference.
+        The errors; None if the file rounds no activations and there is no reference.
 
     Raises:
-        ModelError: the reference takes other inputs, or has other outputs.
+        ModelError: the reference has different inputs or outputs.
     """
     expose = expose_onnx if model.path.suffix == ".onnx" else expose_openvino
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +83,7 @@ def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = 
         for inputs in batches:
             try:
                 expected = plain(inputs)
-            except Exception as error:  # the bindings raise whatever they do
+            except Exception as error:  # the bindings raise many kinds without a common base
                 raise ModelError(f"{reference} does not take what {model.path} takes", "a reference has the same inputs") from error
             found = run(inputs)
             for tensor in tensors:
@@ -113,7 +113,7 @@ def measure_errors(model: ModelFile, batches: Batches, reference: Path | None = 
 
 
 def _reference(path: Path, wanted: Sequence[str], folder: Path) -> Any:
-    """The reference, with those of the wanted tensors that it has as further outputs."""
+    """Load the reference, with the wanted tensors (those it contains) as additional outputs."""
     import onnx
     from onnx import TensorProto, helper
 

@@ -1,7 +1,7 @@
-"""A quantized file and its twin that does not round, both with what is between layers for all to see.
+"""Load a quantized file and an unrounded copy of it, both with their intermediate tensors as additional outputs.
 
-A pair of quantize and dequantize nodes rounds and clips, and quantizers leave a ReLU before it away since clipping does its work. So the
-twin clips too. What clipping costs is therefore no part of the difference.
+A pair of quantize and dequantize nodes both rounds and clips, and quantizers drop a ReLU before it because clipping replaces it. The
+unrounded copy therefore clips too, so that the error caused by clipping is not part of the difference.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from planish.explanation.model_file import Array, ModelFile, Run
 from planish.explanation.profiles.openvino import in_file
 from planish.explanation.profiles.source_graph import SourceGraph
 
-_STEPS = 5  # from a FakeQuantize to the multiplication that undoes its scale
+_STEPS = 5  # most nodes between a FakeQuantize and the Multiply that undoes its scale, or the layer before it
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """A tensor between layers that the file rounds.
+    """An intermediate tensor that the file quantizes.
 
     Args:
-        before: its name where nothing rounds it.
-        after: the name of what it is rounded to.
-        layer: that computes it; empty where none does.
-        low: smallest value that rounding keeps.
-        high: largest.
-        step: between two kept values.
+        before: name of the tensor before quantization.
+        after: name of the tensor after dequantization.
+        layer: name of the layer that computes it; empty if none was found.
+        low: smallest representable value.
+        high: largest representable value.
+        step: difference between adjacent representable values.
     """
 
     before: str
@@ -47,14 +47,15 @@ class Rounded:
 
 
 def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]]:
-    """Load the file with its rounded tensors as further outputs, and its twin in which they are clipped but not rounded.
+    """Load the file with its quantized tensors as additional outputs, and a copy in which they are clipped but not rounded.
 
     Args:
         model: the file.
         folder: for temporary files.
 
     Returns:
-        The file, giving tensors under ``Rounded.after``; the twin, giving them under ``Rounded.before``; the tensors.
+        The file, whose additional outputs are named ``Rounded.after``; the unrounded copy, whose additional outputs are named
+        ``Rounded.before``; the tensors.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -113,7 +114,7 @@ def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]
 
 
 def expose_openvino(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]]:
-    """The same for OpenVINO, whose pairs are ``FakeQuantize`` nodes and what undoes their scale."""
+    """Do the same for OpenVINO, where a Q/DQ pair is a ``FakeQuantize`` node and the nodes that undo its scale."""
     from openvino import opset13
 
     tensors: list[Rounded] = []
@@ -142,13 +143,13 @@ def expose_openvino(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Roun
 
 
 def renamed(run: Run, tensors: list[Rounded]) -> Run:
-    """Give tensors under the names they have where nothing rounds them."""
+    """Wrap ``run`` so that its tensors have their names before quantization."""
     before = {tensor.after: tensor.before for tensor in tensors}
     return lambda fed: {before.get(name, name): values for name, values in run(fed).items()}
 
 
 def _dequantized(quantizer: Any) -> list[Any]:
-    """Where the values are back on their own scale: the quantizer itself, or the products behind its conversion to integers."""
+    """Return the outputs that hold dequantized values: the quantizer's own, or those of the Multiply nodes after its integer output."""
     ranges = _ranges(quantizer)
     if np.allclose(ranges[0], ranges[2]) and np.allclose(ranges[1], ranges[3]):
         return [quantizer.output(0)]
@@ -161,7 +162,7 @@ def _dequantized(quantizer: Any) -> list[Any]:
 
 
 def _ranges(quantizer: Any) -> list[Array]:
-    """Lowest and highest value read, lowest and highest written."""
+    """Return the quantizer's lowest and highest input, then its lowest and highest output."""
     return [np.asarray(quantizer.input_value(i).get_node().get_data()) for i in range(1, 5)]
 
 

@@ -1,4 +1,4 @@
-"""Exporters and the runtimes that run what they write."""
+"""Exporters, and the runtimes for the files that they write."""
 
 from planish.export.executorch_file import ToExecuTorch
 from planish.export.litert_file import ToLiteRt

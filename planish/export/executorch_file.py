@@ -1,4 +1,4 @@
-"""ExecuTorch's files (``.pte``), for phones and small devices, with XNNPACK's kernels."""
+"""Export to ExecuTorch (``.pte``), for phones and small devices, with XNNPACK's kernels."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 _LAYERS = ("aten.conv", "aten.linear")
 _TOLERANCE = 1e-3
 _CHECKED_IMAGES, _CALIBRATION_IMAGES = 16, 128
-_MOST_IMAGES = 8  # the file plans its memory for so many a call
+_MOST_IMAGES = 8  # maximum batch size; the memory of the file is planned for it
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ToExecuTorch:
-    """Export to ``model.pte``; batch size up to 8, or 1. What XNNPACK cannot run, ExecuTorch's portable kernels do.
+    """Export to ``model.pte`` with a maximum batch size of 8, or of 1 where 8 fails. Operators that XNNPACK lacks run on ExecuTorch's
+    portable kernels.
 
-    The scales of ``int8`` and ``qat`` stand in an ONNX graph and cannot be carried over, so INT8 is calibrated anew here.
+    The scales of ``int8`` and ``qat`` are part of an ONNX graph and cannot be transferred, so INT8 is calibrated again here.
 
     Args:
         int8: quantize weights and activations, calibrated on 128 images.
@@ -56,24 +57,24 @@ class ToExecuTorch:
         return "ExecuTorch" + (", INT8" if self.int8 else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Export.
+        """Export the network.
 
         Raises:
             RuntimeMissingError: ExecuTorch is not installed.
-            ExportError: the network cannot be exported, or the file disagrees with it.
-            TechniqueError: nothing of the INT8 file runs in integers.
+            ExportError: the network cannot be exported, or the file's outputs differ from the network's.
+            TechniqueError: no layer of the INT8 file runs in integer arithmetic.
         """
         find("executorch")
 
         images = sample_images(artifact, task, _CHECKED_IMAGES)
         expected, limits = torch_outputs(artifact, images, least=_TOLERANCE, int8=self.int8)
         result = artifact.with_step(Step(self.name, hyper_parameters(self), self.changes), format="executorch", module=None)
-        constants = {name.replace(".", "_"): text for name, text in metadata(result).items()}  # methods that return a text
+        constants = {name.replace(".", "_"): text for name, text in metadata(result).items()}  # become methods that return a string
         file = fresh_folder("executorch-") / "model.pte"
-        # its passes break on integer layers whose outputs are both read and returned (1.5.1)
+        # ExecuTorch's passes fail on integer layers whose outputs are both decoded and returned (1.5.1)
         written = stages(expected)[-1:] if self.int8 else stages(expected)
         calibration = sample_images(artifact, task, _CALIBRATION_IMAGES) if self.int8 else None
-        for most in (_MOST_IMAGES, 1):  # a network with channel shuffles is only right with one image a call (1.5.1)
+        for most in (_MOST_IMAGES, 1):  # networks with channel shuffles are only correct at batch size 1 (1.5.1)
             try:
                 for raw, wanted in written:
                     file.write_bytes(_lowered(artifact, most, raw, calibration, constants | {OUTPUTS: json.dumps(list(wanted))}))
@@ -90,14 +91,14 @@ class ToExecuTorch:
 
 
 def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | None, constants: Mapping[str, str]) -> Any:
-    """The bytes of the file.
+    """The content of the ``.pte`` file.
 
     Args:
         artifact: of format torch.
-        most: largest batch size.
-        raw: also return what is decoded; of a float file.
-        calibration: images that scales are taken from; None leaves it float.
-        constants: methods that return a text.
+        most: maximum batch size.
+        raw: also return the outputs before decoding; for float files only.
+        calibration: calibration images; None for a float file.
+        constants: values of the methods that return a string, by name.
     """
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -109,13 +110,13 @@ def _lowered(artifact: Artifact, most: int, raw: bool, calibration: Pixels | Non
         with quiet():
             edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=dict(constants))
             return edge.to_executorch().buffer
-    except Exception as error:  # its passes raise many kinds
+    except Exception as error:  # ExecuTorch's passes raise many types
         why = f"{first_line(error)}" + (f" ({type(error.__cause__).__name__}: {first_line(error.__cause__)})" if error.__cause__ else "")
         raise ExportError(f"ExecuTorch cannot convert the network: {why}", "", "export to onnx") from error
 
 
 def _quantized(artifact: Artifact, most: int, images: Pixels) -> Any:
-    """As ``program``, with integer layers; what decodes their outputs stays float."""
+    """Like ``program``, with INT8 layers; the decoding of their outputs stays float."""
     import torch
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -128,12 +129,12 @@ def _quantized(artifact: Artifact, most: int, images: Pixels) -> Any:
         for start in range(0, len(images), most):
             prepared(torch.from_numpy(images[start : start + most]))
     converted = convert_pt2e(prepared)
-    require_integers(_layers_by_input(converted), "ExecuTorch")  # its runtime cannot tell what it runs
+    require_integers(_layers_by_input(converted), "ExecuTorch")  # ExecuTorch's runtime does not report its kernels
     return traced(read_by(artifact.module, converted), images[: min(most, 2)], most)
 
 
 def _layers_by_input(graph: Any) -> dict[str, int]:
-    """Convolution and linear layers of a converted ``torch.fx.GraphModule``: ``int8`` are those that read what was quantized."""
+    """Numbers of convolution and linear layers of a converted ``torch.fx.GraphModule``; ``int8`` counts those with a quantized input."""
     counts = {"int8": 0, "float": 0}
     for node in graph.graph.nodes:
         if any(word in str(node.target) for word in _LAYERS):

@@ -1,4 +1,4 @@
-"""Run by another Python, which need not have Planish: ``litert_convert.py TRACED.pt2 FILE.tflite [CALIBRATION.npy]``."""
+"""Conversion script for another Python, which need not have Planish: ``litert_convert.py TRACED.pt2 FILE.tflite [CALIBRATION.npy]``."""
 
 import sys
 from pathlib import Path
@@ -9,11 +9,11 @@ import torch
 
 
 def convert(traced: str, file: str) -> bool:
-    """The traced network, which has one image a call, as a float file. Its outputs keep their names; whether they have some."""
+    """Convert the network, traced with batch size 1, to a float file that keeps the output names; returns whether there are any."""
     program = torch.export.load(traced)
     images = next(node for node in program.graph.nodes if node.name == "images").meta["val"]
     module = program.module(check_guards=False)
-    for node in list(module.graph.nodes):  # of constants; the converter cannot trace them a second time
+    for node in list(module.graph.nodes):  # for constants; the converter cannot trace these nodes a second time
         if node.target is torch.ops.aten.detach_.default:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
@@ -23,7 +23,7 @@ def convert(traced: str, file: str) -> bool:
 
 
 def quantize(file: str, calibration: str, named: bool) -> None:
-    """The file with integer weights and activations, of the layers; what decodes their outputs stands in no layer and stays float."""
+    """Quantize the weights and activations of the layers to INT8; the decoding of their outputs belongs to no layer and stays float."""
     from ai_edge_quantizer import quantizer, recipe
 
     work = quantizer.Quantizer(file)

@@ -1,7 +1,7 @@
-"""LiteRT's files (``.tflite``), for Android and small devices.
+"""Export to LiteRT (``.tflite``), for Android and small devices.
 
-The converter wants older libraries than the rest of Planish, so it may live in an environment of its own: ``PLANISH_LITERT_PYTHON`` names
-its Python. It is given the traced network as a file, and gives back another.
+The converter requires older libraries than the rest of Planish, so it may be installed in a separate environment:
+``PLANISH_LITERT_PYTHON`` is the path of its Python. It reads the traced network from a file, and writes the converted one to another.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CONVERTER = Path(__file__).parent / "litert_convert.py"
 class ToLiteRt:
     """Export to ``model.tflite``; any batch size, by resizing the input.
 
-    The scales of ``int8`` and ``qat`` stand in an ONNX graph and cannot be carried over, so INT8 is calibrated anew here.
+    The scales of ``int8`` and ``qat`` are part of an ONNX graph and cannot be transferred, so INT8 is calibrated again here.
 
     Args:
         int8: quantize weights (per channel) and activations, calibrated on 128 images.
@@ -62,12 +62,12 @@ class ToLiteRt:
         return "LiteRT" + (", INT8" if self.int8 else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Export.
+        """Export the network.
 
         Raises:
             RuntimeMissingError: LiteRT or its converter is not installed.
-            ExportError: the network cannot be converted, or the file disagrees with it.
-            TechniqueError: nothing of the INT8 file runs in integers.
+            ExportError: the network cannot be converted, or the file's outputs differ from the network's.
+            TechniqueError: no layer of the INT8 file runs in integer arithmetic.
         """
         find("litert")
         python = converter_python()
@@ -97,16 +97,16 @@ class ToLiteRt:
 
 
 def _why(done: subprocess.CompletedProcess[str]) -> str:
-    """The line that names the error: others, which help nobody, may follow it."""
+    """The line of stderr that names the error, which unhelpful lines may follow."""
     lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
     return [lines[-1], *(line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line))][-1][:300]
 
 
 def converter_python() -> str:
-    """The Python that has ``litert_torch``.
+    """The path of the Python that has ``litert_torch``.
 
     Raises:
-        RuntimeMissingError: none is known.
+        RuntimeMissingError: there is none.
     """
     named = os.environ.get(PYTHON)
     if named:

@@ -1,4 +1,4 @@
-"""From an ONNX file to OpenVINO's own, which loads faster and needs no ONNX reader on the device."""
+"""Conversion of an ONNX file to OpenVINO IR, which loads faster and needs no ONNX reader on the device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NUMBERED = re.compile(r"([A-Z][A-Za-z0-9]*)_\d+")
 
 @dataclass(frozen=True)
 class ToOpenVino:
-    """Convert the ONNX file to OpenVINO's ``model.xml`` and ``model.bin``; integer weights stay integer, float ones float32.
+    """Convert the ONNX file to OpenVINO IR (``model.xml`` and ``model.bin``); integer weights stay integer, float weights float32.
 
     The result is compared with the ONNX file in ONNX Runtime on calibration images.
     """
@@ -43,12 +43,12 @@ class ToOpenVino:
         return "OpenVINO"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Convert.
+        """Convert the file.
 
         Raises:
             RuntimeMissingError: OpenVINO is not installed.
-            ExportError: it cannot read the file, or its outputs differ.
-            TechniqueError: the file is quantized, and nothing of it runs in integers.
+            ExportError: OpenVINO cannot read the file, or its outputs differ.
+            TechniqueError: the file is quantized, and none of its layers runs in integer arithmetic.
         """
         find("openvino")
         import openvino
@@ -57,11 +57,11 @@ class ToOpenVino:
         predictor = load(artifact.files, "onnxruntime")
         expected = predictor(images)
         result = artifact.with_step(Step(self.name, {}, self.changes), format="openvino")
-        if artifact.lineage.source.sha256 and artifact.lineage.source.name.endswith(".onnx"):  # it was made from somebody's file
+        if artifact.lineage.source.sha256 and artifact.lineage.source.name.endswith(".onnx"):  # made from a user's file
             require_first_load(artifact.files, "openvino", images.shape[1:])
         try:
             model = openvino.convert_model(str(artifact.files[0]))
-        except Exception as error:  # its converter raises many kinds, all with the operation in the message
+        except Exception as error:  # its converter raises many types, all with the operation in the message
             raise ExportError(f"OpenVINO cannot convert {artifact.files[0].name}: {first_line(error)}", "", "ship the ONNX file") from error
         _number_names(model)
         for name, value in metadata(result).items():
@@ -69,7 +69,7 @@ class ToOpenVino:
         folder = fresh_folder("openvino-")
         openvino.save_model(model, str(folder / "model.xml"), compress_to_fp16=False)
         files = (folder / "model.xml", folder / "model.bin")
-        if artifact.facts["precision"] == "int8":  # compiling that of a DenseNet-121 ended the process (OpenVINO 2026.4)
+        if artifact.facts["precision"] == "int8":  # compiling that of a DenseNet-121 aborted the process (OpenVINO 2026.4)
             require_first_load(files, "openvino", images.shape[1:])
         limits = file_limits(predictor, images, expected, artifact.facts["precision"])
         check_outputs(files, "openvino", images, expected, limits, "the ONNX file")
@@ -79,7 +79,8 @@ class ToOpenVino:
 
 
 def _number_names(model: Any) -> None:
-    """OpenVINO numbers what it adds through the whole process; the file, and its size, must not tell what was converted before."""
+    """Renumber the operations that OpenVINO adds. It counts them over the whole process, so the file and its size would otherwise depend on
+    earlier conversions."""
     for number, operation in enumerate(model.get_ordered_ops()):
         if found := _NUMBERED.fullmatch(operation.get_friendly_name()):
             operation.set_friendly_name(f"{found[1]}_added_{number}")

@@ -1,4 +1,4 @@
-"""Packing an ONNX file: what ships is small, what the runtime is given is the file as it was."""
+"""Packing of an ONNX file: a smaller file on disk, from which the runtime gets the original bytes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from planish.files.workspace import fresh_folder
 if TYPE_CHECKING:
     from planish.task import Task
 
-_SMALLEST = 256  # bytes; a tensor of less stays among the rest of the file
+_SMALLEST = 256  # bytes; smaller tensors are compressed with the rest of the file
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Writes the ONNX file with zeros left out, equal weights as indices and all of it Huffman-coded; its bytes come back exactly.
+    """Compress the ONNX file without loss: zeros are left out, equal weights become indices, and the result is Huffman-coded.
 
-    This makes the file smaller, not the model faster: a runtime is given the unpacked file. It pays after unstructured pruning and weight
-    sharing, much less for others.
+    This makes the file smaller, not the model faster: the runtime loads the unpacked file. It is worthwhile after unstructured pruning
+    and weight sharing, and gains little for other models.
     """
 
     name: ClassVar[str] = "pack"
@@ -39,10 +39,10 @@ class Pack:
         return "packed"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Pack.
+        """Pack the file.
 
         Raises:
-            ExportError: the model is more than one file, or the packed one does not give it back.
+            ExportError: the model has more than one file, or unpacking does not restore it.
         """
         import onnx
 
@@ -60,7 +60,7 @@ class Pack:
 
 
 def _tensors(data: bytes, model: Any) -> list[Tensor]:
-    """The weights of an ONNX file and where they lie in it."""
+    """The positions of the weights in an ONNX file."""
     import numpy as np
     from onnx.helper import tensor_dtype_to_np_dtype
 
@@ -71,7 +71,7 @@ def _tensors(data: bytes, model: Any) -> list[Tensor]:
         if at < 0:
             continue
         shape, item_bytes = tuple(weight.dims), np.dtype(tensor_dtype_to_np_dtype(weight.data_type)).itemsize
-        if len(raw) != item_bytes * np.prod(shape):  # several values a byte
+        if len(raw) != item_bytes * np.prod(shape):  # several values per byte
             shape, item_bytes = (len(raw),), 1
         found.append(Tensor(at, item_bytes, shape))
         position = at + len(raw)

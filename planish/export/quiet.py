@@ -1,4 +1,4 @@
-"""Exporters in silence, and what they raise in the words of our users."""
+"""Suppression of the messages of exporters, and explanations of their errors for users."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from planish.errors import first_line
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What an exporter logs, warns of and prints is for its own developers (``torch.export`` prints the whole graph before it fails); its
-    errors are raised anyway, and ``--debug`` shows where.
+    """Suppress logs, warnings and prints of an exporter, which are for its own developers (``torch.export`` prints the whole graph before
+    it fails). Its errors are still raised, and ``--debug`` shows their traceback.
     """
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -31,7 +31,7 @@ def quiet() -> Iterator[None]:
 
 
 def explain_export(error: BaseException) -> tuple[str, str, str]:
-    """Received, rule and fix for what the exporter raised: the operation without an ONNX counterpart, or the network's own line."""
+    """Received, rule and fix for an exporter's exception, naming the operation that ONNX lacks or the line of the network that failed."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)

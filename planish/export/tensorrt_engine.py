@@ -1,4 +1,4 @@
-"""TensorRT's engines, for NVIDIA GPUs. Written by its Python API's documentation and never run: its libraries need a GPU."""
+"""Export to TensorRT engines, for NVIDIA GPUs. Written from the documentation of its Python API and never tested, as it needs a GPU."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from planish.technique import hyper_parameters
 if TYPE_CHECKING:
     from planish.task import Task
 
-_TOLERANCE = 1e-2  # its float32 convolutions may be computed in TF32
+_TOLERANCE = 1e-2  # TensorRT may compute float32 convolutions in TF32
 _CHECKED_IMAGES = 16
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ToTensorRt:
-    """Build ``model.engine`` from the ONNX file. Q/DQ pairs become integer kernels; they are made symmetric first (``symmetric``).
+    """Build ``model.engine`` from the ONNX file. Q/DQ pairs are made symmetric (``symmetric``) and become integer kernels.
 
-    An engine runs on the kind of GPU and the version of TensorRT that it was built with. It has no place for class names and
-    preprocessing; a bundle has.
+    An engine only runs on the type of GPU and the version of TensorRT that it was built with. It cannot store class names and
+    preprocessing, but a bundle does.
 
     Args:
-        max_batch_size: largest batch size; it is tuned for 1.
+        max_batch_size: maximum batch size; the engine is tuned for a batch size of 1.
     """
 
     name: ClassVar[str] = "to_tensorrt"
@@ -52,11 +52,11 @@ class ToTensorRt:
         return "TensorRT"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Build.
+        """Build the engine.
 
         Raises:
             RuntimeMissingError: TensorRT is not installed, or there is no GPU.
-            ExportError: it cannot read the file, or the engine's outputs differ.
+            ExportError: TensorRT cannot read the file or build an engine, or the engine's outputs differ.
         """
         find("tensorrt")
         import tensorrt

@@ -1,4 +1,4 @@
-"""PyTorch's own exported programs (``.pt2``), for what is built on top of them: AOTInductor, other compilers."""
+"""Export to PyTorch's exported programs (``.pt2``), the input of AOTInductor and other compilers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TOLERANCE, _CHECKED_IMAGES, _MOST_IMAGES = 1e-4, 16, 1024
 class ToTorchExport:
     """Export to ``model.pt2`` with ``torch.export``; any batch size up to 1024.
 
-    The program returns logits, or a dict of what the network's ``decode`` makes of its outputs.
+    The program returns logits, or the dict that the network's ``decode`` returns.
     """
 
     name: ClassVar[str] = "to_torch_export"
@@ -39,10 +39,10 @@ class ToTorchExport:
         return "torch.export"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Export.
+        """Export the network.
 
         Raises:
-            ExportError: the network cannot be traced, or the file disagrees with it.
+            ExportError: the network cannot be traced, or the file's outputs differ from the network's.
         """
         import torch
 

@@ -1,4 +1,4 @@
-"""The network with its normalisation in front, as the graph that PyTorch's own exporters start from."""
+"""The network with the normalisation in front of it, as the exported program that PyTorch's exporters take."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 def program(artifact: Artifact, most: int, *, reads: bool = True, raw: bool = False) -> Any:
-    """A ``torch.export.ExportedProgram`` from uint8 pixels ``images`` ``(N, H, W, C)`` to logits, or to what the network's ``decode``
-    makes of its outputs, by name.
+    """A ``torch.export.ExportedProgram`` from uint8 pixels ``images`` ``(N, H, W, C)`` to logits, or to the named outputs of the
+    network's ``decode``.
 
     Args:
         artifact: of format torch.
-        most: N is from 1 to this; 1 fixes it.
-        reads: False leaves the outputs as the network returns them.
-        raw: also return what is decoded, as ``raw.*``.
+        most: maximum batch size; 1 makes the batch size static.
+        reads: False returns the outputs of the network without decoding.
+        raw: also return the outputs before decoding, as ``raw.*``.
 
     Raises:
-        ExportError: PyTorch cannot trace the network; the message names the operation.
+        ExportError: PyTorch cannot trace the network; the message names the operation or the line.
     """
     spec = artifact.input_spec
     images = np.zeros((min(most, 2), spec.height, spec.width, spec.channels), np.uint8)
@@ -41,19 +41,19 @@ def program(artifact: Artifact, most: int, *, reads: bool = True, raw: bool = Fa
 
 
 def read_by(network: nn.Module, layers: nn.Module, *, raw: bool = False) -> nn.Module:
-    """Layers that take pixels, and then the network's ``decode``, where it has one; what is decoded is returned, too, if ``raw``."""
+    """Append the network's ``decode``, if it has one, to layers that take pixels; ``raw`` returns the outputs before decoding as well."""
     if not hasattr(network, "decode"):
         return _Fed(layers)
     return _Fed(layers, lambda outputs: (named if raw else decoded)(network, outputs))
 
 
 def traced(module: nn.Module, images: Pixels, most: int) -> Any:
-    """As ``program``, of a module that takes pixels."""
+    """Trace a module that takes pixels; arguments and errors as for ``program``."""
     shapes = {"images": {0: torch.export.Dim("n", min=1, max=most)}} if most > 1 else None
     try:
         with torch.no_grad(), quiet():
             return torch.export.export(module, (torch.from_numpy(images),), dynamic_shapes=shapes)
-    except Exception as error:  # the tracer raises many kinds
+    except Exception as error:  # the tracer raises many types
         raise ExportError(*explain_export(error)) from error
 
 

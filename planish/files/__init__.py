@@ -1,1 +1,1 @@
-"""Reading and writing files: within bounds, whole, and only what may be trusted."""
+"""Reading files with size limits and checks of trust, and writing them atomically."""

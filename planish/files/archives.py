@@ -1,4 +1,4 @@
-"""Compressed data, unpacked within a bound: a small file can hold a thousand times its size."""
+"""Decompression with a size limit: a small file can expand to a thousand times its size."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import numpy.typing as npt
 from planish.errors import DataError
 from planish.files.reading import damage_reported, require_regular
 
-_HEADER = 4096  # bytes beside an array's values
+_HEADER = 4096  # bytes allowed per array besides its values
 
 
 def read_arrays(file: Path, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an ``.npz`` file.
+    """Read the arrays of an ``.npz`` file.
 
     Args:
-        file: as ``numpy.savez_compressed`` writes it.
-        max_bytes: of all arrays together.
+        file: in the format of ``numpy.savez_compressed``.
+        max_bytes: limit for all arrays together.
 
     Raises:
-        DataError: it is damaged, holds Python objects, or is larger than that when it is unpacked.
+        DataError: it is damaged, contains Python objects, or its unpacked size exceeds ``max_bytes``.
     """
     with damage_reported(file, DataError, "it is an .npz file of arrays, no pickle", "copy it again"):
         require_regular(file)
         with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()  # zipfile reads no more of a member than is said here
+            members = archive.infolist()  # zipfile reads no more of a member than its file_size
             if (size := sum(member.file_size for member in members)) > max_bytes + _HEADER * len(members):
                 raise DataError(f"{file} has {size} bytes when it is unpacked", f"at most {max_bytes} are expected")
-            for member in members:  # the header of an array decides how much memory is used
+            for member in members:  # the header of an array determines how much memory is allocated
                 with archive.open(member) as stream:
                     if np.lib.format.read_magic(stream) != (1, 0):
                         raise ValueError(f"{member.filename} is of another version")
@@ -45,10 +45,10 @@ def read_arrays(file: Path, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
 
 
 def inflate(data: bytes, max_bytes: int) -> bytes:
-    """What was compressed with zlib.
+    """Decompress zlib data.
 
     Raises:
-        ValueError: it is damaged, cut off, or larger than ``max_bytes``.
+        ValueError: it is damaged, truncated, or larger than ``max_bytes``.
     """
     decompressor = zlib.decompressobj()
     try:

@@ -1,4 +1,4 @@
-"""Files of a run, written whole, synced to the disk, and then renamed into place."""
+"""Reading and atomic writing of a run's files: they are written completely, synced to disk, and then renamed into place."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from planish.files.workspace import replacing
 from planish.printable import printable
 
 T = TypeVar("T")
-_MOST_BYTES = 1 << 31  # of unpacked arrays: logits of a million images of 500 classes
+_MOST_BYTES = 1 << 31  # of unpacked arrays: logits of a million images for 500 classes
 
 
 def job_folder(out: str | Path | None, kind: str, data: str | Path, model: str) -> Path:
-    """``out``, or where it is None ``runs/folds-photos-resnet20``."""
+    """The folder ``out``, or if it is None one named after the other arguments, such as ``runs/folds-photos-resnet20``."""
     return Path(out) if out is not None else Path("runs") / f"{kind}-{Path(data).stem}-{Path(model).stem}".replace(":", "-")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON values."""
+    """Write a JSON value atomically."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(value), encoding="utf-8")
 
 
 def write_result(path: Path, value: Any, indent: int | None = 1) -> None:
-    """Write a pydantic dataclass as JSON; paths that are not UTF-8 as ``planish.printable`` shows them.
+    """Write a pydantic dataclass as JSON; strings that are not UTF-8, such as paths, are written as ``planish.printable`` shows them.
 
     Args:
         path: of the file.
-        value: the dataclass.
-        indent: of each level; None for one line.
+        value: an instance of the dataclass.
+        indent: spaces per level; None for one line.
     """
     with replacing(path) as partial:
         content = _storable(TypeAdapter(type(value)).dump_python(value, mode="json"))
@@ -47,7 +47,7 @@ def write_result(path: Path, value: Any, indent: int | None = 1) -> None:
 
 
 def _storable(value: Any) -> Any:
-    """JSON values with texts that are UTF-8, and null for numbers that JSON lacks."""
+    """A JSON value with strings that are valid UTF-8, and null for numbers that JSON lacks."""
     if isinstance(value, dict):
         return {_storable(key): _storable(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -65,7 +65,7 @@ def read_result(path: Path, kind: type[T]) -> T:
         kind: the dataclass.
 
     Raises:
-        BundleError: it is missing, damaged, was changed, or is of another version.
+        BundleError: it is missing, damaged, modified, or of another version.
     """
     return read_versioned(path, kind, "it must be as the run wrote it", "make it again: the same command with --resume")
 
@@ -75,11 +75,11 @@ def read_arrays(path: Path, names: Sequence[str] = (), max_bytes: int = _MOST_BY
 
     Args:
         path: of the file.
-        names: of arrays that it must have.
-        max_bytes: of all arrays together.
+        names: arrays that it must contain.
+        max_bytes: limit for all arrays together.
 
     Raises:
-        BundleError: it is missing, damaged, lacks one, or is larger when it is unpacked.
+        BundleError: it is missing, damaged, lacks one of ``names``, or its unpacked size exceeds ``max_bytes``.
     """
     try:
         found = archives.read_arrays(path, max_bytes)
@@ -91,7 +91,7 @@ def read_arrays(path: Path, names: Sequence[str] = (), max_bytes: int = _MOST_BY
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """Write arrays as a compressed ``.npz``, which loads without pickle; quickly, as masks of a thousand images are a gigabyte."""
+    """Write arrays to a compressed ``.npz`` that loads without pickle; at a fast level, as masks of a thousand images are a gigabyte."""
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:

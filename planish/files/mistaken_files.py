@@ -1,4 +1,4 @@
-"""Files that are mistaken for weights or networks, by what they begin with."""
+"""Detection of files that are mistaken for weights or networks, by their first bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def mistaken_file(path: Path) -> tuple[str, str] | None:
-    """What a file is that people take for a download, and what to do; None where it may be one.
+    """What a file is that was mistaken for weights or a network, and what to do about it; None if it may be valid.
 
     Args:
         path: of an existing file.

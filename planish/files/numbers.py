@@ -1,4 +1,4 @@
-"""What was measured once on a machine, kept in its cache: numbers by key, in a JSON file."""
+"""Cached measurements of a machine: numbers by key, in a JSON file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def read_numbers(file: Path) -> dict[str, float]:
-    """The numbers in a file; none where it is absent or damaged, so that they are measured again."""
+    """Read the numbers in a file; returns none if it is missing or damaged, so that they are measured again."""
     try:
         return {str(key): float(value) for key, value in json.loads(file.read_text()).items()}
     except (OSError, ValueError, AttributeError, TypeError):
@@ -16,7 +16,7 @@ def read_numbers(file: Path) -> dict[str, float]:
 
 
 def write_numbers(file: Path, known: dict[str, float]) -> None:
-    """Write the file whole; of two processes that write at a time the later one stays."""
+    """Write the file atomically; if two processes write at the same time, the later one wins."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(known))

@@ -1,8 +1,8 @@
-"""Reading files that others wrote: within bounds, and damaged ones refused in one way.
+"""Reading of files from other sources: with size limits, and with one kind of error for damaged files.
 
-Whatever a file holds, reading it ends in a value or in a ``PlanishError``. Parsers raise nearly every built-in exception on a damaged file
-(a JSON of 100,000 brackets a ``RecursionError``, a date that does not exist a ``ValueError``), so they are turned into one here and not by
-every reader for itself.
+Whatever a file contains, reading it either returns a value or raises a ``PlanishError``. Parsers raise nearly every built-in exception on
+damaged files (``RecursionError`` for JSON with 100,000 brackets, ``ValueError`` for a date that does not exist), so these are converted
+here, not in every reader.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 from planish.errors import PlanishError, first_line
 
 MOST_JSON_BYTES = 1 << 30
-# What parsing, and using what was parsed, raises on a damaged file. MemoryError is of the machine, not of the file.
+# The exceptions of parsing a damaged file, and of using the result. MemoryError is about the machine, not about the file.
 DAMAGED = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError, EOFError,
     NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error,
@@ -32,11 +32,11 @@ DAMAGED = (
 
 @contextmanager
 def damage_reported(file: Path, error: type[PlanishError], rule: str, fix: str = "") -> Iterator[None]:
-    """Within this block, what a damaged file raises becomes an ``error`` that names the file; a ``PlanishError`` passes as it is.
+    """Convert the exceptions of a damaged file within this block to an ``error`` that names the file; a ``PlanishError`` is not changed.
 
     Args:
-        file: that is read.
-        error: the kind of error.
+        file: the file that is read.
+        error: type of the error.
         rule: what the file should be.
         fix: see ``PlanishError``.
     """
@@ -47,7 +47,7 @@ def damage_reported(file: Path, error: type[PlanishError], rule: str, fix: str =
 
 
 def describe(error: BaseException) -> str:
-    """A parser's error in a line: ``KeyError: 'images'``."""
+    """Describe a parser's exception in one line: ``KeyError: 'images'``."""
     if isinstance(error, OSError):
         return error.strerror or first_line(error)
     if isinstance(error, RecursionError):
@@ -56,17 +56,17 @@ def describe(error: BaseException) -> str:
 
 
 def read_bytes(file: Path, max_bytes: int = MOST_JSON_BYTES) -> bytes:
-    """The content of a regular file; devices and pipes, which may never end, are not opened.
+    """Read a regular file; devices and pipes, which may never end, are not opened.
 
     Raises:
-        OSError: it is not there, not a regular file, or larger.
+        OSError: it does not exist, is not a regular file, or is larger than ``max_bytes``.
     """
     require_regular(file, max_bytes)
     return file.read_bytes()
 
 
 def real_path(path: Path) -> Path:
-    """The path without links; ``Path.resolve`` raises where links lead in a circle, or a name cannot be one."""
+    """Resolve all links of a path. Unlike ``Path.resolve``, this does not raise for circular links or invalid names."""
     try:
         return Path(os.path.realpath(path))
     except ValueError:
@@ -74,10 +74,10 @@ def real_path(path: Path) -> Path:
 
 
 def require_regular(file: Path, max_bytes: int | None = None) -> None:
-    """See that a file is one that ends.
+    """Check that a file is a regular file, which has an end.
 
     Raises:
-        OSError: it is not there, a folder, a pipe or a device, or larger than ``max_bytes``.
+        OSError: it does not exist, is a folder, a pipe or a device, or is larger than ``max_bytes``.
     """
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -88,7 +88,8 @@ def require_regular(file: Path, max_bytes: int | None = None) -> None:
 
 
 class _BoundedFile(io.BufferedReader):
-    """Reads no more at once than is there: a read reserves memory for its size, and damaged files make parsers request gigabytes."""
+    """A reader that never requests more bytes than the file has left: reads allocate memory for their size, and damaged files can make
+    parsers request gigabytes."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(0, os.fstat(self.fileno()).st_size - self.tell())
@@ -96,7 +97,7 @@ class _BoundedFile(io.BufferedReader):
 
 
 def open_bounded(file: Path) -> BinaryIO:
-    """Open a regular file for a parser that reads as much as the file names; see ``read_bytes``.
+    """Open a regular file for a parser that reads as many bytes as the file declares.
 
     Raises:
         OSError: see ``read_bytes``.
@@ -106,7 +107,7 @@ def open_bounded(file: Path) -> BinaryIO:
 
 
 def read_text(file: Path, max_bytes: int = MOST_JSON_BYTES, errors: str = "strict") -> str:
-    """The same as text in UTF-8, with or without a byte order mark.
+    """Read a regular file as UTF-8 text, with or without a byte order mark.
 
     ``errors="surrogateescape"`` is for lists of file names, which need not be UTF-8.
 
@@ -118,7 +119,7 @@ def read_text(file: Path, max_bytes: int = MOST_JSON_BYTES, errors: str = "stric
 
 
 def read_json(file: Path, max_bytes: int = MOST_JSON_BYTES) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
         OSError: see ``read_bytes``.

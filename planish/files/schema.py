@@ -1,7 +1,7 @@
-"""The version of every file format: its key ``schema_version``, and how files of another version are refused.
+"""Versions of the file formats: the key ``schema_version``, and the refusal of files of another version.
 
-A format is a pydantic dataclass with the field ``schema_version: Literal[1] = 1``. The number rises when a
-key is added, removed or gets another meaning. ``tools/schemas.py`` makes the JSON Schemas in ``docs/schemas/`` from these classes.
+A format is a pydantic dataclass with the field ``schema_version: Literal[1] = 1``. The number increases when a key is added or removed, or
+when its meaning changes. ``tools/schemas.py`` generates the JSON Schemas in ``docs/schemas/`` from these classes.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ T = TypeVar("T")
 
 
 def version_of(kind: type) -> int:
-    """The version of a format that this Planish reads and writes."""
+    """Return the version of a format that this version of Planish reads and writes."""
     default: Any = next(one.default for one in fields(kind) if one.name == SCHEMA_VERSION)
     return int(default)
 
 
 def require_version(content: Any, kind: type, where: str | Path, fix: str, error: type[PlanishError] = BundleError) -> None:
-    """Refuse content of another version; what is no mapping passes, for its reader to refuse.
+    """Refuse content of another version. Content that is not a mapping passes; its reader refuses it.
 
     Args:
         content: as read from JSON or YAML.
         kind: the format.
         where: the file, for the message.
         fix: what to do, see ``PlanishError``.
-        error: the kind of error.
+        error: type of the error.
 
     Raises:
-        PlanishError: of the kind ``error``: it has no ``schema_version``, or another one.
+        PlanishError: of type ``error``, if ``schema_version`` is missing or different.
     """
     if not isinstance(content, Mapping):
         return
@@ -57,10 +57,10 @@ def read_versioned(path: Path, kind: type[T], rule: str, fix: str) -> T:
         path: of the file.
         kind: the format.
         rule: what the file should be.
-        fix: what to do where it is not, or of another version.
+        fix: what to do if it is damaged or of another version.
 
     Raises:
-        BundleError: it is missing, damaged, was changed, or is of another version.
+        BundleError: it is missing, damaged, modified, or of another version.
     """
     with damage_reported(path, BundleError, rule, fix):
         data = read_bytes(path)

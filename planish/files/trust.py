@@ -1,8 +1,8 @@
-"""The gate before files that can run code when they are opened: PyTorch programs, TensorRT engines, Python files, ...
+"""Trust in files that can run code when they are opened: PyTorch programs, TensorRT engines, Python files, ...
 
-Such a file is opened where this process wrote it or was given its name by the user, where a signature by a key that the user named covers
-it, or where the environment variable ``PLANISH_TRUST`` vouches for it: ``1`` for every file, or SHA-256 hashes separated by commas. What
-this process trusts is added to that variable, so that the processes it starts trust the same bytes.
+Such a file is opened only if this process wrote it, if the user named it, if it is covered by a signature of a key that the user named, or
+if the environment variable ``PLANISH_TRUST`` allows it: ``1`` for every file, or SHA-256 hashes separated by commas. Hashes of the files
+that this process trusts are added to that variable, so that its child processes trust the same bytes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ TRUST = "PLANISH_TRUST"
 
 
 def trust(file: Path) -> None:
-    """Let this process, and those it starts, open files with these bytes."""
+    """Allow this process and its child processes to open files with the content of this one."""
     hashes, digest = _vouched(), file_sha256(file)
     if not hashes & {"1", digest}:
         os.environ[TRUST] = ",".join(sorted({*hashes, digest}))
 
 
 def require_trust(file: Path, why: str) -> None:
-    """Refuse a file that nobody vouches for.
+    """Refuse a file that is not trusted.
 
     Args:
-        file: about to be opened.
-        why: what can happen then: ``"opening a PyTorch program can run code"``.
+        file: the file to be opened.
+        why: the risk of opening it, for the message: ``"opening a PyTorch program can run code"``.
 
     Raises:
         TrustError: it is not trusted.

@@ -1,7 +1,7 @@
-"""Where techniques put the files they make until whoever runs them keeps or drops those, and how files and folders are replaced whole.
+"""The workspace, the folder in which techniques create files until their caller keeps or deletes them; and atomic replacement.
 
-What is written here is on the disk itself when it takes its name: after a power cut a name stands for all of its content, or for the
-former one.
+Content is synced to disk before it is renamed into place: after a power failure, a name refers to either the complete new content or the
+previous one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _folder: ContextVar[Path | None] = ContextVar("planish_workspace", default=None)
 
 @contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
-    """Within this block techniques write below ``folder``; outside, below a temporary folder that goes when Python exits."""
+    """Make techniques write to ``folder`` within this block; otherwise they write to a temporary folder, deleted when Python exits."""
     token = _folder.set(folder)
     try:
         yield folder
@@ -33,10 +33,10 @@ def workspace(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write; it takes the name ``path`` when the block ends well, once its content is on the disk.
+    """Yield the path of a file to write; when the block ends without an error, it is synced to disk and renamed to ``path``.
 
     Raises:
-        DataError: there is a folder of that name.
+        DataError: there is a folder with that name.
     """
     partial = path.with_name(path.name + ".partial")
     for place in (path, partial):
@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(folder: Path, whole: Path) -> None:
-    """Give the folder ``whole``, which lies beside it, the name ``folder``; an earlier one goes only when the new one is in its place."""
+    """Rename the complete folder ``whole``, which is next to it, to ``folder``; an existing one is deleted only after that."""
     sync_all(whole)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
@@ -61,7 +61,7 @@ def replace_folder(folder: Path, whole: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or the names in a folder, are on the disk."""
+    """Wait until a file's content, or the entries of a folder, are on disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -70,25 +70,25 @@ def sync(path: Path) -> None:
 
 
 def sync_all(folder: Path) -> None:
-    """The same for all that is in a folder."""
+    """Wait until a folder and everything in it are on disk."""
     for inside in (*folder.rglob("*"), folder):
         sync(inside)
 
 
 def _sync_name(path: Path) -> None:
-    """Its own name, and that of the folder it lies in, which may be new as well."""
+    """Wait until the name of a path is on disk, and that of its folder, which may be new as well."""
     for folder in list(path.absolute().parents)[:2]:
         sync(folder)
 
 
 def lasting_file(name: str) -> Path | None:
-    """A file in the workspace by which interrupted work goes on when it is done again; None outside of any workspace."""
+    """The path of a file in the workspace from which interrupted work is resumed; None outside of any workspace."""
     folder = _folder.get()
     return None if folder is None else folder / name
 
 
 def fresh_folder(prefix: str) -> Path:
-    """A new, empty folder in the workspace whose name begins with ``prefix``."""
+    """Create an empty folder in the workspace whose name begins with ``prefix``."""
     parent = _folder.get() or _scratch()
     parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
@@ -102,10 +102,10 @@ def _scratch() -> Path:
 
 
 def cache_root(cache_dir: Path | None) -> Path:
-    """The folder for what can be made again: ``cache_dir``, else ``$PLANISH_CACHE``, else ``~/.cache/planish``; made if need be.
+    """The folder for files that can be recreated: ``cache_dir``, else ``$PLANISH_CACHE``, else ``~/.cache/planish``; created if necessary.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it cannot be written to.
     """
     root = Path(cache_dir or os.environ.get("PLANISH_CACHE") or "~/.cache/planish").expanduser().absolute()
     try:

@@ -1,6 +1,6 @@
-"""Reading short YAML, within bounds, as YAML 1.2 has it.
+"""Parsing of short YAML documents with size limits, by the rules of YAML 1.2.
 
-PyYAML reads version 1.1, in which ``off``, ``no``, ``on`` and ``yes`` are booleans, 010 is 8, 1e-3 is a text and 1:30 is 90.
+PyYAML follows version 1.1, in which ``off``, ``no``, ``on`` and ``yes`` are booleans, 010 is 8, 1e-3 is a string and 1:30 is 90.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import yaml
 
 MOST_YAML_BYTES = 1_000_000
 _DEEPEST = 50
-_MOST_TOKENS = 200_000  # some seconds; the names of 20,000 classes have half of it
+_MOST_TOKENS = 200_000  # take a few seconds; the names of 20,000 classes need half of them
 
 
 class _Core(yaml.SafeLoader):
-    """The core schema of YAML 1.2.2."""
+    """A loader for the core schema of YAML 1.2.2."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 as the base class has it
 
 
 class _Words(yaml.SafeLoader):
-    """Every value is a text, but what is empty or ``~``."""
+    """A loader that returns every value as a string, except empty ones and ``~``, which are None."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 as the base class has it
 
@@ -50,10 +50,10 @@ _Core.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML document. Aliases are refused: a few lines of them can fill the memory.
+    """Parse a YAML document. Aliases are refused, since a few lines of them can exhaust the memory.
 
     Raises:
-        ValueError: it is none, too long, has aliases or is nested too deeply.
+        ValueError: it is not valid, too long, has aliases or is nested too deeply.
 
     Example:
         >>> parse_yaml("{mixed_precision: off, flip: true, learning_rate: 1e-3}")
@@ -63,7 +63,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def parse_yaml_words(text: str) -> Any:
-    """The same with every value as it is written, as names are meant to be: classes may be called ``no``, ``null``, ``1.10`` or ``010``.
+    """Parse a YAML document with every value as the string that is written: classes may be named ``no``, ``null``, ``1.10`` or ``010``.
 
     Example:
         >>> parse_yaml_words("names: [no, yes, 1.10]")
@@ -79,7 +79,7 @@ def _parse(text: str, loader: type[yaml.SafeLoader]) -> Any:
     ends = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
     try:
         depth = 0
-        for number, token in enumerate(yaml.scan(text)):  # takes time that is quadratic in the depth
+        for number, token in enumerate(yaml.scan(text)):  # its time is quadratic in the depth
             if number > _MOST_TOKENS:
                 raise ValueError(f"it has more than {_MOST_TOKENS:,} words and marks")
             depth += isinstance(token, begins) - isinstance(token, ends)

@@ -1,4 +1,4 @@
-"""Networks: ours, torchvision's and timm's by name, weights from files, and artifacts saved and rebuilt."""
+"""Networks of this package, torchvision and timm by name, loading of weights, and saving and loading of artifacts."""
 
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.zoo import Created, build, create, names

@@ -1,4 +1,4 @@
-"""Batch-norm statistics that fit a network which was changed."""
+"""Re-estimation of batch-norm statistics after a network was changed, and their momentum."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ LEAST_MOMENTUM = 0.1
 
 
 def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor], run: Callable[[Tensor], object] | None = None) -> None:
-    """Replace batch-norm statistics by their average over ``batches``; all modes and settings are left as they were.
+    """Replace batch-norm statistics by their average over ``batches``; train/eval modes and momentum are restored afterwards.
 
     Args:
-        module: changed in place.
-        batches: normalised images ``(N, C, H, W)``.
-        run: runs the network on a batch, where it need not be run to its end.
+        module: the network, changed in place.
+        batches: normalised images ``(N, C, H, W)``; batches of a single image are skipped.
+        run: called with each batch in place of ``module``, for example to run only part of the network.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
     if not norms:
@@ -40,10 +40,10 @@ def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor], run: Cal
 
 
 def raise_momentum(module: nn.Module) -> None:
-    """Let running statistics follow as quickly as torch's own do, at least; changed in place.
+    """Raise the momentum of all batch-norm layers to at least 0.1, PyTorch's default; changed in place.
 
-    Networks that were made for hundreds of thousands of steps have a momentum of 0.01 (torchvision's MobileNetV3): in a training of some
-    hundreds their statistics are those of weights that are long gone, and what was learned does not show.
+    Networks designed for hundreds of thousands of training steps use a momentum of 0.01 (torchvision's MobileNetV3). In a training of some
+    hundred steps, their running statistics would lag behind the weights, and validation would not show what was learned.
     """
     for norm in module.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.momentum is not None:

@@ -1,4 +1,4 @@
-"""Networks that a Python function builds, such as those that other packages add through the entry point ``planish.models``."""
+"""Networks built by a Python function, including those that other packages add through the entry point ``planish.models``."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from planish.errors import ModelError
 
 @cache
 def installed_models() -> dict[str, Callable[..., Any]]:
-    """What other packages add through the entry point ``planish.models``: factories by the network's name."""
+    """Factories that other packages add through the entry point ``planish.models``, by the name of the network."""
     return {entry.name: entry.load() for entry in entry_points(group="planish.models")}
 
 
 def from_package(source: Source) -> nn.Module:
-    """The network of an installed factory, fresh.
+    """A new network from an installed factory.
 
     Raises:
-        ModelError: the factory fails, or returns no network.
+        ModelError: the factory fails, or does not return an ``nn.Module``.
     """
     return call(installed_models()[source.name], source.name, source)
 
@@ -33,18 +33,18 @@ def call(factory: Callable[..., Any], name: str, source: Source) -> nn.Module:
     """The network that a factory builds for a source.
 
     Args:
-        factory: is given ``num_classes`` and ``channels`` or ``in_chans`` where its signature has them.
-        name: of the factory, for errors.
-        source: says how many classes and channels.
+        factory: called with those of ``num_classes``, ``channels`` and ``in_chans`` that its signature has.
+        name: name of the factory, for error messages.
+        source: number of classes and channels.
 
     Raises:
-        ModelError: it fails, or returns no network.
+        ModelError: the factory fails, or does not return an ``nn.Module``.
     """
     offered = {"num_classes": source.num_classes, "channels": source.channels, "in_chans": source.channels}
     parameters = inspect.signature(factory).parameters
     taken = {key: value for key, value in offered.items() if key in parameters}
     if any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        taken["num_classes"] = source.num_classes  # def net(pretrained=False, **kwargs), as torchvision's own
+        taken["num_classes"] = source.num_classes  # def net(pretrained=False, **kwargs), as in torchvision
     try:
         built = factory(**taken)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it: the same function with fewer layers, and what quantization acts on."""
+"""Folding of batch norm into the preceding convolution: the same function with fewer layers, as quantization needs it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from planish.models.tracing import trace_graph
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Fold each batch norm that follows a convolution, and only it, into that convolution. An identity takes its place.
+    """Fold each batch norm into the preceding convolution if it is the only consumer of its output, and replace it by an identity.
 
-    Where Python control flow hides the graph of the network, nothing is folded.
+    Nothing is folded if torch.fx cannot trace the network.
 
     Args:
-        module: in eval mode; changed in place.
+        module: the network in eval mode; changed in place.
     """
     try:
         traced = fx.GraphModule(module, trace_graph(module))
-    except Exception:  # whatever the network does with a proxy in place of a tensor
+    except Exception:  # the network's code may raise anything when it is traced with proxies
         return
     layers = dict(traced.named_modules())
     calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
@@ -36,7 +36,7 @@ def fold_batch_norm(module: nn.Module) -> None:
             assert fused.bias is not None
             conv.weight, conv.bias = (nn.Parameter(value.detach(), conv.weight.requires_grad) for value in (fused.weight, fused.bias))
             folded.add(norm)
-    for parent in list(module.modules()):  # under every name it has
+    for parent in list(module.modules()):  # under every name: a module may be shared
         for name, child in parent._modules.items():
             if child in folded:
                 parent._modules[name] = nn.Identity()

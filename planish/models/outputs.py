@@ -1,7 +1,7 @@
-"""What a network returns: a tensor, or tensors by name; and what its file says of them.
+"""Outputs of a network: a tensor or a dictionary of tensors, and their decoded form in exported files.
 
-A network whose outputs are no logits has ``loss(outputs, targets)`` and ``decode(outputs)``, which read them: detections, label maps; and
-it may have ``distance(outputs, teacher)``, by which it learns from another.
+A network that does not return logits has methods that interpret its raw outputs: ``loss(outputs, targets)``, ``decode(outputs)``, which
+returns detections or label maps, and optionally ``distance(outputs, teacher)``, the loss for distillation.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from planish.errors import ModelError
 
-METHODS = ("loss", "decode", "distance")  # of a network, beside ``forward``
+METHODS = ("loss", "decode", "distance")  # of a network, besides ``forward``
 
 
 def decoded(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
-    """Outputs by the names that a file gives them: ``logits`` where the network does not say otherwise."""
+    """The outputs by the names that they have in an exported file; ``logits`` unless the network has a ``decode`` method."""
     found: dict[str, Tensor] = getattr(network, "decode", _logits)(outputs)
     return found
 
 
 def copy_decoding_methods(network: nn.Module, borrower: nn.Module) -> None:
-    """Let what was made of a network, or stands around it, read outputs as the network does."""
+    """Copy ``loss``, ``decode`` and ``distance``, where ``network`` has them, to a module derived from it or wrapped around it."""
     for name in METHODS:
         if hasattr(network, name):
             setattr(borrower, name, getattr(network, name))
 
 
 class Graph(fx.GraphModule):
-    """A graph that was made of a network and keeps its methods, for which torch's own has no place."""
+    """A ``GraphModule`` that keeps the methods ``loss``, ``decode`` and ``distance`` of the traced network."""
 
     def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
         super().__init__(network, graph)
         copy_decoding_methods(network, self)
 
     def __deepcopy__(self, memo: Any) -> fx.GraphModule:
-        copied: fx.GraphModule = super().__deepcopy__(memo)  # which copies layers and code only
+        copied: fx.GraphModule = super().__deepcopy__(memo)  # copies only layers and code
         copy_decoding_methods(self, copied)
         return copied
 
 
 def each(change: Callable[[Tensor], Tensor], outputs: Any) -> Any:
-    """``change`` of each tensor in outputs or targets."""
+    """Apply ``change`` to each tensor in outputs or targets."""
     return tree_map_only(torch.Tensor, change, outputs)
 
 
 def logits_and_auxiliary(outputs: Any, classes: int) -> tuple[Tensor, list[Tensor]]:
-    """The logits ``(N, classes)`` of a classifier in training, and those of its auxiliary classifiers (Inception's, deep supervision).
+    """The logits ``(N, classes)`` of a classifier in training mode, and those of its auxiliary classifiers (Inception, deep supervision).
 
     Args:
-        outputs: a tensor; or a tuple, list or mapping, whose entry ``logits`` or ``out``, else the first, is meant.
-        classes: other outputs than one number per class are passed over.
+        outputs: a tensor; or a tuple, list or mapping, of which the entry ``logits`` or ``out``, or otherwise the first, holds the logits.
+        classes: number of classes; further outputs of another shape than the logits are ignored.
 
     Raises:
         ModelError: there are no such logits.
@@ -76,19 +76,19 @@ def logits_and_auxiliary(outputs: Any, classes: int) -> tuple[Tensor, list[Tenso
 
 
 def raw(network: nn.Module, outputs: Any) -> dict[str, Tensor]:
-    """What ``decode`` reads, by name; nothing where the outputs are what the file returns."""
+    """The raw outputs that ``decode`` takes, by name; empty if the network has no ``decode``."""
     if not hasattr(network, "decode"):
         return {}
     return outputs if isinstance(outputs, dict) else {"raw": outputs}
 
 
 def flattened(outputs: Any) -> Tensor:
-    """All that a network returns, ``(N, values)``."""
+    """All outputs of a network, flattened and concatenated to ``(N, values)``."""
     return torch.cat([part.flatten(1) for part in tree_leaves(outputs)], 1)
 
 
 def distance(outputs: Any, teacher: Any) -> Tensor:
-    """How far outputs are from a teacher's: the squared difference over the teacher's variance, the mean over all of them; a scalar."""
+    """The mean squared error between outputs and a teacher's, divided by the teacher's variance, averaged over all outputs; a scalar."""
     pairs = zip(tree_leaves(outputs), tree_leaves(teacher), strict=True)
     return torch.stack([functional.mse_loss(ours, theirs) / theirs.var().clamp_min(1e-12) for ours, theirs in pairs]).mean()
 

@@ -1,4 +1,4 @@
-"""Somebody's network in the form that training, compression and export work on: one float32 ``nn.Module`` whose weights are parameters."""
+"""Conversion of user networks to what training, compression and export need: a float32 ``nn.Module`` whose weights are parameters."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from torch.utils._pytree import tree_leaves
 from planish.errors import ModelError, first_line
 from planish.models.outputs import logits_and_auxiliary
 
-_SAME = 1e-3  # that logits may differ by between two runs
+_SAME = 1e-3  # tolerated difference of logits between two forward passes
 _HOOKS: dict[type, Callable[[nn.Module, str], Any]] = {WeightNorm: remove_weight_norm, SpectralNorm: remove_spectral_norm}
 
 
 def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Module, list[str]]:
-    """A float32 copy of the network inside ``torch.compile``, ``DataParallel`` and the like; the one handed over is left as it is, but
-    that its lazy layers (``nn.LazyLinear``) get their sizes.
+    """A float32 copy of a network, taken out of ``torch.compile``, ``DataParallel`` and similar wrappers.
+
+    The given network is not changed, except that its lazy layers (``nn.LazyLinear``) get their sizes and weights that a hook computes
+    (weight norm, spectral norm) are detached.
 
     Returns:
-        The copy, and what was done, in words.
+        The copy, and messages that describe what was done.
 
     Raises:
-        ModelError: it is a scripted network, cannot be copied, or has lazy layers and does not run on such an image.
+        ModelError: the network is scripted, holds unregistered layers, is on the meta device, cannot be copied, or has lazy layers and does
+            not run on such an image.
     """
     notes = []
     while (inner := _inner(module)) is not None:
@@ -52,7 +55,7 @@ def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Mod
     _detach_computed_weights(module)
     try:
         module = copy.deepcopy(module)
-    except Exception as error:  # an attribute that is no tensor may raise anything
+    except Exception as error:  # attributes that are not tensors may raise anything
         raise ModelError(
             f"the network cannot be copied: {_culprit(module) or f'{type(error).__name__}: {error}'}",
             "it is copied before it is changed",
@@ -67,16 +70,19 @@ def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Mod
 
 
 def check_training_outputs(module: nn.Module, channels: int, image_size: int, num_classes: int) -> list[str]:
-    """What a classifier returns in training mode, in words where it is more than logits; the network is left as it is.
+    """Check that a classifier returns logits in training mode; the network is not changed.
+
+    Returns:
+        A message if it returns other outputs besides the logits.
 
     Raises:
-        ModelError: it does not run in training mode, or returns no logits.
+        ModelError: the network does not run in training mode, or returns no logits.
     """
     network = copy.deepcopy(module).train()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             outputs = network(torch.zeros(2, channels, image_size, image_size))
-    except Exception as error:  # the network is not ours: anything may come out of it
+    except Exception as error:  # user code may raise anything
         raise ModelError(
             f"the network does not run in training mode: {type(error).__name__}: {first_line(error)}",
             f"it must take a float tensor (2, {channels}, {image_size}, {image_size})",
@@ -89,13 +95,13 @@ def check_training_outputs(module: nn.Module, channels: int, image_size: int, nu
 
 
 def check_answers(module: nn.Module, channels: int, image_size: int) -> list[str]:
-    """Whether a classifier's answers in eval mode are logits of an image alone; the network is left as it is.
+    """Check that a classifier's outputs in eval mode are logits that depend on the image alone; the network is not changed.
 
     Returns:
-        Warnings: that they depend on the other images of a batch, or are probabilities.
+        Warnings if the outputs depend on the other images of the batch, or are probabilities.
 
     Raises:
-        ModelError: they are random, or no numbers.
+        ModelError: the outputs are random, NaN or infinite.
     """
     network = copy.deepcopy(module).eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -120,10 +126,10 @@ def check_answers(module: nn.Module, channels: int, image_size: int) -> list[str
 
 
 def bake_norms(module: nn.Module) -> list[str]:
-    """Compute weight norm and spectral norm, of either form, and other parametrizations into the weights; changed in place.
+    """Bake weight norm and spectral norm (hooks or parametrizations) and other parametrizations into the weights; changed in place.
 
     Returns:
-        What was done, in words; nothing where there are none.
+        Messages that describe what was done; empty if the network has no parametrization.
     """
     done: dict[str, int] = {}
     for layer in module.modules():
@@ -131,7 +137,7 @@ def bake_norms(module: nn.Module) -> list[str]:
             _HOOKS[type(hook)](layer, hook.name)
             done[type(hook).__name__] = done.get(type(hook).__name__, 0) + 1
             if isinstance(hook, SpectralNorm):
-                for key, left in list(layer._load_state_dict_pre_hooks.items()):  # torch 2.14 does not find its own, which it has wrapped
+                for key, left in list(layer._load_state_dict_pre_hooks.items()):  # torch 2.14 wraps this hook and then fails to remove it
                     if isinstance(getattr(left, "hook", left), SpectralNormLoadStateDictPreHook):
                         del layer._load_state_dict_pre_hooks[key]
         if parametrize.is_parametrized(layer):
@@ -144,12 +150,12 @@ def bake_norms(module: nn.Module) -> list[str]:
 
 
 def _materialize(module: nn.Module, channels: int, image_size: int) -> None:
-    """Run a network with lazy layers once, so that they get their sizes."""
+    """Run a network with lazy layers once, so that the layers get their sizes."""
     if not any(isinstance(layer, LazyModuleMixin) for layer in module.modules()):
         return
     try:
         _run_once(module, channels, image_size)
-    except Exception as error:  # the network is not ours: anything may come out of it
+    except Exception as error:  # user code may raise anything
         raise ModelError(
             f"the network has lazy layers and does not run on a {image_size}x{image_size} image: {type(error).__name__}: {error}",
             "lazy layers get their sizes from the first image",
@@ -157,7 +163,7 @@ def _materialize(module: nn.Module, channels: int, image_size: int) -> None:
 
 
 def _run_once(module: nn.Module, channels: int, image_size: int) -> None:
-    """Run a network in eval mode on a black image; its layers keep the modes that they are in."""
+    """Run a network in eval mode on a black image, and restore the mode of each layer."""
     modes = [(m, m.training) for m in module.modules()]
     try:
         with torch.no_grad():
@@ -168,10 +174,11 @@ def _run_once(module: nn.Module, channels: int, image_size: int) -> None:
 
 
 def _plain_batch_norms(module: nn.Module, channels: int, image_size: int) -> int:
-    """Put ``nn.BatchNorm1d`` and ``2d`` in place of ``nn.SyncBatchNorm``, which is for several GPUs and is not folded; changed in place.
+    """Replace ``nn.SyncBatchNorm``, made for several GPUs and not foldable, by ``nn.BatchNorm1d`` or ``nn.BatchNorm2d``; changed in place.
 
     Returns:
-        How many were replaced: those that run, as their inputs tell which of the two they are.
+        The number of replaced layers. Only layers that run are replaced, as the number of dimensions of their input decides between the
+        two.
     """
     sides: dict[nn.Module, int] = {}
     hooks = [
@@ -181,7 +188,7 @@ def _plain_batch_norms(module: nn.Module, channels: int, image_size: int) -> int
     ]
     if not hooks:
         return 0
-    with suppress(Exception):  # a network that does not run is told so later
+    with suppress(Exception):  # later checks report a network that does not run
         _run_once(module, channels, image_size)
     for hook in hooks:
         hook.remove()
@@ -199,7 +206,7 @@ def _plain_batch_norms(module: nn.Module, channels: int, image_size: int) -> int
 
 
 def _unregistered(module: nn.Module) -> tuple[str, str] | None:
-    """The first attribute that holds layers or parameters which are no part of the network, and its type."""
+    """The first attribute that holds layers or parameters that are not registered in the network, and its type."""
     known = {id(part) for part in (*module.modules(), *module.parameters())}
     for name, layer in module.named_modules():
         for attribute, value in vars(layer).items():
@@ -212,7 +219,7 @@ def _unregistered(module: nn.Module) -> tuple[str, str] | None:
 
 
 def _inner(module: nn.Module) -> nn.Module | None:
-    """The network that a wrapper of torch's holds, None where it is none."""
+    """The network inside a wrapper of PyTorch; None if ``module`` is not a wrapper."""
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner: nn.Module = module.module
         return inner
@@ -221,7 +228,7 @@ def _inner(module: nn.Module) -> nn.Module | None:
 
 
 def _detach_computed_weights(module: nn.Module) -> None:
-    """Weights that a hook computes anew before every call may still hold the last one's graph, with which they cannot be copied."""
+    """Detach weights that a hook recomputes before each forward pass: with the autograd graph of the last pass they cannot be copied."""
     for layer in module.modules():
         for hook in _norm_hooks(layer):
             if isinstance(weight := getattr(layer, hook.name), torch.Tensor):
@@ -229,12 +236,12 @@ def _detach_computed_weights(module: nn.Module) -> None:
 
 
 def _norm_hooks(layer: nn.Module) -> list[Any]:
-    """The layer's weight norm and spectral norm of the older form."""
+    """The layer's hooks of weight norm and spectral norm (the older implementations in ``torch.nn.utils``)."""
     return [hook for hook in layer._forward_pre_hooks.values() if type(hook) in _HOOKS]
 
 
 def _culprit(module: nn.Module) -> str:
-    """The attribute that cannot be copied, and its type."""
+    """A description of the attribute that cannot be copied, and its type; empty if none is found."""
     for name, layer in module.named_modules():
         for attribute, value in vars(layer).items():
             if attribute.startswith("_"):

@@ -1,4 +1,4 @@
-"""Quantization inside a PyTorch network: the two operations that exporters write as Q/DQ nodes, and the modules made of them."""
+"""Quantization inside a PyTorch network: two operators that exporters write as Q/DQ nodes, and the modules that use them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 LAYERS = (nn.Conv2d, nn.Linear)
-_WHOLE_BYTES = (8, 7)  # bits, of which only one number fits into a byte
+_WHOLE_BYTES = (8, 7)  # bit widths that are stored as one value per byte
 SMALLEST = 1e-8  # a scale must stay above 0
 
 
 @torch.library.custom_op("planish::fake_quantize", mutates_args=())
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
-    """Round to the grid and come back, as ONNX's ``QuantizeLinear`` and ``DequantizeLinear`` do one after the other.
+    """Quantize and dequantize, as ONNX's ``QuantizeLinear`` followed by ``DequantizeLinear``.
 
-    Its gradients are those of learned step sizes: straight through inside the range, and for the scale equation 3 of Esser et al. 2020
-    (arXiv:1902.08153); for the zero point as in Bhalgat et al. 2020 (arXiv:2004.09576).
+    Gradients are those of learned step sizes: a straight-through estimator for ``x`` inside the range; equation 3 of Esser et al. 2020
+    (arXiv:1902.08153) for the scale; Bhalgat et al. 2020 (arXiv:2004.09576) for the zero point.
 
     Args:
-        x: any shape.
+        x: tensor of any shape.
         scale: above 0; a scalar, or one value for each index of the first axis.
         zero_point: integers between ``low`` and ``high`` as floats, in the shape of ``scale``.
         low: smallest integer of the grid.
-        high: its largest.
+        high: largest integer of the grid.
     """
     scale, zero_point = _along_first(scale, x), _along_first(zero_point, x)
     return torch.clamp(x.div(scale).round_(), low - zero_point, high - zero_point).mul_(scale)
@@ -63,7 +63,7 @@ fake_quantize.register_autograd(_backward, setup_context=_keep)
 
 @torch.library.custom_op("planish::dequantize", mutates_args=())
 def dequantize(q: Tensor, scale: Tensor) -> Tensor:
-    """``q * scale``, one scale for each index of the first axis; ``q`` int8."""
+    """Return ``q * scale`` in float32, for int8 ``q`` and one scale for each index of the first axis."""
     return q.float() * _along_first(scale, q)
 
 
@@ -72,7 +72,7 @@ def _(q: Tensor, scale: Tensor) -> Tensor:
     return torch.empty_like(q, dtype=torch.float32)
 
 
-for _device in ("cpu", "cuda"):  # a grid of 256 steps is too fine for bfloat16
+for _device in ("cpu", "cuda"):  # bfloat16 cannot represent a grid of 256 steps
     fake_quantize.register_autocast(_device, torch.float32)
 
 
@@ -81,11 +81,11 @@ def _along_first(value: Tensor, like: Tensor) -> Tensor:
 
 
 class ActivationQuantizer(nn.Module):
-    """One activation tensor in unsigned 8 bits.
+    """Fake quantization of one activation tensor to unsigned 8 bits.
 
     Args:
-        rectified: the ReLU before it was taken out: the grid begins at 0, so it clips as the ReLU does.
-        limit: largest value, where a ReLU6 was taken out.
+        rectified: whether the preceding ReLU was removed; the grid then begins at 0 and clips as the ReLU did.
+        limit: upper limit of the removed activation, such as 6 for ReLU6.
     """
 
     def __init__(self, rectified: bool = False, limit: float = math.inf) -> None:
@@ -103,31 +103,31 @@ class ActivationQuantizer(nn.Module):
         return cast(Tensor, fake_quantize(x, scale, zero_point, 0, 255))
 
     def set_range(self, lowest: float, highest: float) -> None:
-        """Take the range that was seen; 0 becomes part of it, as padding must be exact."""
+        """Set scale and zero point from an observed range, extended to include 0 so that zero padding is exact."""
         lowest, highest = min(0.0, lowest), max(0.0, highest)
         scale = max((highest - lowest) / 255, SMALLEST)
         self.scale.fill_(scale)
         self.zero_point.fill_(round(-lowest / scale))
 
     def learn(self) -> None:
-        """Begin to learn scale and zero point."""
+        """Make scale and zero point trainable."""
         self.learned = LearnedGrid(self.scale, None if self.rectified else self.zero_point, self.limit / 255)
 
     def settle(self) -> None:
-        """Keep what was learned."""
+        """Store the learned scale and zero point as buffers, and end their training."""
         if self.learned is not None:
             self.scale, self.zero_point = (value.detach().clone() for value in self.learned())
             self.learned = None
 
 
 class LearnedGrid(nn.Module):
-    """Scale and zero point of activations while they are learned, on scales that one learning rate fits (Jain et al. 2020,
+    """Trainable scale and zero point of activations, parametrized so that one learning rate suits both (Jain et al. 2020,
     arXiv:1903.08066): the logarithm of the scale, and the zero point as a share of the grid.
 
     Args:
-        scale: to begin with.
-        zero_point: to begin with, None where it stays 0.
-        largest: scale.
+        scale: initial scale.
+        zero_point: initial zero point; None to keep it at 0.
+        largest: maximum scale.
     """
 
     def __init__(self, scale: Tensor, zero_point: Tensor | None, largest: float) -> None:
@@ -144,17 +144,17 @@ class LearnedGrid(nn.Module):
 
 
 def _passing(exact: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """``change(exact)``, with the gradient of ``exact``."""
+    """Return ``change(exact)`` with the gradient of ``exact`` (straight-through estimator)."""
     return exact + (change(exact) - exact).detach()
 
 
 class LearnedScale(nn.Module):
-    """Parametrization of a weight while it is trained: fake-quantized with one learned scale per output channel.
+    """Parametrization of a weight during training: fake quantization with one learned scale per output channel.
 
     Args:
-        scale: to begin with ``(output channels,)``.
+        scale: initial scales ``(output channels,)``.
         low: smallest integer.
-        high: largest; -1 and 1 make ternary weights.
+        high: largest integer; -1 and 1 give ternary weights.
     """
 
     def __init__(self, scale: Tensor, low: int, high: int) -> None:
@@ -174,11 +174,11 @@ class LearnedScale(nn.Module):
 
 
 class PackedWeight(nn.Module):
-    """Parametrization of a weight that is stored as integers, several in a byte where they have 4, 2 or 1 bits.
+    """Parametrization of a weight that is stored as integers, several per byte for 4, 2 and 1 bits.
 
     Args:
-        bits: 8, 4, 2 or 1; see ``pack``.
-        shape: of the weight.
+        bits: 8, 7, 4, 2 or 1; see ``pack``.
+        shape: shape of the weight.
     """
 
     def __init__(self, bits: int, shape: tuple[int, ...]) -> None:
@@ -193,14 +193,17 @@ class PackedWeight(nn.Module):
 
 
 def pack(values: Tensor, bits: int) -> Tensor:
-    """Integers in as few bytes as they need.
+    """Pack integers into as few bytes as possible.
 
     Args:
         values: int8, from ``-2 ** (bits - 1)`` to ``2 ** (bits - 1) - 1``; for one bit -1 and 1.
         bits: 8, 7, 4, 2 or 1.
 
     Returns:
-        int8 as it was for 8 and 7 bits, otherwise uint8 ``(bytes,)``, the first value in the lowest bits.
+        The unchanged int8 values for 8 and 7 bits, otherwise uint8 ``(bytes,)``, with the first value in the lowest bits.
+
+    Raises:
+        ValueError: a value is out of range.
     """
     if bits in _WHOLE_BYTES:
         return values.to(torch.int8)
@@ -214,7 +217,7 @@ def pack(values: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """What ``pack`` packed, int8 of that shape."""
+    """Reverse ``pack``: int8 values of the given shape."""
     if bits in _WHOLE_BYTES:
         return packed
     codes = (packed[:, None] >> _shifts(bits, packed.device).to(torch.uint8)) & (2**bits - 1)
@@ -228,12 +231,12 @@ def _shifts(bits: int, device: torch.device) -> Tensor:
 
 
 def bounds(bits: int) -> tuple[int, int]:
-    """Smallest and largest signed integer of that many bits."""
+    """The smallest and largest signed integer of ``bits`` bits."""
     return -(1 << bits - 1), (1 << bits - 1) - 1
 
 
 def best_scale(weight: Tensor, bits: int) -> Tensor:
-    """The scale of each output channel that leaves the least squared error after rounding to the nearest."""
+    """The scale of each output channel that minimises the squared error of rounding to nearest, found by grid search."""
     flat = weight.detach().flatten(1)
     largest = flat.abs().amax(1).clamp(min=SMALLEST) / (2 ** (bits - 1) - 0.5)
     best: Tensor = largest
@@ -246,23 +249,23 @@ def best_scale(weight: Tensor, bits: int) -> Tensor:
 
 
 def integers(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """The nearest integers of ``bits`` bits, as floats."""
+    """The weight divided by ``scale`` and rounded to the nearest integers of ``bits`` bits, as floats."""
     return (weight / _along_first(scale, weight)).round().clamp(*bounds(bits))
 
 
 def store_integers(layer: nn.Module, values: Tensor, scale: Tensor, bits: int) -> None:
-    """Replace the weight of a layer by packed integers with a scale per output channel; a former parametrization goes.
+    """Replace the weight of a layer by packed integers with a scale per output channel; an existing parametrization is replaced.
 
     Args:
         layer: convolution or linear layer, changed in place.
-        values: integers in the shape of the weight, in the range of ``pack``.
-        scale: ``(output channels,)``.
-        bits: 8, 4, 2 or 1.
+        values: integers in the shape of the weight, in the range that ``pack`` takes.
+        scale: scales ``(output channels,)``.
+        bits: 8, 7, 4, 2 or 1; see ``pack``.
     """
     stored, packed = PackedWeight(bits, tuple(values.shape)), pack(values.detach().to(torch.int8), bits)
     stored.scale = scale.detach().clone()
     if parametrize.is_parametrized(layer, "weight"):
-        # not removed and made anew: copies of a layer share the class that torch would take the weight from
+        # changed, not removed and registered again: copies of a layer share the class from which torch would delete the property "weight"
         weight: Any = layer.parametrizations.weight  # type: ignore[union-attr]
         del weight.original
         weight.register_buffer("original", packed)
@@ -274,7 +277,7 @@ def store_integers(layer: nn.Module, values: Tensor, scale: Tensor, bits: int) -
 
 
 def packed_weight(layer: nn.Module) -> PackedWeight | None:
-    """How the weight of a layer is stored, None where it is not in integers."""
+    """The layer's ``PackedWeight`` parametrization; None if its weight is not stored as integers."""
     if not parametrize.is_parametrized(layer, "weight"):
         return None
     found = layer.parametrizations.weight[0]  # type: ignore[union-attr, index]
@@ -282,7 +285,7 @@ def packed_weight(layer: nn.Module) -> PackedWeight | None:
 
 
 def widen(module: nn.Module) -> None:
-    """Store all integer weights with 8 bits, the only ones that the exported formats know everywhere; changed in place."""
+    """Store all integer weights with 8 bits, the only width that all export formats support; changed in place."""
     for layer in module.modules():
         if isinstance(layer, LAYERS) and (stored := packed_weight(layer)) is not None and stored.bits < 8:
             weight: Any = layer.parametrizations.weight  # type: ignore[union-attr]

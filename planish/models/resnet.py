@@ -1,4 +1,4 @@
-"""Our own small networks for small images: the networks of He et al. for CIFAR-10, with shortcuts and without."""
+"""Built-in networks for small images: the CIFAR-10 networks of He et al., with and without shortcuts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
 
 
 class PlainBlock(nn.Sequential):
-    """The same two convolutions without a shortcut."""
+    """Two 3x3 convolutions without a shortcut."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__(
@@ -46,15 +46,15 @@ class PlainBlock(nn.Sequential):
 class ResNet(nn.Module):
     """Three stages of basic blocks with 16, 32 and 64 channels (times ``width``), He et al. 2015 (arXiv:1512.03385), section 4.2.
 
-    Unlike the paper's, the shortcut projects where the shape changes (its option B), so that every addition is one of convolutions.
-    Any image size of at least 4 works; the stages run at full, half and quarter resolution.
+    Unlike in the paper, a shortcut is a projection where the shape changes (the paper's option B), so that every addition adds outputs of
+    convolutions. Any image size of at least 4 works; the stages run at full, half and quarter resolution.
 
     Args:
         depth: number of layers, ``6 n + 2``.
         block: ``BasicBlock``, or ``PlainBlock`` for the paper's plain network.
-        width: factor on the channels of every stage.
-        num_classes: size of the classifier.
-        channels: of the input.
+        width: multiplier of the channels of every stage.
+        num_classes: number of classes.
+        channels: number of input channels.
     """
 
     def __init__(self, depth: int, block: type[nn.Module], width: float, num_classes: int, channels: int) -> None:
@@ -89,7 +89,11 @@ def is_ours(name: str) -> bool:
 
 
 def resnet(name: str, num_classes: int, channels: int) -> ResNet:
-    """The network of that name, He-initialised from torch's global random state."""
+    """Build a network of this package by name, He-initialised from torch's global random state.
+
+    Raises:
+        ValueError: the name is not one of ``NAMES``.
+    """
     match = _NAME.fullmatch(name)
     if match is None or not is_ours(name):
         raise ValueError(f"{name!r} is not one of ours")

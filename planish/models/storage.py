@@ -1,4 +1,4 @@
-"""Saving an artifact as JSON and safetensors, and building it again from its lineage. Nothing is ever pickled."""
+"""Saving of an artifact as JSON and safetensors, and rebuilding it from its lineage. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from planish.models.zoo import build
 from planish.split_assignment import SPLITS_FILE, SplitAssignment
 from planish.technique import resolve
 
-_MOST_CLASSES_MORE = 1000  # than have names: a number in a file must not fill the memory
+_MOST_CLASSES_MORE = 1000  # than there are class names: a number in a file must not exhaust the memory
 _DESCRIPTION, _WEIGHTS = "artifact.json", "model.safetensors"
 
 
@@ -36,11 +36,11 @@ class ArtifactDescription:
 
     Args:
         format: ``torch``, ``onnx``, ``openvino``, ...
-        input_spec: what the model is fed.
-        preprocessing: how an image file becomes that.
-        class_names: in the order of the model's outputs.
-        lineage: how the model came to be.
-        files: of an exported model, relative to the folder; the first is the one that a runtime opens.
+        input_spec: channels, height and width of the model's input.
+        preprocessing: how an image file becomes the model's input.
+        class_names: names of the classes, in the order of the model's outputs.
+        lineage: the network that the model started from, and the techniques applied to it.
+        files: files of an exported model, relative to the folder; a runtime loads the first one.
     """
 
     format: str
@@ -53,7 +53,7 @@ class ArtifactDescription:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A hash of the network's layers and of all its values; the same in every process."""
+    """A hash of the network's layers, parameters and buffers; the same in every process."""
     known = hashlib.sha256(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module)).encode())
     for name, value in module.state_dict().items():
         known.update(name.encode())
@@ -64,12 +64,12 @@ def fingerprint(module: nn.Module) -> str:
 def save_artifact(artifact: Artifact, folder: Path, assignment: SplitAssignment | None = None) -> None:
     """Write the artifact to ``folder``: ``artifact.json`` and the weights, or the files of an exported model.
 
-    A folder of that name is replaced, and only when the new one is whole. ``artifact.original`` is not saved with it.
+    An existing folder is replaced, but only once the new one is complete. ``artifact.original`` is not saved.
 
     Args:
         artifact: the model.
-        folder: where.
-        assignment: the splits of the images that it was made with, kept as ``splits.json``.
+        folder: target folder.
+        assignment: the data splits that the model was trained with, saved as ``splits.json``.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -93,17 +93,19 @@ def save_artifact(artifact: Artifact, folder: Path, assignment: SplitAssignment 
 
 
 def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Artifact | None = None) -> Artifact:
-    """Read what ``save_artifact`` wrote. A network is built from its source, its techniques' structural changes are made again, and its
-    weights must then fit exactly; it comes back in eval mode.
+    """Load an artifact that ``save_artifact`` wrote.
+
+    A PyTorch network is built from its source, the structural changes of its techniques are repeated, and its weights are loaded strictly.
+    It is returned in eval mode.
 
     Args:
-        folder: where it lies.
-        module: the network it started from, where that was handed over in Python.
-        original: what ``Artifact.original`` shall be.
+        folder: folder of the artifact.
+        module: the network that the artifact started from, if that was an ``nn.Module`` passed in Python.
+        original: value of ``Artifact.original``.
 
     Raises:
-        BundleError: the folder is incomplete, was changed, or is of another version.
-        ModelError: the source cannot be built here.
+        BundleError: the folder is incomplete, was changed, or has another version.
+        ModelError: the network cannot be built here.
     """
     found = read_versioned(folder / _DESCRIPTION, ArtifactDescription, "it is as Planish wrote it", "save the model again")
     artifact = Artifact(
@@ -133,14 +135,14 @@ def load_artifact(folder: Path, *, module: nn.Module | None = None, original: Ar
         _load_weights(built, folder / _WEIGHTS)
     except PlanishError:
         raise
-    except Exception as error:  # a lineage that was changed describes no network, or another one
+    except Exception as error:  # an edited lineage may describe no network, or another one
         raise _broken(folder, error) from error
     return replace(artifact, module=built.eval())
 
 
 def _load_weights(module: nn.Module, file: Path) -> None:
-    """Load weights strictly. Of tensors that layers share the file holds one copy; and networks that ask a state for its version
-    (MNASNet) get their own, which the file does not hold.
+    """Load weights strictly. The file holds one copy of tensors that layers share. The values are put into the network's own state dict, as
+    some networks (MNASNet) need its version metadata, which the file does not hold.
     """
     require_regular(file)
     saved, state = load_file(file), module.state_dict()

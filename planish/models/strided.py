@@ -1,4 +1,4 @@
-"""Around a fault of oneDNN: gradients of strided 1x1 convolutions with few input channels are written past their buffer."""
+"""Workaround for a bug in oneDNN: gradients of strided 1x1 convolutions with few input channels are written past their buffer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_CHANNELS = 16  # a block of oneDNN's, from which on nothing is wrong
+_CHANNELS = 16  # oneDNN's block size; with so many channels or more the bug does not occur
 
 
 class SafeStrides(TorchFunctionMode):
-    """Within it a strided 1x1 convolution of fewer than 16 channels on the CPU takes every n-th pixel first, and has no stride then.
+    """Context manager in which strided 1x1 convolutions with fewer than 16 input channels on the CPU subsample the input first and then run
+    with stride 1.
 
-    The outputs are the same. Without it the gradient of such weights for a channels-last input damages the heap, and the process ends
-    anywhere later (https://github.com/uxlfoundation/oneDNN/issues/6035; seen with torch 2.14.1).
+    The outputs are the same. Without it, the weight gradient for a channels-last input corrupts the heap, and the process crashes some time
+    later (https://github.com/uxlfoundation/oneDNN/issues/6035; seen with torch 2.14.1).
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A network by name: ours, torchvision's, timm's, or somebody's own; with weights or without, fitted to the images at hand."""
+"""Networks by name (this package, torchvision, timm or user code), with or without weights, adapted to the images."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from planish.models.plain import bake_norms, check_answers, check_training_outpu
 from planish.models.weights.checkpoints import State, aligned, read_checkpoint
 from planish.models.weights.loading import fit_weights, read_weights
 
-# Up to this size a stem made for 224 pixels throws away too much: a ResNet would end on maps of one pixel. At 64 pixels the changed stem
-# would make a ResNet-18 16 times as expensive. See ``surgery.shrink_stem``.
+# Up to this image size, a stem made for 224 pixels discards too much resolution: the last maps of a ResNet would have one pixel. At 64
+# pixels the changed stem would make a ResNet-18 16 times as expensive. See ``heads.first_and_last.shrink_stem``.
 SMALL_IMAGE = 48
 RUNS_PYTHON = "a network is built by running the Python file"
 _WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors", ".bin")
-_AUXILIARY = ("aux", "AuxLogits")  # classifiers that GoogLeNet and Inception use while they are trained from scratch
+_AUXILIARY = ("aux", "AuxLogits")  # auxiliary classifiers, which GoogLeNet and Inception use when trained from scratch
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class Created:
     """A network ready to be trained or used.
 
     Args:
-        source: how to build it again.
-        module: takes normalised float images ``(N, C, H, W)``, returns logits ``(N, num_classes)``.
-        notes: what was decided or changed, in words.
-        pretrained: whether it holds weights somebody gave (the library's, a file's, or those of the module handed over).
-        new_classifier: whether the classifier is fresh, so that the network cannot be used without training.
-        mean: normalisation that the weights expect, one value per channel on the 0..1 scale; None where nobody knows.
-        std: the same.
+        source: description from which ``build`` builds the network again.
+        module: takes normalised float images ``(N, C, H, W)``, returns logits ``(N, num_classes)`` or, for a detector or segmenter, its raw
+            outputs.
+        notes: messages about what was decided or changed.
+        pretrained: whether the network has given weights (from the library, a file, or the module that was passed).
+        new_classifier: whether the classifier is newly initialised, so that the network must be trained before use.
+        mean: channel means that the weights expect, on the 0..1 scale; None if unknown.
+        std: channel standard deviations that the weights expect, on the 0..1 scale; None if unknown.
     """
 
     source: Source
@@ -77,21 +78,21 @@ def create(
     task: str = "classification",
     training: TrainingBoxes | None = None,
 ) -> Created:
-    """A network for images of this kind. Fresh layers are initialised from torch's global random state.
+    """Create a network for a task and an image format. New layers are initialised from torch's global random state.
 
     Args:
-        model: ``resnet20``, ``resnet14x2`` (ours, see ``resnet.NAMES``), a name that another package adds (entry point
-            ``planish.models``), ``torchvision:NAME``, ``timm:NAME``, a bare NAME (looked up in that order), ``FILE.py:factory``, or a
-            network. A factory is given ``num_classes`` and ``channels`` or ``in_chans`` where its
-            signature has them.
-        num_classes: size of the classifier.
-        channels: 1 or 3.
-        image_size: shorter side in pixels; up to ``SMALL_IMAGE`` the stem of a library's network is changed, unless weights come with a
-            classifier that fits: such a network is already trained as it is.
-        weights: ``imagenet`` for the library's own, or a file (see ``weights.read_weights``).
-        task: a detector or segmenter stands on the maps of the network that is named; a network handed over, and a factory's, is taken to
-            be one if it has a ``decode`` of its own.
-        training: what a detector's levels are chosen by; None for square images of ``image_size``, whatever is in them.
+        model: ``resnet20``, ``resnet14x2`` (of this package, see ``resnet.NAMES``), a name that another package adds (entry point
+            ``planish.models``), ``torchvision:NAME``, ``timm:NAME``, a bare NAME (looked up in that order), ``FILE.py:factory``, or an
+            ``nn.Module``. A factory is called with those of ``num_classes``, ``channels`` and ``in_chans`` that its signature has.
+        num_classes: number of classes.
+        channels: image channels, 1 or 3.
+        image_size: shorter side in pixels. Up to ``SMALL_IMAGE`` the stem of a library's network is changed, unless the weights include a
+            classifier that fits: such a network was trained with its original stem.
+        weights: ``imagenet`` for the library's pretrained weights, or a file (see ``weights.loading.read_weights``).
+        task: name of the task. For detection and segmentation, the named network becomes the backbone; an ``nn.Module`` or a factory's
+            network that has a ``decode`` method is used as a complete detector or segmenter.
+        training: input size and training boxes by which a detector's levels are chosen; None for square images of ``image_size`` and
+            unknown boxes.
 
     Raises:
         ModelError: an unknown name, a network that does not run on such images, or weights that do not fit.
@@ -135,15 +136,15 @@ def create(
 
 
 def build(source: Source, module: nn.Module | None = None, image_size: int = WATCH_SIZE) -> nn.Module:
-    """The network that ``source`` describes, without its weights.
+    """Build the network that ``source`` describes, without its weights.
 
     Args:
         source: from ``Created.source`` or an artifact's lineage.
-        module: the network that was handed over, for ``source.name == "module"``; it is copied.
-        image_size: a size it runs on, needed for such a network only.
+        module: the ``nn.Module`` that was passed originally, for ``source.name == "module"``; it is copied.
+        image_size: an image size that such a network runs on; needed only with ``module``.
 
     Raises:
-        ModelError: it cannot be built here: no module given, the file is gone or changed.
+        ModelError: the network cannot be built here: no module is given, or its file is missing or was changed.
     """
     built, _ = _built(source, module, image_size)
     bake_norms(built)
@@ -151,7 +152,7 @@ def build(source: Source, module: nn.Module | None = None, image_size: int = WAT
 
 
 def _built(source: Source, module: nn.Module | None = None, image_size: int = WATCH_SIZE) -> tuple[nn.Module, list[str]]:
-    """The same as it was written, weight norm and the like still in it; and what was taken out of which wrapper, in words."""
+    """``build`` without baking in weight norm and other parametrizations; also returns messages about removed wrappers."""
     if source.name in _with_own_head(source.task):
         return torchvision_heads.build(source.name.rpartition(":")[2], source.num_classes, source.channels, source.detections), []
     if source.strides:
@@ -185,8 +186,8 @@ def _built(source: Source, module: nn.Module | None = None, image_size: int = WA
 
 
 def names() -> list[str]:
-    """All names that ``create`` takes: ours (each may have a width factor, ``resnet14x2``), those that other packages add through the entry
-    point ``planish.models``, torchvision's and timm's."""
+    """All names that ``create`` takes: networks of this package (each may have a width factor, ``resnet14x2``), of other packages (entry
+    point ``planish.models``), of torchvision and of timm."""
     import timm
     import torchvision
 
@@ -261,12 +262,12 @@ def _with_head(
 
 
 def _with_own_head(task: str) -> list[str]:
-    """torchvision's networks for a task, by their full names."""
+    """Full names of torchvision's detectors or segmenters for a task."""
     return [] if head_for(task) is None else [f"torchvision:{name}" for name in torchvision_heads.names(task)]
 
 
 def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
-    """A detector or segmenter of torchvision's, with weights from a file where they fit."""
+    """A detector or segmenter of torchvision, with those weights of a file that fit."""
     module = build(source)
     if weights is None:
         return Created(source, module, (), False, True, None, None)
@@ -288,9 +289,9 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
 def _on_maps(
     classifier: nn.Module, source: Source, image_size: int, training: TrainingBoxes, state: State, head: Head
 ) -> tuple[nn.Module, Source, list[str]]:
-    """A detector or segmenter, what it is built by (finer maps where the backbone has no coarse ones), and in words what was adapted.
+    """A detector or segmenter on a backbone, the source to rebuild it (its levels adapted to images and boxes), and messages about changes.
 
-    Weights of a whole detector, trained elsewhere, are of its own levels: these are taken.
+    If ``state`` holds the weights of a whole trained detector, that detector's levels are used.
     """
     for levels in levels_in(state) if head.boxes else ():
         trained = replace(source, strides=levels.strides, bins=levels.bins)
@@ -322,7 +323,7 @@ def _has_classifier(state: State, module: nn.Module, channels: int) -> bool:
 
 
 def _full_name(name: str) -> str:
-    """``torchvision:resnet18`` for ``resnet18``; a factory's file is made absolute."""
+    """The full name: ``torchvision:resnet18`` for ``resnet18``; the path of a factory's file is made absolute."""
     kind, colon, rest = name.rpartition(":")
     if kind.endswith(".py"):
         return f"{Path(kind).resolve().as_posix()}:{rest}"
@@ -335,7 +336,7 @@ def _full_name(name: str) -> str:
     if name.endswith((".py", ".onnx")):
         fix = "name the function: FILE.py:factory" if name.endswith(".py") else "optimize and explain take it"
         raise ModelError(f"{name} names no network that can be trained", "it is a function in a Python file, or a library's network", fix)
-    if "timm/" in name:  # as Hugging Face calls timm's networks: hf-hub:timm/NAME
+    if "timm/" in name:  # Hugging Face's name of timm networks: hf-hub:timm/NAME
         return _full_name(f"timm:{name.rpartition('timm/')[2]}")
     if colon and kind not in ("torchvision", "timm"):
         raise ModelError(f"no network is called {name!r}", "before the colon stands 'torchvision', 'timm' or a FILE.py")
@@ -362,7 +363,7 @@ def _full_name(name: str) -> str:
 def _torchvision(name: str, num_classes: int, **more: Any) -> nn.Module:
     import torchvision
 
-    if name in ("googlenet", "inception_v3"):  # their auxiliary classifiers make the output a tuple, and slow initialisation warns
+    if name in ("googlenet", "inception_v3"):  # auxiliary classifiers make the output a tuple, and without init_weights torchvision warns
         more |= {"aux_logits": False, "init_weights": True} if "weights" not in more else {}
     return cast(nn.Module, torchvision.models.get_model(name, num_classes=num_classes, **more))
 
@@ -372,13 +373,13 @@ def _timm(name: str, num_classes: int) -> nn.Module:
 
     try:
         return cast(nn.Module, timm.create_model(name, num_classes=num_classes))
-    except RuntimeError as error:  # a tag of weights that timm does not have
+    except RuntimeError as error:  # a weights tag that timm does not have
         tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise ModelError(f"timm cannot make {name}: {first_line(error)}", f"it has {', '.join(tags[:8]) or 'no weights for it'}") from error
 
 
 def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
-    factory_file(source.name)  # is it there?
+    factory_file(source.name)  # raises if the file does not exist
     if source.sha256 and file_sha256(path) != source.sha256:
         raise ModelError(
             f"{path} has changed since this model was made from it", "a network is rebuilt from the same code", "bring it back"
@@ -400,10 +401,10 @@ def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
 
 
 def factory_file(name: str) -> Path | None:
-    """The Python file of ``FILE.py:factory``; None for the name of a network.
+    """The Python file of ``FILE.py:factory``; None for any other name.
 
     Raises:
-        ModelError: there is no such file.
+        ModelError: the file does not exist.
     """
     kind = name.rpartition(":")[0]
     if not kind.endswith(".py"):
@@ -414,7 +415,7 @@ def factory_file(name: str) -> Path | None:
 
 
 def _trusted_sha256(name: str) -> str:
-    """Hash of a factory's file, which is trusted as the caller names it; empty for the name of a network."""
+    """SHA-256 of a factory's file, which is marked as trusted because the user named it; empty for any other name."""
     file = factory_file(name)
     if file is None:
         return ""
@@ -423,7 +424,7 @@ def _trusted_sha256(name: str) -> str:
 
 
 def _check_classifier(module: nn.Module, num_classes: int, channels: int, image_size: int, name: str) -> str:
-    """Name of the classifier, having run the network once on an image of this size."""
+    """Run the network on an image of this size, check its number of outputs, and return the name of the classifier layer."""
     classifier, outputs = find_classifier(module, channels, image_size)
     if outputs != num_classes:
         raise ModelError(f"{name} returns {outputs} logits", f"the data has {num_classes} classes", "let the factory take num_classes")
@@ -431,7 +432,7 @@ def _check_classifier(module: nn.Module, num_classes: int, channels: int, image_
 
 
 def _library_weights(name: str) -> State:
-    """The weights a library publishes for its network, downloaded where they are not cached yet."""
+    """The weights that a library publishes for its network, downloaded unless they are cached."""
     kind, _, short = name.rpartition(":")
     if kind not in ("torchvision", "timm"):
         raise ModelError(
@@ -443,7 +444,7 @@ def _library_weights(name: str) -> State:
         import timm
 
         return cast(State, timm.create_model(short, pretrained=True).state_dict())
-    except Exception as error:  # urllib, requests, the hub's own: each has its family of errors
+    except Exception as error:  # urllib, requests and the Hugging Face hub each raise their own errors
         raise ModelError(
             f"the ImageNet weights of {name} cannot be had: {first_line(error)}",
             "they are downloaded once, then cached",
@@ -452,13 +453,13 @@ def _library_weights(name: str) -> State:
 
 
 def _normalisation(name: str, module: nn.Module, channels: int) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and standard deviation that a library's weights were trained with; for grey images the mean over the channels."""
+    """Mean and standard deviation that a library's weights were trained with; averaged over the channels for grey images."""
     kind, _, short = name.rpartition(":")
     if kind == "timm":
         config = cast(dict[str, Any], module.pretrained_cfg)
         mean, std = tuple(config["mean"]), tuple(config["std"])
     elif short in ("googlenet", "inception_v3"):
-        mean, std = (0.5,) * 3, (0.5,) * 3  # torchvision undoes its own normalisation inside these two, which came from TensorFlow
+        mean, std = (0.5,) * 3, (0.5,) * 3  # these two, ported from TensorFlow, undo torchvision's normalisation internally
     elif kind == "torchvision":
         import torchvision
 

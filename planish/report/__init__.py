@@ -1,4 +1,4 @@
-"""What people read: the HTML page of a run, and the tables and progress bar of the terminal."""
+"""Reports: HTML pages, and the tables and progress bars of the terminal."""
 
 from planish.report.pages.run import write_report
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them: units, signs, intervals, and when to say "no difference"."""
+"""Format numbers for reading: units, signs, confidence intervals, and when to report "no difference"."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from planish.measurement import Measurement, digits_of, in_words, size_change
 from planish.search.result import CandidateResult, Result
 
 MINUS = "−"
-TOO_WIDE_POINTS = 5.0  # an interval of a metric that is wider from end to end tells little
+TOO_WIDE_POINTS = 5.0  # a metric's confidence interval that is wider than this is reported as inconclusive
 _RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
@@ -25,28 +25,28 @@ def runtime_name(runtime: str) -> str:
 
 
 def metric(name: str) -> str:
-    """As people say it, within a sentence: ``accuracy``, ``mAP``, ``mask mAP``, ``mIoU``."""
+    """Return a metric's name for use within a sentence: ``accuracy``, ``mAP``, ``mask mAP``, ``mIoU``."""
     return in_words(name)
 
 
 def title(name: str) -> str:
-    """The same at the beginning of one: ``Accuracy``, ``mAP``, ``Mask mAP``."""
+    """Return a metric's name for the beginning of a sentence: ``Accuracy``, ``mAP``, ``Mask mAP``."""
     text = in_words(name)
     return text[:1].upper() + text[1:] if text.split(" ")[0].islower() else text
 
 
 def primary(measurements: Mapping[str, Measurement]) -> Measurement | None:
-    """The one that decides: wherever metrics are kept, it comes first."""
+    """Return the primary metric, which is always stored first."""
     return next(iter(measurements.values()), None)
 
 
 def counted(measurement: Measurement) -> str:
-    """What a measurement of a class counted."""
+    """Return what ``n`` of a class's measurement counts: ``Objects`` or ``Images``."""
     return "Objects" if measurement.name == "average_precision" else "Images"
 
 
 def number(value: float, digits: int, sign: bool = False) -> str:
-    """``1,234.50`` with a real minus; ``sign`` puts + before what is above 0. What rounds to 0 has no sign."""
+    """Format as ``1,234.50``, with a true minus sign; ``sign`` adds + to positive numbers. Numbers that round to 0 have no sign."""
     text = f"{abs(value):,.{digits}f}"
     if not text.strip("0.,"):
         return text
@@ -54,12 +54,12 @@ def number(value: float, digits: int, sign: bool = False) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Three significant digits."""
+    """Format to three significant digits, at most three decimals."""
     return number(value, 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0)
 
 
 def size(value: float) -> str:
-    """Decimal units, as disks and ``--max-size 4MB`` count."""
+    """Format a number of bytes in decimal units, like ``--max-size 4MB``."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= scale:
             return f"{number(value / scale, 2 if value < 10 * scale else 1 if value < 100 * scale else 0)} {unit}"
@@ -71,7 +71,7 @@ def times(value: float) -> str:
 
 
 def size_ratio(ratio: float) -> tuple[str, str]:
-    """``9.20×`` and ``smaller``, ``1.25×`` and ``larger``, nothing and ``of the same size``; from the size before by that after."""
+    """Format size before / size after: ``9.20×`` and ``smaller``, ``1.25×`` and ``larger``, or an empty string and ``of the same size``."""
     factor, word = size_change(ratio)
     return ("" if factor == 1 else times(factor)), word
 
@@ -85,7 +85,7 @@ def seconds(value: float) -> str:
 
 
 def show(measurement: Measurement) -> str:
-    """The value with its unit, ready to print."""
+    """Format a value with its unit."""
     m = measurement
     if m.unit == "ms":
         return f"{milliseconds(m.value)} ms"
@@ -101,7 +101,7 @@ def show(measurement: Measurement) -> str:
 
 
 def interval(measurement: Measurement) -> str:
-    """``3.90× to 4.40×``; empty where the number is exact."""
+    """Format a confidence interval as ``3.90× to 4.40×``; empty if there is none."""
     m = measurement
     if m.low is None or m.high is None:
         return ""
@@ -111,31 +111,31 @@ def interval(measurement: Measurement) -> str:
 
 
 def includes(measurement: Measurement, value: float) -> bool:
-    """Whether the interval holds ``value``: then there is no difference to speak of."""
+    """Whether the confidence interval contains ``value``, so that there is no significant difference from it."""
     m = measurement
     return m.low is not None and m.high is not None and m.low <= value <= m.high
 
 
 def width(measurement: Measurement) -> float:
-    """Of the interval, from end to end; 0 where the number is exact."""
+    """Return the width of the confidence interval; 0 if there is none."""
     m = measurement
     return 0.0 if m.low is None or m.high is None else m.high - m.low
 
 
 def too_wide(measurement: Measurement) -> bool:
-    """Whether an interval in percent or points is so wide that there are too few images to tell."""
+    """Whether a confidence interval in percent or points is too wide for a conclusion, because there are too few images."""
     return width(measurement) > TOO_WIDE_POINTS
 
 
 def change(drop: Measurement) -> str:
-    """A drop in points as the change people think in: a drop of 0.4 is ``−0.40``. In another unit, of which less may be better, in words:
-    ``0.400 worse``.
+    """Format a drop as a signed change: a drop of 0.4 points is ``−0.40``. In other units, where lower may be better, the direction is a
+    word: ``0.400 worse``.
     """
     return _changed(drop, drop.value)
 
 
 def change_in_unit(drop: Measurement) -> str:
-    """The same with its unit: ``−0.40 points``, ``0.400 mm worse``."""
+    """Format a drop as a change with its unit: ``−0.40 points``, ``0.400 mm worse``."""
     return f"{change(drop)} points" if drop.unit == "points" else _changed(drop, drop.value, drop.unit)
 
 
@@ -153,12 +153,12 @@ def _changed(drop: Measurement, lost: float, unit: str = "") -> str:
 
 
 def change_heading(unit: str, word: str = "Change") -> str:
-    """Of a column of changes: ``Change, points``."""
+    """Return the heading of a column of changes: ``Change, points``."""
     return f"{word}, {unit}" if unit else word
 
 
 def limit(goal: Goal, unit: str) -> str:
-    """Of what may be lost: ``1 point``, ``0.5 points``, ``0.5 mm``."""
+    """Format the largest accepted drop: ``1 point``, ``0.5 points``, ``0.5 mm``."""
     return f"{goal.max_drop_points:g} {'point' if unit == 'points' and goal.max_drop_points == 1 else unit}".rstrip()
 
 
@@ -169,7 +169,7 @@ def change_word(drop: Measurement) -> str:
 
 
 def everyone(result: Result) -> list[CandidateResult]:
-    """All candidates, each once: baselines, the chosen one, then the others by how far they came and by latency."""
+    """Return all candidates without repetition: baselines, the chosen one, then the others by the stage they reached and by latency."""
     rank = {"measured": 0, "trained": 1, "screened": 2, "baseline": 3}
     others = sorted((*result.pareto_frontier, *result.candidates), key=lambda c: (rank[c.stage], latency_of(c)))
     found: dict[str, CandidateResult] = {}

@@ -1,4 +1,4 @@
-"""What the command line prints: tables, the verdict, and a progress bar that is plain lines where nobody watches."""
+"""Terminal output: tables, the verdict, and progress, as bars on a terminal and as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _STAGE = {"baseline": "original", "screened": "screened", "trained": "trained", 
 
 
 def candidate_table(candidates: Sequence[CandidateResult], *, chosen: str = "", title: str = "", most: int = 0) -> Table:
-    """Candidates in rows, in the order given; fits 80 columns.
+    """Build a table with one row per candidate, in the order given; it fits 80 columns.
 
     Args:
-        candidates: what to list.
-        chosen: key of the chosen one, which is marked.
-        title: printed above.
-        most: rows at most, 0 for all; how many are left out is said below.
+        candidates: the rows.
+        chosen: key of the chosen candidate, which is highlighted.
+        title: of the table.
+        most: maximum number of rows, 0 for all; the caption counts the omitted ones.
     """
     shown = candidates[:most] if most else candidates
     left_out = len(candidates) - len(shown)
@@ -67,7 +67,7 @@ def candidate_table(candidates: Sequence[CandidateResult], *, chosen: str = "", 
 
 
 def measurements_table(measurements: Mapping[str, Measurement], title: str = "") -> Table:
-    """Name, value, interval and sample count of each."""
+    """Build a table of measurements: name, value, 95% interval, sample count and runtime."""
     table = Table(title=title or None, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title_justify="left")
     table.add_column("", overflow="fold")
     table.add_column("value", justify="right", no_wrap=True)
@@ -81,7 +81,7 @@ def measurements_table(measurements: Mapping[str, Measurement], title: str = "")
 
 
 def verdict_panel(result: Result) -> Panel:
-    """The verdict, and the goal met or by how much the nearest misses."""
+    """Build a panel with the verdict, and whether the goal is met or what it is missed by."""
     lines = [Text(result.verdict, style="bold"), Text(f"{result.chosen.summary}; {words.runtime_name(result.chosen.runtime)}")]
     for runtime, baseline in result.baselines.items():
         if runtime.endswith("-default") and runtime in result.latency_ratios:
@@ -105,14 +105,14 @@ def verdict_panel(result: Result) -> Panel:
 
 
 class TerminalProgress:
-    """Listens to ``planish.progress``: bars on a terminal, else one line at a stage's end and every ten seconds.
+    """A listener for ``planish.progress`` that shows bars on a terminal; elsewhere, a line when a stage ends and every ten seconds.
 
     Use as ``with TerminalProgress(console) as listener, listening(listener): ...``.
 
     Args:
-        console: where to print; standard error if None, so that standard output stays clean for ``--json``.
-        every_s: seconds between plain lines of one stage.
-        clock: tells seconds; replaced in tests.
+        console: where to print; standard error if None, so that standard output only contains the result, such as ``--json``.
+        every_s: seconds between plain lines of the same stage.
+        clock: returns the time in seconds; replaced in tests.
     """
 
     def __init__(self, console: Console | None = None, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -143,13 +143,13 @@ class TerminalProgress:
             self._live = None
 
     def show(self, renderable: RenderableType) -> None:
-        """Keep something above the bars, a table that grows; without a terminal nothing is shown, print the table at the end."""
+        """Show something above the bars, such as a growing table, until the next call; without a terminal nothing is shown."""
         self._above = renderable
         if self._live is not None:
             self._live.update(Group(renderable, self._bars))
 
     def __call__(self, progress: Progress) -> None:
-        """Take one report."""
+        """Handle a progress event."""
         name, now = progress.stage, self._clock()
         if not name:
             self._print(progress.text)
@@ -157,7 +157,7 @@ class TerminalProgress:
         finished = progress.total > 0 and progress.done >= progress.total
         if name not in self._started:
             if finished and progress.done:
-                return  # a stage tells its end twice: at its last step and when it is left
+                return  # a stage reports its end twice: at its last step and on exit
             self._begin(name, progress, now)
         elif progress.done == 0 and not progress.text:
             self._started[name] = self._printed[name] = now
@@ -176,7 +176,7 @@ class TerminalProgress:
             self._print(_line(progress))
 
     def _begin(self, name: str, progress: Progress, now: float) -> None:
-        # A stage of unknown length cannot be seen to end: the next one's beginning ends it.
+        # A stage of unknown length does not report its end: it ends when the next stage begins.
         for other in [n for n, task in self._tasks.items() if self._bars.tasks and not self._total(task)]:
             self._forget(other)
         self._started[name] = self._printed[name] = now
@@ -189,7 +189,7 @@ class TerminalProgress:
     def _finish(self, progress: Progress, now: float) -> None:
         spent = now - self._started[progress.stage]
         self._forget(progress.stage)
-        # On a terminal the bar has been seen; what took less than a second is not worth a line that stays.
+        # On a terminal, where the bar was visible, stages of less than a second leave no line.
         if self._live is None or spent >= 1:
             text = f", {progress.text}" if progress.text else ""
             self._print(f"✓ {progress.stage}, {words.seconds(spent)}{text}")

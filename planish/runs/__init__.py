@@ -1,1 +1,1 @@
-"""Run folders: their store, the steps that are finished, and the models that somebody names."""
+"""Run folders: the store of finished steps, running plans, saving evaluations, and opening models that the user names."""

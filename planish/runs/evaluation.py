@@ -1,4 +1,4 @@
-"""An evaluation that is kept: ``evaluation.json``, and ``evaluation.npz`` with the predictions that stand behind its numbers."""
+"""Saved evaluations: ``evaluation.json``, and ``evaluation.npz`` with the predictions that its numbers are computed from."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from planish.runs.record import RunRecord
 from planish.task import SplitName, Task
 
 _STRICT = ConfigDict(extra="forbid")
-_PROMISES = (90.0, 95.0, 99.0)  # percent right where the model answers
+_PROMISES = (90.0, 95.0, 99.0)  # target precision of the accepted predictions, in percent
 _FILES = "it is evaluation.json and evaluation.npz"
 SHOWN_MISTAKES = 24
 
 
 @dataclass(frozen=True, config=_STRICT)
 class Threshold:
-    """The least probability at which predictions keep some precision: chosen on validation, measured on other images.
+    """A minimum probability for accepting predictions at a target precision: chosen on validation, measured on other images.
 
     Args:
         target_precision: in percent.
-        threshold: the least probability of a prediction that is accepted; None where none keeps that precision.
-        measurements: ``precision``, ``recall``, ``coverage`` (the share that is accepted) and ``f1``.
-        reason: there is none.
+        threshold: minimum probability of an accepted prediction; None if no threshold reaches the target precision.
+        measurements: ``precision``, ``recall``, ``coverage`` (the share of images that is accepted) and ``f1``.
+        reason: why there is no threshold; empty if there is one.
     """
 
     target_precision: float
@@ -54,13 +54,12 @@ class Threshold:
 
 @dataclass(frozen=True, config=_STRICT)
 class ClassEvaluation:
-    """One class against the rest.
+    """The metrics of one class against the rest.
 
     Args:
-        name: of the class.
-        measurements: ``precision``, ``recall`` (its accuracy) and ``f1``, in percent; of a task without logits the one metric
-            that it has for a class.
-        threshold: of this class, at the precision that was asked for; None without logits of validation images.
+        name: name of the class.
+        measurements: ``precision``, ``recall`` (its accuracy) and ``f1``, in percent; for a task without logits, its one metric per class.
+        threshold: threshold for this class at the requested precision; None without logits of validation images.
     """
 
     name: str
@@ -70,18 +69,18 @@ class ClassEvaluation:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Evaluation(RunRecord):
-    """``evaluation.json``.
+    """``evaluation.json``: the evaluation of a model on a split.
 
     Args:
-        model: what was evaluated, as the user named it.
-        split: which images.
-        runtime: what ran the model.
-        metrics: the primary one first; with what errors cost (``Task.errors``), ``temperature`` and what it does, and corruptions, where
-            they were measured.
+        model: the model as named by the user.
+        split: the split that it was evaluated on.
+        runtime: the runtime that ran the model.
+        metrics: the primary metric first; also the costs of errors (``Task.errors``) and, if measured, the ``temperature`` with the
+            metrics before and after scaling, and the metrics on corrupted images.
         per_class: in the order of the model's outputs.
-        confusions: the pairs of classes that are confused most often; this and the next two are empty without logits.
-        thresholds: for accepting only confident predictions; empty without validation images.
-        misclassified: images.
+        confusions: the most frequent pairs of confused classes; empty without logits.
+        thresholds: thresholds for accepting only confident predictions; empty without logits of validation images.
+        misclassified: number of misclassified images; 0 without logits.
     """
 
     model: str
@@ -101,12 +100,12 @@ class Predicted:
 
     Args:
         logits: ``(N, classes)``.
-        targets: class numbers ``(N,)``.
+        targets: class indices ``(N,)``.
         keys: one name per image ``(N,)``.
-        worst: rows of the most confident errors ``(K,)``, the surest first.
-        pixels: of these, uint8 ``(K, H, W, C)``.
-        validation_logits: ``(M, classes)``; M is 0 where validation itself was evaluated.
-        validation_targets: ``(M,)``.
+        worst: rows of the most confident errors ``(K,)``, the most confident first.
+        pixels: images of these errors, uint8 ``(K, H, W, C)``.
+        validation_logits: ``(M, classes)``; M is 0 if the model was not evaluated on validation in addition to the split.
+        validation_targets: class indices ``(M,)``.
     """
 
     logits: npt.NDArray[Any]
@@ -123,7 +122,7 @@ class Scored:
     """``evaluation.npz`` of a model without logits.
 
     Args:
-        scores: of each image, see ``Task.scores`` ``(N,)``.
+        scores: one score per image ``(N,)``, see ``Task.scores``.
         keys: one name per image ``(N,)``.
     """
 
@@ -133,13 +132,13 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class SplitEvaluation:
-    """What a model said, and how good that is.
+    """A model's outputs on a split, with their metrics.
 
     Args:
-        split: of the images.
-        found: on these.
-        validation: on validation; None where that was not asked for, is the split itself, or there are no logits to calibrate.
-        metrics: of ``found``, with those of temperature and corruptions.
+        split: name of the split.
+        found: outputs and targets on this split.
+        validation: outputs and targets on validation; None if not requested, if validation is the split itself, or without logits.
+        metrics: metrics of ``found``, including those of temperature scaling and corruptions.
     """
 
     split: SplitName
@@ -150,13 +149,13 @@ class SplitEvaluation:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated besides the images as they are.
+    """Options of an evaluation.
 
     Args:
-        calibrate: also evaluate on validation, and say what a temperature fitted there does; without logits there is nothing to say.
+        calibrate: also evaluate on validation, and measure the effect of a temperature fitted there; ignored without logits.
         corruptions: also evaluate on corrupted images.
-        seed: of the corruptions.
-        tile: pixels of the tiles that large images are answered in; None for whole images.
+        seed: seed of the corruptions.
+        tile: side in pixels of the tiles that large images are split into; None to run the model on whole images.
     """
 
     calibrate: bool = True
@@ -176,15 +175,15 @@ def evaluate_split(
     preprocessing: Preprocessing,
     settings: EvaluationSettings = _USUAL,
 ) -> SplitEvaluation:
-    """Evaluate on a split.
+    """Evaluate a model on a split.
 
     Args:
         predictor: the model.
-        task: the images.
-        split: which of them.
+        task: task with the images.
+        split: name of the split.
         spec: size of the images.
-        preprocessing: of the model.
-        settings: of the evaluation.
+        preprocessing: preprocessing of the model.
+        settings: options of the evaluation.
     """
     if settings.tile is None:
         found = evaluate(predictor, task, split, spec, preprocessing)
@@ -202,7 +201,7 @@ def evaluate_split(
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSubject:
-    """What is evaluated: the model and the data as the user named them, and what ran the model."""
+    """What is evaluated: the model and the data as named by the user, and the runtime."""
 
     model: str
     data: str
@@ -219,16 +218,16 @@ def save_evaluation(
     precision: float = 95.0,
     notes: Sequence[str] = (),
 ) -> Evaluation:
-    """Write ``evaluation.json``, ``evaluation.npz`` and what can be drawn, ``pictures.npz``, into ``folder``; earlier ones are replaced.
+    """Write ``evaluation.json``, ``evaluation.npz`` and, for tasks that can draw predictions, ``pictures.npz``.
 
     Args:
-        folder: is made where it is missing.
-        evaluated: what was found.
+        folder: output folder, created if it does not exist; existing files are replaced.
+        evaluated: the evaluation.
         spec: size of the images.
-        preprocessing: of the model.
-        subject: what was evaluated, as the user named it.
-        precision: in percent, that thresholds shall keep.
-        notes: what was decided on the user's behalf.
+        preprocessing: preprocessing of the model.
+        subject: what was evaluated, as named by the user.
+        precision: target precision of the thresholds, in percent.
+        notes: decisions that were made on the user's behalf.
     """
     found, task = evaluated.found, evaluated.found.task
     split = task.split(evaluated.split)
@@ -280,7 +279,7 @@ def _predicted(evaluated: SplitEvaluation, task: Task, spec: InputSpec, preproce
 
 
 def _with_classes(evaluation: Evaluation, predictions: Predicted, names: Sequence[str], precision: float | None) -> Evaluation:
-    """With classes, confusions and mistakes and, where a precision is given, thresholds that keep it."""
+    """Add metrics by class, confusions and the number of errors, and, if a precision is given, thresholds for it."""
     preds, targets = predictions.logits.argmax(axis=1), predictions.targets
     per_class = []
     for number, name in enumerate(names):
@@ -296,10 +295,10 @@ def _with_classes(evaluation: Evaluation, predictions: Predicted, names: Sequenc
 
 
 def load_evaluation(folder: Path) -> tuple[Evaluation, Predicted | Scored]:
-    """Read what ``keep`` wrote.
+    """Read the files written by ``save_evaluation``.
 
     Raises:
-        BundleError: a file is missing, or not as it was written.
+        BundleError: a file is missing or damaged.
     """
     evaluation = read_result(folder / "evaluation.json", Evaluation)
     stored = read_arrays(folder / "evaluation.npz")
@@ -333,7 +332,7 @@ def _with_thresholds(per_class: Sequence[ClassEvaluation], predictions: Predicte
 
 
 def _threshold(wanted: float, chosen: tuple[Any, Any], told: tuple[Any, Any]) -> Threshold:
-    """Scores and what is positive, of the images that choose and of those that it is told on."""
+    """Choose a threshold on ``chosen`` and measure it on ``told``, both pairs of scores and labels (positive or not)."""
     try:
         value = threshold_for_precision(*chosen, wanted / 100)
     except ModelError as error:

@@ -1,4 +1,4 @@
-"""A classifier's ONNX file as what a run starts from: ours says how it is fed, of others that is assumed and told."""
+"""Runs that start from a classifier's ONNX file. Files of Planish contain their preprocessing; for others it is assumed and reported."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"
 
 
 def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = False, seed: int = 0) -> Job:
-    """Load the images, and the file as an artifact that is fed pixels.
+    """Load the images, and an ONNX file as an artifact that takes uint8 pixels.
 
     Args:
         data: a folder, a manifest, or a built-in name.
-        settings: an ONNX file, a classifier in float32, and how it is fed: None for what the file says, else ImageNet's mean and standard
-            deviation, and images squashed if about square, cropped if not.
-        skip_bad: leave broken images out instead of stopping.
-        seed: of the split.
+        settings: the ONNX file, a classifier in float32, and its preprocessing. None stands for what the file specifies, or else ImageNet's
+            mean and standard deviation, and images squashed if roughly square, cropped if not.
+        skip_bad: skip broken images instead of raising an error.
+        seed: seed of the split.
 
     Raises:
-        ModelError: it cannot be used as it is, or not for these classes.
+        ModelError: the file cannot be used, or not for these classes.
         DataError: the images cannot be used, or have other classes.
-        GoalError: what was said of its preprocessing cannot be.
+        GoalError: the given preprocessing is not valid for the file.
     """
     file, mean, std, resize, image_size = Path(settings.name), settings.mean, settings.std, settings.resize, settings.image_size
     file, mean, std, resize, image_size = Path(settings.name), settings.mean, settings.std, settings.resize, settings.image_size
@@ -89,10 +89,14 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
 
 
 def refuse_training(file: str, **asked: Any) -> None:
-    """Options that train have no meaning for a file.
+    """Reject options that require training, since a file cannot be trained.
+
+    Args:
+        file: name of the file, for the message.
+        asked: options by name; an option counts as given if its value is true.
 
     Raises:
-        GoalError: one was given.
+        GoalError: one of the options was given.
     """
     if names := [f"--{name}" for name, given in asked.items() if given]:
         raise GoalError(f"{', '.join(names)} for {file}", "a file cannot be trained", "omit it, or give the PyTorch network")
@@ -132,10 +136,10 @@ def _size(foreign: Foreign, image_size: int | None, usual: int, file: Path) -> t
 
 
 def channel_values(name: Literal["mean", "std"], given: Sequence[float] | None, channels: int) -> tuple[float, ...]:
-    """One value for each channel, of those given or, where None is, ImageNet's.
+    """Return one value per channel: the given ones (a single value applies to all channels), or ImageNet's.
 
     Raises:
-        GoalError: there are too many or too few, or a std is not above 0.
+        GoalError: the number of values is wrong, or a std is not above 0.
     """
     if given is None:
         usual = _IMAGENET[name == "std"]
@@ -148,7 +152,7 @@ def channel_values(name: Literal["mean", "std"], given: Sequence[float] | None, 
 
 
 def _tell(file: Path, spec: InputSpec, how: Preprocessing, classes: Sequence[str], no_mean: bool, no_std: bool, no_resize: bool) -> None:
-    """Say how the file is fed, and which of that is only assumed."""
+    """Report the preprocessing of the file, and which parts of it are assumed."""
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (how.mean, how.std))
     assumed = [name for name, missing in (("--mean", no_mean), ("--std", no_std), ("--resize", no_resize)) if missing]
     names = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")

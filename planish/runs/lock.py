@@ -1,4 +1,4 @@
-"""One process at a time works on a run; and how long the last one was alive, if it was killed."""
+"""A lock that lets one process at a time work on a run, and records how long the last one was alive in case it was killed."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ _BYTES = 100
 
 
 class RunLock:
-    """Held from construction to ``release``, or to the end of the process, however it ends: the operating system takes it back.
+    """The lock of a run folder, held until ``release`` or the end of the process: the operating system frees it even after a kill.
 
-    The file also says who holds it and how far its clock is, so that whoever goes on after a kill knows how much time was lost.
+    The lock file also contains the process id of the holder and its elapsed time, so that a run that is resumed after a kill can account
+    for the time that was lost.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
 
     Attributes:
-        alive_until: what ``elapsed`` last said of the former holder, in seconds; 0 if there was none.
+        alive_until: last elapsed time that the previous holder wrote, in seconds; 0 if there was none.
 
     Raises:
-        BundleError: another process holds it.
+        BundleError: another process holds the lock.
     """
 
     def __init__(self, folder: Path) -> None:
-        import fcntl  # not on Windows, where what needs no run works all the same
+        import fcntl  # not available on Windows; imported here so that everything that needs no run works there
 
-        self._file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by the processes that are started
+        self._file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by child processes
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -50,7 +51,7 @@ class RunLock:
         self._thread: threading.Thread | None = None
 
     def keep_telling(self, elapsed: Callable[[], float]) -> None:
-        """Write every second what ``elapsed()`` says, from a thread; until ``release``."""
+        """Write the value of ``elapsed()`` to the lock file every second, from a thread, until ``release``."""
 
         def tell() -> None:
             while not self._stop.wait(_BEAT_SECONDS):
@@ -60,7 +61,7 @@ class RunLock:
         self._thread.start()
 
     def release(self) -> None:
-        """Let others work on the run; does nothing the second time."""
+        """Release the lock; further calls do nothing."""
         if self._stop.is_set():
             return
         self._stop.set()
@@ -74,10 +75,10 @@ class RunLock:
 
 
 def check_unlocked(folder: Path) -> None:
-    """See that nobody works on the run, before anything long is begun.
+    """Check that no other process is working on the run, before long work begins.
 
     Raises:
-        BundleError: somebody does.
+        BundleError: another process is working on it.
     """
     if (folder / LOCK_FILE).exists():
         RunLock(folder).release()
@@ -87,5 +88,5 @@ def _read(file: int) -> dict[str, Any]:
     try:
         found = json.loads(os.pread(file, _BYTES, 0))
         return {"pid": int(found["pid"]), "elapsed": float(found["elapsed"])}
-    except DAMAGED:  # new, or cut off with the power
+    except DAMAGED:  # a new file, or one truncated by a power failure
         return {}

@@ -1,4 +1,4 @@
-"""A model that somebody names: a bundle, a run, a saved artifact, or an exported file of ours."""
+"""Opening a model by its path: a bundle, a run, a saved artifact, or an ONNX file that Planish exported."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model on disk.
+    """An opened model.
 
     Args:
-        path: what the user named.
+        path: path as given by the user.
         format: ``torch``, ``onnx``, ``openvino``.
-        runtime: that runs it.
-        files: of the model; empty for torch.
-        input_spec: what it is fed.
-        preprocessing: how an image file becomes that.
+        runtime: the runtime that runs it.
+        files: files of the model; empty for torch.
+        input_spec: shape of its input.
+        preprocessing: how an image file becomes its input.
         class_names: in the order of its outputs.
-        task: what its outputs are for.
-        artifact: where the path was a saved artifact.
-        assignment: the splits of the images that it was made with; None where none is kept.
+        task: name of the task.
+        artifact: the artifact, if the path was a saved artifact or a network; else None.
+        assignment: the splits of the images that it was made with; None if they are not known.
     """
 
     path: Path
@@ -55,17 +55,17 @@ class Opened:
     assignment: SplitAssignment | None = None
 
     def predictor(self, threads: int = 1, batch: int | None = None) -> Predictor:
-        """The model, loaded."""
+        """Load the model and return it as a predictor."""
         if self.format == "torch":
             assert self.artifact is not None
             return TorchPredictor.fastest(self.artifact.module, self.preprocessing)
         return partial(run_checked, load(self.files, self.runtime, threads=threads, batch=batch), name=self.files[0].name)
 
     def subject(self, threads: int, batch: int) -> Subject:
-        """The model as the subject of a bench, fed random pixels.
+        """Return the model as a subject for latency measurements, with random pixels as input.
 
         Raises:
-            ModelError: a torch model; what is measured is the exported file.
+            ModelError: it is a torch model; only exported files are timed.
         """
         if self.format == "torch":
             raise ModelError(
@@ -78,19 +78,19 @@ class Opened:
 
 
 def open_model(path: str | Path, runtime: str = "auto") -> Opened:
-    """Open what ``path`` names.
+    """Open the model at ``path``.
 
-    An exported file is first loaded in a process of its own (see ``planish.export.runtimes.first_load``), unless it lies in a bundle whose
+    An exported file is first loaded in a separate process (see ``planish.export.runtimes.first_load``), unless it is in a bundle whose
     hashes match.
 
     Args:
-        path: a bundle's folder, a run's folder (its bundle is meant), a saved artifact's folder, or our ``.onnx`` file.
-        runtime: ``auto`` takes the bundle's, or the first that opens the format.
+        path: folder of a bundle, of a run (its bundle is opened) or of a saved artifact, or an ``.onnx`` file written by Planish.
+        runtime: name of the runtime; ``auto`` for that of the bundle, or the first one that supports the format.
 
     Raises:
-        ModelError: it is none of these.
-        BundleError: it is one, but broken.
-        ExportError: its file cannot be loaded.
+        ModelError: the path is none of these.
+        BundleError: the bundle is damaged.
+        ExportError: the file cannot be loaded.
     """
     place = bundle_folder(Path(path))
     if (place / "bundle.json").exists():

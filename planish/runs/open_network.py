@@ -1,4 +1,4 @@
-"""A trained network that is named with its weights, without having been trained or saved by Planish."""
+"""Opening a trained network by its name and weights, which need not have been trained or saved by Planish."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def open_network(
     """Open a network and the images that it was trained for.
 
     Args:
-        network: how it is named.
+        network: the network, its weights and its input.
         data: a folder, a manifest, or a built-in name.
-        seed: of the split.
-        skip_bad: leave broken images out.
-        assignment: the splits of images that stay as they are; None for those kept beside the weights.
+        seed: seed of the split.
+        skip_bad: skip broken images.
+        assignment: splits of the images to reuse; None for those stored next to the weights.
 
     Raises:
-        ModelError: it has no trained weights, or its outputs are not the classes of the data.
-        GoalError: it is not known how its images are normalised.
+        ModelError: the network has no trained weights, or its outputs are not the classes of the data.
+        GoalError: the normalisation of its images is not known.
     """
     name = network.name
     if network.weights is None and factory_file(name) is None:

@@ -1,4 +1,4 @@
-"""The original of a run: trained once, kept in the run's folder."""
+"""The original of a run: trained once and saved in the run's folder."""
 
 from __future__ import annotations
 
@@ -19,9 +19,18 @@ from planish.training.settings import FitSettings
 def stored_original(
     job: Job, folder: Path, store: Store, settings: FitSettings, *, mode: TrainMode, seconds: float | None = None, name: str = "original"
 ) -> Artifact:
-    """Train the job's model unless it was already trained on these classes, or by this run; see ``train_original``.
+    """Train the job's model unless it was already trained on these classes or by this run; see ``train_original``.
 
-    Killed, it goes on after the last finished epoch. ``name`` is another one where a further teacher is trained.
+    An interrupted training resumes after the last finished epoch.
+
+    Args:
+        job: the images and the model.
+        folder: folder of the run.
+        store: store of the run.
+        settings: settings of the training.
+        mode: whether to train.
+        seconds: time limit of the training; None for none.
+        name: ``original``, or the name of a further teacher.
     """
     place = folder / "work" / name
 
@@ -39,7 +48,7 @@ def stored_original(
 
 
 def write_training(found: Original, task: Task, folder: Path) -> None:
-    """What a page shows of a training, where there was one: ``history.json`` and ``augmented.png``."""
+    """Write ``history.json`` and ``augmented.png`` for the report, if the model was trained."""
     if found.settings is not None:
         write_json(folder / "history.json", [dataclasses.asdict(epoch) for epoch in found.history])
         augmentation_preview(found.artifact, task, found.settings).save(folder / "augmented.png")

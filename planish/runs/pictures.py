@@ -1,4 +1,4 @@
-"""Images with what models say of them drawn in: those on which two models differ most, and the worst; ``pictures.npz``."""
+"""``pictures.npz``: images with drawn predictions, those on which two models differ most and those with the worst scores."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from planish.task import Split, Task
 
 SHOWN = 12
-_LARGEST_SIDE = 640  # of a picture that is kept
-_LOOKED_AT = 60  # images that are scored one by one, for each of the two reasons
+_LARGEST_SIDE = 640  # of a saved picture, in pixels
+_LOOKED_AT = 60  # images that are scored individually, for each of the two criteria
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,23 +33,23 @@ def write_pictures(
     outputs_by_model: Mapping[str, Outputs],
     scores: Mapping[str, Floats],
 ) -> bool:
-    """Draw some images as they are meant to be and as each model sees them; nothing is written where the task draws nothing.
+    """Draw the targets and each model's predictions for selected images; nothing is written if the task cannot draw them.
 
-    The file holds ``rows`` (K,) of the split, ``changed`` (K,): whether an image was taken since the first and the last model differ most
-    on it, else it is one of the worst of the last; ``models`` (M,), their names; ``scores`` (K, M): ``Task.scores`` of each
-    image alone; ``truth`` (K, h, w, 3) and ``drawn`` (K, M, h, w, 3), uint8.
+    The file contains ``rows`` (K,): indices of the images in the split; ``changed`` (K,): whether the image was selected because the first
+    and the last model differ most on it, otherwise it is one of the worst of the last model; ``models`` (M,): names of the models;
+    ``scores`` (K, M): ``Task.scores`` of each image evaluated alone; ``truth`` (K, h, w, 3) and ``drawn`` (K, M, h, w, 3), uint8.
 
     Args:
-        path: to write; an earlier file is replaced, or taken away.
-        task: that draws.
-        split: of the images.
+        path: output file; an existing one is replaced, or deleted if there is nothing to draw.
+        task: the task, which draws.
+        split: the split with the images.
         spec: size of the images that are drawn on.
-        preprocessing: likewise.
+        preprocessing: preprocessing of the images that are drawn on.
         outputs_by_model: outputs of one or two models on the whole split, by the model's name.
-        scores: of each, ``Task.scores`` ``(N,)``.
+        scores: ``Task.scores`` ``(N,)`` of each model, by its name.
 
     Returns:
-        Whether there are pictures.
+        Whether pictures were written.
     """
     path.unlink(missing_ok=True)
     images = split.images(spec, preprocessing)
@@ -67,7 +67,7 @@ def write_pictures(
         if len(rows) == SHOWN:
             break
         truth, drawn = album.pictures(i)
-        if not np.array_equal(truth, drawn[-1]):  # nothing was to be found, and nothing was
+        if not np.array_equal(truth, drawn[-1]):  # skip images without objects and without detections
             rows.append(i)
     if not rows:
         return False
@@ -85,7 +85,7 @@ def write_pictures(
 
 
 class _Album:
-    """Images of a split one by one, each looked at once."""
+    """Scores and drawings of single images of a split, computed on first use."""
 
     def __init__(self, task: Task, split: Split, images: Pixels, outputs_by_model: Mapping[str, Outputs]) -> None:
         self._task, self._split, self._images, self._said = task, split, images, outputs_by_model
@@ -93,14 +93,14 @@ class _Album:
         self._pictures: dict[int, tuple[Pixels, list[Pixels]]] = {}
 
     def alone(self, row: int) -> list[float]:
-        """The primary metric of the image alone, of each model; scores of the whole split may tell of other images, too."""
+        """Return each model's score on this image alone; unlike scores of the whole split, it does not depend on other images."""
         if row not in self._alone:
             target = [self._split.targets[row]]
             self._alone[row] = [float(self._task.scores(_of(outputs, row), target)[0]) for outputs in self._said.values()]
         return self._alone[row]
 
     def pictures(self, row: int) -> tuple[Pixels, list[Pixels]]:
-        """What is in the image, and what each model says."""
+        """Return the image with its targets drawn in, and with the predictions of each model."""
         if row not in self._pictures:
             image, target = np.asarray(self._images[row : row + 1]), [self._split.targets[row]]
             drawn = [self._task.draw(image, None if of is None else _of(of, row), target) for of in (None, *self._said.values())]

@@ -1,4 +1,4 @@
-"""The precision in which all trainings of one job compute: decided once, kept in the job's store."""
+"""The floating-point precision of all trainings of a job, decided once and saved in the job's store."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NAMES: dict[MixedPrecision, str] = {"off": "float32", "bf16": "bfloat16"}
 
 
 def decided_precision(store: Store, wanted: MixedPrecision, network: Callable[[], Artifact]) -> Literal["off", "bf16"]:
-    """What ``FitSettings.mixed_precision`` becomes for every training of a job, resumed ones as well.
+    """Return the value of ``FitSettings.mixed_precision`` for every training of a job, including resumed ones.
 
-    ``auto`` is a matter of timing, and timings vary: decided by each training for itself, arms of one comparison might differ in precision.
+    ``auto`` is decided by timing, which varies: if each training decided for itself, arms of a comparison could differ in precision.
 
     Args:
-        store: of the job, which remembers the decision.
-        wanted: by the recipe; ``off`` and ``bf16`` are decided already.
-        network: gives the network that is timed, before training: that of the reference. Where it cannot be made, float32 is used.
+        store: store of the job, which saves the decision.
+        wanted: value in the recipe; ``off`` and ``bf16`` are returned unchanged.
+        network: builds the untrained reference network that is timed. If it cannot be built, float32 is used.
     """
     if wanted != "auto":
         return wanted
@@ -47,11 +47,11 @@ def decided_precision(store: Store, wanted: MixedPrecision, network: Callable[[]
 
 
 def precision_name(decided: MixedPrecision) -> str:
-    """``float32``, ``bfloat16``."""
+    """Return the name of a precision: ``float32`` or ``bfloat16``."""
     return _NAMES.get(decided, decided)
 
 
 def in_precision(recipe: Recipe, decided: MixedPrecision) -> Recipe:
-    """The recipe with what was decided in the place of ``auto``; one that names a precision keeps it."""
+    """Return the recipe with ``auto`` replaced by the decided precision; any other value is kept."""
     training = recipe.training
     return replace(recipe, training=replace(training, mixed_precision=decided)) if training.mixed_precision == "auto" else recipe

@@ -1,4 +1,4 @@
-"""The head of every result, and the folder that a job keeps it in."""
+"""The fields that all results share, and the run folder in which a job saves its result."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from planish.runs.store import Store, claim
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class RunRecord:
-    """What all results have.
+    """The fields that all results share.
 
     Args:
-        name: of the folder.
+        name: name of the folder.
         created: date and time, ISO 8601, UTC.
-        command: the command line; empty where a program called the function.
-        machine: that it ran on.
-        seconds: by stage.
-        notes: what was decided on the user's behalf.
+        command: the command line; empty if the job was started from Python.
+        machine: description of the machine that it ran on.
+        seconds: seconds by stage.
+        notes: decisions that were made on the user's behalf.
     """
 
     name: str
@@ -40,7 +40,7 @@ class RunRecord:
 
 
 class OpenRun:
-    """The folder of a job while it works."""
+    """The folder of a running job."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool, notes: list[str], stack: ExitStack) -> None:
         self.path, self.notes = folder, notes
@@ -49,14 +49,14 @@ class OpenRun:
 
     @property
     def store(self) -> Store:
-        """Of its finished steps. The folder is made when it is first needed, when it is known that the job can be done."""
+        """The store of finished steps. The folder is created on first access, once the job's inputs are known to be valid."""
         if self._store is None:
             self._store = claim(self.path, self._settings, self._resume, self._begun)
             self._stack.callback(self._store.close)
         return self._store
 
     def record(self, **machine: str | int) -> dict[str, Any]:
-        """The fields of ``RunRecord``, as things stand; ``machine`` adds to the description of the machine."""
+        """Return the current values of the fields of ``RunRecord``; ``machine`` adds to the description of the machine."""
         return {
             "name": self.path.name,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,15 +69,15 @@ class OpenRun:
 
 @contextmanager
 def run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iterator[OpenRun]:
-    """Within this block one process alone works in ``folder``; what is noted meanwhile belongs to its result.
+    """Within this block, only this process works in ``folder``, and notes are collected for its result.
 
     Args:
-        folder: of the job.
-        settings: of the job, JSON values; it is resumed with the same only.
-        resume: go on with what is in the folder.
+        folder: folder of the job.
+        settings: settings of the job, JSON values; to resume it they must be the same.
+        resume: continue the job in the folder.
 
     Raises:
-        BundleError: the folder is taken, or was begun with other settings, when the store is first needed.
+        BundleError: raised on first access to the store, if the folder is in use or was started with other settings.
     """
     with ExitStack() as stack:
         notes = stack.enter_context(collecting_notes())

@@ -1,4 +1,4 @@
-"""A single long training that goes on when it is begun again."""
+"""A single long training that can be resumed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from planish.runs.store import STORE_FILE, claim
 
 @contextmanager
 def resumable(out: Path, job: dict[str, Any], *, resume: bool) -> Iterator[Path]:
-    """Within this block, one process alone trains what ``out`` will hold, and decides as an interrupted one before it.
+    """Within this block, only this process trains the model of ``out``, and it makes the same decisions as an interrupted one before it.
 
-    What that needs lies in ``OUT.checkpoint``, beside it, and goes when the block ends well, or before there is anything to go on from.
+    The state is saved in the folder ``OUT.checkpoint`` next to ``out``. It is deleted if the block succeeds, or if it fails before there is
+    a checkpoint to resume from.
 
     Args:
-        out: the folder that is made in the end.
-        job: settings of the training; an interrupted one goes on with the same only.
-        resume: whether there may be an interrupted one.
+        out: the folder that the training creates at its end.
+        job: settings of the training; to resume it they must be the same.
+        resume: continue an interrupted training if there is one.
 
     Yields:
-        The checkpoint of the training, see ``fit``.
+        Path of the checkpoint of the training, see ``fit``.
 
     Raises:
-        BundleError: another process is at it, or it was interrupted and ``resume`` is not asked for, or its settings were others.
+        BundleError: another process is working on it, it was interrupted and ``resume`` is False, or its settings were different.
     """
     folder = out.with_name(out.name + ".checkpoint")
     checkpoint, ended = folder / "training.checkpoint", False

@@ -1,4 +1,4 @@
-"""Carries plans out, one step at a time, and never the same step twice."""
+"""Applies plans step by step, and caches the result of every step."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from planish.task import SplitName, Task, metric_of
 from planish.technique import Technique
 
 _REPORT = TypeAdapter(LatencyReport)
-_ANY_SIZE = 1 << 50  # masks of many images, which this run has written
+_ANY_SIZE = 1 << 50  # no limit: the run wrote these files itself, and masks of many images are large
 
 
 class Runner:
-    """Artifacts by plan, and what was measured on them, in the folder ``work`` of a run.
+    """Artifacts by plan and their measurements, cached in the folder ``work`` of a run.
 
-    Every prefix of a plan is an artifact of its own on disk, so plans that begin alike share their beginning and a killed run goes
-    on after the last finished step.
+    Every prefix of a plan is saved as an artifact of its own, so plans with the same first steps share them, and an interrupted run resumes
+    after the last finished step.
 
     Args:
-        store: the run's memory.
-        folder: where artifacts and outputs are kept.
-        task: the images and what is to be learned.
-        original: what all plans start from; format torch.
+        store: store of the run.
+        folder: folder for artifacts and outputs.
+        task: task with the images.
+        original: the artifact that all plans are applied to; a torch network or an ONNX file.
     """
 
     def __init__(self, store: Store, folder: Path, task: Task, original: Artifact) -> None:
@@ -57,7 +57,7 @@ class Runner:
         self._metrics: dict[tuple[str, str, str], dict[str, Measurement]] = {}
 
     def artifact(self, plan: Plan) -> Artifact:
-        """The original with the plan applied."""
+        """Return the original with the plan applied."""
         artifact = self.original
         for count in range(1, len(plan.steps) + 1):
             artifact = self._step(artifact, Plan(*plan.steps[:count]))
@@ -75,7 +75,7 @@ class Runner:
                     except PlanishError:
                         shutil.rmtree(scratch, ignore_errors=True)
                         raise
-                shutil.rmtree(scratch, ignore_errors=True)  # what a kill leaves there, the step goes on from
+                shutil.rmtree(scratch, ignore_errors=True)  # kept if the process is killed, so that the step can resume from it
                 return str(plan)
 
             def read(_: str) -> Artifact:
@@ -85,11 +85,11 @@ class Runner:
         return self._artifacts[plan.key]
 
     def release(self) -> None:
-        """Forget the networks held in memory; they are on disk."""
+        """Free the networks held in memory; they remain on disk."""
         self._artifacts.clear()
 
     def outputs(self, plan: Plan, runtime: str, split: SplitName) -> dict[str, Any]:
-        """The model's named outputs on a whole split, computed by ``runtime`` from the shipped file (``torch`` for the network itself)."""
+        """Return the model's outputs by name on a whole split, computed by ``runtime`` from the exported file (``torch``: the network)."""
         path = self.folder / f"outputs-{plan.key}-{runtime}-{split}.npz"
 
         def work() -> bool:
@@ -108,7 +108,7 @@ class Runner:
         return self.store.load(f"outputs:{plan.key}@{runtime}:{split}", f"evaluating on {split}", work, read)
 
     def metrics(self, plan: Plan, runtime: str, split: SplitName) -> dict[str, Measurement]:
-        """All metrics of the task on a split."""
+        """Return all metrics of the task on a split."""
         key = (plan.key, runtime, split)
         if key not in self._metrics:
             found = self.task.metrics(self.outputs(plan, runtime, split), self.task.split(split).targets)
@@ -116,34 +116,35 @@ class Runner:
         return self._metrics[key]
 
     def drop(self, plan: Plan, runtime: str, against: tuple[Plan, str], split: SplitName) -> Measurement:
-        """How much worse than another model it is on the same images, by the primary metric: in points where that is in percent, else in
-        its unit. Above 0 is a loss, also where lower is better.
+        """Return the drop of the primary metric relative to another model on the same images.
+
+        In points if the metric is in percent, else in its unit. A positive drop is a loss, also for metrics of which lower is better.
         """
         there, here = self.scores(*against, split), self.scores(plan, runtime, split)
         return replace(metric_of(self.task).drop(paired_difference(there, here), len(here)), runtime=runtime)
 
     def score(self, plan: Plan, runtime: str, split: SplitName) -> float:
-        """The primary metric, in its unit."""
+        """Return the primary metric, in its unit."""
         return metric_of(self.task).scale * float(np.mean(self.scores(plan, runtime, split)))
 
     def scores(self, plan: Plan, runtime: str, split: SplitName) -> Any:
-        """One score per image, see ``Task.scores``."""
+        """Return one score per image, see ``Task.scores``."""
         key = (plan.key, runtime, split)
         if key not in self._scores:
             self._scores[key] = self.task.scores(self.outputs(plan, runtime, split), self.task.split(split).targets)
         return self._scores[key]
 
     def size(self, plan: Plan, runtime: str) -> Measurement:
-        """Bytes on disk of what ships."""
+        """Return the size on disk of the exported files, in bytes."""
         return replace(size_bytes(self.artifact(plan).files), runtime=runtime)
 
     def latency(self, name: str, subjects: Mapping[str, tuple[Plan, str]], baseline: str, settings: LatencySettings) -> LatencyReport:
-        """Measure exported files side by side, each in a process of its own.
+        """Measure the latency of exported files side by side, each in a process of its own.
 
         Args:
-            name: of this session of measuring; measured once.
+            name: name of the timing session; a session with the same name and subjects is measured only once.
             subjects: plan and runtime by candidate key.
-            baseline: the key that ratios are taken against.
+            baseline: key of the subject that ratios are relative to.
             settings: threads, batch size and time.
         """
 
@@ -154,7 +155,7 @@ class Runner:
 
 @contextmanager
 def _randomness_of(plan: Plan) -> Iterator[None]:
-    """A step that draws from the global random state finds it as its plan has it, whatever this process did before."""
+    """Seed the global random states from the plan, so that a step does not depend on what the process did before."""
     seed = int(hashlib.sha256(plan.key.encode()).hexdigest()[:8], 16)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -171,14 +172,14 @@ def latency_once(
     baseline: str,
     settings: LatencySettings,
 ) -> LatencyReport:
-    """Measure exported artifacts side by side, once; see ``Runner.latency``.
+    """Measure the latency of exported artifacts side by side, once per ``name``; see ``Runner.latency``.
 
     Args:
-        store: that remembers what was found, by ``name``.
-        name: of this session of measuring.
-        task: whose calibration images are fed.
-        subjects: what gives the artifact, and its runtime, by key.
-        baseline: the key that ratios are taken against.
+        store: store that saves the report.
+        name: name of the timing session.
+        task: task whose calibration images are the input.
+        subjects: by key, a function that returns the artifact, and the runtime.
+        baseline: key of the subject that ratios are relative to.
         settings: threads, batch size and time.
     """
 
@@ -193,7 +194,7 @@ def latency_once(
 
 
 def subject_of(artifact: Artifact, task: Task, runtime: str, threads: int, batch: int) -> Subject:
-    """An exported artifact, to be timed on calibration images."""
+    """Return an exported artifact as a subject for latency measurements on calibration images."""
     images = task.split("calibration").images(artifact.input_spec, artifact.preprocessing)
     sample = np.ascontiguousarray(np.resize(images[:batch], (batch, *images.shape[1:])))
     arguments = {"files": [str(f) for f in artifact.files], "runtime": runtime, "threads": threads, "batch": batch}
@@ -201,5 +202,5 @@ def subject_of(artifact: Artifact, task: Task, runtime: str, threads: int, batch
 
 
 def extend(plan: Plan, *steps: Technique) -> Plan:
-    """The plan with more steps at its end."""
+    """Return the plan with further steps appended."""
     return Plan(*plan.steps, *steps)

@@ -1,7 +1,7 @@
-"""The memory of a run: which steps are finished, what they found, and what time it was then.
+"""The store of a run: its finished steps, their results, and when they were finished.
 
-Killed at any moment, a run loses at most the step under way, and decides as it would have decided: steps that are finished give what they
-gave, and the run's clock (see ``Store.elapsed``) stands where it stood.
+A run that is killed at any moment loses at most the current step and, when resumed, makes the same decisions: finished steps return the
+same results, and the run's clock (see ``Store.elapsed``) shows the same times.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from planish.runs.lock import LOCK_FILE, RunLock, check_unlocked
 T = TypeVar("T")
 
 STORE_FILE = "store.sqlite"
-STARTING = "starting and reading images"  # stage of what comes before the first step
-INTERRUPTED = "interrupted"  # stage of the time that was lost
-_OTHER = "other"  # stage of what was done between steps: reading files, starting again
+STARTING = "starting and reading images"  # stage before the first step
+INTERRUPTED = "interrupted"  # stage of the time lost through interruptions
+_OTHER = "other"  # stage of the work between steps: reading files, restarting
 _VERSION = 2
 _DAMAGED = "it is the memory of the run", "begin it anew with another --out"
 _COLUMNS = {**dict.fromkeys(("key", "stage", "found", "notes"), "text"), **dict.fromkeys(("seconds", "elapsed", "finished_at"), "real")}
@@ -40,7 +40,7 @@ _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, Bund
 
 @dataclass(frozen=True)
 class _Step:
-    """A row: what was found and said, the step's own seconds, and the run's when it was finished."""
+    """A row: the result and notes of a step, its own seconds, and the run's elapsed seconds when it was finished."""
 
     found: Any
     notes: tuple[str, ...]
@@ -49,14 +49,14 @@ class _Step:
 
 
 class Store:
-    """Finished steps by key, with what each found (JSON values), the notes it made, and its seconds: a SQLite file in the run's folder.
+    """The finished steps of a run by key, with the result (JSON values), notes and seconds of each: a SQLite file in the run's folder.
 
-    A step's row is written after the files that it makes are on the disk, so a row means that the whole step is there.
+    A step's row is written after its files are on disk, so a row means that the step is complete.
 
     Args:
-        folder: of the run.
-        lock: is held until ``close``; None where nobody else can be at work.
-        begun: on the clock of ``time.monotonic``, when this process began to work for the run; None for now.
+        folder: folder of the run.
+        lock: lock of the run, held until ``close``; None if no other process can be working on it.
+        begun: when this process started to work on the run, on the clock of ``time.monotonic``; None for now.
 
     Raises:
         BundleError: the file was written by another version, or cannot be read.
@@ -65,7 +65,7 @@ class Store:
     def __init__(self, folder: Path, lock: RunLock | None = None, begun: float | None = None) -> None:
         self._lock, self._path = lock, folder / STORE_FILE
         self._db = self._open()
-        self._inner_seconds = 0.0  # of steps within the step under way, which are counted as their own
+        self._inner_seconds = 0.0  # of steps nested in the current step, which are counted separately
         self._elapsed = 0.0
         recorded: float = self._rows("select coalesce(max(elapsed), 0.0) from finished_steps")[0][0]
         self._lost = 0.0 if lock is None else max(0.0, lock.alive_until - recorded)
@@ -103,19 +103,25 @@ class Store:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the run began, as of the last step that was finished or read: work between steps counts with the next one.
+        """Seconds since the start of the run, as of the last step that was finished or read; work between steps counts with the next one.
 
-        It includes what was lost by kills. A resumed run reads the times that it read before, and so decides the same.
+        It includes time lost through interruptions. A resumed run sees the same times as before, and so makes the same decisions.
         """
         return self._elapsed
 
     @property
     def now(self) -> float:
-        """Seconds since the run began, at this moment; for the record, as what is decided by it would not be decided alike again."""
+        """Current seconds since the start of the run. For reporting only: a resumed run would make other decisions based on it."""
         return max(self._now(), self._elapsed)
 
     def once(self, key: str, stage: str, work: Callable[[], Any]) -> Any:
-        """What ``work()`` returns, from the store if it was done before; its notes are made again then."""
+        """Return ``work()``, or its stored result if the step was finished before; its notes are then repeated.
+
+        Args:
+            key: key of the step.
+            stage: stage that its seconds are counted in.
+            work: does the step; returns JSON values.
+        """
         step = self._step(key)
         if step is None:
             step = self._do(key, stage, work)
@@ -126,9 +132,9 @@ class Store:
         return step.found
 
     def load(self, key: str, stage: str, make: Callable[[], Any], read: Callable[[Any], T]) -> T:
-        """What ``read`` makes of the files that ``make`` writes once, given what ``make()`` returned.
+        """Return ``read(result)``, where ``make`` writes files and returns ``result``, and is run only once.
 
-        Files that cannot be read are made again; the decisions that they were made by are remembered, so they come out the same.
+        Files that cannot be read are made again; decisions within ``make`` are stored, so the new files are the same.
         """
         found = self.once(key, stage, make)
         try:
@@ -138,16 +144,16 @@ class Store:
             return read(self._do(key, stage, make).found)
 
     def attempt(self, key: str, stage: str, work: Callable[[], Any], impossible: tuple[type[PlanishError], ...] = (PlanishError,)) -> str:
-        """Do what may turn out to be impossible; that, too, is found out once.
+        """Run ``work`` once, and also store whether it failed.
 
         Args:
-            key: of the attempt.
+            key: key of the attempt.
             stage: see ``once``.
-            work: raises one of ``impossible``, or something else that is not remembered.
-            impossible: what it means that it is impossible.
+            work: the work; an error of another type than ``impossible`` is raised and not stored.
+            impossible: types of errors that mean that the work is impossible.
 
         Returns:
-            Why it is impossible, empty where it is not.
+            The message of the error; empty if the work succeeded.
         """
 
         def attempted() -> str:
@@ -160,38 +166,40 @@ class Store:
         return str(self.once(f"attempt:{key}", stage, attempted))
 
     def remembering(self) -> AbstractContextManager[None]:
-        """Within this context, what is decided by measuring (``planish.decisions``) is a step like others; within a step it is anyway."""
+        """Within this context, decisions (``planish.decisions``) are stored as steps; within a step they always are."""
         return remembering(lambda key, work: self.once(key, "searching", work))
 
     def has(self, key: str) -> bool:
-        """Whether the step was finished by the time it is in the run."""
+        """Whether the step had been finished by the current time on the run's clock."""
         step = self._step(key)
         return step is not None and step.elapsed <= self._elapsed
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by stage, which add up to those of the run: ``interrupted`` is what was lost, ``other`` the time between steps, and
-        ``starting and reading images`` that before the first one.
+        """Return the seconds by stage, which add up to the duration of the run.
+
+        ``interrupted`` is the time lost through interruptions, ``other`` the time between steps, and ``starting and reading images`` the
+        time before the first step.
         """
         rows = self._rows("select stage, seconds, elapsed from finished_steps order by finished_at, rowid")
         total: dict[str, float] = {}
         if rows:
-            total[STARTING] = rows[0][2] - rows[0][1]  # all that came before the first step
+            total[STARTING] = rows[0][2] - rows[0][1]  # time before the first step
         for stage, seconds, _ in rows:
             total[stage] = total.get(stage, 0.0) + seconds
         total[_OTHER] = max(0.0, max((elapsed for *_, elapsed in rows), default=0.0) - sum(total.values()))
         return total
 
     def seconds_of(self, key: str) -> float:
-        """Seconds that one finished step took, 0 if it is not finished."""
+        """Return the seconds of a finished step; 0 if it is not finished."""
         step = self._step(key)
         return 0.0 if step is None else step.seconds
 
     def keys(self) -> list[str]:
-        """Keys of the finished steps, oldest first."""
+        """Return the keys of the finished steps, oldest first."""
         return [key for (key,) in self._rows("select key from finished_steps order by finished_at, rowid")]
 
     def close(self) -> None:
-        """Let others work on the run."""
+        """Close the store and release the lock."""
         if self._lock is not None:
             self._lock.release()
         self._db.close()
@@ -205,14 +213,14 @@ class Store:
             return next((_Step(json.loads(found), tuple(map(str, json.loads(notes))), *times) for found, notes, *times in rows), None)
 
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
-        """What a query finds."""
+        """Return the rows of a query."""
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise BundleError(f"{self._path} cannot be read: {error}", *_DAMAGED) from error
 
     def _do(self, key: str, stage: str, work: Callable[[], Any]) -> _Step:
-        """Do a step and record it; one that is done again keeps its times, as later decisions were taken by them."""
+        """Run a step and record it; a repeated step keeps its times, since later decisions were based on them."""
         begun, outer, self._inner_seconds = monotonic(), self._inner_seconds, 0.0
         try:
             with collecting_notes() as notes, self.remembering():
@@ -247,11 +255,11 @@ class Store:
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """See that a run may use this folder.
+    """Check that a run may use this folder.
 
     Raises:
-        BundleError: it holds a run and ``resume`` was not asked for, or something else; or there is nothing to resume; or another process
-            works on it.
+        BundleError: the folder contains a run but ``resume`` is False, or other files; there is nothing to resume; or another process is
+            working on it.
     """
     if (folder / STORE_FILE).exists():
         check_unlocked(folder)
@@ -266,23 +274,23 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 
 def claim(folder: Path, job: dict[str, Any], resume: bool, begun: float | None = None) -> Store:
-    """Open the store of a run folder for this job, alone; see ``check_folder``.
+    """Lock a run folder for this job and open its store; see ``check_folder``.
 
     Args:
-        folder: of the run; made if need be.
-        job: its settings.
-        resume: whether to go on with a run.
+        folder: folder of the run; created if it does not exist.
+        job: settings of the job.
+        resume: continue the run in the folder.
         begun: see ``Store``.
 
     Raises:
-        BundleError: the folder cannot be used, or it holds a run of another job.
+        BundleError: the folder cannot be used, or it contains a run with other settings.
     """
     check_folder(folder, resume)
     folder.mkdir(parents=True, exist_ok=True)
     sync(folder.absolute().parent)
     lock = RunLock(folder)
     try:
-        if not resume and (folder / STORE_FILE).exists():  # another process was quicker, and has ended already
+        if not resume and (folder / STORE_FILE).exists():  # another process started in the meantime and has already ended
             check_folder(folder, resume)
         store = Store(folder, lock, begun)
     except BaseException:

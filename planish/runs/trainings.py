@@ -1,4 +1,4 @@
-"""Trainings of an experiment: one arm with one seed each, carried out once, its scores kept image by image."""
+"""The trainings of an experiment: each trains one arm with one seed, runs once, and saves one score per image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from planish.training.fit import FitRun, fit
 from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import Recipe, apply_modifications
 
-EPOCHS_BY_THE_CLOCK = 60  # at most, where seconds decide
+EPOCHS_BY_THE_CLOCK = 60  # maximum number of epochs if the training is limited by time
 _JUDGED: tuple[SplitName, ...] = ("validation", "test")
 
 Scores = npt.NDArray[np.float64]
@@ -37,16 +37,16 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Training:
-    """One arm trained with one seed.
+    """The outcome of training one arm with one seed.
 
     Args:
-        seed: of weights, order and augmentation.
-        epochs: that it was trained.
-        seconds: of training.
-        peak_memory_bytes: beyond what the process took before.
-        parameters: of the network.
-        curve: ``(seconds, score on validation in %)`` after each epoch.
-        metric: name of what that is a score of.
+        seed: seed of weights, shuffling and augmentation.
+        epochs: number of epochs that it was trained.
+        seconds: training time.
+        peak_memory_bytes: peak memory beyond that of the process before training.
+        parameters: number of parameters of the network.
+        curve: ``(seconds, validation score in %)`` after each epoch.
+        metric: name of the metric of the curve.
         error: why there is no trained network; empty otherwise.
     """
 
@@ -62,7 +62,7 @@ class Training:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Arm:
-    """What is trained: a network by name, the weights it starts from (a file, ``imagenet``, or empty for fresh ones), and the recipe."""
+    """One arm of an experiment: a network by name, its initial weights (a file, ``imagenet``, or empty for random ones), and the recipe."""
 
     model: str
     weights: str
@@ -74,16 +74,16 @@ class Arm:
 
 
 class Trainer:
-    """Carries trials out.
+    """Runs the trainings of an experiment.
 
     Args:
-        store: of finished trials.
-        folder: where their scores lie.
-        data: the images; split alike for all trials, by ``seed``.
-        skip_bad: leave broken images out.
-        seed: of the split.
-        seconds: of each training; None where the recipe's epochs decide.
-        task: None for what the data is for.
+        store: store of finished trainings.
+        folder: folder for their scores.
+        data: the images; all trainings use the same split, determined by ``seed``.
+        skip_bad: skip broken images.
+        seed: seed of the split.
+        seconds: time limit of each training; None to train for the epochs of the recipe.
+        task: name of the task; None to determine it from the annotations.
         assignment: the splits that all arms share; see ``shared_assignment``.
     """
 
@@ -105,7 +105,7 @@ class Trainer:
         folder.mkdir(exist_ok=True)
 
     def trial(self, arm: Arm, seed: int) -> Training:
-        """Train one arm with one seed. What it cannot do is told in ``failed``."""
+        """Train one arm with one seed, unless that was done before; if it fails, the reason is in ``Training.error``."""
 
         def read(found: Any) -> Training:
             trial = TypeAdapter(Training).validate_python(found)
@@ -120,11 +120,11 @@ class Trainer:
         return trial
 
     def scores(self, arm: Arm, seeds: int, split: SplitName) -> Scores:
-        """One score per image of the split, of the first ``seeds`` trials: ``(seeds, N)``."""
+        """Return one score per image of the split for each of the first ``seeds`` seeds: ``(seeds, N)``."""
         return np.stack([read_arrays(self._file(arm, seed, split))["scores"] for seed in range(self._seed, self._seed + seeds)])
 
     def start(self, arm: Arm, seed: int) -> tuple[Job, Artifact]:
-        """The images, and the network before training, its modifications applied.
+        """Return the job, and the untrained network with the recipe's modifications applied.
 
         Raises:
             TechniqueError: a modification does not apply.
@@ -187,10 +187,10 @@ class Trainer:
 
 
 def shared_assignment(arms: Sequence[Arm]) -> SplitAssignment | None:
-    """The splits of the images that the weights of any arm were trained on; arms are compared on the same images, so all share them."""
+    """Merge the split assignments stored with the arms' weights, so that all arms are compared on the same images."""
     return combined(assignment_beside(Path(weights)) for weights in sorted({arm.weights for arm in arms if arm.weights}))
 
 
 def seeded(modification: Technique, seed: int) -> Technique:
-    """The modification with that seed, where it has one."""
+    """Return the modification with the given seed, if it has one."""
     return replace(modification, seed=seed) if hasattr(modification, "seed") else modification  # type: ignore[type-var]

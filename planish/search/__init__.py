@@ -1,1 +1,1 @@
-"""From a goal to a model: deploy, screen, halve, finish."""
+"""The search for a model that meets a goal: deployment, screening, successive halving, final measurement."""

@@ -1,4 +1,4 @@
-"""Which candidate ships. Chosen on validation, latency and size; the test split is not looked at here."""
+"""Selection of the candidate to deploy, by validation score, latency and size; the test split is not used here."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from planish.goal import Goal
 from planish.measurement import Measurement, digits_of
 from planish.search.result import CandidateResult
 
-# A drop is estimated from a finite validation split, and the luckiest of several candidates looks better than it is. Asking for
-# one standard error of room (Breiman et al. 1984, the "one standard error rule") keeps the promise on images not yet seen.
+# A drop is estimated on a finite validation split, and selecting the best of several candidates makes the estimate optimistic. A margin of
+# one standard error (Breiman et al. 1984, the "one standard error rule") makes it likely that the limit also holds on new images.
 _STANDARD_ERRORS_IN_INTERVAL = 2 * 1.96
-_LEAST_POINTS = 0.1  # a goal may be to lose nothing at all
+_LEAST_POINTS = 0.1  # divisor when the maximum drop is 0
 
 
 def drop_upper_bound(drop: Measurement) -> float:
-    """Points lost on validation plus one standard error."""
+    """Return the drop on validation plus one standard error."""
     if drop.low is None or drop.high is None:
         return drop.value
     return drop.value + (drop.high - drop.low) / _STANDARD_ERRORS_IN_INTERVAL
 
 
 def upper_end(measurement: Measurement) -> float:
-    """Of the interval; the value itself where it is exact."""
+    """Return the upper end of the interval; the value itself if it is exact."""
     return measurement.value if measurement.high is None else measurement.high
 
 
 def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
-    """By how much the candidate misses each limit, as a share of the limit; empty if it meets them all.
+    """Return by how much the candidate exceeds each limit, as a fraction of the limit; empty if it meets them all.
 
-    Latency meets its limit where the upper end of its interval does: below, it would only seem to. The drop is taken at its value.
+    For latency the upper end of the confidence interval must be within the limit; for the drop the point estimate is used.
     """
     found = {}
     drop = candidate.measurements["drop_validation"].value
@@ -45,9 +45,10 @@ def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
 
 
 def choose_candidate(candidates: Sequence[CandidateResult], original: CandidateResult, goal: Goal) -> CandidateResult:
-    """The fastest measured candidate that meets every limit, with room for the drop if there is one such.
+    """Return the fastest measured candidate that meets every limit, preferring those whose drop plus one standard error is within it.
 
-    If none meets every limit, the one that keeps the accuracy and misses the other limits least; if none keeps the accuracy, the original.
+    If none meets every limit, return the candidate (or original) within the accuracy limit that exceeds the other limits least; if none is
+    within the accuracy limit, return the original.
     """
     measured = [c for c in candidates if c.stage == "measured"]
     meeting = [c for c in measured if not misses(c, goal)]
@@ -61,13 +62,13 @@ def choose_candidate(candidates: Sequence[CandidateResult], original: CandidateR
 
 
 def nearest_miss(candidates: Sequence[CandidateResult], goal: Goal) -> CandidateResult | None:
-    """The measured candidate whose worst miss is smallest."""
+    """Return the measured candidate whose largest excess over a limit is smallest; None if nothing was measured."""
     measured = [c for c in candidates if c.stage == "measured"]
     return min(measured, key=lambda c: max(misses(c, goal).values(), default=0.0), default=None)
 
 
 def frontier(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
-    """The measured candidates nothing beats on accuracy, latency and size together, fastest first."""
+    """Return the Pareto frontier of the measured candidates and baselines in drop, latency and size, fastest first."""
     measured = [c for c in candidates if c.stage in ("measured", "baseline")]
 
     def axes(c: CandidateResult) -> tuple[float, float, float]:
@@ -82,17 +83,17 @@ def frontier(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
 
 
 def in_unit(amount: float, unit: str) -> str:
-    """An amount of a drop: ``0.50`` points, whose unit is said once, or ``0.012 mm``."""
+    """Format a drop: ``0.50`` if the unit is points (the caller adds the word), ``0.012 mm`` otherwise."""
     return f"{amount:,.{digits_of(unit, amount)}f}" + f" {unit}" * (unit not in ("", "points"))
 
 
 def loss(drop: Measurement) -> str:
-    """``it loses 0.50 points``, ``it is 0.012 mm worse``."""
+    """Describe a drop: ``it loses 0.50 points``, ``it is 0.012 mm worse``."""
     return f"it loses {in_unit(drop.value, drop.unit)} points" if drop.unit == "points" else f"it is {in_unit(drop.value, drop.unit)} worse"
 
 
 def describe_miss(candidate: CandidateResult, goal: Goal) -> str:
-    """The limits it misses, in words: ``latency 6.10 ms is 1.10 ms over 5.00 ms``."""
+    """Describe the limits that the candidate exceeds: ``it takes 6.1 ms, 1.1 ms over the limit of 5 ms``; empty if it meets them all."""
     m, words = candidate.measurements, []
     found = misses(candidate, goal)
     if "accuracy" in found:

@@ -1,4 +1,4 @@
-"""The first phase of a search: how candidates are deployed."""
+"""The first phase of a search: selecting the runtime and precision in which candidates are deployed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from planish.search.state import ORIGINAL_SESSION, DeployedCandidate, RuntimeVar
 from planish.search.time_estimates import session_seconds, writing_seconds
 
 _SESSION_SHARE = 0.25
-_OTHER_RUNTIME = 2.0  # times what the first one took: converting comes on top of exporting
-_ROUNDING_POINTS = 0.2  # that INT8 costs the original, from which on layers may stay float
+_OTHER_RUNTIME = 2.0  # time for another runtime, relative to the first: the model is exported and then converted
+_ROUNDING_POINTS = 0.2  # INT8 drop of the original above which some layers may stay in float
 
 
 def deploy(search: Search) -> Search:
-    """Measure the original in each runtime and precision; candidates go to the fastest that keeps the accuracy.
+    """Measure the original in each runtime and precision; candidates are deployed in the fastest one within the accuracy limit.
 
     Returns:
-        The search with what was chosen: ``fp32``, ``defaults``, ``deployment`` and ``mixed_precision``.
+        The search with ``fp32``, ``defaults``, ``deployment`` and ``mixed_precision`` set.
     """
     runner, original = search.runner, Plan()
     is_file = runner.original.module is None
@@ -57,7 +57,7 @@ def deploy(search: Search) -> Search:
     def latency_ms(variant: RuntimeVariant) -> float:
         return found[str(variant)]["latency_ms"].value
 
-    # Pruned networks lose about as much in INT8 as the original does, so a precision that eats the whole allowance here is not used there.
+    # Pruned networks lose about as much in INT8 as the original does: if INT8 alone exceeds the maximum drop here, it is not used for them.
     fit = [
         w for w in variants if w.runtime in search.allowed and drops[w].value <= max(search.goal.max_drop_points, 0.5 * search.goal.point)
     ]
@@ -70,7 +70,7 @@ def deploy(search: Search) -> Search:
 
 
 def _has_time_for_another(search: Search, done: Mapping[RuntimeVariant, Measurement], begun: float) -> bool:
-    """Whether the original can be exported to another runtime, which takes as those before it, and be timed in both sessions to come."""
+    """Whether there is time to export the original to another runtime (judging by the previous ones) and to time it in both sessions."""
     exporting = _OTHER_RUNTIME * (begun - search.seconds_left) / len(done)
     processes = session_seconds(search, len(done) + 1) + session_seconds(search, len(done) + 1)
     return search.seconds_left > exporting + processes + writing_seconds(search.journal.process_seconds)

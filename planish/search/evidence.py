@@ -1,4 +1,4 @@
-"""What stands behind a run's numbers: predictions, timings, and images to look at, for the original and the chosen model on test."""
+"""The raw data behind a run's numbers: predictions, timings, and example images of the original and the chosen model on test."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _SHOWN_MISTAKES = 18
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TimedSession:
-    """Files that were timed in turns.
+    """Latencies of files that were timed in alternation.
 
     Args:
-        name: of the session.
-        baseline: key of the candidate that ratios are taken against.
-        rounds: by candidate, the median call of each round in ms, one list a launch.
-        copy: the same of a second copy of the baseline.
+        name: name of the session.
+        baseline: key of the candidate that ratios are relative to.
+        rounds: by candidate, the median latency of each round in ms, one list per launch.
+        copy: the same for a second copy of the baseline.
     """
 
     name: str
@@ -48,12 +48,12 @@ class TimedSession:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Timings:
-    """``latency.json``: what the latencies of a run are computed from.
+    """``latency.json``: the timings that the latencies of a run are computed from.
 
     Args:
-        unit: of all times.
-        samples: single calls of the last session, by candidate.
-        sessions: in order; the last one is that of the chosen model and the baselines.
+        unit: unit of all times.
+        samples: latencies of single calls in the last session, by candidate.
+        sessions: timing sessions in order; the last one times the chosen model and the baselines.
     """
 
     unit: Literal["ms"]
@@ -64,15 +64,15 @@ class Timings:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class RunEvidence:
-    """``evidence.json``: a record of what a result holds and no other file shows, so that a changed result is noticed.
+    """``evidence.json``: the parts of a result that no other file contains, so that a modified result can be detected.
 
     Args:
-        files: folder below ``work/`` of the file of each candidate.
+        files: for each candidate, the folder below ``work/`` that contains its file.
         goal: the limits.
-        seconds: by stage.
-        budget: how much of it was used.
-        per_class: of each class on test.
-        errors: by kind, on test.
+        seconds: seconds by stage.
+        budget: how much of the budget was used.
+        per_class: metric of each class on test.
+        errors: cost of each kind of error on test.
     """
 
     files: dict[str, str]
@@ -91,14 +91,14 @@ RECORDED = tuple(one.name for one in fields(RunEvidence) if one.name not in ("fi
 
 @plain_dataclass(frozen=True)
 class Session:
-    """What was timed side by side.
+    """A timing session: latencies of candidates that were timed in alternation.
 
     Args:
-        name: of the session.
-        baseline: key that ratios are taken against.
-        rounds: by candidate key, the median call of each round in ms, one list a launch.
-        copy: the same of a second copy of the baseline; the noise floor is made of both.
-        samples: by candidate key, milliseconds of single calls.
+        name: name of the session.
+        baseline: key of the candidate that ratios are relative to.
+        rounds: by candidate key, the median latency of each round in ms, one list per launch.
+        copy: the same for a second copy of the baseline; the noise floor is computed from the two copies.
+        samples: by candidate key, the latencies of single calls in ms.
     """
 
     name: str
@@ -110,14 +110,14 @@ class Session:
 
 @plain_dataclass(frozen=True)
 class Validation:
-    """Scores on validation, ``validation.npz``; what drops of candidates are made of.
+    """``validation.npz``: the scores on validation that the drops of the candidates are computed from.
 
     Args:
-        candidates: keys ``(C,)``.
-        own: row of ``scores`` of each ``(C,)``.
-        reference: row of what each is compared with ``(C,)``.
-        scores: one per image ``(M, N)``, see ``Task.scores``; their mean is the metric.
-        keys: of the images ``(N,)``.
+        candidates: keys of the candidates ``(C,)``.
+        own: for each candidate, its row of ``scores`` ``(C,)``.
+        reference: for each candidate, the row of the model that it is compared with ``(C,)``.
+        scores: one score per model and image ``(M, N)``, see ``Task.scores``; the mean over images is the metric.
+        keys: names of the images ``(N,)``.
     """
 
     candidates: npt.NDArray[Any]
@@ -129,12 +129,12 @@ class Validation:
 
 @plain_dataclass(frozen=True)
 class Sources:
-    """What the numbers of a result were computed from.
+    """The data that the numbers of a result were computed from.
 
     Args:
-        sessions: of timing; the last one is that of the chosen model and the originals.
-        validation: scores.
-        files: folder below ``work/`` of the file of each candidate, by its key.
+        sessions: timing sessions; the last one times the chosen model and the originals.
+        validation: scores on validation.
+        files: by candidate key, the folder below ``work/`` that contains its file.
     """
 
     sessions: list[Session]
@@ -143,11 +143,11 @@ class Sources:
 
 
 def per_class(task: Task, tested: Mapping[str, Outputs]) -> list[ClassResult]:
-    """What the task tells of each class, of those that it tells something of for both models.
+    """Return the metric of each class on test, for the classes that have one for both models.
 
     Args:
-        task: the images.
-        tested: outputs on test of ``baseline`` and ``chosen``.
+        task: task with the images.
+        tested: outputs of ``baseline`` and ``chosen`` on test.
     """
     targets = task.split("test").targets
     before, after = (task.per_class(tested[name], targets) for name in ("baseline", "chosen"))
@@ -155,11 +155,11 @@ def per_class(task: Task, tested: Mapping[str, Outputs]) -> list[ClassResult]:
 
 
 def errors(task: Task, tested: Mapping[str, Outputs]) -> list[ErrorResult]:
-    """What goes wrong with either model, by kind, and how much more with the chosen one.
+    """Return the cost of each kind of error for both models, and the paired difference between them.
 
     Args:
-        task: the images.
-        tested: outputs on test of ``baseline`` and ``chosen``.
+        task: task with the images.
+        tested: outputs of ``baseline`` and ``chosen`` on test.
     """
     targets = task.split("test").targets
     before, after = (task.errors(tested[name], targets) for name in ("baseline", "chosen"))
@@ -176,21 +176,21 @@ def write_evidence(
     sources: Sources,
     result: Result,
 ) -> None:
-    """What the report recomputes its numbers from, and shows.
+    """Write the files that the report shows and recomputes its numbers from.
 
-    ``predictions.npz`` holds the logits of ``baseline`` and ``chosen`` ``(N, classes)`` with the ``targets``, and then there are
-    ``disagreements.npz`` and ``mistakes.npz``, too; of models without logits it holds each image's score ``(N,)``, see ``Task.scores``.
-    ``validation.npz`` holds scores, ``latency.json`` timings, ``evidence.json`` the folders of files and what nothing else tells: limits,
-    machine, data, seconds, and costs of errors and, of models without logits, numbers of classes. What can be drawn is in ``pictures.npz``.
+    ``predictions.npz`` contains the logits of ``baseline`` and ``chosen`` ``(N, classes)`` and the ``targets``; then there are also
+    ``disagreements.npz`` and ``mistakes.npz``. For models without logits it contains each image's score ``(N,)``, see ``Task.scores``.
+    ``validation.npz`` contains scores, ``latency.json`` timings, and ``evidence.json`` the folders of the files and what no other file
+    contains: limits, machine, data, seconds, costs of errors, metrics by class. ``pictures.npz`` contains drawn predictions.
 
     Args:
-        folder: of the run.
-        task: the images.
-        spec: size of the images that are shown.
-        preprocessing: likewise.
-        tested: outputs on test of ``baseline`` and ``chosen``, and of the original in further runtimes by their names.
+        folder: folder of the run.
+        task: task with the images.
+        spec: size of the images shown.
+        preprocessing: preprocessing of the images shown.
+        tested: outputs of ``baseline`` and ``chosen`` on test, and of the original in further runtimes by their names.
         sources: timings, and scores on validation.
-        result: what is recorded.
+        result: the result to record.
     """
     split = task.split("test")
     last = sources.sessions[-1]

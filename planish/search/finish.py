@@ -1,4 +1,4 @@
-"""The end of a run: the finalists measured side by side, one chosen and timed once more, and test read once for it and the original."""
+"""The end of a run: finalists are measured side by side, one is chosen and timed again, and it and the original are evaluated on test."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _ORIGINAL = Plan()
 
 
 def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, model: str) -> Result:
-    """Measure, choose, read test, and write the run's files.
+    """Measure the finalists, choose one, evaluate on test, and write the run's files.
 
     Args:
-        search: what is known so far.
+        search: state of the search.
         job: the images and the model.
-        trials: trained levels.
-        record: of the run; its folder gets ``bundle/``, ``result.json``, and what ``write_evidence`` writes.
-        model: what the user called the model.
+        trials: trained trials.
+        record: the open run; ``bundle/``, ``result.json`` and the files of ``write_evidence`` are written to its folder.
+        model: name of the model as given by the user.
     """
     folder = record.path
     runner = search.runner
@@ -63,7 +63,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
     measured = {key: _candidate(search, subjects, key, baseline, found[key]) for key in subjects}
     others = [c for key, c in measured.items() if key not in baselines.values()]
     key = choose_candidate(others, _best_original(search, measured), search.goal).key
-    # All that cannot be shortened comes before the last session of timing, which can.
+    # Everything whose duration is fixed comes before the last timing session, which can be shortened.
     ships = subjects[key]
     models = {"baseline": baseline, "chosen": key} | {variant.runtime: baselines[variant.runtime] for variant in search.defaults}
     search.journal.planned["evaluating on test"] = test_seconds(search)
@@ -120,7 +120,10 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
 
 
 def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCandidate]:
-    """What is measured, by key: the originals, the uncompressed network as deployed, the best trials."""
+    """Return what to measure, by key: the originals, the uncompressed network as candidates are deployed, and the best trials.
+
+    If candidates are deployed in INT8, the best of these trials without quantization-aware training is also measured in fp32.
+    """
     ranked = sorted(trials, key=lambda t: priority(t, expected_drop(t, trials, point=search.goal.point), search.goal), reverse=True)[
         :FINALISTS
     ]
@@ -154,14 +157,15 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
 def _timed_to_choose(
     search: Search, subjects: Mapping[str, DeployedCandidate], baseline: str, timed_later: int
 ) -> Mapping[str, dict[str, Measurement]]:
-    """Latency of the finalists, by key, by which one is chosen: of a session of their own, or of the originals' where all of them were
-    among those: then there is nothing else to choose from, and nothing new to time.
+    """Return the latencies that the choice is based on, by key.
+
+    They are measured in a session of their own, or taken from the originals' session if every finalist was already timed there.
 
     Args:
-        search: measures.
-        subjects: by key.
-        baseline: key that ratios are taken against.
-        timed_later: how many files the session of the chosen one will time.
+        search: state of the search.
+        subjects: finalists by key.
+        baseline: key of the subject that ratios are relative to.
+        timed_later: number of files that the last session, with the chosen model, will time.
     """
     known = search.journal.sessions[ORIGINAL_SESSION].rounds
     if subjects.keys() <= known.keys():
@@ -174,15 +178,15 @@ def _timed_to_choose(
 
 
 def timed_once_more(search: Search, subjects: Mapping[str, DeployedCandidate], baseline: str) -> LatencyReport:
-    """Time the chosen model and the originals in a session of their own, whose numbers are the run's.
+    """Time the chosen model and the originals again, in a session of their own; the run reports these latencies.
 
-    Those of the session in which it was chosen favour it: the fastest of several that are equally fast is the one that luck favoured. Of
-    six equals the chosen one seems 1.3 % faster than it is, and the ratio's 95 % interval holds in 92 % of cases.
+    The latencies of the session that the choice was based on are biased in favour of the chosen model (selection bias): among six equally
+    fast models the chosen one appears 1.3 % faster than it is, and the 95 % interval of the ratio has a coverage of 92 %.
 
     Args:
-        search: measures.
-        subjects: by key.
-        baseline: key that ratios are taken against.
+        search: state of the search.
+        subjects: the chosen model and the originals by key.
+        baseline: key of the subject that ratios are relative to.
     """
     at_most = max(0.0, search.seconds_left - writing_seconds(search.journal.process_seconds))
     return search.latency("chosen", subjects, baseline, seconds=4.0, launches=CHOSEN_LAUNCHES, at_most=at_most)
@@ -207,7 +211,7 @@ def _candidate(
 
 
 def _best_original(search: Search, measured: Mapping[str, CandidateResult]) -> CandidateResult:
-    """What ships where no candidate meets the goal: of the originals in the allowed runtimes the fastest that keeps the accuracy."""
+    """Return the fastest original within the accuracy limit among the allowed runtimes; it ships if no candidate meets the goal."""
     originals = [measured[original.key] for original in search.originals if original.runtime in search.allowed]
     return min(originals, key=lambda c: ("accuracy" in misses(c, search.goal), c.measurements["latency_ms"].value))
 
@@ -219,7 +223,10 @@ def _with_test(search: Search, candidate: CandidateResult, shipped: DeployedCand
 def _judged_on_test(
     search: Search, models: Mapping[str, DeployedCandidate], tested: Mapping[str, Outputs]
 ) -> tuple[list[ClassResult], list[ErrorResult]]:
-    """What is told of classes and errors on test. That, and the metrics, may take long, so it is a step of the run and on its clock."""
+    """Return the results by class and by kind of error on test.
+
+    Computing them and the metrics may take long, so it is a step of the run, whose time is recorded.
+    """
     runner, found = search.runner, []
 
     def judge() -> bool:
@@ -239,7 +246,7 @@ def _named(measurement: Measurement, name: str) -> Measurement:
 
 
 def _unmeasured(search: Search, measured: Mapping[str, CandidateResult]) -> list[CandidateResult]:
-    """Candidates that were stopped on the way, the measured ones left out."""
+    """Return the candidates that were stopped before the final measurement."""
     return [c for c in search.journal.candidates.values() if c.key not in measured and c.stage in ("screened", "trained")]
 
 

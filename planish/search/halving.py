@@ -1,4 +1,4 @@
-"""Successive halving: training for fewer and fewer of the levels of compression that were looked at.
+"""Successive halving: in each rung, fewer of the screened trials are trained, for longer.
 
 K. Jamieson and A. Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016 (arXiv:1502.07943).
 """
@@ -21,25 +21,26 @@ from planish.search.time_estimates import forward_seconds, session_seconds, ship
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 200
-_LEAST_SECONDS = 1.0  # of a training
-_LEVEL_SHARE = 0.3  # of the time for training, that one more level may take
-_MUCH_OF = 0.8  # of a round's time; what evaluating took away is among what is reserved for the end
+_LEAST_SECONDS = 1.0  # minimum time of a training
+_LEVEL_SHARE = 0.3  # maximum share of the training time for screening one more level
+# If at least this share of a round's time is left, the round gets all of it: the end of the run reserves time for evaluation.
+_MUCH_OF = 0.8
 
 
 def halve(search: Search, screening: Screening, reserved: float) -> tuple[Trial, ...]:
-    """Spend the time that is left, but for ``reserved`` seconds, on distilling the most promising trials, in rungs: each keeps about
-    half and has twice as long for them.
+    """Distill the most promising trials in rungs, for the time that is left minus ``reserved`` seconds.
 
-    The first rung is spread over all levels; the second takes those that promise most, also levels between two that were tried. Before the
-    last one a level is looked at that should stay within the limit, where none so far is expected to.
+    Each rung keeps about half of the trials and trains them about twice as long. The first rung is spread over all levels; the later ones
+    train the trials with the highest priority, which may include untrained levels between trained ones. If no trial is expected to meet the
+    limit on the drop, one more level that should meet it is screened before the last rung.
 
     Args:
-        search: trains.
-        screening: the trials.
-        reserved: seconds for the end of the run.
+        search: state of the search.
+        screening: the screened trials.
+        reserved: seconds reserved for the end of the run.
 
     Returns:
-        Trials that were trained, the longest trained first.
+        Trained trials, those with the most rounds of training first.
     """
     store = search.runner.store
     alive, trained = list(screening.trials), list[Trial]()
@@ -63,7 +64,7 @@ def halve(search: Search, screening: Screening, reserved: float) -> tuple[Trial,
                 seconds -= before - search.seconds_left
             drops = {t: expected_drop(t, trained, to_come, search.goal.point) for t in alive}
             kept = sorted(alive, key=lambda t: priority(t, drops[t], search.goal), reverse=True)[:width]
-        if rung > 0 or len(widths) == 1:  # what the first rung passed over may still come in the second, between two that it tried
+        if rung > 0 or len(widths) == 1:  # trials that the first rung skipped may still be trained in the second
             _stop(search, [t for t in alive if t not in kept], f"stopped before round {rung + 1} of training: others promised more")
             alive = list(kept)
         each = seconds * _shares(len(widths))[rung] / max(1, len(kept))
@@ -80,7 +81,7 @@ def halve(search: Search, screening: Screening, reserved: float) -> tuple[Trial,
                 alive.remove(trial)
                 _stop(search, [trial], f"stopped before round {rung + 1} of training: no time was left")
                 continue
-            after = _train(search, trial, rung, each if left > _MUCH_OF * each else left)  # less where time was lost
+            after = _train(search, trial, rung, each if left > _MUCH_OF * each else left)  # shorter if the run is behind schedule
             if after.stopped:
                 alive.remove(trial)
                 continue
@@ -99,7 +100,7 @@ def _stop(search: Search, trials: Sequence[Trial], why: str) -> None:
 
 
 def _train(search: Search, trial: Trial, rung: int, seconds: float) -> Trial:
-    """The trial after one more round of training, or stopped where that fails."""
+    """Return the trial after one more round of training, or stopped if the training fails."""
     runner = search.runner
     recovery = replace(search.recovery, teachers=search.teachers, max_seconds=float(math.ceil(seconds)))
     search.journal.planned[recovery.name] += seconds
@@ -124,8 +125,9 @@ def _train(search: Search, trial: Trial, rung: int, seconds: float) -> Trial:
 
 
 def _between(search: Search, screening: Screening, trained: Sequence[Trial], seconds: float) -> list[Trial]:
-    """A level that should stay within the limit, looked at, in a list; an empty one where it is not needed, does not pay, or would take
-    much of the time that is left.
+    """Screen a level that should stay within the limit on the drop.
+
+    Returns a list with the trial; an empty list if the level is not needed, is not faster, or would take too much of the time left.
     """
     speedup = search.runner.store.once("between", "searching", lambda: interpolated_level(trained, seconds, search.goal))
     if session_seconds(search, 3) + ship_seconds(search) > _LEVEL_SHARE * seconds:
@@ -136,12 +138,15 @@ def _between(search: Search, screening: Screening, trained: Sequence[Trial], sec
 
 
 def _guess_epoch_seconds(search: Search, trial: Trial) -> float:
-    """Each teacher forward, student forward and backward: about 1 + 3 times its share of the teacher's forward time."""
+    """Estimate the seconds of an epoch: a forward pass of each teacher, and forward and backward of the student.
+
+    Relative to the teacher's forward pass that is about 1.2 per teacher plus 3 divided by the student's speed-up.
+    """
     return trial.seconds_an_epoch or forward_seconds(search, "train") * (1.2 * max(1, len(search.teachers)) + 3 / trial.gain)
 
 
 def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int]:
-    """How many trials each rung trains: as many as can have an epoch each in the first, or 200 batches where epochs are long."""
+    """Return the number of trials of each rung: as many as can be trained for an epoch (or 200 batches, if fewer) in the first rung."""
     if not trials or seconds <= 0:
         return []
     batches = len(search.runner.task.split("train")) / search.recovery.batch_size
@@ -153,5 +158,5 @@ def _widths(search: Search, trials: Sequence[Trial], seconds: float) -> list[int
 
 
 def _shares(rungs: int) -> list[float]:
-    """Of the time, for each rung: the first have to tell trials apart, the last one trains what ships."""
+    """Return the share of the training time of each rung: the last rung, which trains the deployed candidate, gets the most."""
     return [2**rung / (2**rungs - 1) for rung in range(rungs)] if rungs < 4 else [0.1, 0.2, 0.25, 0.45]

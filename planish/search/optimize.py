@@ -1,4 +1,4 @@
-"""The main job: images, a model and a goal in; the model to ship and the proof out."""
+"""The main job: from images, a model and a goal to a model to deploy and the measurements that support it."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ from planish.training.original import TrainMode, original_settings
 from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import recipe_for
 
-# Shares of what is left of the budget at each point.
+# Shares of the budget that is left at the time.
 _ORIGINAL_SHARE, _TEACHERS_SHARE, _SCREENING_SHARE = 0.36, 0.5, 0.2
 _LEAST_TRAINING_SECONDS = 2.0
-_MOST_EPOCHS = 60  # of one round of recovery; not tuned
-_RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # highest learning rate, by how the original came to its weights
+_MOST_EPOCHS = 60  # maximum of one round of recovery; not tuned
+_RECOVERY_RATE = {"scratch": 0.1, "pretrained": 0.02}  # maximum learning rate, by how the original was initialised
 _STUDENTS = ("resnet20", "resnet8x2")
 
 
 @dataclass(frozen=True)
 class Teaching:
-    """What a search trains besides the original.
+    """The students and teachers of a search.
 
     Args:
-        students: other architectures that are tried, taught by the original; None for some small ones where the original itself is trained
-            from scratch (against one that was pretrained they would need more images and time), none where empty.
-        teachers: networks that teach together: the original and further ones like it, trained from other seeds in half of the budget.
+        students: other architectures to try, distilled from the original. None for some small ones if the original is trained from scratch
+            (to match a pretrained original they would need more images and time); empty for none.
+        teachers: number of networks in the teacher ensemble: the original and copies of it trained with other seeds, in half of the budget.
     """
 
     students: Sequence[str] | None = None
@@ -76,20 +76,20 @@ def optimize(
     run: RunSettings,
     watch: Watch | None = None,
 ) -> Result:
-    """Make a network smaller and faster within a limit on accuracy loss, and prove it on the exported file.
+    """Make a network smaller and faster within a limit on the accuracy drop, and verify it on the exported file.
 
     Args:
-        data: a folder with a folder per class, a CSV or JSON-lines manifest, or a built-in name.
-        model: a network; or a classifier's ``.onnx`` file from anywhere, with which all is tried that needs no training.
-        goal: what it must keep to.
-        target: ``auto`` for any runtime that is installed.
-        original: how it is trained; the augmentation is that of all trainings.
+        data: a folder with a subfolder per class, a CSV or JSON-lines manifest, or a built-in name.
+        model: a network; or a classifier's ``.onnx`` file from any source, for which everything that needs no training is tried.
+        goal: limits that the deployed model must meet.
+        target: where the model is deployed; the runtime ``auto`` stands for any that is installed.
+        original: how the original is trained; its augmentation is used in all trainings.
         teaching: students and further teachers.
-        run: the run's folder, by default ``runs/`` and a name made from data and model; its budget is 20 minutes where none is given.
-        watch: called with all candidates whenever something about one becomes known.
+        run: settings of the run; the default folder is under ``runs/``, named after data and model, the default budget 20 minutes.
+        watch: called with all candidates whenever one is added or updated.
 
     Returns:
-        What was found; also in ``result.json``, with the bundle beside it.
+        The result, which is also written to ``result.json``; the bundle is saved in the same folder.
 
     Raises:
         PlanishError: the images, the model or the goal cannot be used.
@@ -122,7 +122,7 @@ def optimize(
     }  # fmt: skip
     with run_folder(folder, job_settings, run.resume) as record:
         if run.resume:
-            store = record.store  # where another process is at it, that is known before the images are read
+            store = record.store  # fails before the images are read if another process is working on the run
         if is_file:
             refuse_training(
                 name, weights=model.weights, student=teaching.students, epochs=original.epochs, teachers=teachers > 1,
@@ -136,9 +136,9 @@ def optimize(
         limits = in_unit(limits, goal.max_drop, job.task)
         for file in filter(None, map(factory_file, teaching.students or ())):
             trust(file)
-        # A network that cannot be exported should say so before hours are spent on training it.
+        # Fail early if the network cannot be exported, before hours are spent on training it.
         measured = None if run.resume else _export_seconds(job, allowed[0], target)
-        store = record.store  # a folder is not made before it is known that the job can be done
+        store = record.store  # creates the folder only now that the inputs are known to be valid
         keep_assignment(folder, job.data.assignment)
         exporting, process = store.once("seconds of exporting", "setup", lambda: measured or _export_seconds(job, allowed[0], target))
         trains = train_mode == "always" or (train_mode == "auto" and not job.trained_on_classes)
@@ -221,7 +221,7 @@ def _check(limits: Goal, threads: int, batch: int) -> None:
 
 
 def in_unit(limits: Goal, max_drop: float | None, task: Task) -> Goal:
-    """The limits for a task's metric: a drop of so much of its unit, and how much the search takes as a point."""
+    """Convert the limits to the task's metric: the maximum drop in its unit, and the size of one point (``Goal.point``)."""
     metric = metric_of(task)
     if metric.unit == "%":
         if limits.max_drop_points > 100:
@@ -245,7 +245,7 @@ def _check_teachers(teachers: int, model: str | nn.Module, train_mode: TrainMode
 
 
 def _export_seconds(job: Job, runtime: str, target: DeploymentTarget) -> tuple[float, float]:
-    """Seconds that exporting takes, 0 for what is a file already, and those of one process that runs the file."""
+    """Return the seconds to export the model (about 0 if it is a file already), and the seconds of one process that times the file."""
     begun = monotonic()
     artifact = job.artifact if job.artifact.module is None else ToOnnx().apply(job.artifact, job.task)
     exporting = monotonic() - begun
@@ -256,7 +256,7 @@ def _export_seconds(job: Job, runtime: str, target: DeploymentTarget) -> tuple[f
 
 
 def default_folder(data: str | Path, model: str) -> Path:
-    """``runs/DATA-MODEL``, with a number where that is taken."""
+    """Return ``runs/DATA-MODEL``, with a number appended if it exists."""
     stem = f"{Path(data).stem}-{Path(model).stem if '/' in model else model}".replace(":", "-").lower()
     folder, number = Path("runs") / stem, 2
     while folder.exists():

@@ -1,4 +1,4 @@
-"""What can be tried with a network that cannot be trained: a file from elsewhere."""
+"""The search for a network that cannot be trained: an external ONNX file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from planish.training.original import better_than_guessing
 
 _ORIGINAL = Plan()
 _SCALES = (0.75, 0.5)
-_ROUNDING_POINTS = 0.2  # that INT8 costs, from which on more careful ways to round are tried
-_SLACK = 0.25  # of the INT8 layers' time, for layers that stay float
+_ROUNDING_POINTS = 0.2  # INT8 drop above which more careful rounding methods are tried
+_SLACK = 0.25  # extra time for layers that stay in float, relative to the time of the INT8 layers
 
 
 def check_knowledge(search: Search) -> None:
-    """See that the file was trained on these classes, in the order and with the normalisation that were assumed.
+    """Check that the file was trained on these classes, in the assumed order and with the assumed normalisation.
 
     Raises:
-        ModelError: it is hardly better than guessing.
+        ModelError: its accuracy is hardly better than guessing.
     """
     task, outputs = search.runner.task, search.runner.outputs(_ORIGINAL, "onnxruntime", "validation")
     reached, is_trained = better_than_guessing(task, outputs, task.split("validation").targets)
@@ -40,8 +40,10 @@ def check_knowledge(search: Search) -> None:
 
 
 def without_training(search: Search) -> tuple[Trial, ...]:
-    """Look at a simpler graph, smaller inputs, and more careful rounding where INT8 costs accuracy. What is not faster is stopped, unless
-    it keeps more accuracy than the uncompressed network as it is deployed, or is smaller where that is asked for.
+    """Try graph simplification, smaller inputs, and, if INT8 costs accuracy, more careful rounding.
+
+    Return the trials that are faster than the uncompressed network as it is deployed, have a smaller drop, or, if the goal limits the size,
+    are smaller.
     """
     note(
         "pruning, factorizing, distillation and quantization-aware training are left out: they change or train weights in a PyTorch "
@@ -56,7 +58,7 @@ def without_training(search: Search) -> tuple[Trial, ...]:
         mixed = Int8(weight_bits=bits, max_slowdown=_SLACK, correct_bias=True)
         levels += [(Level(), Plan(careful)), (Level(), Plan(mixed))]
     if variant.precision == "fp32":
-        levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still be what is small enough
+        levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still meet a size limit
     trials: list[Trial] = []
     for level, plan in levels:
         if search.seconds_left < ship_seconds(search) + seconds_to_come(search, len(trials) + 1):

@@ -1,4 +1,4 @@
-"""What a search tries, and what it makes of a first look."""
+"""The levels of compression that a search tries, and how it ranks trials."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from planish.plan import Plan
 from planish.technique import Technique
 from planish.training.distillation.student import Student
 
-_PER_DOUBLING = 0.75  # of a drop is left when training has doubled, about
-_SHRINKS = (0.55, 0.95)  # between these; beyond, it is noise
-_POINTS_A_DOUBLING = 0.7  # beyond the limit cost as much as a doubling of speed brings: the noise of validation
-_LEAST_POINTS = 0.1  # a drop may be none
-_EASY_POINTS = 15.0  # lost before any training are won back in a little of it
-_MUCH, _LITTLE = 0.5, 0.25  # of the original's score, lost before any training: what takes much recovery, and what a few epochs win back
-_SLOWEST, _FASTEST = 1.1, 20.0  # times, that layers are pruned to
-_AIM_BELOW = 0.94  # of the goal, as the whole interval of the next measurement has to lie within it
-_AIM_DROP = 0.6  # of the points that may be lost, likewise: validation is noisier than a clock
+_PER_DOUBLING = 0.75  # approximate factor on a drop when the training time doubles
+_SHRINKS = (0.55, 0.95)  # plausible range of that factor; estimates outside it are noise
+_POINTS_A_DOUBLING = 0.7  # points beyond the limit that cancel a doubling of speed: about the noise of validation
+_LEAST_POINTS = 0.1  # lower bound of a drop on a log scale, since it may be 0
+_EASY_POINTS = 15.0  # a drop before training that a little training recovers
+# Drops before training, relative to the original's score: one that takes much training to recover, and one that takes a few epochs.
+_MUCH, _LITTLE = 0.5, 0.25
+_SLOWEST, _FASTEST = 1.1, 20.0  # range of the speed-up that layers are pruned to
+_AIM_BELOW = 0.94  # target relative to the latency limit, since the whole confidence interval of the measurement must be below the limit
+_AIM_DROP = 0.6  # target relative to the maximum drop, for the same reason; validation scores are noisier than latency
 
 
 @dataclass(frozen=True)
 class Level:
-    """How strongly to compress: how much faster pruning shall make the layers, the factor on height and width, and the share of residual
-    blocks that goes first; or another architecture, by name, to be taught instead.
+    """How strongly to compress a network.
+
+    Args:
+        speedup: target speed-up of the layers through pruning.
+        resolution: factor on the height and width of the input.
+        blocks: share of residual blocks to remove, before anything else.
+        student: name of another architecture to distill to instead; empty for none.
     """
 
     speedup: float = 1.0
@@ -39,28 +45,28 @@ class Level:
 
     @property
     def severity(self) -> float:
-        """A guess at how much accuracy it costs, on a scale of its own: only the order of levels and what lies between two is used."""
+        """A rough estimate of the accuracy cost, in arbitrary units: used only to order levels and to interpolate between them."""
         return (1 - self.share) ** 2
 
     @property
     def share(self) -> float:
-        """About what is left of the time of one image."""
+        """Approximate latency of one image relative to the uncompressed network."""
         return (1 - self.blocks) * self.resolution**2 / self.speedup
 
     @property
     def widths_alone(self) -> bool:
-        """Whether nothing but widths, and perhaps ranks, is changed."""
+        """Whether only the widths of layers, and possibly their ranks, are changed."""
         return self.resolution == 1 and self.blocks == 0 and not self.student
 
     def plans(self, pruning: LatencyPruning) -> list[Plan]:
-        """The techniques that change the network's shape, before any training, and what to try where those are refused.
+        """Return the techniques that change the network's structure, before any training, followed by a fallback.
 
-        Layers of a very small network take hardly any time of their own, so that no choice of widths is found to reach the speed; one share
-        of channels everywhere may pay all the same.
+        In a very small network layers take so little time that latency pruning may find no widths that reach the speed-up. The fallback,
+        the same pruning ratio in all layers, may still make the network faster.
 
         Args:
-            pruning: says where layers are timed, and how. Pruning comes first, so that one table of times serves all resolutions;
-                only blocks go before it, whose layers need no width.
+            pruning: settings of latency pruning, including where layers are timed. Pruning precedes the change of resolution, so that one
+                table of layer latencies serves all resolutions; only blocks are removed before it, since their layers need no width.
         """
         shorter = [BlockPruning(pruning_ratio=self.blocks)] if self.blocks else []
         smaller = [Resolution(scale=self.resolution)] if self.resolution < 1 else []
@@ -72,7 +78,7 @@ class Level:
         return [Plan(*shorter, step, *smaller) for step in pruned]
 
 
-# In the order in which they are worth a look: mild ones first, as where there is time for few looks there is little for recovery.
+# In the order in which they are screened: mild levels first, since if there is time to screen few, there is little time for recovery.
 LEVELS = (
     Level(1.5),
     Level(2.5),
@@ -97,17 +103,17 @@ LEVELS = (
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A level as far as it came: a phase makes a new one of it.
+    """The state of a level in the search; each phase returns an updated copy.
 
     Args:
         level: how strongly to compress.
-        plan: the network so far; it grows with every round of training and ends before export.
-        drop: on validation by the network so far; None until it is trained.
+        plan: the steps so far; each round of training adds one. Export steps are not included.
+        drop: drop on validation after the steps so far; None until it is trained.
         measurements: latency and size of its exported file, which training does not change, and the drop on calibration before training.
-        gain: how much faster its file is than the uncompressed network's in the same precision.
-        seconds_an_epoch: of training, 0 while unknown.
-        history: seconds of training so far, and the drop then, with room for noise; after each round.
-        stopped: why it gets no more time.
+        gain: speed-up of its file over the uncompressed network in the same precision.
+        seconds_an_epoch: seconds of one epoch of training; 0 while unknown.
+        history: after each round, the seconds of training so far and the upper bound of the drop (``drop_upper_bound``).
+        stopped: why the trial was stopped; empty if it was not.
     """
 
     level: Level
@@ -129,11 +135,12 @@ class Trial:
 
 
 def next_stronger(trials: Sequence[Trial], point: float = 1.0) -> Level | None:
-    """The next stronger pruning, while the strongest so far costs hardly anything before any training; None where it costs much, or where
-    pruning by timed layers was refused already.
+    """Return the next stronger level of pruning if the strongest one so far has a small drop before training.
+
+    None if its drop is large, its speed-up is at the maximum, or latency pruning did not apply to it.
 
     Args:
-        trials: that were looked at.
+        trials: screened trials.
         point: see ``Goal``.
     """
     strongest = max((t for t in trials if t.level.widths_alone), key=lambda t: t.level.speedup, default=None)
@@ -144,11 +151,11 @@ def next_stronger(trials: Sequence[Trial], point: float = 1.0) -> Level | None:
 
 
 def next_milder(trials: Sequence[Trial], original: float) -> Level | None:
-    """The next milder pruning, while the mildest so far takes much of what the network knows: less than that may be won back in time.
+    """Return the next milder level of pruning if the mildest one so far loses too much before training to recover in time; else None.
 
     Args:
-        trials: that were looked at.
-        original: what the original reaches on calibration images, see ``Search.knowledge``.
+        trials: screened trials.
+        original: score of the original on calibration images, see ``Search.knowledge``.
     """
     mildest = min((t for t in trials if t.level.widths_alone), key=lambda t: t.level.speedup, default=None)
     if mildest is None or not time_trials([mildest]) or mildest.measurements["drop_calibration"].value < _MUCH * original:
@@ -158,10 +165,10 @@ def next_milder(trials: Sequence[Trial], original: float) -> Level | None:
 
 
 def safest_trial(trials: Sequence[Trial], original: float) -> Trial:
-    """Where there is time for little training: the fastest that keeps three quarters of what the network knows, else what keeps most.
+    """Return the trial to train if there is little time: the fastest that keeps three quarters of the score, else the one that keeps most.
 
     Args:
-        trials: that were looked at.
+        trials: screened trials.
         original: see ``next_milder``.
     """
 
@@ -173,14 +180,14 @@ def safest_trial(trials: Sequence[Trial], original: float) -> Trial:
 
 
 def time_trials(measured: Sequence[Trial]) -> list[Trial]:
-    """Those pruned by timed layers alone."""
+    """Return the trials that use latency pruning only."""
     return [t for t in measured if t.level.widths_alone and any(s.name == LatencyPruning.name for s in t.plan.steps)]
 
 
 def fitted(pruned: Sequence[Trial]) -> tuple[float, float] | None:
-    """Milliseconds of all timed layers, and of the rest of the network: what corrects the table of times by files that were measured.
+    """Fit the measured latencies: return the milliseconds of all prunable layers and of the rest of the network.
 
-    None where fewer than two levels were.
+    This calibrates the table of layer latencies with measured files. None if fewer than two levels were measured.
     """
     shares = np.array([t.level.share for t in pruned])
     if len(set(shares)) < 2:
@@ -190,16 +197,17 @@ def fitted(pruned: Sequence[Trial]) -> tuple[float, float] | None:
 
 
 def aimed_at(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
-    """The pruning that should just reach a latency, from how fast the others were for what their layers' times promised.
+    """Return the level of pruning that should just reach a latency.
 
-    A network's time is that of what is not pruned, plus a share of the layers' times; both are fitted to what was measured.
+    A network's latency is modelled as that of the parts that are not pruned plus a share of the layers' time; both are fitted to the
+    measured trials.
 
     Args:
-        latency_ms: to be reached.
+        latency_ms: target latency.
         measured: trials with their latency.
 
     Returns:
-        None where fewer than two levels of pruning were measured, no pruning reaches it, or one of them is as good already.
+        The level; None if fewer than two levels of pruning were measured, no pruning reaches the latency, or a trial is already close.
     """
     pruned = time_trials(measured)
     if (line := fitted(pruned)) is None:
@@ -214,11 +222,11 @@ def aimed_at(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
 
 
 def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0, point: float = 1.0) -> float:
-    """What will be lost after ``seconds`` more of training, with room for noise; ``point`` is that of the ``Goal``.
+    """Predict the upper bound of the drop after ``seconds`` more of training; ``point`` is that of the ``Goal``.
 
-    A drop shrinks by about the same factor whenever training has doubled: by what it was between a trial's last two rounds, else by what is
-    usual. What was not trained is expected between trained trials, by severity, on a log scale: the last channels cost the most. Milder
-    than all of those lies the network itself, which loses next to nothing.
+    A drop shrinks by about the same factor each time the training time doubles: the factor of the trial's last two rounds, or a typical
+    value. For an untrained trial the drop is interpolated between trained trials, by severity and on a log scale, since the last channels
+    cost the most. The uncompressed network, with almost no drop, is the mildest point of the interpolation.
     """
     if trial.history:
         spent, drop = trial.history[-1]
@@ -237,17 +245,17 @@ def expected_drop(trial: Trial, trained: Sequence[Trial], seconds: float = 0.0, 
 
 
 def interpolated_level(trained: Sequence[Trial], seconds: float, goal: Goal) -> float:
-    """How many times as fast layers should become to lose no more than the goal allows, where no trained trial is expected to stay within.
+    """Return the speed-up of the layers that should meet the limit on the drop, if no trained trial is expected to.
 
-    It lies between the network itself and the trial that is expected to lose least, on the line of ``expected_drop``.
+    It is interpolated as in ``expected_drop``, between the uncompressed network and the trial with the smallest expected drop.
 
     Args:
         trained: trials with their drop.
-        seconds: of training to come.
+        seconds: seconds of training to come.
         goal: the limits.
 
     Returns:
-        0 where one stays within the limits, or none lies between.
+        The speed-up; 0 if a trial is expected to meet the limit, or there is no useful level in between.
     """
     drops = {t: expected_drop(t, trained, seconds, goal.point) for t in time_trials(trained)}
     wanted, least = _AIM_DROP * goal.max_drop_points, _LEAST_POINTS * goal.point
@@ -260,11 +268,11 @@ def interpolated_level(trained: Sequence[Trial], seconds: float, goal: Goal) -> 
 
 
 def priority(trial: Trial, drop: float, goal: Goal) -> float:
-    """How much a trial deserves more time: doublings of speed, less what it lacks in accuracy and in reaching the goal.
+    """Return the priority of a trial for more training: log2 of its speed-up, minus penalties for exceeding the limits.
 
     Args:
-        trial: with its latency measured.
-        drop: that is expected in the end.
+        trial: a trial whose latency was measured.
+        drop: expected drop at the end of the search.
         goal: the limits.
     """
     value = math.log2(max(trial.measurements["latency_ratio"].value, 1e-3))
@@ -277,10 +285,10 @@ def priority(trial: Trial, drop: float, goal: Goal) -> float:
 
 
 def select_spread(trials: Sequence[Trial], count: int) -> list[Trial]:
-    """The middles of ``count`` equal parts, from fast to slow, of the trials that no other beats in speed and in severity.
+    """Select up to ``count`` trials, evenly spread from fast to slow over the Pareto frontier of latency and severity.
 
-    Before training the accuracy of a pruned network says little of how well it will recover; so the first rung does not bet on it. Up to
-    half of the places are for students.
+    The accuracy of a pruned network before training says little about how well it will recover, so the first rung does not use it. Up to
+    half of the selected trials are students.
     """
     students = [t for t in trials if t.level.student][: count // 2]
     count -= len(students)

@@ -1,4 +1,4 @@
-"""Gathers what the numbers of a finished search were computed from, so that a report can compute them once more."""
+"""Collects the data that the numbers of a finished search were computed from, so that a report can recompute them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from planish.search.state import ModelOutputs, Search
 
 
 def sources(search: Search, result: Result) -> Sources:
-    """Timings of every session, scores on validation of every candidate, the folder of every file.
+    """Return the timings of every session, the validation scores of every candidate, and the folder of every file.
 
     Args:
-        search: knows what was timed and judged.
-        result: its candidates.
+        search: the finished search, whose journal lists what was timed and evaluated.
+        result: the result with the candidates.
     """
     candidates = {c.key: c for c in (*result.candidates, *result.baselines.values(), result.chosen)}
     timed_as = {key: search.journal.timed_as.get(key, key) for key in candidates}

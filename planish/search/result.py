@@ -1,4 +1,4 @@
-"""What a run found: ``result.json``. The report draws from this and from the files beside it, and from nothing else."""
+"""The result of a run: ``result.json``. The report is made from this file and those in the same folder, and from nothing else."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Stage = Literal["baseline", "screened", "trained", "measured"]
 
 @dataclass(frozen=True, config=_STRICT)
 class CandidateResult:
-    """A plan, the runtime that runs its file, and what was measured.
+    """A plan, the runtime that runs its file, and its measurements.
 
     Args:
         key: the plan's hash and the runtime: ``1f3a9c0b2d4e@openvino``.
-        plan: the techniques, as ``Plan.to_dicts`` gives them; empty for the original model.
-        summary: what was done, in words: ``channels -50 %, distilled 6 epochs, INT8``.
+        plan: the techniques in the form of ``Plan.to_dicts``; empty for the original model.
+        summary: short description: ``channels -50 %, distilled 6 epochs, INT8``.
         runtime: ``onnxruntime``, ``openvino``, ...
-        stage: how far it came: ``baseline``, ``screened`` (screening), ``trained``, ``measured``.
+        stage: the last stage it reached: ``baseline``, ``screened``, ``trained``, ``measured``.
         measurements: by name. ``metric_validation``, ``drop_validation`` (paired, see ``Result.drop``), ``latency_ms``,
             ``latency_p95_ms``, ``latency_ratio`` (baseline / this; above 1 is faster), ``size_bytes``, ``macs``,
             ``peak_memory_bytes``; for baseline and chosen also the test metrics, ``accuracy`` or ``map`` and so on.
-        meets_goal: on validation, latency and size.
-        reason: it was stopped, refused or not chosen; empty for the chosen one.
+        meets_goal: whether it meets every limit, with the drop on validation.
+        reason: why it was stopped, refused or not chosen; empty for the chosen one.
     """
 
     key: str
@@ -46,12 +46,12 @@ class CandidateResult:
 
 @dataclass(frozen=True, config=_STRICT)
 class ClassResult:
-    """One class on test: its accuracy, average precision or intersection over union.
+    """The metric of one class on test: accuracy, average precision or intersection over union.
 
     Args:
-        name: of the class.
-        baseline: of the original model.
-        chosen: of the chosen one.
+        name: name of the class.
+        baseline: metric of the original model.
+        chosen: metric of the chosen model.
     """
 
     name: str
@@ -61,13 +61,13 @@ class ClassResult:
 
 @dataclass(frozen=True, config=_STRICT)
 class ErrorResult:
-    """Errors of one kind on test, see ``Task.errors``.
+    """The cost of one kind of error on test, see ``Task.errors``.
 
     Args:
-        kind: of error.
-        baseline: what they cost the original model, in points.
-        chosen: what they cost the chosen one, in points.
-        change: the difference, paired by image, in points; positive where the chosen one loses more.
+        kind: kind of error.
+        baseline: cost for the original model, in points.
+        chosen: cost for the chosen model, in points.
+        change: the difference, paired by image, in points; positive if the chosen model loses more.
     """
 
     kind: str
@@ -81,9 +81,9 @@ class StageSeconds:
     """The time of one stage of a run.
 
     Args:
-        stage: its name.
-        seconds: that it took.
-        expected_seconds: when it began; 0 where there was no estimate.
+        stage: name of the stage.
+        seconds: seconds it took.
+        expected_seconds: estimate made before the stage began; 0 if there was none.
     """
 
     stage: str
@@ -97,9 +97,9 @@ class BudgetUse:
 
     Args:
         allowed_seconds: the budget.
-        taken_seconds: from the start to the last measurement, and what writing the files is expected to take.
-        least_seconds: that the run was estimated to take at least, when images and model were read.
-        overruns: stages that took longer than planned, the longest first; empty where the budget was kept within 10 % or 20 s.
+        taken_seconds: time from the start to the last measurement, plus the expected time for writing the files.
+        least_seconds: minimum time of the run, as estimated after images and model were read.
+        overruns: stages that took longer than planned, the largest overrun first; empty if the budget was kept within 10 % or 20 s.
     """
 
     allowed_seconds: float
@@ -108,7 +108,7 @@ class BudgetUse:
     overruns: list[StageSeconds] = Field(default_factory=list)
 
     def __str__(self) -> str:
-        """A sentence, empty where the budget was kept."""
+        """Describe the overrun in a sentence; empty if the budget was kept."""
         if not self.overruns:
             return ""
         stages = ", ".join(
@@ -120,30 +120,30 @@ class BudgetUse:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Result(RunRecord):
-    """A whole run.
+    """The result of a whole run.
 
     Args:
         verdict: one sentence, with numbers and intervals.
         goal: the limits.
-        goal_met: whether the chosen candidate is within every limit on validation, and its drop on test too; of its latency the upper
-            end of its interval.
-        shortfall: by how much the nearest misses, in words; empty where the goal is met.
-        baseline: the original model, in the runtime in which it is fastest on this machine.
-        baselines: the original in fp32 in every runtime, and as OpenVINO runs it by default where that is not fp32; with its own accuracy.
-        chosen: what ships; its latency and the baselines' are from a session after the choice, the others' from the one that chose.
-        pareto_frontier: candidates that no other beats on the metric, latency and size together.
-        candidates: all of them, also those stopped early.
-        latency_ratio: original / chosen, against whichever of ``baselines`` gives the *smallest* ratio: the headline.
-        latency_ratios: the same against each of ``baselines``, by runtime.
-        size_ratio: original file / chosen file.
-        drop: how much worse the chosen one is on test, paired; in points where the metric is in percent, else in its unit.
-        per_class: classes with a metric of their own, on test.
-        noise_floor: the ratio's deviation from 1 between two copies of the same file, in %.
-        data: name, images per split, how it was split, leaks and duplicates found.
-        budget: how much of it was used, and what made the run longer.
-        metric: name of the task's primary metric, which is what ``drop`` and all other changes are of.
-        class_names: all of them, in the order of the model's outputs; empty where they are those of ``per_class``.
-        errors: by kind, on test.
+        goal_met: whether the chosen candidate meets every limit on validation, and its drop on test does too; for latency the upper
+            end of the interval counts.
+        shortfall: describes by how much the nearest candidate exceeds the limits; empty if the goal is met.
+        baseline: the original model in the runtime in which it is fastest on this machine.
+        baselines: the original in fp32 in every runtime, and in OpenVINO's default precision if that is not fp32 (with its own accuracy).
+        chosen: the deployed candidate; its latency and the baselines' are from a session after the choice, all others from the one before.
+        pareto_frontier: candidates that no other candidate beats on the metric, latency and size together.
+        candidates: all candidates, including those stopped early.
+        latency_ratio: original / chosen, for the entry of ``baselines`` with the *smallest* ratio: the headline speed-up.
+        latency_ratios: the same for each of ``baselines``, by runtime.
+        size_ratio: size of the original file / size of the chosen file.
+        drop: drop of the chosen model on test, paired by image; in points if the metric is in percent, else in its unit.
+        per_class: metric of each class on test.
+        noise_floor: deviation from 1 of the latency ratio of two copies of the same file, in %.
+        data: name, images per split, how they were split, leaks and duplicates found.
+        budget: how much of the budget was used, and which stages took longer than planned.
+        metric: name of the task's primary metric, to which ``drop`` and all other differences refer.
+        class_names: all classes, in the order of the model's outputs; empty if they are those of ``per_class``.
+        errors: cost of each kind of error on test.
     """
 
     model: str
@@ -170,15 +170,15 @@ class Result(RunRecord):
 
     @property
     def primary_metric(self) -> Metric:
-        """With its unit and direction, as it was measured on test."""
+        """The primary metric with its unit and direction, as measured on test."""
         measured = self.baseline.measurements.get(self.metric)
         return Metric(self.metric) if measured is None else Metric.of(measured)
 
     def save(self, path: Path) -> None:
-        """Write JSON whole, then rename it into place."""
+        """Write JSON atomically: to a temporary file, which is then renamed."""
         write_result(path, self)
 
     @classmethod
     def load(cls, path: Path) -> Result:
-        """Read what ``save`` wrote; raises ``BundleError`` where it is not that."""
+        """Read a file written by ``save``; raises ``BundleError`` if it is not valid."""
         return read_result(path, Result)

@@ -1,4 +1,4 @@
-"""The last step of training where rounding costs accuracy: the network learns with the very rounding that its INT8 file does."""
+"""Quantization-aware training as the last step of a trial, if INT8 costs accuracy."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from planish.search.choice import drop_upper_bound, in_unit
 from planish.search.proposals import Trial
 from planish.search.state import DeployedCandidate, Search
 
-_WORTH_POINTS = 0.2  # that rounding must cost
-SHARE = 0.3  # of the last round's time
+_WORTH_POINTS = 0.2  # INT8 drop above which quantization-aware training is used
+SHARE = 0.3  # its share of the last round's time
 
 
 def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
-    """Whether the trial's INT8 file loses so much against the network itself on validation that training with rounding pays.
+    """Whether the drop of the trial's INT8 file against its float network on validation is large enough for quantization-aware training.
 
     Args:
-        search: what is known so far.
-        trial: trained.
+        search: state of the search.
+        trial: a trained trial.
         point: see ``Goal``.
     """
     if search.deployment.precision != "int8":
@@ -41,7 +41,13 @@ def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
 
 
 def learn(search: Search, trial: Trial, seconds: float) -> Trial | None:
-    """The trial with quantization-aware training after its other training; None where the network cannot be quantized so."""
+    """Return the trial after quantization-aware training; None if the network does not support it.
+
+    Args:
+        search: state of the search.
+        trial: a trained trial.
+        seconds: maximum training time.
+    """
     runner, recovery, most = search.runner, search.recovery, float(math.ceil(seconds))
     step = QuantizeAware(
         weight_bits=Int8.for_this_machine().weight_bits,

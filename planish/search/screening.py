@@ -1,4 +1,4 @@
-"""A screening at many levels of compression: what each file takes, and what is left before any training."""
+"""Screening of many levels of compression: the latency of each exported file, and its accuracy before any training."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from planish.search.time_estimates import least_finish_seconds, seconds_to_come,
 
 _ORIGINAL = Plan()
 _LARGE_PIXELS = 64
-_RANKS_SECONDS = 150.0  # of looking, from which on there is time to see whether layers should also be split
+_RANKS_SECONDS = 150.0  # screening time above which it is tested whether layers should also be split into low-rank factors
 _RANKS_GAIN_POINTS = 1.0
-_LOOK_SHARE = 0.5  # of the time that is left for looking and training
+_LOOK_SHARE = 0.5  # maximum share of the time left for screening and training that one level may take
 _SESSION_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class Screening:
-    """What a screening found.
+    """The outcome of a screening.
 
     Args:
-        trials: the levels worth training, timed.
-        pruning: how layers are pruned, for further levels.
+        trials: the timed trials that are worth training.
+        pruning: settings of latency pruning, for further levels.
     """
 
     trials: tuple[Trial, ...]
@@ -42,14 +42,14 @@ class Screening:
 
 
 def screen(search: Search, seconds: float) -> Screening:
-    """A screening at several levels: cut, what is left fitted, no training; exported, and its latency measured.
+    """Screen several levels of compression: compress the network without training, export it, and measure its latency.
 
-    Its accuracy is read on the few calibration images and is shown only: it says little about what training will recover.
+    The drop before training is measured on the few calibration images; it says little about how much training will recover. Trials that are
+    not faster than the uncompressed network in the same precision are stopped.
 
     Args:
-        search: what is known so far.
-        seconds: to spend, about; it decides how many levels are looked at.
-    A level that is not faster than the uncompressed network in the same precision is stopped here.
+        search: state of the search.
+        seconds: approximate time to spend, which determines how many levels are screened.
     """
     runner, cost = search.runner, 1 + ship_seconds(search)
     low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
@@ -66,7 +66,7 @@ def screen(search: Search, seconds: float) -> Screening:
         return found
 
     def in_time() -> bool:
-        """Whether what is looked at could still be timed and trained."""
+        """Whether there would be time left to measure and train another level."""
         return search.seconds_left - seconds_to_come(search, len(trials) + 1) > 3 * last
 
     for level in (*LEVELS[:count], *_students(search)):
@@ -89,14 +89,14 @@ def screen(search: Search, seconds: float) -> Screening:
 
 
 def _students(search: Search) -> list[Level]:
-    """The architectures that are tried as students, each at the full size and, where images are large, at half of it."""
+    """Return the levels of the students: each architecture at the full input size and, if images are large, at half of it."""
     spec = search.runner.original.input_spec
     scales = (1.0, 0.5) if min(spec.height, spec.width) >= _LARGE_PIXELS else (1.0,)
     return [Level(student=name, resolution=scale) for name in search.students for scale in scales]
 
 
 def _ranks_pay(search: Search, level: Level) -> bool:
-    """Whether more is left of the network when its layers may be split as well, at the same time of layers and before any training."""
+    """Whether allowing low-rank factorization gives a smaller drop before training at the same speed-up of the layers."""
     drops, unit = list[float](), ""
     for low_rank in (False, True):
         plan = level.plans(_pruning(search, low_rank))[0]
@@ -120,7 +120,7 @@ def _pruning(search: Search, low_rank: bool) -> LatencyPruning:
 
 
 def _note_prediction(trials: Sequence[Trial]) -> None:
-    """Tell how well the sum of the layers' times, corrected by what was measured, predicts the files' latency."""
+    """Report how well the sum of the layers' latencies, calibrated with the measured files, predicts the latency of a file."""
     pruned = time_trials(trials)
     if len(pruned) > 2 and (line := fitted(pruned)) is not None:
         off = [abs(line[0] * t.level.share + line[1] - t.latency_ms) / t.latency_ms for t in pruned]
@@ -128,12 +128,12 @@ def _note_prediction(trials: Sequence[Trial]) -> None:
 
 
 def screen_level(search: Search, pruning: LatencyPruning, level: Level) -> list[Trial]:
-    """The level's network, cut and exported, in a list; an empty one where nothing of it applies.
+    """Compress and export the network at a level; return a list with the trial, or an empty list if none of its plans applies.
 
     Args:
-        search: exports it.
-        pruning: how layers are pruned.
-        level: how strongly.
+        search: state of the search.
+        pruning: settings of latency pruning.
+        level: how strongly to compress.
     """
     runner, deployment = search.runner, search.deployment
     for plan in level.plans(pruning):
@@ -156,13 +156,14 @@ def screen_level(search: Search, pruning: LatencyPruning, level: Level) -> list[
 
 
 def measure(search: Search, name: str, trials: Sequence[Trial]) -> list[Trial]:
-    """The trials with latency and size of their files, timed side by side; those that are not faster than the uncompressed network in the
-    same precision are stopped.
+    """Measure latency and size of the trials' files side by side, and return the updated trials.
+
+    Trials that are not faster than the uncompressed network in the same precision are marked as stopped.
 
     Args:
-        search: measures.
-        name: of the session of timing.
-        trials: whose files are timed.
+        search: state of the search.
+        name: name of the timing session.
+        trials: the trials to measure.
     """
     deployment = search.deployment
     subjects = {t.name: DeployedCandidate(t.plan, deployment) for t in trials}

@@ -1,4 +1,4 @@
-"""What one search knows on its way."""
+"""The state of a search."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from planish.task import metric_of
 from planish.technique import Technique
 from planish.training import Distill
 
-ORIGINAL_SESSION = "original"  # of timing: the original in every runtime and precision
-_TIMED_SHARE = 0.3  # of a session's time; the rest is for starting its processes
-_LEAST_TIMED_SECONDS = 0.3  # for each subject
+ORIGINAL_SESSION = "original"  # timing session of the original in every runtime and precision
+_TIMED_SHARE = 0.3  # share of a session's time for timing; the rest is for starting its processes
+_LEAST_TIMED_SECONDS = 0.3  # minimum per subject
 
 Watch = Callable[[Sequence[CandidateResult]], None]
 ModelOutputs = tuple[Plan, str]  # a plan, and the runtime that ran it
@@ -32,7 +32,7 @@ ModelOutputs = tuple[Plan, str]  # a plan, and the runtime that ran it
 
 @dataclass(frozen=True)
 class RuntimeVariant:
-    """How a network is put on a runtime: its precision, the runtime, and whether the network is an ONNX file already."""
+    """How a network is deployed: its precision, the runtime, and whether the network is already an ONNX file."""
 
     precision: Precision
     runtime: str
@@ -42,7 +42,7 @@ class RuntimeVariant:
         return f"{self.precision}@{self.runtime}"
 
     def steps(self) -> Plan:
-        """What makes the file that ships from a network."""
+        """Return the steps that turn a network into the deployed file."""
         steps: list[Technique] = [] if self.is_file else [ToOnnx()]
         if self.precision == "int8":
             steps.append(Int8.for_this_machine())
@@ -53,20 +53,20 @@ class RuntimeVariant:
 
 @dataclass(frozen=True)
 class DeployedCandidate:
-    """A network, named by its plan, as it is deployed."""
+    """A network, identified by its plan, together with how it is deployed."""
 
     network: Plan
     variant: RuntimeVariant
 
     @property
     def steps(self) -> Plan:
-        """What makes the file from the network; one that was rounded already, or trained with rounding, brings its own scales."""
+        """The steps that turn the network into the file; ``Int8`` is left out if the network was already quantized or trained for it."""
         rounded = self.learned_rounding or any(step.name == Int8.name for step in self.network.steps)
         return Plan(*(step for step in self.variant.steps().steps if not (rounded and step.name == Int8.name)))
 
     @property
     def learned_rounding(self) -> bool:
-        """Whether the network was trained with the rounding of INT8."""
+        """Whether the network had quantization-aware training."""
         return any(step.name == QuantizeAware.name for step in self.network.steps)
 
     @property
@@ -84,16 +84,16 @@ class DeployedCandidate:
 
 @dataclass
 class Journal:
-    """What is written down on the way, for the result and its page. Only the time that processes take is read by the search itself.
+    """Records made during a search, mainly for the result and its report.
 
     Args:
-        process_seconds: that starting and timing one process takes in one launch, as measured in the last session of timing.
-        candidates: what is known of each, by its name.
-        sessions: what was timed side by side, by the session's name, candidates by their keys: where latencies in the result come from.
-        timed_as: the key of the file that was timed, by the subject's name in a session and by the key of what it stands for: training
-            changes no latency, so a trained network is not timed anew while it is a trial.
+        process_seconds: seconds to start and time one process in one launch, as measured in the last timing session.
+        candidates: current state of each candidate, by name.
+        sessions: timing sessions by name, with candidates by key: the source of the latencies in the result.
+        timed_as: key of the file that was timed, by the subject's name in the session and by the key of each candidate that it represents:
+            training does not change the latency, so a trained network is not timed again while it is a trial.
         planned: seconds by stage (see ``Store.seconds``) that were estimated or allowed before the stage began.
-        judged: from which outputs on validation a candidate's drop was computed, by its key: its own, and those that it is compared with.
+        judged: by candidate key, the validation outputs that its drop was computed from: its own, and those of its reference.
     """
 
     process_seconds: float = 1.5
@@ -106,25 +106,25 @@ class Journal:
 
 @dataclass(frozen=True)
 class Search:
-    """The job's limits, and how candidates are deployed and trained.
+    """The state of a search: its limits, how candidates are deployed and trained, and the records so far.
 
     Args:
-        runner: carries plans out.
+        runner: applies plans and caches the results.
         goal: the limits.
-        threads: the runtime may use.
-        batch: images in a batch.
-        recovery: how pruned networks are trained, with as many epochs as a round may have at most.
+        threads: number of threads of the runtime.
+        batch: batch size.
+        recovery: how compressed networks are trained; its epochs are the maximum of one round.
         budget: seconds for the whole run.
-        least_seconds: that the whole run was estimated to take at least, when it began.
-        allowed: runtimes that may ship.
-        fp32: the original in fp32, one deployment a runtime, the fastest first.
-        defaults: the original in runtimes that compute in less than float32 where no precision is asked for.
+        least_seconds: minimum time of the whole run, as estimated at its start.
+        allowed: runtimes that candidates may be deployed in.
+        fp32: the original in fp32, one variant per runtime, the fastest first.
+        defaults: the original in runtimes whose default precision is less than float32.
         deployment: how candidates are deployed.
-        students: architectures that are taught instead, by name.
-        teachers: folders of the networks that teach; empty for the original alone.
-        mixed_precision: whether pruning may also leave layers float.
-        watch: called with all candidates whenever something about one becomes known.
-        journal: what is written down.
+        students: names of other architectures to distill to.
+        teachers: folders of the teachers; empty if the original is the only one.
+        mixed_precision: whether pruning may also leave layers in float.
+        watch: called with all candidates whenever one is added or updated.
+        journal: records made during the search.
     """
 
     runner: Runner
@@ -146,18 +146,27 @@ class Search:
 
     @property
     def originals(self) -> tuple[DeployedCandidate, ...]:
-        """What candidates are compared with: the original in fp32, and in default precision."""
+        """The original in fp32 and in default precision, which candidates are compared with."""
         return tuple(DeployedCandidate(Plan(), variant) for variant in (*self.fp32, *self.defaults))
 
     @property
     def seconds_left(self) -> float:
-        """By the run's own clock, see ``Store.elapsed``: a resumed run reads the times that it read before."""
+        """Seconds left of the budget, by the run's clock (``Store.elapsed``), so that a resumed run reads the same times as before."""
         return self.budget - self.runner.store.elapsed
 
     def latency(
         self, name: str, subjects: Mapping[str, DeployedCandidate], baseline: str, *, seconds: float, launches: int, at_most: float
     ) -> LatencyReport:
-        """Measure side by side; see ``Runner.latency``."""
+        """Measure latency side by side and record the session; see ``Runner.latency``.
+
+        Args:
+            name: name of the session.
+            subjects: candidates by name.
+            baseline: name of the subject that ratios are relative to.
+            seconds: timing per subject; reduced if ``at_most`` is short.
+            launches: how often all processes are started.
+            at_most: maximum seconds for the whole session.
+        """
         pairs = {key: (shipped.plan, shipped.runtime) for key, shipped in subjects.items()}
         processes = len(subjects) + 1  # with the second copy of the baseline
         least = LEAST_LAUNCHES * processes * self.journal.process_seconds
@@ -174,13 +183,13 @@ class Search:
         return report
 
     def drop(self, shipped: DeployedCandidate, against: DeployedCandidate) -> Measurement:
-        """How much worse a file is on validation than another one."""
+        """Return the drop of a file on validation relative to another one."""
         own, other = (shipped.plan, shipped.runtime), (against.plan, against.runtime)
         self.journal.judged[shipped.key] = own, other
         return self.runner.drop(*own, other, "validation")
 
     def knowledge(self) -> float:
-        """What the original reaches on calibration images, in percent; or, by a metric in another unit, beyond guessing."""
+        """Return the original's score on calibration images: in percent, or, for a metric in another unit, its difference from guessing."""
         task, metric = self.runner.task, metric_of(self.runner.task)
         score = self.runner.score(Plan(), "torch", "calibration")
         return score if metric.unit == "%" else abs(metric.scale * task.guessing(task.split("calibration").targets) - score)
@@ -188,7 +197,7 @@ class Search:
     def show(
         self, name: str, shipped: DeployedCandidate, stage: Stage, measurements: dict[str, Measurement], reason: str = ""
     ) -> CandidateResult:
-        """Keep what is known by now of the candidate called ``name``, and tell who watches."""
+        """Record the current state of the candidate ``name``, and call ``watch``."""
         known = CandidateResult(
             key=shipped.key,
             plan=shipped.plan.to_dicts(),
@@ -203,7 +212,7 @@ class Search:
         return known
 
     def show_trial(self, trial: Trial) -> Trial:
-        """The same for a trial, by its own name; returns it."""
+        """Do the same for a trial, under its own name; return the trial."""
         known, shipped = dict(trial.measurements), DeployedCandidate(trial.plan, self.deployment)
         untrained = str(Plan(*(step for step in trial.plan.steps if step.name not in (Distill.name, QuantizeAware.name))))
         if untrained in self.journal.timed_as:

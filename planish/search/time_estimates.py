@@ -1,4 +1,4 @@
-"""What parts of a search take, from what was timed on this machine in this run; and how much of its budget it used."""
+"""Estimates of the time that parts of a search take, from timings made in this run; and how much of its budget a run used."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from planish.search.state import DeployedCandidate, Search
 from planish.task import SplitName, Task
 from planish.training.prepare import Job
 
-FINALISTS = 5  # that are measured side by side in the end, at most
-FINAL_LAUNCHES, CHOSEN_LAUNCHES = 4, 5  # of the session that chooses, and of the one whose numbers are the run's
-_TIMED_SECONDS = 2.0  # for each subject of these sessions, beside starting it
-_RESERVED_SHARE = 0.35  # of the time that is left, for the end of the run
-_WRITING_PROCESSES = 2  # writing the bundle and the page takes about as long as starting so many processes,
-_WRITING_SECONDS = 2.0  # and so many seconds at least
-_TEST = 4.0  # times judging once: two models, their metrics by class, and their errors, on test
-_DEPLOYING = 1.6  # times exporting to one runtime: exporting again as INT8, with calibration
-_BACKWARD = 3.0  # times forward: a step of training
-_VALIDATIONS = 5  # models that are run over validation at least
-_JUDGING = 2.0  # times running over test: its metrics as well
+FINALISTS = 5  # maximum number of trials that are measured side by side at the end
+FINAL_LAUNCHES, CHOSEN_LAUNCHES = 4, 5  # of the session that the choice is based on, and of the last one, whose latencies are reported
+_TIMED_SECONDS = 2.0  # timing per subject in these sessions, not counting its start
+_RESERVED_SHARE = 0.35  # maximum share of the time left that is reserved for the end of the run
+_WRITING_PROCESSES = 2  # writing the bundle and the report takes about as long as starting this many processes,
+_WRITING_SECONDS = 2.0  # and at least this many seconds
+_TEST = 4.0  # relative to computing the metrics once: two models, their metrics by class, and their errors, on test
+_DEPLOYING = 1.6  # relative to one export: exporting again as INT8, with calibration
+_BACKWARD = 3.0  # training step relative to a forward pass
+_VALIDATIONS = 5  # minimum number of models that are run on validation
+_JUDGING = 2.0  # evaluation on test relative to the forward passes: computing the metrics takes time as well
 _BATCH = 32
-_TOLERANCE_SHARE, _TOLERANCE_SECONDS = 0.1, 20.0  # within the one or the other a budget counts as kept
+_TOLERANCE_SHARE, _TOLERANCE_SECONDS = 0.1, 20.0  # a budget counts as kept within the larger of the two
 _SHOWN = 5
-_LEAST_SECONDS = 1.0  # that a stage took more than was expected
+_LEAST_SECONDS = 1.0  # smallest overrun of a stage that is reported
 
 
 def seconds_an_image(store: Store, artifact: Artifact) -> float:
-    """Seconds that the original takes for one image, measured once in a run."""
+    """Return the seconds of the original's forward pass per image, measured once per run."""
     return float(store.once("seconds an image", "searching", lambda: _fastest(artifact)))
 
 
 def training_seconds(job: Job, budget: float, elapsed: float) -> float:
-    """Seconds that the epochs of a training may take, so that all of it is done within its budget: reading images comes before, judging
-    the network on test and writing its page after.
+    """Return the seconds available for the epochs of a training, so that the whole job stays within its budget.
+
+    Reading images (before), evaluating on test and writing the report (after) are subtracted.
 
     Args:
         job: the images and the network.
-        budget: seconds for all of it.
-        elapsed: by now.
+        budget: seconds for the whole job.
+        elapsed: seconds so far.
     """
 
     def left() -> float:
@@ -61,7 +62,7 @@ def training_seconds(job: Job, budget: float, elapsed: float) -> float:
 
 
 def _fastest(artifact: Artifact) -> float:
-    """Seconds per image, by the fastest of a few batches: one disturbed moment must not decide."""
+    """Return the seconds per image of the fastest of a few batches, so that a momentary disturbance has no effect."""
     spec, module = artifact.input_spec, artifact.module.eval()
     images = torch.randn(_BATCH, spec.channels, spec.height, spec.width, device=next(module.parameters()).device)
     seconds = []
@@ -74,37 +75,46 @@ def _fastest(artifact: Artifact) -> float:
 
 
 def forward_seconds(search: Search, split: SplitName) -> float:
-    """Seconds that the original takes over a split."""
+    """Estimate the seconds of the original's forward passes over a split."""
     runner = search.runner
     return len(runner.task.split(split)) * seconds_an_image(runner.store, runner.original)
 
 
 def ship_seconds(search: Search) -> float:
-    """Seconds that exporting a network and running it over validation take, from what they took for the original."""
+    """Estimate the seconds to export a network and run it on validation, from what that took for the original."""
     steps = search.deployment.steps().steps
     exports = sum(search.runner.store.seconds_of(f"artifact:{Plan(*steps[:count]).key}") for count in range(1, len(steps) + 1))
     return 1 + exports + _outputs_seconds(search, DeployedCandidate(Plan(), search.deployment))
 
 
 def writing_seconds(process_seconds: float) -> float:
-    """Seconds that the bundle, the evidence and the page take."""
+    """Estimate the seconds to write the bundle, the evidence and the report."""
     return max(_WRITING_SECONDS, _WRITING_PROCESSES * process_seconds)
 
 
 def session_seconds(search: Search, subjects: int, launches: int = LEAST_LAUNCHES, seconds: float = 0.0) -> float:
-    """Seconds that timing so many files side by side takes, a second copy of the baseline included."""
+    """Estimate the seconds of a timing session with ``subjects`` files, plus the second copy of the baseline.
+
+    Args:
+        search: state of the search.
+        subjects: number of files.
+        launches: how often all processes are started.
+        seconds: timing per subject.
+    """
     return (subjects + 1) * (launches * search.journal.process_seconds + seconds)
 
 
 def test_seconds(search: Search) -> float:
-    """Seconds that running the original and the chosen model over test and judging them takes."""
+    """Estimate the seconds to evaluate the original and the chosen model on test."""
     task, outputs = search.runner.task, _outputs_seconds(search, DeployedCandidate(Plan(), search.fp32[0]))
     return len(task.split("test")) / max(1, len(task.split("validation"))) * (2 * outputs + _TEST * _judging_seconds(search))
 
 
 def least_finish_seconds(search: Search, finalists: int) -> float:
-    """Seconds that the end of a run takes at least: so many trials exported, timed beside the originals and judged; the chosen model timed
-    once more; test; and the files written.
+    """Estimate the minimum seconds of the end of a run.
+
+    It consists of exporting, timing and evaluating ``finalists`` trials, timing the chosen model again, evaluating on test, and writing the
+    files.
     """
     originals = len(search.originals) + 1
     judging = len(search.originals) * _judging_seconds(search)
@@ -115,12 +125,12 @@ def least_finish_seconds(search: Search, finalists: int) -> float:
 
 
 def seconds_to_come(search: Search, trials: int) -> float:
-    """Seconds that timing so many trials, and the end of the run with one of them, take at least."""
+    """Estimate the minimum seconds to time ``trials`` trials and to finish the run with one of them."""
     return session_seconds(search, trials + 2) + least_finish_seconds(search, 1)
 
 
 def finish_seconds(search: Search, trials: int) -> float:
-    """Seconds that are reserved for the end of a run: those that it takes at ease, or a share of what is left where that is less."""
+    """Return the seconds to reserve for the end of a run: its full duration, at most a share of the time left, at least the minimum."""
     finalists, originals = min(FINALISTS, trials), len(search.originals) + 1
     least = least_finish_seconds(search, min(1, trials))
     at_ease = (
@@ -134,15 +144,16 @@ def finish_seconds(search: Search, trials: int) -> float:
 
 
 def least_seconds(store: Store, artifact: Artifact, task: Task, exporting: float, process: float, trains: bool) -> tuple[float, float]:
-    """Seconds that one epoch of training takes, and what must follow it at least: exporting to one runtime in two precisions, timing both
-    and the chosen one once more, test, and the files.
+    """Estimate the seconds of one epoch of training, and the minimum seconds of everything after it.
+
+    The latter covers exporting to one runtime in two precisions, two timing sessions, the evaluations, and writing the files.
 
     Args:
-        store: of the run.
-        artifact: the original, untrained perhaps.
-        task: the images.
+        store: store of the run.
+        artifact: the original, possibly untrained.
+        task: task with the images.
         exporting: seconds that one export took.
-        process: seconds that one process takes in one launch of a session of timing.
+        process: seconds of one process in one launch of a timing session.
         trains: whether the original is trained.
     """
     one = 0.0 if artifact.module is None else seconds_an_image(store, artifact)
@@ -154,12 +165,12 @@ def least_seconds(store: Store, artifact: Artifact, task: Task, exporting: float
 
 
 def is_kept(allowed: float, taken: float) -> bool:
-    """Whether so many seconds are within a budget, give or take 10 % or 20 s."""
+    """Whether ``taken`` seconds are within a budget of ``allowed`` seconds, with a tolerance of 10 % or 20 s, whichever is larger."""
     return taken <= allowed + max(_TOLERANCE_SHARE * allowed, _TOLERANCE_SECONDS)
 
 
 def budget_use(search: Search) -> BudgetUse:
-    """Called at the end of a run, when all is measured."""
+    """Return how much of the budget was used; to be called at the end of a run, after all measurements."""
     store = search.runner.store
     writing = writing_seconds(search.journal.process_seconds)
     taken = float(store.once("seconds taken", "writing", lambda: store.now)) + writing

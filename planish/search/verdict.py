@@ -1,4 +1,4 @@
-"""What a run comes to, in a sentence, and by how much it misses its goal. The report computes both once more."""
+"""The outcome of a run in a sentence, and by how much it misses its goal. The report recomputes both."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from planish.search.result import CandidateResult
 
 
 def verdict(ratio: Measurement, noise_floor: Measurement, size_ratio: float, drop: Measurement, metric: str | Metric) -> str:
-    """One sentence with the numbers.
+    """Summarize speed-up, size and drop in one sentence.
 
     Args:
-        ratio: latency of the original by that of the chosen model.
-        noise_floor: of the same session of timing.
-        size_ratio: original file by chosen file.
-        drop: on test.
-        metric: what is lost; a name alone where it is in percent and higher is better.
+        ratio: latency of the original divided by that of the chosen model.
+        noise_floor: noise floor of the same timing session.
+        size_ratio: size of the original file divided by that of the chosen file.
+        drop: drop on test.
+        metric: the primary metric; a name is enough if it is in percent and higher is better.
     """
     assert drop.low is not None
     assert drop.high is not None
@@ -40,13 +40,13 @@ def _size(ratio: float) -> str:
 
 
 def shortfall(chosen: CandidateResult, others: Sequence[CandidateResult], goal: Goal, drop: Measurement) -> str:
-    """By how much the nearest candidate misses the goal; empty where the chosen one meets it.
+    """Describe by how much the nearest candidate misses the goal; empty if the chosen one meets it.
 
     Args:
-        chosen: its latency is that of the session after the choice.
-        others: all measured candidates, the chosen one among them.
+        chosen: the chosen candidate, with the latency from the session after the choice.
+        others: all measured candidates, including the chosen one.
         goal: the limits.
-        drop: of the chosen one on test.
+        drop: drop of the chosen candidate on test.
     """
     if misses(chosen, goal):
         nearest = nearest_miss(others, goal) or chosen

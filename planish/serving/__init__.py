@@ -1,1 +1,1 @@
-"""Bundles on a port."""
+"""HTTP service for bundles."""

@@ -1,4 +1,4 @@
-"""Requests that arrive while the model is busy are run together, as one batch."""
+"""Dynamic batching: requests that arrive while the model is busy are run together as one batch."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Waiting:
+    """A request in the queue."""
+
     images: Pixels
     answer: asyncio.Future[Outputs]
 
@@ -27,15 +29,15 @@ class _Waiting:
 class Batcher:
     """Runs a model for many requests, one batch after the other.
 
-    A request that finds the model idle starts at once; those that come meanwhile wait for that batch, and are the next one. So nobody
-    waits for a batch to fill, and the busier the service is the larger batches are.
+    A request that finds the model idle starts at once. Requests that arrive in the meantime wait for that batch to finish and form the
+    next one. So no request waits for a batch to fill, and batches grow with the load.
 
     Args:
-        run: one batch of pixels ``(N, H, W, C)`` to outputs by name; called in a thread of its own, never twice at a time.
+        run: maps a batch of pixels ``(N, H, W, C)`` to outputs by name; called in a separate thread, never concurrently.
         max_batch: largest batch size.
-        max_queue: images that may wait; beyond that requests are refused.
-        watch: called with the images and seconds of each batch.
-        failed: called with the error of each batch that failed.
+        max_queue: maximum number of waiting images; further requests are refused.
+        watch: called with the number of images and the seconds of each batch.
+        failed: called with the exception of each batch that failed.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Batcher:
         failed: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         self._run, self._max_batch, self._max_queue, self._watch, self._failed = run, max_batch, max_queue, watch, failed
-        self.batches = 0  # that are done, failed ones included
+        self.batches = 0  # batches that finished, including failed ones
         self._queue: deque[_Waiting] = deque()
         self._seconds_an_image = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="planish-model")
@@ -56,18 +58,18 @@ class Batcher:
 
     @property
     def queued(self) -> int:
-        """Images that wait."""
+        """Number of waiting images."""
         return sum(len(waiting.images) for waiting in self._queue)
 
     def busy(self) -> BusyError:
-        """To raise where no more can be taken on."""
+        """Return the error to raise when the queue is full."""
         return BusyError(max(0.1, self.queued * self._seconds_an_image))
 
     async def __call__(self, images: Pixels) -> Outputs:
-        """Outputs of these images, first axis as they are given.
+        """Queue images and return their outputs, first axis N in the order of the images.
 
         Raises:
-            BusyError: too many images wait already.
+            BusyError: too many images are waiting already.
             InferenceError: the model raised an exception, which was passed to ``failed``.
         """
         queued = self.queued
@@ -80,7 +82,7 @@ class Batcher:
         return await waiting.answer
 
     async def close(self) -> None:
-        """Wait until all that was accepted is answered."""
+        """Wait until all accepted requests are answered."""
         if self._worker is not None:
             await self._worker
         self._thread.shutdown()
@@ -95,7 +97,7 @@ class Batcher:
             images = np.concatenate([waiting.images for waiting in batch])
             try:
                 outputs = await loop.run_in_executor(self._thread, self._run_all, images)
-            except Exception as error:  # a runtime's own kinds
+            except Exception as error:  # runtimes raise exceptions of their own types
                 self.batches += 1
                 self._failed(error)
                 for waiting in batch:
@@ -109,12 +111,12 @@ class Batcher:
             start = 0
             for waiting in batch:
                 end = start + len(waiting.images)
-                if not waiting.answer.done():  # its client may have gone
+                if not waiting.answer.done():  # the client may have disconnected
                     waiting.answer.set_result({name: values[start:end] for name, values in outputs.items()})
                 start = end
 
     def _next(self) -> list[_Waiting]:
-        """The oldest requests that fit into one batch, without those that nobody waits for any more."""
+        """Take the oldest requests that fit into one batch off the queue, and drop requests that were cancelled."""
         batch: list[_Waiting] = []
         count = 0
         while self._queue and (not batch or count + len(self._queue[0].images) <= self._max_batch):
@@ -125,6 +127,6 @@ class Batcher:
         return batch
 
     def _run_all(self, images: Pixels) -> Outputs:
-        """In pieces of at most ``max_batch``: one request may bring more."""
+        """Run the model in batches of at most ``max_batch``; a single request may have more images."""
         pieces = [self._run(images[i : i + self._max_batch]) for i in range(0, len(images), self._max_batch)]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

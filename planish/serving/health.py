@@ -1,4 +1,4 @@
-"""Whether a model works: counted from what it does, and measured with a sample whose answer is known."""
+"""Health of a served model: consecutive failures, and regular checks with a golden sample."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ if TYPE_CHECKING:
     from planish.serving.models import Entry
 
 _LOG = logging.getLogger("planish.serving")
-_ALLOWED = 2  # failures in a row; with the next one the model is not ready
-CHECK_S, RECHECK_S = 30.0, 2.0  # between checks of models that are all ready, and where one is not
-_TRACEBACK_S, _TRACEBACK_LENGTH = 60.0, 4000  # one in so many seconds; characters
-_QUOTED = 500  # characters of an error's message
+_ALLOWED = 2  # consecutive failures; with the next one the model is not ready
+CHECK_S, RECHECK_S = 30.0, 2.0  # seconds between checks if all models are ready, and if one is not
+_TRACEBACK_S, _TRACEBACK_LENGTH = 60.0, 4000  # seconds between logged tracebacks; their maximum length in characters
+_QUOTED = 500  # maximum length of an error message, in characters
 
 
 class Health:
-    """Counts a model's failures, logs them, and says whether it is ready.
+    """Counts and logs a model's failures, and decides whether it is ready.
 
-    A model is ready when its golden samples gave the known answers. After three failures in a row, of whatever requests, it is not, and
-    the sample is tried at once: if the fault lay in the requests alone, the model is ready again.
+    A model is ready after its golden samples gave the expected outputs. After three consecutive failures, of any requests, it is not
+    ready, and a golden sample is run at once: if only the requests were at fault, the model becomes ready again.
 
     Args:
-        model: whose health this is.
+        model: the model.
         count: called with the reason of each failure.
     """
 
     def __init__(self, model: ServedModel, count: Callable[[str], None]) -> None:
         self._model, self._count = model, count
         self._in_a_row, self._traced = 0, -_TRACEBACK_S
-        self._passed, self.fault = not model.fault, model.fault  # it has run its golden samples; and why it is not ready
-        self.doubted = asyncio.Event()  # it should be checked now
+        self._passed, self.fault = not model.fault, model.fault  # whether the golden samples passed; why the model is not ready
+        self.doubted = asyncio.Event()  # set if the model should be checked now
 
     @property
     def ready(self) -> bool:
-        """Whether requests should be sent here."""
+        """Whether the model can take requests."""
         return self._passed and self._in_a_row <= _ALLOWED
 
     def succeeded(self) -> None:
-        """A request was answered."""
+        """Record a request that was answered."""
         self._in_a_row = 0
 
     def failed(self, reason: str, error: Exception | str) -> None:
-        """The model raised an exception, or answered what is no answer.
+        """Record that the model raised an exception or returned invalid outputs.
 
         Args:
-            reason: for the metrics: ``runtime``, ``not_finite``, ``wrong_answer`` or ``no_answer``.
-            error: for the log.
+            reason: label of the metric: ``runtime``, ``not_finite``, ``wrong_answer`` or ``no_answer``.
+            error: exception or message for the log.
         """
         self.report(reason, error)
         self._in_a_row += 1
@@ -65,7 +65,7 @@ class Health:
             self.doubted.set()
 
     def report(self, reason: str, error: Exception | str) -> None:
-        """Count and log what says nothing about the model."""
+        """Count and log a failure without affecting readiness."""
         self._count(reason)
         text = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
         line = {"time": time.time(), "model": self._model.name, "version": self._model.version, "failure": reason, "error": text[:_QUOTED]}
@@ -76,15 +76,15 @@ class Health:
         _LOG.error(json.dumps(line))
 
     async def check(self, batcher: Batcher, timeout_s: float) -> None:
-        """Let the model answer its sample, in its turn with the requests that wait."""
+        """Run a golden sample through the batcher, behind the requests that are waiting."""
         self.doubted.clear()
         done = batcher.batches
         try:
             async with asyncio.timeout(timeout_s):
                 outputs = await batcher(self._model.sample)
-        except BusyError:  # it works
+        except BusyError:  # the queue is full, so the model is running
             return
-        except InferenceError:  # counted by whoever runs the batch
+        except InferenceError:  # the batcher has counted it
             self._passed = False
             self.fault = "the model fails on its golden sample"
             return
@@ -104,11 +104,11 @@ class Health:
 
 
 async def keep_checking(entries: Callable[[], Iterable[Entry]], timeout_s: float) -> None:
-    """For ever: check all models from time to time, and one that fails at once.
+    """Check all models forever: at regular intervals, and a model with repeated failures at once.
 
     Args:
-        entries: the models that are served.
-        timeout_s: in which a model must answer.
+        entries: returns the models that are served.
+        timeout_s: seconds within which a model must answer.
     """
     while True:
         current = list(entries())
@@ -123,4 +123,4 @@ async def keep_checking(entries: Callable[[], Iterable[Entry]], timeout_s: float
             if not doubted or entry.health.doubted.is_set():
                 await entry.health.check(entry.batcher, timeout_s)
         if doubted:
-            await asyncio.sleep(RECHECK_S / 4)  # a client that makes its requests fail does not fill the time with checks
+            await asyncio.sleep(RECHECK_S / 4)  # a client whose requests fail must not keep the service busy with checks

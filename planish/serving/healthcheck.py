@@ -1,7 +1,7 @@
-"""Whether the service on this machine is ready, for a container's health check: ``python -m planish.serving.healthcheck FILE``.
+"""Health check of the service on this machine, for containers: ``python -m planish.serving.healthcheck FILE``.
 
-FILE is what ``planish serve --address-file FILE`` wrote: the service's own address, so that its port and TLS are known. The exit status
-is 0 where it is ready. The standard library is all that is imported.
+FILE is the file that ``planish serve --address-file FILE`` wrote. It holds the service's address, and so its port and whether it uses
+TLS. The exit status is 0 if the service is ready. Only the standard library is imported.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _TIMEOUT_S = 2.0
 
 
 def fault(address_file: Path) -> str:
-    """Why the service is not ready; empty where it is."""
+    """Return why the service is not ready; empty if it is ready."""
     try:
         address = address_file.read_text(encoding="utf-8").strip()
-        unchecked = ssl.create_default_context()  # the certificate is for the name that clients use, and this is the loopback
+        unchecked = ssl.create_default_context()  # the certificate is for the public host name, and this connects to the loopback address
         unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
         with urllib.request.urlopen(f"{address}/v2/health/ready", timeout=_TIMEOUT_S, context=unchecked):
             return ""
-    except (OSError, ValueError) as error:  # urllib's are OSErrors
+    except (OSError, ValueError) as error:  # urllib's errors are OSErrors
         return f"{type(error).__name__}: {error}"
 
 

@@ -1,4 +1,4 @@
-"""What a service takes on, and how much memory that may need."""
+"""Limits on requests, and the memory budget for decoding images."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from dataclasses import dataclass
 from planish.errors import BundleError, DataError
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-BODIES = 4  # request bodies of the largest size that may be in memory at a time
+BODIES = 4  # request bodies of the largest size that may be in memory at the same time
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a service takes on.
+    """Limits on what a service accepts.
 
     Args:
         max_batch: largest batch size of the model.
-        max_queue: images that may wait, and that one request may bring; beyond that requests are answered 429.
-        max_bytes: of a request's body; all bodies together may have ``BODIES`` times as many.
-        max_pixels: of an image file, before it is shrunk.
-        max_decoding_bytes: of memory for all images that are decoded at a time; an image that needs more alone is refused. The default is
-            enough for one RGB JPEG or PNG of ``max_pixels``.
-        timeout_s: after which a request is answered 504.
-        cors_origins: of pages, ``https://example.com``, whose scripts may read the answers; ``*`` for all. Cookies are never used.
-        keys: one of which requests must bring as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; none are needed where it is empty.
+        max_queue: maximum number of waiting images; further requests are answered 429. It is also the maximum number of images per
+            request, unless ``max_batch`` is larger.
+        max_bytes: maximum size of a request body; all bodies together may have ``BODIES`` times as many bytes.
+        max_pixels: maximum number of pixels of an image file, before it is resized.
+        max_decoding_bytes: memory for all images that are decoded at the same time; an image that needs more on its own is refused. The
+            default is enough for one RGB JPEG or PNG of ``max_pixels``.
+        timeout_s: seconds after which a request is answered 504.
+        cors_origins: origins, such as ``https://example.com``, whose scripts may read responses; ``*`` for all. Cookies are never used.
+        keys: requests must send one of these keys, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; if it is empty, no key is
+            needed.
 
     Raises:
-        BundleError: a key is blank, which every request would bring, or an origin is none.
+        BundleError: a key is blank, so that requests without a key would match it, or an origin is not valid.
     """
 
     max_batch: int = 16
@@ -57,10 +59,10 @@ DEFAULT_LIMITS = Limits()
 
 
 class MemoryBudget:
-    """Bytes that threads share: who needs some waits until they are free, in the order of asking, so that nobody waits for ever.
+    """Memory shared by threads. A thread waits until the bytes it needs are free; threads are served in order, so none starves.
 
     Args:
-        total_bytes: that may be in use at a time.
+        total_bytes: bytes that may be in use at the same time.
     """
 
     def __init__(self, total_bytes: int) -> None:
@@ -70,10 +72,10 @@ class MemoryBudget:
 
     @contextmanager
     def reservation(self) -> Iterator[Callable[[int], None]]:
-        """A function that reserves bytes, to be called in this block; at the block's end they are free again.
+        """Yield a function that reserves bytes; they are released at the end of the block. The function blocks until the bytes are free.
 
         Raises:
-            DataError: by the function, where more is asked for than there is.
+            DataError: raised by the yielded function if more bytes are requested than the budget has in total.
         """
         with ExitStack() as held:
 

@@ -1,4 +1,4 @@
-"""What a service counts and measures, for Prometheus."""
+"""Prometheus metrics of a service."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from planish.serving.model import ServedModel
 
-REASONS = ("runtime", "not_finite", "wrong_answer", "no_answer", "error")  # of failures
+REASONS = ("runtime", "not_finite", "wrong_answer", "no_answer", "error")  # reasons of failures
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass
 class Metrics:
-    """Of one service, in a registry of its own."""
+    """The metrics of one service, in a registry of its own."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
@@ -37,9 +37,9 @@ class Metrics:
         self.drift = Gauge("planish_drift", "1 where this drifted in this period.", [*of_model, "of"], registry=self.registry)
 
     def watch(self, model: ServedModel, queued: Callable[[], int], ready: Callable[[], bool]) -> None:
-        """Show a model's queue, readiness and drift as they are when the metrics are read."""
+        """Register gauges that read a model's queue, readiness and drift whenever the metrics are scraped."""
         drift = model.drift
-        for reason in REASONS:  # from 0 on: an alert on an increase does not see the first one of a series that begins with 1
+        for reason in REASONS:  # start at 0: an alert on an increase misses the first failure of a series that begins with 1
             self.failures.labels(*model.key, reason)
         self.reload_failures.labels(*model.key)
         self.queued.labels(*model.key).set_function(queued)
@@ -50,6 +50,6 @@ class Metrics:
             self.drift.labels(*model.key, kind).set_function(partial(drift.drifted, kind))
 
     def batch(self, model: ServedModel, images: int, seconds: float) -> None:
-        """Count a batch."""
+        """Record the size and duration of a batch."""
         self.batches.labels(*model.key).observe(images)
         self.model_seconds.labels(*model.key).observe(seconds)

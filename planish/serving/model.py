@@ -1,4 +1,4 @@
-"""A bundle, opened to be served."""
+"""A bundle that is loaded for serving."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 
 class ServedModel:
-    """A bundle whose files are what they were when it was made, its model loaded and warm.
+    """A bundle with verified files, its model loaded and warmed up.
 
     Args:
-        name: under which it is served.
-        version: likewise.
-        folder: the bundle.
-        threads: of the runtime; None for those it was measured with.
-        public_key: of whoever must have signed the bundle; None for any.
-        drift: how drift is looked for in what it answers.
+        name: name under which the model is served.
+        version: version under which the model is served.
+        folder: folder of the bundle.
+        threads: runtime threads; None for the number the bundle was measured with.
+        public_key: public key that the bundle's signature must match; None accepts any bundle.
+        drift: settings of drift detection for this model's predictions.
 
     Raises:
         BundleError: the bundle is damaged, was changed, or is not signed by the owner of the key.
-        RuntimeMissingError: its runtime is not installed.
+        RuntimeMissingError: the bundle's runtime is not installed.
         ExportError: the runtime cannot open the model.
     """
 
@@ -62,12 +62,12 @@ class ServedModel:
         self._predictor = load(files, self.bundle.runtime, threads=threads or self.bundle.threads)
         spec = self.bundle.input_spec
         self.input_shape = (spec.height, spec.width, spec.channels)
-        outputs = self.run(np.zeros((1, *self.input_shape), np.uint8))  # the first call is the slowest
+        outputs = self.run(np.zeros((1, *self.input_shape), np.uint8))  # warm-up; the first call is the slowest
         self.outputs = {name: (values.dtype, values.shape[1:]) for name, values in outputs.items()}
         samples = [preprocess((folder / name).read_bytes(), spec, self.bundle.preprocessing) for name in self.bundle.golden_samples]
         self.sample = np.stack(samples[:1]) if samples else np.zeros((1, *self.input_shape), np.uint8)
         self._known = self.run(self.sample)
-        self.fault = self._golden_fault(samples)  # empty, or how its answers differ from the known ones; then it is never ready
+        self.fault = self._golden_fault(samples)  # empty, or how the golden outputs differ; if it is set, the model never becomes ready
 
     @property
     def key(self) -> tuple[str, str]:
@@ -75,11 +75,11 @@ class ServedModel:
         return self.name, self.version
 
     def run(self, images: Pixels) -> Outputs:
-        """One batch of uint8 pixels ``(N, H, W, C)``."""
+        """Run the model on a batch of uint8 pixels ``(N, H, W, C)``."""
         return run_checked(self._predictor, images, self.name)
 
     def wrong_answer(self, outputs: Outputs) -> str:
-        """What is wrong with these outputs of ``sample``; empty where they are those it gave when it was opened."""
+        """Describe what is wrong with these outputs of ``sample``; empty if they match the outputs of the first run."""
         if self.fault:
             return self.fault
         if not finite(outputs):
@@ -88,6 +88,7 @@ class ServedModel:
         return "" if apart <= self.bundle.tolerance else f"the outputs of a golden sample have changed by {apart:.2g} of the largest value"
 
     def _golden_fault(self, samples: Sequence[Pixels]) -> str:
+        """Describe how golden outputs differ from the expected ones; empty if they agree within the bundle's tolerance."""
         if not samples:
             return ""
         each = sum(int(np.prod(shape)) * dtype.itemsize for dtype, shape in self.outputs.values())
@@ -99,14 +100,16 @@ class ServedModel:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What a request may ask for beyond the answer; see ``planish.tasks.responses.options``."""
+        """Options that a request may set; see ``planish.tasks.responses.options``."""
         return options(self.bundle.task)
 
     def pixels(self, file_bytes: bytes, max_pixels: int, memory: MemoryBudget) -> tuple[Pixels, View]:
-        """An image file as uint8 ``(1, H, W, C)``, and what part of which image this is. Waits until there is memory for it.
+        """Decode an image file to uint8 ``(1, H, W, C)``, and return the view of the original image that it shows.
+
+        Blocks until enough memory is free.
 
         Raises:
-            DataError: it is not an image, has more than ``max_pixels``, or needs more memory than there is.
+            DataError: it is not an image, has more than ``max_pixels``, or needs more memory than the budget has in total.
         """
         spec, preprocessing = self.bundle.input_spec, self.bundle.preprocessing
         with memory.reservation() as reserve:
@@ -115,16 +118,16 @@ class ServedModel:
             return resize(image, spec, preprocessing)[None], view
 
     def responses(self, outputs: Outputs, views: Sequence[View] = (), asked: Asked = PLAIN) -> list[dict[str, Any]]:
-        """The response for each image; see ``planish.tasks.responses``. Without views, the images are those that the model is fed."""
+        """Return one JSON response per image; see ``planish.tasks.responses``. Without views, images have the model's input size."""
         count = len(next(iter(outputs.values())))
         return responses(self.bundle.task, outputs, self.bundle.class_names, views or [View(*self.input_shape[:2])] * count, asked)
 
     def response_classes(self, answer: dict[str, Any]) -> list[str]:
-        """The classes in an answer, one for each time it is told."""
+        """Return the class names in a response, once for each time they occur."""
         return response_classes(self.bundle.task, answer)
 
 
 def finite(outputs: Outputs) -> bool:
-    """Whether all numbers of all outputs are finite. Minimum and maximum of what holds a NaN are NaN."""
+    """Return whether all values of all float outputs are finite. The minimum and maximum of an array that contains a NaN are NaN."""
     floats = [values for values in outputs.values() if values.dtype.kind == "f" and values.size]
     return all(np.isfinite(values.min()) and np.isfinite(values.max()) for values in floats)

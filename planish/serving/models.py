@@ -1,4 +1,4 @@
-"""The models of a service: which one answers, and one exchanged for a newer one while requests run."""
+"""The models of a service: routing by name and version, and hot reload while requests run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from planish.serving.health import Health
 from planish.serving.model import ServedModel
 
 _LOG = logging.getLogger("planish.serving")
-_LONGEST_PAUSE = 64  # times the usual one, between attempts to open a bundle that does not open
+_LONGEST_PAUSE = 64  # multiple of the usual pause between attempts to open a bundle that fails to open
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A model, and what runs it. A request keeps its entry to the end, also when the model is exchanged meanwhile."""
+    """A model with its batcher and health. A request keeps its entry even if the model is replaced in the meantime."""
 
     model: ServedModel
     batcher: Batcher
@@ -29,15 +29,17 @@ class Entry:
 
 
 class Models:
-    """By name and version. Without a version the first of its name answers, apart from the shares that others have.
+    """The served models by name and version.
+
+    A request without a version goes to the first version of its name, except for the shares of canary versions.
 
     Args:
-        models: at least one.
-        start: makes what runs a model.
-        shares: of the requests without a version, by name and version; the canary's way in.
+        models: at least one model.
+        start: makes the entry of a model: its batcher and health.
+        shares: share of the requests without a version that a version answers, by name and version (canary releases).
 
     Raises:
-        BundleError: a share is for a model that is not there, or those of one name are more than all.
+        BundleError: a share is for a model that is not served, or the shares of one name add up to more than 1.
     """
 
     def __init__(
@@ -55,18 +57,18 @@ class Models:
                 raise BundleError(f"the shares of {name} add up to {given:g}", "they are at most 1 together")
 
     def put(self, model: ServedModel) -> None:
-        """Serve a model from now on, instead of one with the same name and version."""
+        """Serve a model from now on; it replaces the one with the same name and version."""
         self._entries.setdefault(model.name, {})[model.version] = self._start(model)
 
     def __iter__(self) -> Iterator[Entry]:
         return (entry for versions in self._entries.values() for entry in versions.values())
 
     def versions(self, name: str) -> list[str]:
-        """Of a model; empty where there is none."""
+        """Return the versions of a model; empty if there is no such model."""
         return list(self._entries.get(name, ()))
 
     def find(self, name: str | None, version: str | None = None) -> Entry | None:
-        """The one that answers a request; the first of all where no name is given. None where there is none."""
+        """Return the entry that answers a request; without a name, from the first model. None if there is no such model."""
         versions = self._entries.get(next(iter(self._entries)) if name is None else name)
         if versions is None:
             return None
@@ -82,17 +84,18 @@ class Models:
         return first
 
     async def close(self) -> None:
-        """Wait until all that was accepted is answered."""
+        """Wait until all accepted requests are answered."""
         await asyncio.gather(*(entry.batcher.close() for entry in self))
 
     async def reload(self, every_s: float, failed: Callable[[ServedModel], None]) -> None:
-        """For ever: where a folder holds another bundle than before, exchange the model.
+        """Check the bundle folders forever, and replace a model when its folder contains another bundle than before.
 
-        One that does not open, or does not give its known answers, is logged and tried again, after pauses that grow; the old one goes on.
+        A bundle that fails to open or does not reproduce its golden outputs is logged and tried again after increasing pauses; the old
+        model keeps serving.
 
         Args:
-            every_s: seconds between looks.
-            failed: called with the old model for each attempt that failed.
+            every_s: seconds between checks.
+            failed: called with the old model after each failed attempt.
         """
         watched = {entry.model.key: _Watched(_seal(entry.model)) for entry in self}
         while True:
@@ -108,7 +111,7 @@ class Models:
                         if new.fault:
                             raise BundleError(new.fault)
                         self.put(new)
-                    except Exception as error:  # whatever it is, requests go on, and the folder may be mended
+                    except Exception as error:  # whatever the error, requests continue, and the folder may be repaired later
                         folder.failed(seal, every_s)
                         failed(old)
                         _LOG.error("%s: the new bundle is not served: %s: %s", old.folder, type(error).__name__, str(error)[:1000])
@@ -119,12 +122,12 @@ class Models:
 
 @dataclass
 class _Watched:
-    """A folder that a model is served from."""
+    """The state of a bundle folder that a model is served from."""
 
-    served: bytes  # the seal of the bundle that is
-    tried: bytes = b""  # of one that could not be
+    served: bytes  # seal of the served bundle
+    tried: bytes = b""  # seal of the bundle that failed to load
     attempts: int = 0
-    again: float = 0.0  # when it is tried next
+    again: float = 0.0  # time of the next attempt
 
     def failed(self, seal: bytes, every_s: float) -> None:
         self.attempts = self.attempts + 1 if seal == self.tried else 1
@@ -135,7 +138,7 @@ class _Watched:
 
 
 def _seal(model: ServedModel) -> bytes:
-    """What changes with every bundle; empty while one is being exchanged."""
+    """Return the bundle's seal, which identifies its contents; empty while the bundle is being replaced."""
     try:
         return (model.folder / SEAL).read_bytes()
     except OSError:

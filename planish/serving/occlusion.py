@@ -1,4 +1,4 @@
-"""Which pixels mattered: how much less sure the model is with parts of the image covered (Zeiler & Fergus 2014, arXiv:1311.2901)."""
+"""Occlusion maps: how much the confidence drops when parts of the image are covered (Zeiler & Fergus 2014, arXiv:1311.2901)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Pixels, Preprocessing
 
-CELLS = 8  # a side
+CELLS = 8  # per side
 
 
 def covered(pixels: Pixels) -> Pixels:
-    """The image with one part after the other covered by its mean colour.
+    """Return copies of the image, each with another part covered by the image's mean colour.
 
     Args:
         pixels: uint8 ``(1, H, W, C)``.
 
     Returns:
-        uint8 ``(CELLS * CELLS, H, W, C)``, row by row; each covers a cell and half of its neighbours.
+        uint8 ``(CELLS * CELLS, H, W, C)``, row by row; each copy covers one cell and half of its neighbours.
     """
     image = pixels[0]
     height, width = image.shape[:2]
@@ -35,13 +35,13 @@ def covered(pixels: Pixels) -> Pixels:
 
 
 def lost(confidence: float, confidences: list[float]) -> list[list[float]]:
-    """What each covered part costs of the confidence, ``CELLS`` rows of ``CELLS`` values; below 0 where covering it helps."""
+    """Return the drop in confidence for each covered part, ``CELLS`` rows of ``CELLS`` values; negative if covering raises it."""
     grid: npt.NDArray[np.float64] = (confidence - np.asarray(confidences)).reshape(CELLS, CELLS)
     return [[round(float(value), 4) for value in row] for row in grid]
 
 
 def seen_region(height: int, width: int, spec: InputSpec, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """The part of an image that the model is fed: left, top, width and height normalized to the image's sides."""
+    """Return the part of an image that the model receives: left, top, width and height, normalized to the image's sides."""
     if preprocessing.resize == "squash":
         return 0.0, 0.0, 1.0, 1.0
     scale = max(spec.height / height, spec.width / width)

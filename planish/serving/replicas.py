@@ -1,4 +1,4 @@
-"""The same service as replicas in Ray Serve: several processes, on one machine or on a cluster, behind one port."""
+"""The service as Ray Serve replicas: several processes, on one machine or a cluster, behind one port."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def serve_replicas(
     threads: int,
     max_requests: int,
 ) -> None:
-    """Answer requests until SIGTERM or Ctrl-C, in the cluster that ``RAY_ADDRESS`` names, or in one of its own on this machine.
+    """Answer requests until SIGTERM or Ctrl-C, in the cluster given by ``RAY_ADDRESS``, or else in a new local cluster.
 
-    Ray hands each request to a replica; limits and ``/metrics`` are those of the replica that answers.
+    Ray assigns each request to a replica; limits and ``/metrics`` are those of the replica that answers.
 
     Args:
-        build: makes the application, in each replica's own process; what it reads must lie at the same place on every machine.
+        build: makes the application, in the process of each replica; the files that it reads must have the same paths on every machine.
         address: where Ray listens.
-        replicas: processes, each with all models.
-        threads: cores that Ray keeps for each.
-        max_requests: that Ray hands to a replica at once.
+        replicas: number of processes, each with all models.
+        threads: CPU cores that Ray reserves for each replica.
+        max_requests: maximum number of concurrent requests that Ray sends to a replica.
 
     Raises:
         BundleError: Ray Serve is not installed.
@@ -43,7 +43,7 @@ def serve_replicas(
     except ImportError as error:
         raise BundleError(f"{error.name} is not installed", "replicas need Ray Serve", "run: pip install 'planish[ray]'") from error
     ray.init(include_dashboard=False)
-    # after Ray's own handler, which ends at once: so that it ends as with Ctrl-C, replicas answering what they accepted
+    # replaces Ray's own handler, which exits at once: SIGTERM acts like Ctrl-C, and replicas finish what they accepted
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tls = {"ssl_certfile": str(address.certificate), "ssl_keyfile": str(address.certificate_key)} if address.certificate else {}
     serve.start(http_options={"host": address.host, "port": address.port, **tls})
@@ -57,4 +57,4 @@ def serve_replicas(
     try:
         serve.run(deployment.bind(), name=_NAME, blocking=True)
     finally:
-        serve.delete(_NAME)  # alone: a cluster may serve others as well
+        serve.delete(_NAME)  # only this application: the cluster may serve others as well

@@ -1,4 +1,4 @@
-"""Bundles on a port."""
+"""Serve bundles over HTTP."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 _BACKLOG = 2048  # connections that may wait to be accepted
 _RELOAD_S = 2.0
 _TEXT_BYTES = 2_000_000
-_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1_000_000  # of malloc.h; blocks from this size on are given back when they are freed
-_DRAIN_S = 30  # that accepted requests have to be answered in after SIGTERM
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1_000_000  # of malloc.h; freed blocks of at least this size are returned to the system
+_DRAIN_S = 30  # seconds that accepted requests have to finish after SIGTERM
 
 
 def serve(
@@ -43,19 +43,20 @@ def serve(
     limits: Limits = DEFAULT_LIMITS,
     watch: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Answer requests until SIGTERM or Ctrl-C; then no new ones are taken, and those accepted are answered.
+    """Answer requests until SIGTERM or Ctrl-C; then accept no new ones, and answer those already accepted.
 
     Args:
-        bundles: folders of bundles or runs, ``NAME=FOLDER`` or ``NAME@VERSION=FOLDER``; the name is the folder's otherwise, the version 1.
-        serving: threads, versions, signatures, replicas.
-        address: where it listens.
+        bundles: folders of bundles or runs, as ``FOLDER``, ``NAME=FOLDER`` or ``NAME@VERSION=FOLDER``; the name defaults to the folder's
+            name, and the version to 1.
+        serving: threads, canary versions, signatures, replicas.
+        address: where the service listens.
         monitoring: drift and logs.
-        limits: of requests.
-        watch: called with what is served where.
+        limits: limits on requests.
+        watch: called with messages: what is served, and where.
 
     Raises:
-        BundleError: a bundle is damaged, two have one name and version, FastAPI, uvicorn or Ray Serve is not installed, the port is taken,
-            or the certificate cannot be used.
+        BundleError: a bundle is damaged, two have the same name and version, FastAPI, uvicorn or Ray Serve is not installed, the port is
+            taken, or the certificate cannot be used.
     """
     try:
         import uvicorn
@@ -88,35 +89,38 @@ def serve(
             return service(opened, limits, shares=shares, reload_s=reload_s, recorder=Recorder(own, monitoring.watch_rate))
 
         watch(_listens(address, address.port))
-        most_requests = limits.max_queue + max(limits.max_queue, limits.max_batch)  # so that it is the service that refuses
+        most_requests = limits.max_queue + max(
+            limits.max_queue, limits.max_batch
+        )  # the service's own limit, so that the service refuses requests, not Ray
         serve_replicas(build, address, replicas=serving.replicas, threads=most, max_requests=most_requests)
         return
     monitoring.request_log.start()
     _bound_memory()
-    warnings.filterwarnings("ignore", module="PIL")  # of each damaged file in words of its own, all of which Python would keep
+    warnings.filterwarnings("ignore", module="PIL")  # each damaged file gives a new warning text, and Python would keep all of them
     config = uvicorn.Config(
         service(models, limits, shares=shares, reload_s=reload_s, recorder=Recorder(monitoring.log, monitoring.watch_rate)),
         http=Connection, loop="planish.serving.http.connection:Loop", ws="none", access_log=False, timeout_graceful_shutdown=_DRAIN_S,
-        log_level="error",  # its warnings are of wrong requests, a line each
+        log_level="error",  # warnings are about invalid requests, one line each
         ssl_certfile=address.certificate, ssl_keyfile=address.certificate_key,
     )  # fmt: skip
     try:
         config.load()
-    except OSError as error:  # ssl.SSLError is one
+    except OSError as error:  # includes ssl.SSLError
         raise BundleError(
             f"{address.certificate} and {address.certificate_key}: {error}", "they are a certificate and its private key, PEM files"
         ) from error
     with _listening(address.host, address.port) as listener:
         watch(_listens(address, listener.getsockname()[1]))
-        with contextlib.suppress(KeyboardInterrupt):  # raised once all is answered
+        with contextlib.suppress(KeyboardInterrupt):  # raised after all requests are answered
             uvicorn.Server(config).run([listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    """Open the listening socket."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or an answer's body waits 40 ms for its head to be acknowledged
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a response body waits 40 ms for the ACK of its head
         return listener
     except OSError as error:
         raise BundleError(
@@ -125,10 +129,10 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
-    """Folders of bundles by name and version; see ``serve``.
+    """Return the folders of bundles by name and version; see ``serve``.
 
     Raises:
-        BundleError: two have one name and version.
+        BundleError: two bundles have the same name and version.
     """
     found: dict[tuple[str, str], Path] = {}
     for given in bundles:
@@ -146,12 +150,12 @@ def named_bundles(bundles: Sequence[str | Path]) -> dict[tuple[str, str], Path]:
 def open_models(
     bundles: Sequence[str | Path], threads: int | None = None, public_key: Path | None = None, drift: DriftSettings = DEFAULT_DRIFT
 ) -> list[ServedModel]:
-    """Open what is to be served, each named as it is asked for."""
+    """Open the bundles to be served; see ``serve`` for how they are named."""
     return [ServedModel(name, version, folder, threads, public_key, drift) for (name, version), folder in named_bundles(bundles).items()]
 
 
 def _listens(address: Address, port: int) -> str:
-    """In words, with something to try; the address is written to its file."""
+    """Return a message with the address and an example request. Also write the address to its file, if there is one."""
     if address.file is not None:
         here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
         address.file.write_text(f"{address.url(port, here)}\n", encoding="utf-8")
@@ -159,6 +163,7 @@ def _listens(address: Address, port: int) -> str:
 
 
 def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Return the canary shares by name and version."""
     shares = {}
     for text in canary:
         given = re.fullmatch(r"([\w.-]+)@([\w.-]+)=(0?\.\d+|[01](?:\.0*)?)", text)
@@ -171,12 +176,12 @@ def _shares(canary: Sequence[str]) -> dict[tuple[str, str], float]:
 
 
 def _bound_memory() -> None:
-    """Of this process, which serves and does nothing else.
+    """Limit the memory of this process, which does nothing but serve.
 
-    Pillow unpacks up to 64 MB of a PNG's texts before its pixels are looked at; nobody reads them here. And glibc learns to keep large
-    blocks that were freed, in each thread's heap: after three attacks 523 MB instead of 184.
+    Pillow decompresses up to 64 MB of text chunks of a PNG before it decodes the pixels; they are not used here. And glibc raises its
+    threshold so that each thread's heap keeps large freed blocks: after three attacks 523 MB instead of 184 MB.
     """
     PngImagePlugin.MAX_TEXT_MEMORY = _TEXT_BYTES
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):  # of another C library
+        with contextlib.suppress(AttributeError, OSError):  # the C library is not glibc
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

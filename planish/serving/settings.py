@@ -1,4 +1,4 @@
-"""How a service is set up: what it serves, where it listens, what it watches."""
+"""Settings of a service: models, address, monitoring."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from planish.serving.monitoring.request_log import TO_STDOUT, RequestLog
 
 @dataclass(frozen=True)
 class ServingSettings:
-    """How the bundles are served.
+    """How bundles are served.
 
     Args:
-        threads: of the runtime, for each bundle; None for those it was measured with.
-        canary: ``NAME@VERSION=SHARE``: of the requests for that name without a version, the share that this version answers.
-        reload: exchange a model when its folder holds a newer bundle; requests that run are answered by the old one.
-        public_key: PEM file; only bundles that the owner of this key signed are served, newer ones as well. None for any bundle.
-        replicas: as so many processes in Ray Serve; None for this process alone.
+        threads: runtime threads of each bundle; None for the number the bundle was measured with.
+        canary: ``NAME@VERSION=SHARE``: share of the requests for that name without a version that this version answers.
+        reload: replace a model when its folder contains a newer bundle; requests in progress are answered by the old model.
+        public_key: PEM file; only bundles signed with this key are served, including reloaded ones. None for any bundle.
+        replicas: number of Ray Serve processes; None to serve from this process.
     """
 
     threads: int | None = None
@@ -35,10 +35,10 @@ class Address:
 
     Args:
         host: address of this machine.
-        port: 0 for any that is free.
-        certificate: PEM file, for TLS.
-        certificate_key: PEM file.
-        file: where the address is written once the service listens, as it is reached from this machine; see
+        port: port; 0 for any free port.
+        certificate: PEM file with the TLS certificate.
+        certificate_key: PEM file with the certificate's private key.
+        file: the service writes its address, as reached from this machine, to this file when it listens; see
             ``planish.serving.healthcheck``.
     """
 
@@ -49,20 +49,20 @@ class Address:
     file: Path | None = None
 
     def url(self, port: int, host: str | None = None) -> str:
-        """With the port that it came to."""
+        """Return the URL for the port that the service actually listens on."""
         host = host or self.host
         return f"{'https' if self.certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @dataclass(frozen=True)
 class MonitoringSettings:
-    """What a service watches and logs.
+    """What a service monitors and logs.
 
     Args:
-        watch_rate: at most that many predictions per second are looked at for drift, and logged.
-        drift: how it is looked for.
-        log: where predictions are logged, and how much of them.
-        request_log: where requests and failures are logged, a line of JSON each.
+        watch_rate: maximum number of predictions per second that are checked for drift and logged.
+        drift: settings of drift detection.
+        log: where predictions are logged, and how many.
+        request_log: where requests and failures are logged, one line of JSON each.
     """
 
     watch_rate: float = 20.0

@@ -1,4 +1,4 @@
-"""What can be learned of images: a class for the whole, boxes, masks, a class for each pixel. One protocol, ``planish.task.Task``."""
+"""The tasks: classification, detection, instance segmentation, semantic segmentation. They implement ``planish.task.Task``."""
 
 from __future__ import annotations
 

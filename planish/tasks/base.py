@@ -1,4 +1,4 @@
-"""What most tasks have in common, to inherit from; ``planish.task.Task`` is what a task must have."""
+"""Base class with defaults for tasks; ``planish.task.Task`` is the protocol that a task must implement."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request may ask of an answer.
+    """Options of a request.
 
     Args:
-        top: at most that many classes of an image, the most likely first.
+        top: maximum number of classes of an image, the most likely first.
         threshold: objects with a lower score are left out.
     """
 
@@ -33,12 +33,13 @@ PLAIN = Asked()
 
 @dataclass(frozen=True)
 class Lines:
-    """What a bundle's README says of its task.
+    """Text for a bundle's README that depends on the task.
 
     Args:
-        what: "A ... of so many classes".
-        printed: a line that prints what was found, from ``y``, the image's outputs by name, and ``b``, what ``bundle.json`` holds.
-        output: the one output that the line reads, by its own name; empty where it reads several.
+        what: kind of model, as in "A ... with N classes".
+        printed: line of Python that prints the prediction, given ``y``, the image's outputs by name, and ``b``, the contents of
+            ``bundle.json``.
+        output: name of the only output that the line uses, as a variable of its own; empty if it uses several.
     """
 
     what: str
@@ -48,10 +49,10 @@ class Lines:
 
 @dataclass(frozen=True)
 class BaseTask:
-    """The members of a task that have a sensible default.
+    """Task members that have a sensible default.
 
     Args:
-        splits: the four splits; empty for a task that only reads outputs, as a service does.
+        splits: the four splits; empty for a task that only reads outputs, as in a service.
         class_names: in the order of the outputs.
     """
 
@@ -60,7 +61,7 @@ class BaseTask:
 
     @property
     def recipe(self) -> str:
-        """None of its own."""
+        """Name of the task's own recipe; none by default."""
         return ""
 
     @property
@@ -69,7 +70,7 @@ class BaseTask:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """None."""
+        """Options that a request may set; none by default."""
         return ()
 
     @property
@@ -83,34 +84,34 @@ class BaseTask:
         return self
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        """Nothing."""
+        """Return the metric of each class; none by default."""
         return {}
 
     def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
-        """No kinds of errors."""
+        """Return the kinds of errors; none by default."""
         return {}
 
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels | None:
-        """Nothing is drawn."""
+        """Draw predictions or targets on the images; not supported by default."""
         return None
 
     def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
-        """The outputs by name."""
+        """Return the outputs of each image by name."""
         return [{name: values[i].tolist() for name, values in outputs.items()} for i in range(len(views))]
 
     def response_classes(self, answer: Mapping[str, Any]) -> list[str]:
-        """None."""
+        """Return the class names in a response; none by default."""
         return []
 
     def detected_boxes(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
-        """None."""
+        """Return the boxes of each image; none by default."""
         return [[] for _ in next(iter(outputs.values()))]
 
     def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
-        """None."""
+        """Return the values of each image that are monitored for drift, and its class; none by default."""
         return [({}, None) for _ in next(iter(outputs.values()))]
 
 
 def images_of(outputs: Outputs) -> list[dict[str, Any]]:
-    """The outputs of each image, by name."""
+    """Split batched outputs into the outputs of each image, by name."""
     return [{name: values[i] for name, values in outputs.items()} for i in range(len(next(iter(outputs.values()))))]

@@ -28,7 +28,7 @@ AUXILIARY_WEIGHT = 0.3
 
 @dataclass(frozen=True)
 class Classification(BaseTask):
-    """One class an image. Models return logits ``(N, classes)``, exported files name them ``logits``.
+    """One class per image. Models return logits ``(N, classes)``, exported files name them ``logits``.
 
     Args:
         splits: the four splits; targets are int64 ``(N,)``.
@@ -54,13 +54,16 @@ class Classification(BaseTask):
         return Lines("classifier", 'print(b["class_names"][int(logits[0].argmax())])', "logits")
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
-        """Class numbers, int64 ``(n,)``."""
-        import torch  # takes seconds, and a service that only words its answers has no need of it
+        """Return class indices, int64 ``(n,)``."""
+        import torch  # slow to import, and not needed by a service that only formats responses
 
         return torch.as_tensor(np.asarray(targets)[rows])
 
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
-        """See ``augmentation.policy``; after mixup or CutMix the targets are probabilities ``(N, classes)`` and the images float."""
+        """Return the augmentation, see ``augmentation.policy``.
+
+        Mixup and CutMix give float images and targets of probabilities ``(N, classes)``.
+        """
         from planish.data.augmentation.policy import augment, mixup_cutmix
 
         settings.require_only(self.name, "mixup_alpha", "cutmix_alpha")
@@ -76,13 +79,18 @@ class Classification(BaseTask):
         return apply
 
     def loss(self, network: nn.Module, outputs: Any, targets: torch.Tensor, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
-        """Cross-entropy, or focal loss: each class's part of it times ``(1 - p)^gamma``, so that what is learned already counts little.
+        """Return the cross-entropy or focal loss.
 
-        ``targets`` are class indices ``(N,)`` or probabilities ``(N, classes)``, and one-hot probabilities give what their indices give.
-        Class weights multiply each class's part as well, and the sum is over the number of images, not over their weights as in
+        The focal loss multiplies the term of each class by ``(1 - p)^gamma``, which gives low weight to examples that are already
+        classified well.
+
+        ``targets`` are class indices ``(N,)`` or probabilities ``(N, classes)``; one-hot probabilities give the same loss as indices.
+        Class weights multiply the term of each class as well, and the sum is divided by the number of images, not by their total weight
+        as in
         ``torch.nn.functional.cross_entropy``: balanced weights average 1 over the training images, so a batch estimates their mean loss.
 
-        Where the network returns several outputs in training, those of its auxiliary classifiers count 0.3 each (Szegedy et al. 2014,
+        If the network returns several outputs in training, the loss of each auxiliary classifier is added with weight 0.3 (Szegedy et
+        al. 2014,
         arXiv:1409.4842).
 
         T.-Y. Lin et al., Focal loss for dense object detection, 2017 (arXiv:1708.02002).
@@ -115,11 +123,11 @@ class Classification(BaseTask):
     def distillation_loss(
         self, network: nn.Module, outputs: Any, teacher: torch.Tensor, temperature: float, targets: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """KL divergence of the softened distributions, averaged over images and multiplied by T² (Hinton et al. 2015, arXiv:1503.02531).
+        """Return the KL divergence of the softened distributions, averaged over images, times T² (Hinton et al. 2015, arXiv:1503.02531).
 
-        With targets it is decoupled (Zhao et al. 2022, arXiv:2203.08679). The divergence is that of "the right class or another" plus
-        that among the other classes, times the probability that the teacher gives to them; here the latter factor is 1, so that a sure
-        teacher still tells what the image resembles.
+        With targets it is decoupled knowledge distillation (Zhao et al. 2022, arXiv:2203.08679). The KL divergence is the sum of the
+        divergence between target class and all others, and the divergence among the other classes times the teacher's probability of
+        them. Here this factor is 1, so that a confident teacher still conveys which classes the image resembles.
         """
         import torch
         import torch.nn.functional as F
@@ -138,27 +146,27 @@ class Classification(BaseTask):
         return torch.stack(divergences).sum() * temperature**2
 
     def decode(self, outputs: Outputs) -> Any:
-        """The most likely class, int64 ``(N,)``."""
+        """Return the most likely class, int64 ``(N,)``."""
         return np.argmax(outputs["logits"], axis=1)
 
     def guessing(self, targets: Any) -> float:
-        """The share of the most frequent class."""
+        """Return the share of the most frequent class."""
         return float(np.bincount(np.asarray(targets)).max() / len(targets))
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
-        """1.0 where the top class is right, float64 ``(N,)``."""
+        """Return 1.0 where the top class is right, else 0.0, float64 ``(N,)``."""
         return (self.decode(outputs) == np.asarray(targets)).astype(np.float64)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         return classification_metrics(outputs["logits"], np.asarray(targets), self.class_names)
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        """The share of each class's images that is recognised."""
+        """Return the accuracy of each class that has images."""
         found = per_class_accuracy(outputs["logits"], np.asarray(targets), self.class_names)
         return {name: measured for name, measured in found.items() if measured.n}
 
     def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
-        """``class``, ``confidence``, and ``classes``: ``name`` and ``confidence`` of the most likely ones."""
+        """Return ``class``, ``confidence``, and ``classes``: ``name`` and ``confidence`` of the most likely ones."""
         found = []
         for row in probabilities(outputs["logits"]):
             surest = [{"name": self.class_names[i], "confidence": float(row[i])} for i in np.argsort(-row, kind="stable")[: asked.top]]
@@ -169,7 +177,7 @@ class Classification(BaseTask):
         return [answer["class"]]
 
     def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
-        """``confidence``, ``entropy``, ``energy``, and the class; see ``drift_statistics``."""
+        """Return ``confidence``, ``entropy``, ``energy``, and the class; see ``drift_statistics``."""
         logits = outputs["logits"].astype(np.float64)
         p = probabilities(logits)
         confidence = p.max(axis=1)
@@ -180,6 +188,6 @@ class Classification(BaseTask):
 
     @cached_property
     def _balanced_weights(self) -> npt.NDArray[np.float64]:
-        """``n / (classes * count)`` of the training images ``(classes,)``, scikit-learn's; a class that is not among them weighs 1."""
+        """``n / (classes * count)`` over the training images, ``(classes,)``, as in scikit-learn; 1 for a class without images."""
         counts = np.bincount(self.splits["train"].targets, minlength=len(self.class_names))
         return np.where(counts > 0, counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), 1.0)

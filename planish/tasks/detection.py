@@ -30,13 +30,13 @@ _EACH = f'for i in np.flatnonzero(y["scores"] > {LEAST_SCORE}): print(b["class_n
 
 @dataclass(frozen=True)
 class Detection(BaseTask):
-    """Objects in an image. Networks read their own outputs (``loss``, ``decode``); files name ``boxes``, ``scores``, ``labels``, ``masks``.
+    """Objects in an image. Networks have their own ``loss`` and ``decode``; files name ``boxes``, ``scores``, ``labels``, ``masks``.
 
     Args:
         splits: the four splits; targets are ``Objects``.
-        class_names: a label is an index into them; there is no class for the background.
-        name: ``detection``, or ``instance``, where masks are learned and judged.
-        counts_all: metrics count all detections, not only COCO's 100 an image and class, and their names say so.
+        class_names: indexed by label; there is no background class.
+        name: ``detection``, or ``instance``, which also learns and evaluates masks.
+        counts_all: metrics count all detections, not only COCO's 100 per image and class; the names of the metrics state this.
     """
 
     name: str = "detection"
@@ -71,16 +71,16 @@ class Detection(BaseTask):
         return replace(self, counts_all=True)
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> list[dict[str, torch.Tensor]]:
-        """One dict an image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, for instances, ``masks`` ``(M, h, w)``.
+        """Return one dict per image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, for instance segmentation, ``masks`` ``(M, h, w)``.
 
-        What is ignored, crowds and difficult objects, is in ``ignored_boxes`` and ``ignored_labels``.
+        Ignored objects, crowds and difficult ones, are in ``ignored_boxes`` and ``ignored_labels``.
         """
         from planish.data.targets.rasterise import object_targets
 
         return object_targets([targets[int(row)] for row in rows], (spec.height, spec.width) if self.masks else None)
 
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
-        """See ``planish.data.augmentation.targets``; boxes and masks move with the image."""
+        """Return augmentation as in ``planish.data.augmentation.targets``; boxes and masks are transformed with the image."""
         from planish.data.augmentation.targets import augment_targets
 
         settings.require_only(self.name, "mixup_alpha", "mosaic", *["copy_paste"] * self.masks)
@@ -94,40 +94,40 @@ class Detection(BaseTask):
         )
 
     def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
-        """The network's own: it knows how it was meant to say where objects are."""
+        """Return the loss of the network, which depends on its box encoding."""
         from planish.data.augmentation.mixing import mixed_loss
 
         loss: Any = network.loss
         return mixed_loss(partial(loss, outputs), targets)
 
     def distillation_loss(self, network: nn.Module, outputs: Any, teacher: Any, temperature: float, targets: Any = None) -> torch.Tensor:
-        """As the network compares outputs with a teacher's (``distance``); else their squared difference over the teacher's variance."""
+        """Return the network's own ``distance`` to the teacher's outputs, or else the squared difference over the teacher's variance."""
         from planish.models.outputs import distance
 
         found: torch.Tensor = getattr(network, "distance", distance)(outputs, teacher)
         return found
 
     def decode(self, outputs: Outputs) -> Any:
-        """The outputs themselves: boxes, scores, labels, first axis N."""
+        """Return the outputs themselves: boxes, scores, labels, first axis N."""
         return outputs
 
     def guessing(self, targets: Any) -> float:
-        """Boxes cannot be guessed."""
+        """Return 0: boxes cannot be guessed."""
         return 0.0
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
-        """What each image adds to the mean average precision: jackknife pseudo-values, whose mean it is."""
+        """Return the contribution of each image to the mean average precision: jackknife pseudo-values, whose mean it is."""
         return detection_scores(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         return detection_metrics(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all)
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        """Average precision of each class."""
+        """Return the average precision of each class."""
         return average_precision_by_class(outputs, targets, self.class_names, masks=self.masks, uncapped=self.counts_all)
 
     def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
-        """Objects missed, called by another class, badly placed, found twice, and found where nothing is."""
+        """Return the errors by kind: missed, wrong class, poorly localised, duplicate, and background."""
         return detection_errors(outputs, targets, self.class_names, masks=self.masks, against=against, uncapped=self.counts_all)
 
     def draw(self, pixels: Pixels, outputs: Outputs | None, targets: Any) -> Pixels:
@@ -139,7 +139,7 @@ class Detection(BaseTask):
         return np.stack([draw_detections(image, row, self.class_names) for image, row in zip(pixels, rows, strict=True)])
 
     def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
-        """``height`` and ``width`` in pixels, and ``objects``; see ``localisation.objects``."""
+        """Return ``height`` and ``width`` in pixels, and ``objects``; see ``localisation.objects``."""
         return [
             {"height": view.height, "width": view.width, "objects": objects(image, self.class_names, view, asked.threshold)}
             for image, view in zip(images_of(outputs), views, strict=True)
@@ -149,13 +149,13 @@ class Detection(BaseTask):
         return [one["class"] for one in answer["objects"]]
 
     def detected_boxes(self, outputs: Outputs) -> list[list[dict[str, Any]]]:
-        """``class``, ``confidence`` and ``shares`` of each object."""
+        """Return ``class``, ``confidence`` and ``shares`` (the normalized box) of each object."""
         plain = {name: values for name, values in outputs.items() if name != "masks"}
         found = self.responses(plain, [View(1, 1)] * len(outputs["scores"]))
         return [[{name: one[name] for name in ("class", "confidence", "shares")} for one in answer["objects"]] for answer in found]
 
     def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
-        """How many ``objects``, their mean ``object size`` and ``confidence``, and the class of one; see ``drift_statistics``."""
+        """Return the number of ``objects``, their mean ``object size`` and ``confidence``, and one class; see ``drift_statistics``."""
         found = []
         for boxes, scores, labels in zip(outputs["boxes"], outputs["scores"], outputs["labels"], strict=True):
             rows = confident_rows(scores)
@@ -164,7 +164,7 @@ class Detection(BaseTask):
                 left, top, right, bottom = np.clip(boxes[rows].astype(np.float64), 0, 1).T
                 values["object size"] = float((np.maximum(0, right - left) * np.maximum(0, bottom - top)).mean())
                 values["confidence"] = float(scores[rows].mean())
-                lot = zlib.crc32(np.ascontiguousarray(scores).tobytes())  # the same for the same image
+                lot = zlib.crc32(np.ascontiguousarray(scores).tobytes())  # reproducible: the same for the same scores
                 drawn = self.class_names[int(labels[rows[lot % len(rows)]])]
             found.append((values, drawn))
         return found

@@ -1,4 +1,4 @@
-"""What is watched of a model's outputs, as numbers per image: what drift is looked for in. Asked by the task's name."""
+"""Statistics of model outputs for drift detection, one set per image, by the name of the task."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ if TYPE_CHECKING:
 
 
 def statistics(task: str, outputs: Outputs, class_names: Sequence[str]) -> list[tuple[dict[str, float], str | None]]:
-    """Values by name, and one class, of each image; nothing where there is no such task here.
+    """Return named values and one class for each image; nothing if the task is not registered.
 
-    The values of classification are ``confidence`` (of the top class), ``entropy`` (in nats) and ``energy`` (how much speaks for any class
-    at all; Liu et al. 2020, arXiv:2010.03759). Those of detection are how many ``objects`` are told and, where there are any, their mean
-    ``object size`` (share of what the model was shown) and ``confidence``; the class is that of one of them, drawn by lot: images may be
-    independent of one another, the objects in one are not. Those of semantic segmentation are the mean ``confidence`` and the ``share of``
-    each class.
+    Classification has ``confidence`` (of the top class), ``entropy`` (in nats) and ``energy`` (log-sum-exp of the logits, low if no
+    class fits;
+    Liu et al. 2020, arXiv:2010.03759). Detection has the number of detected ``objects`` and, if there are any, their mean ``object
+    size`` (share
+    of the model's input) and ``confidence``. Its class is that of one randomly drawn object: images may be independent of one another,
+    but the
+    objects in an image are not. Semantic segmentation has the mean ``confidence`` and the ``share of`` each class.
 
     Args:
-        task: its name, as in a bundle.
-        outputs: of the model, by name, first axis N.
+        task: name of the task, as in a bundle.
+        outputs: outputs of the model by name, first axis N.
         class_names: in the order of the outputs.
     """
     kinds = registered()

@@ -1,4 +1,4 @@
-"""What was found in an image, and where, as plain JSON: boxes and masks in the pixels of the image that was sent."""
+"""Detected objects and regions as plain JSON, with boxes and masks in pixels of the image that was sent."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from PIL import Image
 from planish.data.targets.run_lengths import run_lengths
 from planish.evaluation.drawing import LEAST_SCORE
 
-_SIDE = 1024  # pixels of the longer side to which probabilities are enlarged; beyond that the nearest one's is taken
+_SIDE = 1024  # maximum side in pixels to which probabilities are interpolated; beyond it, nearest neighbour is used
 
 
 @dataclass(frozen=True)
 class View:
-    """What a model was shown of an image.
+    """The part of an image that a model receives.
 
     Args:
-        height: of the image that was sent, turned as its EXIF says, in pixels.
-        width: likewise.
-        region: the part of it: left, top, width and height, normalized to the image's sides.
+        height: height in pixels of the image that was sent, after applying its EXIF orientation.
+        width: width in pixels, likewise.
+        region: the part that the model receives: left, top, width and height, normalized to the image's sides.
     """
 
     height: int
@@ -32,13 +32,15 @@ class View:
 
 
 def objects(image: Mapping[str, Any], class_names: Sequence[str], view: View, threshold: float = LEAST_SCORE) -> list[dict[str, Any]]:
-    """``class``, ``confidence``, ``box`` (pixels), ``shares`` and perhaps ``mask`` of each object, in the model's order, the surest first.
+    """Return ``class``, ``confidence``, ``box`` (pixels), ``shares`` (normalized box) and, if predicted, ``mask`` of each object.
+
+    Objects are in the model's order, the highest score first.
 
     Args:
-        image: ``boxes`` ``(K, 4)``, ``scores`` and ``labels`` ``(K,)``, perhaps ``masks`` ``(K, h, w)``; a score of 0 is nothing.
-        class_names: by label.
-        view: where that lies.
-        threshold: of the score.
+        image: ``boxes`` ``(K, 4)``, ``scores`` and ``labels`` ``(K,)``, optionally ``masks`` ``(K, h, w)``; rows with score 0 are padding.
+        class_names: indexed by label.
+        view: the part of the image that the model received.
+        threshold: minimum score.
     """
     left, top, wide, high = view.region
     found = []
@@ -58,12 +60,12 @@ def objects(image: Mapping[str, Any], class_names: Sequence[str], view: View, th
 
 
 def regions(image: Mapping[str, Any], class_names: Sequence[str], view: View) -> list[dict[str, Any]]:
-    """``class``, ``share`` of what the model was shown, mean ``confidence`` and ``mask`` of each class that is there, the largest first.
+    """Return ``class``, ``share`` of the model's input, mean ``confidence`` and ``mask`` of each class that occurs, the largest first.
 
     Args:
         image: ``classes`` and ``confidence`` ``(h, w)``.
-        class_names: by number.
-        view: where that lies.
+        class_names: indexed by label.
+        view: the part of the image that the model received.
     """
     labels, sure = image["classes"], image["confidence"]
     found: list[dict[str, Any]] = []
@@ -81,21 +83,21 @@ def regions(image: Mapping[str, Any], class_names: Sequence[str], view: View) ->
 
 
 def confident_rows(scores: Any, threshold: float = LEAST_SCORE) -> Any:
-    """Rows of the detections that are told; where the threshold is 0 those that are nothing still are not."""
+    """Return the rows of detections with at least this score; padding, with score 0, is never included."""
     return np.flatnonzero((scores >= threshold) & (scores > 0))
 
 
 def _mask(probability: Any, box: Any, view: View) -> dict[str, Any]:
-    """Run lengths of a map of probabilities ``(h, w)`` over all that the model was shown, enlarged only where the box is."""
+    """Return the run-length encoding of a probability map ``(h, w)`` over the model's input, interpolated only within the box."""
     left, top, wide, high = view.region
-    # about the pixels of the image that the map stands for
+    # about the resolution of the image region that the map covers
     scale = min(1.0, _SIDE / max(view.height * high, view.width * wide))
     width, height = max(1, round(view.width * wide * scale)), max(1, round(view.height * high * scale))
     x0, y0 = math.floor(box[0] * width), math.floor(box[1] * height)
     x1, y1 = max(x0 + 1, math.ceil(box[2] * width)), max(y0 + 1, math.ceil(box[3] * height))
     rows, columns = probability.shape
     source = (x0 / width * columns, y0 / height * rows, min(columns, x1 / width * columns), min(rows, y1 / height * rows))
-    if not (source[0] < source[2] and source[1] < source[3]):  # a box of no size at the right or the lower edge
+    if not (source[0] < source[2] and source[1] < source[3]):  # an empty box at the right or lower edge
         return run_lengths(np.zeros((1, 1), bool), (view.height, view.width))
     map_ = Image.fromarray(np.ascontiguousarray(probability, np.float32))
     inside = np.asarray(map_.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, source)) > 0.5

@@ -1,4 +1,4 @@
-"""What a bundle's README says of a task: in words, and in the last line of its Python."""
+"""Text for a bundle's README that depends on the task: the kind of model, and a line of Python that prints a prediction."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from planish.tasks.registry import registered
 
 
 def lines(task: str) -> Lines:
-    """Of the task of that name; of one that is not known, how large its outputs are."""
+    """Return the text for the task of this name; for an unknown task, the line prints the shapes of its outputs."""
     kinds = registered()
     return kinds[task]({}, ()).readme if task in kinds else BaseTask({}, ()).readme

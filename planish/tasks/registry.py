@@ -1,4 +1,4 @@
-"""The tasks by name: ours, and what others add through the entry point ``planish.tasks``."""
+"""The tasks by name: built-in ones, and those of other packages with the entry point ``planish.tasks``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TASKS: dict[str, TaskFactory] = {
 
 
 def registered() -> dict[str, TaskFactory]:
-    """What makes a task of splits and class names, by the task's name."""
+    """Return factories that make a task from splits and class names, by the task's name."""
     return TASKS | {name: kind for name, kind in installed_tasks().items() if name not in TASKS}
 
 
 def task_for(name: str, splits: Mapping[SplitName, Split], class_names: tuple[str, ...]) -> Task:
-    """The task of that name on these images.
+    """Return the task of this name for these images.
 
     Raises:
         DataError: there is no such task.
@@ -37,7 +37,7 @@ def task_for(name: str, splits: Mapping[SplitName, Split], class_names: tuple[st
 
 
 def recipe_of(name: str) -> str:
-    """The recipe that a training for the task of that name follows where none is named; see ``Task.recipe``.
+    """Return the name of the default recipe for the task of this name; see ``Task.recipe``.
 
     Raises:
         DataError: there is no such task.

@@ -1,4 +1,4 @@
-"""What a service says of an image: a task's outputs as plain JSON, by the task's name, as a bundle has it."""
+"""Predictions as plain JSON, by the name of the task as in a bundle."""
 
 from __future__ import annotations
 
@@ -18,41 +18,44 @@ __all__ = ["PLAIN", "Asked", "detected_boxes", "options", "response_classes", "r
 
 
 def responses(task: str, outputs: Outputs, class_names: Sequence[str], views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
-    """One object an image.
+    """Return one JSON object per image.
 
-    Classification: ``{"class", "confidence", "classes": [{"name", "confidence"}, ...]}``. The others: ``height`` and ``width`` of the
-    image in pixels, and for detection and instances ``objects``: ``[{"class", "confidence", "box", "shares"}, ...]``, boxes as left, top,
-    right and bottom, in pixels and normalized to the image's sides, instances with a ``mask``, too; for semantic segmentation the mean
-    ``confidence`` and ``regions``: ``[{"class", "share", "confidence", "mask"}, ...]``, the largest first. Masks are in COCO's compressed
-    run lengths, of the image's size. Other tasks define their own.
+    Classification: ``{"class", "confidence", "classes": [{"name", "confidence"}, ...]}``. The other tasks: ``height`` and ``width`` of the
+    image in pixels. Detection and instance segmentation add ``objects``: ``[{"class", "confidence", "box", "shares"}, ...]``. Boxes are
+    left,
+    top, right and bottom, ``box`` in pixels and ``shares`` normalized to the image's sides; instances also have a ``mask``. Semantic
+    segmentation adds the mean ``confidence`` and ``regions``: ``[{"class", "share", "confidence", "mask"}, ...]``, the largest first.
+    Masks are
+    in COCO's compressed run-length encoding, at the size of the image. Tasks of other packages define their own responses.
 
     Args:
-        task: its name, as in a bundle.
-        outputs: of the model, by name, first axis N.
+        task: name of the task, as in a bundle.
+        outputs: outputs of the model by name, first axis N.
         class_names: in the order of the outputs.
-        views: where the model's pixels lie in the images that were sent, N.
-        asked: of the answer.
+        views: N views, which map the model's input to the images that were sent.
+        asked: options of the request.
 
     Raises:
-        BundleError: there is no such task here.
+        BundleError: the task is not registered.
     """
     return _named(task, class_names).responses(outputs, views, asked)
 
 
 def response_classes(task: str, answer: Mapping[str, Any]) -> list[str]:
-    """The names of the classes in an answer, one for each time it is told."""
+    """Return the class names in a response, once for each time they occur."""
     return _named(task).response_classes(answer)
 
 
 def detected_boxes(task: str, outputs: Outputs, class_names: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """What a person who labels an image may begin with: ``class``, ``confidence`` and ``shares`` of each object of each image; none where
-    the task has no boxes."""
+    """Return pre-annotations for labelling: ``class``, ``confidence`` and ``shares`` of each object of each image; none without boxes."""
     return _named(task, class_names).detected_boxes(outputs)
 
 
 def options(task: str) -> tuple[str, ...]:
-    """What a request may ask for: ``why`` where an image has one class, so that it can be said which pixels mattered for it; ``threshold``
-    where objects have a score."""
+    """Return the options that a request may set.
+
+    ``why`` if an image has one class, to show which pixels mattered for it; ``threshold`` if objects have a score.
+    """
     return _named(task).options
 
 

@@ -28,11 +28,11 @@ _SHARES = 'for c, n in zip(*np.unique(y["classes"], return_counts=True)): print(
 
 @dataclass(frozen=True)
 class SemanticSegmentation(BaseTask):
-    """A class a pixel. Networks read their own outputs (``loss``, ``decode``); files name ``classes`` and ``confidence``.
+    """One class per pixel. Networks have their own ``loss`` and ``decode``; files name ``classes`` and ``confidence``.
 
     Args:
-        splits: the four splits; targets are label maps, uint8 ``(H, W)``, 255 where nothing is asked.
-        class_names: in the order of the labels.
+        splits: the four splits; targets are label maps, uint8 ``(H, W)``, 255 for ignored pixels.
+        class_names: indexed by label.
     """
 
     name: str = "semantic"
@@ -50,20 +50,20 @@ class SemanticSegmentation(BaseTask):
         return Lines("segmenter of pixels", _SHARES)
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
-        """Class numbers, int64 ``(n, height, width)``."""
+        """Return class indices, int64 ``(n, height, width)``."""
         from planish.data.targets.rasterise import label_targets
 
         return label_targets([targets[int(row)] for row in rows], spec.height, spec.width)
 
     def augment(self, spec: InputSpec, settings: AugmentSettings) -> Augment:
-        """See ``planish.data.augmentation.targets``; label maps move with the image."""
+        """Return augmentation as in ``planish.data.augmentation.targets``; label maps are transformed with the image."""
         from planish.data.augmentation.targets import augment_targets
 
         settings.require_only(self.name, "mixup_alpha", "mosaic")
         return augment_targets(spec, settings.augmentation, settings.flip, mosaic=settings.mosaic, mixup_alpha=settings.mixup_alpha)
 
     def loss(self, network: nn.Module, outputs: Any, targets: Any, settings: LossSettings = PLAIN_LOSS) -> torch.Tensor:
-        """The network's own."""
+        """Return the loss of the network."""
         from planish.data.augmentation.mixing import mixed_loss
 
         loss: Any = network.loss
@@ -72,7 +72,7 @@ class SemanticSegmentation(BaseTask):
     def distillation_loss(
         self, network: nn.Module, outputs: torch.Tensor, teacher: torch.Tensor, temperature: float, targets: Any = None
     ) -> torch.Tensor:
-        """KL divergence of the softened classes of each pixel, times T² (Hinton et al. 2015, arXiv:1503.02531)."""
+        """Return the KL divergence of the softened class distribution of each pixel, times T² (Hinton et al. 2015, arXiv:1503.02531)."""
         import torch.nn.functional as F
 
         if teacher.shape != outputs.shape:
@@ -82,27 +82,27 @@ class SemanticSegmentation(BaseTask):
         return F.kl_div(ours, theirs, reduction="sum", log_target=True) / pixels * temperature**2
 
     def decode(self, outputs: Outputs) -> Any:
-        """Class numbers, uint8 ``(N, h, w)``."""
+        """Return class indices, uint8 ``(N, h, w)``."""
         return outputs["classes"]
 
     def guessing(self, targets: Any) -> float:
-        """The mean IoU of calling everything by the most frequent class."""
+        """Return the mean IoU of assigning the most frequent class to every pixel."""
         counts = np.sum([np.bincount(np.asarray(targets[i]).ravel(), minlength=256)[:IGNORED] for i in range(len(targets))], axis=0)
         return float(counts.max() / max(1, counts.sum()) / max(1, np.count_nonzero(counts)))
 
     def scores(self, outputs: Outputs, targets: Any) -> Any:
-        """What each image adds to the mean IoU: jackknife pseudo-values, whose mean it is."""
+        """Return the contribution of each image to the mean IoU: jackknife pseudo-values, whose mean it is."""
         return segmentation_scores(outputs, targets, self.class_names)
 
     def metrics(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
         return segmentation_metrics(outputs, targets, self.class_names)
 
     def per_class(self, outputs: Outputs, targets: Any) -> dict[str, Measurement]:
-        """Intersection over union of each class."""
+        """Return the intersection over union of each class."""
         return iou_by_class(outputs, targets, self.class_names)
 
     def errors(self, outputs: Outputs, targets: Any, against: Outputs | None = None) -> dict[str, Measurement]:
-        """Points of mIoU lost to each kind of error, see ``segmentation_errors``."""
+        """Return the points of mIoU lost to each kind of error, see ``segmentation_errors``."""
         from planish.evaluation.errors.segmentation import segmentation_errors
 
         return segmentation_errors(outputs, targets, self.class_names, against=against)
@@ -114,7 +114,7 @@ class SemanticSegmentation(BaseTask):
         return np.stack([draw_labels(image, labels, self.class_names) for image, labels in zip(pixels, maps, strict=True)])
 
     def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
-        """``height`` and ``width`` in pixels, the mean ``confidence``, and ``regions``; see ``localisation.regions``."""
+        """Return ``height`` and ``width`` in pixels, the mean ``confidence``, and ``regions``; see ``localisation.regions``."""
         return [
             {
                 "height": view.height,
@@ -129,7 +129,7 @@ class SemanticSegmentation(BaseTask):
         return [one["class"] for one in answer["regions"]]
 
     def statistics(self, outputs: Outputs) -> list[tuple[dict[str, float], str | None]]:
-        """The mean ``confidence``, and the ``share of`` each class."""
+        """Return the mean ``confidence``, and the ``share of`` each class."""
         found: list[tuple[dict[str, float], str | None]] = []
         for labels, sure in zip(outputs["classes"], outputs["confidence"], strict=True):
             counts = np.bincount(labels.ravel(), minlength=len(self.class_names))

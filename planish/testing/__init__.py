@@ -1,4 +1,4 @@
-"""Conformance suites that a technique, a format or a task must pass, ours and third parties', and small real images to run them on."""
+"""Conformance tests for techniques, formats and tasks, built-in ones and those of other packages, and small images to run them on."""
 
 from planish.testing.entry_points import entry_points
 from planish.testing.format import FormatConformance

@@ -1,4 +1,4 @@
-"""Entry points of packages that are not installed, for tests of what others add to Planish."""
+"""Entry points of packages that are not installed, for tests of extensions to Planish."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _CACHES = (technique.registered, runtimes.registered, factories.installed_models
 
 @contextmanager
 def entry_points(folder: Path, groups: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
-    """Python finds a package in ``folder`` as if it were installed, with these entry points; in this process, until the block ends.
+    """Make a package in ``folder`` with these entry points importable as if it were installed, in this process, until the block ends.
 
     Args:
-        folder: an empty one; modules that are put there can be imported, too.
+        folder: an empty folder; modules placed in it can be imported, too.
         groups: names and ``MODULE:OBJECT`` by group, as in ``pyproject.toml``: ``{"planish.tasks": {"numbers": "my_package:Numbers"}}``.
     """
     described = folder / "planish_test_package-0.0.dist-info"
@@ -39,6 +39,7 @@ def entry_points(folder: Path, groups: Mapping[str, Mapping[str, str]]) -> Itera
 
 
 def _forget() -> None:
+    """Clear Python's import caches and the caches of installed extensions."""
     importlib.invalidate_caches()
     for cached in _CACHES:
         cached.cache_clear()

@@ -1,4 +1,4 @@
-"""What every format promises: the file says what PyTorch says, of any batch, here and in another process, and what it is."""
+"""Conformance tests of formats: the file gives PyTorch's outputs for any batch size and in another process, and contains its metadata."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ np.savez(out, **load(json.loads(files), runtime)(np.load(images)))
 
 
 def make_sure(network: nn.Module) -> None:
-    """Give a detector that has learned nothing scores of all sizes: it would be sure of nothing, and nothing would be compared."""
+    """Give an untrained detector scores of all sizes: otherwise all of them would be low, and there would be nothing to compare."""
     for part in network.modules():
-        if isinstance(part, nn.Conv2d) and part.bias is not None and float(part.bias.max()) < -4:  # how rare objects are, see Detector
+        if isinstance(part, nn.Conv2d) and part.bias is not None and float(part.bias.max()) < -4:  # prior of rare objects, see Detector
             nn.init.normal_(part.weight, std=0.3)
             nn.init.zeros_(part.bias)
 
 
 class FormatConformance:
-    """Inherit this in a test class, and say which format::
+    """Conformance tests of a format. Inherit from it in a test class and set the attributes::
 
         class TestOnnx(FormatConformance):
             exporters, runtime = (ToOnnx(),), "onnxruntime"
 
-    and once more with ``task = "detection"``, for a format that returns several outputs.
+    For a format that supports several outputs, add another class with ``task = "detection"``.
 
     Attributes:
-        exporters: from a torch artifact to the file.
-        runtime: that runs it.
-        tolerance: of the largest logit, or as ``planish.export.checks.agreement`` has it.
-        task: that the networks are for.
-        networks: names, each tried.
-        image_size: of the images they are tried on.
+        exporters: steps from a torch artifact to the file.
+        runtime: runtime of the file.
+        tolerance: relative to the largest logit, or as in ``planish.export.checks.agreement``.
+        task: task of the networks.
+        networks: names of the networks to test.
+        image_size: size of the test images.
     """
 
     exporters: tuple[Technique, ...]
@@ -68,15 +68,15 @@ class FormatConformance:
     image_size: int = 24
 
     def said_inside(self, file: Path) -> dict[str, str]:
-        """The texts that the file holds, by name; overridden where it can hold some."""
+        """Return the metadata in the file, by name; override it for formats that have metadata."""
         raise NotImplementedError
 
     def agrees(self, expected: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-        """Whether outputs of the file are near enough to PyTorch's; overridden for files that round values on the way."""
+        """Return whether the outputs of the file are close enough to PyTorch's; override it for files with reduced precision."""
         return disagreement(expected, found) <= self.tolerance
 
     def prepared(self, network: str, folder: Path) -> tuple[Artifact, Task]:
-        """The network and the images; overridden for one that is trained, or pruned."""
+        """Return the network and the images; override it for a network that is trained or pruned."""
         torch.manual_seed(0)
         classes = task_for(self.task, {}, ()).annotations == "classes"
         data = write_shapes(folder, size=self.image_size, channels=3, per_class=20) if classes else _SCENES
@@ -86,7 +86,7 @@ class FormatConformance:
 
     @pytest.fixture(scope="class")
     def exported(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact, Any]:
-        """Before, after, and images."""
+        """The artifact before and after export, and images."""
         assert find(self.runtime)
         artifact, task = self.prepared(request.param, tmp_path_factory.mktemp("shapes"))
         after = artifact

@@ -12,14 +12,14 @@ SHAPES = ("cross", "disc", "square")
 
 
 def write_shapes(folder: Path, per_class: int = 60, size: int = 24, channels: int = 1, seed: int = 0) -> Path:
-    """Write ``folder/<shape>/<number>.png``; returns ``folder``.
+    """Write ``folder/<shape>/<number>.png``; return ``folder``.
 
     Args:
-        folder: is made.
-        per_class: images a shape.
+        folder: created if necessary.
+        per_class: images per shape.
         size: height and width in pixels.
         channels: 1 for grey, 3 for colour.
-        seed: equal seeds give equal files.
+        seed: the same seed gives the same files.
     """
     rng = np.random.default_rng(seed)
     for shape in SHAPES:

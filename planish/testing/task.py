@@ -1,4 +1,4 @@
-"""What every task promises: its data can be read, its loss learned, its metrics compared, its outputs exported, served and watched."""
+"""Conformance tests of tasks: reading data, loss, metrics, export, serving and monitoring."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OPTIONS = {"why", "threshold"}
 
 
 class TaskConformance:
-    """Inherit this in a test class, and say which task::
+    """Conformance tests of a task. Inherit from it in a test class and set the attributes::
 
         class TestRegression(TaskConformance):
             task = "regression"
@@ -47,9 +47,9 @@ class TaskConformance:
                 return write_images(folder)
 
     Attributes:
-        task: its name, which is registered.
-        network: that it is tried with.
-        image_size: of the images, in pixels.
+        task: name of the task, which is registered.
+        network: network to test it with.
+        image_size: size of the images, in pixels.
     """
 
     task: str
@@ -57,7 +57,7 @@ class TaskConformance:
     image_size: int = 32
 
     def data(self, folder: Path) -> str | Path:
-        """A small data set, written into the folder or named."""
+        """Return a small data set: its path, written to the folder, or its name."""
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
@@ -227,7 +227,7 @@ def _normal(job: Job, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _batch(job: Job) -> tuple[nn.Module, torch.Tensor, Any]:
-    """A copy of the network in training mode, and a batch of normalised images with their targets."""
+    """Return a copy of the network in training mode, and a batch of normalized images with their targets."""
     task, pixels = job.task, _pixels(job)
     targets = task.batch_targets(task.split("train").targets, np.arange(len(pixels)), job.artifact.input_spec)
     return copy.deepcopy(job.artifact.module).train(), _normal(job, torch.from_numpy(pixels).permute(0, 3, 1, 2)), targets

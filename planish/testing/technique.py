@@ -1,4 +1,4 @@
-"""What every technique promises."""
+"""Conformance tests of techniques."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from planish.training.prepare import prepare_job
 
 
 class TechniqueConformance:
-    """Inherit this in a test class, and say which technique::
+    """Conformance tests of a technique. Inherit from it in a test class and set the attributes::
 
         class TestChannelPruning(TechniqueConformance):
             technique = ChannelPruning(pruning_ratio=0.5)
 
     Attributes:
-        technique: with hyper-parameters that change something.
+        technique: with hyper-parameters that have an effect.
         before: steps that bring a torch artifact to what the technique requires.
-        model: the network it is tried on.
+        model: network to test it on.
     """
 
     technique: Technique

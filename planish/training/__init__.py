@@ -1,4 +1,4 @@
-"""Training, and techniques that train."""
+"""Training, and techniques that train a network."""
 
 from planish.training.distillation.distill import Distill
 from planish.training.distillation.student import Student

@@ -1,4 +1,4 @@
-"""What a network is shown of its images in a training."""
+"""Preview of augmented training images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IMAGES = 6
 
 
 def augmentation_preview(artifact: Artifact, task: Task, settings: FitSettings) -> Image.Image:
-    """A contact sheet of some training images, spread evenly over the split, as ``settings`` augment and mix them."""
+    """A contact sheet of some training images, spread evenly over the training split and augmented as ``settings`` specify."""
     split = task.split("train")
     images, targets = split.images(artifact.input_spec, artifact.preprocessing), split.targets
     rows = np.unique(np.linspace(0, len(images) - 1, _IMAGES).astype(int))

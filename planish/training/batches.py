@@ -1,4 +1,4 @@
-"""Shuffled or balanced, augmented batches; for a device other than the CPU they are made ready in the background."""
+"""Shuffled or class-balanced, augmented batches, prepared in a background thread for devices other than the CPU."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ if TYPE_CHECKING:
 
     Batch = tuple[torch.Tensor, Any]
 
-_AHEAD = 2  # batches kept ready
+_AHEAD = 2  # number of prefetched batches
 
 
 def batches_an_epoch(images: int, batch_size: int) -> int:
-    """A last batch of one image is left out (another one every epoch): batch normalisation has nothing to normalise over."""
+    """The number of batches per epoch. A last batch of a single image (another one every epoch) is dropped: batch norm needs at least 2."""
     whole, rest = divmod(images, batch_size)
     return whole + (rest > 1)
 
 
 def order_of(targets: Any, count: int, settings: FitSettings, epoch: int) -> npt.NDArray[np.int64]:
-    """The images of one epoch in the order in which they are shown, int64 ``(count,)``; depends on seed and epoch only.
+    """The image indices of one epoch in training order, int64 ``(count,)``; depends on seed and epoch only.
 
-    The balanced sampler takes each class ``count / classes`` times, give or take one: whole rounds through its images, then a random part.
+    The balanced sampler draws ``count / classes`` images of each class, rounded up or down: full passes over its images, then a random
+    subset.
 
     Args:
-        targets: one per image.
-        count: images.
+        targets: one target per image.
+        count: number of images.
         settings: sampler and seed.
-        epoch: from 1.
+        epoch: number of the epoch, from 1.
 
     Raises:
-        TrainingError: the targets have no classes to balance.
+        TrainingError: the balanced sampler is used, and targets are not class indices.
     """
     rng = np.random.default_rng((settings.seed, epoch))
     if settings.sampler == "shuffled":
@@ -62,19 +63,19 @@ def order_of(targets: Any, count: int, settings: FitSettings, epoch: int) -> npt
 def batches(
     images: Pixels, targets: Any, spec: InputSpec, task: Task, settings: FitSettings, epoch: int, *, ahead: bool
 ) -> Iterator[Batch]:
-    """One epoch of augmented images ``(N, H, W, C)`` on the scale 0..255, uint8 or (after mixup) float32, with their targets.
+    """Yield the batches of one epoch: augmented images ``(N, H, W, C)`` in 0..255, uint8 or (after mixup) float32, and their targets.
 
     Order and augmentation depend on the seed and the epoch only, so an epoch can be repeated without storing any random state.
 
     Args:
-        images: uint8 ``(N, H, W, C)``, perhaps memory-mapped.
-        targets: one per image.
+        images: uint8 ``(N, H, W, C)``, may be memory-mapped.
+        targets: one target per image.
         spec: size of the images.
         task: augments images and targets together.
-        settings: images in a batch, augmentation and seed.
-        epoch: from 1.
-        ahead: make batches in a thread while the device computes. Not for a CPU: the step itself keeps its cores busy, and
-            augmentation borrows torch's global random state, which dropout on the CPU uses as well.
+        settings: batch size, sampler, augmentation and seed.
+        epoch: number of the epoch, from 1.
+        ahead: whether to prepare batches in a thread while the device computes. Not for a CPU: training already keeps its cores busy, and
+            augmentation uses torch's global random state, as dropout on the CPU does.
     """
     order = order_of(targets, len(images), settings, epoch)
     generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
@@ -82,7 +83,7 @@ def batches(
 
     def make(number: int) -> Batch:
         chosen = order[number * settings.batch_size : (number + 1) * settings.batch_size]
-        forward = np.argsort(chosen)  # disks read forward; but mixup pairs neighbours, and those of a sorted batch are of one class
+        forward = np.argsort(chosen)  # read the disk in order, but keep the batch shuffled: sorted, mixup would pair images of one class
         pixels = np.empty((len(chosen), *images.shape[1:]), np.uint8)
         pixels[forward] = images[chosen[forward]]
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -94,7 +95,7 @@ def batches(
 
 
 def _in_background(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:
-    """``make(0) ... make(count - 1)`` from a thread; an error there is raised here, and leaving the loop early ends the thread."""
+    """Yield ``make(0) ... make(count - 1)`` computed in a thread; its errors are raised here, and leaving the loop early ends it."""
     ready: queue.Queue[Any] = queue.Queue(_AHEAD)
     stop = threading.Event()
 
@@ -117,7 +118,7 @@ def _in_background(make: Callable[[int], Batch], count: int) -> Iterator[Batch]:
             yield made
     finally:
         stop.set()
-        while thread.is_alive():  # it may be waiting for room in the queue
+        while thread.is_alive():  # it may be blocked by a full queue
             try:
                 ready.get(timeout=0.05)
             except queue.Empty:

@@ -1,4 +1,4 @@
-"""A training that was interrupted goes on where its last whole epoch ended. Written with ``torch.save``, read without running code."""
+"""Training checkpoints, from which an interrupted training resumes after its last complete epoch; read without running code from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from planish.progress import note
 
 
 class Stateful(Protocol):
-    """A network or an optimizer."""
+    """An object with a state dict: a network or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -25,20 +25,20 @@ class Stateful(Protocol):
 
 @dataclass
 class Progressed:
-    """How far a training is. Random state is not among it: every epoch derives its own from the seed.
+    """The progress of a training. It holds no random state, as every epoch derives its own from the seed.
 
     Args:
-        bf16: the precision it was begun in.
-        history: one mapping an epoch.
-        steps: made so far.
-        schedule: how it goes on, see ``Schedule.state``.
-        notes: made on the way.
-        stopped: why it ended, empty while it has not.
-        best_score: on validation.
-        best_state: the weights that reached it, where they may be needed.
-        epochs_without_better: since then.
-        averaged_steps: whose weights are in the average of ``swa_share``.
-        snapshots: the weights at the end of each cycle but the last.
+        bf16: whether the training uses bfloat16.
+        history: one mapping per epoch, see ``fit.Epoch``.
+        steps: number of steps so far.
+        schedule: state of the schedule, see ``Schedule.state``.
+        notes: messages emitted during training.
+        stopped: why training ended; empty while it is running.
+        best_score: best validation score, higher is better.
+        best_state: the weights with the best score; None without early stopping.
+        epochs_without_better: number of epochs since the best score.
+        averaged_steps: number of steps in the weight average of ``swa_share``.
+        snapshots: the weights at the end of each learning-rate cycle except the last.
     """
 
     bf16: bool
@@ -55,12 +55,12 @@ class Progressed:
 
 
 def identity(*parts: Any) -> str:
-    """A hash of what makes a training what it is; a checkpoint only continues the training it came from."""
+    """A hash of everything that determines a training; a checkpoint is only used to resume the training that wrote it."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def write_checkpoint(path: Path, identity: str, progressed: Progressed, parts: Mapping[str, Stateful]) -> None:
-    """Write whole, then rename into place, so that an interruption leaves the former checkpoint."""
+    """Write a checkpoint to a temporary file and rename it into place, so that an interruption leaves the previous one intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = {f.name: getattr(progressed, f.name) for f in fields(progressed)}
     with replacing(path) as partial:
@@ -68,17 +68,17 @@ def write_checkpoint(path: Path, identity: str, progressed: Progressed, parts: M
 
 
 def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> Progressed | None:
-    """Bring ``parts`` to the state they were written in; None where there is no file, or it cannot be read.
+    """Restore ``parts`` from a checkpoint and return the progress of the training; None if there is no file, or it cannot be read.
 
     Raises:
-        TrainingError: it is one of another training.
+        TrainingError: the checkpoint belongs to another training.
     """
     if not path.exists():
         return None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         known, progressed, states = loaded["identity"], Progressed(**loaded["progressed"]), {name: loaded[name] for name in parts}
-    except Exception as error:  # torch.load raises many kinds
+    except Exception as error:  # torch.load raises many kinds of errors
         note(f"the checkpoint {path} cannot be read, so training begins anew ({type(error).__name__}: {error})")
         return None
     if known != identity:

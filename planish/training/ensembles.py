@@ -1,4 +1,4 @@
-"""Several networks, or several views of an image, as one network; and several networks' weights as one network's."""
+"""Ensembles of networks, test-time augmentation, and model soups (averages of weights)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from planish.errors import ModelError
 
 
 class Ensemble(nn.Module):
-    """The mean of the probabilities of several networks that take the same images; returns its logarithm, which serves as logits.
+    """An ensemble that averages the probabilities of several networks; returns the logarithm of the mean, which serves as logits.
 
     Args:
-        networks: each returns logits ``(N, classes)``.
+        networks: networks that take the same images and return logits ``(N, classes)``.
 
-    Reference: Lakshminarayanan, Pritzel, Blundell 2017 (arXiv:1612.01474); of snapshots: Huang et al. 2017 (arXiv:1704.00109).
+    Reference: Lakshminarayanan, Pritzel, Blundell 2017 (arXiv:1612.01474); snapshot ensembles: Huang et al. 2017 (arXiv:1704.00109).
 
     Example:
         >>> Ensemble([nn.Linear(4, 3), nn.Linear(4, 3)])(torch.zeros(2, 4)).exp().sum(1).shape
@@ -36,17 +36,17 @@ class Ensemble(nn.Module):
 
 
 class Views(nn.Module):
-    """Test-time augmentation: the mean of the probabilities that one network gives to several views of an image, as logits.
+    """Test-time augmentation: the mean of one network's probabilities over several views of an image, as logits.
 
     Args:
-        network: takes images ``(N, C, H, W)``.
-        flip: also look at the mirrored image; False where that changes the class (digits, letters, arrows).
-        shift: pixels by which the image is also moved, up, down, left and right; its border is repeated there. 0 for none.
+        network: takes images ``(N, C, H, W)`` and returns logits.
+        flip: whether to include horizontally flipped views; False if flipping changes the class (digits, letters, arrows).
+        shift: pixels by which further views are shifted up, down, left and right, with replicated borders; 0 for none.
 
     Reference: Krizhevsky, Sutskever, Hinton 2012, ImageNet classification with deep convolutional neural networks.
 
     Raises:
-        ModelError: there is no view but the image itself.
+        ModelError: neither flip nor shift is set.
     """
 
     def __init__(self, network: nn.Module, *, flip: bool = True, shift: int = 0) -> None:
@@ -71,11 +71,11 @@ class Views(nn.Module):
 
 @dataclass(frozen=True)
 class Soup:
-    """One network made of the mean of several networks' weights.
+    """A network whose weights are the mean of several networks' weights.
 
     Args:
-        module: in eval mode.
-        members: which of the given networks are in it, the first chosen first.
+        module: the network in eval mode.
+        members: indices of the networks that are averaged, in the order in which they were added.
     """
 
     module: nn.Module
@@ -83,11 +83,11 @@ class Soup:
 
 
 def uniform_soup(networks: Sequence[nn.Module], fit_statistics: Callable[[nn.Module], None]) -> Soup:
-    """The mean of the weights of all networks, which must be copies of one network that were trained on.
+    """Average the weights of all networks, which must be fine-tuned copies of one network.
 
     Args:
-        networks: of one architecture.
-        fit_statistics: estimates batch-norm statistics anew, in place; the mean of the networks' own does not fit their mean weights.
+        networks: networks of one architecture.
+        fit_statistics: re-estimates batch-norm statistics in place, as the mean of the networks' statistics does not fit the mean weights.
 
     Reference: Wortsman et al. 2022 (arXiv:2203.05482).
     """
@@ -101,14 +101,14 @@ def uniform_soup(networks: Sequence[nn.Module], fit_statistics: Callable[[nn.Mod
 
 
 def greedy_soup(networks: Sequence[nn.Module], score: Callable[[nn.Module], float], fit_statistics: Callable[[nn.Module], None]) -> Soup:
-    """The best network, and every other, best first, that does not make the mean of the weights worse.
+    """Start from the best network and add the others, best first, keeping each that does not lower the score of the averaged weights.
 
-    So the soup is on the images that it was chosen with at least as good as the best network.
+    On the images used for scoring, the soup is therefore at least as good as the best network.
 
     Args:
-        networks: of one architecture.
-        score: of a network, on validation images; higher is better.
-        fit_statistics: see ``uniform_soup``; the best network alone keeps its own.
+        networks: networks of one architecture.
+        score: returns the score of a network on validation images; higher is better.
+        fit_statistics: see ``uniform_soup``; not applied if the soup is the best network alone.
 
     Reference: Wortsman et al. 2022 (arXiv:2203.05482), recipe 1.
     """
@@ -124,5 +124,5 @@ def greedy_soup(networks: Sequence[nn.Module], score: Callable[[nn.Module], floa
 
 
 def _mean(logits: torch.Tensor) -> torch.Tensor:
-    """The logarithm of the mean of probabilities; ``(networks, N, classes)`` to ``(N, classes)``."""
+    """The logarithm of the mean probabilities, from logits ``(networks, N, classes)`` to ``(N, classes)``."""
     return functional.log_softmax(logits, dim=2).logsumexp(0) - math.log(len(logits))

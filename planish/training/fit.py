@@ -1,4 +1,4 @@
-"""Training a network, or distilling one into another: one loop for both."""
+"""The training loop, with or without distillation from a teacher."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
     from planish.artifact import InputSpec, Preprocessing
     from planish.task import Task
 
-_CHECKPOINT_SECONDS = 5.0  # at least, between two that are written
+_CHECKPOINT_SECONDS = 5.0  # minimum time between two checkpoints
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to.
+    """Results of one epoch.
 
     Args:
-        epoch: from 1.
-        train_loss: mean over its batches, of augmented images, with all that was added to it.
-        validation_score: the task's primary metric on validation, in its unit; NaN where it was not looked at.
-        seconds: with validation.
-        learning_rate: at its end.
+        epoch: number of the epoch, from 1.
+        train_loss: mean loss over its batches of augmented images, including distillation and penalty terms.
+        validation_score: the task's primary metric on the validation split, in its unit; NaN without validation.
+        seconds: duration, including validation.
+        learning_rate: learning rate at its end.
     """
 
     epoch: int
@@ -72,11 +72,11 @@ class Fitted:
 
     Args:
         module: the trained copy.
-        history: epoch by epoch; the last may be cut short by the time limit.
-        epochs: times the training images were seen, 2.4 where the time ended in the third.
-        seconds: of the whole training; what was lost by interruptions is not among them.
-        stopped: why it ended: ``finished``, ``deadline`` (the schedule was shortened to its time) or ``patience``.
-        snapshots: the network at the end of each cycle of the learning rate; the last is ``module``.
+        history: one entry per epoch; the last epoch may be cut short by the time limit.
+        epochs: number of passes over the training images, 2.4 if the time ended in the third.
+        seconds: duration of the training, without time lost by interruptions.
+        stopped: why training ended: ``finished``, ``deadline`` (the schedule was shortened to the time limit) or ``patience``.
+        snapshots: the network at the end of each learning-rate cycle; the last one is ``module``.
     """
 
     module: nn.Module
@@ -89,15 +89,15 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network that the student is trained to match, next to the targets.
+    """A teacher for distillation, whose outputs the student is trained to match besides the targets.
 
     The loss is ``(1 - weight) * task.loss + weight * task.distillation_loss`` (Hinton et al. 2015, arXiv:1503.02531). The teacher, in eval
-    mode, sees the very images the student sees, augmentation and all. A ``FeatureStudent`` adds its distance from the teacher's maps.
+    mode, gets the same augmented images as the student. A ``FeatureStudent`` adds the distance between its feature maps and the teacher's.
 
     Args:
-        module: takes the images that the student takes.
-        weight: 0 to 1.
-        temperature: softens teacher and student.
+        module: the teacher network, which takes the same images as the student.
+        weight: weight of the distillation loss, 0 to 1.
+        temperature: softmax temperature of teacher and student.
         decoupled: see ``Task.distillation_loss``.
     """
 
@@ -109,13 +109,13 @@ class Teacher:
 
 @dataclass(frozen=True)
 class FitRun:
-    """How long a training may take, and how it outlasts an interruption.
+    """Time limit, checkpoint and validation of a training.
 
     Args:
-        checkpoint: file written after an epoch, every few seconds. If it is there, training goes on after the epoch that it holds, with
-            the result that it would have had without the interruption.
-        max_seconds: the schedule is shortened so that training, validation included, takes no longer; see ``Schedule``.
-        validate: after each epoch; False leaves the time to training where somebody else evaluates, and patience has no effect.
+        checkpoint: checkpoint file, written after epochs, at most every few seconds. If the file exists, training resumes from it, with the
+            same result as without the interruption.
+        max_seconds: time limit for training and validation, to which the schedule is shortened; see ``Schedule``.
+        validate: whether to validate after each epoch; False saves time if the caller evaluates the network, and disables ``patience``.
     """
 
     checkpoint: Path | None = None
@@ -140,17 +140,18 @@ def fit(
     """Train a copy of ``module`` on the task's train split.
 
     Args:
-        module: takes normalised float images ``(N, C, H, W)``; left as it is.
-        task: images, loss and score.
+        module: takes normalised float images ``(N, C, H, W)``; not changed.
+        task: images, loss and metric.
         input_spec: size and channels of the images.
         preprocessing: normalisation.
         settings: hyper-parameters.
-        teacher: None to learn from the targets alone.
-        run: time limit and checkpoint.
-        weights: the artifact's fact of that name: what compression made of the weights, and training keeps.
+        teacher: teacher for distillation; None to train on the targets alone.
+        run: time limit, checkpoint and validation.
+        weights: sparsity or weight sharing that training preserves: the artifact's fact ``weights``, see ``SparsityConstraint``.
 
     Raises:
-        TrainingError: the loss is not finite, nothing can be trained, or the checkpoint belongs to another training.
+        TrainingError: the loss is not finite, there are fewer than 2 training images, no parameter is trainable, settings of weight
+            averaging conflict, or the checkpoint belongs to another training.
     """
     check_averaging(settings)
     begun, metric = monotonic(), metric_of(task)
@@ -178,7 +179,7 @@ def fit(
     done = (None if run.checkpoint is None else read_checkpoint(run.checkpoint, key, parts)) or Progressed(bf16)
     cache = None
     if teacher is not None:
-        # maps are watched as the teacher runs, so that it has to
+        # feature transfer needs the teacher's feature maps, so its outputs are not cached
         cache = None if isinstance(module, FeatureStudent) else cache_of(teacher.module, settings.batch_size, done.bf16)
         teacher = replace(teacher, module=copy.deepcopy(teacher.module).eval().to(accelerator.device).to(memory_format=layout))
     loss_of = _Loss(task, settings, Normalise.of(preprocessing), student, teacher, cache, accelerator.device, done.bf16, layout)
@@ -228,7 +229,7 @@ def fit(
                     stage.advance()
             if not done.history and accelerator.device.type == "cpu":
                 done.notes += notes_on_input_speed(waiting.seconds, schedule.seconds - epoch_begun, images, input_spec, settings)
-            keep_evaluated()  # rounding may have parted the average of equal values
+            keep_evaluated()  # averages of equal values may differ by rounding
             validated = monotonic()
             if done.averaged_steps:
                 fit_statistics(evaluated, task, input_spec, preprocessing, settings)
@@ -266,7 +267,7 @@ def fit(
 
 @dataclass(frozen=True)
 class _Loss:
-    """The loss of one batch: of targets and teacher together, and of large weights."""
+    """The loss of one batch: the losses on targets and teacher, and the L1 penalty."""
 
     task: Task
     settings: FitSettings
@@ -279,7 +280,7 @@ class _Loss:
     layout: torch.memory_format
 
     def __call__(self, batch: torch.Tensor, targets: Any) -> torch.Tensor:
-        """``batch``: ``(N, H, W, C)``, 0 to 255."""
+        """The loss of images ``batch`` ``(N, H, W, C)`` in 0..255; a scalar."""
         targets = each(lambda t: t.to(self.device), targets)
         pixels = self.normalise.to(self.device)(batch.to(self.device))
         pixels = pixels.contiguous(memory_format=self.layout)
@@ -310,7 +311,7 @@ def _float(values: torch.Tensor) -> torch.Tensor:
 
 
 def _reads(student: nn.Module) -> nn.Module:
-    """The network itself, which knows how to read its outputs; several devices and watched maps wrap it."""
+    """The network itself, whose methods interpret its outputs, without the wrappers of data parallelism and ``FeatureStudent``."""
     inner: nn.Module = getattr(student, "module", student)
     return inner.network if isinstance(inner, FeatureStudent) else inner
 
@@ -319,7 +320,7 @@ def _optimizer(module: nn.Module, settings: FitSettings, freezer: LayerFreezer) 
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
         raise TrainingError("no parameter of the network can be trained", "at least one needs requires_grad")
-    # biases, and what normalisation layers scale and shift by, are not decayed
+    # no weight decay for biases and parameters of normalisation layers
     kinds = {p: (settings.weight_decay if p.ndim > 1 else 0.0, freezer.rate_of(p)) for p in trained}
     groups = [
         {"params": [p for p in trained if kinds[p] == kind], "weight_decay": kind[0], "factor": kind[1]}
@@ -339,14 +340,14 @@ def _set_rate(optimizer: torch.optim.Optimizer, progress: float, settings: FitSe
 
 @contextmanager
 def _random_state_of(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
-    """Dropout, mixup and the like draw from a state that depends on seed and epoch; the caller's own is left as it was."""
+    """Seed torch's global random state, used for example by dropout, by seed and epoch; restore the caller's state afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed * 100_003 + epoch)
         yield
 
 
 def _judge(done: Progressed, score: float, module: nn.Module, patience: int | None) -> None:
-    """Early stopping: keep the best weights, and stop after ``patience`` epochs without better ones."""
+    """Update early stopping: keep the best weights, and stop after ``patience`` epochs without improvement."""
     if patience is None:
         return
     if score > done.best_score:

@@ -1,4 +1,4 @@
-"""How fast batches are made, and whether that keeps the network waiting."""
+"""Speed of the input pipeline, and whether it slows down training."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WORTH_TELLING = 0.2  # share of the time
-_REPEATS = 3  # of a timing, of which the fastest counts
+_WORTH_TELLING = 0.2  # share of the training time from which on slow batches are reported
+_REPEATS = 3  # timings, of which the fastest counts
 
 
 class Waiting:
-    """Adds up how long a loop waits for its next item: ``for batch in waiting.on(batches)``.
+    """Measures the total time that a loop waits for its next item: ``for batch in waiting.on(batches)``.
 
     Attributes:
-        seconds: so far.
+        seconds: total waiting time so far.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def on(self, items: Iterable[T]) -> Iterator[T]:
-        """The items."""
+        """Yield the items, and add up the time until each is available."""
         begun = time.perf_counter()
         for item in items:
             self.seconds += time.perf_counter() - begun
@@ -50,19 +50,19 @@ class Waiting:
 
 
 def input_rate(images: Pixels, targets: Any, spec: InputSpec, task: Task, settings: FitSettings, *, seconds: float = 1.0) -> Measurement:
-    """Images per second of making batches alone: read from the cache, augmented and mixed, with no network behind them.
+    """Measure the throughput of the input pipeline alone (reading, augmenting and mixing), in images per second.
 
     Args:
-        images: uint8 ``(N, H, W, C)``, perhaps memory-mapped.
-        targets: one per image.
+        images: uint8 ``(N, H, W, C)``, may be memory-mapped.
+        targets: one target per image.
         spec: size of the images.
-        task: augments them.
-        settings: images in a batch, augmentation and seed.
-        seconds: for which batches are made, after a first one that is not timed; at least two are.
+        task: augments images and targets.
+        settings: batch size, augmentation and seed.
+        seconds: duration of the measurement, after one untimed batch; at least two batches are timed.
     """
     endless = (batch for epoch in itertools.count(1) for batch in batches(images, targets, spec, task, settings, epoch, ahead=False))
     next(endless)
-    each: list[float] = []  # seconds per image
+    each: list[float] = []  # seconds per image, one entry per batch
     count, end = 0, time.perf_counter() + seconds
     while len(each) < 2 or time.perf_counter() < end:
         begun = time.perf_counter()
@@ -74,12 +74,12 @@ def input_rate(images: Pixels, targets: Any, spec: InputSpec, task: Task, settin
 
 
 def input_finding(making: float, whole: float, costliest: str = "") -> str:
-    """What to tell of a training that spends more than a fifth of its time on making batches; empty where it does not.
+    """A message if more than a fifth of the training time is spent on making batches; empty otherwise.
 
     Args:
-        making: seconds spent making batches; or 1 / ``input_rate``, seconds per image.
-        whole: seconds of all of it, batches and steps; or the sum of both an image.
-        costliest: from ``costliest_operation``.
+        making: seconds spent on making batches, in total or per image (1 / ``input_rate``).
+        whole: seconds for batches and training steps together, in total or per image.
+        costliest: result of ``costliest_operation``, to be included in the message.
     """
     if making <= _WORTH_TELLING * whole:
         return ""
@@ -88,12 +88,12 @@ def input_finding(making: float, whole: float, costliest: str = "") -> str:
 
 
 def costliest_operation(images: Pixels, spec: InputSpec, augmentation: Augmentation, flip: bool = True) -> str:
-    """Which augmentation takes longest on a batch, and how long: ``blur, 3.1 ms for 64 images``; empty where there is none.
+    """The slowest augmentation operation on a batch and its time: ``blur, 3.1 ms for 64 images``; empty without augmentation.
 
     Args:
         images: uint8 ``(N, H, W, C)``, one batch.
         spec: size of the images.
-        augmentation: a strength counts as one operation.
+        augmentation: augmentation of the training; a strength (such as ``light``) counts as one operation.
         flip: see ``augment``.
     """
     batch = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
@@ -110,18 +110,18 @@ def costliest_operation(images: Pixels, spec: InputSpec, augmentation: Augmentat
 
 
 def notes_on_input_speed(making: float, whole: float, images: Pixels, spec: InputSpec, settings: FitSettings) -> list[str]:
-    """Note ``input_finding``, with the costliest operation, where there is something to tell: once in a run for each augmentation, as a
-    search trains dozens of networks on the same batches.
+    """Report ``input_finding`` with the costliest operation if batches slow down training. It is determined once per run and augmentation,
+    as a search trains dozens of networks on the same batches.
 
     Args:
-        making: seconds spent making batches.
-        whole: seconds of the epoch without its validation.
-        images: that are trained on.
-        spec: their size.
-        settings: for batch size and augmentation.
+        making: seconds spent on making batches.
+        whole: seconds of the epoch, without validation.
+        images: training images.
+        spec: size of the images.
+        settings: batch size and augmentation.
 
     Returns:
-        What was noted.
+        The messages that were reported.
     """
 
     def finding() -> str:

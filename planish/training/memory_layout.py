@@ -1,4 +1,4 @@
-"""The memory layout that networks are trained in."""
+"""Choice of the memory layout for training."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from planish.progress import note
 
 
 def memory_format(networks: Sequence[nn.Module], spec: InputSpec, channels_last: bool) -> torch.memory_format:
-    """``torch.channels_last`` where it is wanted and all networks run in it, else contiguous.
+    """``torch.channels_last`` if it is requested and all networks run in it, ``torch.contiguous_format`` otherwise.
 
-    A network that takes its maps apart with ``x.view(len(x), -1)`` only runs on contiguous ones.
+    For example, a network that flattens feature maps with ``x.view(len(x), -1)`` runs on contiguous ones only.
 
     Args:
-        networks: that see the same images; left as they are.
-        spec: of their images.
-        channels_last: whether it is wanted.
+        networks: networks that take the same images; not changed.
+        spec: channels and size of the images.
+        channels_last: whether channels-last is requested.
     """
     if not channels_last:
         return torch.contiguous_format
     for network in networks:
         try:
             _run(network, spec, torch.channels_last)
-        except Exception as error:  # the network may not be ours
+        except Exception as error:  # user code may raise anything
             try:
                 _run(network, spec, torch.contiguous_format)
             except Exception:
-                continue  # the layout is not what is wrong
+                continue  # the error does not come from the layout
             note(f"training keeps the contiguous memory layout, as the network does not run channels-last: {first_line(error)}")
             return torch.contiguous_format
     return torch.channels_last

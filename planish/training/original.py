@@ -1,4 +1,4 @@
-"""The model that everything is compared with: evaluated if it is trained already, trained if not."""
+"""The original model, with which everything is compared: evaluated if it is already trained, trained otherwise."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 TrainMode = Literal["auto", "always", "never"]
-_ABOVE_GUESSING = 0.25  # of the way from guessing to perfect that a network must have gone to count as trained
+_ABOVE_GUESSING = 0.25  # share of the distance from guessing to a perfect score above which a network counts as trained
 
 
 @dataclass(frozen=True)
 class Original:
-    """The original, ready.
+    """The trained original model.
 
     Args:
-        artifact: format torch, trained.
-        history: one entry an epoch; empty if it was trained already.
-        settings: of the training; None if there was none.
+        artifact: the model, format torch.
+        history: one entry per epoch; empty if the model was not trained here.
+        settings: settings of the training; None if the model was not trained here.
     """
 
     artifact: Artifact
@@ -41,7 +41,7 @@ class Original:
 
 
 def original_settings(job: Job, original: OriginalSettings, *, seed: int, mixed_precision: MixedPrecision = "auto") -> FitSettings:
-    """How the original is trained: by defaults that fit a fresh or a pretrained network, and what was asked for."""
+    """Training settings of the original: defaults for new or pretrained weights, with the values that ``original`` specifies."""
     per_class = len(job.task.split("train").targets) / len(job.task.class_names)
     of_task = recipe_for(job.task.recipe, job.artifact.lineage.source.name)
     settings = default_recipe(job.pretrained, per_class, of_task).training
@@ -56,14 +56,14 @@ def train_original(
 
     Args:
         job: images and model.
-        settings: of the training.
-        mode: ``auto`` evaluates a model that came with weights and a fitting classifier, and trains it only if it is hardly better than
-            guessing; ``always`` trains; ``never`` takes it as it is.
-        checkpoint: where training saves itself and goes on from.
-        seconds: training ends within them, its schedule planned accordingly.
+        settings: settings of the training.
+        mode: ``auto`` evaluates a model that has weights and a classifier of the right size, and trains it only if it is hardly better than
+            guessing; models without these are trained. ``always`` trains, ``never`` does not.
+        checkpoint: checkpoint file, see ``FitRun``.
+        seconds: time limit, to which the schedule is shortened.
 
     Raises:
-        TrainingError: the loss became NaN.
+        TrainingError: training failed, see ``fit``.
     """
     if mode == "never" or (mode == "auto" and job.trained_on_classes and _is_trained(job)):
         return Original(job.artifact)
@@ -88,7 +88,7 @@ def _is_trained(job: Job) -> bool:
 
 
 def better_than_guessing(task: Task, outputs: Outputs, targets: Any) -> tuple[float, bool]:
-    """The mean score of a network, and whether that is well above what guessing reaches."""
+    """The mean score of a network, and whether it is clearly better than the score of guessing."""
     guessing, best = task.guessing(targets), metric_of(task).best
     reached = float(task.scores(outputs, targets).mean())
     needed = guessing + _ABOVE_GUESSING * (best - guessing)

@@ -1,7 +1,7 @@
-"""Whether a network gains by computing in bfloat16 on a device; measured on the network, once on each machine.
+"""Choice of mixed precision: whether bfloat16 makes training of a network faster on a device, measured once per machine.
 
-What is to be compared must be trained in one precision, so a job of several trainings decides once and hands them ``bf16`` or ``off``: see
-``planish.runs.precision``.
+Networks that are compared must be trained in the same precision, so a job with several trainings decides once and passes ``bf16`` or
+``off`` to each of them: see ``planish.runs.precision``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from planish.files.workspace import cache_root
 from planish.models.strided import SafeStrides
 from planish.progress import note
 
-_WORTH_IT = 1.1  # times faster
+_WORTH_IT = 1.1  # minimum speed-up
 _IMAGES, _STEPS = 16, 3
 
 
 def use_bf16(wanted: str, device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
-    """Decide for ``FitSettings.mixed_precision``: ``off``, ``bf16`` or ``auto``."""
+    """Whether to train in bfloat16, for ``wanted``, a value of ``FitSettings.mixed_precision`` (``off``, ``bf16`` or ``auto``)."""
     return wanted == "bf16" or (wanted == "auto" and _gains(device, network, spec))
 
 
@@ -40,13 +40,13 @@ def _gains(device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
     capabilities = torch.cpu.get_capabilities()
     if not (capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")):
         return False
-    # networks of the same layers, pruned differently, are trained alike, so that they can be compared
+    # the key ignores widths: networks with the same layers, pruned differently, are trained in the same precision, so they can be compared
     layers = hashlib.sha256(repr((spec, [type(module).__name__ for module in network.modules()])).encode()).hexdigest()[:16]
 
     def measured() -> bool:
         try:
             gain = _known_gain(layers, network, spec)
-        except Exception as error:  # an operator without bfloat16, or code of the user's own that does not take it
+        except Exception as error:  # an operator or user code may not support bfloat16
             note(f"training in float32: the network does not run in bfloat16 ({first_line(error)})")
             return False
         gains = gain > _WORTH_IT
@@ -57,7 +57,7 @@ def _gains(device: torch.device, network: nn.Module, spec: InputSpec) -> bool:
 
 
 def _known_gain(layers: str, network: nn.Module, spec: InputSpec) -> float:
-    """How many times as fast bfloat16 is; measured once on this machine, so that equal seeds give equal results."""
+    """The speed-up of bfloat16 over float32; measured once on this machine, so that equal seeds give equal results."""
     file = cache_root(None) / "bfloat16.json"
     key = f"{cpu_model()}:{torch.__version__}:{torch.get_num_threads()}:{layers}"
     known = read_numbers(file)
@@ -69,7 +69,7 @@ def _known_gain(layers: str, network: nn.Module, spec: InputSpec) -> float:
 
 
 def _step_seconds(network: nn.Module, spec: InputSpec) -> tuple[float, float]:
-    """Fastest forward and backward pass of a small batch in float32 and in bfloat16, turn by turn."""
+    """Seconds of the fastest forward and backward pass of a small batch in float32 and in bfloat16, measured alternately."""
     with torch.random.fork_rng(devices=[]):
         network = copy.deepcopy(network).to(memory_format=torch.channels_last).train().requires_grad_()
         images = torch.randn(_IMAGES, spec.channels, spec.height, spec.width).contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""From what a user names, images and a model, to a task and the artifact that everything starts from."""
+"""Preparation of a job: loading the images and creating the model that the user specifies."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from planish.split_assignment import SplitAssignment, assignment_beside
 from planish.task import Task
 from planish.tasks import task_for
 
-DECODE_SIDE = 256  # pixels at which images are kept on disk where the model's input size is not known yet
-_MARGIN = 1.15  # decoded images keep this much more than the input size, so that training can crop
-_SQUARE = 1.1  # times as long as wide, up to which images are called square
-_MULTIPLE = 8  # of pixels, where no stride asks for more
+DECODE_SIDE = 256  # size in pixels of images cached on disk while the model's input size is not known
+_MARGIN = 1.15  # ratio of the size of decoded images to the input size, so that training can crop
+_SQUARE = 1.1  # maximum aspect ratio of images that count as square
+_MULTIPLE = 8  # of pixels, for height and width if the network has no larger stride
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Job:
     """Images and a model, ready to work on.
 
     Args:
-        task: the images, split, and what is to be learned.
+        task: the data splits and the learning task.
         artifact: the model, format torch; trained or not.
-        data: where the images came from and what was found in them.
-        trained_on_classes: whether the model came with weights and a classifier of the right size, so that it may be trained already.
-        pretrained: whether the model came with weights.
-        normalisation_known: whether these say which mean and std they expect; else it is those of the images.
-        notes: what was decided on the user's behalf.
+        data: origin of the images, and what was found in them.
+        trained_on_classes: whether the model has weights and a classifier of the right size, so that it may already be trained.
+        pretrained: whether the model has given weights.
+        notes: messages about what was decided for the user.
+        normalisation_known: whether mean and std are those that the weights expect; otherwise they are those of the images.
     """
 
     task: Task
@@ -65,19 +65,21 @@ def prepare_job(
     weights_seed: int | None = None,
     assignment: SplitAssignment | None = None,
 ) -> Job:
-    """Load the images and create the model for them.
+    """Load the images and create a model for them.
 
     Args:
         data: a folder, a manifest, or a built-in name; see ``planish.data.load_images``.
-        settings: which network, and how it is fed. Without a size it is the images' own typical one, at most 224; in localisation tasks
-            whose images are not about square, as many pixels in their shape.
-        normalisation: by numbers of the data set, or of each image; see ``Preprocessing``.
-        skip_bad: leave broken files out instead of stopping.
-        seed: of the split and of fresh weights.
-        weights_seed: of fresh weights, where the split shall stay.
-        assignment: the splits of images that stay as they are; None for those kept beside the weights, where these are a file.
+        settings: network, weights, task and input size. The default size is the typical size of the images, at most ``Task.largest_side``
+            (224 for classification). In localisation tasks with images that are not about square, the input has as many pixels in the
+            shape of the images.
+        normalisation: by statistics of the dataset or of each image; see ``Preprocessing``.
+        skip_bad: whether to skip broken files instead of raising an error.
+        seed: seed of the split and of newly initialised weights.
+        weights_seed: seed of newly initialised weights, if it shall differ from that of the split.
+        assignment: an existing assignment of images to splits, which is kept; None to use the one saved beside the weights file, if any.
 
     Raises:
+        GoalError: the image size is out of range.
         DataError: the images cannot be used.
         ModelError: the model or its weights cannot be used.
     """
@@ -142,18 +144,18 @@ def prepare_job(
 
 
 def decode_side_for(image_size: int) -> int:
-    """How large images are kept on disk for a model that is fed ``image_size`` pixels."""
+    """The size in pixels at which decoded images are cached for a model with input size ``image_size``."""
     return max(32, round(image_size * _MARGIN))
 
 
 def usual_side(images: ImageData, largest: int) -> int:
-    """Height and width in pixels that a model is fed where nobody says: the images' own typical size, above 32 a multiple of 16."""
+    """The default input size in pixels: the typical size of the images, at most ``largest``; above 32 rounded down to a multiple of 16."""
     side: int = min(largest, round((images.typical_height * images.typical_width) ** 0.5))
     return side - side % 16 if side > 32 else side
 
 
 def sides(image_size: int, images: ImageData, multiple: int) -> tuple[int, int]:
-    """Height and width of about ``image_size`` squared pixels in the shape that images typically have, which hardly distorts them."""
+    """Height and width, multiples of ``multiple``, with about ``image_size`` squared pixels and the typical aspect ratio of the images."""
     high, wide = images.typical_height, images.typical_width
     stretch = 1.0 if max(high, wide) <= _SQUARE * min(high, wide) else (high / wide) ** 0.5
     high, wide = (max(multiple, round(side / multiple) * multiple) for side in (image_size * stretch, image_size / stretch))
@@ -161,13 +163,13 @@ def sides(image_size: int, images: ImageData, multiple: int) -> tuple[int, int]:
 
 
 def fitting_resize(images: ImageData) -> Literal["squash", "crop"]:
-    """How such images come to a square: those that are about square are squashed, others cropped."""
+    """The way to resize images to a square: ``squash`` if they are about square, ``crop`` otherwise."""
     height, width = images.typical_height, images.typical_width
     return "squash" if max(height, width) <= _SQUARE * min(height, width) else "crop"
 
 
 def _boxes(task: Task) -> list[npt.NDArray[np.float32]]:
-    """Of the objects in each training image; none where targets are no objects. What COCO's metrics do not count is noted."""
+    """Boxes of the objects in each training image; empty for other targets. Reports if images exceed COCO's detection limit per class."""
     targets = task.split("train").targets
     found = [target for target in targets if isinstance(target, Objects)] if isinstance(targets, Sequence) else []
     crowded = sum(int(np.bincount(one.counted_labels).max(initial=0) > COCO_MAX_DETECTIONS) for one in found)
@@ -180,6 +182,6 @@ def _boxes(task: Task) -> list[npt.NDArray[np.float32]]:
 
 
 def _first_channels(module: nn.Module) -> int | None:
-    """Channels of the first convolution, where they are 1 or 3."""
+    """Input channels of the first convolution if they are 1 or 3, None otherwise."""
     first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
     return first.in_channels if first is not None and first.in_channels in (1, 3) else None

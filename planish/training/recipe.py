@@ -1,4 +1,4 @@
-"""A recipe: the modifications that are applied to a network and how it is then trained, as YAML that people can read, change and share."""
+"""Recipes: modifications of a network and its training settings, as YAML files that can be read, edited and shared."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from planish.training.settings import FitSettings
 if TYPE_CHECKING:
     from planish.task import Task
 
-# ours, in this order: what changes the structure comes before what looks at it
+# modifications of this package, in the order of application: those that change the structure come before those that depend on it
 MODIFICATIONS = (
     "depth", "width", "kernels", "downsampling", "pooling", "squeeze_excitation", "norm", "activation", "initialization", "dropout",
     "dropconnect", "stochastic_depth",
 )  # fmt: skip
-_DECLARED = "modification_after"  # attribute of others' techniques that recipes may name: the modification that they come after
+_DECLARED = "modification_after"  # attribute of other packages' techniques: name of the modification after which they are applied
 _FEW = 300  # images per class
-RECOVERY = "recovery"  # the recipe that ``distill`` follows
-NOTHING = "none"  # as the value of a modification: it is not applied
-_KEPT = ("norm",)  # of which "none" is a value of its own
+RECOVERY = "recovery"  # name of the recipe with the defaults of ``distill``
+NOTHING = "none"  # value of a modification that is not applied
+_KEPT = ("norm",)  # modifications for which "none" is a kind, which is applied
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -49,7 +49,7 @@ class Recipe:
         modifications: modifications to apply, by name, with their hyper-parameters; a single value stands for the first one:
             ``{"activation": "elu", "norm": {"kind": "group", "groups": 16}}``.
         training: hyper-parameters of the training.
-        image_size: input size in pixels; None for the size of the images, at most 224.
+        image_size: input size in pixels; None for the size of the images, at most 224 (320 for detection and segmentation).
         normalisation: of pixels, by statistics of the dataset or of each image; see ``planish.artifact.Preprocessing``.
     """
 
@@ -84,14 +84,13 @@ class Recipe:
 
 
 def modifications() -> tuple[str, ...]:
-    """What a recipe may name under ``modifications``, in the order in which it is applied.
+    """The names that a recipe may have under ``modifications``, in the order of application.
 
-    Techniques of other packages (entry point ``planish.techniques``) are among them where they have a class attribute
-    ``modification_after``: the name of the modification that they directly follow. Several that follow the same one are in the order of
-    their names.
+    Techniques of other packages (entry point ``planish.techniques``) are included if they have a class attribute ``modification_after``:
+    the name of the modification that they directly follow. Several that follow the same one are sorted by name.
 
     Raises:
-        PlanError: one follows a modification that there is not.
+        PlanError: ``modification_after`` names an unknown modification.
     """
     waiting = {name: str(getattr(kind, _DECLARED)) for name, kind in registered().items() if hasattr(kind, _DECLARED)}
     ordered = list(MODIFICATIONS)
@@ -107,16 +106,19 @@ def modifications() -> tuple[str, ...]:
 
 
 def shipped() -> dict[str, Recipe]:
-    """The recipes that come with the package, by name."""
+    """The recipes included in the package, by name."""
     return {name: load_recipe(name) for name in _names()}
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """Read a recipe: one that comes with the package by its name, or a YAML file, which may begin with ``base: NAME`` and say only what is
-    different.
+    """Load a recipe.
+
+    Args:
+        source: name of a recipe included in the package, or a YAML or JSON file. With the key ``base: NAME``, the file needs to hold only
+            the differences to that recipe.
 
     Raises:
-        PlanError: there is no such recipe, or something in it is not known; the nearest right word is named.
+        PlanError: there is no such recipe, or it has an unknown key or value; the message suggests the nearest known key.
     """
     if str(source) in _names():
         text = (_FOLDER / f"{source}.yaml").read_text()
@@ -139,7 +141,7 @@ def load_recipe(source: str | Path) -> Recipe:
         raise PlanError(f"the recipe {source} is not YAML: {error}") from None
     if not isinstance(given, dict):
         raise PlanError(f"the recipe {source} is not a mapping", f"its keys are {', '.join(_TOP)}")
-    if SCHEMA_VERSION in given:  # a recipe written by hand may omit it
+    if SCHEMA_VERSION in given:  # recipes written by hand may omit it
         require_version(given, Recipe, f"the recipe {source}", "change it to that", PlanError)
         del given[SCHEMA_VERSION]
     base = load_recipe(str(given.pop("base"))) if "base" in given else Recipe()
@@ -147,8 +149,8 @@ def load_recipe(source: str | Path) -> Recipe:
 
 
 def default_recipe(pretrained: bool, images_per_class: float, of_task: str = "") -> Recipe:
-    """What is taken where none is named: the task's own (``Task.recipe``) or, where it has none, by whether the network comes with weights
-    and how many images there are to train on.
+    """The default recipe: that of the task (``Task.recipe``) or, if it has none, one chosen by whether the network is pretrained and by the
+    number of training images per class.
     """
     if of_task:
         return load_recipe(of_task)
@@ -156,11 +158,11 @@ def default_recipe(pretrained: bool, images_per_class: float, of_task: str = "")
 
 
 def recipe_for(of_task: str, model: object) -> str:
-    """Name of a task's recipe (``Task.recipe``) for a model: where there is one for torchvision's detectors, they are trained by that.
+    """The name of a task's recipe for a model; torchvision's detectors and segmenters have recipes of their own for some tasks.
 
     Args:
-        of_task: the task's own; may be empty.
-        model: its name, with or without ``torchvision:``; anything else is no detector of torchvision's.
+        of_task: name of the task's recipe (``Task.recipe``); may be empty.
+        model: name of the model, with or without ``torchvision:``; any other object is not a torchvision model.
     """
     name = model.removeprefix("torchvision:") if isinstance(model, str) else ""
     theirs = f"{of_task}-torchvision"
@@ -175,7 +177,16 @@ def resolved_recipe(
     task: str | None = None,
     model: object = None,
 ) -> Recipe:
-    """The recipe that is given or named, or where it is None the default for the data and the model, with its changes."""
+    """The recipe to use, with changes applied.
+
+    Args:
+        recipe: a recipe, or its name or file; None for the default for data, task and model.
+        changes: assignments, see ``set_values``.
+        data: the images, used to choose the default.
+        pretrained: whether the network has given weights.
+        task: name of the task; None to infer it from the data.
+        model: the model or its name.
+    """
     if recipe is None:
         of_task = recipe_for(recipe_of(task or task_in(data)), model)
         recipe = default_recipe(pretrained, 0 if of_task else images_per_class(data), of_task)
@@ -183,11 +194,11 @@ def resolved_recipe(
 
 
 def warn_of_fresh_weights(named: Recipe | str | Path | None, pretrained: bool) -> None:
-    """Say so where the recipe for what was trained before meets weights that were not.
+    """Warn if the recipe ``recovery``, made for trained networks, is used with randomly initialised weights.
 
     Args:
-        named: the recipe, as the user did.
-        pretrained: whether the network came with weights.
+        named: the recipe as the user specified it.
+        pretrained: whether the network has given weights.
     """
     if named == RECOVERY and not pretrained:
         note(
@@ -197,15 +208,15 @@ def warn_of_fresh_weights(named: Recipe | str | Path | None, pretrained: bool) -
 
 
 def set_values(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
-    """The recipe with some values changed.
+    """A copy of a recipe with some values changed.
 
     Args:
-        recipe: left as it is.
-        assignments: ``training.epochs=10``, ``modifications.activation=elu``, ``modifications.norm.groups=16``; the part before the
-            point may be left out where only one fits: ``epochs=10``.
+        recipe: the recipe, not changed.
+        assignments: ``training.epochs=10``, ``modifications.activation=elu``, ``modifications.norm.groups=16``; the prefix ``training.`` or
+            ``modifications.`` may be omitted: ``epochs=10``.
 
     Raises:
-        PlanError: not an assignment, or an unknown key or value.
+        PlanError: an assignment is malformed, or has an unknown key or value.
     """
     values = {}
     for assignment in assignments:
@@ -217,7 +228,7 @@ def set_values(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
 
 
 def parse_value(text: str) -> Any:
-    """A value as on the command line: ``10``, ``0.5``, ``true``, ``elu``."""
+    """Parse a value from the command line: ``10``, ``0.5``, ``true``, ``elu``."""
     try:
         return parse_yaml(text)
     except ValueError:
@@ -225,10 +236,10 @@ def parse_value(text: str) -> Any:
 
 
 def full_key(key: str) -> str:
-    """``training.epochs`` for ``epochs``, ``modifications.activation`` for ``activation``.
+    """The full key: ``training.epochs`` for ``epochs``, ``modifications.activation`` for ``activation``.
 
     Raises:
-        PlanError: there is no such key; the nearest one is named.
+        PlanError: there is no such key; the message suggests the nearest one.
     """
     first, _, rest = key.partition(".")
     if key in _TOP and key not in ("modifications", "training"):
@@ -252,10 +263,11 @@ def full_key(key: str) -> str:
 
 
 def apply_modifications(artifact: Artifact, task: Task, modifications: Sequence[Technique]) -> Artifact:
-    """The artifact with its modifications applied, as something to start from: not a compressed form of what it was.
+    """Apply modifications to an artifact. The result is a new starting point and not a compressed form of the old one, so it has no
+    ``original``.
 
     Raises:
-        TechniqueError: one does not apply to this network.
+        TechniqueError: a modification does not apply to this network.
     """
     for modification in modifications:
         artifact = modification.apply(artifact, task)
@@ -272,13 +284,13 @@ def _names() -> list[str]:
 
 
 def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"training": {"epochs": 10}}`` as ``{"training.epochs": 10}``; a modification's value stays whole."""
+    """Flatten ``{"training": {"epochs": 10}}`` to ``{"training.epochs": 10}``; values of modifications are not flattened."""
     values = {}
     for key, value in given.items():
         if key in ("training", "modifications") and isinstance(value, Mapping):
             values.update({full_key(f"{key}.{name}"): inner for name, inner in value.items()})
         else:
-            values[full_key(str(key))] = value  # YAML's keys may be anything
+            values[full_key(str(key))] = value  # keys in YAML may be of any type
     return values
 
 
@@ -298,5 +310,5 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
         changed = TypeAdapter(Recipe).validate_python(whole)
     except ValidationError as error:
         raise PlanError("the recipe does not fit together", wrong_values(error)) from None
-    changed.techniques()  # so that a wrong value of a modification is told now
+    changed.techniques()  # raises for wrong values of modifications
     return changed

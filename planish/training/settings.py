@@ -1,4 +1,4 @@
-"""How a network is trained."""
+"""Hyper-parameters of training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FitSettings:
     """Hyper-parameters of one training.
 
     The learning rate rises linearly during ``warmup_epochs``, then falls to 0 along a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983).
-    Weights can be averaged on the way (``ema_decay``, ``swa_share``), or kept at several ends (``cycles``).
+    Weights can be averaged during training (``ema_decay``, ``swa_share``), or kept at the end of each of several cycles (``cycles``).
 
     Args:
         epochs: number of passes over the training images.

@@ -1,4 +1,4 @@
-"""What training keeps of what compression made: pruned weights stay zero, and weights that share a value go on sharing one."""
+"""Preserving compression during training: pruned weights stay zero, and shared weights stay equal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 class SparsityConstraint:
-    """Called after each step of the optimizer, puts the weights of convolutions and linear layers back into their pattern.
+    """Restores zeros and equal values in the weights of convolutions and linear layers; to be called after each optimizer step.
 
-    A step followed by the nearest weights of the pattern is projected gradient descent: zeros become zero again, and weights that shared a
-    value take the mean of what they have become (their codebook entry is trained; entry zero stays).
+    This is projected gradient descent: each step is followed by a projection to the nearest weights with the same pattern. Zeros become
+    zero again, and weights that shared a value are set to their mean (their codebook entry is trained; the entry zero stays zero).
 
     Args:
-        module: as compression left it; its zeros and equal values are the pattern.
-        weights: the artifact's fact: ``dense`` (nothing is kept), ``sparse``, ``n:m``, ``shared`` or ``shared per channel``.
+        module: the compressed network, whose zeros and equal values define the pattern.
+        weights: the artifact's fact ``weights``: ``dense`` (no constraint), ``sparse``, ``n:m``, ``shared`` or ``shared per channel``.
     """
 
     def __init__(self, module: nn.Module, weights: str) -> None:
@@ -35,7 +35,7 @@ class SparsityConstraint:
 
 
 def _ties(weight: Tensor, per_channel: bool) -> Tensor:
-    """For each weight, flat, the number of its class of equal ones, within the tensor or within its output channel."""
+    """Group indices of equal values, one per element of the flattened weight; groups span the tensor, or one output channel each."""
     ties: Tensor
     values, ties = torch.unique(weight.flatten(), return_inverse=True)
     if per_channel:

@@ -1,1 +1,1 @@
-"""What is in a data set, and what the images themselves allow."""
+"""Commands on datasets: description, tiling, cross-validation, label issues, learning curves, few-shot accuracy and retraining."""

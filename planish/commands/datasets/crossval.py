@@ -57,7 +57,7 @@ def crossval(
         watch: Called with the finished folds after each training.
 
     Returns:
-        What was found, with an interval that accounts for folds that share images.
+        The accuracy, with an interval that accounts for folds that share images, and the accuracy of each fold.
 
     Raises:
         DataError: there are too few images.

@@ -1,4 +1,4 @@
-"""What is in a data set."""
+"""Description of a dataset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def data(
         seed: Seed of the split.
 
     Returns:
-        The images in their splits, and the report on them.
+        The images in their splits, and a report on them.
 
     Raises:
         DataError: the images cannot be used.

@@ -1,4 +1,4 @@
-"""How far a few images per class carry."""
+"""Few-shot probe: accuracy with few training images per class."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def few_shot(
         seed: Seed of the split and of the draws.
 
     Returns:
-        Accuracies with intervals.
+        Accuracies with confidence intervals.
 
     Raises:
-        GoalError: no images are asked for.
-        DataError: a class has fewer images.
+        GoalError: a number of images or draws is too small.
+        DataError: a class has too few images.
 
     Example:
         $ planish few-shot photos/ --shots 1,5,10

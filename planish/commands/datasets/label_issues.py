@@ -1,4 +1,4 @@
-"""Labels that are probably wrong."""
+"""Detection of labels that are probably wrong."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def label_issues(
         seed: Seed of the split, and of the first repeat.
 
     Returns:
-        What was found.
+        The label issues, and the accuracy of the networks that found them.
 
     Raises:
         DataError: there are too few images.

@@ -1,4 +1,4 @@
-"""Whether more images would help."""
+"""Learning curve: would more training images help?"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def learning_curve(
     skip_bad: bool = False,
     seed: int = 0,
 ) -> LearningCurve:
-    """Would twice as many images help? Trains on an eighth, a quarter, half and all of them.
+    """Estimate whether twice as many images would help, by training on an eighth, a quarter, half and all of them.
 
     Each fold is evaluated by networks that were not trained on it; test is not touched. All sizes are trained for the same number of steps.
     The output folder contains `learning_curve.json` and `learning_curve.html`.
@@ -54,7 +54,7 @@ def learning_curve(
         seed: Seed of the split, and of the first repeat.
 
     Returns:
-        What was found, with a forecast for twice as many images.
+        The learning curve, with a forecast for twice as many images.
 
     Raises:
         DataError: there are too few images.

@@ -1,4 +1,4 @@
-"""A served network, trained on with new images."""
+"""Retraining of a deployed network with additional images."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def retrain(
         seed: Seed of the training.
 
     Returns:
-        What was found. The folder holds it as `retraining.json`, `model/`, `bundle/`, and `added.csv`.
+        The comparison of both networks. The output folder contains `retraining.json`, `model/`, `bundle/` and `added.csv`.
 
     Raises:
-        BundleError: there is no bundle, its network or its splits are not kept, or `out` exists.
+        BundleError: there is no bundle, its network or its splits were not stored, or `out` exists.
         DataError: the new images have classes that the network lacks, or there are too few to test on.
 
     Example:

@@ -1,4 +1,4 @@
-"""Large images, cut into tiles."""
+"""Tiling of large annotated images."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def tile(
         seed: Seed of the split, if the dataset has none.
 
     Returns:
-        How many tiles there are.
+        The number of tiles.
 
     Raises:
-        DataError: there are no boxes or masks, the images cannot be read, or the folder exists.
+        DataError: there are no boxes or masks, the images cannot be read, or `out` exists.
 
     Example:
         $ planish tile aerial/ --size 512 --out tiles/

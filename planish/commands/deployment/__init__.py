@@ -1,1 +1,1 @@
-"""Bundles signed, verified, served and monitored."""
+"""Commands that sign, verify, serve and monitor bundles."""

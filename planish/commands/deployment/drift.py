@@ -1,4 +1,4 @@
-"""What is assumed of images without drift, as options of ``serve`` and ``monitor``."""
+"""Drift-detection options of ``serve`` and ``monitor``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Period = Literal["day", "week"]
 
 
 def drift_settings(correlation: str | float, cycle: Cycle, false_alarms: float = 0.05, period: Period = "week") -> DriftSettings:
-    """The settings of drift detection.
+    """Build the settings of drift detection.
 
     Args:
-        correlation: time after which two images of one source are independent: ``0``, ``60s``.
-        cycle: what comes back in each is no drift.
-        false_alarms: share of periods without drift that may give an alarm.
-        period: each is judged anew.
+        correlation: time after which two images from one source are considered independent: ``0``, ``60s``.
+        cycle: regular variation with this period is not drift.
+        false_alarms: accepted share of periods without drift that raise an alarm.
+        period: length of the periods; each is tested separately.
     """
     from planish.serving.monitoring.drift import DriftSettings
     from planish.units import seconds

@@ -1,4 +1,4 @@
-"""The logged images that are most worth a label."""
+"""Selection of the logged images that are most worth labelling."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def label_candidates(log: str | Path, bundles: Sequence[str | Path] = (), *, out
         count: Maximum number of images.
 
     Returns:
-        How many there are.
+        The number of images.
 
     Raises:
-        DataError: no images were logged, or those of several models.
+        DataError: no images were logged, or images of several models and no `bundles` are given.
         BundleError: `out` exists.
 
     Example:

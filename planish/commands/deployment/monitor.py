@@ -1,4 +1,4 @@
-"""Drift in what a service logged."""
+"""Drift detection on the predictions of a service."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def monitor(
         keys: Key file, as for `planish serve`; the first key is sent to the service.
 
     Returns:
-        What was found of each model.
+        The drift findings of each model.
 
     Raises:
         DataError: there is no log, or it has no predictions of one of the bundles.
@@ -51,7 +51,7 @@ def monitor(
         $ planish monitor log/ runs/demo
         $ planish monitor http://localhost:8000 --every 10m --webhook https://...
     """
-    # not by way of what trains: monitoring has no use for PyTorch
+    # do not import training code: monitoring works without PyTorch
     from planish.serving.http.key_file import read_keys
     from planish.serving.monitoring.monitor import monitor as look_for_drift
     from planish.units import seconds

@@ -1,4 +1,4 @@
-"""Bundles over HTTP."""
+"""HTTP service for bundles."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def serve(
         watch: Called with a line for each model that is served, and for warnings.
 
     Raises:
-        BundleError: a bundle is damaged, two have one name and version, the port is taken, or a library is missing.
+        BundleError: a bundle is damaged, two have the same name and version, the port is in use, or a library is missing.
 
     Example:
         $ planish serve runs/demo
@@ -96,7 +96,7 @@ def serve(
         $ (echo '{"instances": [{"b64": "'; base64 photo.jpg; echo '"}]}') | curl -d @- localhost:8000/v1/models/NAME:predict
         $ gzip -c photo.bmp | curl -H "Content-Encoding: gzip" --data-binary @- localhost:8000/predict
     """
-    # not by way of what trains: a service has no use for PyTorch
+    # do not import training code: a service works without PyTorch
     from planish.serving.http.key_file import others_may_read, read_keys
     from planish.serving.limits import Limits
     from planish.serving.monitoring.recorder import LogSettings

@@ -1,4 +1,4 @@
-"""A bundle, signed."""
+"""Signing of bundles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def sign(bundle: str | Path, *, key: str | Path) -> Path:
         key: Private Ed25519 key, a PEM file; keep it readable only by yourself.
 
     Returns:
-        The signature's file.
+        Path of the signature file.
 
     Raises:
         BundleError: there is no bundle, or the key cannot be used.

@@ -1,4 +1,4 @@
-"""A bundle, checked on this machine."""
+"""Verification of a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def verify(
         public_key: Public Ed25519 key, a PEM file, that the bundle must be signed with.
 
     Returns:
-        What was checked, and what failed.
+        A report of the checks and their failures.
 
     Raises:
         BundleError: there is no bundle, or the key cannot be used.

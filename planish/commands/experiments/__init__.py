@@ -1,1 +1,1 @@
-"""Fair comparisons."""
+"""Commands for controlled comparisons: compression techniques, training settings, ensembles."""

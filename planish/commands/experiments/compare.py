@@ -1,4 +1,4 @@
-"""A fair comparison of techniques of compression."""
+"""Controlled comparison of compression techniques."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def compare(
         watch: Called with all rows whenever one is finished.
 
     Returns:
-        What was found.
+        The comparison.
 
     Raises:
         PlanishError: the images, the model or the topic cannot be used.

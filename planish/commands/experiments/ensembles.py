@@ -1,4 +1,4 @@
-"""What more than one set of weights brings and costs."""
+"""Gain and cost of ensembles and of weight averaging."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def ensembles(
         watch: Called with all arms whenever one is finished.
 
     Returns:
-        What was found.
+        The study.
 
     Raises:
         PlanishError: the images, the model or the runtime cannot be used.

@@ -1,4 +1,4 @@
-"""A fair experiment over modifications and recipes."""
+"""Controlled experiment on modifications and recipe values."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def experiment(
             factor.
         topic: A predefined experiment, instead of --vary.
         model: Name of a network; by default the topic's, else resnet20. May be a factor.
-        weights: Initial weights: imagenet, or a file. May be a factor: given for these, none for random ones.
+        weights: Initial weights: imagenet, or a file. As a factor of --vary, the values are given (these weights) and none (random ones).
         recipe: Training recipe shared by all arms: a name or a YAML file.
         changes: Override a value of the recipe for all arms: batch_size=32. May be repeated.
         design: factorial, the default, combines all values; one varies one factor at a time.
@@ -70,7 +70,7 @@ def experiment(
         watch: Called with all arms after each training.
 
     Returns:
-        What was found.
+        The experiment.
 
     Raises:
         PlanishError: the images, the model or a factor cannot be used.

@@ -1,4 +1,4 @@
-"""The ways in which layers can be split, what each costs and loses, and which to take."""
+"""Candidate factorizations of each layer, their cost and error, and the choice among them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from planish.compression.reconstruction.layer_moments import Moments
 from planish.devices.layer_latency import ConvShape, Precision, Variant, layer_latencies
 from planish.evaluation.latency import SMALLEST_DIFFERENCE
 
-_LEVELS = 12  # ranks tried of each method
-_MULTIPLE = 8  # ranks are multiples of this, as vectorised kernels like them
+_LEVELS = 12  # the rank grid of a method has up to _LEVELS - 1 entries
+_MULTIPLE = 8  # ranks are multiples of this where possible, for vectorised kernels
 _AUTO: tuple[Method, ...] = ("svd", "spatial", "tucker")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Factors:
-    """How one layer is split: ``{method: spatial, ranks: [32]}``.
+    """The factorization of one layer, for example ``{method: spatial, ranks: [32]}``.
 
     Args:
         method: the decomposition.
-        ranks: one; of ``tucker`` two, of the input and of the output side.
+        ranks: one rank; two for ``tucker``, of the input and of the output side.
     """
 
     method: Method
@@ -37,14 +37,14 @@ class Factors:
 
 @dataclass(frozen=True)
 class Option:
-    """One way to split a layer, or to leave it.
+    """A candidate factorization of a layer, or the layer itself.
 
     Args:
-        factors: None to leave it whole.
-        lost: share of the layer's energy that is lost, before anything is fitted.
-        error: that loss on a scale that all layers share.
-        parameters: weights, biases left out.
-        latency_ms: None where nothing was measured.
+        factors: the factorization; None for the original layer.
+        lost: share of the layer's energy that is lost, before any refitting.
+        error: the lost energy on a scale comparable between layers.
+        parameters: number of weights without biases.
+        latency_ms: latency; None if it was not measured.
     """
 
     factors: Factors | None
@@ -59,7 +59,7 @@ class Option:
 
 
 def rank_grid(method: Method, shape: ConvShape) -> list[Ranks]:
-    """Ranks worth trying, in even steps up to where a split layer has as many weights; multiples of 8 where there is room for them."""
+    """Evenly spaced ranks at which the factorized layer has fewer weights than the original; multiples of 8 if the full rank is large."""
     full = full_ranks(method, weight_shape(shape))
     most = min(1.0, parameters(shape) / sum(map(parameters, chain(shape, method, full))))
     grid = set()
@@ -73,7 +73,7 @@ def rank_grid(method: Method, shape: ConvShape) -> list[Ranks]:
 
 
 def methods_for(method: Method | Literal["auto"], shape: ConvShape) -> tuple[Method, ...]:
-    """Those that make sense for a layer: along an axis of one pixel there is nothing to take apart."""
+    """The methods that apply to a layer; a kernel axis of one pixel cannot be factorized."""
     wanted = _AUTO if method == "auto" else (method,)
     if shape.kernel == (1, 1):
         return tuple(m for m in wanted if m in ("svd", "lu"))
@@ -81,13 +81,13 @@ def methods_for(method: Method | Literal["auto"], shape: ConvShape) -> tuple[Met
 
 
 def options_of(weight: Tensor, place: Place, method: Method | Literal["auto"], seen: Moments | None) -> list[Option]:
-    """All ways of a layer, the whole one first.
+    """All options for a layer, the original layer first.
 
     Args:
-        weight: ``(out, in, kh, kw)``.
-        place: where the layer stands.
-        method: one, or ``auto`` for those that pay.
-        seen: None to go by the weights alone, every layer counting alike.
+        weight: the layer's weight ``(out, in, kh, kw)``.
+        place: the layer's shape and input size.
+        method: one method, or ``auto`` for ``svd``, ``spatial`` and ``tucker``.
+        seen: moments of the layer's outputs; None to use the weights alone and give all layers the same importance.
     """
     shape = place.shape
     options, scale = [Option(None, 0.0, 0.0, parameters(shape))], 1.0
@@ -105,7 +105,7 @@ def options_of(weight: Tensor, place: Place, method: Method | Literal["auto"], s
 def timed(
     options: Mapping[str, Sequence[Option]], places: Mapping[str, Place], runtime: str, precision: Precision
 ) -> dict[str, list[Option]]:
-    """Options with their latency, without those that are not faster than the whole layer by what counts as a difference."""
+    """Measure the latency of all options and drop those that are not measurably faster than the original layer."""
 
     def variant(place: Place, option: Option) -> Variant:
         f = option.factors
@@ -119,9 +119,10 @@ def timed(
 
 
 def least_error(options: Mapping[str, Sequence[Option]], cost: Callable[[Option], float], budget: float) -> dict[str, Option] | None:
-    """One option a layer, so that the sum of costs is within ``budget`` and that of errors small; None where none is cheap enough.
+    """Choose one option per layer with a small total error and a total cost within ``budget``; None if no choice is within it.
 
-    A price on cost is raised until the best choice at that price is cheap enough (Everett 1963): no other choice of that cost errs less.
+    The smallest Lagrange multiplier on the cost is found at which the best choice is within the budget (Everett 1963). No other choice of
+    the same total cost has a smaller error.
     """
 
     def at(price: float) -> dict[str, Option]:

@@ -1,4 +1,4 @@
-"""Layers of a network as shapes, and the rows of thinner layers that take their place."""
+"""Shapes of the layers that can be factorized, and the sequences of smaller layers that replace them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from planish.compression.reconstruction.layer_moments import Moments, watching
 from planish.devices.layer_latency import ConvShape, Pair
 from planish.errors import TechniqueError
 
-# Which of the factors walks along the height and which along the width: it has the kernel, stride, padding and dilation of that axis.
+# The index of the factor that carries the kernel, stride, padding and dilation of the height, and of the one for the width.
 _CARRIERS: dict[Method, Pair] = {"svd": (0, 0), "lu": (0, 0), "spatial": (0, 1), "tucker": (1, 1), "cp": (1, 2)}
 
 
 @dataclass(frozen=True)
 class Form:
-    """A way to split a layer whatever its width: ``share`` of the ranks that it could have."""
+    """A factorization that does not depend on the width of the layer: each rank is ``share`` of the full rank."""
 
     method: Method
     share: float
 
 
 def ranks_of(form: Form, shape: ConvShape) -> Ranks:
-    """The ranks of a layer of that shape, multiples of 8 where there is room for them."""
+    """The ranks for a layer of that shape; multiples of 8 if the full rank is at least 32."""
     found = []
     for full in full_ranks(form.method, weight_shape(shape)):
         step = 8 if full >= 32 else 1
@@ -36,7 +36,7 @@ def ranks_of(form: Form, shape: ConvShape) -> Ranks:
 
 
 def why_not(layer: nn.Module) -> str:
-    """Why this convolution or linear layer cannot be split; empty where it can."""
+    """The reason why this convolution or linear layer cannot be factorized; empty if it can."""
     if type(layer) not in (nn.Conv2d, nn.Linear):
         return f"a {type(layer).__name__} computes its own way"
     if "weight" not in layer._parameters:
@@ -52,7 +52,7 @@ def why_not(layer: nn.Module) -> str:
 
 
 def shape_of(layer: nn.Conv2d | nn.Linear) -> ConvShape:
-    """A layer as a shape; a linear layer is a 1x1 convolution."""
+    """The shape of a layer; a linear layer is treated as a 1x1 convolution."""
     if isinstance(layer, nn.Linear):
         return ConvShape(layer.in_features, layer.out_features)
     kernel, dilation = cast(Pair, layer.kernel_size), cast(Pair, layer.dilation)
@@ -65,7 +65,7 @@ def shape_of(layer: nn.Conv2d | nn.Linear) -> ConvShape:
 
 
 def weight_of(layer: nn.Module) -> Tensor:
-    """The weight of a layer that can be split, as ``(out, in, kh, kw)``, float64 on the CPU."""
+    """The weight of a layer that can be factorized, as ``(out, in, kh, kw)`` in float64 on the CPU."""
     weight = cast(Tensor, layer.weight).detach().double().cpu()
     return weight if weight.ndim == 4 else weight[:, :, None, None]
 
@@ -75,13 +75,13 @@ def weight_shape(shape: ConvShape) -> Shape:
 
 
 def parameters(shape: ConvShape) -> int:
-    """Weights of a layer, its bias left out."""
+    """The number of weights of a layer without its bias."""
     out, inputs, kh, kw = weight_shape(shape)
     return out * inputs * kh * kw
 
 
 def chain(shape: ConvShape, method: Method, ranks: Ranks) -> tuple[ConvShape, ...]:
-    """The layers that take the place of one of ``shape``."""
+    """The shapes of the layers that replace a layer of ``shape``."""
     row = []
     for place, (out, inputs, *kernel) in enumerate(shapes(method, ranks, weight_shape(shape))):
         is_depthwise = method == "cp" and place in (1, 2)
@@ -96,7 +96,7 @@ def chain(shape: ConvShape, method: Method, ranks: Ranks) -> tuple[ConvShape, ..
 
 
 def replacement(layer: nn.Conv2d | nn.Linear, method: Method, ranks: Ranks, bias: bool) -> nn.Sequential:
-    """Those layers as modules, their values still to come; only the last may have a bias, so that padding stays zero inside."""
+    """Create the layers of ``chain``, to be filled by ``fill``; only the last may have a bias, so that intermediate padding stays zero."""
     options: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     row = chain(shape_of(layer), method, ranks)
     biases = [bias and place == len(row) - 1 for place in range(len(row))]
@@ -111,7 +111,7 @@ def replacement(layer: nn.Conv2d | nn.Linear, method: Method, ranks: Ranks, bias
 
 
 def fill(row: nn.Sequential, factors: list[Tensor], bias: Tensor | None) -> None:
-    """Put values into the layers."""
+    """Copy the factors into the layers, and the bias into the last one."""
     with torch.no_grad():
         for part, factor in zip(row, factors, strict=True):
             weight = cast(Tensor, part.weight)
@@ -122,7 +122,7 @@ def fill(row: nn.Sequential, factors: list[Tensor], bias: Tensor | None) -> None
 
 
 def split(layer: nn.Module, method: Method, ranks: Ranks, seen: Moments | None) -> nn.Sequential:
-    """The factors of a layer, filled: best for what was seen, or for its weights alone."""
+    """Factorize a layer: for the least error of its outputs if their moments are given, of its weights otherwise."""
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     row = replacement(layer, method, ranks, layer.bias is not None or seen is not None)
     fill(row, factorise(method, weight_of(layer), ranks, *((seen.sensitivity, seen.covariance) if seen else ())), layer.bias)
@@ -131,21 +131,21 @@ def split(layer: nn.Module, method: Method, ranks: Ranks, seen: Moments | None) 
 
 @dataclass(frozen=True)
 class Place:
-    """A layer where it stands: its shape and what it is fed."""
+    """The shape of a layer and the height and width of its input."""
 
     shape: ConvShape
     size: Pair
 
 
 def find_layers(module: nn.Module, example: Tensor) -> tuple[dict[str, Place], dict[str, str]]:
-    """Layers that run and can be split, and why the other convolutions and linear layers cannot.
+    """Find the layers that run and can be factorized, and the reason why each other convolution and linear layer cannot.
 
     Args:
-        module: in eval mode.
+        module: the network, in eval mode.
         example: a normalised image ``(1, C, H, W)``.
 
     Raises:
-        TechniqueError: there is none.
+        TechniqueError: no layer can be factorized.
     """
     layers = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     owners = Counter(id(m._parameters.get("weight")) for m in layers.values())
@@ -154,7 +154,7 @@ def find_layers(module: nn.Module, example: Tensor) -> tuple[dict[str, Place], d
 
     def see(name: str, given: Tensor, _: Tensor) -> None:
         size = (given.shape[2], given.shape[3]) if given.ndim == 4 and isinstance(layers[name], nn.Conv2d) else (1, given[..., 0].numel())
-        found[name] = Place(shape_of(layers[name]), size)  # of several calls the last
+        found[name] = Place(shape_of(layers[name]), size)  # the last call counts if there are several
 
     with torch.no_grad(), watching({n: m for n, m in layers.items() if not whole[n]}, see):
         module(example)

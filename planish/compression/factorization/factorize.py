@@ -1,4 +1,4 @@
-"""Factorisation: one layer becomes several thinner ones, at ranks that are measured to pay."""
+"""Low-rank factorization: a layer is replaced by several smaller ones, at ranks that are measured to be faster."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ _CALIBRATION_IMAGES = 256
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Factorize:
-    """Replace convolutions and linear layers by several thinner ones (low rank), where that is measured to be faster.
+    """Replace convolutions and linear layers by several smaller ones (low rank) where that is measured to be faster.
 
-    Every layer's ways to be split are timed against it in the runtime, at the size it runs at; what is slower is never taken. One of
-    ``speedup``, ``parameter_reduction``, ``energy`` and ``layers`` says how far to go. Fine-tune or distil afterwards.
+    The candidate factorizations of each layer are timed against the original layer in the runtime, at its input size; a slower one is never
+    chosen. Exactly one of ``speedup``, ``parameter_reduction``, ``energy`` and ``layers`` sets the compression. Fine-tune or distil
+    afterwards.
 
     Args:
-        speedup: factor by which the sum of the layers' times is to shrink; ranks are chosen so that the sum of the layers' errors is least.
-        parameter_reduction: share of the layers' weights to remove, chosen likewise.
-        energy: each layer takes its cheapest form that keeps this share of its outputs' energy.
-        layers: the layers by name, chosen elsewhere; nothing is timed.
+        speedup: target speed-up of the layers together; ranks are chosen for the least total error of the layers.
+        parameter_reduction: share of the layers' weights to remove; ranks are chosen in the same way.
+        energy: each layer gets the cheapest option that keeps this share of its energy.
+        layers: the factorization of each layer by name, chosen elsewhere; nothing is timed.
         method: one method for all layers, or ``auto``: the best of ``svd``, ``spatial`` and ``tucker`` for each. ``lu`` has the form of
             ``svd`` and a larger error; ``cp`` takes long to fit, on a ResNet-20 ten times as long. See ``factors.factorise``.
-        data_aware: make the error of the outputs on calibration images small instead of the error of the weights. It gained 2 dB at
-            the outputs of a ResNet-20 at twice the speed, and lost 6 to 13 dB on a MobileNetV2, where False is the better choice.
-        runtime: runtime in which layers are timed; None takes the count of weights for the cost.
-        precision: precision in which layers are timed: ``int8`` if the plan has an ``int8`` step.
+        data_aware: minimise the error of the outputs on calibration images instead of the error of the weights. It gained 2 dB at the
+            outputs of a ResNet-20 with a speed-up of 2, and lost 6 to 13 dB on a MobileNetV2, where False is the better choice.
+        runtime: runtime in which layers are timed; None to use the number of weights as the cost.
+        precision: precision in which layers are timed; ``int8`` if the plan has an ``int8`` step.
 
     Example:
         >>> print(Factorize(speedup=2))
@@ -92,10 +93,10 @@ class Factorize:
         return f"low rank, energy {100 * self.energy:g} %" if self.energy is not None else f"low rank in {len(self.layers or ())} layers"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Split layers.
+        """Factorize layers.
 
         Raises:
-            TechniqueError: no layer can be split, none gets faster, or those that do are not enough.
+            TechniqueError: no layer can be factorized, no layer gets faster, or the target cannot be reached.
         """
         module = copy.deepcopy(artifact.module).eval()
         device = next(module.parameters()).device
@@ -125,7 +126,7 @@ class Factorize:
             )
         follow_batch_norm(artifact.module, module, lambda: (images for images, _ in batches()))
         for name, part in artifact.module.named_modules():
-            module.get_submodule(name).train(part.training)  # parents come first, so that each part has the last word
+            module.get_submodule(name).train(part.training)  # parents come first, so each submodule ends in its own mode
         kinds = Counter(f.method for f in chosen.values())
         notes += (
             f"{len(chosen)} layers split ({', '.join(f'{m} {n}' for m, n in kinds.items())}); "
@@ -143,7 +144,7 @@ class Factorize:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """Split the same layers of a freshly built network; changes and returns ``module``.
+        """Factorize the same layers of a freshly built network; changes and returns ``module``.
 
         Raises:
             TechniqueError: the network is not the one the structure was recorded from.
@@ -156,7 +157,7 @@ class Factorize:
         return module
 
     def _choose(self, module: nn.Module, places: Mapping[str, Place], seen: Mapping[str, Moments]) -> tuple[dict[str, Factors], str]:
-        """The layers to split and how, and what was measured of it."""
+        """Choose the layers to factorize and their factors; also returns a note on the measured times."""
         options = {
             name: options_of(weight_of(module.get_submodule(name)), place, self.method, seen.get(name)) for name, place in places.items()
         }
@@ -221,7 +222,7 @@ def _check(layers: Mapping[str, Factors], places: Mapping[str, Place], whole: Ma
 
 
 def _replace(module: nn.Module, rows: Mapping[str, nn.Sequential], example: Tensor) -> list[str]:
-    """Put the rows into the network, but for those with which it does not run; returns the names of these."""
+    """Replace layers by their factors, except where the network then does not run; returns the names of the exceptions."""
     refused = []
     for name, row in rows.items():
         layer = module.get_submodule(name)
@@ -229,7 +230,7 @@ def _replace(module: nn.Module, rows: Mapping[str, nn.Sequential], example: Tens
         try:
             with torch.no_grad():
                 module(example)
-        except (AttributeError, TypeError, RuntimeError):  # the code asks for a weight or a size that the row does not have
+        except (AttributeError, TypeError, RuntimeError):  # the code reads a weight or a size that the factors do not have
             module.set_submodule(name, layer)
             refused.append(name)
     return refused

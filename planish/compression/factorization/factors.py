@@ -1,7 +1,7 @@
-"""Splitting the weight of one layer into the weights of several thinner ones. Tensors only; a linear layer is a 1x1 convolution here.
+"""Factorization of the weight tensor of one layer into those of several smaller layers. A linear layer is treated as a 1x1 convolution.
 
-A weight is ``(out, in, kh, kw)``. ``metric`` ``(out, out)`` says how much an error in the layer's outputs matters: an error ``e`` counts
-``eᵀ metric e``. None counts all channels alike.
+A weight is ``(out, in, kh, kw)``. ``metric`` ``(out, out)`` is the cost of an error in the layer's outputs: an error ``e`` costs
+``eᵀ metric e``. None gives all channels the same importance.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Shape = tuple[int, int, int, int]  # out, in, kh, kw
 
 METHODS: tuple[Method, ...] = get_args(Method)
 _CP_SWEEPS = 200
-_CP_LOOK = 20  # sweeps to see what a rank is worth
+_CP_LOOK = 20  # sweeps to estimate the energy that a rank keeps
 _HOOI_SWEEPS = 5
 
 
 def shapes(method: Method, ranks: Ranks, shape: Shape) -> list[Shape]:
-    """Of the weights that take the place of one of ``shape``; depthwise ones have a second dimension of 1."""
+    """The shapes of the weights that replace a weight of ``shape``; depthwise ones have a second dimension of 1."""
     out, inputs, kh, kw = shape
     match method:
         case "svd" | "lu":
@@ -38,7 +38,7 @@ def shapes(method: Method, ranks: Ranks, shape: Shape) -> list[Shape]:
 
 
 def full_ranks(method: Method, shape: Shape) -> Ranks:
-    """The ranks at which nothing is lost; more never helps."""
+    """The ranks at which the factorization is exact; larger ranks gain nothing."""
     out, inputs, kh, kw = shape
     match method:
         case "svd" | "lu":
@@ -54,9 +54,10 @@ def full_ranks(method: Method, shape: Shape) -> Ranks:
 def kept_energy(
     method: Method, weight: Tensor, choices: Sequence[Ranks], metric: Tensor | None = None, outputs: Tensor | None = None
 ) -> list[float]:
-    """Share of the energy (squared norm) that each of some ranks keeps. Other arguments as for ``factorise``.
+    """The share of the energy (squared norm) that each of ``choices`` keeps. The other arguments are those of ``factorise``.
 
-    ``lu`` is told by the SVD it cannot beat; ``tucker`` is a lower bound, which sweeps improve by little; ``cp`` is tried in few sweeps.
+    The value for ``lu`` is that of the SVD, an upper bound; that for ``tucker`` is a lower bound, which further sweeps hardly improve; that
+    for ``cp`` is estimated in few sweeps.
     """
     root = _roots(metric, len(weight))[0]
     weight = torch.einsum("oihw,op->pihw", weight.double(), root)
@@ -74,18 +75,18 @@ def kept_energy(
 def factorise(
     method: Method, weight: Tensor, ranks: Ranks, metric: Tensor | None = None, outputs: Tensor | None = None, seed: int = 0
 ) -> list[Tensor]:
-    """The weights, in float64, of the layers that together do nearly what ``weight`` does; ``shapes`` tells their form.
+    """Return the weights, in float64, of the layers that together approximate ``weight``; ``shapes`` gives their shapes.
 
     Args:
-        method: ``svd``, the best of all pairs of one KxK and one 1x1 convolution (Eckart and Young 1936; Zhang et al. 2016,
+        method: ``svd``, the optimal pair of one KxK and one 1x1 convolution (Eckart and Young 1936; Zhang et al. 2016,
             arXiv:1505.06798); ``lu``, the same form from elimination with complete pivoting; ``spatial``, Kx1 then 1xK (Jaderberg et al.
             2014, arXiv:1405.3866); ``tucker``, 1x1, KxK, 1x1 by higher-order orthogonal iteration (Kim et al. 2016, arXiv:1511.06530);
             ``cp``, 1x1, depthwise Kx1 and 1xK, 1x1 by alternating least squares (Lebedev et al. 2015, arXiv:1412.6553).
-        weight: ``(out, in, kh, kw)``.
-        ranks: one, two for Tucker: of its input and its output side.
-        metric: what an error in the outputs counts ``(out, out)``.
-        outputs: for ``svd``, covariance of the layer's outputs ``(out, out)``: the result is then the best for those outputs.
-        seed: of the start of ``cp``.
+        weight: the layer's weight ``(out, in, kh, kw)``.
+        ranks: one rank; two for Tucker, of the input and the output side.
+        metric: the cost of an error in the outputs ``(out, out)``.
+        outputs: for ``svd``, the covariance of the layer's outputs ``(out, out)``; the result is then optimal for those outputs.
+        seed: seed of the initial values of ``cp``.
     """
     root, inverse = _roots(metric, len(weight))
     weight = torch.einsum("oihw,op->pihw", weight.double(), root)
@@ -114,9 +115,9 @@ def factorise(
 
 
 def _roots(metric: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
-    """Square root of a metric and its inverse; directions that hardly matter count a little, so that nothing explodes.
+    """The square root of a metric and its inverse; eigenvalues get a small lower bound, so that the inverse stays bounded.
 
-    The metric is scaled to eigenvalues of 1 on average. That changes no choice, and factors do not become tiny before huge ones.
+    The metric is scaled to a mean eigenvalue of 1. This changes no choice and keeps the factors at similar magnitudes.
     """
     if metric is None:
         return torch.eye(size, dtype=torch.float64), torch.eye(size, dtype=torch.float64)
@@ -127,9 +128,9 @@ def _roots(metric: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _principal(matrix: Tensor, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Left singular vectors and squared singular values of ``(m, n)``, largest first; from ``gram`` ``(m, m)`` in its place if given.
+    """Left singular vectors and squared singular values of ``matrix`` ``(m, n)``, largest first; of ``gram`` ``(m, m)`` instead if given.
 
-    The eigenvectors of the smaller side's Gram matrix: an order faster than the SVD, and exact enough in float64.
+    They are the eigenvectors and eigenvalues of the Gram matrix: an order of magnitude faster than the SVD, and accurate enough in float64.
     """
     values, vectors = torch.linalg.eigh(matrix @ matrix.T if gram is None else gram)
     return vectors.flip(1), values.flip(0).clamp_min(0)
@@ -141,8 +142,8 @@ def _spatial_matrix(weight: Tensor) -> Tensor:
 
 
 def _eliminate(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """``matrix ≈ left @ right`` by ``rank`` steps of Gaussian elimination with complete pivoting: left and right are triangular but for
-    the order of their rows and columns."""
+    """Approximate ``matrix`` by ``left @ right`` with ``rank`` steps of Gaussian elimination with complete pivoting. Up to the order of
+    rows and columns, left and right are triangular."""
     rest, left, right = matrix.clone(), [], []
     for _ in range(rank):
         row, column = divmod(int(rest.abs().argmax()), rest.shape[1])
@@ -158,7 +159,7 @@ def _project(weight: Tensor, outof: Tensor, into: Tensor) -> Tensor:
 
 
 def _tucker(weight: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal bases of the input and the output side: HOSVD, then each in turn the best for the other."""
+    """Orthonormal bases of the input and the output side: HOSVD, then each is optimised in turn with the other fixed."""
     into = _principal(weight.transpose(0, 1).flatten(1))[0][:, :rank_in]
     outof = _principal(weight.flatten(1))[0][:, :rank_out]
     for _ in range(_HOOI_SWEEPS):
@@ -168,7 +169,7 @@ def _tucker(weight: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor, Tensor
 
 
 def _cp(weight: Tensor, rank: int, seed: int, sweeps: int) -> tuple[list[Tensor], float]:
-    """One matrix ``(size, rank)`` a dimension, the weight being about the sum over ranks of their outer products; and the share lost."""
+    """CP decomposition by alternating least squares: one matrix ``(size, rank)`` per dimension, and the share of the energy lost."""
     generator = torch.Generator().manual_seed(seed)
     parts = [torch.randn(size, rank, generator=generator, dtype=weight.dtype) for size in weight.shape]
     grams = [part.T @ part for part in parts]
@@ -178,14 +179,14 @@ def _cp(weight: Tensor, rank: int, seed: int, sweeps: int) -> tuple[list[Tensor]
             others = [e for e in range(4) if e != d]
             products = weight.movedim(d, 0).flatten(1) @ _khatri_rao([parts[e] for e in others])
             normal = grams[others[0]] * grams[others[1]] * grams[others[2]]
-            ridge = 1e-9 * normal.diagonal().mean().clamp_min(1e-30)  # parts that grow alike make it singular
+            ridge = 1e-9 * normal.diagonal().mean().clamp_min(1e-30)  # nearly collinear columns make it singular
             parts[d] = torch.linalg.solve(normal + ridge * torch.eye(rank, dtype=weight.dtype), products.T).T
             grams[d] = parts[d].T @ parts[d]
         lengths = torch.stack([part.norm(dim=0).clamp_min(1e-30) for part in parts])
-        even = lengths.log().mean(0).exp()  # each part carries a fourth of the length
+        even = lengths.log().mean(0).exp()  # distribute the norm evenly over the four matrices
         parts = [part * (even / length) for part, length in zip(parts, lengths, strict=True)]
         grams = [part.T @ part for part in parts]
-        # |W - X|² = |W|² - 2 <W, X> + |X|², and after the last solution <W, X> is at hand
+        # |W - X|² = |W|² - 2 <W, X> + |X|², and <W, X> follows from the products of the last solve
         error = (
             norm - 2 * float((products * parts[3] * (lengths[3] / even)).sum()) + float((grams[0] * grams[1] * grams[2] * grams[3]).sum())
         )

@@ -1,1 +1,1 @@
-"""What belongs together in a network or an ONNX file."""
+"""Dependencies between channels, blocks and nodes of a network or an ONNX graph."""

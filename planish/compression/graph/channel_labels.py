@@ -1,9 +1,9 @@
-"""Which channels belong together, found by running the network on channel labels beside its activations.
+"""Dependencies between channels, found by propagating channel labels through the network along with its activations.
 
-Every tensor of a real forward pass carries a tensor of labels of the same shape: for each element, which channel it belongs to. What moves
-data (reshape, permute, concatenation, ...) moves labels in the same way, by running the same function on them. A convolution or
-linear layer starts new labels; what meets in a sum or a product is united. In the end each class of labels is the set of weight slices that
-can only be cut together. Whatever is not understood is frozen: it costs compression, never exactness.
+During a real forward pass, every tensor carries a label tensor of the same shape that gives the channel of each element. Functions that
+move data (reshape, permute, concatenation, ...) are run on the labels as well. The output channels of a convolution or linear layer get new
+labels; labels that meet in a sum or a product are united. In the end, each class of labels is a set of weight slices that can only be
+removed together. The labels of unsupported operations are frozen: this costs compression but never exactness.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Function names as `_name` gives them: without underscores at either end, so `__add__`, `add_` and `add` are one.
+# Function names as returned by `_name`, without leading and trailing underscores: `__add__`, `add_` and `add` are the same.
 _KEEPS = _words(
     "clone contiguous to float double half bfloat16 type type_as detach data alias requires_grad zeros_like ones_like empty_like "
     "rand_like randn_like full_like cpu dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout"
@@ -60,15 +60,15 @@ def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], index: int, name: s
 
 
 class ChannelLabels(LabelledTensors):
-    """Runs every torch function for real, and its meaning for labels beside it.
+    """Runs every torch function and propagates channel labels from its inputs to its outputs.
 
-    ``reads_values`` is whether the network's code has looked at the values of an activation, so that another image may run other layers.
+    ``reads_values`` is True if the network's code has read the values of an activation, so that another image may run other layers.
     """
 
     reads_values = False
 
     def run(self, module: nn.Module, example: Tensor) -> None:
-        """One forward pass; what goes in and what comes out is frozen."""
+        """Run one forward pass; the labels of the input and the outputs are frozen."""
         setattr(example, ATTRIBUTE, torch.zeros(()).long().expand(example.shape))
         with torch.no_grad(), self.watching(module), self:
             outputs = module(example)
@@ -88,13 +88,13 @@ class ChannelLabels(LabelledTensors):
         if name == "setitem":
             self._set_item(*args)
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor) and id(t) not in self._names]
-        if outputs and not name.startswith("new_"):  # `x.new_zeros` only borrows the type
+        if outputs and not name.startswith("new_"):  # `x.new_zeros` only takes the dtype and device of x
             for output, labels in zip(outputs, self._rule(name, func, args, kwargs, inputs, outputs), strict=True):
                 setattr(output, ATTRIBUTE, labels)
         return result
 
     def _rule(self, name: str, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:
-        """The labels of each output."""
+        """Return the labels of each output."""
         first = args[0] if args else inputs[0]
         shape = outputs[0].shape
         if "out" in kwargs:
@@ -121,7 +121,7 @@ class ChannelLabels(LabelledTensors):
             return [self._softmax(self._labels(first), _argument(args, kwargs, 1, "dim"))]
         if name in _REDUCES and len(inputs) == 1:
             dim = kwargs.get("dim", kwargs.get("axis"))
-            if dim is None:  # of these, only F-style norms take something else (the order) before it
+            if dim is None:  # only the norms have another positional argument (the order) before dim
                 dim = _argument(args, {}, 2 if name in ("norm", "vector_norm") else 1, "")
             return self._reduce(self._labels(first), dim, outputs)
         if name == "layer_norm" and isinstance(first, Tensor):
@@ -146,7 +146,7 @@ class ChannelLabels(LabelledTensors):
         return [torch.zeros(()).long().expand(o.shape) for o in outputs]
 
     def _meet(self, inputs: list[Tensor], shape: torch.Size) -> Tensor:
-        """Elementwise with broadcasting: labels that meet are united."""
+        """Unite the labels of the operands of an elementwise operation with broadcasting."""
         known: list[Tensor] = []
         constants: list[Tensor] = []
         for tensor in inputs:
@@ -158,7 +158,7 @@ class ChannelLabels(LabelledTensors):
             labels = rest.pop(0)
             aligned = labels[(None,) * (len(shape) - labels.ndim)]
             others = {len(shape) - o.ndim + axis for o in (*rest, *together) for axis in self._varying(o)}
-            # One value that scales many different channels (a spatial attention map) belongs to none of them, and has to stay.
+            # A value that scales many different channels (a spatial attention map) belongs to none of them and cannot be removed.
             if any(aligned.shape[axis] == 1 < shape[axis] for axis in others):
                 self._freeze(labels)
             else:
@@ -179,12 +179,12 @@ class ChannelLabels(LabelledTensors):
         into = self._channels(self._labels(image), axis)
         name = self._names.get(id(weight))
         if name is None:
-            # The weight is computed (standardised, say): what cutting does to the computation is not known.
+            # The weight is computed (standardised, for example): the effect of removing slices on that computation is unknown.
             self._freeze(into)
             self._freeze(self._labels(weight))
             return torch.zeros(()).long().expand(shape)
         out = self.dim(name, 0, weight.shape[0])
-        if groups > 1 and weight.shape[1] == 1:  # depthwise, each channel filtered `multiplier` times
+        if groups > 1 and weight.shape[1] == 1:  # depthwise, one or several outputs per input channel
             self._unite(out.view(groups, -1), into.view(-1, 1))
             if not isinstance(self._running[-1][1], nn.modules.conv._ConvNd):
                 self._hold(groups, into)
@@ -228,7 +228,7 @@ class ChannelLabels(LabelledTensors):
             self._unite(out, self._labels(bias).reshape(-1))
 
     def _per_channel(self, inputs: list[Tensor]) -> Tensor:
-        """Batch and instance norm, PReLU: vectors along axis 1."""
+        """Batch norm, instance norm and PReLU, whose parameters are vectors along axis 1."""
         labels = self._labels(inputs[0])
         channels = self._channels(labels, 1 if labels.ndim > 1 else 0)
         for vector in inputs[1:]:
@@ -252,7 +252,7 @@ class ChannelLabels(LabelledTensors):
     def _reduce(self, labels: Tensor, dim: Any, outputs: list[Tensor]) -> list[Tensor]:
         dims = range(labels.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
         axes = {d % max(labels.ndim, 1) for d in dims}
-        if axes & set(self._varying(labels)):  # a mean over channels changes with how many there are
+        if axes & set(self._varying(labels)):  # a mean over channels depends on their number
             self._freeze(labels)
         kept = labels[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(labels.ndim))]
         return [kept if o.ndim == kept.ndim else kept.squeeze(tuple(axes)) for o in outputs]
@@ -264,7 +264,7 @@ class ChannelLabels(LabelledTensors):
             before, after = pad[place], pad[place + 1]
             if axis not in varying:
                 labels = labels.narrow(axis, 0, 1).expand([shape[a] if a == axis else s for a, s in enumerate(labels.shape)])
-            elif before > 0 <= after or before == 0 < after:  # channels of zeros, as many as the code says: they stay
+            elif before > 0 <= after or before == 0 < after:  # zero channels, whose number is fixed in the code, cannot be removed
                 labels = F.pad(labels, [0, 0] * (place // 2) + [before, after], value=FROZEN)
             elif before or after:
                 self._freeze(labels)
@@ -281,10 +281,10 @@ class ChannelLabels(LabelledTensors):
 
     def _shuffle(self, name: str, func: Any, args: Any, kwargs: Any) -> Tensor:
         labels = self._labels(args[0])
-        if name == "pixel_shuffle":  # a pixel's r * r channels lie side by side and go together
+        if name == "pixel_shuffle":  # the r * r neighbouring channels that form one output channel are removed together
             factor = _argument(args, kwargs, 1, "upscale_factor")
             self._unite_along(self._channels(labels, -3).view(-1, factor**2), 1)
-        else:  # the same place of each group
+        else:  # the channels at the same index of each group are removed together
             self._unite_along(self._channels(labels, 1).view(_argument(args, kwargs, 1, "groups"), -1), 0)
         moved: Tensor = func(labels.contiguous(), *args[1:], **kwargs)
         return moved
@@ -296,14 +296,14 @@ class ChannelLabels(LabelledTensors):
 
         try:
             result = moved(self._labels)
-        except RuntimeError:  # `view` looks at strides, and broadcast labels have others than the activations
+        except RuntimeError:  # `view` depends on strides, and broadcast labels have other strides than the activations
             result = moved(lambda t: self._labels(t).contiguous())
         return [self._one_axis(m) for m in tree_leaves(result)]
 
     def _one_axis(self, labels: Tensor, axis: int | None = None) -> Tensor:
-        """Where a move spread the channels over several axes, they go together along all but one (by default the last).
+        """If a reshape has spread the channels over several axes, unite them along all but one axis (the last by default).
 
-        A channel axis seen as (groups, channels in a group) is cut at the same place of each group: what channel shuffle needs.
+        A channel axis viewed as (groups, channels per group) is then cut at the same index of each group, as channel shuffle requires.
         """
         varying = self._varying(labels)
         if len(varying) > 1:
@@ -314,7 +314,7 @@ class ChannelLabels(LabelledTensors):
         return labels
 
     def _parts(self, func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-        """Slices, chunks, splits: cut at the same place of each part, so that sizes computed from the shape stay right."""
+        """Slice, chunk or split: channels are cut at the same index of each part, so that sizes computed from the shape stay correct."""
         labels = self._labels(args[0])
         for axis in self._varying(labels):
             size = labels.shape[axis]
@@ -342,21 +342,21 @@ class ChannelLabels(LabelledTensors):
         whole = self._labels(target)
         if isinstance(value, Tensor) and value.numel() > 1:
             self._unite(whole[index], self._labels(value))
-        for axis in self._varying(whole):  # which channels are written to is a number in the code, so these stay where they are
+        for axis in self._varying(whole):  # the code has the written indices as numbers, so channels must keep their positions
             places = self._spread(torch.arange(whole.shape[axis]), axis, whole.shape)
             if len(np.unique(places[index].numpy())) < whole.shape[axis]:
                 self._freeze(whole)
 
 
 def label(module: nn.Module, example: Tensor) -> ChannelLabels:
-    """Run ``module`` once as in use and, if it can, once as in training, where auxiliary heads run too.
+    """Run ``module`` once in eval mode and, if possible, once in training mode, where auxiliary heads also run.
 
     Args:
-        module: left untouched.
+        module: the network; not changed.
         example: a small real input ``(1, C, H, W)``.
 
     Raises:
-        TechniqueError: the network's code chooses by values which layers run, and some did not.
+        TechniqueError: activation values decide which layers run, and some layers did not run.
     """
     module = copy.deepcopy(module).eval()
     labels = ChannelLabels(module)
@@ -367,7 +367,7 @@ def label(module: nn.Module, example: Tensor) -> ChannelLabels:
             child.eval()
     try:
         labels.run(module, example.clone())
-    except Exception:  # an auxiliary head too large for this input: then the network cannot be trained at this size anyway
+    except Exception:  # for example an input too small for an auxiliary head; the network cannot be trained at this size anyway
         labels._running.clear()
     if labels.reads_values and (unseen := _unseen(module, labels)):
         raise TechniqueError(
@@ -379,7 +379,7 @@ def label(module: nn.Module, example: Tensor) -> ChannelLabels:
 
 
 def _unseen(module: nn.Module, labels: ChannelLabels) -> list[str]:
-    """Layers with weights that no run has passed through."""
+    """The layers with weights that have not run in any forward pass."""
     seen = {name for name, _ in labels.dims}
     return [
         name

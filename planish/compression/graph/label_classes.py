@@ -1,4 +1,4 @@
-"""The labels that ``channel_labels`` passes through a network: where they are kept, and how they are united."""
+"""Storage and union of the labels that ``channel_labels`` propagates through a network."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ ATTRIBUTE = "_planish_channel_labels"
 
 
 class UnionFind:
-    """Disjoint classes of the integers 0, 1, ...; the smallest member names its class, so what is united with ``FROZEN`` is ``FROZEN``."""
+    """Disjoint classes of the integers 0, 1, ...; the smallest member represents its class, so a class united with ``FROZEN`` is frozen."""
 
     def __init__(self) -> None:
         self._parent: Ints = np.zeros(1, np.int64)
 
     def new(self, n: int) -> Ints:
-        """``n`` new classes of one member each."""
+        """Add ``n`` classes of one member each, and return the members."""
         start = len(self._parent)
         self._parent = np.concatenate([self._parent, np.arange(start, start + n)])
         return np.arange(start, start + n)
 
     def find(self, members: Ints) -> Ints:
-        """The class of each member, any shape."""
+        """Return the class of each member, in the same shape."""
         root = self._parent[members]
         while True:
             above = self._parent[root]
@@ -52,12 +52,12 @@ class UnionFind:
 
 
 def compact(labels: Tensor) -> Tensor:
-    """Broadcast (stride 0) axes cut to one element: what is repeated needs to be looked at once."""
+    """Reduce broadcast axes (stride 0) to one element, as the others are copies of it."""
     return labels[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.stride())]
 
 
 class LabelledTensors(TorchFunctionMode):
-    """The labels of a running network's tensors, and the classes they are united in.
+    """The labels of the tensors of a running network, and their classes.
 
     Args:
         module: the network that runs within this mode.
@@ -67,14 +67,14 @@ class LabelledTensors(TorchFunctionMode):
         super().__init__()
         self.classes = UnionFind()
         self.dims: dict[Dim, Ints] = {}
-        # Sizes that modules hold as plain integers: (module, attribute, place in a list or -1) -> the labels they count.
+        # Sizes that modules store as plain integers: (module, attribute, index in a list or -1) -> the labels of the counted channels.
         self.sizes: dict[tuple[str, str, int], Ints] = {}
         self._names = {id(t): n for n, t in [*module.named_parameters(), *module.named_buffers()]}
         self._running: list[tuple[str, nn.Module]] = []
 
     @contextmanager
     def watching(self, module: nn.Module) -> Iterator[None]:
-        """Within this block, it is known which submodule is running."""
+        """Within this block, ``_running`` holds the stack of running submodules."""
         hooks = []
         for name, child in module.named_modules():
             hooks.append(child.register_forward_pre_hook(lambda m, _, name=name: self._running.append((name, m))))
@@ -86,15 +86,15 @@ class LabelledTensors(TorchFunctionMode):
                 hook.remove()
 
     def dim(self, name: str, dim: int, size: int) -> Tensor:
-        """The labels of the slices of a parameter along one dimension, made when first asked for."""
+        """Return the labels of the slices of a parameter along one dimension, created at the first call."""
         if (name, dim) not in self.dims:
             self.dims[name, dim] = self.classes.new(size)
         return torch.from_numpy(self.dims[name, dim])
 
     def _labels(self, tensor: Tensor) -> Tensor:
-        """The labels of any tensor; a constant's are frozen."""
+        """Return the labels of a tensor; those of constants are frozen."""
         if hasattr(tensor, ATTRIBUTE):
-            # A new tensor object: functions that change a shape in place must not change it for others who hold these labels.
+            # Return a new tensor object, so that functions that change a shape in place do not change the stored labels.
             labels: Tensor = getattr(tensor, ATTRIBUTE).detach()
             return labels
         name = self._names.get(id(tensor))
@@ -119,7 +119,7 @@ class LabelledTensors(TorchFunctionMode):
             self._freeze(self.dim(self._names[id(tensor)], d, size))
 
     def _varying(self, labels: Tensor) -> list[int]:
-        """The axes along which the classes are not all the same."""
+        """The axes along which the class varies."""
         roots = self.classes.find(compact(labels).numpy())
         return [axis for axis in range(roots.ndim) if roots.shape[axis] > 1 and (roots != roots.take([0], axis)).any()]
 
@@ -127,7 +127,7 @@ class LabelledTensors(TorchFunctionMode):
         self._unite(labels, labels.narrow(axis, 0, 1))
 
     def _channels(self, labels: Tensor, axis: int) -> Tensor:
-        """The labels along ``axis`` as a vector, after uniting along every other axis."""
+        """Unite the labels along every axis but ``axis``, and return those along ``axis`` as a vector."""
         axis %= labels.ndim
         for other in self._varying(labels):
             if other != axis:
@@ -140,7 +140,7 @@ class LabelledTensors(TorchFunctionMode):
         return vector.view([-1 if a == axis else 1 for a in range(len(shape))]).expand(shape)
 
     def _hold(self, value: int | list[int], *parts: Tensor) -> bool:
-        """Look for a size used in the running module among its attributes, to be kept up to date; False if there is none."""
+        """Find the attributes of the running module that equal this size and record them to be updated; return False if there are none."""
         name, module = self._running[-1]
         found = [key for key, held in vars(module).items() if key[0] != "_" and _same_sizes(held, value)]
         for key in found:

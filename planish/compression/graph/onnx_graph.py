@@ -1,4 +1,4 @@
-"""What techniques ask of an ONNX file and do to it: who reads an activation, which values it takes, folding, what it says of itself."""
+"""Operations on ONNX graphs that several techniques need: readers of a tensor, activation values, constant folding, metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from planish.devices.kernels import silent_options
 
 
 def readers(graph: Any) -> dict[str, list[Any]]:
-    """The nodes that read each tensor, by its name; what nobody reads is missing."""
+    """The nodes that read each tensor, by tensor name; tensors without readers are left out."""
     found: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -22,7 +22,7 @@ def readers(graph: Any) -> dict[str, list[Any]]:
 
 
 def session_for(model: Any, outputs: Sequence[str]) -> Any:
-    """An ONNX Runtime session that returns these float activations. Nodes that they do not need are not run."""
+    """Create an ONNX Runtime session that returns these float activations; nodes they do not depend on are not run."""
     import onnx
     import onnxruntime
 
@@ -34,18 +34,18 @@ def session_for(model: Any, outputs: Sequence[str]) -> Any:
 
 
 def fold(file: Path, folded: Path) -> None:
-    """Compute what is constant, take batch norm into convolutions, drop what does nothing, and infer shapes; ``folded`` is written."""
+    """Fold constants and batch norm, remove no-op nodes, infer shapes, and write the result to ``folded``."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     quant_pre_process(str(file), str(folded), skip_symbolic_shape=True)
 
 
 def separate_constants(graph: Any) -> int:
-    """Give layers that share a weight or a bias one each; changed in place. ONNX Runtime cannot open a quantized file that shares them
+    """Give each layer its own copy of a shared weight or bias, in place. ONNX Runtime cannot load a quantized file that shares them
     (microsoft/onnxruntime#24705).
 
     Returns:
-        How many constants were copied.
+        The number of constants that were copied.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     seen: set[str] = set()
@@ -65,7 +65,7 @@ def separate_constants(graph: Any) -> int:
 
 
 def set_metadata(model: Any, given: Any, lineage: Lineage) -> None:
-    """Let ``model`` say what ``given`` says (ONNX models, may be the same), with the lineage as it is now."""
+    """Copy the metadata of ``given`` to ``model`` (ONNX models, possibly the same one) and set the lineage."""
     from onnx import helper
 
     properties = {p.key: p.value for p in given.metadata_props}

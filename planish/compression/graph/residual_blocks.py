@@ -1,4 +1,4 @@
-"""Residual blocks that can go: found by running the network, whatever its code looks like."""
+"""Detection of removable residual blocks by running the network, independent of how it is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ADDS = frozenset({"add", "iadd", "radd"})
 
 @dataclass
 class _Call:
-    """A module while it runs: its input, a copy of that, and the sums in its own code that the input takes part in."""
+    """A call of a module: its input, a copy of the input, and the number of sums in its own code that have the input as a term."""
 
     name: str
     given: Tensor | None
@@ -25,10 +25,10 @@ class _Call:
 
 
 class _Sums(TorchFunctionMode):
-    """Watches sums that the running module's input takes part in.
+    """Counts the sums that have the running module's input as a term.
 
     Args:
-        empty: put zeros in the place of the other term.
+        empty: replace the other term by zeros.
     """
 
     def __init__(self, empty: bool) -> None:
@@ -42,26 +42,26 @@ class _Sums(TorchFunctionMode):
             own = [_is_same(a, self.running[-1].given) for a in args]
             if any(own):
                 self.running[-1].sums += 1
-                # of the module that was started with this mode; a residual block within it keeps its branch
+                # only in the outermost module, the one being tested; residual blocks within it keep their branches
                 if self.empty and len(self.running) == 1:
                     args = tuple(a if mine else torch.zeros_like(a) for a, mine in zip(args, own, strict=True))
         return func(*args, **(kwargs or {}))
 
 
 def _is_same(tensor: Tensor, given: Tensor | None) -> bool:
-    """Whether it is the module's input, also where an identity or a dropout out of use handed it on."""
+    """Whether the tensor is the module's input, possibly passed through an identity or an inactive dropout."""
     return given is not None and tensor.data_ptr() == given.data_ptr() and tensor.shape == given.shape and tensor.stride() == given.stride()
 
 
 def find_blocks(module: nn.Module, images: Tensor) -> list[str]:
-    """Names of the residual blocks that leave their input as it is once their branch is zero, in the order in which they run.
+    """The names of the residual blocks that return their input unchanged when their branch is zero, in the order in which they run.
 
-    A block is a module whose own code adds something to its input. That its output then *is* its input, bit for bit, is tried on
-    real activations: so a ReLU behind the sum is no hindrance where the input is not negative anyway, and a projection in the
-    shortcut, a change of shape, or anything else on the way is one. Blocks within such a block are not named.
+    A block is a module whose own code adds something to its input. Whether its output then equals its input bit for bit is tested on
+    real activations. A ReLU after the sum is therefore allowed if the input is never negative; a projection in the shortcut, a change of
+    shape or any other operation is not. Blocks within such a block are not listed.
 
     Args:
-        module: in eval mode; left untouched.
+        module: the network, in eval mode; not changed.
         images: some normalised images ``(N, C, H, W)``.
     """
     calls: dict[str, list[_Call]] = {}
@@ -88,7 +88,7 @@ def find_blocks(module: nn.Module, images: Tensor) -> list[str]:
 
 @contextmanager
 def _watching(module: nn.Module, mode: _Sums, note: Callable[[_Call, Any], None]) -> Iterator[None]:
-    """Within this block ``mode`` knows which module runs, and ``note`` is told what each has done."""
+    """Within this block, ``mode.running`` holds the stack of running modules, and ``note(call, output)`` is called after each of them."""
 
     def enter(inputs: tuple[Any, ...], name: str, is_leaf: bool) -> None:
         given = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) and not is_leaf else None

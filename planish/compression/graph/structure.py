@@ -1,4 +1,4 @@
-"""What can be cut from a network, and cutting it: physically, exactly, and again on a fresh copy."""
+"""The channels that can be removed from a network, their exact physical removal, and its repetition on a freshly built network."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from planish.compression.graph.label_classes import FROZEN, Dim, Ints
 from planish.errors import TechniqueError
 from planish.models.outputs import flattened
 
-Size = tuple[str, str, int]  # module, attribute, place in it if it is a list, else -1
+Size = tuple[str, str, int]  # module, attribute, index in it if it is a list, else -1
 
 
 @dataclass(frozen=True)
 class Group:
-    """Units that live in the same layers and therefore compete for their width.
+    """Units of channels that belong to the same layers and together make up their width.
 
     Args:
-        units: class numbers; each is one cut that removes the slices with that class from all of ``dims``.
-        dims: the (parameter, dimension) pairs each unit has slices in.
-        channels: slices a unit removes from the widest of these, more than 1 where grouped convolution or channel shuffle ties some.
+        units: class numbers; removing a unit removes the slices of that class from all of ``dims``.
+        dims: the (parameter, dimension) pairs in which each unit has slices.
+        channels: output channels that one unit removes from a layer, at most; more than 1 where grouped convolution or channel shuffle ties
+            several together.
     """
 
     units: tuple[int, ...]
@@ -36,7 +37,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The first layer that makes these channels (several groups where its channels go different ways)."""
+        """The first layer that outputs these channels; several groups share a name if the channels of that layer are used differently."""
         return next((n.removesuffix(".weight") for n, d in self.dims if d == 0 and n.endswith(".weight")), "")
 
     def __str__(self) -> str:
@@ -47,12 +48,12 @@ class Group:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """Which slices of which parameters go together.
+    """The slices of parameters that can only be removed together.
 
     Args:
-        classes: for each parameter dimension the class of each slice, ``FROZEN`` where it cannot be cut.
-        sizes: the same for sizes that modules hold as integers.
-        groups: what can be cut.
+        classes: for each parameter dimension, the class of each slice; ``FROZEN`` if it cannot be removed.
+        sizes: the same for sizes that modules store as integers.
+        groups: the groups of channels that can be removed.
     """
 
     classes: Mapping[Dim, Ints]
@@ -64,16 +65,16 @@ class ChannelGraph:
 
 
 def trace(module: nn.Module, example: Tensor) -> ChannelGraph:
-    """Find what can be cut.
+    """Find the channels that can be removed.
 
     Args:
-        module: any network; left untouched.
+        module: any network; not changed.
         example: a normalised input ``(1, C, H, W)`` at the size the network will run at.
     """
     labels = label(module, example)
     classes = {dim: labels.classes.find(members) for dim, members in labels.dims.items()}
     sizes = {size: labels.classes.find(members) for size, members in labels.sizes.items()}
-    # Of a unit: in which parameter dimensions and sizes it has slices, and how many in the widest.
+    # For each unit: the parameter dimensions and sizes in which it has slices, and the largest number of slices in one output dimension.
     places: dict[int, list[Any]] = {}
     widest: dict[int, int] = {}
     for place, roots in [*classes.items(), *sizes.items()]:
@@ -89,13 +90,13 @@ def trace(module: nn.Module, example: Tensor) -> ChannelGraph:
     groups = tuple(
         Group(tuple(units), tuple(p for p in key[1:] if len(p) == 2), key[0])
         for key, units in together.items()
-        if len(units) > 1  # every layer keeps one channel at least
+        if len(units) > 1  # every layer keeps at least one channel
     )
     return ChannelGraph(classes, sizes, groups)
 
 
 def prune(module: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> nn.Module:
-    """A copy of the network without these units.
+    """Return a copy of the network without these units.
 
     Raises:
         TechniqueError: a layer would lose all its channels.
@@ -104,7 +105,7 @@ def prune(module: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> nn.Mo
 
 
 def repeated(module: nn.Module, graph: ChannelGraph, times: Mapping[int, int]) -> nn.Module:
-    """A copy of the network in which each unit is there so many times, side by side; once where nothing is said.
+    """Return a copy of the network in which each unit is repeated ``times[unit]`` times, side by side; once if it is not in ``times``.
 
     Raises:
         TechniqueError: a layer would lose all its channels.
@@ -135,7 +136,7 @@ def _times(classes: Ints, times: Mapping[int, int]) -> Ints:
 
 
 def masked(module: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> nn.Module:
-    """A copy of the network at its full size in which the weights to and from these units are zero: what ``prune`` must equal."""
+    """Return a copy of the network at full size in which all weights of these units are zero; its outputs must equal those of ``prune``."""
     cut = np.fromiter(units, np.int64)
     module = copy.deepcopy(module)
     tensors = _tensors(module)
@@ -148,18 +149,18 @@ def masked(module: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> nn.M
 
 
 def structure_of(module: nn.Module, pruned: nn.Module, graph: ChannelGraph, units: Iterable[int]) -> dict[str, Any]:
-    """How ``pruned`` differs from ``module``, in JSON values, for ``rebuild``."""
+    """Describe how ``pruned`` differs from ``module`` in JSON values, for ``rebuild``."""
     return difference_of(module, pruned, graph, dict.fromkeys(units, 0))
 
 
 def difference_of(module: nn.Module, changed: nn.Module, graph: ChannelGraph, times: Mapping[int, int]) -> dict[str, Any]:
-    """The same for what ``repeated`` made."""
+    """Describe how the result of ``repeated`` differs from ``module``, in JSON values, for ``rebuild``."""
     before, after, saved = _tensors(module), _tensors(changed), module.state_dict(keep_vars=True)
     modules: dict[str, dict[str, Any]] = {}
     for owner, attribute, _ in graph.sizes:
         held = getattr(changed.get_submodule(owner), attribute)
         modules.setdefault(owner, {})[attribute] = list(held) if isinstance(held, (tuple, list)) else held
-    # What a state file does not hold (non-persistent buffers) is cut from the fresh network's own values.
+    # Non-persistent buffers, which a state dict does not contain, are indexed from those of the freshly built network.
     unsaved = set(before) - set(saved)
     kept = {
         name: {str(d): np.repeat(np.arange(len(c)), _times(c, times)).tolist() for (n, d), c in graph.classes.items() if n == name}
@@ -174,9 +175,9 @@ def rebuild(module: nn.Module, structure: Mapping[str, Any], may_grow: bool = Fa
     """Give a freshly built network the sizes of a pruned one, so that its weights fit; changes and returns ``module``.
 
     Args:
-        module: freshly built.
-        structure: from ``structure_of`` or ``difference_of``.
-        may_grow: it may be that of a widened network.
+        module: a freshly built network.
+        structure: the result of ``structure_of`` or ``difference_of``.
+        may_grow: whether the structure may be that of a widened network.
 
     Raises:
         TechniqueError: the network is not the one the structure was recorded from.
@@ -198,11 +199,11 @@ def rebuild(module: nn.Module, structure: Mapping[str, Any], may_grow: bool = Fa
 
 
 def difference(module: nn.Module, graph: ChannelGraph, units: Sequence[int], example: Tensor) -> float:
-    """How far the pruned network's outputs are from the masked one's, as a share of the outputs' size; in float64, eval mode.
+    """The relative difference between the outputs of the pruned and the masked network, in float64 and eval mode.
 
     Returns:
-        The largest absolute difference over the largest absolute output; infinite where the pruned network does not run, or where
-        either is not finite.
+        The largest absolute difference divided by the largest absolute output; infinite if the pruned network does not run, or if any
+        output is not finite.
     """
     module = copy.deepcopy(module).double().eval()
     example = example.double()
@@ -210,7 +211,7 @@ def difference(module: nn.Module, graph: ChannelGraph, units: Sequence[int], exa
         with torch.no_grad():
             got = flattened(prune(module, graph, units)(example))
             expected = flattened(masked(module, graph, units)(example))
-    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError):  # the network's own code expects other sizes
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError):  # the network's code expects the original sizes
         return math.inf
     if got.shape != expected.shape or not (torch.isfinite(got).all() and torch.isfinite(expected).all()):
         return math.inf
@@ -222,7 +223,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _replace(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors in the place of those of the same name (shared ones everywhere they are used) and let the layers know their sizes."""
+    """Replace tensors by name, shared ones wherever they are used, and update the size attributes of the layers."""
     old = _tensors(module)
     new = {
         id(old[name]): nn.Parameter(t.detach(), old[name].requires_grad) if isinstance(old[name], nn.Parameter) else t
@@ -238,7 +239,7 @@ def _replace(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _update_sizes(layer: nn.Module) -> None:
-    """Set a layer's size attributes to what its parameters have become."""
+    """Set a layer's size attributes to the shapes of its parameters."""
     if isinstance(layer, nn.modules.conv._ConvNd):
         first, second = layer.weight.shape[:2]
         is_depthwise = layer.groups > 1 and layer.groups == layer.in_channels

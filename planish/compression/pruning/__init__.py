@@ -1,1 +1,1 @@
-"""Pruning of channels, blocks and single weights."""
+"""Pruning of channels, residual blocks and individual weights."""

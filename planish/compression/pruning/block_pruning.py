@@ -1,4 +1,4 @@
-"""Block pruning: whole residual blocks are taken out."""
+"""Block pruning: whole residual blocks are removed."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ from planish.technique import hyper_parameters
 if TYPE_CHECKING:
     from planish.task import Task
 
-    Outputs = list[tuple[Tensor, Tensor]]  # of each batch, with its targets
+    Outputs = list[tuple[Tensor, Tensor]]  # the outputs and targets of each batch
 
 _IMAGES = 128
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class BlockPruning:
-    """Remove residual blocks whose shortcut is the identity: what is left of them is the shortcut, and every runtime gets faster.
+    """Remove residual blocks whose shortcut is the identity, so that only the shortcut remains; this is faster in every runtime.
 
-    Blocks are judged one at a time by what happens when they are bypassed, on calibration images, and the least important go. A network
-    that loses layers runs faster for the MACs it saves than one that loses channels, and loses more accuracy: distil afterwards.
+    The importance of each block is measured by bypassing it alone on calibration images, and the least important blocks are removed. For
+    the same reduction in MACs, removing blocks gives a larger speed-up than removing channels, but also a larger accuracy drop: distil
+    afterwards.
 
     Args:
-        pruning_ratio: share of the blocks that can go, above 0 to 1, rounded to whole blocks, at least one.
-        importance: ``loss``, how much the task's loss rises; ``output``, how far outputs move (relative squared distance); ``random``,
-            the control.
-        recalibrate: fit the layers that are left to their outputs before pruning, on calibration images, and estimate batch-norm
-            statistics again (see ``reconstruction``).
+        pruning_ratio: share of the removable blocks to remove, above 0 to 1, rounded to whole blocks, at least one.
+        importance: ``loss``, the increase of the task's loss; ``output``, the squared distance between the outputs; ``random``, the
+            baseline.
+        recalibrate: fit the remaining layers to their outputs before pruning, on calibration images, and re-estimate batch-norm
+            statistics (see ``reconstruction``).
 
     Example:
         >>> print(BlockPruning(pruning_ratio=0.5))
@@ -67,7 +68,7 @@ class BlockPruning:
         return f"blocks −{100 * self.pruning_ratio:.0f} %"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Prune.
+        """Remove the least important blocks.
 
         Raises:
             TechniqueError: the network has no such block.
@@ -89,7 +90,7 @@ class BlockPruning:
             pruned.get_submodule(name).train(artifact.module.get_submodule(name).training)
         if self.recalibrate and len(task.split("calibration")) > 1:
             fitted = copy.deepcopy(pruned).cpu().eval()
-            is_dense = artifact.facts["weights"] == "dense"  # as fitted weights are
+            is_dense = artifact.facts["weights"] == "dense"  # fitted weights are dense
             outputs = {name: torch.arange(len(layer.weight)) for name, layer in fitted.named_modules() if is_dense and can_fit(layer)}
             reconstruct(module, fitted, outputs, batches)
             pruned.load_state_dict(fitted.state_dict())
@@ -99,7 +100,7 @@ class BlockPruning:
         return artifact.with_step(Step(self.name, params, self.changes, structure, notes), module=pruned)
 
     def _ranked(self, module: nn.Module, blocks: list[str], batches: Callable[[], Iterable[tuple[Tensor, Tensor]]], loss: Any) -> list[str]:
-        """The blocks, the least important first."""
+        """The blocks, least important first."""
         if self.importance == "random":
             order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(0)).tolist()
             return [blocks[i] for i in order]
@@ -122,7 +123,7 @@ class BlockPruning:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """Take the same blocks out of a freshly built network; changes and returns ``module``."""
+        """Remove the same blocks from a freshly built network; changes and returns ``module``."""
         for name in structure["removed"]:
             module.set_submodule(name, nn.Identity())
         return module
@@ -130,7 +131,7 @@ class BlockPruning:
 
 @contextmanager
 def bypassed(module: nn.Module, name: str) -> Iterator[None]:
-    """Within this block the submodule ``name`` returns its input."""
+    """Within this block, the submodule ``name`` returns its input."""
     hook = module.get_submodule(name).register_forward_hook(lambda layer, inputs, output: inputs[0])
     try:
         yield

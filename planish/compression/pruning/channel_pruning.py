@@ -1,4 +1,4 @@
-"""Structured channel pruning: whole channels are taken out, so every runtime gets faster."""
+"""Structured channel pruning: whole channels are removed, which is faster in every runtime."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ Ratio = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ChannelPruning:
-    """Remove channels physically, exactly as if they had been zero.
+    """Remove channels physically; the result is the same as if they had been set to zero.
 
-    Channels tied by residuals, concatenation, groups or shuffles are cut together; that the pruned network equals the masked one is
-    verified each time. Accuracy falls at first: fine-tune or distil afterwards.
+    Channels tied by residual connections, concatenation, groups or shuffles are removed together. It is always verified that the outputs of
+    the pruned network equal those of the masked one. Accuracy drops at first: fine-tune or distil afterwards.
 
     Args:
-        pruning_ratio: share of the channels to remove, 0 to below 1. Parameters and MACs fall with about the square of what stays.
+        pruning_ratio: share of the channels to remove, 0 to below 1. Parameters and MACs scale with about the square of the share kept.
         importance: how channels are ranked, see ``importance.IMPORTANCES``.
-        scope: ``uniform`` takes the same share from every layer; ``global`` lets all channels of the network compete.
-        round_to: widths become multiples of this, which vectorised kernels need; narrow layers use smaller ones.
-        recalibrate: fit the layers that follow to their outputs before pruning, on calibration images, and estimate batch-norm
-            statistics again; this recovers much of the accuracy (see ``reconstruction``).
-        pruning_ratios: other shares than ``pruning_ratio`` for some groups of channels, by the first layer of each (``Group.name``).
+        scope: ``uniform`` removes the same share from every layer; ``global`` ranks all channels of the network together.
+        round_to: widths become multiples of this, which vectorised kernels need; narrow layers use smaller multiples.
+        recalibrate: fit the layers that read the pruned channels to their outputs before pruning, on calibration images, and re-estimate
+            batch-norm statistics; this recovers much of the accuracy (see ``reconstruction``).
+        pruning_ratios: ratios that override ``pruning_ratio`` for some groups of channels, by the first layer of each (``Group.name``).
 
     Example:
         >>> print(ChannelPruning(pruning_ratio=0.5))
@@ -73,10 +73,10 @@ class ChannelPruning:
         )
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Prune.
+        """Remove the least important channels.
 
         Raises:
-            TechniqueError: the network has nothing that can be cut exactly.
+            TechniqueError: the network has no channels that can be removed exactly.
         """
         spec, module = artifact.input_spec, copy.deepcopy(artifact.module).eval()
         device = next(module.parameters()).device
@@ -127,10 +127,18 @@ def choose(
     multiple: int,
     ratios: Mapping[str, float] | None = None,
 ) -> dict[Group, list[int]]:
-    """The units to cut of each group, the least important first; the other arguments are those of ``ChannelPruning``.
+    """Choose the units to remove from each group, least important first.
+
+    Args:
+        graph: the channel graph of the network.
+        scores: the importance of each unit.
+        ratio: ``pruning_ratio`` of ``ChannelPruning``.
+        scope: as in ``ChannelPruning``.
+        multiple: ``round_to`` of ``ChannelPruning``.
+        ratios: ``pruning_ratios`` of ``ChannelPruning``.
 
     Raises:
-        TechniqueError: a name in ``pruning_ratios`` is no group's.
+        TechniqueError: a name in ``ratios`` is not that of a group.
     """
     names = {group.name for group in graph.groups}
     for unknown in sorted(set(ratios or {}) - names):
@@ -155,7 +163,7 @@ def choose(
 
 
 def _rounded(kept: float, group: Group, multiple: int) -> int:
-    """The number of units to keep: near ``kept``, the width a multiple of ``multiple``, or of less where that would be coarse."""
+    """Round ``kept`` so that the width is a multiple of ``multiple``, or of a half, a quarter, ... of it in narrow layers."""
     total = len(group.units)
     if kept >= total:
         return total
@@ -168,13 +176,13 @@ def _rounded(kept: float, group: Group, multiple: int) -> int:
 def exact(
     module: nn.Module, graph: ChannelGraph, chosen: Mapping[Group, list[int]], example: Tensor, tolerance: float = 1e-5
 ) -> tuple[dict[Group, list[int]], list[Group]]:
-    """Make sure that the pruned network equals the masked one; groups that break it are found by bisection and left whole.
+    """Verify that the outputs of the pruned network equal those of the masked one; groups that violate this are found by bisection.
 
     Returns:
-        What can be cut, and the groups left whole.
+        The units to remove by group, and the groups that cannot be pruned exactly.
 
     Raises:
-        TechniqueError: no set of groups could be found.
+        TechniqueError: the outputs still differ without those groups.
     """
 
     def holds(groups: Iterable[Group]) -> bool:
@@ -201,7 +209,7 @@ def exact(
 
 
 def left_outputs(module: nn.Module, graph: ChannelGraph, units: Sequence[int]) -> dict[str, Tensor]:
-    """For each layer that reads what is cut, and can be fitted to do without: which of its outputs are left."""
+    """For each layer that reads removed channels and can be fitted: the indices of its output channels that remain."""
     cut = np.array(units)
     found = {}
     for name, layer in module.named_modules():

@@ -1,7 +1,7 @@
-"""How much each unit of channels matters. A score is comparable across groups: 1 is the average of its group.
+"""Importance scores of units of channels. Scores are comparable between groups: the average of each group is 1.
 
-An importance is a function ``(module, graph, batches, loss) -> {unit: score}``; the smallest score goes first. Another one is a function
-here, a line in ``IMPORTANCES`` and its name in ``Importance``.
+An importance is a function ``(module, graph, batches, loss) -> {unit: score}``; units with the smallest scores are removed first. To add
+one, write a function here, and add it to ``IMPORTANCES`` and its name to ``Importance``.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ Batches = Callable[[], Iterable[tuple[Tensor, Any]]]  # normalised images (N, C,
 Loss = Callable[[nn.Module, Any, Any], Tensor]
 Scores = dict[int, float]
 
-_PROBES = 4  # a batch
+_PROBES = 4  # random sign vectors per batch
 
 
 def unit_scores(kind: Importance, module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
-    """A score for every unit of the graph; the smallest goes first.
+    """The score of every unit of the graph; units with the smallest scores are removed first.
 
     Args:
         kind: a name in ``IMPORTANCES``.
-        module: in eval mode; left untouched.
-        graph: of the module.
-        batches: calibration images; those that look at weights alone do not call it.
-        loss: of outputs and targets.
+        module: the network, in eval mode; not changed.
+        graph: the channel graph of the network.
+        batches: returns calibration batches; not called by importances that use the weights alone.
+        loss: the task's loss.
     """
-    average = {unit: 1.0 for group in graph.groups for unit in group.units}  # where an importance has nothing to say
+    average = {unit: 1.0 for group in graph.groups for unit in group.units}  # for units that the importance gives no score
     return average | IMPORTANCES[kind](module, graph, batches, loss)
 
 
 def norm(order: int, module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
-    """L1 or L2 norm of the weights that make and read a channel (Li et al. 2017, arXiv:1608.08710)."""
+    """The L1 or L2 norm of the weights that output and read a channel (Li et al. 2017, arXiv:1608.08710)."""
     weights = _weights(module, graph).items()
     norms = {(n, d): _over_slices(w.detach().double().abs() ** order, d).cpu().numpy() ** (1 / order) for (n, d), w in weights}
     return _combine(graph, norms)
 
 
 def bn_scale(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
-    """The factor of batch norm (Liu et al. 2017, arXiv:1708.06519), the L2 norm where there is none."""
+    """The absolute weight of batch norm (Liu et al. 2017, arXiv:1708.06519), or the L2 norm of the weights where there is no batch norm."""
     scales = {
         (f"{name}.weight".lstrip("."), 0): layer.weight.detach().double().abs().cpu().numpy()
         for name, layer in module.named_modules()
@@ -61,7 +61,7 @@ def bn_scale(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Los
 
 
 def activation(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
-    """Mean absolute value of what the layers behind a channel read of it (after Hu et al. 2016, arXiv:1607.03250, who count zeros)."""
+    """The mean absolute activation that the following layers read (after Hu et al. 2016, arXiv:1607.03250, who count zeros instead)."""
     sums: dict[Dim, Floats] = {}
 
     def add(name: str, layer: nn.Module, inputs: Sequence[Tensor]) -> None:
@@ -69,7 +69,7 @@ def activation(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: L
         read = inputs[0].detach().double().abs().movedim(axis, 0).flatten(1).sum(1).cpu().numpy()
         weight: Tensor = layer.weight  # type: ignore[assignment]
         is_depthwise = weight.shape[1] == 1 < len(read)
-        # Depthwise: a channel is filtered once or several times. Else groups: their channels at the same place share a slice.
+        # Depthwise: one or several outputs per channel. Otherwise, channels at the same index of each group share a weight slice.
         slices = read.repeat(len(weight) // len(read)) if is_depthwise else read.reshape(-1, weight.shape[1]).sum(0)
         dim = (f"{name}.weight", 0 if is_depthwise else 1)
         sums[dim] = sums.get(dim, np.zeros(len(slices))) + slices
@@ -87,7 +87,7 @@ def activation(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: L
 
 
 def taylor(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
-    """The squared first-order change of the loss (Molchanov et al. 2019, arXiv:1906.10771)."""
+    """The squared first-order change of the loss when a channel is removed (Molchanov et al. 2019, arXiv:1906.10771)."""
     weights = _weights(module, graph)
     scores = {dim: np.zeros(w.shape[dim[1]]) for dim, w in weights.items()}
     unique = list({id(w): w for w in weights.values()}.values())
@@ -102,9 +102,9 @@ def taylor(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss)
 def hessian(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
     """The second-order change of the loss: half the mean curvature of a channel's weights times their squared norm.
 
-    That is optimal brain damage (LeCun et al. 1989) with the diagonal of the Hessian averaged over a channel, as in Yu et al. 2021
-    (arXiv:2101.08940), and estimated by Hutchinson's method: products of the Hessian with random signs, four a batch.
-    Of curvatures below zero, which a network that is not at a minimum has, the size counts.
+    This is optimal brain damage (LeCun et al. 1989) with the diagonal of the Hessian averaged over a channel, as in Yu et al. 2021
+    (arXiv:2101.08940), and estimated by Hutchinson's method: products of the Hessian with four random sign vectors per batch. The absolute
+    value of the mean curvature is used, as it can be negative away from a minimum.
     """
     weights = _weights(module, graph)
     unique = list({id(w): w for w in weights.values()}.values())
@@ -116,7 +116,7 @@ def hessian(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss
             product = sum((g * s).sum() for g, s in zip(gradients, signs, strict=True))
             try:
                 curvatures = torch.autograd.grad(product, unique, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
-            except RuntimeError as error:  # an operation without one
+            except RuntimeError as error:  # an operation has no second derivative
                 raise _not_smooth(str(error)) from error
             for weight, sign, curvature in zip(unique, signs, curvatures, strict=True):
                 if curvature is not None:
@@ -138,7 +138,7 @@ def _not_smooth(reason: str) -> TechniqueError:
 
 
 def random(module: nn.Module, graph: ChannelGraph, batches: Batches, loss: Loss) -> Scores:
-    """Chance, the control."""
+    """Random scores, the baseline."""
     generator = np.random.default_rng(0)
     return {unit: float(generator.uniform()) for group in graph.groups for unit in group.units}
 
@@ -155,7 +155,7 @@ IMPORTANCES: dict[Importance, Callable[[nn.Module, ChannelGraph, Batches, Loss],
 
 
 def weight_taylor(module: nn.Module, weights: Sequence[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
-    """Of single weights: the squared first-order change of the loss if each were zero, summed over batches."""
+    """The squared first-order change of the loss when each individual weight is set to zero, summed over batches."""
     scores = [torch.zeros_like(w) for w in weights]
     for gradients in _gradients(module, weights, batches, loss):
         for score, weight, gradient in zip(scores, weights, gradients, strict=True):
@@ -166,7 +166,7 @@ def weight_taylor(module: nn.Module, weights: Sequence[Tensor], batches: Batches
 def _gradients(
     module: nn.Module, weights: Sequence[Tensor], batches: Batches, loss: Loss, *, create_graph: bool = False
 ) -> Iterator[list[Tensor]]:
-    """The gradients of each batch; zero for weights the loss does not depend on."""
+    """Yield the gradients of each batch; zero for weights on which the loss does not depend."""
     for images, targets in batches():
         with SafeStrides():
             outputs = module(images)
@@ -175,7 +175,7 @@ def _gradients(
 
 
 def _weights(module: nn.Module, graph: ChannelGraph) -> dict[Dim, Tensor]:
-    """The weights of convolutions and linear layers, by the dimensions that can be cut."""
+    """The weights of convolution and linear layers, by (parameter, dimension) in the graph."""
     parameters = dict(module.named_parameters())
     return {(n, d): parameters[n] for n, d in graph.classes if n in parameters and parameters[n].ndim > 1}
 
@@ -185,7 +185,7 @@ def _over_slices(values: Tensor, dim: int) -> Tensor:
 
 
 def _combine(graph: ChannelGraph, scores: Mapping[Dim, Floats]) -> Scores:
-    """From slices to units: the mean over the layers a unit runs through, each layer counting alike, over the group's mean."""
+    """Average the scores of slices over the layers of each unit, with equal weight per layer, and divide by the mean of the group."""
     sums: dict[int, list[float]] = {}
     for dim, values in scores.items():
         classes = graph.classes.get(dim)

@@ -1,4 +1,4 @@
-"""Iterative pruning: a little at a time, with distillation in between."""
+"""Iterative pruning: pruning in several rounds with distillation in between."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class IterativePruning:
-    """Prune in rounds, each followed by distillation, until ``pruning`` is reached.
+    """Prune in rounds, each followed by distillation, until the ratio or sparsity of ``pruning`` is reached.
 
-    After round k of n the share ``final * (1 - (1 - k / n) ** 3)`` is gone: much at first, while much is redundant, little at the end.
+    After round k of n, the share ``final * (1 - (1 - k / n) ** 3)`` has been pruned: early rounds, when the network has more redundancy,
+    prune the most.
 
     Args:
-        pruning: channel or unstructured pruning with all its fields, as in ``{pruning_ratio: 0.5}`` or ``{sparsity: 0.9}``.
+        pruning: channel or unstructured pruning with all its fields, for example ``{pruning_ratio: 0.5}`` or ``{sparsity: 0.9}``.
         rounds: number of rounds, at least 2.
         distill: the distillation after each round.
 
@@ -55,8 +56,8 @@ class IterativePruning:
         """Prune and distil in turn.
 
         Raises:
-            TechniqueError: the network cannot be pruned so.
-            TrainingError: training went wrong.
+            TechniqueError: the network cannot be pruned in this way.
+            TrainingError: training failed.
         """
         current = artifact
         for step in self._steps():
@@ -68,7 +69,7 @@ class IterativePruning:
         return artifact.with_step(Step(self.name, params, self.changes, {"rounds": rounds}, notes), module=current.module)
 
     def _steps(self) -> list[ChannelPruning | UnstructuredPruning]:
-        """What is pruned in each round. Channels: as a share of those that are left, of any width until the last round."""
+        """The pruning step of each round. Channel ratios are shares of the remaining channels; only the last round rounds widths."""
         shares = [1 - (1 - k / self.rounds) ** 3 for k in range(self.rounds + 1)]
         if isinstance(self.pruning, UnstructuredPruning):
             return [replace(self.pruning, sparsity=self.pruning.sparsity * share) for share in shares[1:]]

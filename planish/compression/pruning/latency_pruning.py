@@ -1,4 +1,4 @@
-"""Channel pruning to a speed: each layer's width chosen by measured time and measured sensitivity."""
+"""Channel pruning to a target speed-up: the width of each layer is chosen by measured latency and measured sensitivity."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ from planish.technique import hyper_parameters
 if TYPE_CHECKING:
     from planish.task import Task
 
-_KEPT = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)  # shares of a layer's channels that are choices, the whole first
+_KEPT = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)  # candidate shares of a layer's channels to keep, the unpruned layer first
 _IMAGES = 128
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LatencyPruning:
-    """Remove channels until the layers are ``speedup`` times as fast in the runtime, from where the outputs change least.
+    """Remove channels until the layers are ``speedup`` times as fast in the runtime, with the least change of the outputs.
 
-    How much each layer's channels matter is measured by masking them on calibration images (how far the outputs move), what each width
-    costs by timing layers in the runtime; an integer program chooses all widths together. Distil afterwards.
+    The sensitivity of each layer is measured by masking its channels on calibration images (the change of the outputs), and the latency of
+    each width by timing layers in the runtime. An integer program chooses all widths together. Distil afterwards.
 
     Args:
-        speedup: factor by which the sum of the layers' times is to shrink. A whole network has other work, too, so it gains somewhat less.
+        speedup: target speed-up of the layers together. The speed-up of the whole network is somewhat smaller, as it does other work too.
         runtime: runtime in which layers are timed.
-        precision: precision in which layers are timed: ``int8`` if the plan has an ``int8`` step.
+        precision: precision in which layers are timed; ``int8`` if the plan has an ``int8`` step.
         threads: number of threads of the runtime.
-        batch_size: batch size.
+        batch_size: batch size at which layers are timed.
         importance: how the channels of a layer are ranked, see ``importance.IMPORTANCES``.
         round_to: widths become multiples of this.
-        low_rank: layers may also be split (see ``factorize``) where that costs less than fewer channels.
-        mixed_precision: layers may stay float where rounding them harms more than it saves; an ``int8`` step later in the plan leaves
-            them so.
-        cost: ``macs`` counts multiplications instead of timing layers, as most tools do; for comparison.
+        low_rank: also allow layers to be factorized (see ``factorize``) where that changes the outputs less than removing channels.
+        mixed_precision: allow layers to stay float where quantizing them changes the outputs too much for the time it saves; an ``int8``
+            step later in the plan leaves them in float.
+        cost: ``latency``, or ``macs`` to count MACs instead of timing layers, as most tools do; for comparison.
 
     Example:
         >>> print(LatencyPruning(speedup=2))
@@ -97,10 +97,10 @@ class LatencyPruning:
         return f"{what} for {self.speedup:g}x" + (" fewer MACs" if self.cost == "macs" else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Choose the widths, and prune.
+        """Choose the width of each layer and prune.
 
         Raises:
-            TechniqueError: nothing can be cut, or not by so much.
+            TechniqueError: no channels can be removed, or the speed-up cannot be reached.
         """
         if self.low_rank and artifact.facts["weights"] != "dense":
             raise TechniqueError("splitting layers would lose the network's zeros", "low_rank is for dense weights", "leave it out")
@@ -119,7 +119,7 @@ class LatencyPruning:
         scores = unit_scores(self.importance, module, graph, batches, task.loss)
         cuts = [choose(graph, scores, 1 - share, "uniform", self.round_to) for share in _KEPT]
         gone = [[_units(groups, cut) for cut in cuts] for groups in decided.values()]
-        known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # other speeds of one network need the same
+        known = fingerprint(module), hashlib.sha256(images.numpy().tobytes()).hexdigest()  # shared by all speed-ups of one network
         errors = _once(_known(*known, self.importance, self.round_to), lambda: width_sensitivity(module, graph, gone, images, task))
         layer_forms: dict[str, dict[LayerForm, float]] = {}
         if self.low_rank:
@@ -153,7 +153,7 @@ class LatencyPruning:
     def _apply(
         self, artifact: Artifact, task: Task, ratios: Mapping[str, float], split_up: Mapping[str, Form]
     ) -> tuple[Artifact, dict[str, Any], str]:
-        """Cut and split as was chosen; what ``rebuild`` needs, and what is worth telling."""
+        """Prune and factorize as chosen; also returns the structure for ``rebuild`` and the notes."""
         changed = ChannelPruning(pruning_ratio=0, importance=self.importance, round_to=self.round_to, pruning_ratios=ratios).apply(
             artifact, task
         )
@@ -179,7 +179,7 @@ class LatencyPruning:
 
 
 def _decisions(graph: ChannelGraph) -> dict[str, list[Group]]:
-    """Groups by the name that ``ChannelPruning.pruning_ratios`` has; those of one name are cut alike."""
+    """Groups by the name used in ``ChannelPruning.pruning_ratios``; groups of the same name get the same width."""
     decided: dict[str, list[Group]] = {}
     for group in graph.groups:
         if group.name:
@@ -197,7 +197,7 @@ def _split_forms(
 
 
 def _with_float(layer_forms: Mapping[str, Mapping[LayerForm, float]], rounding: Mapping[str, float]) -> dict[str, dict[LayerForm, float]]:
-    """Every form in INT8 has the sensitivity to rounding on top of its own; the whole layer may also stay float, without any."""
+    """Add the sensitivity to rounding to every form in INT8, and add the unfactorized float layer, whose sensitivity is 0."""
     return {
         name: {LayerForm(): sensitivity, LayerForm(is_float=True): 0.0}
         | {layer_form: error + sensitivity for layer_form, error in layer_forms.get(name, {}).items()}
@@ -213,7 +213,7 @@ def _once(known: list[Any], find: Callable[[], Any]) -> Any:
 
 @lru_cache(maxsize=4)
 def _known(network: str, images: str, *settings: object) -> list[Any]:
-    """Holds what was found for that network on those images in this process, once it has been."""
+    """A list, cached per network, images and settings in this process, to which ``_once`` adds its result."""
     return []
 
 

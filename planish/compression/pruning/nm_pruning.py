@@ -1,4 +1,4 @@
-"""N:M sparsity: of every M weights in a row, only N are not zero."""
+"""N:M sparsity: at most N of every M consecutive weights are non-zero."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class NMPruning:
-    """Keep the ``n`` largest of every ``m`` weights that lie side by side along the input channels. Distillation keeps the zeros.
+    """Keep the ``n`` largest of every ``m`` consecutive weights along the input channels. Distillation keeps the zeros.
 
-    That is the pattern GPUs since NVIDIA's Ampere have kernels for (2:4). The runtimes here have none, so on them it is a smaller file once
-    packed, not a faster model. Layers whose input channels are no multiple of ``m`` (the first one, mostly) and depthwise convolutions stay
-    dense.
+    NVIDIA GPUs since Ampere have kernels for the 2:4 pattern. The runtimes supported here have none, so with them the file is smaller once
+    packed, but the model is not faster. Depthwise convolutions and layers whose number of input channels is not a multiple of ``m`` (mostly
+    the first one) stay dense.
 
     Args:
-        n: number of weights kept, at least 1.
-        m: number of weights in a group, more than ``n``.
+        n: number of weights to keep in each group, at least 1.
+        m: number of weights in each group, more than ``n``.
         layers: ``all``, ``conv`` or ``linear``.
 
     Example:
@@ -63,7 +63,7 @@ class NMPruning:
         return f"{self.n}:{self.m} sparse"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Prune.
+        """Set the smallest weights of each group to zero.
 
         Raises:
             TechniqueError: no layer has a multiple of ``m`` input channels, or weights are not finite.
@@ -87,7 +87,7 @@ class NMPruning:
 
 
 def _largest(weight: Tensor, n: int, m: int) -> Tensor:
-    """True for the ``n`` largest of each ``m`` along axis 1."""
+    """Return a mask that is True for the ``n`` largest of every ``m`` weights along axis 1."""
     side_by_side = weight.abs().movedim(1, -1)
     parts = side_by_side.reshape(-1, m)
     mask = torch.zeros_like(parts, dtype=torch.bool).scatter_(1, parts.topk(n, dim=1).indices, True)

@@ -1,4 +1,4 @@
-"""What is lost where one part of a network is cut or split and the rest stays whole: how far the outputs move on calibration images."""
+"""Sensitivity of the outputs on calibration images to pruning, factorizing or quantizing one part of a network."""
 
 from __future__ import annotations
 
@@ -30,28 +30,31 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 _MOST_IMAGES, _LEAST_IMAGES = 128, 16
-_SECONDS, _SHARE = 20.0, 0.3  # for a measurement, about, and of the time to the deadline: large networks run fewer images
-_WIDEST = 2048  # channels that a layer reads, so that estimating some by others stays quick
-_ROWS = 4096  # positions of a batch that are enough to know how channels hang together
-_SHARES = (0.25, 0.5)  # of a layer's ranks that are tried
+_SECONDS, _SHARE = (
+    20.0,
+    0.3,
+)  # approximate time limit of a measurement, in seconds and as a share of the time left; large networks use fewer images
+_WIDEST = 2048  # input channels; estimating channels from each other would take too long in wider layers
+_ROWS = 4096  # about the number of positions per batch used to estimate channel correlations
+_SHARES = (0.25, 0.5)  # shares of a layer's full rank to try
 
 
 def width_sensitivity(
     module: nn.Module, graph: ChannelGraph, cuts: Sequence[Sequence[Sequence[int]]], images: Tensor, task: Task
 ) -> Floats:
-    """The sensitivity of each decision's widths, ``(decisions, widths)``: the divergence of the outputs from those of the whole network.
+    """The sensitivity ``(decisions, widths)`` to each width: the divergence of the outputs from those of the unpruned network.
 
-    What is cut is repaired as pruning repairs it, but cheaply: the layers that read the channels which go make what they made of them from
-    the channels that stay, by least squares. Without it the sensitivity predicts little of what a pruned network loses once it is fitted.
+    Removed channels are compensated as in pruning, but cheaply: layers that read them estimate them from the remaining channels by least
+    squares. Without this compensation, the sensitivity hardly predicts the loss of a pruned network after reconstruction.
 
     Args:
-        module: in eval mode.
-        graph: of it.
-        cuts: for each decision and width the units that are cut.
-        images: normalised ``(N, C, H, W)``.
-        task: for the divergence.
+        module: the network, in eval mode.
+        graph: the channel graph of the network.
+        cuts: for each decision and width, the units to remove.
+        images: normalised images ``(N, C, H, W)``.
+        task: the task whose distillation loss measures the divergence.
     """
-    # neighbouring shares of a narrow layer round to one width
+    # in narrow layers, neighbouring shares round to the same width
     masks = {(d, len(units)): units for d, widths in enumerate(cuts) for units in widths if units}
     divergence = _Divergence(module, images, task, len(masks))
     inputs = _input_moments(module, divergence.batches)
@@ -65,7 +68,7 @@ def width_sensitivity(
 
 @torch.no_grad()
 def _input_moments(module: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Of each layer that can be fitted the mean products of its input channels ``(in, in)``, float64; a ridge makes them invertible."""
+    """The mean products ``(in, in)`` of the input channels of each layer that can be fitted, float64, with a ridge to be invertible."""
     layers = {name: layer for name, layer in module.named_modules() if can_fit(layer) and layer.weight.shape[1] <= _WIDEST}
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
@@ -86,7 +89,7 @@ def _input_moments(module: nn.Module, batches: Sequence[Tensor]) -> dict[str, Te
 
 @torch.no_grad()
 def _repaired(whole: nn.Module, masked: nn.Module, graph: ChannelGraph, units: Sequence[int], inputs: Mapping[str, Tensor]) -> nn.Module:
-    """``masked``, whose layers read instead of each channel that is gone its best estimate from the others; changed in place."""
+    """Change the weights of ``masked`` in place so that each removed channel is replaced by its least-squares estimate from the others."""
     for name, products in inputs.items():
         classes = graph.classes.get((f"{name}.weight", 1))
         if classes is None or len(classes) != len(products):
@@ -106,14 +109,14 @@ def _repaired(whole: nn.Module, masked: nn.Module, graph: ChannelGraph, units: S
 def form_sensitivity(
     module: nn.Module, places: Mapping[str, Place], seen: Mapping[str, Moments], images: Tensor, task: Task
 ) -> dict[str, dict[Form, float]]:
-    """The sensitivity to splitting each layer, for each form that fits it.
+    """The sensitivity to factorizing each layer, for each form that applies to it.
 
     Args:
-        module: in eval mode; left as it is.
-        places: layers that can be split.
-        seen: their moments.
-        images: normalised ``(N, C, H, W)``.
-        task: for the divergence.
+        module: the network, in eval mode; restored afterwards.
+        places: the layers that can be factorized.
+        seen: the moments of these layers.
+        images: normalised images ``(N, C, H, W)``.
+        task: the task whose distillation loss measures the divergence.
     """
     tried = [(name, Form(m, share)) for name, place in places.items() for m in _methods(place) for share in _SHARES]
     divergence = _Divergence(module, images, task, len(tried))
@@ -125,7 +128,7 @@ def form_sensitivity(
             module.set_submodule(name, split(layer, factors.method, factors.ranks, seen[name]))
             try:
                 sensitivity[name][form] = divergence(module)
-            except (AttributeError, TypeError, RuntimeError):  # the network's code reaches into this layer
+            except (AttributeError, TypeError, RuntimeError):  # the network's code accesses attributes of this layer
                 sensitivity.pop(name, None)
             finally:
                 module.set_submodule(name, layer)
@@ -135,12 +138,12 @@ def form_sensitivity(
 
 @torch.no_grad()
 def rounding_sensitivity(module: nn.Module, images: Tensor, task: Task) -> dict[str, float]:
-    """The sensitivity of each convolution and linear layer to 8 bits: weights with one scale per output channel, inputs with one scale.
+    """The sensitivity to quantizing each convolution or linear layer to 8 bits: weights with one scale per output channel, inputs with one.
 
     Args:
-        module: in eval mode; left as it is.
-        images: normalised ``(N, C, H, W)``.
-        task: for the divergence.
+        module: the network, in eval mode; restored afterwards.
+        images: normalised images ``(N, C, H, W)``.
+        task: the task whose distillation loss measures the divergence.
     """
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     divergence = _Divergence(module, images, task, len(layers))
@@ -161,7 +164,7 @@ def rounding_sensitivity(module: nn.Module, images: Tensor, task: Task) -> dict[
 
 
 def _rounded(values: Tensor) -> Tensor:
-    """In 256 steps from the least to the largest value, 0 among them."""
+    """Fake-quantize values to 256 levels over their full range, which is extended to contain 0."""
     quantizer = ActivationQuantizer().to(values.device)
     quantizer.set_range(float(values.amin()), float(values.amax()))
     rounded: Tensor = quantizer(values)
@@ -173,7 +176,7 @@ def _methods(place: Place) -> list[Method]:
 
 
 class _Divergence:
-    """Compares a changed network's outputs with those of the whole one, on as many images as time allows."""
+    """Measures the divergence of a changed network's outputs from the original ones, on as many images as time allows."""
 
     @torch.no_grad()
     def __init__(self, module: nn.Module, images: Tensor, task: Task, count: int) -> None:

@@ -1,4 +1,4 @@
-"""What techniques that work on single weights have in common: which layers, and setting weights to zero."""
+"""Helpers of techniques that change individual weights: selection of layers, and setting weights to zero."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ Layers = Literal["all", "conv", "linear"]
 
 
 def weights_of(module: nn.Module, layers: Layers, *, depthwise: bool) -> dict[str, nn.Parameter]:
-    """The weights of convolutions, linear layers or both, by layer; one that layers share is named once.
+    """The weights of convolutions, linear layers or both, by layer name; a shared weight is listed once.
 
     Args:
         module: any network.
-        layers: which.
-        depthwise: whether with those of depthwise convolutions: few, and better not pruned (Zhu & Gupta 2017, arXiv:1710.01878).
+        layers: the kind of layers.
+        depthwise: whether to include depthwise convolutions; they have few weights and are better not pruned (Zhu & Gupta 2017,
+            arXiv:1710.01878).
 
     Raises:
-        TechniqueError: there are none.
+        TechniqueError: there are no such layers.
     """
     conv, linear = nn.modules.conv._ConvNd, nn.Linear
     kinds = {"all": (conv, linear), "conv": (conv,), "linear": (linear,)}[layers]
@@ -38,7 +39,7 @@ def weights_of(module: nn.Module, layers: Layers, *, depthwise: bool) -> dict[st
 
 
 def zeroed(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the network in which the weights of these layers are zero where their mask is."""
+    """Return a copy of the network in which the weights of these layers are zero where their mask is False."""
     module = copy.deepcopy(module)
     with torch.no_grad():
         for name, mask in masks.items():
@@ -48,7 +49,7 @@ def zeroed(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 
 def describe_zeros(module: nn.Module, masks: Mapping[str, Tensor]) -> str:
-    """What share of the weights is zero, in words."""
+    """Describe in a sentence what share of the weights is zero."""
     zeros = sum(int((~mask).sum()) for mask in masks.values())
     weights, parameters = sum(mask.numel() for mask in masks.values()), sum(p.numel() for p in module.parameters())
     sparsest = max(masks, key=lambda name: float((~masks[name]).float().mean()))

@@ -1,4 +1,4 @@
-"""Unstructured pruning: single weights become zero."""
+"""Unstructured pruning: individual weights are set to zero."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from planish.technique import hyper_parameters
 if TYPE_CHECKING:
     from planish.task import Task
 
-_LEAST = 0.1  # of the share that stays on average: what every layer keeps
+_LEAST = 0.1  # every layer keeps at least this fraction of the average share of weights kept
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -30,13 +30,13 @@ class UnstructuredPruning:
     """Set the least important weights to zero. Distillation afterwards keeps the zeros.
 
     This makes the file smaller (end the plan with ``to_onnx, pack``), not the model faster: dense kernels multiply by zero as well.
-    Biases, normalisation and depthwise convolutions stay.
+    Biases, normalisation layers and depthwise convolutions are not pruned.
 
     Args:
-        sparsity: share of the weights to be zero, 0 to below 1; what is zero already counts.
-        scope: ``layer`` takes the same share from every layer; ``global`` lets all weights of the network compete, but a
-            layer keeps at least a tenth of the share it would have kept.
-        importance: ``magnitude``; ``taylor``, the squared first-order change of the loss (Molchanov et al. 2019); ``random``, the control.
+        sparsity: share of the weights that are zero afterwards, 0 to below 1; weights that are already zero count.
+        scope: ``layer`` prunes the same share of every layer; ``global`` ranks all weights of the network together, but every
+            layer keeps at least a tenth of the share it would keep with ``layer``.
+        importance: ``magnitude``; ``taylor``, the squared first-order change of the loss (Molchanov et al. 2019); ``random``, the baseline.
         layers: ``all``, ``conv`` or ``linear``.
 
     Example:
@@ -65,7 +65,7 @@ class UnstructuredPruning:
         return f"{100 * self.sparsity:.0f} % zeros"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Prune.
+        """Set the least important weights to zero.
 
         Raises:
             TechniqueError: there is no such layer, or the scores are not finite.
@@ -82,11 +82,11 @@ class UnstructuredPruning:
         for (name, weight), score in zip(weights.items(), scores, strict=True):
             if not torch.isfinite(score).all():
                 raise TechniqueError(f"the importance of weights in {name!r} is not finite", "weights and loss must be", "train it again")
-            score[weight == 0] = -1  # what was pruned stays pruned
+            score[weight == 0] = -1  # pruned weights stay pruned
         if self.scope == "layer":
             kept = [_largest(score, self.sparsity) for score in scores]
         else:
-            for score in scores:  # no layer may vanish (Tanaka et al. 2020, arXiv:2006.05467)
+            for score in scores:  # no layer may be pruned entirely (Tanaka et al. 2020, arXiv:2006.05467)
                 flat = score.view(-1)
                 flat[flat.topk(math.ceil(_LEAST * (1 - self.sparsity) * len(flat))).indices] = torch.inf
             together = _largest(torch.cat([score.flatten() for score in scores]), self.sparsity)
@@ -99,7 +99,7 @@ class UnstructuredPruning:
 
 
 def _largest(scores: Tensor, sparsity: float) -> Tensor:
-    """False for that share of the scores, the smallest, and for what is below zero."""
+    """Return a mask that is False for the smallest scores, a share of ``sparsity``, and for negative scores."""
     mask = scores.flatten() >= 0
     mask[scores.flatten().topk(round(sparsity * scores.numel()), largest=False).indices] = False
     return mask.view(scores.shape)

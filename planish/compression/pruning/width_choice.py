@@ -1,9 +1,9 @@
-"""Which widths and which form to give the layers of a network: the choice of least error in a budget of milliseconds, by integer program.
+"""Choice of the width and the form of each layer with the least error within a latency budget, by mixed-integer programming.
 
-The time of a layer depends on the channels it reads *and* on those it makes, which are two decisions, and on its form (whole, or split at
-a rank). So there is one binary variable for each decision and width, and one continuous variable for each form and pair of widths of a
-layer; with their sums set equal, pairs take the value of the product, and the program is exact where layers have one form. HALP (Shen et
-al. 2021, arXiv:2110.10811) solves a knapsack of layers' latencies instead.
+The latency of a layer depends on its input channels *and* its output channels, which are two decisions, and on its form (original, or
+factorized at some rank). There is one binary variable for each decision and width, and one continuous variable for each form and pair of
+widths of a layer. The continuous variables are constrained to sum to the binary ones, so each equals the product of two binary variables,
+and the program is exact for layers of one form. HALP (Shen et al. 2021, arXiv:2110.10811) solves a knapsack over layer latencies instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 Floats = npt.NDArray[np.float64]
-FIXED = -1  # in place of a decision: channels that cannot be cut
+FIXED = -1  # instead of a decision, for channels that cannot be removed
 
 
 def _no_errors() -> Floats:
@@ -26,13 +26,13 @@ def _no_errors() -> Floats:
 
 @dataclass(frozen=True)
 class Cost:
-    """A part of a layer's time, by the choices of two decisions and by the layer's form.
+    """The latency of a layer, or of a part of it, as a function of two width decisions and of the layer's form.
 
     Args:
-        reads: decision on the channels it reads, ``FIXED`` for none.
-        makes: decision on the channels it makes, likewise.
-        ms: ``(forms, choices, choices)``, rows by ``reads``; only the first row or column counts where that is ``FIXED``.
-        errors: of each form.
+        reads: decision on the input channels; ``FIXED`` if there is none.
+        makes: decision on the output channels; ``FIXED`` if there is none.
+        ms: milliseconds ``(forms, choices of reads, choices of makes)``; if a decision is ``FIXED``, only its first choice is used.
+        errors: error of each form.
     """
 
     reads: int
@@ -43,11 +43,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is best.
+    """A solution of the program.
 
     Args:
-        widths: a choice for each decision.
-        forms: one for each cost.
+        widths: index of the chosen width for each decision.
+        forms: index of the chosen form for each cost.
     """
 
     widths: list[int]
@@ -55,24 +55,24 @@ class Choice:
 
 
 def time_of(costs: Sequence[Cost], choice: Choice) -> float:
-    """Milliseconds of all layers."""
-    taken = [*choice.widths, 0]  # the last one stands for FIXED
+    """The total latency of all layers in milliseconds."""
+    taken = [*choice.widths, 0]  # the last entry is that of FIXED, which is -1
     return sum(float(cost.ms[form, taken[cost.reads], taken[cost.makes]]) for cost, form in zip(costs, choice.forms, strict=True))
 
 
 def least_error(errors: Floats, costs: Sequence[Cost], budget_ms: float, seconds: float = 30.0) -> Choice | None:
-    """The choice whose summed error is least among those within the budget.
+    """Find the choice with the least total error within the latency budget.
 
-    Where a fraction of one form and a fraction of another would be best, a layer takes the faster of the two.
+    If the solution mixes fractions of several forms, the layer gets the fastest of them.
 
     Args:
-        errors: ``(decisions, widths)``, at least 0.
-        costs: of all layers.
-        budget_ms: for their sum.
-        seconds: the solver may take; then its best solution so far is returned.
+        errors: error of each decision and width ``(decisions, widths)``, at least 0.
+        costs: the latencies of all layers.
+        budget_ms: upper bound of their sum.
+        seconds: time limit of the solver, after which the best solution so far is returned.
 
     Returns:
-        None where no choice is within the budget.
+        The choice; None if none is within the budget.
     """
     decisions, width = errors.shape
     constant, single, pairs, several = _collect(costs, decisions, width)
@@ -85,7 +85,7 @@ def least_error(errors: Floats, costs: Sequence[Cost], budget_ms: float, seconds
     equal: list[float] = []
 
     def constrain(chosen: Sequence[int], total: float, as_one: int | None = None) -> None:
-        """The variables ``chosen`` add up to ``total``, or to the variable ``as_one``."""
+        """Constrain the variables ``chosen`` to sum to ``total``, or to the variable ``as_one``."""
         terms = [*chosen] if as_one is None else [*chosen, as_one]
         rows.extend([len(equal)] * len(terms))
         columns.extend(terms)
@@ -111,7 +111,7 @@ def least_error(errors: Floats, costs: Sequence[Cost], budget_ms: float, seconds
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(coo_array((values, (rows, columns)), shape=(len(equal), len(objective))).tocsr(), equal, equal),
-            # as shares of the budget, as what the solver calls nothing is much of a few microseconds
+            # relative to the budget, as the solver's absolute tolerance would be large for budgets of a few microseconds
             LinearConstraint(times[None] / scale, -np.inf, (budget_ms - constant) / scale),
         ],
         options={"time_limit": seconds, "mip_rel_gap": 1e-4},
@@ -125,26 +125,26 @@ def least_error(errors: Floats, costs: Sequence[Cost], budget_ms: float, seconds
 
 
 def _fastest(share: Floats, ms: Floats) -> int:
-    """Of the forms that have a share, the fastest at the chosen widths."""
+    """The fastest form, at the chosen widths, among those with a non-zero share."""
     _, i, j = np.unravel_index(int(share.argmax()), share.shape)
     taken = share[:, i, j] > 1e-6
     return int(np.where(taken, ms[:, i, j], np.inf).argmin())
 
 
 def _shaped(cost: Cost) -> Floats:
-    """Its times with one row or column only where it has no choice: ``(forms, choices or 1, choices or 1)``."""
+    """The latencies of a cost, with FIXED dimensions reduced to one choice: ``(forms, choices or 1, choices or 1)``."""
     return cost.ms[:, : 1 if cost.reads == FIXED else None, : 1 if cost.makes == FIXED else None]
 
 
 def _collect(costs: Sequence[Cost], decisions: int, width: int) -> tuple[float, Floats, dict[tuple[int, int], Floats], list[Cost]]:
-    """The costs of one form by what they depend on: nothing, one decision, or two; and those of several forms."""
+    """Sum the costs with one form by the number of decisions they depend on (none, one, two), and list those with several forms."""
     constant, single = 0.0, np.zeros((decisions, width))
     pairs: dict[tuple[int, int], Floats] = {}
     several = []
     for cost in costs:
         a, b, ms = cost.reads, cost.makes, cost.ms[0]
         if len(cost.errors) > 1:
-            tied = a == b != FIXED  # one decision, so the diagonal
+            tied = a == b != FIXED  # both are the same decision, so only the diagonal applies
             several.append(Cost(a, FIXED, np.diagonal(cost.ms, axis1=1, axis2=2)[:, :, None], cost.errors) if tied else cost)
         elif a == FIXED and b == FIXED:
             constant += float(ms[0, 0])

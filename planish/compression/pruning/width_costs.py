@@ -1,4 +1,4 @@
-"""The time of a network's layers by their widths and forms: timed on a coarse grid, interpolated between."""
+"""The latency of a network's layers as a function of their widths and forms, measured on a coarse grid and interpolated."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from planish.compression.reconstruction.layer_moments import watching
 from planish.devices.layer_latency import ConvShape, Pair, Precision, Variant
 from planish.evaluation.latency import SMALLEST_DIFFERENCE
 
-_TIMED = (0.125, 0.25, 0.5, 0.75, 1.0)  # of a layer's width
-_TIMED_ELSE = (0.25, 0.5, 1.0)  # the same where it is split, or float
+_TIMED = (0.125, 0.25, 0.5, 0.75, 1.0)  # shares of a layer's width that are timed
+_TIMED_ELSE = (0.25, 0.5, 1.0)  # the same for factorized and for float layers
 
 
 @dataclass(frozen=True)
 class LayerForm:
-    """How a layer is carried out.
+    """The factorization and the precision of a layer.
 
     Args:
-        form: that it is split in, None where it is whole.
-        is_float: it stays float between layers in INT8.
+        form: the factorization; None for the original layer.
+        is_float: whether the layer stays float between INT8 layers.
     """
 
     form: Form | None = None
@@ -41,7 +41,7 @@ Times = Callable[[Sequence[Variant]], Sequence[float]]
 
 @dataclass(frozen=True)
 class _Call:
-    """A layer as it runs once."""
+    """One call of a layer: its name, its shape and the height and width of its input."""
 
     name: str
     shape: ConvShape
@@ -52,7 +52,7 @@ class _Call:
         return self.shape.groups > 1 and self.shape.groups == self.shape.in_channels
 
     def at(self, inputs: int, outputs: int, precision: Precision, layer_form: LayerForm = _WHOLE) -> Variant:
-        """The same layer at other widths, in that form."""
+        """The same layer at other widths, in the given form and precision."""
         groups = self.shape.groups
         if self.depthwise:
             each = self.shape.out_channels // self.shape.in_channels
@@ -74,23 +74,24 @@ def width_costs(
     times: Times,
     sensitivity: Mapping[str, Mapping[LayerForm, float]] | None = None,
 ) -> tuple[list[Cost], list[tuple[str, list[LayerForm]]]]:
-    """What each layer costs, by the decisions on the channels it reads and makes, and by the form it is carried out in.
+    """The cost of each layer as a function of the decisions on its input and output channels and of its form.
 
-    Where a layer's channels come under several decisions (concatenation), its time is the mean of what each would give alone, weighted by
-    channels, and it stays whole and in INT8. A form that is not faster than the whole layer at full width is left out.
+    If the channels of a layer belong to several decisions (concatenation), its latency is the mean over the decisions, weighted by
+    channels, and the layer is neither factorized nor kept in float. A factorization that is not faster than the original layer at full
+    width is left out.
 
     Args:
-        module: in eval mode.
+        module: the network, in eval mode.
         example: a normalised image ``(1, C, H, W)``.
-        graph: of the module.
+        graph: the channel graph of the network.
         decided: the groups of each decision.
-        kept: ``(decisions, choices)``, the share of its channels that each choice keeps.
-        precision: in which layers are timed.
-        times: milliseconds of each variant of a layer.
-        sensitivity: by layer, the forms it may have, and the error of each.
+        kept: the share of channels that each choice keeps ``(decisions, choices)``.
+        precision: precision in which layers are timed.
+        times: returns the latency in milliseconds of each variant of a layer.
+        sensitivity: for each layer, the forms it may have and the error of each.
 
     Returns:
-        The costs, and for each the layer and its forms, the whole one first.
+        The costs, and for each of them the name of the layer and its forms, the original layer first.
     """
     decision_of = {unit: d for d, groups in enumerate(decided) for group in groups for unit in group.units}
     calls = _calls(module, example)
@@ -125,8 +126,8 @@ def width_costs(
 def _worth_trying(
     calls: Sequence[_Call], sensitivity: Mapping[str, Mapping[LayerForm, float]], precision: Precision, times: Times
 ) -> dict[str, list[LayerForm]]:
-    """Of each layer the whole form, and where it runs once the others: of those that split it only what is faster by what counts as a
-    difference.
+    """The forms of each layer: the original, and, for a layer that runs once, the float form and the factorizations that are measurably
+    faster.
     """
     names = [call.name for call in calls]
     once = [call for call in calls if call.name in sensitivity and names.count(call.name) == 1]
@@ -142,7 +143,7 @@ def _worth_trying(
 
 
 def _grid(call: _Call, side: str, layer_form: LayerForm) -> list[int]:
-    """Widths that are timed, whole multiples of 8 where there is room for them."""
+    """The widths to time; multiples of 8 for layers of at least 64 channels, besides the full width."""
     width = call.shape.in_channels if side == "in" else call.shape.out_channels
     if side == "in" and call.depthwise:
         return [width]
@@ -151,13 +152,13 @@ def _grid(call: _Call, side: str, layer_form: LayerForm) -> list[int]:
 
 
 def _between(ms: Floats, inputs: list[int], outputs: list[int], wide_in: Floats, wide_out: Floats) -> Floats:
-    """Bilinear interpolation, ``(choices, choices)``."""
+    """Interpolate the measured latencies bilinearly to ``(choices, choices)``."""
     rows = np.array([np.interp(wide_out, outputs, row) for row in ms])
     return np.array([np.interp(wide_in, inputs, column) for column in rows.T]).T
 
 
 def _shares(classes: Ints | None, decision_of: dict[int, int]) -> dict[int, float]:
-    """The share of a layer's channels under each decision."""
+    """The share of a layer's channels that belongs to each decision."""
     if classes is None:
         return {FIXED: 1.0}
     found, counts = np.unique([decision_of.get(int(unit), FIXED) for unit in classes], return_counts=True)
@@ -165,7 +166,7 @@ def _shares(classes: Ints | None, decision_of: dict[int, int]) -> dict[int, floa
 
 
 def _calls(module: nn.Module, example: Tensor) -> list[_Call]:
-    """Every call of a convolution or linear layer, in order."""
+    """All calls of convolution and linear layers, in the order in which they run."""
     layers = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     found: list[_Call] = []
 

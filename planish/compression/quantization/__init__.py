@@ -1,1 +1,1 @@
-"""Fewer bits: after training, during training, and with learned rounding."""
+"""Quantization: post-training, quantization-aware training, learned rounding, binary and 16-bit weights."""

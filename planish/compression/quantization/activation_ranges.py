@@ -1,4 +1,4 @@
-"""Which range of an activation its 256 steps shall cover: seen on calibration images, and cut where that loses less."""
+"""Quantization ranges of activations, observed on calibration images and clipped where that reduces the error."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Range = tuple[float, float]
 
 _BINS = 2048
 _STEPS = 256
-_TAIL = 1e-5  # of the values, left out by ``percentile`` at both ends together
-_MOST_CUT = 1e-3  # of the values, by ``entropy``
-_CUTS = np.linspace(0.1, 1.0, 91)  # of the whole range, tried by ``entropy``
-_ENDS = np.geomspace(0.02, 1.0, 118)  # of either end, tried by ``mse``
+_TAIL = 1e-5  # share of the values that ``percentile`` clips, both ends together
+_MOST_CUT = 1e-3  # largest share of the values that ``entropy`` may clip
+_CUTS = np.linspace(0.1, 1.0, 91)  # fractions of the full range that ``entropy`` tries
+_ENDS = np.geomspace(0.02, 1.0, 118)  # fractions of each end of the range that ``mse`` tries
 
 
 def activation_ranges(file: Path, batches: Callable[[], Iterable[Pixels]], method: Calibrator) -> dict[str, Range]:
-    """The range of every float activation of an ONNX file, by its name; each contains 0, as a quantized range must.
+    """The range of every float activation of an ONNX file, by name; each contains 0, as a quantized range must.
 
-    Zeros do not count, but for ``minmax``: every range represents them exactly, and behind a ReLU, where most values may be zeros, all
-    others would be cut off for their sake.
+    Zeros are left out of the histograms that all methods but ``minmax`` use: every range represents them exactly, and after a ReLU, where
+    most values may be zero, the non-zero values would otherwise be clipped.
 
     Args:
-        file: takes uint8 ``images`` ``(N, H, W, C)``.
-        batches: calibration images, the same each time.
-        method: see ``CALIBRATORS``.
+        file: an ONNX file that takes uint8 ``images`` ``(N, H, W, C)``.
+        batches: returns batches of calibration images, the same ones at every call.
+        method: ``minmax`` for the full range, or a key of ``CALIBRATORS``.
     """
     session, names = _watching(file)
     ends: dict[str, Range] = {}
@@ -54,7 +54,7 @@ def activation_ranges(file: Path, batches: Callable[[], Iterable[Pixels]], metho
 
 
 def percentile(counts: Floats, ends: Range) -> Range:
-    """All but the rarest values, a hundred-thousandth of those that are not 0."""
+    """Clip at the 99.999th percentile of the non-zero values; the clipped share is split evenly if both ends of the range are non-zero."""
     edges, share = np.linspace(*ends, _BINS + 1), np.cumsum(counts) / counts.sum()
     each = _TAIL / ((ends[0] < 0) + (ends[1] > 0))
     low = edges[np.searchsorted(share, each)] if ends[0] < 0 else 0.0
@@ -63,11 +63,11 @@ def percentile(counts: Floats, ends: Range) -> Range:
 
 
 def mse(counts: Floats, ends: Range) -> Range:
-    """The ends whose mean squared error, of rounding within and of clipping beyond, is least (Sung et al. 2015, arXiv:1511.06488)."""
+    """Minimise the mean squared error of rounding inside the range and clipping outside it (Sung et al. 2015, arXiv:1511.06488)."""
     centres = np.linspace(*ends, 2 * _BINS + 1)[1::2]
     low, high = (side.ravel() for side in np.meshgrid(ends[0] * _ENDS, ends[1] * _ENDS))
     step = (high - low) / (_STEPS - 1)
-    zero_point = np.rint(-low / step)  # which is an integer, so that the range begins and ends up to half a step elsewhere
+    zero_point = np.rint(-low / step)  # rounding the zero point shifts the range by up to half a step
     below, clipped_below = _clipped(counts, -centres, zero_point * step)
     above, clipped_above = _clipped(counts[::-1], centres[::-1], (_STEPS - 1 - zero_point) * step)
     errors = clipped_below + clipped_above + (counts.sum() - below - above) * step**2 / 12
@@ -76,16 +76,16 @@ def mse(counts: Floats, ends: Range) -> Range:
 
 
 def _clipped(counts: Floats, distances: Floats, ends: Floats) -> tuple[Floats, Floats]:
-    """How many values lie beyond each of ``ends``, and the sum of their squared distances from it; the furthest values come first."""
+    """The number of values beyond each of ``ends``, and the sum of their squared distances from it; the most distant bins come first."""
     number, total, squares = (np.concatenate([[0.0], np.cumsum(counts * distances**power)]) for power in (0, 1, 2))
     beyond = np.searchsorted(-distances, -ends)
     return number[beyond], squares[beyond] - 2 * ends * total[beyond] + ends**2 * number[beyond]
 
 
 def entropy(counts: Floats, ends: Range) -> Range:
-    """The cut that loses least information: the Kullback-Leibler divergence of the rounded values from the clipped ones (Migacz 2017).
+    """Minimise the Kullback-Leibler divergence between the distributions of the clipped and the quantized values (Migacz 2017).
 
-    No more than a thousandth of the values is cut off, as the divergence does not mind how far beyond the range they lie.
+    At most a thousandth of the values is clipped, as the divergence does not depend on how far outside the range they lie.
     """
     centres = np.linspace(*ends, 2 * _BINS + 1)[1::2]
     cuts = [(ends[0] * c, ends[1] * c) for c in _CUTS]
@@ -99,11 +99,11 @@ def _divergence(counts: Floats, centres: Floats, cut: Range) -> float:
     inside = (centres >= cut[0]) & (centres <= cut[1])
     if counts[~inside].sum() > _MOST_CUT * counts.sum():
         return np.inf
-    clipped = counts * inside  # what lies beyond is counted at the ends
+    clipped = counts * inside  # values outside the range are counted in the end bins
     clipped[np.argmax(inside)] += counts[centres < cut[0]].sum()
     clipped[len(inside) - 1 - np.argmax(inside[::-1])] += counts[centres > cut[1]].sum()
     steps = np.clip(np.rint((centres - cut[0]) / ((cut[1] - cut[0]) / (_STEPS - 1))), 0, _STEPS - 1).astype(int)
-    seen = inside & (counts > 0)  # a step's values are spread over those of its bins that had any
+    seen = inside & (counts > 0)  # the count of a quantization level is spread over its non-empty bins
     held = np.bincount(steps[inside], counts[inside], _STEPS)
     bins = np.bincount(steps[seen], minlength=_STEPS)
     rounded = np.where(seen, held[steps] / np.maximum(bins[steps], 1), 0)
@@ -113,7 +113,7 @@ def _divergence(counts: Floats, centres: Floats, cut: Range) -> float:
 
 
 def _watching(file: Path) -> tuple[Any, list[str]]:
-    """A session that returns every float activation, and their names."""
+    """Create a session that returns every float activation; also returns their names."""
     import onnx
 
     model = onnx.shape_inference.infer_shapes(onnx.load(str(file)))

@@ -1,6 +1,6 @@
-"""Bias correction: the mean error that rounding leaves in a layer's channels is taken off its bias, layer after layer.
+"""Bias correction: the mean quantization error of each output channel is subtracted from its bias, layer by layer.
 
-M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019 (arXiv:1906.04721); the empirical form.
+M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019 (arXiv:1906.04721), empirical version.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LARGEST = 2**31 - 1
 
 
 def add_biases(graph: Any) -> None:
-    """Give every convolution and linear layer without a bias one of zeros: its mean error needs a place where it can be taken off.
+    """Add a zero bias to every convolution and linear layer without one, so that there is a bias to correct.
 
     Args:
-        graph: of a float ONNX model; changed in place.
+        graph: the graph of a float ONNX model; changed in place.
     """
     from onnx import numpy_helper
 
@@ -43,17 +43,17 @@ def add_biases(graph: Any) -> None:
 def correct_biases(original: Path, quantized: Path, batches: Callable[[], Iterable[Pixels]], stage: Stage) -> int:
     """Correct the integer biases of a Q/DQ file, in place.
 
-    A layer is corrected after those before it, on what they give it then: all at once, errors that belong to earlier layers would be
-    taken off again and again.
+    Layers are corrected in order, each on the outputs of the corrected layers before it. If all were corrected at once, errors of early
+    layers would be subtracted repeatedly.
 
     Args:
-        original: the float file it was made from, with the same names of nodes.
+        original: the float file from which it was made, with the same node names.
         quantized: the Q/DQ file.
-        batches: calibration images, the same each time.
-        stage: is told of each layer.
+        batches: returns batches of calibration images, the same ones at every call.
+        stage: the progress stage, advanced after each layer.
 
     Returns:
-        How many layers were corrected.
+        The number of layers that were corrected.
     """
     import onnx
     from onnx import numpy_helper
@@ -84,7 +84,7 @@ def _has_integer_bias(node: Any, made_by: dict[str, Any], tensors: dict[str, Any
 
 
 def _means(model: Any, names: list[str], batches: Callable[[], Iterable[Pixels]]) -> dict[str, npt.NDArray[np.float64]]:
-    """The mean of each channel of these activations."""
+    """The mean of these activations per channel."""
     session = session_for(model, names)
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     count = 0

@@ -1,4 +1,4 @@
-"""Weights of one or two bits, and activations of one, trained with a straight-through estimator."""
+"""Binary and ternary weights, and binary activations, trained with a straight-through estimator."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _CALIBRATION_IMAGES = 64
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Binarize:
-    """Weights become -1 and 1 (``binary``, 1 bit) or -1, 0 and 1 (``ternary``, stored in 2 bits) times a learned scale per output channel.
+    """Train weights of -1 and 1 (``binary``, 1 bit) or -1, 0 and 1 (``ternary``, stored in 2 bits) with a learned scale per output channel.
 
-    With binary activations each of these layers also reads only two values, on either side of a learned threshold per channel. The first
-    and the last layer stay as they are. The original model is the teacher. Batch norm is kept, as it is what recentres the outputs.
+    With binary activations, the inputs of these layers also take only two values per channel, above and below a learned threshold. The
+    first and the last layer are not changed. The original model is the teacher. Batch norm is not folded, as it recentres the outputs.
 
-    The saved network is smaller. It is not faster: the runtimes compute it in float, and have no binary convolution.
+    The saved network is smaller but not faster: the runtimes have no binary convolution and compute in float.
 
     Args:
         weights: ``binary`` or ``ternary``.
-        activations: ``float`` or ``binary``; the latter costs much accuracy.
+        activations: ``float`` or ``binary``; the latter causes a large accuracy drop.
         epochs: passes over the training images.
         learning_rate: peak learning rate of AdamW.
         batch_size: images per step.
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
         flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
-        max_seconds: time limit to which training is shortened; None for no limit.
+        max_seconds: time limit; training is shortened to fit. None for no limit.
         seed: seed of shuffling and augmentation.
 
     Example:
@@ -78,11 +78,11 @@ class Binarize:
         return f"{self.weights} weights" + (", binary activations" if self.activations == "binary" else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Replace the weights and train what comes of it.
+        """Binarize the network and train it.
 
         Raises:
             TechniqueError: there is no layer between the first and the last.
-            TrainingError: training went wrong.
+            TrainingError: training failed.
         """
         module = copy.deepcopy(artifact.module)
         with Stage("reading calibration images", _CALIBRATION_IMAGES) as stage:
@@ -128,7 +128,7 @@ class Binarize:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """Make room for the integers and thresholds; their values come with the weights."""
+        """Create buffers for integers and thresholds in a freshly built network; their values are loaded with the weights."""
         for name in structure["layers"]:
             layer: Any = module.get_submodule(name)
             weight = layer.weight
@@ -139,7 +139,7 @@ class Binarize:
 
 
 class BinaryScale(nn.Module):
-    """Parametrization of a weight while it is trained: its sign times a learned scale, at first the mean size of the channel's weights."""
+    """Parametrization of a weight during training: its sign times a learned scale, initially the channel's mean magnitude."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -150,15 +150,15 @@ class BinaryScale(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         sign = torch.where(weight >= 0, 1.0, -1.0)
-        # sign + (weight - weight) and not weight + (sign - weight), which is 0 or 2 for huge weights
+        # not weight + (sign - weight).detach(), which rounds to 0 or 2 for very large weights
         return (sign + (weight - weight.detach())) * self.scale().reshape(-1, *[1] * (weight.ndim - 1))
 
 
 class BinaryActivation(nn.Module):
-    """One of two values per channel, above and below a threshold; gradients pass as far from it as the values lie apart.
+    """Binary activation: ``size`` above a threshold and ``-size`` below, per channel; gradients pass within ``size`` of the threshold.
 
     Args:
-        layer: that reads them.
+        layer: the layer that reads the activation.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
@@ -174,7 +174,7 @@ class BinaryActivation(nn.Module):
 
 
 def ternary_scale(weight: Tensor) -> Tensor:
-    """The mean size, in each output channel, of the weights beyond 0.7 times the mean size of all (Li and Liu 2016, section 2.2)."""
+    """The mean magnitude of weights above 0.7 times the mean magnitude, per output channel (Li and Liu 2016, section 2.2)."""
     size = weight.detach().flatten(1).abs()
     beyond = size > 0.7 * size.mean(1, keepdim=True)
     return ((size * beyond).sum(1) / beyond.sum(1).clamp(min=1)).clamp(min=SMALLEST)
@@ -182,7 +182,7 @@ def ternary_scale(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _split_activations(module: nn.Module, names: list[str], batches: Iterable[Tensor]) -> None:
-    """Put a ``BinaryActivation`` before each layer: threshold and size are the mean of what it reads and the mean distance from it."""
+    """Insert a ``BinaryActivation`` before each layer; its initial threshold is the mean input, its size the mean absolute deviation."""
     seen: dict[str, Tensor] = {}
     layers: dict[str, Any] = {name: module.get_submodule(name) for name in names}
     handles = [layer.register_forward_pre_hook(_keeper(seen, name)) for name, layer in layers.items()]

@@ -1,4 +1,4 @@
-"""Cross-layer equalisation: channels that two layers share are scaled, so that no weight needs most of the range for itself.
+"""Cross-layer equalisation: channels between two layers are rescaled, so that a few large weights do not determine the range.
 
 M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019 (arXiv:1906.04721).
 """
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from planish.compression.graph.onnx_graph import readers
 
 _SWEEPS = 10
-_ENOUGH = 1.01  # scales closer to 1 than this change nothing worth another sweep
+_ENOUGH = 1.01  # sweeps end when all scales are closer to 1 than this
 
 Weights = npt.NDArray[np.float32]
 
@@ -21,13 +21,13 @@ Weights = npt.NDArray[np.float32]
 def equalise(graph: Any) -> int:
     """Equalise every pair of convolutions with nothing or a ReLU between them; the network's function stays the same.
 
-    A clipped activation (ReLU6) would have to be clipped elsewhere in each channel, and every other one is not linear in its scale.
+    Other activations are excluded: ReLU6 would need a different limit in each channel, and the others do not commute with scaling.
 
     Args:
-        graph: of an ONNX model with batch norm folded; changed in place.
+        graph: the graph of an ONNX model with batch norm folded; changed in place.
 
     Returns:
-        How many pairs there are.
+        The number of pairs.
     """
     from onnx import numpy_helper
 
@@ -46,7 +46,7 @@ def equalise(graph: Any) -> int:
 
 
 def _pairs(graph: Any, tensors: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """Convolutions and the only convolution that reads them; each has its weights to itself."""
+    """Pairs of a convolution and the only convolution that reads its output; neither shares its weights."""
     reads = readers(graph)
     for output in graph.output:
         reads.setdefault(output.name, []).append(None)
@@ -67,7 +67,7 @@ def _pairs(graph: Any, tensors: dict[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def _balance(values: dict[str, Weights], first: Any, second: Any) -> float:
-    """Give each shared channel the same largest weight in both layers; returns the largest factor or its inverse."""
+    """Scale each shared channel to the same largest weight in both layers; returns the largest scale or inverse scale."""
     makes, reads = values[first.input[1]], values[second.input[1]]
     groups = len(makes) // reads.shape[1]
     by_group = reads.reshape(groups, -1, *reads.shape[1:])  # (groups, outputs of each, inputs of each, ...)

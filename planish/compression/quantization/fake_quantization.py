@@ -1,4 +1,4 @@
-"""Where fake quantization stands in a network: at the tensors that integer kernels read and write, as in our INT8 files."""
+"""Insertion of fake quantization at the tensors that integer kernels read and write, as in our INT8 files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from planish.models.outputs import Graph
 from planish.models.quantized import LAYERS, ActivationQuantizer
 from planish.models.tracing import trace_graph
 
-# What has an integer kernel: its inputs and its output are quantized ...
+# Operations with an integer kernel: their inputs and output are quantized.
 _ARITHMETIC = {
     operator.add, operator.iadd, torch.add, "add", "add_", operator.mul, operator.imul, torch.mul, "mul", "mul_", torch.cat, torch.concat,
     torch.sigmoid, F.sigmoid, "sigmoid", torch.mean, "mean", F.avg_pool2d, F.adaptive_avg_pool2d,
     nn.Sigmoid, nn.AvgPool2d, nn.AdaptiveAvgPool2d,
 }  # fmt: skip
-# ... and what moves values without changing them: integers go through.
+# Operations that move values without changing them; they also run on integers.
 _MOVES = {
     F.max_pool2d, torch.flatten, "flatten", "view", "reshape", torch.reshape, "permute", torch.permute, "transpose", torch.transpose,
     "contiguous", "chunk", torch.chunk, "split", torch.split, operator.getitem, "squeeze", torch.squeeze, "unsqueeze", torch.unsqueeze,
@@ -34,7 +34,7 @@ _MOVES = {
 }  # fmt: skip
 _RELU = {nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_"}
 _RELU6 = {nn.ReLU6, F.relu6}
-# x times a gate: the product has an integer kernel, the activation as a whole has none
+# Activations that are x times a gate: the product has an integer kernel, the activation itself has none.
 _GATED: dict[object, Callable[..., Any]] = {
     nn.SiLU: torch.sigmoid,
     F.silu: torch.sigmoid,
@@ -44,14 +44,14 @@ _GATED: dict[object, Callable[..., Any]] = {
 
 
 class Placed(Graph):
-    """A network as a graph, with an ``ActivationQuantizer`` at each tensor that integer kernels read or write."""
+    """The graph of a network with an ``ActivationQuantizer`` at each tensor that integer kernels read or write."""
 
     def quantizers(self) -> dict[str, ActivationQuantizer]:
-        """By the name of the tensor they stand at."""
+        """The quantizers, by the name of the tensor that they quantize."""
         return {name.removeprefix("quantizer."): m for name, m in self.named_modules() if isinstance(m, ActivationQuantizer)}
 
     def layers(self) -> list[tuple[str, nn.Conv2d | nn.Linear, ActivationQuantizer]]:
-        """Convolution and linear layers in the order in which they run, each with the quantizer of its input."""
+        """The names and modules of convolution and linear layers in the order in which they run, each with the quantizer of its input."""
         found = {}
         for node in self.graph.nodes:
             if isinstance(layer := _called(node, self), LAYERS):
@@ -62,25 +62,25 @@ class Placed(Graph):
 
 
 def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
-    """The network as a graph: batch norm folded, and a quantizer wherever the runtimes need one to compute in integers.
+    """Trace the network, fold batch norm, and insert a quantizer wherever the runtimes need one to compute in integers.
 
-    ReLU and ReLU6 are what quantization to unsigned values does anyway, so those before a quantizer go. The classifier's outputs
-    stay float, and so does everything that has no integer kernel.
+    ReLU and ReLU6 before a quantizer are removed, as quantization to unsigned values clips in the same way. The network's outputs and all
+    operations without an integer kernel stay float.
 
     Args:
-        module: copied.
-        channels: of the images.
-        height: of the images.
-        width: of the images.
+        module: the network; not changed.
+        channels: channels of the images.
+        height: height of the images.
+        width: width of the images.
 
     Raises:
-        TechniqueError: the network's code hides its graph, or it has no convolution and no linear layer.
+        TechniqueError: the network cannot be traced, or it has no convolution and no linear layer.
     """
     module = copy.deepcopy(module).eval()
     fold_batch_norm(module)
     try:
         graph = Placed(module, trace_graph(module))
-    except Exception as error:  # whatever the network does with a proxy in place of a tensor
+    except Exception as error:  # the network's code may raise anything when given a proxy instead of a tensor
         raise TechniqueError(
             f"the network's code hides its graph: {first_line(error)}",
             "quantizers stand between its operations, so forward must not branch on what is in a tensor",
@@ -104,7 +104,7 @@ def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
 
 @torch.no_grad()
 def calibrate(graph: Placed, batches: Iterable[Tensor]) -> None:
-    """Set the range of every quantizer to the least and largest value of ``batches`` of normalised images, with everything in float."""
+    """Set the range of every quantizer to the minimum and maximum on ``batches`` of normalised images, computed in float."""
     seen: dict[nn.Module, tuple[float, float]] = {}
 
     def watch(quantizer: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def calibrate(graph: Placed, batches: Iterable[Tensor]) -> None:
 
 
 def _kind(node: fx.Node, module: nn.Module) -> object:
-    """What the node calls: the type of a module, a function, or the name of a method."""
+    """The target of the node: the type of a module, a function, or the name of a method."""
     called = _called(node, module)
     return node.target if called is None else type(called)
 
@@ -139,12 +139,12 @@ def _called(node: fx.Node, module: nn.Module) -> nn.Module | None:
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:
-    """The inputs of a node that are tensors (or tuples of them), constants included."""
+    """The inputs of a node that are tensors or tuples of tensors, including constants."""
     return [n for n in node.all_input_nodes if n.op == "get_attr" or "tensor_meta" in n.meta]
 
 
 def _source(node: fx.Node, module: nn.Module) -> fx.Node:
-    """Where a tensor comes from, behind all that only moves values; a part of what a layer returns (an LSTM) comes from there."""
+    """The node that computes a tensor; nodes that only move values are skipped, but not the item of a tuple output (of an LSTM)."""
     while _kind(node, module) in _MOVES:
         before = node.all_input_nodes[0]
         if _kind(before, module) not in _MOVES and isinstance(before.meta.get("tensor_meta"), tuple) and not _is_tensor(before):
@@ -154,12 +154,12 @@ def _source(node: fx.Node, module: nn.Module) -> fx.Node:
 
 
 def _is_tensor(node: fx.Node) -> bool:
-    """Whether the node makes one tensor, not several."""
+    """Whether the node outputs a single tensor."""
     return hasattr(node.meta.get("tensor_meta"), "shape")
 
 
 def _simplify(graph: Placed) -> None:
-    """Take out identities, and write SiLU and hard-swish as products."""
+    """Remove identities, and replace SiLU and hard-swish by a gate and a product."""
     for node in list(graph.graph.nodes):
         if _kind(node, graph) is nn.Identity:
             node.replace_all_uses_with(node.args[0])
@@ -173,7 +173,7 @@ def _simplify(graph: Placed) -> None:
 
 
 def _chosen(graph: Placed) -> set[fx.Node]:
-    """The tensors to quantize, each named by the node that makes it."""
+    """The tensors to quantize, given by the nodes that output them."""
     chosen: set[fx.Node] = set()
     for node in graph.graph.nodes:
         kind, inputs = _kind(node, graph), _tensors(node)
@@ -181,7 +181,7 @@ def _chosen(graph: Placed) -> set[fx.Node]:
         if not is_layer and (kind not in _ARITHMETIC or "tensor_meta" not in node.meta or any(n.op == "get_attr" for n in inputs)):
             continue
         chosen.update(_source(n, graph) for n in inputs)
-        if not isinstance(_called(node, graph), nn.Linear):  # linear layers have integer kernels that write float
+        if not isinstance(_called(node, graph), nn.Linear):  # linear layers have integer kernels with float output
             chosen.add(node)
     output = next(node for node in graph.graph.nodes if node.op == "output")
     chosen -= {_source(node, graph) for node in output.all_input_nodes}

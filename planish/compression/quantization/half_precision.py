@@ -1,4 +1,4 @@
-"""Weights in 16 bits: half the file, and the same arithmetic."""
+"""Storage of weights in 16 bits; computation stays in float32."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class HalfPrecision:
-    """Store the weights of an ONNX file in 16 bits; the runtime widens them when it loads the file, and computes in float32.
+    """Store the weights of an ONNX file in 16 bits; the runtime casts them to float32 when it loads the file.
 
-    So the file is half as large and no faster.
+    The file is half as large, and the model is not faster.
 
     Args:
-        kind: ``fp16`` has 11 significant bits and reaches 65504; ``bf16`` has 8 and reaches as far as float32.
+        kind: ``fp16`` has 11 significant bits and a maximum of 65504; ``bf16`` has 8 significant bits and the range of float32.
     """
 
     kind: Literal["fp16", "bf16"] = "fp16"
@@ -43,10 +43,10 @@ class HalfPrecision:
         return f"{self.kind} weights"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Store them so.
+        """Store the weights in 16 bits.
 
         Raises:
-            TechniqueError: a weight does not fit.
+            TechniqueError: a weight is outside the range of the format.
         """
         import onnx
         from onnx import TensorProto, helper, numpy_helper
@@ -55,7 +55,7 @@ class HalfPrecision:
         casts, count = [], 0
         for tensor in model.graph.initializer:
             if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
-                continue  # biases and constants are few, and some operations want them as they are
+                continue  # biases and constants are few, and some operations need them in float32
             values, name = numpy_helper.to_array(tensor), tensor.name
             narrow = _narrowed(values, self.kind)
             if not np.isfinite(narrow.astype(np.float32)).all():

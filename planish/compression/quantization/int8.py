@@ -1,4 +1,4 @@
-"""INT8 post-training quantization of an ONNX file, in the form that both ONNX Runtime and OpenVINO run with integer kernels."""
+"""INT8 post-training quantization of ONNX files, in the QDQ format that ONNX Runtime and OpenVINO both run with integer kernels."""
 
 from __future__ import annotations
 
@@ -36,32 +36,33 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 _BATCH = 16
-_WEIGHED = 4  # batches that sensitivity and mean errors are measured on
+_WEIGHED = 4  # number of batches on which sensitivity and mean errors are measured
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _NORMALISING = ("Cast", "Transpose", "Mul", "Add", "Sub", "Div", "ReduceMin", "ReduceMax", "ReduceMean", "Sqrt", "Clip", "Max")
-FLOAT_LAYERS = "float_layers"  # in the structure of a step: what a planner wants to stay float
+FLOAT_LAYERS = "float_layers"  # key in the structure of a step: the layers that an earlier step chose to stay float
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Int8:
-    """Weights in signed 8 (or 7) bits, one scale per channel; activations in unsigned 8 bits, one scale per tensor, calibrated on images.
+    """Quantize weights to signed 8 (or 7) bits with one scale per output channel, and activations to unsigned 8 bits with one per tensor.
 
-    Quantize and dequantize nodes are put around every operation that has an integer kernel (QDQ form); both runtimes fuse them. The
-    normalisation of the pixels and the logits stay float. Signed activations would leave half the convolutions of ONNX Runtime in
-    float, unsigned weights would make all of them slow.
+    Activation ranges are calibrated on images. Quantize and dequantize nodes are placed around every operation with an integer kernel (QDQ
+    format); both runtimes fuse them. The normalisation of the pixels and the logits stay float. With signed activations, ONNX Runtime would
+    run half the convolutions in float; with unsigned weights, all convolutions would be slow.
 
     Args:
         calibration_images: number of calibration images, spread evenly over the split.
-        method: how the range of an activation is chosen: the full range (``minmax``), all but the rarest values (``percentile``),
-            the least loss of information (``entropy``) or the least squared error (``mse``).
+        method: how the range of an activation is chosen: the full range (``minmax``), clipped at a percentile (``percentile``), with the
+            least loss of information (``entropy``) or with the least squared error (``mse``).
         per_channel: one weight scale per output channel; False for one per layer.
-        weight_bits: 7 for processors whose integer kernels overflow with 8 (x86 without VNNI, see ``evaluation.machine.saturates``).
-        equalise: first scale channels that two layers share, where nothing or a ReLU lies between them (cross-layer equalisation).
-        correct_bias: afterwards take the mean error of each channel off its bias.
-        max_slowdown: mixed precision: how much slower than all INT8 the layers may be together, 0.1 for a tenth. Those whose rounding harms
-            the outputs most for the time it saves stay float.
-        runtime: runtime in which layers are timed for that.
-        float_layers: names of layers of the network that stay float; those that an earlier step of the plan chose do so as well.
+        weight_bits: 7 for processors whose integer kernels overflow with 8 (x86 without VNNI, see ``devices.machine.saturates``).
+        equalise: before quantization, rescale the channels between two layers with nothing or a ReLU between them (cross-layer
+            equalisation).
+        correct_bias: after quantization, subtract the mean error of each channel from its bias.
+        max_slowdown: for mixed precision, how much slower the layers together may be than with INT8 only, 0.1 for 10 %. The layers whose
+            quantization changes the outputs most for the time it saves stay float.
+        runtime: runtime in which layers are timed for ``max_slowdown``.
+        float_layers: names of layers of the network that stay float, besides those that an earlier step of the plan chose.
     """
 
     calibration_images: Annotated[int, Field(ge=1)] = 256
@@ -80,7 +81,7 @@ class Int8:
 
     @classmethod
     def for_this_machine(cls) -> Int8:
-        """With weights of as many bits as this machine's integer kernels compute exactly."""
+        """Create the technique with the largest ``weight_bits`` that this machine's integer kernels compute exactly."""
         return cls(weight_bits=7 if saturates() else 8)
 
     @property
@@ -97,7 +98,7 @@ class Int8:
         return "INT8" + (f" ({', '.join(added)})" if added else "")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Quantize.
+        """Quantize the file.
 
         Raises:
             TechniqueError: no layer can be quantized, or the quantizer cannot handle the file.
@@ -113,7 +114,7 @@ class Int8:
                 notes = self._quantize(artifact.files[0], prepared, file, [split[part] for part in _parts(chosen)], shared, planned)
             except TechniqueError:
                 raise
-            except Exception as error:  # the quantizer raises whatever its helpers do
+            except Exception as error:  # the quantizer raises many exception types
                 raise TechniqueError(
                     f"the quantizer cannot handle {artifact.files[0].name}: {type(error).__name__}: {error}",
                     "it takes ONNX files with float32 weights",
@@ -121,7 +122,7 @@ class Int8:
                 ) from error
         try:
             kernels = {precision: len(names) for precision, names in onnxruntime_kernels(file).items()}
-        except Exception as error:  # its bindings raise many kinds without a common base
+        except Exception as error:  # the bindings raise many exception types without a common base class
             raise TechniqueError(
                 f"ONNX Runtime does not open the quantized file: {first_line(error)}", "", "leave this step out"
             ) from error
@@ -135,15 +136,15 @@ class Int8:
     def _quantize(
         self, given: Path, prepared: Path, file: Path, calibration: Sequence[Pixels], shared: bool, planned: set[str]
     ) -> list[str]:
-        """Write the quantized file; returns what is worth telling.
+        """Write the quantized file; returns the notes of the step.
 
         Args:
             given: the float file.
-            prepared: where it is put with all shapes known.
-            file: where the quantized one is put.
-            calibration: batches of images.
-            shared: its layers have few different weights.
-            planned: names of layers that a planner wants to stay float.
+            prepared: path for the folded file with all shapes inferred.
+            file: path for the quantized file.
+            calibration: batches of calibration images.
+            shared: whether the layers use weight sharing.
+            planned: names of layers that an earlier step chose to stay float.
         """
         import onnx
 
@@ -202,9 +203,9 @@ class Int8:
         return notes
 
     def _named(self, layers: Sequence[Any], planned: set[str]) -> list[str]:
-        """The nodes of layers that shall stay float."""
+        """The nodes of the layers that are to stay float."""
         nodes: dict[str, list[str]] = {}
-        for node in layers:  # several of one layer that runs more than once, see ``separate_constants``
+        for node in layers:  # a layer that runs more than once has several nodes, see ``separate_constants``
             nodes.setdefault(node.input[1].removeprefix("network.").partition(".weight")[0], []).append(node.name)
         if missing := [name for name in self.float_layers if name not in nodes]:
             raise TechniqueError(
@@ -221,7 +222,7 @@ class Int8:
         left_float: Sequence[str],
         nodes: Sequence[str] | None = None,
     ) -> None:
-        """Put the nodes in; of all operations, or of those named."""
+        """Write a file with Q/DQ nodes around all operations, or around those in ``nodes``."""
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
         quantize_static(
@@ -244,7 +245,7 @@ def _parts(chosen: Any) -> list[Any]:
 
 
 def _head(graph: Any) -> list[str]:
-    """Names of the nodes between the pixels and the first layer. Normalised pixels are quantized once, where that layer reads them."""
+    """The names of the nodes between the pixels and the first layer; normalised pixels are quantized once, at that layer's input."""
     reached = {graph.input[0].name}
     names = []
     for node in graph.node:  # in topological order
@@ -255,7 +256,7 @@ def _head(graph: Any) -> list[str]:
 
 
 def _decoding(graph: Any) -> list[str]:
-    """Names of the nodes that make boxes, classes and masks of what the layers return: eight bits would not place a box."""
+    """The names of the nodes that decode raw outputs to boxes, classes and masks; 8 bits are too coarse for box coordinates."""
     reached: set[str] = set()
     names = []
     for node in graph.node:  # in topological order
@@ -266,14 +267,15 @@ def _decoding(graph: Any) -> list[str]:
 
 
 def _weights_first(graph: Any) -> list[str]:
-    """Names of the products whose constant is on the left, for which there is no integer kernel with one scale an output."""
+    """The names of ``MatMul`` nodes with the constant on the left, for which no integer kernel has one scale per output channel."""
     constants = {tensor.name for tensor in graph.initializer}
     return [node.name for node in graph.node if node.op_type == "MatMul" and node.input[0] in constants]
 
 
 def _float_neighbours(graph: Any) -> list[str]:
-    """Batch norm that no convolution took in, other normalisations, and concatenations that only batch norm reads: without an integer
-    kernel for them, rounding them costs accuracy and time, and OpenVINO 2026.4 crashed on a DenseNet-121 made so.
+    """The names of batch-norm nodes not folded into a convolution, other normalisations, and concatenations that only batch norm reads.
+
+    They have no integer kernel, so quantizing them costs accuracy and time, and OpenVINO 2026.4 crashed on such a DenseNet-121.
     """
     reads = readers(graph)
     names = []
@@ -291,7 +293,7 @@ def _activations_behind(graph: Any, layer: Any) -> list[str]:
 
 
 def _through_activations(graph: Any, ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """What an activation alone reads is rounded behind it only, so that it takes that range."""
+    """Give a tensor that only a ReLU or Clip reads the range of its output, as the runtimes quantize only after the activation."""
     reads, found = readers(graph), dict(ranges)
     for node in graph.node:
         if node.op_type in ("Relu", "Clip") and len(reads[node.input[0]]) == 1 and node.input[0] in found and node.output[0] in found:
@@ -308,7 +310,7 @@ def _describe(kernels: dict[str, int], images: int) -> str:
 
 
 def _finish(before: Artifact, after: Artifact) -> None:
-    """Give the quantizer's file the metadata of the one it was made from, and leave out the shapes it noted."""
+    """Copy the metadata of the original file to the quantized file, and remove the stored intermediate shapes."""
     import onnx
 
     model = onnx.load(str(after.files[0]))
@@ -318,7 +320,7 @@ def _finish(before: Artifact, after: Artifact) -> None:
 
 
 class _Reader:
-    """The quantizer insists on calibrating; as every range is given, one image will do."""
+    """A calibration reader with a single image, which the quantizer requires although all ranges are given."""
 
     def __init__(self, image: Pixels) -> None:
         self._images = iter([image])
@@ -330,7 +332,7 @@ class _Reader:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """The quantizer logs and prints advice for its own developers."""
+    """Within this block, suppress the messages that the quantizer logs and prints for its own developers."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

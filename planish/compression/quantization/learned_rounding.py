@@ -1,4 +1,4 @@
-"""Weights in few bits whose rounding is learned: up or down is decided by what the layer computes, not by the nearest value."""
+"""Low-bit weights with learned rounding: each weight is rounded up or down to preserve the outputs of its layer."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ from planish.technique import hyper_parameters
 if TYPE_CHECKING:
     from planish.task import Task
 
-_STRETCH = 1.2  # the sigmoid is stretched to -0.1 .. 1.1 and clipped, so that it reaches 0 and 1
-_CACHE_BYTES = 2**30  # of inputs and outputs kept for one unit
+_STRETCH = 1.2  # the sigmoid is stretched to -0.1 .. 1.1 and clipped, so that it reaches 0 and 1 exactly
+_CACHE_BYTES = 2**30  # limit for the cached inputs and outputs of one unit
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LearnedRounding:
-    """Weights in 8, 4 or 2 bits, one scale per output channel; each is rounded up or down so that outputs stay what they were.
+    """Quantize weights to 8, 4 or 2 bits with one scale per output channel; each is rounded up or down so that outputs change least.
 
-    Layer by layer, in the order they run, rounding is optimised on calibration images without labels: what a layer makes of the inputs that
-    the quantized layers before it give must come close to what it made in the float network. With ``block`` granularity all layers of a
-    residual block (or the like) learn together, so that one can make up for another. The first and the last layer have 8 bits.
+    Layer by layer, in the order in which they run, rounding is optimised on calibration images without labels: the outputs of a layer on
+    the inputs from the quantized layers before it must match its outputs in the float network. With ``block`` granularity, all layers of a
+    residual block (or similar) are optimised together, so that they can compensate for each other. The first and the last layer have 8
+    bits.
 
-    The saved network is as small as the bits say. It computes in float: the runtimes run no convolution in 4 or 2 bits here, so alone it
-    is not faster. ``qat`` after it (``epochs=0`` to calibrate only) makes an INT8 file of these very integers.
+    The size of the saved network corresponds to the bits. It computes in float: the runtimes have no 4-bit or 2-bit convolution, so by
+    itself it is not faster. ``qat`` after it (``epochs=0`` to calibrate only) gives an INT8 file with the same integers.
 
     Args:
         bits: 8, 4 or 2.
-        granularity: ``layer`` (AdaRound) or ``block`` (as BRECQ, with squared error); layers outside blocks learn alone.
-        calibration_images: number of images, spread evenly; fewer are used where a layer's maps would take too much memory.
+        granularity: ``layer`` (AdaRound) or ``block`` (like BRECQ, with squared error); layers outside blocks are optimised alone.
+        calibration_images: number of images, spread evenly; fewer are used where the feature maps of a layer would take too much memory.
         steps: Adam steps per layer or block.
         batch_size: images per step.
         learning_rate: learning rate of the rounding variables.
-        seed: seed of the order of images.
+        seed: seed of the sampling of images.
 
     Example:
         >>> print(LearnedRounding(bits=4))
@@ -82,7 +83,7 @@ class LearnedRounding:
         fold_batch_norm(original)
         for part in original.modules():
             if isinstance(getattr(part, "inplace", None), bool):
-                part.inplace = False  # what goes in is kept
+                part.inplace = False  # in-place operations would overwrite the cached inputs
         module = copy.deepcopy(original)
         with Stage("reading calibration images", min(self.calibration_images, len(task.split("calibration")))) as stage:
             batches = list(calibration_images(artifact, task, self.calibration_images, stage))
@@ -107,7 +108,7 @@ class LearnedRounding:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """Fold batch norm and make room for the integers; their values come with the weights."""
+        """Fold batch norm and create the integer buffers of a freshly built network; their values are loaded with the weights."""
         fold_batch_norm(module.eval())
         for name, bits in structure["bits"].items():
             layer = module.get_submodule(name)
@@ -118,7 +119,7 @@ class LearnedRounding:
     def _reconstruct(
         self, original: nn.Module, module: nn.Module, unit: str, inside: Sequence[str], bits: Mapping[str, int], batches: Sequence[Tensor]
     ) -> tuple[float, float]:
-        """Learn the rounding of the layers of one unit and store it; returns the error of nearest and of learned rounding."""
+        """Learn and store the rounding of the layers of one unit; returns the errors of nearest and of learned rounding."""
         outputs, inputs = _seen(original, unit, batches)[1], _seen(module, unit, batches)[0]
         if not bool(torch.isfinite(outputs).all() and torch.isfinite(inputs).all()):
             raise TechniqueError(f"{unit} computes values that are not finite", "there is nothing to come close to", "train it again")
@@ -152,7 +153,7 @@ class LearnedRounding:
     def _learn(self, part: nn.Module, rounded: Sequence[Rounding], inputs: Tensor, outputs: Tensor) -> None:
         optimizer = torch.optim.Adam([rounding.up for rounding in rounded], lr=self.learning_rate)
         generator = torch.Generator().manual_seed(self.seed)
-        scale = outputs.square().mean().clamp(min=1e-12)  # so that the pull towards 0 and 1 weighs the same everywhere
+        scale = outputs.square().mean().clamp(min=1e-12)  # so that the regularization has the same weight in every unit
         for step in range(self.steps):
             chosen = torch.randint(len(inputs), (min(self.batch_size, len(inputs)),), generator=generator)
             with SafeStrides():
@@ -171,9 +172,9 @@ class Rounding(nn.Module):
     """Parametrization of a weight while its rounding is learned: ``scale * (floor(weight / scale) + h)`` with h between 0 and 1.
 
     Args:
-        weight: of the layer.
-        scale: ``(output channels,)``.
-        bits: of the weight.
+        weight: the layer's float weight.
+        scale: scale of each output channel ``(out,)``.
+        bits: bit width of the weight.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor, bits: int) -> None:
@@ -188,7 +189,7 @@ class Rounding(nn.Module):
 
     @torch.no_grad()
     def begin(self) -> None:
-        """h is what was lost by rounding down, so that the weight is what it was."""
+        """Initialise h to the remainder of rounding down, so that the weight starts at its float value."""
         self.up.copy_(torch.logit((self.rest.clamp(0.01, 0.99) + 0.1) / _STRETCH))
         self.decided = False
 
@@ -201,7 +202,7 @@ class Rounding(nn.Module):
         return (torch.sigmoid(self.up) * _STRETCH - 0.1).clamp(0, 1)
 
     def undecided(self, sharpness: float) -> Tensor:
-        """0 where every h is 0 or 1; the regularisation of the paper."""
+        """The regularization term of AdaRound, which is 0 when every h is 0 or 1."""
         return (1 - (2 * self.h() - 1).abs().pow(sharpness)).mean()
 
     def integers(self) -> Tensor:
@@ -213,7 +214,7 @@ class Rounding(nn.Module):
 
 
 def in_run_order(module: nn.Module, images: Tensor, wanted: Callable[[nn.Module], bool]) -> list[str]:
-    """Names of the modules that are wanted and run exactly once, in the order they begin."""
+    """The names of the modules for which ``wanted`` returns True and that run exactly once, in the order in which they are called."""
     calls: list[str] = []
     handles = [
         m.register_forward_pre_hook(lambda *_, name=name: calls.append(name)) for name, m in module.named_modules() if name and wanted(m)
@@ -228,9 +229,9 @@ def in_run_order(module: nn.Module, images: Tensor, wanted: Callable[[nn.Module]
 
 
 def _units(module: nn.Module, layers: Sequence[str], granularity: str, images: Tensor) -> dict[str, list[str]]:
-    """What learns together: names of modules with the names of the layers in them.
+    """The units that are optimised together: names of modules, each with the names of the layers in it.
 
-    A block is the outermost module that is not a mere container, takes and returns one tensor, and holds at least two layers.
+    A block is an outermost module that is not a mere container, takes and returns one tensor, and holds at least two layers but not all.
     """
     units: dict[str, list[str]] = {name: [name] for name in layers}
     if granularity == "layer":
@@ -261,7 +262,7 @@ def _units(module: nn.Module, layers: Sequence[str], granularity: str, images: T
 
 
 def _seen(module: nn.Module, unit: str, batches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """What the unit reads and writes on the images, or on as many of them as fit."""
+    """The inputs and outputs of the unit on the images, or on as many of them as fit in memory."""
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
@@ -269,7 +270,7 @@ def _seen(module: nn.Module, unit: str, batches: Sequence[Tensor]) -> tuple[Tens
         pass
 
     def keep(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-        inputs.append(given[0].detach().clone())  # what follows may change it in place
+        inputs.append(given[0].detach().clone())  # may be changed in place later
         outputs.append(made.detach().clone())
         raise Enough
 

@@ -1,4 +1,4 @@
-"""Which layers stay float in an INT8 file: those whose rounding harms the outputs most for the time it saves."""
+"""Choice of the layers that stay float in an INT8 file, by their sensitivity to quantization and the time that it saves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOWEST = "lowest_float32"
 
 
 def worth_keeping_float(sensitivity: Floats, cost_ms: Floats, budget_ms: float) -> list[int]:
-    """The most sensitive layers whose time together is within the budget: a knapsack."""
+    """Choose the layers with the largest total sensitivity whose total extra time is within the budget (a knapsack problem)."""
     found = milp(
         -sensitivity,
         integrality=np.ones(len(sensitivity)),
@@ -37,14 +37,14 @@ def worth_keeping_float(sensitivity: Floats, cost_ms: Floats, budget_ms: float) 
 def group_sensitivity(
     file: Path, groups: Sequence[Sequence[str]], quantize: Callable[[list[str], Path], None], images: Iterable[Pixels], stage: Stage
 ) -> Floats:
-    """The mean squared error of the outputs when one group of nodes alone is INT8, over their variance.
+    """The mean squared error of the outputs, relative to their variance, when only one group of nodes is INT8.
 
     Args:
-        file: the float one.
-        groups: names of nodes: a layer and its activation.
-        quantize: writes a file in which only these nodes are INT8.
+        file: the float file.
+        groups: node names of each group, a layer and its activation.
+        quantize: writes a file in which only the given nodes are INT8.
         images: calibration batches.
-        stage: is told of each group.
+        stage: the progress stage, advanced after each group.
     """
     batches = list(images)
     expected = np.concatenate(_outputs(file, batches))
@@ -59,12 +59,12 @@ def group_sensitivity(
 
 
 def time_of_each(model: Any, names: Sequence[str], runtime: str) -> tuple[Floats, Floats]:
-    """Milliseconds of each convolution or linear layer in fp32 and in INT8, timed apart from the network.
+    """The latency in milliseconds of each convolution or linear layer in fp32 and in INT8, timed separately from the network.
 
     Args:
-        model: ONNX, with shapes inferred.
-        names: of ``Conv`` and ``Gemm`` nodes.
-        runtime: that runs them.
+        model: the ONNX model, with shapes inferred.
+        names: names of ``Conv`` and ``Gemm`` nodes.
+        runtime: runtime in which layers are timed.
     """
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.value_info}
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
@@ -76,10 +76,10 @@ def time_of_each(model: Any, names: Sequence[str], runtime: str) -> tuple[Floats
 
 
 def shield(file: Path, names: Sequence[str]) -> None:
-    """Put a ``Clip`` that changes nothing before each of these layers, in place.
+    """Insert a ``Clip`` without effect before each of these layers, in place.
 
-    ONNX Runtime rounds the float weights of a layer between Q/DQ nodes by itself as it loads the file (its ``WeightBiasQuantization``),
-    unless something stands between.
+    Otherwise ONNX Runtime would quantize the float weights of a layer between Q/DQ nodes when it loads the file (its
+    ``WeightBiasQuantization``).
     """
     import onnx
     from onnx import helper, numpy_helper

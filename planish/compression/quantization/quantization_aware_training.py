@@ -1,4 +1,4 @@
-"""Quantization-aware training: the network learns with the very rounding that its INT8 file will do."""
+"""Quantization-aware training: the network is trained with the same rounding as in its INT8 file."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from planish.training.settings import MixedPrecision
 if TYPE_CHECKING:
     from planish.task import Task
 
-_BIAS_STEPS = 2.0**24  # integer kernels keep a bias in 32 bits, in steps of input scale times weight scale; this leaves it room to grow
+_BIAS_STEPS = 2.0**24  # integer kernels store a bias in 32 bits, in steps of input scale times weight scale; 24 bits leave it room to grow
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class QuantizeAware:
-    """INT8 in PyTorch, its scales calibrated and then learned together with the weights; the original model is the teacher.
+    """Quantize to INT8 in PyTorch: scales are calibrated and then trained together with the weights; the original model is the teacher.
 
-    Weights are signed with one scale per output channel, activations unsigned with one scale and zero point per tensor (8 bits each unless
-    ``weight_bits`` says less). They stand where our INT8 files have their Q/DQ nodes; ``to_onnx`` writes them there unchanged, so there is
-    no ``int8`` step after this one. Batch norm is folded before training. Weights that are integers already (``learned_rounding``)
-    stay as they are, and only scales of activations and biases are learned.
+    Weights are signed with one scale per output channel, activations unsigned with one scale and zero point per tensor (8 bits each, or
+    fewer for weights with ``weight_bits``). Quantizers are placed where our INT8 files have Q/DQ nodes, and ``to_onnx`` exports them
+    unchanged, so no ``int8`` step follows. Batch norm is folded before training. Weights that are integers already (``learned_rounding``)
+    are not changed; only the scales of activations and the biases are trained.
 
-    Weights below 8 bits make the saved network smaller, not faster: the runtimes have no convolution for them, so files carry them as 8-bit
-    integers. The first and the last layer always have 8 bits.
+    Weights below 8 bits make the saved network smaller, not faster: the runtimes have no convolution for them, so ONNX files store them as
+    8-bit integers. The first and the last layer always have 8 bits, or 7 with ``weight_bits=7``.
 
     Args:
         weight_bits: 8, 4 or 2; 7 for processors whose integer kernels overflow with 8 (see ``Int8``), in every layer, stored in 8.
-        calibration_images: number of calibration images, spread evenly over the split; activations begin with the range seen on them.
+        calibration_images: number of calibration images, spread evenly over the split, that set the initial ranges of activations.
         epochs: passes over the training images; 0 only calibrates.
         learning_rate: peak learning rate.
         batch_size: images per step.
         augmentation: a strength, or operations with their strengths: ``{"rotate": 15, "noise": 10}``.
         flip: whether augmentation includes horizontal flips; False for digits, letters, arrows.
-        max_seconds: time limit to which training is shortened; None for no limit.
+        max_seconds: time limit; training is shortened to fit. None for no limit.
         mixed_precision: see ``FitSettings``.
         seed: seed of shuffling and augmentation.
 
@@ -85,11 +85,11 @@ class QuantizeAware:
         return f"INT8{bits} " + (f"learned in {self.epochs} epoch{'s' if self.epochs > 1 else ''}" if self.epochs else "calibrated")
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Quantize, and train what is quantized.
+        """Quantize the network and train it.
 
         Raises:
-            TechniqueError: the network's code hides its graph, or there is nothing to quantize.
-            TrainingError: training went wrong.
+            TechniqueError: the network cannot be traced, or there is nothing to quantize.
+            TrainingError: training failed.
         """
         spec = artifact.input_spec
         graph = place(artifact.module, spec.channels, spec.height, spec.width)
@@ -115,7 +115,7 @@ class QuantizeAware:
     def _train(self, artifact: Artifact, task: Task) -> Artifact:
         distill = Distill(
             epochs=self.epochs,
-            optimizer="adamw",  # whose steps fit weights, biases and scales alike
+            optimizer="adamw",  # its step sizes suit weights, biases and scales
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             augmentation=self.augmentation,
@@ -128,7 +128,7 @@ class QuantizeAware:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """Put quantizers and integer weights into a freshly built network; their values come with the weights."""
+        """Insert quantizers and integer weights into a freshly built network; their values are loaded with the weights."""
         graph = place(module, *structure["input"])
         for name, layer, _ in graph.layers():
             if name in structure["bits"]:
@@ -138,7 +138,7 @@ class QuantizeAware:
 
 
 def _learn_weights(graph: Placed, weight_bits: int) -> dict[str, int]:
-    """Give every float weight a learned scale; returns the bits of each such layer."""
+    """Give every float weight a learned scale; returns the bit width of each such layer."""
     layers = graph.layers()
     bits = {}
     for number, (name, layer, quantizer) in enumerate(layers):
@@ -146,7 +146,7 @@ def _learn_weights(graph: Placed, weight_bits: int) -> dict[str, int]:
             continue
         bits[name] = weight_bits if 0 < number < len(layers) - 1 or weight_bits == 7 else 8
         learned = LearnedScale(best_scale(layer.weight, bits[name]), *bounds(bits[name]))
-        if layer.bias is not None:  # channels without weights to speak of need a coarser scale than those would like
+        if layer.bias is not None:  # keeps the bias in range in channels with very small weights
             learned.least = torch.maximum(learned.least, layer.bias.detach().abs() / (quantizer.scale * _BIAS_STEPS))
         parametrize.register_parametrization(layer, "weight", learned)
     return bits
@@ -154,7 +154,7 @@ def _learn_weights(graph: Placed, weight_bits: int) -> dict[str, int]:
 
 @torch.no_grad()
 def _settle(graph: Placed, bits: Mapping[str, int]) -> None:
-    """Store what was learned: integers, scales and zero points."""
+    """Store the learned integers, scales and zero points."""
     for quantizer in graph.quantizers().values():
         quantizer.settle()
     for name, layer, _ in graph.layers():

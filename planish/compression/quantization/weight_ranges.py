@@ -1,4 +1,4 @@
-"""Which range the 255 steps of a layer's weights shall cover, where these share a few values."""
+"""Quantization ranges of weights for networks with weight sharing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy.typing as npt
 Weights = npt.NDArray[np.float32]
 
 _STRETCHES = np.linspace(1.0, 1.25, 51)
-_LOOKED_AT = 64  # channels of a layer, spread over it
+_LOOKED_AT = 64  # maximum number of channels per layer that are evaluated, evenly spread
 
 
 def shared_weight_ranges(graph: Any, per_channel: bool) -> dict[str, list[dict[str, Any]]]:
-    """Ranges of the weights of all layers, by name of the tensor, in the form of ONNX Runtime's ``TensorQuantOverrides``.
+    """The weight ranges of all layers, by tensor name, in the format of ONNX Runtime's ``TensorQuantOverrides``.
 
     Args:
-        graph: of an ONNX model with batch norm folded.
-        per_channel: a range for each output channel, or one for the layer.
+        graph: the graph of an ONNX model with batch norm folded.
+        per_channel: whether each output channel has its own range, instead of one range per layer.
     """
     from onnx import numpy_helper
 
@@ -37,22 +37,22 @@ def shared_weight_ranges(graph: Any, per_channel: bool) -> dict[str, list[dict[s
 
 
 def stretch(channels: Weights, largest: Weights) -> float:
-    """How far beyond the largest weight the range of a layer shall reach for its outputs to have the least error, 1 for not at all.
+    """The factor on the range of a layer's weights, at least 1, with the least error of the layer's outputs.
 
-    The thousands of weights that share a value are all rounded by the same amount. Where those few amounts happen not to cancel, each
-    channel gets a multiple of the sum of its inputs as error, and behind ReLUs, where all inputs have one sign, that is large: in a VGG-16
-    16 values per layer cost 9 dB. Another step size rounds each value differently. All channels take the same, so that a layer of
+    The thousands of weights that share a value all have the same rounding error. If the errors of the few values do not cancel, the error
+    of each channel is a multiple of the sum of its inputs, which is large after a ReLU, where all inputs are non-negative: in a VGG-16, 16
+    values per layer cost 9 dB. A different step size changes these rounding errors. All channels use the same factor, so that a layer of
     few values still has few integers.
 
     Args:
-        channels: ``(output channels, weights)``.
-        largest: ``(output channels,)``, the end of each range as it is.
+        channels: the weights of each output channel ``(output channels, weights)``.
+        largest: the end of the range of each output channel before the factor is applied ``(output channels,)``.
     """
     chosen = np.unique(np.linspace(0, len(channels) - 1, _LOOKED_AT).astype(int))
     chosen = chosen[largest[chosen] > 0]
     steps = 127 * channels[chosen] / largest[chosen, None]
 
-    def error(factor: float) -> float:  # squared, of outputs whose inputs have a mean as large as their standard deviation
+    def error(factor: float) -> float:  # squared error of the outputs, for inputs whose mean equals their standard deviation
         rounding = np.rint(steps / factor) * factor - steps
         return float((rounding.sum(1) ** 2 + (rounding**2).sum(1)).sum())
 

@@ -1,1 +1,1 @@
-"""Layers fitted by least squares to what they computed before a cut."""
+"""Least-squares reconstruction of layer outputs after pruning or factorization."""

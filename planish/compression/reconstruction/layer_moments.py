@@ -1,4 +1,4 @@
-"""What the layers of a network see and say on calibration images, as sums over images and positions: what output errors are made of."""
+"""Second moments of layer outputs and of their gradients on calibration images, and the fits that use them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from planish.devices.layer_latency import Pair
 from planish.models.batch_norm import reestimate_batch_norm
 from planish.models.outputs import flattened
 
-_POSITIONS = 32  # of each image and layer that a last factor is fitted to: neighbours hardly differ
-_BACKWARD_BATCH = 8  # gradients keep all activations
+_POSITIONS = 32  # positions sampled per image and layer to fit the last factor; neighbouring positions are nearly the same
+_BACKWARD_BATCH = 8  # small, as the backward pass keeps all activations
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What one layer says and how much it matters, float64.
+    """Statistics of one layer's outputs, float64.
 
     Args:
-        covariance: of the outputs ``(out, out)``.
-        sensitivity: ``(out, out)``: an error ``e`` at one position changes the network's outputs by about ``eᵀ sensitivity e``, squared.
+        covariance: covariance of the layer's outputs ``(out, out)``.
+        sensitivity: ``(out, out)``; an error ``e`` in the layer's output at one position changes the network's outputs by a squared
+            distance of about ``eᵀ sensitivity e``.
     """
 
     covariance: Tensor
@@ -36,12 +37,12 @@ class Moments:
 
 @contextmanager
 def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor], None]) -> Iterator[None]:
-    """Within this block ``see(name, input, output)`` is told of each call of these layers."""
+    """Within this block, ``see(name, input, output)`` is called after each forward call of these layers."""
 
     def hook(name: str) -> Callable[..., Tensor]:
         def seen(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
             see(name, given[0], output)
-            return output.clone()  # operations in place that follow leave what was seen as it was
+            return output.clone()  # so that in-place operations that follow do not change the observed tensor
 
         return seen
 
@@ -54,17 +55,17 @@ def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Tensor
 
 
 def moments(module: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Any]]) -> dict[str, Moments]:
-    """Moments of each layer over all images and positions.
+    """Compute the moments of each layer over all images and positions.
 
-    The sensitivity is the mean of ``JᵀJ``, J the Jacobian of the network's outputs by the layer's, from one random direction of the outputs
-    an image (Hutchinson 1990); it needs no targets and does not vanish where a network is sure of itself, as gradients of the loss do.
-    Where there are few rows for the channels, what was seen is shrunk: the covariance towards that of inputs without any structure, the
-    sensitivity towards equal channels.
+    The sensitivity is the mean of ``JᵀJ``, where J is the Jacobian of the network's outputs with respect to the layer's outputs. It is
+    estimated with one random direction of the outputs per image (Hutchinson 1990). It needs no targets and does not vanish for confident
+    predictions, as gradients of the loss do. Where there are few rows per channel, the estimates are shrunk: the covariance towards that of
+    uncorrelated inputs of equal variance, the sensitivity towards equal, independent channels.
 
     Args:
-        module: in eval mode.
-        layers: of it, by name; each must run.
-        batches: normalised images ``(N, C, H, W)``, whatever comes with them.
+        module: the network, in eval mode.
+        layers: layers of the network, by name; each must run.
+        batches: tuples that begin with normalised images ``(N, C, H, W)``; the rest is ignored.
     """
     sums: dict[str, list[Any]] = {}
     seen: list[tuple[str, Tensor]] = []
@@ -72,13 +73,13 @@ def moments(module: nn.Module, layers: Mapping[str, nn.Module], batches: Iterabl
     with torch.enable_grad(), watching(layers, lambda name, _, output: seen.append((name, output))):
         for images, *_ in batches:
             for part in torch.split(images, _BACKWARD_BATCH):
-                outputs = flattened(module(part.requires_grad_()))  # so that frozen layers have gradients too
+                outputs = flattened(module(part.requires_grad_()))  # so that gradients also reach frozen layers
                 direction = torch.randint(0, 2, outputs.shape, generator=generator).to(outputs) * 2 - 1
                 gradients = torch.autograd.grad((outputs * direction).sum(), [o for _, o in seen], allow_unused=True)
                 for (name, output), gradient in zip(seen, gradients, strict=True):
                     y = _rows(layers[name], output.detach())
                     g = _rows(layers[name], gradient) if gradient is not None else torch.zeros_like(y)
-                    # products in float32 are exact enough, their sum over all images might not be
+                    # float32 is precise enough for the products of one batch, but perhaps not for the sum over all images
                     found = [y.sum(0).double(), (y.T @ y).double(), (g.T @ g).double(), len(y)]
                     sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
                 seen.clear()
@@ -94,7 +95,7 @@ def moments(module: nn.Module, layers: Mapping[str, nn.Module], batches: Iterabl
 
 
 def _shrunk(seen: Tensor, blank: Tensor, count: int) -> Tensor:
-    """``seen``, from ``count`` rows, drawn towards ``blank`` brought to the same trace."""
+    """Shrink ``seen``, estimated from ``count`` rows, towards ``blank`` scaled to the same trace."""
     share = len(seen) / (len(seen) + count)
     return (1 - share) * seen + share * blank * (seen.trace() / blank.trace().clamp_min(1e-300))
 
@@ -102,14 +103,14 @@ def _shrunk(seen: Tensor, blank: Tensor, count: int) -> Tensor:
 def refit(
     module: nn.Module, layers: Mapping[str, nn.Module], rows: Mapping[str, nn.Sequential], batches: Iterable[tuple[Tensor, Any]]
 ) -> None:
-    """Fit the last factor of each row, and its bias if it has one, to the outputs of the layer it stands for: least squares with a ridge.
+    """Fit the last factor of each factorized layer, and its bias if it has one, to the outputs of the original layer by ridge regression.
 
-    Channel by channel the same as reconstructing outputs in Zhang et al. 2016 (arXiv:1505.06798).
+    For each channel this is the output reconstruction of Zhang et al. 2016 (arXiv:1505.06798).
 
     Args:
-        module: with the original layers, in eval mode.
-        layers: the original ones, by name.
-        rows: their factors, by the same names; changed in place.
+        module: the network with the original layers, in eval mode.
+        layers: the original layers, by name.
+        rows: the factors that replace each layer, by the same names; changed in place.
         batches: as for ``moments``.
     """
     sums: dict[str, RowSums] = {}
@@ -135,14 +136,14 @@ def refit(
 
 
 def follow_batch_norm(before: nn.Module, after: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> None:
-    """Change batch-norm statistics as they change from one network to the other on the same images.
+    """Update the batch-norm statistics of ``after`` by the change measured between both networks on the same images.
 
-    Estimates from few images are noisy, and these images may differ from those a network was trained on; the change is free of both.
+    Statistics estimated from a few images are noisy, and the images may differ from the training images; both effects cancel in the change.
 
     Args:
-        before: left as it is.
-        after: the changed network, with batch norms of the same names; they are given new statistics.
-        batches: called twice, normalised images ``(N, C, H, W)``.
+        before: the original network; not changed.
+        after: the changed network, with batch norms of the same names; their running statistics are updated in place.
+        batches: returns normalised images ``(N, C, H, W)``; called twice.
     """
     estimated = [copy.deepcopy(network).cpu() for network in (before, after)]
     for network in estimated:
@@ -156,14 +157,14 @@ def follow_batch_norm(before: nn.Module, after: nn.Module, batches: Callable[[],
 
 
 def _rows(layer: nn.Module, values: Tensor) -> Tensor:
-    """One row a position, one column a channel."""
+    """Reshape activations to one row per position and one column per channel."""
     if isinstance(layer, nn.Linear):
         return values.reshape(-1, values.shape[-1])
     return values.transpose(0, 1).flatten(1).T
 
 
 def _features(row: nn.Sequential, given: Tensor) -> Tensor:
-    """What the last factor multiplies with its weight: ``(N, positions, inputs x kernel)``."""
+    """The input patches that the last factor multiplies by its weight: ``(N, positions, inputs x kernel)``."""
     values: Tensor = row[:-1](given)
     last = row[-1]
     if isinstance(last, nn.Linear):

@@ -1,4 +1,4 @@
-"""Ridge regression of a layer's outputs on its inputs, from sums over rows: what every fit of a layer's weight solves."""
+"""Ridge regression of a layer's outputs on its inputs, from sums over rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Intercept = Literal["fitted", "absorbed", "none"]
 
 @dataclass(frozen=True)
 class RowSums:
-    """Sums over rows, float64, of inputs ``(in,)``, outputs ``(out,)``, and of their products ``(in, in)`` and ``(in, out)``."""
+    """Sums over rows in float64: of the inputs ``(in,)``, the outputs ``(out,)`` and their products ``(in, in)`` and ``(in, out)``."""
 
     rows: int
     x: Tensor
@@ -23,7 +23,7 @@ class RowSums:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> RowSums:
-        """Of rows ``(rows, in)`` and ``(rows, out)``; products in float32 are exact enough, their sum over all images might not be."""
+        """Sum rows ``(rows, in)`` and ``(rows, out)``. The products of one batch are taken in float32; sums over batches need float64."""
         return cls(len(x), x.sum(0).double(), y.sum(0).double(), (x.T @ x).double(), (x.T @ y).double())
 
     def __add__(self, other: RowSums) -> RowSums:
@@ -31,20 +31,20 @@ class RowSums:
 
 
 def ridge_regression(sums: RowSums, before: Tensor, intercept: Intercept) -> tuple[Tensor, Tensor | None]:
-    """The weight, and the intercept, whose outputs have the least squared error; a ridge draws the weight to what it was.
+    """Fit the weight and the intercept with the least squared error; a ridge penalty pulls the weight towards its previous value.
 
-    The ridge is the stronger the fewer rows there are for the weights, and is measured by the inputs' variance: their mean says nothing
-    about how noisy an estimate is. The intercept is not drawn anywhere.
+    The ridge is stronger the fewer rows there are per input. It is scaled by the variance of the inputs, because their mean does not affect
+    how noisy the estimate is. The intercept is not penalised.
 
     Args:
-        sums: over rows.
-        before: the weight as it was ``(out, in)``.
-        intercept: ``fitted`` where the layer has a bias. ``absorbed`` where it has none and the batch norm behind it takes any mean off
-            again: the weight of the fit with an intercept is then the best. ``none`` where it has none and its mean counts: the fit is
-            through the origin, for an intercept that is found and then dropped leaves an error of its own.
+        sums: sums over the rows to fit.
+        before: the previous weight ``(out, in)``.
+        intercept: ``fitted`` if the layer has a bias. ``absorbed`` if it has none but batch norm follows, which removes any mean: the
+            weight of the fit with an intercept is then optimal. ``none`` if it has none and the mean matters: the fit goes through the
+            origin, as fitting an intercept and dropping it would add an error.
 
     Returns:
-        Weight ``(out, in)`` and intercept ``(out,)``, None unless fitted; float64.
+        The weight ``(out, in)`` and the intercept ``(out,)``, or None unless it is fitted; float64.
     """
     mean_x, mean_y = sums.x / sums.rows, sums.y / sums.rows
     xx, xy = sums.xx / sums.rows, sums.xy / sums.rows

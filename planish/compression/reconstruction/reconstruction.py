@@ -1,4 +1,4 @@
-"""After a cut, the layers that are left are fitted to say what they said before, from what now reaches them: least squares, no training.
+"""Least-squares reconstruction after pruning: layers are fitted to their original outputs from their new inputs, without training.
 
 Y. He, X. Zhang and J. Sun, Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017 (arXiv:1707.06168).
 """
@@ -26,9 +26,9 @@ from planish.models.batch_norm import reestimate_batch_norm
 from planish.models.storage import fingerprint
 from planish.progress import Stage
 
-_POSITIONS = 64  # of each image and layer: neighbours hardly differ
-_PARTS = 32  # in which a network is fitted, one after the other; layer by layer is hardly better
-_SECONDS, _SHARE = 60.0, 0.3  # about, and of the time to the deadline; slow networks are shown fewer images
+_POSITIONS = 64  # positions sampled per image and layer; neighbouring positions are nearly the same
+_PARTS = 32  # groups of layers that are fitted one after the other; fitting layer by layer is hardly better
+_SECONDS, _SHARE = 60.0, 0.3  # approximate time limit, in seconds and as a share of the time left; slow networks use fewer images
 _LEAST_BATCHES = 2
 
 
@@ -37,15 +37,15 @@ def reconstruct(
 ) -> None:
     """Fit layers of ``after``, from the first to the last, to the outputs of the layers of the same name in ``before``.
 
-    A layer sees the inputs that the layers fitted before it make, so errors do not add up. A ridge, the stronger the fewer rows there are
-    for its weights, draws it to what it was. A layer without a bias is fitted without an intercept, unless only batch norm reads it.
-    Batch-norm statistics are estimated again on the way.
+    Each layer is fitted on inputs computed by the layers already fitted, so errors do not accumulate. A ridge penalty, stronger the fewer
+    rows there are per input, pulls the weight towards its previous value. A layer without a bias is fitted without an intercept, unless
+    only batch norm reads its output. Batch-norm statistics are re-estimated along the way.
 
     Args:
-        before: the network as it was, in eval mode.
-        after: what became of it, in eval mode; changed in place.
-        outputs: by the name of each layer to fit (see ``can_fit``), which of its outputs are left.
-        batches: normalised images ``(N, C, H, W)``, whatever comes with them; the same each time.
+        before: the original network, in eval mode.
+        after: the pruned network, in eval mode; changed in place.
+        outputs: for each layer to fit (see ``can_fit``), by name, the indices of the output channels that remain.
+        batches: returns tuples that begin with normalised images ``(N, C, H, W)``; the same ones at every call.
     """
     images = [batch for batch, *_ in batches()]
     absorbed = only_normalised(after, outputs, images[0][:1])
@@ -71,18 +71,18 @@ def reconstruct(
 
 
 def can_fit(layer: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
-    """Whether it is a convolution without groups or a linear layer, as PyTorch computes them: not one that pads or scales by itself."""
+    """Whether the layer is a plain convolution without groups or a linear layer; subclasses and other padding modes are excluded."""
     return type(layer) is nn.Linear or (
         type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     )
 
 
 class _AllSeen(Exception):
-    """Nothing that comes later is needed."""
+    """Raised to stop a forward pass once all observed layers have run."""
 
 
 def _run(network: nn.Module, names: Iterable[str], images: Tensor, see: Callable[[str, Tensor, Tensor], None]) -> None:
-    """Tell ``see`` of name, input and output of each of these layers; the network is not run beyond them."""
+    """Call ``see(name, input, output)`` for each of these layers, and stop the forward pass after the last of them."""
     layers = {name: network.get_submodule(name) for name in names}
     missing = set(layers)
 
@@ -97,19 +97,19 @@ def _run(network: nn.Module, names: Iterable[str], images: Tensor, see: Callable
 
 
 def _order(network: nn.Module, names: Iterable[str], image: Tensor) -> list[str]:
-    """The layers as they run; those that do not run are left out."""
+    """The names in the order in which the layers run; layers that do not run are left out."""
     order: dict[str, None] = {}
     _run(network, names, image, lambda name, *_: order.setdefault(name))
     return list(order)
 
 
 def only_normalised(network: nn.Module, names: Iterable[str], image: Tensor) -> set[str]:
-    """Those of these layers whose outputs nothing but batch norm reads, which takes any mean off them again.
+    """The layers whose outputs are read only by batch norm, which removes any mean from them.
 
     Args:
-        network: in eval mode.
-        names: of its layers.
-        image: normalised ``(1, C, H, W)``.
+        network: the network, in eval mode.
+        names: names of its layers to check.
+        image: a normalised image ``(1, C, H, W)``.
     """
     readers = _Readers()
     handles = [network.get_submodule(name).register_forward_hook(partial(readers.made, name)) for name in names]
@@ -124,16 +124,16 @@ def only_normalised(network: nn.Module, names: Iterable[str], image: Tensor) -> 
 
 
 class _Readers(TorchFunctionMode):
-    """Within this context, which functions read the outputs of layers.
+    """Records, within this context, which functions read the outputs of layers.
 
     Attributes:
-        of: functions by the name of the layer; None stands for what the network returns.
+        of: the functions, by layer name; None stands for an output that the network returns.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.of: dict[str, set[Any]] = {}
-        self._outputs: dict[int, tuple[str, Tensor]] = {}  # by identity; kept, so that no other tensor takes it over
+        self._outputs: dict[int, tuple[str, Tensor]] = {}  # by id(); tensors are kept alive so that no id is reused
 
     def made(self, name: str, _: nn.Module, __: Any, output: Tensor) -> None:
         self._outputs[id(output)] = name, output
@@ -146,13 +146,13 @@ class _Readers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(value, Tensor) for value in tree_leaves(result)):  # and not a question about a shape
+        if any(isinstance(value, Tensor) for value in tree_leaves(result)):  # skip calls such as ``size`` that return no tensor
             self.read((args, kwargs), func)
         return result
 
 
 def _sums(before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], images: Sequence[Tensor]) -> dict[str, RowSums]:
-    """For each layer the sums over rows of inputs and outputs."""
+    """The sums over rows of the new inputs and the original outputs of each layer."""
     sums: dict[str, RowSums] = {}
     inputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     generator = torch.Generator().manual_seed(0)
@@ -175,7 +175,7 @@ def _sums(before: nn.Module, after: nn.Module, outputs: Mapping[str, Tensor], im
 
 
 def _fit(layer: Any, sums: RowSums, *, absorbed: bool) -> None:
-    """Ridge regression of outputs on inputs."""
+    """Set the layer's weight and bias by ridge regression of outputs on inputs."""
     intercept: Intercept = "fitted" if layer.bias is not None else "absorbed" if absorbed else "none"
     weight, bias = ridge_regression(sums, layer.weight.detach().flatten(1), intercept)
     with torch.no_grad():
@@ -189,7 +189,7 @@ def _flat(values: Tensor) -> Tensor:
 
 
 def _patches(layer: Any, given: Tensor, output: Tensor, places: Tensor) -> Tensor:
-    """What the layer's weight multiplies at these places of its output: ``(N, places, inputs x kernel)``."""
+    """The input patches that the layer's weight multiplies at these output positions: ``(N, places, inputs x kernel)``."""
     if isinstance(layer, nn.Linear):
         return _flat(given)[:, places]
     across, down = layer.padding[1], layer.padding[0]

@@ -1,1 +1,1 @@
-"""Another input size, width, or a simpler graph in place of the original."""
+"""Changes of the input resolution or the width, and graph simplification."""

@@ -1,4 +1,4 @@
-"""An ONNX file that is fed images of another size."""
+"""Change of the input resolution of an ONNX file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def resize_file(file: Path, before: InputSpec, artifact: Artifact) -> None:
     """Write ``artifact.files[0]``: the same graph for images of ``artifact.input_spec``.
 
     Args:
-        file: takes uint8 ``images`` ``(N, before.height, before.width, C)``, its normalisation in constants that hold a row of pixels.
-        before: what it takes.
-        artifact: as it shall be.
+        file: the original file. It takes uint8 ``images`` ``(N, before.height, before.width, C)``, and its normalisation constants span one
+            row of pixels.
+        before: the input spec of the original file.
+        artifact: the resulting artifact.
 
     Raises:
-        TechniqueError: some operation of the graph takes the old size only.
+        TechniqueError: an operation of the graph runs only at the original size.
     """
     import onnx
     from onnx import numpy_helper
@@ -54,7 +55,7 @@ def _try(model: Any, images: Pixels, classes: int) -> None:
         session = onnxruntime.InferenceSession(model.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
         shape = session.run(None, {"images": images})[0].shape
         reason = "" if shape == (len(images), classes) else f"it returns {shape}"
-    except Exception as error:  # its bindings raise many kinds without a common base
+    except Exception as error:  # the bindings raise many exception types without a common base class
         reason = first_line(error)
     if reason:
         raise TechniqueError(

@@ -1,4 +1,4 @@
-"""Smaller inputs: the cheapest change of all, since every weight stays in place."""
+"""Smaller input images, which leave all weights unchanged."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 _CALIBRATION_IMAGES = 256
-_SMALLEST = 8  # pixels; below, nothing can be told from an image
+_SMALLEST = 8  # pixels; smaller images are not recognisable
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Resolution:
-    """Feed the network smaller images. MACs fall with the square of ``scale``; fine-tune afterwards to win accuracy back.
+    """Reduce the size of the input images. MACs fall with the square of ``scale``; fine-tune afterwards to recover accuracy.
 
-    Sides become even, from 64 pixels on multiples of 8, so that strides divide them and vectorised kernels like them; where maps of several
-    strides meet, multiples of the largest.
+    Height and width are rounded to even numbers, from 64 pixels on to multiples of 8, so that strides divide them and vectorised kernels
+    run well. If the network combines feature maps of several strides, they are rounded to multiples of the largest stride.
 
     Args:
         scale: factor on height and width, above 0, at most 1.
-        recalibrate: estimate batch-norm statistics again on calibration images of the new size; a file has none left.
+        recalibrate: re-estimate batch-norm statistics on calibration images of the new size; has no effect on ONNX files, whose batch norm
+            is folded.
 
     Example:
         >>> print(Resolution(scale=0.75))
@@ -64,7 +65,7 @@ class Resolution:
         """Change the input spec.
 
         Raises:
-            TechniqueError: the images would become too small, or the network takes one size only.
+            TechniqueError: the images would become too small, or the network runs only at its original size.
         """
         before, strides = artifact.input_spec, artifact.lineage.source.strides
         spec = InputSpec(before.channels, *(_scaled(side, self.scale, max(strides, default=0)) for side in (before.height, before.width)))
@@ -98,7 +99,7 @@ def _scaled(side: int, scale: float, stride: int) -> int:
 
 
 def _try(module: nn.Module, spec: InputSpec) -> None:
-    """Run the network once at the new size; all modes are left as they were."""
+    """Run the network once at the new size; the training mode of each module is restored."""
     modes = [(part, part.training) for part in module.modules()]
     like = next(module.parameters())
     try:

@@ -1,4 +1,4 @@
-"""An ONNX file with all computed that can be before it runs."""
+"""Simplification of ONNX graphs: constants and batch norm are folded."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Simplify:
-    """Compute constants, take batch norm into convolutions, drop what does nothing.
+    """Fold constants, fold batch norm into convolutions, and remove no-op nodes.
 
-    Runtimes do most of it again whenever they load the file, so that it is smaller and loads faster, and is seldom faster. Files that
-    Planish exported are so already.
+    Runtimes do most of this whenever they load a file, so the simplified file is smaller and loads faster, but seldom runs faster. Files
+    exported by Planish are simplified already.
     """
 
     name: ClassVar[str] = "simplify"
@@ -29,7 +29,7 @@ class Simplify:
     requires: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "format": ("onnx",),
         "precision": ("fp32",),
-        "weights": ("dense", "sparse", "n:m"),  # batch norm would give each channel weights of its own
+        "weights": ("dense", "sparse", "n:m"),  # not shared: folding batch norm would give each channel its own values
     }
 
     @property
@@ -40,7 +40,7 @@ class Simplify:
         return "simplified"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Simplify.
+        """Simplify the graph.
 
         Raises:
             TechniqueError: ONNX Runtime cannot read the file.
@@ -51,7 +51,7 @@ class Simplify:
         given = onnx.load(str(artifact.files[0]))
         try:
             fold(artifact.files[0], file)
-        except Exception as error:  # its tools raise whatever their helpers do
+        except Exception as error:  # ONNX Runtime tools raise many exception types
             raise TechniqueError(
                 f"{artifact.files[0].name} cannot be simplified: {type(error).__name__}: {error}", "", "leave this step out"
             ) from error

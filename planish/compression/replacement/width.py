@@ -1,4 +1,4 @@
-"""More or fewer channels in every layer."""
+"""Scaling of the number of channels of every layer."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Width:
-    """Multiplies the number of channels of every layer. Layers whose size changes start afresh (He's initialisation); channels tied by
-    shortcuts, concatenation, groups or shuffles stay tied. To make a *trained* network narrower, use ``ChannelPruning``.
+    """Multiply the number of channels of every layer. Layers whose shape changes are initialised anew (He initialisation); channels tied
+    by shortcuts, concatenation, groups or shuffles stay tied. To make a *trained* network narrower, use ``ChannelPruning``.
 
     Args:
         multiplier: factor on the number of channels; 2.0 for twice as many.
-        round_to: widths become multiples of this where they are at least twice as large, which vectorised kernels need.
-        seed: seed of newly initialised weights.
+        round_to: widths of at least twice this value become multiples of it, which vectorised kernels need.
+        seed: seed of the newly initialised weights.
 
     Example:
         >>> print(Width(0.5))
@@ -51,7 +51,7 @@ class Width:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Widen, or make narrower.
+        """Change the width of the layers.
 
         Raises:
             TechniqueError: no layer's width can be changed, or none changes.
@@ -78,7 +78,7 @@ class Width:
         return changed(artifact, self, wider, structure, f"{before:,} parameters became {after:,}")
 
     def _times(self, group: structures.Group) -> dict[int, int]:
-        """How often each unit is there: as evenly as the new width allows."""
+        """The number of copies of each unit, as even as the new width allows."""
         count = len(group.units)
         multiple = max(1, self.round_to // group.channels)
         wanted = count * self.multiplier
@@ -88,5 +88,5 @@ class Width:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Give a freshly built network the same widths; changes and returns ``module``."""
         return structures.rebuild(module, structure, may_grow=True)

@@ -1,4 +1,4 @@
-"""Weight sharing: each layer gets along with a few different weights."""
+"""Weight sharing: each layer uses only a few distinct weight values."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _MOST_ROUNDS = 100
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class WeightSharing:
-    """Replace the weights of each layer by the nearest of ``2 ** bits`` values, chosen by k-means. Distillation trains those values.
+    """Replace the weights of each layer by the nearest of ``2 ** bits`` values, chosen by k-means. Distillation trains these values.
 
-    Zeros of a pruned network stay zero, beside the codebook. This makes the file smaller (end the plan with ``to_onnx, pack``), not the
-    model faster: a runtime is given the full float weights. Batch norm is then exported beside the convolutions instead of folded into
-    them, which would give every channel values of its own; the runtimes fold it when they load the file.
+    Zeros of a pruned network stay zero, in addition to the values of the codebook. This makes the file smaller (end the plan with
+    ``to_onnx, pack``), not the model faster: the runtime gets all weights in float. Batch norm is exported as separate nodes, because
+    folding it into the convolutions would give every channel its own values; the runtimes fold it when they load the file.
 
     Args:
         bits: bits per index into the codebook.
-        per_channel: a codebook for each output channel instead of one per layer: more exact, and more to store.
+        per_channel: use one codebook per output channel instead of one per layer; more accurate, but larger.
         layers: ``all``, ``conv`` or ``linear``.
 
     Example:
@@ -64,7 +64,7 @@ class WeightSharing:
         return f"{2**self.bits} shared weights a {'channel' if self.per_channel else 'layer'}"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Share.
+        """Cluster the weights of each layer.
 
         Raises:
             TechniqueError: there is no such layer, or weights are not finite.
@@ -90,16 +90,16 @@ class WeightSharing:
 
 
 def cluster(values: Floats, rows: Ints, number_of_rows: int, clusters: int) -> Floats:
-    """Each value replaced by the nearest of its row's centroids: k-means in one dimension for all rows at once (Lloyd 1982).
+    """Replace each value by the nearest centroid of its row: one-dimensional k-means for all rows at once (Lloyd 1982).
 
-    Centroids begin evenly spread over a row's range, which keeps large weights best (Han et al. 2016). Sorted values make a cluster an
-    interval, so that a round needs no more than its borders and sums up to them.
+    Initial centroids are spread evenly over the range of each row, which preserves large weights best (Han et al. 2016). As the values are
+    sorted, each cluster is an interval, so an iteration needs only the interval borders and prefix sums.
 
     Args:
-        values: any order.
+        values: the values, in any order.
         rows: the row of each value, 0 to ``number_of_rows - 1``.
-        number_of_rows: some may have no value.
-        clusters: centroids a row.
+        number_of_rows: number of rows; some may be empty.
+        clusters: number of centroids per row.
     """
     if len(values) == 0:
         return values
@@ -107,10 +107,10 @@ def cluster(values: Floats, rows: Ints, number_of_rows: int, clusters: int) -> F
     sorted_values = values[order]
     ends = np.cumsum(np.bincount(rows, minlength=number_of_rows))
     starts = np.concatenate([[0], ends[:-1]])
-    present = np.flatnonzero(ends > starts)  # rows
+    present = np.flatnonzero(ends > starts)  # rows that are not empty
     low, high = sorted_values[starts[present]], sorted_values[ends[present] - 1]
     scale = np.where(high > low, high - low, 1.0)
-    # One sorted line for all rows: row r lies in [2r, 2r + 1].
+    # Map all rows to one sorted array: row r lies in [2r, 2r + 1].
     line = 2.0 * np.repeat(np.arange(len(present)), ends[present] - starts[present])
     line += (sorted_values - np.repeat(low, ends[present] - starts[present])) / np.repeat(scale, ends[present] - starts[present])
     sums = np.concatenate([[0.0], np.cumsum(sorted_values)])

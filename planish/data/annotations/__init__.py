@@ -1,1 +1,1 @@
-"""Readers of annotations: boxes and masks in COCO's files, boxes in Pascal VOC's."""
+"""Readers of annotations: COCO JSON, Pascal VOC XML, YOLO text files and mask images."""

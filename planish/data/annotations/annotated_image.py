@@ -1,4 +1,4 @@
-"""What a reader says of an image: the same for all formats."""
+"""The annotations of an image, as returned by the readers of all formats."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class ObjectAnnotation:
-    """One object, in pixels of the image as it lies on disk.
+    """The annotation of one object, in pixels of the image file.
 
     Args:
-        label: name of its class.
+        label: class name.
         box: left, top, right, bottom.
         crowd: see ``Objects.crowd``.
-        area: as the data says; None where it does not.
+        area: area given by the annotation; None if it has none.
         difficult: see ``Objects.difficult``.
-        mask: polygons ``[[x, y, x, y, ...], ...]``, or run lengths ``{"size": [height, width], "counts": list | str}``; None for none.
+        mask: polygons ``[[x, y, x, y, ...], ...]``, or a run-length encoding ``{"size": [height, width], "counts": list | str}``; None
+            without a mask.
     """
 
     label: str
@@ -36,16 +37,16 @@ class ObjectAnnotation:
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """One image.
+    """An image with its annotations.
 
     Args:
-        key: stable name, the path below the data folder.
-        path: where it lies.
-        split: where the source puts it; None where it does not say.
-        objects: on it; none at all is something to learn, too.
-        size: height and width, as the annotations say; None where they do not.
+        key: stable name of the image: its path relative to the data folder.
+        path: path of the image file.
+        split: split defined by the source; None if it defines none.
+        objects: annotated objects; an image without objects is a valid training image.
+        size: height and width given by the annotations; None if they do not give it.
         labels: file of its label map, for semantic segmentation.
-        faults: what could not be understood, in words.
+        faults: descriptions of annotations that could not be parsed.
     """
 
     key: str
@@ -58,7 +59,7 @@ class AnnotatedImage:
 
 
 def note_unused(class_names: Sequence[str], objects: Sequence[ObjectAnnotation]) -> None:
-    """Report classes that are declared, but have no object. They keep their numbers, as other tools count them, too."""
+    """Log classes that are declared but have no object. They keep their index, for consistency with other tools."""
     used = {one.label for one in objects}
     if objects and (unused := [name for name in class_names if name not in used]):
         shown = ", ".join(map(repr, unused[:_SHOWN])) + f" and {len(unused) - _SHOWN} more" * (len(unused) > _SHOWN)

@@ -1,4 +1,4 @@
-"""COCO's JSON: boxes, polygons and run lengths (https://cocodataset.org/#format-data)."""
+"""Reader of COCO JSON: boxes, polygons and run-length encoded masks (https://cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _OTHER_KINDS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info
 
 
 def coco_files(root: Path, inventory: Inventory | None = None) -> dict[Path, GivenSplit | None]:
-    """The COCO files of a folder with their splits: in each split's folder, ``annotations/*_train*.json``, or a single one.
+    """The COCO files of a folder with their splits: in split folders, or named like ``annotations/*_train*.json``, or a single file.
 
     Args:
         root: the folder.
-        inventory: is told of files for other tasks.
+        inventory: records files for other tasks.
 
     Raises:
         DataError: all files are for other tasks.
@@ -58,7 +58,7 @@ def _json_files(folder: Path) -> list[Path]:
 
 
 def _splits_by_name(files: list[Path], inventory: Inventory) -> dict[Path, GivenSplit | None]:
-    """The split of each file by the first or last word of its name; none where there is one file, which is split by content."""
+    """The split of each file by the first or last word of its name, or None; all None if every file has the same held-out split."""
     found: dict[Path, GivenSplit | None] = {}
     for file in files:
         words = [word for word in re.split(r"[^a-z]+", file.stem.lower()) if word]
@@ -73,15 +73,15 @@ def _splits_by_name(files: list[Path], inventory: Inventory) -> dict[Path, Given
 def read_coco(
     root: Path, files: dict[Path, GivenSplit | None], inventory: Inventory | None = None
 ) -> tuple[list[AnnotatedImage], tuple[str, ...]]:
-    """Images and class names, in the order of their numbers.
+    """Read the annotated images, sorted by key, and the class names, in the order of their category ids.
 
     Args:
-        root: keys are paths below it.
+        root: folder that keys are relative to.
         files: from ``coco_files``.
-        inventory: is told of files without annotations.
+        inventory: records the files that are read, and those without annotations.
 
     Raises:
-        DataError: a file cannot be read, lacks something, lists an image twice, or names images outside ``root``.
+        DataError: a file cannot be read, lacks a required field, lists an image twice, or refers to images outside ``root``.
     """
     inventory = inventory or Inventory()
     inventory.use(files)
@@ -119,7 +119,7 @@ def read_coco(
 
 
 def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[str, Any]) -> tuple[list[AnnotatedImage], dict[int, str]]:
-    """The images and classes of one file; what is not as COCO has it raises whatever it raises."""
+    """The images and classes of one file. Content that is not COCO raises arbitrary exceptions, which the caller converts."""
     here = _categories(file, content)
     of_image, faults = _objects(file, content, here)
     images: list[AnnotatedImage] = []
@@ -152,10 +152,10 @@ def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[s
 
 
 def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
-    """Class names by their numbers.
+    """Class names by category id.
 
     Raises:
-        DataError: a category has no name, or one number stands for two names.
+        DataError: a category has no name, an id has two names, or there are no categories.
     """
     found: dict[int, str] = {}
     for category in content.get("categories") or []:
@@ -176,7 +176,7 @@ def _categories(file: Path, content: dict[str, Any]) -> dict[int, str]:
 
 
 def _objects(file: Path, content: dict[str, Any], names: dict[int, str]) -> tuple[dict[Any, list[ObjectAnnotation]], dict[Any, list[str]]]:
-    """The objects of each image, and what cannot be understood of its annotations."""
+    """The objects of each image id, and descriptions of its invalid annotations."""
     found: dict[Any, list[ObjectAnnotation]] = {}
     faults: dict[Any, list[str]] = {}
     for place, one in enumerate(content.get("annotations") or []):
@@ -189,7 +189,7 @@ def _objects(file: Path, content: dict[str, Any], names: dict[int, str]) -> tupl
 
 
 def _size(file: Path, name: str, image: dict[str, Any]) -> tuple[int, int] | None:
-    """Height and width that are noted of an image; None where one is missing."""
+    """The height and width of an image in the file; None if one is missing."""
     sides = [image.get(side) for side in ("height", "width")]
     if not all(sides):
         return None
@@ -203,7 +203,7 @@ def _size(file: Path, name: str, image: dict[str, Any]) -> tuple[int, int] | Non
 
 
 def _number(value: Any) -> Any:
-    """An id; some tools write the same one as a number here and as text there."""
+    """Normalize an id, which some tools write as a number in one place and as text in another."""
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
@@ -218,7 +218,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def is_coco(file: Path) -> bool:
-    """Whether a JSON file begins as COCO's do."""
+    """Whether the beginning of a JSON file has a key of the COCO format."""
     if not file.is_file():
         return False
     with file.open("rb") as opened:
@@ -228,7 +228,7 @@ def is_coco(file: Path) -> bool:
 
 def _object(one: dict[str, Any], names: dict[int, str]) -> ObjectAnnotation:
     """Raises:
-    ValueError: it makes no sense; the message goes on after "annotation 7 ".
+    ValueError: the annotation is invalid; the message continues "annotation 7 in FILE ".
     """
     try:
         number = int(one["category_id"])
@@ -251,7 +251,7 @@ def _object(one: dict[str, Any], names: dict[int, str]) -> ObjectAnnotation:
 
 
 def _flag(one: dict[str, Any], name: str) -> bool:
-    """A field that is 0 or 1; some tools write it as text."""
+    """Read a field that is 0 or 1, which some tools write as text."""
     value = one.get(name)
     text = str(0 if value is None or value == "" else value)[:20].strip().lower()
     if text in ("0", "0.0", "false"):
@@ -262,7 +262,7 @@ def _flag(one: dict[str, Any], name: str) -> bool:
 
 
 def _area(value: Any) -> float | None:
-    """In pixels; None where it is no positive number: the box's is taken then."""
+    """The area in pixels; None if it is not a positive number, so that the area of the box is used."""
     try:
         area = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -271,9 +271,9 @@ def _area(value: Any) -> float | None:
 
 
 def _path(root: Path, file: Path, name: str, split: GivenSplit | None) -> Path:
-    """Where an image lies: beside the file, in a folder ``images``, or in one named like the file's split."""
+    """The path of an image: next to the COCO file, in ``images/``, or in a folder named like the split of the file."""
     parts = PurePosixPath(name.replace("\\", "/"))
-    if ".." in parts.parts and not parts.is_absolute():  # from annotations/ to ../images/
+    if ".." in parts.parts and not parts.is_absolute():  # such as ../images/ relative to annotations/
         beside = Path(os.path.normpath(file.parent / parts))
         parts = PurePosixPath(beside.relative_to(root)) if beside.is_relative_to(root) else parts
     if not name or parts.is_absolute() or ".." in parts.parts or not _is_file_name(name):
@@ -282,18 +282,18 @@ def _path(root: Path, file: Path, name: str, split: GivenSplit | None) -> Path:
     folders = [folder for folder in folders if folder.is_relative_to(root)]
     suffix = file.stem.rpartition("_")[2]
     folders += [root / suffix, root / "images" / suffix, *((root / split, root / "images" / split) if split else ())]
-    written = [PurePosixPath(unicodedata.normalize(form, str(parts))) for form in ("NFC", "NFD")]  # accents as other systems store them
+    written = [PurePosixPath(unicodedata.normalize(form, str(parts))) for form in ("NFC", "NFD")]  # accents on other OS
     for folder, path in ((folder, path) for path in dict.fromkeys((parts, *written)) for folder in folders):
         try:
             if (folder / path).is_file():
                 return folder / path
-        except OSError as error:  # a name that is too long
+        except OSError as error:  # for example, a name that is too long
             raise DataError(f"{file.name} names the image {name[:60]!r}...: {error.strerror}", "it is a file's name") from error
     return file.parent / parts
 
 
 def _is_file_name(name: str) -> bool:
-    """Whether a file system can hold it: JSON may name NUL, and halves of characters."""
+    """Whether a name is valid in a file system: JSON strings may contain NUL and lone surrogates."""
     try:
         return b"\0" not in os.fsencode(name)
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""As what annotations can be read."""
+"""Conversions between kinds of annotations."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _ALSO: dict[Kind, tuple[Kind, ...]] = {"masks": ("boxes", "maps")}
 
 
 def fitting_kind(given: Kind, wanted: Kind | None, name: str, task: str | None) -> Kind:
-    """As what annotations are read.
+    """The kind of targets that annotations are converted to.
 
     Args:
-        given: what they are.
-        wanted: what the task needs; None for what they are.
-        name: of the data.
-        task: that they shall be used for.
+        given: kind of the annotations.
+        wanted: kind that the task needs; None for ``given``.
+        name: name of the data set, for the error message.
+        task: name of the task, for the error message.
 
     Raises:
-        DataError: they are not for that.
+        DataError: the annotations cannot be used for the task.
     """
     able = (given, *_ALSO.get(given, ()))
     if wanted is None or wanted in able:

@@ -1,4 +1,4 @@
-"""What the values or colours of label maps stand for, and reading such maps."""
+"""Reading of label maps, and the classes of their pixel values or colours."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from planish.progress import note
 
 IGNORED = 255
 _LARGEST_CODE = 65535
-_MOST = 255  # classes of a map of bytes
+_MOST = 255  # maximum number of classes in an 8-bit map
 NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "classes.json", "class_dict.csv", "classes.csv")
 _VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-_NEAR, _MOSTLY = 32, 0.9  # greys that are near black or white, and the share of pixels that are
-_STRAY = 4  # different greys besides, from which on they are no classes
-_RARE = 0.1  # of the rarer of black and white, that few stray values may have together
-_NOISE = 8  # greys that JPEG may change a value by, at least
-_APART = 16  # greys between named values, to tell them apart in JPEG
-_COUNTED = 64  # masks
-_COLOUR = 1 << 24  # added to what colours are numbered by, so that none is taken for a value
+_NEAR, _MOSTLY = 32, 0.9  # grey levels that count as near black or near white, and the minimum fraction of such pixels in a binary mask
+_STRAY = 4  # from this number of other grey levels on, they are artefacts rather than classes
+_RARE = 0.1  # maximum pixel count of all other grey levels, as a fraction of the rarer of black and white
+_NOISE = 8  # grey levels by which JPEG may at least change a value
+_APART = 16  # minimum distance of named values that can be told apart in JPEG
+_COUNTED = 64  # number of masks that are sampled
+_COLOUR = 1 << 24  # offset of the codes of colours, so that they differ from all grey values
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Classes by what stands in the maps.
+    """The classes of the pixel values or colours of label maps.
 
     Args:
-        codes: values or colours, rising; what is not among them is ignored.
-        labels: the class of each.
-        class_names: by class.
+        codes: values or colours, ascending; pixels with other codes are ignored.
+        labels: class index of each code.
+        class_names: class names by class index.
     """
 
     codes: tuple[int, ...]
@@ -51,7 +51,7 @@ class Codes:
     class_names: tuple[str, ...]
 
     def classes(self, file: Path) -> npt.NDArray[np.uint8]:
-        """The classes of a map's pixels, uint8 ``(H, W)``; 255 where nothing is asked."""
+        """The class index of each pixel of a mask file, uint8 ``(H, W)``; 255 on ignored pixels."""
         found = read_codes(file)
         places = np.minimum(np.searchsorted(self.codes, found), len(self.codes) - 1)
         known = np.asarray(self.codes)[places] == found
@@ -59,20 +59,20 @@ class Codes:
 
 
 def read_codes(file: Path) -> npt.NDArray[np.int64]:
-    """What stands in a map ``(H, W)``: values of an indexed or grey image, colours as numbers.
+    """The codes of a mask file, int64 ``(H, W)``: pixel values of an indexed or grey image, or colours as ``_COLOUR + 0xRRGGBB``.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     pixels = np.asarray(_opened(file)).astype(np.int64)
     return pixels if pixels.ndim == 2 else _COLOUR + (pixels[..., 0] << 16) + (pixels[..., 1] << 8) + pixels[..., 2]
 
 
 def codes_in(file: Path) -> frozenset[int]:
-    """All that stands in a map.
+    """The set of codes in a mask file.
 
     Raises:
-        DataError: it cannot be read, or has more colours than classes can be told apart.
+        DataError: the file cannot be read, or has more colours than the maximum number of classes.
     """
     status = file.stat()
     return _codes_in(file, status.st_mtime_ns, status.st_size)
@@ -90,21 +90,22 @@ def _codes_in(file: Path, changed: int, size: int) -> frozenset[int]:
 
 
 def size_in(file: Path) -> tuple[int, int]:
-    """Height and width of a map, from its head."""
+    """Height and width of a mask file; only the header is read."""
     with open_bounded(file) as stream, Image.open(stream, formats=FORMATS) as image:
         return image.height, image.width
 
 
 def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
-    """The classes of a data set.
+    """Determine the classes of a data set from its class file and the codes in its masks.
 
     Args:
-        root: its folder, where ``classes.txt`` and its like name them: a name per line, JSON or CSV with ``name, r, g, b``.
-        seen: in any of its maps.
-        voc: whether values that nobody names are Pascal VOC's.
+        root: folder of the data set; ``classes.txt`` or a similar file there names the classes: a name per line, JSON, or CSV with
+            ``name, r, g, b``.
+        seen: all codes in the masks.
+        voc: whether values have the class names of Pascal VOC if no file names them.
 
     Raises:
-        DataError: there are no two classes, too many, or some that are not named.
+        DataError: there are no classes or too many, or the file does not name a code in the masks.
     """
     given, source = _given(root)
     if all(code < _COLOUR for code in seen) or all(_is_grey(code) for code in seen):
@@ -140,17 +141,18 @@ def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
 
 
 def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Codes | None:
-    """The codes of grey masks that hold other values than were meant, of JPEG or of resizing; None where they are no such masks.
+    """The codes of grey masks whose values were altered by JPEG compression or resizing; None if the masks are not of this kind.
 
-    Masks that mean black and white are cut at 128; in JPEG files, values that a file names are the nearest of those.
+    Binary (black and white) masks are thresholded at 128. If a class file names the values, those of JPEG masks are rounded to the nearest
+    named value.
 
     Args:
-        root: of the data set; where a file in it names the values, they are meant.
-        files: of all masks; some of them are counted.
-        seen: in any of them.
+        root: folder of the data set, with an optional class file; see ``named_codes``.
+        files: all mask files, of which a sample is examined.
+        seen: all codes in the masks.
 
     Raises:
-        DataError: JPEG has mixed up the classes.
+        DataError: JPEG compression made the classes ambiguous.
     """
     greys = sorted({code & 255 for code in seen})
     if not all(code < 256 or _is_grey(code) for code in seen) or set(greys) <= {0, IGNORED}:
@@ -174,7 +176,7 @@ def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Code
     ends = counts[:_NEAR].sum(), counts[-_NEAR:].sum()
     mostly = all(ends) and sum(ends) >= _MOSTLY * counts.sum()
     many = np.count_nonzero(strays) >= _STRAY and counts[[0, 255]].min() > strays.max()
-    rising = np.flatnonzero(strays).tolist() == list(range(np.count_nonzero(strays)))  # 1, 2, ... may be classes beside ignored pixels
+    rising = np.flatnonzero(strays).tolist() == list(range(np.count_nonzero(strays)))  # 1, 2, ... may be classes, next to ignored pixels
     few = strays.sum() <= _RARE * counts[[0, 255]].min() and not rising
     if (mostly and (lossy or many)) or few:
         note(f"masks are black and white with {100 * strays.sum() / counts.sum():.1f} % of other greys, as of JPEG: they are cut at 128")
@@ -189,13 +191,13 @@ def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Code
 
 
 def _all_greys(labels: Sequence[int], class_names: tuple[str, ...]) -> Codes:
-    """The class of each of the 256 greys, as values and as colours."""
+    """Codes that map each of the 256 grey levels, as a value and as a colour, to a class."""
     codes = (*range(256), *(_COLOUR + grey * 0x010101 for grey in range(256)))
     return Codes(codes, (*labels, *labels), class_names)
 
 
 def _grey_counts(files: Sequence[Path]) -> npt.NDArray[np.int64]:
-    """Pixels of each grey, ``(256,)``: in some of all files, and in some of those that hold other values than black and white."""
+    """Pixel counts of each grey level, ``(256,)``, in a sample of all files and a sample of those that are not only black and white."""
     ends = frozenset((0, IGNORED, _COLOUR, _COLOUR + 0xFFFFFF))
     others = [file for file in files if codes_in(file) - ends]
     chosen = dict.fromkeys([*files[:: max(1, len(files) // _COUNTED)], *others[:: max(1, len(others) // _COUNTED)]])
@@ -207,7 +209,7 @@ def _grey_counts(files: Sequence[Path]) -> npt.NDArray[np.int64]:
 
 
 def _given(root: Path) -> tuple[dict[int, str], str]:
-    """Names by value, or by colour, as a file says; and which."""
+    """Class names by value or colour from the class file of a data set, and the name of that file; empty if there is none."""
     for name in NAME_FILES:
         if not (file := root / name).is_file():
             continue
@@ -236,7 +238,7 @@ def _of_json(content: Any) -> dict[int, str]:
 
 
 def _of_table(rows: list[list[str]]) -> dict[int, str]:
-    rows = [row for row in rows if len(row) > 1 and row[1].strip().isdigit()]  # the head is none of them
+    rows = [row for row in rows if len(row) > 1 and row[1].strip().isdigit()]  # without the header
     return {_code([int(word) for word in row[1:4]] if len(row) > 3 else int(row[1])): row[0].strip() for row in rows}
 
 
@@ -259,7 +261,7 @@ def _opened(file: Path) -> Image.Image:
             image.load()
     except DataError as error:
         raise DataError(f"the mask {file} cannot be read: {error}", "it is an image of class numbers or colours") from error
-    if image.mode == "1" or image.format == "JPEG":  # whose colours are not those that were saved
+    if image.mode == "1" or image.format == "JPEG":  # JPEG does not preserve colours
         return image.convert("L")
     if image.mode == "F":
         values = np.asarray(image)

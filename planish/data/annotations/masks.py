@@ -1,8 +1,8 @@
-"""Mask images: a label map an image, a map whose values number the objects, or a folder of one mask an object.
+"""Reader of mask images: one label map per image, one instance map per image (pixel values are object ids), or one mask file per object.
 
-Images lie in ``images/`` (``img``, ``JPEGImages``), maps under the same names in a folder beside it: ``masks/``, ``labels/``,
-``annotations/``, ``SegmentationClass/``; of objects in ``instances/`` or ``SegmentationObject/``, or each in ``masks/IMAGE/*.png``, where a
-folder between, or the file's name before a number, says the class.
+Images are in ``images/`` (``img``, ``JPEGImages``). Masks have the same file names: label maps in a sibling folder ``masks/``, ``labels/``,
+``annotations/`` or ``SegmentationClass/``, instance maps in ``instances/`` or ``SegmentationObject/``, and masks of single objects in
+``masks/IMAGE/*.png``, whose class is the name of a subfolder, or the part of the file name before a number.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from planish.progress import Stage
 
 _OBJECTS = ("instances", "segmentationobject")
 _ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_gt", "_l", "_seg", "_segmentation", "_labeltrainids", "_labelids", "_annotation")
-# Cityscapes names image and mask of one scene x_leftImg8bit and x_gtFine_labelIds
+# Cityscapes: image x_leftImg8bit, mask x_gtFine_labelIds
 _OF_IMAGE = ("_leftimg8bit", "_image", "_img", "_sat")
 _OF_MASK = ("_gtfine", "_gtcoarse")
-_NOTHING = (0, 255)  # values that number no object
+_NOTHING = (0, 255)  # values of an instance map that are not object ids
 _NUMBERED = re.compile(r"([A-Za-z][A-Za-z_ -]*?)[-_ ]*\d+")
 
 
@@ -35,13 +35,13 @@ _SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".jpg", ".jpeg")
 
 @dataclass(frozen=True)
 class Masked:
-    """The masks of one image.
+    """The mask files of an image.
 
     Args:
-        image: the image's file.
-        labels: its label map; None where there is none.
-        objects: a map whose values number the objects; None where there is none.
-        singles: files of one object each.
+        image: the image file.
+        labels: its label map, or None.
+        objects: its instance map, whose values are object ids, or None.
+        singles: mask files of single objects.
     """
 
     image: Path
@@ -51,7 +51,7 @@ class Masked:
 
 
 def masked_images(root: Path) -> list[Masked]:
-    """The images of a folder that have masks."""
+    """The images of a folder that have masks, sorted by path."""
     found = []
     by_name: dict[Path, dict[str, Path]] = {}
     for image in image_files(root):
@@ -68,10 +68,10 @@ def masked_images(root: Path) -> list[Masked]:
 
 
 def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedImage], Codes]:
-    """Images with the files of their label maps, and what the values or colours in those mean.
+    """Read the images with their label map files, and the classes of the values or colours in the maps.
 
     Raises:
-        DataError: there are no two classes in them, or more than can be.
+        DataError: a map cannot be read, or the classes cannot be determined; see ``lossy_codes`` and ``named_codes``.
     """
     splits = given_splits(root)
     images: list[AnnotatedImage] = []
@@ -88,7 +88,7 @@ def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedIma
 
 
 def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedImage], tuple[str, ...]]:
-    """Images with their objects, and class names, sorted.
+    """Read the images with their objects, and the class names, sorted.
 
     Raises:
         DataError: a mask cannot be read.
@@ -117,7 +117,7 @@ def _of_map(one: Masked, names: dict[int, str]) -> Iterator[ObjectAnnotation]:
     numbers = read_codes(one.objects)
     kinds = read_codes(one.labels) if one.labels else None
     for number in np.unique(numbers):
-        # in VOC's palette 255 is the rim between objects; colours and 16-bit numbers have no such value
+        # 255 is the border between objects in Pascal VOC; colours are numbered from 1 << 24 on
         if int(number) in _NOTHING:
             continue
         inside, label = numbers == number, "object"
@@ -140,7 +140,7 @@ def _object(label: str, inside: np.ndarray) -> ObjectAnnotation | None:
 
 
 def _class_names(root: Path, masked: list[Masked]) -> dict[int, str]:
-    """Of what stands in the label maps beside the objects' maps."""
+    """Class names by value or colour of the label maps that accompany the instance maps."""
     seen = frozenset[int]().union(*(codes_in(one.labels) for one in masked if one.labels))
     if not seen:
         return {}
@@ -153,7 +153,7 @@ def _is_voc(masked: list[Masked]) -> bool:
 
 
 def _file(base: Path, inner: tuple[str, ...], stem: str, words: Collection[str], by_name: dict[Path, dict[str, Path]]) -> Path | None:
-    """The map of an image; ``by_name`` keeps the maps of each folder by their names in lower case, without ending."""
+    """The mask file of an image, or None; ``by_name`` caches the mask files of each folder by lower-case stem."""
     stem = stem.lower()
     stems = [stem, *(stem.removesuffix(word) for word in _OF_IMAGE if stem.endswith(word))]
     for folder in _beside(base):
@@ -175,7 +175,7 @@ def _singles(base: Path, inner: tuple[str, ...], image: Path, images: str) -> It
             own = folder.joinpath(*inner, image.stem)
             if own.is_dir():
                 yield from sorted(image_files(own))
-            elif len(list((base / images).iterdir())) == 1 and not inner:  # a folder an image, with images/ and masks/ in it
+            elif len(list((base / images).iterdir())) == 1 and not inner:  # one folder per image, with images/ and masks/ in it
                 yield from sorted(image_files(folder))
 
 

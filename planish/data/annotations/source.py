@@ -1,4 +1,4 @@
-"""Which kind of annotations a folder has, and what they say."""
+"""Detection of the annotation layout of a folder or file, and reading of its annotations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from planish.task import USUAL_TASKS, Kind
 
 @dataclass(frozen=True)
 class SourceAnnotations:
-    """What a source says.
+    """The annotations of a data set.
 
     Args:
-        images: in the order of their keys.
-        class_names: that labels are of.
-        kind: what the images are labelled with.
-        how: the layout of the annotations, in words.
-        codes: what stands in label maps; None where there are none.
+        images: annotated images, sorted by key.
+        class_names: names of the classes.
+        kind: kind of the annotations.
+        how: display name of the layout.
+        codes: codes of the label maps; None without label maps.
     """
 
     images: list[AnnotatedImage]
@@ -47,7 +47,7 @@ LAYOUTS: dict[str, str] = {
     "yolo": "YOLO text files",
     "masks": "mask images",
 }
-# What annotations of a layout may be read as; a folder with several is read by the only one that has what is wanted.
+# The kinds that annotations of each layout can be read as. In a folder with several layouts, the one that provides the wanted kind is used.
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "coco": ("boxes", "masks", "maps"),
     "yolo": ("boxes", "masks", "maps"),
@@ -59,16 +59,16 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
 def read_annotations(
     path: Path, wanted: Kind | None = None, layout: str | None = None, inventory: Inventory | None = None
 ) -> SourceAnnotations | None:
-    """What the annotations in a folder, or in a COCO or YAML file, say; None where there are none, and images lie in folders of classes.
+    """Read the annotations in a folder, or in a COCO or YAML file; None if there are none, as in class folders.
 
     Args:
-        path: of the folder or file.
-        wanted: as what they shall be read, where a folder has several kinds: Pascal VOC's has boxes, label maps and maps of objects.
-        layout: one of ``LAYOUTS``; None for the only one that the folder has.
-        inventory: filled with what is used, and what is left out.
+        path: the folder or file.
+        wanted: kind to read if a folder has several: a Pascal VOC folder has boxes, label maps and instance maps.
+        layout: one of ``LAYOUTS``; None to detect it.
+        inventory: records what is used and what is left out.
 
     Raises:
-        DataError: annotations that cannot be used, or of several layouts of which any could be meant.
+        DataError: the annotations cannot be used, or the layout is ambiguous.
     """
     inventory = inventory or Inventory()
     if path.is_file():
@@ -99,10 +99,10 @@ def read_annotations(
 
 
 def _chosen(path: Path, found: list[str], wanted: Kind | None) -> str | None:
-    """The layout among those that a folder has.
+    """Choose one of the layouts that were found in a folder; None if there are none.
 
     Raises:
-        DataError: several could be meant.
+        DataError: the layout is ambiguous.
     """
     able = [layout for layout in found if wanted in (None, *_KINDS[layout])] or found[:1]
     if len(able) < 2:
@@ -142,7 +142,7 @@ def _of_objects(
     if not objects and not any(image.faults for image in images):
         raise DataError("the annotations name no object", "there must be something to learn")
     masked = sum(o.mask is not None for o in objects)
-    masks = 2 * masked > len(objects)  # single ones without a mask are told when they are read
+    masks = 2 * masked > len(objects)  # objects without a mask are reported later, as faults
     if wanted is None and masked:
         if len(objects) < 4 * masked < 3 * len(objects):
             raise DataError(
@@ -162,7 +162,7 @@ def _of_objects(
 
 
 def _without_repeated(images: list[AnnotatedImage], inventory: Inventory) -> list[AnnotatedImage]:
-    """Objects that are listed twice in an image, as in merged files, are used once."""
+    """Remove objects that are listed twice in an image, as in merged files."""
     found, repeated = [], list[str]()
     for image in images:
         unique = {(o.label, o.box, o.crowd, o.difficult, repr(o.mask)): o for o in reversed(image.objects)}
@@ -175,7 +175,7 @@ def _without_repeated(images: list[AnnotatedImage], inventory: Inventory) -> lis
 
 
 def _is_its_box(one: ObjectAnnotation) -> bool:
-    """Whether the mask of an object is one polygon of four corners, those of its box."""
+    """Whether the mask of an object is a single polygon with the four corners of its box."""
     if not isinstance(one.mask, list) or len(one.mask) != 1 or not isinstance(one.mask[0], list) or len(one.mask[0]) not in (8, 10):
         return False
     left, top, right, bottom = one.box
@@ -187,7 +187,7 @@ def _is_its_box(one: ObjectAnnotation) -> bool:
 
 
 def _with_splits(images: list[AnnotatedImage], inventory: Inventory) -> list[AnnotatedImage]:
-    """Those in a split where some are."""
+    """Only the images that have a split, if some have one; otherwise all images."""
     without = [image for image in images if image.split is None]
     if not without or len(without) == len(images):
         return images
@@ -198,7 +198,7 @@ def _with_splits(images: list[AnnotatedImage], inventory: Inventory) -> list[Ann
 
 
 def _of_masks(path: Path, masked: list[Masked], wanted: Kind | None, inventory: Inventory) -> SourceAnnotations:
-    """Of mask images: of objects where that is wanted, or where there are no others; else label maps."""
+    """Read mask images: object masks if they are wanted or are the only ones, otherwise label maps."""
     inventory.use([*(path / name for name in NAME_FILES), *path.rglob("ImageSets/*/*.txt")])
     maps = [one for one in masked if one.labels is not None]
     single = [one for one in masked if one.objects is not None or one.singles]

@@ -1,4 +1,4 @@
-"""From what a reader noted to ``Objects``: numbers that make sense, boxes within their image, masks of its size."""
+"""Validation of annotations and their conversion to ``Objects``: finite numbers, boxes inside the image, masks of the image's size."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from planish.data.targets.run_lengths import lengths_of
 from planish.errors import DataError
 from planish.files.reading import DAMAGED, describe, open_bounded
 
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _ORIENTATION = 274
 _LONGEST_OUTLINE = 10_000_000  # pixels
 
 
 def size_of(noted: AnnotatedImage) -> tuple[int, int]:
-    """Height and width of the file, turned as its EXIF says; from its head, the pixels are not read.
+    """Height and width of the image file after applying its EXIF orientation; only the header is read.
 
     Raises:
-        DataError: it is not there, or is no image.
+        DataError: the file does not exist or is not an image.
     """
     try:
         with image_damage_reported(), open_bounded(noted.path) as stream, Image.open(stream, formats=FORMATS) as image:
             width, height = image.size
-            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow turns the size of a TIFF itself
+            turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow already rotates the size of a TIFF
             return (width, height) if turned else (height, width)
     except OSError as error:
         raise DataError(f"the image {str(noted.path)!r} cannot be opened: {describe(error)}") from error
 
 
 def objects_of(noted: AnnotatedImage, height: int, width: int, number: Mapping[str, int], masks: bool) -> tuple[Objects, list[str]]:
-    """The objects of an image, and what is wrong with some, in words; those are left out.
+    """Convert annotations to ``Objects``, without invalid ones, and return descriptions of those.
 
     Args:
-        noted: by a reader.
-        height: of the file.
-        width: likewise.
-        number: of each class.
-        masks: whether all objects shall have one.
+        noted: the image with the annotations that a reader returned.
+        height: height of the image file.
+        width: width of the image file.
+        number: class index by class name.
+        masks: whether to read masks, which every object must then have.
     """
     faults = list(noted.faults)
     kept: list[tuple[ObjectAnnotation, tuple[float, ...], Any]] = []
-    # boxes of an image that its annotations know in another size are meant in that size
+    # if the annotations give another image size, boxes are in pixels of that size
     down, across = (height / noted.size[0], width / noted.size[1]) if noted.size and all(noted.size) else (1.0, 1.0)
     objects_given = noted.objects
     if abs(down / across - 1) > 0.05:
@@ -95,10 +95,10 @@ def objects_of(noted: AnnotatedImage, height: int, width: int, number: Mapping[s
 
 
 def encode_mask(mask: Any, height: int, width: int) -> dict[str, Any]:
-    """A mask in COCO's compressed run lengths, of polygons or of either kind of run lengths.
+    """Convert polygons, or compressed or uncompressed run lengths, to COCO compressed run lengths.
 
     Raises:
-        ValueError: of another size than the image, or nothing of it is understood.
+        ValueError: the mask is invalid, empty, or of another size than the image.
     """
     from pycocotools import mask as coco
 
@@ -108,10 +108,10 @@ def encode_mask(mask: Any, height: int, width: int) -> dict[str, Any]:
             raise ValueError("a polygon has at least three corners, x and y of each")
         for polygon in polygons:
             across, down = polygon[::2], polygon[1::2]
-            if not all(-width <= x <= 2 * width for x in across) or not all(-height <= y <= 2 * height for y in down):  # nor NaN
+            if not all(-width <= x <= 2 * width for x in across) or not all(-height <= y <= 2 * height for y in down):  # also false for NaN
                 raise ValueError("a polygon has corners that are no numbers, or lie far outside the image")
         length, most = sum(map(_length, polygons)), min(4 * height * width + 1000, _LONGEST_OUTLINE)
-        if length > most:  # filling it takes memory and time by its length
+        if length > most:  # rasterizing takes memory and time in proportion to its length
             raise ValueError(f"its outline is {length:,.0f} pixels long; in an image of {height} x {width} it is at most {most:,}")
         if not any(map(_encloses_area, polygons)):
             raise ValueError("it is a point or a line, without area")
@@ -132,7 +132,7 @@ def encode_mask(mask: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def _scaled(mask: Any, down: float, across: float) -> Any:
-    """Polygons of an image that was resized since; run lengths cannot be."""
+    """Scale polygons to an image that was resized after annotation; run lengths cannot be scaled and are returned unchanged."""
     if not isinstance(mask, Sequence) or isinstance(mask, str) or down == across == 1:
         return mask
     return [
@@ -141,13 +141,13 @@ def _scaled(mask: Any, down: float, across: float) -> Any:
 
 
 def _encloses_area(polygon: Sequence[float]) -> bool:
-    """Whether the corners do not all lie on one line."""
+    """Whether the corners of a polygon are not all collinear."""
     across, down = np.asarray(polygon[::2]) - polygon[0], np.asarray(polygon[1::2]) - polygon[1]
     far = int(np.argmax(across**2 + down**2))
     return bool((np.abs(across * down[far] - down * across[far]) > 1e-9).any())
 
 
 def _length(polygon: Sequence[float]) -> float:
-    """Of the outline, in pixels, the longer of across and down counting."""
+    """The length of the outline in pixels, in the maximum norm."""
     corners = np.asarray(polygon).reshape(-1, 2)
     return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())

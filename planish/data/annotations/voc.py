@@ -1,7 +1,7 @@
-"""Pascal VOC's XML: one file an image, beside it or in ``Annotations/`` with the images in ``JPEGImages/``.
+"""Reader of Pascal VOC XML: one file per image, next to it or in ``Annotations/`` with the images in ``JPEGImages/``.
 
-Its boxes count pixels from 1 and name the first and the last that belong to the object, so that left and top move by one and right and
-bottom stay. Tools that write such files often count from 0; half of a pixel is what either reading may be off by.
+VOC boxes are 1-based and include the last pixel, so 1 is subtracted from left and top, while right and bottom do not change. Tools that
+write such files often count from 0; either interpretation is off by at most half a pixel on average.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from planish.errors import DataError
 from planish.files.reading import damage_reported, read_bytes, read_text
 from planish.progress import note
 
-_LARGEST = 10_000_000  # bytes of a file
+_LARGEST = 10_000_000  # maximum size of a file in bytes
 
 
 def voc_files(root: Path) -> dict[Path, Path | None]:
-    """The XML files of a folder with their images, beside them or in ``JPEGImages/``; none where no file has one."""
+    """The XML files of a folder, each with its image next to it or in ``JPEGImages/``, or None; empty if no file has an image."""
     found = sorted(file for file in files_below(root) if file.suffix.lower() == ".xml" and foreign_format(file) is None)
     by_stem: dict[Path, dict[str, Path]] = {}
     images = {file: _image(root, file, by_stem) for file in found}
@@ -32,15 +32,15 @@ def voc_files(root: Path) -> dict[Path, Path | None]:
 def read_voc(
     root: Path, files: dict[Path, Path | None], inventory: Inventory | None = None
 ) -> tuple[list[AnnotatedImage], tuple[str, ...]]:
-    """Images and class names, sorted.
+    """Read the annotated images, sorted by key, and the class names, sorted.
 
     Args:
-        root: keys are paths below it.
+        root: folder that keys are relative to.
         files: from ``voc_files``.
-        inventory: is told of files without an image.
+        inventory: records the files that are read, and those without an image.
 
     Raises:
-        DataError: a file is not such XML.
+        DataError: a file is not Pascal VOC XML.
     """
     splits = given_splits(root)
     inventory = inventory or Inventory()
@@ -74,7 +74,7 @@ def read_voc(
 
 def _object(one: ElementTree.Element) -> ObjectAnnotation:
     """Raises:
-    ValueError: it makes no sense; the message goes on after "object 3 ".
+    ValueError: the annotation is invalid; the message continues "object 3 in FILE ".
     """
     box = one.find("bndbox")
     if box is None:
@@ -97,13 +97,13 @@ def _side(size: ElementTree.Element, name: str, file: Path) -> int:
 
 
 def _parse(file: Path) -> ElementTree.Element:
-    """The tree of a small file without entities of its own: those can be made to fill the memory, or to read other files."""
+    """Parse a file of limited size, and reject document type declarations: entities can exhaust memory or read other files."""
 
     def refuse(*declared: object) -> None:
         raise DataError(f"{file} defines entities", "an annotation needs none", "do not trust this file")
 
     parser, builder = expat.ParserCreate(), ElementTree.TreeBuilder()
-    parser.StartDoctypeDeclHandler = refuse  # whatever encoding it is written in
+    parser.StartDoctypeDeclHandler = refuse  # independent of the encoding of the file
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = builder.start, builder.end, builder.data
     rule = "it is XML as Pascal VOC has it"
     with damage_reported(file, DataError, rule):
@@ -118,7 +118,7 @@ def _parse(file: Path) -> ElementTree.Element:
 
 
 def _image(root: Path, file: Path, by_stem: dict[Path, dict[str, Path]]) -> Path | None:
-    """The image of a file; ``by_stem`` keeps what was found in each folder, however the endings are written."""
+    """The image of an XML file, whatever the case of its extension; ``by_stem`` caches the images of each folder."""
     for folder in (file.parent, file.parent.parent / "JPEGImages", file.parent.parent / "images"):
         if folder not in by_stem:
             there = sorted(folder.iterdir(), reverse=True) if folder.is_relative_to(root) and folder.is_dir() else []
@@ -129,7 +129,7 @@ def _image(root: Path, file: Path, by_stem: dict[Path, dict[str, Path]]) -> Path
 
 
 def given_splits(root: Path) -> dict[str, GivenSplit]:
-    """Of images by their stem, as ``ImageSets/Main/train.txt`` and its like say.
+    """The splits in ``ImageSets/Main/train.txt`` and similar files, by the stem of the image.
 
     Raises:
         DataError: an image is in two splits of one folder.
@@ -141,7 +141,7 @@ def given_splits(root: Path) -> dict[str, GivenSplit]:
             if (split := SPLIT_WORDS.get(file.stem)) is None:
                 continue
             with damage_reported(file, DataError, "it is text with the name of an image a line"):
-                lines = read_text(file, errors="surrogateescape").splitlines()  # as file names
+                lines = read_text(file, errors="surrogateescape").splitlines()  # like file names
             for stem in (line.split()[0] for line in lines if line.strip()):
                 if here.setdefault(stem, split) != split:
                     raise DataError(f"{folder} has {stem!r} in {here[stem]} and in {split}", "an image is of one split")

@@ -1,6 +1,7 @@
-"""YOLO's text files, a line an object: ``class x y width height`` normalized to the sides, or ``class x y x y ...``, a polygon.
+"""Reader of YOLO label files, one line per object: a normalized box ``class x y width height`` or a polygon ``class x y x y ...``.
 
-They lie beside the images, or in ``labels/`` where those lie in ``images/``. An image without one, or with an empty one, has no objects.
+They are next to the images, or in ``labels/`` if the images are in ``images/``. An image without a label file, or with an empty one, has
+no objects.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from planish.files.reading import read_text, real_path
 from planish.progress import note
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt")
-_ORIENTED = 9  # words of a line: class and four corners
-_FEW_LINES = 3  # so many polygons cannot look like boxes with points in them by chance
-_INSIDE = 0.001  # what rounding may put a point beyond its box
-_BEYOND = 1.001  # shares may be rounded
-_WORDS: dict[str, GivenSplit] = {"train": "train", "val": "validation", "test": "test"}  # of the YAML file
+_ORIENTED = 9  # values per line of oriented boxes: class and four corners
+_FEW_LINES = 3  # from this number of lines on, it is no coincidence if polygons look like boxes with key points
+_INSIDE = 0.001  # tolerance for key points that rounding puts outside their box
+_BEYOND = 1.001  # upper bound of normalized coordinates, with a tolerance for rounding
+_WORDS: dict[str, GivenSplit] = {"train": "train", "val": "validation", "test": "test"}  # split keys of the YAML file
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a folder has what.
+    """The images, label files, splits and class names of a YOLO data set.
 
     Args:
-        texts: the text file of each image; None where it has none.
-        splits: of images, where the folder says so.
-        names: of the classes by number; empty where nobody says.
+        texts: label file of each image, or None.
+        splits: split of each image that has a given one.
+        names: class names by index; empty if they are not given.
     """
 
     texts: dict[Path, Path | None]
@@ -44,21 +45,21 @@ class Layout:
 
 
 def has_yolo(root: Path) -> bool:
-    """Whether an image of a folder has such a file."""
+    """Whether any image of a folder has a YOLO label file."""
     texts = (_text(root, image) for image in image_files(root))
     return any(text is not None and has_label_line(text) for text in texts)
 
 
 def yolo_layout(root: Path, inventory: Inventory | None = None, description: Path | None = None) -> Layout | None:
-    """What a folder has of such files; None where no image has one.
+    """Find the label files, splits and class names of a folder; None if no image has a label file.
 
     Args:
         root: the folder.
-        inventory: is told of label files without an image.
-        description: its YAML file; None for the one that lies in the folder, if there is one.
+        inventory: records the files that are read, and label files without an image.
+        description: its YAML file; None to use the one in the folder, if there is one.
 
     Raises:
-        DataError: its YAML file cannot be used, or there are several.
+        DataError: the YAML file cannot be used, or there are several.
     """
     if not has_yolo(root):
         return None
@@ -95,10 +96,10 @@ def yolo_layout(root: Path, inventory: Inventory | None = None, description: Pat
 
 
 def _numbered(file: Path, content: dict[str, Any]) -> dict[int, str]:
-    """Class names by number, of a list or of a mapping either way round.
+    """Class names by index, from a list or a mapping in either direction.
 
     Raises:
-        DataError: they are something else, or not as many as ``nc`` says.
+        DataError: ``names`` has another type, or its length differs from ``nc``.
     """
     names = content["names"]
     rule = "they are a list of texts, or texts by number; what YAML reads as true, false or null is quoted"
@@ -120,8 +121,8 @@ def _numbered(file: Path, content: dict[str, Any]) -> dict[int, str]:
 
 
 def _without_orphans(root: Path, texts: dict[Path, Path | None], inventory: Inventory) -> dict[Path, Path | None]:
-    """Leave out label files that belong to no image, as where a tool has written one name in two ways; then images without a label file
-    may be theirs, so that they do not count as images without objects, and are left out as well."""
+    """Exclude label files without an image (for example when a tool spelled a name in two ways). In that case also exclude images without a
+    label file: the label file may be theirs, so they cannot be assumed to have no objects."""
     known = set(texts.values())
     found = [
         f for f in files_below(root)
@@ -143,14 +144,14 @@ def _without_orphans(root: Path, texts: dict[Path, Path | None], inventory: Inve
 
 
 def read_yolo(root: Path, layout: Layout) -> tuple[list[AnnotatedImage], tuple[str, ...]]:
-    """Images and class names, sorted as their numbers are; lines that make no sense are noted as faults.
+    """Read the annotated images, sorted by key, and the class names, in the order of their indices; invalid lines become faults.
 
     Args:
-        root: keys are paths below it.
+        root: folder that keys are relative to.
         layout: from ``yolo_layout``.
 
     Raises:
-        DataError: a text file cannot be read.
+        DataError: a label file cannot be read, or all labels are oriented boxes or key points.
     """
     rows = {image: _rows(text) if text is not None else [] for image, text in layout.texts.items()}
     numbers = {number for lines in rows.values() for _, words in lines if words and (number := class_number(words[0])) is not None}
@@ -164,7 +165,7 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[AnnotatedImage], tuple[s
         noted = AnnotatedImage(key, image, layout.splits.get(image))
         try:
             height, width = size_of(noted)
-        except DataError:  # what is broken is told, or left out, when it is decoded
+        except DataError:  # broken images are reported or skipped later, when they are decoded
             height = width = 1
         objects, faults = [], []
         for place, words in lines:
@@ -180,7 +181,7 @@ def read_yolo(root: Path, layout: Layout) -> tuple[list[AnnotatedImage], tuple[s
 
 def _refuse_other_kinds(lines: list[list[str]]) -> None:
     """Raises:
-    DataError: all lines are oriented boxes, or boxes with key points.
+    DataError: all lines are oriented boxes, or all are boxes with key points.
     """
     widths = {len(words) for words in lines}
     if widths == {_ORIENTED}:
@@ -195,7 +196,7 @@ def _refuse_other_kinds(lines: list[list[str]]) -> None:
     except ValueError:
         return
     boxes, rest = values[:, :4], values[:, 4:]
-    for each in (3, 2):  # numbers a key point, with and without its visibility
+    for each in (3, 2):  # values per key point, with and without its visibility
         if rest.shape[1] % each:
             continue
         points = rest.reshape(len(rest), -1, each)
@@ -230,7 +231,7 @@ def _object(words: list[str], names: dict[int, str], height: int, width: int) ->
 
 
 def _rows(text: Path) -> list[tuple[int, list[str]]]:
-    """The words of each line that has any, with its number."""
+    """The words of each non-blank line, with the line number."""
     try:
         lines = read_text(text).splitlines()
     except (OSError, ValueError) as error:
@@ -239,7 +240,7 @@ def _rows(text: Path) -> list[tuple[int, list[str]]]:
 
 
 def _text(root: Path, image: Path) -> Path | None:
-    """The text file of an image: beside it, or under ``labels`` as the image is under ``images``."""
+    """The label file of an image, or None: next to the image, or at the same place below ``labels`` as the image is below ``images``."""
     parts = list(image.relative_to(root).parts)
     places = [i for i, part in enumerate(parts[:-1]) if part.lower() == "images"]
     apart = [root.joinpath(*parts[:i], "labels", *parts[i + 1 :]) for i in places]
@@ -248,12 +249,12 @@ def _text(root: Path, image: Path) -> Path | None:
 
 
 def _yaml(root: Path, description: Path | None) -> tuple[Path, dict[str, Any]] | None:
-    """The YAML file that describes the folder, and what it says.
+    """The YAML file that describes the folder, and its contents; None if there is none.
 
     Raises:
-        DataError: it cannot be read, is no such file, or there are several.
+        DataError: the file cannot be read or has no class names, or there are several.
     """
-    from planish.files.yaml_text import parse_yaml, parse_yaml_words  # which a service has no need of
+    from planish.files.yaml_text import parse_yaml, parse_yaml_words  # imported here since a service does not need it
 
     found = []
     for file in [description] if description is not None else sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
@@ -277,7 +278,7 @@ def _yaml(root: Path, description: Path | None) -> tuple[Path, dict[str, Any]] |
 
 
 def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: list[Path], inventory: Inventory) -> list[Path]:
-    """The images of one split: below a folder, of several, or named in a text file."""
+    """The images of one split, given in the YAML file as a folder, a text file of paths, or a list of them."""
     entries = content.get(word) or []
     base = Path(str(content.get("path") or "."))
     found = []
@@ -285,14 +286,14 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise DataError(f"{file.name} has {str(entries)[:60]!r} for {word}", "it is a folder, a text file, or a list of them")
     for entry in entries:
-        # such files often name the folder of another machine, or one above: then what it says is meant from here
+        # these files often contain paths of another machine or of a parent folder, so the last parts of the path are tried here as well
         inner = [part for part in Path(entry.replace("\\", "/")).parts if part not in ("..", "/")]
         guesses = [file.parent / base / entry, file.parent / entry, *(file.parent.joinpath(*inner[i:]) for i in range(len(inner)))]
         place = next(
             (real_path(guess) for guess in guesses if guess.exists() and real_path(guess).is_relative_to(real_path(root))),
             None,
         )
-        if place is None and word == "test":  # Roboflow names it where there are no test images, too
+        if place is None and word == "test":  # Roboflow writes it even if there are no test images
             inventory.assume(f"{file.name} names {entry} for test, which does not exist: test is cut from train")
             continue
         if place is None:
@@ -308,13 +309,13 @@ def _listed(root: Path, file: Path, content: dict[str, Any], word: str, images: 
 
 
 def _named(root: Path, file: Path, images: dict[Path, Path]) -> list[Path]:
-    """The images that a text file names, a path a line: below its own folder, or below the data folder."""
-    lines = [line.strip().replace("\\", "/") for line in _text_of(file, "surrogateescape").splitlines() if line.strip()]  # as file names
+    """The images listed in a text file, one path per line, relative to the folder of the file or to the data folder."""
+    lines = [line.strip().replace("\\", "/") for line in _text_of(file, "surrogateescape").splitlines() if line.strip()]  # like file names
     found, missing = [], []
     for line in dict.fromkeys(lines):
         guesses = [real_path(folder / line) for folder in (file.parent, root)]
         image = next((images[guess] for guess in guesses if guess in images), None)
-        if image is None:  # written on another machine: the folders above the data are others
+        if image is None:  # paths of another machine: ignore the leading folders
             parts = Path(line).parts
             guesses = [real_path(root / Path(*parts[i:])) for i in range(1, len(parts))]
             image = next((images[guess] for guess in guesses if guess in images), None)
@@ -338,7 +339,7 @@ def _text_of(file: Path, errors: str = "strict") -> str:
 
 
 def _names(root: Path) -> dict[int, str]:
-    """Of ``classes.txt`` and its like: a name per line."""
+    """Class names by index, from ``classes.txt`` or a similar file with a name per line; empty if there is none."""
     for folder in (root, root / "labels"):
         for name in _NAME_FILES:
             if (file := folder / name).is_file():

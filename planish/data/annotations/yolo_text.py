@@ -1,4 +1,4 @@
-"""The words of a YOLO label file, in the forms that tools write them."""
+"""Parsing of values in YOLO label files, in the variants that tools write."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import codecs
 import math
 from pathlib import Path
 
-_HEAD = 10_000  # bytes of a file that are looked at
+_HEAD = 10_000  # bytes read from the start of a file
 
 
 def class_number(word: str) -> int | None:
-    """The number of a class, which some tools write as a decimal (``1.0``, ``1.000e+00``); None where it is none."""
+    """The class index, which some tools write as a decimal (``1.0``, ``1.000e+00``); None if ``word`` is not a class index."""
     try:
         value = float(word)
     except ValueError:
@@ -19,7 +19,7 @@ def class_number(word: str) -> int | None:
 
 
 def has_label_line(text: Path) -> bool:
-    """Whether the first line that is not blank has five numbers or more; or a file is UTF-16, which is refused when it is read."""
+    """Whether the first non-blank line has at least five numbers, or the file is UTF-16, which is rejected later when it is read."""
     if not text.is_file():
         return False
     with text.open("rb") as opened:

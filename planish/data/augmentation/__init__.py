@@ -1,1 +1,1 @@
-"""Random changes to training images, and to what is annotated in them."""
+"""Augmentation of training images and of their boxes, masks and label maps."""

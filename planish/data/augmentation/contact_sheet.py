@@ -1,4 +1,4 @@
-"""What a model is shown in training: a picture with some images and what augmentation makes of them."""
+"""Contact sheets: grids of training images next to their augmented versions."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from planish.artifact import Pixels
     from planish.data.augmentation.policy import Augment
 
-_GAP = 4  # pixels between images; twice that beside the originals
-_CELL = 96  # pixels; smaller images are enlarged by a whole factor, as far as they fit
+_GAP = 4  # pixels between images; twice that next to the originals
+_CELL = 96  # pixels; smaller images are enlarged by the largest integer factor that fits
 
 
 def contact_sheet(images: Pixels, change: Augment, generator: torch.Generator, *, versions: int = 6) -> Image.Image:
-    """One row per image on white: the image itself on the left, then what the model may see of it.
+    """Draw one row per image on white: the original on the left, then augmented versions of it.
 
     Args:
-        images: uint8 ``(N, H, W, C)``, a handful from the train split.
-        change: from ``planish.data.augmentation.policy.augment``, or likewise.
-        generator: equal seeds give equal pictures.
-        versions: to the right of each image.
+        images: uint8 ``(N, H, W, C)``, a few images of the train split.
+        change: augmentation function, as returned by ``planish.data.augmentation.policy.augment``.
+        generator: random generator; equal seeds give equal sheets.
+        versions: number of augmented versions per image.
 
     Raises:
-        DataError: there are no images, or no versions are asked for.
+        DataError: there are no images, or ``versions`` is below 1.
 
     Example:
         >>> from planish.artifact import InputSpec
@@ -49,7 +49,7 @@ def contact_sheet(images: Pixels, change: Augment, generator: torch.Generator, *
 
 
 def _laid_out(cells: Pixels) -> Image.Image:
-    """``(rows, columns, H, W, C)`` as one picture."""
+    """Arrange ``(rows, columns, H, W, C)`` in a grid."""
     factor = max(1, _CELL // max(cells.shape[2:4]))
     cells = cells.repeat(factor, axis=2).repeat(factor, axis=3)
     rows, columns, height, width, channels = cells.shape

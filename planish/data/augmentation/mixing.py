@@ -1,4 +1,4 @@
-"""Images made of several images, with their boxes, masks and label maps: mosaic, mixup, copy-paste. Draws from torch's global generator."""
+"""Mosaic, mixup and copy-paste of images with boxes, masks and label maps, using PyTorch's global random generator."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from planish.data.targets.geometry import ImageBatch, covered, joined
 from planish.data.targets.mask_geometry import scaled_window
 from planish.errors import TrainingError
 
-_CENTRE = (0.35, 0.65)  # where the four images of a mosaic meet, as a share of the sides
-_PASTED = 0.5  # chance of each object of the other image
+_CENTRE = (0.35, 0.65)  # range of the point where the four images of a mosaic meet, as a fraction of the sides
+_PASTED = 0.5  # probability that an object of the other image is pasted
 
 
 def mosaic(batch: ImageBatch, rows: Tensor, matrices: Callable[[int], Tensor]) -> ImageBatch:
-    """Of each chosen image and three others of the batch, one image: a part of each, enlarged or shrunk so that it fills its corner.
+    """Combine each chosen image with three random images of the batch: a part of each, resized so that it fills its quadrant.
 
-    Four times as many objects in other surroundings, and smaller ones (Bochkovskiy et al. 2020, arXiv:2004.10934). Each of the four is
-    moved by a matrix of its own in the same resampling.
+    This yields more and smaller objects, in other contexts (Bochkovskiy et al. 2020, arXiv:2004.10934). Each of the four is also
+    transformed by a random matrix of its own, in the same resampling.
 
     Args:
-        batch: to draw from.
-        rows: the chosen images, ``(K,)``.
-        matrices: gives so many random matrices, ``(count, 3, 3)``.
+        batch: the batch that images are taken from.
+        rows: indices of the chosen images, ``(K,)``.
+        matrices: returns the requested number of random matrices, ``(count, 3, 3)``.
 
     Returns:
-        K images.
+        A batch of K mosaics.
     """
     count, (height, width) = len(rows), batch.images.shape[2:]
     others = torch.randint(len(batch.images), (count, 3))
@@ -56,9 +56,9 @@ class Mixed(NamedTuple):
     """Targets of images that were blended in pairs.
 
     Args:
-        first: of the images that were given, as ``Task.batch_targets`` has them.
-        second: of those blended into them.
-        weight: of the first, 0 to 1.
+        first: targets of the original images, as returned by ``Task.batch_targets``.
+        second: targets of the images blended into them.
+        weight: weight of the first, 0 to 1.
     """
 
     first: Any
@@ -67,17 +67,17 @@ class Mixed(NamedTuple):
 
 
 def mixup(images: Tensor, targets: Any, alpha: float) -> tuple[Tensor, Mixed]:
-    """Blend each image with the one before it, all by one weight from Beta(alpha, alpha), as ``torchvision.transforms.v2.MixUp`` does.
+    """Blend each image with the previous one, with one weight per batch from Beta(alpha, alpha), like ``torchvision.transforms.v2.MixUp``.
 
     H. Zhang et al., mixup: Beyond empirical risk minimization, 2018 (arXiv:1710.09412).
 
     Args:
         images: ``(N, C, H, W)``.
         targets: a tensor with N rows, or a list of N.
-        alpha: above 0.
+        alpha: parameter of the beta distribution, above 0.
 
     Returns:
-        float images, and targets of which ``mixed_loss`` takes the loss.
+        Float images, and targets for ``mixed_loss``.
     """
     weight = float(torch.distributions.Beta(alpha, alpha).sample(()))
     values = images.float()
@@ -86,23 +86,24 @@ def mixup(images: Tensor, targets: Any, alpha: float) -> tuple[Tensor, Mixed]:
 
 
 def mixed_loss(loss: Callable[[Any], Tensor], targets: Any) -> Tensor:
-    """The loss of targets; of ``Mixed`` ones that of both, weighted as their images are."""
+    """Compute the loss of targets; for ``Mixed`` targets, the weighted mean of the losses of both."""
     if not isinstance(targets, Mixed):
         return loss(targets)
     return targets.weight * loss(targets.first) + (1 - targets.weight) * loss(targets.second)
 
 
 def copy_paste(batch: ImageBatch, rows: Tensor) -> ImageBatch:
-    """Put objects of another image of the batch on the chosen ones, where they are in theirs (Ghiasi et al. 2021, arXiv:2012.07177).
+    """Paste objects of other images of the batch into the chosen ones, at the same position (Ghiasi et al. 2021, arXiv:2012.07177).
 
-    What they cover is cut out of the masks behind them, boxes shrink to what is left, and objects hidden but for a quarter are gone.
+    Occluded pixels are removed from the masks behind, boxes shrink to what remains, and objects of which less than a quarter remains are
+    dropped.
 
     Args:
-        batch: to draw from.
-        rows: the chosen images, ``(K,)``.
+        batch: the batch.
+        rows: indices of the images to paste into, ``(K,)``.
 
     Returns:
-        the whole batch.
+        The whole batch.
 
     Raises:
         TrainingError: there are no masks.
@@ -130,7 +131,7 @@ def copy_paste(batch: ImageBatch, rows: Tensor) -> ImageBatch:
 
 
 def _into(window: tuple[int, int, int, int], height: int, width: int, count: int) -> Tensor:
-    """Shrink images so that they fill a window at least, and show a random part there. ``(count, 3, 3)``."""
+    """Random matrices that shrink images, at most until they just fill a window, and put a random part of each there, ``(count, 3, 3)``."""
     top, left, tall, wide = window
     least = max(tall / height, wide / width)
     factor = torch.empty(count).uniform_(least, 1)
@@ -142,5 +143,5 @@ def _into(window: tuple[int, int, int, int], height: int, width: int, count: int
 
 
 def _partners(rows: Tensor, count: int) -> Tensor:
-    """Another image for each."""
+    """A random other image for each row."""
     return (rows + torch.randint(1, count, rows.shape)) % count

@@ -1,4 +1,4 @@
-"""Single augmentations by name and strength. How they are done is in ``warp`` and ``pixels``."""
+"""Augmentation operations, configured by name and strength; implemented in ``warp`` and ``pixels``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from planish.data.augmentation.warp import affine_matrices, crop_matrices, rando
 
 Change = Callable[[Tensor], Tensor]
 
-_MOVES = {"crop", "rotate", "scale", "shear", "shift"}  # one resampling does them all
-_TRANSPORTS = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}  # torchvision's names
+_MOVES = {"crop", "rotate", "scale", "shear", "shift"}  # applied together in one resampling
+_TRANSPORTS = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}  # geometric operations, by torchvision's names
 _CROP_STRETCH = 4 / 3
 _ERASE_STRETCH = 10 / 3
 
@@ -36,30 +36,30 @@ AreaShare = Annotated[float, Field(strict=True, gt=0, le=1)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Operations:
-    """Random changes to training images, by name. What is left out is not done, and neither is what is 0 or False.
+    """Random augmentation operations, by name. Operations that are omitted, 0 or False are not applied.
 
-    A single number is the most: every image gets its own, drawn evenly between minus that and that, or from 0 where below nothing has no
-    meaning; a pair is the least and the most. They are done in the order in which they are listed, each result is clipped to
-    0..255, and rounded at the end. Crop, rotation, scale, shear and shift are one resampling; what it brings in from outside is black.
+    A single number is the maximum: each image gets its own value, uniform between minus that and plus that, or from 0 for quantities that
+    cannot be negative; a pair is the minimum and the maximum. Operations are applied in the order listed, each result is clipped to
+    0..255, and the final one is rounded. Crop, shear, scale, rotation and shift are one resampling; pixels from outside are black.
 
     Args:
-        crop: share of the area that is cut out and enlarged to the whole; sides stretched by up to a third.
-        shear: degrees by which columns lean.
-        scale: factor, above 1 enlarges.
-        rotate: degrees.
-        shift: share of the side, in both directions.
-        flip: mirror every other image left to right.
-        vertical_flip: mirror every other image upside down.
+        crop: fraction of the area that is cropped and resized to the whole image; the aspect ratio changes by up to a third.
+        shear: maximum horizontal shear angle in degrees.
+        scale: scale factor, above 1 enlarges.
+        rotate: maximum rotation angle in degrees.
+        shift: maximum translation as a fraction of the side, horizontally and vertically.
+        flip: mirror each image left to right with probability 0.5.
+        vertical_flip: mirror each image upside down with probability 0.5.
         brightness: 0.2 for a factor of 0.8 to 1.2.
-        contrast: the same, of the distance from the image's mean.
-        saturation: the same, of the saturation in HSV; grey images have none.
-        hue: turns of the colour circle, 0.5 for any colour; grey images have none.
-        randaugment: magnitude of two random operations (Cubuk et al. 2019, arXiv:1909.13719), 1 to 30, usually 9; on each image, or on each
-            four in a row where images are at most 64 pixels.
-        trivialaugment: one random operation of random strength (Müller and Hutter 2021, arXiv:2103.10158), likewise.
-        blur: sigma of a Gaussian in pixels.
-        noise: sigma of normal noise in grey levels, of 255.
-        erase: share of the area that is filled with random values.
+        contrast: 0.2 for a factor of 0.8 to 1.2 of the difference from the mean grey of the image.
+        saturation: 0.2 for a factor of 0.8 to 1.2 of the HSV saturation; no effect on grey images.
+        hue: maximum hue shift in turns of the colour circle, 0.5 for any hue; no effect on grey images.
+        randaugment: magnitude of two random operations (Cubuk et al. 2019, arXiv:1909.13719), 1 to 30, usually 9; drawn per image, or per
+            four consecutive images if images are at most 64 pixels.
+        trivialaugment: one random operation of random strength (Müller and Hutter 2021, arXiv:2103.10158), drawn likewise.
+        blur: maximum sigma of a Gaussian blur, in pixels.
+        noise: maximum standard deviation of Gaussian noise, in grey levels of 255.
+        erase: maximum fraction of the area that is filled with random values.
 
     Example:
         >>> Operations(rotate=15, scale=(0.8, 1.2), flip=True).on
@@ -85,7 +85,7 @@ class Operations:
 
     @property
     def on(self) -> tuple[str, ...]:
-        """Names of those that are done, in order."""
+        """Names of the operations that are applied, in order."""
         return tuple(field.name for field in fields(self) if getattr(self, field.name) != field.default)
 
     @model_serializer(mode="wrap")
@@ -94,12 +94,12 @@ class Operations:
 
 
 def changes(operations: Operations, flip: bool, together: int) -> list[Change]:
-    """What is done to a batch of float images ``(N, C, H, W)`` on the scale 0..255, in order. They draw from torch's global generator.
+    """The functions to apply in order to a batch of float images ``(N, C, H, W)`` on the 0..255 scale; they use PyTorch's global generator.
 
     Args:
-        operations: names and strengths.
-        flip: False forbids mirroring left to right.
-        together: images in a row that share one draw of RandAugment or TrivialAugment.
+        operations: operations and their strengths.
+        flip: False disables mirroring left to right.
+        together: number of consecutive images that share one draw of RandAugment or TrivialAugment.
     """
     o = operations
     steps: list[tuple[bool, Change]] = [
@@ -111,17 +111,17 @@ def changes(operations: Operations, flip: bool, together: int) -> list[Change]:
 
 
 def moves(operations: Operations) -> bool:
-    """Whether images are resampled."""
+    """Whether operations include a geometric transform that resamples images (flips do not)."""
     return not _MOVES.isdisjoint(operations.on)
 
 
 def pixel_changes(operations: Operations, together: int, in_place: bool = False) -> list[Change]:
-    """Those of ``changes`` that come after flips: of colours, and nothing that moves where ``in_place``.
+    """The functions of ``changes`` that follow the flips: colour, RandAugment, TrivialAugment, blur, noise and erasing.
 
     Args:
-        operations: names and strengths.
+        operations: operations and their strengths.
         together: see ``changes``.
-        in_place: RandAugment and TrivialAugment, too, leave every object where it is: without shear, translation and rotation.
+        in_place: exclude shear, translation and rotation from RandAugment and TrivialAugment, so that objects do not move.
     """
     o = operations
     randaugment, trivialaugment = (_StillRandAugment, _StillTrivialAugment) if in_place else (v2.RandAugment, v2.TrivialAugmentWide)
@@ -150,12 +150,12 @@ class _StillTrivialAugment(v2.TrivialAugmentWide):  # type: ignore[misc]
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Round, and clip to 0..255."""
+    """Round, clip to 0..255 and convert to uint8."""
     return images.round().clamp_(0, 255).to(torch.uint8)
 
 
 def move_matrices(operations: Operations, count: int, height: int, width: int) -> Tensor:
-    """A random crop, shear, scaling, rotation and shift an image, ``(count, 3, 3)``; drawn from torch's global generator."""
+    """Matrices of a random crop, shear, scale, rotation and shift per image, ``(count, 3, 3)``; uses PyTorch's global random generator."""
     o = operations
     cut = crop_matrices(random_boxes(count, *o.crop, _CROP_STRETCH), height, width)
     degrees, factor, shear = (torch.empty(count).uniform_(*ends) for ends in ((-o.rotate, o.rotate), o.scale, (-o.shear, o.shear)))
@@ -164,7 +164,7 @@ def move_matrices(operations: Operations, count: int, height: int, width: int) -
 
 
 def _moved(operations: Operations, images: Tensor) -> Tensor:
-    alone = _MOVES.intersection(operations.on) == {"crop"}  # which brings in nothing from outside
+    alone = _MOVES.intersection(operations.on) == {"crop"}  # a crop has no pixels from outside the image
     return warp(images, move_matrices(operations, len(images), *images.shape[2:]), "border" if alone else "zeros")
 
 

@@ -1,6 +1,6 @@
-"""Colour, blur, noise and erasing of whole batches, each image by its own amount.
+"""Photometric augmentation of whole batches (colour, blur, noise, erasing), each image by its own amount.
 
-Images are float ``(N, C, H, W)`` on the scale 0..255, grey or RGB, and so is what comes back; amounts are ``(N, 1, 1, 1)``.
+Images are float ``(N, C, H, W)`` on the 0..255 scale, grey or RGB, and so are the results; amounts are ``(N, 1, 1, 1)``.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-_SMALLEST_SIGMA = 1e-3  # pixels; weighs the neighbours with 0
-_TRUNCATED = 3  # sigmas, where the tails of the blur are cut off
+_SMALLEST_SIGMA = 1e-3  # pixels; gives neighbouring pixels a weight of 0
+_TRUNCATED = 3  # radius of the blur kernel in sigmas
 
 
 def brighten(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiply, and clip."""
+    """Multiply by ``factor`` and clip."""
     return (images * factor).clamp_(0, 255)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the distance from the image's mean grey, and clip."""
+    """Multiply the difference from the mean grey of the image by ``factor`` and clip."""
     grey = images if images.shape[1] == 1 else rgb_to_grayscale(images)
     return torch.lerp(grey.mean((1, 2, 3), keepdim=True), images, factor).clamp_(0, 255)
 
 
 def saturate(images: Tensor, factor: Tensor) -> Tensor:
-    """Multiply the saturation of HSV and clip it to its range; hue and value stay. Grey images are left as they are."""
+    """Multiply the HSV saturation by ``factor`` and clip it; hue and value do not change. Grey images are returned unchanged."""
     if images.shape[1] == 1:
         return images
     value = images.amax(1, keepdim=True)
     chroma = value - images.amin(1, keepdim=True)
-    most = value / chroma.clamp(min=1e-6)  # brings the saturation to 1
+    most = value / chroma.clamp(min=1e-6)  # factor at which the saturation reaches 1
     return value - (value - images) * torch.minimum(factor, most)
 
 
 def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Add to the hue of HSV, in turns of the colour circle; saturation and value stay. Grey images are left as they are."""
+    """Shift the HSV hue by turns of the colour circle; saturation and value do not change. Grey images are returned unchanged."""
     if images.shape[1] == 1:
         return images
     red, green, blue = torch.split(images, 1, dim=1)
@@ -52,11 +52,11 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur, mirrored at the edges.
+    """Apply a Gaussian blur, with reflected edges.
 
     Args:
         images: float ``(N, C, H, W)``.
-        sigma: in pixels, at least 0.
+        sigma: standard deviation in pixels, at least 0.
     """
     for axis in (2, 3):
         side = images.shape[axis]
@@ -71,11 +71,11 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def add_noise(images: Tensor, sigma: Tensor) -> Tensor:
-    """Add independent normal noise to every value, and clip.
+    """Add independent Gaussian noise to every value and clip.
 
     Args:
         images: float ``(N, C, H, W)``.
-        sigma: in grey levels.
+        sigma: standard deviation in grey levels.
     """
     return (images + sigma * torch.randn(images.shape).to(images)).clamp_(0, 255)
 
@@ -85,7 +85,7 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
 
     Args:
         images: float ``(N, C, H, W)``.
-        boxes: ``(N, 4)``: top, left, height and width, normalized to the sides.
+        boxes: normalized top, left, height and width, ``(N, 4)``.
     """
     top, left, tall, wide = boxes.to(images)[:, :, None, None, None].unbind(1)
     height, width = images.shape[2:]

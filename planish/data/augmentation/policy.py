@@ -1,4 +1,4 @@
-"""Random changes to training images. Validation, calibration and test images are never augmented."""
+"""Augmentation policies for training images. Validation, calibration and test images are never augmented."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Augmentation = Strength | Operations
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
-_SMALL_SIDE = 64  # up to here objects fill the image: shift it, do not zoom into it
-_SMALL_CHUNK = 4  # small images that share one draw of TrivialAugment; a call costs more than its pixels there
+_SMALL_SIDE = 64  # pixels; in images up to this size objects fill the image, so they are shifted rather than cropped at random size
+_SMALL_CHUNK = 4  # small images that share one draw of TrivialAugment, since the call overhead exceeds the cost of their pixels
 
 
 def augment(spec: InputSpec, augmentation: Augmentation, flip: bool = True) -> Augment:
-    """A function from uint8 images ``(N, C, H, W)`` and a generator to augmented ones of the same shape.
+    """Create the augmentation function: from uint8 images ``(N, C, H, W)`` and a random generator to augmented images of the same shape.
 
-    ``none`` changes nothing. ``light`` pads and crops small images by an eighth of their side and crops larger ones at random size (half to
-    all of the area); both are mirrored. ``standard`` adds TrivialAugment (https://arxiv.org/abs/2103.10158): one random
-    operation of random strength, on each image, or on each four in a row where images are at most 64 pixels. ``Operations`` name
-    each change and its strength.
+    ``none`` changes nothing. ``light`` pads small images by an eighth of their side and crops them back to size, or crops larger ones at
+    random size (half to all of the area), and mirrors half of the images left to right. ``standard`` adds TrivialAugment
+    (https://arxiv.org/abs/2103.10158): one random operation of random strength, drawn per image, or per four consecutive images if images
+    are at most 64 pixels. ``Operations`` set each operation and its strength.
 
     Args:
         spec: size of the images.
-        augmentation: how much, or what and how much.
-        flip: mirror left to right; False where that changes the class (digits, letters, arrows), whatever ``Operations`` say.
+        augmentation: a preset, or ``Operations``.
+        flip: allow mirroring left to right; False if that changes the class (digits, letters, arrows), which overrides ``Operations``.
 
     Raises:
-        TrainingError: ``augmentation`` is neither one of the three nor ``Operations``.
+        TrainingError: ``augmentation`` is neither one of the three presets nor ``Operations``.
 
     Example:
         >>> from planish.artifact import InputSpec
@@ -96,11 +96,11 @@ def _of_strength(spec: InputSpec, strength: Strength, flip: bool, small: bool) -
 
 
 def mixup_cutmix(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> Mix:
-    """A function that mixes the images of a batch in pairs, by MixUp or CutMix, and their labels with them.
+    """Create a function that mixes the images of a batch and their labels in pairs, by MixUp or CutMix.
 
-    It takes float images ``(N, C, H, W)``, class indices ``(N,)`` and a generator, and returns images and soft targets
-    ``(N, num_classes)``.
-    With both alphas above 0 each batch gets one of the two, evenly; with both 0 only the labels change, to one-hot.
+    It takes float images ``(N, C, H, W)``, class indices ``(N,)`` and a random generator, and returns images and soft targets
+    ``(N, num_classes)``. If both alphas are above 0, each batch gets one of the two with equal probability; if both are 0, images do not
+    change and targets are one-hot.
 
     Papers: https://arxiv.org/abs/1710.09412, https://arxiv.org/abs/1905.04899
 
@@ -127,7 +127,7 @@ def mixup_cutmix(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> M
 
 
 def _shift(images: Tensor) -> Tensor:
-    """Pad with black and crop, each image elsewhere. All at once: a call an image would cost more than the pixels."""
+    """Pad with black and crop each image at a random position, vectorized because one call per image would cost more than the pixels."""
     count, _, height, width = images.shape
     y, x = max(1, height // 8), max(1, width // 8)
     padded = torch.nn.functional.pad(images, (x, x, y, y)).permute(0, 2, 3, 1)
@@ -138,7 +138,7 @@ def _shift(images: Tensor) -> Tensor:
 
 @contextmanager
 def drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """Let torchvision, which knows only the global CPU generator, draw from this one, and leave the global one as it was."""
+    """Seed PyTorch's global CPU generator, which torchvision uses, from ``generator`` within this block, and restore it afterwards."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
     try:

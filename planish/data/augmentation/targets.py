@@ -1,4 +1,4 @@
-"""Random changes to training images whose targets have a place: boxes, masks and label maps move with them."""
+"""Augmentation of training images together with their boxes, masks or label maps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STRENGTHS: dict[Strength, Operations] = {
         saturation=0.4,
     ),
 }
-_SMALL_SIDE, _SMALL_CHUNK = 64, 4  # as for classification
+_SMALL_SIDE, _SMALL_CHUNK = 64, 4  # as in planish.data.augmentation.policy
 
 
 def augment_targets(
@@ -49,26 +49,28 @@ def augment_targets(
     mixup_alpha: float = 0.0,
     copy_paste: float = 0.0,
 ) -> TargetAugment:
-    """A function from uint8 images ``(N, C, H, W)``, their targets and a generator to augmented ones of the same shape, and theirs.
+    """Create the augmentation function: from uint8 images ``(N, C, H, W)``, targets and a random generator to augmented images and targets.
 
-    Targets are a list with a dict an image (``boxes`` float32 ``(M, 4)`` normalized to the sides, ``labels`` int64 ``(M,)``, perhaps
+    Targets are a list with one dict per image (``boxes`` float32 ``(M, 4)``, normalized xyxy, ``labels`` int64 ``(M,)``, optionally
     ``masks`` uint8 ``(M, h, w)`` of one size in the whole batch), or label maps int64 ``(N, h, w)``. Objects of which less than a quarter
-    is left are dropped; a pixel of a label map that was in no image is 255.
+    remains visible are dropped; pixels of label maps that come from outside an image are 255 (ignored).
 
-    ``none`` changes nothing. ``light`` crops and mirrors. ``standard`` also shrinks, turns and leans a little and changes colours; see
-    ``STRENGTHS``. Of ``Operations``, RandAugment and TrivialAugment do without what moves objects. All that moves, mosaic included, is one
-    resampling. First comes the mosaic, then copy-paste, colours, and mixup, after which images are float and targets ``mixing.Mixed``.
+    ``none`` changes nothing. ``light`` crops and mirrors. ``standard`` also scales down, rotates, shears and shifts a little and changes
+    colours; see ``STRENGTHS``. RandAugment and TrivialAugment in ``Operations`` are restricted to operations that do not move objects. All
+    geometric transforms, including the mosaic, are one resampling. The order is mosaic, copy-paste, colours, mixup; after mixup, images are
+    float and targets are ``mixing.Mixed``.
 
     Args:
         spec: size of the images.
-        augmentation: how much, or what and how much.
-        flip: False where left and right matter, whatever ``Operations`` say.
-        mosaic: chance that an image becomes a mosaic of four of the batch.
-        mixup_alpha: see ``mixing.mixup``; 0 for none.
-        copy_paste: chance that it gets objects of another one; for masks only.
+        augmentation: a preset, or ``Operations``.
+        flip: False disables mirroring left to right, overriding ``Operations``.
+        mosaic: probability that an image is replaced by a mosaic of itself and three random images of the batch.
+        mixup_alpha: see ``mixing.mixup``; 0 disables mixup.
+        copy_paste: probability that objects of another image are pasted into an image; requires masks.
 
     Raises:
-        TrainingError: ``augmentation`` is neither one of the three nor ``Operations``, or a chance is not between 0 and 1.
+        TrainingError: ``augmentation`` is neither one of the three presets nor ``Operations``, a probability is not between 0 and 1, or
+            ``mixup_alpha`` is negative.
 
     Example:
         >>> from planish.artifact import InputSpec
@@ -122,14 +124,14 @@ def augment_targets(
 
 
 def _placed(batch: ImageBatch, operations: Operations, flip: bool, in_mosaic: Tensor) -> ImageBatch:
-    """All that moves, mosaics included, in one resampling an image."""
+    """Apply all geometric transforms, including mosaics, in one resampling per image."""
     height, width = batch.images.shape[2:]
     plain, four = (~in_mosaic).nonzero()[:, 0], in_mosaic.nonzero()[:, 0]
     parts = []
     if len(plain):
         across, down = _mirrored(operations, flip, len(plain))
         part = batch.taken(plain) if len(four) else batch
-        inside = not {"shear", "scale", "rotate", "shift"}.intersection(operations.on)  # a crop brings in nothing from outside
+        inside = not {"shear", "scale", "rotate", "shift"}.intersection(operations.on)  # a crop has no pixels from outside the image
         if moves(operations):
             part = part.moved(
                 flip_matrices(across, down) @ move_matrices(operations, len(plain), height, width), "border" if inside else "zeros"
@@ -138,13 +140,13 @@ def _placed(batch: ImageBatch, operations: Operations, flip: bool, in_mosaic: Te
             part = part.mirrored(across, down)
         parts.append(part)
     if len(four):
-        larger = (max(1.0, operations.scale[0]), max(1.0, operations.scale[1]))  # a mosaic shrinks enough by itself
+        larger = (max(1.0, operations.scale[0]), max(1.0, operations.scale[1]))  # a mosaic already shrinks images enough
         parts.append(mixing.mosaic(batch, four, partial(_matrices, replace(operations, scale=larger), flip, height, width)))
     return _in_order(parts, torch.cat([plain, four]))
 
 
 def _in_order(parts: list[ImageBatch], rows: Tensor) -> ImageBatch:
-    """Parts of a batch put together; ``rows`` says where each of their images belongs, ``(N,)``."""
+    """Merge parts of a batch; ``rows`` has the index of each of their images in the result, ``(N,)``."""
     if len(parts) == 1:
         return parts[0]
     places = rows.argsort()

@@ -1,7 +1,7 @@
-"""Geometry of whole batches: one affine matrix an image, and one resampling that carries them all out.
+"""Affine transforms of whole batches: one matrix per image, and a single resampling for all of them.
 
-Matrices are ``(N, 3, 3)`` and take a point of the old image to the new one, in pixels from the centre, x to the right and y down. Their
-product from right to left is one change after the other.
+Matrices are ``(N, 3, 3)`` and map a point of the old image to the new one, in pixels from the centre, x to the right and y down. A matrix
+product applies its factors from right to left.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def affine_matrices(degrees: Tensor, factor: Tensor, shear: Tensor, shift: Tenso
     """Shear, then scale, rotate and shift, about the centre; the matrix of ``torchvision.transforms.v2.functional.affine``.
 
     Args:
-        degrees: clockwise ``(N,)``.
-        factor: above 1 enlarges ``(N,)``.
-        shear: degrees by which columns lean ``(N,)``.
-        shift: pixels to the right and down ``(N, 2)``.
+        degrees: clockwise rotation, ``(N,)``.
+        factor: scale factor, above 1 enlarges, ``(N,)``.
+        shear: horizontal shear angle in degrees, ``(N,)``.
+        shift: translation to the right and down in pixels, ``(N, 2)``.
     """
     angle, lean = degrees.deg2rad(), shear.deg2rad().tan()
     cos, sin = factor * angle.cos(), factor * angle.sin()
@@ -31,12 +31,12 @@ def affine_matrices(degrees: Tensor, factor: Tensor, shear: Tensor, shift: Tenso
 
 
 def crop_matrices(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Enlarge each box until it fills the image.
+    """Matrices that crop each box and resize it to the image.
 
     Args:
         boxes: see ``random_boxes``.
-        height: of the images in pixels.
-        width: likewise.
+        height: image height in pixels.
+        width: image width in pixels.
     """
     top, left, tall, wide = boxes.unbind(1)
     right, down = -(left + wide / 2 - 0.5) * width / wide, -(top + tall / 2 - 0.5) * height / tall
@@ -45,13 +45,13 @@ def crop_matrices(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def random_boxes(count: int, low: float, high: float, stretch: float) -> Tensor:
-    """Boxes inside an image ``(count, 4)``: top, left, height and width, normalized to the sides. Drawn from torch's global generator.
+    """Random boxes inside an image, ``(count, 4)``: normalized top, left, height and width. Uses PyTorch's global random generator.
 
     Args:
-        count: of boxes.
-        low: least share of the area.
-        high: largest share of the area; it is drawn evenly between the two.
-        stretch: a box has the image's ratio of sides times 1 / stretch to stretch, and less than that where it would not fit.
+        count: number of boxes.
+        low: smallest fraction of the image area.
+        high: largest fraction of the image area; uniform between the two.
+        stretch: the aspect ratio is that of the image times 1 / stretch to stretch, or a narrower range if the box would not fit.
     """
     area = torch.empty(count).uniform_(low, high)
     most = (-area.log()).clamp(max=math.log(stretch))
@@ -66,21 +66,21 @@ def warp(
     outside: Literal["zeros", "border"] = "zeros",
     window: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
-    """Carry out one matrix an image, bilinear.
+    """Transform each image by its matrix with bilinear resampling.
 
     Args:
         images: float ``(N, C, H, W)``.
         matrices: ``(N, 3, 3)``.
-        outside: what comes from there is black, or as the image's edge.
-        window: top, left, height and width in pixels of the part of the result that is wanted; None for all of it.
+        outside: pixels from outside the image are black (``zeros``) or repeat the edge (``border``).
+        window: top, left, height and width in pixels of the part of the result to return; None for all of it.
 
     Returns:
-        float ``(N, C, H, W)``, or of the window's size.
+        Float ``(N, C, H, W)``, or of the size of the window.
     """
     height, width = images.shape[2:]
     top, left, tall, wide = window or (0, 0, height, width)
     halves = torch.tensor([width / 2, height / 2, 1.0])
-    # ``affine_grid`` counts from -1 to 1: from the window's to pixels from the centre, back, and to the image's
+    # ``affine_grid`` uses coordinates from -1 to 1: those of the window to pixels from the centre, inverse matrix, then those of the image
     onto = torch.tensor([[wide / 2, 0, left + wide / 2 - width / 2], [0, tall / 2, top + tall / 2 - height / 2], [0, 0, 1]])
     back = torch.linalg.inv(matrices) @ onto / halves[:, None]
     grid = functional.affine_grid(back[:, :2].to(images), [*images.shape[:2], tall, wide], align_corners=False)
@@ -88,16 +88,17 @@ def warp(
 
 
 def nearest_pixels(matrices: Tensor, height: int, width: int, window: tuple[int, int, int, int]) -> Tensor:
-    """Which pixel each new pixel is, for maps that cannot be blended, such as masks; to be picked by ``index_select`` from flat maps.
+    """Source pixel indices of a nearest-neighbour transform, for maps that cannot be interpolated, such as masks; index flattened maps with
+    them.
 
     Args:
         matrices: ``(N, 3, 3)``.
-        height: of the maps.
-        width: likewise.
+        height: height of the maps.
+        width: width of the maps.
         window: see ``warp``.
 
     Returns:
-        ``row * width + column``, or ``height * width`` where nothing was; int64 ``(N, pixels of the window)``.
+        ``row * width + column``, or ``height * width`` for pixels from outside the map; int64 ``(N, pixels of the window)``.
     """
     top, left, tall, wide = window
     back = torch.linalg.inv(matrices)[:, :2, :, None]

@@ -1,1 +1,1 @@
-"""Decoded images on disk: made once, found again by content."""
+"""On-disk cache of decoded images, keyed by content."""

@@ -1,7 +1,7 @@
-"""Decoded images on disk: made once, found again by content, memory-mapped.
+"""Helpers of the on-disk cache: content keys, atomic writes, parallel work and file hashes.
 
-Everything is written under another name and renamed when whole, so a killed process leaves nothing that looks finished, and of two
-processes that make the same thing one wins and both use it.
+Cache entries are written under a temporary name and renamed when complete, so a killed process leaves no incomplete entry, and of two
+processes that create the same entry the first one wins and both use it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CHUNK = 64
 
 
 def key_of(*parts: object) -> str:
-    """A file name made from the content that it stands for; arrays and bytes count with all their bytes."""
+    """A cache key: the hash of ``parts``, where arrays and bytes contribute all of their bytes and other objects their ``repr``."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.tobytes() if isinstance(part, np.ndarray) else part if isinstance(part, bytes) else repr(part).encode()
@@ -42,7 +42,7 @@ def key_of(*parts: object) -> str:
 
 @contextmanager
 def whole(final: Path) -> Iterator[Path]:
-    """Give a temporary folder to write in; it takes the name ``final`` when the block ends well and vanishes otherwise."""
+    """Yield a temporary folder that is renamed to ``final`` when the block succeeds and deleted otherwise."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final.parent)
     partial = final.parent / f"partial-{uuid.uuid4().hex}"
@@ -53,7 +53,7 @@ def whole(final: Path) -> Iterator[Path]:
         try:
             partial.rename(final)
         except OSError:
-            if not final.is_dir():  # else somebody else made the same meanwhile
+            if not final.is_dir():  # otherwise another process created the same entry in the meantime
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -61,7 +61,7 @@ def whole(final: Path) -> Iterator[Path]:
 
 @contextmanager
 def full_disk_reported(folder: Path, needed_bytes: Callable[[], float]) -> Iterator[None]:
-    """Turn a full disk into a DataError that says how much is needed."""
+    """Convert the OSError of a full disk to a DataError that states how much space is needed."""
     try:
         yield
     except OSError as error:
@@ -76,9 +76,9 @@ def full_disk_reported(folder: Path, needed_bytes: Callable[[], float]) -> Itera
 
 
 def in_threads(work: Callable[[int], T], count: int) -> Iterator[list[T]]:
-    """``work(0) ... work(count - 1)`` in order, a chunk of results at a time; a few chunks are under way, never all.
+    """Yield ``work(0) ... work(count - 1)`` in order, in chunks of results; only a few chunks are in flight at a time.
 
-    Pillow and hashing release the interpreter lock, so threads are enough.
+    Pillow and hashing release the GIL, so threads are sufficient.
     """
     workers = min(8, os.cpu_count() or 1)
     starts = range(0, count, _CHUNK)
@@ -101,9 +101,9 @@ def in_threads(work: Callable[[int], T], count: int) -> Iterator[list[T]]:
 
 
 def content_hashes(paths: Sequence[Path], root: Path) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-    """SHA-256 of every file ``(N, 32)``, and the reasons for those that cannot be read (their row is 0).
+    """SHA-256 of every file, ``(N, 32)``, and the reasons, by index, why some cannot be read (their rows are 0).
 
-    Files whose path, size and modification time are those of an earlier call are not read again.
+    If all files have the path, size, modification time and inode of an earlier call, they are not read again.
     """
     bad: dict[int, str] = {}
     stamps = []
@@ -111,7 +111,7 @@ def content_hashes(paths: Sequence[Path], root: Path) -> tuple[npt.NDArray[np.ui
         try:
             stat = os.stat(path)
             stamps.append((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino))
-        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        except (OSError, ValueError) as error:  # ValueError: invalid file name
             bad[i] = f"cannot be read: {describe(error)}"
     known = root / "hashes" / key_of(repr(stamps).encode())
     if not bad and known.is_dir():
@@ -139,7 +139,7 @@ def content_hashes(paths: Sequence[Path], root: Path) -> tuple[npt.NDArray[np.ui
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what killed processes left; the living touch theirs all the time."""
+    """Delete temporary folders that killed processes left behind; running processes keep modifying theirs."""
     for left in folder.glob("partial-*"):
         try:
             newest = max(p.stat().st_mtime for p in (left, *left.iterdir()))

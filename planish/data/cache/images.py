@@ -1,4 +1,4 @@
-"""Stores: a list of image files decoded once, and the input-sized pixels made from them."""
+"""Cached decoded images, and the resized images made from them."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from planish.progress import Stage
 if TYPE_CHECKING:
     from planish.artifact import Pixels
 
-_VERSION = 2  # raise when decoding or the layout changes
+_VERSION = 2  # increment when decoding or the layout changes
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Decoded images of several sizes in one memory-mapped buffer.
+    """Decoded images of different sizes in one memory-mapped buffer.
 
     Args:
-        buffer: uint8, all images one after the other.
-        offsets: where each starts, int64 ``(N + 1,)``.
-        shapes: height, width, channels, int64 ``(N, 3)``; channels is 1 where the file is grey. All 0 for a bad file.
+        buffer: uint8, all images concatenated.
+        offsets: start of each image in the buffer, int64 ``(N + 1,)``.
+        shapes: height, width, channels, int64 ``(N, 3)``; channels is 1 if the image is grey. All 0 for a broken file.
         means: mean of each channel on the 0..1 scale, float64 ``(N, 3)``.
-        squares: mean square likewise.
+        squares: mean of the squared values of each channel, float64 ``(N, 3)``.
         thumbs: grey thumbnails, uint8 ``(N, THUMB, THUMB)``.
-        bad: why files could not be decoded, by position.
-        remarks: what is worth a note, with the positions of the files that it is about.
-        decode_side: the bound on the shorter side.
-        grey: True where colour was dropped in decoding.
-        key: name of its content.
+        bad: why files could not be decoded, by index.
+        remarks: notes about unusual files, each with the indices of the files that it applies to.
+        decode_side: upper bound of the shorter side.
+        grey: whether images were decoded as grey.
+        key: cache key.
     """
 
     buffer: npt.NDArray[np.uint8]
@@ -58,12 +58,12 @@ class ImageStore:
     key: str
 
     def image(self, row: int) -> npt.NDArray[np.uint8]:
-        """One decoded image, uint8 ``(H, W, C)``, a view of the file."""
+        """One decoded image, uint8 ``(H, W, C)``, a view of the buffer."""
         height, width, channels = self.shapes[row]
         return self.buffer[self.offsets[row] : self.offsets[row + 1]].reshape(height, width, channels)
 
     def serves(self, rows: npt.NDArray[np.int64], channels: int, decode_side: int) -> bool:
-        """Whether decoding these images anew for other channels or another ``decode_side`` would give the same pixels."""
+        """Whether decoding these images again with ``channels`` and ``decode_side`` would give the same pixels."""
         shapes = self.shapes[rows]
         same_colour = channels == 1 if self.grey else channels == 3 or bool((shapes[:, 2] == 1).all())
         longest = int(shapes[:, :2].min(axis=1).max(initial=0))
@@ -72,13 +72,13 @@ class ImageStore:
 
 
 def decoded(paths: Sequence[Path], hashes: npt.NDArray[np.uint8], decode_side: int, grey: bool, root: Path) -> ImageStore:
-    """All files decoded, from the cache if these contents were decoded before. Bad files are told in ``ImageStore.bad``.
+    """Decode all files, or load them from the cache if the same contents were decoded before. Broken files are in ``ImageStore.bad``.
 
     Args:
-        paths: the files.
-        hashes: SHA-256 of each, ``(N, 32)``.
+        paths: the image files.
+        hashes: SHA-256 of each file, ``(N, 32)``.
         decode_side: see ``Preprocessing``.
-        grey: True to drop colour.
+        grey: whether to decode as grey.
         root: the cache folder.
 
     Raises:
@@ -100,7 +100,7 @@ def decoded(paths: Sequence[Path], hashes: npt.NDArray[np.uint8], decode_side: i
 
 
 def resized(store: ImageStore, rows: npt.NDArray[np.int64], spec: InputSpec, preprocessing: Preprocessing, root: Path) -> Pixels:
-    """The images of these rows as the model is fed them, uint8 ``(N, h, w, C)``, memory-mapped; made on first use.
+    """The selected images at the model's input size, uint8 ``(N, h, w, C)``, memory-mapped; computed on first use.
 
     Raises:
         DataError: the disk is full.

@@ -1,1 +1,1 @@
-"""What a user names as data: folders, manifests and built-in sets, and the inventory of each."""
+"""Data sources (folders, manifests and built-in data sets) and their inventories."""

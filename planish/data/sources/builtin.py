@@ -1,6 +1,6 @@
-"""Data sets known by name.
+"""Built-in data sets.
 
-``fashion-mini`` ships with the package, ``fashion-scenes`` is composed from it; the others are found in ``$PLANISH_DATA`` or downloaded.
+``fashion-mini`` ships with the package, ``fashion-scenes`` is generated from it; the others are read from ``$PLANISH_DATA`` or downloaded.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _FEWER_SCENES = re.compile(r"fashion-scenes-([1-9]\d{0,4})")
 
 
 def is_builtin(name: str) -> bool:
-    """``fashion-scenes-1000`` is ``fashion-scenes`` with so many training scenes."""
+    """Whether a name is that of a built-in data set; ``fashion-scenes-1000`` is ``fashion-scenes`` with 1000 training scenes."""
     return name in BUILTIN or _FEWER_SCENES.fullmatch(name) is not None
 
 
 def builtin_folder(name: str, cache_dir: Path) -> Path:
-    """The folder of a built-in data set, made or downloaded on first use: of class folders, or (``fashion-scenes``) of COCO files.
+    """The folder of a built-in data set, created or downloaded on first use: class folders, or COCO layout for ``fashion-scenes``.
 
     Raises:
-        DataError: it cannot be downloaded or written.
+        DataError: the data set cannot be downloaded or written.
     """
     if name == "fashion-scenes":
         return scenes_folder(cache_dir, TRAIN_SCENES)
@@ -87,7 +87,7 @@ def _download(name: str, folder: Path) -> None:
 def _write_folders(
     folder: Path, classes: list[str], splits: Mapping[str, Iterable[tuple[Any, Any, Any]]], stage_name: str, total: int
 ) -> None:
-    """Write ``folder/split/class/index.png``, whole or not at all."""
+    """Write ``folder/split/class/index.png`` atomically."""
     try:
         with whole(folder) as partial, full_disk_reported(folder.parent, lambda: 4096 * total), Stage(stage_name, total) as stage:
             for split, items in splits.items():

@@ -1,4 +1,4 @@
-"""A PyTorch data set of images and classes, as a folder that the readers take."""
+"""Conversion of a PyTorch dataset of images and classes to class folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from planish.files.workspace import cache_root, replacing
 
 
 class Dataset(Protocol):
-    """What ``torch.utils.data.Dataset`` of images has; torchvision's also have ``classes``."""
+    """A map-style ``torch.utils.data.Dataset``; those of torchvision also have ``classes``."""
 
     def __getitem__(self, index: int) -> Any: ...
 
@@ -23,18 +23,18 @@ class Dataset(Protocol):
 
 
 def folder_of(dataset: Dataset, cache_dir: Path | None = None) -> Path:
-    """Write the images to the cache, losslessly, in a folder with a folder per class.
+    """Write the images to the cache, losslessly, in class folders.
 
     Args:
-        dataset: items ``(image, class index)``: a PIL image, or an array or tensor, uint8 ``(H, W)``, ``(H, W, C)`` or ``(C, H, W)``.
-            The names of the classes are its ``classes``, else their indices.
-        cache_dir: instead of ``$PLANISH_CACHE`` or ``~/.cache/planish``.
+        dataset: items ``(image, class index)``, where the image is a PIL image, or an array or tensor, uint8 ``(H, W)``, ``(H, W, C)`` or
+            ``(C, H, W)``. Class names are its ``classes`` attribute, or else the indices.
+        cache_dir: cache folder; None for ``$PLANISH_CACHE`` or ``~/.cache/planish``.
 
     Returns:
-        The folder; the same for the same images.
+        The folder; the same images and classes always give the same folder.
 
     Raises:
-        DataError: an item is no image with a class index.
+        DataError: an item is not an image with a class index.
     """
     names = [str(name) for name in getattr(dataset, "classes", ())]
     whole, files = hashlib.sha256(repr(names).encode()), []

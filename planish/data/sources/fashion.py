@@ -1,4 +1,4 @@
-"""The images of ``fashion-mini``, as they ship in the package: what the built-in data sets are made of."""
+"""The images of ``fashion-mini`` that ship with the package, from which the built-in data sets are made."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, eq=False)
 class FashionMini:
-    """Ten thousand grey garments on black to train on, two thousand to test on.
+    """Grey images of garments on black: 10,000 training and 2,000 test images.
 
     Args:
-        arrays: ``classes``, and for ``train`` and ``test`` each ``_images`` uint8 ``(N, 28, 28)``, ``_labels`` and ``_indices`` ``(N,)``.
-        sha256: of the file.
+        arrays: ``classes``, and, prefixed with ``train`` or ``test``, ``_images`` uint8 ``(N, 28, 28)``, ``_labels`` and ``_indices``
+            ``(N,)``.
+        sha256: SHA-256 of the file.
     """
 
     arrays: dict[str, npt.NDArray[np.generic]]
@@ -35,12 +36,12 @@ class FashionMini:
 
 
 def fashion_mini_sha256() -> str:
-    """Names the content; cheaper than reading the images."""
+    """SHA-256 of the file, which identifies its content; cheaper than decoding the images."""
     return hashlib.sha256((resources.files("planish.data") / "fashion_mini" / "images.npz").read_bytes()).hexdigest()
 
 
 def fashion_mini() -> FashionMini:
-    """Read the images."""
+    """Load the images."""
     source = resources.files("planish.data") / "fashion_mini" / "images.npz"
     with resources.as_file(source) as path, np.load(path, allow_pickle=False) as archive:
         return FashionMini({name: archive[name] for name in archive.files}, fashion_mini_sha256())

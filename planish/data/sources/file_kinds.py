@@ -1,4 +1,4 @@
-"""What an image file is: why it cannot be decoded, and what a reader of the data should know of it."""
+"""Inspection of image files: why they cannot be decoded, and unusual properties worth a note."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-TWELVE_BITS = 4095  # the largest value of 12 bits
+TWELVE_BITS = 4095  # largest 12-bit value
 FULL_RANGE = 65535
-_STRIP_PIXELS = 250_000  # whose values are converted at a time
+_STRIP_PIXELS = 250_000  # pixels converted at a time
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _SIGNATURES = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the images with: git lfs pull"),
@@ -31,7 +31,7 @@ _OTHER_BYTE = {f"{mode};16{end}": f"{mode};16{other}" for mode in ("RGB", "RGBA"
 
 
 def describe_undecodable(file_bytes: bytes) -> str:
-    """What a file is that no reader takes, as far as its first bytes show."""
+    """Describe a file that cannot be decoded, by its first bytes."""
     if not file_bytes:
         return "an empty file"
     if file_bytes[4:8] == b"ftyp" and file_bytes[8:12] in _HEIF:
@@ -48,7 +48,7 @@ def describe_undecodable(file_bytes: bytes) -> str:
 
 
 def remarks(file_bytes: bytes, formats: tuple[str, ...]) -> list[str]:
-    """What is worth a note about an image that was decoded; costs little but for images of 16 bits, which are decoded again."""
+    """Notes about unusual properties of a decoded image; cheap, except for 16-bit images, which are decoded again."""
     found = []
     with Image.open(io.BytesIO(file_bytes), formats=formats) as image:
         if image.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
@@ -59,7 +59,7 @@ def remarks(file_bytes: bytes, formats: tuple[str, ...]) -> list[str]:
 
 
 def is_twelve_bit(image: Image.Image) -> bool:
-    """Whether no value of an image of 16 bits, grey or colour, is above 4095."""
+    """Whether no value of a 16-bit image, grey or colour, exceeds 4095."""
     if image.mode.startswith("I"):
         return int(np.asarray(image).max(initial=0)) <= TWELVE_BITS
     extrema: Any = image.getextrema()
@@ -67,13 +67,13 @@ def is_twelve_bit(image: Image.Image) -> bool:
 
 
 def sixteen_bit_colour(image: Image.Image) -> list[str]:
-    """How the low bytes of an opened RGB or RGBA image of 16 bits are read; empty for other images, and once it is loaded."""
+    """Pillow's raw modes for the low bytes of a 16-bit RGB or RGBA image that is opened but not loaded; empty for other images."""
     names = [tile.args if isinstance(tile.args, str) else str((tile.args or ("",))[0]) for tile in getattr(image, "tile", ())]
     return [_OTHER_BYTE[name] for name in names] if names and all(name in _OTHER_BYTE for name in names) else []
 
 
 def low_bytes(file_bytes: bytes, formats: tuple[str, ...]) -> Image.Image:
-    """The low bytes of an RGB or RGBA image of 16 bits, of which Pillow's own decoding keeps the high ones."""
+    """Decode the low bytes of a 16-bit RGB or RGBA image; Pillow itself keeps only the high bytes."""
     image = Image.open(io.BytesIO(file_bytes), formats=formats)
     tiles: list[Any] = image.tile
     image.tile = [
@@ -85,7 +85,7 @@ def low_bytes(file_bytes: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 
 def scale_twelve_bits(high: Image.Image, low: Image.Image) -> None:
-    """Bring the colours of ``high``, of 12 bits in two bytes, to 8 bits in place, some rows at a time; alpha keeps its high byte."""
+    """Scale 12-bit colours, given as their high and low bytes, to 8 bits in ``high``, in place, some rows at a time; alpha is unchanged."""
     rows = max(1, _STRIP_PIXELS // high.width)
     for top in range(0, high.height, rows):
         box = (0, top, high.width, min(high.height, top + rows))

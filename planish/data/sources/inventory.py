@@ -1,4 +1,4 @@
-"""What a data source holds: what was found, what is used, what is left out and why, and what was assumed."""
+"""Inventory of a data source: what was found, what is used, what is left out and why, and what was assumed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _OBJECT_MASKS = {"instances", "segmentationobject"}
 
 
 class LeftOut(BaseModel):
-    """Things of one kind that are left out for one reason.
+    """Items of one kind that are left out for one reason.
 
     Args:
         what: ``images``, ``annotations``, ``annotation files``, ``masks``, ``rows`` or ``files``.
-        reason: why.
-        count: how many.
-        examples: some of them.
-        annotations: how many annotations go with images, or label files, that are left out.
+        reason: why they are left out.
+        count: number of items.
+        examples: some of the items.
+        annotations: number of annotations that are left out along with images or label files.
     """
 
     what: str
@@ -47,17 +47,17 @@ class LeftOut(BaseModel):
 
 
 class Inventory(BaseModel):
-    """What a source holds. The readers fill it, and ``account`` adds every file below the source that no reader has named.
+    """The contents of a data source. Readers fill it, and ``account`` adds every file below the source that no reader has recorded.
 
     Args:
-        layout: of the source, in words: ``class folders``, ``COCO JSON``.
-        task: that it is used for.
-        images_found: image files below the source that are no masks, and images that annotations name.
-        images_used: of these.
-        annotations_found: objects that the annotations describe; None where an image, or a pixel, has one class.
-        annotations_used: of these.
+        layout: display name of the layout, such as ``class folders`` or ``COCO JSON``.
+        task: name of the task.
+        images_found: number of image files below the source (except masks) and of images listed in annotations.
+        images_used: number of these that are used.
+        annotations_found: number of objects in the annotations; None if images, or pixels, have one class each.
+        annotations_used: number of these that are used.
         left_out: everything else, by kind and reason.
-        assumptions: how the source was read where it could be read in several ways.
+        assumptions: how ambiguities were resolved.
     """
 
     layout: str = ""
@@ -71,20 +71,20 @@ class Inventory(BaseModel):
     _named: set[str] = PrivateAttr(default_factory=set)
 
     def use(self, files: Iterable[Path]) -> None:
-        """Annotation files, masks and the like that were read."""
+        """Record annotation files, masks and similar files as read."""
         self._named |= {os.fspath(file) for file in files}
 
     def leave_out(
         self, what: str, reason: str, items: Sequence[Path | str], root: Path | None = None, annotations: int = 0
     ) -> LeftOut | None:
-        """Things that were found and are not used; None where there are none.
+        """Record items that were found and are not used; returns the record, or None if there are no items.
 
         Args:
             what: see ``LeftOut``.
-            reason: likewise.
+            reason: see ``LeftOut``.
             items: names, or files.
-            root: examples of files are named below it.
-            annotations: how many go with them.
+            root: folder that example files are relative to.
+            annotations: see ``LeftOut``.
         """
         if not items:
             return None
@@ -96,24 +96,24 @@ class Inventory(BaseModel):
         return self.left_out[-1]
 
     def assume(self, text: str) -> None:
-        """A reading that was chosen among several."""
+        """Record how an ambiguity was resolved."""
         if text not in self.assumptions:
             self.assumptions.append(text)
 
     def account(self, folders: Sequence[Path], images: Sequence[Path], root: Path, unlabelled: str, recursive: bool = True) -> None:
-        """Add every file that no reader has named.
+        """Record every file that no reader has recorded as left out, and count the images.
 
         Args:
-            folders: in which to look for files.
-            images: that are used.
-            root: examples are named below it.
-            unlabelled: why an image file that nothing names is left out.
-            recursive: look in folders below these as well.
+            folders: folders to search.
+            images: image files that are used.
+            root: folder that examples are relative to.
+            unlabelled: why image files that are not recorded are left out.
+            recursive: whether to search subfolders.
         """
         self.images_used = len(images)
         named = self._named | {os.fspath(image) for image in images}
         others = [file for folder in folders for file in files_below(folder, recursive) if os.fspath(file) not in named]
-        if others:  # links may give one file two names
+        if others:  # links may give a file two names
             real = {os.path.realpath(name) for name in named}
             others = [file for file in others if os.path.realpath(file) not in real]
         kinds: dict[tuple[str, str], list[Path]] = {}
@@ -124,7 +124,7 @@ class Inventory(BaseModel):
         self.images_found = len(images) + sum(one.count for one in self.left_out if one.what == "images")
 
     def lines(self) -> list[str]:
-        """For people: what was found, then what is left out, then what was assumed."""
+        """Readable lines: what was found, what is left out, and what was assumed."""
         found = f"{self.layout}, for {self.task}: {self.images_found:,} images found, {self.images_used:,} used"
         if self.annotations_found is not None:
             found += f"; {self.annotations_found:,} annotations found"
@@ -136,7 +136,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def combined_inventory(inventories: Mapping[str, Inventory]) -> Inventory:
-    """Of several sources, by name, whose images are used together."""
+    """Merge the inventories of several sources, by name, whose images are used together."""
     every = list(inventories.values())
     return Inventory(
         layout=" and ".join(dict.fromkeys(one.layout for one in every)),
@@ -151,7 +151,7 @@ def combined_inventory(inventories: Mapping[str, Inventory]) -> Inventory:
 
 
 def _kind(file: Path, root: Path, unlabelled: str) -> tuple[str, str]:
-    """What a file that nothing names is, and why it is left out."""
+    """What kind of file an unrecorded file is, and why it is left out."""
     suffix = file.suffix.lower()
     folders = {part.lower() for part in Path(_below(file, root)).parts[:-1]}
     if suffix in EXTENSIONS:

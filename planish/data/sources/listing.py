@@ -1,4 +1,4 @@
-"""What a source consists of: files with their labels, from class folders or from a manifest. Nothing is opened here."""
+"""Listing of image files and their class labels in class folders, without opening the files."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ EXTENSIONS = {
 
 
 class ImageFile(Protocol):
-    """One image of a source: ``Listed``, ``AnnotatedImage``, or what a task that reads its own data makes of it."""
+    """One image of a source: ``Listed``, ``AnnotatedImage``, or the equivalent of a task that reads its own data."""
 
     @property
     def key(self) -> str:
-        """Stable name, the path below the data folder."""
+        """Stable name of the image: its path relative to the data folder."""
         ...
 
     @property
     def path(self) -> Path:
-        """Where the file lies."""
+        """Path of the image file."""
         ...
 
     @property
     def split(self) -> GivenSplit | None:
-        """Where the source puts it; None where it does not say."""
+        """Split defined by the source; None if it defines none."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One image file.
+    """An image file with its class.
 
     Args:
-        key: stable name, the path below the data folder.
-        path: where it lies.
-        label: name of its class.
-        split: where the source puts it; None where it does not say.
+        key: stable name of the image: its path relative to the data folder.
+        path: path of the image file.
+        label: class name.
+        split: split defined by the source; None if it defines none.
     """
 
     key: str
@@ -70,17 +70,17 @@ class Listed:
 
 
 def list_folder(root: Path, layout: str | None = None) -> list[Listed]:
-    """Files of a folder of class folders, with or without ``train/ val/ test/`` above them, in the order of their keys.
+    """List the image files in class folders, with or without ``train/ val/ test/`` above them, sorted by key.
 
-    Hidden files, ``__MACOSX``, files that are no images by their ending, and folders already visited through a link are passed over.
+    Hidden files, ``__MACOSX``, files without an image extension, and folders already visited through a link are skipped.
 
     Args:
         root: the folder.
-        layout: ``classes`` takes every folder as a class, whatever its name; ``splits`` takes folders named like splits as such, and class
-            folders beside them as train; None refuses what could be either.
+        layout: ``classes`` treats every folder as a class, whatever its name; ``splits`` treats folders named like splits as splits, and
+            class folders next to them as train; None raises if both are possible.
 
     Raises:
-        DataError: no images, no class folders, an empty class folder; or there are several ways to read it.
+        DataError: there are no images or no class folders, a class folder is empty, or the layout is ambiguous.
     """
     try:
         folders = _subfolders(root)
@@ -114,10 +114,10 @@ def list_folder(root: Path, layout: str | None = None) -> list[Listed]:
 
 
 def _refuse_other_layouts(root: Path, folders: list[Path]) -> None:
-    """Folders that are no classes: images beside masks that were not recognised, beside files with annotations, or of splits or batches.
+    """Reject folders that are probably not classes.
 
     Raises:
-        DataError: see above.
+        DataError: the folders are images and masks whose names do not match, images next to annotation files, or splits or batches.
     """
     names = {folder.name.lower() for folder in folders}
     if names & IMAGE_FOLDERS and names & MASK_FOLDERS:
@@ -190,12 +190,12 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """All image files below a folder."""
+    """All image files below a folder, by extension."""
     return [file for file in files_below(folder) if file.suffix.lower() in EXTENSIONS]
 
 
 def files_below(folder: Path, recursive: bool = True) -> list[Path]:
-    """All files below a folder but hidden ones; each real folder is visited once, so that links in a circle end."""
+    """All files below a folder except hidden ones; each real folder is visited once, so that cyclic links terminate."""
     files: list[Path] = []
     visited: set[str] = set()
     pending = [str(folder)]
@@ -209,7 +209,8 @@ def files_below(folder: Path, recursive: bool = True) -> list[Path]:
             for entry in entries:
                 if _ignored(entry.name):
                     continue
-                if not (entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_dir())):  # not in circles
+                # Path.is_dir is False for a link to itself, where entry.is_dir would raise
+                if not (entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_dir())):
                     files.append(Path(entry.path))
                 elif recursive:
                     pending.append(entry.path)

@@ -1,4 +1,4 @@
-"""Reading a manifest: a CSV or JSON-lines file that names image files, their labels and, if wanted, their splits."""
+"""Reading of manifests: CSV or JSON Lines files that list image files with their labels and, optionally, splits."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ _COLUMNS = "a manifest has the columns path and label, and perhaps split"
 
 
 def list_manifest(manifest: Path, inventory: Inventory | None = None) -> list[Listed]:
-    """Files a manifest names, in the order of their keys. Paths are relative to the manifest, or absolute.
+    """List the files in a manifest, sorted by key. Paths are relative to the manifest, or absolute.
 
     Args:
-        manifest: the file.
-        inventory: is told of repeated rows, and of how columns were read.
+        manifest: the CSV or JSON Lines file.
+        inventory: records repeated rows, and which columns were used.
 
     Raises:
-        DataError: columns or files are missing, a label is empty, a split unknown, one path given two labels or splits.
+        DataError: columns or files are missing, a label is empty, a split is unknown, or a path has two labels or splits.
     """
     found: dict[str, Listed] = {}
     missing: list[str] = []
@@ -117,7 +117,7 @@ def _rows(manifest: Path, inventory: Inventory) -> Iterator[tuple[int, dict[str,
 
 
 def _renamed(manifest: Path, row: dict[str, str], inventory: Inventory) -> dict[str, str]:
-    """The row with the columns called path, label and split, where they have one of their other usual names.
+    """Add the columns path, label and split to a row where these have one of their common alternative names.
 
     Raises:
         DataError: several columns could be the path, the label or the split; or there are boxes.
@@ -156,6 +156,6 @@ def _listed(manifest: Path, line: int, row: dict[str, str]) -> Listed:
         row["path"],
         slashes,
         *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD")),
-    )  # accents as other systems store them
+    )  # accents in the Unicode form of other systems
     path = next((spelling for spelling in spellings if (manifest.parent / spelling).exists()), slashes)
     return Listed(Path(path).as_posix(), manifest.parent / path, row["label"], SPLIT_WORDS.get(word.lower()))

@@ -1,4 +1,4 @@
-"""From what a user names as data to its files and labels."""
+"""Reading of data sources: resolves a folder, file or built-in name to listed files and labels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from planish.task import USUAL_TASKS, annotations_for
 
 
 def with_layout(source: str, layout: str | None) -> str:
-    """A source that is to be read in one layout: ``yolo:photos``.
+    """Prefix a source with its layout: ``yolo:photos``.
 
     Raises:
-        DataError: there is no such layout.
+        DataError: the layout does not exist.
     """
     if layout is None:
         return source
@@ -34,15 +34,15 @@ def with_layout(source: str, layout: str | None) -> str:
 
 
 def split_layout(source: str | Path) -> tuple[str, str | None]:
-    """A source without its layout, and that; see ``with_layout``."""
+    """Split a source into its path or name and its layout, or None; the inverse of ``with_layout``."""
     layout, colon, rest = str(source).partition(":")
     return (rest, layout) if colon and rest and layout in LAYOUTS else (str(source), None)
 
 
 class OnceRead(str):
-    """A source as the user named it, for one job: its folder is listed, and its annotations are parsed, once.
+    """A source string that caches its listed files and parsed annotations for the duration of a job.
 
-    Jobs ask for the task before they load the images, and load them once for each seed; a COCO file takes seconds.
+    A job reads its source several times: to infer the task, and to load the images once per seed. Parsing a COCO file takes seconds.
     """
 
     found: dict[tuple[Path, str | None], tuple[str, DataSource]]
@@ -54,15 +54,15 @@ class OnceRead(str):
 
 
 def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
-    """Name and content of a source; files are listed, images not read.
+    """The name and the listed content of a source; images are not decoded.
 
     Args:
-        source: what the user named, see ``load_images``; perhaps with a layout before it, ``yolo:photos``.
-        root: the cache folder, where built-in sets are made.
-        task: what it shall be used for; None for what it is for.
+        source: see ``load_images``; optionally prefixed with a layout, as in ``yolo:photos``.
+        root: the cache folder, where built-in data sets are created.
+        task: name of the task; None to infer it from the data.
 
     Raises:
-        DataError: it does not exist, holds nothing usable, is not for that task, or can be read in several ways.
+        DataError: the source does not exist, has no usable content, does not fit the task, or is ambiguous.
     """
     if not isinstance(source, OnceRead):
         return _named(source, root, task)
@@ -72,7 +72,7 @@ def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, 
         known[root, task] = usual if usual is not None and usual[1].task == task else _named(source, root, task)
     name, content = known[root, task]
     own = copy.copy(content)
-    object.__setattr__(own, "inventory", copy.deepcopy(content.inventory))  # broken images are added to it as they are decoded
+    object.__setattr__(own, "inventory", copy.deepcopy(content.inventory))  # a copy, since decoding adds broken images to it
     return name, own
 
 
@@ -129,7 +129,7 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
 
 def _refuse_foreign_annotations(root: Path) -> None:
     """Raises:
-    DataError: a folder, which would be read as class folders, has annotations of a format that is not read.
+    DataError: a folder that would be read as class folders has annotations in an unsupported format.
     """
     found = [(file, name) for file in sorted(files_below(root)) if (name := foreign_format(file)) is not None]
     if found:
@@ -142,11 +142,11 @@ def _refuse_foreign_annotations(root: Path) -> None:
 
 
 def report_found(source: str | Path, content: DataSource) -> None:
-    """Count every file of a source, and tell what was found, what is left out, and what was assumed.
+    """Complete the inventory of a source, and log what was found, what is left out, and what was assumed.
 
     Args:
-        source: as the user named it.
-        content: of it, from ``read_source``.
+        source: see ``load_images``.
+        content: its content, from ``read_source``.
     """
     path = Path(split_layout(source)[0]).expanduser().absolute()
     images = [item.path for item in content.images]
@@ -154,7 +154,7 @@ def report_found(source: str | Path, content: DataSource) -> None:
     if path.is_dir():
         unlabelled = {"class folders": "in no class folder", "mask images": "no mask"}
         inventory.account([path], images, path, unlabelled.get(content.how, "no annotation names them"))
-    elif path.is_file():  # beside which anything may lie, so only folders of its images are searched
+    elif path.is_file():  # unrelated files may be next to it, so only the folders of its images are searched
         root = path.parent.parent if path.parent.name.lower() == "annotations" else path.parent
         folders = sorted(folder for folder in {image.parent for image in images if image.is_relative_to(root)} if folder.is_dir())
         inventory.account(folders, images, root, f"{path.name} does not name them", recursive=False)

@@ -1,4 +1,4 @@
-"""What was found in a data set, as JSON-able values."""
+"""The report on a data set, as JSON-serializable models."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _EXAMPLES = 5
 
 
 class BadFile(BaseModel):
-    """A file that was left out, and why."""
+    """A file that was skipped, and the reason."""
 
     key: str
     reason: str
 
 
 class Leak(BaseModel):
-    """Images of ``second`` that are, as copies or near copies, also in ``first``.
+    """Images of ``second`` that also occur in ``first``, as exact or near duplicates.
 
     Args:
         first: a split.
         second: the split whose images are counted.
-        exact: how many have a byte-for-byte copy in ``first``.
-        images: how many have a copy or a near copy there.
-        examples: pairs of keys, first and second.
+        exact: number of images with a byte-for-byte copy in ``first``.
+        images: number of images with an exact or near duplicate in ``first``.
+        examples: pairs of keys, one of each split.
     """
 
     first: SplitName
@@ -41,24 +41,24 @@ class Leak(BaseModel):
 
 
 class DataReport(BaseModel):
-    """What is in a data set.
+    """The contents of a data set.
 
     Args:
-        name: of the data set.
-        task: that it is used for.
-        images: how many can be used.
-        split_sizes: images by split; calibration is part of train.
-        counts: images that show a class, by split and class.
-        objects: objects by split and class, without ignored ones; None where images, or pixels, have classes.
+        name: name of the data set.
+        task: name of the task.
+        images: number of usable images.
+        split_sizes: number of images by split; calibration is part of train.
+        counts: number of images that contain a class, by split and class.
+        objects: number of objects by split and class, without ignored ones; None if targets are not objects.
         inventory: what was found, used and left out.
         how: where the splits come from.
-        seed: of whatever was split here.
-        bad: broken files.
-        exact_duplicates: images that are a byte-for-byte copy of an earlier one.
-        near_duplicates: images that look like an earlier one, exact copies included.
-        label_conflicts: groups of exact copies that have different labels, by their keys.
-        examples: some groups of duplicates, by their keys.
-        leaks: between splits.
+        seed: seed of the splits that are not given.
+        bad: broken files, and invalid annotations.
+        exact_duplicates: number of images that are a byte-for-byte copy of an earlier one.
+        near_duplicates: number of images that look like an earlier one, including exact copies.
+        label_conflicts: groups of exact copies with different labels, by key.
+        examples: some groups of duplicates, by key.
+        leaks: duplicates between splits.
     """
 
     name: str
@@ -85,14 +85,14 @@ def report_duplicates(
     targets: npt.NDArray[np.int64],
     parts: Mapping[SplitName, npt.NDArray[np.int64]],
 ) -> dict[str, Any]:
-    """The fields of ``DataReport`` about duplicates.
+    """Compute the fields of ``DataReport`` about duplicates.
 
     Args:
-        keys: one per image.
+        keys: key of each image.
         hashes: SHA-256 of the files, ``(N, 32)``.
-        groups: near-duplicate group of each image.
-        targets: class of each image.
-        parts: rows of each split.
+        groups: near-duplicate group of each image, ``(N,)``.
+        targets: class of each image, ``(N,)``.
+        parts: image indices of each split.
     """
     exact = np.unique(np.ascontiguousarray(hashes).view("V32").ravel(), return_inverse=True)[1].ravel()
     copies = _several(exact)
@@ -127,7 +127,7 @@ def _leak(
 
 
 def _several(groups: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """The rows of every group of more than one, in the order of their first."""
+    """The indices of every group with more than one member, ordered by its first member."""
     order = np.argsort(groups, kind="stable")
     runs = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(groups) else []
     return sorted((run for run in runs if len(run) > 1), key=lambda run: int(run[0]))

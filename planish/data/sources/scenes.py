@@ -1,7 +1,7 @@
-"""``fashion-scenes``: several garments of ``fashion-mini`` on a cluttered canvas, with exact boxes and masks. Made on first use, seeded.
+"""``fashion-scenes``: images of several ``fashion-mini`` garments on a cluttered background, with exact boxes and masks.
 
-A small honest test of detection and segmentation that needs no download: objects of 16 to 70 pixels that overlap, are cut off by the
-image's edge, and lie among things that look like objects and are none.
+A small synthetic test of detection and segmentation that needs no download, generated with a seed on first use: objects of 16 to 70 pixels
+that overlap, are truncated by the edge of the image, and are surrounded by distractors.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ SceneSplit = Literal["train", "validation", "test"]
 SIDE = 128
 TRAIN_SCENES, VALIDATION_SCENES, TEST_SCENES = 5000, 500, 1000
 
-_VERSION = 1  # raise when the same seed gives other pixels
-_SMALLEST, _LARGEST = 16, 70  # longer side of a garment, pixels
-_HOW_MANY = (0.14, 0.2, 0.22, 0.2, 0.14, 0.1)  # chance of 1, 2, ... garments
-_MOST_TURNED = 20.0  # degrees
-_LEAST_VISIBLE = 0.55  # of a garment, behind later ones
-_LEAST_INSIDE = 0.75  # of a garment, inside the image
+_VERSION = 1  # increment when the same seed gives other pixels
+_SMALLEST, _LARGEST = 16, 70  # longer side of a garment in pixels
+_HOW_MANY = (0.14, 0.2, 0.22, 0.2, 0.14, 0.1)  # probability of 1, 2, ... garments
+_MOST_TURNED = 20.0  # maximum rotation in degrees
+_LEAST_VISIBLE = 0.55  # minimum fraction of a garment that later ones leave visible
+_LEAST_INSIDE = 0.75  # minimum fraction of a garment inside the image
 _TRIES = 8
-_PAD = 3  # so that a garment that touches the rim of its image has an edge, too
+_PAD = 3  # padding in pixels, so that garments that touch the border of their image have an edge, too
 _CLOTH = 20  # grey level above which a pixel belongs to the garment
-_HOLLOW = ("bag", "sandal")  # what shows the ground through itself
-_VALIDATION_EVERY = 10  # of fashion-mini's training images, one in this many is kept for validation scenes
+_HOLLOW = ("bag", "sandal")  # classes with holes through which the background is visible
+_VALIDATION_EVERY = 10  # one in this many training images of fashion-mini is used for validation scenes only
 
 
 @dataclass(frozen=True, eq=False)
 class _Garments:
-    """Cut-out garments: grey and alpha, uint8 ``(N, side, side)``; box of each silhouette ``(N, 4)`` left, top, right, bottom; labels."""
+    """Cut-out garments: grey and alpha, uint8 ``(N, side, side)``; xyxy box of each silhouette in pixels, ``(N, 4)``; labels ``(N,)``."""
 
     grey: npt.NDArray[np.uint8]
     alpha: npt.NDArray[np.uint8]
@@ -51,12 +51,12 @@ class _Garments:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One composed image.
+    """A composed image.
 
     Args:
         pixels: RGB uint8 ``(128, 128, 3)``.
-        masks: what is visible of each garment, bool ``(M, 128, 128)``; no pixel is of two.
-        labels: int64 ``(M,)``.
+        masks: visible part of each garment, bool ``(M, 128, 128)``; masks do not overlap.
+        labels: class indices, int64 ``(M,)``.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -65,14 +65,14 @@ class Scene:
 
 
 def scenes_folder(cache_dir: Path, train_scenes: int = TRAIN_SCENES, seed: int = 0) -> Path:
-    """The folder of ``fashion-scenes``, written on first use: ``train/``, ``validation/`` and ``test/``, each with ``00000.png ...`` and
-    ``_annotations.coco.json`` (boxes, and masks as run lengths).
+    """The folder of ``fashion-scenes``, created on first use: ``train/``, ``validation/`` and ``test/``, each with ``00000.png ...`` and
+    ``_annotations.coco.json`` (boxes and run-length encoded masks).
 
-    Fewer training scenes are the first of the many, and there are never more scenes to validate than to train on, nor more than twice
-    as many to test on. Garments of one split are in no other.
+    A smaller number of training scenes gives the first scenes of a larger one. There are at most as many validation scenes as training
+    scenes, and at most twice as many test scenes. No garment is in two splits.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the folder cannot be written.
     """
     counts: dict[SceneSplit, int] = {
         "train": train_scenes,
@@ -106,7 +106,7 @@ def scenes_folder(cache_dir: Path, train_scenes: int = TRAIN_SCENES, seed: int =
 
 
 def compose(split: SceneSplit, count: int, seed: int = 0) -> list[Scene]:
-    """The first scenes of a split, in memory."""
+    """Generate the first ``count`` scenes of a split in memory."""
     garments = _garments(fashion_mini(), split)
     return [_compose(garments, np.random.default_rng((seed, *split.encode(), i))) for i in range(count)]
 
@@ -127,7 +127,8 @@ def _garments(mini: FashionMini, split: SceneSplit) -> _Garments:
     cloth = grey > _CLOTH
     within_one = np.zeros((3, 3, 3), bool)
     within_one[1] = ndimage.generate_binary_structure(2, 1)
-    gaps = np.ones((1, 5, 1), bool)  # white stripes, black here, would cut a shirt into rings; sideways lie the gaps between legs
+    # closes horizontal white stripes (0 here), which would cut a shirt into rings, but not the vertical gaps between legs
+    gaps = np.ones((1, 5, 1), bool)
     filled = ndimage.binary_fill_holes(ndimage.binary_closing(cloth, gaps) | cloth, within_one)
     hollow = np.isin(labels, [mini.classes.index(name) for name in _HOLLOW])
     cloth = np.where(hollow[:, None, None], cloth, filled)
@@ -139,9 +140,9 @@ def _garments(mini: FashionMini, split: SceneSplit) -> _Garments:
 
 def _compose(garments: _Garments, rng: np.random.Generator) -> Scene:
     canvas = _canvas(garments, rng)
-    owner = np.full((SIDE, SIDE), -1, np.int64)  # which garment is seen at a pixel
+    owner = np.full((SIDE, SIDE), -1, np.int64)  # index of the visible garment at each pixel, -1 for none
     labels: list[int] = []
-    areas = seen = np.zeros(0, np.int64)  # of each garment when it was put down, and now
+    areas = seen = np.zeros(0, np.int64)  # pixels of each garment when it was placed, and still visible now
     for _ in range(1 + int(rng.choice(len(_HOW_MANY), p=_HOW_MANY))):
         for _ in range(_TRIES):
             chosen = int(rng.integers(len(garments.labels)))
@@ -167,15 +168,15 @@ def _compose(garments: _Garments, rng: np.random.Generator) -> Scene:
 def _placed(
     garments: _Garments, chosen: int, size: float, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.uint8], Image.Image, tuple[int, int]]:
-    """A garment scaled, turned, perhaps mirrored: alpha, the coloured image of the same size, and where their corner comes to lie."""
+    """A garment scaled, rotated and randomly mirrored: alpha, the coloured image of the same size, and the position of their corner."""
     left, top, right, bottom = garments.boxes[chosen].tolist()
     scale = size / max(right - left, bottom - top)
     angle = math.radians(rng.uniform(-_MOST_TURNED, _MOST_TURNED))
     wide, tall = (right - left) * scale / 2, (bottom - top) * scale / 2
-    x = rng.uniform(0.8 * wide, SIDE - 0.8 * wide)  # a little may lie outside
+    x = rng.uniform(0.8 * wide, SIDE - 0.8 * wide)  # it may lie partly outside
     y = rng.uniform(0.8 * tall, SIDE - 0.8 * tall)
     mirror = -1 if rng.random() < 0.5 else 1
-    # from a pixel of the scene back to one of the garment's image
+    # inverse transform: from pixels of the scene to pixels of the garment image
     a, b = mirror * math.cos(angle) / scale, mirror * math.sin(angle) / scale
     c, d = -math.sin(angle) / scale, math.cos(angle) / scale
     reach = math.ceil(math.hypot(wide, tall)) + 2
@@ -194,7 +195,7 @@ def _placed(
 
 
 def _canvas(garments: _Garments, rng: np.random.Generator) -> Image.Image:
-    """A ground of smooth colours, with rectangles, lines, ellipses and smudges of garments."""
+    """A background of smooth colours with rectangles, lines, ellipses and blurred garments."""
     cells = int(rng.choice([2, 3, 5, 9]))
     base = np.array(_colour(rng, 0.0), dtype=np.float64)
     ground = (base + rng.normal(0, rng.uniform(8, 50), (cells, cells, 3))).clip(0, 255).astype(np.uint8)
@@ -214,15 +215,15 @@ def _canvas(garments: _Garments, rng: np.random.Generator) -> Image.Image:
             draw.line(rng.uniform(0, SIDE, 4).tolist(), fill=fill, width=int(rng.integers(1, 5)))
     for _ in range(int(rng.integers(0, 3))):
         alpha, colours, corner = _placed(garments, int(rng.integers(len(garments.labels))), rng.uniform(24, _LARGEST), rng)
-        blur = ImageFilter.GaussianBlur(rng.uniform(7, 10))  # too much to tell what it was
-        room = 20  # for what the blur carries beyond the edge
+        blur = ImageFilter.GaussianBlur(rng.uniform(7, 10))  # too strong to recognize the garment
+        room = 20  # padding for the blur beyond the edge
         faint = ImageOps.expand(Image.fromarray(alpha), room).filter(blur)
         canvas.paste(ImageOps.expand(colours, room).filter(blur), (corner[0] - room, corner[1] - room), faint)
     return canvas
 
 
 def _colour(rng: np.random.Generator, least_bright: float) -> list[int]:
-    """Any hue; the brightest channel is at least ``least_bright``."""
+    """A random RGB colour whose brightest channel is at least ``least_bright``, on the 0..1 scale."""
     colour = rng.random(3) ** rng.uniform(0.3, 1.5)
     return [int(v) for v in 255 * colour / colour.max() * rng.uniform(least_bright, 1)]
 

@@ -1,4 +1,4 @@
-"""The files of a data set, what they are for, and their labels."""
+"""Data sources: the listed files of a data set with their task and labels."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from planish.task import Kind
 Indices = npt.NDArray[np.int64]
 _NONE = np.zeros(0, np.int64)
 _SHOWN = 10
-_FEWEST = 3  # images of a kind, to have one in each split
+_FEWEST = 3  # smallest stratum, so that each split can get one of its images
 BACKGROUND = "background"
 Maps = PaintedMaps | ReadMaps
-_OTHER_SHAPE = 0.05  # of the ratio of sides, by which a mask and its image may differ
+_OTHER_SHAPE = 0.05  # relative difference up to which the aspect ratios of a mask and its image match
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What images teach.
+    """The targets of images, and the strata for splitting them.
 
     Args:
-        class_names: of the targets.
-        targets: one per image.
-        strata: the kind of each image ``(N,)``, of which each split shall have its share.
-        strata_names: of the kinds.
-        faults: of annotations that were left out: key and reason.
-        needed: whether each kind must be in each split.
-        kept: positions of the images that are used, ``(N,)``; None for all. Images whose annotations are all left out are not.
+        class_names: class names that targets index.
+        targets: one target per image.
+        strata: stratum of each image for stratified splits, ``(N,)``.
+        strata_names: names of the strata.
+        faults: key and reason for each invalid annotation that was left out.
+        needed: whether each stratum must be present in each split.
+        kept: indices of the images that are used, ``(N,)``; None for all. Images whose annotations are all invalid are not used.
     """
 
     class_names: tuple[str, ...]
@@ -53,13 +53,13 @@ class Labels:
     kept: Indices | None = None
 
     def chosen(self, rows: Indices) -> Any:
-        """The targets of some images."""
+        """The targets of selected images."""
         if isinstance(self.targets, np.ndarray):
             return self.targets[rows]
         return self.targets.chosen(rows) if isinstance(self.targets, Maps) else tuple(self.targets[int(i)] for i in rows)
 
     def image_counts(self, rows: Indices) -> dict[str, int]:
-        """Images that show each class, as an object that is not ignored where there are objects; nothing where targets are no classes."""
+        """The number of images that contain each class, without ignored objects; empty for regression targets."""
         targets, classes = self.chosen(rows), len(self.class_names)
         if isinstance(targets, np.ndarray) and targets.dtype.kind == "f":
             return {}
@@ -69,7 +69,7 @@ class Labels:
         return dict(zip(self.class_names, np.bincount(labels.astype(np.int64), minlength=classes).tolist(), strict=True))
 
     def object_counts(self, rows: Indices) -> dict[str, int] | None:
-        """Objects of each class that are not ignored; None where targets are no objects."""
+        """The number of objects of each class, without ignored ones; None if targets are not objects."""
         targets = self.chosen(rows)
         if isinstance(targets, np.ndarray | Maps):
             return None
@@ -77,24 +77,24 @@ class Labels:
 
 
 class DataSource(Protocol):
-    """Images that are listed, with what they are labelled with; a task that reads its own data gives one, see ``Task.annotations``."""
+    """Listed images with their labels. A task with its own reader returns one, see ``Task.annotations``."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def images(self) -> Sequence[Any]:
-        """One ``ImageFile`` each, in the order of their keys."""
+        """One ``ImageFile`` per image, sorted by key."""
         ...
 
     @property
     def task(self) -> str:
-        """What they are for."""
+        """Name of the task."""
         ...
 
     @property
     def how(self) -> str:
-        """The layout, in words."""
+        """Display name of the layout."""
         ...
 
     @property
@@ -102,25 +102,30 @@ class DataSource(Protocol):
 
     @property
     def classes(self) -> int:
-        """How many classes there are; 1 where there are none."""
+        """The number of classes; 1 if there are no classes."""
         ...
 
     def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Labels:
-        """What some of the images teach; images whose annotations make no sense may be left out where ``skip_bad`` allows it.
+        """The targets of selected images. With ``skip_bad``, images with invalid annotations may be left out.
+
+        Args:
+            listed: some of the images.
+            skip_bad: leave out invalid annotations instead of raising.
+            class_names: class names of the model that the images are used with; None for those of the data set.
 
         Raises:
-            DataError: annotations make no sense, or there are classes that the model lacks whose ``class_names`` are given.
+            DataError: annotations are invalid, or the model lacks a class.
         """
         ...
 
     def printable(self) -> DataSource:
-        """With keys and names that can be printed and stored, see ``planish.printable``."""
+        """A copy with keys and names that can be printed and stored, see ``planish.printable``."""
         ...
 
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """Images that lie in folders of their classes, or are listed with them."""
+    """Images with one class each, from class folders or a manifest."""
 
     name: str
     images: list[Listed]
@@ -133,15 +138,15 @@ class LabelledFiles:
         return len({item.label for item in self.images})
 
     def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Labels:
-        """Class numbers.
+        """Class indices of the images.
 
         Args:
             listed: some of the images.
-            skip_bad: leave out annotations that make no sense; there are none here.
-            class_names: of the model that the images are for; None for all labels, sorted.
+            skip_bad: ignored, since there are no annotations to leave out.
+            class_names: class names of the model that the images are used with; None for all labels, sorted.
 
         Raises:
-            DataError: there are not two classes, or some that the model lacks.
+            DataError: there are fewer than two classes, or the model lacks a class.
         """
         if class_names is None:
             several_classes(self.name, listed)
@@ -152,7 +157,7 @@ class LabelledFiles:
         return Labels(names, targets, targets, names, needed=class_names is None)
 
     def printable(self) -> LabelledFiles:
-        """With keys and labels that can be printed and stored."""
+        """A copy with keys and labels that can be printed and stored."""
         keys, labels = _printable([item.key for item in self.images]), _printable([item.label for item in self.images])
         if not keys and not labels:
             return self
@@ -162,7 +167,7 @@ class LabelledFiles:
 
 @dataclass(frozen=True)
 class AnnotatedFiles:
-    """Images with places in them."""
+    """Images with object annotations: boxes, or boxes and masks."""
 
     name: str
     images: list[AnnotatedImage]
@@ -177,18 +182,18 @@ class AnnotatedFiles:
         return len(self.class_names)
 
     def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Labels:
-        """``Objects``, or label maps made of them.
+        """``Objects`` of the images, or label maps rasterized from them.
 
-        An object that makes no sense is left out with ``skip_bad``; an image of which nothing else would be left is left out with it, as it
-        would count as an image without objects.
+        With ``skip_bad``, invalid objects are left out. An image whose objects are all invalid is then left out as well, since it would
+        otherwise count as an image without objects.
 
         Args:
             listed: some of the images.
-            skip_bad: leave out annotations that make no sense.
-            class_names: of the model that the images are for; None for those of the data.
+            skip_bad: leave out invalid annotations instead of raising.
+            class_names: class names of the model that the images are used with; None for those of the data set.
 
         Raises:
-            DataError: annotations make no sense, and are not to be left out; the first ones are named.
+            DataError: annotations are invalid and ``skip_bad`` is False, or the model lacks a class.
         """
         painted = self.kind == "maps"
         declared = (BACKGROUND, *(name for name in self.class_names if name != BACKGROUND)) if painted else self.class_names
@@ -238,7 +243,7 @@ class AnnotatedFiles:
         return Labels(names, PaintedMaps(found) if painted else tuple(found), strata, kinds, faults, kept=kept)
 
     def printable(self) -> AnnotatedFiles:
-        """With keys and class names that can be printed and stored."""
+        """A copy with keys and class names that can be printed and stored."""
         keys, labels = _printable([image.key for image in self.images]), _printable(self.class_names)
         if not keys and not labels:
             return self
@@ -255,7 +260,7 @@ class AnnotatedFiles:
 
 @dataclass(frozen=True)
 class MappedFiles:
-    """Images with a class for each pixel, in files."""
+    """Images with label maps stored as image files."""
 
     name: str
     images: list[AnnotatedImage]
@@ -269,15 +274,15 @@ class MappedFiles:
         return len(self.codes.class_names)
 
     def targets_of(self, listed: Sequence[Any], skip_bad: bool, class_names: Sequence[str] | None = None) -> Labels:
-        """Label maps; images whose maps do not fit them are left out with ``skip_bad``.
+        """Label maps of the images. With ``skip_bad``, images whose maps have another aspect ratio are left out.
 
         Args:
             listed: some of the images.
-            skip_bad: leave out images whose maps have another shape.
-            class_names: of the model that the images are for; None for those of the data.
+            skip_bad: leave out images whose maps have another aspect ratio instead of raising.
+            class_names: class names of the model that the images are used with; None for those of the data set.
 
         Raises:
-            DataError: maps do not have the shape of their images, the first ones are named; or there are classes that the model lacks.
+            DataError: maps have another aspect ratio than their images, there are fewer than two classes, or the model lacks a class.
         """
         names = _model_classes(self.codes.class_names, class_names)
         if len(names) < 2:
@@ -304,7 +309,7 @@ class MappedFiles:
         return Labels(names, maps, strata, kinds, faults, kept=np.array(kept, np.int64))
 
     def printable(self) -> MappedFiles:
-        """With keys and class names that can be printed and stored."""
+        """A copy with keys and class names that can be printed and stored."""
         keys, labels = _printable([image.key for image in self.images]), _printable(self.codes.class_names)
         if not keys and not labels:
             return self
@@ -314,13 +319,13 @@ class MappedFiles:
 
 
 def annotations_of(item: ImageFile) -> int:
-    """How many objects the annotations of an image describe, those that cannot be understood as well."""
+    """The number of objects in the annotations of an image, including invalid ones."""
     return len(item.objects) + len(item.faults) if isinstance(item, AnnotatedImage) else 0
 
 
 def several_classes(name: str, listed: Sequence[Listed]) -> None:
     """Raises:
-    DataError: there is nothing to tell apart.
+    DataError: there are fewer than two classes.
     """
     labels = {item.label for item in listed}
     if len(labels) < 2:
@@ -329,12 +334,12 @@ def several_classes(name: str, listed: Sequence[Listed]) -> None:
 
 
 def _model_classes(declared: Sequence[str], class_names: Sequence[str] | None, used: Collection[str] | None = None) -> tuple[str, ...]:
-    """The class names that targets are numbered by: the data's own, or those of the model that the data is for, in the model's order.
+    """The class names that targets index: those of the data set, or those of the model that it is used with, in the model's order.
 
     Args:
-        declared: the data's classes.
-        class_names: the model's; None where there is no model.
-        used: those of ``declared`` that occur; others need not be the model's. None for all.
+        declared: class names of the data set.
+        class_names: class names of the model; None without a model.
+        used: those of ``declared`` that occur; the model may lack the others. None for all.
 
     Raises:
         DataError: the model lacks a class that occurs.
@@ -373,7 +378,7 @@ def _listing(names: Sequence[str]) -> str:
 
 def same_classes(listed: Sequence[Listed]) -> None:
     """Raises:
-    DataError: a split that the source gives lacks a class.
+    DataError: a given split lacks a class.
     """
     classes: dict[Any, set[str]] = {}
     for item in listed:
@@ -385,17 +390,17 @@ def same_classes(listed: Sequence[Listed]) -> None:
 
 
 def both(first: Any, second: Any) -> Any:
-    """The targets of the images of two splits."""
+    """Concatenate the targets of two splits."""
     if isinstance(first, np.ndarray):
         return np.concatenate([first, second])
     return first.joined(second) if isinstance(first, Maps) else (*first, *second)
 
 
 def _tell(faults: Sequence[tuple[str, str]], skip_bad: bool) -> None:
-    """Name the first faults of annotations.
+    """Log the first invalid annotations, or raise.
 
     Raises:
-        DataError: there are some, and they shall not be left out.
+        DataError: there are invalid annotations and ``skip_bad`` is False.
     """
     if not faults:
         return
@@ -406,7 +411,7 @@ def _tell(faults: Sequence[tuple[str, str]], skip_bad: bool) -> None:
 
 
 def _strata(labels: Sequence[Indices], class_names: Sequence[str]) -> tuple[Indices, list[str]]:
-    """The rarest class of each image, so that splits have their share of each; kinds of too few images to share are thrown together."""
+    """The stratum of each image, which is its rarest class, and the names of the strata; strata that are too small are merged."""
     counts = np.bincount(np.concatenate([*labels, np.zeros(0, np.int64)]).astype(np.int64), minlength=len(class_names))
     rarest = [min(some.tolist(), key=lambda label: counts[label]) if len(some) else len(class_names) for some in labels]
     kinds, strata, sizes = np.unique(rarest, return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""Annotation formats that are recognised but not read, so that files of them can be named."""
+"""Annotation formats that are recognized but not supported, for error messages and inventories."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from planish.files.reading import require_regular
 
-_HEAD = 1 << 16  # bytes of a file that are looked at
+_HEAD = 1 << 16  # bytes read from the start of a file
 PANOPTIC = "COCO panoptic JSON"
 _JSON = (
     ("labelme JSON", (rb'"shapes"\s*:', rb'"(imagePath|imageHeight)"\s*:')),
@@ -24,7 +24,7 @@ _XML = (("CVAT XML", (rb"<annotations\b", rb"<(image|track|meta)\b")), ("dlib XM
 
 
 def foreign_format(file: Path) -> str | None:
-    """The name of a file's annotation format, where it is one that is known but not read; from the first 64 KiB of the file."""
+    """The name of the annotation format of a file if it is recognized but not supported, otherwise None; reads the first 64 KiB."""
     kinds = {".json": _JSON, ".xml": _XML}.get(file.suffix.lower())
     if kinds is None:
         return None

@@ -1,1 +1,1 @@
-"""Boxes, masks and label maps, and how they move with their images."""
+"""Boxes, masks and label maps, and their geometric transforms."""

@@ -1,6 +1,6 @@
-"""Boxes, masks and label maps that move with their images: all objects of a batch at once.
+"""Geometric transforms of images with their boxes, masks and label maps, for all objects of a batch at once.
 
-A matrix is what ``planish.data.augmentation.warp`` takes: from the old image to the new one, in pixels from the centre.
+Matrices are those of ``planish.data.augmentation.warp``: they map the old image to the new one, in pixels from the centre.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from planish.errors import TrainingError
 
 Targets = list[dict[str, Tensor]]
 
-IGNORED = 255  # a pixel of a label map that counts for nothing
-LEAST_LEFT = 0.25  # share of an object that must still be in sight
-_SMALLEST = 1.0  # pixels; what is thinner after the change is dropped
+IGNORED = 255  # label of ignored pixels
+LEAST_LEFT = 0.25  # smallest visible fraction of an object that is kept
+_SMALLEST = 1.0  # pixels; objects that are thinner after the transform are dropped
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +29,12 @@ class ObjectBatch:
     """All objects of a batch of images.
 
     Args:
-        boxes: left, top, right, bottom normalized to the image's sides, float32 ``(T, 4)``.
-        labels: int64 ``(T,)``.
-        image: which image each is in, int64 ``(T,)``, rising.
-        count: of images.
-        masks: uint8 ``(T, h, w)``, 0 and 1; None without.
-        ignored: bool ``(T,)``, True for those that are neither objects nor background, and whose masks are their boxes; None for none.
+        boxes: normalized xyxy boxes, float32 ``(T, 4)``.
+        labels: class indices, int64 ``(T,)``.
+        image: image index of each object, int64 ``(T,)``, ascending.
+        count: number of images.
+        masks: uint8 ``(T, h, w)``, 0 and 1; None without masks.
+        ignored: bool ``(T,)``, True for regions that are neither object nor background, whose masks are their boxes; None without any.
     """
 
     boxes: Tensor
@@ -46,7 +46,7 @@ class ObjectBatch:
 
     @classmethod
     def of(cls, targets: Sequence[dict[str, Tensor]]) -> ObjectBatch:
-        """Put the targets of single images together; see ``planish.data.targets.rasterise.object_targets``.
+        """Concatenate the targets of single images; see ``planish.data.targets.rasterise.object_targets``.
 
         Raises:
             TrainingError: some have masks and some have none, or masks differ in size.
@@ -66,7 +66,7 @@ class ObjectBatch:
         return counted if ignored is None else joined([counted, ignored])
 
     def split(self) -> Targets:
-        """The targets of each image."""
+        """Split into the targets of each image, the inverse of ``of``."""
         if self.ignored is not None and self.ignored.any():
             counted = replace(self.kept(~self.ignored), ignored=None).split()
             ignored = replace(self.kept(self.ignored), ignored=None, masks=None).split()
@@ -81,10 +81,10 @@ class ObjectBatch:
         return [{name: parts[name][i] for name in named} for i in range(self.count)]
 
     def kept(self, keep: Tensor) -> ObjectBatch:
-        """Only some objects.
+        """Select objects.
 
         Args:
-            keep: bool ``(T,)``.
+            keep: which objects to keep, bool ``(T,)``.
         """
         if keep.all():
             return self
@@ -97,10 +97,10 @@ class ObjectBatch:
         return ObjectBatch(self.boxes[rows], self.labels[rows], image, count, masks, ignored)
 
     def taken(self, sources: Tensor) -> ObjectBatch:
-        """The objects of other images, or of these in another order.
+        """Select or reorder images, with their objects.
 
         Args:
-            sources: for each image of the result the one whose objects it gets, ``(count,)``; one may be taken several times or never.
+            sources: index of the source image for each image of the result, ``(n,)``; images may be repeated or omitted.
         """
         sizes = torch.bincount(self.image, minlength=self.count)
         wanted = sizes[sources]
@@ -110,12 +110,12 @@ class ObjectBatch:
 
 
 def joined(parts: Sequence[ObjectBatch], images: Sequence[Tensor] | None = None, count: int | None = None) -> ObjectBatch:
-    """The objects of all parts, in the order of their images.
+    """Merge batches of objects, sorted by image.
 
     Args:
-        parts: of the same images, unless ``images`` says otherwise.
-        images: for each part the number that each of its images has in the result.
-        count: of images in the result; that of the first part where it is not given.
+        parts: batches with objects of the same images, unless ``images`` is given.
+        images: for each part, the index of each of its images in the result.
+        count: number of images in the result; None for that of the first part.
     """
     image = torch.cat([p.image if images is None else images[k][p.image] for k, p in enumerate(parts)])
     order = image.argsort(stable=True)
@@ -132,7 +132,7 @@ def joined(parts: Sequence[ObjectBatch], images: Sequence[Tensor] | None = None,
 
 
 def _ignored(targets: Sequence[dict[str, Tensor]], mask_size: Sequence[int] | None) -> ObjectBatch | None:
-    """What is ignored in single images, and its boxes as masks where the objects have some; None where nothing is."""
+    """The ignored objects of single images, with their boxes as masks if ``mask_size`` is given; None if there are none."""
     counts = [len(t.get("ignored_labels", ())) for t in targets]
     if not any(counts):
         return None
@@ -145,12 +145,12 @@ def _ignored(targets: Sequence[dict[str, Tensor]], mask_size: Sequence[int] | No
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """Images with what is known about them: objects, or maps of labels.
+    """A batch of images with their targets: objects or label maps.
 
     Args:
-        images: float ``(N, C, H, W)`` on the scale 0..255.
-        objects: of these images, or None.
-        maps: int64 ``(N, h, w)``, or None.
+        images: float ``(N, C, H, W)`` on the 0..255 scale.
+        objects: objects of these images, or None.
+        maps: label maps, int64 ``(N, h, w)``, or None.
     """
 
     images: Tensor
@@ -158,13 +158,13 @@ class ImageBatch:
     maps: Tensor | None
 
     def taken(self, sources: Tensor) -> ImageBatch:
-        """Other images, or these in another order; one may be taken several times or never."""
+        """Select or reorder images, with their targets; images may be repeated or omitted."""
         objects = None if self.objects is None else self.objects.taken(sources)
         maps = None if self.maps is None else self.maps.index_select(0, sources)
         return ImageBatch(self.images.index_select(0, sources), objects, maps)
 
     def moved(self, matrices: Tensor, outside: Literal["zeros", "border"] = "zeros", window: Window | None = None) -> ImageBatch:
-        """Everything moved by one matrix an image; of images and maps only the window is returned."""
+        """Transform images and targets by one matrix per image; images and label maps are cropped to the window."""
         height, width = self.images.shape[2:]
         return ImageBatch(
             warp(self.images, matrices, outside, window=window),
@@ -173,7 +173,7 @@ class ImageBatch:
         )
 
     def mirrored(self, across: Tensor, down: Tensor) -> ImageBatch:
-        """Left to right where ``across``, upside down where ``down``, bool ``(N,)``; without resampling."""
+        """Flip horizontally where ``across`` and vertically where ``down``, both bool ``(N,)``, without resampling."""
         (height, width), images = self.images.shape[2:], self.images
         for axis, which in ((3, across), (2, down)):
             if which.any():
@@ -187,17 +187,17 @@ class ImageBatch:
 
 
 def move_objects(objects: ObjectBatch, matrices: Tensor, height: int, width: int, window: Window | None = None) -> ObjectBatch:
-    """Objects after each image was moved; those of which less than a quarter is left, of the mask where there is one, are gone; of what is
-    ignored any rest stays ignored.
+    """Transform objects with their images, and drop those of which less than a quarter (of the mask, or of the box if there are no masks)
+    remains visible. Ignored objects are kept whatever remains of them.
 
-    A turned box becomes the smallest upright box around it, cut off at the edge; where there is a mask, it becomes no larger than that.
+    A rotated box becomes its axis-aligned bounding box, clipped to the window; with a mask, it shrinks to the bounding box of the mask.
 
     Args:
-        objects: of the images.
-        matrices: one per image, ``(N, 3, 3)``.
-        height: of the images in pixels.
-        width: likewise.
-        window: the part of the new image that is seen; None for all of it. Boxes and masks stay those of the whole image.
+        objects: objects of the images.
+        matrices: one matrix per image, ``(N, 3, 3)``.
+        height: image height in pixels.
+        width: image width in pixels.
+        window: the part of the transformed image that is visible; None for all of it. Boxes and masks still refer to the whole image.
     """
     if not len(objects.labels):
         return objects
@@ -215,27 +215,27 @@ def move_objects(objects: ObjectBatch, matrices: Tensor, height: int, width: int
     masks = move_masks(moved.masks, moved.image, matrices, height, width, (top, left, tall, wide))
     boxes = _within(moved.boxes, tight / torch.tensor([width, height, width, height]))
     at = ((boxes[:, :2] + boxes[:, 2:]) / 2 * torch.tensor([masks.shape[2], masks.shape[1]])).long()
-    lost = (masks.flatten(1).amax(1) == 0).nonzero()[:, 0]  # too thin for any pixel
+    lost = (masks.flatten(1).amax(1) == 0).nonzero()[:, 0]  # too thin to cover a pixel
     masks[lost, at[lost, 1].clamp(0, masks.shape[1] - 1), at[lost, 0].clamp(0, masks.shape[2] - 1)] = 1
     enough = share >= LEAST_LEFT if moved.ignored is None else (share >= LEAST_LEFT) | moved.ignored
     return replace(moved, boxes=boxes, masks=masks).kept(enough & _wide_enough(boxes, height, width))
 
 
 def _may_be_a_rest(objects: ObjectBatch) -> Tensor:
-    """Which objects are kept however little of their box is left: with a mask that decides, and what is ignored stays so."""
+    """Which objects are kept however little of their box is visible: those with masks (checked by mask area later) and ignored ones."""
     if objects.masks is not None:
         return torch.ones_like(objects.labels, dtype=torch.bool)
     return torch.zeros_like(objects.labels, dtype=torch.bool) if objects.ignored is None else objects.ignored
 
 
 def covered(objects: ObjectBatch, hidden: Tensor, height: int, width: int) -> ObjectBatch:
-    """Objects after others were put before them: no longer in the masks, boxes no larger than what is left, gone but for a quarter.
+    """Occlude objects: remove hidden pixels from masks, shrink boxes to the rest, and drop objects of which less than a quarter remains.
 
     Args:
-        objects: with masks.
-        hidden: uint8 ``(N, h, w)``, 1 where each image was covered.
-        height: of the images in pixels.
-        width: likewise.
+        objects: objects with masks.
+        hidden: occluded pixels of each image, uint8 ``(N, h, w)``, 0 and 1.
+        height: image height in pixels.
+        width: image width in pixels.
     """
     old = objects.masks
     if old is None or not len(old):
@@ -259,10 +259,10 @@ def _wide_enough(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def move_labels(maps: Tensor, matrices: Tensor, height: int, width: int, window: Window | None = None) -> Tensor:
-    """Label maps ``(N, h, w)`` after each image was moved; what comes from outside is ``IGNORED``. Arguments as for ``move_objects``.
+    """Transform label maps ``(N, h, w)`` with their images; pixels from outside become ``IGNORED``. Arguments as in ``move_objects``.
 
     Returns:
-        of the same type; ``(N, h, w)``, or of the window's size.
+        Label maps of the same type, ``(N, h, w)``, or of the size of the window.
     """
     tall, wide = maps.shape[1:]
     y, x = tall / height, wide / width
@@ -273,12 +273,12 @@ def move_labels(maps: Tensor, matrices: Tensor, height: int, width: int, window:
 
 
 def flip_matrices(across: Tensor, down: Tensor) -> Tensor:
-    """Mirror left to right where ``across``, upside down where ``down``; both bool ``(N,)``."""
+    """Matrices that flip horizontally where ``across`` and vertically where ``down``, both bool ``(N,)``."""
     return torch.diag_embed(torch.stack([1 - 2.0 * across, 1 - 2.0 * down, torch.ones(len(across))], 1))
 
 
 def _hulls(boxes: Tensor, matrices: Tensor, height: int, width: int) -> Tensor:
-    """The upright boxes around moved boxes, in pixels from the top left corner, ``(T, 4)``."""
+    """The axis-aligned bounding boxes of transformed boxes, in pixels from the top left corner, ``(T, 4)``."""
     half = torch.tensor([width / 2, height / 2])
     corners = torch.stack([boxes[:, [0, 1]], boxes[:, [2, 1]], boxes[:, [0, 3]], boxes[:, [2, 3]]], 1) * (2 * half) - half
     points = corners @ matrices[:, :2, :2].mT + matrices[:, None, :2, 2] + half

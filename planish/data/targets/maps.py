@@ -1,4 +1,4 @@
-"""Label maps: a class for each pixel, read or painted when they are asked for."""
+"""Label maps (a class for each pixel) that are read from files or rasterized from masks on access."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from planish.data.targets.objects import Objects, counts_of
 
 @dataclass(frozen=True, eq=False)
 class PaintedMaps:
-    """Label maps made of instance masks: class 0 is the background, a label is one more than the object's; small objects lie on large ones.
+    """Label maps rasterized from instance masks: class 0 is the background, objects of class ``c`` become ``c + 1``, small ones on top.
 
     Args:
-        objects: of each image.
+        objects: the objects of each image.
     """
 
     objects: Sequence[Objects]
@@ -28,7 +28,7 @@ class PaintedMaps:
         return len(self.objects)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
-        """The map of an image, uint8 ``(H, W)``; 255 where a crowd or a difficult object is."""
+        """The label map of an image, uint8 ``(H, W)``; 255 on crowds and difficult objects."""
         from pycocotools import mask as coco
 
         one = self.objects[index]
@@ -40,26 +40,26 @@ class PaintedMaps:
         return painted
 
     def chosen(self, rows: Any) -> PaintedMaps:
-        """The maps of some images."""
+        """The label maps of selected images."""
         return PaintedMaps([self.objects[int(i)] for i in rows])
 
     def joined(self, other: PaintedMaps) -> PaintedMaps:
-        """The maps of both."""
+        """These label maps followed by others."""
         return PaintedMaps([*self.objects, *other.objects])
 
     def counts(self, class_names: Sequence[str]) -> dict[str, int]:
-        """Objects of each class; the background is none."""
+        """The number of objects of each class, without the background."""
         return dict(zip(class_names[1:], counts_of(self.objects, len(class_names) - 1), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class ReadMaps:
-    """Label maps that lie in files.
+    """Label maps stored as image files.
 
     Args:
-        files: of each image.
-        codes: what stands in them.
-        there: whether a class is in a map, bool ``(N, classes)``.
+        files: the mask file of each image.
+        codes: the class of each pixel value or colour.
+        there: whether each class occurs in each map, bool ``(N, classes)``.
     """
 
     files: Sequence[Path]
@@ -70,18 +70,18 @@ class ReadMaps:
         return len(self.files)
 
     def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
-        """The map of an image, uint8 ``(H, W)``; 255 where nothing is asked."""
+        """The label map of an image, uint8 ``(H, W)``; 255 on ignored pixels."""
         return self.codes.classes(self.files[index])
 
     def chosen(self, rows: Any) -> ReadMaps:
-        """The maps of some images."""
+        """The label maps of selected images."""
         rows = np.asarray(rows, np.int64)
         return ReadMaps([self.files[int(i)] for i in rows], self.codes, self.there[rows])
 
     def joined(self, other: ReadMaps) -> ReadMaps:
-        """The maps of both."""
+        """These label maps followed by others."""
         return ReadMaps([*self.files, *other.files], self.codes, np.concatenate([self.there, other.there]))
 
     def counts(self, class_names: Sequence[str]) -> dict[str, int]:
-        """Images with each class."""
+        """The number of images that contain each class."""
         return dict(zip(class_names, self.there.sum(0).tolist(), strict=True))

@@ -1,6 +1,6 @@
-"""Masks that move with their images, and the boxes around them.
+"""Geometric transforms of masks, and their bounding boxes.
 
-Masks are uint8 ``(T, h, w)``, 0 and 1, of any resolution: pixels of the image are counted in ``height`` and ``width``.
+Masks are uint8 ``(T, h, w)``, 0 and 1, of any resolution; ``height`` and ``width`` are those of the image, in pixels.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from planish.data.augmentation.warp import nearest_pixels
 
-Window = tuple[int, int, int, int]  # top, left, height, width in pixels of the image
+Window = tuple[int, int, int, int]  # top, left, height, width in image pixels
 
 
 def mask_boxes(masks: Tensor, height: int, width: int) -> Tensor:
-    """The box around each mask, normalized to the sides, float32 ``(T, 4)``; of one without a pixel, no box (right is not above left)."""
+    """The normalized xyxy bounding box of each mask, float32 ``(T, 4)``; invalid (right <= left) for an empty mask."""
     ends = []
     for axis, side in ((1, width), (2, height)):  # columns, then rows
         there = masks.amax(axis)
@@ -29,7 +29,7 @@ def mask_boxes(masks: Tensor, height: int, width: int) -> Tensor:
 
 
 def box_masks(boxes: Tensor, rows: int, columns: int) -> Tensor:
-    """Boxes ``(T, 4)``, normalized to the sides, as masks uint8 ``(T, rows, columns)``: all pixels that they touch."""
+    """Rasterize normalized xyxy boxes, ``(T, 4)``, to masks uint8 ``(T, rows, columns)`` of all pixels that they touch."""
     row, column = torch.arange(rows), torch.arange(columns)
     left, top, right, bottom = (boxes * torch.tensor([columns, rows, columns, rows])).unsqueeze(2).unbind(1)
     down, across = (row + 1 > top) & (row < bottom), (column + 1 > left) & (column < right)
@@ -37,23 +37,25 @@ def box_masks(boxes: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def moved_mask_boxes(masks: Tensor, matrices: Tensor, height: int, width: int, window: Window) -> tuple[Tensor, Tensor]:
-    """The upright box around what is seen of each mask after a move. It is computed, not read off a resampled mask, which loses thin parts.
+    """The axis-aligned bounding box of the visible part of each mask after a transform.
+
+    It is computed from the geometry rather than from a resampled mask, which would lose thin parts.
 
     Args:
-        masks: before the move.
-        matrices: one a mask, ``(T, 3, 3)``, in pixels of the image from its centre.
-        height: of the image.
-        width: likewise.
-        window: what of the new image is seen.
+        masks: masks before the transform.
+        matrices: one matrix per mask, ``(T, 3, 3)``, in image pixels from the centre.
+        height: image height in pixels.
+        width: image width in pixels.
+        window: the part of the transformed image that is visible.
 
     Returns:
-        boxes in pixels from the image's top left corner, ``(T, 4)``, and the share of the mask that is seen, ``(T,)``.
+        Boxes in pixels from the top left corner of the image, ``(T, 4)``, and the visible fraction of each mask, ``(T,)``.
     """
     count, rows, columns = masks.shape
     first = masks.argmax(2).float() - _unsure(columns, width)
     last = columns - masks.flip(2).argmax(2).float() + _unsure(columns, width)
     there = masks.amax(2) > 0
-    # the corners of each row of pixels, from its first to its last one: above and below, (T, 2, h)
+    # the upper and lower corners of each mask row, from its first to its last pixel, (T, 2, h)
     unsure, row = _unsure(rows, height), torch.arange(rows, dtype=torch.float32)
     y = (torch.stack([row - unsure, row + 1 + unsure]) * (height / rows) - height / 2).expand(count, -1, -1)
     lefts, rights = (torch.stack([(x * (width / columns) - width / 2)[:, None].expand(-1, 2, -1), y], 3) for x in (first, last))
@@ -64,7 +66,7 @@ def moved_mask_boxes(masks: Tensor, matrices: Tensor, height: int, width: int, w
     enters, leaves = _inside(starts, ends, window)
     seen = there[:, None] & (leaves >= enters)
     edges = torch.stack([torch.lerp(starts, ends, at[..., None]) for at in (enters, leaves)], 1).flatten(1, 3)
-    # what is seen of a row is bounded by its edges, and by the corners of the window that lie in it
+    # the visible part of a row is bounded by its edges and by the window corners that lie in it
     corners, inside = _window_corners(masks, matrices, height, width, window)
     points, known = torch.cat([edges, corners], 1), torch.cat([seen.flatten(1), seen.flatten(1), inside], 1)[..., None]
     boxes = torch.cat([points.where(known, torch.inf).amin(1), points.where(known, -torch.inf).amax(1)], 1)
@@ -74,7 +76,7 @@ def moved_mask_boxes(masks: Tensor, matrices: Tensor, height: int, width: int, w
 
 
 def _inside(starts: Tensor, ends: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """Where lines enter a window and leave it, as shares of their length (Liang and Barsky 1984); one outside leaves before it enters."""
+    """The positions along line segments, 0 to 1, where they enter and leave a window (Liang and Barsky 1984); leave < enter if outside."""
     top, left, tall, wide = window
     along = ends - starts
     along = torch.where(along.abs() < 1e-5, 1e-5, along)
@@ -85,7 +87,7 @@ def _inside(starts: Tensor, ends: Tensor, window: Window) -> tuple[Tensor, Tenso
 
 
 def _window_corners(masks: Tensor, matrices: Tensor, height: int, width: int, window: Window) -> tuple[Tensor, Tensor]:
-    """The window's corners, ``(T, 4, 2)``, and which of them the moved masks cover, ``(T, 4)``."""
+    """The corners of the window, ``(T, 4, 2)``, and whether each transformed mask covers them, ``(T, 4)``."""
     top, left, tall, wide = window
     corners = torch.tensor([(x, y) for x in (left, left + wide) for y in (top, top + tall)], dtype=torch.float32)
     half = torch.tensor([width / 2, height / 2])
@@ -102,15 +104,15 @@ def _window_corners(masks: Tensor, matrices: Tensor, height: int, width: int, wi
 
 
 def move_masks(masks: Tensor, image: Tensor, matrices: Tensor, height: int, width: int, window: Window) -> Tensor:
-    """The masks after the move, resampled to the nearest pixel, 0 outside the window; uint8 ``(T, h, w)``.
+    """Transform masks with nearest-neighbour resampling; 0 outside the window, uint8 ``(T, h, w)``.
 
     Args:
-        masks: before.
-        image: which image each is of, rising, ``(T,)``.
-        matrices: one per image, ``(N, 3, 3)``.
-        height: of the images.
-        width: likewise.
-        window: what of the new images is seen.
+        masks: masks before the transform.
+        image: image index of each mask, ascending, ``(T,)``.
+        matrices: one matrix per image, ``(N, 3, 3)``.
+        height: image height in pixels.
+        width: image width in pixels.
+        window: the part of the transformed images that is visible.
     """
     y, x = masks.shape[1] / height, masks.shape[2] / width
     top, left, tall, wide = scaled_window(window, x, y)
@@ -118,7 +120,7 @@ def move_masks(masks: Tensor, image: Tensor, matrices: Tensor, height: int, widt
     moved = torch.zeros_like(masks)
     first = 0
     for number, count in enumerate(torch.bincount(image, minlength=len(matrices)).tolist()):
-        if count:  # masks of one image are picked alike
+        if count:  # all masks of an image are resampled with the same indices
             rows = slice(first, first + count)
             picked = functional.pad(masks[rows].flatten(1), (0, 1)).index_select(1, pixels[number])
             moved[rows, top : top + tall, left : left + wide] = picked.view(count, tall, wide)
@@ -127,18 +129,18 @@ def move_masks(masks: Tensor, image: Tensor, matrices: Tensor, height: int, widt
 
 
 def scaled(matrices: Tensor, x: float, y: float) -> Tensor:
-    """The same move in the pixels of a map that is ``x`` times as wide and ``y`` times as high."""
+    """The same transforms in pixels of a map that is ``x`` times as wide and ``y`` times as high."""
     sides = torch.tensor([x, y, 1.0])
     return sides[:, None] * matrices / sides
 
 
 def scaled_window(window: Window, x: float, y: float) -> Window:
-    """A window in the pixels of a map that is ``x`` times as wide and ``y`` times as high as the image."""
+    """The same window in pixels of a map that is ``x`` times as wide and ``y`` times as high as the image."""
     top, left, tall, wide = window
     rows, columns = (round(top * y), round((top + tall) * y)), (round(left * x), round((left + wide) * x))
     return rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]
 
 
 def _unsure(length: int, side: int) -> float:
-    """By how many of its pixels a mask of this length may end too early: it has been picked from one of the image's length."""
+    """By how many mask pixels the edge may lie too far inward, since the mask was downsampled (nearest) from ``side`` to ``length``."""
     return max(0.0, 0.5 - 0.5 * length / side)

@@ -1,4 +1,4 @@
-"""What is in one image: boxes, classes, masks. Targets of detection and of instance segmentation."""
+"""The objects of one image (boxes, classes, masks): targets of detection and instance segmentation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """The objects of one image; none at all is an image to learn from, too.
+    """The objects of one image. An image without objects is a valid training image.
 
     Args:
-        boxes: left, top, right, bottom normalized to the image's sides, float32 ``(M, 4)``: they hold at any resolution.
-        labels: class numbers, int64 ``(M,)``.
-        height: of the image as it lies on disk, turned as its EXIF says, in pixels.
-        width: likewise.
-        crowd: ``(M,)``, True where a box stands for a group that was not taken apart (COCO's ``iscrowd``): any number of detections in it
-            are neither right nor wrong.
-        areas: in pixels of that image, float64 ``(M,)``; what small, medium and large are told by.
-        masks: one per object, in COCO's run lengths: ``{"size": [height, width], "counts": bytes}``; None where there are none.
-        difficult: ``(M,)``, True for single objects that do not count (Pascal VOC's ``difficult``): detections that match one are neither
-            right nor wrong; None where there are none.
+        boxes: normalized xyxy boxes, float32 ``(M, 4)``, independent of the resolution.
+        labels: class indices, int64 ``(M,)``.
+        height: height of the image file in pixels, after applying its EXIF orientation.
+        width: width of the image file in pixels, likewise.
+        crowd: bool ``(M,)``, True for boxes around a group of objects (COCO ``iscrowd``): any number of detections in it count neither as
+            true nor as false positives.
+        areas: areas in pixels of the image file, float64 ``(M,)``; they determine which objects are small, medium and large.
+        masks: one COCO run-length encoding per object, ``{"size": [height, width], "counts": bytes}``; None without masks.
+        difficult: bool ``(M,)``, True for single objects that do not count (Pascal VOC ``difficult``): detections that match one count
+            neither as true nor as false positives; None if there are none.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -38,7 +38,7 @@ class Objects:
 
     @property
     def ignored(self) -> npt.NDArray[np.bool_]:
-        """``(M,)``, True for crowds and difficult objects: neither trained on, as object or as background, nor counted."""
+        """Crowds and difficult objects, bool ``(M,)``: excluded from the loss, both as object and as background, and from metrics."""
         return self.crowd if self.difficult is None else self.crowd | self.difficult
 
     def __len__(self) -> int:
@@ -46,12 +46,12 @@ class Objects:
 
     @property
     def counted_labels(self) -> npt.NDArray[np.int64]:
-        """Class numbers of the objects that are not ignored."""
+        """Class indices of the objects that are not ignored."""
         return self.labels[~self.ignored]
 
 
 def counts_of(images: Iterable[Objects], classes: int) -> list[int]:
-    """Objects of each class that are not ignored."""
+    """The number of objects of each class, without ignored ones."""
     labels = np.concatenate([*(one.counted_labels for one in images), np.zeros(0, np.int64)]).astype(np.int64)
     counts: list[int] = np.bincount(labels, minlength=classes).tolist()
     return counts

@@ -1,4 +1,4 @@
-"""From what a data set holds (shares, run lengths, label maps) to the torch targets of a batch."""
+"""Conversion of stored targets (normalized boxes, run-length encoded masks, label maps) to the tensors of a batch."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from planish.data.targets.objects import Objects
 if TYPE_CHECKING:
     from planish.data.targets.geometry import Targets
 
-_MANY_PIXELS = 4_000_000  # masks decoded at once; more are done one by one
+_MANY_PIXELS = 4_000_000  # mask pixels decoded at once; larger masks are decoded one by one
 
 
 def object_targets(objects: Sequence[Objects], mask_size: tuple[int, int] | None = None) -> Targets:
-    """Targets of detection and instance segmentation.
+    """Convert objects to targets of detection and instance segmentation.
 
     Args:
-        objects: of each image.
-        mask_size: height and width of the masks in pixels, whatever the images' sizes; None for boxes only.
+        objects: the objects of each image.
+        mask_size: height and width of the masks in pixels, independent of the image sizes; None for boxes only.
 
     Returns:
-        for each image ``boxes`` float32 ``(M, 4)`` normalized to the sides, ``labels`` int64 ``(M,)``, and with a size ``masks`` uint8
-        ``(M, height, width)``: the nearest pixel, and at least one is set. Crowds and difficult objects are not among them: an image that
-        has some also has ``ignored_boxes`` ``(K, 4)`` and ``ignored_labels`` ``(K,)``, where that class is neither object nor background.
+        For each image ``boxes``, float32 ``(M, 4)``, normalized xyxy, ``labels``, int64 ``(M,)``, and, with ``mask_size``, ``masks``, uint8
+        ``(M, height, width)``, resized to the nearest pixel, with at least one pixel set. Crowds and difficult objects are returned
+        separately, as ``ignored_boxes`` ``(K, 4)`` and ``ignored_labels`` ``(K,)`` of images that have some: inside these boxes the class
+        is neither object nor background.
     """
     targets = []
     for some in objects:
@@ -45,7 +46,7 @@ def object_targets(objects: Sequence[Objects], mask_size: tuple[int, int] | None
 
 
 def label_targets(maps: Sequence[npt.NDArray[np.uint8]], height: int, width: int) -> Tensor:
-    """Targets of semantic segmentation, int64 ``(N, height, width)``, from maps ``(H, W)`` of any sizes: the nearest pixel, 255 ignored."""
+    """Targets of semantic segmentation, int64 ``(N, height, width)``, by nearest-neighbour resizing of label maps; 255 is ignored."""
     resized = np.empty((len(maps), height, width), np.uint8)
     for i, labels in enumerate(maps):
         resized[i] = _nearest(labels, height, width)
@@ -63,7 +64,7 @@ def _masks(objects: Objects, keep: npt.NDArray[np.int64], height: int, width: in
     wanted: list[dict[str, Any]] = [objects.masks[i] for i in keep]
     together = max(1, _MANY_PIXELS // max(1, objects.height * objects.width))
     for start in range(0, len(wanted), together):
-        # decoded column by column, so the last axis is the object: turned without a copy, and picked from once
+        # pycocotools decodes to (H, W, objects) in Fortran order, so the transpose needs no copy
         decoded = run_lengths.decode(wanted[start : start + together]).transpose(2, 0, 1)
         small[start : start + together] = _nearest(decoded, height, width)
     for i in np.flatnonzero(~small.any((1, 2))):
@@ -73,7 +74,7 @@ def _masks(objects: Objects, keep: npt.NDArray[np.int64], height: int, width: in
 
 
 def _nearest(maps: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """The pixel in whose square each new pixel's centre lies, ``(..., height, width)``."""
+    """Resize maps to the nearest pixel (the one that contains the centre of each new pixel), ``(..., height, width)``."""
     if maps.shape[-2:] == (height, width):
         return maps
     rows, columns = (

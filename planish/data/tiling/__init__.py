@@ -1,1 +1,1 @@
-"""Large images as overlapping tiles, and the predictions on tiles put together again."""
+"""Cutting large images into overlapping tiles, and merging the predictions on tiles."""

@@ -1,4 +1,4 @@
-"""A model of small images on large ones: what it says of overlapping tiles, put together. numpy and Pillow only."""
+"""Tiled inference on large images: predictions on overlapping tiles, merged. Depends on NumPy and Pillow only."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from planish.progress import note
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Outputs, Pixels, Predictor, Preprocessing
 
-_TOUCHES = 0.01  # share of a tile: a box this near to its edge may go on beyond it
-_CONFIDENT = 0.3  # score: where even the last detection of a tile is above it, there may be more objects than detections
-_COVERED = 0.6  # of a box that was cut off, by a box of the neighbour: the same object
+_TOUCHES = 0.01  # fraction of a tile; a box this close to the edge of its tile may be truncated
+_CONFIDENT = 0.3  # score; if all detections of a tile are above it, the tile may have more objects than the model can return
+_COVERED = 0.6  # a truncated box is a duplicate if a box of another tile covers more than this fraction of it
 Floats = npt.NDArray[np.float32]
 
 
@@ -33,24 +33,25 @@ def predict_tiled(
     batch_size: int = 8,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Outputs:
-    """What a model finds in a large image, tile by tile.
+    """Predict on a large image tile by tile, and merge the predictions.
 
     Args:
-        predictor: answers uint8 pixels ``(N, spec.height, spec.width, C)`` with ``boxes``, ``scores`` and ``labels``, perhaps ``masks``; or
-            with ``classes`` and ``confidence``.
-        image: uint8 ``(H, W, C)``, as large as it is.
-        spec: what the model is fed.
-        preprocessing: how a tile becomes that.
-        size: of a tile in pixels: what the model's training images showed.
-        overlap: share of a tile that its neighbour shows as well; objects wider than that may be found in two halves.
-        batch_size: tiles answered at once.
-        advance: told how many tiles are done.
+        predictor: maps uint8 pixels ``(N, spec.height, spec.width, C)`` to ``boxes``, ``scores``, ``labels`` and optionally ``masks``, or
+            to ``classes`` and ``confidence``.
+        image: uint8 ``(H, W, C)`` at full size.
+        spec: input of the model.
+        preprocessing: how tiles are resized to the input size.
+        size: side of a tile in pixels; should match the scale of the training images.
+        overlap: overlap of neighbouring tiles as a fraction of ``size``; wider objects may be detected as two halves.
+        batch_size: number of tiles per batch.
+        advance: called after each batch with its number of tiles.
 
     Returns:
-        the same outputs with N = 1, of the whole image, and all of its detections; ``masks`` and ``classes`` as fine as the model's own.
+        The same outputs with N = 1 for the whole image, with all of its detections; ``masks`` and ``classes`` have the model's resolution
+        per tile.
 
     Raises:
-        ModelError: it says something of whole images only.
+        ModelError: the model's predictions are for whole images only (neither boxes nor label maps).
     """
     height, width = image.shape[:2]
     tiles = tiles_of(width, height, size, overlap)
@@ -73,20 +74,20 @@ def predict_tiled(
 
 
 def merged(outputs: Outputs, tiles: Sequence[Tile], height: int, width: int, *, iou: float = 0.5) -> Outputs:
-    """Detections of tiles as detections of the image.
+    """Merge the detections on tiles to detections on the whole image.
 
-    A box that ends at the edge of its tile, inside the image, gives way to a whole one of a neighbour that covers most of it, whatever the
-    scores; among the others the one with the highest score stays.
+    A truncated box (one that ends at the edge of its tile, inside the image) is suppressed by a complete box of another tile that covers
+    most of it, whatever the scores. Otherwise the box with the highest score is kept, as in non-maximum suppression.
 
     Args:
-        outputs: ``boxes (T, K, 4)``, ``scores (T, K)``, ``labels (T, K)``, perhaps ``masks (T, K, h, w)``, of each tile.
-        tiles: of the image.
-        height: of the image in pixels.
-        width: likewise.
-        iou: boxes of one class that overlap more are one object.
+        outputs: ``boxes (T, K, 4)``, ``scores (T, K)``, ``labels (T, K)`` and optionally ``masks (T, K, h, w)`` of each tile.
+        tiles: the tiles of the image.
+        height: image height in pixels.
+        width: image width in pixels.
+        iou: boxes of the same class with a higher IoU are duplicates.
 
     Returns:
-        the same with N = 1 and K what is kept, the most confident first; shares of the image's sides.
+        The same outputs with N = 1 and K the number of kept detections, by descending score; boxes are normalized to the image.
     """
     number, row = np.nonzero(outputs["scores"] > 0)
     boxes, scores, labels = (outputs[name][number, row] for name in ("boxes", "scores", "labels"))
@@ -117,18 +118,18 @@ def kept(
     tile: npt.NDArray[np.int64],
     iou: float,
 ) -> npt.NDArray[np.int64]:
-    """Class-wise non-maximum suppression that knows of tiles.
+    """Class-wise non-maximum suppression across tiles.
 
     Args:
-        boxes: in pixels of the image ``(M, 4)``.
+        boxes: xyxy boxes in image pixels, ``(M, 4)``.
         scores: ``(M,)``.
         labels: ``(M,)``.
-        cut: whether a box ends at the edge of its tile though the image goes on ``(M,)``.
-        tile: which tile each is of ``(M,)``.
+        cut: whether each box is truncated: it ends at the edge of its tile, inside the image, ``(M,)``.
+        tile: tile index of each box, ``(M,)``.
         iou: see ``merged``.
 
     Returns:
-        rows that stay, whole ones first, each by falling score.
+        Indices of the kept boxes: complete ones first, then truncated ones, each by descending score.
     """
     order = np.lexsort((-scores, cut))
     boxes, labels, cut, tile = boxes[order], labels[order], cut[order], tile[order]
@@ -155,7 +156,7 @@ def _cut_off(
 
 
 def _canvas(shape: tuple[int, ...], tiles: Sequence[Tile], height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of a map of the image that is as fine as one of a tile."""
+    """The height and width of a map of the whole image at the resolution of the maps of its tiles."""
     size = tiles[0].size
     return max(1, round(height * shape[0] / size)), max(1, round(width * shape[1] / size))
 
@@ -167,7 +168,7 @@ def _paste(whole: Floats, part: Floats, tile: Tile) -> None:
 
 
 def _stitched(outputs: Outputs, tiles: Sequence[Tile], height: int, width: int) -> Outputs:
-    """Maps of tiles as one map: each pixel from the tile in which it lies furthest from the edge."""
+    """Stitch the label maps of tiles: each pixel is taken from the tile in which it is farthest from the edge."""
     shape = outputs["classes"].shape[1:]
     whole = {name: np.zeros(_canvas(shape, tiles, height, width), outputs[name].dtype) for name in ("classes", "confidence")}
     rows, columns = (np.minimum(np.arange(n) + 1, n - np.arange(n)) / n for n in shape)

@@ -1,4 +1,4 @@
-"""Large images as overlapping tiles: files of their own, in COCO layout or with masks, so that nothing that trains need know of it."""
+"""Cutting large images into overlapping tiles, written as an ordinary data set in COCO layout or with mask images."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from planish.errors import DataError
 from planish.progress import Stage
 from planish.split_assignment import ASSIGNED_SPLITS, AssignedSplit, SplitAssignment
 
-ANY_SIDE = 1 << 30  # nothing is shrunk
+ANY_SIDE = 1 << 30  # a decode_side that shrinks no image
 MAX_PIXELS = 1 << 30
-BAND_SHARE = 0.15  # of an image, for a split that has no images of its own
-_TILED_IMAGES = ".tiled_images.json"  # hidden, so that nobody takes it for annotations
-_FEW_IMAGES = 20  # without given splits, so many are split as wholes; of fewer each is cut into bands
+BAND_SHARE = 0.15  # fraction of each image that goes to a split without images of its own
+_TILED_IMAGES = ".tiled_images.json"  # hidden, so that it is not mistaken for annotations
+_FEW_IMAGES = 20  # from this number on, missing splits get whole images; with fewer, each image is cut into bands
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A square of an image, in pixels; where it reaches beyond the image, it is black."""
+    """A square of an image, in pixels; parts beyond the image are black."""
 
     left: int
     top: int
@@ -41,12 +41,12 @@ class Tile:
 
 @dataclass(frozen=True, eq=False)
 class LargeMap:
-    """The label map of an image to be cut up.
+    """The label map of an image that is cut into tiles.
 
     Args:
-        read: gives it, uint8 ``(h, w)``, 255 where nothing is asked; it may be coarser or finer than the image.
-        height: of the image in pixels.
-        width: likewise.
+        read: returns the map, uint8 ``(h, w)``, 255 on ignored pixels; its resolution may differ from the image.
+        height: image height in pixels.
+        width: image width in pixels.
     """
 
     read: Callable[[], npt.NDArray[np.uint8]]
@@ -56,13 +56,13 @@ class LargeMap:
 
 @dataclass(frozen=True, eq=False)
 class LargeImage:
-    """One image to be cut up.
+    """An image that is cut into tiles.
 
     Args:
-        key: its stable name.
-        path: the file.
-        target: what is in it; of one kind in all images.
-        split: where it belongs; None where the data does not say.
+        key: stable name of the image.
+        path: the image file.
+        target: its objects or label map; the same type for all images.
+        split: the given split; None if the data does not define one.
     """
 
     key: str
@@ -75,10 +75,10 @@ Region = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
 def tiles_of(width: int, height: int, size: int, overlap: float, region: Region | None = None) -> list[Tile]:
-    """Tiles that cover an image, or a region of it, evenly spaced, row by row; neighbours overlap by at least the share ``overlap``.
+    """Evenly spaced tiles that cover an image or a region of it, row by row; neighbours overlap by at least ``overlap`` of their size.
 
     Raises:
-        DataError: no size, or an overlap that is not below 1.
+        DataError: ``size`` is below 1, or ``overlap`` is not in [0, 1).
     """
     if size < 1 or not 0 <= overlap < 1:
         raise DataError(f"tiles of {size} pixels that overlap by {overlap}", "size is at least 1 pixel, overlap at least 0 and below 1")
@@ -87,7 +87,7 @@ def tiles_of(width: int, height: int, size: int, overlap: float, region: Region 
 
 
 def cut_pixels(image: npt.NDArray[np.uint8], tile: Tile, region: Region | None = None, outside: int = 0) -> npt.NDArray[np.uint8]:
-    """A tile of an image ``(H, W, ...)``: uint8 ``(size, size, ...)``, with ``outside``, black, beyond the image or the region."""
+    """The pixels of a tile of an image ``(H, W, ...)``: uint8 ``(size, size, ...)``, filled with ``outside`` beyond the image or region."""
     right, bottom = (region or (0, 0, image.shape[1], image.shape[0]))[2:]
     pixels = np.full((tile.size, tile.size, *image.shape[2:]), outside, np.uint8)
     part = image[tile.top : min(bottom, tile.top + tile.size), tile.left : min(right, tile.left + tile.size)]
@@ -96,16 +96,16 @@ def cut_pixels(image: npt.NDArray[np.uint8], tile: Tile, region: Region | None =
 
 
 def cut_objects(objects: Objects, tiles: Sequence[Tile], least_visible: float = 0.4, region: Region | None = None) -> list[Objects]:
-    """What is in each tile.
+    """The objects in each tile.
 
-    An object cut by a tile's edge is kept where at least the share ``least_visible`` of its box, or mask, is inside. What is left of the
-    others stays in the list as a crowd: it is not to be learned, and to find it is no mistake.
+    An object that is truncated by the edge of a tile is kept if at least the fraction ``least_visible`` of its box, or mask, is inside.
+    Otherwise its visible part is kept as a crowd: it is neither trained on nor counted as a false positive when detected.
 
     Args:
-        objects: of the whole image.
-        tiles: of that image.
-        least_visible: 0 keeps every rest, above 1 none.
-        region: what of the image is shown; None for all of it.
+        objects: objects of the whole image.
+        tiles: tiles of that image.
+        least_visible: 0 keeps every truncated object; above 1, all objects become crowds.
+        region: the visible region of the image; None for all of it.
     """
     scale = np.array([objects.width, objects.height] * 2, dtype=np.float64)
     boxes = objects.boxes * scale
@@ -137,7 +137,7 @@ def cut_objects(objects: Objects, tiles: Sequence[Tile], least_visible: float = 
 
 
 def cut_map(target: LargeMap, tiles: Sequence[Tile], region: Region | None = None) -> list[npt.NDArray[np.uint8]]:
-    """The label map of each tile, uint8 ``(size, size)``; 255 outside the image or the region."""
+    """The label map of each tile, uint8 ``(size, size)``; 255 (ignored) beyond the image or the region."""
     labels = target.read()
     if labels.shape != (target.height, target.width):
         labels = np.asarray(Image.fromarray(labels).resize((target.width, target.height), Image.Resampling.NEAREST))
@@ -145,22 +145,22 @@ def cut_map(target: LargeMap, tiles: Sequence[Tile], region: Region | None = Non
 
 
 def tiled_images(folder: Path) -> SplitAssignment | None:
-    """The splits of the large images that the tiles in a folder were cut from; None where it holds no tiles."""
+    """The split assignment of the large images that the tiles in a folder were cut from; None if the folder has no tiles."""
     file = folder / _TILED_IMAGES
     return SplitAssignment.load(file) if file.is_file() else None
 
 
 def regions_of(images: Sequence[LargeImage], hashes: npt.NDArray[np.uint8], seed: int) -> list[list[tuple[GivenSplit, Region]]]:
-    """Which part of each image belongs to which split.
+    """The regions of each image, each with its split.
 
-    Tiles overlap, so they cannot be shuffled into splits. An image with a split is whole. Splits without images of their own get a band
-    of each training image (or of each image that has no split): the last shares along the longer side; or, of many images, whole ones,
-    by their content.
+    Tiles overlap, so they cannot be split at random. Images with a given split other than train are not divided. Validation and test
+    splits without images of their own get a band of each image that is in train or has no split, at the end of its longer side; if there
+    are many such images, they get whole images instead, chosen by content.
 
     Args:
         images: the large images.
         hashes: SHA-256 of their files, ``(N, 32)``.
-        seed: of the split of many images.
+        seed: random seed for splitting whole images.
     """
     given = {image.split for image in images if image.split}
     lacking: list[GivenSplit] = [split for split in ("validation", "test") if split not in given]
@@ -199,25 +199,25 @@ def write_tiles(
     least_visible: float = 0.4,
     seed: int = 0,
 ) -> int:
-    """Write a folder of tiles, whole or not at all: ``train/``, ``validation/`` and ``test/`` in COCO layout, where each image also says of
-    which ``source`` it is the tile, and where its ``left`` and ``top`` are; or each with ``images/`` and ``masks/``.
+    """Write a folder of tiles atomically: ``train/``, ``validation/`` and ``test/``, either in COCO layout, where each image entry also
+    has its ``source`` image and its ``left`` and ``top``, or each with ``images/`` and ``masks/``.
 
     Args:
-        folder: that does not exist yet.
-        images: with what is in them; for the splits see ``regions_of``.
-        class_names: what the labels stand for.
-        size: of a tile in pixels; it is what a model is fed, squashed to its input size.
-        overlap: share of a tile that its neighbour shows as well; at least as wide as most objects.
+        folder: output folder; must not exist yet.
+        images: the images with their targets; for the splits see ``regions_of``.
+        class_names: class names that labels index.
+        size: side of a tile in pixels; tiles are later resized to the model's input size.
+        overlap: overlap of neighbouring tiles as a fraction of ``size``; should be at least as wide as most objects.
         least_visible: see ``cut_objects``.
-        seed: for images without a split.
+        seed: random seed for splits that are not given.
 
     Returns:
-        How many tiles there are.
+        The number of tiles.
 
     Raises:
-        DataError: an image cannot be read, the disk is full, or size and overlap make no tiles.
+        DataError: an image cannot be read, the disk is full, or ``size`` or ``overlap`` is invalid.
     """
-    tiles_of(1, 1, size, overlap)  # says what is wrong with them before anything is read
+    tiles_of(1, 1, size, overlap)  # raises before anything is read if size or overlap is invalid
     total = sum(image.target.width * image.target.height for image in images)
     with (
         whole(folder) as partial,
@@ -248,7 +248,7 @@ def write_tiles(
             stage.advance()
         for split, described in written.items():
             (partial / split / "_annotations.coco.json").write_text(json.dumps(_coco(described, class_names)))
-        # an image that was cut into bands has some for training, so that it counts as trained on
+        # an image that was cut into bands has one in train, so it counts as a training image
         of_image: list[AssignedSplit] = [min((split for split, _ in regions), key=ASSIGNED_SPLITS.index) for regions in all_regions]
         SplitAssignment.of(hashes, of_image, seed).save(partial / _TILED_IMAGES)
         if not written:
@@ -262,7 +262,7 @@ def _save(pixels: npt.NDArray[np.uint8], file: Path) -> None:
 
 
 def _entry(name: str, image: LargeImage, tile: Tile) -> dict[str, Any]:
-    """Of a tile, in COCO's list of images."""
+    """The entry of a tile in the COCO list of images."""
     return {"file_name": name, "height": tile.size, "width": tile.size, "source": image.key, "left": tile.left, "top": tile.top}
 
 
@@ -296,7 +296,7 @@ def _pixels(image: LargeImage) -> npt.NDArray[np.uint8]:
 
 
 def _cut_mask(mask: dict[str, Any], low: list[int], high: list[int], tile: Tile) -> tuple[dict[str, Any], list[float], int]:
-    """The mask in the tile, its box there in pixels, its area."""
+    """The part of a mask inside a tile, its xyxy box in tile pixels, and its area."""
     from pycocotools import mask as run_lengths
 
     inside = np.zeros((tile.size, tile.size), np.uint8, order="F")

@@ -1,1 +1,1 @@
-"""What a model gets wrong, by kind and cost, and which labels are probably wrong."""
+"""Error analysis: errors by kind and cost, confident errors, and labels that are probably wrong."""

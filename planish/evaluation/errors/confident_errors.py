@@ -1,4 +1,4 @@
-"""Which mistakes are worth looking at."""
+"""The most confident errors, and the most frequent confusions between classes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Confusion:
     Args:
         target: the label.
         prediction: the predicted class.
-        count: images.
-        share: of all images with that label, in percent.
+        count: number of images.
+        share: share of all images with that label, in percent.
     """
 
     target: str
@@ -31,15 +31,15 @@ class Confusion:
 
 
 def worst_mistakes(logits: npt.ArrayLike, targets: npt.ArrayLike, most: int = 20) -> Labels:
-    """Indices of the wrong predictions that the model is surest of, the surest first: wrong labels and odd images are found among them.
+    """Return the indices of the most confident errors, the most confident first; they often reveal wrong labels and unusual images.
 
     Args:
         logits: ``(N, classes)``.
-        targets: class numbers ``(N,)``.
-        most: indices to return; fewer where there are fewer mistakes.
+        targets: class indices ``(N,)``.
+        most: maximum number of indices.
 
     Raises:
-        ModelError: the logits hold NaN, or are not ``(N, classes)``.
+        ModelError: the logits contain NaN, or are not ``(N, classes)``.
     """
     scores, labels = checked(logits, targets, np.shape(logits)[-1])
     wrong = np.flatnonzero(scores.argmax(axis=1) != labels)
@@ -48,13 +48,13 @@ def worst_mistakes(logits: npt.ArrayLike, targets: npt.ArrayLike, most: int = 20
 
 
 def confusions(preds: npt.ArrayLike, targets: npt.ArrayLike, class_names: Sequence[str], most: int = 10) -> list[Confusion]:
-    """The pairs of classes that are mixed up most often, the most frequent first; of equal ones that of the earlier target.
+    """Return the pairs of classes that are confused most often, the most frequent first; ties are in the order of the target.
 
     Args:
-        preds: class numbers ``(N,)``.
-        targets: class numbers ``(N,)``.
-        class_names: by number.
-        most: pairs to return; fewer where fewer occur.
+        preds: class indices ``(N,)``.
+        targets: class indices ``(N,)``.
+        class_names: names in the order of the indices.
+        most: maximum number of pairs.
     """
     counts = confusion_matrix(preds, targets, len(class_names))
     images = counts.sum(axis=1)

@@ -1,4 +1,4 @@
-"""What each kind of error costs, told with intervals, of one model or against another."""
+"""The cost of each kind of error with confidence intervals, for one model or compared with another."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ Lost = Mapping[str, tuple[int, Floats]]
 
 
 def costs(lost: Lost, images: int, against: Lost | None = None) -> dict[str, Measurement]:
-    """Points with their interval, ``lost_to_<kind>``; ``n`` counts the errors.
+    """Return the points lost to each kind of error with their interval, ``lost_to_<kind>``; ``n`` is the number of errors.
 
     Args:
-        lost: of each kind how many errors there are, and the points that they cost: of all images, then of each draw ``(R,)``.
-        images: how many there are.
-        against: of another model on the same draws. Numbers are then how much more is lost than by that one, and ``n`` is ``images``.
+        lost: for each kind, the number of errors, and the points that they cost: on all images first, then in each resample ``(R,)``.
+        images: number of images.
+        against: the same for another model, with the same resamples. The measurements are then differences, how many more points are lost
+            than by that model, and ``n`` is ``images``.
     """
     found = {}
     for kind, (count, draws) in lost.items():

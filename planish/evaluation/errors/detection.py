@@ -1,6 +1,6 @@
-"""What goes wrong in detections, by kind, and what each kind costs.
+"""Kinds of detection errors and their costs.
 
-The kinds, and costs as what repairing one kind alone would bring, are those of TIDE (D. Bolya et al., 2020, arXiv:2008.08115).
+The kinds are those of TIDE, and so is the cost: the gain from fixing one kind alone (D. Bolya et al., 2020, arXiv:2008.08115).
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ if TYPE_CHECKING:
     from planish.data.targets.objects import Objects
     from planish.measurement import Measurement
 
-_SAME, _TOUCHED = 0.5, 0.1  # overlap from which an object is found, and from which one was meant
+_SAME, _TOUCHED = 0.5, 0.1  # minimum IoU of a correct box, and of a detection that is assigned to an object at all
 KINDS = ("wrong_classes", "bad_places", "wrong_classes_and_places", "duplicates", "background", "missed_objects")
 _NONE = -1
-_REPAIRED = ("wrong_classes", "bad_places")  # by giving the detection the object's class or place; others by taking it away
+# Fixed by correcting the class or box of the detection; the other kinds are fixed by removing it.
+_REPAIRED = ("wrong_classes", "bad_places")
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Of all images.
+    """The detection errors in all images.
 
     Args:
-        matches: as ``matching.match`` has them, at an overlap of a half only.
-        kind: of each detection ``(D,)``, an index into ``KINDS``; -1 where it is right, or does not count.
-        object: which one it is of ``(D,)``, by the order of ``matches.object_image``; of those in ``_REPAIRED`` the one that it would find.
-        missed: of the objects ``(G,)``: neither found, nor meant by a detection of the wrong class or place.
+        matches: matches from ``matching.match``, at an IoU threshold of 0.5 only.
+        kind: kind of error of each detection ``(D,)``, an index into ``KINDS``; -1 if it is right or does not count.
+        object: object of each detection ``(D,)``, an index into ``matches.object_image``; for the kinds in ``_REPAIRED``, the object that
+            the fixed detection would match; -1 if there is none.
+        missed: whether each object ``(G,)`` is missed: no detection matches it, nor is any assigned to it with a wrong class or box.
     """
 
     matches: Matches
@@ -53,16 +55,18 @@ def detection_errors(
     against: Outputs | None = None,
     uncapped: bool = False,
 ) -> dict[str, Measurement]:
-    """For each of ``KINDS`` the points of mAP50 that repairing all of them would bring, with an interval over images; ``n`` counts them.
+    """Return for each of ``KINDS`` the points of mAP50 that fixing all such errors would gain, with an interval over images.
+
+    ``n`` is the number of errors.
 
     Args:
         outputs: see ``matching.seen_in``.
-        targets: of the images; where none holds an object, there is nothing to tell.
-        class_names: a label is an index into them.
-        masks: overlap of masks instead of boxes.
-        against: of another model on the same images. Numbers are then how much more is lost than by that one, paired, and ``n`` is the
-            number of images.
-        uncapped: of all detections, see ``detection_metrics``.
+        targets: objects of each image; the result is empty if there are none at all.
+        class_names: labels are indices into them.
+        masks: use the IoU of masks instead of boxes.
+        against: outputs of another model on the same images. The measurements are then paired differences, how many more points are lost
+            than by that model, and ``n`` is the number of images.
+        uncapped: count all detections, see ``detection_metrics``.
     """
 
     def lost(outputs: Outputs) -> dict[str, tuple[int, Floats]]:
@@ -72,7 +76,7 @@ def detection_errors(
 
 
 def _lost(errors: Errors, images: int, classes: int) -> dict[str, tuple[int, Floats]]:
-    """How many errors of each kind there are, and the points that they cost in each draw of images ``(R,)``."""
+    """Return, for each kind, the number of errors and the points that they cost in each resample ``(R,)``."""
     if not len(errors.matches.object_image):
         return {}
     weights = bootstrap_counts(images)
@@ -80,14 +84,14 @@ def _lost(errors: Errors, images: int, classes: int) -> dict[str, tuple[int, Flo
     found = {}
     for number, kind in enumerate(KINDS):
         after = average_precision(repaired(errors, kind), classes, weights)
-        after[np.isnan(after) & ~np.isnan(before)] = 1.0  # all objects of the class were missed: none is any more
+        after[np.isnan(after) & ~np.isnan(before)] = 1.0  # all objects of the class were missed, so none are left
         count = int(errors.missed.sum() if kind == "missed_objects" else (errors.kind == number).sum())
         found[kind] = count, 100 * (known_mean(after) - known_mean(before))
     return found
 
 
 def find_errors(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False, uncapped: bool = False) -> Errors:
-    """What kind of error each detection is, if it is one, and which objects are missed."""
+    """Classify each wrong detection by kind of error, and find the missed objects."""
     images = seen_in(outputs, targets, masks=masks)
     matches = match(images, uncapped=uncapped)
     at_half = replace(matches, found=matches.found[:1], ignored=matches.ignored[:1], partner=matches.partner[:1])
@@ -97,7 +101,7 @@ def find_errors(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = F
     for index, image in enumerate(images):
         rows = np.arange(begins[index], begins[index + 1])
         counted = np.flatnonzero(~image.objects.ignored)
-        order = np.argsort(image.objects.labels[counted], kind="mergesort")  # as ``match`` lists them
+        order = np.argsort(image.objects.labels[counted], kind="mergesort")  # in the order of ``match``
         counted = counted[order]
         for row in rows[~at_half.found[0, rows] & ~at_half.ignored[0, rows]]:
             kind[row], of = _kind(image, int(matches.place[row]), int(matches.label[row]), counted)
@@ -109,14 +113,14 @@ def find_errors(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = F
 
 
 def _kind(image: Seen, place: int, label: int, counted: Numbers) -> tuple[int, int]:
-    """Of one detection that finds nothing, and the object, by its place among those that count."""
+    """Return the kind of error of a detection that matches nothing, and its object as an index into ``counted`` (-1 for none)."""
     if not len(counted):
         return KINDS.index("background"), _NONE
     overlap = image.overlap[place, counted]
     same = image.objects.labels[counted] == label
     ours, others = np.where(same, overlap, -1.0), np.where(same, -1.0, overlap)
     mine, other = int(ours.argmax()), int(others.argmax())
-    # a detection may be several things; the order is that of TIDE's own code, so that its numbers and these can be compared
+    # several kinds may apply to a detection; the order is that of TIDE's own code, so that the numbers are comparable
     if _TOUCHED <= ours[mine] < _SAME:
         return KINDS.index("bad_places"), mine
     if others[other] >= _SAME:
@@ -129,9 +133,10 @@ def _kind(image: Seen, place: int, label: int, counted: Numbers) -> tuple[int, i
 
 
 def repaired(errors: Errors, kind: str) -> Matches:
-    """The matches as they would be without one kind of error.
+    """Return the matches as they would be without one kind of error.
 
-    Of two detections that would then find one object the surer stays, as the paper has it; TIDE's own code keeps the one that was right.
+    If two detections would then match the same object, the more confident one is kept, as in the paper; TIDE's own code keeps the one that
+    was right before.
     """
     matches, number = errors.matches, KINDS.index(kind)
     if kind == "missed_objects":
@@ -147,7 +152,7 @@ def repaired(errors: Errors, kind: str) -> Matches:
             of = int(errors.object[row])
             label[row] = matches.object_label[of]
             if of in held and matches.score[held[of]] >= matches.score[row]:
-                gone[row] = True  # a surer detection has that object: once repaired, this one would be its double
+                gone[row] = True  # a more confident detection matches that object: once fixed, this one would be a duplicate
                 continue
             if of in held:
                 gone[held[of]] = True

@@ -1,4 +1,4 @@
-"""Which labels are probably wrong, from what networks say about images they have not seen.
+"""Detection of labels that are probably wrong, from predictions of networks that were not trained on the images.
 
 C. Northcutt et al., Confident learning: estimating uncertainty in dataset labels, 2021 (arXiv:1911.00068).
 """
@@ -13,18 +13,18 @@ from planish.evaluation.statistics.intervals import Floats
 
 
 def suspected_labels(probs: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Labels, Labels]:
-    """Images whose label is probably wrong, the most suspicious first, and the class that each probably is.
+    """Return the images whose label is probably wrong, the most suspicious first, and the most likely class of each.
 
-    A class's own confidence is the mean probability that its images get of being in it; networks are surer of some classes than of others.
-    A label is suspected where its probability is below its class's own confidence, while that of the most likely class is at or above
-    its own. They are in the order of how far the most likely class is ahead.
+    The self-confidence of a class is the mean probability of that class over its images; networks are more confident about some classes
+    than about others. A label is suspected if its probability is below the self-confidence of its class, while the probability of the most
+    likely class is at least the self-confidence of that class. Images are sorted by the difference of these two probabilities.
 
     Args:
-        probs: ``(N, classes)``, of networks that were not trained on the image.
-        targets: given labels, class numbers ``(N,)``.
+        probs: ``(N, classes)``, predicted by networks that were not trained on the image.
+        targets: given labels, class indices ``(N,)``.
 
     Returns:
-        Positions of the suspects ``(S,)`` and their most likely classes ``(S,)``.
+        Indices of the suspected images ``(S,)`` and their most likely classes ``(S,)``.
     """
     p, labels = np.asarray(probs, np.float64), np.asarray(targets, np.int64)
     given = p[np.arange(len(p)), labels]
@@ -37,7 +37,7 @@ def suspected_labels(probs: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Labe
 
 
 def own_confidence(probs: Floats, targets: Labels) -> Floats:
-    """Mean probability of the given label over the images of each class, ``(classes,)``; 1 for a class without images."""
+    """Return the mean probability of the given label over the images of each class, ``(classes,)``; 1 for a class without images."""
     counts = np.bincount(targets, minlength=probs.shape[1])
     sums = np.bincount(targets, weights=probs[np.arange(len(probs)), targets], minlength=probs.shape[1])
     return np.where(counts > 0, sums / np.maximum(counts, 1), 1.0)

@@ -1,4 +1,4 @@
-"""What goes wrong in label maps, by kind, and what each kind costs: what repairing it alone would bring, as for detections."""
+"""Kinds of segmentation errors and their costs: as for detections, the gain from fixing one kind alone."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
     from planish.measurement import Measurement
 
 KINDS = ("borders", "mistaken_classes", "invented_pixels", "missed_pixels")
-_BORDER = 0.01  # of the larger side: this far from where two classes meet, and one pixel at least, is the border
+_BORDER = 0.01  # half-width of the border between two classes, relative to the larger side of the image; at least one pixel
 
 
 def segmentation_errors(
     outputs: Outputs, targets: Any, class_names: Sequence[str], *, against: Outputs | None = None
 ) -> dict[str, Measurement]:
-    """For each of ``KINDS`` the points of mIoU that repairing all of them would bring, with an interval over images; ``n`` counts pixels.
+    """Return for each of ``KINDS`` the points of mIoU that fixing all such errors would gain, with an interval over images.
 
-    Without a class ``background`` nothing is invented or missed, and there are two kinds.
+    ``n`` is the number of pixels. Without a class ``background`` there are no invented or missed pixels, and so only two kinds.
 
     Args:
         outputs: ``classes`` ``(N, h, w)``.
         targets: label maps, one per image.
         class_names: in the order of the labels.
-        against: of another model on the same images. Numbers are then how much more is lost than by that one, paired, and ``n`` is the
-            number of images.
+        against: outputs of another model on the same images. The measurements are then paired differences, how many more points are lost
+            than by that model, and ``n`` is the number of images.
     """
     lost = _lost(outputs["classes"], targets, class_names)
     return costs(lost, len(targets), None if against is None else _lost(against["classes"], targets, class_names))
 
 
 def kinds_of(predicted: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8], background: int | None) -> npt.NDArray[np.int64]:
-    """Which of ``KINDS`` each pixel is ``(H, W)``; -1 where it is right, or is not asked for.
+    """Return the kind of error of each pixel, an index into ``KINDS`` ``(H, W)``; -1 if it is right or ignored.
 
     Args:
-        predicted: classes ``(H, W)``.
-        expected: as they are.
-        background: its number, if it is a class.
+        predicted: predicted label map ``(H, W)``.
+        expected: target label map ``(H, W)``.
+        background: index of the class ``background``; None if there is none.
     """
     reach = 2 * max(1, round(_BORDER * max(expected.shape))) + 1
     border = ndimage.maximum_filter(expected, reach) != ndimage.minimum_filter(expected, reach)
@@ -60,11 +60,11 @@ def kinds_of(predicted: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8], 
 
 
 def _lost(classes: Any, targets: Any, class_names: Sequence[str]) -> dict[str, tuple[int, Floats]]:
-    """How many pixels of each kind there are, and the points that they cost in each draw of images ``(R,)``."""
+    """Return, for each kind, the number of pixels and the points that they cost in each resample ``(R,)``."""
     number = len(class_names)
     background = class_names.index(BACKGROUND) if BACKGROUND in class_names else None
     right, expected, predicted = np.zeros((3, len(targets), number))
-    wrong = np.zeros((len(KINDS), 2, len(targets), number))  # pixels by kind, of the class that is wanted and of the one that is said
+    wrong = np.zeros((len(KINDS), 2, len(targets), number))  # pixels by kind, counted by target class and by predicted class
     for i in range(len(targets)):
         truth = np.asarray(targets[i])
         guess = as_large_as(classes[i], truth)

@@ -1,1 +1,1 @@
-"""Metrics of each task, thresholds, calibration, robustness."""
+"""Metrics of each task, decision thresholds, calibration, and robustness to corruptions."""

@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, learned on validation, that makes a classifier as sure as it is right; its predictions stay.
+"""Temperature scaling: a single parameter, fitted on validation, that calibrates a classifier without changing its predictions.
 
 C. Guo et al., On calibration of modern neural networks, ICML 2017 (arXiv:1706.04599).
 """
@@ -25,29 +25,29 @@ from planish.evaluation.metrics.classification import (
 from planish.evaluation.statistics.intervals import Floats, Interval
 from planish.measurement import Measurement
 
-_MOST = 1000.0  # a temperature lies between 1 / 1000 and 1000
+_MOST = 1000.0  # temperatures are limited to 1 / 1000 to 1000
 
 
 def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Interval:
-    """What logits are to be divided by so that the log loss is least.
+    """Return the temperature, by which logits are divided, that minimizes the log loss.
 
-    The loss is convex in 1 / temperature, so its slope is followed to 0. The interval on the logarithm is that of an M-estimator. Where the
-    loss falls for ever, on images without mistakes, nothing can be learned and the temperature is 1; where the model is worse than guessing
-    it is 1000. Of both nothing is known: 0.001 to 1000.
+    The loss is convex in 1 / temperature, so the root of its derivative is found. The interval of the log temperature is that of an
+    M-estimator. If there are no errors, the loss has no minimum and the temperature is 1; if the model is worse than guessing, it is 1000.
+    In both cases the interval is 0.001 to 1000.
 
     Args:
         logits: ``(N, classes)`` of images that were not trained on.
-        targets: class numbers ``(N,)``.
+        targets: class indices ``(N,)``.
 
     Raises:
-        ModelError: the logits hold NaN, or are not ``(N, classes)``.
+        ModelError: the logits contain NaN, or are not ``(N, classes)``.
     """
     scores, labels = checked(logits, targets, np.shape(logits)[-1])
     scores = scores - scores.max(axis=1, keepdims=True)
     own = scores[np.arange(len(labels)), labels]
 
     def slopes(log_sharpness: float) -> tuple[Floats, Floats]:
-        """First and second derivative of each image's loss by 1 / temperature."""
+        """Return the first and second derivative of each image's loss with respect to 1 / temperature."""
         probs = probabilities(scores * math.exp(log_sharpness))
         expected = (probs * scores).sum(axis=1)
         return expected - own, (probs * scores**2).sum(axis=1) - expected**2
@@ -71,19 +71,19 @@ def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Interval:
 def temperature_scaling(
     validation_logits: npt.ArrayLike, validation_targets: npt.ArrayLike, logits: npt.ArrayLike, targets: npt.ArrayLike
 ) -> dict[str, Measurement]:
-    """Fit the temperature on validation, and say what it does elsewhere.
+    """Fit the temperature on validation, and measure its effect on other images.
 
     Args:
         validation_logits: ``(M, classes)``.
-        validation_targets: class numbers ``(M,)``.
-        logits: ``(N, classes)`` of other images, test.
-        targets: class numbers ``(N,)``.
+        validation_targets: class indices ``(M,)``.
+        logits: ``(N, classes)`` of the other images, for example the test split.
+        targets: class indices ``(N,)``.
 
     Returns:
-        ``temperature``; ``log_loss`` and ``calibration_error`` of the other images as they are, and ``..._scaled`` once divided by it.
+        ``temperature``; ``log_loss`` and ``calibration_error`` of the other images, and ``..._scaled`` after division by the temperature.
 
     Raises:
-        ModelError: logits hold NaN, or are not one per class.
+        ModelError: logits contain NaN, or are not one per class.
     """
     fitted = fit_temperature(validation_logits, validation_targets)
     scores, labels = checked(logits, targets, np.shape(validation_logits)[-1])
@@ -97,12 +97,12 @@ def temperature_scaling(
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Images that a model is about equally sure of.
+    """The images in one confidence bin of a reliability diagram.
 
     Args:
-        confidence: their mean highest probability, 0 to 1.
-        accuracy: how often the prediction is right, 0 to 1, with Wilson's interval.
-        n: how many they are.
+        confidence: mean confidence (highest probability), 0 to 1.
+        accuracy: accuracy, 0 to 1, with Wilson's interval.
+        n: number of images.
     """
 
     confidence: float
@@ -111,14 +111,14 @@ class ReliabilityBin:
 
 
 def reliability(logits: npt.ArrayLike, targets: npt.ArrayLike) -> list[ReliabilityBin]:
-    """Confidence and accuracy in the bins of the calibration error; empty bins are omitted.
+    """Return confidence and accuracy in the bins of the calibration error; empty bins are omitted.
 
     Args:
         logits: ``(N, classes)``, divided by a temperature or not.
-        targets: class numbers ``(N,)``.
+        targets: class indices ``(N,)``.
 
     Raises:
-        ModelError: the logits hold NaN, or are not ``(N, classes)``.
+        ModelError: the logits contain NaN, or are not ``(N, classes)``.
     """
     scores, labels = checked(logits, targets, np.shape(logits)[-1])
     probs = probabilities(scores)

@@ -1,7 +1,7 @@
-"""Metrics of single-label classification, each with its 95% interval. Plain arrays in; conventions are scikit-learn's.
+"""Metrics of single-label classification, each with a 95% confidence interval. Inputs are arrays; conventions are those of scikit-learn.
 
-Shares are given in percent. Counts-based averages are bootstrapped over images by drawing whole confusion matrices, which takes the time
-of a matrix product instead of a loop over images; AUROC has DeLong's interval.
+Proportions are given in percent. Averages based on counts are bootstrapped over images by resampling whole confusion matrices, which takes
+one matrix product instead of a loop over images; AUROC has DeLong's interval.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ _BINS = 15
 
 
 def classification_metrics(logits: npt.ArrayLike, targets: npt.ArrayLike, class_names: Sequence[str]) -> dict[str, Measurement]:
-    """All metrics of one split: accuracy first, then top-5 (with more than 5 classes), balanced accuracy, precision, recall and F1
-    (macro, micro, weighted), AUROC (macro, one against the rest), log loss, calibration error.
+    """Return all metrics of one split.
+
+    Accuracy first, then top-5 accuracy (with more than 5 classes), balanced accuracy, precision, recall and F1 (macro, micro, weighted),
+    AUROC (macro, one-vs-rest), log loss and calibration error.
 
     Args:
         logits: ``(N, classes)``.
-        targets: class numbers ``(N,)``.
+        targets: class indices ``(N,)``.
         class_names: in the order of the logits.
 
     Raises:
-        ModelError: the outputs hold NaN, or are not one logit a class.
+        ModelError: the outputs contain NaN, or are not one logit per class.
     """
     scores, labels = checked(logits, targets, len(class_names))
     n, preds = len(labels), scores.argmax(axis=1)
@@ -48,33 +50,33 @@ def classification_metrics(logits: npt.ArrayLike, targets: npt.ArrayLike, class_
 
 
 def per_class_accuracy(logits: npt.ArrayLike, targets: npt.ArrayLike, class_names: Sequence[str]) -> dict[str, Measurement]:
-    """Share of each class's images that were recognised (its recall), with Wilson's interval; ``n`` is the number of its images."""
+    """Return the recall of each class, with Wilson's interval; ``n`` is the number of its images."""
     scores, labels = checked(logits, targets, len(class_names))
     right = scores.argmax(axis=1) == labels
     return {name: percent("accuracy", int((labels == i).sum()), share(right[labels == i])) for i, name in enumerate(class_names)}
 
 
 def confusion_matrix(preds: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> Labels:
-    """Counts ``(classes, classes)``: a row a target, a column a prediction."""
+    """Return counts ``(classes, classes)``: rows are targets, columns are predictions."""
     flat = np.asarray(targets, dtype=np.int64) * classes + np.asarray(preds, dtype=np.int64)
     return np.bincount(flat, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
 def probabilities(logits: npt.ArrayLike) -> Floats:
-    """Softmax over the last axis."""
+    """Return the softmax over the last axis."""
     return np.asarray(special.softmax(np.asarray(logits, dtype=np.float64), axis=-1))
 
 
 def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -> dict[str, Interval]:
-    """Balanced accuracy, precision, recall and F1 on the 0..1 scale, bootstrapped over images.
+    """Return balanced accuracy, precision, recall and F1 on the 0..1 scale, bootstrapped over images.
 
-    Balanced accuracy averages over classes that occur among the targets, the macro averages over those that occur at all; a ratio whose
-    denominator is 0 counts as 0.
+    Balanced accuracy averages over the classes that occur in the targets, macro averages over those that occur in targets or predictions; a
+    ratio whose denominator is 0 counts as 0.
     """
-    flat, counts = np.unique(targets * classes + preds, return_counts=True)  # the occupied cells only: with 1000 classes most are empty
+    flat, counts = np.unique(targets * classes + preds, return_counts=True)  # non-zero cells only: with 1000 classes most are 0
     rows, columns = flat // classes, flat % classes
     drawn = np.random.default_rng(seed).multinomial(len(targets), counts / len(targets), size=_RESAMPLES)
-    cells = np.concatenate([counts[None], drawn]).astype(np.float64)  # the first row is what was really seen
+    cells = np.concatenate([counts[None], drawn]).astype(np.float64)  # the first row holds the observed counts
     right = rows == columns
 
     def per_class(of: npt.NDArray[np.int64], values: Floats) -> Floats:
@@ -88,12 +90,12 @@ def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -
     for average, weights in (("macro", occurs), ("weighted", support)):
         for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
             found[f"{name}_{average}"] = _bootstrapped(_average(values, weights))
-    # every image has one target and one prediction, so all three micro averages are the share that is right
+    # every image has one target and one prediction, so all three micro averages equal the accuracy
     return found | dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), share(preds == targets))
 
 
 def auroc(probs: Floats, targets: Labels) -> Interval:
-    """Area under the ROC curve, each class against the rest, averaged over classes that have both; 0.5 and no knowledge where none has.
+    """Return the one-vs-rest AUROC, averaged over classes with both positives and negatives; 0.5 [0, 1] if there are none.
 
     E. R. DeLong et al., Comparing the areas under two or more correlated receiver operating characteristic curves, Biometrics 1988.
     """
@@ -104,7 +106,7 @@ def auroc(probs: Floats, targets: Labels) -> Interval:
         if p in (0, n):
             continue
         ranks = stats.rankdata(probs[:, i])
-        # the share of the other kind that each image is placed rightly against, ties counting half
+        # for each image, the share of images of the opposite label that are ranked correctly relative to it; ties count half
         placed = np.empty(n)
         placed[positive] = (ranks[positive] - stats.rankdata(probs[positive, i])) / (n - p)
         placed[~positive] = 1 - (ranks[~positive] - stats.rankdata(probs[~positive, i])) / p
@@ -119,15 +121,15 @@ def auroc(probs: Floats, targets: Labels) -> Interval:
 
 
 def log_loss(logits: Floats, targets: Labels) -> Interval:
-    """Mean of minus the logarithm of the probability given to the right class, in nats, bootstrapped over images."""
+    """Return the mean negative log-likelihood of the targets, in nats, bootstrapped over images."""
     return bootstrap_mean(-special.log_softmax(logits, axis=1)[np.arange(len(targets)), targets])
 
 
 def calibration_error(probs: Floats, targets: Labels) -> Interval:
-    """Expected calibration error over 15 bins of equal width: the mean distance between confidence and accuracy.
+    """Return the expected calibration error over 15 bins of equal width: the mean absolute gap between confidence and accuracy.
 
-    Chance makes a distance of none, so the estimate tends to be too high. The lower end takes off all that chance may have added in bins
-    whose sign is in doubt; a calibrated model's interval begins at 0.
+    Noise makes the gap of a bin positive even if the model is calibrated, so the estimate is biased upwards. The lower end of the interval
+    subtracts what noise may have added in bins whose sign is uncertain; for a calibrated model it is 0.
 
     C. Guo et al., On calibration of modern neural networks, ICML 2017.
     """
@@ -144,15 +146,15 @@ def calibration_error(probs: Floats, targets: Labels) -> Interval:
 
 
 def confidence_bins(probs: Floats) -> Labels:
-    """Which of 15 bins of equal width each image's highest probability lies in ``(N,)``; an edge belongs to the bin below it."""
+    """Return the index of the confidence bin of each image ``(N,)``, out of 15 bins of equal width; an edge belongs to the lower bin."""
     return np.asarray(np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], probs.max(axis=1)), dtype=np.int64)
 
 
 def checked(logits: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> tuple[Floats, Labels]:
-    """Arrays of the types that the metrics expect.
+    """Validate logits and targets, and return them as float64 and int64 arrays.
 
     Raises:
-        ModelError: the outputs hold NaN, or are not one logit a class.
+        ModelError: the outputs contain NaN, or are not one logit per class.
     """
     scores, labels = np.asarray(logits, dtype=np.float64), np.asarray(targets, dtype=np.int64)
     if scores.shape != (len(labels), classes) or not len(labels):
@@ -164,26 +166,26 @@ def checked(logits: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> tupl
 
 
 def _in_top(scores: Floats, labels: Labels, k: int) -> npt.NDArray[np.bool_]:
-    """Of equal scores the later class comes first, as in scikit-learn."""
+    """Whether each target is among the ``k`` highest scores; ties are broken in favour of the later class, as in scikit-learn."""
     own = scores[np.arange(len(labels)), labels][:, None]
     ahead = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) > labels[:, None]))
     return np.asarray(ahead.sum(axis=1) < k)
 
 
 def share(right: npt.NDArray[np.bool_]) -> Interval:
-    """How often ``right`` ``(N,)`` is true, with Wilson's interval, on the 0..1 scale; 0 and no knowledge where it is empty."""
+    """Return the proportion of true values in ``right`` ``(N,)``, with Wilson's interval, on the 0..1 scale; 0 [0, 1] if it is empty."""
     successes = int(right.sum())
     return Interval(successes / max(1, len(right)), *proportion(successes, len(right)))
 
 
 def percent(name: str, n: int, interval: Interval, higher_is_better: bool = True, unit: str = "%") -> Measurement:
-    """An interval on the 0..1 scale as a measurement in percent, or in points where it is a difference."""
+    """Convert an interval on the 0..1 scale to a measurement in percent, or, for a difference, in points."""
     value, low, high = (100 * x for x in interval)
     return Measurement(name, value, unit, n, higher_is_better, low, high)
 
 
 def nats(name: str, n: int, interval: Interval) -> Measurement:
-    """A log loss as a measurement."""
+    """Convert a log loss to a measurement."""
     return Measurement(name, interval.value, "nats", n, False, interval.low, interval.high)
 
 
@@ -192,7 +194,7 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 
 def _bootstrapped(drawn: Floats) -> Interval:
-    """Percentile interval; ``drawn[0]`` is the value itself, which the skew of many tiny classes must not leave outside."""
+    """Return the percentile interval, extended to include the estimate ``drawn[0]``, which many rare classes can bias out of it."""
     value, (low, high) = float(drawn[0]), np.percentile(drawn[1:], [2.5, 97.5])
     return Interval(value, min(value, float(low)), max(value, float(high)))
 

@@ -1,6 +1,6 @@
-"""COCO's mean average precision and recall of boxes or masks, with 95% intervals over images.
+"""COCO's mean average precision and recall of boxes or masks, with 95% confidence intervals over images.
 
-An interval draws images anew some hundred times: a draw is a weight of each image, and all draws are added up at once.
+Intervals are bootstrapped over images with 200 resamples: a resample is a weight per image, and all resamples are computed at once.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 _RECALLS = np.linspace(0, 1, 101)
 _RESAMPLES = 200
-_GROUPS = 100  # of images, that are left out in turn
+_GROUPS = 100  # maximum number of groups of images of the jackknife
 
 
 def metric_name(name: str, *, uncapped: bool) -> str:
-    """``uncapped_map`` where all detections count and not only COCO's 100 an image and class."""
+    """Return the name of a metric, with the prefix ``uncapped_`` if all detections count instead of COCO's 100 per image and class."""
     return f"uncapped_{name.removesuffix(f'_{COCO_MAX_DETECTIONS}')}" if uncapped else name
 
 
 def detection_metrics(
     outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
 ) -> dict[str, Measurement]:
-    """``map``, ``map_50``, ``map_75``, ``mar_100``, then ``map_small``, ``map_medium``, ``map_large`` where there are such objects.
+    """Return ``map``, ``map_50``, ``map_75``, ``mar_100``, and ``map_small``, ``map_medium``, ``map_large`` if there are such objects.
 
-    Those of masks are ``mask_map`` and so on, before those of boxes; uncapped ones are ``uncapped_map``, ``mask_uncapped_map`` and so on,
-    and ``uncapped_mar``. In percent.
+    Metrics of masks are named ``mask_map`` and so on and come first; uncapped metrics are named ``uncapped_map``, ``uncapped_mar``,
+    ``mask_uncapped_map`` and so on. All are in percent.
 
     Args:
         outputs: ``boxes``, ``scores``, ``labels`` and, for masks, ``masks``; see ``matching.seen_in``.
-        targets: of the images.
-        class_names: a label is an index into them. Classes of which there is no object do not count.
-        masks: judge masks as well, and first.
-        uncapped: count all detections, not only COCO's 100 an image and class: for images that hold more objects than that.
+        targets: objects of each image.
+        class_names: labels are indices into them. Classes without objects do not count.
+        masks: also evaluate masks.
+        uncapped: count all detections instead of COCO's 100 per image and class, for images with more objects than that.
     """
     found: list[Measurement] = []
     n = len(targets)
@@ -67,7 +67,7 @@ def detection_metrics(
 def average_precision_by_class(
     outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
 ) -> dict[str, Measurement]:
-    """Average precision of each class that there are objects of, in percent; ``n`` is the number of its objects."""
+    """Return the average precision of each class that has objects, in percent; ``n`` is the number of its objects."""
     matches, weights = match(seen_in(outputs, targets, masks=masks), uncapped=uncapped), bootstrap_counts(len(targets))
     precision = average_precision(matches, len(class_names), weights)
     counts = np.bincount(matches.object_label, minlength=len(class_names))
@@ -81,10 +81,10 @@ def average_precision_by_class(
 def detection_scores(
     outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
 ) -> Floats:
-    """One number per image ``(N,)``, on the 0..1 scale, whose mean is the mean average precision and whose spread is that of it.
+    """Return one score per image ``(N,)``, on the 0..1 scale, whose mean and standard error are those of the mean average precision.
 
-    Jackknife pseudo-values (J. Tukey 1958): ``g m - (g - 1) m_without``, of groups of images where there are more than a hundred; an image
-    has its group's, as far from the mean as gives the mean its right standard error.
+    The scores are jackknife pseudo-values (J. Tukey 1958): ``g m - (g - 1) m_without``. With more than a hundred images, groups of images
+    are left out; each image gets the value of its group, scaled around the mean so that the standard error of the mean is right.
     """
     n = len(targets)
     groups = np.arange(n) % min(n, _GROUPS)
@@ -101,14 +101,14 @@ def detection_scores(
 
 
 def average_precision(matches: Matches, classes: int, weights: Floats) -> Floats:
-    """Of each draw, class and overlap that was matched at, ``(R, classes, T)``; NaN for classes without objects.
+    """Return the average precision of each resample, class and IoU threshold, ``(R, classes, T)``; NaN for classes without objects.
 
-    Precision is made to fall only, and read at 101 recalls, as COCO does.
+    As in COCO, precision is made monotonically decreasing and sampled at 101 recalls.
 
     Args:
-        matches: all images.
-        classes: how many there are.
-        weights: how often each image counts in each draw ``(R, N)``.
+        matches: matches of all images.
+        classes: number of classes.
+        weights: how often each image occurs in each resample ``(R, N)``.
     """
     result = np.full((len(weights), classes, len(matches.found)), np.nan)
     for label in np.unique(matches.object_label):
@@ -122,13 +122,13 @@ def average_precision(matches: Matches, classes: int, weights: Floats) -> Floats
 
 
 def _area(found: Flags, ignored: Flags, weights: Floats, total: Floats) -> Floats:
-    """Mean precision at the recalls, of each draw ``(R,)``."""
+    """Return the mean precision over the 101 recalls for each resample ``(R,)``."""
     known = total > 0
     result = np.where(known, 0.0, np.nan)
     hits = np.flatnonzero(found & ~ignored)
     if not len(hits):
         return result
-    # precision rises at hits only, and what comes after the last of them changes nothing
+    # precision rises only at true positives, and detections after the last one have no effect
     last = hits[-1] + 1
     counts = ~ignored[:last]
     right = np.cumsum(weights[:, :last] * (found[:last] & counts), axis=1)
@@ -136,14 +136,14 @@ def _area(found: Flags, ignored: Flags, weights: Floats, total: Floats) -> Float
     right, shown = right[:, hits], shown[:, hits]
     precision = right / (shown + np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    # a hit gives the precision at the recalls that are reached with it and not before
+    # a true positive gives the precision at the recalls that are first reached with it
     reached = np.searchsorted(_RECALLS, right[known] / total[known, None], side="right")
     result[known] = (precision[known] * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(_RECALLS)
     return result
 
 
 def _recall(matches: Matches, classes: int, weights: Floats) -> Floats:
-    """The share of objects that is found at all ``(R, classes, T)``."""
+    """Return the recall over all detections ``(R, classes, T)``."""
     result = np.full((len(weights), classes, len(THRESHOLDS)), np.nan)
     for label in np.unique(matches.object_label):
         rows = matches.label == label
@@ -154,13 +154,13 @@ def _recall(matches: Matches, classes: int, weights: Floats) -> Floats:
 
 
 def bootstrap_counts(n: int) -> Floats:
-    """How often each image counts ``(1 + resamples, n)``; the first row is what was really seen."""
+    """Return how often each image occurs in each resample ``(1 + resamples, n)``; the first row is the original sample."""
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
     return np.concatenate([np.ones((1, n)), drawn]).astype(np.float64)
 
 
 def _interval(values: Floats) -> Interval:
-    """The spread of the draws, about what was seen: images drawn twice bring their detections twice, which shifts all draws a little."""
+    """Return the bootstrap interval, centred on the estimate: duplicated images duplicate their detections, which biases all resamples."""
     low, middle, high = np.nanpercentile(values[1:], [2.5, 50, 97.5])
     seen = float(values[0])
     return Interval(seen, float(max(0.0, seen + low - middle)), float(min(1.0, seen + high - middle)))

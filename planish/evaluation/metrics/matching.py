@@ -1,4 +1,4 @@
-"""Which detections find which objects, as COCO's own evaluation decides it, image by image and class by class.
+"""Matching of detections with objects, per image and class, identical to COCO's own evaluation.
 
 T.-Y. Lin et al., Microsoft COCO: common objects in context, 2014 (arXiv:1405.0312), and its reference code, ``pycocotools.cocoeval``.
 """
@@ -22,8 +22,8 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of the overlap, in COCO's numbers
-COCO_MAX_DETECTIONS = 100  # an image and class, the most confident ones
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU thresholds of COCO
+COCO_MAX_DETECTIONS = 100  # per image and class, the most confident ones
 RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # of areas, in pixels
 
 
@@ -32,19 +32,20 @@ _REMEMBERED = 4
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections of all images and classes in a row ``(D,)``, and the objects ``(G,)``.
+    """Matches between the detections ``(D,)`` and the objects ``(G,)`` of all images and classes, at T IoU thresholds.
 
     Args:
-        image: of each detection.
-        label: its class.
-        score: its confidence.
-        found: of an object, at each of the overlaps ``(T, D)``.
-        ignored: neither right nor wrong there ``(T, D)``: it matches an object that is ignored, or is of another size.
-        object_image: of each object that counts.
-        object_label: its class.
-        images: how many there are.
-        place: of each detection within its image: a row of ``Seen.overlap``.
-        partner: the object that it finds, by the order of ``object_image`` ``(T, D)``; -1 for none that counts.
+        image: image index of each detection.
+        label: class of each detection.
+        score: confidence of each detection.
+        found: whether each detection matches an object, at each IoU threshold ``(T, D)``.
+        ignored: whether each detection counts as neither right nor wrong ``(T, D)``: it matches an ignored object, or it matches none and
+            its size is out of range.
+        object_image: image index of each object that counts.
+        object_label: class of each object that counts.
+        images: number of images.
+        place: row of each detection in ``Seen.overlap`` of its image.
+        partner: index of the matched object in ``object_image`` ``(T, D)``; -1 if there is none that counts.
     """
 
     image: Numbers
@@ -61,14 +62,14 @@ class Matches:
 
 @dataclass(frozen=True)
 class Seen:
-    """Detections and objects of one image, and how they cover one another: what all matching is made of.
+    """The detections and objects of one image with their IoUs, from which all matches are computed.
 
     Args:
-        objects: of the image.
-        score: of each detection, the surest first ``(D,)``.
-        label: its class.
-        area: in pixels.
-        overlap: with each object, of whatever class ``(D, M)``.
+        objects: objects of the image.
+        score: confidence of each detection, in descending order ``(D,)``.
+        label: class of each detection.
+        area: area of each detection in pixels.
+        overlap: IoU of each detection with each object, of any class ``(D, M)``.
     """
 
     objects: Objects
@@ -78,11 +79,11 @@ class Seen:
     overlap: Floats
 
 
-_recent: dict[str, tuple[tuple[Objects, ...], list[Seen]]] = {}  # by what was asked of, the last one last
+_recent: dict[str, tuple[tuple[Objects, ...], list[Seen]]] = {}  # cache by hash of the outputs, most recently used last
 
 
 def detections(outputs: Outputs, index: int, objects: Objects) -> tuple[Floats, Numbers, Floats]:
-    """Scores, labels and boxes in pixels ``(left, top, width, height)`` of what was found in an image, the surest first."""
+    """Return scores, labels and boxes in pixels ``(left, top, width, height)`` of the detections in an image, the most confident first."""
     scores = np.asarray(outputs["scores"][index], np.float64)
     order = np.argsort(-scores, kind="mergesort")
     order = order[scores[order] > 0]
@@ -93,7 +94,7 @@ def detections(outputs: Outputs, index: int, objects: Objects) -> tuple[Floats, 
 
 
 def box_iou(a: Floats, b: Floats, crowd: Flags) -> Floats:
-    """Overlap ``(D, G)`` of boxes ``(left, top, width, height)``; over the detection's own area where the object is a crowd."""
+    """Return the IoU ``(D, G)`` of boxes ``(left, top, width, height)``; for crowds, the intersection over the detection's own area."""
     left_top = np.maximum(a[:, None, :2], b[None, :, :2])
     right_bottom = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])
     shared = np.prod(np.clip(right_bottom - left_top, 0, None), axis=2)
@@ -103,7 +104,7 @@ def box_iou(a: Floats, b: Floats, crowd: Flags) -> Floats:
 
 
 def encode_probabilities(masks: Any, height: int, width: int) -> list[dict[str, Any]]:
-    """Probabilities ``(M, h, w)`` over the image as masks of its size: enlarged (bilinear), then cut at a half."""
+    """Convert mask probabilities ``(M, h, w)`` to run-length encoded masks of the image's size: bilinear resize, then threshold 0.5."""
     from pycocotools import mask as coco
 
     masks = np.ascontiguousarray(masks, np.float32)
@@ -112,7 +113,7 @@ def encode_probabilities(masks: Any, height: int, width: int) -> list[dict[str, 
     sure = masks > 0.5
     by_row, by_column = sure.any(2), sure.any(1)
     for k in np.flatnonzero(by_row.any(1)):
-        # only around what is surer than a half can anything be: the rest of the image is not computed
+        # the mask can only be near cells above 0.5, so the rest of the image is not computed
         top, bottom = _reach(by_row[k], rows, height)
         left, right = _reach(by_column[k], columns, width)
         part = (left * columns / width, top * rows / height, right * columns / width, bottom * rows / height)
@@ -122,7 +123,7 @@ def encode_probabilities(masks: Any, height: int, width: int) -> list[dict[str, 
 
 
 def _reach(there: Flags, cells: int, pixels: int) -> tuple[int, int]:
-    """The pixels that those cells, and their neighbours, can have a say in."""
+    """Return the range of pixels that the given cells and their neighbours can affect."""
     found = np.flatnonzero(there)
     beside = max(1.0, cells / pixels)
     first, last = (found[0] - beside) * pixels / cells, (found[-1] + 1 + beside) * pixels / cells
@@ -130,12 +131,12 @@ def _reach(there: Flags, cells: int, pixels: int) -> tuple[int, int]:
 
 
 def seen_in(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False) -> list[Seen]:
-    """Overlaps in all images. Metrics, scores and errors of the same outputs ask for the same, which is remembered: masks take long.
+    """Compute the IoUs in all images. The last few results are cached, since metrics, scores and errors use the same and masks take long.
 
     Args:
         outputs: normalized ``boxes`` ``(N, K, 4)``, ``scores`` and ``labels`` ``(N, K)``, for masks ``masks`` ``(N, K, h, w)``.
-        targets: of the images ``(N,)``.
-        masks: overlap of masks instead of boxes.
+        targets: objects of each image ``(N,)``.
+        masks: use the IoU of masks instead of boxes.
     """
     digest = hashlib.blake2b(bytes(masks))
     for name in ("scores", "labels", "boxes", *["masks"] * masks):
@@ -164,12 +165,12 @@ def _seen(outputs: Outputs, index: int, objects: Objects, masks: bool) -> Seen:
 
 
 def match(images: Sequence[Seen], size: str = "all", *, uncapped: bool = False) -> Matches:
-    """Match all images.
+    """Match detections with objects in all images.
 
     Args:
-        images: from ``seen_in``.
-        size: of the objects that count, see ``RANGES``.
-        uncapped: match all detections instead of COCO's 100 an image and class.
+        images: detections and objects from ``seen_in``.
+        size: size range of the objects that count, see ``RANGES``.
+        uncapped: match all detections instead of COCO's 100 per image and class.
     """
     most = None if uncapped else COCO_MAX_DETECTIONS
     none = np.zeros((len(THRESHOLDS), 0))
@@ -202,12 +203,12 @@ def match(images: Sequence[Seen], size: str = "all", *, uncapped: bool = False) 
 
 
 def _match(overlap: Floats, outside: Flags, ignored: Flags) -> tuple[Flags, Flags, Numbers]:
-    """Whether each detection, the surest first, finds an object, whether that one does not count, and which it is: ``(T, D)`` each.
+    """Return for each detection whether it matches an object, whether that object does not count, and its index: ``(T, D)`` each.
 
     Args:
-        overlap: ``(D, G)``, objects that do not count last.
-        outside: those ``(G,)``.
-        ignored: of them, those that any number of detections may match: COCO's crowds, and VOC's difficult objects.
+        overlap: IoU ``(D, G)``, the most confident detection first, objects that do not count last.
+        outside: whether each object does not count ``(G,)``.
+        ignored: which of these any number of detections may match: COCO's crowds, and VOC's difficult objects.
     """
     count, objects = overlap.shape
     found, skipped = np.zeros((len(THRESHOLDS), count), bool), np.zeros((len(THRESHOLDS), count), bool)
@@ -234,12 +235,12 @@ def _match(overlap: Floats, outside: Flags, ignored: Flags) -> tuple[Flags, Flag
 
 
 def _last_best(values: Floats) -> Numbers:
-    """The last of the largest values of each row: of equal overlaps COCO takes the later object."""
+    """Return the last index of the maximum of each row: among equal IoUs COCO takes the later object."""
     return np.asarray(values.shape[1] - 1 - values[:, ::-1].argmax(axis=1), dtype=np.int64)
 
 
 def _mask_overlap(lengths: list[dict[str, Any]], objects: Objects) -> tuple[Floats, Floats]:
-    """Areas ``(D,)`` and overlaps ``(D, M)``."""
+    """Return areas ``(D,)`` and IoUs ``(D, M)`` of masks."""
     from pycocotools import mask as coco
 
     areas = coco.area(lengths).astype(np.float64) if lengths else np.zeros(0)

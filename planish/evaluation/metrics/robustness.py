@@ -1,4 +1,4 @@
-"""How much of a model's score is left when images are noisy, blurred, foggy or compressed."""
+"""Robustness: a model's score on images that are noisy, blurred, foggy or compressed."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def robustness(
     batch_size: int = 64,
     seed: int = 0,
 ) -> dict[str, Measurement]:
-    """The task's primary metric under each corruption, averaged over the five severities.
+    """Return the task's primary metric under each corruption, averaged over the five severities.
 
-    Intervals are bootstrapped over images, each with its mean score, since one image under five severities is not five images.
+    Intervals are bootstrapped over images, using the mean score of each, since one image at five severities is not five independent images.
 
     Args:
         predictor: the model.
-        task: images and score.
-        split_name: which of them.
+        task: task with the images and the metric.
+        split_name: name of the split.
         spec: size of the images.
-        preprocessing: of the model.
-        most_images: spread evenly over the split; all are run 55 times.
+        preprocessing: preprocessing of the model.
+        most_images: maximum number of images, taken evenly from the split; each is run 55 times.
         batch_size: batch size.
-        seed: of what is random in the corruptions.
+        seed: seed of the corruptions.
 
     Returns:
-        ``accuracy_corrupted``, the mean of all, then ``accuracy_gaussian_noise`` and so on; in the metric's unit.
+        ``accuracy_corrupted``, the mean over all corruptions, then ``accuracy_gaussian_noise`` and so on; in the metric's unit.
     """
     split = task.split(split_name)
     images = split.images(spec, preprocessing)
@@ -59,7 +59,7 @@ def robustness(
                     batches.append(predictor(corrupt(images[some], name, severity, seed, start)))
                     stage.advance(len(some))
                 outputs = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-                scores[name] += task.scores(outputs, targets)  # of all at once: the metric of a batch is not a part of that of all
+                scores[name] += task.scores(outputs, targets)  # of all images at once: metrics such as mAP are not means over batches
     scores = {name: summed / len(SEVERITIES) for name, summed in scores.items()}
     scores = {"corrupted": np.mean(list(scores.values()), axis=0)} | scores
     metric = metric_of(task)
@@ -68,7 +68,7 @@ def robustness(
 
 
 def _mean(scores: Floats, metric: Metric) -> Interval:
-    """Where all images score alike a bootstrap would claim to be certain: Wilson's interval is wider, and holds for scores from 0 to 1."""
+    """Return the bootstrap interval of the mean; Wilson's if all scores (0 to 1) are equal, as a bootstrap interval has no width then."""
     if np.ptp(scores) > 0 or metric.unit != "%":
         return bootstrap_mean(scores)
     return Interval(float(scores[0]), *proportion(round(float(scores.sum())), len(scores)))

@@ -1,6 +1,6 @@
-"""Mean intersection over union and its relatives, with 95% intervals over images.
+"""Mean intersection over union and related metrics, with 95% confidence intervals over images.
 
-All is made of each image's counts of target class by predicted class, so that a draw of images is a weighted sum.
+All are computed from the confusion matrix of each image, so that a bootstrap resample is a weighted sum.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _RESAMPLES = 1000
 
 
 def confusions(classes: Any, targets: Any, number: int) -> npt.NDArray[np.int64]:
-    """Pixels by target and predicted class, of each image ``(N, number, number)``.
+    """Return the confusion matrix of each image, in pixels ``(N, number, number)``: rows are targets, columns are predictions.
 
     Args:
-        classes: as predicted, ``(N, h, w)``; brought to the size of the target by the nearest pixel.
-        targets: label maps ``(H, W)``, one per image; 255 is left out.
-        number: of classes.
+        classes: predicted label maps ``(N, h, w)``; resized to the size of the target (nearest neighbour).
+        targets: label maps ``(H, W)``, one per image; pixels with 255 are ignored.
+        number: number of classes.
     """
     found = np.zeros((len(targets), number, number), np.int64)
     for i in range(len(targets)):
@@ -42,7 +42,7 @@ def confusions(classes: Any, targets: Any, number: int) -> npt.NDArray[np.int64]
 
 
 def as_large_as(classes: Any, target: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A predicted map ``(h, w)`` brought to the size of its target by the nearest pixel."""
+    """Resize a predicted label map ``(h, w)`` to the size of its target (nearest neighbour)."""
     predicted = np.asarray(classes, np.uint8)
     if predicted.shape == target.shape:
         return predicted
@@ -50,13 +50,13 @@ def as_large_as(classes: Any, target: npt.NDArray[np.uint8]) -> npt.NDArray[np.u
 
 
 def bootstrap_counts(n: int) -> npt.NDArray[np.int64]:
-    """How often each image is drawn: once, and in the draws of a bootstrap ``(R, n)``."""
+    """Return how often each image occurs in each bootstrap resample ``(R, n)``; the first row is the original sample."""
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
     return np.concatenate([np.ones((1, n), np.int64), drawn])
 
 
 def segmentation_metrics(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> dict[str, Measurement]:
-    """``miou``, ``dice``, ``pixel_accuracy``, in percent: the first two are means over the classes that are there, or are predicted.
+    """Return ``miou``, ``dice`` and ``pixel_accuracy`` in percent; the first two are means over classes in the targets or predictions.
 
     Args:
         outputs: ``classes`` ``(N, h, w)``.
@@ -73,7 +73,7 @@ def segmentation_metrics(outputs: Outputs, targets: Any, class_names: Sequence[s
 
 
 def iou_by_class(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> dict[str, Measurement]:
-    """Intersection over union of each class that is there, or is predicted, in percent; ``n`` is the number of images with it."""
+    """Return the IoU of each class in the targets or predictions, in percent; ``n`` is the number of images whose target contains it."""
     each = confusions(outputs["classes"], targets, len(class_names))
     iou = _iou(np.tensordot(bootstrap_counts(len(each)), each, axes=1))
     shown = (each.sum(2) > 0).sum(0)
@@ -81,7 +81,7 @@ def iou_by_class(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> 
 
 
 def segmentation_scores(outputs: Outputs, targets: Any, class_names: Sequence[str]) -> Floats:
-    """One number per image ``(N,)``, on the 0..1 scale, whose mean is the mean IoU: jackknife pseudo-values (J. Tukey 1958)."""
+    """Return one score per image ``(N,)``, on the 0..1 scale, whose mean is the mean IoU: jackknife pseudo-values (J. Tukey 1958)."""
     each = confusions(outputs["classes"], targets, len(class_names))
     total, n = each.sum(0), len(each)
     whole = float(known_mean(_iou(total[None]))[0])
@@ -93,12 +93,12 @@ def segmentation_scores(outputs: Outputs, targets: Any, class_names: Sequence[st
 
 
 def _iou(total: Any) -> Floats:
-    """Of each draw and class ``(R, classes)``."""
+    """Return the IoU of each resample and class ``(R, classes)``."""
     return intersection_over_union(np.diagonal(total, axis1=1, axis2=2).astype(np.float64), total.sum(2), total.sum(1))
 
 
 def intersection_over_union(right: Any, expected: Any, predicted: Any) -> Floats:
-    """Of counts of pixels that are right, of a class, and said to be of it; NaN where a class is neither there nor predicted."""
+    """Return the IoU from counts of correct, target and predicted pixels of a class; NaN if there are no target or predicted pixels."""
     union = expected + predicted - right
     return np.asarray(np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0))
 

@@ -1,7 +1,7 @@
-"""Where to accept: a threshold on a score that keeps a promise about precision or recall on images not seen yet.
+"""Thresholds on a score that guarantee a precision or recall on new images, with 95 % confidence.
 
-What is right on the validation images that chose it need not hold elsewhere: of many thresholds some look good by luck. So a threshold is
-taken only where an exact lower bound, with 95 % confidence and paid for the choice among many, is what was wanted.
+The precision on the validation images that a threshold was chosen on is optimistic: among many thresholds some look good by chance. So a
+threshold is accepted only if an exact lower confidence bound, corrected for the choice among many, reaches the target.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ from planish.evaluation.statistics.intervals import Floats, Interval
 from planish.measurement import Measurement
 
 Flags = npt.NDArray[np.bool_]
-_RISK = 0.05  # of a promise that does not hold
-_FEWEST = 16  # accepted images that a threshold is looked at for; from fewer, not even 83 % can be promised
+_RISK = 0.05  # probability that a guarantee does not hold
+_FEWEST = 16  # minimum accepted images where a chain of tests may start; fewer cannot even guarantee a precision of 83 %
 
 
 def class_scores(logits: npt.ArrayLike, targets: npt.ArrayLike, number: int) -> tuple[Floats, Flags]:
-    """For one class against the rest: its probability ``(N,)``, and which images are of it ``(N,)``.
+    """Return, for one class against the rest, its probability ``(N,)`` and which images belong to it ``(N,)``.
 
     Args:
         logits: ``(N, classes)``.
-        targets: class numbers ``(N,)``.
-        number: of the class.
+        targets: class indices ``(N,)``.
+        number: index of the class.
     """
     scores, labels = checked(logits, targets, np.shape(logits)[-1])
     return probabilities(scores)[:, number], labels == number
 
 
 def top_scores(logits: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Floats, Flags]:
-    """For abstaining below a threshold: the highest probability ``(N,)``, and where the prediction is right ``(N,)``.
+    """Return, for selective classification, the highest probability ``(N,)`` and whether the prediction is right ``(N,)``.
 
-    Precision is then how often the model is right where it answers, coverage how often it answers.
+    Precision is then the accuracy on accepted images, coverage the share of accepted images.
     """
     scores, labels = checked(logits, targets, np.shape(logits)[-1])
     return probabilities(scores).max(axis=1), scores.argmax(axis=1) == labels
 
 
 def threshold_for_precision(scores: npt.ArrayLike, positive: npt.ArrayLike, wanted: float) -> float:
-    """The lowest threshold whose precision on new images is at least ``wanted``, with 95 % confidence.
+    """Return the lowest threshold whose precision on new images is at least ``wanted``, with 95 % confidence.
 
-    Thresholds are tested from high to low by Clopper and Pearson's lower bound, in chains that end at their first failure, so that a chain
-    risks no more than one test does. A chain begins wherever twice as many images are accepted; all share the risk evenly, and one without
-    a failure leaves its part to the next (B. Wiens, A fixed sequence Bonferroni procedure for testing multiple endpoints, 2003; for models:
-    A. Angelopoulos et al., Learn then test, 2021, arXiv:2110.01052).
+    Thresholds are tested from high to low with the Clopper-Pearson lower bound, in chains that end at their first failure, so that the
+    error probability of a chain is that of a single test. A new chain starts each time the number of accepted images doubles; the chains
+    share the error probability evenly, and one without a failure passes its share on to the next (B. Wiens, A fixed sequence Bonferroni
+    procedure for testing multiple endpoints, 2003; for models: A. Angelopoulos et al., Learn then test, 2021, arXiv:2110.01052).
 
     Args:
-        scores: ``(N,)``, accepted where at least the threshold.
-        positive: what should be accepted ``(N,)``.
-        wanted: above 0 and below 1.
+        scores: ``(N,)``; images with a score of at least the threshold are accepted.
+        positive: which images should be accepted ``(N,)``.
+        wanted: target precision, above 0 and below 1.
 
     Raises:
-        ModelError: no threshold can promise it; the most that can be promised is said.
+        ModelError: no threshold can guarantee it; the message states the highest precision that can be guaranteed.
     """
     values, accepted, hits = _accepting(scores, positive, wanted)
     halvings = max(0, int(math.log2(accepted[-1] / _FEWEST)))
@@ -77,18 +77,18 @@ def threshold_for_precision(scores: npt.ArrayLike, positive: npt.ArrayLike, want
 
 
 def threshold_for_recall(scores: npt.ArrayLike, positive: npt.ArrayLike, wanted: float) -> float:
-    """The highest threshold whose recall on new images is at least ``wanted``, with 95 % confidence.
+    """Return the highest threshold whose recall on new images is at least ``wanted``, with 95 % confidence.
 
-    That is a tolerance limit of the positives' scores, exact for any distribution (S. S. Wilks, Determination of sample sizes for setting
-    tolerance limits, 1941).
+    It is a tolerance limit of the scores of the positives, exact for any distribution (S. S. Wilks, Determination of sample sizes for
+    setting tolerance limits, 1941).
 
     Args:
-        scores: ``(N,)``, accepted where at least the threshold.
-        positive: what should be accepted ``(N,)``.
-        wanted: above 0 and below 1.
+        scores: ``(N,)``; images with a score of at least the threshold are accepted.
+        positive: which images should be accepted ``(N,)``.
+        wanted: target recall, above 0 and below 1.
 
     Raises:
-        ModelError: there are too few positives to promise it; the most that can be promised is said.
+        ModelError: there are too few positives to guarantee it; the message states the highest recall that can be guaranteed.
     """
     values, _, hits = _accepting(scores, positive, wanted)
     positives = np.full_like(hits, hits[-1])
@@ -99,20 +99,20 @@ def threshold_for_recall(scores: npt.ArrayLike, positive: npt.ArrayLike, wanted:
 
 
 def threshold_for_f1(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """The threshold with the highest F1 on these images ``(N,)``; it promises nothing, and on new images F1 tends to be lower."""
+    """Return the threshold with the highest F1 on these images ``(N,)``; there is no guarantee, and F1 on new images tends to be lower."""
     values, accepted, hits = _accepting(scores, positive)
     return float(values[np.argmax(2 * hits / np.maximum(1, accepted + hits[-1]))])
 
 
 def at_threshold(threshold: float, scores: npt.ArrayLike, positive: npt.ArrayLike) -> dict[str, Measurement]:
-    """Precision, recall, F1 and coverage (the share that is accepted) in percent, with intervals.
+    """Return precision, recall, F1 and coverage (the share of accepted images) in percent, with intervals.
 
-    All are Wilson's: F1 is ``2 s / (1 + s)`` of the share s of true positives among images that are accepted or should be.
+    All intervals are Wilson's: F1 is ``2 s / (1 + s)``, where s is the share of true positives among images that are accepted or should be.
 
     Args:
-        threshold: accepted is what scores at least that.
+        threshold: images with a score of at least the threshold are accepted.
         scores: ``(N,)``.
-        positive: what should be accepted ``(N,)``.
+        positive: which images should be accepted ``(N,)``.
     """
     accepted, wanted = np.asarray(scores) >= threshold, np.asarray(positive, dtype=bool)
     either = (accepted & wanted)[accepted | wanted]
@@ -123,9 +123,9 @@ def at_threshold(threshold: float, scores: npt.ArrayLike, positive: npt.ArrayLik
 
 
 def precision_by_coverage(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """For every threshold, from high to low: the share of images that it accepts, and the share of these that are positive.
+    """Return coverage and precision for every threshold, from high to low.
 
-    With ``top_scores``, how right a model is where it answers, over how often it answers (R. El-Yaniv and Y. Wiener, On the foundations of
+    With ``top_scores`` this is the risk-coverage curve, with accuracy instead of risk (R. El-Yaniv and Y. Wiener, On the foundations of
     noise-free selective classification, JMLR 2010).
     """
     _, accepted, hits = _accepting(scores, positive)
@@ -133,7 +133,7 @@ def precision_by_coverage(scores: npt.ArrayLike, positive: npt.ArrayLike) -> tup
 
 
 def _accepting(scores: npt.ArrayLike, positive: npt.ArrayLike, wanted: float = 0.5) -> tuple[Floats, Labels, Labels]:
-    """The distinct scores from high to low, how many images each accepts as a threshold, and how many of these are positive."""
+    """Return the distinct scores from high to low, the number of images that each accepts as a threshold, and how many are positive."""
     if not 0 < wanted < 1:
         raise ModelError(f"a wanted share of {wanted}", "it lies above 0 and below 1", "for example 0.95")
     values, index = np.unique(-np.asarray(scores, dtype=np.float64), return_inverse=True)
@@ -143,7 +143,7 @@ def _accepting(scores: npt.ArrayLike, positive: npt.ArrayLike, wanted: float = 0
 
 
 def _lower_bound(successes: Labels, n: Labels, risk: float) -> Floats:
-    """Clopper and Pearson's one-sided lower bound of a proportion, elementwise."""
+    """Return the one-sided Clopper-Pearson lower bound of a proportion, elementwise."""
     bounds: Any = stats.beta.ppf(risk, np.maximum(successes, 1), n - successes + 1)
     return np.where(successes > 0, bounds, 0.0)
 

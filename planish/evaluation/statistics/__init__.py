@@ -1,1 +1,1 @@
-"""Intervals, paired tests, power laws, and tests that may be looked at again and again."""
+"""Confidence intervals, paired tests, power laws, and sequential tests that may be checked after every observation."""

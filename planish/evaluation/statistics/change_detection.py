@@ -1,8 +1,8 @@
-"""Has what comes in changed? Tests that may be looked at after every image and still keep their promised rate of false alarms.
+"""Sequential tests for drift: they may be checked after every image and still keep their nominal false alarm rate.
 
-Each value is ranked among the reference and all that came before it. While nothing has changed the ranks are uniform and independent,
-whatever the values' distribution is, so nobody can win by betting on them: the chance that a capital of 1 ever grows to 1/p is at most p
-(Ville's inequality). Once something changes the ranks crowd somewhere, and a bet on that grows quickly.
+Each value is ranked among the reference and all earlier values. As long as nothing has changed, the ranks are uniform and independent for
+any distribution of the values, so the capital of a gambler who bets on them is a martingale: the probability that a capital of 1 ever grows
+to 1/p is at most p (Ville's inequality). After a change the ranks concentrate somewhere, and bets on that region grow quickly.
 
 V. Vovk, A. Gammerman, G. Shafer, Algorithmic Learning in a Random World, 2nd edition 2022, part III; V. Fedorova et al., Plug-in
 martingales for testing exchangeability on-line, ICML 2012; M. Herbster, M. Warmuth, Tracking the best expert, 1998 (sharing of capital).
@@ -20,12 +20,15 @@ import numpy.typing as npt
 
 _SLOPES = np.array([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0])
 _POWER = 8
-_TIMES = np.array([0.25, 0.5, 1.5, 2.0, 4.0])  # as often as usual, that a bet says a class will come
+_TIMES = np.array([0.25, 0.5, 1.5, 2.0, 4.0])  # factors on the frequency of a class that are bet on
 
 
 class _Capital:
-    """A capital of 1, spread over bets that all are fair. What they win is shared a little after each, so that one which has lost for long
-    can still win when the time comes; ever less, so that sharing costs nothing in the long run."""
+    """The capital of a betting martingale: initially 1, spread over several fair bets.
+
+    After each round a fraction of the capital is redistributed evenly, so that a bet that has lost for long can still grow after a change.
+    The fraction decreases over time, so that the cost of sharing stays small.
+    """
 
     def __init__(self, bets: int) -> None:
         self._shares = np.full(bets, 1 / bets)
@@ -42,11 +45,11 @@ class _Capital:
 
 
 class ValueChange:
-    """Whether numbers still are distributed as the reference's: whether they moved, or spread out or in.
+    """A test whether numbers are still distributed like the reference; it detects shifts and changes of spread.
 
     Args:
-        reference: values ``(n,)`` from when all was well.
-        seed: of the ranks among equal values.
+        reference: values ``(n,)`` without drift.
+        seed: seed that breaks ties between equal values.
 
     Example:
         >>> test = ValueChange([0.1, 0.2, 0.3, 0.4] * 25)
@@ -62,7 +65,7 @@ class ValueChange:
         self._capital = _Capital(1 + 2 * (len(_SLOPES) + 2))
 
     def add(self, value: float) -> None:
-        """Take in the next value."""
+        """Add the next value."""
         below, upto = bisect_left(self._pool, value), bisect_right(self._pool, value)
         rank = (below + self._random.random() * (upto - below + 1)) / (len(self._pool) + 1)
         insort(self._pool, value, below, upto)
@@ -70,23 +73,23 @@ class ValueChange:
 
     @property
     def log10_evidence(self) -> float:
-        """3 says: were all as before, the chance of ever seeing this much were at most 1 in 1000."""
+        """Log10 of the capital: a value of 3 means that, without a change, the probability of ever reaching it is at most 1 in 1000."""
         return self._capital.log10
 
 
 def _moved(rank: float) -> npt.NDArray[np.float64]:
-    """Bets on ranks that are higher or lower than they should be, a little or much."""
+    """Return the payoffs of bets on ranks that are slightly or much higher or lower than expected."""
     return np.append(1 + _SLOPES * (rank - 0.5), [_POWER * rank ** (_POWER - 1), _POWER * (1 - rank) ** (_POWER - 1)])
 
 
 class MixChange:
-    """Whether classes still come as often as in the reference: one that is missing, one that came to be frequent.
+    """A test whether the class frequencies are still those of the reference; it detects classes that become rarer or more frequent.
 
-    Bets on each class that it comes so many times as often as it did.
+    For each class and each factor, one bet assumes that its frequency has changed by that factor.
 
     Args:
-        reference: images of each class ``(classes,)`` from when all was well.
-        seed: of the ranks among equal classes.
+        reference: number of images of each class ``(classes,)`` without drift.
+        seed: seed that breaks ties between images of the same class.
     """
 
     def __init__(self, reference: Sequence[int], seed: int = 0) -> None:
@@ -95,19 +98,19 @@ class MixChange:
         self._capital = _Capital(1 + len(reference) * len(_TIMES))
 
     def add(self, value: float) -> None:
-        """Take in the next image's class number."""
+        """Add the class index of the next image."""
         index = int(value)
         edges = np.concatenate([[0.0], self._counts.cumsum()])
         rank = (edges[index] + self._random.random() * (self._counts[index] + 1)) / (edges[-1] + 1)
-        place = int(np.searchsorted(edges[1:-1], rank * edges[-1], side="right"))  # one of as many parts as classes, known beforehand
+        place = int(np.searchsorted(edges[1:-1], rank * edges[-1], side="right"))  # one interval per class, fixed before the value arrives
         usual = self._counts / edges[-1]
         alternatives = np.minimum(np.outer(usual, _TIMES), (1 + usual[:, None]) / 2)
-        factors = (1 - alternatives) / np.maximum(1 - usual[:, None], 1e-12)  # of a class that is all there is, only its own place is used
+        factors = (1 - alternatives) / np.maximum(1 - usual[:, None], 1e-12)  # for a class with frequency 1 only its own entry is used
         factors[place] = alternatives[place] / usual[place]
         self._capital.multiply(np.append(1.0, factors))
         self._counts[index] += 1
 
     @property
     def log10_evidence(self) -> float:
-        """As of ``ValueChange``."""
+        """Log10 of the capital; see ``ValueChange.log10_evidence``."""
         return self._capital.log10

@@ -1,4 +1,4 @@
-"""Intervals and paired tests. Every interval is a 95% one."""
+"""Confidence intervals and paired tests. Intervals are at the 95% level unless noted otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Z = 1.959963984540054  # two-sided 95% of the normal distribution
 
 
 class Interval(NamedTuple):
-    """An estimate with its 95% interval."""
+    """An estimate with its 95% confidence interval."""
 
     value: float
     low: float
@@ -22,7 +22,7 @@ class Interval(NamedTuple):
 
 
 def proportion(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's interval for a proportion, on the 0..1 scale; ``(0, 1)`` where there is nothing to go by.
+    """Return Wilson's interval for a proportion, on the 0..1 scale; ``(0, 1)`` if ``n`` is 0.
 
     E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
     """
@@ -33,7 +33,7 @@ def proportion(successes: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap_mean(values: npt.ArrayLike, seed: int = 0, resamples: int = 1000) -> Interval:
-    """Mean of ``values`` ``(N,)`` with its percentile bootstrap interval over images."""
+    """Return the mean of ``values`` ``(N,)`` with its percentile bootstrap interval over images."""
     x = np.asarray(values, dtype=np.float64)
     mean = float(x.mean())
     if len(x) < 2 or np.ptp(x) == 0:
@@ -46,17 +46,17 @@ def bootstrap_mean(values: npt.ArrayLike, seed: int = 0, resamples: int = 1000) 
 
 
 def known_mean(values: Floats) -> Floats:
-    """Mean of each draw over all that is known in it, ``(R, ...)`` to ``(R,)``; NaN where nothing is."""
+    """Return the mean of each row over its values that are not NaN, ``(R, ...)`` to ``(R,)``; NaN if all are."""
     flat = values.reshape(len(values), -1)
     sums, counts = np.nansum(flat, axis=1), (~np.isnan(flat)).sum(axis=1)
     return np.asarray(np.divide(sums, counts, out=np.full(len(flat), np.nan), where=counts > 0))
 
 
 def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0) -> Interval:
-    """Mean of ``a - b`` over the same images, both ``(N,)``.
+    """Return the mean of ``a - b`` over the same images, both ``(N,)``.
 
-    Scores of 0 and 1 (right or wrong) get Bonett and Price's interval, which stays honest where the two models hardly ever differ: a
-    bootstrap of no differences at all would claim to be certain. Other scores are bootstrapped over images.
+    Scores of 0 and 1 (wrong or right) get the Bonett-Price interval, which remains valid if the two models hardly differ: a bootstrap
+    interval without any differences would have no width. Other scores are bootstrapped over images.
 
     D. G. Bonett and R. M. Price, Adjusted Wald confidence interval for a difference of binomial proportions based on paired data, 2012.
     """
@@ -73,9 +73,13 @@ def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0) -> Inte
 
 
 def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Exact two-sided p-value that two models are right equally often; ``a`` and ``b`` say, image by image ``(N,)``, whether each was.
+    """Return the exact two-sided p-value of the hypothesis that two models have the same accuracy.
 
     Q. McNemar, Note on the sampling error of the difference between correlated proportions or percentages, 1947.
+
+    Args:
+        a: whether the first model is right on each image ``(N,)``.
+        b: whether the second model is right on each image ``(N,)``.
     """
     x, y = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     gained, lost = int(np.sum(x & ~y)), int(np.sum(~x & y))
@@ -83,12 +87,12 @@ def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 
 def over_launches(launches: Sequence[npt.ArrayLike], statistic: Any = np.median, seed: int = 0) -> Interval:
-    """A statistic of positive timings that were taken in several launches of the same processes; one array ``(rounds,)`` a launch.
+    """Return a statistic of positive timings from several launches of the same process; one array ``(rounds,)`` per launch.
 
-    Rounds of one launch share what the launch drew by chance (where its memory lies, above all), so they are not independent, and an
-    interval over pooled rounds is far too narrow. Each launch gives one number; their geometric mean gets Student's interval on
-    the log scale. (A bootstrap that resamples three to five launches covers 80% where it promises 95%.) A single launch has only its
-    rounds to go by: they are bootstrapped, and the interval knows nothing of other launches.
+    The rounds of one launch share random effects of that launch (mainly memory layout), so they are not independent, and an interval over
+    pooled rounds is far too narrow. Each launch gives one number; their geometric mean gets Student's interval on the log scale. (A
+    bootstrap of three to five launches at the 95% level has a coverage of 80%.) For a single launch the rounds are bootstrapped, and the
+    interval does not include the variation between launches.
     """
     logs = [np.log(np.asarray(x, dtype=np.float64)) for x in launches]
     if len(logs) == 1:
@@ -104,34 +108,34 @@ def over_launches(launches: Sequence[npt.ArrayLike], statistic: Any = np.median,
 
 
 def paired_ratio(baseline: Sequence[npt.ArrayLike], candidate: Sequence[npt.ArrayLike], seed: int = 0) -> Interval:
-    """Latency ratio baseline / candidate, above 1 where the candidate is faster.
+    """Return the latency ratio baseline / candidate, above 1 if the candidate is faster.
 
     Args:
-        baseline: one array ``(rounds,)`` a launch, in any unit of time.
+        baseline: one array ``(rounds,)`` per launch, in any unit of time.
         candidate: the same rounds of the same launches.
-        seed: of the bootstrap, which is used where there is one launch only.
+        seed: seed of the bootstrap, which is used only for a single launch.
     """
     ratios = [np.asarray(a, dtype=np.float64) / np.asarray(b, dtype=np.float64) for a, b in zip(baseline, candidate, strict=True)]
     return over_launches(ratios, seed=seed)
 
 
 def over_seeds(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Interval:
-    """Mean of ``a - b`` over images and over trainings with other seeds, both ``(seeds, N)``: the same images and seeds in both.
+    """Return the mean of ``a - b`` over images and over trainings with different seeds, both ``(seeds, N)``; images and seeds are paired.
 
-    The interval holds for other images and for other seeds: the variance of the mean is that of the images' mean differences over N plus
-    that of the seeds' over their number. Each is multiplied by the square of Student's quantile of its own degrees of freedom, N - 1 and
-    seeds - 1, which holds at the level or above it whatever the two variances are (S. K. Banerjee, Approximate confidence interval for
-    linear functions of means of k populations when the population variances are not equal, Sankhya 1960). Degrees of freedom after Welch
-    and Satterthwaite are those of the images where two or three seeds happen to agree, and then the interval is too narrow: of ten equal
-    arms with two seeds some arm was called different in up to 43 % of studies, where 5 % was said.
+    The interval covers the variation of both images and seeds: the variance of the mean is that of the images' mean differences divided by
+    N, plus that of the seeds' mean differences divided by their number. Each term is multiplied by the square of Student's quantile with
+    its own degrees of freedom, N - 1 and seeds - 1, so that the coverage is at least the level for any two variances (S. K. Banerjee,
+    Approximate confidence interval for linear functions of means of k populations when the population variances are not equal, Sankhya
+    1960). Welch-Satterthwaite degrees of freedom would be those of the images if two or three seeds happen to agree, and the interval too
+    narrow: with ten equal arms and two seeds, some arm was called different in up to 43 % of studies, at a nominal 5 %.
 
-    Scores of 0 and 1 that hardly ever differ are not certain to be equal: the images' variance is at least that of one image won and one
-    lost, as in ``paired_difference``. One seed tells nothing of other seeds, so the interval is everything that is possible, -1 to 1.
+    Models with scores of 0 and 1 that hardly differ are not known to be equal: the variance of the images is at least that of one image won
+    and one lost, as in ``paired_difference``. A single seed does not show the variation between seeds, so the interval is -1 to 1.
 
     Args:
         a: scores, 0 to 1.
-        b: likewise.
-        level: that the interval holds at, 0.95 for 95 %.
+        b: scores, 0 to 1.
+        level: confidence level, 0.95 for 95 %.
     """
     x, y = np.atleast_2d(np.asarray(a, np.float64)), np.atleast_2d(np.asarray(b, np.float64))
     if x.shape != y.shape:
@@ -149,7 +153,7 @@ def over_seeds(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> Inter
 
 
 def mean_over_seeds(scores: npt.ArrayLike) -> Interval:
-    """Mean score over images and trainings, 0 to 1, with the interval of ``over_seeds``; 0 to 1 for one seed.
+    """Return the mean score over images and trainings, with the interval of ``over_seeds``; the interval is 0 to 1 for a single seed.
 
     Args:
         scores: 0 to 1, ``(seeds, N)``.
@@ -160,26 +164,26 @@ def mean_over_seeds(scores: npt.ArrayLike) -> Interval:
 
 
 def over_folds(scores: npt.ArrayLike, folds: npt.ArrayLike) -> Interval:
-    """Mean of scores, 0 to 1, that cross-validation gave, each by a network that had not seen the image.
+    """Return the mean score of a cross-validation, 0 to 1; each score is by a network that was not trained on the image.
 
-    Networks of different folds share most of their training images, so their scores are not independent: an interval over images that
-    promises 95 % holds in 80 % to 90 % of cases. Nadeau and Bengio count the shared images as well: the variance is that of one fold's
-    mean, times ``1 / networks + 1 / (folds - 1)``. A fold's variance is taken from its images or, where networks differ by more than
-    their images explain, from the folds. Of few networks that variance is uncertain, so the interval is at least Student's over networks.
+    Networks of different folds share most of their training images, so their scores are not independent: a 95 % interval over images has a
+    coverage of 80 % to 90 %. Nadeau and Bengio correct for the shared images: the variance is that of one fold's mean, times
+    ``1 / networks + 1 / (folds - 1)``. The variance of a fold's mean is computed from its images or, if it is larger, from the means of the
+    folds. With few networks that variance is uncertain, so the interval is at least as wide as Student's over networks.
 
     C. Nadeau and Y. Bengio, Inference for the generalization error, Machine Learning 2003. R. R. Bouckaert and E. Frank, Evaluating the
     replicability of significance tests for comparing learning algorithms, 2004.
 
     Args:
         scores: ``(repeats, N)``.
-        folds: in which an image was tested, from 0, ``(repeats, N)``.
+        folds: fold in which an image was tested, from 0, ``(repeats, N)``.
     """
     x, fold_of = np.atleast_2d(np.asarray(scores, np.float64)), np.atleast_2d(np.asarray(folds))
     if x.shape != fold_of.shape:
         raise ValueError(f"each score has a fold, got {x.shape} and {fold_of.shape}")
     count, images = int(fold_of.max()) + 1, x.shape[1]
     means = np.array([x[r, fold_of[r] == i].mean() for r in range(len(x)) for i in range(count)])
-    of_image = max(float(x.var()), (1 - 1 / images) / images)  # where none is wrong, the next one might have been
+    of_image = max(float(x.var()), (1 - 1 / images) / images)  # lower bound, since even without any errors the next image may be one
     of_fold = max(of_image * count / images, float(means.var(ddof=1)))
     networks = len(means)
     over_networks = float(stats.t.ppf(0.975, networks - 1)) * (float(means.var(ddof=1)) / networks) ** 0.5

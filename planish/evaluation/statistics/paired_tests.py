@@ -1,4 +1,4 @@
-"""One-sided tests of two models on the same images: is the new one better, is it worse by no more than a margin?"""
+"""One-sided paired tests of two models on the same images: superiority and non-inferiority of the new one."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from scipy import stats
 
 
 def p_better(new: npt.ArrayLike, old: npt.ArrayLike) -> float:
-    """P-value that the new model is right on no more images than the old one: exact McNemar, one-sided.
+    """Return the p-value of the hypothesis that the new model is not more accurate than the old one: exact one-sided McNemar test.
 
-    Only images that one model has right and the other wrong count. Of two equally good models each wins such an image with probability
-    1/2, so that a p-value of 0.05 or less comes up in at most 5 % of comparisons, however few images there are.
+    Only discordant images count, on which exactly one of the models is right. If both models are equally good, each wins such an image with
+    probability 1/2, so a p-value of 0.05 or less occurs in at most 5 % of comparisons, for any number of images.
 
     Q. McNemar, Note on the sampling error of the difference between correlated proportions or percentages, 1947.
 
     Args:
-        new: whether each image is right, ``(N,)``.
-        old: likewise.
+        new: whether the new model is right on each image, ``(N,)``.
+        old: whether the old model is right on each image, ``(N,)``.
     """
     won, lost = _discordant(new, old)
     return float(stats.binomtest(won, won + lost, alternative="greater").pvalue) if won + lost else 1.0
 
 
 def p_not_worse(new: npt.ArrayLike, old: npt.ArrayLike, margin: float) -> float:
-    """P-value that the new model is right on fewer images by the share ``margin`` or more: Tango's score test of non-inferiority.
+    """Return the p-value of the hypothesis that the new model's accuracy is lower by ``margin`` or more: Tango's non-inferiority test.
 
     T. Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample design, 1998.
 
     Args:
-        new: whether each image is right, ``(N,)``.
-        old: likewise.
-        margin: share of the images, above 0 and below 1.
+        new: whether the new model is right on each image, ``(N,)``.
+        old: whether the old model is right on each image, ``(N,)``.
+        margin: difference in accuracy, above 0 and below 1.
     """
     won, lost = _discordant(new, old)
     n = len(np.asarray(new))
-    # the most likely share of images that are lost if the difference is exactly the margin: the root of a quadratic
+    # maximum likelihood estimate of the share of images lost if the difference is exactly the margin: the root of a quadratic
     a, b, c = 2 * n, -won - lost - (2 * n - won + lost) * margin, lost * margin * (1 + margin)
     lost_share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
     variance = n * (2 * lost_share - margin * (1 + margin))
@@ -48,18 +48,18 @@ def p_not_worse(new: npt.ArrayLike, old: npt.ArrayLike, margin: float) -> float:
 
 
 def images_to_show_better(alpha: float) -> int:
-    """How few images can show that a model is better: as many as it must win, losing none."""
+    """Return the minimum number of images that can show superiority: those that the new model must win if it loses none."""
     return math.ceil(math.log(alpha) / math.log(0.5))
 
 
 def images_to_show_not_worse(alpha: float, margin: float) -> int:
-    """How few images can show that a model is worse by less than the margin: where both models say the same of every one."""
+    """Return the minimum number of images that can show non-inferiority, reached if both models agree on every image."""
     z = float(stats.norm.isf(alpha))
     return math.floor(z * z * (1 - margin) / margin) + 1
 
 
 def _discordant(new: npt.ArrayLike, old: npt.ArrayLike) -> tuple[int, int]:
-    """Images that only the new model has right, and only the old one."""
+    """Return the number of images that only the new model has right, and that only the old one has right."""
     x, y = np.asarray(new, dtype=bool), np.asarray(old, dtype=bool)
     if x.shape != y.shape or x.ndim != 1 or not len(x):
         raise ValueError(f"both models judge the same images (N,), got {x.shape} and {y.shape}")

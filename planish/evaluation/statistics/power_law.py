@@ -1,4 +1,4 @@
-"""How error falls with the number of training images, and what more of them would bring.
+"""Power laws of the error as a function of the number of training images, and the expected gain of more images.
 
 J. Hestness et al., Deep learning scaling is predictable, empirically, 2017 (arXiv:1712.00409): ``error = a + b * images ** -c``.
 """
@@ -13,28 +13,30 @@ from scipy import stats
 
 from planish.evaluation.statistics.intervals import Floats, Interval
 
-_EXPONENTS = np.linspace(0.05, 0.5, 91)  # those found in practice are 0.07 to 0.35; steeper ones fit noise and see no gain ahead
+_EXPONENTS = np.linspace(0.05, 0.5, 91)  # published values are 0.07 to 0.35; larger exponents fit noise and predict no further gain
 _RESAMPLES = 1000
 
 
 class PowerLaw(NamedTuple):
-    """``error = a + b * images ** -c``; arrays where many are fitted at once."""
+    """``error = a + b * images ** -c``; the parameters are arrays if several curves are fitted at once."""
 
     a: Floats
     b: Floats
     c: Floats
 
     def error(self, images: float) -> Floats:
-        """On the 0..1 scale."""
+        """Return the predicted error on the 0..1 scale."""
         return np.asarray(self.a + self.b * float(images) ** -self.c)
 
 
 def fit_power_law(images: npt.ArrayLike, errors: npt.ArrayLike) -> PowerLaw:
-    """Least squares. What no number of images would remove, ``a``, is not below 0; ``b`` may be, where more images seem to add errors.
+    """Fit a power law by least squares.
+
+    The irreducible error ``a`` is at least 0; ``b`` is negative if the error grows with the number of images.
 
     Args:
         images: training images of each measurement, ``(S,)``, three or more.
-        errors: ``(..., S)``, on the 0..1 scale; each row gets a law of its own.
+        errors: ``(..., S)``, on the 0..1 scale; each row is fitted separately.
     """
     n, e = np.asarray(images, np.float64), np.asarray(errors, np.float64)
     x = n[None] ** -_EXPONENTS[:, None]  # (exponents, S)
@@ -51,22 +53,22 @@ def fit_power_law(images: npt.ArrayLike, errors: npt.ArrayLike) -> PowerLaw:
 
 
 def gain_of_twice(images: npt.ArrayLike, scores: npt.ArrayLike, folds: npt.ArrayLike, seed: int = 0) -> Interval:
-    """By how much accuracy would rise, on the 0..1 scale, with twice as many images as the most that were tried.
+    """Return the expected gain in accuracy, on the 0..1 scale, from doubling the largest number of training images.
 
-    Networks and, within each, the images that it judged are drawn anew, for all sizes the same. As networks of different folds share
-    training images, the interval is widened as that of ``statistics.over_folds``, and likewise is at least Student's over what single
-    networks say: two networks drawn anew vary too little.
+    The bootstrap resamples networks and, within each, its test images, in the same way for all sizes. Since networks of different folds
+    share training images, the interval is widened as in ``intervals.over_folds``. It is also at least as wide as Student's interval over
+    the gains of single networks, because a bootstrap of few networks varies too little.
 
     Args:
-        images: that networks were trained on, ``(S,)``, the most last.
-        scores: 0 to 1, of images not trained on, ``(S, repeats, N)``.
-        folds: in which an image was judged, from 0, ``(repeats, N)``.
-        seed: of the bootstrap.
+        images: numbers of training images, ``(S,)``, the largest last.
+        scores: 0 to 1, of images that were not trained on, ``(S, repeats, N)``.
+        folds: fold in which an image was tested, from 0, ``(repeats, N)``.
+        seed: seed of the bootstrap.
     """
     sizes, x, fold_of = np.asarray(images, np.float64), np.asarray(scores, np.float64), np.asarray(folds)
     count, rng = int(fold_of.max()) + 1, np.random.default_rng(seed)
     networks = [np.unique(x[:, r, fold_of[r] == i], axis=1, return_counts=True) for r in range(x.shape[1]) for i in range(count)]
-    # images with equal scores are drawn together: there are a few kinds only
+    # images with equal scores are resampled together: there are only a few distinct combinations
     drawn = np.stack([kinds @ rng.multinomial(n.sum(), n / n.sum(), _RESAMPLES).T / n.sum() for kinds, n in networks])
     chosen = rng.integers(0, len(networks), (len(networks), _RESAMPLES))
     errors = 1 - drawn[chosen, :, np.arange(_RESAMPLES)].mean(axis=0)  # (resamples, S)

@@ -1,1 +1,1 @@
-"""Why a model is slow or wrong, and what to do about it."""
+"""Findings: why a model is slow or inaccurate, and how to fix it."""

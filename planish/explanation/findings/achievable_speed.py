@@ -1,4 +1,4 @@
-"""What this machine reaches on a large matrix product: the measure of how well a layer uses it."""
+"""Peak speed of this machine on a large matrix product, with which the speed of layers is compared."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from planish.explanation.model_file import median_ms
 from planish.export.runtimes.onnxruntime import OnnxRuntime
 
-_SIZES = (512, 1024)  # of the square matrices; which one suits the caches better depends on the processor
+_SIZES = (512, 1024)  # sides of the square matrices; which one suits the caches better depends on the processor
 
 
 @dataclass(frozen=True)
 class AchievableSpeed:
-    """Billions of operations a second on a product of two large matrices in ONNX Runtime, two for a multiplication with its addition.
+    """Measured speed of a product of two large matrices in ONNX Runtime, in billions of operations per second (two operations per MAC).
 
     Args:
         fp32_gops: in 32-bit floats.
-        int8_gops: unsigned activations times signed weights.
-        threads: that computed.
+        int8_gops: in 8-bit integers, unsigned activations times signed weights.
+        threads: number of threads used.
     """
 
     fp32_gops: float
@@ -27,21 +27,21 @@ class AchievableSpeed:
     threads: int
 
     def gops(self, precision: str) -> float | None:
-        """For a layer's precision; None for those that are not measured: bf16 and fp16 have units of their own on some processors."""
+        """Return the peak for a layer's precision; None if not measured: some processors have separate units for bf16 and fp16."""
         return {"int8": self.int8_gops, "fp32": self.fp32_gops}.get(precision)
 
     def best(self, other: AchievableSpeed) -> AchievableSpeed:
-        """Of two measurements: other programs can only make one slower."""
+        """Return the better of two measurements, since other programs can only slow a measurement down."""
         return AchievableSpeed(max(self.fp32_gops, other.fp32_gops), max(self.int8_gops, other.int8_gops), self.threads)
 
     @property
     def int8_gain(self) -> float:
-        """How much faster integer arithmetic is than float, at most."""
+        """Largest possible speed-up of integer over float arithmetic."""
         return self.int8_gops / self.fp32_gops
 
 
 def measure_reach(threads: int) -> AchievableSpeed:
-    """Measure; takes two seconds. Sizes and precisions take turns, so that a busy moment does not fall on one of them alone."""
+    """Measure the peak speed, in about two seconds. Sizes and precisions alternate, so that a busy moment does not affect only one."""
     found: dict[bool, list[float]] = {False: [], True: []}
     for side in _SIZES:
         for integer in found:

@@ -1,4 +1,4 @@
-"""All causes that are looked for."""
+"""All finders, and the function that runs them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FINDERS = (*integer_findings.FINDERS, *shape_findings.FINDERS, *setting_finding
 
 
 def find_all(evidence: Evidence) -> list[Finding]:
-    """Every finding that costs enough to matter: wrong results first, then by cost."""
+    """Return every finding whose cost matters: wrong results first, then by cost in descending order."""
     found = [finding for finder in _FINDERS if (finding := finder(evidence)) is not None]
     least = WORTH * evidence.profile.latency_ms
     return sorted((f for f in found if f.wrong_results or f.cost_ms >= least), key=lambda f: (not f.wrong_results, -f.cost_ms))

@@ -1,4 +1,4 @@
-"""What a finding is, and what it is found from."""
+"""A finding, and the evidence from which finders derive it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ WORTH = 0.04
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that makes the model slower or less accurate than it could be here, with a fix that pays.
+    """Something that makes the model slower or less accurate than it could be on this machine, with a fix.
 
     Args:
-        name: for programs: ``signed_activations``.
-        what: was seen, with numbers.
-        why: it costs.
+        name: identifier, such as ``signed_activations``.
+        what: the observation, with numbers.
+        why: the cause.
         fix: what to do.
-        cost_ms: estimated, per call; what the fix would save.
-        layers: names of the layers concerned, most costly first.
-        wrong_results: it does not cost time but accuracy, and comes first.
+        cost_ms: estimated time per call that the fix would save.
+        layers: names of the affected layers, most costly first.
+        wrong_results: the finding affects accuracy rather than latency; such findings are listed first.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Alternative:
-    """The same file measured with one thing changed, interleaved with the model as asked for.
+    """A measurement of the same file with one setting changed, interleaved with the requested settings.
 
     Args:
-        latency_ms: of a call.
-        verdict: of the alternative: ``faster``, ``slower`` or ``no difference``.
-        asked_ms: of a call as asked for, in the same rounds.
+        latency_ms: latency with the changed setting.
+        verdict: on the changed setting: ``faster``, ``slower`` or ``no difference``.
+        asked_ms: latency with the requested settings, measured in the same rounds.
     """
 
     latency_ms: float
@@ -52,17 +52,17 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that findings are found from.
+    """The measurements from which finders derive findings.
 
     Args:
         profile: of the model.
-        reach: of the machine.
-        x86: whether the processor is one.
+        reach: peak speed of the machine.
+        x86: whether it is an x86 processor.
         instruction_sets: of the processor, as ``planish.devices.machine`` names them.
-        usable_cores: by this process.
-        alternatives: by what was changed: ``f32``, ``1 thread``, ``batch 1``.
-        preprocessing_ms: from an image file to the model's input, per image; None where there are no files to try.
-        full_range: share of the output channels of integer convolutions whose weights overflow 16 bits in the worst case.
+        usable_cores: number of cores that this process may use.
+        alternatives: measurements by changed setting: ``f32``, ``1 thread``, ``batch 1``.
+        preprocessing_ms: from an image file to the model's input, per image; None if there are no image files.
+        full_range: share of the output channels of integer layers whose products can overflow 16 bits in the worst case.
     """
 
     profile: Profile
@@ -76,7 +76,7 @@ class Evidence:
 
     @property
     def int8_saving(self) -> float:
-        """Share of a float layer's time that integer arithmetic saves at most."""
+        """Largest share of a float layer's time that integer arithmetic can save."""
         return max(0.0, 1 - 1 / self.reach.int8_gain)
 
 
@@ -84,5 +84,5 @@ Finder = Callable[[Evidence], Finding | None]
 
 
 def slowest(profile: Profile, layers: list[LayerProfile]) -> tuple[str, ...]:
-    """Their names in the file, as far as they are known, most costly first."""
+    """Return the layers' names, slowest first: those in the file, or the runtime's names where these are unknown."""
     return tuple(layer.source or layer.name for layer in sorted(layers, key=profile.ms, reverse=True))

@@ -1,4 +1,4 @@
-"""Why a quantized model does not run in integers, or gains nothing from it."""
+"""Finders for quantization: layers that run in float, slow integer kernels, and overflow."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from planish.explanation.profiles.profile import ACTIVATIONS, LayerProfile, Prof
 _QUANTIZE = {"QuantizeLinear", "FakeQuantize", "Quantize"}
 _DEQUANTIZE = {"DequantizeLinear"}
 _FUSED = {"Relu", "Clip"}  # runtimes compute these inside an integer convolution
-_PAYS = 1.3  # times as fast: what rounding and conversions take must come off
-_USEFUL = 0.8  # of the reach: what a good integer convolution gets
+_PAYS = 1.3  # smallest integer speed-up for which quantization is recommended, since quantizing and converting also take time
+_USEFUL = 0.8  # share of the peak speed that a good integer convolution reaches
 
 
 @dataclass(frozen=True)
 class Island:
-    """Layers that run in float between integer ones, with the conversions there and back."""
+    """Connected layers that run in float between integer layers, with the conversions around them."""
 
     layers: tuple[LayerProfile, ...]
 
@@ -27,20 +27,20 @@ class Island:
 
     @property
     def activations(self) -> list[LayerProfile]:
-        """Activations other than those that runtimes fuse."""
+        """Activations that runtimes do not fuse into a convolution."""
         return [layer for layer in self.layers if layer.op in ACTIVATIONS - _FUSED]
 
     def cost_ms(self, evidence: Evidence) -> float:
-        """Time that integers would save: conversions altogether, the rest by the machine's gain."""
+        """Return the time that integer execution would save: all of the conversions, and the machine's integer saving on the rest."""
         saved = evidence.int8_saving
         return sum(evidence.profile.ms(x) * (1.0 if x.kind == "conversion" else saved) for x in self.layers)
 
 
 def islands(profile: Profile) -> list[Island]:
-    """Float layers that get their input from integers and give their output to integers, connected ones together.
+    """Return the groups of connected float layers between integer layers.
 
-    What comes before the first integer layer and after the last one is no island: pixels and logits are float. A float convolution
-    whose input was quantized counts wherever it stands.
+    Layers before the first integer layer and after the last one are not counted, since pixels and logits are float. A float convolution
+    with a quantized input counts wherever it is.
     """
     integer = {x.name for x in profile.layers if x.precision == "int8" and x.kind != "conversion"}
     after = _spread((x for x in profile.layers if x.name in integer or x.op in _DEQUANTIZE), profile.readers, integer)
@@ -51,7 +51,7 @@ def islands(profile: Profile) -> list[Island]:
 
 
 def _spread(start: Iterable[LayerProfile], step: object, integer: set[str]) -> set[str]:
-    """Names of all layers reached through layers that do not run in integers; the start's own conversions included."""
+    """Return the names of all float layers that can be reached from ``start`` through float layers, including those in ``start``."""
     assert callable(step)
     waiting = list(start)
     reached = {x.name for x in waiting if x.name not in integer}
@@ -94,7 +94,7 @@ def _signed_blocks(evidence: Evidence) -> bool:
 
 
 def signed_activations(evidence: Evidence) -> Finding | None:
-    """ONNX Runtime on x86 fuses signed activations in part of the convolutions only."""
+    """Signed activations, which ONNX Runtime on x86 fuses into only some of the convolutions."""
     profile = evidence.profile
     found = islands(profile)
     floats = [x for island in found for x in island.matrix_layers]
@@ -113,7 +113,7 @@ def signed_activations(evidence: Evidence) -> Finding | None:
 
 
 def blocked_fusion(evidence: Evidence) -> Finding | None:
-    """Q/DQ pairs that stand where the runtime cannot fuse them."""
+    """Q/DQ pairs in places where the runtime cannot fuse them."""
     profile = evidence.profile
     if _signed_blocks(evidence):
         return None
@@ -139,7 +139,7 @@ def blocked_fusion(evidence: Evidence) -> Finding | None:
 
 
 def float_activation(evidence: Evidence) -> Finding | None:
-    """An activation without an integer kernel, for which the data go to float and back."""
+    """Activations without an integer kernel, around which the runtime converts to float and back."""
     profile = evidence.profile
     if _signed_blocks(evidence):
         return None
@@ -162,14 +162,14 @@ def float_activation(evidence: Evidence) -> Finding | None:
 
 
 def dynamic_convolutions(evidence: Evidence) -> Finding | None:
-    """Convolutions whose activations are quantized anew in every call."""
+    """Dynamically quantized convolutions, whose activations are quantized again in every call."""
     profile = evidence.profile
     convolutions = [x for x in profile.layers if x.op == "ConvInteger"]
     if not convolutions:
         return None
     around = [x for x in profile.layers if x.op == "DynamicQuantizeLinear"]
     for layer in convolutions:
-        waiting = profile.readers(layer)  # the int32 result is cast, scaled twice, and its bias added
+        waiting = profile.readers(layer)  # these cast the int32 result, scale it twice and add the bias
         for _ in range(4):
             around += [x for x in waiting if x.kind != "activation" and x not in around and not x.macs and x.op != "DynamicQuantizeLinear"]
             waiting = [y for x in waiting if x in around for y in profile.readers(x)]
@@ -186,7 +186,7 @@ def dynamic_convolutions(evidence: Evidence) -> Finding | None:
 
 
 def unsigned_weights(evidence: Evidence) -> Finding | None:
-    """Weights in unsigned 8 bits, for which x86 has no fast product with unsigned activations."""
+    """Unsigned 8-bit weights, for which x86 has no fast product with unsigned activations."""
     profile = evidence.profile
     layers = [x for x in profile.matrix_layers if x.precision == "int8" and x.weight_type == "uint8" and x.op.startswith("Q")]
     if profile.runtime != "onnxruntime" or not evidence.x86 or not layers:
@@ -203,7 +203,7 @@ def unsigned_weights(evidence: Evidence) -> Finding | None:
 
 
 def float_where_integers_pay(evidence: Evidence) -> Finding | None:
-    """A model that computes in fp32 throughout, on a processor whose integer units are faster."""
+    """A model that runs entirely in fp32 on a processor with faster integer arithmetic."""
     profile, gain = evidence.profile, evidence.reach.int8_gain
     layers = [x for x in profile.matrix_layers if x.precision == "fp32"]
     if gain < _PAYS or len(layers) < len(profile.matrix_layers) or any(x.op in _QUANTIZE | _DEQUANTIZE for x in profile.layers):
@@ -220,7 +220,7 @@ def float_where_integers_pay(evidence: Evidence) -> Finding | None:
 
 
 def overflow(evidence: Evidence) -> Finding | None:
-    """Full-range 8-bit weights on an x86 processor without VNNI, which adds pairs of products in 16 bits."""
+    """Full-range 8-bit weights on an x86 processor without VNNI, where sums of two products can overflow 16 bits."""
     profile = evidence.profile
     layers = [x for x in profile.matrix_layers if x.precision == "int8"]
     vnni = any("vnni" in name or name == "amx_int8" for name in evidence.instruction_sets)

@@ -1,14 +1,14 @@
-"""How it is run: precision, threads, batch, and what happens before the model."""
+"""Finders for settings: precision, threads, batch size and preprocessing."""
 
 from __future__ import annotations
 
 from planish.explanation.findings.finding import Evidence, Finder, Finding, slowest
 
-_CLEARLY = 1.1  # times: two medians of one file differ by less
+_CLEARLY = 1.1  # ratio of latencies that counts as different; repeated medians of the same file differ by less
 
 
 def bf16_hint(evidence: Evidence) -> Finding | None:
-    """OpenVINO computing in bf16 where fp32 is faster."""
+    """OpenVINO running layers in bf16 where fp32 is faster."""
     profile, other = evidence.profile, evidence.alternatives.get("f32")
     layers = [x for x in profile.matrix_layers if x.precision == "bf16"]
     if not layers or other is None or other.verdict != "faster":
@@ -25,13 +25,13 @@ def bf16_hint(evidence: Evidence) -> Finding | None:
 
 
 def threads(evidence: Evidence) -> Finding | None:
-    """More threads than pay."""
+    """More threads than are useful."""
     profile = evidence.profile
     too_many = profile.threads > evidence.usable_cores
     better = {
         name: x
         for name, x in evidence.alternatives.items()
-        # threads that share a core make times so uneven that no interval excludes 1, but the cause is known
+        # threads that share a core make latencies so noisy that no confidence interval excludes a ratio of 1, but the cause is known
         if name.endswith(("thread", "threads")) and (x.verdict == "faster" or (too_many and x.asked_ms > _CLEARLY * x.latency_ms))
     }
     if not better:
@@ -49,7 +49,7 @@ def threads(evidence: Evidence) -> Finding | None:
 
 
 def batch(evidence: Evidence) -> Finding | None:
-    """A batch that is slower than its images one by one."""
+    """A batch that is slower than the same images one at a time."""
     profile, one = evidence.profile, evidence.alternatives.get("batch 1")
     if profile.batch <= 1 or one is None or one.asked_ms <= _CLEARLY * profile.batch * one.latency_ms:
         return None
@@ -65,7 +65,7 @@ def batch(evidence: Evidence) -> Finding | None:
 
 
 def preprocessing(evidence: Evidence) -> Finding | None:
-    """Reading and resizing an image takes longer than the model."""
+    """Decoding and resizing that takes longer than the model."""
     profile, each = evidence.profile, evidence.preprocessing_ms
     if each is None or each * profile.batch <= profile.latency_ms:
         return None

@@ -1,4 +1,4 @@
-"""Why fewer multiplications are not less time: channels that do not fit the kernels, memory, zeros that are multiplied all the same."""
+"""Finders for layers in which fewer MACs save no time: misaligned channels, memory-bound layers, unstructured sparsity."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import math
 from planish.explanation.findings.finding import Evidence, Finder, Finding, slowest
 from planish.explanation.profiles.profile import LayerProfile
 
-_SPARSE = 0.5  # share of zeros from which a layer counts as pruned; rounding to 8 bits alone makes fewer
-_SLOW = 0.5  # of the reach: below, a depthwise layer waits for memory and caches; dense ones come to more
-_DOMINANT = 0.4  # share of a call from which depthwise layers are the thing to change
+_SPARSE = 0.5  # share of zero weights from which a layer counts as pruned; rounding to 8 bits alone yields fewer
+_SLOW = 0.5  # share of the peak speed below which a depthwise layer is memory-bound; dense layers reach more
+_DOMINANT = 0.4  # share of a call's latency from which slow depthwise layers are reported
 
 
 def channel_block(instruction_sets: tuple[str, ...]) -> int:
-    """Channels that a convolution kernel computes at once: as many as floats fit into a vector register."""
+    """Return the number of channels that a convolution kernel computes at once: the floats in one vector register."""
     return 16 if "avx512f" in instruction_sets else 8
 
 
 def padding_waste(layer: LayerProfile, block: int) -> float:
-    """Share of a convolution's work that goes into channels which only fill up a block."""
+    """Return the share of a convolution's work spent on channels that only pad a block."""
     if layer.kind != "convolution" or len(layer.weight) < 3:
         return 0.0
-    # a kernel reads any number of input channels, but not equally well; 1 or 3, of pixels, have kernels of their own
+    # kernels accept any number of input channels, but multiples of 4 are faster; 1 and 3 (images) have dedicated kernels
     out, read = layer.weight[0], layer.weight[1]
     useful = out / (block * math.ceil(out / block))
     if read > 4:
@@ -30,7 +30,7 @@ def padding_waste(layer: LayerProfile, block: int) -> float:
 
 
 def misaligned_channels(evidence: Evidence) -> Finding | None:
-    """Convolutions whose number of channels is no multiple of what their kernel computes at once."""
+    """Convolutions whose number of output channels is not a multiple of the kernel's block."""
     profile, block = evidence.profile, channel_block(evidence.instruction_sets)
     waste = {x.name: padding_waste(x, block) for x in profile.layers}
     layers = [x for x in profile.layers if waste[x.name] > 0.1]
@@ -54,9 +54,10 @@ def _nearest(width: int, block: int) -> int:
 
 
 def memory_bound_depthwise(evidence: Evidence) -> Finding | None:
-    """Depthwise layers that dominate while the arithmetic units wait for memory."""
+    """Memory-bound depthwise layers that take a large share of the time."""
     profile = evidence.profile
-    depthwise = [x for x in profile.layers if x.kind == "depthwise" and x.op != "ConvInteger"]  # that kernel is slow for another reason
+    # ConvInteger is slow for another reason, see dynamic_convolutions
+    depthwise = [x for x in profile.layers if x.kind == "depthwise" and x.op != "ConvInteger"]
     slow = [x for x in depthwise if x.gops < _SLOW * (evidence.reach.gops(x.precision) or 0)]
     time, everything = profile.total_ms(slow), sum(x.macs for x in profile.layers)
     if not slow or time < _DOMINANT * profile.latency_ms:
@@ -75,7 +76,7 @@ def memory_bound_depthwise(evidence: Evidence) -> Finding | None:
 
 
 def sparse_weights(evidence: Evidence) -> Finding | None:
-    """Zeros that a dense kernel multiplies like all others."""
+    """Unstructured sparsity, from which dense kernels gain nothing."""
     profile = evidence.profile
     layers = [x for x in profile.matrix_layers if x.zeros >= _SPARSE]
     if not layers:

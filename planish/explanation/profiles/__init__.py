@@ -1,1 +1,1 @@
-"""What a runtime executed, layer by layer."""
+"""Profiles of the layers that a runtime executed."""

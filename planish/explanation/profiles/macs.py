@@ -1,4 +1,4 @@
-"""Multiply-accumulates of an executed operation, from the shapes of what it reads and makes; padded and dilated kernels are no more."""
+"""MACs of an executed operation, from its input and output shapes; padding and dilation add none."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ Shape = tuple[int, ...]
 
 
 def convolution_macs(made: Shape, channels: int, weight: Shape) -> int:
-    """Each output pixel takes all weights once, in groups or not.
+    """Return the MACs of a convolution: each output pixel uses every weight once, grouped or not.
 
     Args:
-        made: the output's shape, in any layout.
-        channels: of the output, those that a kernel adds to fill up a block included.
-        weight: as the file has it ``(C_out, C_in / groups, ...)``.
+        made: shape of the output, in any layout.
+        channels: number of channels in ``made``, including those that a kernel adds to pad a block.
+        weight: shape of the weight in the file ``(C_out, C_in / groups, ...)``.
     """
     return math.prod(made) // channels * math.prod(weight) if made and channels else 0
 
 
 def transposed_macs(read: Shape, weight: Shape) -> int:
-    """Each *input* pixel takes all weights once; output pixels add up what falls on them.
+    """Return the MACs of a transposed convolution: each *input* pixel uses every weight once.
 
     Args:
-        read: the input's shape ``(N, C_in, ...)``.
-        weight: ``(C_in, C_out / groups, ...)``.
+        read: shape of the input ``(N, C_in, ...)``.
+        weight: shape of the weight ``(C_in, C_out / groups, ...)``.
     """
     return math.prod(read) // read[1] * math.prod(weight) if len(read) > 1 and read[1] else 0
 
 
 def product_macs(read: Shape, made: Shape) -> int:
-    """A matrix product, of one pair of matrices or many, the left one transposed or not.
+    """Return the MACs of a matrix product, batched or not, whose left factor may be transposed.
 
     Args:
-        read: the left factor's shape ``(..., M, K)`` or ``(..., K, M)``; of a linear layer ``(..., K)``.
-        made: the output's shape ``(..., M, N)``.
+        read: shape of the left factor ``(..., M, K)`` or ``(..., K, M)``; of a linear layer's input ``(..., K)``.
+        made: shape of the output ``(..., M, N)``.
     """
     if not read or not made:
         return 0
@@ -42,7 +42,7 @@ def product_macs(read: Shape, made: Shape) -> int:
 
 
 def einsum_macs(equation: str, read: list[Shape]) -> int:
-    """Every combination of the indices once; 0 for a single factor, which nothing is multiplied with, and where ``...`` hides indices."""
+    """Return the MACs of an einsum, one per combination of indices; 0 for a single operand (no products), or if ``...`` hides indices."""
     terms = equation.replace(" ", "").partition("->")[0].split(",")
     if len(read) < 2 or len(terms) != len(read) or "." in equation:
         return 0

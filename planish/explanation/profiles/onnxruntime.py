@@ -1,4 +1,4 @@
-"""Profile of an ONNX file in ONNX Runtime: its profiler's times, on the graph as it optimised it."""
+"""Profile of an ONNX file in ONNX Runtime: the profiler's times for the nodes of the optimized graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from planish.explanation.profiles.source_graph import SourceGraph
 
 _SECONDS = 1.0
 _SUFFIX = "_kernel_time"
-_WEIGHTS = {  # executed operations with weights, and which input holds them
+_WEIGHTS = {  # executed operations with weights, and the index of the input that holds them
     "Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "ConvTranspose": 1, "MatMul": 1, "FusedMatMul": 1, "Gemm": 1, "FusedGemm": 1,
     "ConvInteger": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1,
     "MatMulNBits": 1, "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3,
@@ -27,10 +27,10 @@ _PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double":
 
 
 def profile_onnxruntime(model: ModelFile) -> Profile:
-    """Run the file with its profiler on.
+    """Run the file with ONNX Runtime's profiler enabled.
 
     Raises:
-        ExportError: it cannot be loaded or run.
+        ExportError: the file cannot be loaded or run.
     """
     import onnx
 
@@ -42,7 +42,7 @@ def profile_onnxruntime(model: ModelFile) -> Profile:
         named, optimised = Path(folder) / "named.onnx", Path(folder) / "optimised.onnx"
         onnx.save(source.model, str(named))
         options = model.onnxruntime_options()
-        options.log_severity_level = 4  # it warns that an optimised file fits this machine only, which is what we want to see
+        options.log_severity_level = 4  # silences the warning that the optimized file is specific to this machine, which is intended
         options.optimized_model_filepath = str(optimised)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
@@ -75,7 +75,7 @@ def _layers(graph: Any, events: list[dict[str, Any]], source: SourceGraph) -> It
         if event["cat"] == "Node" and event["name"].endswith(_SUFFIX):
             found.setdefault((event["name"].removesuffix(_SUFFIX), event["args"].get("node_index", "")), []).append(event)
     claimed: set[str] = set()
-    for (name, _), calls in found.items():  # in the order of their first call, which is that of execution
+    for (name, _), calls in found.items():  # in the order of the first call, which is the order of execution
         arguments = calls[-1]["args"]
         node, op = nodes.get(name), str(arguments["op_name"])
         read = [_shape_of(typed) for typed in arguments["input_type_shape"]]
@@ -106,7 +106,7 @@ def _layers(graph: Any, events: list[dict[str, Any]], source: SourceGraph) -> It
 
 
 def _middle(times: list[float]) -> float:
-    """Mean of the middle half: whole microseconds are too coarse for a median, and outliers too wild for a mean."""
+    """Return the mean of the middle half: times in whole microseconds are too coarse for a median, and outliers distort a plain mean."""
     ordered = np.sort(np.array(times[3:] or times, dtype=float))  # the first calls warm up
     return float(ordered[len(ordered) // 4 : max(1, len(ordered) - len(ordered) // 4)].mean())
 
@@ -120,7 +120,7 @@ def _shape_of(typed: dict[str, list[int]]) -> tuple[int, ...]:
 
 
 def _precision(arguments: dict[str, Any]) -> str:
-    """By the type of its first input."""
+    """Return a node's precision, from the type of its first input."""
     typed = arguments["input_type_shape"] or arguments["output_type_shape"]
     if arguments["op_name"] == "DynamicQuantizeMatMul":
         return "int8"
@@ -129,14 +129,14 @@ def _precision(arguments: dict[str, Any]) -> str:
 
 
 def _macs(op: str, read: list[tuple[int, ...]], made: tuple[int, ...], executed: tuple[int, ...], weight: tuple[int, ...]) -> int:
-    """Of a layer.
+    """Return the MACs of a layer.
 
     Args:
-        op: as executed.
-        read: shapes of its inputs; those that a kernel packed beforehand are missing.
-        made: shape of its output.
-        executed: shape of its weights; kernels pad channels, which is no useful work. Empty where they are computed.
-        weight: the same as the file has it; empty where it is not known.
+        op: the executed operation.
+        read: shapes of the inputs, without those that a kernel packed in advance.
+        made: shape of the output.
+        executed: shape of the weight in the optimized graph, whose channels may be padded; empty if the weight is computed.
+        weight: shape of the weight in the file; empty if unknown.
     """
     if "Conv" not in op:
         return product_macs(read[0], made) if read else 0

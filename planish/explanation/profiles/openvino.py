@@ -1,4 +1,4 @@
-"""Profile of a file in OpenVINO: its performance counters, on the graph as it executes it."""
+"""Profile of a file in OpenVINO: its performance counters for the nodes of the executed graph."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PRECISIONS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "int8", "i8":
 
 
 def profile_openvino(model: ModelFile) -> Profile:
-    """Run the file with performance counters on.
+    """Run the file with OpenVINO's performance counters enabled.
 
     Raises:
-        ExportError: it cannot be loaded or run.
+        ExportError: the file cannot be loaded or run.
     """
     inputs = model.random_inputs()
     run = model.load()
@@ -80,7 +80,7 @@ def _layer(node: Any, ms: float, executed: set[str], zeros: dict[str, float]) ->
 
 
 def in_file(name: str) -> str:
-    """Name of a layer before OpenVINO split its bias off."""
+    """Return the name of a layer in the file, from its name after OpenVINO split off the bias."""
     return name.removesuffix("/WithoutBiases")
 
 
@@ -90,7 +90,7 @@ def _info(node: Any, key: str) -> str:
 
 
 def _zeros(graph: Any) -> dict[str, float]:
-    """Share of zeros in the weights of each layer of the file; the executed graph does not hold their values."""
+    """Return the share of zero weights by layer of the file; the executed graph does not contain their values."""
     found = {}
     for layer in graph.get_ordered_ops():
         if layer.get_type_name() not in ("Convolution", "GroupConvolution", "MatMul"):
@@ -104,14 +104,14 @@ def _zeros(graph: Any) -> dict[str, float]:
 
 
 def _macs(op: str, made: tuple[int, ...], weight: tuple[int, ...], read: tuple[int, ...]) -> int:
-    """Of a layer; ``weight`` is that of the executed graph, whose groups are a dimension of their own."""
+    """Return the MACs of a layer; ``weight`` is the shape in the executed graph, where groups are a separate dimension."""
     if op == "Convolution":
         return convolution_macs(made, made[1] if len(made) > 1 else 0, weight)
     return transposed_macs(read, weight) if op == "Deconvolution" else product_macs(read, made)
 
 
 def _flat_groups(weight: tuple[int, ...]) -> tuple[int, ...]:
-    """OpenVINO's ``(groups, C_out / groups, C_in / groups, H, W)`` as ``(C_out, C_in / groups, H, W)``."""
+    """Convert OpenVINO's ``(groups, C_out / groups, C_in / groups, H, W)`` to ``(C_out, C_in / groups, H, W)``."""
     return (weight[0] * weight[1], *weight[2:]) if len(weight) == 5 else weight
 
 

@@ -1,4 +1,4 @@
-"""What a runtime really did with a model: the layers it executed, in which arithmetic, for how long. The same for all runtimes."""
+"""Profile of a model, in a common form for all runtimes: the executed layers with their precision and time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 Kind = Literal["convolution", "depthwise", "linear", "activation", "conversion", "other"]
 
-# by ONNX's names and by OpenVINO's, which executes activations of a kind under these names where it cannot fuse them
+# operation names of ONNX and of OpenVINO; OpenVINO executes activations that it cannot fuse under these names
 ACTIVATIONS = {
     "Relu", "Clip", "Sigmoid", "HardSwish", "HSwish", "HardSigmoid", "HSigmoid", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Erf", "Elu",
     "Selu", "Celu", "Softplus", "SoftPlus", "Softsign", "Tanh", "Mish", "Swish", "LeakyRelu", "PRelu", "ThresholdedRelu",
@@ -23,22 +23,22 @@ CONVERSIONS = {
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer as it was executed. A layer of the file that was fused into another one does not show up.
+    """One executed layer. A layer of the file that was fused into another one has no entry of its own.
 
     Args:
-        name: as the runtime calls it.
-        op: the operation: ``QLinearConv``, ``Convolution``.
+        name: the runtime's name of the layer.
+        op: the executed operation, such as ``QLinearConv`` or ``Convolution``.
         kind: of layer.
-        ms: per call.
+        ms: time per call, including the profiler's overhead.
         precision: of the arithmetic: ``int8``, ``fp32``, ``bf16``, ``fp16``.
-        shape: of its output.
-        kernel: what computed it, where the runtime says: ``brgconv_avx512_I8``.
-        macs: per call; 0 where it does not multiply matrices.
-        weight: shape of its weights ``(C_out, C_in / groups, ...)`` in the file, empty where it has none.
-        weight_type: ``uint8``, ``int8``, ``float32``, ...; empty where it has none.
-        zeros: share of its weights that are 0.
-        inputs: names of the executed layers whose outputs it reads.
-        source: name of the layer in the file that it computes, where it is known.
+        shape: of the output.
+        kernel: its implementation, if the runtime reports it, such as ``brgconv_avx512_I8``.
+        macs: per call; 0 for operations without matrix products.
+        weight: shape of the weight ``(C_out, C_in / groups, ...)`` in the file; empty if there is none.
+        weight_type: ``uint8``, ``int8``, ``float32``, ...; empty if there is no weight.
+        zeros: share of the weights that are 0.
+        inputs: names of the executed layers whose outputs are its inputs.
+        source: name of the corresponding layer in the file; empty if unknown.
     """
 
     name: str
@@ -57,23 +57,23 @@ class LayerProfile:
 
     @property
     def gops(self) -> float:
-        """Billions of operations a second, two for a multiplication with its addition."""
+        """Billions of operations per second (two operations per MAC)."""
         return 2 * self.macs / (self.ms * 1e6) if self.ms > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One model in one runtime.
+    """The profile of one model in one runtime.
 
     Args:
-        runtime: its name.
-        threads: it may compute with.
-        batch: images in a batch.
-        latency_ms: median of whole calls, timed without the profiler.
-        layers: in the order of execution.
+        runtime: name of the runtime.
+        threads: number of threads.
+        batch: batch size.
+        latency_ms: median latency of a call, timed without the profiler.
+        layers: in order of execution.
         settings: of the runtime.
-        signed_activations: tensors between layers that the file quantizes to signed 8 bits.
-        unsigned_activations: the same, unsigned.
+        signed_activations: number of activations that the file quantizes to signed 8 bits.
+        unsigned_activations: number of activations that the file quantizes to unsigned 8 bits.
     """
 
     runtime: str
@@ -87,15 +87,15 @@ class Profile:
 
     @property
     def layers_ms(self) -> float:
-        """Sum over layers. The profiler makes it larger than ``latency_ms`` where layers are many and short."""
+        """Sum over layers; the profiler's overhead makes it larger than ``latency_ms`` if there are many short layers."""
         return sum(layer.ms for layer in self.layers)
 
     def ms(self, layer: LayerProfile) -> float:
-        """Its time within ``latency_ms``: what the profiler itself takes is removed in proportion."""
+        """Return a layer's time, scaled down if needed so that the sum over layers does not exceed ``latency_ms``."""
         return layer.ms * min(1.0, self.latency_ms / self.layers_ms) if self.layers_ms > 0 else 0.0
 
     def total_ms(self, layers: list[LayerProfile]) -> float:
-        """Their time within ``latency_ms``."""
+        """Return the sum of ``ms`` over the given layers."""
         return sum(self.ms(layer) for layer in layers)
 
     @cached_property
@@ -111,19 +111,19 @@ class Profile:
         return readers
 
     def sources(self, layer: LayerProfile) -> list[LayerProfile]:
-        """The executed layers that it reads."""
+        """Return the executed layers whose outputs are this layer's inputs."""
         return [self._by_name[name] for name in layer.inputs if name in self._by_name]
 
     def readers(self, layer: LayerProfile) -> list[LayerProfile]:
-        """The executed layers that read it."""
+        """Return the executed layers that read this layer's output."""
         return self._readers.get(layer.name, [])
 
     def conversions(self, layer: LayerProfile) -> list[LayerProfile]:
-        """Quantizing, dequantizing, casting and reordering right before and after a layer."""
+        """Return the nodes directly before and after a layer that quantize, dequantize, cast or reorder."""
         around = [*self.sources(layer), *self.readers(layer)]
         return [other for other in around if other.kind == "conversion"]
 
     @property
     def matrix_layers(self) -> list[LayerProfile]:
-        """Convolutions and linear layers: what compression makes faster."""
+        """Convolution and linear layers, which compression can make faster."""
         return [layer for layer in self.layers if layer.kind in ("convolution", "depthwise", "linear")]

@@ -1,4 +1,4 @@
-"""The ONNX file as it was written: which of its layers an executed one came from, and what its weights are like."""
+"""The graph of an ONNX file before optimization, to map executed nodes to layers of the file and to inspect their weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from planish.errors import ExportError, first_line
 LAYERS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3}
 """Operations with weights, and which input holds them."""
 
-_RENAMED = re.compile(r"(_token_\d+|_nchwc)$")  # what ONNX Runtime adds to names when it replaces a node
+_RENAMED = re.compile(r"(_token_\d+|_nchwc)$")  # suffixes that ONNX Runtime appends to a name when it replaces a node
 _STEPS_UP = 4
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Of a layer: shape as the file has it, type, share of zeros."""
+    """Shape (as in the file), type and share of zeros of a layer's weights."""
 
     shape: tuple[int, ...]
     type: str
@@ -28,13 +28,13 @@ class Weights:
 
 
 class SourceGraph:
-    """An ONNX file. Nodes without a name get one, so that a profile can tell them apart.
+    """The graph of an ONNX file; unnamed nodes are given names, so that a profile can tell them apart.
 
     Args:
         path: of the file.
 
     Raises:
-        ExportError: it is not an ONNX file.
+        ExportError: the file is not an ONNX file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,11 +60,11 @@ class SourceGraph:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def origin(self, name: str, outputs: list[str]) -> Any | None:
-        """The layer that an executed node computes.
+        """Return the layer of the file that an executed node computes, or None.
 
         Args:
             name: of the executed node.
-            outputs: its tensors. Where an activation was fused into a convolution they are named after the activation.
+            outputs: names of its output tensors; those of a convolution with a fused activation are named after the activation.
         """
         base = _RENAMED.sub("", name)
         if base in self.nodes and self.nodes[base].op_type in LAYERS:
@@ -81,7 +81,7 @@ class SourceGraph:
         return None
 
     def weights(self, layer: Any) -> Weights | None:
-        """Of a layer of this graph; dequantized constants count as what they are stored in."""
+        """Describe the weights of a layer of this graph as stored: integers if the file dequantizes them. None if they are computed."""
         values = self.stored_weights(layer)
         if values is None or values.ndim < 2:
             return None
@@ -98,12 +98,12 @@ class SourceGraph:
         return Weights(values.shape, str(values.dtype), float((values == zero).mean()))
 
     def stored_weights(self, layer: Any) -> np.ndarray[Any, Any] | None:
-        """The weights of a layer as they are stored, before any dequantization; None where they are not constant."""
+        """Return the weights of a layer as stored, before dequantization; None if they are computed."""
         name = layer.input[LAYERS[layer.op_type]]
         above = self.made_by.get(name)
         return self.array(above.input[0] if above is not None and above.op_type == "DequantizeLinear" else name)
 
     def activation_types(self) -> list[str]:
-        """Type of every tensor between layers that the file quantizes, ``int8`` or ``uint8``."""
+        """Return the type, such as ``int8`` or ``uint8``, of every activation that the file quantizes."""
         return [str(z.dtype) for node in self.graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in self.constants
                 for z in [self.array(node.input[2]) if len(node.input) > 2 else np.uint8(0)] if z is not None]  # fmt: skip

@@ -1,1 +1,1 @@
-"""The folder that ships: written, verified, signed, explained in its README."""
+"""The bundle, which is the folder to deploy: writing it, verifying it, signing it, and its README."""

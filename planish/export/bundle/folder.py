@@ -1,4 +1,4 @@
-"""The bundle: one folder with all that ships."""
+"""The bundle: one folder with everything that is deployed."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ if TYPE_CHECKING:
 
 DESCRIPTION, SEAL, SIGNATURE = "bundle.json", "bundle.json.sha256", "bundle.sig"
 EXPECTED, REFERENCE = "golden/expected.npz", "reference.json"
-# Of the largest expected value. Float kernels add up in another order on another processor; integer kernels also round to another
-# step now and then, and a step passes through all layers after it.
+# Relative to the largest expected value. On another processor, float kernels sum in another order; integer kernels also round some
+# values to the neighbouring step, and this error propagates through all later layers.
 _TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
 _REFERENCE_IMAGES = 1000
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Bundle:
-    """``bundle.json``.
+    """The content of ``bundle.json``.
 
     Args:
-        task: what the model is for: ``classification``.
-        format: of the model.
-        files: the model's, relative to the bundle; the first is the one the runtime opens.
+        task: name of the task, such as ``classification``.
+        format: format of the model.
+        files: model files, relative to the bundle; the runtime opens the first one.
         class_names: in the order of the model's outputs.
-        input_spec: what the model is fed.
-        preprocessing: how an image file becomes that.
-        lineage: how the model came to be.
-        runtime: what ran it when it was measured.
-        threads: it was measured with.
-        batch_size: as measured.
-        runtime_settings: as measured.
+        input_spec: shape of the model's input.
+        preprocessing: how an image file is converted to the model's input.
+        lineage: how the model was made.
+        runtime: in which the model was measured.
+        threads: number of threads of the measurements.
+        batch_size: batch size of the measurements.
+        runtime_settings: settings of the runtime during the measurements.
         measurements: by name.
-        versions: of the libraries that made it.
-        golden_samples: image files with known outputs, relative to the bundle.
-        tolerance: how far outputs may lie from the known ones, as a share of the largest known value.
-        sha256: of every file but this one and its seal.
-        created: in UTC.
+        versions: of the libraries that the bundle was made with.
+        golden_samples: image files with expected outputs, relative to the bundle.
+        tolerance: largest difference allowed from the expected outputs, relative to the largest expected value.
+        sha256: hashes by name of all files except this one, its seal and the signature.
+        created: time in UTC.
     """
 
     task: str
@@ -95,19 +95,19 @@ def write_bundle(
     golden: int = 16,
     assignment: SplitAssignment | None = None,
 ) -> Path:
-    """Write all that ships into ``folder``; it appears when it is whole, and an earlier bundle there is replaced.
+    """Write a bundle to ``folder``, which appears only once it is complete. An earlier bundle there is replaced.
 
     Args:
-        artifact: exported.
-        task: its validation images become the golden samples and the reference values; test is not touched.
-        folder: where.
-        target: runtime, threads and batch size that it was measured with.
+        artifact: an exported model.
+        task: its validation split provides the golden samples and the reference values; the test split is not used.
+        folder: where to write the bundle.
+        target: runtime, number of threads and batch size of the measurements.
         measurements: by name.
-        golden: how many golden samples.
-        assignment: the splits of the images that it was made with, kept as ``splits.json``.
+        golden: number of golden samples.
+        assignment: the split of each image that the model was made with, saved as ``splits.json``.
 
     Raises:
-        BundleError: the artifact is not exported, or something else lies in ``folder``.
+        BundleError: the artifact is not exported, or ``folder`` contains something other than a bundle.
     """
     if not artifact.files:
         raise BundleError(f"the model is in format {artifact.format}", "a bundle holds an exported model", "add a to_onnx step")
@@ -156,7 +156,7 @@ def write_bundle(
 
 
 def bundle_folder(place: Path) -> Path:
-    """The bundle in a run's folder, or the folder itself."""
+    """The bundle in the folder of a run, or ``place`` itself if it contains none."""
     return place / "bundle" if (place / "bundle" / DESCRIPTION).exists() else place
 
 
@@ -164,7 +164,7 @@ def read_bundle(folder: Path) -> Bundle:
     """Read ``bundle.json``.
 
     Raises:
-        BundleError: it is missing, damaged, of another version, or names files outside the folder.
+        BundleError: it is missing, damaged, of another version, or refers to files outside the folder.
     """
     bundle = read_versioned(folder / DESCRIPTION, Bundle, "it is as Planish wrote it", "make the bundle again")
     for name in (*bundle.files, *bundle.golden_samples, *bundle.sha256):
@@ -184,15 +184,15 @@ def read_bundle(folder: Path) -> Bundle:
 
 
 def read_expected(folder: Path, bundle: Bundle, max_bytes: int) -> Outputs:
-    """The known outputs of the golden samples, first axis the samples.
+    """The expected outputs of the golden samples, by name; the first axis is the sample.
 
     Args:
         folder: of the bundle.
         bundle: its description.
-        max_bytes: of all outputs together.
+        max_bytes: limit for all outputs together.
 
     Raises:
-        BundleError: they cannot be read, or are no numbers of each sample.
+        BundleError: they cannot be read, or are not numbers for each sample.
     """
     try:
         found = read_arrays(folder / EXPECTED, max_bytes)
@@ -206,9 +206,9 @@ def read_expected(folder: Path, bundle: Bundle, max_bytes: int) -> Outputs:
 
 
 def changed_files(folder: Path, bundle: Bundle) -> list[str]:
-    """What is not as it was when the bundle was made, one line each.
+    """The differences from the bundle as it was made, one line each.
 
-    It shows accidents. Whoever changes a file on purpose can write its new hash as well; only a signature shows that
+    This detects accidental changes. Whoever changes a file deliberately can also replace its hash; only a signature detects that
     (``planish.export.bundle.signature``).
     """
     try:
@@ -230,10 +230,10 @@ def changed_files(folder: Path, bundle: Bundle) -> list[str]:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 hashes of all files in a bundle but its signature, by name.
+    """The SHA-256 hashes of all files in a bundle except its signature, by name.
 
     Raises:
-        BundleError: something there is no file, or a link that leads out of the folder.
+        BundleError: the folder contains something that is not a file, or a link to a place outside of it.
     """
     hashes = {}
     for path in folder.rglob("*"):
@@ -254,7 +254,7 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _tolerance(precision: str, runtime: str) -> float:
-    """By the precision of the file; on another processor the runtime's default may be another one."""
+    """Return the tolerance for a file of this precision; a runtime's default precision may differ on another processor."""
     is_default = runtime in {kind.name for kind in DEFAULT_PRECISION.values()}
     return max(_TOLERANCE.values()) if is_default else _TOLERANCE.get(precision, max(_TOLERANCE.values()))
 
@@ -278,7 +278,7 @@ def _write_reference(artifact: Artifact, task: Task, folder: Path, predictor: Pr
     images = split.images(artifact.input_spec, artifact.preprocessing)
 
     def values() -> Iterator[dict[str, Any]]:
-        for i in _spread(len(split), _REFERENCE_IMAGES):  # one by one: masks of all would fill the memory
+        for i in _spread(len(split), _REFERENCE_IMAGES):  # one at a time: the masks of all images would not fit into memory
             image = np.ascontiguousarray(images[i : i + 1])
             yield from image_values(task.name, artifact.class_names, image, predictor(image), [split.file_bytes(i)])
 

@@ -53,7 +53,7 @@ _OWN_WAY = Template("""\
 `planish.export.runtimes.registry.load(["$model"], "$runtime")` opens the model in Python, and `planish serve .` answers images over HTTP.
 """)
 
-# The resize covers the input, the slices keep its middle; for a model that takes squashed images both sides fit at once.
+# The resized image covers the input size, and the slices take its centre; with ``squash`` it has exactly the input size already.
 _LINES = Template("""\
 import json, sys, numpy as np, $imports
 from PIL import Image, ImageOps
@@ -69,7 +69,7 @@ $said""")
 
 _RESIZED = {"squash": "$w, $h", "crop": "max($w, $h * im.width // im.height), max($h, $w * im.height // im.width)"}
 
-# Buffers are of the engine's own types and sizes, or the GPU writes beyond their ends.
+# Buffers must have the engine's own types and sizes, otherwise the GPU writes beyond their ends.
 _TENSORRT = """\
 r = tensorrt.Runtime(tensorrt.Logger()); e = r.deserialize_cuda_engine(open($file, "rb").read()); c = e.create_execution_context()
 x = torch.from_numpy(x.copy()).cuda(); assert c.set_input_shape("images", tuple(x.shape))
@@ -79,7 +79,7 @@ assert all([c.set_tensor_address(n, t.data_ptr()) for n, t in {"images": x, **y}
 s = torch.cuda.current_stream(); assert c.execute_async_v3(s.cuda_stream); s.synchronize()
 """
 
-# By runtime: what to install, what to import, and the lines from pixels `x` in the file `$file` to `logits`.
+# By runtime: packages to install, imports, and the lines that compute `logits` from pixels `x` with the model `$file`.
 _RUN = {
     "onnxruntime": ("onnxruntime", "onnxruntime", 'logits = onnxruntime.InferenceSession($file).run(None, {"images": x})[0]'),
     "openvino": (
@@ -102,7 +102,7 @@ _RUN = {
     "torch": ("torch", "torch", "logits = torch.export.load($file).module()(torch.from_numpy(x.copy())).detach().numpy()"),
     "tensorrt": ("tensorrt torch", "torch, tensorrt", _TENSORRT + 'logits = y["logits"].cpu().numpy()'),
 }
-# The same for models with several outputs, to those of the image by name, `y`.
+# The same lines for models with several outputs: `y` is a dict of the outputs of the one image.
 _NAMED = {
     "onnxruntime": "s = onnxruntime.InferenceSession($file)\n"
     'y = {o.name: v[0] for o, v in zip(s.get_outputs(), s.run(None, {"images": x}))}',
@@ -126,7 +126,13 @@ _FILE = 'b["files"][0]'
 
 
 def readme(artifact: Artifact, task: str, runtime: str) -> str:
-    """The text of README.md for an exported artifact of a task of that name."""
+    """The text of README.md for an exported artifact.
+
+    Args:
+        artifact: the exported model.
+        task: name of the task.
+        runtime: name of the runtime that it is deployed in.
+    """
     source, model = artifact.lineage.source.name, artifact.files[0].name
     known = runtime if runtime in _RUN else "onnxruntime" if artifact.format in ("onnx", "packed") else ""
     danger = registered()[runtime].danger if runtime in registered() else ""
@@ -143,12 +149,12 @@ def readme(artifact: Artifact, task: str, runtime: str) -> str:
 
 
 def _python(artifact: Artifact, task: str, runtime: str) -> str:
-    """The section with the lines of Python."""
+    """The section with the Python code."""
     spec, of_task = artifact.input_spec, lines(task)
     package, imported, run = _RUN[runtime]
     if of_task.output != "logits":
         run = _NAMED[runtime]
-    packed = artifact.format == "packed"  # only Planish knows how to open these
+    packed = artifact.format == "packed"  # only Planish can unpack these
     code = Template(_LINES.safe_substitute(resized=_RESIZED[artifact.preprocessing.resize], run=run, said=of_task.printed)).substitute(
         imports=f"{imported}, planish.export.runtimes.packed_file as packed" if packed else imported,
         file=f'packed.unpack(open({_FILE}, "rb").read())' if packed else _FILE,

@@ -1,4 +1,4 @@
-"""Reference values: what inputs and predictions looked like when the model was made, so that later ones can be compared with them."""
+"""Reference values for drift: statistics of the inputs and predictions at the time the model was made, to compare later ones with."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-_DIGITS = 6  # the same for all, so that equal images have equal values
+_DIGITS = 6  # decimals that all values are rounded to, so that equal images have equal values
 CLASS = "class"
-LARGEST = 1e12  # of what describes an image: sums of squares stay finite
+LARGEST = 1e12  # largest absolute value of an image's statistics, so that sums of squares stay finite
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class DriftReference:
-    """``reference.json``: statistics of a model's inputs and predictions on validation images, the reference of drift.
+    """The content of ``reference.json``: statistics of a model's inputs and predictions on validation images, the reference for drift.
 
     Args:
-        values: of each image, by name; see ``image_values``.
-        class_counts: images by their predicted class; empty where the task predicts none of a whole image.
+        values: one per image, by name of the statistic; see ``image_values``.
+        class_counts: number of images by predicted class; empty where the task does not predict one class per image.
     """
 
     values: dict[str, list[Annotated[float, Field(ge=-LARGEST, le=LARGEST)]]]
@@ -40,21 +40,21 @@ class DriftReference:
 def image_values(
     task: str, class_names: Sequence[str], images: Pixels, outputs: Outputs, files: Sequence[bytes] = ()
 ) -> list[dict[str, Any]]:
-    """What drift is looked for in: values by name, one dict an image.
+    """The statistics that drift is detected in: values by name, one dict per image.
 
-    On grey values from 0 to 1: ``brightness`` (mean), ``contrast`` (standard deviation) and ``sharpness`` (mean absolute step between
-    neighbours). Where files are given ``width`` and ``height``, in pixels. What else there is, and whether an image has a ``class``,
-    depends on the task; see ``planish.tasks.drift_statistics``.
+    Of grey values from 0 to 1: ``brightness`` (mean), ``contrast`` (standard deviation) and ``sharpness`` (mean absolute difference of
+    neighbouring pixels). If ``files`` are given, also ``width`` and ``height`` in pixels. The other statistics, and whether an image has
+    a ``class``, depend on the task; see ``planish.tasks.drift_statistics``.
 
     Args:
-        task: its name.
+        task: name of the task.
         class_names: in the order of the outputs.
-        images: as the model is fed them, uint8 ``(N, H, W, C)``.
-        outputs: the model's on them.
-        files: the image files they came from, N or none.
+        images: inputs of the model, uint8 ``(N, H, W, C)``.
+        outputs: of the model for these images.
+        files: contents of the N image files, or empty.
     """
     grey = (images @ _LUMA if images.shape[3] == 3 else images[..., 0].astype(np.float32)) / 255
-    # a model may take a single row or column of pixels, which has no step
+    # an input may be a single row or column, which has no neighbours along one axis
     steps = [np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2) if grey.shape[axis] > 1]
     sharpness = np.mean(steps, axis=0) if steps else np.zeros(len(images))
     found = []
@@ -70,7 +70,7 @@ def image_values(
 
 
 def reference_values(images: Iterable[dict[str, Any]], class_names: Sequence[str]) -> DriftReference:
-    """The reference of drift.
+    """The reference for drift.
 
     Args:
         images: ``image_values`` of validation images.
@@ -82,7 +82,7 @@ def reference_values(images: Iterable[dict[str, Any]], class_names: Sequence[str
         for name, value in image.items():
             if name == CLASS:
                 counts[value] += 1
-            elif abs(value) <= LARGEST:  # nor NaN
+            elif abs(value) <= LARGEST:  # False for NaN too
                 values[name].append(value)
     return DriftReference(values=dict(values), class_counts={name: counts[name] for name in class_names} if counts else {})
 

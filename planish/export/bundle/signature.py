@@ -1,7 +1,7 @@
-"""Signed bundles: an Ed25519 signature of the hashes of all files, which only the owner of the private key can make.
+"""Signed bundles: an Ed25519 signature of the hashes of all files, which only the owner of the private key can create.
 
-``bundle.json`` and its seal hold hashes that anyone can compute: they show accidents. ``bundle.sig`` shows who made the bundle. Keys are
-PEM files as OpenSSL writes them::
+``bundle.json`` and its seal contain hashes that anyone can compute, so they only detect accidental changes. ``bundle.sig`` proves who
+made the bundle. Keys are PEM files in the format of OpenSSL::
 
     openssl genpkey -algorithm ed25519 -out key.pem      # keep it secret
     openssl pkey -in key.pem -pubout -out key.pub        # give it to whoever runs the bundles
@@ -32,18 +32,18 @@ _MAKE_PUBLIC = "take it from the private key: openssl pkey -in key.pem -pubout -
 
 
 def sign(folder: Path, key: Path) -> Path:
-    """Write ``bundle.sig``; an earlier one is replaced.
+    """Write ``bundle.sig``, replacing an earlier one.
 
     Args:
-        folder: a bundle, as it was made.
+        folder: an unchanged bundle.
         key: the private key, a PEM file without a password.
 
     Returns:
-        The signature's file.
+        The path of the signature.
 
     Raises:
         BundleError: the bundle was changed since it was made, or the key cannot be used.
-        DataError: there is a folder in the place of the signature.
+        DataError: there is a folder with the name of the signature.
         RuntimeMissingError: the library ``cryptography`` is not installed.
     """
     private = _private_key(key)
@@ -57,14 +57,14 @@ def sign(folder: Path, key: Path) -> Path:
 
 
 def check_signature(folder: Path, public_key: Path) -> None:
-    """Refuse a bundle that the owner of a key has not signed as it is; one that passes may also hold files that run code.
+    """Refuse a bundle without a valid signature. The model files of a valid one are then trusted, even if their format can run code.
 
     Args:
         folder: the bundle.
-        public_key: a PEM file.
+        public_key: the signer's public key, a PEM file.
 
     Raises:
-        BundleError: there is no signature, it is of another key, or a file was changed, added or taken away since.
+        BundleError: there is no signature, it was made with another key, or a file was changed, added or removed afterwards.
         RuntimeMissingError: the library ``cryptography`` is not installed.
     """
     public = _public_key(public_key)
@@ -89,7 +89,7 @@ def check_signature(folder: Path, public_key: Path) -> None:
 
 
 def _message(folder: Path) -> bytes:
-    """What is signed: the names and hashes of all files but the signature itself."""
+    """The signed content: the names and hashes of all files except the signature itself."""
     hashes = file_hashes(folder)
     return json.dumps({"planish bundle": 1, "sha256": hashes}, sort_keys=True).encode("ascii")
 
@@ -101,7 +101,7 @@ def _private_key(file: Path) -> Ed25519PrivateKey:
 
     try:
         key = load_pem_private_key(read_bytes(file, _MOST_BYTES), password=None)
-    except Exception as error:  # ValueError, TypeError where there is a password, UnsupportedAlgorithm, OSError
+    except Exception as error:  # ValueError, TypeError if there is a password, UnsupportedAlgorithm, OSError
         raise BundleError(f"{file} cannot be read: {error}", "it is a private Ed25519 key, PEM, without a password", _MAKE_KEY) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise BundleError(f"{file} holds a key of another kind: {type(key).__name__}", "bundles are signed with Ed25519", _MAKE_KEY)

@@ -1,4 +1,4 @@
-"""The check that a bundle is whole, still gives the same answers, and is as fast here as it was promised to be."""
+"""Verification of a bundle: unchanged files, expected outputs, and the latency on this machine compared with the recorded one."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _SIGNATURES = {
     "none": "signature: none; its hashes show accidents, not forgeries (planish sign BUNDLE --key KEY signs it)",
 }
 _TIMED_SECONDS, _LAUNCHES = 1.0, 3
-_MOST_EXPECTED = 1_000_000_000  # bytes of all known outputs, unpacked
+_MOST_EXPECTED = 1_000_000_000  # bytes of all expected outputs, unpacked
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a check of a bundle found.
+    """The result of verifying a bundle.
 
     Args:
         folder: the bundle.
-        samples: golden samples replayed.
-        worst: largest difference from a known output, as a share of the largest known value.
-        tolerance: how much is allowed.
-        failures: one line each; empty where all is well.
-        latency: of one call here, by the median, with the bundle's batch and threads; None where it was not measured.
-        promised: the same as it was measured when the bundle was made; None where it was not.
-        signature: ``verified``, ``unchecked`` where there is one but no key was given, or ``none``.
+        samples: number of golden samples that were checked.
+        worst: largest difference from an expected output, relative to the largest expected value.
+        tolerance: largest difference allowed.
+        failures: one line each; empty if the bundle is valid.
+        latency: median latency of one call on this machine, with the bundle's batch size and threads; None if it was not measured.
+        promised: the latency measured when the bundle was made; None if it was not measured.
+        signature: ``verified``; ``unchecked`` if there is one but no key was given; or ``none``.
     """
 
     folder: str
@@ -69,7 +69,7 @@ class VerifyReport:
         return "\n".join([*lines, _SIGNATURES[self.signature], *self._speed()])
 
     def _speed(self) -> list[str]:
-        """The latency beside what was promised, in words; nothing where it was not measured."""
+        """The latency compared with the recorded one, as lines of text; empty if it was not measured."""
         if self.latency is None:
             return []
         here = f"{self.latency} on {self.latency.device} ({self.latency.runtime})"
@@ -81,23 +81,23 @@ class VerifyReport:
 
 
 def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None = None, public_key: Path | None = None) -> VerifyReport:
-    """Check that every file is there, unchanged, and that nothing was added; then replay the golden samples from their image files.
+    """Check that no file is missing, changed or added; then run the model on the golden samples, starting from their image files.
 
-    The model runs in the bundle's runtime with the bundle's settings. Outputs may differ by ``Bundle.tolerance`` of the largest known value
-    (another processor rounds differently), and the top class must be the known one wherever it leads by more than that.
+    The model runs in the bundle's runtime with the bundle's number of threads. Outputs may differ by ``Bundle.tolerance`` of the largest
+    expected value (another processor rounds differently), and the top-1 class must be the expected one wherever its margin exceeds that.
 
     Args:
         folder: the bundle.
-        latency: also measure it, in a process of its own, which takes some seconds. Slower than promised is no failure: this is another
-            machine, or a busy one.
-        max_latency_ms: more than that is a failure.
-        public_key: of whoever must have signed the bundle; None for anyone's bundle, signed or not.
+        latency: also measure the latency, in a separate process, which takes a few seconds. A higher latency than the recorded one is not
+            a failure, since the machine may be a different or a busy one.
+        max_latency_ms: a higher latency is a failure.
+        public_key: PEM file of the key that the bundle must be signed with; None accepts any bundle, signed or not.
 
     Raises:
-        BundleError: the folder is not a bundle at all, its description cannot be trusted, or its known outputs cannot be read.
+        BundleError: the folder is not a bundle, its description cannot be trusted, or its expected outputs cannot be read.
         RuntimeMissingError: the bundle's runtime is not installed.
-        ModelError: the model cannot be timed.
-        GoalError: a limit for what is not measured.
+        ModelError: the latency cannot be measured.
+        GoalError: ``max_latency_ms`` is given without ``latency``.
     """
     if max_latency_ms is not None and not latency:
         raise GoalError("a limit for a latency that is not measured", "it is measured to be held against it", "leave --no-latency away")
@@ -110,7 +110,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
             signature = "verified"
         except BundleError as error:
             failures.append(str(error))
-    if failures:  # what was tampered with is not run
+    if failures:  # a model that may have been tampered with is not run
         return VerifyReport(str(folder), 0, 0.0, bundle.tolerance, failures, signature=signature)
     predictor = load([folder / name for name in bundle.files], bundle.runtime, threads=bundle.threads, batch=1)
     expected = read_expected(folder, bundle, _MOST_EXPECTED)
@@ -132,7 +132,7 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
 
 
 def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
-    """Median milliseconds of a call with the bundle's batch and threads, as a search measures it."""
+    """The median latency of a call in ms with the bundle's batch size and threads, measured as in a search."""
     arguments = {
         "files": [str((folder / name).resolve()) for name in bundle.files],
         "runtime": bundle.runtime,
@@ -146,12 +146,12 @@ def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:
 
 
 def _compare(bundle: Bundle, expected: Outputs, outputs_now: dict[int, Outputs]) -> tuple[float, list[str]]:
-    """Largest difference from the known outputs, as a share of the largest known value, and what is wrong, a line each.
+    """The largest difference from the expected outputs, relative to the largest expected value, and the failures, one line each.
 
     Args:
-        bundle: that is checked.
-        expected: of all golden samples.
-        outputs_now: outputs now, by the number of the sample.
+        bundle: the bundle that is verified.
+        expected: outputs of all golden samples.
+        outputs_now: present outputs, by index of the sample.
     """
     wrong = []
     for i, found in list(outputs_now.items()):
@@ -183,7 +183,7 @@ def _compare(bundle: Bundle, expected: Outputs, outputs_now: dict[int, Outputs])
 
 
 def _other_tops(known: Any, found: Any, tolerance: float) -> list[str]:
-    """Where another value is the largest of its row ``(N, values)`` though the known one leads by more than may differ, in words."""
+    """For each row of ``(N, values)``, a message if the top-1 class differs although its margin exceeds the tolerance, else ``""``."""
     changes = [""] * len(known)
     if known.ndim == 2 and known.shape[1] > 1:
         allowed = tolerance * float(np.abs(known).max())

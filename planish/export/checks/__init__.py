@@ -1,1 +1,1 @@
-"""Whether an exported file computes what PyTorch computes."""
+"""Checks that an exported file computes the same as PyTorch."""

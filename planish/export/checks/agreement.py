@@ -1,4 +1,4 @@
-"""How far two sets of outputs are apart, where a difference in the last bit may exchange two boxes or tip a pixel over."""
+"""Differences between two sets of outputs, in which an error of the last bit may swap two boxes or change the class of a pixel."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import numpy.typing as npt
 from planish.evaluation.drawing import LEAST_SCORE
 
 Shares = npt.NDArray[np.float64]
-_DETECTIONS, _LABEL_MAPS = {"boxes", "scores", "labels"}, {"classes", "confidence"}  # names of outputs that belong together
-_COVER = 0.9  # overlap by which a box, or a mask, is the same one
-_HALF = 0.5  # the same, where values were rounded on the way
-_NEAR = 0.01  # of the image's sides: corners of the same box, where it is so small that a pixel is much of it
-_FEW = 2  # pixels by which the same small mask may differ
-_TIPPED = 0.01  # of the pixels of label maps that may be others
-_GRID = 4096  # steps from 0 to 1 that are kept of a confidence
+_DETECTIONS, _LABEL_MAPS = {"boxes", "scores", "labels"}, {"classes", "confidence"}  # output names
+_COVER = 0.9  # IoU above which two boxes, or two masks, count as the same
+_HALF = 0.5  # the same threshold for models that round intermediate values
+_NEAR = 0.01  # normalized; boxes whose coordinates differ by at most this count as the same, as one pixel is much of a small box
+_FEW = 2  # pixels by which equal small masks may differ
+_TIPPED = 0.01  # share of the pixels of label maps that may differ
+_GRID = 4096  # steps from 0 to 1 that a stored confidence is rounded to
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one output.
+    """The difference of one output.
 
     Args:
-        shares: of each image ``(N,)``.
-        together: whether the images are judged by their mean, or each on its own. Integer kernels of another processor exchange some boxes
-            of some images (measured for an INT8 detector of mAP 21 without VNNI: 0.13 in one of 16 images, 0.04 in the mean; another model
-            gives 0.5), and so the mean says what no single image does.
+        shares: of each image ``(N,)``; see ``differences``.
+        together: whether the mean over the images is compared with a tolerance, or each image. Integer kernels of another processor
+            change some boxes of some images (measured for an INT8 detector of mAP 21 without VNNI: 0.13 in one of 16 images, 0.04 in the
+            mean; another model gives 0.5), so the mean is informative where single images are not.
     """
 
     shares: Shares
@@ -37,29 +37,28 @@ class Difference:
 
     @property
     def value(self) -> float:
-        """0 where the outputs are the same."""
+        """The mean or the maximum over the images; 0 for equal outputs."""
         return float(self.shares.mean() if self.together else self.shares.max(initial=0.0))
 
 
 def disagreement(expected: Mapping[str, Any], found: Mapping[str, Any]) -> float:
-    """How far outputs are from what was expected, as a share of the largest expected value; 0 where they are the same.
+    """The largest difference between two sets of outputs, relative to the largest expected value; 0 if they are equal.
 
     Args:
-        expected: by name, first axis N.
+        expected: outputs by name, first axis N.
         found: likewise.
     """
     return max((one.value for one in differences(expected, found).values()), default=0.0)
 
 
 def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Difference]:
-    """The same for each output that can be judged on its own; infinite where it is missing, of another shape, or
-    bool and not bool.
+    """The difference of each output. If some are missing, of another shape, or bool in only one of the sets, only these, as infinite.
 
-    Detections are judged together, as ``scores``: each that is surer than 0.3 has one of the same label and nearly the same box among the
-    others; score, corners and mask may differ a little. One that has none counts by how much surer it is than 0.3, or, where the
-    others' list is full, than its last. All that adds up to a share of the scores that are told. Label maps are alike (0) where 99 % of
-    the pixels are, and else as far apart as more of them differ; of their ``confidence`` the mean difference counts. All other outputs
-    are compared number by number.
+    The outputs of a detector are compared together, as ``scores``. Each detection is matched to one of the same label and nearly the
+    same box, and the differences in score, coordinates and mask of the pairs with a score above 0.3 are added up. A detection without a
+    match adds the amount by which its score exceeds 0.3 or, if the other list is full, the lowest score of that list. The sum is
+    relative to the sum of the scores above 0.3. For label maps (``classes``), the difference is the share of pixels of another class, or
+    0 if at most 1 % differ; for their ``confidence`` it is the mean difference. All other outputs are compared value by value.
     """
     count = len(next(iter(expected.values())))
     shapes = {name: np.shape(values) for name, values in expected.items()}
@@ -80,7 +79,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[s
 
 
 def numeric_outputs(outputs: Mapping[str, Any]) -> list[str]:
-    """The names of outputs that are compared number by number: all but detections and label maps."""
+    """The names of the outputs that are compared value by value: all except detections and label maps."""
     decoded = set[str]()
     if set(outputs) >= _DETECTIONS:
         decoded |= _DETECTIONS | {"masks"}
@@ -90,11 +89,11 @@ def numeric_outputs(outputs: Mapping[str, Any]) -> list[str]:
 
 
 def decoded_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, float]:
-    """How unlike decoded outputs are where values were rounded on the way: 0 where they are the same, about 1 where nothing is in common.
+    """The difference of decoded outputs of models that round intermediate values: 0 if they are equal, about 1 if they are unrelated.
 
-    Of detections (``scores``) the differences, as a share of what they would be if no box had a counterpart; boxes that overlap by half
-    have one. Of label maps (``classes``) the share of other pixels over that of two maps that have nothing to do with each other
-    (1 minus Cohen's kappa); of their ``confidence`` the mean difference. Other outputs are not judged here.
+    For detections (``scores``), the difference relative to that without any matched box; boxes match above an IoU of 0.5. For label maps
+    (``classes``), the share of pixels of another class relative to that of two independent maps (1 minus Cohen's kappa); for their
+    ``confidence``, the mean difference. Other outputs are not compared here.
     """
     result = {}
     if set(expected) >= _DETECTIONS:
@@ -112,7 +111,7 @@ def decoded_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) ->
 
 
 def compact_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """As much of outputs as ``differences`` looks at, so that they need little room in a file: masks as bool, of what is told."""
+    """The outputs reduced to what ``differences`` compares, to keep files small: bool masks, empty for low scores; rounded confidences."""
     kept = dict(outputs)
     if {"scores", "masks"} <= set(outputs):
         sure = np.asarray(outputs["scores"]) > LEAST_SCORE / 2
@@ -131,7 +130,7 @@ def _largest(values: Any) -> float:
 
 
 def _apart(expected: Any, found: Any) -> Shares:
-    """Absolute differences ``(N, values)`` as shares of the largest expected value; not a number counts as infinite."""
+    """Absolute differences ``(N, values)`` relative to the largest expected value; NaN counts as infinite."""
     expected, found = np.asarray(expected, np.float64), np.asarray(found, np.float64)
     with np.errstate(invalid="ignore"):
         apart = np.abs(found - expected).reshape(len(expected), -1) / _largest(expected)
@@ -144,8 +143,8 @@ def _image(outputs: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _of_detections(expected: Mapping[str, Any], found: Mapping[str, Any], cover: float = _COVER) -> tuple[float, float, float]:
-    """How far the detections of one image are apart, after each was given its counterpart, the surest first; the sum of the scores; and
-    how far they would be apart if none had a counterpart."""
+    """The difference of the detections of one image, matched in descending order of score; the sum of the scores above 0.3; and the
+    difference if no detection had a match."""
     if any(not np.isfinite(found[name]).all() for name in ("scores", "boxes")):
         return float("inf"), 1.0, 1.0
     ours, theirs = expected["scores"], found["scores"]
@@ -176,7 +175,7 @@ def _of_detections(expected: Mapping[str, Any], found: Mapping[str, Any], cover:
 
 
 def _same_boxes(ours: Any, theirs: Any, cover: float) -> npt.NDArray[np.bool_]:
-    """Which of these boxes ``(K, 4)`` and ``(L, 4)`` are the same, bool ``(K, L)``."""
+    """Whether each pair of boxes ``(K, 4)`` and ``(L, 4)`` counts as the same box, bool ``(K, L)``."""
     ours, theirs = np.asarray(ours, np.float64)[:, None], np.asarray(theirs, np.float64)[None]
     sides = np.minimum(ours[..., 2:], theirs[..., 2:]) - np.maximum(ours[..., :2], theirs[..., :2])
     shared = np.clip(sides, 0, None).prod(axis=-1)
@@ -186,7 +185,7 @@ def _same_boxes(ours: Any, theirs: Any, cover: float) -> npt.NDArray[np.bool_]:
 
 
 def _masks_apart(expected: Mapping[str, Any], found: Mapping[str, Any], row: int, other: int) -> float:
-    """The share of what two masks cover that only one of them does; 0 where it is little."""
+    """1 minus the IoU of two masks; 0 if they count as the same."""
     if "masks" not in expected:
         return 0.0
     ours, theirs = expected["masks"][row] > 0.5, found["masks"][other] > 0.5

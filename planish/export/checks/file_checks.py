@@ -1,4 +1,4 @@
-"""An exported file is held against the network, where it is decoded and behind: what PyTorch says, and how far the file may be from it."""
+"""Comparison of an exported file with the network, before and after decoding: the outputs of PyTorch, and the tolerances."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ if TYPE_CHECKING:
 
     from planish.artifact import Outputs, Pixels, Predictor
 
-# networks that amplify rounding, untrained ones above all: a file may be some times as far off as float32 in PyTorch is
+# For networks that amplify rounding, above all untrained ones: the tolerance as a multiple of PyTorch's float32 error, and its maximum.
 _TIMES_OWN, _MOST_TOLERANCE = 8.0, 5e-2
-# Power of the noise over that of what distinguishes the images. INT8 files of trained and untrained networks had 0.003 to 0.08 where the
-# network does not amplify noise; images with red and blue exchanged come to 0.4 and more, those of other images to infinity.
+# Power of the noise relative to that of the differences between images. INT8 files of trained and untrained networks had 0.003 to 0.08 if
+# the network does not amplify noise; swapping red and blue gives 0.4 and more, the outputs of other images give infinity.
 _NOISE = {"fp32": 0.02, "fp16": 0.05, "bf16": 0.05}
 _NOISE_ROUNDED = 0.18
-_ROUNDING = ("int8", "binary")  # precisions of networks in PyTorch that round activations on the way
-_TIMES_SIMULATED, _TIMES_JITTERED = 3.0, 9.0  # noise that a file may have, of that measured; rounding is more than jittered pixels
-_SCALE = 0.65  # of the spread between images: half of it is refused
+_ROUNDING = ("int8", "binary")  # precisions of PyTorch networks that round activations
+# noise allowed, in multiples of that from simulated rounding, or from jittered pixels, which change less than rounding does
+_TIMES_SIMULATED, _TIMES_JITTERED = 3.0, 9.0
+_SCALE = 0.65  # smallest spread between images, relative to the expected one: half of it is refused
 _UNLIKE = {"scores": 0.5, "classes": 0.5, "confidence": 0.1}
-_AGREEMENT = 0.8  # of the clear answers
+_AGREEMENT = 0.8  # of the clear predictions
 
 
 def check_integers(files: Sequence[Path], runtime: str) -> None:
-    """See that something of a quantized file runs in integers, where the runtime can tell.
+    """Check that at least one layer of a quantized file runs in integer arithmetic, if the runtime reports it.
 
     Raises:
-        TechniqueError: nothing does.
+        TechniqueError: no layer does.
     """
     if counts := executed_precisions(files, runtime):
         require_integers(counts, runtime)
@@ -51,12 +52,12 @@ def check_integers(files: Sequence[Path], runtime: str) -> None:
 
 @dataclass(frozen=True)
 class Bound:
-    """What the likeness of one output must have, see ``Likeness``.
+    """Limits for the ``Likeness`` of one output.
 
     Args:
-        noise: at most.
-        snr_db: at least.
-        scale: least and most.
+        noise: maximum.
+        snr_db: minimum.
+        scale: minimum and maximum.
     """
 
     noise: float
@@ -65,7 +66,13 @@ class Bound:
 
     @classmethod
     def of(cls, noise: float, near: Likeness | None, times: float) -> Bound:
-        """The usual bound, wider for a network that amplifies rounding: ``times`` the noise of ``near``, which is as good as it can be."""
+        """The default limits, relaxed for networks that amplify rounding errors.
+
+        Args:
+            noise: default maximum.
+            near: likeness of outputs with unavoidable rounding errors only; None for the defaults.
+            times: noise allowed as a multiple of that of ``near``.
+        """
         snr_db, own, scale = -10 * math.log10(noise), 0.0, 1.0
         if near is not None:
             snr_db, own = min(snr_db, near.snr_db - 10 * math.log10(times)), near.noise
@@ -73,7 +80,7 @@ class Bound:
         return cls(max(noise, times * own), snr_db, (_SCALE * min(1.0, scale), max(1.0, scale) / _SCALE))
 
     def faults(self, found: Likeness) -> Iterator[tuple[str, str]]:
-        """What is wrong and what the rule is, in words."""
+        """For each limit that is exceeded, the value and the limit as text."""
         if not found.snr_db >= self.snr_db:
             yield f"the signal-to-noise ratio is {found.snr_db:.1f} dB", f"at least {self.snr_db:.1f} dB"
         if found.correlation is not None and not found.noise <= self.noise:
@@ -86,12 +93,12 @@ class Bound:
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far a file's outputs may be from those expected.
+    """How far the outputs of a file may be from the expected ones.
 
     Args:
-        largest: difference of any value, as a share of the largest expected one; infinite where values are rounded on the way.
-        bounds: by the name of an output of numbers.
-        decoded_difference: by the name of what is decoded, where values are rounded on the way.
+        largest: largest difference of a value, relative to the largest expected one; infinite for files that round intermediate values.
+        bounds: limits by name of the outputs that are compared value by value.
+        decoded_difference: limits by name of the decoded outputs, for files that round intermediate values.
     """
 
     largest: float
@@ -100,12 +107,12 @@ class Tolerances:
 
 
 def float_limits(expected: Outputs, near: Outputs | None = None, least: float = 1e-3) -> Tolerances:
-    """For a file that computes in float32.
+    """Tolerances for a file that computes in float32.
 
     Args:
-        expected: in float64, or of another float32 file.
-        near: what float32 in PyTorch gives.
-        least: that is always allowed, as a share of the largest value.
+        expected: outputs in float64, or of another float32 file.
+        near: outputs of PyTorch in float32.
+        least: difference that is always allowed, relative to the largest value.
     """
     numbers = numeric_outputs(expected)
     own_error = max((differences({n: expected[n]}, {n: near[n]})[n].value for n in numbers), default=0.0) if near is not None else 0.0
@@ -114,13 +121,13 @@ def float_limits(expected: Outputs, near: Outputs | None = None, least: float = 
 
 
 def rounded_limits(expected: Outputs, near: Outputs, precision: str = "int8", *, simulated: bool = False) -> Tolerances:
-    """For a file that rounds values on the way.
+    """Tolerances for a file that rounds intermediate values.
 
     Args:
-        expected: what it is held against.
-        near: the same with honest rounding, ``simulated``, or of ``jittered`` images.
+        expected: outputs that the file is compared with.
+        near: the same outputs with rounding errors of a typical size: from simulated rounding, or from ``jittered`` images.
         precision: of the file.
-        simulated: which of them.
+        simulated: True if ``near`` is from simulated rounding, False if it is from jittered images.
     """
     times, noise = _TIMES_SIMULATED if simulated else _TIMES_JITTERED, _NOISE.get(precision, _NOISE_ROUNDED)
     bounds = {name: Bound.of(noise, likeness(expected[name], near[name]), times) for name in numeric_outputs(expected)}
@@ -130,20 +137,28 @@ def rounded_limits(expected: Outputs, near: Outputs, precision: str = "int8", *,
 
 
 def file_limits(predictor: Predictor, images: Pixels, expected: Outputs, precision: str, least: float = 1e-3) -> Tolerances:
-    """For a file that is made of another file, with the same rounding.
+    """Tolerances for a file that was converted from another file, with the same rounding.
 
     Args:
-        predictor: of that other file.
-        images: that both are fed.
-        expected: what it returns for them.
-        precision: of both.
+        predictor: runs the original file.
+        images: inputs of both.
+        expected: outputs of the original file for them.
+        precision: of both files.
         least: for ``fp32``, see ``float_limits``.
     """
     return float_limits(expected, least=least) if precision == "fp32" else rounded_limits(expected, predictor(jittered(images)), precision)
 
 
 def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expected: Outputs, limits: Tolerances, reference: str) -> None:
-    """Compare the exported file with what it was made from, in a batch and alone.
+    """Compare the outputs of an exported file with those of the model that it was made from, for a batch and for a single image.
+
+    Args:
+        files: exported files; the first is the one the runtime opens.
+        runtime: name of the runtime.
+        images: inputs.
+        expected: outputs of the original model for them.
+        limits: tolerances.
+        reference: name of the original model, for messages: ``PyTorch``.
 
     Raises:
         ExportError: outputs differ by more than the limits allow; the message names the measure.
@@ -165,10 +180,10 @@ def check_outputs(files: tuple[Path, ...], runtime: str, images: Pixels, expecte
 
 
 def _check_values(file: Path, runtime: str, expected: Outputs, found: Outputs, limits: Tolerances, reference: str) -> None:
-    """Outputs are there and finite, and no value is further off than the limits allow.
+    """Check that all outputs are present and finite, and that no value differs by more than ``limits.largest``.
 
     Raises:
-        ExportError: it is not so.
+        ExportError: an output fails this check.
     """
     for name, difference in differences(expected, found).items():
         worst = difference.value
@@ -181,7 +196,7 @@ def _check_values(file: Path, runtime: str, expected: Outputs, found: Outputs, l
 
 
 def _faults(expected: Outputs, found: Outputs, limits: Tolerances) -> Iterator[tuple[str, str]]:
-    """What is wrong with the outputs of several images, and the rule."""
+    """The faults in the outputs of a batch, each with the limit that it exceeds."""
     for name, bound in ((name, limits.bounds[name]) for name in numeric_outputs(expected)):
         for what, rule in bound.faults(likeness(expected[name], found[name])):
             yield f"in {name!r} {what}", rule
@@ -192,12 +207,12 @@ def _faults(expected: Outputs, found: Outputs, limits: Tolerances) -> Iterator[t
 
 
 def _single_faults(expected: Outputs, batch: Outputs, single: Outputs, limits: Tolerances) -> Iterator[tuple[str, str]]:
-    """What is wrong with the output of the first image alone, held against what the file gives for it in a batch."""
+    """The faults in the outputs of the first image alone, compared with the file's outputs for it in a batch."""
     for name, bound in ((name, limits.bounds[name]) for name in numeric_outputs(expected)):
         values = np.asarray(expected[name], np.float64)
         variation = float(np.square(values - values.mean(0)).sum()) / len(values)
         apart = float(np.square(np.asarray(batch[name][:1], np.float64) - single[name]).sum())
-        allowed = bound.noise * variation + 1e-6 * float(np.square(values[:1]).sum())  # kernels of another batch sum in another order
+        allowed = bound.noise * variation + 1e-6 * float(np.square(values[:1]).sum())  # kernels for another batch size sum in another order
         if len(values) > 1 and not apart <= allowed:
             yield f"in {name!r} it differs from the same image in a batch by {math.sqrt(apart):.3g}", f"at most {math.sqrt(allowed):.3g}"
     yield from _unlike_faults({name: values[:1] for name, values in batch.items()}, single, limits)
@@ -211,16 +226,16 @@ def _unlike_faults(expected: Outputs, found: Outputs, limits: Tolerances) -> Ite
 
 
 def torch_outputs(artifact: Artifact, images: Pixels, *, least: float, int8: bool = False) -> tuple[Outputs, Tolerances]:
-    """What the file is held against, and how far it may be from it.
+    """The outputs that an exported file is compared with, and the tolerances.
 
-    It is computed in float64, as float32 alone differs from that by 6e-5 of the largest value in an Inception v3; in float32 where the
-    network rounds values on purpose, or makes float32 tensors of its own.
+    They are computed in float64, since float32 differs from it by 6e-5 of the largest value for an Inception v3; but in float32 if the
+    network rounds values on purpose or creates float32 tensors itself.
 
     Args:
         artifact: with the network.
-        images: that the file will be fed.
+        images: inputs of the file.
         least: see ``float_limits``.
-        int8: the file computes in 8 bits what the network computes in float.
+        int8: True if the file computes in INT8 what the network computes in float.
     """
     import torch
     from torch import nn
@@ -254,10 +269,10 @@ def torch_outputs(artifact: Artifact, images: Pixels, *, least: float, int8: boo
 
 
 def _check_form(module: nn.Module, outputs: Any) -> None:
-    """The network returns what can be exported.
+    """Check that the network returns outputs that can be exported.
 
     Raises:
-        ExportError: it does not, or values are not finite.
+        ExportError: it does not, or some values are not finite.
     """
     import torch
 
@@ -274,16 +289,18 @@ def _check_form(module: nn.Module, outputs: Any) -> None:
 
 
 def named(network: nn.Module, outputs: Any) -> dict[str, torch.Tensor]:
-    """What the file returns, and what that is decoded from."""
+    """The outputs of an exported file by name, and as ``raw.*`` the outputs of the network that they are decoded from."""
     from planish.models.outputs import decoded, raw
 
     return decoded(network, outputs) | {RAW + name: values for name, values in raw(network, outputs).items()}
 
 
 def stages(expected: Outputs) -> list[tuple[bool, Outputs]]:
-    """What a file is written with and held against in turn, for formats whose outputs cannot be taken away afterwards.
+    """The outputs that a file is exported with and checked against, one set after the other, for formats whose outputs cannot be removed
+    later.
 
-    First with what is decoded, where anything is (True), since there the numbers tell; then as it ships (False).
+    First including the outputs before decoding, if there are any (True), as these can be compared value by value; then the final ones
+    (False).
     """
     shipped = {name: values for name, values in expected.items() if not name.startswith(RAW)}
     return [(True, expected)] * (len(shipped) < len(expected)) + [(False, shipped)]

@@ -1,4 +1,4 @@
-"""What a network returns when it is computed in 8 bits, or of slightly other pixels: how far honest rounding takes its outputs."""
+"""Simulated 8-bit rounding and jittered pixels, to measure how much a correct INT8 file may change the outputs of a network."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 def rounded(module: nn.Module) -> nn.Module:
-    """A copy with weights rounded to 8 bits, a scale per channel, and the output of every layer to 8 bits of the range that it has.
+    """A copy with weights rounded to 8 bits, one scale per output channel, and the outputs of all layers but linear ones rounded to 8 bits
+    of their range.
 
-    No runtime rounds in exactly these places; by how much outputs change was within 1 dB of ONNX Runtime's INT8 for networks as
-    different as a trained MobileNetV2 and an untrained one that amplifies every error.
+    No runtime rounds in exactly these places, but the change of the outputs was within 1 dB of that of ONNX Runtime's INT8 for networks
+    as different as a trained MobileNetV2 and an untrained one that amplifies every error.
 
     Args:
         module: in float, in eval mode.
@@ -35,7 +36,7 @@ def rounded(module: nn.Module) -> nn.Module:
                 largest = layer.weight.flatten(1).abs().amax(1).reshape(-1, *[1] * (layer.weight.ndim - 1))
                 scale = torch.where(largest > 0, largest / 127, 1.0)
                 layer.weight.copy_((layer.weight / scale).round() * scale)
-        if not isinstance(layer, nn.Linear):  # which runtimes let write float
+        if not isinstance(layer, nn.Linear):  # whose outputs runtimes leave in float
             layer.register_forward_hook(_round)
     return module
 
@@ -54,7 +55,7 @@ def _round(_: Any, __: Any, output: Any) -> Any:
 
 
 def jittered(images: Pixels) -> Pixels:
-    """The images with each value higher or lower by one, or as it was: as much as a rounding step that tips over on the way."""
+    """The images with -1, 0 or 1 added to each value at random: a change like that of rounding to the neighbouring step."""
     change = np.random.default_rng(0).integers(-1, 2, images.shape)
     changed: Pixels = np.clip(images.astype(np.int16) + change, 0, 255).astype(np.uint8)
     return changed

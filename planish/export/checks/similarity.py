@@ -1,7 +1,7 @@
-"""How like two sets of numbers are where values were rounded on the way: judged by what distinguishes the images, not by the largest value.
+"""Similarity of two arrays of outputs, one of them from a model that rounds, relative to the differences between images.
 
-The logits of many networks have much in common for all images. An error that is small beside the largest logit may still be larger than
-anything that tells one image from another.
+The logits of many networks have a large part in common for all images. An error that is small relative to the largest logit may still be
+larger than the differences between images.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-_NOTHING = 1e-10  # of the power of all values: images that differ by less do not differ
-_CLEARLY = 4.0  # times the noise: by so much the first answer leads where noise does not change it
+_NOTHING = 1e-10  # of the power of all values; images whose outputs differ by less count as equal
+_CLEARLY = 4.0  # times the noise: margin above which noise does not change the predicted class
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """Of one output on several images.
+    """The similarity of one output over several images.
 
     Args:
-        snr_db: power of the expected values over that of the differences (signal-to-noise ratio); infinite where there are none.
-        correlation: of found and expected values, each less its mean over the images; None where the images do not differ.
-        scale: standard deviation of the found values over that of the expected ones, likewise less the means; None likewise.
+        snr_db: signal-to-noise ratio, the power of the expected values over that of the differences; infinite if there are none.
+        correlation: of found and expected values after subtracting the mean over the images; None if the images do not differ.
+        scale: standard deviation of the found values over that of the expected ones, after the same subtraction; None likewise.
     """
 
     snr_db: float
@@ -33,14 +33,14 @@ class Likeness:
 
     @property
     def noise(self) -> float:
-        """Power of what is uncorrelated over that of what is; infinite where nothing is. 0 where the images do not differ."""
+        """The power of the uncorrelated part over that of the correlated; infinite without correlation, 0 if the images do not differ."""
         if self.correlation is None:
             return 0.0
         return 1 / self.correlation**2 - 1 if self.correlation > 0 else float("inf")
 
 
 def likeness(expected: Any, found: Any) -> Likeness:
-    """Compare numbers; what is not finite is like nothing.
+    """Compare two arrays; if ``found`` is not finite, the similarity is the lowest possible.
 
     Args:
         expected: ``(N, ...)``.
@@ -59,15 +59,15 @@ def likeness(expected: Any, found: Any) -> Likeness:
 
 
 def agreement(expected: Any, found: Any, noise: float) -> float | None:
-    """Share of the images with the same largest value as expected, of those where it leads by far more than the noise.
+    """The share of images with the expected top-1 class, among those whose margin is much larger than the noise.
 
     Args:
         expected: logits ``(N, classes)``.
         found: likewise.
-        noise: power that differences may have, over that of what distinguishes the images.
+        noise: power of the noise allowed, relative to that of the differences between images.
 
     Returns:
-        None where there are no two classes to choose from, or no image has a clear answer.
+        The share; None if there are fewer than two classes, or no image has a clear prediction.
     """
     if np.ndim(expected) != 2 or np.shape(expected)[1] < 2:
         return None

@@ -1,1 +1,1 @@
-"""ONNX files: written, cleaned, rounded, and those made elsewhere."""
+"""ONNX files: export, clean-up, quantization nodes, temperature scaling, and files from other exporters."""

@@ -1,4 +1,4 @@
-"""ONNX files of any exporter in the form that quantization and the rest work on: the same function, written in the usual way."""
+"""Clean-up of ONNX files from any exporter: the same function, in the form that quantization and the other steps require."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-_IR_VERSION = 8  # in older ones initialisers are inputs as well, which no runtime can fold
+_IR_VERSION = 8  # in older versions initialisers are also graph inputs, which no runtime can fold
 
 
 def clean_up(model: Any) -> list[str]:
-    """Rewrite what exporters write in unusual ways; changed in place.
+    """Replace unusual constructs of exporters; changes ``model`` in place.
 
-    Initialisers are no inputs, every node has a name of its own, all is computed in float32, ``Gemm``
-    has no ``alpha`` and ``beta`` but 1, and its bias is a vector.
+    Afterwards initialisers are not inputs, every node has a unique name, everything is computed in float32, there is no dropout in
+    training mode, ``Gemm`` has ``alpha`` and ``beta`` of 1, and its bias is a vector.
 
     Args:
         model: ``onnx.ModelProto``.
 
     Returns:
-        What was done that a user may want to know, in words.
+        Notes on the changes that may interest a user.
     """
     model.ir_version = max(model.ir_version, _IR_VERSION)
     graph = model.graph
@@ -35,9 +35,9 @@ def clean_up(model: Any) -> list[str]:
 
 
 def add_prefix(graph: Any, prefix: str) -> None:
-    """Put ``prefix`` before the names of all nodes and tensors, those in the bodies of ``If`` and ``Loop`` too; changed in place.
+    """Add a prefix to the names of all nodes and tensors, including the bodies of ``If`` and ``Loop``; changes ``graph`` in place.
 
-    ``onnx.compose.add_prefix`` (1.21) leaves what such bodies read from around them as it was.
+    ``onnx.compose.add_prefix`` (1.21) does not rename the tensors that such bodies read from the outer graph.
     """
     for part in _graphs(graph):
         for node in part.node:
@@ -50,11 +50,11 @@ def add_prefix(graph: Any, prefix: str) -> None:
 
 
 def free_batch(graph: Any, batch: int) -> None:
-    """Let reshapes to a fixed batch take the batch that comes; changed in place.
+    """Make the batch size of reshapes dynamic; changes ``graph`` in place.
 
     Args:
         graph: of an ``onnx.ModelProto``.
-        batch: that the file was made for.
+        batch: static batch size of the file.
     """
     from onnx import numpy_helper
 
@@ -70,9 +70,9 @@ def free_batch(graph: Any, batch: int) -> None:
         if len(shape) < 2 or shape[0] <= 0 or shape[0] % batch:
             continue
         if -1 not in shape and 0 not in shape:
-            shape[0] = -1  # also where images were cut into windows, so that the first axis is a multiple of the batch
+            shape[0] = -1  # also for images cut into windows, where the first axis is a multiple of the batch size
         elif shape[0] == batch:
-            shape[0] = 0  # as it comes
+            shape[0] = 0  # the size of the input's first axis
         name = f"{node.output[0]}_any_batch"
         graph.initializer.append(numpy_helper.from_array(shape, name))
         node.input[1] = name
@@ -82,7 +82,7 @@ def free_batch(graph: Any, batch: int) -> None:
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph and those inside its ``If`` and ``Loop`` nodes."""
+    """A graph and the bodies of its ``If`` and ``Loop`` nodes, recursively."""
     from onnx import AttributeProto
 
     yield graph
@@ -94,13 +94,13 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 
 def _constants(graph: Any) -> dict[str, Any]:
-    """Constant tensors by name."""
+    """The constant tensors by name."""
     found = {tensor.name: tensor for tensor in graph.initializer}
     return found | {node.output[0]: a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"}
 
 
 def _name_nodes(graph: Any) -> None:
-    """Names are optional in ONNX; quantizers leave layers out by theirs."""
+    """Give every node a unique name: names are optional in ONNX, but quantizers exclude layers by name."""
     taken: set[str] = set()
     for part in _graphs(graph):
         for number, node in enumerate(part.node):
@@ -112,7 +112,7 @@ def _name_nodes(graph: Any) -> None:
 
 
 def _to_float32(model: Any) -> list[str]:
-    """Half precision, and weights in double precision, become float32: integer kernels are made from float32."""
+    """Convert half precision, and double precision if weights have it, to float32, which integer kernels are made from."""
     from onnx import TensorProto, numpy_helper
 
     graphs = list(_graphs(model.graph))
@@ -148,7 +148,7 @@ def _to_float32(model: Any) -> list[str]:
 
 
 def _no_dropout(graph: Any) -> list[str]:
-    """Dropout that an exporter left in training mode; ONNX Runtime passes it over, OpenVINO has none."""
+    """Disable dropout that was exported in training mode, which ONNX Runtime ignores and OpenVINO does not support."""
     found = [node for part in _graphs(graph) for node in part.node if node.op_type == "Dropout" and len(node.input) > 2]
     for node in found:
         del node.input[1:]
@@ -156,7 +156,7 @@ def _no_dropout(graph: Any) -> list[str]:
 
 
 def _plain_gemm(graph: Any) -> None:
-    """``alpha * A @ B + beta * C`` with 1 and 1, and C of one value an output, where B and C are constant."""
+    """Rewrite ``alpha * A @ B + beta * C`` with constant B and C, so that both factors are 1 and C has one value per output."""
     from onnx import numpy_helper
 
     constants = _constants(graph)
@@ -169,13 +169,13 @@ def _plain_gemm(graph: Any) -> None:
         outputs = weight.shape[0 if "transB" in given and given["transB"].i else 1]
         bias = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if len(node.input) > 2 and node.input[2] and bias is None:
-            continue  # computed: it stays as it is
+            continue  # computed at run time: left unchanged
         if alpha != 1:
             node.input[1] = _constant(graph, f"{node.name}_weight", (alpha * weight).astype(weight.dtype))
         if bias is not None:
             values = numpy_helper.to_array(bias)
             if values.ndim > 1 and values.size not in (1, outputs):
-                continue  # one a row of the batch
+                continue  # one value per row of the batch
             if beta != 1 or values.shape != (outputs,):
                 row = np.broadcast_to((beta * values.reshape(-1)).astype(values.dtype), outputs)
                 node.input[2] = _constant(graph, f"{node.name}_bias", row)

@@ -1,4 +1,4 @@
-"""ONNX files that Planish did not write: what they say of themselves, and the same network fed pixels as our own files are."""
+"""ONNX files from other exporters: their metadata, and the same network rewritten to take pixels like the files of Planish."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from planish.files.reading import DAMAGED, describe, require_regular
 if TYPE_CHECKING:
     from planish.artifact import Pixels
 
-_OPSET = 17  # what older files are brought to: scales per channel, which INT8 needs, came with 13
-_OURS = "network."  # before every name of the foreign graph, as before those of the networks we export
+_OPSET = 17  # older files are converted to it; scales per channel, which INT8 needs, exist since 13
+_OURS = "network."  # prefix of all names of the external graph, as in the networks that Planish exports
 _TOLERANCE = 1e-3  # of the largest output; the graph is rewritten, so float32 may be summed in another order
-_ROUNDING = 1e-3  # that a sum of probabilities may be off, also in half precision
-_LEAST = 1e-12  # probability
-_USUAL_BATCH = 64  # larger ones are given no more time
+_ROUNDING = 1e-3  # largest error of a sum of probabilities, also in half precision
+_LEAST = 1e-12  # smallest probability, for the logarithm
+_USUAL_BATCH = 64  # larger static batch sizes do not raise the limits of the process further
 _KEEPS_NUMBERS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout")
 _FUSED = ("Conv", "FusedConv", "FusedGemm", "FusedMatMul", "ReorderInput", "ReorderOutput")  # Conv: of com.microsoft.nchwc
 Kind = Literal["scores", "probabilities", "sigmoids"]
@@ -38,15 +38,15 @@ _EXPORT = "export it so, for example with torch.onnx.export(..., dynamic_shapes=
 
 @dataclass(frozen=True)
 class Foreign:
-    """A classifier as its file describes it.
+    """A classifier in an ONNX file from another exporter.
 
     Args:
-        file: where it lies.
-        model: what it holds, an ``onnx.ModelProto`` with its weights.
-        batch: images in a batch; None for any number.
-        channels: of the images, 1 or 3, None where the file leaves them open.
-        height: in pixels, likewise.
-        width: likewise.
+        file: its path.
+        model: its content, an ``onnx.ModelProto`` with the weights.
+        batch: static batch size; None if it is dynamic.
+        channels: of the images, 1 or 3; None if dynamic.
+        height: in pixels; None if dynamic.
+        width: in pixels; None if dynamic.
     """
 
     file: Path
@@ -58,10 +58,10 @@ class Foreign:
 
 
 def metadata_of(file: Path) -> dict[str, str]:
-    """What an ONNX file says about itself; ours have keys that begin with ``planish.``.
+    """The metadata of an ONNX file; in those of Planish the keys begin with ``planish.``.
 
     Raises:
-        ModelError: it is no ONNX file.
+        ModelError: it is not an ONNX file.
     """
     import onnx
 
@@ -72,7 +72,7 @@ def metadata_of(file: Path) -> dict[str, str]:
     try:
         require_regular(file)
         model = onnx.load(str(file), load_external_data=False)
-    except Exception as error:  # protobuf's own, and OSError
+    except Exception as error:  # protobuf's own exceptions, and OSError
         raise ModelError(
             f"{file} cannot be read: {first_line(error)}", "a network is a whole ONNX file", "download or export it again"
         ) from error
@@ -90,7 +90,7 @@ def read_foreign(file: Path) -> Foreign:
     try:
         require_regular(file)
         model = onnx.load(str(file))
-    except Exception as error:  # protobuf's own, and what reading weights from other files raises
+    except Exception as error:  # protobuf's own exceptions, and those of reading weights from other files
         raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file, its weights in it or beside it") from error
     _refuse_nodes(model, file)
     known = {tensor.name for tensor in model.graph.initializer}
@@ -108,10 +108,10 @@ def read_foreign(file: Path) -> Foreign:
 
 
 def _refuse_nodes(model: Any, file: Path) -> None:
-    """Name files that were exported for training, or rewritten for one runtime.
+    """Refuse files that were exported in training mode, or optimized for one runtime.
 
     Raises:
-        ModelError: such a file.
+        ModelError: the file is one of these.
     """
     training = [
         node.name or node.output[0]
@@ -134,25 +134,25 @@ def _refuse_nodes(model: Any, file: Path) -> None:
 def write_fed(
     foreign: Foreign, fed: Path, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Sequence[int]
 ) -> tuple[str, ...]:
-    """Write the file with the normalisation in its graph: uint8 ``images`` ``(N, H, W, C)`` in, ``logits`` ``(N, classes)`` out, any N.
+    """Write the file with the normalisation in its graph: from uint8 ``images`` ``(N, H, W, C)`` to ``logits`` ``(N, classes)``, any N.
 
-    It is read, rewritten, run and compared with the file that was given in a process of its own: on damaged files the C++ libraries that do
-    this crash.
+    The file is read, rewritten, run and compared with the original in a separate process, since damaged files can crash the C++ libraries
+    that do this.
 
     Args:
-        foreign: the file.
-        fed: where to write.
-        spec: what it shall be fed.
-        preprocessing: whose ``mean`` and ``std`` it expects.
-        classes: of the data.
-        sample: images as it is fed them.
-        labels: of the sample ``(N,)``, by which one of several outputs is chosen.
+        foreign: the original file.
+        fed: path of the new file.
+        spec: input of the new file.
+        preprocessing: with the ``mean`` and ``std`` that the original expects.
+        classes: number of classes of the data.
+        sample: inputs of the new file.
+        labels: classes of the sample ``(N,)``, used to choose one of several outputs.
 
     Returns:
-        What was done, in words.
+        Notes on the changes.
 
     Raises:
-        ModelError: it does not run on such images, has other outputs than one number per class, or only takes batches of one size.
+        ModelError: it does not run on such images, does not return one value per class, or only works with one batch size.
         ExportError: it crashes the libraries that read it, or takes too long.
     """
     file, pixels = foreign.file, fed.with_suffix(".npy")
@@ -170,7 +170,7 @@ def write_fed(
 
 
 def rewrite(file: str, fed: str, spec: str, preprocessing: str, classes: int, sample: str, labels: Sequence[int]) -> list[str]:
-    """What ``write_fed`` does in another process; its arguments are JSON values."""
+    """The part of ``write_fed`` that runs in the separate process; its arguments are JSON values."""
     import onnx
 
     foreign, images = read_foreign(Path(file)), np.load(sample, allow_pickle=False)
@@ -183,14 +183,14 @@ def rewrite(file: str, fed: str, spec: str, preprocessing: str, classes: int, sa
 def fed_pixels(
     foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Any
 ) -> tuple[Any, list[str]]:
-    """The model of ``write_fed``, made in this process, and what was done, in words; arguments and errors are those."""
+    """The model that ``write_fed`` writes, made in this process, and notes on the changes; arguments and errors as for ``write_fed``."""
     model, notes = _renewed(foreign.model)
     before = len(notes)
     try:
         notes += clean_up(model)
     except DAMAGED as error:
         raise ModelError(f"the network of this ONNX file makes no sense: {describe(error)}", "its nodes must fit its tensors") from error
-    reference = _copy(model) if len(notes) > before else foreign.model  # half precision is compared in float32
+    reference = _copy(model) if len(notes) > before else foreign.model  # half-precision files are compared in float32
     values = _outputs(reference, foreign.batch or 1, spec, preprocessing, sample)
     name, more = _logits_output(values, classes, labels)
     notes += more
@@ -209,7 +209,7 @@ def fed_pixels(
     graph.ClearField("value_info")
     model.ClearField("metadata_props")
     (found,) = _run(model, "images", [sample])[0]
-    shift = 0.0 if kind == "scores" else 1.0  # logits of probabilities are only known up to a constant an image
+    shift = 0.0 if kind == "scores" else 1.0  # probabilities determine logits only up to a constant per image
     if found.shape == expected.shape:
         found, expected = (v - shift * v.max(axis=1, keepdims=True) for v in (found, expected))
     if found.shape != expected.shape or not np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max():
@@ -221,7 +221,7 @@ def fed_pixels(
 
 
 def _outputs(model: Any, batch: int, spec: InputSpec, preprocessing: Preprocessing, sample: Pixels) -> dict[str, Any]:
-    """What a file returns for each image, by name."""
+    """The outputs of a file by name, one row per image, computed one image at a time."""
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     images = ((sample.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
     known = {tensor.name for tensor in model.graph.initializer}
@@ -232,9 +232,9 @@ def _outputs(model: Any, batch: int, spec: InputSpec, preprocessing: Preprocessi
 
 
 def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tuple[str, list[str]]:
-    """The output that is one number per class, and what is worth telling of it.
+    """The name of the output with one value per class, and notes for the user.
 
-    Of several the one is taken that is right on most images, then one that is no probabilities, then the first.
+    Of several, the one that is correct for most images is chosen, then one that does not contain probabilities, then the first.
     """
     given = ", ".join(f"{name} (N{''.join(f', {side}' for side in v.shape[1:])})" for name, v in values.items())
     fitting = [name for name, v in values.items() if v.ndim > 1 and v.shape[1] == classes == v[0].size]
@@ -261,7 +261,7 @@ def _logits_output(values: Mapping[str, Any], classes: int, labels: Any) -> tupl
 
 
 def _kind_of(values: Any) -> Kind:
-    """What an output ``(N, classes)`` is, by its numbers."""
+    """The kind of an output ``(N, classes)``, determined from its values."""
     if values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING:
         return "scores"
     return "probabilities" if np.abs(values.sum(axis=1) - 1).max() <= len(values[0]) * _ROUNDING else "sigmoids"
@@ -275,19 +275,19 @@ def _as_logits(values: Any, kind: Kind) -> Any:
 
 
 def _run(model: Any, name: str, batches: Sequence[Any]) -> list[Any]:
-    """All outputs for each batch."""
+    """The list of outputs for each batch."""
     import onnxruntime
 
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
         return [session.run(None, {name: batch}) for batch in batches]
-    except Exception as error:  # its bindings raise many kinds without a common base
+    except Exception as error:  # its bindings raise many types without a common base class
         taken = f"{batches[0].dtype} {batches[0].shape}"
         raise ModelError(f"ONNX Runtime does not run the file on {taken}: {first_line(error)}", "it must run on images") from error
 
 
 def _renewed(model: Any) -> tuple[Any, list[str]]:
-    """A copy in a version of ONNX's operators that has what INT8 needs."""
+    """A copy of the model, converted to an opset that supports INT8 if possible, and notes on that."""
     import onnx
 
     version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
@@ -295,7 +295,7 @@ def _renewed(model: Any) -> tuple[Any, list[str]]:
         return _copy(model), []
     try:
         newer = onnx.version_converter.convert_version(model, _OPSET)
-    except Exception as error:  # the converter raises RuntimeError for operators that it does not know
+    except Exception as error:  # the converter raises RuntimeError for unknown operators
         return _copy(model), [f"its operators are of version {version} and stay so ({first_line(error)}); INT8 may not be possible"]
     return newer, [f"brought from version {version} of ONNX's operators to {_OPSET}"]
 
@@ -307,7 +307,7 @@ def _copy(model: Any) -> Any:
 
 
 def _make_logits(graph: Any, output: str, kind: Kind, flatten: bool) -> list[str]:
-    """Make ``logits`` ``(N, classes)`` of one output, the only one from now on; returns what was done, in words."""
+    """Convert one output to ``logits`` ``(N, classes)`` and remove all others; returns notes on the changes."""
     from onnx import TensorProto, helper, numpy_helper
 
     made_by = {name: node for node in graph.node for name in node.output}
@@ -344,7 +344,7 @@ def _make_logits(graph: Any, output: str, kind: Kind, flatten: bool) -> list[str
 
 
 def _feed(graph: Any, spec: InputSpec, preprocessing: Preprocessing) -> None:
-    """Put the normalisation before the graph, in the form of ``onnx_file``: a product and a sum whose constants hold a row of pixels."""
+    """Add the normalisation in front of the graph, as in ``onnx_file``: a product and a sum whose constants span a row of pixels."""
     from onnx import TensorProto, helper, numpy_helper
 
     known = {tensor.name for tensor in graph.initializer}
@@ -366,14 +366,14 @@ def _feed(graph: Any, spec: InputSpec, preprocessing: Preprocessing) -> None:
 
 
 def _drop_unused(graph: Any) -> None:
-    """Take out nodes and constants that the outputs do not need."""
+    """Remove nodes and constants that the outputs do not depend on."""
     needed = {output.name for output in graph.output}
     kept = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
             needed.update(node.input)
-            for attribute in node.attribute:  # the bodies of If and Loop read from around them
+            for attribute in node.attribute:  # the bodies of If and Loop read tensors of the outer graph
                 for inner in (attribute.g, *attribute.graphs):
                     needed.update(name for part in inner.node for name in part.input)
     constants = [tensor for tensor in graph.initializer if tensor.name in needed]

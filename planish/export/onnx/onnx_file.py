@@ -1,4 +1,4 @@
-"""From a PyTorch network to one ONNX file that is fed pixels, checked against the network on real images."""
+"""Export of a PyTorch network to one ONNX file that takes pixels, checked against the network on real images."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from planish.artifact import Pixels
     from planish.task import Task
 
-_TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by some 1e-6
+_TOLERANCE = 1e-4  # of the largest output; float32 sums in another order differ by about 1e-6
 _CHECKED_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class ToOnnx:
-    """Write the network as one ONNX file with normalisation in its graph and batch norm folded into the convolutions.
+    """Export the network to one ONNX file, with the normalisation in its graph and batch norm folded into the convolutions.
 
-    The file takes uint8 ``images`` ``(N, H, W, C)`` with any N and returns ``logits``, or what the network's ``decode`` makes of what it
-    returns. Class names, input spec, preprocessing and lineage lie in its metadata. It is loaded in ONNX Runtime and compared with
-    PyTorch on calibration images before it is handed on.
+    The file takes uint8 ``images`` ``(N, H, W, C)`` with any N and returns ``logits``, or the outputs of the network's ``decode``. Class
+    names, input spec, preprocessing and lineage are in its metadata. The file is run in ONNX Runtime and compared with PyTorch on
+    calibration images.
     """
 
     name: ClassVar[str] = "to_onnx"
@@ -50,11 +50,11 @@ class ToOnnx:
         return "ONNX"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Export.
+        """Export the network.
 
         Raises:
-            ExportError: the network cannot be exported (the message names the operation or the line), or the file disagrees with it.
-            TechniqueError: it was trained for INT8, and nothing in the file runs in integers.
+            ExportError: the network cannot be exported (the message names the operation or the line), or the outputs of the file differ.
+            TechniqueError: the network was trained for INT8, and no layer of the file runs in integer arithmetic.
         """
         import onnx
 
@@ -85,7 +85,7 @@ def sample_images(artifact: Artifact, task: Task, count: int) -> Pixels:
 
 
 def metadata(artifact: Artifact) -> dict[str, str]:
-    """What an exported file says about itself, as JSON texts by key."""
+    """The metadata of an exported file, as JSON strings by key."""
 
     def dump(value: Any) -> str:
         return TypeAdapter(type(value)).dump_json(value).decode()
@@ -106,13 +106,13 @@ def _export(artifact: Artifact, names: list[str]) -> Any:
 
     reader = _quiet_copy(artifact.module)
     widen(reader)
-    # folded into a convolution, batch norm would give each channel weights of its own, and a packed file could no longer share them
+    # folding would scale the weights of each channel differently, and a packed file could no longer share equal weights
     module = simplified(reader, fold=not artifact.facts["weights"].startswith("shared"))
     spec = artifact.input_spec
     example = torch.zeros(2, spec.height, spec.width, spec.channels, dtype=torch.uint8)
     try:
         with torch.no_grad(), quiet():
-            # without strict mode the tracer runs plain Python, which takes a third of the time and accepts more networks
+            # non-strict mode traces by running plain Python, which takes a third of the time and accepts more networks
             graph = torch.export.export(
                 _fed_pixels(module, reader, artifact), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
             )
@@ -129,7 +129,7 @@ def _export(artifact: Artifact, names: list[str]) -> Any:
             assert exported is not None
             model = exported.model_proto
             finish(model.graph)
-    except Exception as error:  # the exporter lets whatever the network or its own passes raise through
+    except Exception as error:  # the exporter does not catch what the network or its own passes raise
         raise ExportError(*explain_export(error)) from error
     pool_globally(model.graph)
     _strip(model)
@@ -137,7 +137,7 @@ def _export(artifact: Artifact, names: list[str]) -> Any:
 
 
 def _quiet_copy(module: nn.Module) -> nn.Module:
-    """A copy in eval mode on the CPU without gradients and in-place operations: what the exporter takes longest to think about."""
+    """A copy in eval mode on the CPU, without gradients and in-place operations, which cost the exporter most time."""
     module = copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
     for part in module.modules():
         if isinstance(getattr(part, "inplace", None), bool):
@@ -146,7 +146,7 @@ def _quiet_copy(module: nn.Module) -> nn.Module:
 
 
 def _mean_of_plane(x: torch.Tensor, output_size: Any = 1) -> torch.Tensor:
-    """Adaptive average pooling to one pixel. The exporter turns torch's own into a dozen nodes of index arithmetic."""
+    """Adaptive average pooling to 1x1. The exporter turns PyTorch's own into a dozen nodes of index arithmetic."""
     return x.mean((2, 3), keepdim=True)
 
 
@@ -162,16 +162,16 @@ def _pools_to_one_pixel(node: Any, layers: Mapping[str, nn.Module]) -> bool:
 
 
 def simplified(module: nn.Module, *, fold: bool = True) -> nn.Module:
-    """The network with each batch norm that follows a convolution folded into it, and pooling to one pixel as a plain mean.
+    """The network with batch norm folded into the preceding convolutions, and pooling to 1x1 as a plain mean.
 
-    The export takes half the time without them.
+    This halves the time of the export.
 
     Args:
-        module: in eval mode; it may be changed.
-        fold: False leaves the convolutions as they are, and makes of each batch norm a product and a sum (runtimes fold those in memory).
+        module: in eval mode; it may be modified.
+        fold: False keeps the convolutions, and turns each batch norm into one product and one sum (runtimes fold these in memory).
 
     Returns:
-        The simpler network, or ``module`` itself where Python control flow hides its graph (the exporter then folds what it can).
+        The simplified network, or ``module`` itself if its Python control flow cannot be traced (the exporter then folds what it can).
     """
     from torch import fx, nn
 
@@ -182,7 +182,7 @@ def simplified(module: nn.Module, *, fold: bool = True) -> nn.Module:
         fold_batch_norm(module)
     try:
         traced = fx.GraphModule(module, trace_graph(module))
-    except Exception:  # whatever the network does with a proxy in place of a tensor
+    except Exception:  # anything that the network raises for a proxy instead of a tensor
         return module
     layers = dict(traced.named_modules())
     for node in traced.graph.nodes:
@@ -198,7 +198,7 @@ def simplified(module: nn.Module, *, fold: bool = True) -> nn.Module:
 
 
 def _scale_and_shift(norm: nn.BatchNorm2d) -> nn.Module:
-    """Batch norm in use, as one product and one sum."""
+    """Batch norm in eval mode, as one product and one sum."""
     from torch import nn
 
     class ScaleAndShift(nn.Module):
@@ -221,10 +221,10 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def _fed_pixels(module: nn.Module, reader: nn.Module, artifact: Artifact) -> nn.Module:
-    """``Normalise`` by the data set as one product and one sum, then the network, then what ``reader`` makes of its outputs.
+    """The normalisation (for ``dataset``, as one product and one sum), the network, and then the ``decode`` of ``reader``.
 
-    Both constants hold a whole row of pixels: ONNX Runtime multiplies rows of 3 W numbers much faster than W times 3 numbers, and with
-    the sums before the transposition an INT8 model, whose kernels are channels-last inside, needs no transposition at all.
+    Both constants span a whole row of pixels: ONNX Runtime multiplies rows of 3 W values much faster than W times 3 values. As the sum
+    comes before the transposition, an INT8 model, whose kernels are channels-last inside, needs no transposition at all.
     """
     import torch
     from torch import nn
@@ -254,7 +254,7 @@ def _fed_pixels(module: nn.Module, reader: nn.Module, artifact: Artifact) -> nn.
 
 
 def pool_globally(graph: Any) -> None:
-    """Name the mean over height and width what it is: for ``GlobalAveragePool`` runtimes have integer kernels, for ``ReduceMean`` not."""
+    """Replace means over height and width by ``GlobalAveragePool``: runtimes have integer kernels for it, but not for ``ReduceMean``."""
     from onnx import helper, numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -268,7 +268,7 @@ def pool_globally(graph: Any) -> None:
 
 
 def _strip(model: Any) -> None:
-    """Take out what counts as size and serves nobody: stack traces and module names at every node, constants no node reads."""
+    """Remove what only makes the file larger: stack traces and module names of all nodes, and constants that no node reads."""
     used = {name for node in model.graph.node for name in node.input}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     model.graph.ClearField("initializer")

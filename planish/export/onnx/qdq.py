@@ -1,4 +1,4 @@
-"""Quantization that a network was trained with, as Q/DQ nodes of its ONNX file: the same scales and zero points, integer weights."""
+"""Q/DQ nodes in the ONNX file of a network trained with quantization: the same scales and zero points, and integer weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 _LARGEST = 2**31 - 1
-# what moves values without changing them
+# operators that move values without changing them
 _MOVES = ("Reshape", "Flatten", "Transpose", "MaxPool", "Squeeze", "Unsqueeze", "Split", "Slice", "Gather")
 
 
 def translations() -> dict[Any, Any]:
-    """How the exporter writes our two operations of quantization."""
+    """The exporter's translation table for Planish's two quantization operations."""
     import torch
     from onnx import TensorProto
     from onnxscript import opset18 as op
@@ -33,10 +33,11 @@ def translations() -> dict[Any, Any]:
 
 
 def finish(graph: Any) -> None:
-    """Make of the exported graph what runtimes fuse into integer kernels; changed in place.
+    """Rewrite the exported graph so that runtimes fuse it into integer kernels; changes ``graph`` in place.
 
-    Weights that are transposed are stored so. What moves integers gets a Q/DQ pair behind it as well, with the numbers of the pair
-    before. Biases become 32-bit integers in steps of input scale times weight scale, which is how integer kernels add them up.
+    Transposed weights are stored transposed. Operators that only move quantized values are followed by another Q/DQ pair, with the scale
+    and zero point of the pair before. Biases become 32-bit integers with a scale of input scale times weight scale, as integer kernels
+    add them.
 
     Raises:
         ValueError: a bias does not fit into 32 bits.
@@ -59,7 +60,7 @@ def finish(graph: Any) -> None:
 
     for node in graph.node:  # in topological order
         if node.op_type == "DequantizeLinear" and len(node.input) == 2:  # without a zero point, ONNX Runtime has no integer kernel for Gemm
-            # of each layer its own: where ONNX Runtime makes weights unsigned, it replaces the zero points as well
+            # one tensor per layer: where ONNX Runtime makes weights unsigned, it replaces the zero points as well
             node.input.append(store(f"{node.input[0]}_zero_points", np.zeros(len(tensors[node.input[1]]), np.int8)))
         read: Any = made_by.get(node.input[0]) if node.input else None
         quantized = read is not None and read.op_type == "DequantizeLinear"

@@ -1,4 +1,4 @@
-"""INT8 as TensorRT takes it: symmetric, with zero points of 0, and biases in float."""
+"""Conversion to the INT8 that TensorRT supports: symmetric, with zero points of 0 and float biases."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from planish.errors import ExportError
 
 
 def symmetric(data: bytes) -> bytes:
-    """An ONNX file whose Q/DQ pairs are symmetric INT8; one without any is returned as it is.
+    """Make the Q/DQ pairs of an ONNX file symmetric INT8; a file without any is returned unchanged.
 
-    A tensor in uint8 with scale ``s`` and zero point ``z`` has values from ``-z s`` to ``(255 - z) s``. In int8 around 0 the same range
-    needs the scale ``s max(z, 255 - z) / 127``, which behind a ReLU leaves 7 of the 8 bits. The shorter side of the range is clipped as
-    uint8 clips it, since quantizers leave out activations that this clipping replaces (``z = 0`` for ReLU). Integer biases become float.
+    A uint8 tensor with scale ``s`` and zero point ``z`` has values from ``-z s`` to ``(255 - z) s``. In int8 with a zero point of 0, the
+    same range needs the scale ``s max(z, 255 - z) / 127``, which leaves 7 of the 8 bits after a ReLU. Values are clipped to the same range
+    as in uint8, since quantizers omit activation functions that this clipping replaces (``z = 0`` for ReLU). Integer biases become float.
 
     Args:
-        data: the file.
+        data: content of the file.
 
     Raises:
         ExportError: weights are unsigned or not symmetric.

@@ -1,4 +1,4 @@
-"""Temperature scaling built into a file, so that the probabilities of what ships can be believed."""
+"""Temperature scaling as part of an ONNX file, so that the deployed model has calibrated probabilities."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LOGITS = "logits"
 
 @dataclass(frozen=True)
 class Temperature:
-    """Divide the logits of an ONNX file by one number, so that confidence equals accuracy; the predicted class stays.
+    """Divide the logits of an ONNX file by a temperature, so that confidence equals accuracy; the predicted classes do not change.
 
-    The number is what gives the validation images the least log loss, when the file itself says what it thinks of them: put this after
-    ``int8``, whose rounding changes the confidence.
+    The temperature minimises the log loss of the file's own predictions for the validation images: apply it after ``int8``, as
+    quantization changes the confidence.
 
     Example:
         >>> print(Temperature())
@@ -45,14 +45,14 @@ class Temperature:
         return "calibrated"
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Fit and build in.
+        """Fit the temperature and add the division to the file.
 
         Raises:
             ModelError: the file returns NaN, or no logits.
         """
         import onnx
 
-        # not above: every process that loads a model file imports this room, and these import scipy
+        # not at the top: every process that loads a model file imports this package, and these modules import scipy
         from planish.evaluation.evaluate import evaluate
         from planish.evaluation.metrics.calibration import fit_temperature
 
@@ -75,11 +75,11 @@ class Temperature:
 
 
 def _divide_logits(graph: Any, divisor: float) -> None:
-    """Put a division behind what makes the logits; changed in place."""
+    """Divide the output ``logits`` by a constant; changes ``graph`` in place."""
     from onnx import helper, numpy_helper
 
     undivided, name = f"{_LOGITS}_undivided", "temperature"
-    while any(undivided in node.output for node in graph.node):  # a file that was calibrated before
+    while any(undivided in node.output for node in graph.node):  # the file has been calibrated before
         undivided, name = f"{undivided}_", f"{name}_"
     for node in graph.node:
         node.output[:] = [undivided if output == _LOGITS else output for output in node.output]

@@ -1,1 +1,1 @@
-"""The runtimes that run exported files, each behind one protocol."""
+"""The runtimes for exported files, all with the same protocol."""

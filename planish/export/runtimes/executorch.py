@@ -1,4 +1,4 @@
-"""ExecuTorch on the CPU."""
+"""The ExecuTorch runtime, on the CPU."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class ExecuTorch:
 
     @staticmethod
     def executed_precisions(file: Path) -> dict[str, int]:
-        return {}  # XNNPACK's part of the file does not say
+        return {}  # the part of the file that XNNPACK runs does not contain them
 
 
 class ExecuTorchPredictor:
-    """A file loaded in ExecuTorch. It holds memory for one largest batch size; more are run in pieces."""
+    """A file loaded in ExecuTorch. It has memory for a maximum batch size; larger batches are split."""
 
     def __init__(self, program: Any) -> None:
-        self._program = program  # its memory is the method's
+        self._program = program  # kept alive, since it holds the memory of the method
         output_names = program.load_method(OUTPUTS).execute([])[0] if OUTPUTS in program.method_names else '["logits"]'
         self._names: list[str] = json.loads(output_names)
         self._method = program.load_method("forward")

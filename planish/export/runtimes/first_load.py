@@ -1,8 +1,8 @@
-"""The first load of a model file that comes from elsewhere: in a process of its own, for damaged files crash the libraries that load them.
+"""The first load of an untrusted model file, in a separate process, since damaged files can crash the libraries that load them.
 
-ONNX Runtime and OpenVINO end the process on some damaged files, and compute without end on others; neither can be caught, nor seen in the
-file beforehand. So a file is loaded and run once elsewhere. That it went well is remembered by its hash in the cache folder, and it is not
-done again, by any process. Files that this process has made do not come here, nor do those of a bundle whose hashes match.
+ONNX Runtime and OpenVINO abort the process on some damaged files, and never return on others; this can neither be caught nor predicted
+from the file. So a file is first loaded and run once in another process. Success is recorded in the cache folder by the hash of the file,
+and the check is not repeated by any process. Files made by this process, and bundles whose hashes match, are not checked.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _MEMORY_BYTES, _TIMES_FILE, _TIMES_INPUT = 4 << 30, 20, 400
 
 
 def require_first_load(files: Sequence[Path], runtime: str, image_shape: Sequence[int]) -> None:
-    """See that a model can be loaded and runs on one image, without risk for this process.
+    """Check that a model can be loaded and runs on one image, without risk for this process.
 
     Args:
         files: of the model; the first is the one the runtime opens.
-        runtime: its name.
-        image_shape: ``(H, W, C)`` of what it is fed, uint8.
+        runtime: name of the runtime.
+        image_shape: ``(H, W, C)`` of its uint8 input.
 
     Raises:
         ExportError: it crashes the runtime, takes too long or too much memory, or cannot be opened.
-        RuntimeMissingError: no such runtime here.
-        TrustError: it comes from elsewhere and can run code.
+        RuntimeMissingError: the runtime is not available.
+        TrustError: the file is not trusted, and can run code.
     """
     arguments = {"image_shape": list(image_shape)}
     first_call("planish.export.runtimes.first_load:load_and_run", files, runtime, arguments, math.prod(image_shape))
@@ -52,14 +52,14 @@ def load_and_run(files: Sequence[str], runtime: str, image_shape: Sequence[int])
 
 
 def first_call(function: str, files: Sequence[Path], runtime: str, arguments: Mapping[str, Any], input_values: int) -> None:
-    """Call a function that loads and runs a model in a process of its own, once for each content of the files.
+    """Call a function that loads and runs a model, in a separate process, and only once for files of the same content.
 
     Args:
-        function: ``package.module:name``; it takes ``files`` and ``runtime``, and ``arguments``.
-        files: that it loads.
-        runtime: that it loads them in.
-        arguments: JSON values.
-        input_values: that the model is fed.
+        function: ``package.module:name``; it is called with ``files``, ``runtime`` and the ``arguments``.
+        files: of the model.
+        runtime: name of the runtime to load them in.
+        arguments: further keyword arguments, JSON values.
+        input_values: number of input values, for the limits of time and memory.
 
     Raises:
         PlanishError: see ``require_first_load``.
@@ -83,11 +83,11 @@ def first_call(function: str, files: Sequence[Path], runtime: str, arguments: Ma
 
 
 def limits_for(file_bytes: int, input_values: int) -> ProcessLimits:
-    """What loading a model and running it once may take: several times what honest files need.
+    """Limits of time and memory for loading a model and running it once: several times what valid files need.
 
     Args:
-        file_bytes: of all its files.
-        input_values: that it is fed, pixels times channels.
+        file_bytes: size of all its files.
+        input_values: number of input values, pixels times channels.
     """
     memory = _MEMORY_BYTES + _TIMES_FILE * file_bytes + _TIMES_INPUT * input_values
     seconds = _SECONDS + file_bytes // _BYTES_A_SECOND + input_values // _VALUES_A_SECOND
@@ -95,7 +95,7 @@ def limits_for(file_bytes: int, input_values: int) -> ProcessLimits:
 
 
 def _remembered(name: str) -> Path | None:
-    """The file that stands for a model that was loaded well; None without a cache folder."""
+    """The file whose existence records that a model was loaded successfully; None without a cache folder."""
     try:
         folder = cache_root(None) / "loaded_models"
         folder.mkdir(exist_ok=True)

@@ -1,7 +1,8 @@
-"""Canonical Huffman codes for bytes, decoded fast enough in numpy for the weights of a whole network.
+"""Canonical Huffman coding of bytes, with a NumPy decoder that is fast enough for the weights of a whole network.
 
-A stream is cut into blocks whose lengths in bits are stored, so that all blocks, of all streams, are decoded side by side: the first
-symbol of each, then the second, ... That costs 16 bits for 1024 symbols and turns a loop over millions of symbols into one over 1024.
+A stream is divided into blocks whose lengths in bits are stored, so that all blocks of all streams are decoded in parallel: the first
+symbol of each, then the second, and so on. This costs 16 bits per 1024 symbols and turns a loop over millions of symbols into one over
+1024.
 
 Reference: Huffman 1952, A Method for the Construction of Minimum-Redundancy Codes.
 """
@@ -23,11 +24,11 @@ _BLOCK = 1024  # symbols
 
 
 def code_lengths(counts: Ints) -> Ints:
-    """Bits of each symbol's code, 0 where it does not occur or is the only one. At most 15: where it would be
-    more, counts are evened out until it fits.
+    """The length of each symbol's code in bits, at most 15; 0 for symbols that do not occur, or if there is only one. If a code would be
+    longer, the counts are flattened until it fits.
 
     Args:
-        counts: how often each symbol occurs.
+        counts: number of occurrences of each symbol.
     """
     present = np.flatnonzero(counts)
     lengths = np.zeros(len(counts), np.int64)
@@ -48,7 +49,7 @@ def code_lengths(counts: Ints) -> Ints:
 
 
 def canonical_codes(lengths: Ints) -> Ints:
-    """The codes that follow from their lengths: shorter first, equal lengths in the order of the symbols."""
+    """The canonical codes for these lengths: shorter codes first, equal lengths in the order of the symbols."""
     codes = np.zeros(len(lengths), np.int64)
     code = before = 0
     for symbol in np.lexsort((np.arange(len(lengths)), lengths)):
@@ -60,10 +61,10 @@ def canonical_codes(lengths: Ints) -> Ints:
 
 
 def encode(symbols: Bytes) -> bytes:
-    """Code a stream of bytes; what was coded is the first thing ``decode`` gives back.
+    """Encode bytes as a stream that ``decode`` reads.
 
-    Layout, little-endian: uint32 number of symbols; uint16 number of different ones; those; their code lengths, uint8 each; uint16
-    bits in each block of 1024; the codes, first bit first, filled up to whole bytes.
+    Layout, little-endian: uint32 number of symbols; uint16 number of distinct symbols; the distinct symbols, uint8 each; their code
+    lengths, uint8 each; uint16 number of bits of each block of 1024; the codes, most significant bit first, padded to whole bytes.
     """
     present = np.flatnonzero(counts := np.bincount(symbols, minlength=256))
     lengths = code_lengths(counts)
@@ -71,7 +72,7 @@ def encode(symbols: Bytes) -> bytes:
     ends = np.cumsum(bits)
     stream = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
     codes = canonical_codes(lengths)[symbols]
-    for place in range(int(lengths.max())):  # the first bit of all codes, the second, ...
+    for place in range(int(lengths.max())):  # the first bit of all codes, then the second, ...
         longer = np.flatnonzero(bits > place)
         stream[ends[longer] - bits[longer] + place] = (codes[longer] >> (bits[longer] - 1 - place)) & 1
     blocks = np.diff(ends[_BLOCK - 1 :: _BLOCK], prepend=0) if len(symbols) >= _BLOCK else np.zeros(0, np.int64)
@@ -92,27 +93,27 @@ def encode(symbols: Bytes) -> bytes:
 @dataclass(frozen=True)
 class _Stream:
     count: int
-    table: npt.NDArray[np.uint16]  # what the next `width` bits begin with: length << 8 | symbol
+    table: npt.NDArray[np.uint16]  # for each value of the next `width` bits, their first code: length << 8 | symbol
     width: int
     blocks: Ints
     payload: Bytes
 
 
 def decode(streams: Sequence[bytes], max_symbols: int | None = None) -> list[Bytes]:
-    """The symbols of each stream that ``encode`` wrote.
+    """Decode streams; returns the symbols of each.
 
     Args:
-        streams: as ``encode`` wrote them.
-        max_symbols: of all streams together; None for any number.
+        streams: results of ``encode``.
+        max_symbols: limit for all streams together; None for no limit.
 
     Raises:
-        ValueError: a stream is not whole, or they have more symbols.
+        ValueError: a stream is damaged, or there are more symbols.
     """
     read = [_read(stream) for stream in streams]
     if max_symbols is not None and (count := sum(s.count for s in read)) > max_symbols:
         raise ValueError(f"{count} symbols, of which there may be {max_symbols}")
     payload = np.concatenate([*(s.payload for s in read), np.zeros(_BLOCK * _LONGEST // 8 + 4, np.uint8)]).astype(np.uint32)
-    windows = (payload[:-2] << 16) | (payload[1:-1] << 8) | payload[2:]  # 24 bits from each byte on
+    windows = (payload[:-2] << 16) | (payload[1:-1] << 8) | payload[2:]  # the 24 bits that begin at each byte
     tables = np.concatenate([s.table for s in read]) if read else np.zeros(0, np.uint16)
     starts = np.cumsum([0, *(len(s.payload) for s in read)]) * 8
     positions = np.concatenate([starts[i] + np.cumsum(s.blocks) - s.blocks for i, s in enumerate(read)] or [np.zeros(0, np.int64)])
@@ -122,7 +123,7 @@ def decode(streams: Sequence[bytes], max_symbols: int | None = None) -> list[Byt
     mask, shift = (1 << width) - 1, 24 - width
     longest = min(_BLOCK, max((s.count for s in read), default=0))
     found = np.empty((longest, len(positions)), np.uint8)
-    for place in range(longest):  # the last block of a stream reads on into what follows; that is cut off below
+    for place in range(longest):  # the last block of a stream is read beyond its end; the excess is cut off below
         window = windows[positions >> 3]
         entry = tables[base + ((window >> (shift - (positions & 7))) & mask)]
         found[place] = entry & 0xFF
@@ -130,7 +131,7 @@ def decode(streams: Sequence[bytes], max_symbols: int | None = None) -> list[Byt
     result, first = [], 0
     for stream in read:
         last = first + len(stream.blocks)
-        result.append(found[:, first:last].T.reshape(-1)[: stream.count])  # one block alone may be short, so are all of its kind
+        result.append(found[:, first:last].T.reshape(-1)[: stream.count])  # only the last block is shorter
         first = last
     return result
 

@@ -1,4 +1,4 @@
-"""LiteRT on the CPU, with XNNPACK's kernels."""
+"""The LiteRT runtime, on the CPU with XNNPACK's kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
-_UNNAMED = "output_0"  # by its converter, of the one output of a network that returns a tensor
+_UNNAMED = "output_0"  # the converter's name for the output of a network that returns one tensor
 
 
 class LiteRt:
@@ -53,9 +53,9 @@ class LiteRt:
 
 
 class LiteRtPredictor:
-    """A file loaded in LiteRT. It was traced with one image a call; the input is resized to more where the network allows it (one that
-    reshapes by numbers, as channel shuffles do, does not), else they are run one by one. So are those of which it returns several outputs:
-    what decodes boxes picks rows of one image."""
+    """A file loaded in LiteRT. It was traced with batch size 1. The input is resized to larger batches if the network allows it;
+    networks that reshape to constant sizes, as channel shuffles do, run one image at a time. So do those with several outputs, since the
+    decoding of boxes selects rows of a single image."""
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
@@ -95,7 +95,7 @@ class LiteRtPredictor:
 
 
 def write_metadata(file: Path, texts: Mapping[str, str]) -> None:
-    """Put texts into the file, where any reader of its schema finds them."""
+    """Add strings to the metadata of the file, where any reader of its schema finds them."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = _opened(file)
@@ -111,7 +111,7 @@ def write_metadata(file: Path, texts: Mapping[str, str]) -> None:
 
 
 def keep_outputs(file: Path, names: Sequence[str]) -> None:
-    """Leave the file only the outputs of those names; the one that has no name is called ``logits``, the input ``images``."""
+    """Remove all outputs except those with these names. An unnamed output is renamed to ``logits``, and the input to ``images``."""
     model = _opened(file)
     signature = model.signatureDefs[0]
     found = {_named(output.name.decode()): output for output in signature.outputs}
@@ -133,7 +133,7 @@ def _opened(file: Path) -> Any:
     raw = file.read_bytes()
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(raw)))
     for buffer in model.buffers:
-        if buffer.offset > 1:  # large weights may lie behind what is rewritten here
+        if buffer.offset > 1:  # large weights may be stored behind the part that is rewritten here
             buffer.data = np.frombuffer(raw, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
     return model
@@ -148,7 +148,7 @@ def _save(model: Any, file: Path) -> None:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """What ``write_metadata`` wrote."""
+    """The strings that ``write_metadata`` added, by name."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(bytearray(file.read_bytes()))

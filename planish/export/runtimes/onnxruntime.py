@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU and on NVIDIA GPUs."""
+"""ONNX Runtime on the CPU and on NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def _settings() -> dict[str, str]:
-    # threads wait busily within a call and rest between calls, so that an idle model costs nothing
+    # threads spin during a call and sleep between calls, so that an idle model uses no CPU
     return {"session.force_spinning_stop": "1", **exact_integers()}
 
 
 class OnnxRuntime:
-    """Runs ``.onnx`` files, packed ones as well."""
+    """Runs ``.onnx`` files, including packed ones."""
 
     name: ClassVar[str] = "onnxruntime"
     formats: ClassVar[tuple[str, ...]] = ("onnx", "packed")
@@ -42,7 +42,7 @@ class OnnxRuntime:
 
     @staticmethod
     def session_options(threads: int) -> Any:
-        """ONNX Runtime's ``SessionOptions`` with which every file is run, timed and profiled."""
+        """ONNX Runtime's ``SessionOptions`` that every file is run, timed and profiled with."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -66,7 +66,7 @@ class OnnxRuntime:
         return {precision: len(nodes) for precision, nodes in onnxruntime_kernels(unpacked(file)).items()}
 
 
-# By name: who is asked to run each node, in this order.
+# Execution providers by name of the runtime, in order of priority.
 PROVIDERS = {
     "onnxruntime-cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
     "onnxruntime-tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
@@ -74,10 +74,10 @@ PROVIDERS = {
 
 
 class OnnxRuntimeCuda(OnnxRuntime):
-    """ONNX Runtime on an NVIDIA GPU. It was never run: no machine with one was at hand.
+    """ONNX Runtime on an NVIDIA GPU. Never tested, as no machine with one was available.
 
-    ONNX Runtime goes on with the CPU where a provider does not start, and leaves it the layers that the provider has no kernels for; both
-    without an error. Here neither is taken for the GPU: a session whose convolutions and linear layers do not run on it is refused.
+    ONNX Runtime falls back to the CPU if a provider does not start, and for layers that the provider has no kernels for, both without an
+    error. Here both are errors: a session is refused unless all convolutions and linear layers run on the GPU.
     """
 
     name: ClassVar[str] = "onnxruntime-cuda"
@@ -101,7 +101,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
     @classmethod
     def executed_precisions(cls, file: Path) -> dict[str, int]:
-        # the nodes that a provider makes of the layers have names of its own
+        # a provider replaces the layers by nodes with names of its own
         return {"int8": 0, "float": 0}
 
     @classmethod
@@ -131,14 +131,14 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
 
 class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
-    """ONNX Runtime with TensorRT's kernels, and CUDA's where TensorRT has none. It was never run: no machine with one was at hand."""
+    """ONNX Runtime with TensorRT's kernels, and CUDA's where TensorRT has none. Never tested, as no machine with a GPU was available."""
 
     name: ClassVar[str] = "onnxruntime-tensorrt"
     install: ClassVar[str] = "pip install onnxruntime-gpu tensorrt"
 
 
 class OnnxRuntimePredictor:
-    """A file loaded in ONNX Runtime; any batch size."""
+    """A file loaded in ONNX Runtime, for any batch size."""
 
     def __init__(self, session: Any) -> None:
         self._session = session

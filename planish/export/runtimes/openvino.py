@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""The OpenVINO runtime, on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
 
 class OpenVino:
-    """Runs OpenVINO's ``.xml`` + ``.bin`` and ``.onnx`` files, packed ones as well."""
+    """Runs OpenVINO IR (``.xml`` and ``.bin``) and ``.onnx`` files, including packed ones."""
 
     name: ClassVar[str] = "openvino"
     formats: ClassVar[tuple[str, ...]] = ("openvino", "onnx", "packed")
@@ -36,7 +36,7 @@ class OpenVino:
 
     @staticmethod
     def settings(threads: int) -> dict[str, str]:
-        # without the precision hint it computes in bf16 where the processor can, which is neither exact nor always faster
+        # without the precision hint OpenVINO computes in bf16 if the processor supports it, which is neither exact nor always faster
         return {"INFERENCE_PRECISION_HINT": "f32", **_settings(threads)}
 
     @staticmethod
@@ -61,8 +61,7 @@ class OpenVino:
 
 
 class OpenVinoDefault(OpenVino):
-    """OpenVINO without a precision hint, as a program gets it that sets nothing: layers that are not INT8 are computed in bf16 on
-    processors with AMX or AVX512-BF16, in float32 on others."""
+    """OpenVINO without a precision hint: float layers are computed in bf16 on processors with AMX or AVX512-BF16, in float32 on others."""
 
     name: ClassVar[str] = "openvino-default"
 
@@ -80,7 +79,7 @@ class OpenVinoDefault(OpenVino):
 
 @cache
 def default_precision() -> str:
-    """What OpenVINO computes float32 files in on this processor where nothing is asked for, as a compiled model reports it: ``f32``, or
+    """The precision in which OpenVINO by default computes float32 files on this processor, as reported by a compiled model: ``f32``, or
     ``bf16`` on processors with AMX or AVX512-BF16."""
     import openvino
     from openvino import opset13
@@ -97,7 +96,7 @@ def _settings(threads: int) -> dict[str, str]:
 
 
 class OpenVinoPredictor:
-    """A file loaded in OpenVINO. One batch size runs with fixed shapes, which is faster; the others share a second, dynamic copy."""
+    """A file loaded in OpenVINO. One batch size runs with static shapes, which is faster; all others share a second, dynamic copy."""
 
     def __init__(self, core: Any, model: Any, settings: dict[str, str], batch: int | None) -> None:
         self._core, self._model, self._settings, self._batch = core, model, settings, batch

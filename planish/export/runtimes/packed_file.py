@@ -1,14 +1,14 @@
-"""The packed file: any model file with its tensors coded as small as their values allow, which gives back the very same bytes.
+"""The packed file: any model file with its tensors compressed as far as their values allow; unpacking restores the same bytes.
 
-A tensor is coded in the smallest of these ways, all of them through the same Huffman coder:
+A tensor is stored in the smallest of these forms, each followed by the same Huffman coder:
 
-- where it has zeros, the gaps between the others (Han et al. 2016, arXiv:1510.00149), and only the others as values;
-- values as indices into a codebook of at most 256 entries, one for the tensor, or one for each of its rows or columns (wherever the output
-  channels are); or
-- values as they are, byte by byte: the bytes that hold sign and exponent are far from random, those of the mantissa stay plain.
+- values as indices into a codebook of at most 256 entries, one for the tensor, or one for each of its rows or columns (whichever axis holds
+  the output channels);
+- values unchanged, byte by byte: the bytes with sign and exponent compress well, those of the mantissa are stored as they are; or
+- for tensors with zeros, the gaps between the others (Han et al. 2016, arXiv:1510.00149), and the others in one of the forms above.
 
-Layout: ``_MAGIC``; uint32 length of the description; the description, JSON compressed with zlib; all between the tensors, compressed with
-zlib; the parts of the tensors in the order of the description.
+Layout: ``_MAGIC``; uint32 length of the description; the description, JSON compressed with zlib; the bytes between the tensors, compressed
+with zlib; the parts of the tensors in the order of the description.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from planish.files.archives import inflate
 from planish.files.reading import DAMAGED, describe
 
 _MAGIC = b"planish packed 1\n"
-_SAMPLE = 4096  # values
-_ESCAPE = 255  # a gap of this much without a value at its end
-_SMALL, _MOST_TIMES = 64_000_000, 200  # bytes that any packed file may unpack to, and how many times its own size beyond that
+_SAMPLE = 4096  # values that decide whether a codebook is tried
+_ESCAPE = 255  # a gap of this length without a value at its end
+_SMALL, _MOST_TIMES = 64_000_000, 200  # bytes that any packed file may unpack to, plus this many times its own size
 
-Array = npt.NDArray[Any]  # of unsigned integers: only bits matter here
+Array = npt.NDArray[Any]  # of unsigned integers: values are handled as bit patterns
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies in a file.
+    """The position of a tensor in a file.
 
     Args:
         offset: of its first byte.
-        item_bytes: of one value: 1, 2, 4 or 8.
-        shape: along its first axis are the rows, along its last the columns, that may have codebooks of their own.
+        item_bytes: size of one value: 1, 2, 4 or 8.
+        shape: rows are along the first axis, columns along the last; each may have its own codebook.
     """
 
     offset: int
@@ -57,8 +57,8 @@ def pack(data: bytes, tensors: Sequence[Tensor]) -> bytes:
     """Pack a file.
 
     Args:
-        data: the file.
-        tensors: in the order in which they lie in it, none over another.
+        data: content of the file.
+        tensors: in the order of their offsets, without overlap.
     """
     described, coded, between, position = [], [], [], 0
     for tensor in tensors:
@@ -76,10 +76,10 @@ def pack(data: bytes, tensors: Sequence[Tensor]) -> bytes:
 
 
 def unpack(packed: bytes) -> bytes:
-    """The file that was packed, byte for byte. What a packed file says of its size is checked before memory is taken for it.
+    """Restore the file that was packed, byte for byte. The unpacked size is checked before memory is allocated.
 
     Raises:
-        ExportError: not a packed file, not as it was written, or one that would unpack to far more than it is.
+        ExportError: it is not a packed file, is damaged, or would unpack to far more than its own size.
     """
     try:
         if not packed.startswith(_MAGIC):
@@ -116,7 +116,7 @@ def unpack(packed: bytes) -> bytes:
 
 
 def unpacked(file: Path) -> bytes | str:
-    """What a runtime is given to open: the bytes in a packed file, the path of any other."""
+    """What a runtime opens: the unpacked bytes of a packed file, or the path of any other file."""
     with file.open("rb") as stream:
         is_packed = stream.read(len(_MAGIC)) == _MAGIC
     return unpack(file.read_bytes()) if is_packed else str(file)
@@ -133,7 +133,8 @@ def _bytes_of(item_bytes: int, shape: Sequence[int]) -> int:
 
 
 def _smallest(values: Array, tensor: Tensor) -> tuple[bool, int, list[tuple[bool, bytes]]]:
-    """Whether only values that are not zero are coded, which codebooks (see ``_owner``), and the parts: whether Huffman-coded, bytes."""
+    """The smallest form of a tensor: whether zeros are left out; the codebooks (see ``_owner``; 0 for none); and the parts, each a pair of
+    whether it is Huffman-coded and its bytes."""
     codings: list[tuple[bool, int, list[tuple[bool, bytes]]]] = []
     books = {1, *(tensor.shape[:1]), *(-size for size in tensor.shape[-1:])} if tensor.item_bytes in (2, 4) and len(values) else set()
     places = np.flatnonzero(values)
@@ -148,7 +149,7 @@ def _smallest(values: Array, tensor: Tensor) -> tuple[bool, int, list[tuple[bool
 
 
 def _values(planes: list[huffman.Bytes], item_bytes: int, shape: Sequence[int], sparse: bool, rows: int) -> Array:
-    """One tensor from its parts, flat."""
+    """Restore a tensor from its parts, as a flat array."""
     places = _places(planes.pop(0)) if sparse else np.arange(prod(shape))
     if rows == 0:
         some = _joined(planes, item_bytes)
@@ -164,18 +165,18 @@ def _values(planes: list[huffman.Bytes], item_bytes: int, shape: Sequence[int], 
 
 
 def _owner(places: Array, shape: Sequence[int], rows: int) -> Array:
-    """The codebook that serves each place: one for all (1), one for each of so many rows, or (below zero) columns."""
+    """The index of the codebook of each position: a single one if ``rows`` is 1, one per row if above 1, one per column if negative."""
     if rows == 1:
         return np.zeros_like(places)
     return places // prod(shape[1:]) if rows > 1 else places % shape[-1]
 
 
 def _codebook(values: Array, owner: Array, rows: int) -> list[tuple[bool, bytes]] | None:
-    """The sizes of the codebooks, their entries and the indices; None where they would be too large to gain anything."""
+    """The parts with the sizes of the codebooks, their entries and the indices; None if codebooks would not save space."""
     item_bits = 8 * values.itemsize
     keys = owner.astype(np.uint64) << np.uint64(item_bits) | values
     begin = keys[owner <= rows * _SAMPLE // (len(keys) + 1)][:_SAMPLE]
-    if len(np.unique(begin)) > len(begin) // 2:  # what a few codebooks serve has few equal values, so the whole has: saves sorting it
+    if len(np.unique(begin)) > len(begin) // 2:  # few equal values in the first codebooks: do not sort the rest
         return None
     entries, index = np.unique(keys, return_inverse=True)
     sizes = np.bincount((entries >> np.uint64(item_bits)).astype(np.int64), minlength=rows)
@@ -186,7 +187,7 @@ def _codebook(values: Array, owner: Array, rows: int) -> list[tuple[bool, bytes]
 
 
 def _planes(values: Array) -> list[tuple[bool, bytes]]:
-    """The first bytes of all values, the second, ..."""
+    """The parts with the first bytes of all values, the second bytes, and so on."""
     return [_part(np.ascontiguousarray(plane)) for plane in values.view(np.uint8).reshape(len(values), values.itemsize).T]
 
 
@@ -202,7 +203,7 @@ def _part(symbols: huffman.Bytes) -> tuple[bool, bytes]:
 
 
 def _gaps(places: Array) -> huffman.Bytes:
-    """How many zeros lie before each place; 255 of them and more by escapes."""
+    """The number of zeros before each position; 255 and more are written with escapes."""
     gaps = np.diff(places, prepend=-1) - 1
     escapes, rests = np.divmod(gaps, _ESCAPE)
     symbols = np.full(len(gaps) + int(escapes.sum()), _ESCAPE, np.uint8)

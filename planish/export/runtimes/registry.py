@@ -1,4 +1,4 @@
-"""The runtimes that run exported files, by name. Light to import: the process that measures latency starts with this."""
+"""The runtimes for exported files, by name. Quick to import, since the process that measures latency imports it first."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Runtime(Protocol):
     """A library that runs exported files.
 
     Attributes:
-        name: as ``--runtime`` calls it.
-        formats: what it opens (``Artifact.format``).
-        install: the command that brings it, for the error message.
-        danger: what opening a file from elsewhere can do; empty where a file is only data. Others must be
-            trusted (``planish.files.trust``).
-        module: that is imported to run it, before the memory of the empty process is taken.
+        name: value of ``--runtime``.
+        formats: that it opens (``Artifact.format``).
+        install: the command that installs it, for the error message.
+        danger: what opening an untrusted file can do; empty if files contain only data. Otherwise files must be trusted
+            (``planish.files.trust``).
+        module: imported before the memory of the process without a model is measured.
     """
 
     name: ClassVar[str]
@@ -44,12 +44,12 @@ class Runtime(Protocol):
 
     @staticmethod
     def version() -> str:
-        """Version of the library, empty where it is not installed or cannot run here."""
+        """The version of the library; empty if it is not installed or cannot run on this machine."""
         ...
 
     @staticmethod
     def settings(threads: int) -> dict[str, str]:
-        """What it is configured with, so that others can repeat a measurement."""
+        """The settings it runs with, recorded so that a measurement can be repeated."""
         ...
 
     @staticmethod
@@ -59,7 +59,7 @@ class Runtime(Protocol):
 
     @staticmethod
     def executed_precisions(file: Path) -> dict[str, int]:
-        """How many convolution and linear layers run in which arithmetic: ``{"int8": 20, "float": 1}``; nothing where it cannot tell."""
+        """The number of convolution and linear layers by executed precision, ``{"int8": 20, "float": 1}``; empty if it is not reported."""
         ...
 
 
@@ -69,27 +69,27 @@ RUNTIMES: dict[str, type[Runtime]] = {
 }
 
 DEFAULT_PRECISION: dict[str, type[Runtime]] = {OpenVino.name: OpenVinoDefault}
-"""By runtime: the same library without a precision hint. On some processors it computes in less than float32 then."""
+"""Variants of runtimes without a precision hint, by the runtime's name. On some processors they compute in less than float32."""
 
 
 @cache
 def registered() -> dict[str, type[Runtime]]:
-    """All runtimes by name: ours, and what others add through the entry point ``planish.runtimes``."""
+    """All runtimes by name: those of Planish, and those of other packages with the entry point ``planish.runtimes``."""
     return RUNTIMES | {entry.name: entry.load() for entry in entry_points(group="planish.runtimes")}
 
 
 def available(format_: str | None = None) -> list[str]:
-    """Names of the runtimes that work on this machine, and open that format where one is given."""
+    """The names of the runtimes that work on this machine, and that open ``format_`` if it is given."""
     return [name for name, kind in registered().items() if (format_ is None or format_ in kind.formats) and kind.version()]
 
 
 def default_precision_runtimes() -> dict[str, str]:
-    """By runtime the name of its variant in ``DEFAULT_PRECISION``, where the two differ on this machine."""
+    """The names of those ``DEFAULT_PRECISION`` variants that compute in less than float32 on this machine, by runtime."""
     return {name: kind.name for name, kind in DEFAULT_PRECISION.items() if kind.version() and default_precision() != "f32"}
 
 
 def find(name: str) -> type[Runtime]:
-    """The runtime of that name.
+    """The runtime with this name.
 
     Raises:
         RuntimeMissingError: there is none, or it is not installed.
@@ -107,7 +107,7 @@ def find(name: str) -> type[Runtime]:
 
 
 def imports(name: str) -> tuple[str, ...]:
-    """Modules that a process which runs files imports for the runtime of that name."""
+    """The modules that a process must import to run files in this runtime."""
     return (find(name).module,)
 
 
@@ -116,14 +116,14 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
 
     Args:
         files: of the model; the first is the one the runtime opens.
-        runtime: its name.
-        threads: how many the runtime may compute with.
-        batch: images in a batch, where it is known: some runtimes are faster with a fixed batch. Other sizes still work.
+        runtime: name of the runtime.
+        threads: number of threads of the runtime.
+        batch: batch size, if it is known: some runtimes are faster with a static batch size. Other sizes still work.
 
     Raises:
-        RuntimeMissingError: no such runtime here.
+        RuntimeMissingError: the runtime is not available.
         ExportError: the file cannot be opened.
-        TrustError: it comes from elsewhere and can run code.
+        TrustError: the file is not trusted, and can run code.
     """
     kind = find(runtime)
     file = Path(files[0])
@@ -135,7 +135,7 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
         return kind.load(file, threads, batch)
     except PlanishError:
         raise
-    except Exception as error:  # runtimes raise bare RuntimeError and their own kinds
+    except Exception as error:  # runtimes raise plain RuntimeError and types of their own
         raise ExportError(
             f"{runtime} cannot open {file.name}: {describe(error) if isinstance(error, OSError) else first_line(error)}",
             f"it opens {' and '.join(kind.formats)} files",
@@ -144,7 +144,7 @@ def load(files: Sequence[Path | str], runtime: str, *, threads: int = 1, batch: 
 
 
 def run_checked(predictor: Predictor, images: Pixels, name: str) -> Outputs:
-    """The outputs for a batch, of a file that may not be as it was exported.
+    """The outputs for a batch, of a file that may be damaged.
 
     Args:
         predictor: from ``load``.
@@ -152,7 +152,7 @@ def run_checked(predictor: Predictor, images: Pixels, name: str) -> Outputs:
         name: of the model, for the error.
 
     Raises:
-        ExportError: the runtime fails, or the file does not return rows of numbers.
+        ExportError: the runtime fails, or the file does not return one row per image.
     """
     try:
         outputs = predictor(images)
@@ -168,8 +168,8 @@ def run_checked(predictor: Predictor, images: Pixels, name: str) -> Outputs:
 
 
 def executed_precisions(files: Sequence[Path | str], runtime: str) -> dict[str, int]:
-    """How many convolution and linear layers run in which arithmetic, as the runtime reports it: ``{"int8": 20, "float": 1}``; nothing
-    where it cannot tell.
+    """The number of convolution and linear layers by the precision in which they run, as the runtime reports it, such as
+    ``{"int8": 20, "float": 1}``; empty if it does not report it.
     """
     kind, file = find(runtime), Path(files[0])
     require_regular(file)

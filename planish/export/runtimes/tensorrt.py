@@ -1,4 +1,4 @@
-"""TensorRT on an NVIDIA GPU, by its Python API's documentation (versions 10 and 11). It was never run: no machine with one was at hand."""
+"""The TensorRT runtime, written from the documentation of its Python API (versions 10 and 11). Never tested, as no GPU was available."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INPUT = "images"
 
 
 class TensorRt:
-    """Runs ``.engine`` files; torch holds their memory on the GPU."""
+    """Runs ``.engine`` files; PyTorch allocates the GPU memory of their inputs and outputs."""
 
     name: ClassVar[str] = "tensorrt"
     formats: ClassVar[tuple[str, ...]] = ("tensorrt",)
@@ -58,15 +58,14 @@ class TensorRt:
 
 
 class TensorRtPredictor:
-    """An engine on the GPU. It was built for a range of batch sizes; more images are run in pieces.
+    """An engine on the GPU. It was built for a range of batch sizes; larger batches are split.
 
     Args:
-        runtime: that made the engine.
-        engine: with one input ``images``, whose profile is the first.
+        runtime: that loaded the engine.
+        engine: with one input ``images``; its first optimization profile is used.
 
     Raises:
-        ExportError: it was built for other inputs, returns what numpy cannot hold or what only its values give a size, or there is no
-            memory for it on the GPU.
+        ExportError: it was built for other inputs, has outputs in CPU memory or of a type that NumPy lacks, or the GPU lacks memory.
     """
 
     def __init__(self, runtime: Any, engine: Any) -> None:
@@ -90,7 +89,7 @@ class TensorRtPredictor:
         """Run one batch of uint8 pixels ``(N, H, W, C)``.
 
         Raises:
-            ExportError: the engine does not take such images, or fails.
+            ExportError: the engine does not accept such images, has outputs whose shape depends on the data, or fails.
         """
         if images.dtype != np.uint8 or images.shape[1:] != self._shape or len(images) < self._least:
             raise ExportError(
@@ -102,17 +101,17 @@ class TensorRtPredictor:
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in self._dtypes}
 
     def _run(self, images: Pixels) -> Outputs:
-        """At most as many images as the engine was built for."""
+        """Run one batch of at most the maximum batch size of the engine."""
         import torch
 
         stream = self._stream
-        with torch.cuda.stream(stream):  # copies, the engine and torch's allocator all keep to the order of this stream
+        with torch.cuda.stream(stream):  # copies, the engine and PyTorch's allocator are all ordered by this stream
             pixels = torch.from_numpy(np.ascontiguousarray(images)).cuda()
             self._check(self._context.set_input_shape(INPUT, tuple(pixels.shape)), f"take images of shape {tuple(pixels.shape)}")
             self._check(self._context.set_tensor_address(INPUT, pixels.data_ptr()), f"read {INPUT}")
             found = {}
             for name, dtype in self._dtypes.items():
-                shape = tuple(self._context.get_tensor_shape(name))  # known now that the input's is
+                shape = tuple(self._context.get_tensor_shape(name))  # known once the input shape is set
                 self._check(min(shape, default=0) >= 0, f"say how large {name} is")
                 found[name] = torch.empty(shape, dtype=dtype, device="cuda")
                 self._check(self._context.set_tensor_address(name, found[name].data_ptr()), f"write {name}")
@@ -123,13 +122,13 @@ class TensorRtPredictor:
 
     @staticmethod
     def _check(done: bool, what: str) -> None:
-        """TensorRT returns False where other libraries raise; going on would use memory of another call."""
+        """Raise an error where TensorRT only returns False; continuing would use memory of another call."""
         if not done:
             raise ExportError(f"the engine does not {what}; TensorRT's log says why", "", "build it again")
 
 
 def _torch_dtype(tensorrt: Any, engine: Any, name: str) -> Any:
-    """What an output's buffer on the GPU must hold: a buffer of a smaller type would be written beyond its end."""
+    """The dtype of an output's buffer on the GPU; with a smaller type TensorRT would write beyond its end."""
     import torch
 
     kind = engine.get_tensor_dtype(name)

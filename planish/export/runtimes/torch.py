@@ -1,4 +1,4 @@
-"""PyTorch, running an exported program on the CPU."""
+"""PyTorch as the runtime of exported programs, on the CPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TorchRuntime:
 
 
 class ProgramPredictor:
-    """An exported program; any batch size."""
+    """A loaded exported program, for any batch size."""
 
     def __init__(self, module: Any, threads: int) -> None:
         self._module, self._threads = module, threads
@@ -53,7 +53,7 @@ class ProgramPredictor:
         """Run one batch of uint8 pixels ``(N, H, W, C)``."""
         import torch
 
-        before = torch.get_num_threads()  # of the whole process, which may also train
+        before = torch.get_num_threads()  # a setting of the whole process, which may also be training
         torch.set_num_threads(self._threads)
         try:
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Detectors: networks that return raw maps, and read them themselves (``loss``, ``decode``, ``distance``)."""
+"""Detectors: networks that return raw maps and have methods for them (``loss``, ``decode``, ``distance``)."""
 
 from planish.models.detection.detector import Detector
 

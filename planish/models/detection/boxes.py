@@ -1,4 +1,4 @@
-"""Boxes ``(..., 4)``: left, top, right, bottom, normalized to the image's sides."""
+"""Area and IoU of normalized xyxy boxes ``(..., 4)``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor, *, generalised: bool = False) -> Tensor:
-    """Intersection over union, of boxes that broadcast against one another.
+    """Intersection over union of boxes that broadcast against one another.
 
-    The generalised one takes off the share of the box around both that neither covers, so that boxes that do not meet know how far apart
-    they are. Both are the same whatever units the axes have. H. Rezatofighi et al., 2019 (arXiv:1902.09630).
+    The generalised IoU subtracts the share of the enclosing box that neither box covers, so that it also measures how far apart boxes are
+    that do not overlap. Both are invariant to the scale of either axis. H. Rezatofighi et al., 2019 (arXiv:1902.09630).
     """
     shared = area(torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1))
     union = (area(a) + area(b) - shared).clamp_min(1e-12)

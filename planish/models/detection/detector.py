@@ -1,7 +1,8 @@
-"""A one-stage detector without anchors, on any backbone; with masks where it is asked for them.
+"""A one-stage, anchor-free detector on any backbone, optionally with instance masks.
 
-In the spirit of the YOLO family and of TOOD: a pyramid with both paths, at each level a branch for classes and one for boxes, distances to
-a box's sides as distributions. Masks are sums of shared prototypes (D. Bolya et al., YOLACT, 2019, arXiv:1904.02689).
+In the spirit of the YOLO family and of TOOD: a pyramid with top-down and bottom-up paths, a classification and a box branch at each level,
+and distributions of the distances to a box's sides. Masks are linear combinations of shared prototypes (D. Bolya et al., YOLACT, 2019,
+arXiv:1904.02689).
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ from planish.models.detection.losses import detection_loss, ignored_places, mask
 from planish.models.heads.backbone import Backbone, conv_block
 from planish.models.heads.pyramid import Pyramid
 
-_PRIOR = 0.01  # of any class at any place, before training
+_PRIOR = 0.01  # initial probability of each class at each location
 _COEFFICIENTS = 24
-_MASKS_LEARNED = 256  # a batch, at most
-_MASKS = 2.0
+_MASKS_LEARNED = 256  # maximum number of masks per batch in the loss
+_MASKS = 2.0  # weight of the mask loss
 
 
 class Detector(nn.Module):
-    """Raw outputs: for each level ``level_<stride>`` ``(N, 4 * bins + classes [+ coefficients], h, w)``, with masks also ``prototypes``.
+    """A detector. Raw outputs: ``level_<stride>`` ``(N, 4 * bins + classes [+ coefficients], h, w)`` for each level; with masks also
+    ``prototypes``.
 
     Args:
         classifier: the backbone, with its weights.
-        num_classes: of the objects.
-        channels: of the images.
-        strides: of the levels.
-        bins: distances of 0 to ``bins - 1`` cells are told; see ``levels``.
-        detections: returned of an image.
-        masks: also give each object a mask.
+        num_classes: number of object classes.
+        channels: number of image channels.
+        strides: strides of the levels.
+        bins: number of bins of the distance distributions: distances of 0 to ``bins - 1`` cells can be predicted; see ``levels``.
+        detections: number of detections per image.
+        masks: whether to predict a mask for each object.
         width: channels of the pyramid.
     """
 
@@ -71,12 +73,12 @@ class Detector(nn.Module):
         return found
 
     def loss(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """A scalar.
+        """The training loss, a scalar.
 
         Args:
-            outputs: raw.
-            targets: of each image: ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, with masks, ``masks`` ``(M, h, w)``; perhaps
-                ``ignored_boxes`` and ``ignored_labels``: places in these boxes do not learn that class is absent.
+            outputs: raw outputs.
+            targets: for each image ``boxes`` ``(M, 4)``, ``labels`` ``(M,)`` and, with masks, ``masks`` ``(M, h, w)``; optionally
+                ``ignored_boxes`` and ``ignored_labels``: locations in these boxes are not trained as background of that class.
         """
         logits, sides, more, centres, cells = self._read(outputs)
         boxes = boxes_of(sides, centres, cells)
@@ -93,10 +95,12 @@ class Detector(nn.Module):
         return loss
 
     def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``boxes`` ``(N, K, 4)``, ``scores``, ``labels``, with masks also ``masks`` ``(N, K, h, w)``: probabilities over the image."""
+        """Decode raw outputs to ``boxes`` ``(N, K, 4)``, ``scores``, ``labels`` and, with masks, ``masks`` ``(N, K, h, w)``: probabilities
+        over the whole image.
+        """
         values, centres, cells = self._places(outputs)
         surest, scores, labels = candidates(self._parts(values)[1], self.detections)
-        # what is not among the surest is read no further: most of the time would go there
+        # boxes are decoded for the candidates only, as decoding all locations would take most of the time
         sides, _, more = self._parts(values.gather(2, surest.unsqueeze(1).expand(-1, values.shape[1], -1)))
         boxes = boxes_of(self._of_bins(sides), centres[surest], cells[surest])
         rest = [more.transpose(1, 2).tanh()] if self.coefficients else []
@@ -109,14 +113,14 @@ class Detector(nn.Module):
         return found
 
     def distance(self, outputs: dict[str, Tensor], teacher: dict[str, Tensor]) -> Tensor:
-        """How far outputs are from a teacher's; a scalar.
+        """The distillation loss between raw outputs and a teacher's; a scalar.
 
-        Classes by binary cross-entropy, boxes by the divergence of their distances (Z. Zheng et al., Localization distillation, 2022,
-        arXiv:2102.12252), places counting by how sure the teacher is of them. Where the teacher saw larger images, distances are
-        of other cells, or has other bins, only classes are compared; and only levels that both have.
+        Binary cross-entropy for classes and the KL divergence of the distance distributions for boxes (Z. Zheng et al., Localization
+        distillation, 2022, arXiv:2102.12252), with locations weighted by the teacher's confidence. Only levels that both networks have are
+        compared, and only their classes if the teacher takes larger images or has other bins.
 
         Raises:
-            ModelError: there are none.
+            ModelError: student and teacher have no level in common.
         """
         parts: list[Tensor] = []
         names = [f"level_{stride}" for stride in self.strides]
@@ -132,12 +136,12 @@ class Detector(nn.Module):
             if ours.shape[2:] != theirs.shape[2:]:
                 theirs = functional.adaptive_max_pool2d(theirs, ours.shape[2:])
             start, end = 4 * self.bins, 4 * self.bins + self.num_classes
-            theirs_start = start + theirs.shape[1] - ours.shape[1]  # all but the bins are as many
+            theirs_start = start + theirs.shape[1] - ours.shape[1]  # both have the same number of class and mask channels
             sure = theirs[:, theirs_start : theirs_start + self.num_classes].sigmoid()
             weight = sure.amax(1)
             whole = weight.sum().clamp_min(1.0)
             classes = functional.binary_cross_entropy_with_logits(ours[:, start:end], sure, reduction="none")
-            least = functional.binary_cross_entropy(sure, sure, reduction="none")  # what cannot be undercut
+            least = functional.binary_cross_entropy(sure, sure, reduction="none")  # minimum of the cross-entropy
             parts.append((classes - least).sum() / whole)
             if alike:
                 mine, theirs_log = (functional.log_softmax(torch.unflatten(v[:, :start], 1, (4, self.bins)), 2) for v in (ours, theirs))
@@ -152,13 +156,13 @@ class Detector(nn.Module):
         return torch.stack(parts).sum()
 
     def _read(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Of all places of all levels: class logits ``(N, A, classes)``, sides ``(N, A, 4, bins)``, coefficients, centres and cells."""
+        """Class logits ``(N, A, classes)``, distance logits ``(N, A, 4, bins)``, mask coefficients, centres and cells of all locations."""
         values, centres, cells = self._places(outputs)
         sides, logits, more = self._parts(values)
         return logits.transpose(1, 2), self._of_bins(sides), more.transpose(1, 2).tanh(), centres, cells
 
     def _places(self, outputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """All places of all levels in a row: what is said of them ``(N, values, A)``, their centres and sizes ``(A, 2)``."""
+        """The locations of all levels, concatenated: raw outputs ``(N, values, A)``, centres and cell sizes ``(A, 2)``."""
         rows, centres, cells = [], [], []
         for stride in self.strides:
             values = outputs[f"level_{stride}"]
@@ -169,7 +173,7 @@ class Detector(nn.Module):
         return torch.cat(rows, 2), torch.cat(centres), torch.cat(cells)
 
     def _parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sides, class logits and coefficients, ``(N, ..., A)``."""
+        """Distance logits, class logits and mask coefficients, ``(N, ..., A)``."""
         sides, logits, more = torch.split(values, [4 * self.bins, self.num_classes, self.coefficients], 1)
         return sides, logits, more
 
@@ -192,7 +196,7 @@ class Detector(nn.Module):
 
 
 class _Head(nn.Module):
-    """Two branches: of boxes, and of classes; mask coefficients go with the boxes."""
+    """A level's head with branches for boxes, for classes and, if ``coefficients`` is not 0, for mask coefficients."""
 
     def __init__(self, width: int, num_classes: int, bins: int, coefficients: int) -> None:
         super().__init__()
@@ -211,11 +215,11 @@ class _Head(nn.Module):
 
 
 class _Prototypes(nn.Module):
-    """Maps at twice the finest level's sides."""
+    """Mask prototypes at twice the resolution of the finest level."""
 
     def __init__(self, width: int, coefficients: int) -> None:
         super().__init__()
-        self.before, self.after = conv_block(width, width), conv_block(width, width // 2)  # each of twice the sides is four times the work
+        self.before, self.after = conv_block(width, width), conv_block(width, width // 2)  # fewer channels: 4 times the MACs when upsampled
         self.last = nn.Conv2d(width // 2, coefficients, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Which levels a detector needs: strides and distance bins, from the size of its input and the boxes that it shall learn.
+"""Choice of a detector's levels (strides and distance bins) by its input size and the training boxes.
 
-A place of a level predicts the distances from its centre to the four sides of a box, of at most ``bins - 1`` cells each. So some boxes
-cannot be met exactly, whatever is learned: those larger than that, those so small that no centre lies in them, and those whose places are
-taken by other objects.
+A location of a level predicts the distances from its centre to the four sides of a box, each of at most ``bins - 1`` cells. So some boxes
+cannot be predicted exactly by any trained network: boxes that are too large, boxes so small that they contain no centre, and boxes whose
+locations are taken by other objects.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Numbers = npt.NDArray[np.int64]
 Sides = Callable[[int], tuple[int, int]]
 
 BINS = 8  # distances of 0 to 7 cells
-DETECTIONS = 100  # returned of an image
-REACHED = 0.9  # IoU: a box that can be met so well is met
+DETECTIONS = 100  # returned per image
+REACHED = 0.9  # a box counts as reachable if an IoU of at least this is possible
 _MOST_BINS = 16
 _COARSEST = 128
 _FINEST = 4  # a level of stride 2 would cost more than the backbone
-_TOLERATED = 0.01  # share of boxes for which nothing is changed
+_TOLERATED = 0.01  # share of unreachable boxes that is tolerated without changing the levels
 _MARGIN, _STEP = 1.25, 50
 _MOST_DETECTIONS, _MOST_MASKS = 500, 300  # suppression compares all pairs; a mask is a map
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Of a detector.
+    """The levels of a detector.
 
     Args:
-        strides: of the levels, rising.
+        strides: strides of the levels, ascending.
         bins: distances of 0 to ``bins - 1`` cells can be predicted.
     """
 
@@ -50,12 +50,12 @@ class Levels:
 
 @dataclass(frozen=True)
 class TrainingBoxes:
-    """What a detector is made for.
+    """Input size and training boxes, by which a detector is designed.
 
     Args:
-        sides: height and width of its input in pixels, for the multiple that both must be of.
-        boxes: normalized xyxy ``(M, 4)`` of the objects in each training image; none where they are not known.
-        detections: returned of an image; None for as many as these images need.
+        sides: function that returns height and width of the input in pixels, both multiples of its argument.
+        boxes: normalized xyxy boxes ``(M, 4)`` of the objects in each training image; empty if unknown.
+        detections: number of detections per image; None to choose it by the boxes.
     """
 
     sides: Sides
@@ -64,19 +64,19 @@ class TrainingBoxes:
 
 
 def reachable_iou(boxes: Sequence[npt.NDArray[np.float32]], height: int, width: int, levels: Levels) -> Floats:
-    """The best IoU that a detector can reach with each box, all objects of an image at once, each at a place of its own.
+    """The best IoU that a detector can reach for each box if every object of an image has a location of its own.
 
-    Objects are learned at places whose centre lies in them, else at the nearest one (``assignment.assign``); where several objects compete
-    for places, the assignment with the largest sum is taken, and an object that is left without a place reaches 0.
+    An object is assigned to locations whose centre lies in its box, or otherwise to the nearest one (``assignment.assign``). If several
+    objects compete for locations, the assignment with the largest sum of IoUs counts; an object without a location reaches 0.
 
     Args:
-        boxes: normalized xyxy ``(M, 4)`` of each image.
-        height: of the input in pixels.
-        width: likewise.
-        levels: of the detector.
+        boxes: normalized xyxy boxes ``(M, 4)`` of each image.
+        height: height of the input in pixels.
+        width: width of the input in pixels.
+        levels: levels of the detector.
 
     Returns:
-        ``(T,)``, in the order of the boxes.
+        The IoUs ``(T,)``, in the order of the boxes.
     """
     pixels = np.concatenate([*(np.asarray(b, np.float64).reshape(-1, 4) for b in boxes), np.zeros((0, 4))]) * [width, height, width, height]
     image = np.repeat(np.arange(len(boxes)), [len(b) for b in boxes])
@@ -94,12 +94,12 @@ def reachable_iou(boxes: Sequence[npt.NDArray[np.float32]], height: int, width: 
 
 
 def choose_levels(strides: tuple[int, ...], training: TrainingBoxes, available: Sequence[int]) -> tuple[Levels, list[str]]:
-    """Levels that reach an object as large as the image, and nearly all boxes of the training images; and in words what was changed.
+    """Choose levels that can predict an object as large as the image and nearly all training boxes; also return messages about changes.
 
     Args:
-        strides: that are usual.
-        training: size of the input, and boxes.
-        available: strides of the backbone's maps: none finer can be had.
+        strides: default strides.
+        training: size of the input, and training boxes.
+        available: strides of the backbone's feature maps, which limit the finest level.
 
     Raises:
         ModelError: no levels reach an object as large as such an image.
@@ -115,7 +115,7 @@ def choose_levels(strides: tuple[int, ...], training: TrainingBoxes, available: 
     if unmet.mean() > _TOLERATED:
         tried = [(float(_unmet(boxes, training.sides, levels).mean()), levels) for levels in _finer(usual, available)]
         least = min([share for share, _ in tried], default=1.0)
-        # the first is the cheapest
+        # cheapest first
         for share, levels in tried:
             if share <= max(_TOLERATED, least + _TOLERATED) and share < unmet.mean() - _TOLERATED:
                 chosen = levels
@@ -128,7 +128,7 @@ def choose_levels(strides: tuple[int, ...], training: TrainingBoxes, available: 
 
 
 def describe_reach(boxes: Sequence[npt.NDArray[np.float32]], height: int, width: int, levels: Levels) -> str:
-    """The best reachable IoU of the training boxes, in a line."""
+    """A one-line summary of the best reachable IoU of the training boxes."""
     reach = reachable_iou(boxes, height, width, levels)
     unmet = reach < REACHED
     best = f"best reachable IoU of {len(reach):,} training boxes at {height} x {width} pixels"
@@ -143,10 +143,10 @@ def describe_reach(boxes: Sequence[npt.NDArray[np.float32]], height: int, width:
 
 
 def require_reach(levels: Levels, height: int, width: int) -> None:
-    """Refuse an input that is too large for the levels.
+    """Check that the input is not too large for the levels.
 
     Raises:
-        ModelError: an object as large as the image cannot be met.
+        ModelError: an object as large as the image cannot be predicted with the required IoU.
     """
     if (reach := _whole_image_reach(levels, height, width)) < REACHED:
         most = round(2 * (levels.bins - 1) * max(levels.strides) * REACHED**0.5)
@@ -158,13 +158,13 @@ def require_reach(levels: Levels, height: int, width: int) -> None:
 
 
 def levels_in(state: Mapping[str, Any]) -> list[Levels]:
-    """The levels that a detector with such weights may have, by names and shapes; none where they are not a detector's."""
+    """Levels that a ``Detector`` with these weights may have, inferred from names and shapes; empty for weights of other networks."""
     heads = [values for name, values in state.items() if name.startswith("heads.") and name.endswith(".boxes.1.weight")]
     return [Levels(tuple(finest * 2**i for i in range(len(heads))), len(heads[0]) // 4) for finest in (4, 8)] if heads else []
 
 
 def detections_for(boxes: Sequence[npt.NDArray[np.float32]], *, masks: bool) -> tuple[int, list[str]]:
-    """How many detections of an image are returned: a quarter more than an image holds, at least 100; and in words what is special."""
+    """The number of detections per image: 25 % more than the largest number of objects in an image, at least 100; and messages about it."""
     most = max(map(len, boxes), default=0)
     if most * _MARGIN <= DETECTIONS:
         return DETECTIONS, []
@@ -176,7 +176,7 @@ def detections_for(boxes: Sequence[npt.NDArray[np.float32]], *, masks: bool) -> 
 
 
 def _reaching_whole_image(strides: tuple[int, ...], sides: Sides) -> Levels:
-    """The usual strides, with more bins, or coarser levels, where an object as large as the image asks for them."""
+    """The given strides, with more bins or coarser levels if an object as large as the image requires them."""
     levels = Levels(strides)
     while True:
         height, width = sides(max(levels.strides))
@@ -194,7 +194,7 @@ def _whole_image_reach(levels: Levels, height: int, width: int) -> float:
 
 
 def _finer(levels: Levels, available: Sequence[int]) -> Iterator[Levels]:
-    """Levels that meet small and long boxes better, the cheapest first."""
+    """Levels that suit small and elongated boxes better, the cheapest first."""
     finer = min(levels.strides) // 2
     for strides in [levels.strides, *[(finer, *levels.strides)] * (finer >= _FINEST and finer in available)]:
         for bins in sorted({levels.bins, (levels.bins + _MOST_BINS) // 2, _MOST_BINS}):
@@ -207,7 +207,7 @@ def _unmet(boxes: Sequence[npt.NDArray[np.float32]], sides: Sides, levels: Level
 
 
 def _candidates(boxes: Floats, height: int, width: int, levels: Levels) -> tuple[Numbers, Floats]:
-    """Places that may learn each box and the IoU there, ``(T, K)``: nine around its middle on each level. -1 where it is not learned."""
+    """Candidate locations of each box (nine around its centre on each level) and the reachable IoUs, ``(T, K)``; -1 where not allowed."""
     places, overlaps, distances, first = [], [], [], 0
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     steps = np.stack(np.meshgrid((0, -1, 1), (0, -1, 1), indexing="ij"), -1).reshape(1, 9, 2)
@@ -228,7 +228,7 @@ def _candidates(boxes: Floats, height: int, width: int, levels: Levels) -> tuple
         distances.append((apart, _iou(there[:, 0], boxes)))
         first += int(count.prod())
     found = np.concatenate(overlaps, 1)
-    # a box in which no centre lies is learned at the nearest place
+    # a box that contains no centre is assigned to the nearest location
     lost = np.flatnonzero((found < 0).all(1))
     level = np.stack([apart for apart, _ in distances], 1)[lost].argmin(1)
     found[lost, 9 * level] = np.stack([overlap for _, overlap in distances], 1)[lost, level]
@@ -236,14 +236,14 @@ def _candidates(boxes: Floats, height: int, width: int, levels: Levels) -> tuple
 
 
 def _shared_out(places: Numbers, overlaps: Floats) -> Floats:
-    """What each object of one image reaches ``(M,)`` where each has a place of its own, in the assignment with the largest sum."""
+    """The IoU of each object of one image ``(M,)`` in the one-to-one assignment to locations with the largest sum of IoUs."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
     objects, column = np.nonzero(overlaps >= 0)
     known, place = np.unique(places[objects, column], return_inverse=True)
     count = len(places)
-    # beside the places each object has a column of its own, which stands for none; entries of 0 would not be entries
+    # each object has an extra column of its own that stands for no location; sparse matrices drop entries of 0, hence the small offsets
     values = np.concatenate([overlaps[objects, column] + 1e-6, np.full(count, 1e-9)])
     rows, columns = np.concatenate([objects, np.arange(count)]), np.concatenate([place.ravel(), len(known) + np.arange(count)])
     matrix = coo_array((values, (rows, columns)), shape=(count, len(known) + count)).tocsr()
@@ -252,7 +252,7 @@ def _shared_out(places: Numbers, overlaps: Floats) -> Floats:
 
 
 def _iou(a: Floats, b: Floats) -> Floats:
-    """Of boxes that broadcast against one another."""
+    """IoU of boxes that broadcast against one another."""
     shared = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(-1)
     each = [np.clip(box[..., 2:] - box[..., :2], 0, None).prod(-1) for box in (a, b)]
     return np.asarray(shared / np.maximum(each[0] + each[1] - shared, 1e-12))

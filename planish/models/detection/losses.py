@@ -1,4 +1,4 @@
-"""What a detector learns by: classes, with targets as sure as the boxes are good; boxes, by overlap and by the distances of their sides."""
+"""Losses of the detector: classification with IoU-aware target scores, generalised IoU and distance distributions of boxes, and masks."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _CLASSES, _OVERLAP, _SIDES = 1.0, 2.0, 0.5
 def detection_loss(
     logits: Tensor, sides: Tensor, boxes: Tensor, centres: Tensor, cells: Tensor, assigned: Assigned, ignored: Tensor | None = None
 ) -> Tensor:
-    """A scalar, over the sum of the weights of all places that learn an object.
+    """The loss of classes and boxes, a scalar, normalised by the sum of the weights of all positive locations.
 
     Args:
-        logits: of the classes ``(N, A, classes)``.
-        sides: logits of distances ``(N, A, 4, bins)``.
-        boxes: made of them ``(N, A, 4)``.
-        centres: of the places ``(A, 2)``.
-        cells: their size ``(A, 2)``.
-        assigned: what each place learns.
-        ignored: bool ``(N, A, classes)``, classes that a place does not learn to be absent; None where there are none.
+        logits: class logits ``(N, A, classes)``.
+        sides: distance logits ``(N, A, 4, bins)``.
+        boxes: boxes decoded from ``sides`` ``(N, A, 4)``.
+        centres: centres of the locations ``(A, 2)``.
+        cells: cell size of each location ``(A, 2)``.
+        assigned: targets of the locations.
+        ignored: bool ``(N, A, classes)``, classes for which a location is not trained as background; None if there are none.
     """
     sure = functional.one_hot(assigned.labels, logits.shape[2]).to(logits.dtype) * (assigned.weights * assigned.positive).unsqueeze(2)
     whole = sure.sum().clamp_min(1.0)
-    # where nothing is, the surer a place is of something the more it counts (varifocal: H. Zhang et al. 2021, arXiv:2008.13367); where an
-    # object is, its wrong classes count in full as well, or they would be told apart last
+    # background is weighted by the predicted probability (varifocal loss: H. Zhang et al. 2021, arXiv:2008.13367); at positive locations
+    # all classes have full weight, as the network would otherwise learn last to tell the classes apart
     weight = torch.where((sure > 0).any(2, keepdim=True), 1.0, 0.75 * logits.detach().sigmoid() ** 2)
     if ignored is not None:
         weight = torch.where(ignored & (sure == 0), 0.0, weight)
@@ -48,16 +48,16 @@ def detection_loss(
 
 
 def ignored_places(targets: Sequence[dict[str, Tensor]], centres: Tensor, cells: Tensor, num_classes: int) -> Tensor | None:
-    """Where a class may be though no object of it is learned: in crowds and difficult objects.
+    """Locations that are not trained as background of a class, as they lie in crowds or difficult objects of it.
 
     Args:
-        targets: of each image, some with ``ignored_boxes`` ``(K, 4)`` and ``ignored_labels`` ``(K,)``.
-        centres: of the places ``(A, 2)``.
-        cells: their size ``(A, 2)``.
-        num_classes: of the objects.
+        targets: targets of each image, some with ``ignored_boxes`` ``(K, 4)`` and ``ignored_labels`` ``(K,)``.
+        centres: centres of the locations ``(A, 2)``.
+        cells: cell size of each location ``(A, 2)``.
+        num_classes: number of object classes.
 
     Returns:
-        Bool ``(N, A, classes)``: the place's cell and an ignored box of that class meet; None where nothing is ignored.
+        Bool ``(N, A, classes)``: whether the location's cell overlaps an ignored box of that class; None if nothing is ignored.
     """
     if not any(len(t.get("ignored_labels", ())) for t in targets):
         return None
@@ -70,13 +70,14 @@ def ignored_places(targets: Sequence[dict[str, Tensor]], centres: Tensor, cells:
 
 
 def distance_loss(sides: Tensor, reach: Tensor) -> Tensor:
-    """Cross-entropy of each distance with the two whole ones around it, the nearer counting more; the mean of the four sides ``(P,)``.
+    """Distribution focal loss: cross-entropy with the two integer distances around each target, weighted by proximity; the mean over the
+    four sides ``(P,)``.
 
     X. Li et al., Generalized focal loss, 2020 (arXiv:2006.04388).
 
     Args:
-        sides: logits ``(P, 4, bins)``.
-        reach: distances ``(P, 4)``, in cells.
+        sides: distance logits ``(P, 4, bins)``.
+        reach: target distances ``(P, 4)``, in cells.
     """
     bins = sides.shape[2]
     reach = reach.clamp(0, bins - 1 - 1e-3)
@@ -88,12 +89,12 @@ def distance_loss(sides: Tensor, reach: Tensor) -> Tensor:
 
 
 def mask_loss(masks: Tensor, wanted: Tensor, boxes: Tensor) -> Tensor:
-    """Binary cross-entropy and Dice of each mask within its box ``(P,)``.
+    """Sum of binary cross-entropy and Dice loss of each mask within its box ``(P,)``.
 
     Args:
         masks: logits ``(P, h, w)``.
-        wanted: 0 or 1 ``(P, h, w)``.
-        boxes: of the objects ``(P, 4)``.
+        wanted: target masks of 0 and 1 ``(P, h, w)``.
+        boxes: boxes of the objects ``(P, 4)``.
     """
     inside = within(boxes, masks.shape[1], masks.shape[2])
     area = inside.sum((1, 2)).clamp_min(1.0)
@@ -104,10 +105,10 @@ def mask_loss(masks: Tensor, wanted: Tensor, boxes: Tensor) -> Tensor:
 
 
 def within(boxes: Tensor, height: int, width: int) -> Tensor:
-    """1 at the places of a map whose centre lies in the box, ``(..., height, width)``; boxes ``(..., 4)``."""
+    """A map ``(..., height, width)`` that is 1 at pixels whose centre lies in the box and 0 elsewhere; boxes ``(..., 4)``."""
     y, x = ((torch.arange(n, dtype=boxes.dtype, device=boxes.device) + 0.5) / n for n in (height, width))
     left, top, right, bottom = boxes.unsqueeze(-1).unsqueeze(-1).unbind(-3)
     y, x = y.view(-1, 1), x.view(1, -1)
-    # rows and columns apart are few; only their product is as large as the map
+    # comparing rows and columns separately is cheap; only their product has the size of the map
     rows, columns = ((low <= place) & (place <= high) for low, place, high in ((top, y, bottom), (left, x, right)))
     return rows.to(boxes.dtype) * columns.to(boxes.dtype)

@@ -1,7 +1,7 @@
-"""torchvision's one-stage detectors (FCOS, RetinaNet, SSD, SSDLite), reading raw maps as ours do.
+"""torchvision's one-stage detectors (FCOS, RetinaNet, SSD, SSDLite) with raw maps as outputs, like ``Detector``.
 
-Their own code resizes, normalises and suppresses with Python's control flow, which no exporter follows; here only their layers, anchors and
-losses are used.
+torchvision's own code resizes, normalises and suppresses with Python control flow, which cannot be exported; only its layers, anchors and
+losses are used here.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ _SURE = 100.0  # a logit whose loss is 0 in float32
 
 
 class OneStage(nn.Module):
-    """Raw outputs: for each level ``level_<number>``: class logits, distances or offsets and, for FCOS, centredness, ``(N, values, h, w)``.
+    """A one-stage detector of torchvision. Raw outputs: ``level_<number>`` ``(N, values, h, w)`` for each level, with class logits,
+    distances or offsets and, for FCOS, centre-ness.
 
     Args:
-        model: torchvision's.
-        num_classes: of the objects, without a background.
-        detections: returned of an image.
+        model: torchvision's detector.
+        num_classes: number of object classes, without background.
+        detections: number of detections per image.
     """
 
     def __init__(self, model: FCOS | RetinaNet | SSD, num_classes: int, detections: int = DETECTIONS) -> None:
         super().__init__()
         self.model, self.num_classes, self.detections = model, num_classes, detections
-        self.classes = num_classes + isinstance(model, SSD)  # SSD's softmax has the background first
+        self.classes = num_classes + isinstance(model, SSD)  # class 0 of SSD's softmax is the background
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         found = {}
@@ -53,7 +54,7 @@ class OneStage(nn.Module):
         return found
 
     def loss(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """torchvision's own, without what is ignored; a scalar."""
+        """torchvision's loss, in which ignored boxes have no part; a scalar."""
         heads, anchors, counts, (height, width) = self._read(outputs)
         size = torch.tensor([width, height, width, height], dtype=anchors.dtype, device=anchors.device)
         first = int(isinstance(self.model, SSD))
@@ -77,7 +78,7 @@ class OneStage(nn.Module):
         return torch.stack(list(losses.values())).sum()
 
     def _without_ignored(self, logits: Tensor, anchors: Tensor, targets: Sequence[dict[str, Tensor]], size: Tensor) -> Tensor:
-        """Class logits that are sure of the background where a class is ignored: they cost nothing and have no gradient."""
+        """Class logits, set to certain background where a class is ignored, so that loss and gradient are 0 there."""
         if not any(len(t.get("ignored_labels", ())) for t in targets):
             return logits
         logits = logits.clone()
@@ -94,7 +95,7 @@ class OneStage(nn.Module):
         return logits
 
     def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """normalized ``boxes``, ``scores``, ``labels``; suppression is ours."""
+        """Decode raw outputs to normalized ``boxes``, ``scores`` and ``labels``, with the suppression of ``decode.keep_best``."""
         heads, anchors, _, (height, width) = self._read(outputs)
         logits, offsets = heads["cls_logits"], heads["bbox_regression"]
         if isinstance(self.model, SSD):
@@ -112,8 +113,8 @@ class OneStage(nn.Module):
         return {"boxes": boxes, "scores": scores, "labels": labels}
 
     def _read(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, list[int], tuple[int, int]]:
-        """Of all anchors what the heads say, ``(N, A, values)`` by torchvision's names; the anchors ``(A, 4)`` in pixels, how many a level
-        has, and height and width of the image.
+        """Head outputs ``(N, A, values)`` of all anchors by torchvision's names, the anchors ``(A, 4)`` in pixels, the number of anchors of
+        each level, and height and width of the image.
         """
         maps = list(outputs.values())
         height, width = (side * self._stride() for side in maps[0].shape[2:])
@@ -141,7 +142,7 @@ class OneStage(nn.Module):
 
 
 def moved(anchors: Tensor, offsets: Tensor, weights: Sequence[float]) -> Tensor:
-    """Anchors ``(A, 4)`` or ``(N, A, 4)`` moved and stretched by what a head says ``(N, A, 4)``, as R-CNN has it.
+    """Apply predicted offsets ``(N, A, 4)`` to anchors ``(A, 4)`` or ``(N, A, 4)``, in the box encoding of R-CNN.
 
     R. Girshick et al., Rich feature hierarchies for accurate object detection, 2014 (arXiv:1311.2524).
     """
@@ -153,7 +154,7 @@ def moved(anchors: Tensor, offsets: Tensor, weights: Sequence[float]) -> Tensor:
 
 
 def rows_of(values: Tensor, each: int) -> Tensor:
-    """``(N, anchors * each, h, w)`` to ``(N, h * w * anchors, each)``, in the order of torchvision's anchors."""
+    """Reshape ``(N, anchors * each, h, w)`` to ``(N, h * w * anchors, each)``, in the order of torchvision's anchors."""
     height, width = values.shape[2:]
     anchors = values.shape[1] // each
     return torch.unflatten(values, 1, (anchors, each)).permute(0, 3, 4, 1, 2).reshape(-1, height * width * anchors, each)

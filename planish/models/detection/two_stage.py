@@ -1,6 +1,7 @@
-"""torchvision's Faster and Mask R-CNN, reading raw maps: the pyramid's maps are the raw outputs, proposals and heads come in reading them.
+"""torchvision's Faster and Mask R-CNN, with the pyramid's feature maps as raw outputs.
 
-So it is the backbone and its pyramid that are pruned and rounded; what looks at single boxes stays as it is.
+The region proposal network and the box and mask heads run in ``loss`` and ``decode``. So only the backbone and its pyramid are pruned and
+quantized; the heads are left as they are.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ _MASK_STRIDE = 4
 
 
 class TwoStage(nn.Module):
-    """Raw outputs: the maps of the pyramid, ``map_<number>``.
+    """A two-stage detector of torchvision. Raw outputs: the feature maps of the pyramid, ``map_<name>``.
 
     Args:
-        model: torchvision's.
-        num_classes: of the objects, without a background.
-        detections: returned of an image.
+        model: torchvision's detector.
+        num_classes: number of object classes, without background.
+        detections: number of detections per image.
     """
 
     def __init__(self, model: FasterRCNN, num_classes: int, detections: int = DETECTIONS) -> None:
         super().__init__()
         self.model, self.num_classes, self.detections = model, num_classes, detections
-        model.rpn.__class__ = IgnoringProposals  # it has no state of its own, and torchvision builds its own kind only
+        model.rpn.__class__ = IgnoringProposals  # safe, as the subclass adds no state; torchvision always builds its own class
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {f"map_{name}": maps for name, maps in self.model.backbone(x).items()}
 
     def loss(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
-        """torchvision's own: of the proposals, of the boxes and of the masks, without what is ignored; a scalar."""
+        """The sum of torchvision's losses of proposals, boxes and masks, in which ignored boxes have no part; a scalar."""
         maps, images, size = self._maps(outputs)
         wanted: list[dict[str, Tensor]] = []
         for t in targets:
@@ -65,7 +66,10 @@ class TwoStage(nn.Module):
         return torch.stack([*losses.values(), *more.values()]).sum()
 
     def decode(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """normalized ``boxes``, ``scores``, ``labels`` and, of Mask R-CNN, ``masks``: of as many proposals, each for its best class."""
+        """Decode raw outputs to normalized ``boxes``, ``scores``, ``labels`` and, for Mask R-CNN, ``masks``.
+
+        As many proposals as detections are used, each for its most likely class only.
+        """
         maps, images, size = self._maps(outputs)
         levels = list(maps.values())
         objectness, offsets = self.model.rpn.head(levels)
@@ -82,7 +86,7 @@ class TwoStage(nn.Module):
         stretched = stretched.unflatten(0, (-1, count)).unflatten(2, (self.num_classes + 1, 4))
         own = stretched.gather(2, (labels + 1)[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
         boxes = moved(proposals * size, own, heads.box_coder.weights) / size
-        # where fewer proposals stay, suppressed ones fill the places up, and which ones is up to each runtime: they find nothing
+        # if fewer proposals remain, suppressed ones fill up the tensor, and which ones depends on the runtime: their scores are set to 0
         scores = scores * (stays > 0).to(scores.dtype)
         kinds = functional.one_hot(labels, self.num_classes).to(scores.dtype) * scores.unsqueeze(2)
         boxes, scores, labels = keep_best(boxes.clamp(0, 1), kinds, self.detections)
@@ -104,9 +108,10 @@ class TwoStage(nn.Module):
         return maps, images, torch.tensor([width, height, width, height], dtype=first.dtype, device=first.device)
 
     def _pooled(self, levels: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
-        """Each box's part of the map that suits its size, ``(N * K, C, side, side)``; boxes ``(N, K, 4)`` in pixels.
+        """RoIAlign of each box on the map that suits its size, ``(N * K, C, side, side)``; boxes ``(N, K, 4)`` in pixels.
 
-        T.-Y. Lin et al. 2017 (arXiv:1612.03144), equation 1. All maps are looked at, and one is taken: no number of boxes hangs on values.
+        T.-Y. Lin et al. 2017 (arXiv:1612.03144), equation 1. Each box is pooled from all maps and one result is selected, so that shapes do
+        not depend on values.
         """
         count = boxes.shape[1]
         image = torch.arange(boxes.shape[0], dtype=boxes.dtype, device=boxes.device).repeat_interleave(count)
@@ -120,7 +125,7 @@ class TwoStage(nn.Module):
 
 
 def _pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    """Masks of boxes ``(N, K, m, m)`` as maps of the whole image ``(N, K, height, width)``; normalized boxes."""
+    """Paste the masks of boxes ``(N, K, m, m)`` into maps of the whole image ``(N, K, height, width)``; normalized boxes."""
     y, x = ((torch.arange(n, dtype=boxes.dtype, device=boxes.device) + 0.5) / n for n in (height, width))
     left, top, right, bottom = boxes.reshape(-1, 4).unbind(1)
     across = (x - left[:, None]) / (right - left).clamp_min(1e-6)[:, None] * 2 - 1

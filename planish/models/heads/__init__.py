@@ -1,1 +1,1 @@
-"""What stands on a backbone: classifiers, detectors' pyramids, segmentation heads."""
+"""Heads on a backbone: classifiers, feature pyramids of detectors, segmentation heads."""

@@ -1,4 +1,4 @@
-"""The maps inside a classifier, by their stride: what detectors and segmenters stand on."""
+"""Backbones of detectors and segmenters: the feature maps inside a classifier, by their stride."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from planish.models.heads.first_and_last import WATCH_SIZE
 
 
 class Backbone(nn.Module):
-    """A classifier up to its last maps; returns the map of each stride, the finest first.
+    """A classifier up to its last feature maps; returns the map of each stride, the finest first.
 
-    Where the classifier stops at finer maps than are asked for, convolutions of stride 2 go on from its last one.
+    If the classifier lacks the coarsest of the strides, convolutions of stride 2 are appended to its last map.
 
     Args:
-        classifier: any network for images; with its weights, where it has some.
-        channels: of the images.
-        strides: powers of two, rising.
+        classifier: any image classifier, with its weights if it has any.
+        channels: number of image channels.
+        strides: strides of the returned maps, ascending powers of two.
 
     Raises:
-        ModelError: its code hides its graph, or it has no map of the finest stride.
+        ModelError: the classifier cannot be traced, or has no map of the finest stride.
     """
 
     def __init__(self, classifier: nn.Module, channels: int, strides: Sequence[int]) -> None:
@@ -37,7 +37,7 @@ class Backbone(nn.Module):
             )
         try:
             self.body = create_feature_extractor(classifier, {name: f"stride_{stride}" for stride, (name, _) in found.items()})
-        except Exception as error:  # whatever the network does with a proxy in place of a tensor
+        except Exception as error:  # the network's code may raise anything when it is traced with proxies
             reason = first_line(error)
             raise ModelError(
                 f"the network's code hides its graph: {reason}", "maps are taken from inside it", "choose another backbone"
@@ -58,20 +58,20 @@ class Backbone(nn.Module):
 
 
 def conv_block(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm, ReLU: what integer kernels take in as one."""
+    """Convolution, batch norm and ReLU, which integer kernels fuse."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def map_strides(classifier: nn.Module, channels: int) -> tuple[int, ...]:
-    """The strides of the maps that a classifier has, rising."""
+    """The strides of a classifier's feature maps, ascending."""
     return tuple(sorted(_maps(classifier, channels)))
 
 
 @torch.no_grad()
 def _maps(network: nn.Module, channels: int) -> dict[int, tuple[str, int]]:
-    """The last module that returns a map of each stride, and its channels."""
+    """For each stride, the name of the last module that returns a map of that stride, and its number of channels."""
     seen: dict[int, tuple[str, int]] = {}
 
     def keep(name: str, output: object) -> None:

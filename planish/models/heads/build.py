@@ -1,4 +1,4 @@
-"""Networks for tasks with places in the image, on the maps of a classifier."""
+"""Networks for detection, instance and semantic segmentation, built on the feature maps of a classifier."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _FINE, _USUAL = (4, 8, 16), (8, 16, 32)
 
 @dataclass(frozen=True)
 class Head:
-    """What stands on the maps of a classifier, which is taken apart.
+    """A head for one kind of task, on the feature maps of a classifier.
 
     Args:
-        build: the network, from the classifier and how it is to be built.
-        small: pixels up to which fine maps learn more, and coarse ones are of few places.
-        strides: of its levels on larger images; empty for those of the backbone.
-        boxes: whether it finds boxes, which its levels must reach.
-        masks: whether it also finds their masks.
+        build: builds the network from the classifier and a ``Source``; the classifier is reused as the backbone.
+        small: image size in pixels up to which finer levels are used, as coarse maps would have too few locations.
+        strides: strides of the levels for larger images; empty to choose them by the backbone.
+        boxes: whether the head predicts boxes, so that its levels must suit the box sizes.
+        masks: whether the head also predicts a mask for each box.
     """
 
     build: Callable[[nn.Module, Source], nn.Module]
@@ -35,11 +35,11 @@ class Head:
     masks: bool = False
 
     def strides_for(self, image_size: int, finest: int) -> tuple[int, ...]:
-        """Strides of its levels.
+        """The strides of the head's levels.
 
         Args:
             image_size: shorter side in pixels.
-            finest: the finest stride that the backbone has among those of a pyramid.
+            finest: the backbone's finest stride that a pyramid can start from.
         """
         if image_size <= self.small:
             return _FINE
@@ -66,9 +66,7 @@ _HEADS: dict[Kind | Reader, Head] = {
 
 
 def head_for(task: str) -> Head | None:
-    """The head of networks for a task, by what its images are annotated with; None where they end in one row of numbers per image, as
-    classifiers do.
-    """
+    """The head for a task, by the kind of its annotations; None for tasks with one vector of outputs per image, such as classification."""
     try:
         return _HEADS.get(annotations_for(task))
     except DataError:  # the package that adds the task is not installed
@@ -76,14 +74,14 @@ def head_for(task: str) -> Head | None:
 
 
 def with_head(classifier: nn.Module, source: Source) -> nn.Module:
-    """A detector or segmenter on a classifier, which is taken apart.
+    """A detector or segmenter with a classifier as its backbone.
 
     Args:
-        classifier: the backbone.
-        source: with its task, strides and what else its head is made by.
+        classifier: the classifier; its layers become part of the new network.
+        source: task, strides and other settings of the head.
 
     Raises:
-        ModelError: there is no such head, or no maps can be taken from the classifier.
+        ModelError: there is no head for the task, or no feature maps can be taken from the classifier.
     """
     head = head_for(source.task)
     if head is None:

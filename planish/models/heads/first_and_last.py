@@ -1,4 +1,4 @@
-"""Finding and changing the first and the last layer of any network, by watching it run."""
+"""Finding and changing the first and the last layer of any network, found by running it with hooks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 from planish.errors import ModelError, first_line
 
-# The size at which published networks are watched: all of them run at it, also those whose stem is too coarse for small images.
+# Image size at which library networks are run to inspect them: all of them run at it, even those whose stem is too coarse for small images.
 WATCH_SIZE = 224
 
 
 def run_order(module: nn.Module, channels: int, image_size: int) -> tuple[list[tuple[str, nn.Module]], Any]:
-    """Run the network on one black image; returns its layers with their names in the order in which they first ran, and the output."""
+    """Run the network on one black image; return its layers with their names, in the order of their first call, and the output."""
     order: dict[str, nn.Module] = {}
     handles = []
     for name, layer in module.named_modules():
@@ -36,10 +36,10 @@ def run_order(module: nn.Module, channels: int, image_size: int) -> tuple[list[t
 
 
 def set_input_channels(module: nn.Module, channels: int) -> None:
-    """Replace the first convolution by one for images of that many channels, He-initialised.
+    """Replace the first convolution by a He-initialised one for images of ``channels`` channels.
 
     Raises:
-        ModelError: the first convolution does not read an RGB image.
+        ModelError: the first convolution does not take RGB images, or has groups.
     """
     name, conv = _first_convolution(run_order(module, 3, WATCH_SIZE)[0])
     if conv.in_channels != 3 or conv.groups != 1:
@@ -62,14 +62,14 @@ def set_input_channels(module: nn.Module, channels: int) -> None:
 
 
 def shrink_stem(module: nn.Module, channels: int) -> str:
-    """Keep the resolution that the stem of a network made for large images throws away.
+    """Reduce the downsampling in the stem of a network made for large images.
 
-    The rule: where the first convolution has a stride, it is halved (2 becomes 1, the 4 of ConvNeXt 2), and a max-pool that follows
-    within the stem (at most three convolutions later, none of them with a stride) is dropped. Kernels stay as they are,
-    so pretrained weights still fit. A ResNet then ends on maps of 4x4 for 32 pixels instead of 1x1.
+    If the first convolution has a stride, it is halved (2 becomes 1, ConvNeXt's 4 becomes 2), and a max-pool that follows within the stem
+    (at most three convolutions later, none of them with a stride) is removed. Kernel sizes do not change, so pretrained weights still fit.
+    The last maps of a ResNet then have 4x4 pixels for images of 32 pixels instead of 1x1.
 
     Returns:
-        What was changed, empty where the network has no such stem (VGG, the networks of this package).
+        A description of the change; empty if the network has no such stem (VGG, the networks of this package).
     """
     order = run_order(module, channels, WATCH_SIZE)[0]
     name, conv = _first_convolution(order)
@@ -77,7 +77,7 @@ def shrink_stem(module: nn.Module, channels: int) -> str:
     if stride < 2:
         return ""
     conv.stride = (stride // 2, stride // 2)
-    if conv.kernel_size[0] == stride and conv.padding in (0, (0, 0)):  # patches that touch must now overlap, and need a margin
+    if conv.kernel_size[0] == stride and conv.padding in (0, (0, 0)):  # adjacent patches now overlap, so they need padding
         conv.padding = (stride // 4, stride // 4)
     did = f"stride of {name} {stride} -> {stride // 2}"
     convolutions = 0
@@ -93,14 +93,15 @@ def shrink_stem(module: nn.Module, channels: int) -> str:
 
 
 def find_classifier(module: nn.Module, channels: int, image_size: int) -> tuple[str, int]:
-    """Name of the layer that makes the logits, and how many it makes.
+    """The name of the classifier (the layer that computes the logits) and its number of outputs.
 
     Raises:
-        ModelError: the network does not run on such an image, or does not return logits ``(N, classes)`` made by a linear layer.
+        ModelError: the network does not run on such an image, or does not return logits ``(N, classes)`` from a linear layer or a
+            convolution.
     """
     try:
         order, output = run_order(module, channels, image_size)
-    except Exception as error:  # the network is not ours: anything may come out of it
+    except Exception as error:  # user code may raise anything
         raise ModelError(
             f"the network does not run on a {image_size}x{image_size} image with {channels} channels: {first_line(error)}",
             "it must take a float tensor (N, channels, height, width)",
@@ -122,7 +123,9 @@ def find_classifier(module: nn.Module, channels: int, image_size: int) -> tuple[
 
 
 def replace_classifier(module: nn.Module, name: str, num_classes: int) -> nn.Module:
-    """Put a fresh classifier of another size in place of the layer ``name``; returns the network (another one if it was that layer)."""
+    """Replace the layer ``name`` by a new classifier with ``num_classes`` outputs; return the network, or the new layer if ``name`` is
+    empty, that is, the network itself was the classifier.
+    """
     old = module.get_submodule(name)
     new: nn.Module
     if isinstance(old, nn.Conv2d):
@@ -142,7 +145,7 @@ def _outputs(layer: nn.Linear | nn.Conv2d) -> int:
 
 
 def _described(output: object) -> str:
-    """The shape of an output, or of each of several."""
+    """The shape of an output, or of each output if there are several."""
     if isinstance(output, torch.Tensor):
         return str(tuple(output.shape))
     named = output if isinstance(output, Mapping) else getattr(output, "_asdict", dict)()
@@ -153,7 +156,7 @@ def _described(output: object) -> str:
 
 
 def _hint(output: object) -> str:
-    """What to do about an output that is no logits."""
+    """Advice on how to turn an output into logits."""
     if isinstance(output, torch.Tensor):
         return "squeeze() drops the batch of one image: use flatten(1)" if output.ndim == 1 else "pool and flatten it, then a linear layer"
     return "let forward return the logits alone in eval mode, or wrap the network in one whose forward does"

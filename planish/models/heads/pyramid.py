@@ -1,4 +1,4 @@
-"""A feature pyramid with both paths: coarse maps tell fine ones what they see, fine ones tell coarse ones where.
+"""A feature pyramid with a top-down and a bottom-up path.
 
 T.-Y. Lin et al., Feature pyramid networks for object detection, 2017 (arXiv:1612.03144). S. Liu et al., Path aggregation network for
 instance segmentation, 2018 (arXiv:1803.01534).
@@ -16,12 +16,12 @@ from planish.models.heads.backbone import conv_block
 
 
 class Pyramid(nn.Module):
-    """Maps of one width from a backbone's maps.
+    """Fuses a backbone's feature maps into maps with the same number of channels.
 
     Args:
-        widths: channels of the backbone's maps, the finest first; each has half the sides of the one before.
-        width: channels of what is returned.
-        upward: also the path from fine to coarse; segmentation needs the finest map only.
+        widths: channels of the backbone's maps, the finest first; each map has half the height and width of the one before.
+        width: channels of the returned maps.
+        upward: whether to add the bottom-up path (fine to coarse); segmentation, which uses only the finest map, does not need it.
     """
 
     def __init__(self, widths: Sequence[int], width: int, *, upward: bool = True) -> None:

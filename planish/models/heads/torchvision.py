@@ -1,4 +1,4 @@
-"""torchvision's detectors and segmenters by name, as networks that read their own outputs."""
+"""torchvision's detectors and segmenters by name, with methods ``loss`` and ``decode`` for their raw outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from planish.task import Kind, Reader, annotations_for
 
 
 def names(task: str) -> list[str]:
-    """Those that are made for a task; none for one that needs no head."""
+    """Names of torchvision's networks for a task; empty for tasks without a detection or segmentation head."""
     made = _MADE_FOR.get(annotations_for(task))
     return [] if made is None else made()
 
@@ -48,23 +48,23 @@ _MADE_FOR: dict[Kind | Reader, Callable[[], list[str]]] = {"boxes": _detectors, 
 
 
 def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Module:
-    """The network without weights.
+    """Build a network without pretrained weights.
 
     Args:
         name: ``fcos_resnet50_fpn``, ``deeplabv3_mobilenet_v3_large``, ...
-        num_classes: of the objects, or of the pixels.
-        channels: of the images.
-        detections: that a detector returns of an image.
+        num_classes: number of object classes, without background, or of pixel classes.
+        channels: number of image channels.
+        detections: number of detections that a detector returns per image.
 
     Raises:
-        ModelError: the first convolution cannot be changed to that many channels.
+        ModelError: the network does not detect boxes, or its first convolution cannot be changed to ``channels`` channels.
     """
     fresh: dict[str, Any] = {"weights": None, "weights_backbone": None}
     if name in _segmenters():
         network = torchvision.models.get_model(name, num_classes=num_classes, aux_loss=None, **fresh)
         made: nn.Module = LabelMapSegmenter(network)
     else:
-        # two-stage detectors and SSD have a class for the background, the others judge each class for itself
+        # two-stage detectors and SSD have a background class, the others score each class independently
         background = name.startswith(("fasterrcnn", "maskrcnn", "ssd"))
         network = torchvision.models.get_model(name, num_classes=num_classes + background, **fresh)
         if not isinstance(network, FasterRCNN | SSD) and not hasattr(network, "head"):
@@ -76,10 +76,10 @@ def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Mod
 
 
 class LabelMapSegmenter(nn.Module):
-    """A semantic segmenter of torchvision's. Raw output: logits ``(N, classes, h, w)``, at the images' size.
+    """A semantic segmenter of torchvision. Raw output: logits ``(N, classes, H, W)`` at image size.
 
     Args:
-        model: torchvision's.
+        model: torchvision's network.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -91,10 +91,10 @@ class LabelMapSegmenter(nn.Module):
         return logits
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, 255 left out; a scalar."""
+        """Cross-entropy, where the target 255 is ignored; a scalar."""
         return pixel_loss(outputs, targets)
 
     def decode(self, outputs: Tensor) -> dict[str, Tensor]:
-        """``classes`` uint8 ``(N, h, w)`` and ``confidence``, the probability of each."""
+        """The label map ``classes``, uint8 ``(N, H, W)``, and ``confidence``, the probability of each pixel's class."""
         confidence, classes = functional.softmax(outputs, 1).max(1)
         return {"classes": classes.to(torch.uint8), "confidence": confidence}

@@ -1,4 +1,4 @@
-"""The classic modifications, each a technique that changes modules of any network and keeps the weights that still fit."""
+"""Architecture modifications: techniques that replace modules in any network and keep the weights that still fit."""
 
 from planish.models.surgery.activation import Activation
 from planish.models.surgery.depth import Depth

@@ -1,4 +1,4 @@
-"""Another activation in the place of a network's own."""
+"""Replacement of a network's activations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAKE: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky_relu": partial(nn.LeakyReLU, 0.01),
     "prelu": nn.PReLU, "elu": nn.ELU, "selu": nn.SELU, "gelu": nn.GELU, "silu": nn.SiLU, "hard_swish": nn.Hardswish, "mish": nn.Mish,
 }  # fmt: skip
-# sigmoid and hard sigmoid are not among them: they are the gates of squeeze-and-excitation
+# sigmoid and hard sigmoid are left out: they are the gates of squeeze-and-excitation
 _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish, nn.Tanh,
     nn.Softplus,
@@ -40,13 +40,13 @@ _WITHOUT_INT8 = {"tanh", "prelu", "elu", "selu", "gelu", "mish"}
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Activation:
-    """Puts one kind of activation in the place of all that a network has between its layers; gates (sigmoid, hard sigmoid) stay.
+    """Replaces all activations between a network's layers by one kind; gates (sigmoid, hard sigmoid) are kept.
 
-    ``leaky_relu`` is ``x`` where ``x > 0`` and 0.01 ``x`` elsewhere; ``prelu`` learns that slope, one per place. ``selu`` expects
-    LeCun's initialisation (``Initialization("matched")``) and alpha dropout, which takes the place of dropout.
+    ``leaky_relu`` is ``x`` where ``x > 0`` and 0.01 ``x`` elsewhere; ``prelu`` learns that slope, one for each activation layer. ``selu``
+    expects LeCun initialisation (``Initialization("matched")``) and alpha dropout, which replaces dropout.
 
     Args:
-        kind: the activation.
+        kind: the new activation.
 
     Example:
         >>> print(Activation("elu"))
@@ -71,10 +71,10 @@ class Activation:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Replace them.
+        """Replace the activations.
 
         Raises:
-            TechniqueError: none was found.
+            TechniqueError: no activation was found.
         """
         module, count = _swapped(copied(artifact), self.kind)
         if not count:
@@ -90,17 +90,17 @@ class Activation:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         return _swapped(module, structure["kind"])[0]
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Whether the module is an activation between layers, not a gate."""
+    """Whether the module is an activation between layers, as opposed to a gate."""
     return isinstance(module, _ACTIVATIONS) or (type(module).__module__.startswith("timm.") and type(module).__name__ in _TIMMS)
 
 
 def with_activation_modules(module: nn.Module) -> nn.Module:
-    """The network with activations that its code calls as functions turned into modules."""
+    """The network, with activations that its code calls as functions replaced by modules."""
     return functions_as_modules(module, [(lambda node: node.target in _FUNCTIONS, lambda node: _FUNCTIONS[node.target]())])
 
 

@@ -1,4 +1,4 @@
-"""More or fewer of the blocks that a network repeats."""
+"""Changing the depth of a network: the number of blocks in its stages."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d
 
 @plain_dataclass
 class _Stage:
-    """Blocks in a row within one chain.
+    """Consecutive blocks within one ``nn.Sequential``.
 
     Args:
-        chain: its name.
+        chain: name of the ``nn.Sequential``.
         first: index of the first layer of the first block.
-        blocks: how many layers each has, in order.
-        alike: how many of the last ones are alike, so that they may be repeated or left out.
+        blocks: number of layers of each block, in order.
+        alike: number of identical blocks at the end, which may be repeated or removed.
     """
 
     chain: str
@@ -41,13 +41,14 @@ class _Stage:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Depth:
-    """Multiplies the number of blocks of every stage. Blocks that change the number of channels or the size of maps stay.
+    """Multiplies the number of blocks of every stage. Blocks that change the number of channels or the size of the feature maps are kept.
 
-    A block is what a chain (``nn.Sequential``) repeats: its children where they are blocks themselves, or a convolution with what follows
-    up to the next one. New blocks are copies of the stage's last, weights included.
+    A block is the repeated unit of an ``nn.Sequential``: one of its children if these are blocks themselves, or a convolution with the
+    layers up to the next one. New blocks are copies of the stage's last block, including its weights.
 
     Args:
-        multiplier: a stage of 2 blocks has 4 with 2.0 and 1 with 0.5, never fewer than those that change something, or one.
+        multiplier: factor on the number of blocks: a stage of 2 blocks gets 4 with 2.0 and 1 with 0.5. At least one block, and all blocks
+            that change channels or size, are kept.
 
     Example:
         >>> print(Depth(2.0))
@@ -68,10 +69,10 @@ class Depth:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Repeat blocks, or leave some out.
+        """Add or remove blocks.
 
         Raises:
-            TechniqueError: no stage changes: none repeats a block, or the multiplier is too near to 1.
+            TechniqueError: no stage changes: none repeats a block, or the multiplier is too close to 1.
         """
         module = copied(artifact)
         stages = _stages(module, output_shapes(module, artifact.input_spec))
@@ -83,7 +84,7 @@ class Depth:
                 f"its stages have {found} blocks" if found else "it repeats no block in an nn.Sequential",
                 "take a multiplier farther from 1, or another network of the family by name",
             )
-        # from the back, so that positions within a chain stay what they were
+        # last stage first, so that the indices of earlier layers in the same chain stay valid
         edits = [
             {"chain": s.chain, "end": s.first + sum(s.blocks), "layers": s.blocks[-1], "more": more[s.chain, s.first]}
             for s in reversed(stages)
@@ -100,7 +101,7 @@ class Depth:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         for edit in structure["edits"]:
             chain = module.get_submodule(edit["chain"])
             layers, end, size = list(chain.children()), edit["end"], edit["layers"]
@@ -114,14 +115,14 @@ class Depth:
 
 
 def _chain_like(chain: nn.Module, layers: list[nn.Module]) -> nn.Module:
-    """Another chain of the same class; one with names of its own (DenseNet's, ShuffleNet's) gets numbers."""
+    """A chain of the same class with other layers; custom names of layers (DenseNet, ShuffleNet) become numbers."""
     new = copy.copy(chain)
     new._modules = {str(i): layer for i, layer in enumerate(layers)}
     return new
 
 
 def _stages(module: nn.Module, shapes: Mapping[str, torch.Size], name: str = "") -> list[_Stage]:
-    """The stages of the outermost chains that have some; what blocks are made of is no stage."""
+    """The stages of the outermost chains that contain any; layers inside a block do not count as stages."""
     if _is_chain(module) and name and (found := _of_blocks(name, module, shapes) or _of_layers(name, module, shapes)):
         return found
     inner = [(child, layer) for child, layer in module.named_children() if not _is_chain(module) or _is_chain(layer)]
@@ -133,7 +134,7 @@ def _is_chain(module: nn.Module) -> bool:
 
 
 def _of_blocks(name: str, chain: nn.Module, shapes: Mapping[str, torch.Size]) -> list[_Stage]:
-    """A chain whose children are blocks: neighbours of one class are a stage, which ends where maps get another shape."""
+    """The stages of a chain of blocks: consecutive blocks of one class, as long as the output shape does not change."""
     stages: list[_Stage] = []
     children = list(chain.children())
     before = None
@@ -153,7 +154,7 @@ def _of_blocks(name: str, chain: nn.Module, shapes: Mapping[str, torch.Size]) ->
 
 
 def _of_layers(name: str, chain: nn.Module, shapes: Mapping[str, torch.Size]) -> list[_Stage]:
-    """A chain of single layers (VGG): a block is a convolution and what follows it, a stage what lies between two poolings."""
+    """The stages of a chain of single layers (VGG): a block is a convolution and the layers after it; poolings separate stages."""
     stages: list[_Stage] = []
     children = list(chain.children())
     starts = [i for i, layer in enumerate(children) if isinstance(layer, nn.Conv2d)]
@@ -174,6 +175,6 @@ def _of_layers(name: str, chain: nn.Module, shapes: Mapping[str, torch.Size]) ->
 
 
 def _signature(block: nn.Module) -> tuple[Any, ...]:
-    """What two blocks that may stand for each other have in common; probabilities of dropping them may differ."""
+    """A signature that is equal for interchangeable blocks; drop probabilities (stochastic depth) are not part of it."""
     strides = [(m.stride, m.kernel_size, m.groups) for m in block.modules() if isinstance(m, nn.Conv2d)]
     return tuple(type(m).__name__ for m in block.modules()), tuple(p.shape for p in block.parameters()), tuple(strides)

@@ -1,4 +1,4 @@
-"""Looking into a network somebody else wrote: shapes by running it, the order of operations by tracing it."""
+"""Inspecting and changing any network: output shapes from running it, its graph from tracing it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 
 class _Tracer(fx.Tracer):
-    """Every module without children is one operation, ours and timm's as well as torch's."""
+    """Treats every module without children as a leaf, not only those of ``torch.nn``."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
 
 
 def traced(module: nn.Module) -> fx.GraphModule:
-    """The network as a graph that shares its layers.
+    """The network as a ``GraphModule`` that shares its layers.
 
     Raises:
-        TechniqueError: its code hides its graph.
+        TechniqueError: the network cannot be traced.
     """
     try:
         return Graph(module, trace_graph(module, _Tracer()))
-    except Exception as error:  # whatever the network does with a proxy in place of a tensor
+    except Exception as error:  # the network's code may raise anything when it is traced with proxies
         reason = first_line(error)
         raise TechniqueError(
             f"the network's code hides its graph: {reason}",
@@ -47,31 +47,31 @@ def traced(module: nn.Module) -> fx.GraphModule:
 
 
 def copied(artifact: Artifact) -> nn.Module:
-    """The artifact's network to be changed."""
+    """A copy of the artifact's network, to be changed."""
     module: nn.Module = copy.deepcopy(artifact.module)
     return module
 
 
 @contextmanager
 def drawing(seed: int) -> Iterator[None]:
-    """Fresh layers made in this block draw their weights from that seed; torch's own random state is left as it was."""
+    """Context manager in which new layers draw their initial weights from a seed; torch's global random state is restored afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def changed(artifact: Artifact, modification: Technique, module: nn.Module, structure: Mapping[str, Any], notes: str) -> Artifact:
-    """The artifact with another network and one step more.
+    """The artifact with the changed network, and the modification added to its lineage.
 
     Raises:
-        TechniqueError: the changed network does not run.
+        TechniqueError: the changed network does not run, or its output shapes have changed.
     """
     spec = artifact.input_spec
     module.eval()
     try:
         with torch.no_grad():
             output = module(_black(module, spec))
-    except Exception as error:  # shapes that do not fit, in code that is not ours
+    except Exception as error:  # shapes may not fit in the network's own code
         reason = first_line(error)
         raise TechniqueError(
             f"with {modification} the network does not run on {spec.height}x{spec.width} pixels: {reason}",
@@ -88,7 +88,7 @@ def changed(artifact: Artifact, modification: Technique, module: nn.Module, stru
 
 
 def output_shapes(module: nn.Module, spec: InputSpec) -> dict[str, torch.Size]:
-    """The shape of what each module returns for two images, by name; modules that return no single tensor are left out."""
+    """The output shape of each module for a batch of two images, by name; modules that do not return a single tensor are left out."""
     shapes: dict[str, torch.Size] = {}
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -108,12 +108,12 @@ def output_shapes(module: nn.Module, spec: InputSpec) -> dict[str, torch.Size]:
 
 
 def residual_branches(module: nn.Module) -> list[str]:
-    """Names of the modules whose output is added to a shortcut, in the order in which they run: the ends of the residual branches.
+    """Names of the last modules of the residual branches, whose outputs are added to a shortcut, in execution order.
 
-    Of the two terms of a sum, the branch is the one with more layers that the other does not depend on.
+    Of the two terms of a sum, the branch is the one that depends on more layers that the other does not depend on.
 
     Raises:
-        TechniqueError: the network's code hides its graph.
+        TechniqueError: the network cannot be traced.
     """
     graph = traced(module)
     layers: dict[fx.Node, frozenset[fx.Node]] = {}
@@ -132,12 +132,12 @@ def residual_branches(module: nn.Module) -> list[str]:
 
 
 def put_behind(module: nn.Module, name: str, new: nn.Module) -> None:
-    """``new`` takes what the module of that name returns."""
+    """Insert ``new`` after the module ``name``, so that it takes that module's output."""
     module.set_submodule(name, nn.Sequential(module.get_submodule(name), new))
 
 
 def replaced(module: nn.Module, matches: Callable[[nn.Module], bool], make: Callable[[nn.Module], nn.Module]) -> int:
-    """Put ``make(m)`` in the place of every module that matches, under all its names; returns how many there were."""
+    """Replace every module ``m`` that matches by ``make(m)``, under all its names; return the number of replaced modules."""
     made: dict[nn.Module, nn.Module] = {}
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
@@ -149,11 +149,11 @@ def replaced(module: nn.Module, matches: Callable[[nn.Module], bool], make: Call
 
 
 def functions_as_modules(module: nn.Module, table: Sequence[tuple[Callable[[fx.Node], bool], Callable[[fx.Node], nn.Module]]]) -> nn.Module:
-    """The network with functions in its code turned into modules, so that modifications find them.
+    """The network with function calls in its code replaced by modules, so that modifications find them.
 
     Args:
-        module: left as it is where its code has none of them, or hides its graph.
-        table: which nodes, and the module for each; it takes the node's first argument.
+        module: the network; returned unchanged if its code calls none of these functions, or cannot be traced.
+        table: pairs of a predicate on nodes and a function that makes the module for a node; the module takes the node's first argument.
     """
     try:
         graph = traced(module)

@@ -1,4 +1,4 @@
-"""How weights begin."""
+"""Initialisation of weights."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ Kind = Literal[
     "zeros", "normal", "uniform", "xavier_normal", "xavier_uniform", "he_normal", "he_uniform", "he_fan_out", "lecun_normal", "orthogonal",
     "matched",
 ]  # fmt: skip
-_STD = 0.01  # of what does not look at the layer's size: as AlexNet had it
+_STD = 0.01  # of kinds that do not depend on the layer's size, as in AlexNet
 _SATURATING = (nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Softsign)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Initialization:
-    """Draws the weights of all convolutions and linear layers anew. Biases begin at 0, normalisations with factor 1 and offset 0.
+    """Reinitialises the weights of all convolutions and linear layers. Biases become 0; normalisation layers get weight 1 and bias 0.
 
-    Glorot's (Xavier's) deviation is ``sqrt(2 / (fan_in + fan_out))``; He's is ``sqrt(2 / fan_in)`` for ReLU: the gain of the network's own
-    activation over the root of ``fan_in`` (``fan_out`` for ``he_fan_out``); LeCun's ``sqrt(1 / fan_in)``. ``orthogonal`` has He's
-    gain. ``normal`` and ``uniform`` have a deviation of 0.01 whatever the layer. ``zeros`` cannot learn: all channels stay alike.
-    ``matched`` is what suits the network's activation: Glorot for sigmoid and tanh, LeCun for SELU, He for the others.
+    The standard deviation is ``sqrt(2 / (fan_in + fan_out))`` for Glorot (Xavier); ``gain / sqrt(fan_in)`` for He (``fan_out`` for
+    ``he_fan_out``), with the gain of the network's own activation, ``sqrt(2)`` for ReLU; ``sqrt(1 / fan_in)`` for LeCun. ``orthogonal``
+    uses the gain of He. ``normal`` and ``uniform`` have a standard deviation of 0.01 in every layer. With ``zeros`` a network cannot learn,
+    as all channels stay identical. ``matched`` chooses by the network's activation: Glorot for sigmoid and tanh, LeCun for SELU, He for
+    the others.
 
     Args:
         kind: the distribution.
@@ -63,7 +64,7 @@ class Initialization:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Draw."""
+        """Reinitialise the weights."""
         module = copied(artifact)
         activation = main_activation(module)
         kind = _suiting(activation) if self.kind == "matched" else self.kind
@@ -83,7 +84,7 @@ class Initialization:
 
 
 def main_activation(module: nn.Module) -> nn.Module:
-    """The activation that a network has most of; ReLU where it has none as modules."""
+    """The most frequent activation module of a network; ReLU if it has none."""
     found = [m for m in module.modules() if is_activation(m) or isinstance(m, _SATURATING)]
     if not found:
         return nn.ReLU()
@@ -93,8 +94,8 @@ def main_activation(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def gain_of(activation: nn.Module) -> float:
-    """The factor that keeps the second moment of what goes through it: ``1 / sqrt(E f(z)^2)`` for a standard normal ``z``; the root of 2
-    for ReLU (He et al. 2015).
+    """The gain of an activation ``f``, which preserves the second moment of its input: ``1 / sqrt(E f(z)^2)`` for standard normal ``z``;
+    ``sqrt(2)`` for ReLU (He et al. 2015).
     """
     z = torch.linspace(-8, 8, 16001)
     density = torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
@@ -116,19 +117,19 @@ def _normalises(layer: nn.Module) -> bool:
 
 
 def fans(layer: nn.Conv2d | nn.Linear) -> tuple[int, int]:
-    """How many values an output reads, and how many outputs read a value: 9 and 9 for a 3x3 kernel a channel, not 9 and 9 C."""
+    """Fan-in and fan-out of a layer, with groups taken into account: 9 and 9 for a depthwise 3x3 convolution, not 9 and 9 C."""
     weight = layer.weight
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
     return weight[0].numel(), weight.shape[0] // groups * weight[0, 0].numel()
 
 
 def draw(layer: nn.Conv2d | nn.Linear, kind: str, gain: float) -> None:
-    """Draw the layer's weights from torch's own random state.
+    """Draw a layer's weights from torch's global random state.
 
     Args:
-        layer: changed in place, under ``torch.no_grad``.
-        kind: as in ``Initialization``, but for ``matched``.
-        gain: of the activation, see ``gain_of``.
+        layer: the layer, changed in place; to be called under ``torch.no_grad``.
+        kind: as in ``Initialization``, except ``matched``.
+        gain: gain of the activation, see ``gain_of``.
     """
     weight, (fan_in, fan_out) = layer.weight, fans(layer)
     match kind:
@@ -155,6 +156,6 @@ def draw(layer: nn.Conv2d | nn.Linear, kind: str, gain: float) -> None:
 
 
 def _uniform(weight: torch.Tensor, std: float) -> None:
-    """Evenly between plus and minus the root of 3 deviations."""
+    """Draw uniformly between ``-sqrt(3) * std`` and ``sqrt(3) * std``, so that the standard deviation is ``std``."""
     bound = math.sqrt(3) * std
     weight.uniform_(-bound, bound)

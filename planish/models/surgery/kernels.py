@@ -1,4 +1,4 @@
-"""Other kernels in a network's convolutions: larger or smaller, or made of cheaper ones."""
+"""Replacement of convolution kernels: larger, smaller, or factorised into cheaper ones."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Size = Literal[1, 3, 5, 7]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Kernels:
-    """Gives square kernels of more than one pixel another size, or makes each of smaller ones. Maps keep their size.
+    """Changes the size of square kernels larger than 1x1, or factorises them into smaller ones. Feature maps keep their size.
 
-    A larger kernel begins with the old one in its middle and zeros around it, a smaller one with the middle of the old. What is made
-    of several layers starts afresh: ``spatial`` is a column and a row, ``separable`` one kernel per channel and a 1x1 convolution across
-    channels, ``stacked`` two 3x3 in place of 5x5 or three in place of 7x7, with batch norm and ReLU between.
+    A larger kernel starts as the old one padded with zeros, a smaller one as the centre of the old one. Factorised kernels are newly
+    initialised: ``spatial`` is a k x 1 and a 1 x k convolution, ``separable`` a depthwise and a 1x1 convolution, ``stacked`` two 3x3
+    convolutions in place of 5x5 or three in place of 7x7, with batch norm and ReLU between them.
 
-    Fewer multiplications are not less time: a layer with one kernel per channel is bound by memory. Measure it.
+    Fewer MACs do not always lower the latency: a depthwise convolution is memory-bound. Measure it.
 
     Args:
         size: kernel size in pixels; None to keep the sizes.
-        form: what the kernels are made of.
+        form: how the kernels are factorised; ``full`` for not at all.
         seed: seed of newly initialised weights.
 
     Example:
@@ -61,10 +61,10 @@ class Kernels:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Replace them.
+        """Replace the convolutions.
 
         Raises:
-            TechniqueError: there is none that could be.
+            TechniqueError: no convolution can be replaced.
         """
         module, name = copied(artifact), artifact.lineage.source.name
         before = {n: m for n, m in module.named_modules() if isinstance(m, nn.Conv2d) and _side(m) > 1}
@@ -87,13 +87,13 @@ class Kernels:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         _swap(module, structure["size"], structure["form"])
         return module
 
 
 def _side(module: nn.Module) -> int:
-    """Of an odd square kernel with padding in pixels, else 0."""
+    """Kernel size of a convolution with an odd square kernel and numeric padding; 0 for other modules."""
     if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str) or module.kernel_size[0] != module.kernel_size[1]:
         return 0
     return module.kernel_size[0] if module.kernel_size[0] % 2 else 0
@@ -111,7 +111,7 @@ def _fits(module: nn.Module, form: Form) -> bool:
 
 
 def _sized(conv: Any, size: int) -> nn.Conv2d:
-    """The same convolution with another kernel, so padded that maps keep their size."""
+    """The convolution with another kernel size, and padding that keeps the output size."""
     grown = [d * (size - k) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     padding = [max(0, p + g) for p, g in zip(conv.padding, grown, strict=True)]
     return _like(
@@ -152,6 +152,6 @@ def _made_of(conv: Any, form: Form) -> nn.Module:
 
 
 def _centred(old: Tensor, size: int) -> Tensor:
-    """The kernel in the middle of a larger one, or the middle of it."""
+    """The kernel zero-padded or cropped to ``size``, about its centre."""
     margin = (size - old.shape[-1]) // 2
     return nn.functional.pad(old, (margin, margin, margin, margin))

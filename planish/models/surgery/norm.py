@@ -1,4 +1,4 @@
-"""Another normalisation in the place of a network's batch norm."""
+"""Replacement of a network's normalisation layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Kind = Literal["batch", "group", "layer", "instance", "standardised", "none"]
 
 
 class Affine(nn.Module):
-    """A learned factor and offset a channel: what is left of a normalisation that is taken out."""
+    """A learned weight and bias per channel: what remains of a removed normalisation layer."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ class Affine(nn.Module):
 
 
 class StandardisedConv2d(nn.Conv2d):
-    """A convolution whose weights have mean 0 in each output channel, and such a size that its outputs have variance 1 where its inputs are
-    standard normal values behind a ReLU (whose variance is ``(1 - 1 / pi) / 2``).
+    """A convolution with standardised weights: mean 0 in each output channel, scaled so that the outputs have variance 1 if the inputs are
+    standard normal values after a ReLU (whose variance is ``(1 - 1 / pi) / 2``).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,15 +50,15 @@ class StandardisedConv2d(nn.Conv2d):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Norm:
-    """Puts one kind of normalisation in the place of all batch norms (and other normalisations over channels) of a network.
+    """Replaces all batch norms (and other normalisations of feature maps) of a network by one kind of normalisation.
 
-    Learned factors and offsets are kept; ``none`` leaves nothing else. ``standardised`` does so as well, and standardises the weights of
+    Learned weights and biases are kept; ``none`` keeps only these. So does ``standardised``, which standardises the weights of the
     convolutions instead (Qiao et al. 2019, arXiv:1903.10520, scaled as in Brock et al. 2021, arXiv:2101.08692). ``layer`` normalises over
-    channels and pixels of an image, ``instance`` over the pixels of each channel.
+    the channels and pixels of an image, ``instance`` over the pixels of each channel.
 
     Args:
-        kind: the normalisation.
-        groups: maximum number of groups of ``group``; it must divide the channels.
+        kind: the new normalisation.
+        groups: maximum number of groups for ``group``; each layer uses the largest number up to it that divides its channels.
 
     Example:
         >>> print(Norm("group", groups=16))
@@ -83,10 +83,10 @@ class Norm:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Replace them.
+        """Replace the normalisation layers.
 
         Raises:
-            TechniqueError: there is none.
+            TechniqueError: the network has none.
         """
         module = copied(artifact)
         if not (count := _swap(module, self.kind, self.groups)):
@@ -99,7 +99,7 @@ class Norm:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         _swap(module, structure["kind"], structure["groups"])
         return module
 
@@ -114,7 +114,7 @@ def _swap(module: nn.Module, kind: Kind, groups: int) -> int:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Over the channels of maps, whose layout is ``(N, C, H, W)``."""
+    """Whether the module is a normalisation layer for feature maps ``(N, C, H, W)``, or an ``Affine``."""
     maps = type(module).__name__ in ("LayerNorm2d", "LayerNormAct2d", "FrozenBatchNorm2d")
     return maps or isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d | Affine)
 
@@ -137,7 +137,7 @@ def _made(old: nn.Module, kind: Kind, groups: int) -> nn.Module:
         for name in ("weight", "bias"):
             if isinstance(value := getattr(old, name, None), Tensor):
                 getattr(new, name).copy_(value)
-    # timm's batch norms carry an activation
+    # timm's norm layers include dropout and an activation
     behind = [m for n in ("drop", "act") if isinstance(m := getattr(old, n, None), nn.Module) and not isinstance(m, nn.Identity)]
     return nn.Sequential(new, *behind) if behind else new
 

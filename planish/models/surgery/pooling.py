@@ -1,4 +1,4 @@
-"""Other ways to make maps smaller: at the end of a network, and within it."""
+"""Replacement of pooling: the global pooling before the classifier, and downsampling within the network."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ _LEAST = 1e-6
 
 
 class GeneralisedMean(nn.Module):
-    """``mean(x^p)^(1/p)`` over the pixels of each window, ``p`` learned: 1 is the average, large values the maximum. Of values above 0.
+    """Generalised-mean pooling: ``mean(x^p)^(1/p)`` over the pixels of each window, with learned ``p`` (1 is the average, large values
+    approach the maximum). Inputs are clamped to positive values.
 
     Radenovic et al. 2018, arXiv:1711.02512.
 
     Args:
-        mean: the pooling that averages the windows.
+        mean: the average pooling that defines the windows.
     """
 
     def __init__(self, mean: nn.Module) -> None:
@@ -42,13 +43,13 @@ class GeneralisedMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         p = self.p.clamp(min=1)
         pooled: Tensor = self.mean(x.clamp(min=_LEAST).pow(p))
-        return pooled.pow(1 / p).clone()  # a dropout in place may follow, and the gradient of a power needs what came out of it
+        return pooled.pow(1 / p).clone()  # pow needs its output for the gradient, and an in-place dropout may follow
 
 
 class AttentionPool(nn.Module):
-    """The mean over all pixels, weighted by how much a learned 1x1 convolution asks for each; ``(N, C, 1, 1)``.
+    """The mean over all pixels, weighted by the softmax of a learned 1x1 convolution; ``(N, C, 1, 1)``.
 
-    Begins as the average. Lin et al. 2014 (arXiv:1312.4400) average evenly; the weighting is that of Ilse et al. 2018 (arXiv:1802.04712)
+    Initially the plain average, as in Lin et al. 2014 (arXiv:1312.4400). The weighting is that of Ilse et al. 2018 (arXiv:1802.04712),
     without its hidden layer.
     """
 
@@ -64,7 +65,7 @@ class AttentionPool(nn.Module):
 
 
 class GridMax(nn.Module):
-    """The maxima of a grid of cells, ``(N, C, rows, columns)``: adaptive maximum pooling, written so that ONNX has it for any grid."""
+    """Adaptive max pooling to ``(N, C, rows, columns)``, implemented so that it can be exported to ONNX for any output size."""
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ def _cells(size: int, count: int) -> list[tuple[int, int]]:
 
 
 class SpatialPyramid(nn.Module):
-    """Maxima over grids of 1, 2 and 4 cells per side, one after the other: ``(N, 21 C, 1, 1)`` for any input size.
+    """Spatial pyramid pooling: maxima over grids of 1x1, 2x2 and 4x4 cells, concatenated to ``(N, 21 C, 1, 1)`` for any input size.
 
     He et al. 2014, arXiv:1406.4729.
     """
@@ -98,7 +99,7 @@ class SpatialPyramid(nn.Module):
 
 
 class BlurPool(nn.Module):
-    """A 3x3 binomial filter with a stride, so that what is left out does not alias. Zhang 2019, arXiv:1904.11486."""
+    """A strided 3x3 binomial filter: low-pass filtering before subsampling, against aliasing. Zhang 2019, arXiv:1904.11486."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -114,13 +115,14 @@ class BlurPool(nn.Module):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Pooling:
-    """How the last maps become one vector: the network's adaptive or global pooling is replaced.
+    """Replaces the network's global (adaptive) pooling, which turns the last feature maps into one vector.
 
-    ``average`` and ``max`` over all pixels; ``gem`` learns between the two; ``attention`` learns which pixels count; ``pyramid`` keeps
-    where things are, takes any input size and makes the vector 21 times as long, so that the layer behind it starts afresh.
+    ``average`` and ``max`` pool over all pixels; ``gem`` learns a mean between the two; ``attention`` learns the weight of each pixel;
+    ``pyramid`` keeps coarse positions, takes any input size and returns a vector 21 times as long, so that the following linear layer is
+    newly initialised.
 
     Args:
-        kind: the pooling.
+        kind: the new pooling.
         seed: seed of newly initialised weights.
     """
 
@@ -139,10 +141,10 @@ class Pooling:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Replace it.
+        """Replace the global pooling.
 
         Raises:
-            TechniqueError: the network has no such pooling, or another size behind it than the modification can make.
+            TechniqueError: the network has no such pooling, or the new pooling cannot provide the output size that the next layer needs.
         """
         spec = artifact.input_spec
         module = functions_as_modules(copied(artifact), _FUNCTIONS)
@@ -171,19 +173,19 @@ class Pooling:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         return _pooled(functions_as_modules(module, _FUNCTIONS), structure)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Downsampling:
-    """How maps are made smaller within the network.
+    """Replaces the downsampling within a network.
 
-    ``average``, ``max``, ``gem`` (learned between the two) and ``strided`` (a convolution learns it) replace the poolings that
-    have a stride. ``blur`` filters before leaving pixels out, there and at convolutions with a stride.
+    ``average``, ``max``, ``gem`` (generalised mean) and ``strided`` (a strided convolution) replace pooling layers with a stride. ``blur``
+    applies a low-pass filter before subsampling, in these layers and in strided convolutions.
 
     Args:
-        kind: the method.
+        kind: the downsampling method.
         seed: seed of newly initialised weights.
     """
 
@@ -202,10 +204,10 @@ class Downsampling:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Replace it.
+        """Replace the downsampling layers.
 
         Raises:
-            TechniqueError: the network has no such place.
+            TechniqueError: the network has no such layer.
         """
         module = copied(artifact)
         shapes = output_shapes(module, artifact.input_spec)
@@ -224,7 +226,7 @@ class Downsampling:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         return _downsampled(module, structure)
 
 
@@ -274,7 +276,7 @@ def _channels_into(module: nn.Module, name: str, spec: InputSpec) -> int:
 
 
 def _next_linear(module: nn.Module, spec: InputSpec) -> str:
-    """The classifier, where it reads the pooled vector."""
+    """Name of the classifier, which takes the pooled vector and must be a linear layer."""
     name = find_classifier(module, spec.channels, spec.height)[0]
     if not isinstance(module.get_submodule(name), nn.Linear):
         raise TechniqueError(f"{name} behind the pooling is no linear layer", "a longer vector needs one that starts afresh")

@@ -1,4 +1,4 @@
-"""Noise inside a network while it is trained: dropout, DropConnect, stochastic depth."""
+"""Regularisation by noise inside a network during training: dropout, DropConnect, stochastic depth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DropConnectLinear(nn.Linear):
-    """A linear layer that leaves out each weight with probability ``p``, anew for every batch, while it is trained."""
+    """A linear layer with DropConnect: in training mode each weight is zeroed with probability ``p``, drawn anew for every batch."""
 
     p: float
 
@@ -29,7 +29,7 @@ class DropConnectLinear(nn.Linear):
 
 
 class DropConnectConv2d(nn.Conv2d):
-    """A convolution that does the same."""
+    """A convolution with DropConnect, see ``DropConnectLinear``."""
 
     p: float
 
@@ -39,10 +39,10 @@ class DropConnectConv2d(nn.Conv2d):
 
 
 class DropBranch(nn.Module):
-    """Leaves out what it is given, for each image with probability ``p``, and scales up the rest, while it is trained.
+    """Zeroes its input with probability ``p`` for each image in training mode, and scales the rest by ``1 / (1 - p)``.
 
     Args:
-        p: below 1.
+        p: drop probability, below 1.
     """
 
     def __init__(self, p: float) -> None:
@@ -58,11 +58,10 @@ class DropBranch(nn.Module):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Dropout:
-    """Leaves out each value that the classifier reads with probability ``p``: dropout that is there takes that rate, else it is put before
-    the classifier. Networks with several linear layers at their end have it where they had it.
+    """Sets the rate of the network's dropout layers, or inserts dropout before the classifier if it has none.
 
     Args:
-        p: probability; 0 for none.
+        p: probability with which each input of a dropout layer is zeroed; 0 for none.
     """
 
     p: float = Field(ge=0, lt=1)
@@ -79,10 +78,10 @@ class Dropout:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Set or put in.
+        """Set the dropout rate, or insert dropout.
 
         Raises:
-            ModelError: the network has no classifier that was found.
+            ModelError: the classifier of a network without dropout was not found.
         """
         module, spec = copied(artifact), artifact.input_spec
         there = [m for m in module.modules() if isinstance(m, nn.Dropout | nn.AlphaDropout)]
@@ -93,7 +92,7 @@ class Dropout:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         if name := structure["before"]:
             module.set_submodule(name, nn.Sequential(nn.Dropout(structure["p"]), module.get_submodule(name)))
         for m in module.modules():
@@ -104,11 +103,11 @@ class Dropout:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class DropConnect:
-    """Leaves out each weight, not each value, with probability ``p`` while the network is trained.
+    """Zeroes weights, instead of activations as dropout does, with probability ``p`` during training.
 
     Args:
-        p: probability; 0 for none.
-        layers: ``linear`` layers alone, as in the paper, or ``all``.
+        p: drop probability of each weight; 0 for none.
+        layers: ``linear`` for linear layers only, as in the paper, or ``all`` to include convolutions.
     """
 
     p: float = Field(ge=0, lt=1)
@@ -126,10 +125,10 @@ class DropConnect:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Let them.
+        """Replace the layers by layers with DropConnect.
 
         Raises:
-            TechniqueError: there is no such layer.
+            TechniqueError: the network has no such layer.
         """
         module = copied(artifact)
         structure = {"p": self.p, "layers": self.layers}
@@ -141,7 +140,7 @@ class DropConnect:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         for m in module.modules():
             if type(m) in (nn.Linear, DropConnectLinear):
                 m.__class__ = DropConnectLinear
@@ -155,8 +154,8 @@ class DropConnect:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class StochasticDepth:
-    """Leaves out whole residual branches, for each image anew, while the network is trained: the last with probability ``p``, earlier ones
-    the less the earlier they come. Where a network does so already, the probabilities are set.
+    """Drops whole residual branches for single images during training. The drop probability rises linearly over the branches, to ``p`` at
+    the last one. In a network that already has stochastic depth, its probabilities are set.
 
     Args:
         p: drop probability of the last branch.
@@ -176,10 +175,10 @@ class StochasticDepth:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Set or put in.
+        """Set the drop probabilities, or insert stochastic depth.
 
         Raises:
-            TechniqueError: the network has no residual branch, or its code hides them.
+            TechniqueError: the network has no residual branch, or cannot be traced.
         """
         module = copied(artifact)
         branches = [] if _drops(module) else residual_branches(module)
@@ -193,7 +192,7 @@ class StochasticDepth:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         for name in structure["branches"]:
             put_behind(module, name, DropBranch(0.0))
         drops = _drops(module)
@@ -204,5 +203,5 @@ class StochasticDepth:
 
 
 def _drops(module: nn.Module) -> list[nn.Module]:
-    """What leaves branches out: ours, torchvision's and timm's."""
+    """The stochastic-depth modules of this package, torchvision and timm."""
     return [m for m in module.modules() if isinstance(m, DropBranch) or type(m).__name__ in ("StochasticDepth", "DropPath")]

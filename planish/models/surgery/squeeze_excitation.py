@@ -1,4 +1,4 @@
-"""Channels that are weighted by what the whole map shows."""
+"""Adding or removing squeeze-and-excitation blocks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 _NAMES = ("SqueezeExcitation", "SqueezeExcite", "SEModule", "EffectiveSEModule", "SqueezeExciteCl")
-_LEAST = 4  # channels between the two layers
+_LEAST = 4  # minimum number of channels between the block's two layers
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SqueezeExcitation:
-    """Weights each channel by a gate that two small layers compute from the channels' means: at the end of every residual branch, or,
-    in a network without shortcuts, before every pooling. ``reduction=0`` takes out what is there.
+    """Adds squeeze-and-excitation blocks, which scale each channel by a gate that two small layers compute from the channel means.
+
+    They are added at the end of every residual branch or, in a network without shortcuts, before every pooling. ``reduction=0`` removes
+    existing blocks.
 
     Args:
-        reduction: how many times fewer channels the two layers have between them.
+        reduction: factor by which the number of channels is reduced between the two layers.
         seed: seed of their initial weights.
     """
 
@@ -47,10 +49,10 @@ class SqueezeExcitation:
         return {}
 
     def apply(self, artifact: Artifact, task: Task) -> Artifact:
-        """Put in, or take out.
+        """Add or remove the blocks.
 
         Raises:
-            TechniqueError: the network has some already, has none to take out, or has no place for it.
+            TechniqueError: the network already has such blocks, has none to remove, or has no place to add them.
         """
         module, name = copied(artifact), artifact.lineage.source.name
         there = sum(_is_squeeze(m) for m in module.modules())
@@ -73,7 +75,7 @@ class SqueezeExcitation:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The same change to a network without its weights."""
+        """Repeat the change on a newly built network, before its weights are loaded."""
         if structure["reduction"] == 0:
             replaced(module, _is_squeeze, lambda _: nn.Identity())
             return module
@@ -87,7 +89,7 @@ def _is_squeeze(module: nn.Module) -> bool:
 
 
 def _before_pooling(module: nn.Module) -> list[str]:
-    """The activation before each pooling of a chain of layers."""
+    """Names of the layers that directly precede a pooling in an ``nn.Sequential``, usually activations."""
     places = []
     for prefix, chain in module.named_modules():
         if isinstance(chain, nn.Sequential):

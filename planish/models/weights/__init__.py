@@ -1,1 +1,1 @@
-"""Checkpoints of any kind, read and matched to a network."""
+"""Reading checkpoints of any kind and matching them to a network."""

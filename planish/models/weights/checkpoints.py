@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: read without running code from them, and the network's own tensors found among what else they hold."""
+"""Reading of checkpoint files in common formats, without running code from them; finds the network's tensors among other contents."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from planish.files.reading import damage_reported, read_json
 from planish.progress import note
 
 State = dict[str, torch.Tensor]
-# What training scripts save beside tensors and what is safe to unpickle.
+# Types that training scripts save beside tensors and that are safe to unpickle.
 _SAFE = (
     argparse.Namespace, types.SimpleNamespace, collections.defaultdict, dict, list, set, int, float, str,
     pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
@@ -32,24 +32,24 @@ _SAFE = (
     type(np.dtype("f4")), type(np.dtype("f8")),
     type(np.dtype("i4")), type(np.dtype("i8")), type(np.dtype("b1")), type(np.dtype("u1")),
 )  # fmt: skip
-# Where a network lies in a checkpoint, what is preferred first: averaged weights are those that are evaluated (timm, BasicSR).
+# Keys of a network in a checkpoint, preferred ones first: averaged weights are the ones that are evaluated (timm, BasicSR).
 _AVERAGED = ("state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_dict", "ema_model", "params_ema", "ema")
 _USUAL = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "module", "params", "weights")
 _NOT_A_NETWORK = ("optim", "sched", "scaler", "loss", "criterion", "rng", "callback", "loops", "amp")
-_WRAPPERS = ("module.", "_orig_mod.")  # put before all names by DistributedDataParallel and torch.compile
-_DEEPEST_PREFIX = 6  # names before a tensor's own: "model.module.backbone."
+_WRAPPERS = ("module.", "_orig_mod.")  # prefixes that DistributedDataParallel and torch.compile add to all names
+_DEEPEST_PREFIX = 6  # maximum number of parts of a prefix such as "model.module.backbone."
 _WRITTEN = "weights are a .safetensors file or what torch.save(model.state_dict(), 'weights.pth') wrote"
 
 
 def read_checkpoint(path: Path) -> State:
-    """The tensors of one network by name; which of several was taken, and what was left out, is noted.
+    """Read the tensors of one network by name; a message reports which of several networks was taken.
 
     Args:
-        path: ``.safetensors``, the ``.safetensors.index.json`` of a file in parts, or what ``torch.save`` wrote: a state_dict, bare or
-            anywhere in a checkpoint.
+        path: a ``.safetensors`` file, the ``.safetensors.index.json`` of a sharded one, or a file from ``torch.save`` that holds a state
+            dict, by itself or nested in a checkpoint.
 
     Raises:
-        ModelError: not there, not such a file, or a file that would have to run Python code to be read.
+        ModelError: the file does not exist, has another format, or could only be read by running code from it.
     """
     if not path.is_file():
         raise ModelError(f"there are no weights at {path}", "weights are 'imagenet' or a .safetensors, .pt or .pth file")
@@ -82,13 +82,13 @@ def _read(path: Path) -> State:
 
 
 def aligned(state: State, names: Iterable[str]) -> State:
-    """The tensors under the names that the network has, a prefix before all of them taken off or put on, which is noted.
+    """The tensors under the network's names: a common prefix is removed or added where needed, which a message reports.
 
-    Lightning writes ``model.conv1.weight``, ``torch.compile`` ``_orig_mod.``, ``DataParallel`` ``module.``.
+    For example, Lightning writes ``model.conv1.weight``; ``torch.compile`` adds ``_orig_mod.``, ``DataParallel`` adds ``module.``.
 
     Args:
         state: tensors by name.
-        names: of the network's own tensors.
+        names: names of the network's own tensors.
     """
     state = {key.replace("._orig_mod.", "."): value for key, value in state.items()}
     own = dict.fromkeys(names)
@@ -107,7 +107,7 @@ def aligned(state: State, names: Iterable[str]) -> State:
 
 
 def _prefix(longer: Iterable[str], shorter: Mapping[str, Any]) -> tuple[str, int]:
-    """What most names begin with whose rest is among the shorter ones, and how many do."""
+    """The most frequent prefix of those names whose remainder is in ``shorter``, and the number of such names."""
     found = collections.Counter[str]()
     for name in longer:
         parts = name.split(".", _DEEPEST_PREFIX)
@@ -118,7 +118,7 @@ def _prefix(longer: Iterable[str], shorter: Mapping[str, Any]) -> tuple[str, int
 
 
 def _refuse_other_files(path: Path) -> None:
-    """Name what is often mistaken for a file of weights."""
+    """Raise an error with advice for files that are often mistaken for weights."""
     if found := mistaken_file(path):
         raise ModelError(f"{path} {found[0]}", _WRITTEN, found[1])
     with path.open("rb") as file:
@@ -148,7 +148,7 @@ def _read_safetensors(path: Path) -> State:
 
 
 def _read_parts(index: Path) -> State:
-    """A safetensors file in parts, as Hugging Face's libraries write large ones."""
+    """Read a sharded safetensors checkpoint, as Hugging Face's libraries write large models."""
     with damage_reported(index, ModelError, "it is the index of a safetensors file: it names the part of each tensor"):
         parts = sorted({str(part) for part in read_json(index)["weight_map"].values()})
         there = {file.name for file in index.parent.iterdir() if file.is_file()}
@@ -161,7 +161,7 @@ def _read_parts(index: Path) -> State:
 
 
 def _network_in(loaded: Any, path: Path) -> State:
-    """The network's tensors in what a checkpoint holds."""
+    """The network's tensors in a loaded checkpoint."""
     if isinstance(loaded, Mapping) and (whole := _tensors(loaded)):
         return whole
     found = dict(_networks(loaded))
@@ -191,7 +191,7 @@ def _network_in(loaded: Any, path: Path) -> State:
 
 
 def _networks(loaded: Any, place: str = "", depth: int = 0) -> Iterable[tuple[str, State]]:
-    """Mappings of tensors, by the keys that lead to them."""
+    """The state dicts nested in a checkpoint, each with its path of keys."""
     if not isinstance(loaded, Mapping) or depth > 3:
         return
     for key, value in loaded.items():
@@ -205,7 +205,7 @@ def _networks(loaded: Any, place: str = "", depth: int = 0) -> Iterable[tuple[st
 
 
 def _tensors(values: Mapping[Any, Any]) -> State:
-    """The tensors of a state_dict, empty where it is none; what is no tensor (``_metadata``, a version) is left out."""
+    """The tensors of a state dict, without other entries (``_metadata``, a version); empty if ``values`` is not a state dict."""
     tensors = {str(key): value for key, value in values.items() if isinstance(value, torch.Tensor)}
     nested = any(isinstance(value, Mapping) and key != "_metadata" for key, value in values.items())
     return tensors if not nested and 2 * len(tensors) > len(values) else {}
@@ -215,7 +215,7 @@ def _foreign_objects(path: Path) -> list[str]:
     """Names of the classes and functions that reading the file would call."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # older files than torch can look into
+    except Exception:  # files too old for torch to inspect
         return []
     safe = {f"{kind.__module__}.{getattr(kind, '__qualname__', kind)}" for kind in _SAFE}
     return [name for name in names if name not in safe][:5]

@@ -1,4 +1,4 @@
-"""Weights made to fit a network, or refused by name."""
+"""Loading of weights into a network, with adaptation of the classifier and of input channels."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import nn
 from planish.errors import ModelError, first_line
 from planish.models.weights.checkpoints import State, aligned, read_checkpoint
 
-# The DenseNet files that torchvision publishes are older than its DenseNet: "norm.1" is "norm1" today.
+# torchvision's DenseNet weights use old names: "norm.1" is "norm1" in its current DenseNet.
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
 
 
 def read_weights(path: Path, module: nn.Module) -> State:
-    """Tensors from a file under the names that ``module`` gives them; see ``checkpoints``.
+    """Read tensors from a file, under the names that ``module`` gives them; see ``checkpoints``.
 
     Raises:
         ModelError: the file cannot be read.
@@ -27,10 +27,10 @@ def read_weights(path: Path, module: nn.Module) -> State:
 
 
 def with_shared(state: State, own: State) -> State:
-    """``state`` with the tensors that layers share under each of their names: safetensors files hold them under one.
+    """``state`` with shared tensors under each of their names; safetensors files hold them under only one.
 
     Args:
-        state: tensors by name, as they were read.
+        state: tensors by name, as read from the file.
         own: the network's ``state_dict()``.
     """
     names_of: dict[tuple[int, torch.Size], list[str]] = {}
@@ -46,20 +46,20 @@ def with_shared(state: State, own: State) -> State:
 def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iterable[str] = ()) -> tuple[bool, list[str]]:
     """Load ``state`` into the network.
 
-    A classifier of another size, or none, leaves the network's own fresh one in place; a first convolution for RGB is summed for grey
-    images and one for grey spread over RGB. Everything else must fit exactly.
+    If ``state`` has no classifier, or one of another size, the network keeps its own newly initialised one. The first convolution's weights
+    for RGB are summed for grey images, and weights for grey images are spread over RGB. Everything else must fit exactly.
 
     Args:
         module: the network, changed in place.
         state: tensors by name.
-        classifier: name of the layer that makes the logits.
-        optional: beginnings of names that may be in ``state`` without being in the network.
+        classifier: name of the classifier layer.
+        optional: prefixes of names in ``state`` that are ignored.
 
     Returns:
-        Whether the classifier is fresh, and what was done, in words.
+        Whether the classifier is newly initialised, and messages that describe what was done.
 
     Raises:
-        ModelError: anything else does not fit; the message names the keys.
+        ModelError: something else does not fit; the message names the keys.
     """
     notes: list[str] = []
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(tuple(optional))}
@@ -105,7 +105,7 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
         )
     try:
         module.load_state_dict(state, strict=False)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # of sparse or quantized tensors
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # raised for sparse or quantized tensors
         raise ModelError(f"the weights cannot be copied: {first_line(error)}", "they are dense tensors", "save them so") from error
     return new_head, notes
 

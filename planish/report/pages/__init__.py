@@ -1,1 +1,1 @@
-"""The HTML pages and tables of each job."""
+"""HTML pages and terminal tables for each kind of result."""

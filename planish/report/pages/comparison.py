@@ -1,4 +1,4 @@
-"""A comparison for people: the table on the terminal, and ``comparison.html``, one file that opens offline."""
+"""Report of a comparison: the terminal table, and ``comparison.html``, one file that works offline."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from planish.report.plots.arms import arm_style, key, mark
 from planish.report.plots.svg import Scale, drawing, el, ratio_frame
 
 ONE_SEED = "Intervals count images and timings: every arm was trained once, and another seed may turn small differences round."
-_WIDE = 100  # columns of a terminal on which every interval has a column of its own
+_WIDE = 100  # terminal columns from which each interval has its own column
 
 
 def comparison_table(rows: Sequence[Row], noise_floor: Measurement | None = None, width: int = _WIDE) -> Table:
-    """Strategy, level, compression, measured speed-up and what was lost, each with its interval.
+    """Build a table of strategy, level, size ratio, and the measured speed-up and accuracy change with their intervals.
 
     Args:
         rows: the arms.
-        noise_floor: of the machine, in %, once it is known.
-        width: of the terminal; where it has few columns, levels stand below strategies and intervals below values.
+        noise_floor: of the machine's latency measurements, in %; None while it is unknown.
+        width: of the terminal in columns; on a narrow one, levels are below strategies and intervals below values.
     """
     wide = width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=ONE_SEED, caption_justify="left")
@@ -64,13 +64,13 @@ def _cells(row: Row, noise_floor: Measurement | None) -> dict[str, str]:
 
 
 def _smaller(ratio: float) -> str:
-    """``3.90×`` below the heading ``smaller``, else ``1.25× larger``, ``of the same size``."""
+    """Format a size ratio for the column ``smaller``: ``3.90×``, or ``1.25× larger``, or ``of the same size``."""
     factor, word = words.size_ratio(ratio)
     return factor if word == "smaller" else f"{factor} {word}".strip()
 
 
 def write_comparison(folder: Path) -> Path:
-    """Write ``comparison.html`` beside ``comparison.json``; returns its path."""
+    """Write ``comparison.html`` next to ``comparison.json`` and return its path."""
     found = Comparison.load(folder / "comparison.json")
     strategies = {name: i for i, name in enumerate(dict.fromkeys(row.strategy for row in found.rows))}
     page = filled(
@@ -98,7 +98,7 @@ def _unit(found: Comparison) -> str:
 
 
 def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int], narrow: bool) -> Markup:
-    """Change of the metric over a ratio, one line a strategy through its levels; whiskers are 95 % intervals."""
+    """Plot the change of the metric over a ratio, one line per strategy through its levels; whiskers are 95 % confidence intervals."""
     metric = _metric(found)
     width, height, left = (380.0, 400.0, 36.0) if narrow else (960.0, 460.0, 60.0)
     rows = [row for row in found.rows if name in row.measurements]
@@ -106,7 +106,7 @@ def _plot(found: Comparison, name: str, title: str, strategies: Mapping[str, int
         return Markup()
     xs = [row.measurements[name].value for row in rows] + [1.0]
     ys = [-row.measurements["drop"].value for row in rows] + [0.0]
-    lowest = max(min(ys), -15.0)  # what fails altogether would squeeze the rest
+    lowest = max(min(ys), -15.0)  # an arm that fails completely would compress the scale for the others
     pad = max((max(ys) - lowest) * 0.1, 0.3)
     x = Scale(min(xs) / 1.1, max(xs) * 1.1, left, width - 14, log=True)
     y = Scale(lowest - pad, max(ys) + pad, height - 52, 22)

@@ -1,4 +1,4 @@
-"""A study of ensembles for people: the table on the terminal, and ``ensembles.html``, one file that opens offline."""
+"""Report of an ensemble study: the terminal table, and ``ensembles.html``, one file that works offline."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from planish.report.pages.html import filled, write_page
 from planish.report.plots.arms import arm_style, key, mark
 from planish.report.plots.svg import Scale, drawing, el, ratio_frame
 
-_WIDE = 100  # columns of a terminal on which everything has room
-_FARTHEST_POINTS = 5.0  # behind, that a plot still shows
+_WIDE = 100  # terminal columns from which the full table fits
+_FARTHEST_POINTS = 5.0  # plots clip larger losses
 _RATIOS = {"training": "training_seconds", "parameters": "parameters"}
 _COSTS = {"call": "time of a call", "training": "seconds of training", "parameters": "parameters"}
 
 
 def costs(arm: EnsembleArm, single: EnsembleArm) -> dict[str, float]:
-    """How many times what the single network takes: ``call`` (1 where no difference is seen), ``training``, ``parameters``."""
+    """Return an arm's costs relative to the single network: ``call`` (latency; 1 if no different), ``training``, ``parameters``."""
     m = arm.measurements
     found = {name: m[key].value / single.measurements[key].value for name, key in _RATIOS.items() if key in m}
     if "latency_ratio" in m:
@@ -36,11 +36,11 @@ def costs(arm: EnsembleArm, single: EnsembleArm) -> dict[str, float]:
 
 
 def ensemble_table(arms: Sequence[EnsembleArm], width: int = _WIDE) -> Table:
-    """One row per arm: accuracy on test, the difference to the single network, and its costs.
+    """Build a table with one row per arm: accuracy on test, the difference from the single network, and its costs.
 
     Args:
-        arms: as far as they are.
-        width: of the terminal; where it has few columns, values stand above their intervals.
+        arms: measured so far.
+        width: of the terminal in columns; on a narrow one, intervals are below their values and parameters are omitted.
     """
     wide = width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -61,7 +61,7 @@ def ensemble_table(arms: Sequence[EnsembleArm], width: int = _WIDE) -> Table:
 
 
 def findings(study: EnsembleStudy) -> list[str]:
-    """What came out, in sentences, the largest gain first."""
+    """Return the conclusions in sentences, largest gain first."""
     single, *others = study.arms
     measured = sorted((arm for arm in others if arm.verdict), key=lambda arm: -_gain(arm).value)
     better = [arm for arm in measured if arm.verdict == "better"]
@@ -91,7 +91,7 @@ def findings(study: EnsembleStudy) -> list[str]:
 
 
 def write_ensembles(folder: Path) -> Path:
-    """Write ``ensembles.html`` beside ``ensembles.json``; returns its path."""
+    """Write ``ensembles.html`` next to ``ensembles.json`` and return its path."""
     study = EnsembleStudy.load(folder / "ensembles.json")
     page = filled(
         "ensembles.html.jinja",
@@ -121,7 +121,7 @@ def _price(arm: EnsembleArm, single: EnsembleArm) -> str:
 
 
 def _plot(study: EnsembleStudy, name: str, narrow: bool) -> Markup:
-    """Points gained over what it costs, as times of the single network's; whiskers are the intervals of the differences."""
+    """Plot points gained over the cost relative to the single network; whiskers are the confidence intervals of the differences."""
     single, *_ = study.arms
     found = [(i, arm, costs(arm, single)) for i, arm in enumerate(study.arms) if "difference" in arm.measurements]
     found = [(i, arm, cost) for i, arm, cost in found if name in cost]
@@ -129,7 +129,7 @@ def _plot(study: EnsembleStudy, name: str, narrow: bool) -> Markup:
         return Markup()
     width, height, left = (380.0, 360.0, 36.0) if narrow else (960.0, 400.0, 60.0)
     gains = [_gain(arm).value for _, arm, _ in found] + [0.0]
-    lowest = max(min(gains), -_FARTHEST_POINTS)  # what fails altogether would squeeze the rest
+    lowest = max(min(gains), -_FARTHEST_POINTS)  # an arm that fails completely would compress the scale for the others
     pad = max((max(gains) - lowest) * 0.15, 0.3)
     x = Scale(0.9 * min(1.0, *(cost[name] for *_, cost in found)), 1.15 * max(cost[name] for *_, cost in found), left, width - 14, log=True)
     y = Scale(lowest - pad, max(gains) + pad, height - 52, 22)

@@ -1,4 +1,4 @@
-"""What goes wrong, by kind and cost, as the pages of an evaluation and of a run show it."""
+"""Table of errors by kind and cost, for the pages of an evaluation and of a run."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class ErrorRow:
     """One kind of error.
 
     Args:
-        kind: in words.
-        meaning: what it is; empty for kinds that are not known here.
-        costs: of one model, or of the original and the chosen one.
-        bars: of these, in percent of the longest of all kinds.
-        change: how much more is lost after than before, paired; None for one model.
-        counted: what the number of a cost is of: ``error`` or ``pixel``.
+        kind: name of the kind, in words.
+        meaning: description; empty for unknown kinds.
+        costs: points lost to this kind, by one model, or by the original and the chosen one.
+        bars: length of the costs' bars, in percent of the longest bar in the table.
+        change: paired difference of the costs, after minus before; None for one model.
+        counted: what ``n`` of a cost counts: ``error`` or ``pixel``.
     """
 
     kind: str
@@ -48,23 +48,23 @@ class ErrorRow:
 
 
 def of_one(metrics: Mapping[str, Measurement]) -> list[ErrorRow]:
-    """Errors among the metrics of one model, the dearest first."""
+    """Return the rows for one model's metrics, most costly kind first."""
     return _rows([(name.removeprefix(_LOST), (m,), None) for name, m in metrics.items() if name.startswith(_LOST)])
 
 
 def of_both(errors: Sequence[ErrorResult]) -> list[ErrorRow]:
-    """Errors of the original and the chosen model, the dearest of either first."""
+    """Return the rows for the original and the chosen model, by the larger of both costs in descending order."""
     return _rows([(each.kind, (each.baseline, each.chosen), each.change) for each in errors])
 
 
 def counted_in(primary: str, metrics: Mapping[str, Measurement]) -> str:
-    """What the points are of, in words: the primary metric, at an overlap of a half where it has one."""
+    """Return the name of the metric whose points are lost: the primary metric, at an IoU threshold of 0.5 if it has one."""
     at_half = f"{primary}_50"
     return words.metric(at_half if at_half in metrics else primary)
 
 
 def error_changes(rows: Sequence[ErrorRow]) -> str:
-    """In a sentence: which kinds cost more or less than before."""
+    """Return a sentence on the kinds that cost more or less than before."""
     described = [
         f"{words.number(abs(row.change.value), 2)} points {'more' if row.change.value > 0 else 'less'} to {row.kind}"
         for row in rows

@@ -1,4 +1,4 @@
-"""``evaluation.html``: what a model can and cannot do, in one file that opens offline."""
+"""``evaluation.html``: the report of an evaluation, in one file that works offline."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from planish.report.plots.thumbnails import mistakes, sheet_uri
 from planish.report.recomputation.run_folder import read_history
 from planish.runs.evaluation import Evaluation, Predicted, Scored, load_evaluation
 
-_UNKNOWN = 100.0  # times its lower end that the upper end of a temperature's interval is where nothing was learned
-_NOTHING = 0.005  # points, or share of a metric in another unit; a mean of scores is the metric itself
-_PROMISE = 95.0  # percent; the one of the tiles where it was looked at
+_UNKNOWN = 100.0  # ratio of the ends of a temperature's confidence interval from which the temperature counts as undetermined
+_NOTHING = 0.005  # tolerance of a mean of scores: points, or a share of a metric in another unit
+_PROMISE = 95.0  # target precision in percent that is shown in the summary tiles, if it was evaluated
 
 
 def write_evaluation(folder: Path) -> Path:
@@ -36,13 +36,13 @@ def write_evaluation(folder: Path) -> Path:
 
     Args:
         folder: with ``evaluation.json`` and ``evaluation.npz``; ``pictures.npz``, and ``history.json``, ``augmented.png`` and
-            ``recipe.yaml`` of a training, are shown where they exist.
+            ``recipe.yaml`` of a training, are shown if they exist.
 
     Returns:
         Path of the page.
 
     Raises:
-        BundleError: a file is missing, or not as it was written.
+        BundleError: a file is missing or damaged.
     """
     found, predicted = load_evaluation(folder)
     primary = next(iter(found.metrics))
@@ -67,7 +67,7 @@ def write_evaluation(folder: Path) -> Path:
 
 
 def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
-    """What the logits tell: confusions, errors and calibration."""
+    """Return the template values that are computed from logits: confusion matrix, errors, calibration, and precision over coverage."""
     names = [each.name for each in found.per_class]
     matrix = confusion_matrix(predicted.logits.argmax(axis=1), predicted.targets, len(names))
     few = len(names) <= FEW_CLASSES
@@ -87,7 +87,7 @@ def _said(found: Evaluation, predicted: Predicted) -> dict[str, Any]:
 
 
 def _warning(found: Evaluation, predicted: Predicted | Scored) -> str:
-    """Whether the stored predictions say something else than the metrics."""
+    """Return a warning if the metric recomputed from the stored predictions differs from the stored one."""
     name, stored = next(iter(found.metrics.items()))
     scores = predicted.scores if isinstance(predicted, Scored) else predicted.logits.argmax(axis=1) == predicted.targets
     recomputed, n = replace(stored, value=Metric.of(stored).scale * float(scores.mean())), len(scores)
@@ -98,7 +98,7 @@ def _warning(found: Evaluation, predicted: Predicted | Scored) -> str:
 
 
 def _sureness(found: Evaluation, predicted: Predicted) -> str:
-    """In words: whether confidence equals accuracy."""
+    """Describe the calibration in words: mean confidence against accuracy, and the temperature."""
     sure = 100 * float(probabilities(predicted.logits).max(axis=1).mean())
     right = found.metrics["accuracy"]
     text = f"Mean confidence is {words.number(sure, 1)} %, accuracy {words.number(right.value, 1)} %"
@@ -115,7 +115,7 @@ def _sureness(found: Evaluation, predicted: Predicted) -> str:
 
 
 def _diagrams(found: Evaluation, predicted: Predicted) -> list[tuple[str, Measurement | None, Markup]]:
-    """Title, calibration error and diagram as the model is, and with its temperature."""
+    """Return title, calibration error and reliability diagram without temperature scaling and, if a temperature was fitted, with it."""
     pairs = [("As it is", "calibration_error", 1.0)]
     if "temperature" in found.metrics:
         pairs.append(("With the temperature", "calibration_error_scaled", found.metrics["temperature"].value))
@@ -131,7 +131,7 @@ def _curve(found: Evaluation, predicted: Predicted) -> Markup:
 
 
 def _corrupted(found: Evaluation) -> list[tuple[str, Measurement]]:
-    """The score of clean images, then of corrupted ones, the worst last."""
+    """Return the metric on clean images, then on each kind of corrupted images, worst last; empty if there are none."""
     primary = next(iter(found.metrics))
     start = f"{primary}_"
     rows = [(name.removeprefix(start).replace("_", " "), m) for name, m in found.metrics.items() if name.startswith(start)]

@@ -1,4 +1,4 @@
-"""An experiment for people: the table on the terminal, and ``experiment.html``, one file that opens offline."""
+"""Report of an experiment: the terminal table, and ``experiment.html``, one file that works offline."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from planish.report.pages.html import filled, write_page
 from planish.report.plots.arms import arm_style, key, mark
 from planish.report.plots.svg import Scale, drawing, el, plain, ticks
 
-_FARTHEST_POINTS = 15.0  # behind, that a plot still shows
-_WIDE = 100  # columns of a terminal on which everything has room
+_FARTHEST_POINTS = 15.0  # plots clip larger differences
+_WIDE = 100  # terminal columns from which the full table fits
 
 
 def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
-    """One row per arm: the metric on test, the difference to the reference with its interval, what it took.
+    """Build a table with one row per arm: the metric on test, the difference from the reference with its interval, and the time per epoch.
 
     Args:
-        arms: as far as they are.
-        width: of the terminal; where it has few columns, a factor has a line of its own and seconds are left out.
+        arms: measured so far.
+        width: of the terminal in columns; on a narrow one, each factor has its own line and the time is omitted.
     """
     wide = width >= _WIDE
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
@@ -49,13 +49,13 @@ def experiment_table(arms: Sequence[ArmResult], width: int = _WIDE) -> Table:
 
 
 def metric_of(arms: Sequence[ArmResult]) -> str:
-    """What the arms are judged by, in words."""
+    """Return the name of the primary metric, in words."""
     known = (words.primary(arm.measurements) for arm in arms)
     return words.metric(next((m.name for m in known if m), "accuracy"))
 
 
 def difference(measurement: Measurement) -> str:
-    """``+1.20 [0.40, 2.00]``; ``+1.20, no interval`` where everything is possible."""
+    """Format a difference as ``+1.20 [0.40, 2.00]``, or ``+1.20, no interval`` if its interval is unbounded."""
     m = measurement
     if unbounded(m):
         return f"{words.number(m.value, 2, sign=True)}, no interval"
@@ -64,13 +64,13 @@ def difference(measurement: Measurement) -> str:
 
 
 def unbounded(measurement: Measurement) -> bool:
-    """Whether the interval in points is everything that is possible: one seed tells nothing of others."""
+    """Whether the interval covers all possible differences in points, as with a single seed."""
     m = measurement
     return m.low is not None and m.high is not None and m.low <= -100 and m.high >= 100
 
 
 def findings(found: Experiment) -> list[str]:
-    """What came out, in sentences, the largest difference first."""
+    """Return the conclusions in sentences: better arms, worse arms (each by decreasing difference), then those that are not different."""
     measured = [arm for arm in found.arms[1:] if arm.verdict]
     sentences = []
     for kind, word in (("better", "better than"), ("worse", "behind")):
@@ -88,7 +88,7 @@ def findings(found: Experiment) -> list[str]:
 
 
 def write_experiment(folder: Path) -> Path:
-    """Write ``experiment.html`` beside ``experiment.json``; returns its path."""
+    """Write ``experiment.html`` next to ``experiment.json`` and return its path."""
     found = Experiment.load(folder / "experiment.json")
     page = filled(
         "experiment.html.jinja",
@@ -107,7 +107,7 @@ def write_experiment(folder: Path) -> Path:
 
 
 class Compared(Protocol):
-    """What has a difference to a reference."""
+    """An arm that is compared with a reference."""
 
     @property
     def label(self) -> str: ...
@@ -120,13 +120,13 @@ class Compared(Protocol):
 
 
 def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
-    """Each arm's difference to the first, with its interval."""
+    """Draw a forest plot: each arm's difference from the first one, with its confidence interval."""
     arms = [(i, arm) for i, arm in enumerate(everyone) if "difference" in arm.measurements]
     if not arms:
         return Markup()
     width, left, row = (380.0, 146.0, 30.0) if narrow else (960.0, 300.0, 30.0)
     ends = [end for _, arm in arms for end in _ends(arm.measurements["difference"])]
-    # what fails altogether, or has few seeds, would squeeze the rest: it stands at the edge, with its number
+    # an arm that fails completely, or has few seeds, would compress the scale for the others: it is drawn at the edge, with its value
     low, high = max(min(0.0, *ends), -_FARTHEST_POINTS), min(max(0.0, *ends), _FARTHEST_POINTS)
     pad = max(0.05 * (high - low), 0.2)
     height = 16 + row * len(arms) + 44
@@ -155,14 +155,14 @@ def forest(everyone: Sequence[Compared], narrow: bool) -> Markup:
 
 
 def _ends(m: Measurement) -> tuple[float, float]:
-    """Of the interval; the value itself where there is none to draw."""
+    """Return the ends of the confidence interval; the value itself twice if there is none to draw."""
     if m.low is None or m.high is None or unbounded(m):
         return m.value, m.value
     return m.low, m.high
 
 
 def _curves(found: Experiment, narrow: bool) -> Markup:
-    """The score on validation over the seconds of training, a line a trial."""
+    """Plot the validation score over the seconds of training, one line per trial."""
     curves = [(i, arm.label, trial.curve) for i, arm in enumerate(found.arms) for trial in arm.trainings if len(trial.curve) > 1]
     if not curves:
         return Markup()

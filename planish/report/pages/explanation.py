@@ -1,4 +1,4 @@
-"""An explanation on the terminal: the slowest layers, then what was found."""
+"""Terminal report of an explanation: the slowest layers, then the findings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from rich.text import Text
 from planish.explanation.result import Explanation, LayerRow
 from planish.report import formatting as words
 
-_WIDE = 100  # columns from which names are given more room
+_WIDE = 100  # terminal columns from which names are given more room
 _SPACE = "\N{NO-BREAK SPACE}"
 
 
 def explanation(found: Explanation, top: int = 12, width: int = 80) -> RenderableType:
-    """Head, layers, findings.
+    """Build the report: summary, layers, findings.
 
     Args:
-        found: what to show.
-        top: the slowest layers to list; 0 for all, in the order of execution.
+        found: the explanation.
+        top: number of slowest layers to list; 0 for all layers, in order of execution.
         width: of the terminal, in columns.
     """
     head = Text(found.model, style="bold")
@@ -102,7 +102,7 @@ def _layers(rows: list[LayerRow], *, wide: bool) -> Table:
 
 
 def _short(name: str, width: int) -> str:
-    """The end of a name, since layers differ there more often than at the beginning."""
+    """Truncate a name at its start, since layer names usually differ at the end."""
     return name if len(name) <= width else "…" + name[1 - width :]
 
 

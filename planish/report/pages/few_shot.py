@@ -1,4 +1,4 @@
-"""The few-shot probe for people."""
+"""Terminal table of the few-shot probe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOO_FEW_DRAWS = "too few draws to tell"
 
 
 def few_shot_table(found: FewShot) -> Table:
-    """One row a number of images a class: accuracy, and what these images brought beyond those of the row before."""
+    """Build a table with one row per number of images per class: accuracy, and the gain over the previous row."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("images per class", "accuracy", "95% interval", "gain, points", "verdict"):
         table.add_column(heading, justify="left" if heading == "verdict" else "right", overflow="fold")
@@ -26,7 +26,7 @@ def few_shot_table(found: FewShot) -> Table:
 
 
 def verdict(gain: Measurement | None, draws: int) -> str:
-    """What the images beyond those of the row before brought; one draw of images tells nothing of others."""
+    """Return the verdict on the gain over the previous row; a single draw of images is not enough for one."""
     if gain is None:
         return ""
     if draws < 2:

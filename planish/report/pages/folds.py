@@ -1,4 +1,4 @@
-"""Cross-validation for people: the table on the terminal, and what follows from it in a sentence."""
+"""Report of a cross-validation: the terminal table, and the conclusion in sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from planish.report import formatting as words
 
 
 def folds_table(trained: Sequence[Fold]) -> Table:
-    """One row per network: the images it was trained on, those it was judged on, and its accuracy on them."""
+    """Build a table with one row per network: numbers of training and evaluation images, and accuracy."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("repeat", "fold", "trained on", "judged on", "accuracy", "95% interval", "seconds"):
         table.add_column(heading, justify="right")
@@ -30,7 +30,7 @@ def folds_table(trained: Sequence[Fold]) -> Table:
 
 
 def findings(found: Folds) -> list[str]:
-    """The accuracy with its interval, and whether that tells anything."""
+    """Return sentences with the accuracy and its confidence interval, and with a warning if the interval is too wide."""
     m = found.accuracy
     how = f"{found.folds} folds" + (f", {found.repeats} times" if found.repeats > 1 else "")
     seen = f"{words.show(m)} [{words.interval(m)}] of {m.n:,} images that they had not seen"

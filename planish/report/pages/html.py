@@ -1,4 +1,4 @@
-"""Pages: templates that lie beside this file, filled in, and written whole."""
+"""Render the page templates in this folder, and write pages atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 
 def filled(template: str, **values: Any) -> str:
-    """The page that a template makes of ``values``; ``words`` and the style are among them."""
+    """Render a template with ``values``, the module ``words`` and the style sheet ``css``."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -23,7 +23,7 @@ def filled(template: str, **values: Any) -> str:
 
 
 def write_page(path: Path, page: str) -> Path:
-    """Write it whole, then rename it into place; returns ``path``."""
+    """Write a page atomically, with a temporary file that is renamed; returns ``path``."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(page, encoding="utf-8")
     return partial.replace(path)

@@ -1,4 +1,4 @@
-"""Label issues for people: the table on the terminal, and ``label_issues.html``, one file that opens offline."""
+"""Report of label issues: the terminal table, and ``label_issues.html``, one file that works offline."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from planish.report import formatting as words
 from planish.report.plots.thumbnails import data_uri, is_small
 
 _HERE = Path(__file__).parent
-_BUDGET = 1_000_000  # bytes of base64, so that the page stays one that can be mailed
+_BUDGET = 1_000_000  # bytes of base64; keeps the page small enough for an e-mail
 
 
 def label_issues_table(found: LabelIssues, most: int = 20) -> Table:
-    """The most suspicious images: the given label, what networks take them for, and both probabilities.
+    """Build a table of the most suspicious images: the given label, the predicted class, and the probabilities of both.
 
     Args:
         found: the issues.
-        most: rows at most.
+        most: maximum number of rows.
     """
     left_out = len(found.issues) - most
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
@@ -38,7 +38,7 @@ def label_issues_table(found: LabelIssues, most: int = 20) -> Table:
 
 
 def findings(found: LabelIssues) -> list[str]:
-    """How many there are, and how far they can be trusted."""
+    """Return sentences on the number of label issues and on how reliable they are."""
     count, m = len(found.issues), found.accuracy
     if not count:
         return [f"No label of {found.images:,} looks wrong."]
@@ -51,7 +51,7 @@ def findings(found: LabelIssues) -> list[str]:
 
 
 def write_label_issues(folder: Path) -> Path:
-    """Write ``label_issues.html`` beside ``label_issues.json``; returns its path."""
+    """Write ``label_issues.html`` next to ``label_issues.json`` and return its path."""
     found = LabelIssues.load(folder / "label_issues.json")
     pixels = read_arrays(folder / "label_issues.npz", ["pixels"])["pixels"]
     pictures: list[tuple[str, bool]] = []

@@ -1,4 +1,4 @@
-"""A learning curve for people: table and answer on the terminal, and ``learning_curve.html``, one file that opens offline."""
+"""Report of a learning curve: the terminal table and conclusion, and ``learning_curve.html``, one file that works offline."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from planish.report.plots.arms import arm_style, mark
 from planish.report.plots.svg import Scale, drawing, el, plain, ticks
 
 _HERE = Path(__file__).parent
-_FITTED, _FORECAST = 0, 8  # looks: full and hollow
+_FITTED, _FORECAST = 0, 8  # arm styles with filled and with hollow markers
 
 
 def learning_curve_table(found: LearningCurve) -> Table:
-    """One row a size."""
+    """Build a table with one row per size of the training set."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("images", "epochs", "accuracy", "95% interval"):
         table.add_column(heading, justify="right")
@@ -31,7 +31,7 @@ def learning_curve_table(found: LearningCurve) -> Table:
 
 
 def answer(found: LearningCurve) -> str:
-    """Whether more images would help, in one sentence."""
+    """Return a sentence on whether more training images would help."""
     gain, most = found.gain, found.points[-1].images
     text = f"{difference(gain)} points"
     if (gain.low or 0) > 0:
@@ -42,7 +42,7 @@ def answer(found: LearningCurve) -> str:
 
 
 def write_learning_curve(folder: Path) -> Path:
-    """Write ``learning_curve.html`` beside ``learning_curve.json``; returns its path."""
+    """Write ``learning_curve.html`` next to ``learning_curve.json`` and return its path."""
     found = LearningCurve.load(folder / "learning_curve.json")
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -60,7 +60,7 @@ def write_learning_curve(folder: Path) -> Path:
 
 
 def _plot(found: LearningCurve, narrow: bool) -> Markup:
-    """Accuracy over images on a log axis: what was measured, the law through it, and what it says of twice the images."""
+    """Plot accuracy over training images on a log axis: the measurements, the fitted power law, and its forecast for twice the images."""
     width, height, left = (380.0, 320.0, 40.0) if narrow else (960.0, 420.0, 60.0)
     sizes, most = [point.images for point in found.points], found.points[-1].images
     marks = [(_FITTED, p.images, p.accuracy.value, *_ends(p.accuracy)) for p in found.points]
@@ -94,6 +94,6 @@ def _ends(m: Measurement) -> tuple[float, float]:
 
 
 def _law(found: LearningCurve, images: float) -> float:
-    """Accuracy in percent that the fitted law says."""
+    """Return the accuracy in percent that the fitted power law predicts."""
     law = found.power_law
     return 100 * (1 - law["a"] - law["b"] * float(images ** -law["c"]))

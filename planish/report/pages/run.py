@@ -1,7 +1,7 @@
-"""``report.html``: one file that opens offline, made from a run folder and nothing else.
+"""``report.html``: the report of a run, one file that works offline, made only from the run folder.
 
-Plots are inline SVG, a few kB each. Plotly was the other choice: its script alone is 4.8 MB, does not follow the page's theme, and leaves
-a screen reader with nothing.
+Plots are inline SVG, a few kB each. The alternative was Plotly, whose script alone is 4.8 MB; its plots do not follow the page's theme and
+are not accessible to screen readers.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def write_report(run: Path) -> Path:
 
     Args:
         run: folder with ``result.json``, ``latency.json``, ``evidence.json``, ``predictions.npz`` and ``validation.npz``;
-            ``disagreements.npz``, ``mistakes.npz``, ``pictures.npz``, ``history.json``, ``augmented.png`` and ``bundle/`` are shown where
+            ``disagreements.npz``, ``mistakes.npz``, ``pictures.npz``, ``history.json``, ``augmented.png`` and ``bundle/`` are shown if
             they exist.
 
     Returns:
         Path of the page.
 
     Raises:
-        BundleError: a file is missing, cannot be read, or does not fit the others.
+        BundleError: a file is missing, unreadable or inconsistent with the others.
     """
     return write_page(run / "report.html", render(read_run(run)))
 
 
 def render(run: RunFolder) -> str:
-    """The page of a run."""
+    """Render the page of a run."""
     script = (HERE / "page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     again = recompute(run)
@@ -92,7 +92,7 @@ def render(run: RunFolder) -> str:
 
 
 def _goals(result: Result) -> list[tuple[str, str, bool]]:
-    """What was asked, what came out, whether it is met; one row a limit."""
+    """Return one row per limit of the goal: the limit, the result, and whether the limit is met."""
     goal, m = result.goal, result.chosen.measurements
     rows = []
     drop = m.get("drop_validation")
@@ -121,7 +121,7 @@ def _goals(result: Result) -> list[tuple[str, str, bool]]:
 
 
 def _headline(result: Result) -> dict[str, Any]:
-    """The runtime whose original gives the smallest ratio, its baseline, and whether the ratio is a difference at all."""
+    """Return the runtime with the smallest speed-up, its baseline, and the verdicts on the speed-ups."""
     runtime = min(result.latency_ratios, key=lambda r: result.latency_ratios[r].value, default=result.baseline.runtime)
     return {
         "runtime": runtime,
@@ -132,7 +132,7 @@ def _headline(result: Result) -> dict[str, Any]:
 
 
 def _timed(result: Result) -> dict[str, str]:
-    """Names of the models whose single calls are drawn, by key."""
+    """Return the names of the models whose latency distributions are plotted, by key."""
     named = {c.key: f"original, {words.runtime_name(c.runtime)}" for c in result.baselines.values()}
     if result.chosen.key not in named:
         named[result.chosen.key] = f"chosen, {words.runtime_name(result.chosen.runtime)}"
@@ -145,11 +145,11 @@ def _latency_rows(run: RunFolder) -> list[tuple[str, str, Any]]:
 
 
 def _classes(again: Recomputed) -> dict[str, Any]:
-    """Classes in the data's order, or, where there are many, those that changed most and then the rest in short."""
+    """Return the classes in the data's order or, if there are many, those that changed most, followed by a short form of the rest."""
     all_of = again.per_class
     ends = [m.low for c in all_of for m in (c.before, c.after) if m.n and m.low is not None]
     floor = 10.0 * math.floor(min(ends, default=0.0) / 10)
-    shares = all(c.before.unit == "%" for c in all_of)  # other units have no scale of their own
+    shares = all(c.before.unit == "%" for c in all_of)  # other units have no fixed scale
     many = len(all_of) > FEW_CLASSES
     ranked = sorted(all_of, key=_weight, reverse=True) if many else all_of
     place = {"floor": floor, "scale": 100 / (100 - floor) if shares else 0.0, "strips": shares}
@@ -197,7 +197,7 @@ def _mistakes(run: RunFolder) -> list[thumbnails.Mistake]:
 
 
 def facts(values: Mapping[str, Any]) -> list[tuple[str, str | list[str]]]:
-    """Names and values for people; what is not known is left out, an empty list is "none": no leaks were found."""
+    """Format names and values for reading; unknown values are omitted, an empty list or mapping becomes "none"."""
     return [(_label(key), _value(key, value)) for key, value in values.items() if value is not None and value != ""]
 
 
@@ -219,7 +219,7 @@ def _flat(key: str, value: Any) -> str:
     if isinstance(value, int | float) and key.endswith("_bytes"):
         return words.size(value)
     if isinstance(value, int | float):
-        # years, versions and seeds have no thousands separator to speak of below 10,000
+        # no thousands separator below 10,000, since the number may be a year, a version or a seed
         return f"{value:,}" if abs(value) >= 10_000 else f"{value:g}" if isinstance(value, float) else str(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{_label(str(k))} {_flat(str(k), v)}" for k, v in value.items()) or "none"

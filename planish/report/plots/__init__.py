@@ -1,1 +1,1 @@
-"""Plots as inline SVG, and images in pages."""
+"""Plots as inline SVG, and images embedded in pages."""

@@ -1,4 +1,4 @@
-"""Confusion matrix: a table of counts for few classes, a map of shades for many."""
+"""Confusion matrix: a table of counts for few classes, a heat map for many."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from scipy.cluster import hierarchy
 
 from planish.report.plots.svg import drawing, el
 
-FEW_CLASSES = 20  # up to here every count can be read in a table
-_MOST = 100  # classes of a map, those with the most mistakes
+FEW_CLASSES = 20  # up to this number the matrix is a table of counts
+_MOST = 100  # classes in a heat map, those with the most errors
 _SHADES = 8
-_LONGEST = 20  # letters of a name
+_LONGEST = 20  # characters of a class name; longer names are truncated
 
 Counts = npt.NDArray[np.int64]
 
 
 def shades(matrix: Counts, row: int) -> list[tuple[int, int]]:
-    """Counts of one row with their shade, 0 to 100: the square root of the share, so that rare mistakes can still be seen."""
+    """Return the counts of one row with their shades, 0 to 100: the square root of the share, so that rare errors remain visible."""
     total = max(int(np.sum(matrix[row])), 1)
     return [(int(count), round(100 * math.sqrt(count / total))) for count in matrix[row]]
 
 
 def most_confused(matrix: Counts, most: int = _MOST) -> Counts:
-    """Numbers of the classes with the most mistakes, their own and those of others for them; all classes where they are no more than
-    ``most``. Classes that are mixed up stand beside each other: the order of the leaves of a tree that joins what is mixed up most.
+    """Return the indices of the classes with the most false negatives and false positives, ordered so that confused classes are adjacent.
+
+    The order is that of the leaves of a hierarchical clustering that joins the classes confused most often.
 
     Args:
-        matrix: ``(classes, classes)``, a row a target, a column a prediction.
-        most: classes to return.
+        matrix: counts ``(classes, classes)``; rows are targets, columns are predictions.
+        most: maximum number of classes.
     """
     off = matrix - np.diag(np.diag(matrix))
     chosen = np.sort(np.argsort(-(off.sum(0) + off.sum(1)), kind="stable")[:most])
@@ -47,17 +48,17 @@ def most_confused(matrix: Counts, most: int = _MOST) -> Counts:
 
 
 def heat_map(matrix: Counts, class_names: Sequence[str]) -> Markup:
-    """The confusion matrix of many classes as a picture; every square says its classes and count where it is pointed at.
+    """Draw the confusion matrix of many classes as a heat map; each square has a tooltip with its classes and count.
 
     Args:
-        matrix: ``(classes, classes)``, a row a target, a column a prediction.
-        class_names: in their order.
+        matrix: counts ``(classes, classes)``; rows are targets, columns are predictions.
+        class_names: in the order of the matrix.
     """
     order = most_confused(matrix)
     size = 960.0
     longest = max(len(class_names[i]) for i in order)
     font = min(12.0, 720 / len(order))
-    left = 0.56 * font * min(longest, _LONGEST) + 10  # what the names need
+    left = 0.56 * font * min(longest, _LONGEST) + 10  # room for the names
     cell = (size - left - 4) / len(order)
     squares, labels = [], []
     for y, target in enumerate(order):

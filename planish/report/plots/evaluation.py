@@ -1,4 +1,4 @@
-"""The plots of an evaluation: calibration, and precision over coverage."""
+"""Plots of an evaluation: reliability diagram, and precision over coverage."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _MOST_POINTS = 400  # of a curve
 
 
 def reliability_diagram(bins: Sequence[ReliabilityBin], title: str) -> Markup:
-    """Accuracy over confidence, with intervals; below, how many images there are of each.
+    """Plot accuracy over confidence, with confidence intervals; below, the number of images in each bin.
 
     Args:
-        bins: of ``planish.evaluation.metrics.calibration.reliability``.
-        title: said to who cannot see it.
+        bins: from ``planish.evaluation.metrics.calibration.reliability``.
+        title: label for screen readers.
     """
     width, height, foot = 460.0, 430.0, 330.0
     x, y = Scale(0, 100, 46, width - 14), Scale(0, 100, foot, 14)
@@ -48,16 +48,16 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], title: str) -> Markup:
 def coverage_curve(
     coverage: npt.NDArray[np.float64], precision: npt.NDArray[np.float64], thresholds: Sequence[Threshold], narrow: bool = False
 ) -> Markup:
-    """How often the model is right where it answers, over how often it answers; the thresholds that keep a promise are marked.
+    """Plot precision over coverage: the accuracy on the images whose confidence is above a threshold, over the share of such images.
 
     Args:
-        coverage: share of images ``(N,)``, rising.
-        precision: share of these that are right ``(N,)``.
-        thresholds: those without a value are left out.
-        narrow: drawn for a phone.
+        coverage: share of images above the threshold ``(N,)``, ascending.
+        precision: share of these that are classified correctly ``(N,)``.
+        thresholds: thresholds for target precisions, marked on the curve; those without a value are omitted.
+        narrow: draw for a narrow screen.
     """
     width, height, left = (380.0, 300.0, 44.0) if narrow else (960.0, 380.0, 60.0)
-    shown = coverage >= 0.05  # of fewer images the share that is right says little
+    shown = coverage >= 0.05  # below, the precision is that of too few images
     rows = np.flatnonzero(shown)[np.unique(np.linspace(0, shown.sum() - 1, min(_MOST_POINTS, shown.sum())).astype(int))]
     marked = [t for t in thresholds if t.threshold is not None]
     lowest = min([100 * float(precision[rows].min()), *(t.measurements["precision"].value for t in marked)])
@@ -71,7 +71,7 @@ def coverage_curve(
     parts.append(el("text", "right among these, %", x=x.start, y=11, cls="axis"))
     points = " ".join(f"{x(100 * float(coverage[i])):.1f},{y(100 * float(precision[i])):.1f}" for i in rows)
     parts.append(el("polyline", points=points, cls="curve"))
-    for number, least in enumerate(dict.fromkeys(t.threshold for t in marked)):  # one may keep several promises
+    for number, least in enumerate(dict.fromkeys(t.threshold for t in marked)):  # one threshold may reach several target precisions
         kept = [t for t in marked if t.threshold == least]
         promise = f"{', '.join(plain(t.target_precision) for t in kept)} %"
         answers, right = (kept[0].measurements[name].value for name in ("coverage", "precision"))

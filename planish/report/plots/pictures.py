@@ -1,4 +1,4 @@
-"""Pictures of what models see in images: read from ``pictures.npz``, and shown in rows on a page."""
+"""Images with targets and predictions drawn in: read from ``pictures.npz`` and arranged in rows on a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from planish.measurement import Metric, in_words
 
 _NAMES = ("rows", "changed", "models", "scores", "truth", "drawn")
 _RULE = "rows and changed are (k,), models (m,), scores (k, m), truth uint8 (k, h, w, 3), drawn uint8 (k, m, h, w, 3)"
-_SIDE = 420  # pixels of a picture on the page: a third of its width on a large screen
+_SIDE = 420  # largest side of an image on the page, in pixels: a third of the page's width on a large screen
 _BUDGET = 900_000  # bytes of base64
 
 
@@ -27,12 +27,12 @@ class Pictures:
     """Images with boxes, masks or classes drawn in; see ``planish.runs.pictures.write_pictures``.
 
     Args:
-        rows: of the predictions ``(K,)``.
-        changed: whether an image is shown since two models differ on it ``(K,)``.
-        models: their names ``(M,)``.
-        scores: of each image alone, see ``Task.scores`` ``(K, M)``.
-        truth: what is in the images ``(K, h, w, 3)``.
-        drawn: what each model says ``(K, M, h, w, 3)``.
+        rows: index of each image in the predictions ``(K,)``.
+        changed: whether the image was selected because two models differ on it ``(K,)``.
+        models: names of the models ``(M,)``.
+        scores: metric of each image alone, see ``Task.scores`` ``(K, M)``.
+        truth: images with the targets drawn in ``(K, h, w, 3)``.
+        drawn: images with each model's predictions drawn in ``(K, M, h, w, 3)``.
     """
 
     rows: npt.NDArray[np.int64]
@@ -45,7 +45,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: what it shows, the metric of it alone where a model made it, a data URI, and a text for who cannot see it."""
+    """One image on a page: its title, its score (None for the targets), a data URI, and a text for screen readers."""
 
     title: str
     score: str | None
@@ -55,7 +55,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One image, as it is meant to be and as each model sees it."""
+    """One image with its targets, and with each model's predictions."""
 
     key: str
     pictures: list[Picture]
@@ -63,7 +63,7 @@ class PictureRow:
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Images that are shown for one reason, which its title and text tell."""
+    """Images selected for the same reason, which the title and text explain."""
 
     title: str
     text: str
@@ -71,14 +71,14 @@ class PictureGroup:
 
 
 def read_pictures(path: Path, images: int) -> Pictures | None:
-    """What a run or an evaluation drew; None where there is nothing.
+    """Read the images that a run or an evaluation stored; None if there are none.
 
     Args:
         path: of the file.
-        images: that there are predictions of.
+        images: number of images with predictions.
 
     Raises:
-        BundleError: the file cannot be read, or does not fit.
+        BundleError: the file cannot be read, or its arrays have the wrong shape or type.
     """
     if not path.exists():
         return None
@@ -100,12 +100,12 @@ def _broken(path: Path, why: str) -> BundleError:
 
 
 def shown(found: Pictures | None, keys: Any, metric: str | Metric) -> list[PictureGroup]:
-    """The images for a page, as many as it has room for.
+    """Group the images for a page, as many as fit its size budget.
 
     Args:
-        found: what was drawn.
-        keys: one name per image of the split.
-        metric: what the scores are; a name alone where that is in percent.
+        found: the stored images.
+        keys: names of all images of the split.
+        metric: of the scores; a name if it is in percent.
     """
     metric = Metric.named(metric)
     if found is None:
@@ -125,7 +125,7 @@ def shown(found: Pictures | None, keys: Any, metric: str | Metric) -> list[Pictu
 
 
 def _in_turns(changed: npt.NDArray[np.bool_]) -> list[int]:
-    """One of each reason in turn, so that a tight budget leaves some of both."""
+    """Return the indices of the images, alternating between both groups, so that a small budget still includes some of each."""
     mine, others = np.flatnonzero(changed), np.flatnonzero(~changed)
     rank = np.concatenate([np.arange(len(mine)), np.arange(len(others))])
     return [int(i) for i in np.concatenate([mine, others])[np.argsort(rank, kind="stable")]]
@@ -143,7 +143,7 @@ def _row(found: Pictures, i: int, key: str, metric: Metric) -> PictureRow:
 
 
 def picture_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    """Pixels ``(h, w, 3)`` as a data URI; JPEG without shared colours, since thin coloured lines would smear."""
+    """Encode pixels ``(h, w, 3)`` as a data URI: a JPEG without chroma subsampling, which would blur thin coloured lines."""
     image = Image.fromarray(pixels)
     if max(image.size) > _SIDE:
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)

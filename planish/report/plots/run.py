@@ -1,4 +1,4 @@
-"""The plots of the page, as inline SVG: no library to load, text that can be selected, colours that follow the page's theme."""
+"""The plots of a run's page, as inline SVG: no library to load, selectable text, colours that follow the page's theme."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _BINS = 160
 
 
 def plotted(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
-    """Those with a measured latency and a known drop."""
+    """Return the candidates to plot: those with a measured latency and drop, and measured baselines."""
     return [c for c in candidates if "latency_ms" in c.measurements and (c.stage == "baseline" or "drop_validation" in c.measurements)]
 
 
 def runtimes(candidates: Sequence[CandidateResult]) -> list[str]:
-    """In order of appearance; the place decides the marker's form."""
+    """Return the candidates' runtimes in order of appearance, which determines their markers."""
     return list(dict.fromkeys(c.runtime for c in candidates))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (latency, change of the metric) that none beats on both, by latency."""
+    """Return the Pareto-optimal points (latency, change of the metric), by latency."""
     best: list[tuple[float, float]] = []
     for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
         if not best or y > best[-1][1]:
@@ -50,7 +50,13 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def tip(candidate: CandidateResult, kind: str, of: str) -> str:
-    """What a pointer or the keyboard finds at a point: what was done, and what came of it; ``of`` is the metric's name."""
+    """Return a point's tooltip.
+
+    Args:
+        candidate: that the point shows.
+        kind: prefix, such as ``Chosen: ``, or empty.
+        of: name of the metric.
+    """
     m = candidate.measurements
     lines = [f"{kind}{candidate.summary}", runtime_name(candidate.runtime), f"latency {show(m['latency_ms'])}"]
     drop = m.get("drop_validation")
@@ -67,12 +73,12 @@ def _change(candidate: CandidateResult) -> float:
 
 
 def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool = False) -> Markup:
-    """Latency against the metric's change on validation; the marker's area is the file's size, its form the runtime.
+    """Plot latency against the metric's change on validation; a marker's area is the file size, its shape the runtime.
 
     Args:
-        result: the run.
-        candidates: as ``plotted`` gives them.
-        narrow: drawn for a phone: the same plot in fewer pixels, so that its text stays readable.
+        result: of the run.
+        candidates: as returned by ``plotted``.
+        narrow: draw for a narrow screen: the same plot in fewer pixels, so that its text remains readable.
     """
     width, height, left, bottom = (380.0, 400.0, 44.0, 46.0) if narrow else (960.0, 480.0, 60.0, 52.0)
     goal = result.goal
@@ -93,8 +99,8 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
     largest = max((c.measurements["size_bytes"].value for c in candidates if "size_bytes" in c.measurements), default=1.0)
     originals = [c for c in candidates if c.stage == "baseline"]
     labels = []
-    below: list[float] = []  # where a label of what lies below the plot stands
-    # Large markers first, so that no small one lies hidden below them; the chosen one is on top of all.
+    below: list[float] = []  # x positions of labels for candidates below the plot
+    # Draw large markers first, so that they hide no small ones, and the chosen candidate last, on top of all.
     for c in sorted(candidates, key=lambda c: (c.key == result.chosen.key, -_size(c))):
         cx, cy = x(c.measurements["latency_ms"].value), y(max(_change(c), lowest))
         radius = max(5.0 if narrow else 5.5, (13.0 if narrow else 20.0) * math.sqrt(_size(c) / largest))
@@ -112,7 +118,7 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
             above, further = (True, 0) if chosen else (originals.index(c) % 2 == 0, 18 * (originals.index(c) // 2))
             anchor = "start" if cx < left + (width - left) * 0.3 else "end" if cx > left + (width - left) * 0.7 else "middle"
             nudge = {"start": -radius, "end": radius, "middle": 0.0}[anchor]
-            if chosen and cx > left + 70:  # its left is always free of the frontier's line
+            if chosen and cx > left + 70:  # the space to its left is always free of the frontier's line
                 labels.append(el("text", "chosen", x=cx - radius - 8, y=cy + 5, cls="label chosen end"))
             else:
                 word = (
@@ -138,7 +144,7 @@ def frontier(result: Result, candidates: Sequence[CandidateResult], narrow: bool
 
 
 def _axis(result: Result) -> str:
-    """What is drawn upwards: the change of the metric, or, in another unit than points, how much better it is."""
+    """Return the title of the vertical axis: the change of the metric in points, or the improvement in another unit."""
     if result.drop.unit == "points":
         return f"{metric(result.metric)} change, points"
     return change_heading(result.drop.unit, f"{metric(result.metric)}, better by")
@@ -162,7 +168,7 @@ def _whisker(candidate: CandidateResult, cx: float, y: Scale, lowest: float) -> 
 
 
 def _limits(result: Result, x: Scale, y: Scale, narrow: bool) -> Markup:
-    """What lies outside the goal is shaded, its edge labelled."""
+    """Shade the regions outside the goal, and label their borders."""
     goal, top, foot = result.goal, min(y.start, y.end), max(y.start, y.end)
     edge = y(-goal.max_drop_points)
     text = f"limit {MINUS if goal.max_drop_points else ''}{limit(goal, result.drop.unit)}"
@@ -199,11 +205,11 @@ def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]
 
 
 def latencies(rows: Sequence[tuple[str, str, npt.NDArray[np.float64]]], narrow: bool = False) -> Markup:
-    """Distribution of single calls, one density a row on one log axis.
+    """Plot the latency distributions of single calls, one density per row, on a common log axis.
 
     Args:
-        rows: name, CSS class and milliseconds ``(N,)`` of each.
-        narrow: drawn for a phone.
+        rows: name, CSS class and latencies in milliseconds ``(N,)`` of each model.
+        narrow: draw for a narrow screen.
     """
     width, left, row, top = (380.0, 6.0, 78.0, 6.0) if narrow else (960.0, 6.0, 88.0, 6.0)
     low = min(float(np.percentile(ms, 0.5)) for _, _, ms in rows) / 1.1
@@ -233,18 +239,18 @@ def latencies(rows: Sequence[tuple[str, str, npt.NDArray[np.float64]]], narrow: 
 
 
 def _density(ms: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
-    """Histogram on the log axis, smoothed by one bin, its peak at 1; ``(bins,)``."""
+    """Return a histogram on the log axis ``(bins,)``, smoothed by one bin and scaled to a peak of 1."""
     counts, _ = np.histogram(np.log(ms), bins=_BINS, range=(math.log(low), math.log(high)))
     smooth = np.convolve(counts, [0.25, 0.5, 0.25], mode="same")
     return smooth / max(float(smooth.max()), 1e-9)
 
 
 def training(history: Sequence[EpochRow], of: str | Metric) -> list[tuple[str, Markup]]:
-    """The score on validation and the loss over the epochs, each with its title; nothing where there is one epoch at most.
+    """Plot the validation score and the training loss over the epochs; returns pairs of title and plot, none for fewer than two epochs.
 
     Args:
-        history: epoch by epoch.
-        of: the metric that the score is in the unit of; a name alone where that is percent.
+        history: one row per epoch.
+        of: metric of the score; a name if it is in percent.
     """
     if len(history) < 2:
         return []

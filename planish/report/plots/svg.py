@@ -1,4 +1,4 @@
-"""The little SVG that the plots need: elements with escaping, scales, ticks."""
+"""SVG helpers for the plots: elements with escaping, scales, ticks and markers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 
 def el(tag: str, *children: str | Markup, **attributes: str | float | None) -> Markup:
-    """One element; ``_`` in attribute names becomes ``-``, ``cls`` is ``class``, None is left out, text is escaped."""
+    """Return an element; ``_`` in attribute names becomes ``-``, ``cls`` becomes ``class``, None is omitted, text is escaped."""
     parts = []
     for name, value in attributes.items():
         if value is not None:
@@ -22,7 +22,7 @@ def el(tag: str, *children: str | Markup, **attributes: str | float | None) -> M
 
 @dataclass(frozen=True)
 class Scale:
-    """From data to pixels, linear or logarithmic."""
+    """A map from data (``low`` to ``high``) to pixels (``start`` to ``end``), linear or logarithmic."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers between ``low`` and ``high``, at most about ``most``."""
+    """Return round numbers between ``low`` and ``high``, about ``most`` at most."""
     step = 10 ** math.floor(math.log10((high - low) / most))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= most)
     first = math.ceil(low / step - 1e-9)
@@ -44,7 +44,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float, most: int = 8) -> list[float]:
-    """1, 2, 5 times powers of ten; where the range is too short for two of them, linear ticks."""
+    """Return ticks for a log axis: multiples of powers of ten such as 1, 2, 5; linear ticks if fewer than two of them are in range."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1,)):
         found = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
@@ -54,18 +54,18 @@ def log_ticks(low: float, high: float, most: int = 8) -> list[float]:
 
 
 def plain(value: float) -> str:
-    """A tick's label without needless zeros."""
+    """Return a tick's label, without trailing zeros."""
     return f"{value:,.10g}".replace("-", "−")
 
 
 def _around(count: int, *radii: float) -> tuple[tuple[float, float], ...]:
-    """Corners at equal angles around 0, the first straight above it, at the radii in turn."""
+    """Return corners at equal angles around the origin, the first one straight above it, with the radii in turn."""
     angles = (2 * math.pi * i / count for i in range(count))
     return tuple((radii[i % len(radii)] * math.sin(a), -radii[i % len(radii)] * math.cos(a)) for i, a in enumerate(angles))
 
 
-_W, _L = 0.42, 1.28  # half the width and the length of a plus's arms
-_SIDE = math.sqrt(math.pi)  # of a square with the area of a circle of radius 1
+_W, _L = 0.42, 1.28  # half the width, and the length, of the arms of a plus
+_SIDE = math.sqrt(math.pi)  # side of a square with the area of a circle of radius 1
 _DIAMOND, _TRIANGLE, _STAR = _around(4, math.sqrt(math.pi / 2)), _around(3, 1.55), _around(10, 1.65, 0.7)
 _PLUS = ((-_W, -_L), (_W, -_L), (_W, -_W), (_L, -_W), (_L, _W), (_W, _W), (_W, _L), (-_W, _L), (-_W, _W), (-_L, _W), (-_L, -_W), (-_W, -_W))
 _CROSS = tuple(((a - b) / math.sqrt(2), (a + b) / math.sqrt(2)) for a, b in _PLUS)
@@ -73,7 +73,7 @@ _POLYGONS = (_DIAMOND, _TRIANGLE, tuple((a, -b) for a, b in _TRIANGLE), _PLUS, _
 
 
 def shape(kind: int, x: float, y: float, r: float, **attributes: str | float | None) -> Markup:
-    """Circle, square, diamond, triangle, the same upside down, plus, cross or star, all of about the same area."""
+    """Draw a marker of radius ``r``: circle, square, diamond, triangle, inverted triangle, plus, cross or star, all of similar area."""
     kind %= 2 + len(_POLYGONS)
     if kind == 0:
         return el("circle", cx=x, cy=y, r=r, **attributes)
@@ -84,7 +84,7 @@ def shape(kind: int, x: float, y: float, r: float, **attributes: str | float | N
 
 
 def ratio_frame(x: Scale, y: Scale, narrow: bool) -> list[Markup]:
-    """Grid and ticks of a plot of differences against ratios, these on a log scale."""
+    """Draw the grid and ticks of a plot of differences (y) against ratios (x, log scale)."""
     parts = []
     for value in ticks(y.low, y.high, 6):
         parts.append(el("line", x1=x.start, x2=x.end, y1=y(value), y2=y(value), cls="grid zero" if value == 0 else "grid"))
@@ -96,5 +96,5 @@ def ratio_frame(x: Scale, y: Scale, narrow: bool) -> list[Markup]:
 
 
 def drawing(title: str, width: float, height: float, *children: str | Markup, cls: str = "", role: str = "img") -> Markup:
-    """The SVG element, scaled to the width of the page; ``role`` ``group`` where parts of it can be focused."""
+    """Return the SVG element, scaled to the page's width; use the role ``group`` if parts of it can be focused."""
     return el("svg", *children, viewBox=f"0 0 {width:g} {height:g}", role=role, aria_label=title, cls=f"plot {cls}".strip())

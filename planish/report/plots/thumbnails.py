@@ -1,4 +1,4 @@
-"""Images that travel inside a page, small enough: those on which two models differ, mistakes, a contact sheet."""
+"""Small images embedded in a page: those on which two models differ, errors of a model, a contact sheet."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from PIL import Image
 from planish.evaluation.metrics.classification import probabilities
 from planish.report.recomputation.run_folder import Disagreements
 
-_PNG_SIDE = 64  # larger images are shrunk and, since a photo's PNG is ten times its JPEG, sent as JPEG
+_PNG_SIDE = 64  # larger images are downscaled and stored as JPEG, since the PNG of a photo is ten times as large
 _JPEG_SIDE = 112
 _MOST = 18
-_BUDGET, _MISTAKES_BUDGET = 240_000, 120_000  # bytes of base64 over all groups, and of mistakes; the page stays below 600 kB
+_BUDGET, _MISTAKES_BUDGET = 240_000, 120_000  # bytes of base64 for all groups, and for errors; keeps the page below 600 kB
 _SHEET_SIDE = 720
-_SHEET_BYTES = 90_000  # up to here a sheet stays a PNG
+_SHEET_BYTES = 90_000  # up to this size a contact sheet remains a PNG
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One image: a data URI, and what each model said of it (class names, confidence in %)."""
+    """One image: a data URI, the target, and both models' predictions (class names, confidence in %)."""
 
     source: str
     key: str
@@ -40,7 +40,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One image with a wrong prediction: a data URI, class names, and the confidence of the prediction in %."""
+    """One misclassified image: a data URI, the names of the target and predicted classes, and the confidence in %."""
 
     source: str
     key: str
@@ -51,13 +51,13 @@ class Mistake:
 
 
 def group(found: Disagreements, class_names: list[str]) -> tuple[list[Thumbnail], list[Thumbnail], list[Thumbnail]]:
-    """Images that the chosen model fixed, that it broke, and that both have wrong; those it is surest of first."""
+    """Return the images that only the chosen model gets right, only the baseline, and neither; by descending confidence of the former."""
     fixed, broke = found.chosen == found.targets, found.baseline == found.targets
     order = np.argsort(-found.chosen_confidence, kind="stable")
     wanted = [[int(i) for i in order if mask[i]][:_MOST] for mask in (fixed, broke & ~fixed, ~fixed & ~broke)]
     groups: tuple[list[Thumbnail], list[Thumbnail], list[Thumbnail]] = ([], [], [])
     spent = 0
-    for place in range(_MOST):  # in turns, so that a tight budget leaves some of each group
+    for place in range(_MOST):  # alternate between groups, so that a small budget still includes some of each
         for chosen, members in zip(wanted, groups, strict=True):
             if place >= len(chosen) or spent > _BUDGET:
                 continue
@@ -83,14 +83,14 @@ def _thumbnail(found: Disagreements, index: int, class_names: list[str]) -> Thum
 def mistakes(
     pixels: npt.NDArray[np.uint8], rows: Sequence[int], logits: npt.NDArray[Any], targets: Any, keys: Any, class_names: Sequence[str]
 ) -> list[Mistake]:
-    """Some images that a model gets wrong, as many as the page has room for.
+    """Return images that a model misclassifies, as many as fit the page's size budget.
 
     Args:
-        pixels: ``(K, H, W, C)``.
-        rows: of these images ``(K,)`` in what follows.
-        logits: ``(N, classes)``.
-        targets: class numbers ``(N,)``.
-        keys: one name per image ``(N,)``.
+        pixels: the misclassified images ``(K, H, W, C)``.
+        rows: their indices in the arrays below ``(K,)``.
+        logits: of all images ``(N, classes)``.
+        targets: class indices ``(N,)``.
+        keys: names of the images ``(N,)``.
         class_names: in the order of the logits.
     """
     found: list[Mistake] = []
@@ -105,7 +105,7 @@ def mistakes(
 
 
 def sheet_uri(file: Path) -> str | None:
-    """A contact sheet as a data URI, where there is one; a large one is shrunk and sent as JPEG."""
+    """Return a contact sheet as a data URI, or None if the file does not exist; a large one is downscaled and stored as JPEG."""
     if not file.is_file():
         return None
     if file.stat().st_size <= _SHEET_BYTES:
@@ -122,12 +122,12 @@ def _percent(confidence: float) -> float:
 
 
 def is_small(pixels: npt.NDArray[np.uint8]) -> bool:
-    """Whether an image ``(H, W, C)`` is so small that it is shown pixel by pixel."""
+    """Whether an image ``(H, W, C)`` is so small that it is shown enlarged, with visible pixels."""
     return bool(max(pixels.shape[:2]) <= _PNG_SIDE)
 
 
 def data_uri(pixels: npt.NDArray[np.uint8]) -> str:
-    """Pixels ``(H, W, C)`` as a data URI: PNG up to 64 pixels a side, else JPEG of at most 112."""
+    """Encode pixels ``(H, W, C)`` as a data URI: a PNG up to 64 pixels per side, else a JPEG of at most 112."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     small = is_small(pixels)
     buffer = io.BytesIO()

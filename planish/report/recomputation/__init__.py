@@ -1,1 +1,1 @@
-"""The numbers of a run computed again from its predictions and timings."""
+"""Recompute the numbers of a run from its predictions and timings."""

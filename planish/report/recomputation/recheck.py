@@ -1,4 +1,4 @@
-"""Each number of ``result.json`` that a page shows, compared with what it is made of: predictions, timings, files, and the run's record."""
+"""Compare each number of ``result.json`` that a page shows with its source: predictions, timings, files, or the run's record."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from planish.search.verdict import shortfall, verdict
 Path = tuple[str, ...]
 
 _ENDS = ("value", "low", "high", "n")
-_ROUNDED = 1e-3  # of a latency: stored times are rounded
+_ROUNDED = 1e-3  # relative tolerance of latencies, since stored times are rounded
 _EXACT = 1e-6
-_SCORE_POINTS = 0.005  # a mean of scores is the metric itself
+_SCORE_POINTS = 0.005  # tolerance of a metric in percent against the mean of its scores, which only differs by rounding
 _TIMINGS, _PREDICTIONS, _FILES, _RECORD = "the stored timings", "the stored predictions", "the files", "the run's record"
 
 
 @dataclass(frozen=True)
 class NumberSource:
-    """What a number should be.
+    """The expected value of a number.
 
     Args:
         what: the measurement, in words.
-        source: what says so.
-        values: any of these.
-        relative: how far it may be off, as a share.
-        absolute: likewise, in its unit.
+        source: where the expected value comes from, in words.
+        values: accepted values.
+        relative: relative tolerance.
+        absolute: absolute tolerance, in the number's unit.
     """
 
     what: str
@@ -51,7 +51,7 @@ class NumberSource:
 
 
 def shown_numbers(result: Result) -> Iterator[tuple[Path, float]]:
-    """Every number of the result that a page shows, by where it is found; a candidate's by its key, as it may be in several places."""
+    """Yield the path and value of every number that a page shows; a candidate's path starts with its key, as it may occur several times."""
     dumped = TypeAdapter(Result).dump_python(result, mode="json")
     groups: list[tuple[Path, Any]]
     for name, value in dumped.items():
@@ -90,12 +90,12 @@ def _is_shown(path: Path, metric: str) -> bool:
 def expected(
     run: RunFolder, found: Mapping[str, Measurement], per_class: list[tuple[Measurement, Measurement]] | None
 ) -> dict[Path, NumberSource]:
-    """What each shown number should be, as far as the run's folder tells.
+    """Return the expected value of each shown number that can be derived from the run's folder.
 
     Args:
-        run: its files.
-        found: recomputed from predictions on test: ``before``, ``after``, ``drop``.
-        per_class: recomputed numbers of each class, both models; None where predictions do not tell.
+        run: the folder's contents.
+        found: metrics recomputed from predictions on test: ``before``, ``after``, ``drop``.
+        per_class: recomputed metrics of each class, baseline and chosen; None if they cannot be derived from the predictions.
     """
     result, sources = run.result, dict[Path, NumberSource]()
     last, metric = run.sessions[-1], title(result.metric)
@@ -140,7 +140,7 @@ def expected(
 
 
 def disagreements(result: Result, sources: Mapping[Path, NumberSource]) -> list[str]:
-    """Where the result says something else than what its numbers are made of; one sentence a measurement."""
+    """Return the discrepancies between the result and the sources of its numbers, one sentence per measurement."""
     found: dict[str, str] = {}
     for path, value in shown_numbers(result):
         source = sources.get(path)
@@ -152,12 +152,12 @@ def disagreements(result: Result, sources: Mapping[Path, NumberSource]) -> list[
 
 
 def unchecked(result: Result, sources: Mapping[Path, NumberSource]) -> list[Path]:
-    """Shown numbers that nothing in the folder tells, such as sizes of files that are no longer there."""
+    """Return the shown numbers that cannot be derived from the folder, such as the sizes of deleted files."""
     return [path for path, _ in shown_numbers(result) if path not in sources]
 
 
 def size_on_disk(run: RunFolder, candidate: CandidateResult) -> float | None:
-    """Bytes of a candidate's model files, of the chosen one those of the bundle; None where they are no longer there."""
+    """Return the size of a candidate's model files in bytes (for the chosen one, those in the bundle); None if they no longer exist."""
     if candidate.key == run.result.chosen.key:
         folder, description = run.path / "bundle", "bundle.json"
     else:
@@ -170,7 +170,7 @@ def size_on_disk(run: RunFolder, candidate: CandidateResult) -> float | None:
 
 
 def _sentences(result: Result) -> Iterator[str]:
-    """The verdict and the goal follow from numbers of the result."""
+    """Yield a sentence if the verdict, and one if the goal's outcome, does not follow from the numbers of the result."""
     recomputed_verdict = verdict(result.latency_ratio, result.noise_floor, result.size_ratio.value, result.drop, result.primary_metric)
     if result.verdict != recomputed_verdict:
         yield f"The verdict is not what its numbers say: {recomputed_verdict}"
@@ -208,14 +208,14 @@ def _add_validation(sources: dict[Path, NumberSource], run: RunFolder, everyone:
 
 
 def _tolerances(run: RunFolder) -> tuple[float, float]:
-    """By how much a metric may differ from the mean of its scores, which it is but for rounding: as a share, and in its unit."""
+    """Return the relative and absolute tolerance of a metric against its recomputed value; a mean of scores only differs by rounding."""
     if not isinstance(run.predictions, Scores):
         return 0, _EXACT
     return (0, _SCORE_POINTS) if run.result.primary_metric.unit == "%" else (_ROUNDED, 0)
 
 
 def _further(run: RunFolder) -> dict[str, float]:
-    """The metric on test of the original in further runtimes, by their names."""
+    """Return the original's metric on test in the other runtimes, by runtime."""
     stored = run.predictions
     more = {name: values for name, values in stored.more.items() if name in run.result.baselines}
     if isinstance(stored, Scores):

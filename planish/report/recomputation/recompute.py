@@ -1,4 +1,4 @@
-"""Metrics, drops and timings once more from what a run stored, and where its result says something else."""
+"""Recompute metrics, drops and timings from a run's stored predictions and timings, and report differences from its result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from planish.search.result import ClassResult
 
 @dataclass(frozen=True)
 class ClassChange:
-    """The number of one class before and after, and the drop: paired, or without an interval where nothing tells it."""
+    """The metric of one class before and after, and the drop: paired, or without an interval if it cannot be recomputed."""
 
     name: str
     before: Measurement
@@ -26,7 +26,7 @@ class ClassChange:
 
 @dataclass(frozen=True)
 class Timing:
-    """Pooled single calls, in ms."""
+    """Latency statistics of single calls, pooled over launches, in ms."""
 
     median: float
     p95: float
@@ -36,18 +36,18 @@ class Timing:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """What the stored files say.
+    """Numbers recomputed from a run's stored files.
 
     Args:
         before: the metric of the baseline on test.
-        after: that of the chosen candidate.
-        drop: paired.
+        after: the metric of the chosen candidate on test.
+        drop: paired difference of both.
         per_class: in the order of the classes.
         timings: by candidate key.
-        confusion: how often target (row) was taken for class (column), ``(classes, classes)``, before and after; None without logits.
-        differing: numbers of test images on which the two differ: the chosen one is right, the baseline is right, neither is.
-        warnings: where the result says something else.
-        unchecked: how many shown numbers nothing in the folder tells any more, such as sizes of files that were removed.
+        confusion: confusion matrices before and after ``(classes, classes)``, rows are targets; None without logits.
+        differing: number of test images on which the two differ and the chosen one is right, the baseline is right, or neither is.
+        warnings: differences from the result.
+        unchecked: number of shown numbers that can no longer be derived from the folder, such as the sizes of deleted files.
     """
 
     before: Measurement
@@ -62,7 +62,7 @@ class Recomputed:
 
 
 def recompute(run: RunFolder) -> Recomputed:
-    """Recompute a run's metric before and after, the paired difference, classes and calls, and compare its result with all it stored."""
+    """Recompute a run's metric before and after, its drop, per-class metrics and timings, and compare the result with them."""
     timings = {key: Timing(float(np.median(x)), float(np.percentile(x, 95)), float(x.max()), len(x)) for key, x in run.samples.items()}
     found = _of_scores(run, run.predictions, timings) if isinstance(run.predictions, Scores) else _of_logits(run, run.predictions, timings)
     sources = sources_of(run, found)
@@ -70,7 +70,7 @@ def recompute(run: RunFolder) -> Recomputed:
 
 
 def sources_of(run: RunFolder, found: Recomputed) -> dict[Path, NumberSource]:
-    """What each number of the result should be; see ``recheck.expected``."""
+    """Return the expected value of each number of the result; see ``recheck.expected``."""
     per_class = None if isinstance(run.predictions, Scores) else [(each.before, each.after) for each in found.per_class]
     return expected(run, {"before": found.before, "after": found.after, "drop": found.drop}, per_class)
 
@@ -101,7 +101,7 @@ def _of_logits(run: RunFolder, stored: Predictions, timings: dict[str, Timing]) 
 
 
 def _of_scores(run: RunFolder, stored: Scores, timings: dict[str, Timing]) -> Recomputed:
-    """What is not stored, the classes' numbers, is taken as it was measured."""
+    """Recompute from scores; per-class metrics cannot be recomputed and are copied from the result."""
     metric = run.result.primary_metric
     return Recomputed(
         before=mean_score(metric, stored.baseline),
@@ -116,7 +116,7 @@ def _of_scores(run: RunFolder, stored: Scores, timings: dict[str, Timing]) -> Re
 
 
 def mean_score(metric: Metric, scores: npt.NDArray[np.float64]) -> Measurement:
-    """The metric, from one score per image ``(N,)``, with a bootstrapped interval; in percent that ends at 0 and 100."""
+    """Return the mean of one score per image ``(N,)``, with a bootstrap confidence interval, clipped to 0 and 100 if in percent."""
     found = metric.measured(bootstrap_mean(scores), len(scores))
     if metric.unit != "%" or found.low is None or found.high is None:
         return found

@@ -1,4 +1,4 @@
-"""Read a run folder: the result, and the predictions and timings that stand behind its numbers."""
+"""Read a run folder: the result, and the predictions and timings from which its numbers were computed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _FIX = "run 'planish optimize' again with --resume, which writes what is missing
 
 @dataclass(frozen=True)
 class Predictions:
-    """Both models on the test images: ``targets`` ``(N,)``, logits ``(N, classes)``, ``keys`` ``(N,)``; in ``more`` those of the original
-    in further runtimes, by their names.
+    """Predictions on the test images: ``targets`` ``(N,)``, both models' logits ``(N, classes)``, image names ``keys`` ``(N,)``; ``more``
+    has the original's logits in other runtimes, by runtime.
     """
 
     targets: npt.NDArray[np.int64]
@@ -37,7 +37,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Scores:
-    """Both models on the test images, of a task without logits: its scores ``(N,)``, whose mean is the metric, and ``keys`` ``(N,)``."""
+    """Results on the test images of a task without logits: both models' scores ``(N,)``, whose mean is the metric, and ``keys``."""
 
     baseline: npt.NDArray[np.float64]
     chosen: npt.NDArray[np.float64]
@@ -47,7 +47,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Disagreements:
-    """Test images on which both models differ: ``pixels`` ``(K, H, W, C)`` uint8, the rest ``(K,)``; predictions are class indices."""
+    """Test images on which the models differ: ``pixels`` ``(K, H, W, C)`` uint8, all else ``(K,)``; predictions are class indices."""
 
     pixels: npt.NDArray[np.uint8]
     targets: npt.NDArray[np.int64]
@@ -60,7 +60,7 @@ class Disagreements:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Test images that the chosen model gets wrong, the surest first: ``rows`` of the predictions ``(K,)``, ``pixels`` ``(K, H, W, C)``."""
+    """The chosen model's most confident errors on test: ``rows`` in the predictions ``(K,)``, ``pixels`` ``(K, H, W, C)`` uint8."""
 
     rows: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
@@ -79,21 +79,21 @@ class EpochRow(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """All that a report is made of; the last five are empty where the run has none.
+    """The contents of a run folder; the last five attributes are None or empty if the run has none.
 
     Args:
         path: the folder.
         result: ``result.json``.
-        samples: milliseconds of single calls by candidate key.
-        sessions: of timing; medians and ratios are made of their rounds. The last one is that of the chosen model and the baselines.
+        samples: latencies of single calls in milliseconds, by candidate key.
+        sessions: timing sessions, from whose rounds medians and ratios are computed. The last one times the chosen model and the baselines.
         predictions: on test.
-        validation: scores; what drops of candidates are made of.
-        evidence: ``evidence.json``: where the files of candidates lie, and what nothing else tells.
-        disagreements: images on which both models differ.
+        validation: scores on validation, from which the candidates' drops are computed.
+        evidence: ``evidence.json``: the folders of candidates, and recorded numbers that cannot be recomputed.
+        disagreements: images on which the models differ.
         mistakes: images that the chosen model gets wrong.
-        pictures: images with what both models say of them drawn in.
-        history: the baseline's training.
-        bundle: name and bytes of each file that ships.
+        pictures: images with the targets and both models' predictions drawn in.
+        history: of the baseline's training.
+        bundle: name and size in bytes of each file in the bundle.
     """
 
     path: Path
@@ -114,7 +114,7 @@ def read_run(path: Path) -> RunFolder:
     """Read and check a run folder.
 
     Raises:
-        BundleError: it is not one, or a file in it is missing, cannot be read, or does not fit the others; the file is named.
+        BundleError: the folder is not a run folder, or a file is missing, unreadable or inconsistent with the others.
     """
     if not path.is_dir():
         raise BundleError(f"{path} is not a folder", "a report is made from the folder of a run", "runs lie in runs/NAME")
@@ -139,7 +139,7 @@ def read_run(path: Path) -> RunFolder:
 
 
 def class_names(result: Result) -> list[str]:
-    """All classes, in the order of the model's outputs."""
+    """Return the names of all classes, in the order of the model's outputs."""
     return list(result.class_names) or [each.name for each in result.per_class]
 
 
@@ -212,13 +212,13 @@ def _evidence(path: Path) -> dict[str, Any]:
 
 
 def _arrays(path: Path, names: list[str], others: bool = False) -> dict[str, npt.NDArray[Any]]:
-    """Those arrays, and all others of the file as well where these are wanted."""
+    """Read the named arrays of a file, and all others as well if ``others``."""
     stored = read_arrays(path, names)
     return stored if others else {name: stored[name] for name in names}
 
 
 def _predictions(path: Path, classes: int) -> Predictions | Scores:
-    """Logits with their targets, or a score per image: the arrays' shape tells."""
+    """Read logits and targets, or one score per image, depending on the arrays in the file."""
     _read(path)
     arrays = _arrays(path, ["baseline", "chosen", "keys"], others=True)
     targets, own = arrays.pop("targets", None), {name: arrays.pop(name) for name in ("baseline", "chosen", "keys")}
@@ -280,10 +280,10 @@ def _check_classes(path: Path, classes: int, *indices: npt.NDArray[np.int64]) ->
 
 
 def read_history(path: Path) -> list[EpochRow]:
-    """EpochRow by epoch, as a training left it; empty where it left nothing.
+    """Read a training history, one row per epoch; empty if the file does not exist.
 
     Raises:
-        BundleError: it is not a list of epochs.
+        BundleError: the file is not a list of epochs.
     """
     if not path.exists():
         return []

@@ -1,1 +1,1 @@
-"""Requests and answers: bodies, protocols, keys, limits."""
+"""HTTP requests and responses: bodies, protocols, keys, limits."""

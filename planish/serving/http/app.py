@@ -1,4 +1,4 @@
-"""The HTTP service: images in, answers out, by the Open Inference Protocol or as plain files; health, readiness and metrics."""
+"""The HTTP service: predictions for tensors (Open Inference Protocol) or image files; health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def service(
     reload_s: float | None = None,
     recorder: Recorder | None = None,
 ) -> FastAPI:
-    """The application; run it with any ASGI server.
+    """Return the FastAPI application; run it with any ASGI server.
 
     Args:
-        models: at least one; of several with one name the first is the one that is meant without a version.
-        limits: what it takes on.
-        shares: of those requests that others of that name answer, by name and version.
-        reload_s: seconds between looks for newer bundles in the models' folders; None for none.
-        recorder: looks at predictions for drift, and logs them; the service closes it.
+        models: at least one; of several models with the same name, the first answers requests without a version.
+        limits: limits on requests.
+        shares: share of the requests without a version that a version answers, by name and version.
+        reload_s: seconds between checks for newer bundles in the models' folders; None never checks.
+        recorder: checks predictions for drift and logs them; it is closed with the service.
     """
     metrics = Metrics()
 
@@ -103,7 +103,7 @@ def service(
     if limits.keys:
         app.add_middleware(KeyCheck, keys=limits.keys)
     app.add_middleware(SecurityHeaders)
-    if limits.cors_origins:  # before keys are checked, as browsers' preflight requests have none
+    if limits.cors_origins:  # handled before the keys are checked, as browsers' preflight requests have none
         app.add_middleware(
             CORSMiddleware, allow_origins=limits.cors_origins, allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Encoding", "Content-Type", HEADER_LENGTH, "X-API-Key", SOURCE],
@@ -197,16 +197,18 @@ def service(
 
     @app.post("/predict", responses=PREDICTED, openapi_extra=IMAGE_FILE)
     async def predict_first(request: Request, why: bool = False, threshold: Threshold = None) -> Response:
-        """The first model; the body is an image file, a form with files, or JSON with base64. Of several images ``predictions`` has an
-        answer each. What else may be asked depends on the model, see ``/models``: ``why`` adds how much each part of the image mattered,
-        8 x 8 of them; objects below the ``threshold`` are left out, 0.3 where none is given."""
+        """Predict with the first model. The body is an image file, a form with files, or JSON with base64. For several images,
+        ``predictions``
+        has one answer per image. Options depend on the model, see ``/models``: ``why`` adds an occlusion map, the importance of 8 x 8
+        parts of
+        the image; objects with a score below ``threshold`` (default 0.3) are left out."""
         return await handler.predict(request, find(None), why, threshold)
 
     @app.post("/models/{name}/predict", responses=PREDICTED, openapi_extra=IMAGE_FILE)
     async def predict_by_name(
         request: Request, name: str, version: str | None = None, why: bool = False, threshold: Threshold = None
     ) -> Response:
-        """As ``/predict``, of the model of that name."""
+        """Like ``/predict``, with the model of this name."""
         return await handler.predict(request, find(name, version), why, threshold)
 
     @app.get("/metrics", response_class=Response, responses=METRICS)

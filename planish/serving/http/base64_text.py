@@ -7,18 +7,18 @@ import re
 
 from planish.errors import DataError
 
-_SLICE = 262_144  # characters decoded at a time: the interpreter's lock is free for other requests in between; a multiple of 4
+_SLICE = 262_144  # characters decoded at a time, a multiple of 4; between slices other requests can take the interpreter lock
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _WHITESPACE = b" \t\r\n\v\f"
 _BASE64_HEAD = re.compile(rb"[A-Za-z0-9+/_=\s-]+")
-_IMAGE_HEAD = re.compile(rb"P[1-6]\s|GIF8")  # of image files that can begin like base64
+_IMAGE_HEAD = re.compile(rb"P[1-6]\s|GIF8")  # image files whose first bytes are valid base64
 
 
 def image_file(data: bytes) -> bytes:
-    """The image file in a body or in a part of a form: decoded where the bytes are base64 or a ``data:`` URL, else the bytes themselves.
+    """Return the image file in a body or form field: decoded if it is base64 or a ``data:`` URL, otherwise the bytes themselves.
 
     Raises:
-        DataError: it is a ``data:`` URL without base64.
+        DataError: it is a ``data:`` URL without valid base64.
     """
     head = data[:64].lstrip()
     if head[:5].lower() == b"data:":
@@ -26,16 +26,16 @@ def image_file(data: bytes) -> bytes:
     if _BASE64_HEAD.fullmatch(head) and not _IMAGE_HEAD.match(head):
         try:
             return decode(data)
-        except DataError:  # other text, which is no image either
+        except DataError:  # other text; decoding the image will fail
             return data
     return data
 
 
 def decode(text: bytes) -> bytes:
-    """The bytes that base64 or a ``data:`` URL stands for.
+    """Decode base64 or a ``data:`` URL.
 
     Raises:
-        DataError: it is not base64, or empty.
+        DataError: it is not base64, or it is empty.
     """
     text = text.strip(_WHITESPACE)
     if text[:5].lower() == b"data:":

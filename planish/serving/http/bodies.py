@@ -1,4 +1,4 @@
-"""The bodies of requests, read within a bound on the memory that all of them together may need."""
+"""Reads request bodies within a limit on their total memory."""
 
 from __future__ import annotations
 
@@ -20,33 +20,37 @@ _RETRY_S = 1.0
 
 @dataclass(eq=False)
 class _Arriving:
+    """A body that is being received."""
+
     timeout: asyncio.Timeout
     data: bytearray = field(default_factory=bytearray)
-    received: int = 0  # bytes, compressed ones where the body is compressed
+    received: int = 0  # bytes as received, before decompression
     dropped: bool = False
 
 
 class Bodies:
-    """Reads bodies. Where they need too much memory, the one that has been arriving for longest is dropped: a slow client makes room for
-    others, never the other way round.
+    """Reads request bodies with a limit on their total size.
+
+    If the limit is exceeded, the body that has been arriving for the longest time is dropped, so that slow clients make room for others
+    and not the other way round.
 
     Args:
-        max_bytes: of one body.
-        total_bytes: of all that are arriving or in use.
+        max_bytes: maximum size of one body.
+        total_bytes: maximum size of all bodies that are arriving or in use.
     """
 
     def __init__(self, max_bytes: int, total_bytes: int) -> None:
         self._max, self._total, self._held = max_bytes, max(max_bytes, total_bytes), 0
-        self._arriving: dict[_Arriving, None] = {}  # the oldest first
+        self._arriving: dict[_Arriving, None] = {}  # oldest first
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body, decompressed where it was compressed, counted until the end of this block.
+        """Yield the whole body, decompressed if necessary. It counts towards the limit until the end of the block.
 
         Raises:
-            RefusedError: it is larger than one body may be, before or after it is decompressed, or compressed in a way that is not known.
-            BusyError: it was dropped for others.
-            DataError: it is empty, or not compressed as it says.
+            RefusedError: it is too large, before or after decompression, or its compression is not supported.
+            BusyError: it was dropped in favour of others.
+            DataError: it is empty, or not compressed as its header states.
         """
         decompress = decompressor(",".join(request.headers.getlist("Content-Encoding")))
         length = request.headers.get("Content-Length", "")
@@ -66,11 +70,11 @@ class Bodies:
                             continue
                         for piece in decompress.pieces(chunk):
                             self._add(one, piece)
-                            await asyncio.sleep(0)  # other requests go on between two pieces
+                            await asyncio.sleep(0)  # let other requests run between two pieces
                     if decompress is not None:
                         decompress.finish()
             except TimeoutError:
-                if not one.dropped:  # by the request's own limit of time
+                if not one.dropped:  # the request's own timeout
                     raise
             finally:
                 self._arriving.pop(one, None)

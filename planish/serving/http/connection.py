@@ -1,6 +1,6 @@
-"""A connection that bounds what a client can make the server hold, and for how long, before any key is checked.
+"""A connection that limits what a client can make the server hold in memory, and for how long, before any key is checked.
 
-uvicorn's protocol for httptools has no limit on a request's head, and waits for ever for one that never begins or never ends.
+uvicorn's httptools protocol has no limit on a request's head, and waits forever for a head that never begins or never ends.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ if sys.platform == "win32":
 else:
     from uvloop import Loop as EventLoop
 
-HEAD_S = 10.0  # for the whole head of a request, and for TLS before it; bodies are timed by the application
-SEND_S = 60.0  # in which a client must take what it is sent
-_LAST_S = 0.5  # for a request that is on its way when the service stops
-MAX_HEAD = 32_768  # bytes of request line and headers; and of what else comes between two pieces of a body: chunk extensions, trailers
+HEAD_S = 10.0  # seconds for the whole head of a request, and for the TLS handshake before it; bodies have the application's timeout
+SEND_S = 60.0  # seconds within which a client must receive what it is sent
+_LAST_S = 0.5  # seconds for a request that is arriving when the service stops
+MAX_HEAD = 32_768  # bytes of request line and headers; also of chunk extensions and trailers between two pieces of a body
 MAX_HEADERS = 100
 MAX_URL = 8_192
-MAX_PIPELINED = 8  # requests that wait on one connection for the answers before theirs
+MAX_PIPELINED = 8  # pipelined requests that may wait on one connection
 MAX_CONNECTIONS = 512
 
 
 class _RefusedError(Exception):
-    """Raised inside the parser, which stops at it."""
+    """Raised inside the parser to stop it."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, with limits.
+    """uvicorn's connection, with limits.
 
-    A head that is too large is answered 431 or 414, and the connection closed. Where all connections are taken, a new one replaces the one
-    that has kept the server waiting for longest, so that clients that send slowly, or nothing, cannot keep others out.
+    A head that is too large is answered 431 or 414, and the connection is closed. If all connections are in use, a new one replaces the
+    one whose client the server has been waiting for longest, so that slow or silent clients cannot keep others out.
     """
 
     _waiting: asyncio.TimerHandle | None = None
     _sending: asyncio.TimerHandle | None = None
     _stopping = False
-    _since = 0.0  # when the server began to wait for this client's next request
-    _unparsed = 0  # bytes received since the last piece of a body, or the last whole head
+    _since = 0.0  # time at which the server began to wait for this client's next request
+    _unparsed = 0  # bytes received since the last piece of a body or the last complete head
     _refusal: tuple[int, str] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -71,7 +71,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        if len(self.headers) > MAX_HEADERS:  # trailers are among them
+        if len(self.headers) > MAX_HEADERS:  # includes trailers
             self._refuse(431, f"a request may have {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
@@ -88,7 +88,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         status, message = self._refusal or (400, msg)
-        if self._idle():  # an answer that is under way would be mixed with this one
+        if self._idle():  # otherwise this response would be mixed into the one being sent
             content = json.dumps({"error": message}).encode()
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + content)
@@ -121,7 +121,7 @@ class Connection(HttpToolsProtocol):
 
     def _close_after_answer(self) -> None:
         self.cycle.keep_alive = False
-        self.cycle.scope["headers"] = [*self.cycle.scope["headers"], CLOSE_HEADER]  # which makes the answer say it, too
+        self.cycle.scope["headers"] = [*self.cycle.scope["headers"], CLOSE_HEADER]  # so that the response has "Connection: close" as well
 
     def _refuse(self, status: int, message: str) -> None:
         self._refusal = status, message
@@ -139,7 +139,7 @@ class Connection(HttpToolsProtocol):
         self._waiting = self.loop.call_later(seconds, self._give_up)
 
     def _give_up(self) -> None:
-        if self.transport.is_closing() or self.transport.get_write_buffer_size():  # what is left to send is not taken
+        if self.transport.is_closing() or self.transport.get_write_buffer_size():  # the client does not receive the rest
             self.transport.abort()
         elif self._idle():
             self.transport.close()
@@ -151,7 +151,7 @@ class Connection(HttpToolsProtocol):
 
 
 class Loop(EventLoop):
-    """uvicorn's event loop, with a limit of time for TLS: by default a client may take a minute over it."""
+    """uvicorn's event loop, with a timeout for the TLS handshake: by default a client may take one minute."""
 
     async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
         if options.get("ssl"):

@@ -1,4 +1,4 @@
-"""Compressed request bodies: ``Content-Encoding: gzip`` and ``deflate``, decompressed in small pieces so that no body can fill the memory.
+"""Compressed request bodies: ``Content-Encoding: gzip`` and ``deflate``, decompressed in pieces so that no body can fill the memory.
 
 RFC 9110, 8.4 (content codings) and 15.5.16 (415 with ``Accept-Encoding``).
 """
@@ -18,10 +18,10 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's window bits for each format
 
 
 def decompressor(content_encoding: str) -> Decompressor | None:
-    """What decompresses a body; None where it is not compressed.
+    """Return the decompressor for a body; None if it is not compressed.
 
     Args:
-        content_encoding: the request's headers of that name, joined by commas.
+        content_encoding: the request's ``Content-Encoding`` headers, joined by commas.
 
     Raises:
         RefusedError: 415 for other codings, and for more than one.
@@ -41,7 +41,7 @@ class Decompressor:
     """Decompresses one body.
 
     Args:
-        coding: one of ``ACCEPTED``. Some clients send ``deflate`` without zlib's header, which RFC 9110 tolerates.
+        coding: one of ``ACCEPTED``. ``deflate`` without the zlib header, which some clients send and RFC 9110 tolerates, is accepted.
     """
 
     def __init__(self, coding: str) -> None:
@@ -49,7 +49,7 @@ class Decompressor:
         self._stream: zlib._Decompress | None = None
 
     def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        """What the next bytes of the body decompress to, at most ``_PIECE`` bytes at a time.
+        """Yield the decompressed data of the next bytes of the body, at most ``_PIECE`` bytes at a time.
 
         Raises:
             DataError: they are not of this coding.
@@ -57,7 +57,7 @@ class Decompressor:
         if not chunk:
             return
         if self._stream is None:
-            with_header = chunk[0] & 0x0F == 8  # zlib's method; raw deflate hardly ever begins so
+            with_header = chunk[0] & 0x0F == 8  # zlib's compression method; raw deflate hardly ever begins like this
             self._stream = zlib.decompressobj(_GZIP if self._coding == "gzip" else _ZLIB if with_header else _RAW)
         stream, rest, more = self._stream, chunk, True
         while rest or more:
@@ -74,10 +74,10 @@ class Decompressor:
                 yield piece
 
     def finish(self) -> None:
-        """At the body's end.
+        """Check at the end of the body that the stream is complete.
 
         Raises:
-            DataError: the stream is cut off.
+            DataError: the stream is truncated.
         """
         if self._stream is not None and not self._stream.eof:
             raise DataError(f"the {self._coding} stream is cut off", "the whole of it is needed")

@@ -1,4 +1,4 @@
-"""Why a request is not answered as it was asked. ``planish.errors`` has the client's mistakes."""
+"""Reasons why a request is not answered as requested. ``planish.errors`` has the errors caused by invalid input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 
 class RefusedError(Exception):
-    """Answered with this status, and these headers."""
+    """A request that is answered with this status and these headers."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(message)
@@ -15,7 +15,7 @@ class RefusedError(Exception):
 
 
 class BusyError(Exception):
-    """There is no room; ``retry_after_s`` is when there should be some again."""
+    """The service is at capacity; ``retry_after_s`` estimates when it will accept requests again."""
 
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"too many requests are waiting; try again in {retry_after_s:.1f} s")
@@ -23,4 +23,4 @@ class BusyError(Exception):
 
 
 class InferenceError(Exception):
-    """The model failed, or its outputs are no numbers. It was counted and logged where it happened."""
+    """The model failed, or its outputs are not finite. It was counted and logged where it happened."""

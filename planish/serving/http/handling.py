@@ -1,4 +1,4 @@
-"""How a request becomes an answer: its body, the pixels, the model's outputs, and what is said of them."""
+"""Handles prediction requests: body, pixels, model outputs, response."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     from planish.tasks.localisation import View
 
 _LOG = logging.getLogger("planish.serving")
-_GONE = 499  # in metrics and log alone: nobody is there to read it
-_QUICKLY_DONE = 10_000  # values or bytes that are handled beside other requests; more are in a thread
-_DECODERS = 4  # threads; how many large images they decode at a time is bounded by memory
+_GONE = 499  # only for metrics and log: the client has disconnected
+_QUICKLY_DONE = 10_000  # values or bytes that are processed on the event loop; more are processed in a thread
+_DECODERS = 4  # threads; the memory limit bounds how many large images they decode at the same time
 _NOT_FINITE = "the model's outputs are not finite; that is counted and logged"
 
 
 class RequestHandler:
-    """Answers requests to a model, within limits; each is counted, timed and logged, whatever becomes of it.
+    """Answers requests to a model, within limits. Every request is counted, timed and logged, whether it succeeds or fails.
 
     Args:
-        limits: what is taken on.
-        metrics: where it is counted.
-        recorder: is offered every prediction; None for none.
+        limits: limits on requests.
+        metrics: metrics of the service.
+        recorder: receives every prediction; None for no recording.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics, recorder: Recorder | None) -> None:
@@ -56,14 +56,14 @@ class RequestHandler:
         self._bodies = Bodies(limits.max_bytes, BODIES * limits.max_bytes)
         self._memory = MemoryBudget(limits.max_decoding_bytes)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="planish-decoder")
-        self._under_way = Counter[tuple[str, str]]()  # requests by model whose body has arrived
+        self._under_way = Counter[tuple[str, str]]()  # number of requests in progress whose body has arrived, by model
 
     def close(self) -> None:
-        """When nothing is decoded any more."""
+        """Shut down the decoding threads, after the images being decoded."""
         self._decoders.shutdown()
 
     async def predict(self, request: Request, entry: Entry, why: bool, threshold: float | None) -> Response:
-        """The answer to an image; where the request brings several, ``predictions`` has one for each."""
+        """Answer a request with image files; for several images, ``predictions`` has one answer per image."""
         model = entry.model
 
         async def work(body: bytes) -> Response:
@@ -74,7 +74,7 @@ class RequestHandler:
         return await self._answer(request, entry, work)
 
     async def predict_v1(self, request: Request, entry: Entry, threshold: float | None) -> Response:
-        """The answer to a request of KServe's V1 protocol."""
+        """Answer a request of KServe's V1 protocol."""
 
         async def work(body: bytes) -> Response:
             _several, found = await self._predictions(body, request, entry, False, threshold)
@@ -83,7 +83,7 @@ class RequestHandler:
         return await self._answer(request, entry, work)
 
     async def infer(self, request: Request, entry: Entry) -> Response:
-        """The answer to a request of the Open Inference Protocol. Numbers that JSON does not have are sent as binary data only."""
+        """Answer a request of the Open Inference Protocol. Non-finite numbers are sent as binary data only, as JSON has none."""
         model = entry.model
 
         async def work(body: bytes) -> Response:
@@ -108,7 +108,7 @@ class RequestHandler:
     async def _predictions(
         self, body: bytes, request: Request, entry: Entry, why: bool, threshold: float | None
     ) -> tuple[bool, list[dict[str, Any]]]:
-        """Whether a request brings several images, and an answer for each."""
+        """Return whether the request has several images, and one answer per image."""
         model, begun, loop = entry.model, time.perf_counter(), asyncio.get_running_loop()
         _refuse_options(model, why=why, threshold=threshold is not None)
         asked = PLAIN if threshold is None else Asked(threshold=threshold)
@@ -118,7 +118,7 @@ class RequestHandler:
         if why and images.several:
             raise DataError("why is asked of several images", "it is answered for one at a time")
         decoded: list[tuple[Pixels, View]] = []
-        for number, file in enumerate(images.files):  # one after the other: a request keeps one of the threads at most
+        for number, file in enumerate(images.files):  # one after the other, so that a request occupies only one of the threads
             try:
                 found = await loop.run_in_executor(self._decoders, model.pixels, file, self._limits.max_pixels, self._memory)
             except DataError as error:
@@ -139,6 +139,7 @@ class RequestHandler:
         return images.several, responses
 
     async def _answer(self, request: Request, entry: Entry, work: Callable[[bytes], Awaitable[Response]]) -> Response:
+        """Read the body, call ``work``, map errors to status codes, and count, time and log the request."""
         model, begun = entry.model, time.perf_counter()
         try:
             async with asyncio.timeout(self._limits.timeout_s), self._bodies.read(request) as body:
@@ -179,7 +180,7 @@ class RequestHandler:
 
 
 async def _run(entry: Entry, images: Pixels) -> Outputs:
-    """The model's outputs; the model's health is told whether they are finite."""
+    """Run the model, and record in its health whether the outputs are finite."""
     outputs = await entry.batcher(images)
     if finite(outputs):
         entry.health.succeeded()
@@ -189,7 +190,7 @@ async def _run(entry: Entry, images: Pixels) -> Outputs:
 
 
 async def _occlusion(entry: Entry, pixels: Pixels, response: dict[str, Any]) -> list[list[float]]:
-    """How much each part of the image mattered for the class that was answered."""
+    """Return the occlusion map for the predicted class."""
     outputs = await _run(entry, covered(pixels))
     if not finite(outputs):
         raise InferenceError(_NOT_FINITE)
@@ -198,11 +199,12 @@ async def _occlusion(entry: Entry, pixels: Pixels, response: dict[str, Any]) -> 
 
 
 async def _json_response(content: dict[str, Any], images: int) -> Response:
-    """JSON of one image is written at once, of several, whose masks may be many, in a thread."""
+    """Serialize the response: of one image directly, of several, which may have many masks, in a thread."""
     return await asyncio.to_thread(JSONResponse, content) if images > 1 else JSONResponse(content)
 
 
 def _refuse_options(model: ServedModel, **asked: bool) -> None:
+    """Raise ``DataError`` for options that the model does not support."""
     for name, given in asked.items():
         if given and name not in model.options:
             raise DataError(f"{name} is asked of {model.name}", f"it may be asked for {' and '.join(model.options) or 'nothing more'}")
@@ -213,6 +215,6 @@ def _values(outputs: Outputs) -> int:
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    """A failure as the API describes it."""
-    content = json.dumps({"error": message})  # in ASCII: a message may quote what is no text
+    """Return an error as documented in the API."""
+    content = json.dumps({"error": message})  # ASCII only: a message may quote bytes that are not valid text
     return Response(content, status, headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""Headers that every answer has, for the sake of the browsers that show the page."""
+"""Security headers of all responses, for browsers that show the page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _HEADERS = [
 
 
 class SecurityHeaders:
-    """No other site may frame the page, read its answers or learn its address, and nothing is run that the service does not send.
+    """ASGI middleware: no other site may frame the page, read responses or see its address, and only the service's own scripts run.
 
     Args:
-        app: what answers.
+        app: the wrapped application.
     """
 
     def __init__(self, app: ASGIApp) -> None:

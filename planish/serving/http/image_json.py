@@ -13,12 +13,12 @@ from typing import Any
 from planish.errors import DataError
 from planish.serving.http.base64_text import decode
 
-_LONG = 256  # characters from which on a string is an image, and not read by ``json`` with the rest
-_MOST_JSON = 65_536  # bytes beside the images; Python's objects need up to twenty times the memory of their text
-_DEEPEST = 100  # levels of nesting; what Python itself allows depends on the libraries in the process
-_IGNORED = "signature_name"  # TensorFlow's clients send it
+_LONG = 256  # longer strings are images, and are not parsed by ``json`` with the rest
+_MOST_JSON = 65_536  # bytes besides the images; Python objects need up to twenty times the memory of their JSON text
+_DEEPEST = 100  # levels of nesting; Python's own limit depends on the libraries in the process
+_IGNORED = "signature_name"  # sent by TensorFlow clients
 _PLACEHOLDER = re.compile(r"\0([0-9]{1,9})")
-# Line breaks, and what some encoders of JSON escape. By ``json`` a long string of escapes would keep the interpreter's lock.
+# Line breaks, and characters that some JSON encoders escape. ``json`` would hold the interpreter lock for a long string of escapes.
 _ESCAPES = {
     rb"\/": b"/", rb"\n": b"", rb"\r": b"", rb"\t": b"", rb"\u003d": b"=", rb"\u003D": b"=", rb"\u002b": b"+", rb"\u002B": b"+",
     rb"\u002f": b"/", rb"\u002F": b"/",
@@ -28,22 +28,22 @@ _PIXELS = "pixels as numbers go to /v2/models/NAME/infer"
 
 
 def images_in_json(text: bytes, max_images: int) -> tuple[list[bytes], bool]:
-    """The image files in a request's JSON, and whether they came in a list.
+    """Return the image files in a request's JSON, and whether they were in a list.
 
-    An object with a single member stands for that member, whatever its name; ``signature_name`` is ignored.
+    An object with a single member is replaced by that member, whatever its name; ``signature_name`` is ignored.
 
     Args:
-        text: JSON. Large JSON takes long; call it in a thread.
-        max_images: that it may bring.
+        text: JSON. Parsing large JSON is slow; call this in a thread.
+        max_images: maximum number of images.
 
     Raises:
-        DataError: it is not JSON, has no images, too many, or more than images.
+        DataError: it is not JSON, has no images, too many images, or other fields.
     """
     short, strings = _without_long_strings(text, max_images)
     try:
         if _depth(short) > _DEEPEST:
             raise RecursionError
-        value = json.loads(short, strict=False)  # base64 with line breaks as they are
+        value = json.loads(short, strict=False)  # accepts unescaped line breaks in base64
     except (ValueError, RecursionError) as error:
         raise DataError("the request is not JSON", _RULE) from error
     value = _unwrapped(value, "the request")
@@ -67,7 +67,7 @@ def images_in_json(text: bytes, max_images: int) -> tuple[list[bytes], bool]:
 
 
 def _depth(text: bytes) -> int:
-    """How deep lists and objects are nested, outside strings."""
+    """Return how deeply lists and objects are nested, ignoring strings."""
     deepest = depth = 0
     for found in re.finditer(rb'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', text, re.DOTALL):
         if not found[0].startswith(b'"'):
@@ -77,7 +77,7 @@ def _depth(text: bytes) -> int:
 
 
 def _without_long_strings(text: bytes, most: int) -> tuple[bytes, list[slice]]:
-    """JSON with placeholders for its long strings, and where these are."""
+    """Return the JSON with placeholders for its long strings, and the positions of these strings."""
     short, strings, position, kept = list[bytes](), list[slice](), 0, 0
     while (start := text.find(b'"', position)) >= 0 and (end := _closing_quote(text, start)) >= 0:
         is_long = end - start > _LONG
@@ -98,7 +98,7 @@ def _without_long_strings(text: bytes, most: int) -> tuple[bytes, list[slice]]:
 
 
 def _closing_quote(text: bytes, start: int) -> int:
-    """Where the string ends that begins at ``start``; -1 where it does not."""
+    """Return the end of the string that begins at ``start``; -1 if it has no end."""
     end = start
     while (end := text.find(b'"', end + 1)) >= 0:
         string = text[start + 1 : end]
@@ -110,6 +110,7 @@ def _closing_quote(text: bytes, start: int) -> int:
 
 
 def _unwrapped(value: Any, where: str) -> Any:
+    """Return the only member of an object, repeatedly; other values unchanged."""
     while isinstance(value, dict):
         members = {name: member for name, member in value.items() if name != _IGNORED}
         if len(members) != 1:
@@ -120,6 +121,7 @@ def _unwrapped(value: Any, where: str) -> Any:
 
 
 def _decode(string: str, text: bytes, strings: list[slice]) -> bytes:
+    """Return the image file of a string or placeholder."""
     placeholder = _PLACEHOLDER.fullmatch(string)
     if placeholder and int(placeholder[1]) < len(strings):
         found = text[strings[int(placeholder[1])]]

@@ -1,4 +1,4 @@
-"""The file of keys that a service is started with."""
+"""The file with the keys of a service."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _MOST_BYTES = 1 << 20
 
 
 def read_keys(file: Path) -> tuple[str, ...]:
-    """The keys in a file, one per line; blank lines and those that begin with ``#`` are passed over.
+    """Return the keys in a file, one per line; blank lines and lines that begin with ``#`` are ignored.
 
     Raises:
-        BundleError: the file cannot be read, or holds no key: the service would be open to everyone.
+        BundleError: the file cannot be read, or contains no key, in which case the service would be open to everyone.
     """
     try:
         lines = [line.strip() for line in read_text(file, _MOST_BYTES).splitlines()]
@@ -32,5 +32,5 @@ def read_keys(file: Path) -> tuple[str, ...]:
 
 
 def others_may_read(file: Path) -> bool:
-    """Whether other users of this machine may read the file, by its permissions."""
+    """Return whether the permissions allow other users of this machine to read the file."""
     return bool(file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))

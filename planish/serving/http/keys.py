@@ -1,4 +1,4 @@
-"""Who may ask: a key in each request's headers."""
+"""Authentication with a key in the headers of each request."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# without a key: who watches a service needs no secret, and the page is where a person gives theirs
+# no key needed: health checks need no secret, and on the page users enter their key
 OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/", "/page/page.js", "/page/places.js", "/page/page.css"})
 
 
 class KeyCheck:
-    """Answers 401 to requests without one of the keys, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
+    """ASGI middleware that answers 401 to requests without a valid key, as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
 
     Args:
-        app: what answers the others.
-        keys: at least one.
+        app: the wrapped application.
+        keys: at least one key.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
@@ -33,5 +33,5 @@ class KeyCheck:
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, token = headers.get("Authorization", "").partition(" ")
         given = token if scheme.lower() == "bearer" else headers.get("X-API-Key", "")
-        matches = [hmac.compare_digest(given.encode("latin-1"), key.encode()) for key in self._keys]  # all, so that time tells nothing
+        matches = [hmac.compare_digest(given.encode("latin-1"), key.encode()) for key in self._keys]  # all: no timing side channel
         return any(matches)

@@ -1,4 +1,4 @@
-"""Forms with files, ``multipart/form-data`` (RFC 7578), read from a body that is in memory already."""
+"""Forms with files, ``multipart/form-data`` (RFC 7578), parsed from a body in memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Field:
     """One part of a form.
 
     Args:
-        name: of the field.
-        is_file: it has a file name, which may be empty.
-        file_name: as it was sent; for messages alone.
-        data: its content.
+        name: name of the field.
+        is_file: whether it has a file name, which may be empty.
+        file_name: file name as sent; only used in messages.
+        data: content of the field.
     """
 
     name: str
@@ -33,14 +33,15 @@ class Field:
 
 
 def read_form(body: bytes, content_type: str) -> list[Field]:
-    """The parts of a form, in their order.
+    """Return the parts of a form, in order.
 
     Args:
-        body: the whole of it.
-        content_type: with the boundary; where that is missing, as in requests whose type was set by hand, it is taken from the first line.
+        body: the whole body.
+        content_type: header with the boundary; if the boundary is missing, as in requests whose type was set by hand, it is taken from
+            the first line of the body.
 
     Raises:
-        DataError: it is not such a form, is cut off, or has too many parts.
+        DataError: the body is not such a form, is truncated, or has too many parts.
     """
     delimiter = b"--" + _boundary(body, content_type)
     position = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter) + 2

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of requests and answers, beyond what FastAPI sees in the routes."""
+"""The OpenAPI document: schemas of requests and responses that FastAPI cannot infer from the routes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 class Failure(BaseModel):
-    """What is answered to a request that failed."""
+    """The response to a failed request."""
 
     error: str
 
 
 class Mask(BaseModel):
-    """In COCO's compressed run lengths, of the size of the image that was sent."""
+    """Compressed COCO run-length encoding, at the size of the image that was sent."""
 
     size: list[int]
     counts: str
 
 
 class Object(BaseModel):
-    """The box is left, top, right and bottom, in pixels and normalized to the image's sides."""
+    """A detected object. The box is left, top, right and bottom: ``box`` in pixels, ``shares`` normalized to the image's sides."""
 
     name: str = Field(alias="class")
     confidence: float
@@ -37,7 +37,7 @@ class Object(BaseModel):
 
 
 class Region(BaseModel):
-    """All pixels of a class, and how much of what the model was shown they are."""
+    """All pixels of one class; ``share`` is their share of the image region that the model receives."""
 
     name: str = Field(alias="class")
     share: float
@@ -46,14 +46,14 @@ class Region(BaseModel):
 
 
 class Class(BaseModel):
-    """One that an image may be of."""
+    """One of the classes of an image, with its confidence."""
 
     name: str
     confidence: float
 
 
 class Answer(BaseModel):
-    """What is said of one of several images."""
+    """The answer for one of several images."""
 
     name: str | None = Field(None, alias="class")
     confidence: float | None = None
@@ -65,7 +65,7 @@ class Answer(BaseModel):
 
 
 class Prediction(Answer):
-    """The answer to an image: ``classes`` of it, ``objects`` in it, or the ``regions`` that it is made of; to several ``predictions``."""
+    """The response for one image: its ``classes``, the ``objects`` in it, or its ``regions``; for several images, ``predictions``."""
 
     model: str
     version: str
@@ -73,13 +73,13 @@ class Prediction(Answer):
 
 
 class PredictionsBody(BaseModel):
-    """The answer of KServe's V1 protocol."""
+    """The response of KServe's V1 protocol."""
 
     predictions: list[Answer]
 
 
 class TensorBody(BaseModel):
-    """Of the Open Inference Protocol, version 2."""
+    """An output tensor of the Open Inference Protocol, version 2."""
 
     name: str
     datatype: str
@@ -87,7 +87,7 @@ class TensorBody(BaseModel):
 
 
 class Inference(BaseModel):
-    """The answer of the Open Inference Protocol, version 2."""
+    """The response of the Open Inference Protocol, version 2."""
 
     model_name: str
     model_version: str
@@ -102,7 +102,7 @@ class ServerReady(BaseModel):
 
 
 class ModelReady(BaseModel):
-    """Whether a model gives its known answers, and else why not."""
+    """Whether a model gives the expected outputs for its golden samples, and the reason if it does not."""
 
     name: str
     ready: bool
@@ -110,7 +110,7 @@ class ModelReady(BaseModel):
 
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For a route's ``responses``: of these, which it can answer."""
+    """Return the error responses of a route, for its ``responses``: those with these statuses, and 401."""
     descriptions = {
         400: "The request is wrong", 401: "A key is needed", 404: "There is no such model", 413: "The request is too large",
         415: "The request has a form that is not supported; see Accept and Accept-Encoding",
@@ -169,8 +169,8 @@ TENSORS = {"requestBody": {"required": True, "content": {"application/json": {"s
 
 
 def describe(app: FastAPI, keys: bool) -> None:
-    """Complete the application's OpenAPI document: wrong parameters are answered 400 here, and keys may be needed."""
-    document = app.openapi()  # kept by the application, which hands out this very object
+    """Complete the application's OpenAPI document: invalid parameters are answered 400, and keys may be required."""
+    document = app.openapi()  # cached by the application, which serves this very object
     for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)

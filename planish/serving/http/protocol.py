@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2: what Triton's and KServe's clients speak. Bytes to arrays and back.
+"""The Open Inference Protocol, version 2, as used by Triton and KServe clients: conversion between bytes and arrays.
 
 https://github.com/kserve/open-inference-protocol, and two of Triton's extensions, for binary tensors and for classification:
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md and extension_classification.md there.
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
 
 INPUT = "images"
-_DATATYPES = {  # the protocol's names, by numpy's
+_DATATYPES = {  # the protocol's names by numpy dtype
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8", "int16": "INT16",
     "int32": "INT32", "int64": "INT64", "float16": "FP16", "float32": "FP32", "float64": "FP64",
 }  # fmt: skip
 HEADER_LENGTH = "Inference-Header-Content-Length"
-_MOST_JSON = 65_536  # bytes of a request's JSON without its numbers
-_SLICE = 65_536  # bytes, or values, of JSON handled at a time: the interpreter's lock is free for other requests between slices
-_MOST_JSON_VALUES = 2_000_000  # of an answer; more must be asked for as binary data
-_NUMBERS = "\0numbers"  # stands for the numbers in what is left of a request's JSON
+_MOST_JSON = 65_536  # maximum bytes of a request's JSON without its numbers
+_SLICE = 65_536  # bytes or values of JSON processed at a time; between slices other requests can take the interpreter lock
+_MOST_JSON_VALUES = 2_000_000  # values in a response; more must be requested as binary data
+_NUMBERS = "\0numbers"  # placeholder for the numbers in the rest of a request's JSON
 _WITHOUT_BRACKETS = bytes.maketrans(b"[]", b"  ")
 
 
 def model_metadata(model: ServedModel, versions: list[str]) -> dict[str, Any]:
-    """Inputs and outputs of a model."""
+    """Return the metadata of a model: versions, inputs and outputs."""
     return {
         "name": model.name,
         "versions": versions,
@@ -50,16 +50,16 @@ def model_metadata(model: ServedModel, versions: list[str]) -> dict[str, Any]:
 
 
 def read_request(body: bytes, header_length: str | None, shape: tuple[int, ...], max_images: int) -> tuple[Pixels, dict[str, Any]]:
-    """The images of a request, and the request's JSON. Large JSON takes long; call it in a thread.
+    """Return the images of a request, and the request's JSON. Parsing large JSON is slow; call this in a thread.
 
     Args:
-        body: JSON, then binary data where ``header_length`` says so.
-        header_length: bytes of the JSON; None for all.
-        shape: of one image, ``(H, W, C)``.
-        max_images: that the request may bring.
+        body: JSON, followed by binary data if ``header_length`` is given.
+        header_length: bytes of the JSON; None if the whole body is JSON.
+        shape: shape of one image, ``(H, W, C)``.
+        max_images: maximum number of images.
 
     Raises:
-        DataError: it is not such a request, or its images are of another shape or type, or too many.
+        DataError: it is not a valid request, or its images have another shape or type, or are too many.
     """
     length = len(body)
     if header_length is not None:
@@ -83,9 +83,9 @@ def read_request(body: bytes, header_length: str | None, shape: tuple[int, ...],
 
 
 def _read_json(text: bytes) -> tuple[Any, bytes]:
-    """A request's JSON with ``_NUMBERS`` in the place of its ``data``, and the text of those.
+    """Return a request's JSON with ``_NUMBERS`` in place of its ``data``, and the text of the numbers.
 
-    Python's objects need up to twenty times the memory of their text, so that only what is short is read by ``json`` as a whole.
+    Python objects need up to twenty times the memory of their JSON text, so only the short rest is parsed by ``json`` as a whole.
     """
     key = re.compile(rb'"data"\s*:\s*(?=\[)').search(text)
     numbers = b""
@@ -122,10 +122,10 @@ def _pixels(tensor: Mapping[str, Any], binary: bytes, numbers: bytes, shape: lis
 
 
 def _slices(numbers: bytes) -> Iterator[Pixels]:
-    """An array of numbers in JSON, flat or nested, in pieces."""
+    """Yield an array of numbers in JSON, flat or nested, in pieces."""
     start, last = 0, len(numbers)
     while start < last:
-        end = last if last - start <= _SLICE else numbers.find(b",", start + _SLICE) % (last + 1)  # -1, for none, is the end
+        end = last if last - start <= _SLICE else numbers.find(b",", start + _SLICE) % (last + 1)  # -1 (none) gives the end
         text = numbers[start:end].translate(_WITHOUT_BRACKETS)
         try:
             values = np.asarray(json.loads(b"[%b]" % text))
@@ -144,8 +144,8 @@ class OutputPart:
     """How one output is sent.
 
     Args:
-        as_binary: as binary data, not in JSON.
-        classes: so many of the classes with the highest values, as ``value:index:label``; 0 for the values themselves.
+        as_binary: as binary data instead of JSON.
+        classes: number of top classes, as ``value:index:label``; 0 sends the values themselves.
     """
 
     as_binary: bool
@@ -153,20 +153,20 @@ class OutputPart:
 
     @property
     def is_text(self) -> bool:
-        """Whether its numbers are written in digits, which there are none for where they are not finite."""
+        """Whether its numbers are written as text, which is impossible for non-finite values."""
         return not self.as_binary or self.classes > 0
 
 
 def response_parts(outputs: Outputs, request: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, OutputPart]:
-    """The outputs that a request asks for, by name, and how each is sent.
+    """Return the requested outputs by name, and how each is sent.
 
     Args:
-        outputs: of the model.
+        outputs: outputs of the model.
         request: the request's JSON.
         class_names: in the order of the outputs.
 
     Raises:
-        DataError: it asks for others than there are, for more numbers in JSON than are written, or for classes of an output without.
+        DataError: the request names unknown outputs, more numbers in JSON than the maximum, or classes of an output that has none.
     """
     wanted = _wanted(request, outputs)
     for name, part in wanted.items():
@@ -182,11 +182,11 @@ def response_parts(outputs: Outputs, request: Mapping[str, Any], class_names: Se
 def write_response(
     model: ServedModel, outputs: Outputs, wanted: Mapping[str, OutputPart], request: Mapping[str, Any]
 ) -> tuple[bytes, int | None]:
-    """The response's body, and the bytes of its JSON where binary data follow it. Large JSON takes long; call it in a thread.
+    """Return the body of the response, and the bytes of its JSON if binary data follows. Large JSON is slow; call this in a thread.
 
     Args:
-        model: that answered.
-        outputs: of the model; those that are sent as text must be finite, since JSON has no other numbers.
+        model: the model.
+        outputs: outputs of the model; those sent as text must be finite, since JSON has no other numbers.
         wanted: see ``response_parts``.
         request: the request's JSON.
 
@@ -216,11 +216,11 @@ def write_response(
 
 
 def top_classes(values: npt.NDArray[Any], count: int, class_names: Sequence[str]) -> list[str]:
-    """Of each row the classes with the highest values, the highest first, as ``value:index:label``, row after row.
+    """Return the top classes of each row, the highest value first, as ``value:index:label``, row after row.
 
     Args:
         values: ``(N, classes)``.
-        count: of classes; all where there are fewer.
+        count: number of top classes; all classes if there are fewer.
         class_names: in the order of the columns.
     """
     highest = np.argsort(-values.astype(np.float64), axis=1, kind="stable")[:, :count]
@@ -228,6 +228,7 @@ def top_classes(values: npt.NDArray[Any], count: int, class_names: Sequence[str]
 
 
 def _length_and_bytes(text: str) -> bytes:
+    """Encode a string as the protocol's BYTES: length, then UTF-8."""
     data = text.encode("utf-8", "replace")
     return struct.pack("<I", len(data)) + data
 

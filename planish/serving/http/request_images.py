@@ -1,4 +1,4 @@
-"""The image files in a request, in whatever form people send them; the content decides, as many clients send a wrong ``Content-Type``."""
+"""The image files in a request, in any of the supported forms. The content decides, as many clients send a wrong ``Content-Type``."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ IMAGE_TYPES = tuple(sorted(Image.MIME[name] for name in FORMATS if name in Image
 JSON, FORM, URL_FORM = "application/json", "multipart/form-data", "application/x-www-form-urlencoded"
 _KNOWN = (*IMAGE_TYPES, "image/jpg", "image/*", "application/octet-stream", "binary/octet-stream", "text/plain", JSON, FORM, URL_FORM, "")
 ACCEPTED = f"an image file ({', '.join(one.removeprefix('image/') for one in IMAGE_TYPES)}), {FORM} with files, or {JSON} with base64"
-_OPTIONS = ("threshold", "version", "why")  # that belong into the address
+_OPTIONS = ("threshold", "version", "why")  # options that belong in the URL
 _URL_FORM_BODY = re.compile(rb"[\w.\-\[\]]{1,64}=[^=]")
 _JSON_HEADS = (b"{", b"[", b'"')
 
 
 @dataclass(frozen=True)
 class RequestImages:
-    """What a request brought.
+    """The images of a request.
 
     Args:
         files: image files, at least one, not yet decoded.
-        several: they came as a list, or as several files, and so do the answers.
-        content_type: the request's, without parameters.
+        several: whether they were a list or several files; the response is then a list, too.
+        content_type: the request's content type, without parameters.
     """
 
     files: list[bytes]
@@ -39,11 +39,11 @@ class RequestImages:
     content_type: str
 
     def refusal(self, number: int, error: DataError) -> Exception:
-        """What to raise where a file could not be decoded: 415 where it is not an image and was not said to be one that is known.
+        """Return the error to raise for a file that could not be decoded: 415 if it is not an image and its type is not supported.
 
         Args:
-            number: of the file, from 0 on.
-            error: of the decoder.
+            number: index of the file, from 0.
+            error: error of the decoder.
         """
         message = f"image {number + 1}: {error}" if self.several else str(error)
         if isinstance(error.__cause__, UnidentifiedImageError) and self.content_type not in _KNOWN:
@@ -53,16 +53,16 @@ class RequestImages:
 
 
 def read_images(body: bytes, content_type: str, max_images: int) -> RequestImages:
-    """The images in a request's body. Large bodies take long; call it in a thread.
+    """Return the images in a request's body. Large bodies are slow; call this in a thread.
 
     Args:
         body: not empty.
-        content_type: the header; empty where there is none.
-        max_images: that a request may bring.
+        content_type: the header; empty if there is none.
+        max_images: maximum number of images per request.
 
     Raises:
-        DataError: there are none, too many, or what holds them is damaged.
-        RefusedError: 415, images are not sent in this form.
+        DataError: there are no images, too many, or the form or JSON is damaged.
+        RefusedError: 415, images are not accepted in this form.
     """
     kind = content_type.partition(";")[0].strip().lower()
     head = body[:64].lstrip(b" \t\r\n\xef\xbb\xbf")
@@ -80,14 +80,14 @@ def read_images(body: bytes, content_type: str, max_images: int) -> RequestImage
 
 
 def unsupported(kind: str, message: str = "") -> RefusedError:
-    """415, with what is accepted."""
+    """Return a 415 error that lists what is accepted."""
     return RefusedError(415, f"{message} Content-Type {kind[:50]!r} is not supported; send {ACCEPTED}".lstrip(), {"Accept": _ACCEPT})
 
 
 def _form_files(fields: list[Field], max_images: int) -> tuple[list[bytes], bool]:
     if options := [field.name for field in fields if field.name in _OPTIONS and not field.is_file]:
         raise DataError(f"the form has the field {options[0]!r}", f"options go into the address, as in /predict?{options[0]}=...")
-    files = [field for field in fields if field.is_file] or fields  # pages send data URLs as plain fields
+    files = [field for field in fields if field.is_file] or fields  # web pages send data URLs as plain fields
     if not files:
         raise DataError("the form is empty", "it has one or more files: curl -F file=@photo.jpg")
     if len(files) > max_images:

@@ -1,1 +1,1 @@
-"""The log of a service, drift in it, and the images most worth a label."""
+"""Prediction log, drift detection, and selection of images to label."""

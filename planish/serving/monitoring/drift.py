@@ -1,4 +1,4 @@
-"""Drift: whether what a model is shown, and what it says, still looks as it did when its bundle was made."""
+"""Drift detection: compares the inputs and predictions of a served model with the reference statistics of its bundle."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ Cycle = Literal["none", "day", "week"]
 CLASSES = "class mix"
 _SECONDS = {"day": 86_400, "week": 604_800}
 _MONDAY = 4 * 86_400  # 1970 began on a Thursday
-_MOST_IMAGES = 100_000  # that one test compares; a busy period has several tests
-_RECENT = 200  # images that the report compares with the reference
+_MOST_IMAGES = 100_000  # images per statistical test; a busy period has several tests
+_RECENT = 200  # most recent images that the report compares with the reference
 
 
 @dataclass(frozen=True)
 class DriftSettings:
-    """How drift is looked for, and what is assumed of images that do not drift.
+    """Settings of drift detection, and its assumptions about images without drift.
 
     Args:
-        false_alarms: share of the periods without drift that may give an alarm.
-        period: after which it starts anew.
-        correlation_s: seconds after which two images of one source are independent; 0 where all images are.
-        cycle: what comes back every day (day and night) or week is no drift; it is then judged when the cycle is over.
+        false_alarms: share of the periods without drift that may raise an alarm.
+        period: length of a period; each period starts a new test.
+        correlation_s: seconds after which two images of the same source are independent; 0 if all images are.
+        cycle: changes that recur every day (such as day and night) or every week are not drift; images are then compared at the end of
+            each cycle.
 
     Raises:
         GoalError: a value is out of range.
@@ -64,13 +65,14 @@ DEFAULT_DRIFT = DriftSettings()
 
 @dataclass(frozen=True)
 class DriftFinding:
-    """What one kind of value says.
+    """The result of drift detection for one kind of value.
 
     Args:
-        of: ``brightness``, ``confidence``, ``class mix``, ...
-        drifted: whether the evidence was ever enough in this period.
-        log10_evidence: highest so far; 3: without drift the chance of ever seeing this is at most 1 in 1000. None where only that is known.
-        words: the last images beside the reference.
+        of: kind of value: ``brightness``, ``confidence``, ``class mix``, ...
+        drifted: whether the evidence was sufficient at any time in this period.
+        log10_evidence: highest evidence so far. At 3, the probability of ever reaching this without drift is at most 1 in 1000. None if
+            only ``drifted`` is known.
+        words: the most recent images compared with the reference, as text.
     """
 
     of: str
@@ -80,16 +82,18 @@ class DriftFinding:
 
 
 class Drift:
-    """Looks at predictions as they come. In a period without drift the chance of any alarm is at most ``false_alarms``, no matter how often
-    one looks: each kind of value gets its share of it. A period is a day or a week (from Monday, UTC).
+    """Detects drift in a stream of predictions.
 
-    That holds where each image is distributed as the reference's, and images of different sources, and of one source more than
-    ``correlation_s`` apart, are independent. Images that resemble each other for longer can give an alarm, and so does what changes slowly
-    and comes back, such as day and night, unless ``cycle`` says so. See ``Thinning`` for which images are compared.
+    In a period without drift the probability of any alarm is at most ``false_alarms``, no matter how often the result is read: it is
+    divided among the kinds of values. A period is a day, or a week that starts on Monday, UTC.
+
+    This holds if each image has the distribution of the reference, and images of different sources, and images of the same source more
+    than ``correlation_s`` apart, are independent. Images that resemble each other for longer can raise an alarm, and so can slow
+    recurring changes, such as day and night, unless ``cycle`` is set. See ``Thinning`` for which images are compared.
 
     Args:
-        bundle: folder that holds the reference.
-        settings: what is assumed.
+        bundle: folder of the bundle with the reference.
+        settings: settings and assumptions.
 
     Raises:
         BundleError: the bundle's reference is missing, damaged or of another version.
@@ -109,7 +113,7 @@ class Drift:
         self.start(0)
 
     def start(self, number: int) -> None:
-        """A new period."""
+        """Start a new period."""
         self.number, self.images, self.compared, self._runs = number, 0, 0, 0
         self._highest = dict.fromkeys(self.kinds, 0.0)
         self._recent: dict[str, deque[float]] = {name: deque(maxlen=_RECENT) for name in self.kinds}
@@ -117,7 +121,10 @@ class Drift:
         self._test_anew()
 
     def _test_anew(self) -> None:
-        """The tests of a period share its chance of a false alarm: the first has nine tenths, all later ones a tenth together."""
+        """Start new tests.
+
+        The tests of a period share its probability of a false alarm: the first gets nine tenths, and all later ones one tenth together.
+        """
         self._runs += 1
         self._log10_share = math.log10(0.9 if self._runs == 1 else 0.1 / (self._runs * (self._runs - 1)))
         self._tests: dict[str, ValueChange | MixChange] = {name: ValueChange(values) for name, values in self._values.items()}
@@ -125,19 +132,19 @@ class Drift:
             self._tests[CLASSES] = MixChange(list(self._classes.values()))
 
     def add(self, values: Mapping[str, Any], predicted: str | None = None, at: float | None = None, source: str = "") -> None:
-        """Take in one prediction.
+        """Add one prediction.
 
         Args:
-            values: see ``planish.export.bundle.reference.image_values``; those that are missing, or no finite numbers, are passed over.
+            values: see ``planish.export.bundle.reference.image_values``; missing or non-finite values are skipped.
             predicted: the top class.
             at: seconds since 1970; None for now.
-            source: camera, user, ... that the image is from.
+            source: source of the image, such as a camera or user.
         """
         at = time.time() if at is None else at
         number = int((at - _MONDAY) // _SECONDS[self.settings.period])
         if number < self.number:
             return
-        self._compare_complete(at)  # of the period that ends
+        self._compare_complete(at)  # images of the period that ends
         if number > self.number:
             self.start(number)
         self.images += 1
@@ -162,11 +169,11 @@ class Drift:
             self._highest[name] = max(self._highest[name], self._tests[name].log10_evidence + self._log10_share)
 
     def drifted(self, kind: str) -> bool:
-        """Whether there was enough evidence in this period."""
+        """Return whether the evidence was sufficient at any time in this period."""
         return self._highest[kind] >= self._enough
 
     def findings(self) -> list[DriftFinding]:
-        """One for each kind of value, the strongest first."""
+        """Return one finding for each kind of value, the strongest evidence first."""
         ordered = sorted(self._highest.items(), key=lambda one: -one[1])
         return [DriftFinding(name, self.drifted(name), highest, self._words(name)) for name, highest in ordered]
 
@@ -187,4 +194,4 @@ class Drift:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) <= LARGEST  # nor NaN
+    return isinstance(value, int | float) and abs(value) <= LARGEST  # also False for NaN

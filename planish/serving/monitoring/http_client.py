@@ -1,4 +1,7 @@
-"""Requests to other services. What is asked goes to the address given and nowhere else, and no error quotes it: it may hold a secret."""
+"""HTTP requests to other services.
+
+Requests are sent only to the given address; redirects are not followed. No error quotes the address, because it may contain a secret.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,19 @@ from urllib.parse import urlsplit
 from planish.errors import PlanishError
 
 _TIMEOUT_S = 10.0
-_MOST_BYTES = 50_000_000  # of an answer
+_MOST_BYTES = 50_000_000  # of a response
 
 
 class NoResponseError(PlanishError):
-    """A service that did not answer, or answered that it cannot do so now. Later it may."""
+    """A service does not respond, or responds that it is temporarily unavailable. The request may succeed later."""
 
 
 class RequestRefusedError(PlanishError):
-    """A request that is wrong, and will be so later."""
+    """The request is invalid or refused, and would be so later as well."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected request would take its key with it, and a redirected POST would become a GET."""
+    """Refuses redirects: a redirected request would pass its key on, and a redirected POST would become a GET."""
 
     def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str) -> None:
         return None
@@ -36,31 +39,31 @@ _OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def is_http(address: str) -> bool:
-    """Whether this is an address to send requests to."""
+    """Return whether this is a valid HTTP or HTTPS address."""
     try:
         parts = urlsplit(address)
-        _ = parts.port  # raises where it is not a number
+        _ = parts.port  # raises ValueError if it is not a number
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname) and not any(character <= " " for character in address)
 
 
 def request(who: str, address: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> bytes:
-    """GET, or POST where there is a body; returns the answer's body.
+    """Send a GET request, or a POST request if there is a body; return the body of the response.
 
     Args:
-        who: is asked, for errors, which do not quote the address.
-        address: http or https.
-        body: of the request.
-        headers: likewise.
+        who: name of the service in errors, which do not quote the address.
+        address: http or https URL.
+        body: body of the request.
+        headers: headers of the request.
 
     Raises:
-        NoResponseError: the connection failed, or the status is 429 or from 500.
-        RequestRefusedError: any other status that is no success, or no address.
+        NoResponseError: the connection failed, or the status is 429, 500 or above.
+        RequestRefusedError: the address is invalid, or the status is any other error or redirect.
     """
     if not is_http(address):
         raise RequestRefusedError(f"{who} has no valid address", "it begins with http:// or https://, and has no spaces")
-    # "from None" throughout: the errors below quote the address
+    # "from None" hides the original errors, which quote the address
     try:
         with _OPENER.open(urllib.request.Request(address, body, dict(headers)), timeout=_TIMEOUT_S) as answer:
             found: bytes = answer.read(_MOST_BYTES)
@@ -81,7 +84,7 @@ _RULES = {401: "it needs a key", 403: "the key does not do for this", 404: "ther
 
 
 def _reason(error: Exception) -> str:
-    """In words that do not quote the request."""
+    """Return the reason of a failure, without quoting the request."""
     cause = error.reason if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({cause.verify_message}); SSL_CERT_FILE names a file of certificates to trust"

@@ -1,4 +1,4 @@
-"""The logged images that are most worth a label: those the model is least sure of, of every class it gave, none twice."""
+"""Selection of logged images to label: the most uncertain predictions of each class, without duplicates."""
 
 from __future__ import annotations
 
@@ -26,28 +26,31 @@ MANIFEST, ANNOTATIONS = "labels.csv", "_annotations.coco.json"
 
 
 def find_label_candidates(log: Path, out: Path, count: int, bundles: Sequence[str | Path] = ()) -> int:
-    """Copy such images to ``out``, with a ``labels.csv`` whose labels are to be filled in; of a model of boxes with a COCO file instead,
-    which holds the model's own boxes to be corrected.
+    """Copy the logged images with the most uncertain predictions to a new folder.
 
-    They are taken from the classes in turn, so that one hard class does not push out the others, nor the images in which nothing was found.
-    B. Settles, Active learning literature survey, 2009 (uncertainty sampling).
+    The folder has a ``labels.csv`` with a column of labels to fill in. For models that predict boxes it has a COCO file instead, with
+    the predicted boxes to be corrected.
+
+    Images are taken from the predicted classes in turn, so that one hard class does not crowd out the others, or the images without
+    detections. B. Settles, Active learning literature survey, 2009 (uncertainty sampling).
 
     Args:
         log: folder of a service's log.
         out: folder for the images; must not exist.
-        count: at most that many.
-        bundles: whose predictions are taken, named as ``planish serve`` was given them; not needed where the log is of one model.
+        count: maximum number of images.
+        bundles: select predictions of these bundles, named as in ``planish serve``; not needed if the log is of one model.
 
     Returns:
-        How many there are.
+        The number of images copied.
 
     Raises:
-        DataError: no images were logged, or those of several models, which may have other classes and tasks.
+        DataError: no images were logged, or images of several models, which may have different classes and tasks, and no ``bundles`` are
+            given.
         BundleError: ``out`` exists.
     """
     if out.exists():
         raise BundleError(f"{out} exists already", "labels that somebody filled in are not overwritten", "choose another --out")
-    files = {file.name: file for file in log.rglob(f"{IMAGES}/*")}  # replicas have folders of their own
+    files = {file.name: file for file in log.rglob(f"{IMAGES}/*")}  # each replica has its own folder
     wanted = {name for name, _ in named_bundles(bundles)}
     of_wanted = (record for record in records(log) if not wanted or record["model"] in wanted)
     logged = {record["image"]: record for record in of_wanted if record.get("image") in files}
@@ -57,7 +60,7 @@ def find_label_candidates(log: Path, out: Path, count: int, bundles: Sequence[st
     if not kept:
         raise DataError(f"{log} holds no images", "images are kept only when asked for", "planish serve --log FOLDER --log-images 1000")
     with whole(out) as partial:
-        partial.chmod(0o700)  # as the log's images, for their owner alone
+        partial.chmod(0o700)  # readable by the owner only, as in the log
         return _write(partial, kept, files, count)
 
 
@@ -72,7 +75,7 @@ def _write(out: Path, kept: list[dict[str, Any]], files: dict[str, Path], count:
                 name = f"{len(chosen):04d}.{(image.format or 'image').lower()}"
             size_of(AnnotatedImage(name, source, None))
             shutil.copyfile(source, out / name)
-        except (OSError, DataError):  # the service has replaced it by a newer one, or it is damaged
+        except (OSError, DataError):  # the service has deleted it in the meantime, or it is damaged
             continue
         chosen.append(record)
         names[record["image"]] = name
@@ -89,7 +92,7 @@ def _write(out: Path, kept: list[dict[str, Any]], files: dict[str, Path], count:
 
 
 def _coco(folder: Path, chosen: list[dict[str, Any]], names: dict[str, str]) -> dict[str, Any]:
-    """What the model said of the images, in COCO's words, with its ``score``."""
+    """Return the predictions in COCO format, with an additional ``score``."""
     classes = sorted({one["class"] for record in chosen for one in record.get("boxes", [])})
     images, annotations = [], list[dict[str, Any]]()
     for number, record in enumerate(chosen):
@@ -112,16 +115,17 @@ def _coco(folder: Path, chosen: list[dict[str, Any]], names: dict[str, str]) -> 
 
 
 def _in_turn(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort records so that classes alternate, the most uncertain record of each class first."""
     places: dict[str, int] = defaultdict(int)
     ranked = []
     for record in sorted(logged, key=_doubt, reverse=True):
-        named = record.get("class", "")  # where nothing was found there may be something that was overlooked
+        named = record.get("class", "")  # without detections the class is empty: objects may have been missed
         ranked.append((places[named], -_doubt(record), record))
         places[named] += 1
     return [record for _, _, record in sorted(ranked, key=lambda one: one[:2])]
 
 
 def _doubt(record: dict[str, Any]) -> float:
-    """How unsure the model was."""
+    """Return the uncertainty of a prediction."""
     found: float = record.get("entropy", 1 - record.get("confidence", 1))
     return found

@@ -1,4 +1,4 @@
-"""Which models wrote a log, and whether the bundles that it is to be compared with are among them."""
+"""The models that wrote a log, and a check that it has predictions of the given bundles."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from planish.errors import BundleError, DataError
 from planish.export.bundle.folder import SEAL
 from planish.files.reading import damage_reported, read_text
 
-_LISTED = 5  # models or bundles that an error names
-SEAL_LENGTH = 12  # characters of a bundle's hash in a record
+_LISTED = 5  # maximum number of models or bundles listed in an error
+SEAL_LENGTH = 12  # characters of the bundle's hash that a record contains
 
 
 class EmptyLogError(DataError):
-    """A log without predictions. A service that has just been started has one."""
+    """A log without predictions, such as that of a service that has just been started."""
 
 
 class LogContents:
@@ -39,15 +39,15 @@ class LogContents:
         return list(dict.fromkeys((model, version) for (model, version, _), _ in self._counts.most_common()))
 
     def check(self, log: Path, bundles: Mapping[tuple[str, str], Path]) -> None:
-        """Check that each of these bundles has predictions in the log.
+        """Check that the log has predictions of each of these bundles.
 
         Args:
-            log: where it was read from, for errors.
+            log: folder of the log, for error messages.
             bundles: folders by name and version.
 
         Raises:
-            EmptyLogError: there are no predictions at all.
-            DataError: there are none of one of these bundles.
+            EmptyLogError: the log has no predictions at all.
+            DataError: the log has no predictions of one of the bundles.
         """
         if not self._counts:
             raise EmptyLogError(f"{log} has no predictions", "a service writes them while it answers images: planish serve --log FOLDER")
@@ -81,10 +81,10 @@ class LogContents:
 
 
 def bundle_seal(folder: Path) -> str:
-    """The beginning of a bundle's hash, as records have it.
+    """Return the beginning of a bundle's hash, as in the records of a log.
 
     Raises:
-        BundleError: the bundle does not have its hash.
+        BundleError: the bundle's hash is missing or unreadable.
     """
     with damage_reported(folder / SEAL, BundleError, "it identifies the bundle", "make the bundle again"):
         return read_text(folder / SEAL)[:SEAL_LENGTH]

@@ -1,4 +1,4 @@
-"""``planish monitor``: reads what a service logged, or its metrics, and says whether anything drifted."""
+"""``planish monitor``: detects drift from a service's log or its metrics."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from planish.serving.monitoring.log_contents import EmptyLogError, LogContents, 
 from planish.serving.monitoring.records import records
 from planish.serving.serve import named_bundles
 
-_CLOCK_S = 86_400  # a record this much later than now was written by a clock that is wrong
+_CLOCK_S = 86_400  # a record further in the future than this was written with a wrong clock
 _FUTURE = "have a time in the future: the clock of the service was wrong"
 _BACK = "are of an earlier period than those logged before them: the clock was set back"
 NOTHING_COMPARED = (
     "Images that are closer in time than --correlation depend on one another, and few of them are compared; with --cycle none are before "
     "its end. Wait for more images, or use --correlation 0 if they are independent."
 )
-ALERT_RULES = Path(__file__).parent / "alerts.yaml"  # for Prometheus
+ALERT_RULES = Path(__file__).parent / "alerts.yaml"  # alert rules for Prometheus
 
 
 @dataclass(frozen=True)
 class Monitored:
-    """What was found of a model.
+    """The monitoring result of one model.
 
     Args:
-        model: its name.
-        version: likewise.
-        images: in the last period.
-        compared: of these, images far enough apart to be compared with the reference.
-        since: begin of what was looked at in it, in UTC; empty where only metrics were read.
-        findings: the strongest first.
-        latency_ms: median and 95th percentile of a request, in the last period.
-        others: predictions of other bundles of that name, which were passed over.
+        model: name of the model.
+        version: version of the model.
+        images: number of images in the last period.
+        compared: number of these images that are far enough apart to be compared with the reference.
+        since: time of the first image in the last period, UTC; empty if only metrics were read.
+        findings: one per kind of value, the strongest evidence first.
+        latency_ms: median and 95th percentile of the request latency in the last period.
+        others: number of predictions of other bundles with the same name and version, which were skipped.
     """
 
     model: str
@@ -58,12 +58,12 @@ class Monitored:
 
     @property
     def drifted(self) -> list[str]:
-        """What drifted."""
+        """The kinds of values that drifted."""
         return [one.of for one in self.findings if one.drifted]
 
     @property
     def verdict(self) -> str:
-        """In a line."""
+        """The result in one line."""
         if not self.compared:
             return f"{self.model} version {self.version}: no verdict, none of {self.images:,} images could be compared"
         found = f"drift in {', '.join(self.drifted)}" if self.drifted else "no drift"
@@ -80,24 +80,24 @@ def monitor(
     webhook: str | None = None,
     key: str | None = None,
 ) -> list[Monitored]:
-    """Look for drift.
+    """Check a service for drift, once or repeatedly.
 
-    What fails while it goes on is noted; see ``planish.progress.note``.
+    Errors between repeated checks are reported with ``planish.progress.note``.
 
     Args:
         source: folder of a service's log, or the service's address, ``http://...``.
-        bundles: that it served, named as ``planish serve`` is given them. For an address they are not needed; where they are given, only
-            these models are looked at.
-        settings: how drift is looked for; a running service has its own.
-        every_s: look again after so many seconds, until there is an alarm that the webhook, if any, took; None to look once.
-            A service or webhook that does not answer is then asked again.
-        webhook: address that is told of an alarm, and quoted nowhere, as it may hold a secret.
-        key: one of the service's, where it asks for one.
+        bundles: bundles that were served, named as in ``planish serve``. Required for a log. For an address they are optional and
+            restrict the check to these models.
+        settings: settings of drift detection for a log; a running service uses its own.
+        every_s: check again after this many seconds, until there is an alarm and the webhook, if any, accepted it; None to check once. A
+            service or webhook that does not respond is then tried again.
+        webhook: address that is notified of an alarm. It is never quoted, as it may contain a secret.
+        key: one of the service's keys, if it requires one.
 
     Raises:
-        DataError: there is no log, it has no predictions of one of the bundles, or what is at an address is no service of ours.
-        NoResponseError: the service does not answer; not where it is looked at again.
-        RefusedError: the service refuses the key.
+        DataError: there is no log, it has no predictions of one of the bundles, or the address is not that of ``planish serve``.
+        NoResponseError: the service does not respond, and ``every_s`` is None.
+        RequestRefusedError: the service refuses the key.
         BundleError: a bundle is damaged, or has no reference statistics.
     """
     if webhook is not None and not is_http(webhook):
@@ -118,6 +118,7 @@ def monitor(
 
 
 def _was_told(found: Sequence[Monitored], webhook: str) -> bool:
+    """Notify the webhook; return whether it accepted the alarm."""
     try:
         tell(found, webhook)
     except PlanishError as error:
@@ -127,11 +128,11 @@ def _was_told(found: Sequence[Monitored], webhook: str) -> bool:
 
 
 def tell(found: Sequence[Monitored], webhook: str) -> None:
-    """Post what drifted to an address as JSON: ``{"text": in words, "models": [...]}``; ``text`` is what chat services show.
+    """Post the results to an address as JSON: ``{"text": summary, "models": [...]}``; chat services display ``text``.
 
     Raises:
-        NoResponseError: the address does not answer.
-        RefusedError: it does not take it.
+        NoResponseError: the address does not respond.
+        RequestRefusedError: the address refuses the request.
     """
     message = {"text": "\n".join(one.verdict for one in found), "models": [asdict(one) for one in found]}
     request("the webhook", webhook, json.dumps(message).encode(), {"Content-Type": "application/json"})
@@ -146,12 +147,12 @@ def _look(source: str | Path, bundles: Sequence[str | Path], settings: DriftSett
 
 
 def is_address(source: str | Path) -> bool:
-    """Whether it is a service's address, not the folder of its log."""
+    """Return whether this is a service's address, not the folder of its log."""
     return str(source).startswith(("http://", "https://"))
 
 
 class _Watched:
-    """A bundle, and what its predictions in the last period came to."""
+    """A bundle, and the drift and latency of its predictions in the last period."""
 
     def __init__(self, bundle: Path, settings: DriftSettings) -> None:
         self.seal, self.drift = bundle_seal(bundle), Drift(bundle, settings)
@@ -204,7 +205,7 @@ def _from_metrics(address: str, key: str | None, wanted: Sequence[tuple[str, str
     except ImportError as error:
         raise DataError("prometheus-client is not installed", "metrics are read with it", "run: pip install 'planish[serve]'") from error
     service = f"the service at {urlsplit(address).hostname}" if is_http(address) else "the service"
-    headers = {} if key is None else {"Authorization": f"Bearer {key.encode().decode('latin-1')}"}  # as the service reads it
+    headers = {} if key is None else {"Authorization": f"Bearer {key.encode().decode('latin-1')}"}  # encoded as the service decodes it
     text = request(service, f"{address.rstrip('/')}/metrics", headers=headers).decode(errors="replace")
     found = []
     try:

@@ -1,4 +1,4 @@
-"""What was predicted, looked at beside the requests: drift, and a line in the log for each."""
+"""Records predictions in the background: drift detection, and a line in the log for each prediction."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("planish.serving")
 LOG_FILE, IMAGES = "predictions.jsonl", "images"
-SOURCE = "X-Source"  # header that says which camera, user, ... an image is from
-_FILES = 5  # that the log has, the one being written included
-_WAITING, _WAITING_BYTES = 32, 64_000_000  # predictions; masks of many objects are large
+SOURCE = "X-Source"  # header with the source of an image, such as a camera or user
+_FILES = 5  # files of the log, including the current one
+_WAITING, _WAITING_BYTES = 32, 64_000_000  # limits of the queue, in predictions and bytes; masks of many objects are large
 _SOURCE_LENGTH = 100
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 
@@ -41,10 +41,10 @@ class LogSettings:
     """Where predictions are logged.
 
     Args:
-        folder: of the log; None for none.
-        bytes: that its files may have together; the oldest lines go first.
-        images: of the logged ones how many image files are kept; the oldest go first.
-        image_bytes: that these may have together.
+        folder: folder of the log; None for no log.
+        bytes: maximum total size of the log files; the oldest lines are deleted first.
+        images: maximum number of image files of logged predictions that are kept; the oldest are deleted first.
+        image_bytes: maximum total size of these image files.
     """
 
     folder: Path | None = None
@@ -58,6 +58,8 @@ NO_LOG = LogSettings()
 
 @dataclass(frozen=True)
 class _Prediction:
+    """The answer to one request, with its input."""
+
     at: float
     model: ServedModel
     pixels: Pixels
@@ -68,28 +70,28 @@ class _Prediction:
 
     @property
     def bytes(self) -> int:
-        """Memory that it needs."""
+        """Memory that it occupies."""
         return self.pixels.nbytes + sum(values.nbytes for values in self.outputs.values()) + sum(map(len, self.files))
 
 
 class Recorder:
-    """Takes predictions from the service and looks at them in a thread of its own; more than it is to look at, or can, are passed over.
+    """Processes predictions of a service in a background thread; predictions beyond its rate or capacity are skipped.
 
-    Whether one is passed over depends on the time and on what waits already, never on the image itself: drift is judged by those taken.
-    What is logged can be read by its owner alone.
+    Whether a prediction is skipped depends on the time and on the queue, never on the image, so that the recorded ones are
+    representative for drift detection. Log files can be read by their owner only.
 
     Args:
-        log: where to write them.
-        a_second: at most that many are looked at.
+        log: where predictions are logged.
+        a_second: maximum number of images per second.
 
     Raises:
-        DataError: the log's folder cannot be written.
+        DataError: the log's folder is not writable.
     """
 
     def __init__(self, log: LogSettings, a_second: float) -> None:
         self._pause, self._next = 1 / a_second, 0.0
         self._queue: queue.Queue[_Prediction | None] = queue.Queue(_WAITING)
-        self._taken = self._done = 0  # bytes, each counted by one thread alone
+        self._taken = self._done = 0  # bytes; each counter is updated by one thread only
         self._images: _KeptImages | None = None
         self._file: _LogFile | None = None
         if log.folder is not None:
@@ -114,15 +116,15 @@ class Recorder:
         files: Sequence[bytes] = (),
         source: str | None = None,
     ) -> None:
-        """Take a request's answer in if there is time for it; returns at once.
+        """Queue the answer to a request if the rate and the queue allow it; returns at once.
 
         Args:
-            model: that answered.
-            pixels: uint8 ``(N, H, W, C)``.
-            outputs: of the model.
-            seconds: the request took.
-            files: the image files, N, where those were sent.
-            source: camera, user, ... that it is from, where that was said; images of one source may resemble each other.
+            model: the model.
+            pixels: input, uint8 ``(N, H, W, C)``.
+            outputs: outputs of the model.
+            seconds: latency of the request.
+            files: the N image files, if the request contained files.
+            source: source of the images, such as a camera or user, if given; images of one source may resemble each other.
         """
         now = time.time()
         if now < self._next or self._queue.full() or self._taken - self._done >= _WAITING_BYTES:
@@ -133,7 +135,7 @@ class Recorder:
         self._queue.put_nowait(prediction)
 
     def close(self) -> None:
-        """Finish what was taken in."""
+        """Process the queued predictions, and stop."""
         self._queue.put(None)
         self._thread.join()
         if self._file is not None:
@@ -143,9 +145,9 @@ class Recorder:
         while (prediction := self._queue.get()) is not None:
             try:
                 self._look(prediction)
-            except OSError as error:  # a full disk
+            except OSError as error:  # for example, a full disk
                 _LOG.error("a prediction could not be recorded: %s", error.strerror)
-            except Exception:  # nobody's request may fail for it
+            except Exception:  # recording must not stop the service
                 _LOG.exception("a prediction could not be recorded")
             self._done += prediction.bytes
 
@@ -173,11 +175,11 @@ class Recorder:
 
 
 class _LogFile(RotatingFileHandler):
-    """Lines of JSON in files that its owner alone can read; the oldest file goes where there are too many.
+    """Rotating files of JSON lines that only their owner can read.
 
     Args:
-        file: the newest.
-        most_bytes: of each.
+        file: the current file.
+        most_bytes: maximum size of each file.
     """
 
     def __init__(self, file: Path, most_bytes: int) -> None:
@@ -186,7 +188,7 @@ class _LogFile(RotatingFileHandler):
         super().__init__(file, maxBytes=most_bytes, backupCount=_FILES - 1, encoding="ascii", delay=True)
 
     def write(self, line: dict[str, Any]) -> None:
-        """A line longer than a file may be goes without its boxes."""
+        """Write a line; a line that exceeds the size of a file is written without its boxes."""
         text = json.dumps(line)
         if len(text) + 1 >= self.maxBytes:
             text = json.dumps({name: value for name, value in line.items() if name != "boxes"})
@@ -196,11 +198,11 @@ class _LogFile(RotatingFileHandler):
         return TextIOWrapper(open(self.baseFilename, "ab", opener=_open_private), self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        raise  # the recorder says it; logging's own way is a traceback for every line of a full disk
+        raise  # the recorder logs it; by default, logging prints a traceback for every line if the disk is full
 
 
 class _KeptImages:
-    """The newest files, named by what is in them."""
+    """A folder of the most recent image files, named by the hash of their content."""
 
     def __init__(self, folder: Path, most: int, most_bytes: int) -> None:
         _make_private(folder)
@@ -213,11 +215,12 @@ class _KeptImages:
         self._trim()
 
     def keep(self, data: bytes) -> str:
+        """Store an image file and return its name."""
         name = hashlib.sha256(data).hexdigest()[:20]
         if not (self._folder / name).exists():
             with open(self._new, "wb", opener=_open_private) as file:
                 file.write(data)
-            self._new.replace(self._folder / name)  # whole, or not at all
+            self._new.replace(self._folder / name)  # atomic
             self._kept.append((name, len(data)))
             self._bytes += len(data)
             self._trim()

@@ -1,4 +1,4 @@
-"""What a service logged, read back: by all its replicas, in order of time, while it goes on writing."""
+"""Reads the log of a service: the records of all replicas in order of time, even while the service is writing."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from planish.export.bundle.folder import DESCRIPTION
 from planish.progress import Stage
 from planish.serving.monitoring.recorder import LOG_FILE
 
-_TEXT, _NUMBERS = ("model", "version", "bundle"), ("time", "seconds")  # that every record has
+_TEXT, _NUMBERS = ("model", "version", "bundle"), ("time", "seconds")  # required fields
 _OPTIONAL_TEXT, _OPTIONAL_NUMBERS = ("image", "class", "source"), ("confidence", "entropy")
-_LONGEST_LINE = 16_000_000  # bytes; what is longer is no record
+_LONGEST_LINE = 16_000_000  # bytes; longer lines are skipped
 UNREADABLE = "cannot be read"
 _LATEST = 4e9  # in seconds since 1970: in the year 2096
 
 
 def records(log: Path, left_out: Counter[str] | None = None) -> Iterator[dict[str, Any]]:
-    """What was logged, the oldest first; lines that cannot be read are passed over.
+    """Yield the logged records, the oldest first; unreadable lines are skipped.
 
     Args:
-        log: folder of a service's log, or one that holds those of its replicas.
-        left_out: is given the number of those lines, as ``UNREADABLE``; not of a last line that is still being written.
+        log: folder of a service's log, or the folder that contains those of its replicas.
+        left_out: the number of skipped lines is added to this counter as ``UNREADABLE``; an incomplete last line does not count.
 
     Raises:
         DataError: there is no log.
@@ -48,7 +48,7 @@ def records(log: Path, left_out: Counter[str] | None = None) -> Iterator[dict[st
 
 def _merged(folders: dict[Path, list[Path]], left_out: Counter[str]) -> Iterator[dict[str, Any]]:
     with ExitStack() as opened:
-        logs = [_open_all(files, opened) for files in folders.values()]  # all at once: an open file keeps what it is when it is renamed
+        logs = [_open_all(files, opened) for files in folders.values()]  # opened first: an open file survives renaming
         size = sum(os.fstat(file.fileno()).st_size for files in logs for file in files)
         stage = opened.enter_context(Stage("reading the log", size))
         yield from heapq.merge(*(_read(files, stage, left_out) for files in logs), key=lambda record: record["time"])
@@ -61,11 +61,11 @@ def _open_all(files: list[Path], opened: ExitStack) -> list[BinaryIO]:
             continue
         try:
             stream = opened.enter_context(file.open("rb"))
-        except FileNotFoundError:  # the oldest goes when a new one begins
+        except FileNotFoundError:  # rotation deletes the oldest file
             continue
         except OSError as error:
             raise DataError(f"{file} cannot be read: {error.strerror}", "it can be read by the user who ran the service alone") from error
-        found.setdefault(os.fstat(stream.fileno()).st_ino, stream)  # one that was just renamed is met twice
+        found.setdefault(os.fstat(stream.fileno()).st_ino, stream)  # a file that was renamed meanwhile would be read twice
     return list(found.values())
 
 
@@ -88,7 +88,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_record(found: dict[str, Any]) -> bool:
-    """Whether a line is as ``recorder`` writes them; what it need not have, is of its type where it is there."""
+    """Return whether a line has the fields that ``recorder`` writes; optional fields must have the right type if present."""
     return (
         all(isinstance(found.get(name), str) for name in _TEXT)
         and all(_is_number(found.get(name)) and 0 <= found[name] < _LATEST for name in _NUMBERS)
@@ -111,4 +111,4 @@ def _is_box(box: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < _LATEST  # nor NaN
+    return isinstance(value, int | float) and abs(value) < _LATEST  # also False for NaN

@@ -1,4 +1,4 @@
-"""The log of requests and failures: a line of JSON each, on standard output or in a file of bounded size."""
+"""The log of requests and failures: one line of JSON each, on standard output or in files of bounded size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
-_FILES = 4  # that the log has, the one being written included
+_FILES = 4  # files of the log, including the current one
 
 
 @dataclass(frozen=True)
@@ -18,19 +18,19 @@ class RequestLog:
     """Where requests are logged.
 
     Args:
-        file: readable by its owner alone; None for standard output.
-        max_bytes: that the file and the older ones beside it, ``FILE.1`` and so on, may have together; the oldest lines go first.
+        file: log file, readable by its owner only; None for standard output.
+        max_bytes: maximum total size of the file and its older versions, ``FILE.1`` and so on; the oldest lines are deleted first.
     """
 
     file: Path | None = None
     max_bytes: int = 100_000_000
 
     def of_process(self, number: int) -> RequestLog:
-        """A log of its own for one of several processes."""
+        """Return settings with a separate log file for one of several processes."""
         return self if self.file is None else replace(self, file=self.file.with_name(f"{self.file.name}-{number}"))
 
     def start(self) -> None:
-        """Write to it from now on, what was set before is replaced."""
+        """Log to this destination from now on, instead of the previous one."""
         handler: logging.Handler
         if self.file is None:
             handler = logging.StreamHandler(sys.stdout)
@@ -47,7 +47,7 @@ TO_STDOUT = RequestLog()
 
 
 class PrivateRotatingFile(RotatingFileHandler):
-    """A rotating file that only its owner can read, also where it was there before with other permissions."""
+    """A rotating log file that only its owner can read; permissions of an existing file are corrected."""
 
     def _open(self) -> Any:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

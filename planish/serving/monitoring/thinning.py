@@ -1,7 +1,7 @@
-"""Draws images that are far enough apart to be independent, so that a test for independent images can judge a stream of dependent ones.
+"""Draws images that are far enough apart to be independent, for tests that assume independent images.
 
-The frames of a video, the photos of a burst, the crops of one parcel resemble each other. Compared one by one they count as many
-observations and are one.
+The frames of a video, the photos of a burst or the crops of one parcel resemble each other. If all of them were compared, a single
+observation would count many times.
 """
 
 from __future__ import annotations
@@ -12,43 +12,45 @@ from collections import Counter
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-_CHUNK = 161.803  # windows' lengths after which windows are drawn anew; no whole number, as many services are asked on the minute
+_CHUNK = 161.803  # window lengths after which windows are drawn anew; not an integer, as many clients send on the minute
 _EXCESS, _FLOODS = 0.02, 5
-_MOST_WAITING = 20_000  # of a cycle
+_MOST_WAITING = 20_000  # maximum number of images that are held back in a cycle
 
 
 class Thinning(Generic[Item]):
-    """In windows of ``correlation_s``, at random times and at least as far apart, one image of each source is drawn at random. It is kept
-    with probability n / m, n being the images of its source in the window and m the most that a source has in one: each image has the same
-    chance, those of busy hours as those of quiet ones. Were a single flood of images to decide on m, hardly anything else would be kept:
-    m is so low that, beside those of the five busiest windows, 2 % of all images are in excess of it. There is a window every 2.5
-    ``correlation_s`` on average.
+    """Draws independent images from a stream of correlated ones.
 
-    With a cycle, what was drawn is held back until the cycle is over and then given in random order: changes that come back in every cycle
-    no longer show.
+    In windows of length ``correlation_s``, at random times and at least one length apart, one image of each source is drawn at random.
+    It is kept with probability n / m, where n is the number of images of its source in the window and m the maximum of n over windows,
+    so that every image has the same probability, in busy hours and in quiet ones. So that a single flood of images does not determine m
+    and discard nearly everything else, m is lower: without the five largest n, the images in excess of m are 2 % of all. There is a
+    window every 2.5 ``correlation_s`` on average.
+
+    With a cycle, the drawn images are held back until the cycle is over and then returned in random order, so that changes that recur in
+    every cycle do not show.
 
     Args:
-        correlation_s: seconds after which two images of one source are independent; 0 where all images are.
-        cycle_s: seconds of a cycle; None for none.
-        cycle_start: seconds since 1970 of the beginning of a cycle.
+        correlation_s: seconds after which two images of the same source are independent; 0 if all images are.
+        cycle_s: length of a cycle in seconds; None for no cycle.
+        cycle_start: start of any one cycle, in seconds since 1970.
     """
 
     def __init__(self, correlation_s: float, cycle_s: float | None = None, cycle_start: float = 0.0) -> None:
         self._correlation_s, self._cycle_s, self._cycle_start = correlation_s, cycle_s, cycle_start
         self._chunk = self._cycle = -(2**62)
-        self._window = -math.inf  # its beginning, in seconds since 1970
-        self._gaps, self._random = random.Random(0), random.Random(0)  # between windows; of what is drawn in one
-        self._drawn: dict[str, tuple[int, Item]] = {}  # in the window, by source
+        self._window = -math.inf  # start of the current window, in seconds since 1970
+        self._gaps, self._random = random.Random(0), random.Random(0)  # for the gaps between windows; for the draws in a window
+        self._drawn: dict[str, tuple[int, Item]] = {}  # number of images and the drawn one, by source, in the current window
         self._waiting: list[tuple[int, Item]] = []
-        self._count = 0  # of the waiting, those that were passed over included
+        self._count = 0  # number of waiting images, including those dropped from the sample
         self.forget()
 
     def forget(self) -> None:
-        """How many images there were, as a new period may be busier or quieter."""
-        self._sizes = Counter[int]()  # windows by the images that a source had in them
+        """Forget the numbers of images per window, as a new period may be busier or quieter."""
+        self._sizes = Counter[int]()  # number of windows by images of one source in the window
 
     def advance(self, at: float) -> list[Item]:
-        """What is complete by this time, in seconds since 1970; call it before ``add``."""
+        """Return the images that are complete at this time, in seconds since 1970. Call it before ``add``."""
         if at >= self._window + self._correlation_s:
             for one in self._drawn.values():
                 self._wait(*one)
@@ -64,7 +66,7 @@ class Thinning(Generic[Item]):
         return self._release()
 
     def add(self, at: float, source: str, item: Item) -> None:
-        """Take in one image; one that is earlier than the window is passed over."""
+        """Add one image; an image that is earlier than the window is skipped."""
         if not self._correlation_s:
             self._wait(1, item)
         elif at >= self._window:
@@ -73,13 +75,16 @@ class Thinning(Generic[Item]):
             self._drawn[source] = (count, item if self._random.random() * count < 1 else kept)
 
     def _next_window(self, at: float) -> None:
-        """The one that ``at`` is in or before. Where windows are, and what is drawn in one, is the same wherever a log begins."""
+        """Move to the window that contains ``at`` or is the next one after it.
+
+        Windows, and the random draws in them, are the same wherever a log begins.
+        """
         length = self._correlation_s
         if (chunk := math.floor(at / (_CHUNK * length))) > self._chunk:
             self._begin(chunk)
         while at >= self._window + length:
             self._window += length * (2 + self._gaps.random())
-            if self._window > length * (_CHUNK * (self._chunk + 1) - 2):  # too near to those of the next chunk
+            if self._window > length * (_CHUNK * (self._chunk + 1) - 2):  # too close to the windows of the next chunk
                 self._begin(self._chunk + 1)
         self._random.seed(self._window)
 
@@ -92,10 +97,11 @@ class Thinning(Generic[Item]):
         self._count += 1
         if len(self._waiting) < _MOST_WAITING:
             self._waiting.append((count, item))
-        elif (place := self._random.randrange(self._count)) < _MOST_WAITING:  # a random sample of all
+        elif (place := self._random.randrange(self._count)) < _MOST_WAITING:  # reservoir sampling: a random sample of all images
             self._waiting[place] = (count, item)
 
     def _release(self) -> list[Item]:
+        """Return the waiting images, thinned and in random order."""
         most = self._most()
         found = [item for count, item in self._waiting if self._random.random() * most < count]
         self._random.shuffle(found)
@@ -103,6 +109,7 @@ class Thinning(Generic[Item]):
         return found
 
     def _most(self) -> float:
+        """Return m; see the class."""
         sizes = self._sizes.copy()
         for _ in range(_FLOODS):
             if sizes:

@@ -1,1 +1,1 @@
-"""A network taught by another."""
+"""Knowledge distillation."""

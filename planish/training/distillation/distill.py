@@ -1,4 +1,4 @@
-"""Distillation: the network that a plan started from teaches what the plan has made of it."""
+"""Fine-tuning with distillation, in which the original network is the teacher of its compressed form."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 
-_EMA_DECAY = 0.99  # the average of the last hundred steps' weights allows high rates and small batches, which recover more
+_EMA_DECAY = 0.99  # averaging over about 100 steps allows high learning rates and small batches, which recover more accuracy
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Distill:
-    """Fine-tunes with the original model as the teacher, which wins back accuracy that pruning or a smaller input has cost.
+    """Fine-tunes with the original model as the teacher, to recover accuracy lost by pruning or by a smaller input.
 
-    The loss is ``(1 - weight) * loss on the targets + weight * KL(teacher, student)``, both softened by ``temperature`` and the KL
-    multiplied by its square. Where there is no earlier model and none is named, this is plain fine-tuning. Where networks see images of
-    different sizes, images are loaded and augmented at the largest one and shrunk (antialiased) for the others, so all see the same view.
-    Weights that were pruned stay zero, and shared ones are trained as one.
+    The loss is ``(1 - weight) * loss on the targets + weight * KL(teacher, student)``, where the KL divergence is that of probabilities
+    softened by ``temperature``, multiplied by its square. Without an original model or named teachers, this is plain fine-tuning. If the
+    networks take images of different sizes, images are loaded and augmented at the largest size and shrunk (antialiased) for the others, so
+    that all get the same view. Pruned weights stay zero, and shared weights stay equal.
 
     Args:
-        method: ``logits`` alone; ``decoupled``, where the probabilities of wrong classes have full weight however high that of the
-            right one is; ``feature`` or ``attention``, where feature maps of the first teacher are matched as well.
-        teachers: folders of trained models (``planish train``) to learn from, whose probabilities are averaged; empty for the original.
-        epochs: passes over the training images.
-        optimizer: ``sgd`` or ``adamw``, whose learning rate is some 100 times smaller.
-        learning_rate: peak learning rate; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network that was
-            trained from scratch tolerates 0.1; pretrained weights are forgotten at such a rate.
+        method: ``logits`` alone; ``decoupled``, in which the divergence among the wrong classes has full weight however high the
+            probability of the right class is; ``feature`` or ``attention``, in which feature maps of the first teacher are matched as well.
+        teachers: folders of trained models (``planish train``) used as teachers, whose probabilities are averaged; empty for the original.
+        epochs: number of passes over the training images.
+        optimizer: ``sgd``, or ``adamw``, which needs a learning rate about 100 times smaller.
+        learning_rate: peak learning rate; after warming up for a tenth of the epochs it falls to 0 along a cosine. A network trained from
+            scratch tolerates 0.1; pretrained weights are forgotten at such a rate.
         temperature: temperature that softens the teacher's probabilities.
         weight: weight of the teacher relative to the targets.
         batch_size: images per step.
@@ -92,7 +92,7 @@ class Distill:
 
     @property
     def settings(self) -> FitSettings:
-        """Of the training; by default those of the recipe ``recovery``."""
+        """Settings of the training; those of the recipe ``recovery`` by default."""
         return FitSettings(
             epochs=self.epochs,
             optimizer=self.optimizer,
@@ -111,8 +111,9 @@ class Distill:
         """Train a copy of the artifact's network.
 
         Raises:
-            TechniqueError: the teacher sees other channels or another normalisation than the student.
-            TrainingError: training went wrong.
+            TechniqueError: a teacher cannot be loaded, or differs from the student in classes, channels, normalisation or resizing; or
+                ``feature`` or ``attention`` has no teacher.
+            TrainingError: training failed.
         """
         teachers = self._teachers(artifact)
         specs = [a.input_spec for a in (artifact, *teachers)]
@@ -181,7 +182,7 @@ class _Shrink(nn.Module):
 
 
 class _Resized(nn.Sequential):
-    """A network behind a resize, so that it takes the other one's images."""
+    """A network preceded by a resize, so that it takes images of another network's size."""
 
 
 def _resized(module: nn.Module, own: InputSpec, given: InputSpec, normalisation: Normalisation = "dataset") -> nn.Module:
@@ -211,11 +212,11 @@ def _check_same_view(teacher: Artifact, student: Artifact) -> None:
 
 
 def recovery_of(recipe: str, **given: Any) -> Distill:
-    """Recovery as the recipe of a task trains, in its batches and at half its rate; as usual where the task has none.
+    """``Distill`` with the optimizer and batch size of a task's recipe and half its learning rate; the defaults if the task has none.
 
     Args:
-        recipe: its name, see ``Task.recipe``; may be empty.
-        given: other fields.
+        recipe: name of the task's recipe, see ``Task.recipe``; may be empty.
+        given: other fields of ``Distill``.
     """
     if not recipe:
         return Distill(**given)

@@ -1,4 +1,4 @@
-"""What a student can learn from the maps inside its teacher."""
+"""Distillation from a teacher's feature maps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from planish.errors import TechniqueError
 
 Transfer = Literal["feature", "attention"]
-_STAGES = 4  # at most, the deepest ones
+_STAGES = 4  # maximum number of stages that are compared, the deepest ones
 
 
 class Watched(nn.Module):
-    """A network that keeps what some of its layers returned in its last forward pass.
+    """A wrapper that stores the outputs of some layers in each forward pass.
 
     Args:
-        network: takes and returns what it always does.
-        layers: names of the layers to watch.
+        network: the wrapped network, whose inputs and outputs do not change.
+        layers: names of the layers whose outputs are stored in ``maps``.
     """
 
     def __init__(self, network: nn.Module, layers: list[str]) -> None:
@@ -42,20 +42,21 @@ class Watched(nn.Module):
 
 
 class FeatureStudent(Watched):
-    """A student that also says how far its maps are from a teacher's.
+    """A student that also computes the distance of its feature maps from a teacher's.
 
-    ``feature``: the mean squared difference of the maps, the student's brought to the teacher's channels by a learned 1x1
-    convolution, over the teacher's variance (FitNets, Romero et al. 2015, arXiv:1412.6550). ``attention``: the squared distance of
-    where the maps are large, each a sum of squares over channels with length 1 (Zagoruyko and Komodakis 2017, arXiv:1612.03928).
+    ``feature``: the mean squared difference between the teacher's maps and the student's, projected to the teacher's channels by a learned
+    1x1 convolution, divided by the teacher's variance (FitNets, Romero et al. 2015, arXiv:1412.6550). ``attention``: the squared distance
+    of attention maps, which are the mean of squares over channels, normalised to length 1 (Zagoruyko and Komodakis 2017,
+    arXiv:1612.03928).
 
     Args:
         network: the student.
-        teacher: the network it learns from.
+        teacher: the teacher.
         example: normalised images ``(N, C, H, W)`` that both take.
-        kind: of the two.
+        kind: ``feature`` or ``attention``.
 
     Raises:
-        TechniqueError: no maps of both can be compared.
+        TechniqueError: the two networks have no feature maps to compare.
     """
 
     def __init__(self, network: nn.Module, teacher: nn.Module, example: Tensor, kind: Transfer) -> None:
@@ -70,7 +71,11 @@ class FeatureStudent(Watched):
             self.regressors = nn.ModuleList(nn.Conv2d(ours[a].shape[1], theirs[b].shape[1], 1) for a, b in pairs)
 
     def distance(self, teacher: nn.Module) -> Tensor:
-        """Mean over the stages, of the last forward pass; a scalar. ``teacher``: watched, or an ensemble whose first network is."""
+        """The distance in the last forward pass, averaged over stages; a scalar.
+
+        Args:
+            teacher: a ``Watched`` teacher, or an ensemble whose first network is one.
+        """
         teacher_maps = next(m for m in teacher.modules() if isinstance(m, Watched)).maps
         distances = []
         for i, (layer, teacher_layer) in enumerate(zip(self.layers, self.teacher_layers, strict=True)):
@@ -90,11 +95,11 @@ def _attention(maps: Tensor) -> Tensor:
 
 @torch.no_grad()
 def stages(network: nn.Module, example: Tensor) -> dict[str, Tensor]:
-    """The last map of each size, by the name of the layer that returns it, from the first to the last; maps of one pixel are left out.
+    """The last feature map of each size, by the name of its layer, in execution order; maps with a side of one pixel are left out.
 
     Args:
-        network: left in the mode it is in.
-        example: images it takes.
+        network: the network; its train or eval mode is restored.
+        example: images that it takes.
     """
     seen: dict[tuple[int, int], tuple[str, Tensor]] = {}
 

@@ -1,4 +1,4 @@
-"""Another architecture in the place of the network, to be taught by it."""
+"""Replacement of the network by another architecture, as the student for distillation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Student:
-    """Puts a fresh network in the place of the present one; distillation after it teaches it from the original.
+    """Replaces the network by a newly initialised one, to be trained by a following ``Distill`` with the original as the teacher.
 
     Args:
         model: name of the network: ``resnet8``, ``torchvision:mobilenet_v2``, ``timm:...``, ``FILE.py:factory``.
@@ -51,12 +51,12 @@ class Student:
 
         Raises:
             TechniqueError: there is no such network, or it does not run on such images.
-            TrustError: it is a Python file that nobody vouches for.
+            TrustError: the model is a Python file that is not trusted.
         """
         spec = artifact.input_spec
         try:
             if file := factory_file(self.model):
-                require_trust(file, RUNS_PYTHON)  # plans come from files
+                require_trust(file, RUNS_PYTHON)  # plans are read from files, so naming the file in one is no proof of trust
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 created = create(
@@ -78,5 +78,5 @@ class Student:
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """The student without its weights; ``module``, what it replaced, is not used."""
+        """Build the student without its weights; ``module``, the replaced network, is not used."""
         return build(TypeAdapter(Source).validate_python(dict(structure)))

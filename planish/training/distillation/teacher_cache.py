@@ -1,4 +1,4 @@
-"""A teacher is asked once about each image: rounds of recovery that see the same views share its answers."""
+"""Cache of a teacher's outputs, shared by trainings on the same augmented images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MOST_BYTES = 512 * 2**20
 
 
 class TeacherCache:
-    """What one teacher answered, by the images it was shown.
+    """A cache of one teacher's outputs, keyed by a hash of the image.
 
-    Images that are not augmented come again in every epoch. Augmented ones come again in other trainings: with one seed the n-th epoch of
-    each shows the same views, so that the candidates of a search, and the rounds that each is given, ask the same questions.
+    Images without augmentation recur in every epoch. Augmented ones recur in other trainings: with equal seeds, the n-th epoch of each
+    training has the same views, so that the candidates of a search, and the training rounds of each candidate, share the teacher's outputs.
 
     Args:
-        at_once: images that the teacher is always shown together. The last bits of a convolution differ with their number, and an answer
-            must not depend on what is known already: a training that is resumed knows nothing.
+        at_once: fixed batch size of the teacher. The last bits of a convolution's output depend on the batch size, and outputs must not
+            depend on what is already cached, as the cache is empty when a training is resumed.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -33,11 +33,11 @@ class TeacherCache:
         self._bytes = 0
 
     def ask(self, images: Tensor, teacher: Callable[[list[int]], Any]) -> Any:
-        """The answers to ``images``, a tensor or tensors by name, first axis N.
+        """The teacher's outputs for ``images``, a tensor or a dictionary of tensors with first axis N.
 
         Args:
-            images: ``(N, ...)`` on the CPU, what the answers depend on; at most ``at_once``.
-            teacher: answers the images of the given indices, which were not shown before, some of them several times.
+            images: ``(N, ...)`` on the CPU, at most ``at_once``; the key of each output is the hash of its image.
+            teacher: computes the outputs for images of the given indices; called only with uncached images, repeated to fill the batch.
         """
         keys = [_hash(image) for image in images]
         missing = [i for i, key in enumerate(keys) if key not in self._known]
@@ -60,7 +60,7 @@ def _hash(image: Tensor) -> bytes:
 
 
 def cache_of(teacher: nn.Module, at_once: int, bf16: bool = False) -> TeacherCache:
-    """What the teacher answered so far in this process, so many images at once and in that precision. Only the last ones are kept."""
+    """The cache of a teacher in this process, for a batch size and a precision. Only the most recently used cache is kept."""
     return _answers_of(fingerprint(teacher), at_once, bf16)
 
 

@@ -1,1 +1,1 @@
-"""Learning rate, length, layer freezing and weight averaging over the course of a training."""
+"""Schedules over the course of a training: learning rate, number of steps, layer freezing and weight averaging."""

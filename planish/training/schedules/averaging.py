@@ -1,4 +1,4 @@
-"""Weights averaged on the way of a training, and batch-norm statistics that fit an average."""
+"""Averaging of weights during training (EMA, SWA), and batch-norm statistics for the averaged weights."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ STATISTICS_IMAGES = 2048
 
 
 def check_averaging(settings: FitSettings) -> None:
-    """See that what is asked for goes together.
+    """Check that the settings of weight averaging are compatible.
 
     Raises:
-        TrainingError: the rate cannot stay constant and start again, or it is constant before it has risen.
+        TrainingError: ``swa_share`` is combined with several cycles, or overlaps with the warm-up.
     """
     if settings.swa_share and settings.cycles > 1:
         raise TrainingError(
@@ -42,12 +42,13 @@ def check_averaging(settings: FitSettings) -> None:
 
 
 def decay(settings: FitSettings, steps: int, averaged_steps: int) -> float:
-    """What stays of the average when the weights after a step join it.
+    """The weight of the old average when the weights after a step are added.
 
     Args:
-        settings: of the training.
-        steps: done, this one included.
-        averaged_steps: of them, those that the average of ``swa_share`` counts, all alike; with it, the running average ends.
+        settings: settings of the training.
+        steps: number of steps, including this one.
+        averaged_steps: number of steps in the equally weighted average of ``swa_share``, which replaces the exponential average once it
+            has begun.
     """
     if averaged_steps:
         return 1 - 1 / averaged_steps
@@ -55,7 +56,7 @@ def decay(settings: FitSettings, steps: int, averaged_steps: int) -> float:
 
 
 def update_average(average: nn.Module, module: nn.Module, kept: float) -> None:
-    """One step of an average, of which that share stays; counters are copied."""
+    """Update an average in place as ``kept * average + (1 - kept) * module``; tensors of integers, such as counters, are copied."""
     pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
     floats = [pair for pair in pairs if pair[0].is_floating_point()]
     move = get_ema_multi_avg_fn(kept)  # type: ignore[no-untyped-call]
@@ -66,9 +67,9 @@ def update_average(average: nn.Module, module: nn.Module, kept: float) -> None:
 
 
 def fit_statistics(module: nn.Module, task: Task, spec: InputSpec, preprocessing: Preprocessing, settings: FitSettings) -> None:
-    """Batch-norm statistics of the weights that ``module`` has now, from some 2,000 training images, augmented as in training.
+    """Re-estimate the batch-norm statistics of ``module`` from about 2,000 training images, augmented as in training.
 
-    The mean of several networks' statistics is not that: averaged weights make other activations.
+    Averaged statistics would not do, as averaged weights lead to other activations.
     """
     split, normalise = task.split("train"), Normalise.of(preprocessing)
     shown = batches(split.images(spec, preprocessing), split.targets, spec, task, settings, settings.epochs, ahead=False)

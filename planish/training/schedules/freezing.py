@@ -1,4 +1,4 @@
-"""Which layers learn when, and how fast: what transfer learning turns."""
+"""Freezing of layers and layer-wise learning rates, for transfer learning."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from planish.artifact import InputSpec
 from planish.models.heads.first_and_last import run_order
 
 Freeze = Literal["none", "backbone", "gradual"]
-_PARTS = 4  # that the layers before the classifier are cut into
-_ALL_TRAINED_BY = 0.5  # of the training, from which on all layers train
+_PARTS = 4  # number of parts into which the layers before the classifier are divided
+_ALL_TRAINED_BY = 0.5  # share of the training after which all layers are trained
 
 
 class LayerFreezer:
-    """The layers of a network in the order in which they run, in four parts and the classifier; some of them frozen at first.
+    """Freezes and unfreezes the layers of a network, divided in execution order into four parts and the classifier.
 
-    Frozen layers do not learn, and are in eval mode: their batch norm uses, and keeps, the statistics that it came with.
+    Frozen layers are not trained and are in eval mode, so their batch norm uses and keeps its statistics.
 
     Args:
-        module: the network; parameters that ask for no gradient never learn.
-        spec: its input.
-        freeze: ``backbone``: the classifier alone learns. ``gradual``: one part more, from the last to the first, in equal steps over the
-            first half of training (Howard and Ruder 2018, arXiv:1801.06146).
-        layer_decay: each part learns at that factor of the rate of the part behind it.
+        module: the network; parameters that do not require gradients are never trained.
+        spec: channels and size of its input.
+        freeze: ``none`` trains all layers, ``backbone`` only the classifier. ``gradual`` unfreezes one part after the other, from the last
+            to the first, in equal steps over the first half of training (Howard and Ruder 2018, arXiv:1801.06146).
+        layer_decay: factor between the learning rate of each part and that of the next part towards the output.
     """
 
     def __init__(self, module: nn.Module, spec: InputSpec, freeze: Freeze, layer_decay: float) -> None:
@@ -41,19 +41,19 @@ class LayerFreezer:
             self._parts[_PARTS if i >= last else i * _PARTS // last].append(layer)
         self._where = {p: number for number, part in enumerate(self._parts) for layer in part for p in layer.parameters()}
         number = 0
-        for parameter in module.parameters():  # those of blocks themselves, for example a scale per channel, go with the layer before
+        for parameter in module.parameters():  # parameters of blocks themselves, such as a layer scale, belong to the preceding layer
             number = self._where.setdefault(parameter, number)
 
     def rate_of(self, parameter: nn.Parameter) -> float:
-        """The factor on the learning rate of one parameter."""
+        """The learning-rate factor of a parameter."""
         return 1.0 if self.layer_decay == 1 else self.layer_decay ** (_PARTS - self._where[parameter])
 
     def __call__(self, progress: float, restart: bool = False) -> None:
-        """Freeze and unfreeze the layers that are due.
+        """Freeze and unfreeze layers as the progress requires.
 
         Args:
-            progress: of the training, 0 to 1.
-            restart: the network was put into train mode as a whole.
+            progress: progress of the training, 0 to 1.
+            restart: whether the whole network was put into train mode since the last call.
         """
         if self.freeze == "none":
             return

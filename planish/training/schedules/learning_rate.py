@@ -1,4 +1,4 @@
-"""The learning rate by how far a training is."""
+"""Learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 
 
 def learning_rate(progress: float, highest: float, warmup: float, cycles: int = 1, constant_from: float = 1.0) -> float:
-    """Linear from 0 to ``highest`` while ``progress`` is below ``warmup``, then half cosines down to 0.
+    """The learning rate: linear warm-up from 0 to ``highest``, then cosine annealing to 0 in one or more cycles.
 
     Args:
-        progress: 0 to 1.
-        highest: that is reached.
-        warmup: share of the training, below 1.
-        cycles: half cosines, all of one length; each begins at ``highest`` again.
-        constant_from: progress from which on the rate stays what it is there.
+        progress: progress of the training, 0 to 1.
+        highest: peak learning rate.
+        warmup: share of the training for warm-up, below 1.
+        cycles: number of cosine cycles of equal length, each from ``highest`` to 0.
+        constant_from: progress after which the learning rate is held constant.
     """
     progress = min(progress, constant_from)
     if progress < warmup:
@@ -23,5 +23,5 @@ def learning_rate(progress: float, highest: float, warmup: float, cycles: int = 
 
 
 def cycles_done(progress: float, warmup: float, cycles: int) -> int:
-    """How many cycles of ``learning_rate`` are over."""
+    """The number of completed cycles of ``learning_rate``."""
     return int(max(0.0, cycles * (progress - warmup) / (1 - warmup)) + 1e-9)
