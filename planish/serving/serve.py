@@ -91,7 +91,7 @@ def serve(
         watch(_listens(address, address.port))
         most_requests = limits.max_queue + max(
             limits.max_queue, limits.max_batch
-        )  # the service's own limit, so that the service refuses requests, not Ray
+        )  # above the service's own, so that Ray refuses none
         serve_replicas(build, address, replicas=serving.replicas, threads=most, max_requests=most_requests)
         return
     monitoring.request_log.start()
