@@ -79,7 +79,10 @@ def require_regular(file: Path, max_bytes: int | None = None) -> None:
     Raises:
         OSError: it does not exist, is a folder, a pipe or a device, or is larger than ``max_bytes``.
     """
-    found = file.stat()
+    try:
+        found = file.stat()
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"no file can have that name: {error}", str(file)) from error
     if not stat.S_ISREG(found.st_mode):
         kind = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
         raise OSError(kind, "it is a folder" if kind == errno.EISDIR else "it is not a regular file", str(file))

@@ -10,6 +10,7 @@ from torch import nn
 DEPTHS = (8, 14, 20, 32, 44, 56)
 NAMES = tuple(f"{kind}{depth}" for kind in ("resnet", "plain") for depth in DEPTHS)
 _NAME = re.compile(r"(resnet|plain)(\d+)(?:x(\d+(?:\.\d+)?))?")
+_MAX_WIDTH_FACTOR = 32  # resnet56x32 has 871 million parameters
 
 
 class BasicBlock(nn.Module):
@@ -83,9 +84,9 @@ class ResNet(nn.Module):
 
 
 def is_ours(name: str) -> bool:
-    """Whether the name is one of ``NAMES``, with or without a width factor: ``resnet20``, ``resnet14x2``, ``plain8x0.5``."""
+    """Whether the name is one of ``NAMES``, with or without a width factor up to 32: ``resnet20``, ``resnet14x2``, ``plain8x0.5``."""
     match = _NAME.fullmatch(name)
-    return bool(match and int(match[2]) in DEPTHS and float(match[3] or 1) > 0)
+    return bool(match and int(match[2]) in DEPTHS and 0 < float(match[3] or 1) <= _MAX_WIDTH_FACTOR)
 
 
 def resnet(name: str, num_classes: int, channels: int) -> ResNet:

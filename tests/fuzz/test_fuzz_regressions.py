@@ -22,9 +22,11 @@ from planish.data.annotations.voc import _parse
 from planish.errors import BundleError, DataError, ModelError, PlanError, PlanishError, first_line
 from planish.experiments.compression import Comparison
 from planish.export.bundle.folder import REFERENCE
+from planish.export.onnx.external import read_foreign
 from planish.files.archives import read_arrays
-from planish.files.reading import read_bytes
+from planish.files.reading import read_bytes, require_regular
 from planish.files.yaml_text import parse_yaml
+from planish.models.resnet import is_ours
 from planish.models.weights.checkpoints import aligned, read_checkpoint
 from planish.models.weights.loading import fit_weights
 from planish.plan import Plan
@@ -401,6 +403,33 @@ def test_known_outputs_that_are_no_numbers() -> None:
     assert disagreement(found, found) == 0
     for name in ("boxes", "scores"):
         assert disagreement(found | {name: found[name] > 0}, found) == float("inf")
+
+
+def test_known_outputs_that_are_truth_values() -> None:
+    from planish.export.bundle.verify import _other_tops
+
+    known = np.array([[True, False], [False, True]])
+    assert _other_tops(known, known, 0.1) == ["", ""]
+
+
+def test_an_onnx_file_with_names_in_no_encoding(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    torch.onnx.export(network, (torch.rand(1, 3, 24, 24),), str(tmp_path / "net.onnx"), dynamo=False)
+    model = onnx.load(str(tmp_path / "net.onnx"))
+    model.graph.node[0].domain = "unreadable"
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString().replace(b"unreadable", b"unread\xffble"))
+    with pytest.raises(ModelError, match="not UTF-8"):
+        read_foreign(tmp_path / "net.onnx")
+
+
+def test_a_file_name_that_no_file_can_have() -> None:
+    with pytest.raises(OSError, match="no file can have that name"):
+        require_regular(Path("a\0b"))
+
+
+def test_a_network_of_billions_of_weights_is_not_built_by_its_name() -> None:
+    assert is_ours("resnet8x32")
+    assert not is_ours("resnet8x255")
 
 
 def test_an_evaluation_without_metrics() -> None:

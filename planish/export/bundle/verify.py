@@ -185,7 +185,7 @@ def _compare(bundle: Bundle, expected: Outputs, outputs_now: dict[int, Outputs])
 def _other_tops(known: Any, found: Any, tolerance: float) -> list[str]:
     """For each row of ``(N, values)``, a message if the top-1 class differs although its margin exceeds the tolerance, else ``""``."""
     changes = [""] * len(known)
-    if known.ndim == 2 and known.shape[1] > 1:
+    if known.ndim == 2 and known.shape[1] > 1 and known.dtype.kind != "b":
         allowed = tolerance * float(np.abs(known).max())
         for i, (ours, theirs) in enumerate(zip(known, found, strict=True)):
             second, first = np.sort(ours)[-2:]

@@ -92,6 +92,7 @@ def read_foreign(file: Path) -> Foreign:
         model = onnx.load(str(file))
     except Exception as error:  # protobuf's own exceptions, and those of reading weights from other files
         raise ModelError(f"{file} cannot be read: {first_line(error)}", "it is an ONNX file, its weights in it or beside it") from error
+    _require_text(model, file)
     _refuse_nodes(model, file)
     known = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in known]
@@ -105,6 +106,21 @@ def read_foreign(file: Path) -> Foreign:
         nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
         raise ModelError(f"{file} takes {inputs_text}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
     return Foreign(file, model, batch, channels, height, width)
+
+
+def _require_text(model: Any, file: Path) -> None:
+    """Require that all names of the graph are text: protobuf returns bytes for those that are not UTF-8.
+
+    Raises:
+        ModelError: one of them is not.
+    """
+    names = [text for n in model.graph.node for text in (n.op_type, n.domain, n.name, *n.input, *n.output)]
+    names += [value.name for values in (model.graph.input, model.graph.output, model.graph.initializer) for value in values]
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ModelError(
+            f"{file} has a name that is not UTF-8: {wrong!r:.60}", "names in ONNX files are text", "download or export it again"
+        )
 
 
 def _refuse_nodes(model: Any, file: Path) -> None:
