@@ -16,6 +16,7 @@ import numpy.typing as npt
 from planish.errors import ExportError, ModelError, first_line
 from planish.export.runtimes.first_load import first_call
 from planish.export.runtimes.onnxruntime import OnnxRuntime
+from planish.export.runtimes.openvino import port_name
 from planish.export.runtimes.registry import find
 
 if TYPE_CHECKING:
@@ -153,8 +154,8 @@ class ModelFile:
             return run_session
         model = self.openvino_model()
         request = self.openvino_compiled(model).create_infer_request()
-        order = [node.get_any_name() for node in model.inputs]
-        outputs = [node.get_any_name() for node in model.outputs]
+        order = [port_name(node) for node in model.inputs]
+        outputs = [port_name(node) for node in model.outputs]
 
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
             try:
@@ -199,7 +200,7 @@ class ModelFile:
         if self.runtime.startswith("openvino"):
             import openvino
 
-            declared = {n.get_any_name(): _openvino_shape(n) for n in openvino.Core().read_model(str(self.path)).inputs}
+            declared = {port_name(n): _openvino_shape(n) for n in openvino.Core().read_model(str(self.path)).inputs}
         else:
             declared = {n.name: _onnx_shape(n) for n in self.onnxruntime_session(OnnxRuntime.session_options(1)).get_inputs()}
         return {name: self._closed(shape) for name, shape in declared.items() if None in shape[1:]}
@@ -212,7 +213,7 @@ class ModelFile:
         """
         if self.runtime.startswith("openvino"):
             model = self.openvino_model()
-            return [(n.get_any_name(), list(n.get_shape()), np.dtype(n.get_element_type().to_dtype())) for n in model.inputs]
+            return [(port_name(n), list(n.get_shape()), np.dtype(n.get_element_type().to_dtype())) for n in model.inputs]
         found = []
         for node in self.onnxruntime_session(OnnxRuntime.session_options(1)).get_inputs():
             if node.type not in _TYPES:

@@ -17,6 +17,7 @@ import numpy as np
 from planish.explanation.model_file import Array, ModelFile, Run
 from planish.explanation.profiles.openvino import in_file
 from planish.explanation.profiles.source_graph import SourceGraph
+from planish.export.runtimes.openvino import port_name
 
 _STEPS = 5  # most nodes between a FakeQuantize and the Multiply that undoes its scale, or the layer before it
 
@@ -122,7 +123,7 @@ def expose_openvino(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Roun
     for which in ("rounded", "plain"):
         tensors = []
         graph = model.openvino_model()
-        names = [node.get_any_name() for node in graph.outputs]
+        names = [port_name(node) for node in graph.outputs]
         for i, quantizer in enumerate(op for op in graph.get_ordered_ops() if op.get_type_name() == "FakeQuantize"):
             before, ends = quantizer.input_value(0), _dequantized(quantizer)
             if before.get_node().get_type_name() in ("Constant", "Parameter") or not ends:
@@ -177,7 +178,7 @@ def _layer_above(node: Any) -> str:
 
 
 def _openvino_runner(model: ModelFile, graph: Any, names: list[str]) -> Run:
-    order = [node.get_any_name() for node in graph.inputs]
+    order = [port_name(node) for node in graph.inputs]
     request = model.openvino_compiled(graph).create_infer_request()
 
     def run(fed: Mapping[str, Array]) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,20 @@ def test_weights_of_a_matrix_product_have_their_outputs_along_the_second_axis(tm
     assert found is not None
     assert found.zeros == pytest.approx(7 / 12), "each column by its own zero point"
     assert full_range(tmp_path / "product.onnx") == pytest.approx(1 / 3), "only the weights of the first output add up to more than 128"
+
+
+def test_a_file_whose_tensors_have_no_names(tmp_path: Path) -> None:
+    import openvino
+    from openvino import opset13
+
+    images = opset13.parameter([1, 3, 16, 16], openvino.Type.f32)
+    layer = opset13.convolution(images, opset13.constant(np.ones((4, 3, 3, 3), np.float32)), [1, 1], [0, 0], [0, 0], [1, 1])
+    file = tmp_path / "nameless.xml"
+    openvino.save_model(openvino.Model([layer], [images]), str(file))
+    file.write_text(re.sub(r' names="[^"]*"', "", file.read_text()))
+    assert not openvino.Core().read_model(str(file)).inputs[0].get_names()
+    profile = profile_openvino(ModelFile(file, "openvino"))
+    assert any(found.macs == 14 * 14 * 4 * 3 * 9 for found in profile.layers)
 
 
 @pytest.mark.parametrize("runtime", PROFILERS)

@@ -10,6 +10,7 @@ import numpy as np
 from planish.explanation.model_file import ModelFile, median_ms
 from planish.explanation.profiles.macs import convolution_macs, product_macs, transposed_macs
 from planish.explanation.profiles.profile import ACTIVATIONS, CONVERSIONS, Kind, LayerProfile, Profile
+from planish.export.runtimes.openvino import port_name
 
 _SECONDS = 1.0
 _LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
@@ -29,7 +30,7 @@ def profile_openvino(model: ModelFile) -> Profile:
     zeros = _zeros(graph)
     compiled = model.openvino_compiled(graph, PERF_COUNT=True)
     request = compiled.create_infer_request()
-    ordered = {i: inputs[node.get_any_name()] for i, node in enumerate(compiled.inputs)}
+    ordered = {i: inputs[port_name(node)] for i, node in enumerate(compiled.inputs)}
     calls, end = 0, time.monotonic() + _SECONDS
     while calls < 10 or (calls < 300 and time.monotonic() < end):
         request.infer(ordered, share_inputs=True)

@@ -91,6 +91,11 @@ def default_precision() -> str:
     return str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
 
 
+def port_name(port: Any) -> str:
+    """Return the name of an input or output: the tensor's, or the node's where the tensor has none, as after conversion from PyTorch."""
+    return str(port.get_any_name() if port.get_names() else port.get_node().get_friendly_name())
+
+
 def _settings(threads: int) -> dict[str, str]:
     return {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads)}
 
@@ -100,7 +105,7 @@ class OpenVinoPredictor:
 
     def __init__(self, core: Any, model: Any, settings: dict[str, str], batch: int | None) -> None:
         self._core, self._model, self._settings, self._batch = core, model, settings, batch
-        self._names: list[str] = [output.get_any_name() for output in model.outputs]
+        self._names: list[str] = [port_name(output) for output in model.outputs]
         self._requests: dict[int | None, Any] = {}
         self._request(batch)
 
