@@ -313,7 +313,7 @@ def load_listed(
         how=found.how,
         seed=found.assignment.seed,
         bad=bad,
-        **report_duplicates([item.key for item in listed], hashes[good], groups, labels.strata, parts),
+        **report_duplicates([item.key for item in listed], hashes[good], groups, labels.digest, parts),
     )
     for leak in report.leaks:
         note(f"{leak.images} images of {leak.second} are also in {leak.first} (copies or near copies), for example {leak.examples[0][1]}")

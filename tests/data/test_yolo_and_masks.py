@@ -122,6 +122,17 @@ def test_texts_beside_images_negatives_and_polygons(tmp_path: Path) -> None:
     assert coco.decode(one.masks[0]).sum() == 24 * 16
 
 
+def test_copies_with_other_boxes_are_label_conflicts(tmp_path: Path) -> None:
+    folder = small_yolo(tmp_path / "a", "")
+    first, second = "0 0.5 0.5 0.2 0.4\n", "1 0.3 0.3 0.2 0.2\n"
+    for i in range(8):
+        (folder / f"{i}.txt").write_text(first + second)
+    for i, text in enumerate((second + first, first + "1 0.3 0.3 0.2 0.3\n")):
+        shutil.copy(folder / f"{i}.png", folder / f"copy {i}.png")
+        (folder / f"copy {i}.txt").write_text(text)
+    assert load_images(folder).report.label_conflicts == [["1.png", "copy 1.png"]]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
