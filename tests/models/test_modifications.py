@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -228,6 +229,14 @@ def test_blur_keeps_a_constant_map_and_removes_the_finest_stripes() -> None:
     torch.testing.assert_close(blur(torch.full((1, 2, 8, 8), 3.0)), torch.full((1, 2, 4, 4), 3.0))
     stripes = torch.tensor([1.0, -1.0]).repeat(4).expand(1, 2, 8, 8)
     assert blur(stripes)[..., 1:].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("layer", [nn.MaxPool2d((2, 1)), nn.AvgPool2d((1, 2)), nn.MaxPool2d(3, (1, 2), 1), nn.Conv2d(4, 4, 3, (1, 2), 1)])
+def test_downsampling_of_one_side_stays_so(layer: nn.Module) -> None:
+    x = torch.zeros(1, 4, 16, 16)
+    for kind in ("average", "max", "gem", "strided", "blur"):
+        network = Downsampling.rebuild(nn.Sequential(copy.deepcopy(layer)), {"kind": kind, "at": {"0": 4}})
+        assert network(x).shape == layer(x).shape, kind
 
 
 @pytest.mark.parametrize(
