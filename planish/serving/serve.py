@@ -89,9 +89,7 @@ def serve(
             return service(opened, limits, shares=shares, reload_s=reload_s, recorder=Recorder(own, monitoring.watch_rate))
 
         watch(_listens(address, address.port))
-        most_requests = limits.max_queue + max(
-            limits.max_queue, limits.max_batch
-        )  # above the service's own, so that Ray refuses none
+        most_requests = limits.max_queue + max(limits.max_queue, limits.max_batch)  # above the service's own, so that Ray refuses none
         serve_replicas(build, address, replicas=serving.replicas, threads=most, max_requests=most_requests)
         return
     monitoring.request_log.start()

@@ -294,7 +294,10 @@ def test_larger_kernels_compute_what_the_old_ones_did(users: Job) -> None:
     ],
 )  # fmt: skip
 def test_feature_maps_keep_their_size(conv: nn.Conv2d) -> None:
-    for modification in (*(Kernels(size=size) for size in (1, 3, 7)), *(Kernels(form=form) for form in ("spatial", "separable", "stacked"))):
+    for modification in (
+        *(Kernels(size=size) for size in (1, 3, 7)),
+        *(Kernels(form=form) for form in ("spatial", "separable", "stacked")),
+    ):
         network = Kernels.rebuild(nn.Sequential(conv), {"size": modification.size, "form": modification.form})
         for height, width in ((32, 33), (34, 35)):
             x = torch.zeros(1, 4, height, width)

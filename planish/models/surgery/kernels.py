@@ -76,8 +76,8 @@ class Kernels:
         if not count:
             raise TechniqueError(
                 f"{name} has no convolution that {self} changes",
-                "kernels are square, larger than one pixel, and larger than 3x3 to be stacked; separable ones are not made so again; the padding "
-                "must be large enough for feature maps to keep their size",
+                "kernels are square, larger than one pixel, and larger than 3x3 to be stacked; separable ones are not made so again; the "
+                "padding must be large enough for feature maps to keep their size",
             )
         with torch.no_grad():
             for layer_name, old in before.items():

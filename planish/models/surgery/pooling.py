@@ -337,7 +337,7 @@ def _smaller(old: nn.Module, kind: Inside, channels: int) -> nn.Module:
         case "gem":
             return GeneralisedMean(nn.AvgPool2d(kernel, stride, padding, ceil_mode=old.ceil_mode))
         case "strided":
-            return nn.Conv2d(channels, channels, kernel, stride, padding)  # type: ignore[arg-type]
+            return nn.Conv2d(channels, channels, kernel, stride, padding)
         case _:
             return nn.Sequential(nn.MaxPool2d(kernel, 1, padding), BlurPool(channels, stride))
 
