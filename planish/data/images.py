@@ -166,7 +166,7 @@ class ImageData:
 
     def all_in_test(self, *, but: SplitName | None = None) -> ImageData:
         """The same data set whose test split contains the images of all splits, except those of ``but``."""
-        kept = [split for name, split in self.splits.items() if name not in (but, "calibration") and len(split)]
+        kept = [split for name, split in self.splits.items() if name not in (but, "calibration")]
         whole = kept[0]
         for split in kept[1:]:
             whole = whole.joined(split)
@@ -313,7 +313,7 @@ def load_listed(
         how=found.how,
         seed=found.assignment.seed,
         bad=bad,
-        **report_duplicates([item.key for item in listed], hashes[good], groups, labels.strata, parts),
+        **report_duplicates([item.key for item in listed], hashes[good], groups, labels.digest, parts),
     )
     for leak in report.leaks:
         note(f"{leak.images} images of {leak.second} are also in {leak.first} (copies or near copies), for example {leak.examples[0][1]}")

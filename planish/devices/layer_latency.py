@@ -16,7 +16,6 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,7 +38,7 @@ Precision = Literal["fp32", "int8"]
 LayerPrecision = Literal["fp32", "int8", "fp32_in_int8"]
 Pair = tuple[int, int]
 
-_LOADER = "planish.export.runtimes.registry:load"  # by name, as this package must not import the runtimes
+_REGISTRY = "planish.export.runtimes.registry"  # by name, as this package must not import the runtimes
 _ROUNDS = 7
 _TURN_S = 0.004  # seconds for each variant in each round
 _AT_ONCE = 24  # variants that are timed in turn; with more, the machine's speed would drift between turns of the same variant
@@ -120,6 +119,7 @@ def layer_latencies(
 
     Raises:
         TechniqueError: the deadline (``planish.deadline``) passes before all are timed.
+        RuntimeMissingError: the runtime is not installed.
     """
     asked = hashlib.sha256(repr((runtime, threads, batch, [_key(v) for v in variants])).encode()).hexdigest()[:16]
     return list(decide(f"times of layers:{asked}", lambda: _timed(variants, runtime, threads, batch, cache_dir)))
@@ -157,8 +157,7 @@ def _timed(variants: Sequence[Variant], runtime: str, threads: int, batch: int, 
 
 def _take_turns(variants: Sequence[Variant], runtime: str, threads: int, batch: int) -> list[float]:
     """Time the variants in turn; returns the median over rounds of the median latency of each in ms."""
-    module, _, function = _LOADER.partition(":")
-    load = getattr(importlib.import_module(module), function)
+    load = importlib.import_module(_REGISTRY).load
     numbers = np.random.default_rng(0)
     data: list[Any] = [numbers.random((batch, v.channels, *v.size), dtype=np.float32) for v in variants]
     with tempfile.TemporaryDirectory() as folder:
@@ -262,9 +261,6 @@ def _key(variant: Variant) -> str:
 
 
 def _machine_key(runtime: str, threads: int, batch: int) -> str:
-    try:
-        version = metadata.version(runtime.removesuffix("-default"))
-    except metadata.PackageNotFoundError:  # a runtime may have another name than its package
-        version = ""
+    version = importlib.import_module(_REGISTRY).find(runtime).version()
     machine = cpu_model(), instruction_sets(), os.cpu_count()
     return hashlib.sha256(repr((*machine, runtime, version, threads, batch)).encode()).hexdigest()[:16]

@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from planish.devices.latency_process import WorkerProcess
 from planish.devices.machine import cpu_model
+from planish.errors import GoalError
 from planish.evaluation.statistics.intervals import Interval, bootstrap_mean, over_launches, paired_ratio
 from planish.measurement import Measurement
 from planish.progress import Stage, note
@@ -53,12 +54,15 @@ class LatencySettings:
         threads: number of threads of each process.
         batch: batch size.
         seconds: timing per subject, summed over all launches, not counting the start of processes.
-        launches: how often all processes are started, at least 2; fewer launches give wider intervals.
+        launches: how often all processes are started, at least ``LEAST_LAUNCHES``; fewer launches give wider intervals.
         rounds: minimum number of rounds per launch, however long they take.
         at_most: seconds for the whole measurement, including the start of processes: after ``LEAST_LAUNCHES``, no further launch starts
             that is expected to end later.
         seed: seed of the order within rounds.
         timeout: maximum seconds of loading, warming up or one turn.
+
+    Raises:
+        GoalError: there are fewer than ``LEAST_LAUNCHES`` launches.
     """
 
     threads: int = 1
@@ -69,6 +73,12 @@ class LatencySettings:
     at_most: float = math.inf
     seed: int = 0
     timeout: float = 180.0
+
+    def __post_init__(self) -> None:
+        if self.launches < LEAST_LAUNCHES:
+            raise GoalError(
+                f"launches={self.launches}", f"latency is measured in at least {LEAST_LAUNCHES} launches, as they differ from each other"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,14 +82,15 @@ def frontier(candidates: Sequence[CandidateResult]) -> list[CandidateResult]:
     return sorted((c for c in measured if not beaten(c)), key=lambda c: c.measurements["latency_ms"].value)
 
 
-def in_unit(amount: float, unit: str) -> str:
+def format_drop(amount: float, unit: str) -> str:
     """Format a drop: ``0.50`` if the unit is points (the caller adds the word), ``0.012 mm`` otherwise."""
     return f"{amount:,.{digits_of(unit, amount)}f}" + f" {unit}" * (unit not in ("", "points"))
 
 
 def loss(drop: Measurement) -> str:
     """Describe a drop: ``it loses 0.50 points``, ``it is 0.012 mm worse``."""
-    return f"it loses {in_unit(drop.value, drop.unit)} points" if drop.unit == "points" else f"it is {in_unit(drop.value, drop.unit)} worse"
+    amount = format_drop(drop.value, drop.unit)
+    return f"it loses {amount} points" if drop.unit == "points" else f"it is {amount} worse"
 
 
 def describe_miss(candidate: CandidateResult, goal: Goal) -> str:
@@ -98,7 +99,7 @@ def describe_miss(candidate: CandidateResult, goal: Goal) -> str:
     found = misses(candidate, goal)
     if "accuracy" in found:
         lost = m["drop_validation"]
-        words.append(f"{loss(lost)} on validation, {in_unit(lost.value - goal.max_drop_points, lost.unit)} more than allowed")
+        words.append(f"{loss(lost)} on validation, {format_drop(lost.value - goal.max_drop_points, lost.unit)} more than allowed")
     if "latency" in found and goal.max_latency_ms is not None:
         value, limit = m["latency_ms"].value, goal.max_latency_ms
         by_value = f"{value - limit:.3g} ms over the limit of {limit:.3g} ms"

@@ -133,7 +133,7 @@ def optimize(
         else:
             job = prepare_job(data, model, skip_bad=run.skip_bad, seed=seed)
         _check_teachers(teachers, model.model, train_mode, job)
-        limits = in_unit(limits, goal.max_drop, job.task)
+        limits = limits_in_metric_unit(limits, goal.max_drop, job.task)
         for file in filter(None, map(factory_file, teaching.students or ())):
             trust(file)
         # Fail early if the network cannot be exported, before hours are spent on training it.
@@ -220,7 +220,7 @@ def _check(limits: Goal, threads: int, batch: int) -> None:
         raise GoalError(f"a batch of {batch} images", "it is between 1 and 1024", "for example --batch 1")
 
 
-def in_unit(limits: Goal, max_drop: float | None, task: Task) -> Goal:
+def limits_in_metric_unit(limits: Goal, max_drop: float | None, task: Task) -> Goal:
     """Convert the limits to the task's metric: the maximum drop in its unit, and the size of one point (``Goal.point``)."""
     metric = metric_of(task)
     if metric.unit == "%":

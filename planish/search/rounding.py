@@ -11,7 +11,7 @@ from planish.errors import PlanishError
 from planish.plan import Plan
 from planish.progress import note
 from planish.runs.runner import extend
-from planish.search.choice import drop_upper_bound, in_unit
+from planish.search.choice import drop_upper_bound, format_drop
 from planish.search.proposals import Trial
 from planish.search.state import DeployedCandidate, Search
 
@@ -35,7 +35,7 @@ def pays(search: Search, trial: Trial, point: float = 1.0) -> bool:
     except PlanishError:
         return False
     much = lost.value > _WORTH_POINTS * point
-    cost = in_unit(lost.value, lost.unit) + " points" * (lost.unit == "points")
+    cost = format_drop(lost.value, lost.unit) + " points" * (lost.unit == "points")
     note(f"INT8 costs {cost} on validation ({trial.name})" + ", so quantization-aware training follows" * much)
     return much
 

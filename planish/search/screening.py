@@ -15,7 +15,7 @@ from planish.evaluation.latency import smallest_difference
 from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
-from planish.search.choice import in_unit
+from planish.search.choice import format_drop
 from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, next_milder, next_stronger, time_trials
 from planish.search.state import DeployedCandidate, Search
 from planish.search.time_estimates import least_finish_seconds, seconds_to_come, ship_seconds
@@ -106,7 +106,7 @@ def _ranks_pay(search: Search, level: Level) -> bool:
             return False
         drops.append(lost.value)
         unit = lost.unit
-    whole, split = in_unit(drops[0], unit) + " points" * (unit == "points"), in_unit(drops[1], unit)
+    whole, split = format_drop(drops[0], unit) + " points" * (unit == "points"), format_drop(drops[1], unit)
     note(f"layers made {level.speedup:g}x as fast cost {whole} before training, with some of them split {split}")
     return drops[1] < drops[0] - _RANKS_GAIN_POINTS * search.goal.point
 

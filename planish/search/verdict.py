@@ -8,7 +8,7 @@ from dataclasses import replace
 from planish.evaluation.latency import verdict as speed_verdict
 from planish.goal import Goal
 from planish.measurement import Measurement, Metric, digits_of, size_change
-from planish.search.choice import describe_miss, in_unit, misses, nearest_miss
+from planish.search.choice import describe_miss, format_drop, misses, nearest_miss
 from planish.search.result import CandidateResult
 
 
@@ -59,5 +59,7 @@ def shortfall(chosen: CandidateResult, others: Sequence[CandidateResult], goal: 
             f"Nothing met every limit on validation. The nearest is {nearest.summary} in {nearest.runtime}: {describe_miss(nearest, goal)}."
         )
     over = replace(drop, value=drop.value - goal.max_drop_points)
-    more = f"it loses {over.value:.2f} points more" if over.unit == "points" else f"it is worse by {in_unit(over.value, over.unit)} more"
+    more = (
+        f"it loses {over.value:.2f} points more" if over.unit == "points" else f"it is worse by {format_drop(over.value, over.unit)} more"
+    )
     return f"On validation it is within every limit, but on test {more} than allowed." if over.value > 0 else ""

@@ -343,6 +343,23 @@ def test_the_second_load_decodes_and_reads_nothing(tmp_path, load, monkeypatch) 
         load(tmp_path / "moved")
 
 
+def test_only_changed_files_are_hashed_again(tmp_path, monkeypatch) -> None:
+    root = make(tmp_path / "d", {"a": 3, "b": 3})
+    paths = [*sorted(root.rglob("*.png")), tmp_path / "missing.png"]
+    first, bad = cache.content_hashes(paths, tmp_path)
+    assert [*bad] == [6]
+    picture(99).save(paths[4])
+    picture(98).save(root / "a/new.png")
+    read: list[str] = []
+    real = cache.hashlib.file_digest
+    monkeypatch.setattr(cache.hashlib, "file_digest", lambda file, name: read.append(file.name) or real(file, name))
+    second, _ = cache.content_hashes([root / "a/new.png", *paths], tmp_path)
+    assert sorted(read) == [str(root / "a/new.png"), str(paths[4])]
+    assert (first != second[1:]).any(axis=1).tolist() == [False] * 4 + [True] + [False] * 2
+    (tmp_path / "hashes.sqlite").write_bytes(b"damaged " * 99)
+    assert (cache.content_hashes(paths, tmp_path)[0] == second[1:]).all(), "a damaged cache costs time only"
+
+
 def test_killed_in_the_middle_leaves_nothing_half_written(tmp_path, cache_dir) -> None:
     root = make(tmp_path / "d", {"a": 100, "b": 100})
     program = """

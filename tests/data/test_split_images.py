@@ -140,6 +140,18 @@ def test_of_images_that_no_model_knows_all_can_be_tested(folder: Path, tmp_path:
     assert not set(held.splits["test"].keys) & set(held.splits["validation"].keys)
 
 
+def test_of_images_that_are_all_in_validation_none_is_left_to_test(folder: Path, tmp_path: Path) -> None:
+    first = load_images(folder)
+    for i in range(900, 1000):
+        other = load_images(write(tmp_path / f"{i}", 1, first=i), assignment=first.assignment)
+        if len(other.splits["validation"]) == 2:
+            break
+    held = other.all_in_test(but="validation")
+    assert (len(held.splits["validation"]), len(held.splits["test"])) == (2, 0)
+    with pytest.raises(DataError, match="is in test"):
+        held.require("test")
+
+
 @pytest.mark.parametrize("task", ["detection", "instance", "semantic"])
 def test_every_task_keeps_its_splits(task: str, tmp_path: Path) -> None:
     photos = scenes(tmp_path / "photos", 30)

@@ -14,9 +14,11 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from planish.data import load_images, task_in
+from planish.data.annotations.masks import masked_images, read_object_masks
 from planish.data.images import ImageData
 from planish.data.targets.objects import Objects
 from planish.errors import DataError
+from planish.progress import collecting_notes
 
 SIDE = 64
 
@@ -120,6 +122,17 @@ def test_texts_beside_images_negatives_and_polygons(tmp_path: Path) -> None:
     one = next(o for part in data.splits.values() for k, o in zip(part.keys, part.targets, strict=True) if k == "0.png")
     np.testing.assert_allclose(one.boxes, [[0.1, 0.1, 0.5, 0.5]], atol=1e-6)
     assert coco.decode(one.masks[0]).sum() == 24 * 16
+
+
+def test_copies_with_other_boxes_are_label_conflicts(tmp_path: Path) -> None:
+    folder = small_yolo(tmp_path / "a", "")
+    first, second = "0 0.5 0.5 0.2 0.4\n", "1 0.3 0.3 0.2 0.2\n"
+    for i in range(8):
+        (folder / f"{i}.txt").write_text(first + second)
+    for i, text in enumerate((second + first, first + "1 0.3 0.3 0.2 0.3\n")):
+        shutil.copy(folder / f"{i}.png", folder / f"copy {i}.png")
+        (folder / f"copy {i}.txt").write_text(text)
+    assert load_images(folder).report.label_conflicts == [["1.png", "copy 1.png"]]
 
 
 @pytest.mark.parametrize(
@@ -251,10 +264,23 @@ def test_values_that_nobody_names(tmp_path: Path) -> None:
     assert seen == {0, 1, 255}, "255 is ignored where there are other classes"
 
 
+def test_maps_with_one_of_the_classes_of_a_model(tmp_path: Path) -> None:
+    folder = noise_with_maps(tmp_path / "a", lambda i: halves(0, 0))
+    assert load_images(folder, class_names=["background", "cat"]).class_names == ("background", "cat")
+
+
+def test_copies_with_other_maps_are_label_conflicts(tmp_path: Path) -> None:
+    folder = noise_with_maps(tmp_path / "a", lambda i: halves(0, 1) if i else halves(1, 0))
+    for first in (0, 2):
+        shutil.copy(folder / f"images/{first}.jpg", folder / f"images/{first + 1}.jpg")
+    assert load_images(folder).report.label_conflicts == [["images/0.jpg", "images/1.jpg"]]
+
+
 @pytest.mark.parametrize(
     ("maps", "names", "said"),
     [
         (lambda i: halves(0, 0), "", "masks of 1 classes"),
+        (lambda i: halves(255, 255), "", r"masks of 0 classes\. there are 1 to 255"),
         (lambda i: halves(0, 3), "sky\nroad", "does not name"),
         (lambda i: halves(0, 1, 60, 40), "", "its mask 60 x 40"),
         (lambda i: np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8), "", "colours"),
@@ -297,6 +323,38 @@ def test_masks_of_objects_are_the_same_as_coco(scenes: ImageData, tmp_path: Path
             task_in(tmp_path)
     found = load_images(tmp_path, task="instance")
     same(found, scenes, masks=True)
+
+
+def areas(folder: Path, name: str, mask: Image.Image) -> list[float | None]:
+    """The sorted areas of the objects that a mask file gives an image."""
+    for file, image in ((folder / "images/a.png", Image.new("RGB", mask.size)), (folder / name, mask)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    ((one,), _) = read_object_masks(folder, masked_images(folder))
+    return sorted(o.area for o in one.objects)
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("1", "png"), ("P", "png"), ("RGB", "png"), ("RGBA", "png"), ("L", "jpg"), ("RGB", "jpg")])
+def test_a_mask_of_one_object_in_every_mode(tmp_path: Path, mode: str, suffix: str) -> None:
+    down, across = np.mgrid[:80, :80] - 40
+    disc = down**2 + across**2 < 300
+    (area,) = areas(tmp_path, f"masks/a/cat 1.{suffix}", Image.fromarray(np.uint8(255) * disc).convert(mode))
+    assert area == pytest.approx(disc.sum(), rel=0.03 if suffix == "jpg" else 0)
+
+
+def test_which_values_of_an_instance_map_are_objects(tmp_path: Path) -> None:
+    ids = np.repeat([[0, 0, 0, 1, 255]], 10, axis=0)
+    white = np.asarray([(0, 0, 0)] * 3 + [(9, 200, 0), (255, 255, 255)], np.uint8)[None].repeat(10, axis=0)
+    cases = {
+        "8-bit": (Image.fromarray(ids.astype(np.uint8)), [10]),
+        "16-bit": (Image.fromarray(ids.astype(np.uint16)), [10, 10]),
+        "colours": (Image.fromarray(white), [10, 10]),
+        "binary": (Image.fromarray(ids > 0), [20]),
+    }
+    for name, (image, wanted) in cases.items():
+        with collecting_notes() as notes:
+            assert areas(tmp_path / name, "instances/a.png", image) == wanted, name
+        assert any("the value 255 in 1 8-bit instance maps" in text for text in notes) == (name == "8-bit"), name
 
 
 def test_a_network_learns_from_label_maps(scenes: ImageData, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, train: Callable[..., Original]) -> li
 
     monkeypatch.setattr(retrain, "train_original", watched)
     # how fast they are is not asked here
-    monkeypatch.setattr(retrain, "LatencySettings", partial(LatencySettings, seconds=0.2, rounds=2, launches=1))
+    monkeypatch.setattr(retrain, "LatencySettings", partial(LatencySettings, seconds=0.2, rounds=2, launches=2))
     return seen
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from planish.devices import layer_latency
 from planish.devices.kernels import onnxruntime_kernels
 from planish.devices.layer_latency import ConvShape, Variant, layer_latencies
+from planish.export.runtimes import registry
 from planish.export.runtimes.registry import available, load
 
 CONV = ConvShape(64, 64, (3, 3), (1, 1), (1, 1))
@@ -28,7 +29,7 @@ def variant(layers: int = 1, **options: Any) -> Variant:
 
 @pytest.mark.parametrize("runtime", available("onnx"))
 def test_a_layer_takes_what_it_adds_to_the_file(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_latency, "_LOADER", "macs_clock:load")
+    monkeypatch.setattr(registry, "load", macs_clock.load)
     monkeypatch.setattr(layer_latency, "time", SimpleNamespace(perf_counter=lambda: macs_clock.SECONDS[0]))
     one, four, again = layer_latencies([variant(1), variant(4), variant(1)], runtime, cache_dir=tmp_path)
     assert again == one
@@ -53,6 +54,16 @@ def test_what_was_timed_is_not_timed_again(tmp_path: Path, monkeypatch: pytest.M
     for file in (tmp_path / "layer-latency").iterdir():
         file.write_text("{damaged")
     assert layer_latencies(given, "onnxruntime", cache_dir=tmp_path) == [3.0, 6.0]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "openvino-default"])
+def test_another_version_of_the_runtime_is_timed_anew(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = registry.registered() | {kind.name: kind for kind in registry.DEFAULT_PRECISION.values()}
+    times = iter([3.0, 5.0])
+    monkeypatch.setattr(layer_latency, "_take_turns", lambda variants, *_: [1.0, 0.0, next(times)])
+    for version, expected in (("1.0", 3.0), ("1.0", 3.0), ("1.1", 5.0)):
+        monkeypatch.setattr(kinds[runtime], "version", lambda version=version: version)
+        assert layer_latencies([variant()], runtime, cache_dir=tmp_path) == [expected]
 
 
 def test_the_file_computes_the_layers(tmp_path: Path) -> None:

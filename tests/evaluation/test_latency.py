@@ -17,7 +17,7 @@ import psutil
 import pytest
 from pydantic import TypeAdapter
 
-from planish.errors import ModelError
+from planish.errors import GoalError, ModelError
 from planish.evaluation.latency import LatencyReport, LatencySettings, Subject, measure_latency, noise_floor_of, verdict
 from planish.evaluation.statistics.intervals import paired_ratio
 from planish.measurement import Measurement
@@ -161,6 +161,8 @@ def test_callers_mistakes() -> None:
         measure_latency({"a": work()}, "b", QUICK)
     with pytest.raises(ValueError, match="uint8"):
         measure_latency({"a": Subject("onnx_loader:load_work", {}, IMAGES / 255)}, "a", QUICK)
+    with pytest.raises(GoalError, match="launches=1"):
+        LatencySettings(launches=1)
 
 
 SCRIPT = f"""

@@ -20,7 +20,7 @@ from planish.errors import DataError
 from planish.measurement import Metric
 from planish.report.recomputation.recompute import recompute
 from planish.report.recomputation.run_folder import read_run
-from planish.search.optimize import in_unit
+from planish.search.optimize import limits_in_metric_unit
 from planish.search.result import Goal, Result
 from planish.serving.limits import MemoryBudget
 from planish.serving.model import ServedModel
@@ -133,10 +133,10 @@ def test_without_a_limit_a_hundredth_of_what_guessing_is_off_by_may_be_lost(data
     task = task_on(load_images(data, task="regression"))
     targets = task.split("validation").targets
     off = np.abs(targets - np.median(targets, axis=0)).mean()
-    limits = in_unit(Goal(), None, task)
+    limits = limits_in_metric_unit(Goal(), None, task)
     assert limits.max_drop_points == limits.point == pytest.approx(off / 100)
-    assert in_unit(Goal(0.5), 0.5, task).max_drop_points == 0.5
-    assert in_unit(Goal(0.5), 0.5, Classification({}, ("a", "b"))) == Goal(0.5)
+    assert limits_in_metric_unit(Goal(0.5), 0.5, task).max_drop_points == 0.5
+    assert limits_in_metric_unit(Goal(0.5), 0.5, Classification({}, ("a", "b"))) == Goal(0.5)
 
 
 def test_the_bundle_verifies_and_answers_with_values(run: tuple[Path, Result], data: Path) -> None:

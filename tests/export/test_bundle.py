@@ -92,6 +92,18 @@ def test_a_model_that_answers_otherwise_is_found_though_all_hashes_fit(mine: Pat
     assert [line.split(":")[0] for line in report.failures] == ["golden/002.png"]
 
 
+def test_other_settings_of_the_runtime_are_noted(mine: Path) -> None:
+    assert verify(mine).notes == []
+    _reseal(mine, lambda d: d["runtime_settings"].update(execution_mode="parallel", arena="off"))
+    report = verify(mine)
+    assert report.ok
+    assert report.notes == [
+        "note: onnxruntime runs with arena=default here, recorded is off",
+        "note: onnxruntime runs with execution_mode=sequential here, recorded is parallel",
+    ]
+    assert all(note in str(report) for note in report.notes)
+
+
 def _claim(file: Path, shape: str) -> None:
     """Known outputs whose header tells of more than there is."""
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"

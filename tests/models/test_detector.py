@@ -19,6 +19,7 @@ from planish.models.detection.assignment import Assigned, assign
 from planish.models.detection.boxes import iou
 from planish.models.detection.decode import boxes_of, centres_of, keep_best
 from planish.models.detection.losses import detection_loss, distance_loss, within
+from planish.models.heads.backbone import Backbone
 from planish.models.heads.segmentation import Segmenter
 from planish.models.zoo import build
 
@@ -26,6 +27,15 @@ from planish.models.zoo import build
 def small(masks: bool = False) -> Detector:
     torch.manual_seed(0)
     return Detector(build(Source("resnet8", 10, 3)), 3, 3, (4, 8), masks=masks, width=16)
+
+
+@pytest.mark.parametrize(("strides", "widths"), [((8, 16, 32, 64), [8, 8, 16, 16]), ((8, 16), [8, 8])])
+def test_maps_that_the_backbone_lacks_are_made_from_finer_ones(strides: tuple[int, ...], widths: list[int]) -> None:
+    layers = (nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Conv2d(8, 16, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+    backbone = Backbone(nn.Sequential(*layers), 3, strides)
+    maps = fx.symbolic_trace(backbone)(torch.zeros(2, 3, 128, 192))
+    assert [tuple(each.shape) for each in maps] == [(2, width, 128 // s, 192 // s) for width, s in zip(widths, strides, strict=True)]
+    assert backbone.widths == widths
 
 
 def test_overlaps_are_torchvisions() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
@@ -229,6 +231,14 @@ def test_blur_keeps_a_constant_map_and_removes_the_finest_stripes() -> None:
     assert blur(stripes)[..., 1:].abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("layer", [nn.MaxPool2d((2, 1)), nn.AvgPool2d((1, 2)), nn.MaxPool2d(3, (1, 2), 1), nn.Conv2d(4, 4, 3, (1, 2), 1)])
+def test_downsampling_of_one_side_stays_so(layer: nn.Module) -> None:
+    x = torch.zeros(1, 4, 16, 16)
+    for kind in ("average", "max", "gem", "strided", "blur"):
+        network = Downsampling.rebuild(nn.Sequential(copy.deepcopy(layer)), {"kind": kind, "at": {"0": 4}})
+        assert network(x).shape == layer(x).shape, kind
+
+
 @pytest.mark.parametrize(
     ("activation", "gain"),
     [(nn.ReLU(), math.sqrt(2)), (nn.LeakyReLU(0.2), math.sqrt(2 / (1 + 0.2**2))), (nn.Identity(), 1.0), (nn.SELU(), 1.0)],
@@ -274,6 +284,29 @@ def test_larger_kernels_compute_what_the_old_ones_did(users: Job) -> None:
     applied = Kernels(size=5).apply(users.artifact, users.task)
     assert applied.module.conv1.kernel_size == (5, 5)
     torch.testing.assert_close(applied.module(x), users.artifact.module.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 6, 5), nn.Conv2d(4, 6, 7, padding=1), nn.Conv2d(4, 6, 7, 2, 3), nn.Conv2d(4, 6, 5, 2, 4), nn.Conv2d(4, 6, 11, 4, 2),
+        nn.Conv2d(4, 6, 5, (1, 2), (0, 3)), nn.Conv2d(4, 6, 7, padding=6, dilation=2), nn.Conv2d(4, 6, 5, 3, 0), Conv2dSame(4, 6, 5, 2),
+    ],
+)  # fmt: skip
+def test_feature_maps_keep_their_size(conv: nn.Conv2d) -> None:
+    for modification in (
+        *(Kernels(size=size) for size in (1, 3, 7)),
+        *(Kernels(form=form) for form in ("spatial", "separable", "stacked")),
+    ):
+        network = Kernels.rebuild(nn.Sequential(conv), {"size": modification.size, "form": modification.form})
+        for height, width in ((32, 33), (34, 35)):
+            x = torch.zeros(1, 4, height, width)
+            assert network(x).shape == conv(x).shape, modification
+
+
+def test_stacked_kernels_replace_those_without_padding() -> None:
+    made = Kernels.rebuild(nn.Sequential(nn.Conv2d(4, 6, 5)), {"size": None, "form": "stacked"})
+    assert [m.kernel_size for m in made.modules() if isinstance(m, nn.Conv2d)] == [(3, 3), (3, 3)]
 
 
 def test_dropped_weights_and_branches_keep_the_mean() -> None:

@@ -13,8 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from planish.compression import Int8
+from planish.compression.graph.onnx_graph import readers
 from planish.devices.kernels import onnxruntime_kernels
 from planish.errors import ModelError, TechniqueError
+from planish.export.onnx.cleanup import clean_up
+from planish.export.onnx.onnx_file import _strip
 from planish.export.runtimes.registry import load
 from planish.progress import collecting_notes
 from planish.runs.external_onnx import file_job
@@ -130,6 +133,29 @@ def test_linear_layers_in_all_forms(shapes: Path, tmp_path: Path, ending: Callab
     assert off < 0.1 * np.abs(answers(job)).max()
 
 
+@pytest.mark.parametrize("bias", [(4, 1), (4, CLASSES), (1, CLASSES), ()])
+@pytest.mark.parametrize("batch", [4, CLASSES])
+def test_factors_of_linear_layers_are_applied_once(bias: tuple[int, ...], batch: int):
+    net, rng = Net(), np.random.default_rng(0)
+    rows = tuple(batch if side == 4 else side for side in bias)
+    net.constant("f_weight", 1)  # a name that the new weight could have
+    net.constant("fw", net.weight), net.constant("fb", rng.normal(size=rows))
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["f", "fw", "fb"], ["y"], "f", transB=1, alpha=2.0, beta=0.5)],
+        "g",
+        [helper.make_tensor_value_info("f", TensorProto.FLOAT, [batch, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, CLASSES])],
+        net.constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    x = rng.normal(size=(batch, 8)).astype(np.float32)
+    made = []
+    for _ in range(2):
+        made.append(onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"f": x})[0])
+        clean_up(model)
+    np.testing.assert_allclose(made[1], made[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("opset", "ir"), [(7, 3), (9, 3), (9, 4), (12, 7), (17, 8)])
 def test_all_ages_are_quantized(shapes: Path, tmp_path: Path, opset: int, ir: int):
     net = Net()
@@ -204,6 +230,26 @@ def test_bodies_of_if_read_what_lies_around_them(shapes: Path, tmp_path: Path):
     net.add("If", ["large"], "z", then_branch=bodies[0], else_branch=bodies[1])
     job, _ = opened(shapes, net.save(tmp_path / "net.onnx", "z"))
     Int8(calibration_images=8).apply(job.artifact, job.task)
+
+
+def test_bodies_inside_bodies_read_what_lies_around_all(shapes: Path, tmp_path: Path):
+    net = Net()
+    net.linear()
+    net.constant("large", True, np.bool_), net.constant("half", 0.5)
+    body = [helper.make_node("Mul", ["y", "half"], ["t0"])]
+    for depth in range(2):  # only the innermost body reads "half"
+        out = helper.make_tensor_value_info(f"t{depth}", TensorProto.FLOAT, None)
+        other = [helper.make_node("Identity", ["y"], [f"t{depth}"], f"other{depth}")]
+        bodies = {"then_branch": helper.make_graph(body, "then", [], [out]), "else_branch": helper.make_graph(other, "else", [], [out])}
+        body = [helper.make_node("If", ["large"], [f"t{depth + 1}"], **bodies)]
+    net.nodes += body
+    file = net.save(tmp_path / "net.onnx", "t2")
+    job, _ = opened(shapes, file)
+    np.testing.assert_allclose(answers(job), expected(job, file), rtol=1e-4, atol=1e-4)
+    model = onnx.load(str(job.artifact.files[0]))
+    assert any(name.endswith("half") and {r.op_type for r in nodes} == {"If"} for name, nodes in readers(model.graph).items())
+    _strip(model)
+    onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -13,10 +13,11 @@ from planish.devices.kernels import silent_options
 
 
 def readers(graph: Any) -> dict[str, list[Any]]:
-    """The nodes that read each tensor, by tensor name; tensors without readers are left out."""
+    """The nodes that read each tensor, by tensor name; tensors without readers are left out. A node reads what its bodies read."""
     found: dict[str, list[Any]] = {}
     for node in graph.node:
-        for name in node.input:
+        bodies = [body for attribute in node.attribute for body in (attribute.g, *attribute.graphs)]
+        for name in (*node.input, *(name for body in bodies for name in readers(body))):
             found.setdefault(name, []).append(node)
     return found
 

@@ -22,6 +22,7 @@ from planish.progress import note
 IGNORED = 255
 _LARGEST_CODE = 65535
 _MOST = 255  # maximum number of classes in an 8-bit map
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
 NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt", "classes.json", "class_dict.csv", "classes.csv")
 _VOC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -34,6 +35,7 @@ _NOISE = 8  # grey levels by which JPEG may at least change a value
 _APART = 16  # minimum distance of named values that can be told apart in JPEG
 _COUNTED = 64  # number of masks that are sampled
 _COLOUR = 1 << 24  # offset of the codes of colours, so that they differ from all grey values
+BLACK = _COLOUR  # the code of black in a colour mask
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,12 @@ def size_in(file: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def is_8_bit(file: Path) -> bool:
+    """Whether the pixels of a mask file are 8-bit, so neither binary nor 16-bit, 32-bit or floating-point; only the header is read."""
+    with open_bounded(file) as stream, Image.open(stream, formats=FORMATS) as image:
+        return image.mode not in ("1", "F") and not image.mode.startswith("I")
+
+
 def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
     """Determine the classes of a data set from its class file and the codes in its masks.
 
@@ -131,7 +139,7 @@ def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
     values = list(given) or sorted(set(meant.values()))
     class_names = tuple(dict.fromkeys(names[value] for value in values))
     if not 1 <= len(class_names) <= _MOST:
-        raise DataError(f"masks of {len(class_names)} classes", f"there are 2 to {_MOST} to tell apart")
+        raise DataError(f"masks of {len(class_names)} classes", f"there are 1 to {_MOST}")
     if len(class_names) < len(values):
         note(f"{source} gives one name to several values: they are taken as one class")
     if unused := [name for name in class_names if name not in {names[value] for value in meant.values()}]:
@@ -158,7 +166,7 @@ def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Code
     if not all(code < 256 or _is_grey(code) for code in seen) or set(greys) <= {0, IGNORED}:
         return None
     given, source = _given(root)
-    lossy = any(file.suffix.lower() in (".jpg", ".jpeg") for file in files)
+    lossy = any(file.suffix.lower() in LOSSY_SUFFIXES for file in files)
     if given:
         if not lossy or set(greys) <= set(given):
             return None

@@ -2,7 +2,8 @@
 
 Images are in ``images/`` (``img``, ``JPEGImages``). Masks have the same file names: label maps in a sibling folder ``masks/``, ``labels/``,
 ``annotations/`` or ``SegmentationClass/``, instance maps in ``instances/`` or ``SegmentationObject/``, and masks of single objects in
-``masks/IMAGE/*.png``, whose class is the name of a subfolder, or the part of the file name before a number.
+``masks/IMAGE/*.png``, whose class is the name of a subfolder, or the part of the file name before a number. In an instance map, 0 and black
+are the background, and 255 in an 8-bit map marks borders and ignored pixels; every other value or colour is an object.
 """
 
 from __future__ import annotations
@@ -16,17 +17,28 @@ from pathlib import Path
 import numpy as np
 
 from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation
-from planish.data.annotations.map_codes import Codes, codes_in, lossy_codes, named_codes, read_codes
+from planish.data.annotations.map_codes import (
+    BLACK,
+    IGNORED,
+    LOSSY_SUFFIXES,
+    Codes,
+    codes_in,
+    is_8_bit,
+    lossy_codes,
+    named_codes,
+    read_codes,
+)
 from planish.data.annotations.voc import given_splits
 from planish.data.sources.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
-from planish.progress import Stage
+from planish.progress import Stage, note
 
 _OBJECTS = ("instances", "segmentationobject")
 _ENDINGS = ("", "_mask", "_masks", "_label", "_labels", "_gt", "_l", "_seg", "_segmentation", "_labeltrainids", "_labelids", "_annotation")
 # Cityscapes: image x_leftImg8bit, mask x_gtFine_labelIds
 _OF_IMAGE = ("_leftimg8bit", "_image", "_img", "_sat")
 _OF_MASK = ("_gtfine", "_gtcoarse")
-_NOTHING = (0, 255)  # values of an instance map that are not object ids
+_BACKGROUND = (0, BLACK)  # codes of pixels without an object
+_MIDDLE_GREY = 128  # JPEG changes the values of black and white masks
 _NUMBERED = re.compile(r"([A-Za-z][A-Za-z_ -]*?)[-_ ]*\d+")
 
 
@@ -95,30 +107,40 @@ def read_object_masks(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedI
     """
     splits, images = given_splits(root), []
     names = _class_names(root, masked)
+    with_ignored: list[Path] = []
     with Stage("reading masks", len(masked)) as stage:
         for one in masked:
-            objects = tuple(_of_map(one, names) if one.objects else _of_singles(one))
+            objects = tuple(_of_map(one, names, with_ignored) if one.objects else _of_singles(one))
             images.append(AnnotatedImage(_key(root, one.image), one.image, _split(root, one.image, splits), objects))
             stage.advance()
+    if with_ignored and not _is_voc(masked):
+        note(
+            f"the value {IGNORED} in {len(with_ignored)} 8-bit instance maps is taken for borders or pixels to be ignored, for example in "
+            f"{_key(root, with_ignored[0])}; in 16-bit maps it is an object"
+        )
     return images, tuple(sorted({o.label for image in images for o in image.objects}))
 
 
 def _of_singles(one: Masked) -> Iterator[ObjectAnnotation]:
     for file in one.singles:
-        inside = read_codes(file) > 0
+        codes = read_codes(file)
+        inside = ~np.isin(codes, _BACKGROUND) & (codes >= (_MIDDLE_GREY if file.suffix.lower() in LOSSY_SUFFIXES else 0))
         named = _NUMBERED.fullmatch(file.stem)
         between = file.parent.name if file.parent.name not in (one.image.stem, *MASK_FOLDERS) else ""
         if (found := _object(between or (named[1].strip() if named else "object"), inside)) is not None:
             yield found
 
 
-def _of_map(one: Masked, names: dict[int, str]) -> Iterator[ObjectAnnotation]:
+def _of_map(one: Masked, names: dict[int, str], with_ignored: list[Path]) -> Iterator[ObjectAnnotation]:
+    """The objects of an instance map; adds its file to ``with_ignored`` if it has ignored pixels."""
     assert one.objects is not None
     numbers = read_codes(one.objects)
     kinds = read_codes(one.labels) if one.labels else None
     for number in np.unique(numbers):
-        # 255 is the border between objects in Pascal VOC; colours are numbered from 1 << 24 on
-        if int(number) in _NOTHING:
+        if number in _BACKGROUND:
+            continue
+        if number == IGNORED and is_8_bit(one.objects):
+            with_ignored.append(one.objects)
             continue
         inside, label = numbers == number, "object"
         if kinds is not None and kinds.shape == numbers.shape:

@@ -10,12 +10,14 @@ import errno
 import hashlib
 import os
 import shutil
+import sqlite3
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,8 +27,11 @@ import numpy.typing as npt
 from planish.errors import DataError
 from planish.files.reading import describe, require_regular
 from planish.files.workspace import sync_all
+from planish.progress import note
 
 T = TypeVar("T")
+_Stamp = tuple[bytes, str]  # path of a file; size, modification time and inode
+_LOCK_SECONDS = 60  # for which another process that writes the file hashes is waited for
 _STALE_SECONDS = 3600
 _CHUNK = 64
 
@@ -103,39 +108,65 @@ def in_threads(work: Callable[[int], T], count: int) -> Iterator[list[T]]:
 def content_hashes(paths: Sequence[Path], root: Path) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
     """SHA-256 of every file, ``(N, 32)``, and the reasons, by index, why some cannot be read (their rows are 0).
 
-    If all files have the path, size, modification time and inode of an earlier call, they are not read again.
+    A file that has the path, size, modification time and inode of an earlier call is not read again.
     """
     bad: dict[int, str] = {}
-    stamps = []
+    stamps: dict[int, _Stamp] = {}
     for i, path in enumerate(paths):
         try:
             stat = os.stat(path)
-            stamps.append((str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino))
+            stamps[i] = os.fsencode(path.absolute()), f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
         except (OSError, ValueError) as error:  # ValueError: invalid file name
             bad[i] = f"cannot be read: {describe(error)}"
-    known = root / "hashes" / key_of(repr(stamps).encode())
-    if not bad and known.is_dir():
-        return np.load(known / "sha256.npy"), bad
-    rows: list[bytes] = []
+    table = root / "hashes.sqlite"
+    found = _stored_hashes(table, stamps)
+    unknown = [i for i in stamps if i not in found]
 
-    def digest(i: int) -> bytes | str:
+    def digest(k: int) -> bytes | str:
+        path = paths[unknown[k]]
         try:
-            require_regular(paths[i])
-            with paths[i].open("rb") as file:
+            require_regular(path)
+            with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
         except (OSError, ValueError) as error:
             return f"cannot be read: {describe(error)}"
 
-    for results in in_threads(digest, len(paths)):
-        for result in results:
-            if isinstance(result, str):
-                bad[len(rows)] = result
-            rows.append(bytes(32) if isinstance(result, str) else result)
-    hashes = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, 32)
-    if not bad:
-        with whole(known) as partial:
-            np.save(partial / "sha256.npy", hashes)
-    return hashes, bad
+    new: dict[int, bytes] = {}
+    for i, result in zip(unknown, chain.from_iterable(in_threads(digest, len(unknown))), strict=True):
+        if isinstance(result, str):
+            bad[i] = result
+        else:
+            new[i] = result
+    if new:
+        _store_hashes(table, [(*stamps[i], value) for i, value in new.items()])
+    found |= new
+    return np.frombuffer(b"".join(found.get(i, bytes(32)) for i in range(len(paths))), dtype=np.uint8).reshape(-1, 32), bad
+
+
+def _stored_hashes(table: Path, stamps: Mapping[int, _Stamp]) -> dict[int, bytes]:
+    """The stored SHA-256 of the files that have not changed, by index."""
+    select = "select sha256 from hashes where path = ? and stamp = ?"
+    try:
+        with _opened(table) as db:
+            rows = {i: db.execute(select, stamp).fetchone() for i, stamp in stamps.items()}
+    except sqlite3.Error as error:
+        note(f"the file hashes in {table} cannot be read, so all files are: {error}")
+        return {}
+    return {i: row[0] for i, row in rows.items() if row is not None}
+
+
+def _store_hashes(table: Path, rows: Sequence[tuple[bytes, str, bytes]]) -> None:
+    """Store path, stamp and SHA-256 of files, replacing what was stored for the same paths."""
+    with suppress(sqlite3.Error), _opened(table) as db:  # without them, the files are read again next time
+        db.executemany("insert or replace into hashes values (?, ?, ?)", rows)
+
+
+@contextmanager
+def _opened(table: Path) -> Iterator[sqlite3.Connection]:
+    """Yield the database of file hashes; what the block writes is committed when it succeeds."""
+    with closing(sqlite3.connect(table, timeout=_LOCK_SECONDS)) as db, db:
+        db.execute("create table if not exists hashes (path blob primary key, stamp text, sha256 blob) without rowid")
+        yield db
 
 
 def _sweep(folder: Path) -> None:

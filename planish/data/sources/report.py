@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ def report_duplicates(
     keys: Sequence[str],
     hashes: npt.NDArray[np.uint8],
     groups: npt.NDArray[np.int64],
-    targets: npt.NDArray[np.int64],
+    digest: Callable[[int], str],
     parts: Mapping[SplitName, npt.NDArray[np.int64]],
 ) -> dict[str, Any]:
     """Compute the fields of ``DataReport`` about duplicates.
@@ -91,7 +91,7 @@ def report_duplicates(
         keys: key of each image.
         hashes: SHA-256 of the files, ``(N, 32)``.
         groups: near-duplicate group of each image, ``(N,)``.
-        targets: class of each image, ``(N,)``.
+        digest: returns the hash of the target of an image.
         parts: image indices of each split.
     """
     exact = np.unique(np.ascontiguousarray(hashes).view("V32").ravel(), return_inverse=True)[1].ravel()
@@ -104,7 +104,7 @@ def report_duplicates(
     return {
         "exact_duplicates": len(keys) - len(np.unique(exact)),
         "near_duplicates": len(keys) - len(np.unique(groups)),
-        "label_conflicts": [[keys[i] for i in rows] for rows in copies if len(set(targets[rows].tolist())) > 1],
+        "label_conflicts": [[keys[i] for i in rows] for rows in copies if len({digest(int(i)) for i in rows}) > 1],
         "examples": [[keys[i] for i in rows[:_EXAMPLES]] for rows in _several(groups)[:_EXAMPLES]],
         "leaks": leaks,
     }

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from planish.data.annotations.annotated_image import AnnotatedImage
 from planish.data.annotations.map_codes import Codes, codes_in, size_in
 from planish.data.annotations.validation import objects_of, size_of
+from planish.data.cache.files import key_of
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import ImageFile, Listed
 from planish.data.targets.maps import PaintedMaps, ReadMaps
@@ -57,6 +58,13 @@ class Labels:
         if isinstance(self.targets, np.ndarray):
             return self.targets[rows]
         return self.targets.chosen(rows) if isinstance(self.targets, Maps) else tuple(self.targets[int(i)] for i in rows)
+
+    def digest(self, index: int) -> str:
+        """The hash of the target of an image: of its class, its values, its label map, or its objects in any order."""
+        target = self.targets[index]
+        if isinstance(self.targets, Maps):
+            return key_of(target.shape, target)
+        return key_of(self.targets[index : index + 1] if isinstance(self.targets, np.ndarray) else target.sorted_annotations())
 
     def image_counts(self, rows: Indices) -> dict[str, int]:
         """The number of images that contain each class, without ignored objects; empty for regression targets."""

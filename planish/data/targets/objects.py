@@ -49,6 +49,12 @@ class Objects:
         """Class indices of the objects that are not ignored."""
         return self.labels[~self.ignored]
 
+    def sorted_annotations(self) -> list[tuple[Any, ...]]:
+        """Class, box, crowd, difficult and mask of each object, sorted, so that two images can be compared."""
+        difficult = np.zeros(len(self), bool) if self.difficult is None else self.difficult
+        masks = [b""] * len(self) if self.masks is None else [mask["counts"] for mask in self.masks]
+        return sorted(zip(self.labels.tolist(), self.boxes.tolist(), self.crowd.tolist(), difficult.tolist(), masks, strict=True))
+
 
 def counts_of(images: Iterable[Objects], classes: int) -> list[int]:
     """The number of objects of each class, without ignored ones."""

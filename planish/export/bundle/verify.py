@@ -14,8 +14,9 @@ from planish.evaluation.latency import LatencySettings, Subject, measure_latency
 from planish.export.bundle.folder import SIGNATURE, Bundle, changed_files, read_bundle, read_expected
 from planish.export.bundle.signature import check_signature
 from planish.export.checks.agreement import compact_outputs, differences
-from planish.export.runtimes.registry import imports, load, run_checked
+from planish.export.runtimes.registry import find, imports, load, run_checked
 from planish.measurement import Measurement
+from planish.printable import printable
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -43,6 +44,7 @@ class VerifyReport:
         latency: median latency of one call on this machine, with the bundle's batch size and threads; None if it was not measured.
         promised: the latency measured when the bundle was made; None if it was not measured.
         signature: ``verified``; ``unchecked`` if there is one but no key was given; or ``none``.
+        notes: one line for each setting of the runtime that is another one on this machine than recorded; these are not failures.
     """
 
     folder: str
@@ -53,6 +55,7 @@ class VerifyReport:
     latency: Measurement | None = None
     promised: Measurement | None = None
     signature: str = "none"
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -66,7 +69,7 @@ class VerifyReport:
                 f"{self.folder} verifies: all files are unchanged, and {self.samples} golden samples give the known outputs "
                 f"(largest difference {self.worst:.1e} of the largest output, allowed {self.tolerance:g})"
             ]
-        return "\n".join([*lines, _SIGNATURES[self.signature], *self._speed()])
+        return "\n".join([*lines, _SIGNATURES[self.signature], *self.notes, *self._speed()])
 
     def _speed(self) -> list[str]:
         """The latency compared with the recorded one, as lines of text; empty if it was not measured."""
@@ -128,7 +131,18 @@ def verify(folder: Path, *, latency: bool = False, max_latency_ms: float | None 
     if measured is not None and max_latency_ms is not None and measured.value > max_latency_ms:
         failures.append(f"a call takes {measured} (batch {bundle.batch_size}, threads {bundle.threads}), at most {max_latency_ms:g} ms")
     promised = bundle.measurements.get("latency_ms")
-    return VerifyReport(str(folder), len(bundle.golden_samples), worst, bundle.tolerance, failures, measured, promised, signature)
+    notes = _other_settings(bundle)
+    return VerifyReport(str(folder), len(bundle.golden_samples), worst, bundle.tolerance, failures, measured, promised, signature, notes)
+
+
+def _other_settings(bundle: Bundle) -> list[str]:
+    """The settings of the runtime that differ from the recorded ones: they depend on the processor and on the version of Planish."""
+    recorded, here = bundle.runtime_settings, find(bundle.runtime).settings(bundle.threads)
+    return [
+        printable(f"note: {bundle.runtime} runs with {key}={here.get(key, 'default')} here, recorded is {recorded.get(key, 'default')}")
+        for key in sorted({*recorded, *here})
+        if recorded.get(key) != here.get(key)
+    ]
 
 
 def _latency(folder: Path, bundle: Bundle, images: Pixels) -> Measurement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ def clean_up(model: Any) -> list[str]:
     """Replace unusual constructs of exporters; changes ``model`` in place.
 
     Afterwards initialisers are not inputs, every node has a unique name, everything is computed in float32, there is no dropout in
-    training mode, ``Gemm`` has ``alpha`` and ``beta`` of 1, and its bias is a vector.
+    training mode, and every ``Gemm`` with constant weights and one bias per output has ``alpha`` and ``beta`` of 1 and a vector as bias.
 
     Args:
         model: ``onnx.ModelProto``.
@@ -79,6 +79,17 @@ def free_batch(graph: Any, batch: int) -> None:
         kept = [a for a in node.attribute if a.name != "allowzero"]
         node.ClearField("attribute")
         node.attribute.extend(kept)
+
+
+def tensors_read(nodes: Iterable[Any]) -> set[str]:
+    """The names of the tensors that nodes and the bodies of ``If`` and ``Loop`` nodes read, which may be tensors of an outer graph."""
+    names: set[str] = set()
+    for node in nodes:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                names |= tensors_read(body.node)
+    return names
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
@@ -156,7 +167,10 @@ def _no_dropout(graph: Any) -> list[str]:
 
 
 def _plain_gemm(graph: Any) -> None:
-    """Rewrite ``alpha * A @ B + beta * C`` with constant B and C, so that both factors are 1 and C has one value per output."""
+    """Rewrite ``alpha * A @ B + beta * C`` with constant B and C, so that both factors are 1 and C is a vector.
+
+    Left unchanged if C is computed at run time or has one value per row of the batch.
+    """
     from onnx import numpy_helper
 
     constants = _constants(graph)
@@ -169,23 +183,26 @@ def _plain_gemm(graph: Any) -> None:
         outputs = weight.shape[0 if "transB" in given and given["transB"].i else 1]
         bias = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if len(node.input) > 2 and node.input[2] and bias is None:
-            continue  # computed at run time: left unchanged
+            continue
+        values = None if bias is None else numpy_helper.to_array(bias)
+        if values is not None and values.ndim > 1 and len(values) > 1:
+            continue
         if alpha != 1:
             node.input[1] = _constant(graph, f"{node.name}_weight", (alpha * weight).astype(weight.dtype))
-        if bias is not None:
-            values = numpy_helper.to_array(bias)
-            if values.ndim > 1 and values.size not in (1, outputs):
-                continue  # one value per row of the batch
-            if beta != 1 or values.shape != (outputs,):
-                row = np.broadcast_to((beta * values.reshape(-1)).astype(values.dtype), outputs)
-                node.input[2] = _constant(graph, f"{node.name}_bias", row)
+        if values is not None and (beta != 1 or values.shape != (outputs,)):
+            row = np.broadcast_to((beta * values.reshape(-1)).astype(values.dtype), outputs)
+            node.input[2] = _constant(graph, f"{node.name}_bias", row)
         kept = [a for a in node.attribute if a.name not in ("alpha", "beta")]
         node.ClearField("attribute")
         node.attribute.extend(kept)
 
 
 def _constant(graph: Any, name: str, values: Any) -> str:
+    """Add an initialiser and return its name, which is extended if the graph has a tensor of that name."""
     from onnx import numpy_helper
 
+    taken = {tensor.name for tensor in graph.initializer}.union(*(node.output for node in graph.node))
+    while name in taken:
+        name += "_"
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
     return name

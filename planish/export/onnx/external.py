@@ -15,7 +15,7 @@ from planish.artifact import InputSpec, Preprocessing
 from planish.devices.isolation import call_isolated
 from planish.devices.kernels import silent_options
 from planish.errors import ModelError, first_line
-from planish.export.onnx.cleanup import add_prefix, clean_up, free_batch
+from planish.export.onnx.cleanup import add_prefix, clean_up, free_batch, tensors_read
 from planish.export.onnx.onnx_file import pool_globally
 from planish.export.runtimes.first_load import limits_for
 from planish.files.mistaken_files import mistaken_file
@@ -388,10 +388,7 @@ def _drop_unused(graph: Any) -> None:
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
-            for attribute in node.attribute:  # the bodies of If and Loop read tensors of the outer graph
-                for inner in (attribute.g, *attribute.graphs):
-                    needed.update(name for part in inner.node for name in part.input)
+            needed |= tensors_read([node])
     constants = [tensor for tensor in graph.initializer if tensor.name in needed]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(reversed(kept))

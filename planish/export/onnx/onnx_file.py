@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from planish.artifact import RAW, Artifact, Step
 from planish.errors import ExportError
 from planish.export.checks.file_checks import check_integers, check_outputs, named, torch_outputs
+from planish.export.onnx.cleanup import tensors_read
 from planish.export.quiet import explain_export, quiet
 from planish.files.workspace import fresh_folder
 
@@ -269,7 +270,7 @@ def pool_globally(graph: Any) -> None:
 
 def _strip(model: Any) -> None:
     """Remove what only makes the file larger: stack traces and module names of all nodes, and constants that no node reads."""
-    used = {name for node in model.graph.node for name in node.input}
+    used = tensors_read(model.graph.node)
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     model.graph.ClearField("initializer")
     model.graph.initializer.extend(kept)

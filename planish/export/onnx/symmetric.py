@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from planish.errors import ExportError
+from planish.export.onnx.cleanup import tensors_read
 
 
 def symmetric(data: bytes) -> bytes:
@@ -57,7 +58,7 @@ def symmetric(data: bytes) -> bytes:
                 node.input[0] = clip.output[0]
             del node.input[1:]
             node.input.extend([f"{name}/scale", f"{name}/zero"])
-    used = {name for node in graph.node for name in node.input}
+    used = tensors_read(graph.node)
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:], graph.value_info[:]
     graph.initializer.extend([*kept, *(numpy_helper.from_array(np.asarray(values), name) for name, values in added.items())])

@@ -15,12 +15,12 @@ from planish.models.heads.first_and_last import WATCH_SIZE
 class Backbone(nn.Module):
     """A classifier up to its last feature maps; returns the map of each stride, the finest first.
 
-    If the classifier lacks the coarsest of the strides, convolutions of stride 2 are appended to its last map.
+    A map that the classifier lacks is made by a convolution of stride 2 from the next finer one.
 
     Args:
         classifier: any image classifier, with its weights if it has any.
         channels: number of image channels.
-        strides: strides of the returned maps, ascending powers of two.
+        strides: strides of the returned maps, ascending: each is twice the one before.
 
     Raises:
         ModelError: the classifier cannot be traced, or has no map of the finest stride.
@@ -42,18 +42,21 @@ class Backbone(nn.Module):
             raise ModelError(
                 f"the network's code hides its graph: {reason}", "maps are taken from inside it", "choose another backbone"
             ) from error
-        self.names = [f"stride_{stride}" for stride in strides if stride in found]
-        self.widths = [found[stride][1] for stride in strides if stride in found]
+        self.names = [f"stride_{stride}" if stride in found else "" for stride in strides]
+        self.widths: list[int] = []
         self.further = nn.ModuleList()
-        for _ in strides[len(self.names) :]:
-            self.further.append(conv_block(self.widths[-1], self.widths[-1], 3, 2))
-            self.widths.append(self.widths[-1])
+        for stride in strides:
+            if stride in found:
+                self.widths.append(found[stride][1])
+            else:
+                self.further.append(conv_block(self.widths[-1], self.widths[-1], 3, 2))
+                self.widths.append(self.widths[-1])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        found = self.body(x)
-        maps = [found[name] for name in self.names]
-        for block in self.further:
-            maps.append(block(maps[-1]))
+        found, further = self.body(x), iter(self.further)
+        maps: list[Tensor] = []
+        for name in self.names:
+            maps.append(found[name] if name else next(further)(maps[-1]))
         return maps
 
 

@@ -101,7 +101,7 @@ class SpatialPyramid(nn.Module):
 class BlurPool(nn.Module):
     """A strided 3x3 binomial filter: low-pass filtering before subsampling, against aliasing. Zhang 2019, arXiv:1904.11486."""
 
-    def __init__(self, channels: int, stride: int) -> None:
+    def __init__(self, channels: int, stride: int | tuple[int, ...]) -> None:
         super().__init__()
         self.stride, self.channels = stride, channels
         line = torch.tensor([0.25, 0.5, 0.25])
@@ -312,8 +312,8 @@ def _pooled(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
 
 def _shrinks(module: nn.Module, kind: Inside) -> bool:
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-        return _first(module.stride) > 1
-    return kind == "blur" and isinstance(module, nn.Conv2d) and _first(module.stride) > 1 and _first(module.kernel_size) > 1
+        return _largest(module.stride) > 1
+    return kind == "blur" and isinstance(module, nn.Conv2d) and _largest(module.stride) > 1 and _largest(module.kernel_size) > 1
 
 
 def _downsampled(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
@@ -325,11 +325,10 @@ def _downsampled(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
 
 def _smaller(old: nn.Module, kind: Inside, channels: int) -> nn.Module:
     if isinstance(old, nn.Conv2d):
-        stride = _first(old.stride)
-        old.stride = (1, 1)
-        return nn.Sequential(old, BlurPool(channels, stride))
+        blur, old.stride = BlurPool(channels, old.stride), (1, 1)
+        return nn.Sequential(old, blur)
     assert isinstance(old, nn.MaxPool2d | nn.AvgPool2d)
-    kernel, stride, padding = _first(old.kernel_size), _first(old.stride), _first(old.padding)
+    kernel, stride, padding = old.kernel_size, old.stride, old.padding
     match kind:
         case "average":
             return nn.AvgPool2d(kernel, stride, padding, ceil_mode=old.ceil_mode)
@@ -343,5 +342,5 @@ def _smaller(old: nn.Module, kind: Inside, channels: int) -> nn.Module:
             return nn.Sequential(nn.MaxPool2d(kernel, 1, padding), BlurPool(channels, stride))
 
 
-def _first(value: Any) -> int:
-    return int(value[0]) if isinstance(value, tuple | list) else int(value)
+def _largest(value: Any) -> int:
+    return int(max(value)) if isinstance(value, tuple | list) else int(value)
