@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from planish.data.sources.inventory import Inventory
     from planish.data.sources.source import DataSource
     from planish.measurement import Measurement
-    from planish.tasks.base import Asked, Lines
+    from planish.tasks.base import ReadmeText, ResponseOptions
     from planish.tasks.localisation import View
 
     Augment = Callable[[torch.Tensor, Any, torch.Generator], tuple[torch.Tensor, Any]]
@@ -229,7 +229,7 @@ class Task(Protocol):
         """
         ...
 
-    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = ...) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: ResponseOptions = ...) -> list[dict[str, Any]]:
         """Return the JSON response of a service for each image.
 
         Args:
@@ -260,7 +260,7 @@ class Task(Protocol):
         ...
 
     @property
-    def readme(self) -> Lines:
+    def readme(self) -> ReadmeText:
         """Texts about the task for the README of a bundle."""
         ...
 

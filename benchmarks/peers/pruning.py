@@ -10,7 +10,7 @@ import torch_pruning as tp
 from torch import nn
 
 from planish.artifact import Artifact
-from planish.models.heads.first_and_last import find_classifier
+from planish.models.heads.stem_and_classifier import find_classifier
 
 _ROUND_TO = 8  # channels; what Torch-Pruning recommends for speed
 

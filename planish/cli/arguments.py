@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cyclopts import Parameter, Token
 
 
-class _InPythonOnly:
+class _NotOnCommandLine:
     """A stand-in for types that are only imported for type checkers, and that cannot be given on a command line."""
 
     def __class_getitem__(cls, item: object) -> type:
@@ -20,13 +20,13 @@ class _InPythonOnly:
 
 
 class _Names(Mapping[str, Any]):
-    """The namespace in which annotations are evaluated; unknown names become ``_InPythonOnly``, so that PyTorch need not be imported."""
+    """The namespace for evaluating annotations; unknown names become ``_NotOnCommandLine``, so that PyTorch need not be imported."""
 
     def __init__(self, known: Mapping[str, Any]) -> None:
         self._known = known
 
     def __getitem__(self, name: str) -> Any:
-        return self._known[name] if name in self._known else getattr(builtins, name, _InPythonOnly)
+        return self._known[name] if name in self._known else getattr(builtins, name, _NotOnCommandLine)
 
     def __iter__(self) -> Iterable[str]:  # type: ignore[override]
         return iter(self._known)

@@ -27,13 +27,13 @@ def source(data: str | Path | Dataset, layout: Layout | None = None) -> str:
         data: a path or a name; or a ``torch.utils.data.Dataset`` of images and class indices, which is written to the cache as a folder.
         layout: layout of the dataset, if it could be read in more than one way.
     """
-    from planish.data.sources.reading import OnceRead, with_layout
+    from planish.data.sources.reading import CachedSource, with_layout
 
     if not isinstance(data, (str, Path)):
         from planish.data.sources.dataset import folder_of
 
         data = folder_of(data)
-    return OnceRead(with_layout(str(data), layout))
+    return CachedSource(with_layout(str(data), layout))
 
 
 def changes_of(changes: list[str] | tuple[str, ...], **short: int | None) -> list[str]:

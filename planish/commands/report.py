@@ -21,7 +21,7 @@ def report(run: str | Path) -> Path:
         $ planish report runs/demo
     """
     from planish.errors import BundleError
-    from planish.files.reading import damage_reported
+    from planish.files.reading import wrap_parse_errors
     from planish.report import write_report
     from planish.report.pages.comparison import write_comparison
     from planish.report.pages.ensembles import write_ensembles
@@ -36,5 +36,5 @@ def report(run: str | Path) -> Path:
         "ensembles": write_ensembles, "label_issues": write_label_issues, "learning_curve": write_learning_curve,
     }  # fmt: skip
     write = next((write for name, write in pages.items() if (folder / f"{name}.json").exists()), write_report)
-    with damage_reported(folder, BundleError, "its files are as they were written, and fit together", "run it again"):
+    with wrap_parse_errors(folder, BundleError, "its files are as they were written, and fit together", "run it again"):
         return write(folder)

@@ -23,7 +23,7 @@ from planish.data.sources.source import (
     AnnotatedFiles,
     DataSource,
     LabelledFiles,
-    MappedFiles,
+    LabelMapFiles,
     Maps,
     annotations_of,
     both,
@@ -34,7 +34,7 @@ from planish.data.split_images import split_images
 from planish.data.targets.objects import Objects
 from planish.data.tiling.tiles import LargeImage, LargeMap, tiled_images, write_tiles
 from planish.errors import DataError
-from planish.files.reading import damage_reported
+from planish.files.reading import wrap_parse_errors
 from planish.files.workspace import cache_root
 from planish.progress import note
 from planish.split_assignment import AssignedSplit, SplitAssignment
@@ -281,7 +281,7 @@ def load_listed(
     reasons = store.bad | reasons
     bad = [BadFile(key=listed[i].key, reason=reasons[i]) for i in sorted(reasons)]
     if bad:
-        _tell_bad(bad, len(listed), skip_bad)
+        _report_broken_files(bad, len(listed), skip_bad)
         with_them = sum(annotations_of(listed[i]) for i in reasons)
         broken = [f"{one.key}: {one.reason}" for one in bad]
         content.inventory.leave_out("images", "broken or missing file", broken, annotations=with_them)
@@ -294,7 +294,7 @@ def load_listed(
             f"{name!r} has no usable image: all {len(listed)} are broken", "at least one image must be readable", "copy them again"
         )
     listed = [listed[i] for i in good]
-    with damage_reported(Path(name), DataError, "annotations fit their images"):
+    with wrap_parse_errors(Path(name), DataError, "annotations fit their images"):
         labels = content.targets_of(listed, skip_bad, class_names)
     if labels.kept is not None:
         good, listed = good[labels.kept], [listed[i] for i in labels.kept]
@@ -389,10 +389,10 @@ def tile_images(
     if folder.exists():
         raise DataError(f"{str(out)!r} is there already", "tiles have a folder of their own", "choose another --out, or delete it")
     name, content = read_source(source, cache_root(cache_dir), task)
-    if not isinstance(content, AnnotatedFiles | MappedFiles):
+    if not isinstance(content, AnnotatedFiles | LabelMapFiles):
         raise DataError(f"{name!r} has {content.how}, for {content.task}", "tiles are cut of images with boxes, or masks")
     report_found(source, content)
-    with damage_reported(Path(source), DataError, "annotations fit their images, which are all readable"):
+    with wrap_parse_errors(Path(source), DataError, "annotations fit their images, which are all readable"):
         labels = content.targets_of(content.images, skip_bad)
         used = content.images if labels.kept is None else [content.images[i] for i in labels.kept]
         large = [LargeImage(item.key, item.path, _large(labels.targets, i, *size_of(item)), item.split) for i, item in enumerate(used)]
@@ -448,7 +448,7 @@ def _report_moved_tiles(cut_from: SplitAssignment, earlier: SplitAssignment | No
         note(f"{moved} of the {len(cut_from.splits)} images that these tiles were cut from are in another split of the model")
 
 
-def _tell_bad(bad: list[BadFile], total: int, skip_bad: bool) -> None:
+def _report_broken_files(bad: list[BadFile], total: int, skip_bad: bool) -> None:
     shown = "; ".join(f"{b.key}: {b.reason.rstrip('.')}" for b in bad[:_SHOWN]) + (
         f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     )

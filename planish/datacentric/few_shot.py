@@ -21,7 +21,7 @@ from planish.evaluation.metrics.classification import percent
 from planish.evaluation.statistics.intervals import Floats, mean_over_seeds, over_seeds
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.measurement import Measurement
-from planish.models.heads.first_and_last import find_classifier
+from planish.models.heads.stem_and_classifier import find_classifier
 from planish.progress import Stage, collecting_notes
 from planish.settings import ModelSettings
 from planish.training.prepare import prepare_job

@@ -24,7 +24,7 @@ from planish.progress import Stage
 from planish.runs.precision import precision_name
 from planish.runs.record import RunRecord, run_folder
 from planish.settings import ModelSettings, RecipeSettings, RunSettings
-from planish.training.batches import batches_an_epoch
+from planish.training.batches import batches_per_epoch
 from planish.training.recipe import resolved_recipe
 
 _STRICT = ConfigDict(extra="forbid")
@@ -123,8 +123,8 @@ def learning_curve(
                 "more folds, or planish crossval, which trains on almost all",
             )
         batch, whole = resolved.training.batch_size, resolved.training.epochs
-        steps = whole * batches_an_epoch(outside, batch)
-        epochs = [max(1, round(steps / max(1, batches_an_epoch(size, batch)))) for size in sizes]
+        steps = whole * batches_per_epoch(outside, batch)
+        epochs = [max(1, round(steps / max(1, batches_per_epoch(size, batch)))) for size in sizes]
         fold_of = np.stack([trainer.folds(folds, repeat) for repeat in range(repeats)])
         scores = np.zeros((len(sizes), repeats, len(targets)))
         stage = stack.enter_context(Stage("training on more and more images", trainings))

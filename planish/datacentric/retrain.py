@@ -203,7 +203,7 @@ def retrain(
         if replace_served:
             _keep(new_images, old_bundle.parent / _ADDED)
         if found.better and replace_served:
-            _take_place(folder, old_bundle)
+            _replace_bundle(folder, old_bundle)
             found = replace(found, replaced=True)
         write_result(folder / "retraining.json", found)
     return found
@@ -250,7 +250,7 @@ def _network_behind(bundle: Path) -> Artifact:
     return load_artifact(found)
 
 
-def _take_place(made: Path, bundle: Path) -> None:
+def _replace_bundle(made: Path, bundle: Path) -> None:
     """Replace ``bundle`` by the bundle in ``made``, and store its network beside it.
 
     The network is copied before the bundle, under a name derived from the bundle, so that a crash at any time leaves a matching pair.

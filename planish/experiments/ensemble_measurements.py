@@ -18,7 +18,7 @@ from planish.evaluation.latency import LatencySettings
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.size import size_bytes
 from planish.evaluation.statistics.intervals import mean_over_seeds, over_seeds
-from planish.experiments.ensemble_members import Built, Members
+from planish.experiments.ensemble_members import MemberTrainer, TrainedModel
 from planish.experiments.experiment import verdict_of
 from planish.export import ToOnnx, ToOpenVino
 from planish.files.atomic import read_arrays, write_arrays
@@ -63,13 +63,13 @@ class EnsembleMethod(NamedTuple):
     label: str
     description: str
     models: int
-    build: Callable[[int], Built]
+    build: Callable[[int], TrainedModel]
 
 
-class Bench:
+class EnsembleBenchmark:
     """Evaluates and exports the models of the arms, each once. Models with the same architecture share one file."""
 
-    def __init__(self, members: Members, folder: Path, runtime: str, threads: int, batch: int) -> None:
+    def __init__(self, members: MemberTrainer, folder: Path, runtime: str, threads: int, batch: int) -> None:
         self.members, self.store, self.folder = members, members.store, folder
         self.runtime, self.threads, self.batch = runtime, threads, batch
         self._scores: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from planish.evaluation.evaluate import evaluate
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.models.storage import load_artifact, save_artifact
 from planish.runs.store import Store
-from planish.runs.trainings import EPOCHS_BY_THE_CLOCK, Arm, Scores, Trainer
+from planish.runs.trainings import MAX_EPOCHS_WITH_TIME_LIMIT, Arm, Scores, Trainer
 from planish.task import SplitName, Task
 from planish.training.ensembles import Ensemble, Soup, Views, greedy_soup, uniform_soup
 from planish.training.fit import FitRun, Teacher, fit
@@ -29,14 +29,14 @@ _MOST_CYCLES = 3
 
 
 @dataclass(frozen=True)
-class Built:
+class TrainedModel:
     """A network, or several combined in one module, in eval mode, and the seconds of all the training that it needed."""
 
     module: nn.Module
     seconds: float
 
 
-class Members:
+class MemberTrainer:
     """Trains the networks of the arms; ``number`` is the index of the seed, from 0.
 
     Args:
@@ -56,29 +56,29 @@ class Members:
         job, self.artifact = trainer.start(arm, seed)
         self.task: Task = job.task
 
-    def single(self, number: int) -> Built:
+    def single(self, number: int) -> TrainedModel:
         """Return the network with its last weights."""
         return self._one("single", number, self.plain)
 
-    def ema(self, number: int) -> Built:
+    def ema(self, number: int) -> TrainedModel:
         """Return the network with the exponential moving average of its weights."""
         return self._one("ema", number, replace(self.plain, ema_decay=self.ema_decay))
 
-    def swa(self, number: int) -> Built:
+    def swa(self, number: int) -> TrainedModel:
         """Return the network with the average of its weights at the end of training."""
         return self._one("swa", number, replace(self.plain, swa_share=SWA_SHARE))
 
-    def snapshots(self, number: int) -> Built:
+    def snapshots(self, number: int) -> TrainedModel:
         """Return the ensemble of the snapshots of one training with several cycles."""
         networks, seconds = self._trained("snapshots", number, replace(self.plain, cycles=self.cycles))
-        return Built(Ensemble(networks).eval(), seconds)
+        return TrainedModel(Ensemble(networks).eval(), seconds)
 
-    def views(self, number: int, shift: int) -> Built:
+    def views(self, number: int, shift: int) -> TrainedModel:
         """Return the single network with test-time augmentation."""
         one = self.single(number)
         return replace(one, module=Views(one.module, flip=self.plain.flip, shift=shift).eval())
 
-    def trained_on(self, number: int, copy: int = 0) -> Built:
+    def trained_on(self, number: int, copy: int = 0) -> TrainedModel:
         """Return a copy of the single network after more training, with a lower learning rate and its own order of images."""
         start, settings = self.single(number), self.plain
         settings = replace(
@@ -91,25 +91,25 @@ class Members:
         more = self._one(f"copy {copy}", number, settings, share=COPY_SHARE, start=start.module)
         return replace(more, seconds=start.seconds + more.seconds)
 
-    def soup(self, number: int, greedy: bool) -> Built:
+    def soup(self, number: int, greedy: bool) -> TrainedModel:
         """Return the soup of fine-tuned copies of one network."""
         copies = [self.trained_on(number, copy) for copy in range(COPIES)]
         once = self.single(number).seconds
         networks = [copy.module for copy in copies]
         soup = greedy_soup(networks, self._validation, self._fit_statistics) if greedy else self._uniform(networks)
-        return Built(soup.module, once + sum(copy.seconds - once for copy in copies))
+        return TrainedModel(soup.module, once + sum(copy.seconds - once for copy in copies))
 
-    def soup_of_seeds(self, number: int) -> Built:
+    def soup_of_seeds(self, number: int) -> TrainedModel:
         """Return the uniform soup of the single networks of all seeds."""
         every = [self.single(i) for i in range(self.seeds)]
-        return Built(self._uniform([one.module for one in every]).module, sum(one.seconds for one in every))
+        return TrainedModel(self._uniform([one.module for one in every]).module, sum(one.seconds for one in every))
 
-    def ensemble(self, number: int, count: int) -> Built:
+    def ensemble(self, number: int, count: int) -> TrainedModel:
         """Return the ensemble of ``count`` single networks, starting with this one."""
         every = [self.single((number + i) % self.seeds) for i in range(count)]
-        return Built(Ensemble([one.module for one in every]).eval(), sum(one.seconds for one in every))
+        return TrainedModel(Ensemble([one.module for one in every]).eval(), sum(one.seconds for one in every))
 
-    def student(self, number: int) -> Built:
+    def student(self, number: int) -> TrainedModel:
         """Return a network with the same initial weights as the single network, distilled from the ensemble of all seeds."""
         teacher = self.ensemble(0, self.seeds)
         learned = self._one("student", number, self.plain, teacher=Teacher(teacher.module))
@@ -130,9 +130,9 @@ class Members:
     def _fit_statistics(self, module: nn.Module) -> None:
         fit_statistics(module, self.task, self.artifact.input_spec, self.artifact.preprocessing, self.plain)
 
-    def _one(self, method: str, number: int, settings: FitSettings, **more: Any) -> Built:
+    def _one(self, method: str, number: int, settings: FitSettings, **more: Any) -> TrainedModel:
         networks, seconds = self._trained(method, number, settings, **more)
-        return Built(networks[-1], seconds)
+        return TrainedModel(networks[-1], seconds)
 
     def _trained(
         self,
@@ -161,7 +161,7 @@ class Members:
             artifact = self._trainer.start(self._arm, seed)[1]
             resolved, most = replace(settings, seed=seed + settings.seed), None
             if self._trainer.seconds is not None:
-                resolved, most = replace(resolved, epochs=EPOCHS_BY_THE_CLOCK), share * self._trainer.seconds
+                resolved, most = replace(resolved, epochs=MAX_EPOCHS_WITH_TIME_LIMIT), share * self._trainer.seconds
             module = artifact.module if start is None else start
             fitted = fit(
                 module, self.task, artifact.input_spec, artifact.preprocessing, resolved, teacher=teacher,

@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass
 from planish import units
 from planish.data import require_classes
 from planish.errors import GoalError
-from planish.experiments.ensemble_measurements import Bench, EnsembleArm, EnsembleMethod
-from planish.experiments.ensemble_members import COPIES, COPY_SHARE, SWA_SHARE, Members
+from planish.experiments.ensemble_measurements import EnsembleArm, EnsembleBenchmark, EnsembleMethod
+from planish.experiments.ensemble_members import COPIES, COPY_SHARE, SWA_SHARE, MemberTrainer
 from planish.export.runtimes.registry import find
 from planish.files.atomic import job_folder, read_result, write_result
 from planish.measurement import Measurement
@@ -60,7 +60,7 @@ class EnsembleStudy(RunRecord):
         return read_result(path, EnsembleStudy)
 
 
-def _ways(members: Members) -> list[EnsembleMethod]:
+def _ways(members: MemberTrainer) -> list[EnsembleMethod]:
     """Return the methods of all arms, the single network first."""
     seeds, copies = members.seeds, f"{COPIES} copies of the single network, each trained on for {COPY_SHARE:.0%} of its training"
     views = "mean of the probabilities for the image"
@@ -147,8 +147,8 @@ def ensembles(
         work = folder / "work"
         trainer, arm = Trainer(store, work, data, run.skip_bad, seed, share), Arm(name, weights, base)
         base = in_precision(base, decided_precision(store, base.training.mixed_precision, lambda: trainer.start(arm, seed)[1]))
-        members = Members(trainer, replace(arm, recipe=base), work, seed, seeds)
-        bench = Bench(members, work, target.runtime, target.threads, target.batch)
+        members = MemberTrainer(trainer, replace(arm, recipe=base), work, seed, seeds)
+        bench = EnsembleBenchmark(members, work, target.runtime, target.threads, target.batch)
         found: list[EnsembleArm] = []
         for way in _ways(members):
             found.append(bench.measured(way))

@@ -14,12 +14,12 @@ from planish.data.preprocessing import preprocess
 from planish.devices.machine import cpu_model, instruction_sets
 from planish.errors import ModelError
 from planish.evaluation.latency import LatencySettings, Subject, measure_latency
-from planish.explanation.findings.achievable_speed import AchievableSpeed, measure_reach
+from planish.explanation.findings.achievable_speed import AchievableSpeed, measure_peak_speed
 from planish.explanation.findings.finders import find_all
 from planish.explanation.findings.finding import Alternative, Evidence
 from planish.explanation.model_file import ModelFile
-from planish.explanation.opening import Explained, open_explained, open_reference, size_taken
-from planish.explanation.overflow import full_range
+from planish.explanation.opening import ExplainedModel, dynamic_size_notes, open_explained, open_reference
+from planish.explanation.overflow import overflow_share
 from planish.explanation.profiles.onnxruntime import profile_onnxruntime
 from planish.explanation.profiles.openvino import profile_openvino
 from planish.explanation.profiles.profile import LayerProfile, Profile
@@ -65,10 +65,10 @@ def explain(
     with Stage("profiling", 4) as stage:
         opened = open_explained(target, runtime=runtime, threads=threads, batch=batch, data=data, settings=settings or {})
         model = opened.model
-        before = measure_reach(min(threads, _usable_cores()))
+        before = measure_peak_speed(min(threads, _usable_cores()))
         profile = _PROFILERS[model.runtime](model)
         stage.advance()
-        reach = before.best(measure_reach(before.threads))
+        reach = before.best(measure_peak_speed(before.threads))
         stage.advance()
         errors, notes = _errors(opened, reference)
         stage.advance()
@@ -82,7 +82,7 @@ def explain(
         usable_cores=_usable_cores(),
         alternatives=alternatives,
         preprocessing_ms=_preprocessing_ms(opened),
-        full_range=full_range(model.path) if model.path.suffix == ".onnx" else 0.0,
+        overflow_share=overflow_share(model.path) if model.path.suffix == ".onnx" else 0.0,
     )
     rows = tuple(_rows(profile, reach, errors))
     return Explanation(
@@ -100,7 +100,7 @@ def explain(
         errors=errors,
         preprocessing_ms=evidence.preprocessing_ms,
         alternatives=dict(alternatives),
-        notes=(*opened.notes, *size_taken(model), *notes, *_doubtful(rows)),
+        notes=(*opened.notes, *dynamic_size_notes(model), *notes, *_doubtful(rows)),
     )
 
 
@@ -122,7 +122,7 @@ def _rows(profile: Profile, reach: AchievableSpeed, errors: LayerErrors | None) 
                 shape=layer.shape,
                 macs=layer.macs,
                 gops=layer.gops if layer.macs and layer.ms > 0 else None,
-                reach_share=_reach_share(layer, reach),
+                peak_share=_reach_share(layer, reach),
                 conversions=tuple(x.op for x in around),
                 conversions_ms=profile.total_ms(around),
                 added_db=errors.added_db.get(layer.source) if errors and layer.source else None,
@@ -140,7 +140,7 @@ def _reach_share(layer: LayerProfile, reach: AchievableSpeed) -> float | None:
 
 def _doubtful(rows: Sequence[LayerRow]) -> list[str]:
     """Return a note if any layer is faster than the measured peak speed of this machine."""
-    beyond = [row.reach_share for row in rows if row.reach_share is not None and row.reach_share > 1]
+    beyond = [row.peak_share for row in rows if row.peak_share is not None and row.peak_share > 1]
     if not beyond:
         return []
     return [
@@ -158,7 +158,7 @@ def _kinds(profile: Profile) -> dict[str, float]:
     return ordered | ({"between layers": rest} if rest > 0 else {})
 
 
-def _errors(opened: Explained, reference: str | Path | None) -> tuple[LayerErrors | None, list[str]]:
+def _errors(opened: ExplainedModel, reference: str | Path | None) -> tuple[LayerErrors | None, list[str]]:
     if opened.images is None:
         given = ["no error was measured: that takes images; give --data"]
         return None, given if reference is not None or _is_quantized(opened.model) else []
@@ -176,7 +176,7 @@ def _is_quantized(model: ModelFile) -> bool:
     return b"DequantizeLinear" in data or b"FakeQuantize" in data
 
 
-def _preprocessing_ms(opened: Explained) -> float | None:
+def _preprocessing_ms(opened: ExplainedModel) -> float | None:
     """Return the median preprocessing time of one image file."""
     if not opened.image_files or opened.input_spec is None or opened.preprocessing is None:
         return None

@@ -100,7 +100,7 @@ class ModelFile:
 
         try:
             model = openvino.Core().read_model(str(self.path))
-            model.reshape({node: openvino.PartialShape(self._closed(_openvino_shape(node))) for node in model.inputs})
+            model.reshape({node: openvino.PartialShape(self._static_shape(_openvino_shape(node))) for node in model.inputs})
             return model
         except Exception as error:
             raise ExportError(
@@ -185,7 +185,7 @@ class ModelFile:
 
         return {name: draw(shape, kind) for name, shape, kind in self.inputs()}
 
-    def _closed(self, shape: Sequence[int | None]) -> list[int]:
+    def _static_shape(self, shape: Sequence[int | None]) -> list[int]:
         """Return a static shape: this batch size, and a length for every dynamic dimension."""
         sides = [self.batch, *(_OPEN_SIDE if side is None else side for side in shape[1:])]
         if len(self.sides) == len(shape) - 1:
@@ -195,7 +195,7 @@ class ModelFile:
             sides[axis] = channels
         return sides[: len(shape)]
 
-    def open_sides(self) -> dict[str, list[int]]:
+    def dynamic_inputs(self) -> dict[str, list[int]]:
         """Return the inputs with dynamic dimensions other than the batch, with the shape used for each."""
         if self.runtime.startswith("openvino"):
             import openvino
@@ -203,7 +203,7 @@ class ModelFile:
             declared = {port_name(n): _openvino_shape(n) for n in openvino.Core().read_model(str(self.path)).inputs}
         else:
             declared = {n.name: _onnx_shape(n) for n in self.onnxruntime_session(OnnxRuntime.session_options(1)).get_inputs()}
-        return {name: self._closed(shape) for name, shape in declared.items() if None in shape[1:]}
+        return {name: self._static_shape(shape) for name, shape in declared.items() if None in shape[1:]}
 
     def inputs(self) -> list[tuple[str, list[int], Any]]:
         """Return name, shape for this batch size, and NumPy dtype of each input.
@@ -218,7 +218,7 @@ class ModelFile:
         for node in self.onnxruntime_session(OnnxRuntime.session_options(1)).get_inputs():
             if node.type not in _TYPES:
                 raise ModelError(f"{self.path} takes a {node.type} {node.name!r}", f"explain feeds {', '.join(_TYPES)}")
-            sides = self._closed(_onnx_shape(node))
+            sides = self._static_shape(_onnx_shape(node))
             if sides and isinstance(node.shape[0], int) and node.shape[0] != self.batch:
                 raise ModelError(
                     f"{self.path} takes batches of {node.shape[0]} only", f"{self.batch} were asked for", f"add --batch {node.shape[0]}"
@@ -271,7 +271,7 @@ def run_once(files: Sequence[str], runtime: str, batch: int, settings: dict[str,
     model.load()(model.random_inputs())
 
 
-class RandomlyFed:
+class RandomInputModel:
     """A loaded file for the latency benchmark: a call ignores its images and runs on fixed random inputs, which fit any model."""
 
     def __init__(self, model: ModelFile) -> None:
@@ -281,9 +281,9 @@ class RandomlyFed:
         return self._run(self._inputs)
 
 
-def load_for_bench(path: str, runtime: str, threads: int, batch: int, settings: dict[str, str], sides: list[int]) -> RandomlyFed:
+def load_for_bench(path: str, runtime: str, threads: int, batch: int, settings: dict[str, str], sides: list[int]) -> RandomInputModel:
     """Load a file for ``planish.evaluation.latency.Subject``."""
-    return RandomlyFed(ModelFile(Path(path), runtime, threads, batch, settings, tuple(sides)))
+    return RandomInputModel(ModelFile(Path(path), runtime, threads, batch, settings, tuple(sides)))
 
 
 def median_ms(run: Callable[[], Any], seconds: float = 0.5, least: int = 15) -> float:

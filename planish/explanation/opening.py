@@ -28,7 +28,7 @@ _IMAGES = 32  # at most this many are used to measure errors
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedModel:
     """A model file to explain, with its inputs.
 
     Args:
@@ -63,7 +63,7 @@ class _Samples:
 
 def open_explained(
     target: str | Path, *, runtime: str, threads: int, batch: int, data: str | Path | None, settings: Mapping[str, str]
-) -> Explained:
+) -> ExplainedModel:
     """Open a target; the arguments are those of ``planish.explanation.explain.explain``.
 
     Raises:
@@ -83,7 +83,7 @@ def open_explained(
         notes = ("a saved torch model does not run by itself: what is explained is its fp32 export",)
     else:
         model = ModelFile(opened.files[0], opened.runtime, threads, batch, settings)
-    return Explained(model, pixels, files, opened.input_spec, opened.preprocessing, notes)
+    return ExplainedModel(model, pixels, files, opened.input_spec, opened.preprocessing, notes)
 
 
 def open_reference(target: str | Path) -> Path:
@@ -104,14 +104,14 @@ def open_reference(target: str | Path) -> Path:
     return opened.files[0]
 
 
-def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | Path | None, settings: Mapping[str, str]) -> Explained:
+def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | Path | None, settings: Mapping[str, str]) -> ExplainedModel:
     name = runtime if runtime != "auto" else "openvino" if place.suffix == ".xml" else "onnxruntime"
     if name == "onnxruntime" and place.suffix == ".xml":
         raise ModelError(f"onnxruntime cannot open {place}", "it opens .onnx files", "choose --runtime openvino")
     model = ModelFile(place, name, threads, batch, settings)
     if data is None:
         model.require_first_load()
-        return Explained(model, notes=("random inputs: what a layer takes hardly depends on them",))
+        return ExplainedModel(model, notes=("random inputs: what a layer takes hardly depends on them",))
     if Path(data).suffix != ".npy":
         raise DataError(
             f"{data} cannot be fed to {place}", "how images become its input is not known, since Planish did not write it",
@@ -120,15 +120,15 @@ def _open_file(place: Path, runtime: str, threads: int, batch: int, data: str | 
     array = _load(Path(data))
     model = model.with_settings(sides=array.shape[1:])
     model.require_first_load()
-    return Explained(model, _fitting(Path(data), array, model))
+    return ExplainedModel(model, _fitting(Path(data), array, model))
 
 
-def size_taken(model: ModelFile) -> tuple[str, ...]:
+def dynamic_size_notes(model: ModelFile) -> tuple[str, ...]:
     """Return a note on each input of dynamic size: all times and MACs refer to the size that was used."""
     why = "that of the data" if model.sides else "give --data, an array of another size, to explain that one"
     return tuple(
         f"the file leaves the size of {name!r} open; taken was {' x '.join(map(str, shape))} (batch first), {why}"
-        for name, shape in model.open_sides().items()
+        for name, shape in model.dynamic_inputs().items()
     )
 
 

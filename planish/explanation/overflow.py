@@ -12,7 +12,7 @@ from planish.explanation.profiles.source_graph import LAYERS, SourceGraph
 _MOST = 32767 // 255  # largest sum of two weights of the same sign that cannot overflow, for activations up to 255
 
 
-def full_range(path: Path) -> float:
+def overflow_share(path: Path) -> float:
     """Return the share of the output channels of integer layers in which the sum of two products can exceed 16 bits.
 
     The product of an unsigned activation and a weight is at most ``255 * 127``; without VNNI the processor adds two of them in 16 bits.

@@ -25,7 +25,7 @@ class LayerRow:
         shape: of the output.
         macs: per call.
         gops: achieved speed in billions of operations per second; None for layers without MACs.
-        reach_share: ``gops`` as a share of this machine's speed on a large matrix product in this precision; None if unknown. Above 1,
+        peak_share: ``gops`` as a share of this machine's speed on a large matrix product in this precision; None if unknown. Above 1,
             the peak was measured too low; the explanation's notes report this.
         conversions: adjacent nodes that quantize, dequantize, cast or reorder.
         conversions_ms: time of these nodes per call.
@@ -44,7 +44,7 @@ class LayerRow:
     shape: tuple[int, ...]
     macs: int
     gops: float | None
-    reach_share: float | None
+    peak_share: float | None
     conversions: tuple[str, ...]
     conversions_ms: float
     snr_db: float | None

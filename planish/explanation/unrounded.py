@@ -23,7 +23,7 @@ _STEPS = 5  # most nodes between a FakeQuantize and the Multiply that undoes its
 
 
 @dataclass(frozen=True)
-class Rounded:
+class QuantizedTensor:
     """An intermediate tensor that the file quantizes.
 
     Args:
@@ -47,7 +47,7 @@ class Rounded:
         return rounded
 
 
-def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]]:
+def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[QuantizedTensor]]:
     """Load the file with its quantized tensors as additional outputs, and a copy in which they are clipped but not rounded.
 
     Args:
@@ -55,8 +55,8 @@ def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]
         folder: for temporary files.
 
     Returns:
-        The file, whose additional outputs are named ``Rounded.after``; the unrounded copy, whose additional outputs are named
-        ``Rounded.before``; the tensors.
+        The file, whose additional outputs are named ``QuantizedTensor.after``; the unrounded copy, whose additional outputs are named
+        ``QuantizedTensor.before``; the tensors.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -70,7 +70,7 @@ def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]
     pairs = {dq.output[0]: q.input[0] for q in quantizers for dq in readers.get(q.output[0], []) if dq.op_type == "DequantizeLinear"}
     outputs = [output.name for output in source.graph.output]
     inputs = {node.name for node in source.graph.input}
-    found: dict[str, Rounded] = {}
+    found: dict[str, QuantizedTensor] = {}
     for q in quantizers:
         after = next((name for name, before in pairs.items() if before == q.input[0]), "")
         scale, zero = source.array(q.input[1]), source.array(q.input[2]) if len(q.input) > 2 else np.uint8(0)
@@ -85,7 +85,7 @@ def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]
             scale, zero = scale.reshape(()), zero.reshape(())
             origin, kind = source.origin("", [q.input[0]]), np.iinfo(zero.dtype)
             low, high = (np.asarray(scale * (float(end) - zero), dtype=np.float32) for end in (kind.min, kind.max))
-            found.setdefault(q.input[0], Rounded(q.input[0], after, origin.name if origin is not None else "", low, high, scale))
+            found.setdefault(q.input[0], QuantizedTensor(q.input[0], after, origin.name if origin is not None else "", low, high, scale))
     tensors = list(found.values())
 
     plain = copy.deepcopy(source.model)
@@ -114,11 +114,11 @@ def expose_onnx(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]
     return load("rounded.onnx", source.model), renamed(load("plain.onnx", plain), tensors), tensors
 
 
-def expose_openvino(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Rounded]]:
+def expose_openvino(model: ModelFile, folder: Path) -> tuple[Run, Run, list[QuantizedTensor]]:
     """Do the same for OpenVINO, where a Q/DQ pair is a ``FakeQuantize`` node and the nodes that undo its scale."""
     from openvino import opset13
 
-    tensors: list[Rounded] = []
+    tensors: list[QuantizedTensor] = []
     loaded = {}
     for which in ("rounded", "plain"):
         tensors = []
@@ -131,7 +131,9 @@ def expose_openvino(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Roun
             known = sorted(before.get_names())
             low, high, *_ = _ranges(quantizer)
             step = (high - low) / (quantizer.get_attributes()["levels"] - 1)
-            tensors.append(Rounded(known[0] if known else f"{i} before", f"{i} after", _layer_above(before.get_node()), low, high, step))
+            tensors.append(
+                QuantizedTensor(known[0] if known else f"{i} before", f"{i} after", _layer_above(before.get_node()), low, high, step)
+            )
             shown = ends[0]
             if which == "plain":
                 shown = opset13.minimum(opset13.maximum(before, low.astype(np.float32)), high.astype(np.float32)).output(0)
@@ -143,7 +145,7 @@ def expose_openvino(model: ModelFile, folder: Path) -> tuple[Run, Run, list[Roun
     return loaded["rounded"], renamed(loaded["plain"], tensors), tensors
 
 
-def renamed(run: Run, tensors: list[Rounded]) -> Run:
+def renamed(run: Run, tensors: list[QuantizedTensor]) -> Run:
     """Wrap ``run`` so that its tensors have their names before quantization."""
     before = {tensor.after: tensor.before for tensor in tensors}
     return lambda fed: {before.get(name, name): values for name, values in run(fed).items()}

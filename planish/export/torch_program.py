@@ -37,14 +37,14 @@ def program(artifact: Artifact, most: int, *, reads: bool = True, raw: bool = Fa
     images = np.zeros((min(most, 2), spec.height, spec.width, spec.channels), np.uint8)
     network = copy.deepcopy(artifact.module).eval()
     layers = nn.Sequential(Normalise.of(artifact.preprocessing), network)
-    return traced(read_by(network, layers, raw=raw) if reads else _Fed(layers), images, most)
+    return traced(read_by(network, layers, raw=raw) if reads else _PixelModel(layers), images, most)
 
 
 def read_by(network: nn.Module, layers: nn.Module, *, raw: bool = False) -> nn.Module:
     """Append the network's ``decode``, if it has one, to layers that take pixels; ``raw`` returns the outputs before decoding as well."""
     if not hasattr(network, "decode"):
-        return _Fed(layers)
-    return _Fed(layers, lambda outputs: (named if raw else decoded)(network, outputs))
+        return _PixelModel(layers)
+    return _PixelModel(layers, lambda outputs: (named if raw else decoded)(network, outputs))
 
 
 def traced(module: nn.Module, images: Pixels, most: int) -> Any:
@@ -57,7 +57,7 @@ def traced(module: nn.Module, images: Pixels, most: int) -> Any:
         raise ExportError(*explain_export(error)) from error
 
 
-class _Fed(nn.Module):
+class _PixelModel(nn.Module):
     def __init__(self, layers: nn.Module, read: Callable[[Any], Any] = lambda outputs: outputs) -> None:
         super().__init__()
         self.layers, self.read = layers, read

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.errors import DataError
-from planish.files.reading import damage_reported, require_regular
+from planish.files.reading import require_regular, wrap_parse_errors
 
 _HEADER = 4096  # bytes allowed per array besides its values
 
@@ -27,7 +27,7 @@ def read_arrays(file: Path, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
     Raises:
         DataError: it is damaged, contains Python objects, or its unpacked size exceeds ``max_bytes``.
     """
-    with damage_reported(file, DataError, "it is an .npz file of arrays, no pickle", "copy it again"):
+    with wrap_parse_errors(file, DataError, "it is an .npz file of arrays, no pickle", "copy it again"):
         require_regular(file)
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()  # zipfile reads no more of a member than its file_size

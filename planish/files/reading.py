@@ -31,7 +31,7 @@ DAMAGED = (
 
 
 @contextmanager
-def damage_reported(file: Path, error: type[PlanishError], rule: str, fix: str = "") -> Iterator[None]:
+def wrap_parse_errors(file: Path, error: type[PlanishError], rule: str, fix: str = "") -> Iterator[None]:
     """Convert the exceptions of a damaged file within this block to an ``error`` that names the file; a ``PlanishError`` is not changed.
 
     Args:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from planish.errors import BundleError, PlanishError
-from planish.files.reading import damage_reported, read_bytes
+from planish.files.reading import read_bytes, wrap_parse_errors
 
 SCHEMA_VERSION = "schema_version"
 
@@ -62,7 +62,7 @@ def read_versioned(path: Path, kind: type[T], rule: str, fix: str) -> T:
     Raises:
         BundleError: it is missing, damaged, modified, or of another version.
     """
-    with damage_reported(path, BundleError, rule, fix):
+    with wrap_parse_errors(path, BundleError, rule, fix):
         data = read_bytes(path)
         require_version(from_json(data, allow_inf_nan=False), kind, path, f"{fix}, or use the version of Planish that wrote it")
         try:

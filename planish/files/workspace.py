@@ -81,7 +81,7 @@ def _sync_name(path: Path) -> None:
         sync(folder)
 
 
-def lasting_file(name: str) -> Path | None:
+def resume_file(name: str) -> Path | None:
     """The path of a file in the workspace from which interrupted work is resumed; None outside of any workspace."""
     folder = _folder.get()
     return None if folder is None else folder / name

@@ -94,7 +94,7 @@ def check_training_outputs(module: nn.Module, channels: int, image_size: int, nu
     return [f"in training mode the network returns several outputs: the logits are trained, and {count}"]
 
 
-def check_answers(module: nn.Module, channels: int, image_size: int) -> list[str]:
+def check_eval_outputs(module: nn.Module, channels: int, image_size: int) -> list[str]:
     """Check that a classifier's outputs in eval mode are logits that depend on the image alone; the network is not changed.
 
     Returns:

@@ -31,13 +31,13 @@ from planish.models.factories import call, from_package, installed_models
 from planish.models.heads import torchvision as torchvision_heads
 from planish.models.heads.backbone import map_strides
 from planish.models.heads.build import Head, head_for, with_head
-from planish.models.heads.first_and_last import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
-from planish.models.plain import bake_norms, check_answers, check_training_outputs, unwrapped
+from planish.models.heads.stem_and_classifier import WATCH_SIZE, find_classifier, replace_classifier, set_input_channels, shrink_stem
+from planish.models.plain import bake_norms, check_eval_outputs, check_training_outputs, unwrapped
 from planish.models.weights.checkpoints import State, aligned, read_checkpoint
 from planish.models.weights.loading import fit_weights, read_weights
 
 # Up to this image size, a stem made for 224 pixels discards too much resolution: the last maps of a ResNet would have one pixel. At 64
-# pixels the changed stem would make a ResNet-18 16 times as expensive. See ``heads.first_and_last.shrink_stem``.
+# pixels the changed stem would make a ResNet-18 16 times as expensive. See ``heads.stem_and_classifier.shrink_stem``.
 SMALL_IMAGE = 48
 RUNS_PYTHON = "a network is built by running the Python file"
 _WEIGHTS = (".pth", ".pt", ".ckpt", ".safetensors", ".bin")
@@ -130,7 +130,7 @@ def create(
             notes.append(f"{weights} is taken to expect the normalisation of {name}'s own weights")
     notes += bake_norms(module)
     if not library and not resnet.is_ours(name):
-        notes += check_answers(module, channels, image_size)
+        notes += check_eval_outputs(module, channels, image_size)
         notes += check_training_outputs(module, channels, image_size, num_classes)
     return Created(source, module, tuple(notes), state is not None, new_classifier, mean, std)
 
@@ -212,7 +212,7 @@ def _handed_over(module: nn.Module, source: Source, image_size: int, weights: st
     if weights is not None:
         new_classifier, did = fit_weights(built, read_weights(Path(weights), built), classifier)
         notes += did
-    notes += bake_norms(built) + check_answers(built, channels, image_size)
+    notes += bake_norms(built) + check_eval_outputs(built, channels, image_size)
     notes += check_training_outputs(built, channels, image_size, classes)
     return Created(source, built, tuple(notes), True, new_classifier, None, None)
 

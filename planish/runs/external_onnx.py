@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from planish.artifact import Artifact, InputSpec, Lineage, Preprocessing, Source
 from planish.data import Decoding, ImageData, load_images, require_classes
 from planish.errors import GoalError, ModelError
-from planish.export.onnx.external import Foreign, metadata_of, read_foreign, write_fed
+from planish.export.onnx.external import ExternalModel, metadata_of, read_external, write_with_normalisation
 from planish.export.onnx.onnx_file import metadata
 from planish.files.workspace import fresh_folder
 from planish.progress import note
@@ -57,7 +57,7 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
         images = _images(data, decoding, skip_bad, seed, opened.assignment, artifact.class_names)
         note(f"{file.name} was written by Planish and says how it is fed, and its classes")
         return _job(artifact, images)
-    foreign = read_foreign(file)
+    foreign = read_external(file)
     if any(node.op_type in _QUANTIZED for node in foreign.model.graph.node):
         raise _quantized(file)
     known = [side for side in (foreign.height, foreign.width, image_size) if side is not None]
@@ -76,7 +76,7 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
     rows = np.unique(np.linspace(0, len(split) - 1, min(_COMPARED_IMAGES, len(split))).astype(int))
     sample, labels = np.ascontiguousarray(split[rows]), np.asarray(images.splits["calibration"].targets)[rows]
     fed = fresh_folder("foreign-") / "model.onnx"
-    for text in write_fed(foreign, fed, spec, preprocessing, len(images.class_names), sample, labels):
+    for text in write_with_normalisation(foreign, fed, spec, preprocessing, len(images.class_names), sample, labels):
         note(f"{file.name}: {text}")
     source = Source(file.name, len(images.class_names), spec.channels, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     artifact = Artifact("onnx", spec, preprocessing, images.class_names, Lineage(source), files=(fed,))
@@ -122,7 +122,7 @@ def _quantized(file: Path) -> ModelError:
     return ModelError(f"{file} is quantized already", "all is compared with a float32 original", "give the file before it was quantized")
 
 
-def _size(foreign: Foreign, image_size: int | None, usual: int, file: Path) -> tuple[int, int]:
+def _size(foreign: ExternalModel, image_size: int | None, usual: int, file: Path) -> tuple[int, int]:
     if foreign.height is None or foreign.width is None:
         free = image_size or foreign.height or foreign.width or usual
         if image_size is None:

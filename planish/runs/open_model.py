@@ -18,7 +18,7 @@ from planish.export.bundle.folder import bundle_folder, changed_files, read_bund
 from planish.export.onnx.external import metadata_of
 from planish.export.runtimes.first_load import require_first_load
 from planish.export.runtimes.registry import available, imports, load, run_checked
-from planish.files.reading import damage_reported
+from planish.files.reading import wrap_parse_errors
 from planish.models.storage import load_artifact
 from planish.split_assignment import SplitAssignment, assignment_beside
 
@@ -147,7 +147,7 @@ def _open_onnx(file: Path, runtime: str) -> Opened:
             "its preprocessing is not known",
             "planish optimize DATA --model FILE.onnx makes a bundle of it",
         )
-    with damage_reported(file, ModelError, "it is as Planish wrote it", "export it again"):
+    with wrap_parse_errors(file, ModelError, "it is as Planish wrote it", "export it again"):
         spec = TypeAdapter(InputSpec).validate_json(metadata["planish.input_spec"])
         preprocessing = TypeAdapter(Preprocessing).validate_json(metadata["planish.preprocessing"])
         task = TypeAdapter(Lineage).validate_json(metadata["planish.lineage"]).source.task

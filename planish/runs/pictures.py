@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 _LARGEST_SIDE = 640  # of a saved picture, in pixels
-_LOOKED_AT = 60  # images that are scored individually, for each of the two criteria
+_MAX_CHANNELS = 60  # images that are scored individually, for each of the two criteria
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,11 +55,11 @@ def write_pictures(
     images = split.images(spec, preprocessing)
     if not len(images) or task.draw(np.asarray(images[:1]), None, [split.targets[0]]) is None:
         return False
-    album = _Album(task, split, images, outputs_by_model)
+    album = _DrawnImages(task, split, images, outputs_by_model)
     names = list(outputs_by_model)
-    by_change = np.argsort(-np.abs(scores[names[0]] - scores[names[-1]]), kind="stable")[:_LOOKED_AT]
+    by_change = np.argsort(-np.abs(scores[names[0]] - scores[names[-1]]), kind="stable")[:_MAX_CHANNELS]
     sign = 1 if metric_of(task).higher_is_better else -1
-    by_score = np.argsort(sign * scores[names[-1]], kind="stable")[:_LOOKED_AT]
+    by_score = np.argsort(sign * scores[names[-1]], kind="stable")[:_MAX_CHANNELS]
     differ = {int(i): abs(album.alone(int(i))[0] - album.alone(int(i))[-1]) for i in by_change}
     changed = sorted((i for i, by in differ.items() if by > 0), key=lambda i: -differ[i])[: SHOWN // 2]
     rows = [*changed]
@@ -84,7 +84,7 @@ def write_pictures(
     return True
 
 
-class _Album:
+class _DrawnImages:
     """Scores and drawings of single images of a split, computed on first use."""
 
     def __init__(self, task: Task, split: Split, images: Pixels, outputs_by_model: Mapping[str, Outputs]) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from planish.decisions import remembering
 from planish.errors import BundleError, PlanishError
-from planish.files.reading import damage_reported
+from planish.files.reading import wrap_parse_errors
 from planish.files.workspace import sync
 from planish.progress import collecting_notes, note
 from planish.runs.lock import LOCK_FILE, RunLock, check_unlocked
@@ -209,7 +209,7 @@ class Store:
 
     def _step(self, key: str) -> _Step | None:
         rows = self._rows("select found, notes, seconds, elapsed from finished_steps where key = ?", key)
-        with damage_reported(self._path, BundleError, *_DAMAGED):
+        with wrap_parse_errors(self._path, BundleError, *_DAMAGED):
             return next((_Step(json.loads(found), tuple(map(str, json.loads(notes))), *times) for found, notes, *times in rows), None)
 
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:

@@ -29,7 +29,7 @@ from planish.training.fit import FitRun, fit
 from planish.training.prepare import Job, prepare_job
 from planish.training.recipe import Recipe, apply_modifications
 
-EPOCHS_BY_THE_CLOCK = 60  # maximum number of epochs if the training is limited by time
+MAX_EPOCHS_WITH_TIME_LIMIT = 60  # maximum number of epochs if the training is limited by time
 _JUDGED: tuple[SplitName, ...] = ("validation", "test")
 
 Scores = npt.NDArray[np.float64]
@@ -136,7 +136,7 @@ class Trainer:
     def _train(self, arm: Arm, seed: int) -> Training:
         settings = replace(arm.recipe.training, seed=seed)
         if self.seconds is not None:
-            settings = replace(settings, epochs=EPOCHS_BY_THE_CLOCK)
+            settings = replace(settings, epochs=MAX_EPOCHS_WITH_TIME_LIMIT)
         try:
             job, artifact = self.start(arm, seed)
             spec, preprocessing = artifact.input_spec, artifact.preprocessing

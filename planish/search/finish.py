@@ -27,9 +27,9 @@ from planish.search.time_estimates import (
     FINAL_LAUNCHES,
     FINALISTS,
     budget_use,
+    deploy_seconds,
     least_finish_seconds,
     session_seconds,
-    ship_seconds,
     test_seconds,
     writing_seconds,
 )
@@ -69,7 +69,7 @@ def finish(search: Search, job: Job, trials: Sequence[Trial], record: OpenRun, m
     search.journal.planned["evaluating on test"] = test_seconds(search)
     tested = {name: runner.outputs(subjects[k].plan, subjects[k].runtime, "test") for name, k in models.items()}
     judged = _judged_on_test(search, {name: subjects[each] for name, each in models.items()}, tested)
-    report = timed_once_more(search, {each: subjects[each] for each in dict.fromkeys((*baselines.values(), key))}, baseline)
+    report = time_chosen(search, {each: subjects[each] for each in dict.fromkeys((*baselines.values(), key))}, baseline)
     measured |= {each: _candidate(search, subjects, each, baseline, found) for each, found in report.measurements.items()}
 
     others = [c for each, c in measured.items() if each not in baselines.values()]
@@ -134,7 +134,7 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
     if search.deployment.precision == "int8" and without_rounding is not None:
         everything.append(DeployedCandidate(without_rounding, replace(search.deployment, precision="fp32")))
     subjects: dict[str, DeployedCandidate] = {}
-    cost = ship_seconds(search)
+    cost = deploy_seconds(search)
     for shipped in everything:
         least = cost + session_seconds(search, len(subjects) + 1) + least_finish_seconds(search, 0)
         is_exported = search.runner.store.has(f"artifact:{shipped.plan.key}")
@@ -177,7 +177,7 @@ def _timed_to_choose(
     return search.latency("final", subjects, baseline, seconds=4.0, launches=FINAL_LAUNCHES, at_most=at_most).measurements
 
 
-def timed_once_more(search: Search, subjects: Mapping[str, DeployedCandidate], baseline: str) -> LatencyReport:
+def time_chosen(search: Search, subjects: Mapping[str, DeployedCandidate], baseline: str) -> LatencyReport:
     """Time the chosen model and the originals again, in a session of their own; the run reports these latencies.
 
     The latencies of the session that the choice was based on are biased in favour of the chosen model (selection bias): among six equally

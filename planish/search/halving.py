@@ -17,7 +17,7 @@ from planish.search.choice import drop_upper_bound
 from planish.search.proposals import Level, Trial, expected_drop, interpolated_level, priority, safest_trial, select_spread
 from planish.search.screening import Screening, measure, screen_level
 from planish.search.state import Search
-from planish.search.time_estimates import forward_seconds, session_seconds, ship_seconds
+from planish.search.time_estimates import deploy_seconds, forward_seconds, session_seconds
 
 _ORIGINAL = Plan()
 _LEAST_BATCHES = 200
@@ -130,7 +130,7 @@ def _between(search: Search, screening: Screening, trained: Sequence[Trial], sec
     Returns a list with the trial; an empty list if the level is not needed, is not faster, or would take too much of the time left.
     """
     speedup = search.runner.store.once("between", "searching", lambda: interpolated_level(trained, seconds, search.goal))
-    if session_seconds(search, 3) + ship_seconds(search) > _LEVEL_SHARE * seconds:
+    if session_seconds(search, 3) + deploy_seconds(search) > _LEVEL_SHARE * seconds:
         return []
     if not speedup or not (found := screen_level(search, screening.pruning, Level(speedup))):
         return []

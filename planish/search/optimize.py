@@ -30,7 +30,7 @@ from planish.runs.store import check_folder
 from planish.search.deployment import deploy
 from planish.search.finish import finish
 from planish.search.halving import halve
-from planish.search.post_training import check_knowledge, without_training
+from planish.search.post_training import check_trained_on_classes, without_training
 from planish.search.result import Result
 from planish.search.screening import screen
 from planish.search.state import Journal, RuntimeVariant, Search, Watch
@@ -195,7 +195,7 @@ def optimize(
             journal=journal,
         )
         if is_file:
-            check_knowledge(search)
+            check_trained_on_classes(search)
         search = deploy(search)
         if is_file:
             trials = without_training(search)

@@ -13,7 +13,7 @@ from planish.search.choice import drop_upper_bound
 from planish.search.proposals import Level, Trial
 from planish.search.screening import measure
 from planish.search.state import DeployedCandidate, Search
-from planish.search.time_estimates import seconds_to_come, ship_seconds
+from planish.search.time_estimates import deploy_seconds, seconds_to_come
 from planish.training.original import better_than_guessing
 
 _ORIGINAL = Plan()
@@ -22,7 +22,7 @@ _ROUNDING_POINTS = 0.2  # INT8 drop above which more careful rounding methods ar
 _SLACK = 0.25  # extra time for layers that stay in float, relative to the time of the INT8 layers
 
 
-def check_knowledge(search: Search) -> None:
+def check_trained_on_classes(search: Search) -> None:
     """Check that the file was trained on these classes, in the assumed order and with the assumed normalisation.
 
     Raises:
@@ -61,7 +61,7 @@ def without_training(search: Search) -> tuple[Trial, ...]:
         levels.append((Level(), Plan(Int8.for_this_machine())))  # it may still meet a size limit
     trials: list[Trial] = []
     for level, plan in levels:
-        if search.seconds_left < ship_seconds(search) + seconds_to_come(search, len(trials) + 1):
+        if search.seconds_left < deploy_seconds(search) + seconds_to_come(search, len(trials) + 1):
             note(f"the budget leaves no time to try {plan}, and what comes after it")
             break
         trial, shipped = Trial(level, plan), DeployedCandidate(plan, variant)

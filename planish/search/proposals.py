@@ -196,7 +196,7 @@ def fitted(pruned: Sequence[Trial]) -> tuple[float, float] | None:
     return float(each), float(fixed)
 
 
-def aimed_at(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
+def level_for_latency(latency_ms: float, measured: Sequence[Trial]) -> Level | None:
     """Return the level of pruning that should just reach a latency.
 
     A network's latency is modelled as that of the parts that are not pruned plus a share of the layers' time; both are fitted to the

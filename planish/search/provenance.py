@@ -32,7 +32,7 @@ def sources(search: Search, result: Result) -> Sources:
 
 
 def _validation(search: Search, candidates: dict[str, CandidateResult]) -> Validation:
-    judged = {key: pair for key, pair in search.journal.judged.items() if key in candidates}
+    judged = {key: pair for key, pair in search.journal.drop_sources.items() if key in candidates}
     models: dict[str, ModelOutputs] = {_name(model): model for pair in judged.values() for model in pair}
     rows = {name: row for row, name in enumerate(models)}
     return Validation(

@@ -16,9 +16,9 @@ from planish.measurement import Measurement
 from planish.plan import Plan
 from planish.progress import note
 from planish.search.choice import format_drop
-from planish.search.proposals import LEVELS, Level, Trial, aimed_at, fitted, next_milder, next_stronger, time_trials
+from planish.search.proposals import LEVELS, Level, Trial, fitted, level_for_latency, next_milder, next_stronger, time_trials
 from planish.search.state import DeployedCandidate, Search
-from planish.search.time_estimates import least_finish_seconds, seconds_to_come, ship_seconds
+from planish.search.time_estimates import deploy_seconds, least_finish_seconds, seconds_to_come
 
 _ORIGINAL = Plan()
 _LARGE_PIXELS = 64
@@ -51,7 +51,7 @@ def screen(search: Search, seconds: float) -> Screening:
         search: state of the search.
         seconds: approximate time to spend, which determines how many levels are screened.
     """
-    runner, cost = search.runner, 1 + ship_seconds(search)
+    runner, cost = search.runner, 1 + deploy_seconds(search)
     low_rank = seconds > _RANKS_SECONDS and runner.store.once("ranks", "searching", partial(_ranks_pay, search, Level(2.5)))
     pruning = _pruning(search, low_rank)
     count = runner.store.once("levels", "searching", lambda: max(1, min(len(LEVELS), int(seconds / cost))))
@@ -83,7 +83,11 @@ def screen(search: Search, seconds: float) -> Screening:
         trials += found
     trials = measure(search, "first look", trials)
     _note_prediction(trials)
-    if in_time() and search.goal.max_latency_ms is not None and (aimed := aimed_at(search.goal.max_latency_ms, trials)) is not None:
+    if (
+        in_time()
+        and search.goal.max_latency_ms is not None
+        and (aimed := level_for_latency(search.goal.max_latency_ms, trials)) is not None
+    ):
         trials += measure(search, "second look", screen_level(search, pruning, aimed))
     return Screening(tuple(t for t in trials if not t.stopped), pruning)
 

@@ -93,7 +93,7 @@ class Journal:
         timed_as: key of the file that was timed, by the subject's name in the session and by the key of each candidate that it represents:
             training does not change the latency, so a trained network is not timed again while it is a trial.
         planned: seconds by stage (see ``Store.seconds``) that were estimated or allowed before the stage began.
-        judged: by candidate key, the validation outputs that its drop was computed from: its own, and those of its reference.
+        drop_sources: by candidate key, the validation outputs that its drop was computed from: its own, and those of its reference.
     """
 
     process_seconds: float = 1.5
@@ -101,7 +101,7 @@ class Journal:
     sessions: dict[str, Session] = field(default_factory=dict)
     timed_as: dict[str, str] = field(default_factory=dict)
     planned: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    judged: dict[str, tuple[ModelOutputs, ModelOutputs]] = field(default_factory=dict)
+    drop_sources: dict[str, tuple[ModelOutputs, ModelOutputs]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Search:
     def drop(self, shipped: DeployedCandidate, against: DeployedCandidate) -> Measurement:
         """Return the drop of a file on validation relative to another one."""
         own, other = (shipped.plan, shipped.runtime), (against.plan, against.runtime)
-        self.journal.judged[shipped.key] = own, other
+        self.journal.drop_sources[shipped.key] = own, other
         return self.runner.drop(*own, other, "validation")
 
     def knowledge(self) -> float:
@@ -222,7 +222,7 @@ class Search:
             is_file = self.runner.original.module is None
             own = (shipped.plan, shipped.runtime) if is_file or shipped.learned_rounding else (trial.plan, "torch")
             against = (DeployedCandidate(Plan(), self.fp32[0]).plan, self.fp32[0].runtime) if is_file else (Plan(), "torch")
-            self.journal.judged[shipped.key] = own, against
+            self.journal.drop_sources[shipped.key] = own, against
         stage: Stage = "trained" if any(s.name == "distill" for s in trial.plan.steps) else "screened"
         self.show(trial.name, shipped, stage, known, trial.stopped)
         return trial

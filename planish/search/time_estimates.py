@@ -34,7 +34,7 @@ _SHOWN = 5
 _LEAST_SECONDS = 1.0  # smallest overrun of a stage that is reported
 
 
-def seconds_an_image(store: Store, artifact: Artifact) -> float:
+def seconds_per_image(store: Store, artifact: Artifact) -> float:
     """Return the seconds of the original's forward pass per image, measured once per run."""
     return float(store.once("seconds an image", "searching", lambda: _fastest(artifact)))
 
@@ -77,10 +77,10 @@ def _fastest(artifact: Artifact) -> float:
 def forward_seconds(search: Search, split: SplitName) -> float:
     """Estimate the seconds of the original's forward passes over a split."""
     runner = search.runner
-    return len(runner.task.split(split)) * seconds_an_image(runner.store, runner.original)
+    return len(runner.task.split(split)) * seconds_per_image(runner.store, runner.original)
 
 
-def ship_seconds(search: Search) -> float:
+def deploy_seconds(search: Search) -> float:
     """Estimate the seconds to export a network and run it on validation, from what that took for the original."""
     steps = search.deployment.steps().steps
     exports = sum(search.runner.store.seconds_of(f"artifact:{Plan(*steps[:count]).key}") for count in range(1, len(steps) + 1))
@@ -121,7 +121,7 @@ def least_finish_seconds(search: Search, finalists: int) -> float:
     least = session_seconds(search, originals) + judging + test_seconds(search) + writing_seconds(search.journal.process_seconds)
     if not finalists:
         return least
-    return least + session_seconds(search, originals + finalists) + finalists * (ship_seconds(search) + _judging_seconds(search))
+    return least + session_seconds(search, originals + finalists) + finalists * (deploy_seconds(search) + _judging_seconds(search))
 
 
 def seconds_to_come(search: Search, trials: int) -> float:
@@ -136,7 +136,7 @@ def finish_seconds(search: Search, trials: int) -> float:
     at_ease = (
         session_seconds(search, originals + finalists, FINAL_LAUNCHES, _TIMED_SECONDS)
         + session_seconds(search, originals, CHOSEN_LAUNCHES, _TIMED_SECONDS)
-        + (finalists + 1) * (ship_seconds(search) + _judging_seconds(search))
+        + (finalists + 1) * (deploy_seconds(search) + _judging_seconds(search))
         + test_seconds(search)
         + writing_seconds(search.journal.process_seconds)
     )
@@ -156,7 +156,7 @@ def least_seconds(store: Store, artifact: Artifact, task: Task, exporting: float
         process: seconds of one process in one launch of a timing session.
         trains: whether the original is trained.
     """
-    one = 0.0 if artifact.module is None else seconds_an_image(store, artifact)
+    one = 0.0 if artifact.module is None else seconds_per_image(store, artifact)
     train, validation, test = (len(task.split(name)) for name in ("train", "validation", "test"))
     epoch = (_BACKWARD * train + validation) * one if trains else 0.0
     sessions = 2 * LEAST_LAUNCHES * 3 * process

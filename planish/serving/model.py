@@ -18,7 +18,7 @@ from planish.serving.limits import MemoryBudget
 from planish.serving.monitoring.drift import DEFAULT_DRIFT, Drift, DriftSettings
 from planish.serving.occlusion import seen_region
 from planish.tasks.localisation import View
-from planish.tasks.responses import PLAIN, Asked, options, response_classes, responses
+from planish.tasks.responses import PLAIN, ResponseOptions, options, response_classes, responses
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -117,7 +117,7 @@ class ServedModel:
             view = View(height, width, seen_region(image.shape[0], image.shape[1], spec, preprocessing))
             return resize(image, spec, preprocessing)[None], view
 
-    def responses(self, outputs: Outputs, views: Sequence[View] = (), asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View] = (), asked: ResponseOptions = PLAIN) -> list[dict[str, Any]]:
         """Return one JSON response per image; see ``planish.tasks.responses``. Without views, images have the model's input size."""
         count = len(next(iter(outputs.values())))
         return responses(self.bundle.task, outputs, self.bundle.class_names, views or [View(*self.input_shape[:2])] * count, asked)

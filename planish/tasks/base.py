@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResponseOptions:
     """Options of a request.
 
     Args:
@@ -28,11 +28,11 @@ class Asked:
     threshold: float = LEAST_SCORE
 
 
-PLAIN = Asked()
+PLAIN = ResponseOptions()
 
 
 @dataclass(frozen=True)
-class Lines:
+class ReadmeText:
     """Text for a bundle's README that depends on the task.
 
     Args:
@@ -74,8 +74,8 @@ class BaseTask:
         return ()
 
     @property
-    def readme(self) -> Lines:
-        return Lines("model", "print({name: values.shape for name, values in y.items()})")
+    def readme(self) -> ReadmeText:
+        return ReadmeText("model", "print({name: values.shape for name, values in y.items()})")
 
     def split(self, name: SplitName) -> Split:
         return self.splits[name]
@@ -95,7 +95,7 @@ class BaseTask:
         """Draw predictions or targets on the images; not supported by default."""
         return None
 
-    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: ResponseOptions = PLAIN) -> list[dict[str, Any]]:
         """Return the outputs of each image by name."""
         return [{name: values[i].tolist() for name, values in outputs.items()} for i in range(len(views))]
 

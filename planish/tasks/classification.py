@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from planish.evaluation.metrics.classification import classification_metrics, per_class_accuracy, probabilities
 from planish.task import PLAIN_LOSS, AugmentSettings
-from planish.tasks.base import PLAIN, Asked, BaseTask, Lines
+from planish.tasks.base import PLAIN, BaseTask, ReadmeText, ResponseOptions
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +50,8 @@ class Classification(BaseTask):
         return ("why",)
 
     @property
-    def readme(self) -> Lines:
-        return Lines("classifier", 'print(b["class_names"][int(logits[0].argmax())])', "logits")
+    def readme(self) -> ReadmeText:
+        return ReadmeText("classifier", 'print(b["class_names"][int(logits[0].argmax())])', "logits")
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
         """Return class indices, int64 ``(n,)``."""
@@ -165,7 +165,7 @@ class Classification(BaseTask):
         found = per_class_accuracy(outputs["logits"], np.asarray(targets), self.class_names)
         return {name: measured for name, measured in found.items() if measured.n}
 
-    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: ResponseOptions = PLAIN) -> list[dict[str, Any]]:
         """Return ``class``, ``confidence``, and ``classes``: ``name`` and ``confidence`` of the most likely ones."""
         found = []
         for row in probabilities(outputs["logits"]):

@@ -14,7 +14,7 @@ from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.errors.detection import detection_errors
 from planish.evaluation.metrics.detection import average_precision_by_class, detection_metrics, detection_scores, metric_name
 from planish.task import PLAIN_LOSS, AugmentSettings
-from planish.tasks.base import PLAIN, Asked, BaseTask, Lines, images_of
+from planish.tasks.base import PLAIN, BaseTask, ReadmeText, ResponseOptions, images_of
 from planish.tasks.localisation import View, confident_rows, objects
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ class Detection(BaseTask):
         return ("threshold",)
 
     @property
-    def readme(self) -> Lines:
+    def readme(self) -> ReadmeText:
         if self.masks:
-            return Lines("detector of objects and their masks", f'{_EACH}, y["masks"][i].mean())')
-        return Lines("detector of objects", f"{_EACH})")
+            return ReadmeText("detector of objects and their masks", f'{_EACH}, y["masks"][i].mean())')
+        return ReadmeText("detector of objects", f"{_EACH})")
 
     @property
     def masks(self) -> bool:
@@ -138,7 +138,7 @@ class Detection(BaseTask):
         rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(pixels))]
         return np.stack([draw_detections(image, row, self.class_names) for image, row in zip(pixels, rows, strict=True)])
 
-    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: ResponseOptions = PLAIN) -> list[dict[str, Any]]:
         """Return ``height`` and ``width`` in pixels, and ``objects``; see ``localisation.objects``."""
         return [
             {"height": view.height, "width": view.width, "objects": objects(image, self.class_names, view, asked.threshold)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from planish.tasks.base import BaseTask, Lines
+from planish.tasks.base import BaseTask, ReadmeText
 from planish.tasks.registry import registered
 
 
-def lines(task: str) -> Lines:
+def lines(task: str) -> ReadmeText:
     """Return the text for the task of this name; for an unknown task, the line prints the shapes of its outputs."""
     kinds = registered()
     return kinds[task]({}, ()).readme if task in kinds else BaseTask({}, ()).readme

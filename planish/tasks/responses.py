@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from planish.errors import BundleError
 from planish.task import Task
-from planish.tasks.base import PLAIN, Asked
+from planish.tasks.base import PLAIN, ResponseOptions
 from planish.tasks.registry import registered
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs
     from planish.tasks.localisation import View
 
-__all__ = ["PLAIN", "Asked", "detected_boxes", "options", "response_classes", "responses"]
+__all__ = ["PLAIN", "ResponseOptions", "detected_boxes", "options", "response_classes", "responses"]
 
 
-def responses(task: str, outputs: Outputs, class_names: Sequence[str], views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+def responses(
+    task: str, outputs: Outputs, class_names: Sequence[str], views: Sequence[View], asked: ResponseOptions = PLAIN
+) -> list[dict[str, Any]]:
     """Return one JSON object per image.
 
     Classification: ``{"class", "confidence", "classes": [{"name", "confidence"}, ...]}``. The other tasks: ``height`` and ``width`` of the

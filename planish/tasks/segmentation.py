@@ -11,7 +11,7 @@ import numpy as np
 
 from planish.evaluation.metrics.segmentation import IGNORED, iou_by_class, segmentation_metrics, segmentation_scores
 from planish.task import PLAIN_LOSS, AugmentSettings
-from planish.tasks.base import PLAIN, Asked, BaseTask, Lines, images_of
+from planish.tasks.base import PLAIN, BaseTask, ReadmeText, ResponseOptions, images_of
 from planish.tasks.localisation import regions
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class SemanticSegmentation(BaseTask):
         return "maps"
 
     @property
-    def readme(self) -> Lines:
-        return Lines("segmenter of pixels", _SHARES)
+    def readme(self) -> ReadmeText:
+        return ReadmeText("segmenter of pixels", _SHARES)
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
         """Return class indices, int64 ``(n, height, width)``."""
@@ -113,7 +113,7 @@ class SemanticSegmentation(BaseTask):
         maps = targets if outputs is None else outputs["classes"]
         return np.stack([draw_labels(image, labels, self.class_names) for image, labels in zip(pixels, maps, strict=True)])
 
-    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: ResponseOptions = PLAIN) -> list[dict[str, Any]]:
         """Return ``height`` and ``width`` in pixels, the mean ``confidence``, and ``regions``; see ``localisation.regions``."""
         return [
             {

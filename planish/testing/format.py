@@ -67,7 +67,7 @@ class FormatConformance:
     networks: tuple[str, ...] = ("resnet8",)
     image_size: int = 24
 
-    def said_inside(self, file: Path) -> dict[str, str]:
+    def embedded_metadata(self, file: Path) -> dict[str, str]:
         """Return the metadata in the file, by name; override it for formats that have metadata."""
         raise NotImplementedError
 
@@ -124,7 +124,7 @@ class FormatConformance:
 
     def test_it_holds_class_names_and_preprocessing(self, exported: tuple[Artifact, Artifact, Any]) -> None:
         before, after, _ = exported
-        metadata = self.said_inside(after.files[0])
+        metadata = self.embedded_metadata(after.files[0])
         assert json.loads(metadata["planish.class_names"]) == list(before.class_names)
         assert json.loads(metadata["planish.preprocessing"])["mean"] == pytest.approx(before.preprocessing.mean)
         assert json.loads(metadata["planish.input_spec"])["height"] == before.input_spec.height

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _AHEAD = 2  # number of prefetched batches
 
 
-def batches_an_epoch(images: int, batch_size: int) -> int:
+def batches_per_epoch(images: int, batch_size: int) -> int:
     """The number of batches per epoch. A last batch of a single image (another one every epoch) is dropped: batch norm needs at least 2."""
     whole, rest = divmod(images, batch_size)
     return whole + (rest > 1)
@@ -90,7 +90,7 @@ def batches(
         batch, wanted = change(batch, task.batch_targets(targets, chosen, spec), generator)
         return batch.permute(0, 2, 3, 1), wanted
 
-    count = batches_an_epoch(len(images), settings.batch_size)
+    count = batches_per_epoch(len(images), settings.batch_size)
     yield from _in_background(make, count) if ahead else map(make, range(count))
 
 

@@ -24,7 +24,7 @@ class Stateful(Protocol):
 
 
 @dataclass
-class Progressed:
+class TrainingState:
     """The progress of a training. It holds no random state, as every epoch derives its own from the seed.
 
     Args:
@@ -59,7 +59,7 @@ def identity(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def write_checkpoint(path: Path, identity: str, progressed: Progressed, parts: Mapping[str, Stateful]) -> None:
+def write_checkpoint(path: Path, identity: str, progressed: TrainingState, parts: Mapping[str, Stateful]) -> None:
     """Write a checkpoint to a temporary file and rename it into place, so that an interruption leaves the previous one intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = {f.name: getattr(progressed, f.name) for f in fields(progressed)}
@@ -67,7 +67,7 @@ def write_checkpoint(path: Path, identity: str, progressed: Progressed, parts: M
         torch.save({"identity": identity, "progressed": shown} | {name: part.state_dict() for name, part in parts.items()}, partial)
 
 
-def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> Progressed | None:
+def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) -> TrainingState | None:
     """Restore ``parts`` from a checkpoint and return the progress of the training; None if there is no file, or it cannot be read.
 
     Raises:
@@ -77,7 +77,7 @@ def read_checkpoint(path: Path, identity: str, parts: Mapping[str, Stateful]) ->
         return None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        known, progressed, states = loaded["identity"], Progressed(**loaded["progressed"]), {name: loaded[name] for name in parts}
+        known, progressed, states = loaded["identity"], TrainingState(**loaded["progressed"]), {name: loaded[name] for name in parts}
     except Exception as error:  # torch.load raises many kinds of errors
         note(f"the checkpoint {path} cannot be read, so training begins anew ({type(error).__name__}: {error})")
         return None

@@ -26,8 +26,8 @@ from planish.models.storage import fingerprint
 from planish.models.strided import SafeStrides
 from planish.progress import Stage, note
 from planish.task import metric_of
-from planish.training.batches import batches, batches_an_epoch
-from planish.training.checkpoint import Progressed, identity, read_checkpoint, write_checkpoint
+from planish.training.batches import batches, batches_per_epoch
+from planish.training.checkpoint import TrainingState, identity, read_checkpoint, write_checkpoint
 from planish.training.distillation.feature_transfer import FeatureStudent
 from planish.training.distillation.teacher_cache import TeacherCache, cache_of
 from planish.training.input_speed import Waiting, notes_on_input_speed
@@ -176,14 +176,14 @@ def fit(
         None if teacher is None else (fingerprint(teacher.module), teacher.weight, teacher.temperature, teacher.decoupled),
         run.max_seconds,
     )  # fmt: skip
-    done = (None if run.checkpoint is None else read_checkpoint(run.checkpoint, key, parts)) or Progressed(bf16)
+    done = (None if run.checkpoint is None else read_checkpoint(run.checkpoint, key, parts)) or TrainingState(bf16)
     cache = None
     if teacher is not None:
         # feature transfer needs the teacher's feature maps, so its outputs are not cached
         cache = None if isinstance(module, FeatureStudent) else cache_of(teacher.module, settings.batch_size, done.bf16)
         teacher = replace(teacher, module=copy.deepcopy(teacher.module).eval().to(accelerator.device).to(memory_format=layout))
     loss_of = _Loss(task, settings, Normalise.of(preprocessing), student, teacher, cache, accelerator.device, done.bf16, layout)
-    count = batches_an_epoch(len(images), settings.batch_size)
+    count = batches_per_epoch(len(images), settings.batch_size)
     steps, written = done.steps, -math.inf
     first_validation = 0.5 * len(validation) / settings.batch_size if run.validate else 0.0  # a forward pass is a third of a step
     schedule = Schedule(key, settings.epochs * count, count, run.max_seconds, first_validation, monotonic() - begun)
@@ -346,7 +346,7 @@ def _random_state_of(seed: int, epoch: int, device: torch.device) -> Iterator[No
         yield
 
 
-def _judge(done: Progressed, score: float, module: nn.Module, patience: int | None) -> None:
+def _judge(done: TrainingState, score: float, module: nn.Module, patience: int | None) -> None:
     """Update early stopping: keep the best weights, and stop after ``patience`` epochs without improvement."""
     if patience is None:
         return
@@ -363,7 +363,7 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
-def _ends_a_cycle(done: Progressed, progress: float, settings: FitSettings) -> bool:
+def _ends_a_cycle(done: TrainingState, progress: float, settings: FitSettings) -> bool:
     return cycles_done(progress, settings.warmup_share, settings.cycles) > len(done.snapshots)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from planish.compression.reconstruction.layer_moments import refit
-from planish.compression.reconstruction.reconstruction import can_fit, only_normalised, reconstruct
+from planish.compression.reconstruction.reconstruction import can_fit, read_only_by_batch_norm, reconstruct
 
 
 def images(count: int = 4, size: int = 12) -> list[tuple[torch.Tensor, None]]:
@@ -156,7 +156,7 @@ def test_a_mean_is_absorbed_where_batch_norm_alone_reads_it() -> None:
             return self.norm(shape), self.norm(returned), returned, self.norm(summed) + summed, self.plain(x).relu()
 
     names = ("followed", "returned", "also_summed", "plain")
-    assert only_normalised(Net().eval(), names, torch.zeros(1, 3, 4, 4)) == {"followed"}
+    assert read_only_by_batch_norm(Net().eval(), names, torch.zeros(1, 3, 4, 4)) == {"followed"}
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])

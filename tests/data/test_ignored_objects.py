@@ -14,7 +14,7 @@ from planish.artifact import InputSpec
 from planish.data import load_images, tile_images
 from planish.data.augmentation.targets import augment_targets
 from planish.data.targets.geometry import ObjectBatch
-from planish.data.targets.maps import PaintedMaps
+from planish.data.targets.maps import RasterizedLabelMaps
 from planish.data.targets.objects import Objects
 from planish.data.targets.rasterise import object_targets
 from planish.progress import collecting_notes
@@ -98,9 +98,9 @@ def test_they_are_apart_in_a_batch_and_unknown_in_label_maps() -> None:
     assert target["labels"].tolist() == [0]
     assert target["ignored_labels"].tolist() == [1, 2]
     assert torch.equal(target["ignored_boxes"], torch.from_numpy(some().boxes[1:]))
-    labels = PaintedMaps([some(masks=True)])[0]
+    labels = RasterizedLabelMaps([some(masks=True)])[0]
     assert (labels[15, 15], labels[70, 70], labels[20, 70], labels[95, 5]) == (1, 255, 255, 0)
-    assert PaintedMaps([some(masks=True)]).counts(("ground", "a", "b", "c")) == {"a": 1, "b": 0, "c": 0}
+    assert RasterizedLabelMaps([some(masks=True)]).counts(("ground", "a", "b", "c")) == {"a": 1, "b": 0, "c": 0}
 
 
 @pytest.mark.parametrize("masks", [False, True])

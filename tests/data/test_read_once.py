@@ -11,7 +11,7 @@ import pytest
 from planish import commands
 from planish.data import load_images, require_classes, task_in
 from planish.data.sources import reading
-from planish.data.sources.reading import OnceRead
+from planish.data.sources.reading import CachedSource
 from planish.testing import write_shapes
 
 SMALL: dict[str, Any] = {"model": "resnet8x0.5", "changes": ["augmentation=none", "batch_size=16"], "epochs": 1}
@@ -49,7 +49,7 @@ def test_a_job_reads_its_data_once(job: Callable[[Path, Path], Any], reads: list
 def test_what_is_left_out_is_counted_anew_each_time(tmp_path: Path, reads: list[str]) -> None:
     data = write_shapes(tmp_path / "shapes", per_class=8)
     (data / "disc" / "broken.png").write_bytes(b"no image")
-    once = OnceRead(str(data))
+    once = CachedSource(str(data))
     assert task_in(once) == "classification"
     require_classes(once, "a test")
     found = [load_images(once, skip_bad=True).report.model_dump(mode="json")["inventory"] for _ in range(2)]

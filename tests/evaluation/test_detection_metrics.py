@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from planish.data.targets.objects import Objects
 from planish.evaluation.metrics.detection import average_precision_by_class, detection_metrics, detection_scores
-from planish.evaluation.metrics.matching import seen_in
+from planish.evaluation.metrics.matching import compute_overlaps
 
 STATS = {"map": 0, "map_50": 1, "map_75": 2, "map_small": 3, "map_medium": 4, "map_large": 5, "mar_100": 8}
 
@@ -159,10 +159,10 @@ def test_nothing_found_and_nothing_there() -> None:
 
 def test_what_was_asked_before_is_remembered_and_nothing_else_is_taken_for_it() -> None:
     targets, outputs = scenes(3, 20, 2, 5, masks=True)
-    first = seen_in(outputs, targets, masks=True)
-    assert seen_in({name: values.copy() for name, values in outputs.items()}, tuple(targets), masks=True) is first
-    assert seen_in(outputs, targets) is not first, "boxes"
-    assert seen_in(outputs, targets[::-1], masks=True) is not first
+    first = compute_overlaps(outputs, targets, masks=True)
+    assert compute_overlaps({name: values.copy() for name, values in outputs.items()}, tuple(targets), masks=True) is first
+    assert compute_overlaps(outputs, targets) is not first, "boxes"
+    assert compute_overlaps(outputs, targets[::-1], masks=True) is not first
     outputs["masks"][7, 0] = 0
-    assert seen_in(outputs, targets, masks=True) is not first
-    assert seen_in(outputs, targets, masks=True)[7].area[0] == 0
+    assert compute_overlaps(outputs, targets, masks=True) is not first
+    assert compute_overlaps(outputs, targets, masks=True)[7].area[0] == 0

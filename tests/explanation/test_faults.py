@@ -39,7 +39,7 @@ def names(found: Explanation) -> list[str]:
 @pytest.fixture
 def fast_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose integer units are never the limit: what a fault costs must not hang on what else runs here."""
-    monkeypatch.setattr(explaining, "measure_reach", lambda threads: AchievableSpeed(100.0, 1e5, threads))
+    monkeypatch.setattr(explaining, "measure_peak_speed", lambda threads: AchievableSpeed(100.0, 1e5, threads))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -204,6 +204,6 @@ def test_a_whole_file_in_fp32_says_that_int8_pays_and_one_in_int8_does_not(
     resnet: Artifact, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    monkeypatch.setattr(explaining, "measure_reach", lambda threads: AchievableSpeed(100, 350, 1))
+    monkeypatch.setattr(explaining, "measure_peak_speed", lambda threads: AchievableSpeed(100, 350, 1))
     said = [{f.name for f in planish.explain(file, runtime=runtime).findings} for file in (resnet.files[0], healthy(resnet, runtime))]
     assert ["float_where_integers_pay" in one for one in said] == [True, False]

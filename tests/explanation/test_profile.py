@@ -21,9 +21,9 @@ from planish.artifact import Artifact, InputSpec
 from planish.devices.kernels import onnxruntime_kernels
 from planish.evaluation.size import macs
 from planish.explanation import explain as explaining
-from planish.explanation.findings.achievable_speed import AchievableSpeed, measure_reach
+from planish.explanation.findings.achievable_speed import AchievableSpeed, measure_peak_speed
 from planish.explanation.model_file import ModelFile
-from planish.explanation.overflow import full_range
+from planish.explanation.overflow import overflow_share
 from planish.explanation.profiles.macs import einsum_macs, product_macs
 from planish.explanation.profiles.onnxruntime import profile_onnxruntime
 from planish.explanation.profiles.openvino import profile_openvino
@@ -76,7 +76,7 @@ def test_conversions_around_a_layer_are_counted(resnet: Artifact, tmp_path: Path
 
 
 def test_reach_is_that_of_numpys_matrix_product_or_so() -> None:
-    reach = measure_reach(1)
+    reach = measure_peak_speed(1)
     assert reach.int8_gops > reach.fp32_gops / 2
     assert 1 < reach.fp32_gops < 10_000
 
@@ -127,9 +127,9 @@ def test_a_float_file_has_no_error_of_its_own(resnet: Artifact) -> None:
 
 
 def test_weights_that_can_overflow_are_counted(resnet: Artifact, tmp_path: Path) -> None:
-    assert full_range(resnet.files[0]) == 0
-    assert full_range(wrongly(resnet, tmp_path, reduce_range=False)) > 0.5
-    assert full_range(wrongly(resnet, tmp_path, reduce_range=True)) == 0
+    assert overflow_share(resnet.files[0]) == 0
+    assert overflow_share(wrongly(resnet, tmp_path, reduce_range=False)) > 0.5
+    assert overflow_share(wrongly(resnet, tmp_path, reduce_range=True)) == 0
 
 
 def test_weights_of_a_matrix_product_have_their_outputs_along_the_second_axis(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_weights_of_a_matrix_product_have_their_outputs_along_the_second_axis(tm
     found = source.weights(source.nodes["layer"])
     assert found is not None
     assert found.zeros == pytest.approx(7 / 12), "each column by its own zero point"
-    assert full_range(tmp_path / "product.onnx") == pytest.approx(1 / 3), "only the weights of the first output add up to more than 128"
+    assert overflow_share(tmp_path / "product.onnx") == pytest.approx(1 / 3), "only the weights of the first output add up to more than 128"
 
 
 def test_a_file_whose_tensors_have_no_names(tmp_path: Path) -> None:
@@ -246,13 +246,13 @@ def test_shapes_of_products() -> None:
 
 def test_reach_is_measured_around_the_profile_and_doubted_above_100_percent(resnet: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = [AchievableSpeed(50.0, 40.0, 1), AchievableSpeed(20.0, 90.0, 1)]
-    monkeypatch.setattr(explaining, "measure_reach", lambda threads: measured.pop(0))
+    monkeypatch.setattr(explaining, "measure_peak_speed", lambda threads: measured.pop(0))
     found = planish.explain(resnet.files[0])
     assert (found.reach.fp32_gops, found.reach.int8_gops) == (50.0, 90.0)
-    monkeypatch.setattr(explaining, "measure_reach", lambda threads: AchievableSpeed(1e-3, 1e-3, 1))
+    monkeypatch.setattr(explaining, "measure_peak_speed", lambda threads: AchievableSpeed(1e-3, 1e-3, 1))
     (note,) = [note for note in planish.explain(resnet.files[0]).notes if "reach is unreliable" in note]
     assert "more than 100 %" in note
-    monkeypatch.setattr(explaining, "measure_reach", lambda threads: AchievableSpeed(1e6, 1e6, 1))
+    monkeypatch.setattr(explaining, "measure_peak_speed", lambda threads: AchievableSpeed(1e6, 1e6, 1))
     assert not [note for note in planish.explain(resnet.files[0]).notes if "unreliable" in note]
 
 

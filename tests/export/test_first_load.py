@@ -143,14 +143,14 @@ def foreign(file: Path) -> Path:
     return file
 
 
-def write_fed(file: Path, fed: Path) -> tuple[str, ...]:
+def write_with_normalisation(file: Path, fed: Path) -> tuple[str, ...]:
     how = Preprocessing(16, "squash", (0.5,) * 3, (0.25,) * 3)
     sample = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    return external.write_fed(external.read_foreign(file), fed, InputSpec(3, 16, 16), how, 2, sample, [0, 1, 0])
+    return external.write_with_normalisation(external.read_external(file), fed, InputSpec(3, 16, 16), how, 2, sample, [0, 1, 0])
 
 
 def test_files_of_others_are_rewritten_apart(tmp_path: Path, calls: Calls) -> None:
-    assert write_fed(foreign(tmp_path / "a.onnx"), tmp_path / "fed.onnx") == ()
+    assert write_with_normalisation(foreign(tmp_path / "a.onnx"), tmp_path / "fed.onnx") == ()
     assert [value.name for value in onnx.load(str(tmp_path / "fed.onnx")).graph.input] == ["images"]
     assert len(calls) == 1
     assert not list(tmp_path.glob("*.npy"))
@@ -159,6 +159,6 @@ def test_files_of_others_are_rewritten_apart(tmp_path: Path, calls: Calls) -> No
 def test_damaged_files_of_others(tmp_path: Path, calls: Calls) -> None:
     file = foreign(tmp_path / "a.onnx")
     with pytest.raises(ModelError, match="does not run the file"):
-        write_fed(changed(file, without_input), tmp_path / "fed.onnx")
+        write_with_normalisation(changed(file, without_input), tmp_path / "fed.onnx")
     assert len(calls) == 1
     assert not (tmp_path / "fed.onnx").exists()

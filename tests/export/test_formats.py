@@ -43,14 +43,14 @@ needs_executorch = pytest.mark.skipif(find_spec("executorch") is None, reason="E
 class Onnx(FormatConformance):
     exporters, runtime = (ToOnnx(),), "onnxruntime"
 
-    def said_inside(self, file: Path) -> dict[str, str]:
+    def embedded_metadata(self, file: Path) -> dict[str, str]:
         return {p.key: p.value for p in onnx.load(str(file)).metadata_props}
 
 
 class OpenVino(FormatConformance):
     exporters, runtime = (ToOnnx(), ToOpenVino()), "openvino"
 
-    def said_inside(self, file: Path) -> dict[str, str]:
+    def embedded_metadata(self, file: Path) -> dict[str, str]:
         import openvino
 
         said = openvino.Core().read_model(file).get_rt_info()["planish"]
@@ -60,14 +60,14 @@ class OpenVino(FormatConformance):
 class LiteRt(FormatConformance):
     exporters, runtime = (ToLiteRt(),), "litert"
 
-    def said_inside(self, file: Path) -> dict[str, str]:
+    def embedded_metadata(self, file: Path) -> dict[str, str]:
         return read_metadata(file)
 
 
 class ExecuTorch(FormatConformance):
     exporters, runtime = (ToExecuTorch(),), "executorch"
 
-    def said_inside(self, file: Path) -> dict[str, str]:
+    def embedded_metadata(self, file: Path) -> dict[str, str]:
         from executorch.runtime import Runtime
 
         program = Runtime.get().load_program(file)
@@ -78,7 +78,7 @@ class ExecuTorch(FormatConformance):
 class TorchExport(FormatConformance):
     exporters, runtime = (ToTorchExport(),), "torch"
 
-    def said_inside(self, file: Path) -> dict[str, str]:
+    def embedded_metadata(self, file: Path) -> dict[str, str]:
         said = dict.fromkeys(["planish.class_names", "planish.preprocessing", "planish.input_spec", "planish.lineage"], "")
         torch.export.load(file, extra_files=said)
         return said

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 import planish
 from planish.errors import ExportError, ModelError, PlanishError
-from planish.export.onnx.external import read_foreign
+from planish.export.onnx.external import read_external
 from planish.export.runtimes.registry import available, load
 from planish.models.weights.checkpoints import read_checkpoint
 
@@ -106,11 +106,11 @@ def test_weights_of_an_onnx_file_lie_in_its_folder(tmp_path: Path, way: str) -> 
     locations["linked folder"] = "there/secret.bin"
     write_external(folder / "model.onnx", locations[way])
     if way == "beside":
-        assert read_foreign(folder / "model.onnx").channels == 3
+        assert read_external(folder / "model.onnx").channels == 3
         assert all(load([folder / "model.onnx"], runtime) for runtime in available("onnx"))
         return
     with pytest.raises(ModelError):
-        read_foreign(folder / "model.onnx")
+        read_external(folder / "model.onnx")
     for runtime in available("onnx"):
         with pytest.raises(ExportError):
             load([folder / "model.onnx"], runtime)

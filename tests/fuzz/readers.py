@@ -99,18 +99,18 @@ def _artifact(source: Path, out: Path, rng: Random) -> None:
 def _onnx(source: Path, out: Path, rng: Random) -> None:
     from planish.artifact import InputSpec, Preprocessing
     from planish.errors import PlanishError
-    from planish.export.onnx.external import metadata_of, read_foreign, write_fed
+    from planish.export.onnx.external import metadata_of, read_external, write_with_normalisation
 
     sample = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     (out / "cache").mkdir()
     for file in sorted(source.glob("*.onnx")):
         try:
             metadata_of(file)
-            foreign = read_foreign(file)
+            foreign = read_external(file)
             spec = InputSpec(3, min(foreign.height or 16, 64), min(foreign.width or 16, 64))
             pixels = np.resize(sample, (3, spec.height, spec.width, 3))
             how = Preprocessing(16, "squash", (0.5,) * 3, (0.25,) * 3)
-            write_fed(foreign, out / "cache" / "fed.onnx", spec, how, 2, pixels, [0, 1, 0])
+            write_with_normalisation(foreign, out / "cache" / "fed.onnx", spec, how, 2, pixels, [0, 1, 0])
         except PlanishError:
             continue
 
@@ -126,20 +126,20 @@ def _our_onnx(source: Path, out: Path, rng: Random) -> None:
 
 
 def _explained(source: Path, out: Path, rng: Random) -> None:
-    from planish.explanation.opening import open_explained, size_taken
-    from planish.explanation.overflow import full_range
+    from planish.explanation.opening import dynamic_size_notes, open_explained
+    from planish.explanation.overflow import overflow_share
     from planish.explanation.profiles.source_graph import LAYERS, SourceGraph
 
     file = source / rng.choice(("plain.onnx", "model.xml"))
     opened = open_explained(file, runtime="auto", threads=1, batch=1, data=None, settings={})
-    size_taken(opened.model)
+    dynamic_size_notes(opened.model)
     if file.suffix == ".onnx":
         graph = SourceGraph(file)
         for node in graph.graph.node:
             if node.op_type in LAYERS:
                 graph.weights(node)
         graph.activation_types()
-        full_range(file)
+        overflow_share(file)
 
 
 def _plans(source: Path, out: Path, rng: Random) -> None:

@@ -22,7 +22,7 @@ from planish.data.annotations.voc import _parse
 from planish.errors import BundleError, DataError, ModelError, PlanError, PlanishError, first_line
 from planish.experiments.compression import Comparison
 from planish.export.bundle.folder import REFERENCE
-from planish.export.onnx.external import read_foreign
+from planish.export.onnx.external import read_external
 from planish.files.archives import read_arrays
 from planish.files.reading import read_bytes, require_regular
 from planish.files.yaml_text import parse_yaml
@@ -246,7 +246,7 @@ def test_a_data_set_without_a_readable_image(tmp_path: Path) -> None:
 
 def test_pipes_in_the_place_of_models(tmp_path: Path) -> None:
     from planish.explanation.model_file import ModelFile
-    from planish.export.onnx.external import metadata_of, read_foreign
+    from planish.export.onnx.external import metadata_of, read_external
     from planish.export.runtimes.registry import load
 
     os.mkfifo(tmp_path / "a.onnx")
@@ -254,7 +254,7 @@ def test_pipes_in_the_place_of_models(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.bin")
     with pytest.raises(PlanishError, match="not a regular file"):
         ModelFile(tmp_path / "a.xml", "openvino").require_first_load()
-    for read in (metadata_of, read_foreign, lambda file: load([file], "onnxruntime"), open_model):
+    for read in (metadata_of, read_external, lambda file: load([file], "onnxruntime"), open_model):
         with pytest.raises(PlanishError, match=r"not a regular file|neither"):
             read(tmp_path / "a.onnx")
 
@@ -419,7 +419,7 @@ def test_an_onnx_file_with_names_in_no_encoding(tmp_path: Path) -> None:
     model.graph.node[0].domain = "unreadable"
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString().replace(b"unreadable", b"unread\xffble"))
     with pytest.raises(ModelError, match="not UTF-8"):
-        read_foreign(tmp_path / "net.onnx")
+        read_external(tmp_path / "net.onnx")
 
 
 def test_a_file_name_that_no_file_can_have() -> None:

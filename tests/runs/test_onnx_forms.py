@@ -285,9 +285,9 @@ def test_logits_with_two_more_axes_are_flattened(shapes: Path, tmp_path: Path):
     assert answers(job).shape[1:] == (CLASSES,)
 
 
-@pytest.mark.parametrize("open_sides", [{"side": "S"}, {"side": "S", "channels": "C"}])
-def test_open_sides_are_the_images_own(shapes: Path, tmp_path: Path, open_sides: Any):
-    net = Net(**open_sides)
+@pytest.mark.parametrize("dynamic_inputs", [{"side": "S"}, {"side": "S", "channels": "C"}])
+def test_open_sides_are_the_images_own(shapes: Path, tmp_path: Path, dynamic_inputs: Any):
+    net = Net(**dynamic_inputs)
     job, _ = opened(shapes, net.save(tmp_path / "net.onnx", net.linear()))
     assert (job.artifact.input_spec.channels, job.artifact.input_spec.height, job.artifact.input_spec.width) == (3, SIDE, SIDE)
 

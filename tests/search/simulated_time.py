@@ -134,7 +134,7 @@ def simulate(
         monkeypatch.setattr(place, "monotonic", clock)
     monkeypatch.setattr(time_estimates, "perf_counter", clock)
     monkeypatch.setattr(latency, "WorkerProcess", _Worker(world))
-    monkeypatch.setattr(time_estimates, "seconds_an_image", lambda *_: world.cost("evaluating an image"))
+    monkeypatch.setattr(time_estimates, "seconds_per_image", lambda *_: world.cost("evaluating an image"))
     monkeypatch.setattr(module, "prepare_job", lambda *_, **__: _job(world))
     monkeypatch.setattr(module, "available", lambda _: ["onnxruntime", "openvino"])
     monkeypatch.setattr(module, "ToOnnx", lambda: SimpleNamespace(apply=lambda artifact, _: _exported(world, artifact)))

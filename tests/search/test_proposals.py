@@ -14,9 +14,9 @@ from planish.search.proposals import (
     LEVELS,
     Level,
     Trial,
-    aimed_at,
     expected_drop,
     interpolated_level,
+    level_for_latency,
     next_milder,
     next_stronger,
     priority,
@@ -54,15 +54,15 @@ def test_where_timed_pruning_is_refused_an_equal_share_is_tried() -> None:
 def test_a_goal_in_milliseconds_is_aimed_at_by_what_was_measured() -> None:
     """With 1 ms that pruning leaves alone and 4 ms of layers, 2 ms want the layers 4x as fast."""
     measured = [trial(speedup, 1 + 4 / speedup, 5) for speedup in (1.5, 2.5, 6)]
-    level = aimed_at(2.0, measured)
+    level = level_for_latency(2.0, measured)
     assert level is not None
     assert level.resolution == 1
     assert 1 + 4 / level.speedup == pytest.approx(0.94 * 2, rel=0.01)
-    assert aimed_at(0.9, measured) is None, "no pruning reaches it"
-    assert aimed_at(6.0, measured) is None, "nothing has to be pruned for it"
-    assert aimed_at(1 + 4 / 2.5, measured) is None, "one is there already"
-    assert aimed_at(2.0, measured[:1]) is None
-    assert aimed_at(2.0, [trial(2, 1, 5), trial(4, 2, 5)]) is None, "times that make no sense"
+    assert level_for_latency(0.9, measured) is None, "no pruning reaches it"
+    assert level_for_latency(6.0, measured) is None, "nothing has to be pruned for it"
+    assert level_for_latency(1 + 4 / 2.5, measured) is None, "one is there already"
+    assert level_for_latency(2.0, measured[:1]) is None
+    assert level_for_latency(2.0, [trial(2, 1, 5), trial(4, 2, 5)]) is None, "times that make no sense"
 
 
 def looked(speedup: float, points: float) -> Trial:

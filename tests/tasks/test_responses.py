@@ -15,7 +15,7 @@ from planish.errors import BundleError
 from planish.tasks.drift_statistics import statistics
 from planish.tasks.localisation import View
 from planish.tasks.readme_text import lines
-from planish.tasks.responses import Asked, options, response_classes, responses
+from planish.tasks.responses import ResponseOptions, options, response_classes, responses
 
 NAMES = ("cat", "dog", "hen")
 
@@ -72,7 +72,7 @@ def test_objects_are_told_in_pixels_and_in_shares() -> None:
 
 @pytest.mark.parametrize(("threshold", "count"), [(0.0, 3), (0.25, 3), (0.26, 2), (0.6, 1), (1.0, 0)])
 def test_the_threshold_decides_and_nothing_stays_nothing(threshold: float, count: int) -> None:
-    (said,) = responses("detection", detections(), NAMES, [View(10, 10)], Asked(threshold=threshold))
+    (said,) = responses("detection", detections(), NAMES, [View(10, 10)], ResponseOptions(threshold=threshold))
     assert len(said["objects"]) == count
 
 

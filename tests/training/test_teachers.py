@@ -16,7 +16,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.zoo import create
 from planish.training import Distill, Student
-from planish.training.distillation.feature_transfer import FeatureStudent, Watched, stages
+from planish.training.distillation.feature_transfer import FeatureRecorder, FeatureStudent, stages
 
 QUICK = {"batch_size": 32, "augmentation": "none"}
 
@@ -59,7 +59,7 @@ def test_a_copy_of_the_teacher_is_at_no_distance_and_another_network_is():
     teacher = create("resnet8", num_classes=4, channels=1, image_size=16).module.eval()
     x = torch.randn(4, 1, 16, 16)
     student = FeatureStudent(copy.deepcopy(teacher), teacher, x, "attention").eval()
-    watched = Watched(teacher, student.teacher_layers)
+    watched = FeatureRecorder(teacher, student.teacher_layers)
     student(x), watched(x)
     assert student.distance(watched).item() < 1e-9
     other = FeatureStudent(create("resnet14", num_classes=4, channels=1, image_size=16).module, teacher, x, "attention").eval()
@@ -73,7 +73,7 @@ def test_attention_is_compared_as_published():
     student = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1))
     x = torch.randn(2, 1, 5, 5)
     pair = FeatureStudent(student, teacher, x, "attention")
-    watched = Watched(teacher, pair.teacher_layers)
+    watched = FeatureRecorder(teacher, pair.teacher_layers)
     ours, theirs = pair(x).detach().numpy(), watched(x).detach().numpy()
     q = [(m**2).sum(1).reshape(2, -1) for m in (ours, theirs)]
     q = [m / np.linalg.norm(m, axis=1, keepdims=True) for m in q]
@@ -90,7 +90,7 @@ def test_features_are_reached_by_learning_the_regressor_alone():
         student[0].bias[:2], student[0].bias[2:] = teacher[0].bias, -teacher[0].bias
     x = torch.randn(8, 1, 6, 6)
     pair = FeatureStudent(student, teacher, x, "feature")
-    watched = Watched(teacher, pair.teacher_layers)
+    watched = FeatureRecorder(teacher, pair.teacher_layers)
     with torch.no_grad():
         watched(x), pair(x)
     first = pair.distance(watched).item()
@@ -116,7 +116,7 @@ def test_maps_inside_the_student_come_near_the_teachers(artifact, task):
         student = Student(model="resnet8", seed=3).apply(replace(teacher, original=teacher), task)
         student = Distill(method=method, epochs=5, **QUICK).apply(student, task)
         pair = FeatureStudent(student.module, teacher.module, images, "attention").eval()
-        watched = Watched(teacher.module, pair.teacher_layers)
+        watched = FeatureRecorder(teacher.module, pair.teacher_layers)
         with torch.no_grad():
             pair(images), watched(images)
         reached[method] = pair.distance(watched).item()

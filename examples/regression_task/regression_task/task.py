@@ -15,7 +15,7 @@ import numpy.typing as npt
 from planish.evaluation.statistics.intervals import Interval, bootstrap_mean
 from planish.measurement import Measurement, Metric
 from planish.task import PLAIN_LOSS, AugmentSettings, LossSettings
-from planish.tasks.base import PLAIN, Asked, BaseTask, Lines
+from planish.tasks.base import PLAIN, BaseTask, ReadmeText, ResponseOptions
 from regression_task.data import read_numbers
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Regression(BaseTask):
         return Metric("mean_absolute_error", units.pop() if len(units) == 1 else "", higher_is_better=False)
 
     @property
-    def readme(self) -> Lines:
-        return Lines("model that gives numbers", 'print(dict(zip(b["class_names"], logits[0].tolist())))', "logits")
+    def readme(self) -> ReadmeText:
+        return ReadmeText("model that gives numbers", 'print(dict(zip(b["class_names"], logits[0].tolist())))', "logits")
 
     def batch_targets(self, targets: Any, rows: Any, spec: InputSpec) -> torch.Tensor:
         """The values, float32 ``(n, K)``."""
@@ -115,7 +115,7 @@ class Regression(BaseTask):
         found.append(Metric("r2", "").measured(r2(self.decode(outputs), targets), len(errors)))
         return {m.name: m for m in found}
 
-    def responses(self, outputs: Outputs, views: Sequence[View], asked: Asked = PLAIN) -> list[dict[str, Any]]:
+    def responses(self, outputs: Outputs, views: Sequence[View], asked: ResponseOptions = PLAIN) -> list[dict[str, Any]]:
         """``values``: each by its name."""
         return [{"values": dict(zip(self.class_names, map(float, row), strict=True))} for row in self.decode(outputs)]
 

@@ -43,7 +43,7 @@ _GATED: dict[object, Callable[..., Any]] = {
 }
 
 
-class Placed(Graph):
+class QuantizedGraph(Graph):
     """The graph of a network with an ``ActivationQuantizer`` at each tensor that integer kernels read or write."""
 
     def quantizers(self) -> dict[str, ActivationQuantizer]:
@@ -61,7 +61,7 @@ class Placed(Graph):
         return list(found.values())
 
 
-def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
+def place(module: nn.Module, channels: int, height: int, width: int) -> QuantizedGraph:
     """Trace the network, fold batch norm, and insert a quantizer wherever the runtimes need one to compute in integers.
 
     ReLU and ReLU6 before a quantizer are removed, as quantization to unsigned values clips in the same way. The network's outputs and all
@@ -79,7 +79,7 @@ def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
     module = copy.deepcopy(module).eval()
     fold_batch_norm(module)
     try:
-        graph = Placed(module, trace_graph(module))
+        graph = QuantizedGraph(module, trace_graph(module))
     except Exception as error:  # the network's code may raise anything when given a proxy instead of a tensor
         raise TechniqueError(
             f"the network's code hides its graph: {first_line(error)}",
@@ -103,7 +103,7 @@ def place(module: nn.Module, channels: int, height: int, width: int) -> Placed:
 
 
 @torch.no_grad()
-def calibrate(graph: Placed, batches: Iterable[Tensor]) -> None:
+def calibrate(graph: QuantizedGraph, batches: Iterable[Tensor]) -> None:
     """Set the range of every quantizer to the minimum and maximum on ``batches`` of normalised images, computed in float."""
     seen: dict[nn.Module, tuple[float, float]] = {}
 
@@ -158,7 +158,7 @@ def _is_tensor(node: fx.Node) -> bool:
     return hasattr(node.meta.get("tensor_meta"), "shape")
 
 
-def _simplify(graph: Placed) -> None:
+def _simplify(graph: QuantizedGraph) -> None:
     """Remove identities, and replace SiLU and hard-swish by a gate and a product."""
     for node in list(graph.graph.nodes):
         if _kind(node, graph) is nn.Identity:
@@ -172,7 +172,7 @@ def _simplify(graph: Placed) -> None:
             graph.graph.erase_node(node)
 
 
-def _chosen(graph: Placed) -> set[fx.Node]:
+def _chosen(graph: QuantizedGraph) -> set[fx.Node]:
     """The tensors to quantize, given by the nodes that output them."""
     chosen: set[fx.Node] = set()
     for node in graph.graph.nodes:
@@ -192,7 +192,7 @@ def _chosen(graph: Placed) -> set[fx.Node]:
     return chosen
 
 
-def _insert(graph: Placed, node: fx.Node) -> None:
+def _insert(graph: QuantizedGraph, node: fx.Node) -> None:
     kind = _kind(node, graph)
     rectified = kind in _RELU | _RELU6
     target = f"quantizer.{node.name}"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from planish.task import Task
 
 _BATCH = 16
-_WEIGHED = 4  # number of batches on which sensitivity and mean errors are measured
+_SENSITIVITY_BATCHES = 4  # number of batches on which sensitivity and mean errors are measured
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _NORMALISING = ("Cast", "Transpose", "Mul", "Add", "Sub", "Div", "ReduceMin", "ReduceMax", "ReduceMean", "Sqrt", "Clip", "Max")
 FLOAT_LAYERS = "float_layers"  # key in the structure of a step: the layers that an earlier step chose to stay float
@@ -187,7 +187,7 @@ class Int8:
             groups = [[node.name, *_activations_behind(graph, node)] for node in timed]
             with Stage("measuring sensitivity of layers", len(timed)) as stage:
                 sensitivity = group_sensitivity(
-                    prepared, groups, lambda names, to: write(to, left_float, names), calibration[:_WEIGHED], stage
+                    prepared, groups, lambda names, to: write(to, left_float, names), calibration[:_SENSITIVITY_BATCHES], stage
                 )
             fp32_ms, int8_ms = time_of_each(onnx.shape_inference.infer_shapes(model), [node.name for node in timed], self.runtime)
             chosen = worth_keeping_float(sensitivity, np.maximum(fp32_ms - int8_ms, 0), self.max_slowdown * float(int8_ms.sum()))
@@ -199,7 +199,7 @@ class Int8:
             shield(file, kept)
         if self.correct_bias:
             with Stage("correcting biases", len(layers)) as stage:
-                notes.append(f"{correct_biases(prepared, file, lambda: calibration[:_WEIGHED], stage)} biases corrected")
+                notes.append(f"{correct_biases(prepared, file, lambda: calibration[:_SENSITIVITY_BATCHES], stage)} biases corrected")
         return notes
 
     def _named(self, layers: Sequence[Any], planned: set[str]) -> list[str]:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_images
-from planish.compression.quantization.fake_quantization import Placed, calibrate, place
+from planish.compression.quantization.fake_quantization import QuantizedGraph, calibrate, place
 from planish.data.augmentation.policy import Augmentation
 from planish.models.quantized import LearnedScale, best_scale, bounds, integers, packed_weight, store_integers
 from planish.progress import Stage
@@ -137,7 +137,7 @@ class QuantizeAware:
         return graph
 
 
-def _learn_weights(graph: Placed, weight_bits: int) -> dict[str, int]:
+def _learn_weights(graph: QuantizedGraph, weight_bits: int) -> dict[str, int]:
     """Give every float weight a learned scale; returns the bit width of each such layer."""
     layers = graph.layers()
     bits = {}
@@ -153,7 +153,7 @@ def _learn_weights(graph: Placed, weight_bits: int) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _settle(graph: Placed, bits: Mapping[str, int]) -> None:
+def _settle(graph: QuantizedGraph, bits: Mapping[str, int]) -> None:
     """Store the learned integers, scales and zero points."""
     for quantizer in graph.quantizers().values():
         quantizer.settle()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Weights = npt.NDArray[np.float32]
 
 _STRETCHES = np.linspace(1.0, 1.25, 51)
-_LOOKED_AT = 64  # maximum number of channels per layer that are evaluated, evenly spread
+_MAX_CHANNELS = 64  # maximum number of channels per layer that are evaluated, evenly spread
 
 
 def shared_weight_ranges(graph: Any, per_channel: bool) -> dict[str, list[dict[str, Any]]]:
@@ -48,7 +48,7 @@ def stretch(channels: Weights, largest: Weights) -> float:
         channels: the weights of each output channel ``(output channels, weights)``.
         largest: the end of the range of each output channel before the factor is applied ``(output channels,)``.
     """
-    chosen = np.unique(np.linspace(0, len(channels) - 1, _LOOKED_AT).astype(int))
+    chosen = np.unique(np.linspace(0, len(channels) - 1, _MAX_CHANNELS).astype(int))
     chosen = chosen[largest[chosen] > 0]
     steps = 127 * channels[chosen] / largest[chosen, None]
 

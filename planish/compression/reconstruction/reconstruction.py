@@ -48,7 +48,7 @@ def reconstruct(
         batches: returns tuples that begin with normalised images ``(N, C, H, W)``; the same ones at every call.
     """
     images = [batch for batch, *_ in batches()]
-    absorbed = only_normalised(after, outputs, images[0][:1])
+    absorbed = read_only_by_batch_norm(after, outputs, images[0][:1])
     order = _order(after, outputs, images[0][:1])
     parts = [list(part) for part in np.array_split(np.array(order, dtype=object), min(_PARTS, max(1, len(order))))]
 
@@ -103,7 +103,7 @@ def _order(network: nn.Module, names: Iterable[str], image: Tensor) -> list[str]
     return list(order)
 
 
-def only_normalised(network: nn.Module, names: Iterable[str], image: Tensor) -> set[str]:
+def read_only_by_batch_norm(network: nn.Module, names: Iterable[str], image: Tensor) -> set[str]:
     """The layers whose outputs are read only by batch norm, which removes any mean from them.
 
     Args:

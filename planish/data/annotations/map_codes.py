@@ -39,7 +39,7 @@ BLACK = _COLOUR  # the code of black in a colour mask
 
 
 @dataclass(frozen=True)
-class Codes:
+class PixelClasses:
     """The classes of the pixel values or colours of label maps.
 
     Args:
@@ -103,7 +103,7 @@ def is_8_bit(file: Path) -> bool:
         return image.mode not in ("1", "F") and not image.mode.startswith("I")
 
 
-def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
+def named_codes(root: Path, seen: frozenset[int], voc: bool) -> PixelClasses:
     """Determine the classes of a data set from its class file and the codes in its masks.
 
     Args:
@@ -145,10 +145,10 @@ def named_codes(root: Path, seen: frozenset[int], voc: bool) -> Codes:
     if unused := [name for name in class_names if name not in {names[value] for value in meant.values()}]:
         note(f"{len(unused)} of {len(class_names)} classes are in no mask and keep their place in the order: {', '.join(unused[:10])}")
     codes = tuple(sorted(meant))
-    return Codes(codes, tuple(class_names.index(names[meant[code]]) for code in codes), class_names)
+    return PixelClasses(codes, tuple(class_names.index(names[meant[code]]) for code in codes), class_names)
 
 
-def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Codes | None:
+def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> PixelClasses | None:
     """The codes of grey masks whose values were altered by JPEG compression or resizing; None if the masks are not of this kind.
 
     Binary (black and white) masks are thresholded at 128. If a class file names the values, those of JPEG masks are rounded to the nearest
@@ -198,10 +198,10 @@ def lossy_codes(root: Path, files: Sequence[Path], seen: frozenset[int]) -> Code
     return None
 
 
-def _all_greys(labels: Sequence[int], class_names: tuple[str, ...]) -> Codes:
+def _all_greys(labels: Sequence[int], class_names: tuple[str, ...]) -> PixelClasses:
     """Codes that map each of the 256 grey levels, as a value and as a colour, to a class."""
     codes = (*range(256), *(_COLOUR + grey * 0x010101 for grey in range(256)))
-    return Codes(codes, (*labels, *labels), class_names)
+    return PixelClasses(codes, (*labels, *labels), class_names)
 
 
 def _grey_counts(files: Sequence[Path]) -> npt.NDArray[np.int64]:

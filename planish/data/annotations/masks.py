@@ -21,7 +21,7 @@ from planish.data.annotations.map_codes import (
     BLACK,
     IGNORED,
     LOSSY_SUFFIXES,
-    Codes,
+    PixelClasses,
     codes_in,
     is_8_bit,
     lossy_codes,
@@ -79,7 +79,7 @@ def masked_images(root: Path) -> list[Masked]:
     return sorted(found, key=lambda one: one.image)
 
 
-def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedImage], Codes]:
+def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedImage], PixelClasses]:
     """Read the images with their label map files, and the classes of the values or colours in the maps.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation
 from planish.data.annotations.coco import coco_files, is_coco, read_coco
-from planish.data.annotations.map_codes import NAME_FILES, Codes
+from planish.data.annotations.map_codes import NAME_FILES, PixelClasses
 from planish.data.annotations.masks import Masked, masked_images, read_label_maps, read_object_masks
 from planish.data.annotations.voc import read_voc, voc_files
 from planish.data.annotations.yolo import has_yolo, read_yolo, yolo_layout
@@ -36,7 +36,7 @@ class SourceAnnotations:
     class_names: tuple[str, ...]
     kind: Kind
     how: str
-    codes: Codes | None = None
+    codes: PixelClasses | None = None
 
 
 LAYOUTS: dict[str, str] = {

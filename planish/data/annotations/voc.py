@@ -15,7 +15,7 @@ from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import EXTENSIONS, SPLIT_WORDS, GivenSplit, files_below
 from planish.data.sources.unsupported_formats import foreign_format
 from planish.errors import DataError
-from planish.files.reading import damage_reported, read_bytes, read_text
+from planish.files.reading import read_bytes, read_text, wrap_parse_errors
 from planish.progress import note
 
 _LARGEST = 10_000_000  # maximum size of a file in bytes
@@ -106,7 +106,7 @@ def _parse(file: Path) -> ElementTree.Element:
     parser.StartDoctypeDeclHandler = refuse  # independent of the encoding of the file
     parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = builder.start, builder.end, builder.data
     rule = "it is XML as Pascal VOC has it"
-    with damage_reported(file, DataError, rule):
+    with wrap_parse_errors(file, DataError, rule):
         try:
             parser.Parse(read_bytes(file, _LARGEST), True)
         except expat.ExpatError as error:
@@ -140,7 +140,7 @@ def given_splits(root: Path) -> dict[str, GivenSplit]:
         for file in sorted(folder.glob("*.txt")):
             if (split := SPLIT_WORDS.get(file.stem)) is None:
                 continue
-            with damage_reported(file, DataError, "it is text with the name of an image a line"):
+            with wrap_parse_errors(file, DataError, "it is text with the name of an image a line"):
                 lines = read_text(file, errors="surrogateescape").splitlines()  # like file names
             for stem in (line.split()[0] for line in lines if line.strip()):
                 if here.setdefault(stem, split) != split:

@@ -11,10 +11,10 @@ from planish.data.sources.builtin import BUILTIN, builtin_folder, is_builtin
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import files_below, list_folder
 from planish.data.sources.manifest import list_manifest
-from planish.data.sources.source import AnnotatedFiles, DataSource, LabelledFiles, MappedFiles
+from planish.data.sources.source import AnnotatedFiles, DataSource, LabelledFiles, LabelMapFiles
 from planish.data.sources.unsupported_formats import foreign_format
 from planish.errors import DataError
-from planish.files.reading import damage_reported
+from planish.files.reading import wrap_parse_errors
 from planish.printable import printable_names
 from planish.progress import collecting_notes, note
 from planish.task import USUAL_TASKS, annotations_for
@@ -39,7 +39,7 @@ def split_layout(source: str | Path) -> tuple[str, str | None]:
     return (rest, layout) if colon and rest and layout in LAYOUTS else (str(source), None)
 
 
-class OnceRead(str):
+class CachedSource(str):
     """A source string that caches its listed files and parsed annotations for the duration of a job.
 
     A job reads its source several times: to infer the task, and to load the images once per seed. Parsing a COCO file takes seconds.
@@ -47,7 +47,7 @@ class OnceRead(str):
 
     found: dict[tuple[Path, str | None], tuple[str, DataSource]]
 
-    def __new__(cls, source: str) -> OnceRead:
+    def __new__(cls, source: str) -> CachedSource:
         made = super().__new__(cls, source)
         made.found = {}
         return made
@@ -64,7 +64,7 @@ def read_source(source: str | Path, root: Path, task: str | None) -> tuple[str, 
     Raises:
         DataError: the source does not exist, has no usable content, does not fit the task, or is ambiguous.
     """
-    if not isinstance(source, OnceRead):
+    if not isinstance(source, CachedSource):
         return _named(source, root, task)
     known = source.found
     if (root, task) not in known:
@@ -95,7 +95,7 @@ def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSo
         if not (is_folder or is_file):
             raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
     inventory = Inventory()
-    with damage_reported(path, DataError, "see the README for what is read"), collecting_notes(silent=True) as notes:
+    with wrap_parse_errors(path, DataError, "see the README for what is read"), collecting_notes(silent=True) as notes:
         content = _content(name, path, task, layout, inventory).printable()
     for text in notes:
         inventory.assume(text)
@@ -114,7 +114,7 @@ def _content(name: str, path: Path, task: str | None, layout: str | None, invent
         kind = fitting_kind(noted.kind, wanted, name, task)
         used_for = task or USUAL_TASKS[kind]
         if noted.codes is not None:
-            return MappedFiles(name, noted.images, noted.codes, noted.how, used_for, inventory)
+            return LabelMapFiles(name, noted.images, noted.codes, noted.how, used_for, inventory)
         return AnnotatedFiles(name, noted.images, noted.class_names, used_for, kind, noted.how, inventory)
     kind = fitting_kind("classes", wanted, name, task)
     used_for = task or USUAL_TASKS[kind]

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.data.annotations.annotated_image import AnnotatedImage
-from planish.data.annotations.map_codes import Codes, codes_in, size_in
+from planish.data.annotations.map_codes import PixelClasses, codes_in, size_in
 from planish.data.annotations.validation import objects_of, size_of
 from planish.data.cache.files import key_of
 from planish.data.sources.inventory import Inventory
 from planish.data.sources.listing import ImageFile, Listed
-from planish.data.targets.maps import PaintedMaps, ReadMaps
+from planish.data.targets.maps import FileLabelMaps, RasterizedLabelMaps
 from planish.data.targets.objects import Objects, counts_of
 from planish.errors import DataError
 from planish.printable import printable_names
@@ -27,7 +27,7 @@ _NONE = np.zeros(0, np.int64)
 _SHOWN = 10
 _FEWEST = 3  # smallest stratum, so that each split can get one of its images
 BACKGROUND = "background"
-Maps = PaintedMaps | ReadMaps
+Maps = RasterizedLabelMaps | FileLabelMaps
 _OTHER_SHAPE = 0.05  # relative difference up to which the aspect ratios of a mask and its image match
 
 
@@ -226,7 +226,7 @@ class AnnotatedFiles:
             faults += [(item.key, fault) for fault in wrong]
             if wrong and not len(objects):
                 emptied[i] = f"{item.key}: {wrong[0]}"
-        _tell(faults, skip_bad)
+        _report_faults(faults, skip_bad)
         if resized := [i for i, item in enumerate(listed) if item.size and item.size != (every[i].height, every[i].width)]:
             one, example = listed[resized[0]], every[resized[0]]
             note(
@@ -248,7 +248,7 @@ class AnnotatedFiles:
         if out := self.inventory.leave_out("annotations", what, ignored):
             note(str(out))
         strata, kinds = _strata([one.counted_labels for one in found], of_objects)
-        return Labels(names, PaintedMaps(found) if painted else tuple(found), strata, kinds, faults, kept=kept)
+        return Labels(names, RasterizedLabelMaps(found) if painted else tuple(found), strata, kinds, faults, kept=kept)
 
     def printable(self) -> AnnotatedFiles:
         """A copy with keys and class names that can be printed and stored."""
@@ -267,12 +267,12 @@ class AnnotatedFiles:
 
 
 @dataclass(frozen=True)
-class MappedFiles:
+class LabelMapFiles:
     """Images with label maps stored as image files."""
 
     name: str
     images: list[AnnotatedImage]
-    codes: Codes
+    codes: PixelClasses
     how: str
     task: str = "semantic"
     inventory: Inventory = field(default_factory=Inventory)
@@ -309,14 +309,14 @@ class MappedFiles:
                 faults.append((item.key, f"the image has {high} x {wide} pixels, its mask {height} x {width}"))
             else:
                 kept.append(i)
-        _tell(faults, skip_bad)
+        _report_faults(faults, skip_bad)
         self.inventory.leave_out("images", "their mask has another shape", [f"{key}: {fault}" for key, fault in faults])
         self.inventory.images_used -= len(faults)
         strata, kinds = _strata([np.flatnonzero(row) for row in there[kept]], names)
-        maps = ReadMaps([listed[i].labels for i in kept], codes, there[kept])
+        maps = FileLabelMaps([listed[i].labels for i in kept], codes, there[kept])
         return Labels(names, maps, strata, kinds, faults, kept=np.array(kept, np.int64))
 
-    def printable(self) -> MappedFiles:
+    def printable(self) -> LabelMapFiles:
         """A copy with keys and class names that can be printed and stored."""
         keys, labels = _printable([image.key for image in self.images]), _printable(self.codes.class_names)
         if not keys and not labels:
@@ -404,7 +404,7 @@ def both(first: Any, second: Any) -> Any:
     return first.joined(second) if isinstance(first, Maps) else (*first, *second)
 
 
-def _tell(faults: Sequence[tuple[str, str]], skip_bad: bool) -> None:
+def _report_faults(faults: Sequence[tuple[str, str]], skip_bad: bool) -> None:
     """Log the first invalid annotations, or raise.
 
     Raises:

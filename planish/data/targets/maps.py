@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from planish.data.annotations.map_codes import IGNORED, Codes
+from planish.data.annotations.map_codes import IGNORED, PixelClasses
 from planish.data.targets.objects import Objects, counts_of
 
 
 @dataclass(frozen=True, eq=False)
-class PaintedMaps:
+class RasterizedLabelMaps:
     """Label maps rasterized from instance masks: class 0 is the background, objects of class ``c`` become ``c + 1``, small ones on top.
 
     Args:
@@ -39,13 +39,13 @@ class PaintedMaps:
             painted[coco.decode(one.masks[i]) > 0] = IGNORED if ignored[i] else one.labels[i] + 1
         return painted
 
-    def chosen(self, rows: Any) -> PaintedMaps:
+    def chosen(self, rows: Any) -> RasterizedLabelMaps:
         """The label maps of selected images."""
-        return PaintedMaps([self.objects[int(i)] for i in rows])
+        return RasterizedLabelMaps([self.objects[int(i)] for i in rows])
 
-    def joined(self, other: PaintedMaps) -> PaintedMaps:
+    def joined(self, other: RasterizedLabelMaps) -> RasterizedLabelMaps:
         """These label maps followed by others."""
-        return PaintedMaps([*self.objects, *other.objects])
+        return RasterizedLabelMaps([*self.objects, *other.objects])
 
     def counts(self, class_names: Sequence[str]) -> dict[str, int]:
         """The number of objects of each class, without the background."""
@@ -53,7 +53,7 @@ class PaintedMaps:
 
 
 @dataclass(frozen=True, eq=False)
-class ReadMaps:
+class FileLabelMaps:
     """Label maps stored as image files.
 
     Args:
@@ -63,7 +63,7 @@ class ReadMaps:
     """
 
     files: Sequence[Path]
-    codes: Codes
+    codes: PixelClasses
     there: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -73,14 +73,14 @@ class ReadMaps:
         """The label map of an image, uint8 ``(H, W)``; 255 on ignored pixels."""
         return self.codes.classes(self.files[index])
 
-    def chosen(self, rows: Any) -> ReadMaps:
+    def chosen(self, rows: Any) -> FileLabelMaps:
         """The label maps of selected images."""
         rows = np.asarray(rows, np.int64)
-        return ReadMaps([self.files[int(i)] for i in rows], self.codes, self.there[rows])
+        return FileLabelMaps([self.files[int(i)] for i in rows], self.codes, self.there[rows])
 
-    def joined(self, other: ReadMaps) -> ReadMaps:
+    def joined(self, other: FileLabelMaps) -> FileLabelMaps:
         """These label maps followed by others."""
-        return ReadMaps([*self.files, *other.files], self.codes, np.concatenate([self.there, other.there]))
+        return FileLabelMaps([*self.files, *other.files], self.codes, np.concatenate([self.there, other.there]))
 
     def counts(self, class_names: Sequence[str]) -> dict[str, int]:
         """The number of images that contain each class."""

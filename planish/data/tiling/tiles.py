@@ -95,16 +95,16 @@ def cut_pixels(image: npt.NDArray[np.uint8], tile: Tile, region: Region | None =
     return pixels
 
 
-def cut_objects(objects: Objects, tiles: Sequence[Tile], least_visible: float = 0.4, region: Region | None = None) -> list[Objects]:
+def cut_objects(objects: Objects, tiles: Sequence[Tile], min_visible: float = 0.4, region: Region | None = None) -> list[Objects]:
     """The objects in each tile.
 
-    An object that is truncated by the edge of a tile is kept if at least the fraction ``least_visible`` of its box, or mask, is inside.
+    An object that is truncated by the edge of a tile is kept if at least the fraction ``min_visible`` of its box, or mask, is inside.
     Otherwise its visible part is kept as a crowd: it is neither trained on nor counted as a false positive when detected.
 
     Args:
         objects: objects of the whole image.
         tiles: tiles of that image.
-        least_visible: 0 keeps every truncated object; above 1, all objects become crowds.
+        min_visible: 0 keeps every truncated object; above 1, all objects become crowds.
         region: the visible region of the image; None for all of it.
     """
     scale = np.array([objects.width, objects.height] * 2, dtype=np.float64)
@@ -129,7 +129,7 @@ def cut_objects(objects: Objects, tiles: Sequence[Tile], least_visible: float = 
             rows, share, areas = rows[seen], left_over[seen] / np.maximum(before[seen], 1), left_over[seen]
             inside = np.array([box for _, box, area in found if area > 0]).reshape(-1, 4)
             masks = tuple(mask for mask, _, area in found if area > 0)
-        crowd = objects.crowd[rows] | (share < least_visible)
+        crowd = objects.crowd[rows] | (share < min_visible)
         difficult = None if objects.difficult is None else objects.difficult[rows]
         shown = (inside / tile.size).astype(np.float32)
         cut.append(Objects(shown, objects.labels[rows], tile.size, tile.size, crowd, areas, masks, difficult))
@@ -196,7 +196,7 @@ def write_tiles(
     *,
     size: int,
     overlap: float = 0.25,
-    least_visible: float = 0.4,
+    min_visible: float = 0.4,
     seed: int = 0,
 ) -> int:
     """Write a folder of tiles atomically: ``train/``, ``validation/`` and ``test/``, either in COCO layout, where each image entry also
@@ -208,7 +208,7 @@ def write_tiles(
         class_names: class names that labels index.
         size: side of a tile in pixels; tiles are later resized to the model's input size.
         overlap: overlap of neighbouring tiles as a fraction of ``size``; should be at least as wide as most objects.
-        least_visible: see ``cut_objects``.
+        min_visible: see ``cut_objects``.
         seed: random seed for splits that are not given.
 
     Returns:
@@ -235,7 +235,7 @@ def write_tiles(
                 names = [f"{number:04d}-{image.path.stem}-x{tile.left}-y{tile.top}.png" for tile in tiles]
                 place = partial / split
                 if isinstance(image.target, Objects):
-                    found = cut_objects(image.target, tiles, least_visible, region)
+                    found = cut_objects(image.target, tiles, min_visible, region)
                     entries = [_entry(name, image, tile) for name, tile in zip(names, tiles, strict=True)]
                     written.setdefault(split, []).extend(zip(entries, found, strict=True))
                 else:

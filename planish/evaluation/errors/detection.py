@@ -13,7 +13,7 @@ import numpy as np
 
 from planish.evaluation.errors.costs import costs
 from planish.evaluation.metrics.detection import average_precision, bootstrap_counts
-from planish.evaluation.metrics.matching import Flags, Floats, Matches, Numbers, Seen, match, seen_in
+from planish.evaluation.metrics.matching import Flags, Floats, ImageOverlaps, Matches, Numbers, compute_overlaps, match
 from planish.evaluation.statistics.intervals import known_mean
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def detection_errors(
     ``n`` is the number of errors.
 
     Args:
-        outputs: see ``matching.seen_in``.
+        outputs: see ``matching.compute_overlaps``.
         targets: objects of each image; the result is empty if there are none at all.
         class_names: labels are indices into them.
         masks: use the IoU of masks instead of boxes.
@@ -92,7 +92,7 @@ def _lost(errors: Errors, images: int, classes: int) -> dict[str, tuple[int, Flo
 
 def find_errors(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False, uncapped: bool = False) -> Errors:
     """Classify each wrong detection by kind of error, and find the missed objects."""
-    images = seen_in(outputs, targets, masks=masks)
+    images = compute_overlaps(outputs, targets, masks=masks)
     matches = match(images, uncapped=uncapped)
     at_half = replace(matches, found=matches.found[:1], ignored=matches.ignored[:1], partner=matches.partner[:1])
     kind = np.full(len(matches.score), _NONE)
@@ -112,7 +112,7 @@ def find_errors(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = F
     return Errors(at_half, kind, meant, missed)
 
 
-def _kind(image: Seen, place: int, label: int, counted: Numbers) -> tuple[int, int]:
+def _kind(image: ImageOverlaps, place: int, label: int, counted: Numbers) -> tuple[int, int]:
     """Return the kind of error of a detection that matches nothing, and its object as an index into ``counted`` (-1 for none)."""
     if not len(counted):
         return KINDS.index("background"), _NONE

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from planish.data.sources.source import BACKGROUND
 from planish.evaluation.errors.costs import costs
-from planish.evaluation.metrics.segmentation import IGNORED, as_large_as, bootstrap_counts, intersection_over_union
+from planish.evaluation.metrics.segmentation import IGNORED, bootstrap_counts, intersection_over_union, resize_to_target
 from planish.evaluation.statistics.intervals import Floats, known_mean
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _lost(classes: Any, targets: Any, class_names: Sequence[str]) -> dict[str, t
     wrong = np.zeros((len(KINDS), 2, len(targets), number))  # pixels by kind, counted by target class and by predicted class
     for i in range(len(targets)):
         truth = np.asarray(targets[i])
-        guess = as_large_as(classes[i], truth)
+        guess = resize_to_target(classes[i], truth)
         counted = truth != IGNORED
         for counts, labels in ((right, truth[counted & (guess == truth)]), (expected, truth[counted]), (predicted, guess[counted])):
             counts[i] = np.bincount(labels, minlength=number)

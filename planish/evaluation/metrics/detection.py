@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planish.evaluation.metrics.classification import percent
-from planish.evaluation.metrics.matching import COCO_MAX_DETECTIONS, RANGES, THRESHOLDS, Flags, Floats, Matches, match, seen_in
+from planish.evaluation.metrics.matching import COCO_MAX_DETECTIONS, RANGES, THRESHOLDS, Flags, Floats, Matches, compute_overlaps, match
 from planish.evaluation.statistics.intervals import Interval, known_mean
 from planish.measurement import Measurement
 
@@ -38,7 +38,7 @@ def detection_metrics(
     ``mask_uncapped_map`` and so on. All are in percent.
 
     Args:
-        outputs: ``boxes``, ``scores``, ``labels`` and, for masks, ``masks``; see ``matching.seen_in``.
+        outputs: ``boxes``, ``scores``, ``labels`` and, for masks, ``masks``; see ``matching.compute_overlaps``.
         targets: objects of each image.
         class_names: labels are indices into them. Classes without objects do not count.
         masks: also evaluate masks.
@@ -48,7 +48,7 @@ def detection_metrics(
     n = len(targets)
     weights = bootstrap_counts(n)
     for kind in ["mask_", ""] if masks else [""]:
-        images = seen_in(outputs, targets, masks=kind == "mask_")
+        images = compute_overlaps(outputs, targets, masks=kind == "mask_")
         matches = match(images, uncapped=uncapped)
         precision = average_precision(matches, len(class_names), weights)
         of = {"map": precision, "map_50": precision[:, :, :1], "map_75": precision[:, :, 5:6]}
@@ -68,7 +68,7 @@ def average_precision_by_class(
     outputs: Outputs, targets: Sequence[Objects], class_names: Sequence[str], *, masks: bool = False, uncapped: bool = False
 ) -> dict[str, Measurement]:
     """Return the average precision of each class that has objects, in percent; ``n`` is the number of its objects."""
-    matches, weights = match(seen_in(outputs, targets, masks=masks), uncapped=uncapped), bootstrap_counts(len(targets))
+    matches, weights = match(compute_overlaps(outputs, targets, masks=masks), uncapped=uncapped), bootstrap_counts(len(targets))
     precision = average_precision(matches, len(class_names), weights)
     counts = np.bincount(matches.object_label, minlength=len(class_names))
     return {
@@ -90,7 +90,7 @@ def detection_scores(
     groups = np.arange(n) % min(n, _GROUPS)
     count = int(groups.max()) + 1
     weights = np.concatenate([np.ones((1, n)), groups[None] != np.arange(count)[:, None]]).astype(np.float64)
-    matches = match(seen_in(outputs, targets, masks=masks), uncapped=uncapped)
+    matches = match(compute_overlaps(outputs, targets, masks=masks), uncapped=uncapped)
     values = np.nan_to_num(known_mean(average_precision(matches, len(class_names), weights)))
     whole, without = values[0], values[1:]
     if count < 2:

@@ -44,7 +44,7 @@ class Matches:
         object_image: image index of each object that counts.
         object_label: class of each object that counts.
         images: number of images.
-        place: row of each detection in ``Seen.overlap`` of its image.
+        place: row of each detection in ``ImageOverlaps.overlap`` of its image.
         partner: index of the matched object in ``object_image`` ``(T, D)``; -1 if there is none that counts.
     """
 
@@ -61,7 +61,7 @@ class Matches:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageOverlaps:
     """The detections and objects of one image with their IoUs, from which all matches are computed.
 
     Args:
@@ -79,7 +79,7 @@ class Seen:
     overlap: Floats
 
 
-_recent: dict[str, tuple[tuple[Objects, ...], list[Seen]]] = {}  # cache by hash of the outputs, most recently used last
+_recent: dict[str, tuple[tuple[Objects, ...], list[ImageOverlaps]]] = {}  # cache by hash of the outputs, most recently used last
 
 
 def detections(outputs: Outputs, index: int, objects: Objects) -> tuple[Floats, Numbers, Floats]:
@@ -130,7 +130,7 @@ def _reach(there: Flags, cells: int, pixels: int) -> tuple[int, int]:
     return max(0, int(np.floor(first))), min(pixels, int(np.ceil(last)))
 
 
-def seen_in(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False) -> list[Seen]:
+def compute_overlaps(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False) -> list[ImageOverlaps]:
     """Compute the IoUs in all images. The last few results are cached, since metrics, scores and errors use the same and masks take long.
 
     Args:
@@ -152,23 +152,23 @@ def seen_in(outputs: Outputs, targets: Sequence[Objects], *, masks: bool = False
     return seen
 
 
-def _seen(outputs: Outputs, index: int, objects: Objects, masks: bool) -> Seen:
+def _seen(outputs: Outputs, index: int, objects: Objects, masks: bool) -> ImageOverlaps:
     scores, labels, boxes = detections(outputs, index, objects)
     if masks:
         order = np.argsort(-np.asarray(outputs["scores"][index], np.float64), kind="mergesort")[: len(scores)]
         lengths = encode_probabilities(outputs["masks"][index][order], objects.height, objects.width)
-        return Seen(objects, scores, labels, *_mask_overlap(lengths, objects))
+        return ImageOverlaps(objects, scores, labels, *_mask_overlap(lengths, objects))
     sides = np.array([objects.width, objects.height, objects.width, objects.height], np.float64)
     theirs = objects.boxes.astype(np.float64) * sides
     theirs[:, 2:] -= theirs[:, :2]
-    return Seen(objects, scores, labels, np.prod(boxes[:, 2:], axis=1), box_iou(boxes, theirs, objects.crowd))
+    return ImageOverlaps(objects, scores, labels, np.prod(boxes[:, 2:], axis=1), box_iou(boxes, theirs, objects.crowd))
 
 
-def match(images: Sequence[Seen], size: str = "all", *, uncapped: bool = False) -> Matches:
+def match(images: Sequence[ImageOverlaps], size: str = "all", *, uncapped: bool = False) -> Matches:
     """Match detections with objects in all images.
 
     Args:
-        images: detections and objects from ``seen_in``.
+        images: detections and objects from ``compute_overlaps``.
         size: size range of the objects that count, see ``RANGES``.
         uncapped: match all detections instead of COCO's 100 per image and class.
     """

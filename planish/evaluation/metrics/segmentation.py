@@ -34,14 +34,14 @@ def confusions(classes: Any, targets: Any, number: int) -> npt.NDArray[np.int64]
     found = np.zeros((len(targets), number, number), np.int64)
     for i in range(len(targets)):
         expected = np.asarray(targets[i])
-        predicted = as_large_as(classes[i], expected)
+        predicted = resize_to_target(classes[i], expected)
         counted = expected != IGNORED
         flat = expected[counted].astype(np.int64) * number + predicted[counted]
         found[i] = np.bincount(flat, minlength=number * number).reshape(number, number)
     return found
 
 
-def as_large_as(classes: Any, target: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def resize_to_target(classes: Any, target: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Resize a predicted label map ``(h, w)`` to the size of its target (nearest neighbour)."""
     predicted = np.asarray(classes, np.uint8)
     if predicted.shape == target.shape:

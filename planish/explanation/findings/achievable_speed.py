@@ -40,7 +40,7 @@ class AchievableSpeed:
         return self.int8_gops / self.fp32_gops
 
 
-def measure_reach(threads: int) -> AchievableSpeed:
+def measure_peak_speed(threads: int) -> AchievableSpeed:
     """Measure the peak speed, in about two seconds. Sizes and precisions alternate, so that a busy moment does not affect only one."""
     found: dict[bool, list[float]] = {False: [], True: []}
     for side in _SIZES:

@@ -42,12 +42,12 @@ class Alternative:
     Args:
         latency_ms: latency with the changed setting.
         verdict: on the changed setting: ``faster``, ``slower`` or ``no difference``.
-        asked_ms: latency with the requested settings, measured in the same rounds.
+        requested_ms: latency with the requested settings, measured in the same rounds.
     """
 
     latency_ms: float
     verdict: str
-    asked_ms: float
+    requested_ms: float
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Evidence:
         usable_cores: number of cores that this process may use.
         alternatives: measurements by changed setting: ``f32``, ``1 thread``, ``batch 1``.
         preprocessing_ms: from an image file to the model's input, per image; None if there are no image files.
-        full_range: share of the output channels of integer layers whose products can overflow 16 bits in the worst case.
+        overflow_share: share of the output channels of integer layers whose products can overflow 16 bits in the worst case.
     """
 
     profile: Profile
@@ -72,7 +72,7 @@ class Evidence:
     usable_cores: int = 1
     alternatives: Mapping[str, Alternative] = field(default_factory=dict)
     preprocessing_ms: float | None = None
-    full_range: float = 0.0
+    overflow_share: float = 0.0
 
     @property
     def int8_saving(self) -> float:

@@ -224,13 +224,13 @@ def overflow(evidence: Evidence) -> Finding | None:
     profile = evidence.profile
     layers = [x for x in profile.matrix_layers if x.precision == "int8"]
     vnni = any("vnni" in name or name == "amx_int8" for name in evidence.instruction_sets)
-    if not evidence.x86 or vnni or not layers or evidence.full_range == 0:
+    if not evidence.x86 or vnni or not layers or evidence.overflow_share == 0:
         return None
     exact = profile.settings.get("session.x64quantprecision") == "1"
     return Finding(
         "overflow",
-        f"this processor has no VNNI, and in {100 * evidence.full_range:.0f} % of the output channels two neighbouring products can exceed "
-        "16 bits",
+        f"this processor has no VNNI, and in {100 * evidence.overflow_share:.0f} % of the output channels two neighbouring products "
+        "can exceed 16 bits",
         "without VNNI pairs of 8-bit products are added in 16 bits and saturate, silently. A scale per channel makes every channel use "
         "all 8 bits, so it happens more often than with one scale per layer"
         + (". Planish loads the file with session.x64quantprecision=1: exact but slow kernels; other programs do not" if exact else ""),

@@ -15,11 +15,11 @@ def bf16_hint(evidence: Evidence) -> Finding | None:
         return None
     return Finding(
         "bf16_hint",
-        f"{len(layers)} layers run in bf16; in fp32 a call takes {other.latency_ms:.3g} ms instead of {other.asked_ms:.3g} ms",
+        f"{len(layers)} layers run in bf16; in fp32 a call takes {other.latency_ms:.3g} ms instead of {other.requested_ms:.3g} ms",
         "OpenVINO takes bf16 wherever the processor knows it, unless told otherwise; on some processors its peak is no higher than that of "
         "fp32, and everywhere it is less exact",
         "set INFERENCE_PRECISION_HINT=f32, as Planish's runtime openvino does",
-        other.asked_ms - other.latency_ms,
+        other.requested_ms - other.latency_ms,
         slowest(profile, layers),
     )
 
@@ -32,35 +32,35 @@ def threads(evidence: Evidence) -> Finding | None:
         name: x
         for name, x in evidence.alternatives.items()
         # threads that share a core make latencies so noisy that no confidence interval excludes a ratio of 1, but the cause is known
-        if name.endswith(("thread", "threads")) and (x.verdict == "faster" or (too_many and x.asked_ms > _CLEARLY * x.latency_ms))
+        if name.endswith(("thread", "threads")) and (x.verdict == "faster" or (too_many and x.requested_ms > _CLEARLY * x.latency_ms))
     }
     if not better:
         return None
     name, best = min(better.items(), key=lambda item: item[1].latency_ms)
     return Finding(
         "threads",
-        f"with {profile.threads} threads a call takes {best.asked_ms:.3g} ms, with {name} {best.latency_ms:.3g} ms",
+        f"with {profile.threads} threads a call takes {best.requested_ms:.3g} ms, with {name} {best.latency_ms:.3g} ms",
         f"this process may use {evidence.usable_cores} cores, and threads that share one wait for each other"
         if too_many
         else "the layers are so small that waking and waiting for threads takes longer than the work they share",
         f"run it with {name}; use the other cores for other images",
-        best.asked_ms - best.latency_ms,
+        best.requested_ms - best.latency_ms,
     )
 
 
 def batch(evidence: Evidence) -> Finding | None:
     """A batch that is slower than the same images one at a time."""
     profile, one = evidence.profile, evidence.alternatives.get("batch 1")
-    if profile.batch <= 1 or one is None or one.asked_ms <= _CLEARLY * profile.batch * one.latency_ms:
+    if profile.batch <= 1 or one is None or one.requested_ms <= _CLEARLY * profile.batch * one.latency_ms:
         return None
     apart = profile.batch * one.latency_ms
     return Finding(
         "batch",
-        f"a batch of {profile.batch} takes {one.asked_ms:.3g} ms, its images one by one {apart:.3g} ms",
+        f"a batch of {profile.batch} takes {one.requested_ms:.3g} ms, its images one by one {apart:.3g} ms",
         "the maps of a batch do not fit the processor's caches any more, so layers wait for memory, and a smaller or integer "
         "model gains less",
         "feed images one by one, or in smaller batches on several cores",
-        one.asked_ms - apart,
+        one.requested_ms - apart,
     )
 
 

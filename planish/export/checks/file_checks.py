@@ -17,7 +17,7 @@ from planish.devices.kernels import require_integers
 from planish.errors import ExportError
 from planish.export.checks.agreement import decoded_difference, differences, numeric_outputs
 from planish.export.checks.rounding import jittered, rounded
-from planish.export.checks.similarity import Likeness, agreement, likeness
+from planish.export.checks.similarity import OutputSimilarity, agreement, likeness
 from planish.export.runtimes.registry import executed_precisions, load
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def check_integers(files: Sequence[Path], runtime: str) -> None:
 
 @dataclass(frozen=True)
 class Bound:
-    """Limits for the ``Likeness`` of one output.
+    """Limits for the ``OutputSimilarity`` of one output.
 
     Args:
         noise: maximum.
@@ -65,7 +65,7 @@ class Bound:
     scale: tuple[float, float]
 
     @classmethod
-    def of(cls, noise: float, near: Likeness | None, times: float) -> Bound:
+    def of(cls, noise: float, near: OutputSimilarity | None, times: float) -> Bound:
         """The default limits, relaxed for networks that amplify rounding errors.
 
         Args:
@@ -79,7 +79,7 @@ class Bound:
             scale = 1.0 if near.scale is None else near.scale
         return cls(max(noise, times * own), snr_db, (_SCALE * min(1.0, scale), max(1.0, scale) / _SCALE))
 
-    def faults(self, found: Likeness) -> Iterator[tuple[str, str]]:
+    def faults(self, found: OutputSimilarity) -> Iterator[tuple[str, str]]:
         """For each limit that is exceeded, the value and the limit as text."""
         if not found.snr_db >= self.snr_db:
             yield f"the signal-to-noise ratio is {found.snr_db:.1f} dB", f"at least {self.snr_db:.1f} dB"

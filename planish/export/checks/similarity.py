@@ -18,7 +18,7 @@ _CLEARLY = 4.0  # times the noise: margin above which noise does not change the 
 
 
 @dataclass(frozen=True)
-class Likeness:
+class OutputSimilarity:
     """The similarity of one output over several images.
 
     Args:
@@ -39,7 +39,7 @@ class Likeness:
         return 1 / self.correlation**2 - 1 if self.correlation > 0 else float("inf")
 
 
-def likeness(expected: Any, found: Any) -> Likeness:
+def likeness(expected: Any, found: Any) -> OutputSimilarity:
     """Compare two arrays; if ``found`` is not finite, the similarity is the lowest possible.
 
     Args:
@@ -48,14 +48,14 @@ def likeness(expected: Any, found: Any) -> Likeness:
     """
     expected, found = _rows(expected), _rows(found)
     if not np.isfinite(found).all():
-        return Likeness(-np.inf, 0.0, 0.0)
+        return OutputSimilarity(-np.inf, 0.0, 0.0)
     snr_db = _db(np.square(expected).sum(), np.square(found - expected).sum())
     ours, theirs = expected - expected.mean(0), found - found.mean(0)
     power, other = float(np.square(ours).sum()), float(np.square(theirs).sum())
     if power <= _NOTHING * float(np.square(expected).sum()):
-        return Likeness(snr_db)
+        return OutputSimilarity(snr_db)
     correlation = float((ours * theirs).sum()) / np.sqrt(power * other) if other > 0 else 0.0
-    return Likeness(snr_db, float(correlation), float(np.sqrt(other / power)))
+    return OutputSimilarity(snr_db, float(correlation), float(np.sqrt(other / power)))
 
 
 def agreement(expected: Any, found: Any, noise: float) -> float | None:

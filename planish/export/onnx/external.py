@@ -37,7 +37,7 @@ _EXPORT = "export it so, for example with torch.onnx.export(..., dynamic_shapes=
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ExternalModel:
     """A classifier in an ONNX file from another exporter.
 
     Args:
@@ -79,7 +79,7 @@ def metadata_of(file: Path) -> dict[str, str]:
     return {p.key: p.value for p in model.metadata_props}
 
 
-def read_foreign(file: Path) -> Foreign:
+def read_external(file: Path) -> ExternalModel:
     """Read a classifier's file.
 
     Raises:
@@ -105,7 +105,7 @@ def read_foreign(file: Path) -> Foreign:
     if channels not in (1, 3, None):
         nhwc = "; for TensorFlow: tf2onnx --inputs-as-nchw" if width in (1, 3) else ""
         raise ModelError(f"{file} takes {inputs_text}", "images are (N, C, H, W) with C of 1 or 3", f"export it so{nhwc}")
-    return Foreign(file, model, batch, channels, height, width)
+    return ExternalModel(file, model, batch, channels, height, width)
 
 
 def _require_text(model: Any, file: Path) -> None:
@@ -147,8 +147,8 @@ def _refuse_nodes(model: Any, file: Path) -> None:
         )  # fmt: skip
 
 
-def write_fed(
-    foreign: Foreign, fed: Path, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Sequence[int]
+def write_with_normalisation(
+    foreign: ExternalModel, fed: Path, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Sequence[int]
 ) -> tuple[str, ...]:
     """Write the file with the normalisation in its graph: from uint8 ``images`` ``(N, H, W, C)`` to ``logits`` ``(N, classes)``, any N.
 
@@ -186,20 +186,24 @@ def write_fed(
 
 
 def rewrite(file: str, fed: str, spec: str, preprocessing: str, classes: int, sample: str, labels: Sequence[int]) -> list[str]:
-    """The part of ``write_fed`` that runs in the separate process; its arguments are JSON values."""
+    """The part of ``write_with_normalisation`` that runs in the separate process; its arguments are JSON values."""
     import onnx
 
-    foreign, images = read_foreign(Path(file)), np.load(sample, allow_pickle=False)
+    foreign, images = read_external(Path(file)), np.load(sample, allow_pickle=False)
     fed_spec, how = TypeAdapter(InputSpec).validate_json(spec), TypeAdapter(Preprocessing).validate_json(preprocessing)
-    model, notes = fed_pixels(foreign, fed_spec, how, classes, images, np.array(labels))
+    model, notes = add_normalisation(foreign, fed_spec, how, classes, images, np.array(labels))
     onnx.save(model, fed)
     return notes
 
 
-def fed_pixels(
-    foreign: Foreign, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Any
+def add_normalisation(
+    foreign: ExternalModel, spec: InputSpec, preprocessing: Preprocessing, classes: int, sample: Pixels, labels: Any
 ) -> tuple[Any, list[str]]:
-    """The model that ``write_fed`` writes, made in this process, and notes on the changes; arguments and errors as for ``write_fed``."""
+    """Make the model that ``write_with_normalisation`` writes, with the same arguments and errors.
+
+    Returns:
+        The model, and notes on the changes.
+    """
     model, notes = _renewed(foreign.model)
     before = len(notes)
     try:

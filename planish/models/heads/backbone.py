@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from planish.errors import ModelError, first_line
-from planish.models.heads.first_and_last import WATCH_SIZE
+from planish.models.heads.stem_and_classifier import WATCH_SIZE
 
 
 class Backbone(nn.Module):

@@ -15,8 +15,8 @@ from torchvision.models.detection.ssd import SSD
 from planish.errors import ModelError
 from planish.models.detection.one_stage import OneStage
 from planish.models.detection.two_stage import TwoStage
-from planish.models.heads.first_and_last import set_input_channels
 from planish.models.heads.segmentation import pixel_loss
+from planish.models.heads.stem_and_classifier import set_input_channels
 from planish.task import Kind, Reader, annotations_for
 
 

@@ -131,7 +131,7 @@ def residual_branches(module: nn.Module) -> list[str]:
     return [name for name in dict.fromkeys(found) if found.count(name) == 1]
 
 
-def put_behind(module: nn.Module, name: str, new: nn.Module) -> None:
+def insert_after(module: nn.Module, name: str, new: nn.Module) -> None:
     """Insert ``new`` after the module ``name``, so that it takes that module's output."""
     module.set_submodule(name, nn.Sequential(module.get_submodule(name), new))
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from planish.artifact import Artifact, InputSpec
 from planish.errors import TechniqueError
-from planish.models.heads.first_and_last import find_classifier
+from planish.models.heads.stem_and_classifier import find_classifier
 from planish.models.surgery.graph import changed, copied, drawing, functions_as_modules, output_shapes, replaced
 
 if TYPE_CHECKING:

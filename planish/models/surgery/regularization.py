@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from planish.artifact import Artifact
 from planish.errors import TechniqueError
-from planish.models.heads.first_and_last import find_classifier
-from planish.models.surgery.graph import changed, copied, put_behind, residual_branches
+from planish.models.heads.stem_and_classifier import find_classifier
+from planish.models.surgery.graph import changed, copied, insert_after, residual_branches
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -194,7 +194,7 @@ class StochasticDepth:
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Repeat the change on a newly built network, before its weights are loaded."""
         for name in structure["branches"]:
-            put_behind(module, name, DropBranch(0.0))
+            insert_after(module, name, DropBranch(0.0))
         drops = _drops(module)
         for number, drop in enumerate(drops, 1):
             p = structure["p"] * number / len(drops)

@@ -13,7 +13,7 @@ from torchvision.ops import SqueezeExcitation as Squeeze
 
 from planish.artifact import Artifact
 from planish.errors import TechniqueError
-from planish.models.surgery.graph import changed, copied, drawing, output_shapes, put_behind, replaced, residual_branches
+from planish.models.surgery.graph import changed, copied, drawing, insert_after, output_shapes, replaced, residual_branches
 
 if TYPE_CHECKING:
     from planish.task import Task
@@ -80,7 +80,7 @@ class SqueezeExcitation:
             replaced(module, _is_squeeze, lambda _: nn.Identity())
             return module
         for name, channels in structure["at"].items():
-            put_behind(module, name, Squeeze(channels, max(_LEAST, channels // structure["reduction"])))
+            insert_after(module, name, Squeeze(channels, max(_LEAST, channels // structure["reduction"])))
         return module
 
 

@@ -19,7 +19,7 @@ import torch
 
 from planish.errors import ModelError, first_line
 from planish.files.mistaken_files import mistaken_file
-from planish.files.reading import damage_reported, read_json
+from planish.files.reading import read_json, wrap_parse_errors
 from planish.progress import note
 
 State = dict[str, torch.Tensor]
@@ -125,7 +125,7 @@ def _refuse_other_files(path: Path) -> None:
         head = file.read(200)
     if head.startswith(b"PK"):
         again = "download or copy it again"
-        with damage_reported(path, ModelError, _WRITTEN, again):
+        with wrap_parse_errors(path, ModelError, _WRITTEN, again):
             try:
                 with zipfile.ZipFile(path) as archive:
                     names = archive.namelist()
@@ -149,7 +149,7 @@ def _read_safetensors(path: Path) -> State:
 
 def _read_parts(index: Path) -> State:
     """Read a sharded safetensors checkpoint, as Hugging Face's libraries write large models."""
-    with damage_reported(index, ModelError, "it is the index of a safetensors file: it names the part of each tensor"):
+    with wrap_parse_errors(index, ModelError, "it is the index of a safetensors file: it names the part of each tensor"):
         parts = sorted({str(part) for part in read_json(index)["weight_map"].values()})
         there = {file.name for file in index.parent.iterdir() if file.is_file()}
     state: State = {}

@@ -92,7 +92,7 @@ def _layers(rows: list[LayerRow], *, wide: bool) -> Table:
             _percent(row.share),
             row.precision,
             "" if row.gops is None else f"{row.gops:.0f}",
-            "" if row.reach_share is None else _percent(row.reach_share),
+            "" if row.peak_share is None else _percent(row.peak_share),
             str(len(row.conversions) or ""),
         ]
         if with_errors:

@@ -29,7 +29,7 @@ from planish.serving.model import ServedModel, finite
 from planish.serving.models import Entry
 from planish.serving.monitoring.recorder import SOURCE, Recorder
 from planish.serving.occlusion import covered, lost
-from planish.tasks.responses import PLAIN, Asked
+from planish.tasks.responses import PLAIN, ResponseOptions
 
 if TYPE_CHECKING:
     from planish.artifact import Outputs, Pixels
@@ -111,7 +111,7 @@ class RequestHandler:
         """Return whether the request has several images, and one answer per image."""
         model, begun, loop = entry.model, time.perf_counter(), asyncio.get_running_loop()
         _refuse_options(model, why=why, threshold=threshold is not None)
-        asked = PLAIN if threshold is None else Asked(threshold=threshold)
+        asked = PLAIN if threshold is None else ResponseOptions(threshold=threshold)
         most = max(self._limits.max_queue, self._limits.max_batch)
         read = partial(read_images, body, request.headers.get("Content-Type", ""), most)
         images = await loop.run_in_executor(self._decoders, read) if len(body) > _QUICKLY_DONE else read()
@@ -194,7 +194,7 @@ async def _occlusion(entry: Entry, pixels: Pixels, response: dict[str, Any]) -> 
     outputs = await _run(entry, covered(pixels))
     if not finite(outputs):
         raise InferenceError(_NOT_FINITE)
-    found = entry.model.responses(outputs, asked=Asked(top=len(entry.model.bundle.class_names)))
+    found = entry.model.responses(outputs, asked=ResponseOptions(top=len(entry.model.bundle.class_names)))
     return lost(response["confidence"], [next(c["confidence"] for c in one["classes"] if c["name"] == response["class"]) for one in found])
 
 

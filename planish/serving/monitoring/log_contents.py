@@ -10,7 +10,7 @@ from typing import Any
 
 from planish.errors import BundleError, DataError
 from planish.export.bundle.folder import SEAL
-from planish.files.reading import damage_reported, read_text
+from planish.files.reading import read_text, wrap_parse_errors
 
 _LISTED = 5  # maximum number of models or bundles listed in an error
 SEAL_LENGTH = 12  # characters of the bundle's hash that a record contains
@@ -86,7 +86,7 @@ def bundle_seal(folder: Path) -> str:
     Raises:
         BundleError: the bundle's hash is missing or unreadable.
     """
-    with damage_reported(folder / SEAL, BundleError, "it identifies the bundle", "make the bundle again"):
+    with wrap_parse_errors(folder / SEAL, BundleError, "it identifies the bundle", "make the bundle again"):
         return read_text(folder / SEAL)[:SEAL_LENGTH]
 
 

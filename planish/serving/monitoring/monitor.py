@@ -111,13 +111,13 @@ def monitor(
             note(f"{datetime.now(UTC):%Y-%m-%d %H:%M} {error} Retrying.")
         else:
             drifted = any(one.drifted for one in found)
-            told = not drifted or webhook is None or _was_told(found, webhook)
+            told = not drifted or webhook is None or _notified(found, webhook)
             if every_s is None or (drifted and told):
                 return found
         time.sleep(every_s)
 
 
-def _was_told(found: Sequence[Monitored], webhook: str) -> bool:
+def _notified(found: Sequence[Monitored], webhook: str) -> bool:
     """Notify the webhook; return whether it accepted the alarm."""
     try:
         tell(found, webhook)

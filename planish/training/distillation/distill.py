@@ -16,11 +16,11 @@ from planish.artifact import Artifact, InputSpec, Normalisation, Step
 from planish.data.augmentation.policy import Augmentation
 from planish.data.normalisation import normalise_each
 from planish.errors import PlanishError, TechniqueError
-from planish.files.workspace import lasting_file
+from planish.files.workspace import resume_file
 from planish.models.outputs import copy_decoding_methods
 from planish.models.storage import fingerprint, load_artifact
 from planish.technique import hyper_parameters
-from planish.training.distillation.feature_transfer import FeatureStudent, Watched
+from planish.training.distillation.feature_transfer import FeatureRecorder, FeatureStudent
 from planish.training.ensembles import Ensemble
 from planish.training.fit import FitRun, Teacher, fit
 from planish.training.recipe import load_recipe
@@ -131,7 +131,7 @@ class Distill:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 student = FeatureStudent(student, taught_by[0], example, self.method)
-            taught_by[0] = Watched(taught_by[0], student.teacher_layers)
+            taught_by[0] = FeatureRecorder(taught_by[0], student.teacher_layers)
         if teachers:
             together = taught_by[0] if len(teachers) == 1 else Ensemble(taught_by)
             teacher = Teacher(together, self.weight, self.temperature, self.method == "decoupled")
@@ -142,10 +142,10 @@ class Distill:
             artifact.preprocessing,
             self.settings,
             teacher=teacher,
-            run=FitRun(lasting_file(f"training-{fingerprint(student)[:16]}.checkpoint"), self.max_seconds, validate=False),
+            run=FitRun(resume_file(f"training-{fingerprint(student)[:16]}.checkpoint"), self.max_seconds, validate=False),
             weights=artifact.facts["weights"],
         )
-        module = fitted.module.network if isinstance(fitted.module, Watched) else fitted.module
+        module = fitted.module.network if isinstance(fitted.module, FeatureRecorder) else fitted.module
         module = module[1] if isinstance(module, _Resized) else module
         step = Step(
             technique=self.name,

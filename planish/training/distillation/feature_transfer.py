@@ -15,7 +15,7 @@ Transfer = Literal["feature", "attention"]
 _STAGES = 4  # maximum number of stages that are compared, the deepest ones
 
 
-class Watched(nn.Module):
+class FeatureRecorder(nn.Module):
     """A wrapper that stores the outputs of some layers in each forward pass.
 
     Args:
@@ -41,7 +41,7 @@ class Watched(nn.Module):
         self.maps[name] = output
 
 
-class FeatureStudent(Watched):
+class FeatureStudent(FeatureRecorder):
     """A student that also computes the distance of its feature maps from a teacher's.
 
     ``feature``: the mean squared difference between the teacher's maps and the student's, projected to the teacher's channels by a learned
@@ -74,9 +74,9 @@ class FeatureStudent(Watched):
         """The distance in the last forward pass, averaged over stages; a scalar.
 
         Args:
-            teacher: a ``Watched`` teacher, or an ensemble whose first network is one.
+            teacher: a ``FeatureRecorder`` teacher, or an ensemble whose first network is one.
         """
-        teacher_maps = next(m for m in teacher.modules() if isinstance(m, Watched)).maps
+        teacher_maps = next(m for m in teacher.modules() if isinstance(m, FeatureRecorder)).maps
         distances = []
         for i, (layer, teacher_layer) in enumerate(zip(self.layers, self.teacher_layers, strict=True)):
             ours, theirs = self.maps[layer].float(), teacher_maps[teacher_layer].float()

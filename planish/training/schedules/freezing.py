@@ -7,7 +7,7 @@ from typing import Literal
 from torch import nn
 
 from planish.artifact import InputSpec
-from planish.models.heads.first_and_last import run_order
+from planish.models.heads.stem_and_classifier import run_order
 
 Freeze = Literal["none", "backbone", "gradual"]
 _PARTS = 4  # number of parts into which the layers before the classifier are divided

@@ -15,7 +15,7 @@ _LATE = 1 / 32  # share of the time limit; with less time left there are no more
 
 
 @dataclass(frozen=True)
-class Planned:
+class SchedulePlan:
     """The plan for the rest of the training, decided at one of its steps.
 
     Args:
@@ -45,7 +45,7 @@ class Schedule:
     Args:
         key: identity of the training, for its decisions.
         total_steps: number of steps of all epochs.
-        steps_an_epoch: number of steps per epoch, after which validation follows.
+        steps_per_epoch: number of steps per epoch, after which validation follows.
         max_seconds: time limit for training and validation; None for no limit.
         first_validation: estimated duration of a validation in training steps, used until one is measured; 0 without validation.
         seconds: time already spent on setting up the training.
@@ -58,15 +58,15 @@ class Schedule:
         self,
         key: str,
         total_steps: int,
-        steps_an_epoch: int,
+        steps_per_epoch: int,
         max_seconds: float | None,
         first_validation: float = 0.0,
         seconds: float = 0.0,
     ) -> None:
-        self.key, self.total_steps, self.steps_an_epoch, self.max_seconds = key, total_steps, steps_an_epoch, max_seconds
+        self.key, self.total_steps, self.steps_per_epoch, self.max_seconds = key, total_steps, steps_per_epoch, max_seconds
         self._first_validation = first_validation
         steps = 0 if max_seconds is not None and max_seconds <= 0 else total_steps
-        self.planned = [Planned(0, 0.0, 0, 0.0, steps, 1)]
+        self.planned = [SchedulePlan(0, 0.0, 0, 0.0, steps, 1)]
         self._validation: float | None = None  # seconds of the latest validation
         self._validated = 0.0  # seconds of all validations since the last decision
         self._reserved = 0.0  # seconds reserved for work besides the final validation
@@ -90,7 +90,7 @@ class Schedule:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a state returned by ``state``."""
-        self.planned = [Planned(**each) for each in state["planned"]]
+        self.planned = [SchedulePlan(**each) for each in state["planned"]]
         self._validation, self._validated, self._reserved = state["validation"]
         self._set_seconds(state["seconds"])
 
@@ -114,22 +114,22 @@ class Schedule:
         if self.max_seconds is None or steps != self.planned[-1].correction or self.progress(steps) >= 1:
             return
         limit = self.max_seconds
-        self.planned.append(Planned(**decide(f"schedule:{self.key}:{len(self.planned)}", lambda: asdict(self._decided(steps, limit)))))
+        self.planned.append(SchedulePlan(**decide(f"schedule:{self.key}:{len(self.planned)}", lambda: asdict(self._decided(steps, limit)))))
         self._validated = 0.0
         self._set_seconds(self.planned[-1].seconds)
 
-    def _decided(self, steps: int, limit: float) -> Planned:
+    def _decided(self, steps: int, limit: float) -> SchedulePlan:
         now, seconds = self.planned[-1], self.seconds
         if steps == 1 and seconds < 0.5 * limit:  # steps can be timed from here on
-            return Planned(1, seconds, 0, 0.0, self.total_steps, 1 + min(_WARM_STEPS, max(1, self.steps_an_epoch - 1)))
+            return SchedulePlan(1, seconds, 0, 0.0, self.total_steps, 1 + min(_WARM_STEPS, max(1, self.steps_per_epoch - 1)))
         a_step = max(1e-9, (seconds - now.seconds - self._validated) / (steps - now.at))
         validation = self._first_validation * a_step if self._validation is None else self._validation
         left = limit - seconds - validation - self._reserved
-        to_go = max(0, min(self.total_steps - steps, int(left / (a_step + validation / self.steps_an_epoch))))
+        to_go = max(0, min(self.total_steps - steps, int(left / (a_step + validation / self.steps_per_epoch))))
         wait = to_go if left < _LATE * limit else min(int(_LATER * to_go), int(max(_OFTEN * limit, seconds) / a_step))
         correction = steps + max(1, wait)
-        if steps < self.steps_an_epoch:
-            correction = min(correction, self.steps_an_epoch)  # when the duration of a validation is known
+        if steps < self.steps_per_epoch:
+            correction = min(correction, self.steps_per_epoch)  # when the duration of a validation is known
         if steps + to_go == now.start + now.steps:  # the plan is still right
-            return Planned(steps, seconds, now.start, now.progress, now.steps, correction)
-        return Planned(steps, seconds, steps, self.progress(steps), to_go, correction)
+            return SchedulePlan(steps, seconds, now.start, now.progress, now.steps, correction)
+        return SchedulePlan(steps, seconds, steps, self.progress(steps), to_go, correction)
