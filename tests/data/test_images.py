@@ -57,6 +57,17 @@ def load(cache_dir: Path):
 # ---- what comes out
 
 
+def test_only_temporary_folders_of_killed_processes_are_deleted(tmp_path) -> None:
+    left, users = tmp_path / f"partial-{'0' * 32}", tmp_path / "partial-labels"
+    for folder in (left, users):
+        folder.mkdir()
+        os.utime(folder, (0, 0))
+    with cache.whole(tmp_path / "tiles"):
+        pass
+    assert users.is_dir()
+    assert not left.exists()
+
+
 def test_class_folders_are_split_stratified_and_whole(tmp_path, load) -> None:
     root = make(tmp_path / "d", {"cat": 20, "dog": 40, "eel": 3})
     data = load(root, seed=3)
