@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from planish.data import load_images, task_in
+from planish.data.annotations.map_codes import _given
 from planish.data.annotations.masks import masked_images, read_object_masks
 from planish.data.images import ImageData
 from planish.data.targets.objects import Objects
@@ -367,3 +368,24 @@ def test_a_network_learns_from_label_maps(scenes: ImageData, tmp_path: Path) -> 
     folder = written(scenes, tmp_path / "data", write)
     trained: Any = train(folder, model="resnet8", out=tmp_path / "m", changes=["epochs=1", f"image_size={SIDE}"])
     assert evaluate(tmp_path / "m", folder)["miou"].value == pytest.approx(trained.metrics["miou"].value)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("id,name\n0,background\n1,road\n", {0: "background", 1: "road"}),
+        ("name;value\nbackground;0\nroad;1\n", {0: "background", 1: "road"}),
+        ("id,name,r,g,b\n0,background,0,0,0\n7,road,255,0,0\n", {0: "background", 0xFF0000: "road"}),
+        ("name,value,what,of\nroad,1,grey,all\n", {1: "road"}),
+    ],
+)
+def test_tables_of_class_names(tmp_path: Path, text: str, wanted: dict[int, str]) -> None:
+    (tmp_path / "classes.csv").write_text(text)
+    assert _given(tmp_path) == (wanted, "classes.csv")
+
+
+@pytest.mark.parametrize("text", ["label\nroad\n", "name,value\nroad,one\n"])
+def test_a_table_without_values_is_not_ignored(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.csv").write_text(text)
+    with pytest.raises(DataError, match="cannot be understood"):
+        _given(tmp_path)

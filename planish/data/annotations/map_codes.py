@@ -226,11 +226,13 @@ def _given(root: Path) -> tuple[dict[int, str], str]:
             if file.suffix == ".json":
                 return _of_json(json.loads(text)), name
             if file.suffix == ".csv":
-                return _of_table(list(csv.reader(text.splitlines()))), name
+                delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+                return _of_table(list(csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True))), name
             return dict(enumerate(line.strip() for line in text.splitlines() if line.strip())), name
         except DAMAGED as error:
             raise DataError(
-                f"{file} cannot be understood: {describe(error)}", "it has a name per line, JSON of names and values, or CSV: name, r, g, b"
+                f"{file} cannot be understood: {describe(error)}",
+                "it has a name per line, JSON of names and values, or CSV: name, r, g, b; name, value; or value, name",
             ) from error
     return {}, "no file"
 
@@ -246,8 +248,23 @@ def _of_json(content: Any) -> dict[int, str]:
 
 
 def _of_table(rows: list[list[str]]) -> dict[int, str]:
-    rows = [row for row in rows if len(row) > 1 and row[1].strip().isdigit()]  # without the header
-    return {_code([int(word) for word in row[1:4]] if len(row) > 3 else int(row[1])): row[0].strip() for row in rows}
+    found: dict[int, str] = {}
+    for place, row in enumerate([cell.strip() for cell in row] for row in rows):
+        if len(row) > 1 and row[0].isdigit() and not row[1].isdigit():  # the value first
+            row = [row[1], *(row[2:] if _all_digits(row[2:5], 3) else row[:1])]
+        if _all_digits(row[1:4], 3):
+            found[_code([int(cell) for cell in row[1:4]])] = row[0]
+        elif _all_digits(row[1:2], 1):
+            found[int(row[1])] = row[0]
+        elif any(row) and place:  # the first row may be a header
+            raise ValueError(f"row {place + 1} has no value: {', '.join(row)[:60]}")
+    if not found:
+        raise ValueError("no row has a name and a value")
+    return found
+
+
+def _all_digits(cells: list[str], count: int) -> bool:
+    return len(cells) == count and all(cell.isdigit() for cell in cells)
 
 
 def _code(value: Any) -> int:
