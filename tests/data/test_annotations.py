@@ -184,3 +184,12 @@ def test_a_network_learns_from_the_built_in_scenes(tmp_path: Path) -> None:
     bundle = export(tmp_path / "m", "fashion-scenes-40", to="onnx", out=tmp_path / "b", int8=True)
     assert verify(bundle, latency=False).ok
     assert evaluate(bundle, "fashion-scenes-40")["map"].n == trained.metrics["map"].n
+
+
+def test_more_classes_than_a_label_map_holds_are_refused(tmp_path: Path) -> None:
+    """As in LVIS: labels above 255 were painted modulo 256."""
+    annotations = [box(i, 300, segmentation=[[6, 4, 36, 4, 36, 24, 6, 24]]) for i in range(8)]
+    folder = write_coco(tmp_path / "d", annotations, categories=[{"id": i, "name": f"c{i}"} for i in range(1, 301)])
+    with pytest.raises(DataError, match="301 classes"):
+        load_images(folder, task="semantic")
+    assert load_images(folder).task == "instance"

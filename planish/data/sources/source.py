@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.data.annotations.annotated_image import AnnotatedImage
-from planish.data.annotations.map_codes import PixelClasses, codes_in, size_in
+from planish.data.annotations.map_codes import IGNORED, PixelClasses, codes_in, size_in
 from planish.data.annotations.validation import objects_of, size_of
 from planish.data.cache.files import key_of
 from planish.data.sources.inventory import Inventory
@@ -209,6 +209,12 @@ class AnnotatedFiles:
         names = _model_classes(declared, class_names, used)
         if painted and names[0] != BACKGROUND:
             raise DataError(f"the model's first class is {names[0]!r}", "what no mask covers is the background", "give label maps")
+        if painted and len(names) > IGNORED:
+            raise DataError(
+                f"label maps of {len(names)} classes, with the background",
+                f"there are at most {IGNORED}",
+                "give --task detection or instance",
+            )
         of_objects = names[1:] if painted else names
         if painted:
             regions = [image.key for image in listed for one in image.objects if one.label == BACKGROUND]
