@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from planish.data import load_images, task_in
+from planish.data import load_images, task_in, tile_images
 from planish.errors import DataError
 
 HEIGHT, WIDTH = 40, 60
@@ -193,3 +193,19 @@ def test_more_classes_than_a_label_map_holds_are_refused(tmp_path: Path) -> None
     with pytest.raises(DataError, match="301 classes"):
         load_images(folder, task="semantic")
     assert load_images(folder).task == "instance"
+
+
+def test_empty_polygons_are_no_masks(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "d", every(segmentation=[[]]))
+    assert load_images(folder).task == "detection"
+
+
+def test_annotations_that_are_all_invalid_leave_no_image(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "d", [box(i, bbox=(100, 100, 5, 5)) for i in range(8)])
+    for call in (
+        lambda: load_images(folder, skip_bad=True),
+        lambda: load_images(folder, skip_bad=True, class_names=("dog", "cat")),
+        lambda: tile_images(folder, tmp_path / "tiles", size=20, skip_bad=True),
+    ):
+        with pytest.raises(DataError, match="no usable image"):
+            call()

@@ -246,8 +246,13 @@ def _object(one: dict[str, Any], names: dict[int, str]) -> ObjectAnnotation:
         crowd=_flag(one, "iscrowd"),
         difficult=_flag(one, "ignore") or _flag(one, "difficult"),
         area=_area(one.get("area")),
-        mask=one.get("segmentation") or None,
+        mask=_mask(one.get("segmentation")),
     )
+
+
+def _mask(value: Any) -> Any:
+    """The mask of an object; None without one, which some tools write as ``[]`` or ``[[]]``."""
+    return None if not value or (isinstance(value, list) and value == [[]] * len(value)) else value
 
 
 def _flag(one: dict[str, Any], name: str) -> bool:
