@@ -389,3 +389,18 @@ def test_a_table_without_values_is_not_ignored(tmp_path: Path, text: str) -> Non
     (tmp_path / "classes.csv").write_text(text)
     with pytest.raises(DataError, match="cannot be understood"):
         _given(tmp_path)
+
+
+def test_indexed_masks_with_palettes_of_their_own_are_refused(tmp_path: Path) -> None:
+    """As programs that make files smaller write them: value 1 is red in one file and green in another, and was one class."""
+    values = np.zeros((40, 60), np.uint8)
+    values[:9], values[20:30] = 1, 2
+    folder = noise_with_maps(tmp_path / "d", lambda i: values)
+    for i, file in enumerate(sorted((folder / "masks").iterdir())):
+        mask = Image.fromarray(values)
+        mask.putpalette([0, 0, 0, *([255, 0, 0, 0, 255, 0] if i % 2 else [0, 255, 0, 255, 0, 0])])
+        mask.save(file)
+    with pytest.raises(DataError, match=r"the value 1 is #00ff00 in .* and #ff0000"):
+        load_images(folder)
+    (folder / "classes.txt").write_text("ground\nroad\nroof\n")
+    assert load_images(folder).class_names == ("ground", "road", "roof")

@@ -103,6 +103,39 @@ def is_8_bit(file: Path) -> bool:
         return image.mode not in ("1", "F") and not image.mode.startswith("I")
 
 
+def require_one_palette(root: Path, files: Sequence[Path]) -> None:
+    """Require that indexed masks have the same colour for the same value, unless a class file names the values.
+
+    A program that makes files smaller gives each its own palette, and then a value is another class in each file.
+
+    Args:
+        root: folder of the data set, with an optional class file; see ``named_codes``.
+        files: all mask files.
+
+    Raises:
+        DataError: a value has another colour in another file.
+    """
+    if _given(root)[0]:
+        return
+    known: dict[int, tuple[str, Path]] = {}
+    for file in files:
+        for code, colour in _palette(file).items():
+            earlier, where = known.setdefault(code, (colour, file))
+            if earlier != colour:
+                raise DataError(
+                    f"the value {code} is {earlier} in {where} and {colour} in {file}",
+                    "the values of indexed masks are classes, with one palette for all files",
+                    "save the masks as RGB; or name the values in classes.txt if the colours mean nothing",
+                )
+
+
+def _palette(file: Path) -> dict[int, str]:
+    """The colours of the values that occur in a mask file, as ``#rrggbb``; empty if it is not indexed."""
+    with image_damage_reported(), open_bounded(file) as stream, Image.open(stream, formats=FORMATS) as image:
+        colours = bytes(image.getpalette() or ()).hex() if image.mode == "P" else ""
+    return {code: f"#{colours[6 * code : 6 * code + 6]}" for code in codes_in(file) if 6 * code < len(colours)} if colours else {}
+
+
 def named_codes(root: Path, seen: frozenset[int], voc: bool) -> PixelClasses:
     """Determine the classes of a data set from its class file and the codes in its masks.
 

@@ -27,6 +27,7 @@ from planish.data.annotations.map_codes import (
     lossy_codes,
     named_codes,
     read_codes,
+    require_one_palette,
 )
 from planish.data.annotations.voc import given_splits
 from planish.data.sources.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
@@ -83,7 +84,8 @@ def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedIma
     """Read the images with their label map files, and the classes of the values or colours in the maps.
 
     Raises:
-        DataError: a map cannot be read, or the classes cannot be determined; see ``lossy_codes`` and ``named_codes``.
+        DataError: a map cannot be read, or the classes cannot be determined; see ``lossy_codes``, ``named_codes`` and
+            ``require_one_palette``.
     """
     splits = given_splits(root)
     images: list[AnnotatedImage] = []
@@ -96,6 +98,8 @@ def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedIma
             seen |= codes_in(one.labels)
             stage.advance()
     files = [one.labels for one in masked if one.labels is not None]
+    if not _is_voc(masked):
+        require_one_palette(root, files)
     return images, lossy_codes(root, files, frozenset(seen)) or named_codes(root, frozenset(seen), _is_voc(masked))
 
 
@@ -166,6 +170,8 @@ def _class_names(root: Path, masked: list[Masked]) -> dict[int, str]:
     seen = frozenset[int]().union(*(codes_in(one.labels) for one in masked if one.labels))
     if not seen:
         return {}
+    if not _is_voc(masked):
+        require_one_palette(root, [one.labels for one in masked if one.labels])
     codes = named_codes(root, seen, _is_voc(masked))
     return {code: codes.class_names[label] for code, label in zip(codes.codes, codes.labels, strict=True)}
 
