@@ -410,3 +410,15 @@ def test_what_is_not_tiled_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="a model that returns logits"):
         predict_tiled(logits, painted(SPREAD, 200, 150), InputSpec(3, 64, 64), PLAIN, size=64)
+
+
+def test_maps_of_an_odd_side_leave_no_gap_between_tiles() -> None:
+    """A map of 25 pixels for a tile of 50: corners at half pixels were rounded to the even pixel, and rows stayed 0."""
+    answer = predict_tiled(
+        lambda pixels: {"classes": np.ones((len(pixels), 25, 25), np.uint8), "confidence": np.ones((len(pixels), 25, 25), np.float32)},
+        np.zeros((71, 99, 3), np.uint8),
+        InputSpec(3, 50, 50),
+        PLAIN,
+        size=50,
+    )
+    assert (answer["classes"] == 1).all()
