@@ -17,6 +17,9 @@ from torchvision.ops import batched_nms
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.data import load_images, tile_images
+from planish.data.annotations.annotated_image import AnnotatedImage
+from planish.data.annotations.validation import size_of
+from planish.data.preprocessing import LARGEST_PIXELS, decode, open_header
 from planish.data.targets.objects import Objects
 from planish.data.tiling.merge import kept, merged, predict_tiled
 from planish.data.tiling.tiles import LargeImage, LargeMap, Tile, cut_objects, cut_pixels, regions_of, tiles_of, write_tiles
@@ -422,3 +425,14 @@ def test_maps_of_an_odd_side_leave_no_gap_between_tiles() -> None:
         size=50,
     )
     assert (answer["classes"] == 1).all()
+
+
+def test_images_beyond_the_limit_of_pillow_can_be_tiled(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Aerial photos of 15,000 pixels a side were refused, with the words that 1,073,741,824 pixels are decoded."""
+    Image.new("1", (14_000, 13_500)).save(tmp_path / "a.png")
+    assert size_of(AnnotatedImage("a.png", tmp_path / "a.png", None)) == (13_500, 14_000)
+    with (tmp_path / "a.png").open("rb") as file, open_header(file, LARGEST_PIXELS) as image:
+        assert image.size == (14_000, 13_500)
+    with pytest.raises(DataError, match="at most 64,000,000"):
+        decode((tmp_path / "a.png").read_bytes(), 1, 64)
+    assert not recwarn.list
