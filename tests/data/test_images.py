@@ -398,6 +398,19 @@ def test_killed_in_the_middle_leaves_nothing_half_written(tmp_path, cache_dir) -
     assert not [p for p in (cache_dir / "decoded").iterdir() if p.name.startswith("partial-")]
 
 
+def test_a_disk_that_fails_for_a_moment_leaves_no_broken_image_in_the_cache(tmp_path, load, monkeypatch) -> None:
+    root = make(tmp_path / "d", {"a": 5, "b": 5})
+
+    def failing(path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "read_bytes", failing)
+        with pytest.raises(DataError, match="no longer be read: Input/output error"):
+            load(root, skip_bad=True)
+    assert load(root).report.images == 10
+
+
 def test_a_full_disk_is_told(tmp_path, load, monkeypatch) -> None:
     root = make(tmp_path / "d", {"a": 5, "b": 5})
     real = Path.open
