@@ -404,3 +404,19 @@ def test_indexed_masks_with_palettes_of_their_own_are_refused(tmp_path: Path) ->
         load_images(folder)
     (folder / "classes.txt").write_text("ground\nroad\nroof\n")
     assert load_images(folder).class_names == ("ground", "road", "roof")
+
+
+def test_masks_that_are_added_after_a_first_attempt_are_found(tmp_path: Path) -> None:
+    folder = noise_with_maps(tmp_path / "d", lambda i: np.zeros((40, 60), np.uint8))
+    (folder / "masks").rename(folder / "later")
+    assert not masked_images(folder)
+    (folder / "later").rename(folder / "masks")
+    assert len(masked_images(folder)) == 8
+
+
+def test_the_folder_of_single_masks_is_no_class(tmp_path: Path) -> None:
+    (tmp_path / "one" / "images").mkdir(parents=True)
+    (tmp_path / "one" / "Masks").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "one" / "images" / "one.png")
+    Image.fromarray(np.full((40, 60), 255, np.uint8)).save(tmp_path / "one" / "Masks" / "3.png")
+    assert read_object_masks(tmp_path, masked_images(tmp_path))[1] == ("object",)

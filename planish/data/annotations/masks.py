@@ -67,6 +67,7 @@ def masked_images(root: Path) -> list[Masked]:
     """The images of a folder that have masks, sorted by path."""
     found = []
     by_name: dict[Path, dict[str, Path]] = {}
+    _beside.cache_clear()  # folders may have been added since the last call
     for image in image_files(root):
         parts = image.relative_to(root).parts
         for place in (i for i, part in enumerate(parts[:-1]) if part.lower() in IMAGE_FOLDERS):
@@ -130,7 +131,7 @@ def _of_singles(one: Masked) -> Iterator[ObjectAnnotation]:
         codes = read_codes(file)
         inside = ~np.isin(codes, _BACKGROUND) & (codes >= (_MIDDLE_GREY if file.suffix.lower() in LOSSY_SUFFIXES else 0))
         named = _NUMBERED.fullmatch(file.stem)
-        between = file.parent.name if file.parent.name not in (one.image.stem, *MASK_FOLDERS) else ""
+        between = file.parent.name if file.parent.name != one.image.stem and file.parent.name.lower() not in MASK_FOLDERS else ""
         if (found := _object(between or (named[1].strip() if named else "object"), inside)) is not None:
             yield found
 
