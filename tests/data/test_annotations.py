@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from planish.data import load_images, task_in, tile_images
+from planish.data.annotations.voc import given_splits
 from planish.errors import DataError
 
 HEIGHT, WIDTH = 40, 60
@@ -209,3 +210,13 @@ def test_annotations_that_are_all_invalid_leave_no_image(tmp_path: Path) -> None
     ):
         with pytest.raises(DataError, match="no usable image"):
             call()
+
+
+def test_names_with_spaces_in_lists_of_splits(tmp_path: Path) -> None:
+    folder = tmp_path / "ImageSets" / "Main"
+    folder.mkdir(parents=True)
+    (folder / "train.txt").write_text("my photo (1)\nmy photo (2)\n")
+    (folder / "val.txt").write_text("my house 1\n\nme 0\n" + "2008_01 -1\n")
+    (folder / "test.txt").write_text('"your photo"\r\n2007_02\r\n')
+    wanted = {"my photo (1)": "train", "my photo (2)": "train", "your photo": "test", "2007_02": "test"}
+    assert given_splits(tmp_path) == wanted | dict.fromkeys(("my house", "me", "2008_01"), "validation")
