@@ -436,3 +436,15 @@ def test_images_beyond_the_limit_of_pillow_can_be_tiled(tmp_path: Path, recwarn:
     with pytest.raises(DataError, match="at most 64,000,000"):
         decode((tmp_path / "a.png").read_bytes(), 1, 64)
     assert not recwarn.list
+
+
+def test_a_split_whose_tiles_have_no_object_keeps_them(tmp_path: Path) -> None:
+    """They were taken for unlabelled images, and test was then cut from the overlapping tiles of train."""
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 310, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = LargeImage("a.png", tmp_path / "a.png", objects([[10, 10, 30, 30], [230, 20, 250, 40]], 310, 150))
+    count = write_tiles(tmp_path / "tiles", [image], ["a", "b"], size=64)
+    data = load_images(tmp_path / "tiles", cache_dir=tmp_path / "cache")
+    assert data.report.images == count
+    assert data.given == ("train", "validation", "test")
+    assert not any(len(one) for one in data.splits["test"].targets)
