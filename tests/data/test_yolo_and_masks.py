@@ -420,3 +420,10 @@ def test_the_folder_of_single_masks_is_no_class(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "one" / "images" / "one.png")
     Image.fromarray(np.full((40, 60), 255, np.uint8)).save(tmp_path / "one" / "Masks" / "3.png")
     assert read_object_masks(tmp_path, masked_images(tmp_path))[1] == ("object",)
+
+
+def test_a_class_in_no_mask_may_be_lacking_in_the_model(tmp_path: Path) -> None:
+    folder = noise_with_maps(tmp_path / "d", lambda i: np.eye(40, 60, dtype=np.uint8), "ground\nroad\nroof\n")
+    assert load_images(folder, class_names=("road", "ground")).class_names == ("road", "ground")
+    with pytest.raises(DataError, match="the model lacks 1 of the classes"):
+        load_images(folder, class_names=("ground", "roof"))

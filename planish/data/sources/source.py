@@ -298,7 +298,7 @@ class LabelMapFiles:
         Raises:
             DataError: maps have another aspect ratio than their images, there are fewer than two classes, or the model lacks a class.
         """
-        names = _model_classes(self.codes.class_names, class_names)
+        names = _model_classes(self.codes.class_names, class_names, {self.codes.class_names[i] for i in self.codes.labels})
         if len(names) < 2:
             raise DataError(
                 f"masks of 1 classes: all of {self.name!r} hold {names[0]!r} alone", "there are two classes to tell apart, or more",
@@ -373,7 +373,7 @@ def _model_classes(declared: Sequence[str], class_names: Sequence[str] | None, u
     note(
         "classes are matched to the model's by name, in the model's order"
         + (f"; {len(absent)} of its {len(class_names)} are not in the images: {_listing(absent)}" if absent else "")
-        + (f"; {len(extra)} that no object has are not the model's: {_listing(extra)}" if extra else "")
+        + (f"; {len(extra)} that do not occur are not the model's: {_listing(extra)}" if extra else "")
     )
     return tuple(class_names)
 
