@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -389,9 +390,11 @@ def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} cannot be imported", "it must be a Python file")
     code = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = code  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(code)
     except Exception as error:
+        del sys.modules[spec.name]
         raise ModelError(f"{path} does not run: {type(error).__name__}: {error}", "it is imported as a Python module") from error
     factory: Callable[..., Any] | None = getattr(code, factory_name, None)
     if not callable(factory):
