@@ -238,13 +238,16 @@ def _with_head(
     name = "module" if isinstance(model, nn.Module) else _full_name(model)
     source = Source(name, num_classes, channels, sha256=_trusted_sha256(name), task=task, detections=detections)
     given = model if isinstance(model, nn.Module) else None
-    own = given if given is not None else build(source) if name.rpartition(":")[0].endswith(".py") else None
+    own, did = None, list[str]()
+    if hasattr(given, "decode") or name.rpartition(":")[0].endswith(".py") or (name in installed_models() and not resnet.is_ours(name)):
+        own, did = _built(source, given)
     if own is not None and hasattr(own, "decode"):
         if weights is not None:
-            own.load_state_dict(read_weights(Path(weights), own))
+            did += fit_weights(own, read_weights(Path(weights), own), "")[1]
+        did += bake_norms(own)
         if isinstance(own, Detector):
             require_reach(Levels(own.strides, own.bins), *training.sides(max(own.strides)))
-        return Created(source, build(source, given), (), given is not None or weights is not None, False, None, None)
+        return Created(source, own, tuple(did), given is not None or weights is not None, False, None, None)
     classes = 1000 if weights == "imagenet" else num_classes
     classifier = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE)
     state = None if weights is None or weights == "imagenet" else read_checkpoint(Path(weights))
