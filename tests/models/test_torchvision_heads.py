@@ -82,6 +82,25 @@ def test_proposals_that_were_suppressed_find_nothing(monkeypatch: pytest.MonkeyP
     assert (found[:, half:] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn"])
+def test_regions_are_pooled_as_torchvision_does(name: str) -> None:
+    """The first two maps of MobileNet's pyramid both have stride 32; those of ResNet 4 and 8."""
+    torch.manual_seed(0)
+    network: Any = torchvision_heads.build(name, 3, 3, 20).eval()
+    with torch.no_grad():
+        maps, images, size = network._maps(network(torch.randn(1, 3, 256, 192)))
+        assert images.image_sizes == [(256, 192)]
+        boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.9, 0.9]]]) * size
+        expected = network.model.roi_heads.box_roi_pool(maps, [boxes[0]], images.image_sizes)
+        torch.testing.assert_close(network._pooled(list(maps.values()), boxes, 7), expected)
+
+
+def test_the_loss_of_two_images_is_computed_in_eval_mode_as_well() -> None:
+    network = torchvision_heads.build("fasterrcnn_mobilenet_v3_large_320_fpn", 3, 3, 20).eval()
+    targets = [{"boxes": torch.tensor([[0.1, 0.1, 0.5, 0.5]]), "labels": torch.tensor([1])}] * 2
+    assert network.loss(network(torch.randn(2, 3, 128, 128)), targets).isfinite()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_learns_and_its_file_agrees(name: str) -> None:
