@@ -95,6 +95,11 @@ def test_regions_are_pooled_as_torchvision_does(name: str) -> None:
         torch.testing.assert_close(network._pooled(list(maps.values()), boxes, 7), expected)
 
 
+def test_ssd_takes_grey_images() -> None:
+    network = torchvision_heads.build("ssd300_vgg16", 3, 1, 20).eval()
+    assert network(torch.zeros(1, 1, 300, 300))["level_5"].shape[2:] == (1, 1)
+
+
 def test_the_loss_of_two_images_is_computed_in_eval_mode_as_well() -> None:
     network = torchvision_heads.build("fasterrcnn_mobilenet_v3_large_320_fpn", 3, 3, 20).eval()
     targets = [{"boxes": torch.tensor([[0.1, 0.1, 0.5, 0.5]]), "labels": torch.tensor([1])}] * 2

@@ -19,6 +19,8 @@ from planish.models.heads.segmentation import pixel_loss
 from planish.models.heads.stem_and_classifier import set_input_channels
 from planish.task import Kind, Reader, annotations_for
 
+_WATCH_SIZE = 320  # SSD300's last maps do not exist at 224 pixels
+
 
 def names(task: str) -> list[str]:
     """Names of torchvision's networks for a task; empty for tasks without a detection or segmentation head."""
@@ -71,7 +73,7 @@ def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Mod
             raise ModelError(f"{name} is no detector of boxes", f"there are {', '.join(_detectors())}")
         made = (TwoStage if isinstance(network, FasterRCNN) else OneStage)(network, num_classes, detections)
     if channels != 3:
-        set_input_channels(network.backbone, channels)
+        set_input_channels(network.backbone, channels, _WATCH_SIZE)
     return made
 
 
