@@ -247,6 +247,11 @@ def test_the_gain_is_the_one_of_the_papers(activation: nn.Module, gain: float) -
     assert gain_of(activation) == pytest.approx(gain, rel=1e-3)
 
 
+@pytest.mark.parametrize("kind", [nn.SiLU, nn.Hardswish, nn.ELU])
+def test_the_gain_does_not_depend_on_working_in_place(kind: type[nn.Module]) -> None:
+    assert gain_of(kind(inplace=True)) == gain_of(kind())
+
+
 def test_deviations_are_those_of_glorot_he_and_lecun(users: Job) -> None:
     conv = users.artifact.module.conv1
     for kind, std in (

@@ -99,7 +99,7 @@ def gain_of(activation: nn.Module) -> float:
     """
     z = torch.linspace(-8, 8, 16001)
     density = torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    moved = activation(z).float()
+    moved = activation(z.clone()).float()  # it may work in place
     return float(1 / torch.trapezoid(moved**2 * density, z).sqrt())
 
 
