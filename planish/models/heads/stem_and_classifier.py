@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from planish.errors import ModelError, first_line
 
@@ -19,7 +20,7 @@ def run_order(module: nn.Module, channels: int, image_size: int) -> tuple[list[t
     order: dict[str, nn.Module] = {}
     handles = []
     for name, layer in module.named_modules():
-        if not any(layer.children()):
+        if parametrize.is_parametrized(layer) or not any(layer.children()):
             handles.append(layer.register_forward_pre_hook(lambda layer, _, name=name: order.setdefault(name, layer) and None))
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
