@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,26 @@ def test_functions_in_the_code_become_modules_and_the_network_computes_the_same(
     x = torch.randn(2, 3, 32, 32)
     assert sum(isinstance(m, nn.ReLU) for m in applied.module.modules()) == 5
     torch.testing.assert_close(applied.module(x), users.artifact.module.eval()(x))
+
+
+class Squeezes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.last = nn.AdaptiveAvgPool2d(1)
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv(x))
+        x = x * self.squeeze(x) * x.mean((2, 3), keepdim=True)
+        return self.head(self.last(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_the_pooling_before_the_classifier_is_the_one_that_runs_last(users: Job) -> None:
+    applied = Pooling("gem").apply(replace(users.artifact, module=Squeezes().eval()), users.task)
+    assert applied.lineage.steps[-1].notes == "last is gem"
+    assert Pooling("max").apply(applied, users.task).lineage.steps[-1].notes == "last is max"
 
 
 def test_generalised_mean_lies_between_average_and_maximum() -> None:

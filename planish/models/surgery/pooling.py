@@ -148,7 +148,8 @@ class Pooling:
         """
         spec = artifact.input_spec
         module = functions_as_modules(copied(artifact), _FUNCTIONS)
-        found = [name for name, m in module.named_modules() if _is_final(m)]
+        # by the order in which they run: those of squeeze-and-excitation may be registered last
+        found = [name for name in output_shapes(module, spec) if _is_final(module.get_submodule(name))]
         if not found:
             raise TechniqueError(
                 f"{artifact.lineage.source.name} has no global pooling before its classifier",
