@@ -223,6 +223,20 @@ def test_the_pooling_before_the_classifier_is_the_one_that_runs_last(users: Job)
     assert Pooling("max").apply(applied, users.task).lineage.steps[-1].notes == "last is max"
 
 
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.mean(input=torch.relu(input=self.conv(x)), dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("modification", [Activation("elu"), Pooling("gem")])
+def test_functions_with_named_arguments_become_modules(modification: Technique, users: Job) -> None:
+    assert modification.apply(replace(users.artifact, module=Named().eval()), users.task).lineage.steps
+
+
 def test_generalised_mean_lies_between_average_and_maximum() -> None:
     x = torch.rand(2, 3, 6, 6) + 0.1
     pool = GeneralisedMean(nn.AdaptiveAvgPool2d(1))
