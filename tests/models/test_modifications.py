@@ -237,6 +237,15 @@ def test_functions_with_named_arguments_become_modules(modification: Technique, 
     assert modification.apply(replace(users.artifact, module=Named().eval()), users.task).lineage.steps
 
 
+def test_batch_norm_in_place_of_batch_norm_changes_nothing(users: Job) -> None:
+    module = nn.Sequential(nn.BatchNorm2d(3, eps=1e-2), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    module[0].running_mean.fill_(3)
+    module[0].running_var.fill_(0.01)
+    before = replace(users.artifact, module=module.eval())
+    after, x = Norm("batch").apply(before, users.task), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(after.module(x), module(x))
+
+
 def test_generalised_mean_lies_between_average_and_maximum() -> None:
     x = torch.rand(2, 3, 6, 6) + 0.1
     pool = GeneralisedMean(nn.AdaptiveAvgPool2d(1))
