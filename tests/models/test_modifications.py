@@ -246,6 +246,12 @@ def test_batch_norm_in_place_of_batch_norm_changes_nothing(users: Job) -> None:
     torch.testing.assert_close(after.module(x), module(x))
 
 
+@pytest.mark.parametrize("kind", [nn.MaxPool2d, nn.AvgPool2d])
+def test_what_is_blurred_is_still_pooled_as_before(kind: type[nn.Module]) -> None:
+    network = Downsampling.rebuild(nn.Sequential(kind(2)), {"kind": "blur", "at": {"0": 4}})
+    assert type(network[0][0]) is kind
+
+
 def test_generalised_mean_lies_between_average_and_maximum() -> None:
     x = torch.rand(2, 3, 6, 6) + 0.1
     pool = GeneralisedMean(nn.AdaptiveAvgPool2d(1))

@@ -340,7 +340,8 @@ def _smaller(old: nn.Module, kind: Inside, channels: int) -> nn.Module:
         case "strided":
             return nn.Conv2d(channels, channels, kernel, stride, padding)
         case _:
-            return nn.Sequential(nn.MaxPool2d(kernel, 1, padding), BlurPool(channels, stride))
+            dense = nn.MaxPool2d if isinstance(old, nn.MaxPool2d) else nn.AvgPool2d
+            return nn.Sequential(dense(kernel, 1, padding), BlurPool(channels, stride))
 
 
 def _largest(value: Any) -> int:
