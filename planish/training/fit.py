@@ -253,6 +253,7 @@ def fit(
                 write_checkpoint(run.checkpoint, key, done, parts)
                 written = monotonic()
         stage.total = stage.done
+    freezer.release()
 
     if done.best_state is not None:
         evaluated.load_state_dict(done.best_state)

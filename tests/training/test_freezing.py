@@ -33,7 +33,9 @@ def moved(job: Job, module: nn.Module) -> dict[str, float]:
 
 
 def test_a_frozen_backbone_does_not_move_its_batch_norm_included(job: Job) -> None:
-    changes = moved(job, trained(job, freeze="backbone"))
+    module = trained(job, freeze="backbone")
+    changes = moved(job, module)
+    assert all(p.requires_grad for p in module.parameters()), "a later training starts afresh"
     assert changes["fc.weight"] > 0
     assert {name for name, change in changes.items() if change > 0} == {"fc.weight", "fc.bias"}
 

@@ -48,6 +48,11 @@ class LayerFreezer:
         """The learning-rate factor of a parameter."""
         return 1.0 if self.layer_decay == 1 else self.layer_decay ** (_PARTS - self._where[parameter])
 
+    def release(self) -> None:
+        """Let all parameters require gradients again that did at first."""
+        for parameter in self._learning:
+            parameter.requires_grad_()
+
     def __call__(self, progress: float, restart: bool = False) -> None:
         """Freeze and unfreeze layers as the progress requires.
 
