@@ -218,3 +218,12 @@ def test_a_classifier_with_weight_norm_is_found_and_replaced(norm: object, tmp_p
     created = create(network(3), num_classes=3, weights=tmp_path / "weights.pth", **how)
     assert created.new_classifier
     assert any("a classifier of 8 outputs: a fresh one of 3" in note for note in created.notes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_network_on_a_gpu_is_taken_on_the_cpu_and_itself_stays_where_it_is():
+    given = Tutorial().cuda()
+    created = create(given, num_classes=3, channels=3, image_size=SIDE)
+    assert {p.device.type for p in created.module.parameters()} == {"cpu"}
+    assert {p.device.type for p in given.parameters()} == {"cuda"}
+    assert any("cuda:0" in note for note in created.notes)
