@@ -252,6 +252,14 @@ def test_what_is_blurred_is_still_pooled_as_before(kind: type[nn.Module]) -> Non
     assert type(network[0][0]) is kind
 
 
+def test_new_weights_begin_with_new_statistics_in_every_batch_norm(users: Job) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    for i in (1, 4):
+        module[i].running_mean.fill_(3)
+    drawn = Initialization("he_normal").apply(replace(users.artifact, module=module.eval()), users.task).module
+    assert [float(drawn[i].running_mean.max()) for i in (1, 4)] == [0, 0]
+
+
 def test_generalised_mean_lies_between_average_and_maximum() -> None:
     x = torch.rand(2, 3, 6, 6) + 0.1
     pool = GeneralisedMean(nn.AdaptiveAvgPool2d(1))

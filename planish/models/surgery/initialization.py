@@ -78,7 +78,7 @@ class Initialization:
                     bias.zero_()
                 if _normalises(layer):
                     layer.weight.fill_(1)  # type: ignore[operator]
-                if isinstance(layer, nn.BatchNorm2d):
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                     layer.reset_running_stats()
         return changed(artifact, self, module, {}, f"{count} layers are {kind}")
 
