@@ -43,6 +43,11 @@ class TwoStage(nn.Module):
         maps = run_order(model.backbone, 3, _WATCH_SIZE)[1]
         self.strides = [_WATCH_SIZE // each.shape[2] for each in maps.values()]  # 4, 8, 16, 32, 64; MobileNet's maps 32, 32, 64
 
+    @property
+    def first_stride(self) -> int:
+        """The stride of the first map, of which the sides of images are multiples."""
+        return self.strides[0]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {f"map_{name}": maps for name, maps in self.model.backbone(x).items()}
 
@@ -99,7 +104,7 @@ class TwoStage(nn.Module):
             masks = heads.mask_predictor(heads.mask_head(self._pooled(levels, boxes * size, 14)))
             of_class = masks.unflatten(0, (-1, boxes.shape[1]))
             index = (labels + 1)[..., None, None, None].expand(-1, -1, 1, *masks.shape[2:])
-            sides = tuple(int(side) * self.strides[0] // _MASK_STRIDE for side in levels[0].shape[2:])
+            sides = tuple(int(side) * self.first_stride // _MASK_STRIDE for side in levels[0].shape[2:])
             found["masks"] = _pasted(of_class.gather(2, index).squeeze(2).sigmoid(), boxes, sides[0], sides[1])
         return found
 
@@ -109,7 +114,7 @@ class TwoStage(nn.Module):
         """
         maps = {name.removeprefix("map_"): values for name, values in outputs.items()}
         first = next(iter(maps.values()))
-        height, width = (int(side) * self.strides[0] for side in first.shape[2:])
+        height, width = (int(side) * self.first_stride for side in first.shape[2:])
         images = ImageList(first.new_zeros(count, 1, height, width), [(height, width)] * count)
         return maps, images, torch.tensor([width, height, width, height], dtype=first.dtype, device=first.device)
 
