@@ -286,7 +286,7 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
     fresh = sorted(wanted.keys() - fitting.keys())
     named = ", ".join(fresh[:6]) + ", ..." * (len(fresh) > 6)
     notes = (f"{len(fitting)} tensors come from {weights}; fresh are {named}",) if fresh else ()
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean, std = torchvision_heads.normalisation(module)
     return Created(source, module, notes, True, bool(fresh), *((mean, std) if source.channels == 3 else (None, None)))
 
 

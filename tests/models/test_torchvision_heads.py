@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.runtimes.registry import load
+from planish.models import create
 from planish.models.detection import two_stage
 from planish.models.heads import torchvision as torchvision_heads
 from planish.plan import Plan
@@ -98,6 +100,19 @@ def test_regions_are_pooled_as_torchvision_does(name: str) -> None:
 def test_ssd_takes_grey_images() -> None:
     network = torchvision_heads.build("ssd300_vgg16", 3, 1, 20).eval()
     assert network(torch.zeros(1, 1, 300, 300))["level_5"].shape[2:] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [("ssd300_vgg16", 0.48235, 1 / 255), ("ssdlite320_mobilenet_v3_large", 0.5, 0.5), ("fasterrcnn_mobilenet_v3_large_fpn", 0.485, 0.229)],
+)
+def test_weights_bring_the_normalisation_that_they_expect(tmp_path: Path, name: str, mean: float, std: float) -> None:
+    network: Any = torchvision_heads.build(name, 3, 3, 100)
+    torch.save(network.model.state_dict(), tmp_path / "weights.pth")
+    created = create(name, num_classes=3, channels=3, image_size=320, task="detection", weights=tmp_path / "weights.pth")
+    assert created.mean is not None
+    assert created.std is not None
+    assert (created.mean[0], created.std[0]) == (mean, std)
 
 
 def test_the_loss_of_two_images_is_computed_in_eval_mode_as_well() -> None:

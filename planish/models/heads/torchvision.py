@@ -77,6 +77,17 @@ def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Mod
     return made
 
 
+def normalisation(made: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Channel means and standard deviations that torchvision's weights for a network from ``build`` expect, on the 0..1 scale.
+
+    Those of ImageNet, except for SSD: SSD300 takes values of 0..255 less their mean, SSDLite -1..1.
+    """
+    transform: Any = getattr(made.model, "transform", None)
+    if transform is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return tuple(transform.image_mean), tuple(transform.image_std)
+
+
 class LabelMapSegmenter(nn.Module):
     """A semantic segmenter of torchvision. Raw output: logits ``(N, classes, H, W)`` at image size.
 
