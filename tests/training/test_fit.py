@@ -100,6 +100,10 @@ def test_a_checkpoint_of_another_training_is_refused_and_one_that_cannot_be_read
     other.conv1.weight.data[0] += 1
     with pytest.raises(TrainingError, match="another training"):
         fit(other, task, SPEC, PREPROCESSING, settings, run=FitRun(checkpoint))
+    relabelled = copy.deepcopy(task)
+    relabelled.split("train").targets[0] = 3 - relabelled.split("train").targets[0]
+    with pytest.raises(TrainingError, match="another training"):
+        fit(network, relabelled, SPEC, PREPROCESSING, settings, run=FitRun(checkpoint))
     for damaged in (b"", checkpoint.read_bytes()[:1000]):
         checkpoint.write_bytes(damaged)
         with collecting_notes() as notes:
