@@ -41,7 +41,7 @@ class TwoStage(nn.Module):
         self.model, self.num_classes, self.detections = model, num_classes, detections
         model.rpn.__class__ = IgnoringProposals  # safe, as the subclass adds no state; torchvision always builds its own class
         maps = run_order(model.backbone, 3, _WATCH_SIZE)[1]
-        self.strides = [_WATCH_SIZE // each.shape[2] for each in maps.values()]  # 4, 8, 16, 32, 64; MobileNet's maps 32, 32, 64
+        self.strides: list[int] = [_WATCH_SIZE // each.shape[2] for each in maps.values()]  # 4, 8, 16, 32, 64; MobileNet's maps 32, 32, 64
 
     @property
     def first_stride(self) -> int:
