@@ -298,6 +298,7 @@ def load_listed(
         labels = content.targets_of(listed, skip_bad, class_names)
     if labels.kept is not None:
         good, listed = good[labels.kept], [listed[i] for i in labels.kept]
+        _require_used(name, listed, labels.faults)
     bad += [BadFile(key=key, reason=reason) for key, reason in labels.faults]
     groups = _groups(store, root)[good]
     found = split_images(listed, labels, hashes[good], groups, seed, assignment, strict=class_names is None)
@@ -395,6 +396,7 @@ def tile_images(
     with wrap_parse_errors(Path(source), DataError, "annotations fit their images, which are all readable"):
         labels = content.targets_of(content.images, skip_bad)
         used = content.images if labels.kept is None else [content.images[i] for i in labels.kept]
+        _require_used(name, used, labels.faults)
         large = [LargeImage(item.key, item.path, _large(labels.targets, i, *size_of(item)), item.split) for i, item in enumerate(used)]
     return write_tiles(folder.absolute(), large, labels.class_names, size=size, overlap=overlap, seed=seed)
 
@@ -457,6 +459,16 @@ def _report_broken_files(bad: list[BadFile], total: int, skip_bad: bool) -> None
             f"{len(bad)} of {total} files are broken: {shown}", "all files must be readable", "--skip-bad (skip_bad=True) leaves them out"
         )
     note(f"{len(bad)} of {total} files are broken and left out: {shown}")
+
+
+def _require_used(name: str, used: Sequence[Any], faults: Sequence[tuple[str, str]]) -> None:
+    if not used:
+        raise DataError(
+            f"{name!r} has no usable image: all annotations are invalid"
+            + "".join(f", for example {key}: {why}" for key, why in faults[:1]),
+            "at least one image must have a valid annotation",
+            "mend them",
+        )
 
 
 def _groups(store: ImageStore, root: Path) -> Indices:

@@ -6,9 +6,10 @@ Depends on Pillow and NumPy only, so that a service and ``planish verify`` run w
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,6 +39,8 @@ _STRIP_PIXELS = 250_000  # pixels converted at a time, so that temporary arrays 
 # Decoders that are not listed hold only the image and one copy of it.
 _BYTES_PER_PIXEL = {"JPEG": 10.6, "MPO": 10.6, "TIFF": 13, "WEBP": 17, "AVIF": 17, "JPEG2000": 26}
 MAX_PIXELS = 64_000_000  # largest image that is decoded as a whole
+LARGEST_PIXELS = 1 << 30  # largest image that is cut into tiles
+_PILLOW_LIMIT = threading.Lock()  # it is of the whole process
 _BYTES_PER_PIXEL_CMYK = 13
 _BYTES_PER_PIXEL_OTHERS = 10
 
@@ -121,7 +124,7 @@ def preprocess(file_bytes: bytes, spec: InputSpec, preprocessing: Preprocessing)
 def _load(file_bytes: bytes, max_pixels: int, reserve: Callable[[int], object]) -> Image.Image:
     with image_damage_reported(max_pixels):
         try:
-            image = Image.open(io.BytesIO(file_bytes), formats=FORMATS)
+            image = open_header(io.BytesIO(file_bytes), max_pixels)
         except UnidentifiedImageError as error:
             raise DataError(f"an image that cannot be decoded: {describe_undecodable(file_bytes)}") from error
     width, height = image.size
@@ -140,6 +143,19 @@ def _load(file_bytes: bytes, max_pixels: int, reserve: Callable[[int], object]) 
             image.info.pop(name, None)
         ImageOps.exif_transpose(image, in_place=True)  # in place, since a copy would lose the TIFF tags
     return image
+
+
+def open_header(stream: BinaryIO, max_pixels: int) -> Image.Image:
+    """Read the header of an image file, with a limit of ``max_pixels`` where that is above Pillow's own of 179 million."""
+    if max_pixels <= MAX_PIXELS:
+        return Image.open(stream, formats=FORMATS)
+    with _PILLOW_LIMIT:
+        usual = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None if usual is None else max(usual, max_pixels)
+        try:
+            return Image.open(stream, formats=FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
 
 
 @contextmanager

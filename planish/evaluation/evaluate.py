@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from planish.data.preprocessing import decode
+from planish.data.preprocessing import LARGEST_PIXELS, decode
 from planish.data.tiling.merge import predict_tiled
-from planish.data.tiling.tiles import ANY_SIDE, MAX_PIXELS
+from planish.data.tiling.tiles import ANY_SIDE
 from planish.errors import ModelError
 from planish.progress import Stage
 from planish.task import one_class_each
@@ -101,7 +101,7 @@ def evaluate_tiled(
     joined: dict[str, list[Any]] = {}
     with Stage(f"evaluating on tiles of {split_name}", len(split)) as stage:
         for i in range(len(split)):
-            pixels = decode(split.file_bytes(i), spec.channels, ANY_SIDE, MAX_PIXELS)
+            pixels = decode(split.file_bytes(i), spec.channels, ANY_SIDE, LARGEST_PIXELS)
             found = predict_tiled(predictor, pixels, spec, preprocessing, size=size, overlap=overlap)
             for name, values in found.items():
                 joined.setdefault(name, []).append(values[0])

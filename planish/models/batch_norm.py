@@ -11,7 +11,8 @@ LEAST_MOMENTUM = 0.1
 
 
 def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor], run: Callable[[Tensor], object] | None = None) -> None:
-    """Replace batch-norm statistics by their average over ``batches``; train/eval modes and momentum are restored afterwards.
+    """Replace batch-norm statistics by their average over ``batches``; train/eval modes and momentum are restored afterwards. Layers that
+    do not run keep their statistics; so do all layers if no batch has two images.
 
     Args:
         module: the network, changed in place.
@@ -21,7 +22,7 @@ def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor], run: Cal
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
     if not norms:
         return
-    before = [(norm, norm.training, norm.momentum) for norm in norms]
+    before = [(norm, norm.momentum, {name: value.clone() for name, value in norm.named_buffers(recurse=False)}) for norm in norms]
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
@@ -33,8 +34,11 @@ def reestimate_batch_norm(module: nn.Module, batches: Iterable[Tensor], run: Cal
                 if len(images) > 1:
                     (run or module)(images)
     finally:
-        for norm, _, momentum in before:
+        for norm, momentum, statistics in before:
             norm.momentum = momentum
+            if norm.num_batches_tracked == 0:
+                for name, value in statistics.items():
+                    getattr(norm, name).copy_(value)
         for child, training in modes:
             child.training = training
 

@@ -23,7 +23,7 @@ _HOOKS: dict[type, Callable[[nn.Module, str], Any]] = {WeightNorm: remove_weight
 
 
 def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Module, list[str]]:
-    """A float32 copy of a network, taken out of ``torch.compile``, ``DataParallel`` and similar wrappers.
+    """A float32 copy of a network on the CPU, taken out of ``torch.compile``, ``DataParallel`` and similar wrappers.
 
     The given network is not changed, except that its lazy layers (``nn.LazyLinear``) get their sizes and weights that a hook computes
     (weight norm, spectral norm) are detached.
@@ -61,6 +61,9 @@ def unwrapped(module: nn.Module, channels: int, image_size: int) -> tuple[nn.Mod
             "it is copied before it is changed",
             "keep locks, files, loggers and the like outside the module",
         ) from error
+    if devices := {str(t.device) for t in (*module.parameters(), *module.buffers()) if t.device.type != "cpu"}:
+        notes.append(f"the network is on {', '.join(sorted(devices))}: it is taken on the CPU")
+        module = module.cpu()
     if kinds := {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}:
         notes.append(f"the network is in {', '.join(sorted(str(kind).removeprefix('torch.') for kind in kinds))}: it is taken in float32")
         module = module.float()
@@ -165,9 +168,10 @@ def _materialize(module: nn.Module, channels: int, image_size: int) -> None:
 def _run_once(module: nn.Module, channels: int, image_size: int) -> None:
     """Run a network in eval mode on a black image, and restore the mode of each layer."""
     modes = [(m, m.training) for m in module.modules()]
+    device = next((p.device for p in module.parameters()), None)
     try:
         with torch.no_grad():
-            module.eval()(torch.zeros(1, channels, image_size, image_size))
+            module.eval()(torch.zeros(1, channels, image_size, image_size, device=device))
     finally:
         for m, training in modes:
             m.training = training

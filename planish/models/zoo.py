@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,13 +238,16 @@ def _with_head(
     name = "module" if isinstance(model, nn.Module) else _full_name(model)
     source = Source(name, num_classes, channels, sha256=_trusted_sha256(name), task=task, detections=detections)
     given = model if isinstance(model, nn.Module) else None
-    own = given if given is not None else build(source) if name.rpartition(":")[0].endswith(".py") else None
+    own, did = None, list[str]()
+    if hasattr(given, "decode") or name.rpartition(":")[0].endswith(".py") or (name in installed_models() and not resnet.is_ours(name)):
+        own, did = _built(source, given)
     if own is not None and hasattr(own, "decode"):
         if weights is not None:
-            own.load_state_dict(read_weights(Path(weights), own))
+            did += fit_weights(own, read_weights(Path(weights), own), "")[1]
+        did += bake_norms(own)
         if isinstance(own, Detector):
             require_reach(Levels(own.strides, own.bins), *training.sides(max(own.strides)))
-        return Created(source, build(source, given), (), given is not None or weights is not None, False, None, None)
+        return Created(source, own, tuple(did), given is not None or weights is not None, False, None, None)
     classes = 1000 if weights == "imagenet" else num_classes
     classifier = create(model, num_classes=classes, channels=channels, image_size=WATCH_SIZE)
     state = None if weights is None or weights == "imagenet" else read_checkpoint(Path(weights))
@@ -282,7 +286,7 @@ def _torchvisions_own(source: Source, weights: str | Path | None) -> Created:
     fresh = sorted(wanted.keys() - fitting.keys())
     named = ", ".join(fresh[:6]) + ", ..." * (len(fresh) > 6)
     notes = (f"{len(fitting)} tensors come from {weights}; fresh are {named}",) if fresh else ()
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean, std = torchvision_heads.normalisation(module)
     return Created(source, module, notes, True, bool(fresh), *((mean, std) if source.channels == 3 else (None, None)))
 
 
@@ -389,9 +393,11 @@ def _from_file(path: Path, factory_name: str, source: Source) -> nn.Module:
     if spec is None or spec.loader is None:
         raise ModelError(f"{path} cannot be imported", "it must be a Python file")
     code = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = code  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(code)
     except Exception as error:
+        del sys.modules[spec.name]
         raise ModelError(f"{path} does not run: {type(error).__name__}: {error}", "it is imported as a Python module") from error
     factory: Callable[..., Any] | None = getattr(code, factory_name, None)
     if not callable(factory):

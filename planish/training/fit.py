@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ from planish.training.sparsity_constraint import SparsityConstraint
 
 if TYPE_CHECKING:
     from planish.artifact import InputSpec, Preprocessing
-    from planish.task import Task
+    from planish.task import Split, Task
 
 _CHECKPOINT_SECONDS = 5.0  # minimum time between two checkpoints
 
@@ -172,7 +173,7 @@ def fit(
     keep, keep_evaluated = SparsityConstraint(student, weights), SparsityConstraint(evaluated, weights)
     bf16 = use_bf16(settings.mixed_precision, accelerator.device, module, input_spec)
     key = identity(
-        settings, len(images), input_spec, preprocessing, fingerprint(module),
+        settings, _identity_of(task.split("train")), input_spec, preprocessing, fingerprint(module),
         None if teacher is None else (fingerprint(teacher.module), teacher.weight, teacher.temperature, teacher.decoupled),
         run.max_seconds,
     )  # fmt: skip
@@ -253,6 +254,7 @@ def fit(
                 write_checkpoint(run.checkpoint, key, done, parts)
                 written = monotonic()
         stage.total = stage.done
+    freezer.release()
 
     if done.best_state is not None:
         evaluated.load_state_dict(done.best_state)
@@ -263,6 +265,14 @@ def fit(
         snapshots[-1].load_state_dict(state)
     history = tuple(Epoch(**epoch) for epoch in done.history)
     return Fitted(fitted, history, steps / count, done.schedule["seconds"], done.stopped, (*snapshots, fitted))
+
+
+def _identity_of(split: Split) -> str:
+    """A hash of the names of a split's images and, for class indices and numbers, of their targets."""
+    known = hashlib.sha256("\n".join(split.keys).encode(errors="surrogateescape"))
+    if isinstance(split.targets, np.ndarray):
+        known.update(np.ascontiguousarray(split.targets).tobytes())
+    return known.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,10 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
             whole[first] = value
         elif part:
             now = whole[first].get(name)
-            whole[first][name] = (now if isinstance(now, dict) else {}) | {part: value}
+            if not isinstance(now, dict):  # a single value stands for the first hyper-parameter
+                off = now is None or (now == NOTHING and name not in _KEPT)
+                now = {} if off else {parameter_names(resolve(name))[0]: now}
+            whole[first][name] = now | {part: value}
         else:
             whole[first][name] = value
     try:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from planish.data import load_images, task_in
+from planish.data import load_images, task_in, tile_images
+from planish.data.annotations.voc import given_splits
 from planish.errors import DataError
 
 HEIGHT, WIDTH = 40, 60
@@ -184,3 +185,38 @@ def test_a_network_learns_from_the_built_in_scenes(tmp_path: Path) -> None:
     bundle = export(tmp_path / "m", "fashion-scenes-40", to="onnx", out=tmp_path / "b", int8=True)
     assert verify(bundle, latency=False).ok
     assert evaluate(bundle, "fashion-scenes-40")["map"].n == trained.metrics["map"].n
+
+
+def test_more_classes_than_a_label_map_holds_are_refused(tmp_path: Path) -> None:
+    """As in LVIS: labels above 255 were painted modulo 256."""
+    annotations = [box(i, 300, segmentation=[[6, 4, 36, 4, 36, 24, 6, 24]]) for i in range(8)]
+    folder = write_coco(tmp_path / "d", annotations, categories=[{"id": i, "name": f"c{i}"} for i in range(1, 301)])
+    with pytest.raises(DataError, match="301 classes"):
+        load_images(folder, task="semantic")
+    assert load_images(folder).task == "instance"
+
+
+def test_empty_polygons_are_no_masks(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "d", every(segmentation=[[]]))
+    assert load_images(folder).task == "detection"
+
+
+def test_annotations_that_are_all_invalid_leave_no_image(tmp_path: Path) -> None:
+    folder = write_coco(tmp_path / "d", [box(i, bbox=(100, 100, 5, 5)) for i in range(8)])
+    for call in (
+        lambda: load_images(folder, skip_bad=True),
+        lambda: load_images(folder, skip_bad=True, class_names=("dog", "cat")),
+        lambda: tile_images(folder, tmp_path / "tiles", size=20, skip_bad=True),
+    ):
+        with pytest.raises(DataError, match="no usable image"):
+            call()
+
+
+def test_names_with_spaces_in_lists_of_splits(tmp_path: Path) -> None:
+    folder = tmp_path / "ImageSets" / "Main"
+    folder.mkdir(parents=True)
+    (folder / "train.txt").write_text("my photo (1)\nmy photo (2)\n")
+    (folder / "val.txt").write_text("my house 1\n\nme 0\n" + "2008_01 -1\n")
+    (folder / "test.txt").write_text('"your photo"\r\n2007_02\r\n')
+    wanted = {"my photo (1)": "train", "my photo (2)": "train", "your photo": "test", "2007_02": "test"}
+    assert given_splits(tmp_path) == wanted | dict.fromkeys(("my house", "me", "2008_01"), "validation")

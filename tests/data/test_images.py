@@ -57,6 +57,17 @@ def load(cache_dir: Path):
 # ---- what comes out
 
 
+def test_only_temporary_folders_of_killed_processes_are_deleted(tmp_path) -> None:
+    left, users = tmp_path / f"partial-{'0' * 32}", tmp_path / "partial-labels"
+    for folder in (left, users):
+        folder.mkdir()
+        os.utime(folder, (0, 0))
+    with cache.whole(tmp_path / "tiles"):
+        pass
+    assert users.is_dir()
+    assert not left.exists()
+
+
 def test_class_folders_are_split_stratified_and_whole(tmp_path, load) -> None:
     root = make(tmp_path / "d", {"cat": 20, "dog": 40, "eel": 3})
     data = load(root, seed=3)
@@ -230,6 +241,7 @@ def test_manifests_that_are_none(tmp_path, load) -> None:
         ("b.csv", b"\xff\xfe\x00", "cannot be read"),
         ("c.jsonl", b"{oops", "line 1 is not JSON"),
         ("d.jsonl", b"[1]", "not a JSON object"),
+        ("e.jsonl", b'{"path": "a.png", "labels": ["cat", "dog"]}', "for the label"),
         ("e.zip", b"PK", "ending in '.zip'"),
     ):
         (tmp_path / name).write_bytes(content)
@@ -384,6 +396,19 @@ def test_killed_in_the_middle_leaves_nothing_half_written(tmp_path, cache_dir) -
     data = load_images(root, cache_dir=cache_dir)
     assert len(split_by_key(data)) == 200
     assert not [p for p in (cache_dir / "decoded").iterdir() if p.name.startswith("partial-")]
+
+
+def test_a_disk_that_fails_for_a_moment_leaves_no_broken_image_in_the_cache(tmp_path, load, monkeypatch) -> None:
+    root = make(tmp_path / "d", {"a": 5, "b": 5})
+
+    def failing(path: Path) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "read_bytes", failing)
+        with pytest.raises(DataError, match="no longer be read: Input/output error"):
+            load(root, skip_bad=True)
+    assert load(root).report.images == 10
 
 
 def test_a_full_disk_is_told(tmp_path, load, monkeypatch) -> None:

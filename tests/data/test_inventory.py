@@ -211,3 +211,11 @@ def test_two_sources_are_reported_together(tmp_path: Path) -> None:
     found = combined_inventory({"old": inventory_of(tmp_path / "old"), "new": inventory_of(tmp_path / "new")})
     assert (found.images_found, found.images_used) == (4, 3)
     assert next(one.reason for one in found.left_out).endswith("(in new)")
+
+
+def test_a_folder_that_is_called_like_a_built_in_data_set_is_not_passed_over_without_a_word(tmp_path: Path, monkeypatch) -> None:
+    picture(tmp_path / "fashion-mini" / "cat" / "0.png")
+    monkeypatch.chdir(tmp_path)
+    content = read_source(Path("fashion-mini"), tmp_path / "cache", None)[1]
+    assert len(content.images) == 12_000
+    assert any("is the built-in data set, not the folder" in text for text in content.inventory.assumptions)

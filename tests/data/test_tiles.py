@@ -17,6 +17,9 @@ from torchvision.ops import batched_nms
 
 from planish.artifact import InputSpec, Preprocessing
 from planish.data import load_images, tile_images
+from planish.data.annotations.annotated_image import AnnotatedImage
+from planish.data.annotations.validation import size_of
+from planish.data.preprocessing import LARGEST_PIXELS, decode, open_header
 from planish.data.targets.objects import Objects
 from planish.data.tiling.merge import kept, merged, predict_tiled
 from planish.data.tiling.tiles import LargeImage, LargeMap, Tile, cut_objects, cut_pixels, regions_of, tiles_of, write_tiles
@@ -410,3 +413,38 @@ def test_what_is_not_tiled_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="a model that returns logits"):
         predict_tiled(logits, painted(SPREAD, 200, 150), InputSpec(3, 64, 64), PLAIN, size=64)
+
+
+def test_maps_of_an_odd_side_leave_no_gap_between_tiles() -> None:
+    """A map of 25 pixels for a tile of 50: corners at half pixels were rounded to the even pixel, and rows stayed 0."""
+    answer = predict_tiled(
+        lambda pixels: {"classes": np.ones((len(pixels), 25, 25), np.uint8), "confidence": np.ones((len(pixels), 25, 25), np.float32)},
+        np.zeros((71, 99, 3), np.uint8),
+        InputSpec(3, 50, 50),
+        PLAIN,
+        size=50,
+    )
+    assert (answer["classes"] == 1).all()
+
+
+def test_images_beyond_the_limit_of_pillow_can_be_tiled(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Aerial photos of 15,000 pixels a side were refused, with the words that 1,073,741,824 pixels are decoded."""
+    Image.new("1", (14_000, 13_500)).save(tmp_path / "a.png")
+    assert size_of(AnnotatedImage("a.png", tmp_path / "a.png", None)) == (13_500, 14_000)
+    with (tmp_path / "a.png").open("rb") as file, open_header(file, LARGEST_PIXELS) as image:
+        assert image.size == (14_000, 13_500)
+    with pytest.raises(DataError, match="at most 64,000,000"):
+        decode((tmp_path / "a.png").read_bytes(), 1, 64)
+    assert not recwarn.list
+
+
+def test_a_split_whose_tiles_have_no_object_keeps_them(tmp_path: Path) -> None:
+    """They were taken for unlabelled images, and test was then cut from the overlapping tiles of train."""
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 310, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = LargeImage("a.png", tmp_path / "a.png", objects([[10, 10, 30, 30], [230, 20, 250, 40]], 310, 150))
+    count = write_tiles(tmp_path / "tiles", [image], ["a", "b"], size=64)
+    data = load_images(tmp_path / "tiles", cache_dir=tmp_path / "cache")
+    assert data.report.images == count
+    assert data.given == ("train", "validation", "test")
+    assert not any(len(one) for one in data.splits["test"].targets)

@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from planish.data import load_images, task_in
+from planish.data.annotations.map_codes import _given
 from planish.data.annotations.masks import masked_images, read_object_masks
 from planish.data.images import ImageData
 from planish.data.targets.objects import Objects
@@ -367,3 +368,62 @@ def test_a_network_learns_from_label_maps(scenes: ImageData, tmp_path: Path) -> 
     folder = written(scenes, tmp_path / "data", write)
     trained: Any = train(folder, model="resnet8", out=tmp_path / "m", changes=["epochs=1", f"image_size={SIDE}"])
     assert evaluate(tmp_path / "m", folder)["miou"].value == pytest.approx(trained.metrics["miou"].value)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("id,name\n0,background\n1,road\n", {0: "background", 1: "road"}),
+        ("name;value\nbackground;0\nroad;1\n", {0: "background", 1: "road"}),
+        ("id,name,r,g,b\n0,background,0,0,0\n7,road,255,0,0\n", {0: "background", 0xFF0000: "road"}),
+        ("name,value,what,of\nroad,1,grey,all\n", {1: "road"}),
+    ],
+)
+def test_tables_of_class_names(tmp_path: Path, text: str, wanted: dict[int, str]) -> None:
+    (tmp_path / "classes.csv").write_text(text)
+    assert _given(tmp_path) == (wanted, "classes.csv")
+
+
+@pytest.mark.parametrize("text", ["label\nroad\n", "name,value\nroad,one\n"])
+def test_a_table_without_values_is_not_ignored(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.csv").write_text(text)
+    with pytest.raises(DataError, match="cannot be understood"):
+        _given(tmp_path)
+
+
+def test_indexed_masks_with_palettes_of_their_own_are_refused(tmp_path: Path) -> None:
+    """As programs that make files smaller write them: value 1 is red in one file and green in another, and was one class."""
+    values = np.zeros((40, 60), np.uint8)
+    values[:9], values[20:30] = 1, 2
+    folder = noise_with_maps(tmp_path / "d", lambda i: values)
+    for i, file in enumerate(sorted((folder / "masks").iterdir())):
+        mask = Image.fromarray(values)
+        mask.putpalette([0, 0, 0, *([255, 0, 0, 0, 255, 0] if i % 2 else [0, 255, 0, 255, 0, 0])])
+        mask.save(file)
+    with pytest.raises(DataError, match=r"the value 1 is #00ff00 in .* and #ff0000"):
+        load_images(folder)
+    (folder / "classes.txt").write_text("ground\nroad\nroof\n")
+    assert load_images(folder).class_names == ("ground", "road", "roof")
+
+
+def test_masks_that_are_added_after_a_first_attempt_are_found(tmp_path: Path) -> None:
+    folder = noise_with_maps(tmp_path / "d", lambda i: np.zeros((40, 60), np.uint8))
+    (folder / "masks").rename(folder / "later")
+    assert not masked_images(folder)
+    (folder / "later").rename(folder / "masks")
+    assert len(masked_images(folder)) == 8
+
+
+def test_the_folder_of_single_masks_is_no_class(tmp_path: Path) -> None:
+    (tmp_path / "one" / "images").mkdir(parents=True)
+    (tmp_path / "one" / "Masks").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "one" / "images" / "one.png")
+    Image.fromarray(np.full((40, 60), 255, np.uint8)).save(tmp_path / "one" / "Masks" / "3.png")
+    assert read_object_masks(tmp_path, masked_images(tmp_path))[1] == ("object",)
+
+
+def test_a_class_in_no_mask_may_be_lacking_in_the_model(tmp_path: Path) -> None:
+    folder = noise_with_maps(tmp_path / "d", lambda i: np.eye(40, 60, dtype=np.uint8), "ground\nroad\nroof\n")
+    assert load_images(folder, class_names=("road", "ground")).class_names == ("road", "ground")
+    with pytest.raises(DataError, match="the model lacks 1 of the classes"):
+        load_images(folder, class_names=("ground", "roof"))

@@ -120,6 +120,15 @@ def test_an_object_smaller_than_a_cell_is_learned_at_the_nearest_place() -> None
     assert found.positive.tolist() == [[True, False]], "and what only fills the batch up is learned nowhere"
 
 
+@pytest.mark.parametrize("side", [0.2, 0.05, 0.02])
+def test_the_best_place_of_an_object_however_small_has_its_iou_as_target(side: float) -> None:
+    low, high = 0.5 - side / 2, 0.5 + side / 2
+    centres, boxes = torch.tensor([[0.5, 0.5], [0.1, 0.1]]), torch.zeros(1, 2, 4)
+    wanted, cells = torch.tensor([[[low, low, high, high]]]), torch.full((2, 2), 0.125)
+    found = assign(torch.full((1, 2, 1), 0.01), boxes, centres, cells, wanted, torch.tensor([[0]]), torch.tensor([[True]]))
+    torch.testing.assert_close(found.weights, torch.tensor([[(side / 0.5) ** 2, 0.0]]))
+
+
 def test_suppression_is_torchvisions() -> None:
     g = torch.Generator().manual_seed(1)
     for crowded in (False, True) * 20:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,63 @@ def test_functions_in_the_code_become_modules_and_the_network_computes_the_same(
     torch.testing.assert_close(applied.module(x), users.artifact.module.eval()(x))
 
 
+class Squeezes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.last = nn.AdaptiveAvgPool2d(1)
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv(x))
+        x = x * self.squeeze(x) * x.mean((2, 3), keepdim=True)
+        return self.head(self.last(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_the_pooling_before_the_classifier_is_the_one_that_runs_last(users: Job) -> None:
+    applied = Pooling("gem").apply(replace(users.artifact, module=Squeezes().eval()), users.task)
+    assert applied.lineage.steps[-1].notes == "last is gem"
+    assert Pooling("max").apply(applied, users.task).lineage.steps[-1].notes == "last is max"
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.mean(input=torch.relu(input=self.conv(x)), dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("modification", [Activation("elu"), Pooling("gem")])
+def test_functions_with_named_arguments_become_modules(modification: Technique, users: Job) -> None:
+    assert modification.apply(replace(users.artifact, module=Named().eval()), users.task).lineage.steps
+
+
+def test_batch_norm_in_place_of_batch_norm_changes_nothing(users: Job) -> None:
+    module = nn.Sequential(nn.BatchNorm2d(3, eps=1e-2), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    module[0].running_mean.fill_(3)
+    module[0].running_var.fill_(0.01)
+    before = replace(users.artifact, module=module.eval())
+    after, x = Norm("batch").apply(before, users.task), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(after.module(x), module(x))
+
+
+@pytest.mark.parametrize("kind", [nn.MaxPool2d, nn.AvgPool2d])
+def test_what_is_blurred_is_still_pooled_as_before(kind: type[nn.Module]) -> None:
+    network = Downsampling.rebuild(nn.Sequential(kind(2)), {"kind": "blur", "at": {"0": 4}})
+    assert type(network[0][0]) is kind
+
+
+def test_new_weights_begin_with_new_statistics_in_every_batch_norm(users: Job) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    for i in (1, 4):
+        module[i].running_mean.fill_(3)
+    drawn = Initialization("he_normal").apply(replace(users.artifact, module=module.eval()), users.task).module
+    assert [float(drawn[i].running_mean.max()) for i in (1, 4)] == [0, 0]
+
+
 def test_generalised_mean_lies_between_average_and_maximum() -> None:
     x = torch.rand(2, 3, 6, 6) + 0.1
     pool = GeneralisedMean(nn.AdaptiveAvgPool2d(1))
@@ -245,6 +303,11 @@ def test_downsampling_of_one_side_stays_so(layer: nn.Module) -> None:
 )
 def test_the_gain_is_the_one_of_the_papers(activation: nn.Module, gain: float) -> None:
     assert gain_of(activation) == pytest.approx(gain, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", [nn.SiLU, nn.Hardswish, nn.ELU])
+def test_the_gain_does_not_depend_on_working_in_place(kind: type[nn.Module]) -> None:
+    assert gain_of(kind(inplace=True)) == gain_of(kind())
 
 
 def test_deviations_are_those_of_glorot_he_and_lecun(users: Job) -> None:

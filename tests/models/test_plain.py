@@ -202,3 +202,28 @@ def test_pruning_is_refused_where_values_choose_the_layers(shapes: Path):
 
 def test_baking_says_nothing_where_there_is_nothing_to_bake():
     assert bake_norms(Tutorial()) == []
+
+
+@pytest.mark.parametrize("norm", [weight_norm, parametrizations.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_classifier_with_weight_norm_is_found_and_replaced(norm: object, tmp_path: Path):
+    def network(classes: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8), norm(nn.Linear(8, classes)))
+
+    how = {"channels": 3, "image_size": SIDE}
+    assert create(network(3), num_classes=3, **how).module[4].out_features == 3
+    created = create(network(8), num_classes=3, **how)  # as many as the layer before has
+    assert (created.module[3].out_features, created.module[4].out_features) == (8, 3)
+    torch.save(network(8).state_dict(), tmp_path / "weights.pth")
+    created = create(network(3), num_classes=3, weights=tmp_path / "weights.pth", **how)
+    assert created.new_classifier
+    assert any("a classifier of 8 outputs: a fresh one of 3" in note for note in created.notes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_network_on_a_gpu_is_taken_on_the_cpu_and_itself_stays_where_it_is():
+    given = Tutorial().cuda()
+    created = create(given, num_classes=3, channels=3, image_size=SIDE)
+    assert {p.device.type for p in created.module.parameters()} == {"cpu"}
+    assert {p.device.type for p in given.parameters()} == {"cuda"}
+    assert any("cuda:0" in note for note in created.notes)

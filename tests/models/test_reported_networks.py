@@ -223,3 +223,13 @@ def test_weights_that_are_no_numbers_are_refused():
         network.c1.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="NaN"):
         notes_of(network)
+
+
+def test_the_file_of_a_factory_may_have_dataclasses(tmp_path: Path):
+    file = tmp_path / "network.py"
+    file.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n\n@dataclass\nclass Config:\n"
+        "    width: int = 4\n\ndef make(num_classes):\n    width = Config().width\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))\n"
+    )
+    assert create(f"{file}:make", num_classes=5, channels=3, image_size=32).module(torch.zeros(1, 3, 32, 32)).shape == (1, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.export.runtimes.registry import load
+from planish.models import create
 from planish.models.detection import two_stage
 from planish.models.heads import torchvision as torchvision_heads
 from planish.plan import Plan
@@ -80,6 +82,43 @@ def test_proposals_that_were_suppressed_find_nothing(monkeypatch: pytest.MonkeyP
     half = found.shape[1] // 2
     assert (found[:, :half].amax(2) > 0).all()
     assert (found[:, half:] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn"])
+def test_regions_are_pooled_as_torchvision_does(name: str) -> None:
+    """The first two maps of MobileNet's pyramid both have stride 32; those of ResNet 4 and 8."""
+    torch.manual_seed(0)
+    network: Any = torchvision_heads.build(name, 3, 3, 20).eval()
+    with torch.no_grad():
+        maps, images, size = network._maps(network(torch.randn(1, 3, 256, 192)))
+        assert images.image_sizes == [(256, 192)]
+        boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.9, 0.9]]]) * size
+        expected = network.model.roi_heads.box_roi_pool(maps, [boxes[0]], images.image_sizes)
+        torch.testing.assert_close(network._pooled(list(maps.values()), boxes, 7), expected)
+
+
+def test_ssd_takes_grey_images() -> None:
+    network = torchvision_heads.build("ssd300_vgg16", 3, 1, 20).eval()
+    assert network(torch.zeros(1, 1, 300, 300))["level_5"].shape[2:] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [("ssd300_vgg16", 0.48235, 1 / 255), ("ssdlite320_mobilenet_v3_large", 0.5, 0.5), ("fasterrcnn_mobilenet_v3_large_fpn", 0.485, 0.229)],
+)
+def test_weights_bring_the_normalisation_that_they_expect(tmp_path: Path, name: str, mean: float, std: float) -> None:
+    network: Any = torchvision_heads.build(name, 3, 3, 100)
+    torch.save(network.model.state_dict(), tmp_path / "weights.pth")
+    created = create(name, num_classes=3, channels=3, image_size=320, task="detection", weights=tmp_path / "weights.pth")
+    assert created.mean is not None
+    assert created.std is not None
+    assert (created.mean[0], created.std[0]) == (mean, std)
+
+
+def test_the_loss_of_two_images_is_computed_in_eval_mode_as_well() -> None:
+    network = torchvision_heads.build("fasterrcnn_mobilenet_v3_large_320_fpn", 3, 3, 20).eval()
+    targets = [{"boxes": torch.tensor([[0.1, 0.1, 0.5, 0.5]]), "labels": torch.tensor([1])}] * 2
+    assert network.loss(network(torch.randn(2, 3, 128, 128)), targets).isfinite()
 
 
 @pytest.mark.slow

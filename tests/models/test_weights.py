@@ -126,3 +126,33 @@ def test_without_a_network_connection_a_file_is_asked_for(monkeypatch: pytest.Mo
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(ModelError, match="give --weights FILE"):
         create("mobilenet_v2", num_classes=10, weights="imagenet", **SIZES)
+
+
+DETECTOR = """
+from torch import nn
+class Own(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4 + classes, 3, 8, 1)
+    def forward(self, x):
+        return {"map": self.conv(x)}
+    def decode(self, outputs):
+        return outputs
+def make(num_classes):
+    return Own(num_classes)
+"""
+
+
+def test_a_detector_of_ones_own_gets_its_weights_and_the_given_network_stays_as_it_is(tmp_path: Path):
+    (tmp_path / "detector.py").write_text(DETECTOR)
+    name, file, wanted = f"{tmp_path / 'detector.py'}:make", tmp_path / "weights.pth", torch.rand(7, 3, 3, 3)
+    torch.save({"conv.weight": wanted, "conv.bias": torch.zeros(7)}, file)
+    how = {"num_classes": 3, "channels": 3, "image_size": 64, "task": "detection"}
+    assert torch.equal(create(name, weights=file, **how).module.conv.weight, wanted)
+    given = create(name, **how).module
+    before = given.conv.weight.clone()
+    assert torch.equal(create(given, weights=file, **how).module.conv.weight, wanted)
+    assert torch.equal(given.conv.weight, before)
+    torch.save({"conv.weight": wanted}, file)
+    with pytest.raises(ModelError, match=r"missing: conv\.bias"):
+        create(given, weights=file, **how)

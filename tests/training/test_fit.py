@@ -21,6 +21,7 @@ from planish.evaluation.torch_predictor import TorchPredictor
 from planish.progress import Progress, collecting_notes, listening
 from planish.training import FitSettings, fit
 from planish.training.fit import FitRun, Teacher, _optimizer
+from planish.training.schedules.averaging import update_average
 from planish.training.schedules.freezing import LayerFreezer
 from planish.training.schedules.learning_rate import learning_rate
 
@@ -99,6 +100,10 @@ def test_a_checkpoint_of_another_training_is_refused_and_one_that_cannot_be_read
     other.conv1.weight.data[0] += 1
     with pytest.raises(TrainingError, match="another training"):
         fit(other, task, SPEC, PREPROCESSING, settings, run=FitRun(checkpoint))
+    relabelled = copy.deepcopy(task)
+    relabelled.split("train").targets[0] = 3 - relabelled.split("train").targets[0]
+    with pytest.raises(TrainingError, match="another training"):
+        fit(network, relabelled, SPEC, PREPROCESSING, settings, run=FitRun(checkpoint))
     for damaged in (b"", checkpoint.read_bytes()[:1000]):
         checkpoint.write_bytes(damaged)
         with collecting_notes() as notes:
@@ -268,6 +273,17 @@ def test_the_average_follows_the_weights(task, network):
     averaged = fit(network, task, SPEC, PREPROCESSING, FitSettings(**QUICK | {"ema_decay": 0.9}))
     assert not same(plain.module, averaged.module)
     assert averaged.module.bn1.num_batches_tracked == plain.module.bn1.num_batches_tracked
+
+
+def test_a_layer_that_is_used_twice_is_averaged_once():
+    module = nn.ModuleDict({"one": nn.Conv2d(2, 2, 1)})
+    module["again"] = module["one"]
+    average = copy.deepcopy(module)
+    with torch.no_grad():
+        average["one"].weight.zero_()
+        module["one"].weight.fill_(1)
+    update_average(average, module, 0.9)
+    torch.testing.assert_close(average["one"].weight, torch.full((2, 2, 1, 1), 0.1))
 
 
 def test_teacher_and_student_see_the_same_images_and_the_teacher_does_not_change(task, network):

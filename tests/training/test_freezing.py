@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from planish.artifact import InputSpec
+from planish.models import create
 from planish.settings import ModelSettings
 from planish.testing import write_shapes
 from planish.training.fit import fit
@@ -33,7 +35,9 @@ def moved(job: Job, module: nn.Module) -> dict[str, float]:
 
 
 def test_a_frozen_backbone_does_not_move_its_batch_norm_included(job: Job) -> None:
-    changes = moved(job, trained(job, freeze="backbone"))
+    module = trained(job, freeze="backbone")
+    changes = moved(job, module)
+    assert all(p.requires_grad for p in module.parameters()), "a later training starts afresh"
     assert changes["fc.weight"] > 0
     assert {name for name, change in changes.items() if change > 0} == {"fc.weight", "fc.bias"}
 
@@ -86,3 +90,21 @@ def prepare_copy(job: Job) -> nn.Module:
     module: nn.Module = copy.deepcopy(job.artifact.module)
     torch.manual_seed(0)
     return module
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "body"),
+    [
+        ("resnet18", "detection", "backbone.body."),
+        ("resnet18", "semantic", "backbone.body."),
+        ("torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", "detection", "model.backbone.body."),
+        ("torchvision:ssdlite320_mobilenet_v3_large", "detection", "model.backbone."),
+        ("torchvision:lraspp_mobilenet_v3_large", "semantic", "model.backbone."),
+    ],
+)
+def test_all_but_the_backbone_of_a_detector_is_trained(name: str, task: str, body: str) -> None:
+    module = create(name, num_classes=3, channels=3, image_size=320, task=task).module
+    LayerFreezer(module, InputSpec(3, 320, 320), "backbone", 1.0)(0.0)
+    assert {name for name, p in module.named_parameters() if not p.requires_grad} == {
+        name for name, _ in module.named_parameters() if name.startswith(body)
+    }

@@ -51,6 +51,7 @@ def test_values_are_set_by_full_and_by_short_key() -> None:
     assert recipe.techniques() == [Norm("group", groups=4), Activation("elu")]
     assert set_values(recipe, ["activation=none"]).techniques() == [Norm("group", groups=4)]
     assert set_values(recipe, ["norm=none"]).techniques()[0] == Norm("none")
+    assert set_values(set_values(recipe, ["norm=group"]), ["norm.groups=8"]).techniques()[0] == Norm("group", groups=8)
 
 
 def test_a_file_may_say_only_what_differs(tmp_path: Path) -> None:

@@ -50,6 +50,14 @@ def test_the_input_has_the_shape_of_the_images(tmp_path: Path, shape: tuple[int,
     assert all(side % max(strides) == 0 for side in expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("ssdlite320_mobilenet_v3_large", (80, 144)), ("fasterrcnn_mobilenet_v3_large_320_fpn", (64, 160))]
+)
+def test_the_maps_of_torchvisions_detectors_cover_the_image_exactly(tmp_path: Path, name: str, expected: tuple[int, int]) -> None:
+    job = prepare_job(wide_images(tmp_path / "wide", 100, 200), ModelSettings(name, task="detection", image_size=104))
+    assert (job.artifact.input_spec.height, job.artifact.input_spec.width) == expected
+
+
 def test_a_wide_input_is_learned_from_and_exported(tmp_path: Path) -> None:
     from planish.commands import export, train, verify
 

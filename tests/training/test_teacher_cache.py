@@ -38,6 +38,13 @@ def test_what_does_not_fit_is_answered_all_the_same(monkeypatch):
         assert torch.equal(found, part.float().expand(-1, 3))
 
 
+def test_answers_take_no_more_memory_than_is_counted():
+    answers = TeacherCache(at_once=64)
+    answers.ask(torch.zeros(1, 4, dtype=torch.uint8), lambda chosen: torch.zeros(len(chosen), 10))
+    (known,) = answers._known.values()
+    assert known.untyped_storage().nbytes() == answers._bytes == 10 * 4
+
+
 def test_another_teacher_gives_other_answers():
     teacher = nn.Linear(2, 2)
     known = cache_of(teacher, 64)

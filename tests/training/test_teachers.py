@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from planish.artifact import InputSpec
 from planish.errors import TechniqueError
 from planish.evaluation.torch_predictor import TorchPredictor
 from planish.models.storage import load_artifact, save_artifact
 from planish.models.zoo import create
 from planish.training import Distill, Student
+from planish.training.distillation.distill import _averaged
 from planish.training.distillation.feature_transfer import FeatureRecorder, FeatureStudent, stages
 
 QUICK = {"batch_size": 32, "augmentation": "none"}
@@ -139,3 +141,9 @@ def test_a_student_of_another_architecture_is_taught_saved_and_loaded(artifact, 
 def test_an_unknown_student_is_refused(artifact, task):
     with pytest.raises(TechniqueError, match="resnet8"):
         Student(model="resnet9000").apply(artifact, task)
+
+
+def test_several_teachers_whose_outputs_cannot_be_averaged_are_refused():
+    detector = create("resnet18", num_classes=3, channels=3, image_size=64, task="detection").module.eval()
+    with pytest.raises(TechniqueError, match="2 teachers cannot be averaged"):
+        _averaged([detector, detector], InputSpec(3, 64, 64))

@@ -88,7 +88,7 @@ def read_coco(
     images: dict[Path, AnnotatedImage] = {}
     names: dict[int, str] = {}
     loaded = {file: _load(file) for file in files}
-    empty = [file for file, content in loaded.items() if not content.get("annotations")]
+    empty = [file for file, content in loaded.items() if not content.get("annotations") and not _lists_tiles(content)]
     if len(empty) < len(loaded):
         inventory.leave_out("annotation files", "no annotations in it; images that only it lists are left out", empty, root)
         for file in empty:
@@ -116,6 +116,11 @@ def read_coco(
     ordered = tuple(dict.fromkeys(names[number] for number in sorted(names)))
     note_unused(ordered, objects)
     return sorted(images.values(), key=lambda image: image.key), ordered
+
+
+def _lists_tiles(content: dict[str, Any]) -> bool:
+    """Whether a file is of ``planish.data.tiling``: without annotations they show no object; other files may be of unlabelled images."""
+    return all(isinstance(image, dict) and {"source", "left", "top"} <= image.keys() for image in content["images"])
 
 
 def _read_file(root: Path, file: Path, split: GivenSplit | None, content: dict[str, Any]) -> tuple[list[AnnotatedImage], dict[int, str]]:
@@ -246,8 +251,13 @@ def _object(one: dict[str, Any], names: dict[int, str]) -> ObjectAnnotation:
         crowd=_flag(one, "iscrowd"),
         difficult=_flag(one, "ignore") or _flag(one, "difficult"),
         area=_area(one.get("area")),
-        mask=one.get("segmentation") or None,
+        mask=_mask(one.get("segmentation")),
     )
+
+
+def _mask(value: Any) -> Any:
+    """The mask of an object; None without one, which some tools write as ``[]`` or ``[[]]``."""
+    return None if not value or (isinstance(value, list) and value == [[]] * len(value)) else value
 
 
 def _flag(one: dict[str, Any], name: str) -> bool:

@@ -103,6 +103,39 @@ def is_8_bit(file: Path) -> bool:
         return image.mode not in ("1", "F") and not image.mode.startswith("I")
 
 
+def require_one_palette(root: Path, files: Sequence[Path]) -> None:
+    """Require that indexed masks have the same colour for the same value, unless a class file names the values.
+
+    A program that makes files smaller gives each its own palette, and then a value is another class in each file.
+
+    Args:
+        root: folder of the data set, with an optional class file; see ``named_codes``.
+        files: all mask files.
+
+    Raises:
+        DataError: a value has another colour in another file.
+    """
+    if _given(root)[0]:
+        return
+    known: dict[int, tuple[str, Path]] = {}
+    for file in files:
+        for code, colour in _palette(file).items():
+            earlier, where = known.setdefault(code, (colour, file))
+            if earlier != colour:
+                raise DataError(
+                    f"the value {code} is {earlier} in {where} and {colour} in {file}",
+                    "the values of indexed masks are classes, with one palette for all files",
+                    "save the masks as RGB; or name the values in classes.txt if the colours mean nothing",
+                )
+
+
+def _palette(file: Path) -> dict[int, str]:
+    """The colours of the values that occur in a mask file, as ``#rrggbb``; empty if it is not indexed."""
+    with image_damage_reported(), open_bounded(file) as stream, Image.open(stream, formats=FORMATS) as image:
+        colours = bytes(image.getpalette() or ()).hex() if image.mode == "P" else ""
+    return {code: f"#{colours[6 * code : 6 * code + 6]}" for code in codes_in(file) if 6 * code < len(colours)} if colours else {}
+
+
 def named_codes(root: Path, seen: frozenset[int], voc: bool) -> PixelClasses:
     """Determine the classes of a data set from its class file and the codes in its masks.
 
@@ -226,11 +259,13 @@ def _given(root: Path) -> tuple[dict[int, str], str]:
             if file.suffix == ".json":
                 return _of_json(json.loads(text)), name
             if file.suffix == ".csv":
-                return _of_table(list(csv.reader(text.splitlines()))), name
+                delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+                return _of_table(list(csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True))), name
             return dict(enumerate(line.strip() for line in text.splitlines() if line.strip())), name
         except DAMAGED as error:
             raise DataError(
-                f"{file} cannot be understood: {describe(error)}", "it has a name per line, JSON of names and values, or CSV: name, r, g, b"
+                f"{file} cannot be understood: {describe(error)}",
+                "it has a name per line, JSON of names and values, or CSV: name, r, g, b; name, value; or value, name",
             ) from error
     return {}, "no file"
 
@@ -246,8 +281,23 @@ def _of_json(content: Any) -> dict[int, str]:
 
 
 def _of_table(rows: list[list[str]]) -> dict[int, str]:
-    rows = [row for row in rows if len(row) > 1 and row[1].strip().isdigit()]  # without the header
-    return {_code([int(word) for word in row[1:4]] if len(row) > 3 else int(row[1])): row[0].strip() for row in rows}
+    found: dict[int, str] = {}
+    for place, row in enumerate([cell.strip() for cell in row] for row in rows):
+        if len(row) > 1 and row[0].isdigit() and not row[1].isdigit():  # the value first
+            row = [row[1], *(row[2:] if _all_digits(row[2:5], 3) else row[:1])]
+        if _all_digits(row[1:4], 3):
+            found[_code([int(cell) for cell in row[1:4]])] = row[0]
+        elif _all_digits(row[1:2], 1):
+            found[int(row[1])] = row[0]
+        elif any(row) and place:  # the first row may be a header
+            raise ValueError(f"row {place + 1} has no value: {', '.join(row)[:60]}")
+    if not found:
+        raise ValueError("no row has a name and a value")
+    return found
+
+
+def _all_digits(cells: list[str], count: int) -> bool:
+    return len(cells) == count and all(cell.isdigit() for cell in cells)
 
 
 def _code(value: Any) -> int:

@@ -27,6 +27,7 @@ from planish.data.annotations.map_codes import (
     lossy_codes,
     named_codes,
     read_codes,
+    require_one_palette,
 )
 from planish.data.annotations.voc import given_splits
 from planish.data.sources.listing import IMAGE_FOLDERS, MASK_FOLDERS, SPLIT_WORDS, GivenSplit, image_files
@@ -66,6 +67,7 @@ def masked_images(root: Path) -> list[Masked]:
     """The images of a folder that have masks, sorted by path."""
     found = []
     by_name: dict[Path, dict[str, Path]] = {}
+    _beside.cache_clear()  # folders may have been added since the last call
     for image in image_files(root):
         parts = image.relative_to(root).parts
         for place in (i for i, part in enumerate(parts[:-1]) if part.lower() in IMAGE_FOLDERS):
@@ -83,7 +85,8 @@ def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedIma
     """Read the images with their label map files, and the classes of the values or colours in the maps.
 
     Raises:
-        DataError: a map cannot be read, or the classes cannot be determined; see ``lossy_codes`` and ``named_codes``.
+        DataError: a map cannot be read, or the classes cannot be determined; see ``lossy_codes``, ``named_codes`` and
+            ``require_one_palette``.
     """
     splits = given_splits(root)
     images: list[AnnotatedImage] = []
@@ -96,6 +99,8 @@ def read_label_maps(root: Path, masked: list[Masked]) -> tuple[list[AnnotatedIma
             seen |= codes_in(one.labels)
             stage.advance()
     files = [one.labels for one in masked if one.labels is not None]
+    if not _is_voc(masked):
+        require_one_palette(root, files)
     return images, lossy_codes(root, files, frozenset(seen)) or named_codes(root, frozenset(seen), _is_voc(masked))
 
 
@@ -126,7 +131,7 @@ def _of_singles(one: Masked) -> Iterator[ObjectAnnotation]:
         codes = read_codes(file)
         inside = ~np.isin(codes, _BACKGROUND) & (codes >= (_MIDDLE_GREY if file.suffix.lower() in LOSSY_SUFFIXES else 0))
         named = _NUMBERED.fullmatch(file.stem)
-        between = file.parent.name if file.parent.name not in (one.image.stem, *MASK_FOLDERS) else ""
+        between = file.parent.name if file.parent.name != one.image.stem and file.parent.name.lower() not in MASK_FOLDERS else ""
         if (found := _object(between or (named[1].strip() if named else "object"), inside)) is not None:
             yield found
 
@@ -166,6 +171,8 @@ def _class_names(root: Path, masked: list[Masked]) -> dict[int, str]:
     seen = frozenset[int]().union(*(codes_in(one.labels) for one in masked if one.labels))
     if not seen:
         return {}
+    if not _is_voc(masked):
+        require_one_palette(root, [one.labels for one in masked if one.labels])
     codes = named_codes(root, seen, _is_voc(masked))
     return {code: codes.class_names[label] for code, label in zip(codes.codes, codes.labels, strict=True)}
 

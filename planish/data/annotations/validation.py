@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from planish.data.annotations.annotated_image import AnnotatedImage, ObjectAnnotation
-from planish.data.preprocessing import FORMATS, image_damage_reported
+from planish.data.preprocessing import LARGEST_PIXELS, image_damage_reported, open_header
 from planish.data.targets.objects import Objects
 from planish.data.targets.run_lengths import lengths_of
 from planish.errors import DataError
@@ -28,7 +27,7 @@ def size_of(noted: AnnotatedImage) -> tuple[int, int]:
         DataError: the file does not exist or is not an image.
     """
     try:
-        with image_damage_reported(), open_bounded(noted.path) as stream, Image.open(stream, formats=FORMATS) as image:
+        with image_damage_reported(), open_bounded(noted.path) as stream, open_header(stream, LARGEST_PIXELS) as image:
             width, height = image.size
             turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED  # Pillow already rotates the size of a TIFF
             return (width, height) if turned else (height, width)

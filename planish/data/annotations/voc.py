@@ -142,8 +142,16 @@ def given_splits(root: Path) -> dict[str, GivenSplit]:
                 continue
             with wrap_parse_errors(file, DataError, "it is text with the name of an image a line"):
                 lines = read_text(file, errors="surrogateescape").splitlines()  # like file names
-            for stem in (line.split()[0] for line in lines if line.strip()):
+            for stem in _stems(lines):
                 if here.setdefault(stem, split) != split:
                     raise DataError(f"{folder} has {stem!r} in {here[stem]} and in {split}", "an image is of one split")
         found |= here
     return found
+
+
+def _stems(lines: list[str]) -> list[str]:
+    """The names in a list of images; they may hold spaces, and -1, 0 or 1 follows each in the list of a class."""
+    words = [line.split() for line in lines if line.strip()]
+    if all(len(some) > 1 and some[-1] in ("-1", "0", "1") for some in words):
+        lines = [line.rsplit(maxsplit=1)[0] for line in lines if line.strip()]
+    return [line.strip().strip('"') for line in lines if line.strip()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -33,6 +34,7 @@ T = TypeVar("T")
 _Stamp = tuple[bytes, str]  # path of a file; size, modification time and inode
 _LOCK_SECONDS = 60  # for which another process that writes the file hashes is waited for
 _STALE_SECONDS = 3600
+_PARTIAL = re.compile(r"partial-[0-9a-f]{32}")
 _CHUNK = 64
 
 
@@ -170,8 +172,13 @@ def _opened(table: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete temporary folders that killed processes left behind; running processes keep modifying theirs."""
+    """Delete temporary folders that killed processes left behind; running processes keep modifying theirs.
+
+    Only names that ``whole`` gives are deleted: the folder may be the user's own, as it is for tiles.
+    """
     for left in folder.glob("partial-*"):
+        if _PARTIAL.fullmatch(left.name) is None:
+            continue
         try:
             newest = max(p.stat().st_mtime for p in (left, *left.iterdir()))
         except OSError:

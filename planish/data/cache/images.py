@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from planish.data.duplicates import THUMB, thumbnail
 from planish.data.preprocessing import FORMATS, decode, resize
 from planish.data.sources.file_kinds import remarks
 from planish.errors import DataError
-from planish.files.reading import read_bytes
+from planish.files.reading import describe, read_bytes
 from planish.progress import Stage
 
 if TYPE_CHECKING:
@@ -82,12 +83,12 @@ def decoded(paths: Sequence[Path], hashes: npt.NDArray[np.uint8], decode_side: i
         root: the cache folder.
 
     Raises:
-        DataError: the disk is full.
+        DataError: the disk is full, or a file that was hashed can no longer be read.
     """
     key = key_of(_VERSION, THUMB, decode_side, grey, hashes)
     folder = root / "decoded" / key
     if not folder.is_dir():
-        _decode_all(paths, decode_side, grey, folder)
+        _decode_all(paths, hashes, decode_side, grey, folder)
     with np.load(folder / "index.npz", allow_pickle=False) as index:
         arrays = {name: index[name] for name in index.files}
     total = int(arrays["offsets"][-1])
@@ -125,7 +126,7 @@ def resized(store: ImageStore, rows: npt.NDArray[np.int64], spec: InputSpec, pre
     return images
 
 
-def _decode_all(paths: Sequence[Path], decode_side: int, grey: bool, folder: Path) -> None:
+def _decode_all(paths: Sequence[Path], hashes: npt.NDArray[np.uint8], decode_side: int, grey: bool, folder: Path) -> None:
     offsets, means, squares, thumbs = [0], [], [], []
     shapes: list[tuple[int, ...]] = []
     bad: dict[str, str] = {}
@@ -134,6 +135,12 @@ def _decode_all(paths: Sequence[Path], decode_side: int, grey: bool, folder: Pat
     def work(i: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint8]] | str:
         try:
             data = read_bytes(paths[i])
+        except (OSError, ValueError) as error:
+            if hashes[i].any() and getattr(error, "errno", None) != errno.EFBIG:
+                # a fault of the disk or network now, not of the content, by which the result is cached
+                raise DataError(f"{str(paths[i])!r} can no longer be read: {describe(error)}", "", "try again") from error
+            return str(error)
+        try:
             image = decode(data, 1 if grey else 3, decode_side)
             remarked[i] = remarks(data, FORMATS)
         except (DataError, OSError, ValueError) as error:

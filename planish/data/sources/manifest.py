@@ -113,6 +113,11 @@ def _rows(manifest: Path, inventory: Inventory) -> Iterator[tuple[int, dict[str,
             raise DataError(what, 'each line is {"path": ..., "label": ...}') from error
         if not isinstance(row, dict):
             raise DataError(f"{manifest.name}, line {line} is not a JSON object", 'each line is {"path": ..., "label": ...}')
+        for name, others in _OTHER_NAMES.items():
+            value = row[name] if name in row else next((row[key] for key in row if key.lower() in others), None)
+            if isinstance(value, list | dict):
+                what = f"{manifest.name}, line {line} has {str(value)[:60]} for the {name}"
+                raise DataError(what, "each row names a file and its class; images of several classes at once are not read")
         yield line, _renamed(manifest, {k: "" if v is None else str(v).strip() for k, v in row.items()}, inventory)
 
 

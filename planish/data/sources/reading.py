@@ -83,8 +83,11 @@ def _named(source: str | Path, root: Path, task: str | None) -> tuple[str, DataS
 
 def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSource]:
     source, layout = split_layout(source)
+    inventory = Inventory()
     if is_builtin(source):
         name, path = source, builtin_folder(source, root)
+        if (own := Path(source).absolute()).is_dir():
+            inventory.assume(f"{source} is the built-in data set, not the folder {own}, which is meant only where its whole path is given")
     else:
         path = Path(source).expanduser().absolute()
         try:
@@ -94,7 +97,6 @@ def _read(source: str | Path, root: Path, task: str | None) -> tuple[str, DataSo
             raise DataError(f"{str(source)!r} cannot be read: {error.strerror}") from error
         if not (is_folder or is_file):
             raise DataError(f"{str(source)!r} does not exist", f"data is a folder, a manifest or one of {', '.join(BUILTIN)}")
-    inventory = Inventory()
     with wrap_parse_errors(path, DataError, "see the README for what is read"), collecting_notes(silent=True) as notes:
         content = _content(name, path, task, layout, inventory).printable()
     for text in notes:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planish.data.annotations.annotated_image import AnnotatedImage
-from planish.data.annotations.map_codes import PixelClasses, codes_in, size_in
+from planish.data.annotations.map_codes import IGNORED, PixelClasses, codes_in, size_in
 from planish.data.annotations.validation import objects_of, size_of
 from planish.data.cache.files import key_of
 from planish.data.sources.inventory import Inventory
@@ -209,6 +209,12 @@ class AnnotatedFiles:
         names = _model_classes(declared, class_names, used)
         if painted and names[0] != BACKGROUND:
             raise DataError(f"the model's first class is {names[0]!r}", "what no mask covers is the background", "give label maps")
+        if painted and len(names) > IGNORED:
+            raise DataError(
+                f"label maps of {len(names)} classes, with the background",
+                f"there are at most {IGNORED}",
+                "give --task detection or instance",
+            )
         of_objects = names[1:] if painted else names
         if painted:
             regions = [image.key for image in listed for one in image.objects if one.label == BACKGROUND]
@@ -292,7 +298,7 @@ class LabelMapFiles:
         Raises:
             DataError: maps have another aspect ratio than their images, there are fewer than two classes, or the model lacks a class.
         """
-        names = _model_classes(self.codes.class_names, class_names)
+        names = _model_classes(self.codes.class_names, class_names, {self.codes.class_names[i] for i in self.codes.labels})
         if len(names) < 2:
             raise DataError(
                 f"masks of 1 classes: all of {self.name!r} hold {names[0]!r} alone", "there are two classes to tell apart, or more",
@@ -367,7 +373,7 @@ def _model_classes(declared: Sequence[str], class_names: Sequence[str] | None, u
     note(
         "classes are matched to the model's by name, in the model's order"
         + (f"; {len(absent)} of its {len(class_names)} are not in the images: {_listing(absent)}" if absent else "")
-        + (f"; {len(extra)} that no object has are not the model's: {_listing(extra)}" if extra else "")
+        + (f"; {len(extra)} that do not occur are not the model's: {_listing(extra)}" if extra else "")
     )
     return tuple(class_names)
 

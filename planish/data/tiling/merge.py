@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -158,11 +159,16 @@ def _cut_off(
 def _canvas(shape: tuple[int, ...], tiles: Sequence[Tile], height: int, width: int) -> tuple[int, int]:
     """The height and width of a map of the whole image at the resolution of the maps of its tiles."""
     size = tiles[0].size
-    return max(1, round(height * shape[0] / size)), max(1, round(width * shape[1] / size))
+    return max(1, _whole(height * shape[0] / size)), max(1, _whole(width * shape[1] / size))
+
+
+def _whole(value: float) -> int:
+    """Round half up, so that adding a whole number before or after rounding is the same; ``round`` would leave a gap beside some tiles."""
+    return math.floor(value + 0.5)
 
 
 def _paste(whole: Floats, part: Floats, tile: Tile) -> None:
-    top, left = round(tile.top * part.shape[0] / tile.size), round(tile.left * part.shape[1] / tile.size)
+    top, left = _whole(tile.top * part.shape[0] / tile.size), _whole(tile.left * part.shape[1] / tile.size)
     room = whole[top : top + part.shape[0], left : left + part.shape[1]]
     room[:] = part[: room.shape[0], : room.shape[1]]
 
@@ -175,7 +181,7 @@ def _stitched(outputs: Outputs, tiles: Sequence[Tile], height: int, width: int) 
     inside = np.minimum(rows[:, None], columns).astype(np.float32)
     best = np.zeros(whole["classes"].shape, np.float32)
     for i, tile in enumerate(tiles):
-        top, left = round(tile.top * shape[0] / tile.size), round(tile.left * shape[1] / tile.size)
+        top, left = _whole(tile.top * shape[0] / tile.size), _whole(tile.left * shape[1] / tile.size)
         seen = best[top : top + shape[0], left : left + shape[1]]
         better = inside[: seen.shape[0], : seen.shape[1]] > seen
         for name, all_of_it in whole.items():

@@ -15,7 +15,7 @@ from PIL import Image
 
 from planish.data.annotations.map_codes import IGNORED
 from planish.data.cache.files import full_disk_reported, whole
-from planish.data.preprocessing import decode
+from planish.data.preprocessing import LARGEST_PIXELS, decode
 from planish.data.sources.listing import GivenSplit
 from planish.data.splits import cut
 from planish.data.targets.objects import Objects
@@ -24,7 +24,6 @@ from planish.progress import Stage
 from planish.split_assignment import ASSIGNED_SPLITS, AssignedSplit, SplitAssignment
 
 ANY_SIDE = 1 << 30  # a decode_side that shrinks no image
-MAX_PIXELS = 1 << 30
 BAND_SHARE = 0.15  # fraction of each image that goes to a split without images of its own
 _TILED_IMAGES = ".tiled_images.json"  # hidden, so that it is not mistaken for annotations
 _FEW_IMAGES = 20  # from this number on, missing splits get whole images; with fewer, each image is cut into bands
@@ -283,7 +282,7 @@ def _hash(image: LargeImage) -> npt.NDArray[np.uint8]:
 
 def _pixels(image: LargeImage) -> npt.NDArray[np.uint8]:
     try:
-        pixels = decode(image.path.read_bytes(), 3, ANY_SIDE, MAX_PIXELS)
+        pixels = decode(image.path.read_bytes(), 3, ANY_SIDE, LARGEST_PIXELS)
     except (DataError, OSError) as error:
         raise DataError(f"{image.key!r}: {error}") from error
     if pixels.shape[:2] != (image.target.height, image.target.width):

@@ -75,7 +75,8 @@ def assign(
     positive, which = chosen.any(1), owner.squeeze(1)
     kept, covered = suits * chosen, overlaps * chosen
     # the target score of an object's best location is the object's best IoU, those of the others are in proportion to their alignment
-    scaled = kept / kept.amax(2, keepdim=True).clamp_min(1e-12) * covered.amax(2, keepdim=True)
+    most = kept.amax(2, keepdim=True)  # tiny for a tiny object, as it holds the sixth power of its IoU
+    scaled = kept / most.clamp_min(torch.finfo(most.dtype).tiny) * covered.amax(2, keepdim=True)
     return Assigned(
         positive,
         which,

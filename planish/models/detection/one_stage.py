@@ -117,7 +117,7 @@ class OneStage(nn.Module):
         each level, and height and width of the image.
         """
         maps = list(outputs.values())
-        height, width = (side * self._stride() for side in maps[0].shape[2:])
+        height, width = (side * self.first_stride for side in maps[0].shape[2:])
         blank = ImageList(maps[0].new_zeros(1, 3, height, width), [(height, width)])
         shapes = [values.new_zeros(1, 1, *values.shape[2:]) for values in maps]
         anchors: Tensor = self.model.anchor_generator(blank, shapes)[0]
@@ -137,7 +137,9 @@ class OneStage(nn.Module):
         generator: Any = self.model.anchor_generator
         return int(generator.num_anchors_per_location()[level])
 
-    def _stride(self) -> int:
+    @property
+    def first_stride(self) -> int:
+        """The stride of the first map, of which the sides of images are multiples."""
         return 16 if isinstance(self.model, SSD) and "Lite" in type(self.model.head).__name__ else 8
 
 

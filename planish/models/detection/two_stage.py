@@ -6,6 +6,7 @@ quantized; the heads are left as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +21,9 @@ from planish.models.detection.decode import keep_best
 from planish.models.detection.ignored import IgnoringProposals, ignored_boxes
 from planish.models.detection.levels import DETECTIONS
 from planish.models.detection.one_stage import moved, rows_of
+from planish.models.heads.stem_and_classifier import run_order
 
-_FINEST = 4  # stride of the first map of a pyramid
+_WATCH_SIZE = 128  # a multiple of all strides
 _MASK_STRIDE = 4
 
 
@@ -38,13 +40,20 @@ class TwoStage(nn.Module):
         super().__init__()
         self.model, self.num_classes, self.detections = model, num_classes, detections
         model.rpn.__class__ = IgnoringProposals  # safe, as the subclass adds no state; torchvision always builds its own class
+        maps = run_order(model.backbone, 3, _WATCH_SIZE)[1]
+        self.strides: list[int] = [_WATCH_SIZE // each.shape[2] for each in maps.values()]  # 4, 8, 16, 32, 64; MobileNet's maps 32, 32, 64
+
+    @property
+    def first_stride(self) -> int:
+        """The stride of the first map, of which the sides of images are multiples."""
+        return self.strides[0]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {f"map_{name}": maps for name, maps in self.model.backbone(x).items()}
 
     def loss(self, outputs: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
         """The sum of torchvision's losses of proposals, boxes and masks, in which ignored boxes have no part; a scalar."""
-        maps, images, size = self._maps(outputs)
+        maps, images, size = self._maps(outputs, len(targets))
         wanted: list[dict[str, Tensor]] = []
         for t in targets:
             one = {"boxes": t["boxes"].to(size) * size, "labels": t["labels"] + 1}
@@ -95,15 +104,17 @@ class TwoStage(nn.Module):
             masks = heads.mask_predictor(heads.mask_head(self._pooled(levels, boxes * size, 14)))
             of_class = masks.unflatten(0, (-1, boxes.shape[1]))
             index = (labels + 1)[..., None, None, None].expand(-1, -1, 1, *masks.shape[2:])
-            sides = tuple(int(side) * _FINEST // _MASK_STRIDE for side in levels[0].shape[2:])
+            sides = tuple(int(side) * self.first_stride // _MASK_STRIDE for side in levels[0].shape[2:])
             found["masks"] = _pasted(of_class.gather(2, index).squeeze(2).sigmoid(), boxes, sides[0], sides[1])
         return found
 
-    def _maps(self, outputs: dict[str, Tensor]) -> tuple[dict[str, Tensor], ImageList, Tensor]:
+    def _maps(self, outputs: dict[str, Tensor], count: int = 1) -> tuple[dict[str, Tensor], ImageList, Tensor]:
+        """The maps by torchvision's names, ``count`` blank images (to decode, one: anchors are the same for all), and their size in pixels,
+        width and height twice.
+        """
         maps = {name.removeprefix("map_"): values for name, values in outputs.items()}
         first = next(iter(maps.values()))
-        height, width = (int(side) * _FINEST for side in first.shape[2:])
-        count = len(first) if self.training else 1  # anchors are the same for all images
+        height, width = (int(side) * self.first_stride for side in first.shape[2:])
         images = ImageList(first.new_zeros(count, 1, height, width), [(height, width)] * count)
         return maps, images, torch.tensor([width, height, width, height], dtype=first.dtype, device=first.device)
 
@@ -118,8 +129,9 @@ class TwoStage(nn.Module):
         rows = torch.cat([image.unsqueeze(1), boxes.reshape(-1, 4)], 1)
         area = ((rows[:, 3] - rows[:, 1]) * (rows[:, 4] - rows[:, 2])).clamp_min(1.0)
         used = len(levels) - 1  # the coarsest is for proposals only
-        level = (4 + torch.log2(area.sqrt() / 224 + 1e-6)).floor().clamp(2, 1 + used) - 2
-        parts = [roi_align(maps, rows, side, 1 / (_FINEST * 2**i), 2, False) for i, maps in enumerate(levels[:used])]
+        least, most = (int(math.log2(self.strides[i])) for i in (0, used - 1))
+        level = (4 + torch.log2(area.sqrt() / 224 + 1e-6)).floor().clamp(least, most) - least
+        parts = [roi_align(maps, rows, side, 1 / self.strides[i], 2, False) for i, maps in enumerate(levels[:used])]
         chosen = functional.one_hot(level.long(), used).to(boxes.dtype)
         return (torch.stack(parts, 1) * chosen[..., None, None, None]).sum(1)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from planish.errors import ModelError, first_line
 
@@ -19,7 +20,7 @@ def run_order(module: nn.Module, channels: int, image_size: int) -> tuple[list[t
     order: dict[str, nn.Module] = {}
     handles = []
     for name, layer in module.named_modules():
-        if not any(layer.children()):
+        if parametrize.is_parametrized(layer) or not any(layer.children()):
             handles.append(layer.register_forward_pre_hook(lambda layer, _, name=name: order.setdefault(name, layer) and None))
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
@@ -35,13 +36,18 @@ def run_order(module: nn.Module, channels: int, image_size: int) -> tuple[list[t
     return list(order.items()), output
 
 
-def set_input_channels(module: nn.Module, channels: int) -> None:
+def set_input_channels(module: nn.Module, channels: int, image_size: int = WATCH_SIZE) -> None:
     """Replace the first convolution by a He-initialised one for images of ``channels`` channels.
+
+    Args:
+        module: the network, changed in place.
+        channels: the new number of image channels.
+        image_size: size of an image that it runs on.
 
     Raises:
         ModelError: the first convolution does not take RGB images, or has groups.
     """
-    name, conv = _first_convolution(run_order(module, 3, WATCH_SIZE)[0])
+    name, conv = _first_convolution(run_order(module, 3, image_size)[0])
     if conv.in_channels != 3 or conv.groups != 1:
         raise ModelError(
             f"the first convolution, {name!r}, reads {conv.in_channels} channels", f"it must read 3 to be changed to {channels}"

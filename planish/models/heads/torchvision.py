@@ -19,6 +19,8 @@ from planish.models.heads.segmentation import pixel_loss
 from planish.models.heads.stem_and_classifier import set_input_channels
 from planish.task import Kind, Reader, annotations_for
 
+_WATCH_SIZE = 320  # SSD300's last maps do not exist at 224 pixels
+
 
 def names(task: str) -> list[str]:
     """Names of torchvision's networks for a task; empty for tasks without a detection or segmentation head."""
@@ -71,8 +73,19 @@ def build(name: str, num_classes: int, channels: int, detections: int) -> nn.Mod
             raise ModelError(f"{name} is no detector of boxes", f"there are {', '.join(_detectors())}")
         made = (TwoStage if isinstance(network, FasterRCNN) else OneStage)(network, num_classes, detections)
     if channels != 3:
-        set_input_channels(network.backbone, channels)
+        set_input_channels(network.backbone, channels, _WATCH_SIZE)
     return made
+
+
+def normalisation(made: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Channel means and standard deviations that torchvision's weights for a network from ``build`` expect, on the 0..1 scale.
+
+    Those of ImageNet, except for SSD: SSD300 takes values of 0..255 less their mean, SSDLite -1..1.
+    """
+    transform: Any = getattr(made.model, "transform", None)
+    if transform is None:
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return tuple(transform.image_mean), tuple(transform.image_std)
 
 
 class LabelMapSegmenter(nn.Module):

@@ -78,7 +78,7 @@ class Initialization:
                     bias.zero_()
                 if _normalises(layer):
                     layer.weight.fill_(1)  # type: ignore[operator]
-                if isinstance(layer, nn.BatchNorm2d):
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                     layer.reset_running_stats()
         return changed(artifact, self, module, {}, f"{count} layers are {kind}")
 
@@ -99,7 +99,7 @@ def gain_of(activation: nn.Module) -> float:
     """
     z = torch.linspace(-8, 8, 16001)
     density = torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    moved = activation(z).float()
+    moved = activation(z.clone()).float()  # it may work in place
     return float(1 / torch.trapezoid(moved**2 * density, z).sqrt())
 
 

@@ -54,7 +54,7 @@ class Norm:
 
     Learned weights and biases are kept; ``none`` keeps only these. So does ``standardised``, which standardises the weights of the
     convolutions instead (Qiao et al. 2019, arXiv:1903.10520, scaled as in Brock et al. 2021, arXiv:2101.08692). ``layer`` normalises over
-    the channels and pixels of an image, ``instance`` over the pixels of each channel.
+    the channels and pixels of an image, ``instance`` over the pixels of each channel. ``batch`` leaves batch norms as they are.
 
     Args:
         kind: the new normalisation.
@@ -124,7 +124,7 @@ def _made(old: nn.Module, kind: Kind, groups: int) -> nn.Module:
     new: nn.Module
     match kind:
         case "batch":
-            new = nn.BatchNorm2d(count)
+            new = nn.BatchNorm2d(count, getattr(old, "eps", 1e-5))
         case "group":
             new = nn.GroupNorm(max(g for g in range(1, groups + 1) if count % g == 0), count)
         case "layer":
@@ -134,8 +134,8 @@ def _made(old: nn.Module, kind: Kind, groups: int) -> nn.Module:
         case _:
             new = Affine(count)
     with torch.no_grad():
-        for name in ("weight", "bias"):
-            if isinstance(value := getattr(old, name, None), Tensor):
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            if isinstance(value := getattr(old, name, None), Tensor) and getattr(new, name, None) is not None:
                 getattr(new, name).copy_(value)
     # timm's norm layers include dropout and an activation
     behind = [m for n in ("drop", "act") if isinstance(m := getattr(old, n, None), nn.Module) and not isinstance(m, nn.Identity)]

@@ -148,7 +148,8 @@ class Pooling:
         """
         spec = artifact.input_spec
         module = functions_as_modules(copied(artifact), _FUNCTIONS)
-        found = [name for name, m in module.named_modules() if _is_final(m)]
+        # by the order in which they run: those of squeeze-and-excitation may be registered last
+        found = [name for name in output_shapes(module, spec) if _is_final(module.get_submodule(name))]
         if not found:
             raise TechniqueError(
                 f"{artifact.lineage.source.name} has no global pooling before its classifier",
@@ -339,7 +340,8 @@ def _smaller(old: nn.Module, kind: Inside, channels: int) -> nn.Module:
         case "strided":
             return nn.Conv2d(channels, channels, kernel, stride, padding)
         case _:
-            return nn.Sequential(nn.MaxPool2d(kernel, 1, padding), BlurPool(channels, stride))
+            dense = nn.MaxPool2d if isinstance(old, nn.MaxPool2d) else nn.AvgPool2d
+            return nn.Sequential(dense(kernel, 1, padding), BlurPool(channels, stride))
 
 
 def _largest(value: Any) -> int:

@@ -65,12 +65,12 @@ def fit_weights(module: nn.Module, state: State, classifier: str, optional: Iter
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(tuple(optional))}
     own = module.state_dict()
     state = with_shared(state, own)
-    head = {key for key in (f"{classifier}.weight", f"{classifier}.bias") if key in own}
+    head = [key for key in own if key.startswith(f"{classifier}.")]  # with weight norm, the weight consists of two tensors
     new_head = any(key not in state or state[key].shape != own[key].shape for key in head)
     if new_head:
-        old = state.get(f"{classifier}.weight")
+        old = next((state[key] for key in head if key in state), None)
         size = "no classifier" if old is None else f"a classifier of {len(old) if old.ndim else 1} outputs"
-        notes.append(f"the weights have {size}: a fresh one of {own[f'{classifier}.weight'].shape[0]} takes its place")
+        notes.append(f"the weights have {size}: a fresh one of {len(own[head[0]])} takes its place")
         state = {key: value for key, value in state.items() if key not in head} | {key: own[key] for key in head}
 
     for key, value in state.items():

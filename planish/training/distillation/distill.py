@@ -15,7 +15,7 @@ from torch.nn import functional
 from planish.artifact import Artifact, InputSpec, Normalisation, Step
 from planish.data.augmentation.policy import Augmentation
 from planish.data.normalisation import normalise_each
-from planish.errors import PlanishError, TechniqueError
+from planish.errors import PlanishError, TechniqueError, first_line
 from planish.files.workspace import resume_file
 from planish.models.outputs import copy_decoding_methods
 from planish.models.storage import fingerprint, load_artifact
@@ -133,7 +133,7 @@ class Distill:
                 student = FeatureStudent(student, taught_by[0], example, self.method)
             taught_by[0] = FeatureRecorder(taught_by[0], student.teacher_layers)
         if teachers:
-            together = taught_by[0] if len(teachers) == 1 else Ensemble(taught_by)
+            together = taught_by[0] if len(teachers) == 1 else _averaged(taught_by, spec)
             teacher = Teacher(together, self.weight, self.temperature, self.method == "decoupled")
         fitted = fit(
             student,
@@ -191,6 +191,18 @@ def _resized(module: nn.Module, own: InputSpec, given: InputSpec, normalisation:
     resized = _Resized(_Shrink(own.height, own.width, normalisation), module)
     copy_decoding_methods(module, resized)
     return resized
+
+
+def _averaged(networks: list[nn.Module], spec: InputSpec) -> Ensemble:
+    together = Ensemble(networks)
+    try:
+        with torch.no_grad():
+            together(torch.zeros(1, spec.channels, spec.height, spec.width))
+    except Exception as error:  # maps of detectors, or outputs of different sizes
+        raise TechniqueError(
+            f"{len(networks)} teachers cannot be averaged: {first_line(error)}", "all must return logits of one size", "name one"
+        ) from error
+    return together
 
 
 def _check_same_view(teacher: Artifact, student: Artifact) -> None:

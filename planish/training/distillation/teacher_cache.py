@@ -43,7 +43,8 @@ class TeacherCache:
         missing = [i for i, key in enumerate(keys) if key not in self._known]
         found: dict[bytes, Any] = {}
         if missing:
-            answers = tree_map(lambda part: part[: len(missing)], teacher((missing * self._at_once)[: self._at_once]))
+            # copied, as a part of the answers would keep all of them in memory
+            answers = tree_map(lambda part: part[: len(missing)].clone(), teacher((missing * self._at_once)[: self._at_once]))
             parts = zip(*tree_flatten(answers)[0], strict=True)
             found = {keys[i]: tree_unflatten(list(part), tree_structure(answers)) for i, part in zip(missing, parts, strict=True)}
             size = sum(part.numel() * part.element_size() for part in tree_leaves(answers))

@@ -57,7 +57,8 @@ def decay(settings: FitSettings, steps: int, averaged_steps: int) -> float:
 
 def update_average(average: nn.Module, module: nn.Module, kept: float) -> None:
     """Update an average in place as ``kept * average + (1 - kept) * module``; tensors of integers, such as counters, are copied."""
-    pairs = list(zip(average.state_dict().values(), module.state_dict().values(), strict=True))
+    states = (network.state_dict(keep_vars=True).values() for network in (average, module))
+    pairs = {id(slow): (slow.detach(), fast.detach()) for slow, fast in zip(*states, strict=True)}.values()  # shared tensors only once
     floats = [pair for pair in pairs if pair[0].is_floating_point()]
     move = get_ema_multi_avg_fn(kept)  # type: ignore[no-untyped-call]
     move([slow for slow, _ in floats], [fast for _, fast in floats], 0)

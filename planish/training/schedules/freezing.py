@@ -15,7 +15,8 @@ _ALL_TRAINED_BY = 0.5  # share of the training after which all layers are traine
 
 
 class LayerFreezer:
-    """Freezes and unfreezes the layers of a network, divided in execution order into four parts and the classifier.
+    """Freezes and unfreezes the layers of a network, divided in execution order into four parts and the classifier. In detectors and
+    segmenters the parts are those of the backbone, and all other layers take the place of the classifier.
 
     Frozen layers are not trained and are in eval mode, so their batch norm uses and keeps its statistics.
 
@@ -37,8 +38,11 @@ class LayerFreezer:
             return
         layers = [layer for _, layer in run_order(module, spec.channels, spec.height)[0]]
         last = max(i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d | nn.Linear))
-        for i, layer in enumerate(layers):
-            self._parts[_PARTS if i >= last else i * _PARTS // last].append(layer)
+        body = _body(module)
+        early = layers[:last] if body is None else [layer for layer in layers if layer in body]
+        self._parts[_PARTS] = [layer for layer in layers if layer not in set(early)]
+        for i, layer in enumerate(early):
+            self._parts[i * _PARTS // len(early)].append(layer)
         self._where = {p: number for number, part in enumerate(self._parts) for layer in part for p in layer.parameters()}
         number = 0
         for parameter in module.parameters():  # parameters of blocks themselves, such as a layer scale, belong to the preceding layer
@@ -47,6 +51,11 @@ class LayerFreezer:
     def rate_of(self, parameter: nn.Parameter) -> float:
         """The learning-rate factor of a parameter."""
         return 1.0 if self.layer_decay == 1 else self.layer_decay ** (_PARTS - self._where[parameter])
+
+    def release(self) -> None:
+        """Let all parameters require gradients again that did at first."""
+        for parameter in self._learning:
+            parameter.requires_grad_()
 
     def __call__(self, progress: float, restart: bool = False) -> None:
         """Freeze and unfreeze layers as the progress requires.
@@ -67,3 +76,11 @@ class LayerFreezer:
                 layer.train(number >= first)
         for parameter, number in self._where.items():
             parameter.requires_grad_(number >= first and parameter in self._learning)
+
+
+def _body(module: nn.Module) -> set[nn.Module] | None:
+    """The layers of the classifier inside a detector or segmenter; None for other networks."""
+    if not hasattr(module, "decode"):
+        return None
+    backbone = next((layer for name, layer in module.named_modules() if name.rpartition(".")[2] == "backbone"), None)
+    return None if backbone is None else set(getattr(backbone, "body", backbone).modules())
