@@ -120,9 +120,9 @@ def _listening(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a response body waits 40 ms for the ACK of its head
         return listener
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # OverflowError: the port is above 65535
         raise BundleError(
-            f"{host}:{port}: {error.strerror or error}", "the server needs an address of this machine and a free port"
+            f"{host}:{port}: {getattr(error, 'strerror', None) or error}", "the server needs an address of this machine and a free port"
         ) from error
 
 

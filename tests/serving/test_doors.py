@@ -87,6 +87,8 @@ def test_what_is_no_certificate_is_told(bundle: Path, certificate: tuple[Path, P
 def test_a_port_that_is_taken_is_told(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BundleError, match="free port"):
         listen([bundle], address=Address(port=taken.getsockname()[1]))
+    with pytest.raises(BundleError, match="free port"):
+        listen([bundle], address=Address(port=80_000))
 
 
 @pytest.fixture(params=[0.5])
