@@ -156,6 +156,7 @@ def _listens(address: Address, port: int) -> str:
     """Return a message with the address and an example request. Also write the address to its file, if there is one."""
     if address.file is not None:
         here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+        address.file.parent.mkdir(parents=True, exist_ok=True)
         address.file.write_text(f"{address.url(port, here)}\n", encoding="utf-8")
     return f"listening on {address.url(port)}; try: curl --data-binary @photo.jpg {address.url(port)}/predict"
 

@@ -316,7 +316,7 @@ def test_the_health_check_knows_port_and_tls(
     def check(file: Path) -> int:
         return subprocess.run([sys.executable, "-m", "planish.serving.healthcheck", file], capture_output=True).returncode
 
-    file = tmp_path / "address"
+    file = tmp_path / "run" / "address"
     assert check(file) == 1
     for options in (["--tls-certificate", certificate[0], "--tls-key", certificate[1]], ["--host", "0.0.0.0"]):
         served = serve(f"shapes={bundle}", "--address-file", file, *options)
