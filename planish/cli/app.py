@@ -107,9 +107,13 @@ app.register_install_completion_command(name="install-completion", group=_group)
 
 def _model_first(tokens: list[str]) -> list[str]:
     """Rewrite ``compress photos/ --model net.py:make`` as ``compress net.py:make photos/``."""
-    if tokens[:1] and tokens[0] in ("evaluate", "compress", "export") and "--model" in tokens[1:-1]:
-        place = tokens.index("--model")
-        return [tokens[0], tokens[place + 1], *tokens[1:place], *tokens[place + 2 :]]
+    if not tokens or tokens[0] not in ("evaluate", "compress", "export"):
+        return tokens
+    for place, token in enumerate(tokens[1:], 1):
+        name, equals, value = token.partition("=")
+        if name == "--model" and (equals or place + 1 < len(tokens)):
+            given, after = (value, place + 1) if equals else (tokens[place + 1], place + 2)
+            return [tokens[0], given, *tokens[1:place], *tokens[after:]]
     return tokens
 
 

@@ -174,7 +174,11 @@ def _doctor(result: Any, given: Arguments) -> None:
 
 
 def _labels(result: int, given: Arguments) -> None:
-    stdout.print(f"{result} images most worth a label: fill in {Path(given['out']) / 'labels.csv'}", soft_wrap=True)
+    from planish.serving.monitoring.labelling import ANNOTATIONS, MANIFEST
+
+    out = Path(given["out"])
+    what = f"correct {out / ANNOTATIONS}" if (out / ANNOTATIONS).exists() else f"fill in {out / MANIFEST}"
+    stdout.print(f"{result} images most worth a label: {what}", soft_wrap=True)
 
 
 def _tiles(result: int, given: Arguments) -> None:

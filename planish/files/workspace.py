@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -61,12 +61,16 @@ def replace_folder(folder: Path, whole: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or the entries of a folder, are on disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    """Wait until a file's content, or the entries of a folder, are on disk.
+
+    Folders that cannot be synced are left out: /home, which on many shared machines only its owner may list, or those of a network drive.
+    """
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def sync_all(folder: Path) -> None:

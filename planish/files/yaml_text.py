@@ -15,13 +15,25 @@ _DEEPEST = 50
 _MOST_TOKENS = 200_000  # take a few seconds; the names of 20,000 classes need half of them
 
 
-class _Core(yaml.SafeLoader):
+class _UniqueKeys(yaml.SafeLoader):
+    """A loader that refuses a key that is given twice, as YAML 1.2 does; PyYAML silently takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            keys = [key.value for key, _ in node.value]
+            again = next((key for i, (key, _) in enumerate(node.value) if key.value in keys[:i]), node)
+            raise ValueError(f"line {again.start_mark.line + 1}: the key {again.value!r:.50} is given twice")
+        return found
+
+
+class _Core(_UniqueKeys):
     """A loader for the core schema of YAML 1.2.2."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 as the base class has it
 
 
-class _Words(yaml.SafeLoader):
+class _Words(_UniqueKeys):
     """A loader that returns every value as a string, except empty ones and ``~``, which are None."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 as the base class has it
@@ -53,7 +65,7 @@ def parse_yaml(text: str) -> Any:
     """Parse a YAML document. Aliases are refused, since a few lines of them can exhaust the memory.
 
     Raises:
-        ValueError: it is not valid, too long, has aliases or is nested too deeply.
+        ValueError: it is not valid, too long, has aliases or equal keys, or is nested too deeply.
 
     Example:
         >>> parse_yaml("{mixed_precision: off, flip: true, learning_rate: 1e-3}")

@@ -97,7 +97,7 @@ class Models:
             every_s: seconds between checks.
             failed: called with the old model after each failed attempt.
         """
-        watched = {entry.model.key: _Watched(_seal(entry.model)) for entry in self}
+        watched = {entry.model.key: _Watched(entry.model.seal.encode()) for entry in self}
         while True:
             await asyncio.sleep(every_s)
             for entry in list(self):
@@ -116,7 +116,7 @@ class Models:
                         failed(old)
                         _LOG.error("%s: the new bundle is not served: %s: %s", old.folder, type(error).__name__, str(error)[:1000])
                     else:
-                        watched[old.key] = _Watched(seal)
+                        watched[old.key] = _Watched(new.seal.encode())
                         _LOG.info("%s version %s: exchanged for a newer bundle", old.name, old.version)
 
 

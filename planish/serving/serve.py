@@ -120,9 +120,9 @@ def _listening(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or a response body waits 40 ms for the ACK of its head
         return listener
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # OverflowError: the port is above 65535
         raise BundleError(
-            f"{host}:{port}: {error.strerror or error}", "the server needs an address of this machine and a free port"
+            f"{host}:{port}: {getattr(error, 'strerror', None) or error}", "the server needs an address of this machine and a free port"
         ) from error
 
 
@@ -156,6 +156,7 @@ def _listens(address: Address, port: int) -> str:
     """Return a message with the address and an example request. Also write the address to its file, if there is one."""
     if address.file is not None:
         here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+        address.file.parent.mkdir(parents=True, exist_ok=True)
         address.file.write_text(f"{address.url(port, here)}\n", encoding="utf-8")
     return f"listening on {address.url(port)}; try: curl --data-binary @photo.jpg {address.url(port)}/predict"
 

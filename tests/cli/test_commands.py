@@ -45,6 +45,8 @@ def test_a_saved_model_is_evaluated_as_it_was(data: Path, model: Path) -> None:
     first, second = (json.loads(run("evaluate", model, data, "--json")) for _ in range(2))
     assert first == second
     assert "accuracy" in run("evaluate", model, data)
+    for given in (("--model", model), (f"--model={model}",)):
+        assert json.loads(run("evaluate", data, *given, "--json")) == first
 
 
 def test_an_evaluation_can_calibrate_and_corrupt(data: Path, model: Path) -> None:

@@ -18,7 +18,7 @@ import planish
 from planish.artifact import Artifact
 from planish.compression import Int8
 from planish.explanation.result import Explanation
-from planish.export import ToOnnx, ToOpenVino
+from planish.export import Pack, ToOnnx, ToOpenVino
 from planish.export.bundle.folder import write_bundle
 from planish.models.storage import save_artifact
 from planish.report.pages.explanation import explanation
@@ -59,6 +59,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     write("fp32", float_, "onnxruntime")
     write("int8", int8, "onnxruntime")
+    write("packed", Pack().apply(int8, any_task), "onnxruntime")
     write("run/bundle", ToOpenVino().apply(int8, any_task), "openvino")
     return {path.name: path for path in folder.iterdir()}
 
@@ -84,6 +85,7 @@ def test_json_holds_all_of_it(bundles: dict[str, Path]) -> None:
         pytest.param("fp32", ("--batch", 2), "onnxruntime", marks=pytest.mark.slow),
         ("run", (), "openvino"),
         ("int8", ("--reference", "fp32"), "onnxruntime"),
+        ("packed", (), "onnxruntime"),
     ],
 )
 def test_every_kind_of_model(bundles: dict[str, Path], name: str, options: tuple[object, ...], runtime: str) -> None:
@@ -91,9 +93,9 @@ def test_every_kind_of_model(bundles: dict[str, Path], name: str, options: tuple
     found = json.loads(run(bundles[name], *given, "--json"))
     assert found["runtime"] == runtime
     assert len([x for x in found["layers"] if x["macs"]]) == 10
-    if name in ("run", "int8"):
+    if name in ("run", "int8", "packed"):
         assert found["errors"]["final_db"] > 10
-        assert ("unrounded" in found["errors"]["reference"]) == (name == "run")
+        assert ("unrounded" in found["errors"]["reference"]) == (name != "int8")
 
 
 @pytest.mark.parametrize("width", [80, 120])

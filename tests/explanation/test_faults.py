@@ -187,6 +187,26 @@ def test_findings_that_rest_on_time_say_nothing_where_nothing_differs() -> None:
     assert [f.name for f in find_all(evidence(precision="int8", preprocessing_ms=0.5))] == []
 
 
+@pytest.mark.parametrize(
+    ("runtime", "op", "weight", "said"),
+    [
+        ("openvino", "Convolution", (33, 64, 3, 3), ["33 → 32"]),
+        ("openvino", "Deconvolution", (33, 64, 3, 3), []),
+        ("openvino", "Deconvolution", (64, 33, 3, 3), ["33 → 32"]),
+        ("onnxruntime", "ConvTranspose", (33, 64, 3, 3), []),
+    ],
+)
+def test_the_channels_that_a_transposed_convolution_writes_are_aligned(
+    runtime: str, op: str, weight: tuple[int, ...], said: list[str]
+) -> None:
+    from planish.explanation.findings.shapes import misaligned_channels
+
+    given = evidence(runtime=runtime)
+    profile = replace(given.profile, layers=(replace(given.profile.layers[0], op=op, weight=weight),))
+    found = misaligned_channels(replace(given, profile=profile))
+    assert ([] if found is None else [found.fix.split(": ")[1]]) == said
+
+
 @pytest.mark.parametrize(("gain", "precision", "said"), [(4, "fp32", True), (1.1, "fp32", False), (4, "int8", False), (4, "bf16", False)])
 def test_fp32_where_integers_pay(gain: float, precision: str, said: bool) -> None:
     from planish.explanation.findings.finders import find_all

@@ -26,7 +26,7 @@ from planish.explanation.model_file import ModelFile
 from planish.explanation.overflow import overflow_share
 from planish.explanation.profiles.macs import einsum_macs, product_macs
 from planish.explanation.profiles.onnxruntime import profile_onnxruntime
-from planish.explanation.profiles.openvino import profile_openvino
+from planish.explanation.profiles.openvino import _zeros, profile_openvino
 from planish.explanation.profiles.profile import LayerProfile
 from planish.explanation.profiles.source_graph import SourceGraph
 from planish.explanation.signal_to_noise import measure_errors
@@ -148,6 +148,33 @@ def test_weights_of_a_matrix_product_have_their_outputs_along_the_second_axis(tm
     assert found is not None
     assert found.zeros == pytest.approx(7 / 12), "each column by its own zero point"
     assert overflow_share(tmp_path / "product.onnx") == pytest.approx(1 / 3), "only the weights of the first output add up to more than 128"
+    net = ModelFile(tmp_path / "product.onnx", "openvino").openvino_model()
+    assert list(_zeros(net).values()) == pytest.approx([7 / 12]), "as in ONNX"
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "shape"),
+    [
+        ("MatMulInteger", ["x", "w", "", "zeros"], (4, 3)),
+        ("QLinearMatMul", ["x", "s", "z", "w", "s", "zeros", "s", "z"], (4, 3)),
+        ("ConvInteger", ["x", "w", "", "zeros"], (3, 4, 1, 1)),
+        ("QLinearConv", ["x", "s", "z", "w", "s", "zeros", "s", "z"], (3, 4, 1, 1)),
+    ],
+)
+def test_zero_weights_of_integer_operations_are_those_at_the_zero_point(
+    op: str, inputs: list[str], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    weights = np.full(shape, 9, np.uint8)
+    np.moveaxis(weights, 1 if "MatMul" in op else 0, 0)[1:] = 128  # all weights of two of three outputs are 0
+    stored = {"w": weights, "zeros": np.full(3, 128, np.uint8), "s": np.float32(1), "z": np.uint8(0)}
+    constants = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node(op, inputs, ["y"], name="layer")], "net", values[:1], values[1:], constants)
+    onnx.save(onnx.helper.make_model(graph), str(tmp_path / "net.onnx"))
+    source = SourceGraph(tmp_path / "net.onnx")
+    found = source.weights(source.nodes["layer"])
+    assert found is not None
+    assert found.zeros == pytest.approx(2 / 3)
 
 
 def test_a_file_whose_tensors_have_no_names(tmp_path: Path) -> None:

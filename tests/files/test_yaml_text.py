@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,10 @@ def test_classes_of_a_data_set_may_be_called_no_and_yes(tmp_path: Path, names: s
             text.write_text(f"{number % 2} 0.5 0.5 0.25 0.25\n")
     (tmp_path / "data.yaml").write_text(f"train: images/train\nval: images/val\ntest: null\nnc: 2\nnames: {names}\n")
     assert load_images(tmp_path, task="detection").class_names == ("no", "yes")
+
+
+@pytest.mark.parametrize("parse", [parse_yaml, parse_yaml_words])
+def test_a_key_that_is_given_twice_is_refused(parse: Callable[[str], Any]) -> None:
+    with pytest.raises(ValueError, match="line 3: the key 'training' is given twice"):
+        parse("training: {epochs: 5}\nnorm: batch\ntraining: {learning_rate: 0.1}")
+    assert parse("a: {b: x}\nc: {b: y}") == {"a": {"b": "x"}, "c": {"b": "y"}}

@@ -109,11 +109,13 @@ def said(task: Places, noise: float, seed: int) -> dict[str, np.ndarray]:
     return {"boxes": (truth + np.random.default_rng(seed).normal(0, noise, truth.shape)).astype(np.float32)}
 
 
-def write_localisation_run(folder: Path) -> tuple[Result, Places, dict[str, dict[str, np.ndarray]]]:
+def write_localisation_run(
+    folder: Path, noise: tuple[float, float] = (0.02, 0.03)
+) -> tuple[Result, Places, dict[str, dict[str, np.ndarray]]]:
     """A finished run of such a task; returns what its ``result.json`` says, the task, and what both models said."""
     result = write_run(folder, NAMES, n=60)
     task = Places()
-    tested = {"baseline": said(task, 0.02, 0), "chosen": said(task, 0.03, 1)}
+    tested = {"baseline": said(task, noise[0], 0), "chosen": said(task, noise[1], 1)}
     timed = json.loads((folder / "latency.json").read_text())
     sessions = [Session(s["name"], s["baseline"], s["rounds"], s["copy"], timed["samples"]) for s in timed["sessions"]]
     with np.load(folder / "validation.npz") as stored:

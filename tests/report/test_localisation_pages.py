@@ -264,6 +264,17 @@ def test_an_evaluation_shows_metrics_classes_and_pictures(evaluated: Path, overl
     assert all(a.get(n, "#").startswith(("#", "data:")) for _, a in page.tags for n in ("src", "href"))
 
 
+def test_a_run_whose_models_find_everything_has_a_page(tmp_path: Path) -> None:
+    write_localisation_run(tmp_path, noise=(0.0, 0.0))
+    page = Page(write_report(tmp_path).read_text())
+    assert "100.0 %" in page.text
+
+
+def test_map_50_is_not_shown_as_a_corruption(tmp_path: Path) -> None:
+    write_places_evaluation(tmp_path)
+    assert "Robustness" not in Page(write_evaluation(tmp_path).read_text()).text
+
+
 def test_scores_that_deny_the_metric_are_told(tmp_path: Path) -> None:
     write_places_evaluation(tmp_path)
     _edit("evaluation.npz", scores=np.full(60, 0.25))(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,19 @@ def test_a_canary_answers_its_share(bundle: Path) -> None:
     for share in ({("shapes", "3"): 0.1}, {("shapes", "2"): 1.5}, {("shapes", "1"): 0.6, ("shapes", "2"): 0.6}):
         with pytest.raises(BundleError):
             Models(models, start, share)
+
+
+def test_a_bundle_that_is_replaced_while_the_service_starts_is_served(bundle: Path, other_bundle: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(bundle, tmp_path / "mine"))
+    data, models = golden(bundle)[0][0], open_models([f"mine={mine}"])
+    with TestClient(service(models)) as client:
+        old = client.post("/predict", content=data).json()
+    replace_folder(mine, Path(shutil.copytree(other_bundle, tmp_path / "next")))
+    with TestClient(service(models, reload_s=0.02)) as client:
+        end = time.monotonic() + 10
+        while (found := client.post("/predict", content=data).json()) == old and time.monotonic() < end:
+            time.sleep(0.02)
+    assert found != old
 
 
 def test_a_newer_bundle_is_exchanged_and_a_broken_one_is_not(bundle: Path, other_bundle: Path, tmp_path: Path) -> None:

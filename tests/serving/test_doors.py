@@ -87,6 +87,8 @@ def test_what_is_no_certificate_is_told(bundle: Path, certificate: tuple[Path, P
 def test_a_port_that_is_taken_is_told(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(BundleError, match="free port"):
         listen([bundle], address=Address(port=taken.getsockname()[1]))
+    with pytest.raises(BundleError, match="free port"):
+        listen([bundle], address=Address(port=80_000))
 
 
 @pytest.fixture(params=[0.5])
@@ -314,7 +316,7 @@ def test_the_health_check_knows_port_and_tls(
     def check(file: Path) -> int:
         return subprocess.run([sys.executable, "-m", "planish.serving.healthcheck", file], capture_output=True).returncode
 
-    file = tmp_path / "address"
+    file = tmp_path / "run" / "address"
     assert check(file) == 1
     for options in (["--tls-certificate", certificate[0], "--tls-key", certificate[1]], ["--host", "0.0.0.0"]):
         served = serve(f"shapes={bundle}", "--address-file", file, *options)

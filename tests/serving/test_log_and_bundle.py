@@ -151,6 +151,12 @@ def test_lines_that_cannot_be_read_and_jumps_of_the_clock_are_counted(bundle: Pa
     assert "2 predictions cannot be read" in said
 
 
+def test_a_prediction_with_a_value_that_was_not_finite_counts(bundle: Path, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log", bundle, count=20, confidence=lambda number: None if number % 2 else 0.9)
+    (found,) = monitor(log, [f"shapes={bundle}"], settings=INDEPENDENT)
+    assert found.images == 20
+
+
 def test_only_times_that_are_wrong_are_refused(bundle: Path, tmp_path: Path) -> None:
     log = write_log(tmp_path / "log", bundle, count=5, time=lambda number: time.time() + 1e7)
     assert "none of 0 images" in refused(run(log, f"shapes={bundle}", "--correlation", "0"))

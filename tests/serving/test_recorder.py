@@ -157,3 +157,13 @@ def test_what_is_passed_over_does_not_depend_on_the_image(model: ServedModel, mo
 def test_predictions_that_wait_do_not_fill_the_memory(model: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = _decisions(model, monkeypatch, lambda number: 24_000_000)
     assert len(taken) == 3, "64 MB, and the one that went beyond"
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_log(model: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, recorder, pixels = [2e9], Recorder(LogSettings(tmp_path), 1e9), np.zeros((1, *model.input_shape), np.uint8)
+    monkeypatch.setattr("planish.serving.monitoring.recorder.time.time", lambda: clock[0])
+    outputs = model.run(pixels)
+    for clock[0] in (2e9, 1e9):
+        recorder.offer(model, pixels, outputs, 0.01)
+    recorder.close()
+    assert [line["time"] for line in map(json.loads, (tmp_path / LOG_FILE).read_text().splitlines())] == [2e9, 1e9]

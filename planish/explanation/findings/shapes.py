@@ -19,14 +19,21 @@ def channel_block(instruction_sets: tuple[str, ...]) -> int:
 
 def padding_waste(layer: LayerProfile, block: int) -> float:
     """Return the share of a convolution's work spent on channels that only pad a block."""
-    if layer.kind != "convolution" or len(layer.weight) < 3:
+    # ONNX Runtime computes a transposed convolution as one matrix product, which needs no blocks
+    if layer.kind != "convolution" or layer.op == "ConvTranspose" or len(layer.weight) < 3:
         return 0.0
     # kernels accept any number of input channels, but multiples of 4 are faster; 1 and 3 (images) have dedicated kernels
-    out, read = layer.weight[0], layer.weight[1]
+    out, read = _channels(layer)
     useful = out / (block * math.ceil(out / block))
     if read > 4:
         useful *= read / (4 * math.ceil(read / 4))
     return 1 - useful
+
+
+def _channels(layer: LayerProfile) -> tuple[int, int]:
+    """Return the output and input channels of a convolution; a transposed one has the input channels first in its weight."""
+    first, second = layer.weight[:2]
+    return (second, first) if layer.op == "Deconvolution" else (first, second)
 
 
 def misaligned_channels(evidence: Evidence) -> Finding | None:
@@ -36,7 +43,8 @@ def misaligned_channels(evidence: Evidence) -> Finding | None:
     layers = [x for x in profile.layers if waste[x.name] > 0.1]
     if not layers:
         return None
-    widths = list(dict.fromkeys(x.weight[0] for x in sorted(layers, key=profile.ms, reverse=True) if x.weight[0] % block))
+    out = [_channels(x)[0] for x in sorted(layers, key=profile.ms, reverse=True)]
+    widths = list(dict.fromkeys(width for width in out if width % block))
     if not widths:
         return None
     return Finding(

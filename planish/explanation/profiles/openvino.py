@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
 import numpy as np
 
-from planish.explanation.model_file import ModelFile, median_ms
+from planish.explanation.model_file import Array, ModelFile, median_ms
 from planish.explanation.profiles.macs import convolution_macs, product_macs, transposed_macs
 from planish.explanation.profiles.profile import ACTIVATIONS, CONVERSIONS, Kind, LayerProfile, Profile
 from planish.export.runtimes.openvino import port_name
@@ -96,12 +97,24 @@ def _zeros(graph: Any) -> dict[str, float]:
     for layer in graph.get_ordered_ops():
         if layer.get_type_name() not in ("Convolution", "GroupConvolution", "MatMul"):
             continue
-        node = layer.input_value(1).get_node()
+        node, zero_point = layer.input_value(1).get_node(), None
         while node.get_type_name() != "Constant" and node.get_input_size():
+            if node.get_type_name() == "Subtract":
+                zero_point = _constant(node.input_value(1).get_node())
             node = node.input_value(0).get_node()
-        if node.get_type_name() == "Constant" and (values := np.asarray(node.get_data())).size:
-            found[in_file(layer.get_friendly_name())] = float((values == 0).mean())
+        values = _constant(node)
+        if values is not None and values.size:
+            found[in_file(layer.get_friendly_name())] = float((values == (0 if zero_point is None else zero_point)).mean())
     return found
+
+
+def _constant(node: Any) -> Array | None:
+    """Return the values of a constant, also of one that is converted or reshaped; None for others, and for types with values of 4 bits."""
+    shape = tuple(node.get_output_shape(0))
+    while node.get_type_name() in ("Convert", "Reshape"):
+        node = node.input_value(0).get_node()
+    values = np.asarray(node.get_data()) if node.get_type_name() == "Constant" else None
+    return None if values is None or values.size != math.prod(shape) else values.reshape(shape)
 
 
 def _macs(op: str, made: tuple[int, ...], weight: tuple[int, ...], read: tuple[int, ...]) -> int:

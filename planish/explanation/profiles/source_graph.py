@@ -13,6 +13,7 @@ from planish.errors import ExportError, first_line
 
 LAYERS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3}
 """Operations with weights, and which input holds them."""
+_ZERO_POINTS = {"QLinearConv": 5, "QLinearMatMul": 5, "ConvInteger": 3, "MatMulInteger": 3}  # which input holds those of the weights
 
 _RENAMED = re.compile(r"(_token_\d+|_nchwc)$")  # suffixes that ONNX Runtime appends to a name when it replaces a node
 _STEPS_UP = 4
@@ -86,7 +87,8 @@ class SourceGraph:
         if values is None or values.ndim < 2:
             return None
         above = self.made_by.get(layer.input[LAYERS[layer.op_type]])
-        axis, name = 0, layer.input[5] if layer.op_type == "QLinearConv" and len(layer.input) > 5 else ""
+        place, axis = _ZERO_POINTS.get(layer.op_type, len(layer.input)), -1 if "MatMul" in layer.op_type else 0
+        name = layer.input[place] if place < len(layer.input) else ""
         if above is not None and above.op_type == "DequantizeLinear":
             axis = next((attribute.i for attribute in above.attribute if attribute.name == "axis"), 1)
             name = above.input[2] if len(above.input) > 2 else ""

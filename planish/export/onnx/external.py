@@ -28,7 +28,8 @@ _OPSET = 17  # older files are converted to it; scales per channel, which INT8 n
 _OURS = "network."  # prefix of all names of the external graph, as in the networks that Planish exports
 _TOLERANCE = 1e-3  # of the largest output; the graph is rewritten, so float32 may be summed in another order
 _ROUNDING = 1e-3  # largest error of a sum of probabilities, also in half precision
-_LEAST = 1e-12  # smallest probability, for the logarithm
+_LEAST, _MOST = 1e-12, 1 - 2**-24  # smallest probability, for the logarithm; largest one below 1 in float32
+_SURE = 8.0  # log odds from which a float32 probability is too near to 0 or 1 to determine them
 _USUAL_BATCH = 64  # larger static batch sizes do not raise the limits of the process further
 _KEEPS_NUMBERS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout")
 _FUSED = ("Conv", "FusedConv", "FusedGemm", "FusedMatMul", "ReorderInput", "ReorderOutput")  # Conv: of com.microsoft.nchwc
@@ -229,9 +230,8 @@ def add_normalisation(
     graph.ClearField("value_info")
     model.ClearField("metadata_props")
     (found,) = _run(model, "images", [sample])[0]
-    shift = 0.0 if kind == "scores" else 1.0  # probabilities determine logits only up to a constant per image
     if found.shape == expected.shape:
-        found, expected = (v - shift * v.max(axis=1, keepdims=True) for v in (found, expected))
+        found, expected = (_determined(values, kind) for values in (found, expected))
     if found.shape != expected.shape or not np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max():
         raise ModelError(
             f"{len(sample)} images at once do not get the answers that they get one by one",
@@ -290,8 +290,16 @@ def _kind_of(values: Any) -> Kind:
 def _as_logits(values: Any, kind: Kind) -> Any:
     if kind == "scores":
         return values
-    values = np.clip(values, _LEAST, 1 - _LEAST if kind == "sigmoids" else None)
+    values = np.clip(values, _LEAST, _MOST if kind == "sigmoids" else None)
     return np.log(values) - (np.log1p(-values) if kind == "sigmoids" else 0)
+
+
+def _determined(logits: Any, kind: Kind) -> Any:
+    """The logits ``(N, classes)`` as far as float32 probabilities determine them: for ``probabilities`` up to a constant per image, and
+    bounded where probabilities are too near to 0 or 1."""
+    if kind == "sigmoids":
+        return np.clip(logits, -_SURE, _SURE)
+    return logits if kind == "scores" else np.maximum(logits - logits.max(axis=1, keepdims=True), np.log(_LEAST * logits.shape[1]))
 
 
 def _run(model: Any, name: str, batches: Sequence[Any]) -> list[Any]:
@@ -341,7 +349,7 @@ def _make_logits(graph: Any, output: str, kind: Kind, flatten: bool) -> list[str
         notes.append(f"its last {last.lower()} is left out: files return logits")
     elif kind != "scores":
         graph.initializer.append(numpy_helper.from_array(np.array(_LEAST, np.float32), "least_probability"))
-        graph.initializer.append(numpy_helper.from_array(np.array(1 - _LEAST * (kind == "sigmoids"), np.float32), "most_probability"))
+        graph.initializer.append(numpy_helper.from_array(np.array(_MOST if kind == "sigmoids" else 1, np.float32), "most_probability"))
         graph.node.append(helper.make_node("Clip", [end, "least_probability", "most_probability"], ["probabilities"], "probabilities"))
         graph.node.append(helper.make_node("Log", ["probabilities"], ["log_probabilities"], "log_probabilities"))
         end = "log_probabilities"

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from planish.evaluation.drawing import LEAST_SCORE
 from planish.evaluation.metrics.calibration import reliability
 from planish.evaluation.metrics.classification import confusion_matrix, probabilities
+from planish.evaluation.metrics.corruptions import CORRUPTIONS
 from planish.evaluation.metrics.thresholds import precision_by_coverage, top_scores
 from planish.files.reading import read_text
 from planish.measurement import Measurement, Metric
@@ -133,7 +134,7 @@ def _curve(found: Evaluation, predicted: Predicted) -> Markup:
 def _corrupted(found: Evaluation) -> list[tuple[str, Measurement]]:
     """Return the metric on clean images, then on each kind of corrupted images, worst last; empty if there are none."""
     primary = next(iter(found.metrics))
-    start = f"{primary}_"
-    rows = [(name.removeprefix(start).replace("_", " "), m) for name, m in found.metrics.items() if name.startswith(start)]
+    names = {f"{primary}_{name}": name.replace("_", " ") for name in ("corrupted", *CORRUPTIONS)}  # map_50 and others are no corruptions
+    rows = [(names[name], m) for name, m in found.metrics.items() if name in names]
     rows.sort(key=lambda row: -row[1].value if row[1].higher_is_better else row[1].value)
     return [("clean", found.metrics[primary]), *rows] if rows else []

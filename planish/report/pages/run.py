@@ -148,7 +148,7 @@ def _classes(again: Recomputed) -> dict[str, Any]:
     """Return the classes in the data's order or, if there are many, those that changed most, followed by a short form of the rest."""
     all_of = again.per_class
     ends = [m.low for c in all_of for m in (c.before, c.after) if m.n and m.low is not None]
-    floor = 10.0 * math.floor(min(ends, default=0.0) / 10)
+    floor = min(90.0, 10.0 * math.floor(min(ends, default=0.0) / 10))  # the intervals of perfect detections have no width
     shares = all(c.before.unit == "%" for c in all_of)  # other units have no fixed scale
     many = len(all_of) > FEW_CLASSES
     ranked = sorted(all_of, key=_weight, reverse=True) if many else all_of

@@ -126,10 +126,10 @@ class Recorder:
             files: the N image files, if the request contained files.
             source: source of the images, such as a camera or user, if given; images of one source may resemble each other.
         """
-        now = time.time()
+        now = time.monotonic()  # the rate must not depend on a clock that may be set back
         if now < self._next or self._queue.full() or self._taken - self._done >= _WAITING_BYTES:
             return
-        prediction = _Prediction(now, model, pixels, outputs, seconds, files, (source or "")[:_SOURCE_LENGTH])
+        prediction = _Prediction(time.time(), model, pixels, outputs, seconds, files, (source or "")[:_SOURCE_LENGTH])
         self._next = now + self._pause * len(pixels)
         self._taken += prediction.bytes
         self._queue.put_nowait(prediction)

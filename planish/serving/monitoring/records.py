@@ -84,7 +84,10 @@ def _record(line: bytes) -> dict[str, Any] | None:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and _is_record(found) else None
+    if not isinstance(found, dict):
+        return None
+    found = {name: value for name, value in found.items() if value is not None}  # a value that was not finite is logged as null
+    return found if _is_record(found) else None
 
 
 def _is_record(found: dict[str, Any]) -> bool:
