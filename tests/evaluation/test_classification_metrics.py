@@ -191,3 +191,7 @@ def test_outputs_that_cannot_be_scored_are_refused() -> None:
     logits[4, 1] = np.nan
     with pytest.raises(ModelError, match="NaN for 1 of 10"):
         classification_metrics(logits, targets, "abc")
+    for value in (np.inf, -np.inf):  # float16 overflows to infinity
+        logits[4, 1] = value
+        with pytest.raises(ModelError, match="infinite for 1 of 10"):
+            classification_metrics(logits, targets, "abc")

@@ -34,7 +34,7 @@ def classification_metrics(logits: npt.ArrayLike, targets: npt.ArrayLike, class_
         class_names: in the order of the logits.
 
     Raises:
-        ModelError: the outputs contain NaN, or are not one logit per class.
+        ModelError: the outputs contain NaN or infinity, or are not one logit per class.
     """
     scores, labels = checked(logits, targets, len(class_names))
     n, preds = len(labels), scores.argmax(axis=1)
@@ -154,14 +154,14 @@ def checked(logits: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> tupl
     """Validate logits and targets, and return them as float64 and int64 arrays.
 
     Raises:
-        ModelError: the outputs contain NaN, or are not one logit per class.
+        ModelError: the outputs contain NaN or infinity, or are not one logit per class.
     """
     scores, labels = np.asarray(logits, dtype=np.float64), np.asarray(targets, dtype=np.int64)
     if scores.shape != (len(labels), classes) or not len(labels):
         raise ModelError(f"the model's outputs are {scores.shape} for {len(labels)} images", f"classification needs logits (N, {classes})")
-    if np.isnan(scores).any():
-        bad = int(np.isnan(scores).any(axis=1).sum())
-        raise ModelError(f"the model's outputs are NaN for {bad} of {len(labels)} images", "its weights or its arithmetic overflowed")
+    if bad := int((~np.isfinite(scores).all(axis=1)).sum()):
+        what = "NaN" if np.isnan(scores).any() else "infinite"
+        raise ModelError(f"the model's outputs are {what} for {bad} of {len(labels)} images", "its weights or its arithmetic overflowed")
     return scores, labels
 
 
