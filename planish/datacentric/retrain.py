@@ -26,8 +26,8 @@ from planish.datacentric.replacement_test import ALPHA, MAX_DROP, Gate
 from planish.errors import BundleError, DataError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.latency import LatencySettings, measure_latency
-from planish.evaluation.metrics.classification import percent
-from planish.evaluation.statistics.intervals import Floats, bootstrap_mean, paired_difference
+from planish.evaluation.metrics.classification import percent, share
+from planish.evaluation.statistics.intervals import Floats, paired_difference
 from planish.export.bundle.folder import DESCRIPTION, bundle_folder, read_bundle, write_bundle
 from planish.files.atomic import write_result
 from planish.files.workspace import cache_root, replace_folder, replacing
@@ -320,8 +320,8 @@ def _scores(model: Opened, task: Task) -> Floats:
 
 
 def _accuracy(scores: Floats) -> Measurement:
-    """Return the mean score in percent, with a bootstrap interval."""
-    return percent("accuracy", len(scores), bootstrap_mean(scores))
+    """Return the share of images that are right, in percent, with Wilson's interval: new images are few, and often all right."""
+    return percent("accuracy", len(scores), share(scores == 1))
 
 
 def _gain(new: Floats, old: Floats) -> Measurement:

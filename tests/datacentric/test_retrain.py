@@ -176,6 +176,12 @@ def test_both_tests_must_show_it(p_old: float, p_new: float, better: bool) -> No
     assert not stricter.better, "one of the two p-values is above 0.001 in every case"
 
 
+def test_a_few_new_images_that_are_all_right_do_not_show_100_percent() -> None:
+    found = retrain._accuracy(np.ones(6))
+    assert found.value == 100
+    assert found.low == pytest.approx(61, abs=0.1)
+
+
 def test_what_cannot_be_continued_says_why(old: tuple[Path, Path], tmp_path: Path) -> None:
     data, run = old
     run = Path(shutil.copytree(run, tmp_path / "run"))
