@@ -190,7 +190,7 @@ def experiment(
         data: a folder, a manifest or a built-in name.
         factors: values by factor, the reference value first; see ``factors_of``.
         model: name and weights, which may be factors as well; the weights ``given`` are these, and ``none`` is random initialization.
-        recipe: recipe of all arms; by default the one of the task, or ``scratch-small``.
+        recipe: recipe of all arms; by default the one of the task for the network of the reference, or ``scratch-small``.
         plan: design, seeds, epochs.
         run: settings of the run; the folder is ``runs/vary-`` and a name made from the factors, data and model by default. Its seed is
             that of the split and of the first training.
@@ -207,7 +207,7 @@ def experiment(
         raise GoalError(f"{seeds} seeds", "at least 1, and one seed is too few to tell arms apart", "3 or more")
     chosen = recipe.recipe
     if chosen is None:
-        chosen = recipe_for(recipe_of(task or task_in(data)), model) or "scratch-small"
+        chosen = recipe_for(recipe_of(task or task_in(data)), factors.get(_MODEL, [model.model])[0]) or "scratch-small"
     base = set_values(chosen if isinstance(chosen, Recipe) else load_recipe(chosen), recipe.changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))
