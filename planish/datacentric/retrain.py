@@ -88,10 +88,10 @@ class Retraining:
             f"{self.gain[of].value:+.2f} points [{self.gain[of].low:.2f}, {self.gain[of].high:.2f}] on {self.gain[of].n} {of} test images"
             for of in self.gain
         )
-        how_sure = f"p = {self.p_values['new']:.3f}" if "new" in self.gain else "none is for testing"
+        how_sure = f"p = {self.p_values['new']:.2g}" if "new" in self.gain else "none is for testing"
         shown = {
             "new": f"better on new images ({how_sure})",
-            "old": f"less than {self.max_drop:g} points worse on old ones (p = {self.p_values['old']:.3f})",
+            "old": f"less than {self.max_drop:g} points worse on old ones (p = {self.p_values['old']:.2g})",
         }
         unshown = [text for of, text in shown.items() if self.p_values[of] > self.alpha]
         what = (
@@ -100,7 +100,7 @@ class Retraining:
             else "the new bundle is not shown to be " + ", nor ".join(unshown)
         )
         end = "; it took the old one's place" if self.replaced else ""
-        return f"{what}, at an error of {self.alpha:.0%} each: {said}; {self.latency_ratio.value:.2f}x as fast{end}"
+        return f"{what}, at an error of {100 * self.alpha:g}% each: {said}; {self.latency_ratio.value:.2f}x as fast{end}"
 
 
 def retrain(

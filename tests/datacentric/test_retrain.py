@@ -173,6 +173,7 @@ def test_both_tests_must_show_it(p_old: float, p_new: float, better: bool) -> No
     stricter = Retraining(
         {}, {}, gain_of(20), Measurement("latency_ratio", 1.0, "ratio", 5, True), {"old": p_old, "new": p_new}, alpha=0.001
     )
+    assert "at an error of 0.1% each" in stricter.verdict
     assert not stricter.better, "one of the two p-values is above 0.001 in every case"
 
 
