@@ -153,7 +153,7 @@ def functions_as_modules(module: nn.Module, table: Sequence[tuple[Callable[[fx.N
 
     Args:
         module: the network; returned unchanged if its code calls none of these functions, or cannot be traced.
-        table: pairs of a predicate on nodes and a function that makes the module for a node; the module takes the node's first argument.
+        table: pairs of a predicate on nodes and a function that makes the module for a node; the module takes the node's first input.
     """
     try:
         graph = traced(module)
@@ -169,7 +169,7 @@ def functions_as_modules(module: nn.Module, table: Sequence[tuple[Callable[[fx.N
             name += "_"
         graph.add_module(name, make(node))
         with graph.graph.inserting_before(node):
-            call = graph.graph.call_module(name, (node.args[0],))
+            call = graph.graph.call_module(name, (node.all_input_nodes[0],))  # it may be named: F.relu(input=x)
         node.replace_all_uses_with(call)
         graph.graph.erase_node(node)
         count += 1
