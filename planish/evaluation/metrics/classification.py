@@ -71,7 +71,8 @@ def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -
     """Return balanced accuracy, precision, recall and F1 on the 0..1 scale, bootstrapped over images.
 
     Balanced accuracy averages over the classes that occur in the targets, macro averages over those that occur in targets or predictions; a
-    ratio whose denominator is 0 counts as 0.
+    ratio whose denominator is 0 counts as 0. If all predictions are right or all are wrong, every resample is like the original and would
+    give an interval without width, so the intervals are those of the accuracy.
     """
     flat, counts = np.unique(targets * classes + preds, return_counts=True)  # non-zero cells only: with 1000 classes most are 0
     rows, columns = flat // classes, flat % classes
@@ -90,8 +91,11 @@ def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -
     for average, weights in (("macro", occurs), ("weighted", support)):
         for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
             found[f"{name}_{average}"] = _bootstrapped(_average(values, weights))
+    accuracy = share(preds == targets)
+    if accuracy.value in (0, 1):
+        found = dict.fromkeys(found, accuracy)
     # every image has one target and one prediction, so all three micro averages equal the accuracy
-    return found | dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), share(preds == targets))
+    return found | dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), accuracy)
 
 
 def auroc(probs: Floats, targets: Labels) -> Interval:
