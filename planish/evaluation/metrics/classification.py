@@ -101,6 +101,8 @@ def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -
 def auroc(probs: Floats, targets: Labels) -> Interval:
     """Return the one-vs-rest AUROC, averaged over classes with both positives and negatives; 0.5 [0, 1] if there are none.
 
+    If all images are ranked correctly, DeLong's interval has no width, and Wilson's for the number of images is returned.
+
     E. R. DeLong et al., Comparing the areas under two or more correlated receiver operating characteristic curves, Biometrics 1988.
     """
     areas, influence, n = [], np.zeros(len(targets)), len(targets)
@@ -120,6 +122,8 @@ def auroc(probs: Floats, targets: Labels) -> Interval:
     if not areas:
         return Interval(0.5, 0.0, 1.0)
     value = float(np.mean(areas))
+    if value in (0, 1):
+        return Interval(value, *proportion(int(value) * n, n))
     half = 1.96 * float(np.sqrt(np.mean((influence / len(areas)) ** 2) / n))
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
