@@ -139,7 +139,7 @@ def retrain(
     """
     folder, old_bundle, seed, skip_bad, budget = (
         Path(run.out or "retrained"),
-        bundle_folder(Path(served)),
+        bundle_folder(Path(served)).absolute(),  # what lies beside it is needed, and "." has nothing beside it
         run.seed,
         run.skip_bad,
         run.budget,

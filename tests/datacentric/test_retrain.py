@@ -6,6 +6,7 @@ import csv
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,8 @@ def test_what_cannot_be_continued_says_why(old: tuple[Path, Path], tmp_path: Pat
     (other / "disc").rename(other / "heart")
     with pytest.raises(DataError, match="the model lacks"):
         commands.retrain(run, data, add=other, out=out)
+    with chdir(run / "bundle"), pytest.raises(DataError, match="the model lacks"):  # its network is beside it
+        commands.retrain(".", data, add=other, out=out)
     (run / "bundle").rename(tmp_path / "alone")
     with pytest.raises(BundleError, match="name the run that made it"):
         commands.retrain(tmp_path / "alone", data, add=other, out=out)
