@@ -50,6 +50,13 @@ def test_what_cannot_be_varied_is_told(vary: list[str], error: type[Exception], 
         factors_of(vary)
 
 
+@pytest.mark.parametrize("values", [[], "elu"])
+@pytest.mark.parametrize("design", ["factorial", "one"])
+def test_a_factor_without_a_list_of_values_is_refused(values: Any, design: Any) -> None:
+    with pytest.raises(GoalError, match="without a list of values"):
+        arms_with({"modifications.norm": ["batch", "group"], "modifications.activation": values}, design)
+
+
 def test_designs() -> None:
     factors = {"a": [1, 2, 3], "b": ["x", "y"]}
     assert len(arms_with(factors, "factorial")) == 6
