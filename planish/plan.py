@@ -62,14 +62,18 @@ class Plan:
             )
         techniques = []
         for number, step in enumerate(steps, 1):
-            kind = resolve(str(step["name"]))
+            kind, given = resolve(str(step["name"])), {k: v for k, v in step.items() if k != "name"}
             try:
-                techniques.append(TypeAdapter(kind).validate_python({k: v for k, v in step.items() if k != "name"}))
+                techniques.append(TypeAdapter(kind).validate_python(given))
+                wrong = "; ".join(
+                    f"{key}: Unexpected keyword argument" for key in given if key not in parameter_names(kind)
+                )  # dataclasses may ignore others
             except ValidationError as error:
+                wrong = wrong_values(error)
+            if wrong:
                 raise PlanError(
-                    f"step {number} ({step['name']}): {wrong_values(error)}",
-                    f"its hyper-parameters are {', '.join(parameter_names(kind)) or 'none'}",
-                ) from None
+                    f"step {number} ({step['name']}): {wrong}", f"its hyper-parameters are {', '.join(parameter_names(kind)) or 'none'}"
+                )
         return cls(*techniques)
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -92,7 +93,7 @@ def describe(technique: Technique) -> dict[str, Any]:
 
 def parameter_names(kind: type[Technique]) -> list[str]:
     """Return the names of a technique's hyper-parameters, in order."""
-    return list(getattr(kind, "__dataclass_fields__", {}))
+    return [field.name for field in fields(kind)] if is_dataclass(kind) else []
 
 
 def wrong_values(error: ValidationError) -> str:

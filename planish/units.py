@@ -23,16 +23,18 @@ def size_bytes(text: str | float) -> int:
 
 
 def seconds(text: str | float) -> float:
-    """Parse ``20m``, ``90s``, ``1.5h`` or ``1h30m`` to seconds; a bare number is in seconds."""
+    """Parse ``20m``, ``90s``, ``1.5h``, ``1h30m`` or ``1h 30m`` to seconds; a bare number is in seconds."""
     if isinstance(text, str):
-        parts = re.findall(r"[\d.]+\s*[a-z]+", text.strip().lower())
-        if len(parts) > 1 and "".join(parts) == text.strip().lower():
-            return sum(seconds(part) for part in parts)
+        together = re.sub(r"\s", "", text.lower())
+        parts = re.findall(r"[\d.]+[a-z]+", together)
+        above_zero = [part for part in parts if re.search("[1-9]", part)]  # 1h0m
+        if len(parts) > 1 and "".join(parts) == together and above_zero:
+            return sum(seconds(part) for part in above_zero)
     return _quantity(text, _SECONDS, 1.0, "a time", "20m, 90s or 1h30m")
 
 
 def _quantity(text: str | float, units: Mapping[str, float], bare: float, what: str, examples: str) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zµ]*)\s*", str(text).lower())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zµ]*)\s*", str(text).lower().replace("\u03bc", "µ"))  # the Greek letter
     if match is None or (match[2] and match[2] not in units):
         raise GoalError(f"{str(text)!r} is not {what}", f"write a number and a unit: {', '.join(units)}", f"for example {examples}")
     value = float(match[1]) * (units[match[2]] if match[2] else bare)

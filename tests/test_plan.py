@@ -11,7 +11,7 @@ from planish.data.augmentation.operations import Operations
 from planish.errors import PlanError
 from planish.export import ToOnnx, ToOpenVino
 from planish.plan import Plan
-from planish.technique import registered, resolve
+from planish.technique import parameter_names, registered, resolve
 from planish.training import Distill
 
 TORCH = {"format": "torch", "precision": "fp32", "weights": "dense"}
@@ -96,3 +96,12 @@ def test_steps_that_do_not_combine_are_refused_before_anything_runs() -> None:
         "precision": "int8",
         "weights": "dense",
     }
+
+
+def test_the_hyper_parameters_of_a_technique_are_those_that_can_be_given() -> None:
+    assert {name: parameter_names(resolve(name)) for name in ("resolution", "to_onnx")} == {
+        "resolution": ["scale", "recalibrate"],
+        "to_onnx": [],
+    }
+    with pytest.raises(PlanError, match="its hyper-parameters are none"):
+        Plan.from_dicts([{"name": "to_onnx", "opset": 17}])

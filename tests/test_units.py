@@ -6,7 +6,10 @@ from planish.errors import GoalError
 from planish.units import milliseconds, seconds, size_bytes
 
 
-@pytest.mark.parametrize(("text", "value"), [("5ms", 5), ("0.8 ms", 0.8), ("800us", 0.8), ("0.1s", 100), (3.5, 3.5), ("7", 7)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5ms", 5), ("0.8 ms", 0.8), ("800us", 0.8), ("0.1s", 100), ("800µs", 0.8), ("800\u03bcs", 0.8), (3.5, 3.5), ("7", 7)],
+)
 def test_latency(text: str | float, value: float) -> None:
     assert milliseconds(text) == pytest.approx(value)
 
@@ -16,7 +19,20 @@ def test_size(text: str | float, value: int) -> None:
     assert size_bytes(text) == value
 
 
-@pytest.mark.parametrize(("text", "value"), [("20m", 1200), ("90s", 90), ("1h30m", 5400), ("7m30s", 450), ("1.5h", 5400), (60, 60)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("20m", 1200),
+        ("90s", 90),
+        ("1h30m", 5400),
+        ("7m30s", 450),
+        ("1.5h", 5400),
+        (60, 60),
+        ("1h0m", 3600),
+        ("0h 30m", 1800),
+        ("1h 30m", 5400),
+    ],
+)
 def test_time(text: str | float, value: float) -> None:
     assert seconds(text) == pytest.approx(value)
 
@@ -25,3 +41,9 @@ def test_time(text: str | float, value: float) -> None:
 def test_what_is_not_a_latency_says_how_to_write_one(text: str) -> None:
     with pytest.raises(GoalError, match="for example 5ms"):
         milliseconds(text)
+
+
+@pytest.mark.parametrize("text", ["0h0m", "1h30", "1.2.3h4m", "h m"])
+def test_what_is_not_a_time_says_how_to_write_one(text: str) -> None:
+    with pytest.raises(GoalError, match="for example 20m"):
+        seconds(text)

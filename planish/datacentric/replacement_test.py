@@ -59,16 +59,17 @@ class Gate:
             DataError: there are too few.
         """
         least_new, least_old = images_to_show_better(self.alpha), images_to_show_not_worse(self.alpha, self.max_drop / 100)
+        error = f"{100 * self.alpha:g}%"
         if new_images < least_new:
             raise DataError(
                 f"{new_images} new images are for testing",
-                f"a network is only shown to be better, with an error of {self.alpha:.0%}, where it is right on {least_new} more of them",
+                f"a network is only shown to be better, with an error of {error}, where it is right on {least_new} more of them",
                 "add more labelled images, of which about 15 % are for testing; or train without --replace",
             )
         if old_images < least_old:
             enough = next((drop for drop in range(1, 100) if images_to_show_not_worse(self.alpha, drop / 100) <= old_images), 99)
             raise DataError(
                 f"{old_images} old images are for testing",
-                f"to show that less than {self.max_drop:g} points are lost, with an error of {self.alpha:.0%}, takes at least {least_old}",
+                f"to show that less than {self.max_drop:g} points are lost, with an error of {error}, takes at least {least_old}",
                 f"allow more: --max-drop {enough}; or train without --replace",
             )

@@ -26,8 +26,8 @@ from planish.datacentric.replacement_test import ALPHA, MAX_DROP, Gate
 from planish.errors import BundleError, DataError
 from planish.evaluation.evaluate import evaluate
 from planish.evaluation.latency import LatencySettings, measure_latency
-from planish.evaluation.metrics.classification import percent
-from planish.evaluation.statistics.intervals import Floats, bootstrap_mean, paired_difference
+from planish.evaluation.metrics.classification import percent, share
+from planish.evaluation.statistics.intervals import Floats, paired_difference
 from planish.export.bundle.folder import DESCRIPTION, bundle_folder, read_bundle, write_bundle
 from planish.files.atomic import write_result
 from planish.files.workspace import cache_root, replace_folder, replacing
@@ -88,10 +88,10 @@ class Retraining:
             f"{self.gain[of].value:+.2f} points [{self.gain[of].low:.2f}, {self.gain[of].high:.2f}] on {self.gain[of].n} {of} test images"
             for of in self.gain
         )
-        how_sure = f"p = {self.p_values['new']:.3f}" if "new" in self.gain else "none is for testing"
+        how_sure = f"p = {self.p_values['new']:.2g}" if "new" in self.gain else "none is for testing"
         shown = {
             "new": f"better on new images ({how_sure})",
-            "old": f"less than {self.max_drop:g} points worse on old ones (p = {self.p_values['old']:.3f})",
+            "old": f"less than {self.max_drop:g} points worse on old ones (p = {self.p_values['old']:.2g})",
         }
         unshown = [text for of, text in shown.items() if self.p_values[of] > self.alpha]
         what = (
@@ -100,7 +100,7 @@ class Retraining:
             else "the new bundle is not shown to be " + ", nor ".join(unshown)
         )
         end = "; it took the old one's place" if self.replaced else ""
-        return f"{what}, at an error of {self.alpha:.0%} each: {said}; {self.latency_ratio.value:.2f}x as fast{end}"
+        return f"{what}, at an error of {100 * self.alpha:g}% each: {said}; {self.latency_ratio.value:.2f}x as fast{end}"
 
 
 def retrain(
@@ -139,7 +139,7 @@ def retrain(
     """
     folder, old_bundle, seed, skip_bad, budget = (
         Path(run.out or "retrained"),
-        bundle_folder(Path(served)),
+        bundle_folder(Path(served)).absolute(),  # what lies beside it is needed, and "." has nothing beside it
         run.seed,
         run.skip_bad,
         run.budget,
@@ -320,8 +320,8 @@ def _scores(model: Opened, task: Task) -> Floats:
 
 
 def _accuracy(scores: Floats) -> Measurement:
-    """Return the mean score in percent, with a bootstrap interval."""
-    return percent("accuracy", len(scores), bootstrap_mean(scores))
+    """Return the share of images that are right, in percent, with Wilson's interval: new images are few, and often all right."""
+    return percent("accuracy", len(scores), share(scores == 1))
 
 
 def _gain(new: Floats, old: Floats) -> Measurement:

@@ -158,8 +158,10 @@ def arms_with(factors: Mapping[str, Sequence[Any]], design: Design) -> list[Valu
         design: ``factorial`` for all combinations of values, ``one`` for one factor at a time.
 
     Raises:
-        GoalError: there are too many arms.
+        GoalError: there are too many arms, or a factor has no values.
     """
+    if empty := [key for key, values in factors.items() if isinstance(values, str) or not len(values)]:
+        raise GoalError(f"{', '.join(empty)} without a list of values", "a factor is a name and two or more values")
     if design == "factorial":
         arms = [dict(zip(factors, values, strict=True)) for values in itertools.product(*factors.values())]
     else:
@@ -190,7 +192,7 @@ def experiment(
         data: a folder, a manifest or a built-in name.
         factors: values by factor, the reference value first; see ``factors_of``.
         model: name and weights, which may be factors as well; the weights ``given`` are these, and ``none`` is random initialization.
-        recipe: recipe of all arms; by default the one of the task, or ``scratch-small``.
+        recipe: recipe of all arms; by default the one of the task for the network of the reference, or ``scratch-small``.
         plan: design, seeds, epochs.
         run: settings of the run; the folder is ``runs/vary-`` and a name made from the factors, data and model by default. Its seed is
             that of the split and of the first training.
@@ -205,13 +207,13 @@ def experiment(
     name, weights, task, seed, seeds, epochs = model.name, str(model.weights or ""), model.task, run.seed, plan.seeds, plan.epochs
     if seeds < 1:
         raise GoalError(f"{seeds} seeds", "at least 1, and one seed is too few to tell arms apart", "3 or more")
+    values = arms_with(factors, plan.design)
     chosen = recipe.recipe
     if chosen is None:
-        chosen = recipe_for(recipe_of(task or task_in(data)), model) or "scratch-small"
+        chosen = recipe_for(recipe_of(task or task_in(data)), values[0].get(_MODEL, model.model)) or "scratch-small"
     base = set_values(chosen if isinstance(chosen, Recipe) else load_recipe(chosen), recipe.changes)
     if epochs is not None:
         base = replace(base, training=replace(base.training, epochs=epochs))
-    values = arms_with(factors, plan.design)
     arms = [_arm(name, weights, base, each) for each in values]
     words = "-".join(map(short_key, factors))
     folder = job_folder(run.out, f"vary-{words}", data, name)

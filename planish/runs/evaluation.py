@@ -26,7 +26,7 @@ from planish.files.atomic import read_arrays, read_result, write_arrays, write_r
 from planish.invocation import command_line
 from planish.measurement import Measurement
 from planish.runs.pictures import write_pictures
-from planish.runs.record import RunRecord
+from planish.runs.record import RunRecord, folder_name
 from planish.task import SplitName, Task
 
 _STRICT = ConfigDict(extra="forbid")
@@ -232,7 +232,7 @@ def save_evaluation(
     found, task = evaluated.found, evaluated.found.task
     split = task.split(evaluated.split)
     evaluation = Evaluation(
-        name=folder.name,
+        name=folder_name(folder),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command_line(),
         model=subject.model,

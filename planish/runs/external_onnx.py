@@ -24,6 +24,7 @@ from planish.tasks import task_for
 from planish.training.prepare import DECODE_SIDE, Job, decode_side_for, fitting_resize, usual_side
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_LARGEST_STD = 10.0  # larger ones are on the scale 0 to 255
 _COMPARED_IMAGES = 16
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger")
 
@@ -43,7 +44,6 @@ def file_job(data: str | Path, settings: ModelSettings, *, skip_bad: bool = Fals
         DataError: the images cannot be used, or have other classes.
         GoalError: the given preprocessing is not valid for the file.
     """
-    file, mean, std, resize, image_size = Path(settings.name), settings.mean, settings.std, settings.resize, settings.image_size
     file, mean, std, resize, image_size = Path(settings.name), settings.mean, settings.std, settings.resize, settings.image_size
     if "planish.input_spec" in (properties := metadata_of(file)):
         if any(given is not None for given in (mean, std, resize, image_size)):
@@ -139,14 +139,15 @@ def channel_values(name: Literal["mean", "std"], given: Sequence[float] | None, 
     """Return one value per channel: the given ones (a single value applies to all channels), or ImageNet's.
 
     Raises:
-        GoalError: the number of values is wrong, or a std is not above 0.
+        GoalError: the number of values is wrong, a std is not above 0, or they are on the scale 0 to 255.
     """
     if given is None:
         usual = _IMAGENET[name == "std"]
         return usual if channels == 3 else (sum(usual) / len(usual),)
     values = tuple(given) * channels if len(given) == 1 else tuple(given)
-    if len(values) != channels or (name == "std" and min(values) <= 0):
-        rule = f"it is one value for each of {channels} channels, or one for all" + (", above 0" if name == "std" else "")
+    valid = all(0 < value <= _LARGEST_STD for value in values) if name == "std" else all(abs(value) <= 1 for value in values)
+    if len(values) != channels or not valid:
+        rule = f"it is one value for each of {channels} channels, or one for all, on the scale 0 to 1" + ", above 0" * (name == "std")
         raise GoalError(f"a {name} of {', '.join(map(str, given))}", rule, f"for example {','.join(map(str, _IMAGENET[name == 'std']))}")
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -58,13 +59,18 @@ class OpenRun:
     def record(self, **machine: str | int) -> dict[str, Any]:
         """Return the current values of the fields of ``RunRecord``; ``machine`` adds to the description of the machine."""
         return {
-            "name": self.path.name,
+            "name": folder_name(self.path),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": command_line(),
             "machine": describe_machine() | machine,
             "seconds": {stage: round(s, 1) for stage, s in self.store.seconds().items()},
             "notes": self.notes,
         }
+
+
+def folder_name(folder: Path) -> str:
+    """Return the name of a folder, also for ``.`` and ``..``."""
+    return Path(os.path.abspath(folder)).name
 
 
 @contextmanager

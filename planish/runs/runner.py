@@ -155,13 +155,17 @@ class Runner:
 
 @contextmanager
 def _randomness_of(plan: Plan) -> Iterator[None]:
-    """Seed the global random states from the plan, so that a step does not depend on what the process did before."""
-    seed = int(hashlib.sha256(plan.key.encode()).hexdigest()[:8], 16)
+    """Seed the global random states from the plan within this block, so that a step does not depend on what the process did before."""
+    seed, before = int(hashlib.sha256(plan.key.encode()).hexdigest()[:8], 16), (np.random.get_state(), random.getstate())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            np.random.set_state(before[0])
+            random.setstate(before[1])
 
 
 def latency_once(

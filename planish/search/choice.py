@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from planish.goal import Goal
@@ -26,6 +27,11 @@ def upper_end(measurement: Measurement) -> float:
     return measurement.value if measurement.high is None else measurement.high
 
 
+def lower_end(measurement: Measurement) -> float:
+    """Return the lower end of the interval; the value itself if it is exact."""
+    return measurement.value if measurement.low is None else measurement.low
+
+
 def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
     """Return by how much the candidate exceeds each limit, as a fraction of the limit; empty if it meets them all.
 
@@ -47,11 +53,13 @@ def misses(candidate: CandidateResult, goal: Goal) -> dict[str, float]:
 def choose_candidate(candidates: Sequence[CandidateResult], original: CandidateResult, goal: Goal) -> CandidateResult:
     """Return the fastest measured candidate that meets every limit, preferring those whose drop plus one standard error is within it.
 
-    If none meets every limit, return the candidate (or original) within the accuracy limit that exceeds the other limits least; if none is
-    within the accuracy limit, return the original.
+    A candidate that is shown to be slower than the original is not chosen if the original meets every limit itself. If none meets every
+    limit, return the candidate (or original) within the accuracy limit that exceeds the other limits least; if none is within the accuracy
+    limit, return the original.
     """
     measured = [c for c in candidates if c.stage == "measured"]
-    meeting = [c for c in measured if not misses(c, goal)]
+    enough = math.inf if misses(original, goal) else upper_end(original.measurements["latency_ms"])
+    meeting = [c for c in measured if not misses(c, goal) and lower_end(c.measurements["latency_ms"]) <= enough]
     safe = [c for c in meeting if drop_upper_bound(c.measurements["drop_validation"]) <= goal.max_drop_points]
     if safe or meeting:
         return min(safe or meeting, key=lambda c: c.measurements["latency_ms"].value)

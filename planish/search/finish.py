@@ -142,10 +142,10 @@ def _finalists(search: Search, trials: Sequence[Trial]) -> dict[str, DeployedCan
             note(f"no time is left to measure {shipped.plan}")
             continue
         before = search.seconds_left
-        outputs = partial(search.runner.outputs, shipped.plan, shipped.runtime, "validation")
+        metrics = partial(search.runner.metrics, shipped.plan, shipped.runtime, "validation")
         if shipped in search.originals:
-            outputs()
-        elif why := search.runner.store.attempt(f"final:{shipped.key}", "searching", outputs):
+            metrics()
+        elif why := search.runner.store.attempt(f"final:{shipped.key}", "searching", metrics):  # outputs may be NaN
             note(f"{shipped.plan} is left out: {why}")
             continue
         search.runner.release()

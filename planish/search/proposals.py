@@ -215,7 +215,7 @@ def level_for_latency(latency_ms: float, measured: Sequence[Trial]) -> Level | N
     each, fixed = line
     share = (latency_ms * _AIM_BELOW - fixed) / each if each > 0 else 0.0
     near = any(_AIM_BELOW**2 * latency_ms <= t.latency_ms <= latency_ms for t in pruned)
-    if near or not 0 < share < 1:
+    if near or not 1 / _FASTEST <= share < 1:
         return None
     level = Level(round(1 / share, 2))
     return level if level.speedup > 1 and level not in (t.level for t in pruned) else None

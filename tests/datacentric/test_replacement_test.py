@@ -126,3 +126,8 @@ def test_too_few_images_are_refused_before_anything_is_trained() -> None:
     for wrong in ({"alpha": 0.0}, {"alpha": 5.0}, {"max_drop": 0.0}, {"max_drop": 100.0}):
         with pytest.raises(GoalError):
             Gate(**wrong)
+
+
+def test_a_small_error_is_not_told_as_none() -> None:
+    with pytest.raises(DataError, match=r"an error of 0\.1%, where it is right on 10 more"):
+        Gate(alpha=0.001).require(9, 10_000)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,14 @@ def test_both_tests_must_show_it(p_old: float, p_new: float, better: bool) -> No
     stricter = Retraining(
         {}, {}, gain_of(20), Measurement("latency_ratio", 1.0, "ratio", 5, True), {"old": p_old, "new": p_new}, alpha=0.001
     )
+    assert "at an error of 0.1% each" in stricter.verdict
     assert not stricter.better, "one of the two p-values is above 0.001 in every case"
+
+
+def test_a_few_new_images_that_are_all_right_do_not_show_100_percent() -> None:
+    found = retrain._accuracy(np.ones(6))
+    assert found.value == 100
+    assert found.low == pytest.approx(61, abs=0.1)
 
 
 def test_what_cannot_be_continued_says_why(old: tuple[Path, Path], tmp_path: Path) -> None:
@@ -193,6 +201,8 @@ def test_what_cannot_be_continued_says_why(old: tuple[Path, Path], tmp_path: Pat
     (other / "disc").rename(other / "heart")
     with pytest.raises(DataError, match="the model lacks"):
         commands.retrain(run, data, add=other, out=out)
+    with chdir(run / "bundle"), pytest.raises(DataError, match="the model lacks"):  # its network is beside it
+        commands.retrain(".", data, add=other, out=out)
     (run / "bundle").rename(tmp_path / "alone")
     with pytest.raises(BundleError, match="name the run that made it"):
         commands.retrain(tmp_path / "alone", data, add=other, out=out)

@@ -191,3 +191,16 @@ def test_outputs_that_cannot_be_scored_are_refused() -> None:
     logits[4, 1] = np.nan
     with pytest.raises(ModelError, match="NaN for 1 of 10"):
         classification_metrics(logits, targets, "abc")
+    for value in (np.inf, -np.inf):  # float16 overflows to infinity
+        logits[4, 1] = value
+        with pytest.raises(ModelError, match="infinite for 1 of 10"):
+            classification_metrics(logits, targets, "abc")
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_twenty_images_that_are_all_right_or_all_wrong_are_never_certain(right: bool) -> None:
+    targets = np.arange(20) % 4
+    found = classification_metrics(9.0 * np.eye(4)[targets if right else (targets + 1) % 4], targets, "abcd")
+    for name in ("balanced_accuracy", "precision_macro", "recall_macro", "f1_macro", "f1_weighted", *["auroc_macro"] * right):
+        assert found[name].value == 100 * right
+        assert (found[name].low, found[name].high) == (found["accuracy"].low, found["accuracy"].high)

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from planish.data.targets.objects import Objects
+from planish.errors import ModelError
 from planish.evaluation.metrics.detection import average_precision_by_class, detection_metrics, detection_scores
 from planish.evaluation.metrics.matching import compute_overlaps
 
@@ -155,6 +156,13 @@ def test_nothing_found_and_nothing_there() -> None:
     sure = blind | {"boxes": whole, "scores": np.array([[0] * 5, [0.9, 0, 0, 0, 0]], np.float32)}
     assert detection_metrics(sure, [empty, one], ["a"])["map"].value == pytest.approx(100)
     assert set(average_precision_by_class(sure, [empty, one], ["a", "b"])) == {"a"}, "of b there is nothing"
+
+
+def test_scores_that_are_nan_are_refused() -> None:
+    targets, outputs = scenes(0, 5, 2, 4)
+    outputs["scores"][3, 1] = np.nan
+    with pytest.raises(ModelError, match="NaN for 1 of 5"):
+        detection_metrics(outputs, targets, ["a", "b"])
 
 
 def test_what_was_asked_before_is_remembered_and_nothing_else_is_taken_for_it() -> None:

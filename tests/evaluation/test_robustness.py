@@ -78,3 +78,13 @@ def test_images_under_five_severities_are_not_five_images(task: Any) -> None:
     m = found["accuracy_fog"]
     error = 100 * np.std(task.targets) / 30**0.5
     assert m.high - m.low == pytest.approx(2 * 1.96 * error, rel=0.2)  # type: ignore[operator]
+
+
+def test_intervals_of_pseudo_values_stay_within_the_range_of_the_metric(task: Any) -> None:
+    task.primary_metric = "map"
+    for scores in ([1.05] * 29 + [-1.0], [-0.05] * 29 + [2.0]):  # of a nearly perfect model, and of a nearly blind one
+        task.scores = lambda outputs, targets, scores=scores: np.array(scores)
+        found = robustness(bright_half, task, "test", SPEC, PREPROCESSING)["map_corrupted"]
+        assert found.low is not None
+        assert found.high is not None
+        assert 0 <= found.low < found.value < found.high <= 100

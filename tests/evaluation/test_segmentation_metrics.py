@@ -49,3 +49,12 @@ def test_scores_mean_the_metric_and_spread_as_it_does() -> None:
         assert 100 * scores.mean() == pytest.approx(values[-1])
         widths.append(100 * scores.std(ddof=1) / np.sqrt(40))
     assert 0.7 < np.mean(widths) / np.std(values, ddof=1) < 1.5
+
+
+def test_intervals_contain_the_estimate_where_each_class_is_in_one_image() -> None:
+    targets = [np.zeros((10, 10), np.uint8) for _ in range(20)]
+    for number, target in enumerate(targets):
+        target[0, :3] = number + 1
+    said = np.zeros((20, 10, 10), np.uint8)  # resamples lack a third of the classes, all of which are missed
+    found = segmentation_metrics({"classes": said}, targets, [str(number) for number in range(21)])
+    assert all(m.low <= m.value <= m.high for m in found.values())

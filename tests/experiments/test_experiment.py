@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from rich.console import Console
 from planish import commands
 from planish.errors import GoalError, PlanError
 from planish.evaluation.statistics.intervals import Interval, over_seeds
-from planish.experiments.experiment import TOO_FEW, ArmResult, Experiment, arms_with, factors_of, verdict_of
+from planish.experiments.experiment import TOO_FEW, ArmResult, Experiment, ExperimentSettings, arms_with, experiment, factors_of, verdict_of
 from planish.experiments.studies import STUDIES
 from planish.report.pages.experiment import experiment_table, findings
 from planish.runs import trainings as trials
+from planish.settings import ModelSettings, RecipeSettings, RunSettings
 from planish.testing import write_shapes
 from planish.training.recipe import load_recipe, set_values
 
@@ -46,6 +48,13 @@ def test_factors_are_read_with_short_names_and_typed_values() -> None:
 def test_what_cannot_be_varied_is_told(vary: list[str], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         factors_of(vary)
+
+
+@pytest.mark.parametrize("values", [[], "elu"])
+@pytest.mark.parametrize("design", ["factorial", "one"])
+def test_a_factor_without_a_list_of_values_is_refused(values: Any, design: Any) -> None:
+    with pytest.raises(GoalError, match="without a list of values"):
+        arms_with({"modifications.norm": ["batch", "group"], "modifications.activation": values}, design)
 
 
 def test_designs() -> None:
@@ -192,3 +201,24 @@ def test_modifications_of_a_detector_are_compared_by_its_own_recipe_and_metric(t
     )  # fmt: skip
     assert "adamw" in found.recipe
     assert all("map" in arm.measurements for arm in found.arms)
+
+
+@pytest.mark.parametrize(
+    ("model", "factors"),
+    [
+        ("torchvision:ssdlite320_mobilenet_v3_large", {"training.batch_size": [8, 16]}),
+        ("resnet8", {"model": ["torchvision:ssdlite320_mobilenet_v3_large", "resnet8"]}),
+    ],
+)
+def test_detectors_of_torchvision_are_compared_by_their_own_recipe(
+    model: str, factors: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(name: str) -> None:
+        raise GoalError(name)
+
+    monkeypatch.setattr("planish.experiments.experiment.load_recipe", load)
+    with pytest.raises(GoalError, match="objects-torchvision"):
+        experiment(
+            "photos", factors, model=ModelSettings(model, task="detection"), recipe=RecipeSettings(), plan=ExperimentSettings(),
+            run=RunSettings(),
+        )  # fmt: skip

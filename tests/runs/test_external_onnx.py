@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -28,7 +28,7 @@ from planish.export import ToOnnx, ToOpenVino
 from planish.export.bundle.verify import verify
 from planish.export.runtimes.registry import load
 from planish.plan import Plan
-from planish.runs.external_onnx import file_job
+from planish.runs.external_onnx import channel_values, file_job
 from planish.search.result import Result
 from planish.settings import ModelSettings
 from planish.testing import write_shapes
@@ -248,3 +248,13 @@ def test_from_a_file_to_a_bundle(shapes: Path, tmp_path: Path) -> None:
     assert "simplify" in json.dumps([candidate.plan for candidate in result.candidates])
     assert verify(run / "bundle").ok
     assert (run / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("mean", [123.675, 116.28, 103.53]), ("mean", [float("nan")]), ("std", [58.395, 57.12, 57.375]), ("std", [0.2, float("nan"), 0.2])],
+)
+def test_a_normalisation_on_the_scale_to_255_is_refused(name: Literal["mean", "std"], values: list[float]) -> None:
+    with pytest.raises(GoalError, match="on the scale 0 to 1"):
+        channel_values(name, values, 3)
+    assert channel_values("std", [1 / 255], 3) == (1 / 255,) * 3, "of a network that takes pixels from 0 to 255"

@@ -23,6 +23,7 @@ from planish.models import create
 from planish.models.storage import load_artifact, save_artifact
 from planish.progress import collecting_notes, note
 from planish.runs import store as stores
+from planish.runs.record import run_folder
 from planish.runs.store import STARTING, Store, claim
 
 
@@ -331,3 +332,10 @@ def test_files_are_on_the_disk_before_their_step_is_recorded(tmp_path: Path, mon
         assert load_artifact(cut / f"network, {time}" / "network").module is not None
         assert read_arrays(cut / f"arrays, {time}" / "x.npz")["x"].tolist() == [0, 1, 2]
         assert json.loads((cut / f"values, {time}" / "x.json").read_text()) == {"a": 1}
+
+
+def test_a_run_in_the_current_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    with run_folder(Path(), {}, resume=False) as run:
+        assert run.record()["name"] == "photos"

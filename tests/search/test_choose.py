@@ -49,6 +49,14 @@ def test_where_nothing_keeps_the_accuracy_the_original_ships() -> None:
     assert choose_candidate([], ORIGINAL, Goal()) is ORIGINAL
 
 
+def test_a_candidate_that_is_slower_than_the_original_ships_only_where_the_original_misses_the_goal() -> None:
+    slower = candidate("slower", 0.1, 12, 1000)
+    assert choose_candidate([slower], ORIGINAL, Goal(max_drop_points=1)) is ORIGINAL
+    assert choose_candidate([slower], ORIGINAL, Goal(max_drop_points=1, max_size_bytes=2000)) is slower
+    alike = replace(slower, measurements=slower.measurements | {"latency_ms": Measurement("latency_ms", 10.1, "ms", 9, False, 9.9, 10.3)})
+    assert choose_candidate([alike], ORIGINAL, Goal(max_drop_points=1)) is alike
+
+
 def test_a_goal_out_of_reach_keeps_accuracy_and_says_by_how_much_the_nearest_misses() -> None:
     goal = Goal(max_drop_points=1, max_latency_ms=1.0)
     others = [candidate("a", 0.5, 1.5), candidate("b", 0.2, 3.0), candidate("c", 1.2, 0.9)]

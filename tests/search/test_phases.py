@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from simulated_time import World, simulate
 
+from planish.errors import ModelError
 from planish.plan import Plan
+from planish.runs.runner import Runner
 from planish.search.screening import Screening
 from planish.search.state import Search
 
@@ -80,3 +82,20 @@ def test_no_phase_changes_what_it_was_given(calls: list[Call]) -> None:
     for value, field in ((deployed, "deployment"), (screening, "trials"), (screening.trials[0], "stopped"), (trained[0], "plan")):
         with pytest.raises(FrozenInstanceError):
             setattr(value, field, None)
+
+
+def test_a_finalist_with_outputs_that_cannot_be_scored_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, broken = Runner.metrics, set[str]()
+
+    def metrics(self: Runner, plan: Plan, runtime: str, split: Any) -> Any:
+        if not broken and runtime != "torch" and any(step.name == "distill" for step in plan.steps):
+            broken.add(plan.key)
+        if plan.key in broken:
+            raise ModelError("the model's outputs are NaN")
+        return real(self, plan, runtime, split)
+
+    monkeypatch.setattr(Runner, "metrics", metrics)
+    result, _ = simulate(tmp_path / "run", World(1000), 600, monkeypatch)
+    assert broken
+    assert all(candidate.key.partition("@")[0] not in broken for candidate in result.candidates if candidate.stage == "measured")
+    assert any("is left out: the model's outputs are NaN" in text for text in result.notes)

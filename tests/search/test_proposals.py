@@ -59,6 +59,7 @@ def test_a_goal_in_milliseconds_is_aimed_at_by_what_was_measured() -> None:
     assert level.resolution == 1
     assert 1 + 4 / level.speedup == pytest.approx(0.94 * 2, rel=0.01)
     assert level_for_latency(0.9, measured) is None, "no pruning reaches it"
+    assert level_for_latency(1.01 / 0.94, measured) is None, "400x as fast is no level, and would remove all channels"
     assert level_for_latency(6.0, measured) is None, "nothing has to be pruned for it"
     assert level_for_latency(1 + 4 / 2.5, measured) is None, "one is there already"
     assert level_for_latency(2.0, measured[:1]) is None

@@ -39,7 +39,7 @@ def worst_mistakes(logits: npt.ArrayLike, targets: npt.ArrayLike, most: int = 20
         most: maximum number of indices.
 
     Raises:
-        ModelError: the logits contain NaN, or are not ``(N, classes)``.
+        ModelError: the logits contain NaN or infinity, or are not ``(N, classes)``.
     """
     scores, labels = checked(logits, targets, np.shape(logits)[-1])
     wrong = np.flatnonzero(scores.argmax(axis=1) != labels)

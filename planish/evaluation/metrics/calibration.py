@@ -40,7 +40,7 @@ def fit_temperature(logits: npt.ArrayLike, targets: npt.ArrayLike) -> Interval:
         targets: class indices ``(N,)``.
 
     Raises:
-        ModelError: the logits contain NaN, or are not ``(N, classes)``.
+        ModelError: the logits contain NaN or infinity, or are not ``(N, classes)``.
     """
     scores, labels = checked(logits, targets, np.shape(logits)[-1])
     scores = scores - scores.max(axis=1, keepdims=True)
@@ -83,7 +83,7 @@ def temperature_scaling(
         ``temperature``; ``log_loss`` and ``calibration_error`` of the other images, and ``..._scaled`` after division by the temperature.
 
     Raises:
-        ModelError: logits contain NaN, or are not one per class.
+        ModelError: logits contain NaN or infinity, or are not one per class.
     """
     fitted = fit_temperature(validation_logits, validation_targets)
     scores, labels = checked(logits, targets, np.shape(validation_logits)[-1])
@@ -118,7 +118,7 @@ def reliability(logits: npt.ArrayLike, targets: npt.ArrayLike) -> list[Reliabili
         targets: class indices ``(N,)``.
 
     Raises:
-        ModelError: the logits contain NaN, or are not ``(N, classes)``.
+        ModelError: the logits contain NaN or infinity, or are not ``(N, classes)``.
     """
     scores, labels = checked(logits, targets, np.shape(logits)[-1])
     probs = probabilities(scores)

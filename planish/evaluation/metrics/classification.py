@@ -34,7 +34,7 @@ def classification_metrics(logits: npt.ArrayLike, targets: npt.ArrayLike, class_
         class_names: in the order of the logits.
 
     Raises:
-        ModelError: the outputs contain NaN, or are not one logit per class.
+        ModelError: the outputs contain NaN or infinity, or are not one logit per class.
     """
     scores, labels = checked(logits, targets, len(class_names))
     n, preds = len(labels), scores.argmax(axis=1)
@@ -71,7 +71,8 @@ def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -
     """Return balanced accuracy, precision, recall and F1 on the 0..1 scale, bootstrapped over images.
 
     Balanced accuracy averages over the classes that occur in the targets, macro averages over those that occur in targets or predictions; a
-    ratio whose denominator is 0 counts as 0.
+    ratio whose denominator is 0 counts as 0. If all predictions are right or all are wrong, every resample is like the original and would
+    give an interval without width, so the intervals are those of the accuracy.
     """
     flat, counts = np.unique(targets * classes + preds, return_counts=True)  # non-zero cells only: with 1000 classes most are 0
     rows, columns = flat // classes, flat % classes
@@ -90,12 +91,17 @@ def count_metrics(preds: Labels, targets: Labels, classes: int, seed: int = 0) -
     for average, weights in (("macro", occurs), ("weighted", support)):
         for name, values in (("precision", precision), ("recall", recall), ("f1", f1)):
             found[f"{name}_{average}"] = _bootstrapped(_average(values, weights))
+    accuracy = share(preds == targets)
+    if accuracy.value in (0, 1):
+        found = dict.fromkeys(found, accuracy)
     # every image has one target and one prediction, so all three micro averages equal the accuracy
-    return found | dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), share(preds == targets))
+    return found | dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), accuracy)
 
 
 def auroc(probs: Floats, targets: Labels) -> Interval:
     """Return the one-vs-rest AUROC, averaged over classes with both positives and negatives; 0.5 [0, 1] if there are none.
+
+    If all images are ranked correctly, DeLong's interval has no width, and Wilson's for the number of images is returned.
 
     E. R. DeLong et al., Comparing the areas under two or more correlated receiver operating characteristic curves, Biometrics 1988.
     """
@@ -116,6 +122,8 @@ def auroc(probs: Floats, targets: Labels) -> Interval:
     if not areas:
         return Interval(0.5, 0.0, 1.0)
     value = float(np.mean(areas))
+    if value in (0, 1):
+        return Interval(value, *proportion(int(value) * n, n))
     half = 1.96 * float(np.sqrt(np.mean((influence / len(areas)) ** 2) / n))
     return Interval(value, max(0.0, value - half), min(1.0, value + half))
 
@@ -154,14 +162,14 @@ def checked(logits: npt.ArrayLike, targets: npt.ArrayLike, classes: int) -> tupl
     """Validate logits and targets, and return them as float64 and int64 arrays.
 
     Raises:
-        ModelError: the outputs contain NaN, or are not one logit per class.
+        ModelError: the outputs contain NaN or infinity, or are not one logit per class.
     """
     scores, labels = np.asarray(logits, dtype=np.float64), np.asarray(targets, dtype=np.int64)
     if scores.shape != (len(labels), classes) or not len(labels):
         raise ModelError(f"the model's outputs are {scores.shape} for {len(labels)} images", f"classification needs logits (N, {classes})")
-    if np.isnan(scores).any():
-        bad = int(np.isnan(scores).any(axis=1).sum())
-        raise ModelError(f"the model's outputs are NaN for {bad} of {len(labels)} images", "its weights or its arithmetic overflowed")
+    if bad := int((~np.isfinite(scores).all(axis=1)).sum()):
+        what = "NaN" if np.isnan(scores).any() else "infinite"
+        raise ModelError(f"the model's outputs are {what} for {bad} of {len(labels)} images", "its weights or its arithmetic overflowed")
     return scores, labels
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from planish.errors import ModelError
 from planish.evaluation.metrics.classification import percent
 from planish.evaluation.metrics.matching import COCO_MAX_DETECTIONS, RANGES, THRESHOLDS, Flags, Floats, Matches, compute_overlaps, match
 from planish.evaluation.statistics.intervals import Interval, known_mean
@@ -43,7 +44,12 @@ def detection_metrics(
         class_names: labels are indices into them. Classes without objects do not count.
         masks: also evaluate masks.
         uncapped: count all detections instead of COCO's 100 per image and class, for images with more objects than that.
+
+    Raises:
+        ModelError: scores are NaN.
     """
+    if bad := sum(bool(np.isnan(scores).any()) for scores in outputs["scores"]):
+        raise ModelError(f"the model's scores are NaN for {bad} of {len(targets)} images", "its weights or its arithmetic overflowed")
     found: list[Measurement] = []
     n = len(targets)
     weights = bootstrap_counts(n)

@@ -68,7 +68,13 @@ def robustness(
 
 
 def _mean(scores: Floats, metric: Metric) -> Interval:
-    """Return the bootstrap interval of the mean; Wilson's if all scores (0 to 1) are equal, as a bootstrap interval has no width then."""
-    if np.ptp(scores) > 0 or metric.unit != "%":
+    """Return the bootstrap interval of the mean; Wilson's if all scores (0 to 1) are equal, as a bootstrap interval has no width then.
+
+    Scores of mAP and mIoU are pseudo-values, which may lie outside 0 to 1, so the ends of the interval are limited to that range.
+    """
+    if metric.unit != "%":
         return bootstrap_mean(scores)
+    if np.ptp(scores) > 0:
+        value, low, high = bootstrap_mean(scores)
+        return Interval(value, min(value, max(0.0, low)), max(value, min(1.0, high)))
     return Interval(float(scores[0]), *proportion(round(float(scores.sum())), len(scores)))

@@ -104,5 +104,6 @@ def intersection_over_union(right: Any, expected: Any, predicted: Any) -> Floats
 
 
 def _interval(values: Floats) -> Interval:
-    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
-    return Interval(float(values[0]), float(low), float(high))
+    """Return the percentile interval, extended to include the estimate ``values[0]``, which classes in few images can bias out of it."""
+    value, (low, high) = float(values[0]), np.nanpercentile(values[1:], [2.5, 97.5])
+    return Interval(value, min(value, float(low)), max(value, float(high)))
