@@ -126,3 +126,12 @@ def test_weights_that_are_not_numbers() -> None:
     for technique in (UnstructuredPruning(sparsity=0.5), NMPruning()):
         with pytest.raises(TechniqueError, match=r"b\.0.*not finite"):
             technique.apply(artifact(net), TASK)
+
+
+@pytest.mark.parametrize("technique", [UnstructuredPruning(0.6), UnstructuredPruning(0.6, importance="taylor"), NMPruning()])
+def test_the_layout_in_memory_does_not_matter(technique: Any) -> None:
+    net = randomised(Residual())
+    expected = weights(technique.apply(artifact(net), TASK).module)
+    found = weights(technique.apply(artifact(net.to(memory_format=torch.channels_last)), TASK).module)  # type: ignore[call-overload]
+    for name, weight in expected.items():
+        assert torch.equal(found[name] == 0, weight == 0)
