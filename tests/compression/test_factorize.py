@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,6 +148,19 @@ def test_the_least_error_is_the_best_that_its_cost_can_buy() -> None:
         assert cost <= budget
         assert error == pytest.approx(min(sum(o.error for o in c) for c in every if sum(o.parameters for o in c) <= cost))
     assert least_error({"a": [Option(None, 0.0, 0.0, 100)]}, lambda o: 100.0, 99.0) is None
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1e12])
+def test_the_unit_of_the_outputs_does_not_matter(unit: float) -> None:
+    """The squared outputs of a regression may be of any size."""
+    layers = [[Option(None, 0.0, 0.0, 100), *(Option(None, 0.0, k / cost, cost) for cost in (20, 50, 80))] for k in range(1, 5)]
+
+    def chosen(unit: float) -> list[int]:
+        options = {str(k): [replace(o, error=unit * o.error) for o in some] for k, some in enumerate(layers)}
+        found = least_error(options, lambda o: float(o.parameters), 230.0)
+        return [o.parameters for o in (found or {}).values()]
+
+    assert chosen(unit) == chosen(1.0) != []
 
 
 @pytest.mark.parametrize(

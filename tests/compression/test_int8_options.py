@@ -173,6 +173,8 @@ def test_a_knapsack_is_filled_as_brute_force_fills_it() -> None:
         best = max(sensitivity[c].sum() for c in choices if cost[c].sum() <= 1.5)
         assert cost[chosen].sum() <= 1.5
         assert sensitivity[chosen].sum() == pytest.approx(best)
+        for unit in (1e-5, 1e-8):  # one layer in INT8 changes the outputs little, and takes microseconds
+            assert mixed_precision.worth_keeping_float(unit * sensitivity, unit * cost, unit * 1.5) == chosen
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
