@@ -260,3 +260,26 @@ def test_in_chains_with_pruning_and_export() -> None:
     for technique, step in zip((ChannelPruning, Factorize, ChannelPruning), after.lineage.steps[:3], strict=True):
         module = technique.rebuild(module, step.structure)  # type: ignore[attr-defined,assignment]
     outputs(module)
+
+
+class TwoNames(nn.Module):
+    """Two layers that the network holds under its own names and in a sequence, which is what it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.layers = nn.Sequential(self.a, nn.ReLU(), self.b, nn.ReLU())
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x).mean((2, 3)))
+
+
+def test_a_layer_is_split_under_all_its_names() -> None:
+    net = randomised(TwoNames())
+    after = Factorize(layers={"b": Factors("svd", (4,))}).apply(artifact(net), TASK)
+    assert after.module.layers[2] is after.module.b
+    assert sum(p.numel() for p in after.module.parameters()) < sum(p.numel() for p in net.parameters())
+    rebuilt = Factorize.rebuild(TwoNames(), after.lineage.steps[-1].structure)
+    rebuilt.load_state_dict(after.module.state_dict())
+    assert torch.equal(outputs(rebuilt.eval()), outputs(after.module.eval()))

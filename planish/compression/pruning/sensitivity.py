@@ -15,6 +15,7 @@ from planish.compression.factorization.factor_layers import Form, Place, ranks_o
 from planish.compression.factorization.factors import Method
 from planish.compression.graph import structure as structures
 from planish.compression.graph.structure import ChannelGraph
+from planish.compression.graph.submodules import replace_submodule
 from planish.compression.pruning.width_choice import Floats
 from planish.compression.reconstruction.layer_moments import Moments, watching
 from planish.compression.reconstruction.reconstruction import can_fit
@@ -125,13 +126,13 @@ def form_sensitivity(
         for name, form in tried:
             layer = module.get_submodule(name)
             factors = Factors(form.method, ranks_of(form, places[name].shape))
-            module.set_submodule(name, split(layer, factors.method, factors.ranks, seen[name]))
+            replace_submodule(module, name, split(layer, factors.method, factors.ranks, seen[name]))
             try:
                 sensitivity[name][form] = divergence(module)
             except (AttributeError, TypeError, RuntimeError):  # the network's code accesses attributes of this layer
                 sensitivity.pop(name, None)
             finally:
-                module.set_submodule(name, layer)
+                replace_submodule(module, name, layer)
             stage.advance()
     return sensitivity
 
