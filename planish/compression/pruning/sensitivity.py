@@ -36,7 +36,7 @@ _SECONDS, _SHARE = (
     0.3,
 )  # approximate time limit of a measurement, in seconds and as a share of the time left; large networks use fewer images
 _WIDEST = 2048  # input channels; estimating channels from each other would take too long in wider layers
-_ROWS = 4096  # about the number of positions per batch used to estimate channel correlations
+_ROWS = 4096  # largest number of positions per batch used to estimate channel correlations
 _SHARES = (0.25, 0.5)  # shares of a layer's full rank to try
 
 
@@ -73,10 +73,12 @@ def _input_moments(module: nn.Module, batches: Sequence[Tensor]) -> dict[str, Te
     layers = {name: layer for name, layer in module.named_modules() if can_fit(layer) and layer.weight.shape[1] <= _WIDEST}
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
+    generator = torch.Generator().manual_seed(0)
 
     def see(name: str, given: Tensor, _: Tensor) -> None:
         flat = given.flatten(2).transpose(1, 2).flatten(0, 1) if given.dim() == 4 else given.reshape(-1, given.shape[-1])
-        flat = flat[:: max(1, len(flat) // _ROWS)]
+        if len(flat) > _ROWS:  # at random: every n-th would be the same columns of each row, in wide maps the first alone
+            flat = flat[torch.randint(len(flat), (_ROWS,), generator=generator)]
         sums[name] = sums.get(name, 0) + (flat.T @ flat).double()
         rows[name] = rows.get(name, 0) + len(flat)
 
@@ -198,4 +200,4 @@ class _Divergence:
         losses = [self.task.distillation_loss(changed, changed(x), y, 1.0).item() for x, y in zip(self.batches, self.expected, strict=True)]
         if not np.isfinite(losses).all():
             raise TechniqueError("the network's outputs are not finite", "sensitivity is measured on them", "train it again")
-        return max(0.0, float(np.mean(losses)))
+        return max(0.0, float(np.average(losses, weights=[len(x) for x in self.batches])))  # the last batch may be smaller
