@@ -19,14 +19,14 @@ class Peak:
 
 
 @contextmanager
-def peak_memory() -> Iterator[Peak]:
-    """Measure the peak memory of this process, or of the CUDA device if there is one, while the block runs."""
+def peak_memory(device: torch.device) -> Iterator[Peak]:
+    """Measure the peak memory of this process, or of the CUDA device if ``device`` is one, while the block runs."""
     peak, done = Peak(), threading.Event()
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         yield peak
-        peak.bytes = torch.cuda.max_memory_allocated() - before
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
     process = psutil.Process()
     before = process.memory_info().rss

@@ -140,7 +140,7 @@ class Trainer:
         try:
             job, artifact = self.start(arm, seed)
             spec, preprocessing = artifact.input_spec, artifact.preprocessing
-            with peak_memory() as peak:
+            with peak_memory(next(artifact.module.parameters()).device) as peak:
                 fitted = fit(
                     artifact.module, job.task, spec, preprocessing, settings,
                     run=FitRun(self._checkpoint(arm, seed), self.seconds),

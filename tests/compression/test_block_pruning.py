@@ -124,6 +124,17 @@ def test_a_removed_block_equals_one_whose_branch_is_zero() -> None:
     assert sum(p.numel() for p in after.module.parameters()) == 8 * 27 + 8 + 8 * 5 + 5
 
 
+def test_a_block_is_removed_under_all_its_names() -> None:
+    net = randomised(Chain(Branch(), Branch()))
+    net.first = net.blocks[0]  # registered twice
+    removed = BlockPruning(pruning_ratio=1).apply(artifact(net), TASK).module
+    assert isinstance(removed.first, nn.Identity)
+    assert isinstance(removed.blocks[0], nn.Identity)
+    other = randomised(Chain(Branch(), Branch()))
+    other._modules = {"first": other.blocks[0], **other._modules}  # and found under the other name
+    assert isinstance(BlockPruning(pruning_ratio=1).apply(artifact(other), TASK).module.blocks[0], nn.Identity)
+
+
 def faint(*places: int) -> Artifact:
     """Six blocks, of which those do next to nothing."""
     net = randomised(Chain(*(Branch() for _ in range(6))))

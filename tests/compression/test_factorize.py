@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,6 +150,19 @@ def test_the_least_error_is_the_best_that_its_cost_can_buy() -> None:
     assert least_error({"a": [Option(None, 0.0, 0.0, 100)]}, lambda o: 100.0, 99.0) is None
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1e12])
+def test_the_unit_of_the_outputs_does_not_matter(unit: float) -> None:
+    """The squared outputs of a regression may be of any size."""
+    layers = [[Option(None, 0.0, 0.0, 100), *(Option(None, 0.0, k / cost, cost) for cost in (20, 50, 80))] for k in range(1, 5)]
+
+    def chosen(unit: float) -> list[int]:
+        options = {str(k): [replace(o, error=unit * o.error) for o in some] for k, some in enumerate(layers)}
+        found = least_error(options, lambda o: float(o.parameters), 230.0)
+        return [o.parameters for o in (found or {}).values()]
+
+    assert chosen(unit) == chosen(1.0) != []
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -246,3 +260,26 @@ def test_in_chains_with_pruning_and_export() -> None:
     for technique, step in zip((ChannelPruning, Factorize, ChannelPruning), after.lineage.steps[:3], strict=True):
         module = technique.rebuild(module, step.structure)  # type: ignore[attr-defined,assignment]
     outputs(module)
+
+
+class TwoNames(nn.Module):
+    """Two layers that the network holds under its own names and in a sequence, which is what it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.layers = nn.Sequential(self.a, nn.ReLU(), self.b, nn.ReLU())
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x).mean((2, 3)))
+
+
+def test_a_layer_is_split_under_all_its_names() -> None:
+    net = randomised(TwoNames())
+    after = Factorize(layers={"b": Factors("svd", (4,))}).apply(artifact(net), TASK)
+    assert after.module.layers[2] is after.module.b
+    assert sum(p.numel() for p in after.module.parameters()) < sum(p.numel() for p in net.parameters())
+    rebuilt = Factorize.rebuild(TwoNames(), after.lineage.steps[-1].structure)
+    rebuilt.load_state_dict(after.module.state_dict())
+    assert torch.equal(outputs(rebuilt.eval()), outputs(after.module.eval()))

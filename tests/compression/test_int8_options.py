@@ -173,6 +173,8 @@ def test_a_knapsack_is_filled_as_brute_force_fills_it() -> None:
         best = max(sensitivity[c].sum() for c in choices if cost[c].sum() <= 1.5)
         assert cost[chosen].sum() <= 1.5
         assert sensitivity[chosen].sum() == pytest.approx(best)
+        for unit in (1e-5, 1e-8):  # one layer in INT8 changes the outputs little, and takes microseconds
+            assert mixed_precision.worth_keeping_float(unit * sensitivity, unit * cost, unit * 1.5) == chosen
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
@@ -276,3 +278,17 @@ def test_processors_that_saturate(flags: str, expected: bool, monkeypatch: pytes
     assert machine.saturates() == expected
     monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
     assert not machine.saturates()
+
+
+@pytest.mark.parametrize("name", ["", "node"])
+def test_nodes_may_have_no_names_or_all_the_same(task: FakeTask, tmp_path: Path, name: str) -> None:
+    artifact = exported(task, trained(task).module)
+    model = onnx.load(str(artifact.files[0]))
+    for node in model.graph.node:
+        node.name = name
+    onnx.save(model, str(tmp_path / "unnamed.onnx"))
+    unnamed = replace(artifact, files=(tmp_path / "unnamed.onnx",))
+    for technique in (Int8(), Int8(correct_bias=True)):
+        expected, found = (technique.apply(given, task) for given in (artifact, unnamed))
+        assert found.lineage.steps[-1].notes == expected.lineage.steps[-1].notes
+        np.testing.assert_array_equal(logits(found, task), logits(expected, task))

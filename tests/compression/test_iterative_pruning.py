@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from planish.compression import ChannelPruning, IterativePruning, UnstructuredPruning
-from planish.errors import PlanError
+from planish.errors import PlanError, TechniqueError
 from planish.plan import Plan
 from planish.settings import ModelSettings
 from planish.training import Distill
@@ -30,24 +30,40 @@ def widths(module: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize("rounds", [2, 3, 5])
 def test_channels_end_where_one_round_would(job: Any, rounds: int) -> None:
-    pruning = ChannelPruning(pruning_ratio=0.5, round_to=4, pruning_ratios={first_layer(job): 0.25})
-    plans = IterativePruning(pruning=pruning, rounds=rounds)._steps()
-    left = left_there = 1.0
-    for k, step in enumerate(plans, 1):
+    pruning = ChannelPruning(pruning_ratio=0.5, round_to=4, pruning_ratios={"a": 0.25})
+    started = {"a": 1000, "b": 2000}
+    now = dict(started)
+    for k in range(1, rounds + 1):
+        step = IterativePruning(pruning=pruning, rounds=rounds)._step(k, started, now)
         assert isinstance(step, ChannelPruning)
-        left *= 1 - step.pruning_ratio
-        left_there *= 1 - next(iter(step.pruning_ratios.values()))
-        assert left == pytest.approx(1 - 0.5 * (1 - (1 - k / rounds) ** 3))  # Zhu & Gupta, equation 1
-    assert left_there == pytest.approx(0.75)
+        assert step.round_to == 4
+        now = {name: round(now[name] * (1 - step.pruning_ratios[name])) for name in now}
+        for name, final in (("a", 0.25), ("b", 0.5)):
+            assert now[name] == pytest.approx(started[name] * (1 - final * (1 - (1 - k / rounds) ** 3)), abs=1)  # Zhu & Gupta, equation 1
 
 
-def test_as_many_channels_are_left_as_after_one_round(job: Any) -> None:
-    pruning = ChannelPruning(pruning_ratio=0.5, round_to=4, pruning_ratios={first_layer(job): 0.25})
+@pytest.mark.parametrize(("ratio", "round_to", "first"), [(0.5, 4, 0.25), (0.3, 8, 0.3)])
+def test_as_many_channels_are_left_as_after_one_round(job: Any, ratio: float, round_to: int, first: float) -> None:
+    pruning = ChannelPruning(pruning_ratio=ratio, round_to=round_to, pruning_ratios={first_layer(job): first})
     once = pruning.apply(job.artifact, job.task)
     after = IterativePruning(pruning=pruning, rounds=3, distill=QUICK).apply(job.artifact, job.task)
     assert widths(after.module) == widths(once.module) != widths(job.artifact.module)
     assert len(after.lineage.steps) == 1
     assert after.lineage.steps[-1].notes.count("epochs in") == 3
+
+
+def test_a_layer_may_come_down_to_one_channel_before_the_last_round(job: Any) -> None:
+    pruning = ChannelPruning(pruning_ratio=0.25, round_to=1, pruning_ratios={first_layer(job): 0.99}, recalibrate=False)
+    after = IterativePruning(pruning=pruning, rounds=3, distill=QUICK).apply(job.artifact, job.task)
+    assert widths(after.module)[0] == 1
+    with pytest.raises(TechniqueError, match=r"no group of channels begins at 'layers\.0\.x'"):
+        IterativePruning(pruning=ChannelPruning(pruning_ratio=0.5, pruning_ratios={"layers.0.x": 0.5})).apply(job.artifact, job.task)
+
+
+def test_ranked_together_widths_are_multiples_too(job: Any) -> None:
+    pruning = ChannelPruning(pruning_ratio=0.3, scope="global", recalibrate=False)
+    after = IterativePruning(pruning=pruning, rounds=4, distill=QUICK).apply(job.artifact, job.task)
+    assert [width % 4 for width in widths(after.module)] == [0] * len(widths(after.module))
 
 
 def first_layer(job: Any) -> str:
@@ -56,7 +72,7 @@ def first_layer(job: Any) -> str:
 
 def test_zeros_grow_to_the_end(job: Any) -> None:
     technique = IterativePruning(pruning=UnstructuredPruning(sparsity=0.8, scope="layer"), rounds=2, distill=QUICK)
-    assert [step.sparsity for step in technique._steps()] == pytest.approx([0.7, 0.8])  # type: ignore[union-attr]
+    assert [technique._step(k, {}, {}).sparsity for k in (1, 2)] == pytest.approx([0.7, 0.8])  # type: ignore[union-attr]
     after = technique.apply(job.artifact, job.task)
     assert after.facts["weights"] == "sparse"
     layers = [module for module in after.module.modules() if isinstance(module, nn.Conv2d | nn.Linear)]

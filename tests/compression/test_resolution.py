@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from export_fakes import PREPROCESSING, SPEC, FakeTask, trained
+from export_fakes import PREPROCESSING, SPEC, FakeTask, Images, trained
 from pydantic import ValidationError
 from torch import nn
 
@@ -43,6 +43,19 @@ def test_batch_statistics_become_those_of_the_smaller_images(network: Artifact, 
     assert not after.module.training
     assert not torch.allclose(after.module.stem[1].running_mean, network.module.stem[1].running_mean, atol=0.01)
     assert (network.input_spec, after.original) == (SPEC, network)
+
+
+@pytest.mark.parametrize("count", [1, 34])
+def test_each_image_counts_the_same(network: Artifact, count: int) -> None:
+    """34 images are not a batch of 32 and one of 2 that weigh the same; one image has no statistics."""
+    task = FakeTask()
+    task.splits["calibration"] = Images(count, 0)
+    after = Resolution(0.5).apply(network, task)
+    pixels = torch.from_numpy(task.split("calibration").images(InputSpec(3, 16, 16), PREPROCESSING))
+    with torch.no_grad():
+        first = after.module.stem[0](Normalise(PREPROCESSING.mean, PREPROCESSING.std)(pixels)).mean((0, 2, 3))
+    expected = network.module.stem[1].running_mean if count == 1 else first
+    torch.testing.assert_close(after.module.stem[1].running_mean, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_recalibration_and_at_full_scale_no_number_changes(network: Artifact, task: FakeTask) -> None:

@@ -126,3 +126,22 @@ def test_weights_that_are_not_numbers() -> None:
     for technique in (UnstructuredPruning(sparsity=0.5), NMPruning()):
         with pytest.raises(TechniqueError, match=r"b\.0.*not finite"):
             technique.apply(artifact(net), TASK)
+
+
+@pytest.mark.parametrize("technique", [UnstructuredPruning(0.6), UnstructuredPruning(0.6, importance="taylor"), NMPruning()])
+def test_the_layout_in_memory_does_not_matter(technique: Any) -> None:
+    net = randomised(Residual())
+    expected = weights(technique.apply(artifact(net), TASK).module)
+    found = weights(technique.apply(artifact(net.to(memory_format=torch.channels_last)), TASK).module)  # type: ignore[call-overload]
+    for name, weight in expected.items():
+        assert torch.equal(found[name] == 0, weight == 0)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_first_axis_of_a_transposed_convolution_is_its_input(groups: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 12, 2, 2, groups=groups), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    kept = NMPruning(layers="conv").apply(artifact(net), TASK).module[1].weight != 0
+    assert (kept.reshape(2, 4, -1).sum(1) == 2).all()
+    with pytest.raises(TechniqueError, match="multiple of 8"):
+        NMPruning(m=8).apply(artifact(nn.Sequential(nn.ConvTranspose2d(8, 16, 2, groups=2))), TASK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -79,3 +80,10 @@ def test_time_reads_rows_by_what_is_read_and_columns_by_what_is_made() -> None:
     assert time_of([Cost(1, 0, ms)], Choice([1, 0], [1])) == 0.5
     fixed = [Cost(FIXED, 1, ms), Cost(0, FIXED, ms), Cost(FIXED, FIXED, ms), Cost(1, 1, ms)]
     assert time_of(fixed, Choice([0, 1], [0] * 4)) == 2 + 1 + 1 + 8
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e-5, 1e12])
+def test_the_unit_of_the_errors_does_not_matter(unit: float) -> None:
+    errors, costs = problem(1, 8, 6, 12, forms=1)
+    budget = time_of(costs, Choice([0] * 8, [0] * 12)) / 2
+    assert least_error(unit * errors, costs, budget) == least_error(errors, costs, budget)

@@ -95,6 +95,9 @@ def test_interrupted_in_its_second_training_it_comes_to_what_it_would_have_come_
 class _no_memory:
     bytes = 0
 
+    def __init__(self, device: object) -> None:
+        pass
+
     def __enter__(self) -> _no_memory:
         return self
 

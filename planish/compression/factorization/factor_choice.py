@@ -125,8 +125,10 @@ def least_error(options: Mapping[str, Sequence[Option]], cost: Callable[[Option]
     the same total cost has a smaller error.
     """
 
+    largest = max(o.error for os in options.values() for o in os) or 1.0  # errors are in the units of the network's outputs, squared
+
     def at(price: float) -> dict[str, Option]:
-        return {name: min(os, key=lambda o: o.error + price * cost(o) / budget) for name, os in options.items()}
+        return {name: min(os, key=lambda o: o.error / largest + price * cost(o) / budget) for name, os in options.items()}
 
     low, high = 0.0, 1e9
     if sum(map(cost, at(high).values())) > budget:

@@ -17,6 +17,7 @@ from planish.compression.calibration import calibration_batches
 from planish.compression.factorization.factor_choice import Factors, Option, least_error, methods_for, options_of, timed
 from planish.compression.factorization.factor_layers import Place, find_layers, replacement, split, weight_of, weight_shape
 from planish.compression.factorization.factors import METHODS, Method, full_ranks
+from planish.compression.graph.submodules import replace_submodule
 from planish.compression.reconstruction.layer_moments import Moments, follow_batch_norm, moments, refit
 from planish.devices.layer_latency import Precision
 from planish.errors import TechniqueError
@@ -153,7 +154,7 @@ class Factorize:
             layer = dict(module.named_modules()).get(name)
             if not isinstance(layer, nn.Conv2d | nn.Linear):
                 raise TechniqueError(f"the network has no layer {name!r} to split", "a structure fits the network it was recorded from")
-            module.set_submodule(name, replacement(layer, found["method"], tuple(found["ranks"]), found["bias"]))
+            replace_submodule(module, name, replacement(layer, found["method"], tuple(found["ranks"]), found["bias"]))
         return module
 
     def _choose(self, module: nn.Module, places: Mapping[str, Place], seen: Mapping[str, Moments]) -> tuple[dict[str, Factors], str]:
@@ -226,12 +227,12 @@ def _replace(module: nn.Module, rows: Mapping[str, nn.Sequential], example: Tens
     refused = []
     for name, row in rows.items():
         layer = module.get_submodule(name)
-        module.set_submodule(name, row)
+        replace_submodule(module, name, row)
         try:
             with torch.no_grad():
                 module(example)
         except (AttributeError, TypeError, RuntimeError):  # the code reads a weight or a size that the factors do not have
-            module.set_submodule(name, layer)
+            replace_submodule(module, name, layer)
             refused.append(name)
     return refused
 

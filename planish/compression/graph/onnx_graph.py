@@ -35,10 +35,23 @@ def session_for(model: Any, outputs: Sequence[str]) -> Any:
 
 
 def fold(file: Path, folded: Path) -> None:
-    """Fold constants and batch norm, remove no-op nodes, infer shapes, and write the result to ``folded``."""
+    """Fold constants and batch norm, remove no-op nodes, infer shapes, and write the result, in which each node has its own name."""
+    import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    quant_pre_process(str(file), str(folded), skip_symbolic_shape=True)
+    model = onnx.load(str(file))
+    name_nodes(model.graph)
+    onnx.save(model, str(folded))
+    quant_pre_process(str(folded), str(folded), skip_symbolic_shape=True)
+
+
+def name_nodes(graph: Any) -> None:
+    """Give each node a name of its own, in place; ONNX requires neither names nor that they differ."""
+    taken: set[str] = set()
+    for node in graph.node:
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_making_{next(filter(None, node.output), '')}"  # a tensor is made once
+        taken.add(node.name)
 
 
 def separate_constants(graph: Any) -> int:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_batches
 from planish.compression.graph.residual_blocks import find_blocks
+from planish.compression.graph.submodules import replace_submodule
 from planish.compression.reconstruction.reconstruction import can_fit, reconstruct
 from planish.errors import TechniqueError
 from planish.evaluation.size import macs
@@ -125,7 +126,7 @@ class BlockPruning:
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Remove the same blocks from a freshly built network; changes and returns ``module``."""
         for name in structure["removed"]:
-            module.set_submodule(name, nn.Identity())
+            replace_submodule(module, name, nn.Identity())
         return module
 
 

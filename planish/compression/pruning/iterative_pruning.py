@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
 from planish.artifact import Artifact, Step
+from planish.compression.graph.structure import trace
 from planish.compression.pruning.channel_pruning import ChannelPruning
 from planish.compression.pruning.unstructured_pruning import UnstructuredPruning
 from planish.technique import hyper_parameters
@@ -59,8 +62,9 @@ class IterativePruning:
             TechniqueError: the network cannot be pruned in this way.
             TrainingError: training failed.
         """
-        current = artifact
-        for step in self._steps():
+        current, started = artifact, self._widths(artifact)
+        for k in range(1, self.rounds + 1):
+            step = self._step(k, started, started if k == 1 else self._widths(current))
             current = self.distill.apply(step.apply(current, task), task)
         done = current.lineage.steps[len(artifact.lineage.steps) :]
         rounds = [step.structure for step in done if step.technique == self.pruning.name]
@@ -68,25 +72,38 @@ class IterativePruning:
         params = hyper_parameters(self)
         return artifact.with_step(Step(self.name, params, self.changes, {"rounds": rounds}, notes), module=current.module)
 
-    def _steps(self) -> list[ChannelPruning | UnstructuredPruning]:
-        """The pruning step of each round. Channel ratios are shares of the remaining channels; only the last round rounds widths."""
-        shares = [1 - (1 - k / self.rounds) ** 3 for k in range(self.rounds + 1)]
+    def _widths(self, artifact: Artifact) -> dict[str, int]:
+        """The channels of each group that can be removed, by its name; empty for unstructured pruning."""
         if isinstance(self.pruning, UnstructuredPruning):
-            return [replace(self.pruning, sparsity=self.pruning.sparsity * share) for share in shares[1:]]
+            return {}
+        spec, module = artifact.input_spec, copy.deepcopy(artifact.module).cpu().eval()
+        widths: dict[str, int] = {}
+        for group in trace(module, torch.zeros(1, spec.channels, spec.height, spec.width)).groups:
+            widths[group.name] = widths.get(group.name, 0) + len(group.units) * group.channels
+        return widths
+
+    def _step(self, k: int, started: Mapping[str, int], now: Mapping[str, int]) -> ChannelPruning | UnstructuredPruning:
+        """The pruning of round ``k``, from 1.
+
+        Channels are pruned to shares of the original widths, whatever rounding has left: every round rounds, since a last round that alone
+        did so could not widen a layer to the next multiple. Groups of which one unit is left are not pruned further.
+        """
+        share = 1 - (1 - k / self.rounds) ** 3
+        if isinstance(self.pruning, UnstructuredPruning):
+            return replace(self.pruning, sparsity=self.pruning.sparsity * share)
         pruning = self.pruning
 
-        def of_what_is_left(final: float, k: int) -> float:
-            return 1 - (1 - final * shares[k]) / (1 - final * shares[k - 1])
+        def of_what_is_left(final: float, *names: str) -> float:
+            before, left = (sum(widths.get(name, 1) for name in names) for widths in (started, now))
+            return max(0.0, 1 - (1 - final * share) * before / max(left, 1))
 
-        return [
-            replace(
-                pruning,
-                pruning_ratio=of_what_is_left(pruning.pruning_ratio, k),
-                pruning_ratios={name: of_what_is_left(ratio, k) for name, ratio in pruning.pruning_ratios.items()},
-                round_to=pruning.round_to if k == self.rounds else 1,
-            )
-            for k in range(1, self.rounds + 1)
-        ]
+        named = [name for name in pruning.pruning_ratios if name in now or name not in started]  # ChannelPruning refuses unknown ones
+        names = [*named, *(name for name in now if name not in named)] if pruning.scope == "uniform" else named
+        return replace(
+            pruning,
+            pruning_ratio=of_what_is_left(pruning.pruning_ratio, *now),
+            pruning_ratios={name: of_what_is_left(pruning.pruning_ratios.get(name, pruning.pruning_ratio), name) for name in names},
+        )
 
     @staticmethod
     def rebuild(module: nn.Module, structure: Mapping[str, Any]) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import ConfigDict, Field, model_validator
@@ -69,7 +69,8 @@ class NMPruning:
             TechniqueError: no layer has a multiple of ``m`` input channels, or weights are not finite.
         """
         weights = weights_of(artifact.module, self.layers, depthwise=False)
-        fit = {name: w.detach() for name, w in weights.items() if w.shape[1] % self.m == 0}
+        inputs = {name: _inputs(artifact.module.get_submodule(name)) for name in weights}
+        fit = {name: w.detach() for name, w in weights.items() if inputs[name][1] % self.m == 0}
         if not fit:
             raise TechniqueError(
                 f"no layer has a multiple of {self.m} input channels", "m weights lie side by side along them", "use a smaller m"
@@ -77,7 +78,7 @@ class NMPruning:
         for name, weight in fit.items():
             if not torch.isfinite(weight).all():
                 raise TechniqueError(f"weights of {name!r} are not finite", "the largest are kept", "train it again")
-        masks = {name: _largest(weight, self.n, self.m) for name, weight in fit.items()}
+        masks = {name: _largest(weight, self.n, self.m, inputs[name][0]) for name, weight in fit.items()}
         dense = [name for name in weights if name not in fit]
         notes = describe_zeros(artifact.module, masks) + (
             f". Dense, as {self.m} does not divide their inputs: {', '.join(dense)}" if dense else ""
@@ -86,9 +87,16 @@ class NMPruning:
         return artifact.with_step(Step(self.name, params, self.changes, notes=notes), module=zeroed(artifact.module, masks))
 
 
-def _largest(weight: Tensor, n: int, m: int) -> Tensor:
-    """Return a mask that is True for the ``n`` largest of every ``m`` weights along axis 1."""
-    side_by_side = weight.abs().movedim(1, -1)
+def _inputs(layer: Any) -> tuple[int, int]:
+    """The axis of the weight along the input channels, and how many an output reads; the first axis in transposed convolutions."""
+    if getattr(layer, "transposed", False):
+        return 0, layer.in_channels // layer.groups
+    return 1, layer.weight.shape[1]
+
+
+def _largest(weight: Tensor, n: int, m: int, axis: int) -> Tensor:
+    """Return a mask that is True for the ``n`` largest of every ``m`` weights along an axis."""
+    side_by_side = weight.abs().movedim(axis, -1)
     parts = side_by_side.reshape(-1, m)
     mask = torch.zeros_like(parts, dtype=torch.bool).scatter_(1, parts.topk(n, dim=1).indices, True)
-    return mask.view(side_by_side.shape).movedim(-1, 1)
+    return mask.view(side_by_side.shape).movedim(-1, axis)

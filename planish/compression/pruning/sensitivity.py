@@ -15,6 +15,7 @@ from planish.compression.factorization.factor_layers import Form, Place, ranks_o
 from planish.compression.factorization.factors import Method
 from planish.compression.graph import structure as structures
 from planish.compression.graph.structure import ChannelGraph
+from planish.compression.graph.submodules import replace_submodule
 from planish.compression.pruning.width_choice import Floats
 from planish.compression.reconstruction.layer_moments import Moments, watching
 from planish.compression.reconstruction.reconstruction import can_fit
@@ -35,7 +36,7 @@ _SECONDS, _SHARE = (
     0.3,
 )  # approximate time limit of a measurement, in seconds and as a share of the time left; large networks use fewer images
 _WIDEST = 2048  # input channels; estimating channels from each other would take too long in wider layers
-_ROWS = 4096  # about the number of positions per batch used to estimate channel correlations
+_ROWS = 4096  # largest number of positions per batch used to estimate channel correlations
 _SHARES = (0.25, 0.5)  # shares of a layer's full rank to try
 
 
@@ -72,10 +73,12 @@ def _input_moments(module: nn.Module, batches: Sequence[Tensor]) -> dict[str, Te
     layers = {name: layer for name, layer in module.named_modules() if can_fit(layer) and layer.weight.shape[1] <= _WIDEST}
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
+    generator = torch.Generator().manual_seed(0)
 
     def see(name: str, given: Tensor, _: Tensor) -> None:
         flat = given.flatten(2).transpose(1, 2).flatten(0, 1) if given.dim() == 4 else given.reshape(-1, given.shape[-1])
-        flat = flat[:: max(1, len(flat) // _ROWS)]
+        if len(flat) > _ROWS:  # at random: every n-th would be the same columns of each row, in wide maps the first alone
+            flat = flat[torch.randint(len(flat), (_ROWS,), generator=generator)]
         sums[name] = sums.get(name, 0) + (flat.T @ flat).double()
         rows[name] = rows.get(name, 0) + len(flat)
 
@@ -125,13 +128,13 @@ def form_sensitivity(
         for name, form in tried:
             layer = module.get_submodule(name)
             factors = Factors(form.method, ranks_of(form, places[name].shape))
-            module.set_submodule(name, split(layer, factors.method, factors.ranks, seen[name]))
+            replace_submodule(module, name, split(layer, factors.method, factors.ranks, seen[name]))
             try:
                 sensitivity[name][form] = divergence(module)
             except (AttributeError, TypeError, RuntimeError):  # the network's code accesses attributes of this layer
                 sensitivity.pop(name, None)
             finally:
-                module.set_submodule(name, layer)
+                replace_submodule(module, name, layer)
             stage.advance()
     return sensitivity
 
@@ -197,4 +200,4 @@ class _Divergence:
         losses = [self.task.distillation_loss(changed, changed(x), y, 1.0).item() for x, y in zip(self.batches, self.expected, strict=True)]
         if not np.isfinite(losses).all():
             raise TechniqueError("the network's outputs are not finite", "sensitivity is measured on them", "train it again")
-        return max(0.0, float(np.mean(losses)))
+        return max(0.0, float(np.average(losses, weights=[len(x) for x in self.batches])))  # the last batch may be smaller

@@ -79,6 +79,7 @@ class UnstructuredPruning:
             scores = [torch.rand(w.shape, generator=generator) for w in weights.values()]
         else:
             scores = [w.detach().abs() for w in weights.values()]
+        scores = [score.contiguous() for score in scores]  # those of weights in channels-last layout are not
         for (name, weight), score in zip(weights.items(), scores, strict=True):
             if not torch.isfinite(score).all():
                 raise TechniqueError(f"the importance of weights in {name!r} is not finite", "weights and loss must be", "train it again")

@@ -106,7 +106,7 @@ def least_error(errors: Floats, costs: Sequence[Cost], budget_ms: float, seconds
     objective = np.concatenate([errors.ravel(), *(np.broadcast_to(e[:, None, None], ms.shape).ravel() for _, _, ms, e in blocks)])
     scale = max(budget_ms, 1e-9)
     solved = milp(
-        objective,
+        objective / (objective.max() or 1.0),  # the solver stops within 1e-6 of the best, whatever the unit of the errors
         integrality=np.arange(len(objective)) < decisions * width,
         bounds=Bounds(0, 1),
         constraints=[

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from planish.artifact import Artifact, Step
 from planish.compression.calibration import calibration_images
+from planish.compression.graph.submodules import replace_submodule
 from planish.compression.quantization.learned_rounding import in_run_order
 from planish.data.augmentation.policy import Augmentation
 from planish.errors import TechniqueError
@@ -134,7 +135,7 @@ class Binarize:
             weight = layer.weight
             store_integers(layer, torch.ones_like(weight), torch.ones(len(weight)), structure["bits"])
             if structure["activations"] == "binary":
-                module.set_submodule(name, nn.Sequential(BinaryActivation(layer), layer))
+                replace_submodule(module, name, nn.Sequential(BinaryActivation(layer), layer))
         return module
 
 
@@ -196,7 +197,7 @@ def _split_activations(module: nn.Module, names: list[str], batches: Iterable[Te
         binary.threshold.copy_(mean.reshape(binary.threshold.shape))
         distance = (channels - mean[:, None]).abs().mean(1).clamp(min=1e-3)
         binary.size.copy_(distance.reshape(binary.size.shape))
-        module.set_submodule(name, nn.Sequential(binary, layer))
+        replace_submodule(module, name, nn.Sequential(binary, layer))
 
 
 def _keeper(seen: dict[str, Tensor], name: str) -> Any:

@@ -26,10 +26,10 @@ _LOWEST = "lowest_float32"
 def worth_keeping_float(sensitivity: Floats, cost_ms: Floats, budget_ms: float) -> list[int]:
     """Choose the layers with the largest total sensitivity whose total extra time is within the budget (a knapsack problem)."""
     found = milp(
-        -sensitivity,
+        -sensitivity / (sensitivity.max() or 1.0),  # the solver's tolerances are absolute, 1e-6, which is much for both numbers
         integrality=np.ones(len(sensitivity)),
         bounds=Bounds(0, 1),
-        constraints=LinearConstraint(cost_ms[None], -np.inf, budget_ms),
+        constraints=LinearConstraint(cost_ms[None] / max(budget_ms, 1e-9), -np.inf, budget_ms / max(budget_ms, 1e-9)),
     )
     return [] if found.x is None else np.flatnonzero((found.x > 0.5) & (sensitivity > 0)).tolist()
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from planish.artifact import Artifact, InputSpec, Step
+from planish.compression.calibration import calibration_batches
 from planish.compression.replacement.onnx_resolution import resize_file
-from planish.data.normalisation import Normalise
 from planish.errors import TechniqueError, first_line
 from planish.files.workspace import fresh_folder
 from planish.models.batch_norm import reestimate_batch_norm
@@ -22,10 +22,8 @@ from planish.technique import describe
 if TYPE_CHECKING:
     from torch import nn
 
-    from planish.artifact import Pixels
     from planish.task import Task
 
-_BATCH = 32
 _CALIBRATION_IMAGES = 256
 _SMALLEST = 8  # pixels; smaller images are not recognisable
 
@@ -78,11 +76,10 @@ class Resolution:
             return result
         module = copy.deepcopy(artifact.module)
         _try(module, spec)
-        if self.recalibrate and spec != before:
-            split = task.split("calibration").images(spec, artifact.preprocessing)
-            normalise = Normalise.of(artifact.preprocessing)
+        if self.recalibrate and spec != before and len(task.split("calibration")) > 1:
             device = next(module.parameters()).device
-            reestimate_batch_norm(module, (normalise(batch).to(device) for batch in _batches(split)))
+            batches = calibration_batches(replace(artifact, input_spec=spec), task, _CALIBRATION_IMAGES)
+            reestimate_batch_norm(module, (images.to(device) for images, _ in batches()))
         return artifact.with_step(step, input_spec=spec, module=module)
 
 
@@ -115,8 +112,3 @@ def _try(module: nn.Module, spec: InputSpec) -> None:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def _batches(split: Pixels) -> list[torch.Tensor]:
-    places = np.unique(np.linspace(0, len(split) - 1, min(len(split), _CALIBRATION_IMAGES)).astype(int))
-    return [torch.from_numpy(np.array(split[places[i : i + _BATCH]])) for i in range(0, len(places), _BATCH)]

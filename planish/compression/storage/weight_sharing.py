@@ -36,7 +36,8 @@ class WeightSharing:
 
     Args:
         bits: bits per index into the codebook.
-        per_channel: use one codebook per output channel instead of one per layer; more accurate, but larger.
+        per_channel: use one codebook per output channel instead of one per layer (per input channel in transposed convolutions); more
+            accurate, but larger.
         layers: ``all``, ``conv`` or ``linear``.
 
     Example:
