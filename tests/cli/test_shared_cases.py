@@ -23,7 +23,7 @@ FILE_BUDGET = ["--mean", ".5", "--std", ".25", "--budget", "60s"]
 RENAMED = {
     "planish.compression.channel_pruning": "planish.compression.pruning.channel_pruning",
     "planish.compression.structure": "planish.compression.graph.structure",
-    "from planish.training.prepare import prepare": "from planish.settings import ModelSettings\nfrom planish.training.prepare import prepare_job",
+    "planish.training.prepare import prepare": "planish.training.prepare import ModelSettings, prepare_job",
     'prepare("../_data/rgb48", given)': 'prepare_job("../_data/rgb48", ModelSettings(given))',
     "ChannelPruning(ratio=": "ChannelPruning(pruning_ratio=",
 }
