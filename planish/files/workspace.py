@@ -51,13 +51,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def replace_folder(folder: Path, whole: Path) -> None:
     """Rename the complete folder ``whole``, which is next to it, to ``folder``; an existing one is deleted only after that."""
     sync_all(whole)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))  # a name that no folder of the user's has
     if folder.exists():
-        folder.rename(old)
+        folder.rename(aside / folder.name)
     whole.rename(folder)
     _sync_name(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Atomic writing in folders that cannot be synced."""
+"""Atomic writing: what is replaced, and folders that cannot be synced."""
 
 from __future__ import annotations
 
@@ -29,3 +29,12 @@ def test_a_folder_that_may_not_be_listed_or_cannot_be_synced(call: str, tmp_path
     replace_folder(tmp_path / "folder", tmp_path / "whole")
     assert json.loads((tmp_path / "numbers.json").read_text()) == [1]
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["folder", "file", "numbers.json"]
+
+
+def test_a_folder_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("folder", "folder.old", "whole"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    replace_folder(tmp_path / "folder", tmp_path / "whole")
+    assert {path.parent.name: path.read_text() for path in tmp_path.rglob("file")} == {"folder": "whole", "folder.old": "folder.old"}
+    assert len([*tmp_path.iterdir()]) == 2
