@@ -51,12 +51,14 @@ def replacing(path: Path) -> Iterator[Path]:
 def replace_folder(folder: Path, whole: Path) -> None:
     """Rename the complete folder ``whole``, which is next to it, to ``folder``; an existing one is deleted only after that."""
     sync_all(whole)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))  # a name that no folder of the user's has
+    aside = None
     if folder.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))  # a name that no folder of the user's has
         folder.rename(aside / folder.name)
     whole.rename(folder)
     _sync_name(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside is not None:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
