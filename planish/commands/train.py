@@ -98,7 +98,8 @@ def train(
 
     at_least(1, epochs=epochs)
     folder, begun, read = Path(out), started(), source(data, layout)
-    interrupted = folder.with_name(folder.name + ".checkpoint").exists()  # then an existing model is its own, not evaluated yet
+    whole = folder.absolute()  # "." has no name
+    interrupted = whole.with_name(whole.name + ".checkpoint").exists()  # then an existing model is its own, not evaluated yet
     if folder.exists() and not (resume and interrupted):
         raise BundleError(f"{folder} exists already", "a model is never overwritten", "choose another --out")
     name = model if isinstance(model, str) else type(model).__name__

@@ -157,6 +157,12 @@ def test_a_folder_that_holds_something_else_is_left_alone(data: Path, tmp_path: 
     assert [f.name for f in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
+def test_a_model_is_not_saved_over_the_folder_one_is_in(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused("train", data, "--model", "resnet8", "--out", ".", says=("exists already", "--out"))
+    refused("train", data, "--model", "resnet8", "--out", ".", "--resume", says=("exists already", "--out"))
+
+
 def test_resuming_a_run_that_never_was(data: Path, tmp_path: Path) -> None:
     optimize(data, "--resume", says=("no run", "--resume"), out=tmp_path / "run")
 
