@@ -60,7 +60,7 @@ class EnsembleStudy(RunRecord):
         return read_result(path, EnsembleStudy)
 
 
-def _ways(members: MemberTrainer) -> list[EnsembleMethod]:
+def _methods(members: MemberTrainer) -> list[EnsembleMethod]:
     """Return the methods of all arms, the single network first."""
     seeds, copies = members.seeds, f"{COPIES} copies of the single network, each trained on for {COPY_SHARE:.0%} of its training"
     views = "mean of the probabilities for the image"
@@ -150,7 +150,7 @@ def ensembles(
         members = MemberTrainer(trainer, replace(arm, recipe=base), work, seed, seeds)
         bench = EnsembleBenchmark(members, work, target.runtime, target.threads, target.batch)
         found: list[EnsembleArm] = []
-        for way in _ways(members):
+        for way in _methods(members):
             found.append(bench.measured(way))
             if watch:
                 watch(found)

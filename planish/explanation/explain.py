@@ -122,7 +122,7 @@ def _rows(profile: Profile, reach: AchievableSpeed, errors: LayerErrors | None) 
                 shape=layer.shape,
                 macs=layer.macs,
                 gops=layer.gops if layer.macs and layer.ms > 0 else None,
-                peak_share=_reach_share(layer, reach),
+                peak_share=_peak_share(layer, reach),
                 conversions=tuple(x.op for x in around),
                 conversions_ms=profile.total_ms(around),
                 added_db=errors.added_db.get(layer.source) if errors and layer.source else None,
@@ -132,7 +132,7 @@ def _rows(profile: Profile, reach: AchievableSpeed, errors: LayerErrors | None) 
     return rows
 
 
-def _reach_share(layer: LayerProfile, reach: AchievableSpeed) -> float | None:
+def _peak_share(layer: LayerProfile, reach: AchievableSpeed) -> float | None:
     """Return a layer's speed as a share of the peak; None if the peak is unknown, or for Winograd kernels, whose real MACs are fewer."""
     peak = reach.gops(layer.precision)
     return layer.gops / peak if peak and layer.macs and layer.ms > 0 and "wino" not in layer.kernel.lower() else None

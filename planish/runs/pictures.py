@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 _LARGEST_SIDE = 640  # of a saved picture, in pixels
-_MAX_CHANNELS = 60  # images that are scored individually, for each of the two criteria
+_MAX_IMAGES = 60  # images that are scored individually, for each of the two criteria
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,9 +57,9 @@ def write_pictures(
         return False
     album = _DrawnImages(task, split, images, outputs_by_model)
     names = list(outputs_by_model)
-    by_change = np.argsort(-np.abs(scores[names[0]] - scores[names[-1]]), kind="stable")[:_MAX_CHANNELS]
+    by_change = np.argsort(-np.abs(scores[names[0]] - scores[names[-1]]), kind="stable")[:_MAX_IMAGES]
     sign = 1 if metric_of(task).higher_is_better else -1
-    by_score = np.argsort(sign * scores[names[-1]], kind="stable")[:_MAX_CHANNELS]
+    by_score = np.argsort(sign * scores[names[-1]], kind="stable")[:_MAX_IMAGES]
     differ = {int(i): abs(album.alone(int(i))[0] - album.alone(int(i))[-1]) for i in by_change}
     changed = sorted((i for i, by in differ.items() if by > 0), key=lambda i: -differ[i])[: SHOWN // 2]
     rows = [*changed]

@@ -286,9 +286,9 @@ def test_reach_is_measured_around_the_profile_and_doubted_above_100_percent(resn
 def test_reach_says_nothing_of_what_it_was_not_measured_in() -> None:
     assert AchievableSpeed(10.0, 40.0, 1).gops("bf16") is None
     layer = LayerProfile("a", "Convolution", "convolution", 1.0, "bf16", macs=10**9)
-    assert explaining._reach_share(layer, AchievableSpeed(10.0, 40.0, 1)) is None
+    assert explaining._peak_share(layer, AchievableSpeed(10.0, 40.0, 1)) is None
     winograd = LayerProfile("a", "Convolution", "convolution", 1.0, "fp32", kernel="jit_avx512_winograd_FP32", macs=10**9)
-    assert explaining._reach_share(winograd, AchievableSpeed(10.0, 40.0, 1)) is None
+    assert explaining._peak_share(winograd, AchievableSpeed(10.0, 40.0, 1)) is None
 
 
 @pytest.mark.parametrize("runtime", PROFILERS)
